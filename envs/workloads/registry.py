@@ -1,0 +1,86 @@
+"""Workloads by name, for configurations."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from envs.workloads.gpu_cluster import GpuClusterParameters, gpu_cluster
+from envs.workloads.lublin import LublinParameters, lublin_feitelson
+from envs.workloads.philly import read_philly, read_tiresias
+from envs.workloads.swf import read_swf
+from envs.workloads.trace import Trace
+from orchestrator.errors import ConfigurationError
+
+__all__ = ["WORKLOADS", "load_workload"]
+
+WORKLOADS: Mapping[str, Callable[..., Trace]] = {
+    "swf": read_swf,
+    "lublin": lublin_feitelson,
+    "philly": read_philly,
+    "tiresias": read_tiresias,
+    "gpu_cluster": gpu_cluster,
+    "table": Trace.read_table,
+}
+"""What makes a trace, by kind."""
+
+_PARAMETERS: Mapping[str, Callable[..., Any]] = {
+    "lublin": LublinParameters,
+    "gpu_cluster": GpuClusterParameters,
+}
+
+
+def load_workload(kind: str, **options: Any) -> Trace:
+    """Read or generate a workload.
+
+    Parameters
+    ----------
+    kind : str
+        One of :data:`WORKLOADS`.
+    **options
+        Arguments of that reader or generator: ``path`` for the readers; ``jobs`` and ``seed``
+        for the generators, whose ``parameters`` may be a mapping of names to values.
+
+    Returns
+    -------
+    Trace
+
+    Raises
+    ------
+    ConfigurationError
+        For an unknown kind or option, listing the known ones, or a missing one.
+    TraceError
+        When a file cannot be read.
+    """
+    make = WORKLOADS.get(kind)
+    if make is None:
+        raise ConfigurationError(f"unknown workload kind {kind!r}; known are {list(WORKLOADS)}")
+    _check_options(f"workload '{kind}'", make, options)
+    parameters = options.get("parameters")
+    if isinstance(parameters, Mapping):
+        known = _PARAMETERS[kind]
+        values = {str(name): _frozen(value) for name, value in parameters.items()}
+        _check_options(f"parameters of workload '{kind}'", known, values)
+        options["parameters"] = known(**values)
+    return make(**options)
+
+
+def _frozen(value: Any) -> Any:
+    """Turn the lists of a configuration into tuples."""
+    if isinstance(value, str) or not hasattr(value, "__iter__"):
+        return value
+    return tuple(_frozen(item) for item in value)
+
+
+def _check_options(subject: str, make: Callable[..., Any], options: Mapping[str, Any]) -> None:
+    """Raise for options that `make` does not know, and for missing ones."""
+    signature = inspect.signature(make).parameters
+    for name in options:
+        if name not in signature:
+            raise ConfigurationError(
+                f"{subject}: unknown option '{name}'; known are {list(signature)}"
+            )
+    for name, parameter in signature.items():
+        if parameter.default is inspect.Parameter.empty and name not in options:
+            raise ConfigurationError(f"{subject}: option '{name}' is missing")

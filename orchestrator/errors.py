@@ -1,0 +1,99 @@
+"""Errors of the orchestrator: each names what is wrong, where, and what to do about it."""
+
+from __future__ import annotations
+
+__all__ = [
+    "CapacityError",
+    "ConfigurationError",
+    "IllegalActionError",
+    "IllegalTransitionError",
+    "InvariantError",
+    "QuartermasterError",
+    "SchemaMismatchError",
+    "TraceError",
+    "UnknownEntityError",
+    "ValidationError",
+]
+
+
+class QuartermasterError(Exception):
+    """Base of every error that this project raises on purpose."""
+
+
+class ValidationError(QuartermasterError, ValueError):
+    """A value that was given to us is not acceptable.
+
+    Parameters
+    ----------
+    subject : str
+        The thing that was given, for example ``JobSpec 'resnet'``.
+    field : str
+        The offending field.
+    problem : str
+        What is wrong with it.
+    remedy : str
+        What to do about it.
+    """
+
+    def __init__(self, subject: str, field: str, problem: str, remedy: str) -> None:
+        super().__init__(f"{subject}: field '{field}' {problem}; {remedy}")
+        self.subject = subject
+        self.field = field
+        self.problem = problem
+        self.remedy = remedy
+
+
+class TraceError(QuartermasterError, ValueError):
+    """A trace file cannot be read.
+
+    Parameters
+    ----------
+    path : str
+        The file.
+    problem : str
+        What is wrong, naming the field or column.
+    remedy : str
+        What to do about it.
+    line : int or None, optional
+        One-based line number, where one line is to blame.
+    """
+
+    def __init__(self, path: str, problem: str, remedy: str, line: int | None = None) -> None:
+        where = path if line is None else f"{path}, line {line}"
+        super().__init__(f"{where}: {problem}; {remedy}")
+        self.path = path
+        self.line = line
+        self.problem = problem
+        self.remedy = remedy
+
+
+class ConfigurationError(QuartermasterError, ValueError):
+    """A configuration does not make sense, or names something unknown."""
+
+
+class CapacityError(QuartermasterError, RuntimeError):
+    """Something does not fit into the fixed capacities of a :class:`ClusterShape`."""
+
+
+class UnknownEntityError(QuartermasterError, KeyError):
+    """A job or node that nobody has heard of."""
+
+    def __str__(self) -> str:
+        # KeyError would show the repr of its argument, quotes and all.
+        return str(self.args[0]) if self.args else ""
+
+
+class IllegalActionError(QuartermasterError, ValueError):
+    """A policy chose an action that its mask forbids (raised in strict mode only)."""
+
+
+class IllegalTransitionError(QuartermasterError, RuntimeError):
+    """A job was asked to change state along an edge that the transition table does not have."""
+
+
+class InvariantError(QuartermasterError, AssertionError):
+    """Cluster state broke one of its invariants: a bug in this project."""
+
+
+class SchemaMismatchError(QuartermasterError, ValueError):
+    """A policy bundle was made for other features or actions than the ones at hand."""

@@ -1,0 +1,96 @@
+"""Advance a row through its events to the next decision point."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from orchestrator.kernels.backfill import backfill_queue
+from orchestrator.kernels.codes import NO_JOB, EventKind, Placement, Status
+from orchestrator.kernels.decisions import decision_open
+from orchestrator.kernels.feasibility import fits
+from orchestrator.kernels.jit import kernel
+from orchestrator.kernels.placement import place_gang
+from orchestrator.kernels.transition.apply import step_event
+from orchestrator.kernels.transition.decide import (
+    close_point,
+    end_commitment,
+    finish_episode,
+    open_point,
+)
+from orchestrator.kernels.transition.jobs import start_job
+from orchestrator.kernels.transition.timeline import next_event
+from orchestrator.kernels.tables import queue
+
+__all__ = ["advance", "queue_position"]
+
+
+@kernel
+def queue_position(row, j):
+    """Position of a waiting job in the queue, or -1."""
+    for q in range(row.queue_len):
+        if queue(row, q).job == j:
+            return q
+    return NO_JOB
+
+
+@kernel
+def _serve_commitment(row, nodes):
+    """Start the committed job if it fits; otherwise backfill around it.
+
+    Returns
+    -------
+    bool
+        Whether the row is still committed.
+    """
+    j = row.committed
+    if fits(row, j) and place_gang(row, j, np.int64(Placement.FIRST_FIT), nodes):
+        start_job(row, queue_position(row, j), nodes)
+        end_commitment(row)
+        return False
+    if row.backfill != 0:
+        backfill_queue(row, j, nodes)
+    return True
+
+
+@kernel
+def _step_instant(row):
+    """Apply the next event and, without commitment, all others at the same instant."""
+    if not step_event(row):
+        return False
+    if row.commitment == 0:
+        time_ms, kind, _ = next_event(row)
+        while kind != EventKind.NONE and time_ms <= row.now_ms:
+            step_event(row)
+            time_ms, kind, _ = next_event(row)
+    return True
+
+
+@kernel
+def advance(row, nodes):
+    """Advance row ``e`` to its next decision point, or to its end.
+
+    Parameters
+    ----------
+    row : ROW_DTYPE record
+    nodes : int32 [>= workers]
+        Scratch.
+
+    Returns
+    -------
+    int
+        ``Status.DECISION`` or ``Status.DONE``. A row is done when nothing is left to happen and
+        nothing is left to decide; jobs that could never be placed are then still queued.
+    """
+    while row.done == 0:
+        if row.committed >= 0:
+            if not _serve_commitment(row, nodes):
+                continue
+        elif row.point_open != 0:
+            if decision_open(row):
+                return Status.DECISION
+            close_point(row)
+        if _step_instant(row):
+            open_point(row)
+        else:
+            finish_episode(row)
+    return Status.DONE

@@ -1,0 +1,59 @@
+"""EASY backfilling (Lifka, 1995), with the commitment semantics of RLScheduler (SC 2020)."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from orchestrator.kernels.codes import Placement
+from orchestrator.kernels.feasibility import fits
+from orchestrator.kernels.jit import kernel
+from orchestrator.kernels.placement import place_gang
+from orchestrator.kernels.transition.jobs import start_job
+from orchestrator.kernels.tables import job, queue, request, running
+
+__all__ = ["backfill_queue", "earliest_start"]
+
+
+@kernel
+def earliest_start(row, units):
+    """When ``units`` of capacity will be free, by the running jobs' expected ends, ms.
+
+    Capacity is counted, not placed: fragmentation is ignored. If the running jobs do not free
+    enough, the last expected end is returned.
+    """
+    free = row.free_units
+    time_ms = row.now_ms
+    for k in range(row.running_len):
+        if free >= units:
+            break
+        free += running(row, k).units
+        time_ms = running(row, k).expected_end_ms
+    return time_ms
+
+
+@kernel
+def backfill_queue(row, committed, nodes):
+    """Start, in submit order, queued jobs that fit and end before the committed one's reservation.
+
+    Returns
+    -------
+    int
+        Jobs started.
+    """
+    started = 0
+    slack = row.reservation_ms - row.now_ms
+    q = 0
+    while q < row.queue_len:
+        j = queue(row, q).job
+        if (
+            j != committed
+            and request(row, j).requested_ms < slack
+            and job(row, j).units <= row.free_units
+            and fits(row, j)
+            and place_gang(row, j, np.int64(Placement.FIRST_FIT), nodes)
+            and start_job(row, q, nodes)
+        ):
+            started += 1
+        else:
+            q += 1
+    return started

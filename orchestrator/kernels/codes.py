@@ -1,0 +1,187 @@
+"""Integer codes that the kernels and their callers share, and the legal transitions of a job."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+import numpy as np
+
+__all__ = [
+    "LEGAL_TRANSITIONS",
+    "NEVER",
+    "NO_JOB",
+    "ActionKind",
+    "EventKind",
+    "Information",
+    "JobCode",
+    "LogKind",
+    "NodeCode",
+    "Placement",
+    "Reason",
+    "RuleKey",
+    "Status",
+    "Stream",
+    "Topology",
+]
+
+NEVER = np.iinfo(np.int64).max
+"""A time that does not come."""
+
+NO_JOB = -1
+"""The absence of a job where a job index is expected."""
+
+
+class JobCode(IntEnum):
+    """``JobState`` as stored in arrays; the names are the same."""
+
+    PENDING = 0
+    SCHEDULED = 1
+    RUNNING = 2
+    CHECKPOINTING = 3
+    SCALING = 4
+    COMPLETED = 5
+    FAILED = 6
+    PREEMPTED = 7
+    ABSENT = 8
+    """Not submitted yet (or an unused row of the job table)."""
+
+
+def _legal_transitions() -> np.ndarray:
+    edges = {
+        JobCode.ABSENT: (JobCode.PENDING,),
+        JobCode.PENDING: (JobCode.SCHEDULED, JobCode.FAILED),
+        JobCode.SCHEDULED: (JobCode.RUNNING, JobCode.PENDING),
+        JobCode.RUNNING: (
+            JobCode.CHECKPOINTING,
+            JobCode.SCALING,
+            JobCode.COMPLETED,
+            JobCode.FAILED,
+            JobCode.PENDING,  # interrupted: its node failed, it queues again
+        ),
+        JobCode.CHECKPOINTING: (JobCode.PREEMPTED, JobCode.RUNNING, JobCode.PENDING),
+        JobCode.SCALING: (JobCode.RUNNING, JobCode.PENDING, JobCode.FAILED),
+        JobCode.PREEMPTED: (JobCode.SCHEDULED, JobCode.FAILED),
+        JobCode.COMPLETED: (),
+        JobCode.FAILED: (),
+    }
+    table = np.zeros((len(JobCode), len(JobCode)), dtype=np.uint8)
+    for source, targets in edges.items():
+        for target in targets:
+            table[source, target] = 1
+    table.setflags(write=False)
+    return table
+
+
+LEGAL_TRANSITIONS = _legal_transitions()
+"""uint8 [from, to]: 1 where a job may go from one :class:`JobCode` to another."""
+
+
+class NodeCode(IntEnum):
+    """State of a node."""
+
+    ABSENT = 0
+    UP = 1
+    DRAINING = 2
+    DOWN = 3
+
+
+class EventKind(IntEnum):
+    """What can happen. The value breaks ties at one instant: arrivals go first."""
+
+    ARRIVAL = 0
+    COMPLETION = 1
+    CHECKPOINTED = 2
+    NODE_RECOVERY = 3
+    NODE_FAILURE = 4
+    NODE_DRAIN = 5
+    NONE = 6
+
+
+class LogKind(IntEnum):
+    """Kinds of records in the event log."""
+
+    JOB_STATE = 0
+    NODE_STATE = 1
+    PLACEMENT = 2
+
+
+class ActionKind(IntEnum):
+    """What a policy may decide."""
+
+    WAIT = 0
+    PLACE = 1
+    PREEMPT = 2
+
+
+class Status(IntEnum):
+    """What :func:`orchestrator.kernels.advance.advance` stopped at."""
+
+    DECISION = 0
+    DONE = 1
+
+
+class Reason(IntEnum):
+    """Why an action was, or was not, carried out."""
+
+    OK = 0
+    NOT_QUEUED = 1
+    NO_CAPACITY = 2
+    BLOCKED = 3
+    NOT_RUNNING = 4
+    NOT_PREEMPTIBLE = 5
+    MIN_RUN_TIME = 6
+    PREEMPTION_BOUND = 7
+    NOTHING_TO_WAIT_FOR = 8
+    UNKNOWN_ACTION = 9
+
+
+class Placement(IntEnum):
+    """Placement generators: how a gang's workers are spread over nodes."""
+
+    FIRST_FIT = 0
+    BEST_FIT = 1
+    SPREAD = 2
+    RANDOM = 3
+
+
+class RuleKey(IntEnum):
+    """Sort keys of ordering rules; the lowest score goes first."""
+
+    FCFS = 0
+    SJF = 1
+    SRTF = 2
+    F1 = 3
+    WFP3 = 4
+    UNICEP = 5
+    LARGEST = 6
+    RANDOM = 7
+    WFP3_COMPAT = 8
+    UNICEP_COMPAT = 9
+    SRSF = 10
+
+
+class Information(IntEnum):
+    """What a policy may know of run times."""
+
+    NONE = 0
+    ESTIMATE = 1
+    ORACLE = 2
+
+
+class Topology(IntEnum):
+    """The narrowest domain that a gang's placement must stay within."""
+
+    ANY = 0
+    SPINE = 1
+    RACK = 2
+    NODE = 3
+
+
+class Stream(IntEnum):
+    """Purposes of random numbers: one counter-based stream for each."""
+
+    WORKLOAD = 1
+    PLACEMENT = 2
+    ORDERING = 3
+    LOOKAHEAD = 4
+    FAILURES = 5

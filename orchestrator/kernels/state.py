@@ -1,0 +1,330 @@
+"""Cluster state as arrays with a leading environment axis.
+
+One row is one cluster. Times are integer milliseconds, CPU is in milli-cores, memory in MiB and
+GPU shares in milli-GPUs, so that reserve and release are exact. Record types do not depend on the
+:class:`ClusterShape`, hence kernels are compiled once for all shapes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from orchestrator.kernels.codes import NO_JOB, JobCode
+
+__all__ = [
+    "CONFIG_FIELDS",
+    "DEVICE_DTYPE",
+    "EVENT_DTYPE",
+    "INCIDENT_DTYPE",
+    "JOB_DTYPE",
+    "LOG_DTYPE",
+    "NODE_DTYPE",
+    "QUEUE_DTYPE",
+    "REQUEST_DTYPE",
+    "ROW_DTYPE",
+    "RUNNING_DTYPE",
+    "TABLES",
+    "WORKER_DTYPE",
+    "ClusterShape",
+    "ClusterState",
+    "allocate",
+]
+
+_MAX_DEVICES = 64  # devices of one worker are a 64-bit mask
+
+TABLES = (
+    "request",
+    "job",
+    "worker",
+    "node",
+    "device",
+    "queue",
+    "running",
+    "heap",
+    "incident",
+    "log",
+)
+"""Tables of a row; kernels reach them through the accessors in ``tables``."""
+
+REQUEST_DTYPE = np.dtype(
+    [
+        ("submit_ms", "i8"),
+        ("duration_ms", "i8"),  # true run time at nominal speed
+        ("requested_ms", "i8"),  # the user's estimate
+        ("checkpoint_interval_ms", "i8"),  # 0: never saved periodically
+        ("checkpoint_ms", "i8"),  # cost of a planned checkpoint
+        ("restart_ms", "i8"),  # cost of starting again
+        ("memory_mib", "i8"),  # host memory of one worker
+        ("cpu_milli", "i4"),  # CPU of one worker
+        ("workers", "i4"),
+        ("min_workers", "i4"),
+        ("max_workers", "i4"),
+        ("gpus_per_worker", "i4"),
+        ("gpu_milli", "i4"),  # share of each GPU, 1..1000
+        ("gpu_memory_mib", "i4"),
+        ("tenant", "i4"),
+        ("user", "i4"),
+        ("group", "i4"),
+        ("application", "i4"),
+        ("model_mask", "u4"),  # bit m: GPU model m will do; 0: any
+        ("source_id", "i8"),  # the job's number in the trace it came from
+        ("priority", "u1"),  # JobPriority.value
+        ("preemptible", "u1"),
+        ("elastic", "u1"),
+        ("gang", "u1"),
+        ("topology", "u1"),  # codes.Topology
+    ],
+    align=True,
+)
+"""What a job asks for: immutable once submitted, and the record of the canonical trace table."""
+
+JOB_DTYPE = np.dtype(
+    [
+        ("units", "i8"),  # demand in capacity units (see ENV capacity_units)
+        ("start_ms", "i8"),  # start of the current (or last) run
+        ("first_start_ms", "i8"),
+        ("end_ms", "i8"),
+        ("work_start_ms", "i8"),  # when progress begins: start + restart cost
+        ("expected_end_ms", "i8"),  # by the estimate; what policies may know
+        ("progress_ms", "i8"),  # work done at work_start (running) or now (waiting)
+        ("unsaved_ms", "i8"),  # while checkpointing: work that only this checkpoint will save
+        ("lost_ms", "i8"),
+        ("attained_unit_ms", "i8"),  # units x time held
+        ("blocked_point", "i8"),  # decision point at which it was preempted
+        ("onset_ms", "i8"),  # while waiting: when its slowdown begins to exceed 1
+        ("excess", "f8"),  # while running: its bounded slowdown - 1, as projected
+        ("heap_slot", "i4"),  # position of its event in the event queue, or -1
+        ("speed_milli", "i4"),
+        ("workers_now", "i4"),
+        ("preemptions", "i4"),
+        ("interruptions", "i4"),
+        ("state", "u1"),  # codes.JobCode
+    ],
+    align=True,
+)
+"""What has become of a job."""
+
+NODE_DTYPE = np.dtype(
+    [
+        ("memory_cap_mib", "i8"),
+        ("memory_free_mib", "i8"),
+        ("cpu_cap_milli", "i8"),
+        ("cpu_free_milli", "i8"),
+        ("gpu_free_milli", "i8"),  # sum over its devices
+        ("gpus", "i4"),
+        ("whole_free", "i4"),  # devices that are entirely free
+        ("gpu_memory_mib", "i4"),
+        ("bandwidth_mbps", "i4"),
+        ("workers", "i4"),  # workers placed here
+        ("rack", "i4"),
+        ("spine", "i4"),
+        ("failures", "i4"),
+        ("model", "u1"),  # index of its GPU model
+        ("state", "u1"),  # codes.NodeCode
+    ],
+    align=True,
+)
+"""One machine."""
+
+EVENT_DTYPE = np.dtype(
+    [("time_ms", "i8"), ("seq", "i8"), ("kind", "i4"), ("entity", "i4")], align=True
+)
+"""An entry of the event queue; entity is a job index."""
+
+RUNNING_DTYPE = np.dtype([("expected_end_ms", "i8"), ("units", "i8"), ("job", "i4")], align=True)
+"""An entry of the running list, kept sorted by expected end."""
+
+INCIDENT_DTYPE = np.dtype([("time_ms", "i8"), ("kind", "i4"), ("node", "i4")], align=True)
+"""Something that happens to a node at a time known to the simulator only."""
+
+LOG_DTYPE = np.dtype(
+    [("time_ms", "i8"), ("value", "i8"), ("kind", "i4"), ("subject", "i4")], align=True
+)
+"""A record of the event log."""
+
+WORKER_DTYPE = np.dtype([("devices", "u8"), ("node", "i4")], align=True)
+"""Where a placed worker is: its node, and its devices there as a bit mask."""
+
+DEVICE_DTYPE = np.dtype([("free_milli", "i4")], align=True)
+"""One GPU."""
+
+QUEUE_DTYPE = np.dtype([("job", "i4")], align=True)
+"""An entry of the queue, in submit order."""
+
+_ADDRESSES = [(f"{name}_at", "i8") for name in TABLES]
+_STRIDES = [("max_jobs", "i4"), ("max_workers", "i4"), ("max_devices", "i4"), ("max_log", "i4")]
+
+CONFIG_FIELDS = [
+    ("min_run_ms", "i8"),  # a job may not be preempted before
+    ("slowdown_bound_ms", "i8"),
+    ("preemption_limit", "i4"),  # preemptions per decision point
+    ("queue_window", "i4"),  # jobs that a policy sees
+    ("candidates", "i4"),  # placements offered per job
+    ("victims", "i4"),  # running jobs that a policy may preempt
+    ("window_order", "u1"),  # codes.RuleKey
+    ("commitment", "u1"),  # a chosen job is waited for
+    ("backfill", "u1"),  # EASY backfilling while waiting for it
+    ("skip_forced", "u1"),  # a single legal action is taken without asking
+    ("information", "u1"),  # codes.Information
+    ("keep_log", "u1"),  # keep records (the hash is always kept)
+]
+"""Semantics of one row, constant during an episode."""
+
+_SCALARS = [
+    ("now_ms", "i8"),
+    ("seed", "u8"),
+    ("point", "i8"),  # number of the decision point
+    ("reservation_ms", "i8"),  # when the committed job is expected to fit
+    ("event_seq", "i8"),
+    ("log_count", "i8"),
+    ("log_hash", "u8"),
+    ("capacity_units", "i8"),  # milli-GPUs of all nodes up; milli-cores if there are no GPUs
+    ("free_units", "i8"),
+    ("decisions", "i8"),
+    ("illegal_actions", "i8"),
+    # integrals over time
+    ("job_ms", "i8"),  # jobs in the system
+    ("wait_ms", "i8"),  # jobs waiting
+    ("busy_unit_ms", "i8"),
+    ("capacity_unit_ms", "i8"),
+    ("lost_unit_ms", "i8"),
+    # bounded slowdown, see metrics.total_excess
+    ("settled_excess", "f8"),
+    ("queue_rate", "f8"),  # sum over the queue of 1 / max(run, bound), per second
+    ("queue_onset", "f8"),
+    ("request_rate", "f8"),  # the same of the users' estimates
+    ("preemptions", "i8"),
+    ("interruptions", "i8"),
+    ("committed", "i4"),  # job that the scheduler is committed to, or NO_JOB
+    ("num_jobs", "i4"),
+    ("next_arrival", "i4"),
+    ("num_incidents", "i4"),
+    ("next_incident", "i4"),
+    ("num_nodes", "i4"),
+    ("queue_len", "i4"),
+    ("running_len", "i4"),
+    ("heap_len", "i4"),
+    ("active_jobs", "i4"),
+    ("completed_jobs", "i4"),
+    ("failed_jobs", "i4"),
+    ("preemptions_here", "i4"),  # at this decision point
+    ("unit", "u1"),  # 0: capacity units are milli-cores, 1: milli-GPUs
+    ("point_open", "u1"),
+    ("done", "u1"),
+]
+
+ROW_DTYPE = np.dtype(_ADDRESSES + _STRIDES + CONFIG_FIELDS + _SCALARS, align=True)
+"""One row: where its tables are (addresses and strides), its semantics, and its scalars."""
+
+
+@dataclass(frozen=True)
+class ClusterShape:
+    """Fixed capacities of a :class:`ClusterState`; what does not fit is an error.
+
+    Parameters
+    ----------
+    envs : int
+        Rows (clusters).
+    jobs : int
+        Jobs of one row, all states together.
+    workers : int
+        Most workers of one job.
+    nodes : int
+        Machines of one row.
+    devices : int
+        Most GPUs of one machine (at most 64); 0 for clusters without GPUs.
+    incidents : int
+        Node failures and recoveries of one episode.
+    log : int
+        Records of the event log that are kept (a ring); the hash covers all.
+    """
+
+    envs: int
+    jobs: int
+    workers: int = 1
+    nodes: int = 1
+    devices: int = 0
+    incidents: int = 0
+    log: int = 0
+
+    def __post_init__(self) -> None:
+        """Check the bounds."""
+        for name in ("envs", "jobs", "workers", "nodes"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"ClusterShape: '{name}' must be at least 1")
+        for name in ("devices", "incidents", "log"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"ClusterShape: '{name}' must not be negative")
+        if self.devices > _MAX_DEVICES:
+            raise ValueError(f"ClusterShape: 'devices' must be at most {_MAX_DEVICES}")
+
+
+@dataclass(frozen=True)
+class ClusterState:
+    """All state of all rows: E = envs, J = jobs, W = workers, N = nodes, D = devices.
+
+    Kernels take single rows of ``rows``, which hold the addresses of their tables: the arrays
+    here own the memory, and must live as long as ``rows`` is used.
+    """
+
+    shape: ClusterShape
+    rows: NDArray[np.void]  # [E] ROW_DTYPE
+    request: NDArray[np.void]  # [E, J] REQUEST_DTYPE, sorted by submit time
+    job: NDArray[np.void]  # [E, J] JOB_DTYPE
+    worker: NDArray[np.void]  # [E, J, W] WORKER_DTYPE
+    node: NDArray[np.void]  # [E, N] NODE_DTYPE
+    device: NDArray[np.void]  # [E, N, max(D, 1)] DEVICE_DTYPE
+    queue: NDArray[np.void]  # [E, J] QUEUE_DTYPE, waiting jobs in submit order
+    running: NDArray[np.void]  # [E, J] RUNNING_DTYPE, by expected end
+    heap: NDArray[np.void]  # [E, J] EVENT_DTYPE, binary heap
+    incident: NDArray[np.void]  # [E, max(incidents, 1)] INCIDENT_DTYPE, by time
+    log: NDArray[np.void]  # [E, max(log, 1)] LOG_DTYPE, a ring
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of all arrays, bytes."""
+        return self.rows.nbytes + sum(getattr(self, name).nbytes for name in TABLES)
+
+
+def allocate(shape: ClusterShape) -> ClusterState:
+    """Allocate the arrays of a shape, every row empty.
+
+    Parameters
+    ----------
+    shape : ClusterShape
+        Capacities.
+
+    Returns
+    -------
+    ClusterState
+    """
+    envs, jobs, devices = shape.envs, shape.jobs, max(shape.devices, 1)
+    state = ClusterState(
+        shape=shape,
+        rows=np.zeros(envs, ROW_DTYPE),
+        request=np.zeros((envs, jobs), REQUEST_DTYPE),
+        job=np.zeros((envs, jobs), JOB_DTYPE),
+        worker=np.zeros((envs, jobs, shape.workers), WORKER_DTYPE),
+        node=np.zeros((envs, shape.nodes), NODE_DTYPE),
+        device=np.zeros((envs, shape.nodes, devices), DEVICE_DTYPE),
+        queue=np.zeros((envs, jobs), QUEUE_DTYPE),
+        running=np.zeros((envs, jobs), RUNNING_DTYPE),
+        heap=np.zeros((envs, jobs), EVENT_DTYPE),
+        incident=np.zeros((envs, max(shape.incidents, 1)), INCIDENT_DTYPE),
+        log=np.zeros((envs, max(shape.log, 1)), LOG_DTYPE),
+    )
+    for name in TABLES:
+        table = getattr(state, name)
+        state.rows[f"{name}_at"] = table.ctypes.data + np.arange(envs) * table.strides[0]
+    state.rows["max_jobs"] = jobs
+    state.rows["max_workers"] = shape.workers
+    state.rows["max_devices"] = devices
+    state.rows["max_log"] = max(shape.log, 1)
+    state.rows["slowdown_bound_ms"] = 10_000
+    state.rows["committed"] = NO_JOB
+    state.job["state"] = JobCode.ABSENT
+    state.job["heap_slot"] = -1
+    return state

@@ -1,0 +1,190 @@
+"""Accessors of a row's tables: ``job(row, j)`` is a reference to a record, not a copy.
+
+A row holds the addresses of its tables, so that a kernel takes one argument instead of a dozen
+arrays. An accessor computes ``address + index * size`` and nothing else: indices are not checked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numba
+import numpy as np
+from numba.core import cgutils, types
+from numba.extending import intrinsic
+
+from orchestrator.kernels import state
+from orchestrator.kernels.jit import small_kernel
+
+__all__ = [
+    "copy_record",
+    "copy_scalars",
+    "device",
+    "heap",
+    "incident",
+    "job",
+    "log_entry",
+    "move_queue",
+    "node",
+    "queue",
+    "request",
+    "running",
+    "worker",
+]
+
+
+def _record_at(dtype: np.dtype[Any]) -> Callable[..., Any]:
+    """Make an intrinsic (address, index) -> reference to a record of ``dtype``."""
+    record_type = numba.from_dtype(dtype)
+    size = dtype.itemsize
+
+    @intrinsic
+    def at(typing_context, address, index):  # type: ignore[no-untyped-def]
+        signature = record_type(types.int64, types.int64)
+
+        def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+            base, position = arguments
+            stride = context.get_constant(types.int64, size)
+            where = builder.add(base, builder.mul(position, stride))
+            return builder.inttoptr(where, context.get_value_type(record_type))
+
+        return signature, generate
+
+    return at
+
+
+_request_at = _record_at(state.REQUEST_DTYPE)
+_job_at = _record_at(state.JOB_DTYPE)
+_worker_at = _record_at(state.WORKER_DTYPE)
+_node_at = _record_at(state.NODE_DTYPE)
+_device_at = _record_at(state.DEVICE_DTYPE)
+_queue_at = _record_at(state.QUEUE_DTYPE)
+_running_at = _record_at(state.RUNNING_DTYPE)
+_heap_at = _record_at(state.EVENT_DTYPE)
+_incident_at = _record_at(state.INCIDENT_DTYPE)
+_log_at = _record_at(state.LOG_DTYPE)
+
+
+@intrinsic
+def copy_record(typing_context, target, source):  # type: ignore[no-untyped-def]
+    """Copy the bytes of a record onto another of the same type."""
+    if target.size != source.size:
+        raise TypeError("copy_record needs two records of the same type")
+    size = target.size
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        cgutils.raw_memcpy(
+            builder, arguments[0], arguments[1], context.get_constant(types.intp, size), 1
+        )
+        return context.get_dummy_value()
+
+    return types.void(target, source), generate
+
+
+@intrinsic
+def _move_bytes(typing_context, target, source, size):  # type: ignore[no-untyped-def]
+    """``memmove`` between addresses."""
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        pointer = cgutils.voidptr_t
+        cgutils.raw_memmove(
+            builder,
+            builder.inttoptr(arguments[0], pointer),
+            builder.inttoptr(arguments[1], pointer),
+            arguments[2],
+            1,
+        )
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, types.int64), generate
+
+
+@intrinsic
+def _address_of(typing_context, record):  # type: ignore[no-untyped-def]
+    """Address of a record."""
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        return builder.ptrtoint(arguments[0], context.get_value_type(types.int64))
+
+    return types.int64(record), generate
+
+
+_SCALARS_FROM = int(state.ROW_DTYPE.fields["min_run_ms"][1])  # type: ignore[index]
+_SCALARS_SIZE = state.ROW_DTYPE.itemsize - _SCALARS_FROM
+_QUEUE_SIZE = state.QUEUE_DTYPE.itemsize
+
+
+@small_kernel
+def copy_scalars(target, source):
+    """Copy a row's semantics and scalars, not the addresses of its tables."""
+    _move_bytes(
+        _address_of(target) + _SCALARS_FROM, _address_of(source) + _SCALARS_FROM, _SCALARS_SIZE
+    )
+
+
+@small_kernel
+def move_queue(row, to, start, count):
+    """Move ``count`` queue entries from position ``start`` to position ``to``."""
+    base = row.queue_at
+    _move_bytes(base + to * _QUEUE_SIZE, base + start * _QUEUE_SIZE, count * _QUEUE_SIZE)
+
+
+@small_kernel
+def request(row, j):
+    """What job ``j`` asks for (REQUEST_DTYPE)."""
+    return _request_at(row.request_at, j)
+
+
+@small_kernel
+def job(row, j):
+    """What has become of job ``j`` (JOB_DTYPE)."""
+    return _job_at(row.job_at, j)
+
+
+@small_kernel
+def worker(row, j, w):
+    """Where worker ``w`` of job ``j`` is (WORKER_DTYPE)."""
+    return _worker_at(row.worker_at, np.int64(j) * row.max_workers + w)
+
+
+@small_kernel
+def node(row, n):
+    """Node ``n`` (NODE_DTYPE)."""
+    return _node_at(row.node_at, n)
+
+
+@small_kernel
+def device(row, n, g):
+    """GPU ``g`` of node ``n`` (DEVICE_DTYPE)."""
+    return _device_at(row.device_at, np.int64(n) * row.max_devices + g)
+
+
+@small_kernel
+def queue(row, position):
+    """An entry of the waiting queue (QUEUE_DTYPE)."""
+    return _queue_at(row.queue_at, position)
+
+
+@small_kernel
+def running(row, position):
+    """An entry of the running list (RUNNING_DTYPE)."""
+    return _running_at(row.running_at, position)
+
+
+@small_kernel
+def heap(row, slot):
+    """An entry of the event queue (EVENT_DTYPE)."""
+    return _heap_at(row.heap_at, slot)
+
+
+@small_kernel
+def incident(row, position):
+    """An incident (INCIDENT_DTYPE)."""
+    return _incident_at(row.incident_at, position)
+
+
+@small_kernel
+def log_entry(row, slot):
+    """A record of the event log (LOG_DTYPE)."""
+    return _log_at(row.log_at, slot)

@@ -1,0 +1,6 @@
+"""The only writer of cluster state.
+
+``log`` records what happens, ``timeline`` moves the clock and holds the event queue, ``resources``
+reserves and releases, ``queue`` holds waiting and running jobs, ``jobs`` and ``nodes`` change
+states, ``apply`` turns an event into these changes, ``episode`` loads and copies rows.
+"""

@@ -1,0 +1,76 @@
+"""One event, applied: the same function for the simulator's events and for real ones."""
+
+from __future__ import annotations
+
+from orchestrator.kernels.codes import EventKind
+from orchestrator.kernels.jit import kernel
+from orchestrator.kernels.transition.jobs import (
+    admit_job,
+    complete_job,
+    finish_preemption,
+)
+from orchestrator.kernels.transition.nodes import (
+    drain_node,
+    fail_node,
+    recover_node,
+    retire_if_empty,
+)
+from orchestrator.kernels.transition.timeline import advance_clock, next_event, pop_event
+from orchestrator.kernels.tables import job, worker
+
+__all__ = ["apply_event", "step_event"]
+
+
+@kernel
+def _leave_nodes(row, j, workers):
+    """A job has left its nodes: those that were waiting for that retire."""
+    for w in range(workers):
+        retire_if_empty(row, worker(row, j, w).node)
+
+
+@kernel
+def apply_event(row, kind, subject):
+    """Apply an event that happens now.
+
+    Parameters
+    ----------
+    row : ROW_DTYPE record
+    kind : int
+        An ``EventKind``.
+    subject : int
+        Index of the job or node that it happens to.
+    """
+    if kind == EventKind.ARRIVAL:
+        admit_job(row, subject)
+    elif kind == EventKind.COMPLETION:
+        workers = job(row, subject).workers_now
+        complete_job(row, subject)
+        _leave_nodes(row, subject, workers)
+    elif kind == EventKind.CHECKPOINTED:
+        workers = job(row, subject).workers_now
+        finish_preemption(row, subject)
+        _leave_nodes(row, subject, workers)
+    elif kind == EventKind.NODE_RECOVERY:
+        recover_node(row, subject)
+    elif kind == EventKind.NODE_FAILURE:
+        fail_node(row, subject)
+    elif kind == EventKind.NODE_DRAIN:
+        drain_node(row, subject)
+
+
+@kernel
+def step_event(row):
+    """Take the next event of row ``e``'s own timeline and apply it.
+
+    Returns
+    -------
+    bool
+        False if nothing was left to happen.
+    """
+    time_ms, kind, subject = next_event(row)
+    if kind == EventKind.NONE:
+        return False
+    advance_clock(row, time_ms)
+    pop_event(row, kind)
+    apply_event(row, kind, subject)
+    return True

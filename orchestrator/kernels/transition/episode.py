@@ -1,0 +1,171 @@
+"""Whole rows: begin an episode, load jobs and nodes, copy a row for a what-if."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from orchestrator.kernels.codes import NO_JOB, JobCode, NodeCode
+from orchestrator.kernels.jit import kernel, small_kernel
+from orchestrator.kernels.tables import (
+    copy_record,
+    copy_scalars,
+    device,
+    heap,
+    incident,
+    job,
+    node,
+    queue,
+    request,
+    running,
+    worker,
+)
+
+__all__ = ["begin_episode", "clear_job", "copy_row", "load_job", "load_nodes"]
+
+
+@kernel
+def load_nodes(row, nodes):
+    """Fill row ``e``'s node table from ``nodes`` [n] NODE_DTYPE, all capacity free.
+
+    Capacity units are milli-GPUs, or milli-cores where no node has a GPU.
+    """
+    gpus = 0
+    for n in range(nodes.shape[0]):
+        gpus += nodes[n].gpus
+    row.unit = np.uint8(gpus > 0)
+    row.num_nodes = nodes.shape[0]
+    row.capacity_units = 0
+    for n in range(nodes.shape[0]):
+        copy_record(node(row, n), nodes[n])
+        node(row, n).cpu_free_milli = nodes[n].cpu_cap_milli
+        node(row, n).memory_free_mib = nodes[n].memory_cap_mib
+        node(row, n).gpu_free_milli = np.int64(nodes[n].gpus) * 1000
+        node(row, n).whole_free = nodes[n].gpus
+        node(row, n).workers = 0
+        node(row, n).failures = 0
+        for g in range(row.max_devices):
+            device(row, n, g).free_milli = 1000 if g < nodes[n].gpus else 0
+        if nodes[n].state == NodeCode.UP:
+            if gpus > 0:
+                row.capacity_units += np.int64(nodes[n].gpus) * 1000
+            else:
+                row.capacity_units += nodes[n].cpu_cap_milli
+    row.free_units = row.capacity_units
+
+
+@kernel
+def clear_job(row, j):
+    """Forget what became of the job in row ``j`` of the job table."""
+    ask = request(row, j)
+    if row.unit != 0:
+        units = np.int64(ask.workers) * ask.gpus_per_worker * ask.gpu_milli
+    else:
+        units = np.int64(ask.workers) * ask.cpu_milli
+    job(row, j).units = units
+    job(row, j).start_ms = -1
+    job(row, j).first_start_ms = -1
+    job(row, j).end_ms = -1
+    job(row, j).work_start_ms = 0
+    job(row, j).expected_end_ms = 0
+    job(row, j).progress_ms = 0
+    job(row, j).unsaved_ms = 0
+    job(row, j).lost_ms = 0
+    job(row, j).attained_unit_ms = 0
+    job(row, j).blocked_point = -1
+    job(row, j).onset_ms = 0
+    job(row, j).excess = 0.0
+    job(row, j).speed_milli = 1000
+    job(row, j).workers_now = 0
+    job(row, j).preemptions = 0
+    job(row, j).interruptions = 0
+    job(row, j).state = np.uint8(JobCode.ABSENT)
+    job(row, j).heap_slot = -1
+
+
+@small_kernel
+def load_job(row, j, ask):
+    """Put a request into row ``j`` of the job table."""
+    copy_record(request(row, j), ask)
+    clear_job(row, j)
+
+
+@kernel
+def begin_episode(row, seed, nodes, requests):
+    """Start row ``e`` afresh.
+
+    Parameters
+    ----------
+    s : ClusterState
+    e : int
+        Row; its config is kept.
+    seed : uint64
+        Seed of the row's random streams.
+    nodes : NODE_DTYPE [n]
+        Machines.
+    requests : REQUEST_DTYPE [jobs]
+        Jobs in submit order.
+    """
+    row.now_ms = requests[0].submit_ms if requests.shape[0] > 0 else 0
+    row.seed = seed
+    row.point = 0
+    row.point_open = 0
+    row.preemptions_here = 0
+    row.reservation_ms = 0
+    row.event_seq = 0
+    row.log_count = 0
+    row.log_hash = np.uint64(0)
+    row.decisions = 0
+    row.illegal_actions = 0
+    row.job_ms = 0
+    row.wait_ms = 0
+    row.busy_unit_ms = 0
+    row.capacity_unit_ms = 0
+    row.lost_unit_ms = 0
+    row.settled_excess = 0.0
+    row.queue_rate = 0.0
+    row.queue_onset = 0.0
+    row.request_rate = 0.0
+    row.preemptions = 0
+    row.interruptions = 0
+    row.committed = NO_JOB
+    row.num_jobs = requests.shape[0]
+    row.next_arrival = 0
+    row.num_incidents = 0
+    row.next_incident = 0
+    row.queue_len = 0
+    row.running_len = 0
+    row.heap_len = 0
+    row.active_jobs = 0
+    row.completed_jobs = 0
+    row.failed_jobs = 0
+    row.done = 0
+    load_nodes(row, nodes)
+    for j in range(requests.shape[0]):
+        load_job(row, j, requests[j])
+
+
+@kernel
+def copy_row(source, target):
+    """Copy row ``source`` onto row ``target``, which keeps its own tables and must be as large.
+
+    Only what is in use is copied.
+    """
+    copy_scalars(target, source)
+    for j in range(source.num_jobs):
+        copy_record(request(target, j), request(source, j))
+        copy_record(job(target, j), job(source, j))
+    for k in range(source.running_len):
+        copy_record(running(target, k), running(source, k))
+        j = running(source, k).job
+        for w in range(job(source, j).workers_now):
+            copy_record(worker(target, j, w), worker(source, j, w))
+    for k in range(source.queue_len):
+        queue(target, k).job = queue(source, k).job
+    for k in range(source.heap_len):
+        copy_record(heap(target, k), heap(source, k))
+    for n in range(source.num_nodes):
+        copy_record(node(target, n), node(source, n))
+        for g in range(source.max_devices):
+            device(target, n, g).free_milli = device(source, n, g).free_milli
+    for k in range(source.num_incidents):
+        copy_record(incident(target, k), incident(source, k))

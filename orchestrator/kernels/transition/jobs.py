@@ -1,0 +1,211 @@
+"""Changes of a job's state, along the legal-transition table only."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from orchestrator.kernels.codes import LEGAL_TRANSITIONS, EventKind, JobCode, LogKind
+from orchestrator.kernels.jit import kernel
+from orchestrator.kernels.transition.log import record
+from orchestrator.kernels.transition.queue import (
+    dequeue,
+    enqueue,
+    list_running,
+    unlist_running,
+)
+from orchestrator.kernels.transition.resources import release_gang, reserve_gang
+from orchestrator.kernels.transition.timeline import cancel_event, push_event
+from orchestrator.kernels.tables import job, queue, request, worker
+
+__all__ = [
+    "admit_job",
+    "begin_preemption",
+    "complete_job",
+    "fail_waiting_job",
+    "finish_preemption",
+    "interrupt_job",
+    "set_state",
+    "start_job",
+]
+
+_HASH_STEP = np.uint64(0x9E3779B97F4A7C15)
+
+
+@kernel
+def set_state(row, j, state):
+    """Move a job to another state; an illegal move is a bug and raises."""
+    if LEGAL_TRANSITIONS[job(row, j).state, state] == 0:
+        raise RuntimeError("illegal transition of a job's state")
+    job(row, j).state = np.uint8(state)
+    record(row, LogKind.JOB_STATE, j, state)
+
+
+@kernel
+def admit_job(row, j):
+    """A submitted job joins the queue."""
+    row.active_jobs += 1
+    set_state(row, j, JobCode.PENDING)
+    enqueue(row, j)
+
+
+@kernel
+def _placement_hash(row, j):
+    """Fold a gang's nodes and devices into one word for the log."""
+    word = np.uint64(request(row, j).workers)
+    for w in range(request(row, j).workers):
+        word = (word ^ np.uint64(worker(row, j, w).node + 1)) * _HASH_STEP
+        word = (word ^ worker(row, j, w).devices) * _HASH_STEP
+    return np.int64(word & np.uint64(0xFFFFFF))
+
+
+@kernel
+def start_job(row, position, nodes):
+    """Start the job at a queue position on ``nodes``, whole or not at all.
+
+    Returns
+    -------
+    bool
+        False, and nothing changed, if its gang could not be reserved.
+    """
+    j = queue(row, position).job
+    if not reserve_gang(row, j, nodes):
+        return False
+    dequeue(row, position)
+    ask = request(row, j)
+    run = job(row, j)
+    now = row.now_ms
+    restart = np.int64(0)
+    if run.first_start_ms < 0:
+        job(row, j).first_start_ms = now
+    else:
+        restart = ask.restart_ms
+        row.lost_unit_ms += restart * run.units
+    job(row, j).start_ms = now
+    job(row, j).work_start_ms = now + restart
+    job(row, j).speed_milli = 1000
+    end = now + restart + ask.duration_ms - run.progress_ms
+    estimated = max(ask.requested_ms - run.progress_ms, np.int64(0))
+    job(row, j).expected_end_ms = now + restart + estimated
+    scale = max(ask.duration_ms, row.slowdown_bound_ms)
+    excess = max((end - ask.submit_ms) / scale - 1.0, 0.0)
+    job(row, j).excess = excess
+    row.settled_excess += excess
+    set_state(row, j, JobCode.SCHEDULED)
+    record(row, LogKind.PLACEMENT, j, _placement_hash(row, j))
+    set_state(row, j, JobCode.RUNNING)
+    list_running(row, j)
+    push_event(row, end, EventKind.COMPLETION, j)
+    return True
+
+
+@kernel
+def _stop_running(row, j):
+    """Take a job off its resources, the running list and the event queue."""
+    cancel_event(row, j)
+    unlist_running(row, j)
+    release_gang(row, j)
+    held = row.now_ms - job(row, j).start_ms
+    job(row, j).attained_unit_ms += held * job(row, j).units
+
+
+@kernel
+def complete_job(row, j):
+    """A running job has done all its work."""
+    _stop_running(row, j)
+    job(row, j).progress_ms = request(row, j).duration_ms
+    job(row, j).end_ms = row.now_ms
+    row.active_jobs -= 1
+    row.completed_jobs += 1
+    set_state(row, j, JobCode.COMPLETED)
+
+
+@kernel
+def progress_now(row, j):
+    """Work that a running job has done by now, ms."""
+    run = job(row, j)
+    elapsed = max(row.now_ms - run.work_start_ms, np.int64(0))
+    return min(
+        run.progress_ms + elapsed * run.speed_milli // 1000, request(row, j).duration_ms
+    )
+
+
+@kernel
+def saved_progress(row, j):
+    """Work of a running job that its last periodic checkpoint holds, ms."""
+    interval = request(row, j).checkpoint_interval_ms
+    base = job(row, j).progress_ms
+    if interval <= 0:
+        return base
+    return base + (progress_now(row, j) - base) // interval * interval
+
+
+@kernel
+def _requeue(row, j, progress_ms, state):
+    """Put a job that stopped early back into the queue with what was saved of its work."""
+    row.settled_excess -= job(row, j).excess
+    job(row, j).excess = 0.0
+    job(row, j).progress_ms = progress_ms
+    job(row, j).expected_end_ms = 0
+    set_state(row, j, state)
+    enqueue(row, j)
+
+
+@kernel
+def begin_preemption(row, j):
+    """Stop a running job and save it; with a free checkpoint it leaves at once."""
+    job(row, j).preemptions += 1
+    job(row, j).blocked_point = row.point
+    row.preemptions += 1
+    row.preemptions_here += 1
+    cost = request(row, j).checkpoint_ms
+    saved = saved_progress(row, j)
+    job(row, j).unsaved_ms = progress_now(row, j) - saved
+    job(row, j).progress_ms = saved
+    job(row, j).work_start_ms = row.now_ms
+    job(row, j).speed_milli = 0
+    set_state(row, j, JobCode.CHECKPOINTING)
+    if cost <= 0:
+        finish_preemption(row, j)
+        return
+    unlist_running(row, j)
+    job(row, j).expected_end_ms = row.now_ms + cost
+    list_running(row, j)
+    cancel_event(row, j)
+    push_event(row, row.now_ms + cost, EventKind.CHECKPOINTED, j)
+
+
+@kernel
+def finish_preemption(row, j):
+    """The checkpoint is committed: all work is saved, the resources are free."""
+    _stop_running(row, j)
+    progress = job(row, j).progress_ms + job(row, j).unsaved_ms
+    job(row, j).unsaved_ms = 0
+    _requeue(row, j, progress, JobCode.PREEMPTED)
+
+
+@kernel
+def interrupt_job(row, j):
+    """A node failed under a job: it falls back to its last committed checkpoint."""
+    if job(row, j).state == JobCode.CHECKPOINTING:
+        saved = job(row, j).progress_ms
+        lost = job(row, j).unsaved_ms
+        job(row, j).unsaved_ms = 0
+    else:
+        saved = saved_progress(row, j)
+        lost = progress_now(row, j) - saved
+    job(row, j).lost_ms += lost
+    job(row, j).interruptions += 1
+    row.interruptions += 1
+    row.lost_unit_ms += lost * job(row, j).units
+    _stop_running(row, j)
+    _requeue(row, j, saved, JobCode.PENDING)
+
+
+@kernel
+def fail_waiting_job(row, position):
+    """Give up on a queued job (cancelled, or never placeable)."""
+    j = dequeue(row, position)
+    job(row, j).end_ms = row.now_ms
+    row.active_jobs -= 1
+    row.failed_jobs += 1
+    set_state(row, j, JobCode.FAILED)

@@ -1,0 +1,111 @@
+"""Changes of a node's state: failure, recovery, draining."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from orchestrator.kernels.codes import JobCode, LogKind, NodeCode
+from orchestrator.kernels.jit import kernel, small_kernel
+from orchestrator.kernels.transition.jobs import begin_preemption, interrupt_job
+from orchestrator.kernels.transition.log import record
+from orchestrator.kernels.tables import job, node, running, worker
+
+__all__ = ["drain_node", "fail_node", "recover_node", "register_node", "retire_if_empty"]
+
+
+@small_kernel
+def node_units(row, n):
+    """Capacity of a node in the row's capacity units."""
+    if row.unit != 0:
+        return np.int64(node(row, n).gpus) * 1000
+    return node(row, n).cpu_cap_milli
+
+
+@small_kernel
+def _free_node_units(row, n):
+    if row.unit != 0:
+        return node(row, n).gpu_free_milli
+    return node(row, n).cpu_free_milli
+
+
+@kernel
+def _set_node_state(row, n, state):
+    """Change a node's state; capacity, free or not, counts on nodes that are up only."""
+    was_up = node(row, n).state == NodeCode.UP
+    is_up = state == NodeCode.UP
+    if was_up and not is_up:
+        row.capacity_units -= node_units(row, n)
+        row.free_units -= _free_node_units(row, n)
+    elif is_up and not was_up:
+        row.capacity_units += node_units(row, n)
+        row.free_units += _free_node_units(row, n)
+    node(row, n).state = np.uint8(state)
+    record(row, LogKind.NODE_STATE, n, state)
+
+
+@kernel
+def job_on_node(row, j, n):
+    """Whether any worker of a placed job is on node ``n``."""
+    for w in range(job(row, j).workers_now):
+        if worker(row, j, w).node == n:
+            return True
+    return False
+
+
+@kernel
+def fail_node(row, n):
+    """A node fails: every gang with a worker on it is interrupted as a whole."""
+    state = node(row, n).state
+    if state == NodeCode.DOWN or state == NodeCode.ABSENT:
+        return
+    node(row, n).failures += 1
+    k = 0
+    while k < row.running_len:
+        j = running(row, k).job
+        if job_on_node(row, j, n):
+            interrupt_job(row, j)  # unlists it: the next entry moves into this place
+        else:
+            k += 1
+    _set_node_state(row, n, NodeCode.DOWN)
+
+
+@kernel
+def recover_node(row, n):
+    """A node that was down comes back, empty."""
+    if node(row, n).state == NodeCode.DOWN:
+        _set_node_state(row, n, NodeCode.UP)
+
+
+@kernel
+def register_node(row, n):
+    """A node joins (its description is already in the table)."""
+    if node(row, n).state == NodeCode.ABSENT:
+        _set_node_state(row, n, NodeCode.UP)
+
+
+@kernel
+def retire_if_empty(row, n):
+    """A draining node leaves when its last worker has."""
+    if node(row, n).state == NodeCode.DRAINING and node(row, n).workers == 0:
+        _set_node_state(row, n, NodeCode.ABSENT)
+
+
+@kernel
+def drain_node(row, n):
+    """Take a node out of service: its jobs are checkpointed and queue again."""
+    state = node(row, n).state
+    if state == NodeCode.DOWN:
+        _set_node_state(row, n, NodeCode.ABSENT)
+        return
+    if state != NodeCode.UP:
+        return
+    _set_node_state(row, n, NodeCode.DRAINING)
+    # Preempting removes or moves the entry at k, so that another one takes its place: look again.
+    k = 0
+    while k < row.running_len:
+        j = running(row, k).job
+        if job(row, j).state == JobCode.RUNNING and job_on_node(row, j, n):
+            begin_preemption(row, j)
+        else:
+            k += 1
+    retire_if_empty(row, n)

@@ -1,0 +1,1 @@
+"""Scheduling: rules as data; their evaluation is in ``orchestrator.kernels``."""

@@ -1,0 +1,84 @@
+"""Rules as data: a sort key, a placement, and whether running jobs may be preempted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from orchestrator.errors import ConfigurationError
+from orchestrator.kernels.codes import Placement, RuleKey
+from orchestrator.kernels.rules import RULE_DTYPE
+
+__all__ = ["RULES", "Rule", "rule_named"]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A scheduling rule.
+
+    Parameters
+    ----------
+    name : str
+        For tables and configs.
+    key : RuleKey
+        Waiting jobs are served by ascending score under this key.
+    placement : Placement
+        How a gang is placed.
+    preemptive : bool
+        Whether preemptible running jobs of a higher score give way.
+    blocking : bool
+        Whether the first job of the queue holds up all others when it does not fit.
+    """
+
+    name: str
+    key: RuleKey
+    placement: Placement = Placement.BEST_FIT
+    preemptive: bool = False
+    blocking: bool = False
+
+    def to_record(self) -> NDArray[np.void]:
+        """The rule as kernels take it: an array of one RULE_DTYPE record."""
+        record = np.zeros(1, RULE_DTYPE)
+        record["key"] = self.key
+        record["placement"] = self.placement
+        record["preemptive"] = self.preemptive
+        record["blocking"] = self.blocking
+        return record
+
+
+RULES: dict[str, Rule] = {
+    rule.name: rule
+    for rule in (
+        Rule("fcfs", RuleKey.FCFS),
+        Rule("fifo", RuleKey.FCFS, blocking=True),
+        Rule("sjf", RuleKey.SJF),
+        Rule("srtf", RuleKey.SRTF, preemptive=True),
+        Rule("f1", RuleKey.F1),
+        Rule("wfp3", RuleKey.WFP3),
+        Rule("unicep", RuleKey.UNICEP),
+        Rule("wfp3_compat", RuleKey.WFP3_COMPAT),
+        Rule("unicep_compat", RuleKey.UNICEP_COMPAT),
+        Rule("largest", RuleKey.LARGEST),
+        Rule("random", RuleKey.RANDOM, Placement.RANDOM),
+    )
+}
+"""The rules by name. ``fcfs`` lets later jobs overtake a first one that does not fit; ``fifo`` not.
+
+The ``_compat`` rules reproduce a quirk of published numbers and serve the golden tests.
+"""
+
+
+def rule_named(name: str) -> Rule:
+    """Look a rule up.
+
+    Raises
+    ------
+    ConfigurationError
+        If there is none of that name.
+    """
+    try:
+        return RULES[name]
+    except KeyError:
+        raise ConfigurationError(f"unknown rule '{name}'; known: {', '.join(RULES)}") from None
