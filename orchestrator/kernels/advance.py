@@ -91,6 +91,10 @@ def advance(row, nodes):
             close_point(row)
         if _step_instant(row):
             open_point(row)
+        elif row.queue_len > 0 and row.preemptions_here > 0:
+            # Nothing else will ever happen: without another point the victims of this one, which
+            # may not be placed at it, would stay queued for good.
+            open_point(row)
         else:
             finish_episode(row)
     return Status.DONE

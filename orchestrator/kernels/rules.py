@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from orchestrator.kernels.advance import advance
-from orchestrator.kernels.codes import NO_JOB, ActionKind, Reason, RuleKey, Status
+from orchestrator.kernels.codes import NO_JOB, ActionKind, JobCode, Reason, RuleKey, Status
 from orchestrator.kernels.commit import commit
 from orchestrator.kernels.decisions import placement_reason, preemption_reason
 from orchestrator.kernels.feasibility import fits
@@ -58,17 +58,32 @@ def _worst_victim(row, key, above, lifted, count):
 
 
 @kernel
+def _lift_leaving(row, lifted):
+    """Lift the jobs that are being checkpointed; return how many, their indices in ``lifted``."""
+    count = 0
+    for k in range(row.running_len):
+        j = running(row, k).job
+        if job(row, j).state == JobCode.CHECKPOINTING:
+            lift_gang(row, j)
+            lifted[count] = j
+            count += 1
+    return count
+
+
+@kernel
 def _victim_for(row, j, key, lifted):
     """A running job whose preemption is needed to let waiting job ``j`` in, or NO_JOB.
 
     Victims of the highest score are lifted until the gang fits; those that turn out not to be
-    needed are spared, best score first. The state is as before when this returns.
+    needed are spared, best score first. Jobs being checkpointed count as gone: nobody is preempted
+    for room that is about to be free. The state is as before when this returns.
     """
     bound = job_score(row, j, key)
-    count = 0
+    leaving = _lift_leaving(row, lifted)
+    count = leaving
     while not fits(row, j):
         v = _worst_victim(row, key, bound, lifted, count)
-        if v < 0 or count >= row.preemption_limit - row.preemptions_here:
+        if v < 0 or count - leaving >= row.preemption_limit - row.preemptions_here:
             for k in range(count):
                 restore_gang(row, lifted[k])
             return NO_JOB
@@ -76,13 +91,15 @@ def _victim_for(row, j, key, lifted):
         lifted[count] = v
         count += 1
     needed = NO_JOB
-    for k in range(count - 1, -1, -1):
+    for k in range(count - 1, leaving - 1, -1):
         restore_gang(row, lifted[k])
         if not fits(row, j):
             lift_gang(row, lifted[k])
             needed = lifted[k]
             lifted[k] = -1 - lifted[k]  # still lifted
-    for k in range(count):
+    for k in range(leaving):
+        restore_gang(row, lifted[k])
+    for k in range(leaving, count):
         if lifted[k] < 0:
             restore_gang(row, -1 - lifted[k])
     return needed

@@ -164,6 +164,7 @@ CONFIG_FIELDS = [
     ("queue_window", "i4"),  # jobs that a policy sees
     ("candidates", "i4"),  # placements offered per job
     ("victims", "i4"),  # running jobs that a policy may preempt
+    ("step_limit", "i4"),  # steps after which an episode is truncated; 0: none
     ("window_order", "u1"),  # codes.RuleKey
     ("commitment", "u1"),  # a chosen job is waited for
     ("backfill", "u1"),  # EASY backfilling while waiting for it
@@ -182,6 +183,7 @@ _SCALARS = [
     ("log_count", "i8"),
     ("log_hash", "u8"),
     ("capacity_units", "i8"),  # milli-GPUs of all nodes up; milli-cores if there are no GPUs
+    ("nominal_units", "i8"),  # capacity with every node up
     ("free_units", "i8"),
     ("decisions", "i8"),
     ("illegal_actions", "i8"),
@@ -196,6 +198,7 @@ _SCALARS = [
     ("queue_rate", "f8"),  # sum over the queue of 1 / max(run, bound), per second
     ("queue_onset", "f8"),
     ("request_rate", "f8"),  # the same of the users' estimates
+    ("queued_unit_ms", "i8"),  # estimated work of the queue
     ("preemptions", "i8"),
     ("interruptions", "i8"),
     ("committed", "i4"),  # job that the scheduler is committed to, or NO_JOB

@@ -12,20 +12,13 @@ from orchestrator.kernels.transition.jobs import (
 from orchestrator.kernels.transition.nodes import (
     drain_node,
     fail_node,
+    leave_nodes,
     recover_node,
-    retire_if_empty,
 )
 from orchestrator.kernels.transition.timeline import advance_clock, next_event, pop_event
-from orchestrator.kernels.tables import job, worker
+from orchestrator.kernels.tables import job
 
 __all__ = ["apply_event", "step_event"]
-
-
-@kernel
-def _leave_nodes(row, j, workers):
-    """A job has left its nodes: those that were waiting for that retire."""
-    for w in range(workers):
-        retire_if_empty(row, worker(row, j, w).node)
 
 
 @kernel
@@ -45,11 +38,11 @@ def apply_event(row, kind, subject):
     elif kind == EventKind.COMPLETION:
         workers = job(row, subject).workers_now
         complete_job(row, subject)
-        _leave_nodes(row, subject, workers)
+        leave_nodes(row, subject, workers)
     elif kind == EventKind.CHECKPOINTED:
         workers = job(row, subject).workers_now
         finish_preemption(row, subject)
-        _leave_nodes(row, subject, workers)
+        leave_nodes(row, subject, workers)
     elif kind == EventKind.NODE_RECOVERY:
         recover_node(row, subject)
     elif kind == EventKind.NODE_FAILURE:

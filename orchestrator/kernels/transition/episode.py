@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from orchestrator.kernels.codes import NO_JOB, JobCode, NodeCode
+from orchestrator.kernels.codes import NO_JOB, Information, JobCode, NodeCode
 from orchestrator.kernels.jit import kernel, small_kernel
 from orchestrator.kernels.tables import (
     copy_record,
@@ -20,7 +20,9 @@ from orchestrator.kernels.tables import (
     worker,
 )
 
-__all__ = ["begin_episode", "clear_job", "copy_row", "load_job", "load_nodes"]
+_UNKNOWN_MS = 3_600_000  # the estimate of every job when nothing is known
+
+__all__ = ["begin_episode", "clear_job", "copy_row", "load_incidents", "load_job", "load_nodes"]
 
 
 @kernel
@@ -35,6 +37,7 @@ def load_nodes(row, nodes):
     row.unit = np.uint8(gpus > 0)
     row.num_nodes = nodes.shape[0]
     row.capacity_units = 0
+    row.nominal_units = 0
     for n in range(nodes.shape[0]):
         copy_record(node(row, n), nodes[n])
         node(row, n).cpu_free_milli = nodes[n].cpu_cap_milli
@@ -45,11 +48,12 @@ def load_nodes(row, nodes):
         node(row, n).failures = 0
         for g in range(row.max_devices):
             device(row, n, g).free_milli = 1000 if g < nodes[n].gpus else 0
+        units = nodes[n].cpu_cap_milli
+        if gpus > 0:
+            units = np.int64(nodes[n].gpus) * 1000
+        row.nominal_units += units
         if nodes[n].state == NodeCode.UP:
-            if gpus > 0:
-                row.capacity_units += np.int64(nodes[n].gpus) * 1000
-            else:
-                row.capacity_units += nodes[n].cpu_cap_milli
+            row.capacity_units += units
     row.free_units = row.capacity_units
 
 
@@ -84,8 +88,16 @@ def clear_job(row, j):
 
 @small_kernel
 def load_job(row, j, ask):
-    """Put a request into row ``j`` of the job table."""
+    """Put a request into row ``j`` of the job table.
+
+    What may be known of run times is settled here, once, for rules and learned policies alike:
+    everything that decides reads ``requested_ms``.
+    """
     copy_record(request(row, j), ask)
+    if row.information == Information.ORACLE:
+        request(row, j).requested_ms = ask.duration_ms
+    elif row.information == Information.NONE:
+        request(row, j).requested_ms = _UNKNOWN_MS
     clear_job(row, j)
 
 
@@ -125,6 +137,7 @@ def begin_episode(row, seed, nodes, requests):
     row.queue_rate = 0.0
     row.queue_onset = 0.0
     row.request_rate = 0.0
+    row.queued_unit_ms = 0
     row.preemptions = 0
     row.interruptions = 0
     row.committed = NO_JOB
@@ -142,6 +155,15 @@ def begin_episode(row, seed, nodes, requests):
     load_nodes(row, nodes)
     for j in range(requests.shape[0]):
         load_job(row, j, requests[j])
+
+
+@kernel
+def load_incidents(row, incidents):
+    """Give a row its incidents, INCIDENT_DTYPE [n] by time, counted from the episode's start."""
+    row.num_incidents = incidents.shape[0]
+    for k in range(incidents.shape[0]):
+        copy_record(incident(row, k), incidents[k])
+        incident(row, k).time_ms = incidents[k].time_ms + row.now_ms
 
 
 @kernel

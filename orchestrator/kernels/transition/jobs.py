@@ -124,9 +124,7 @@ def progress_now(row, j):
     """Work that a running job has done by now, ms."""
     run = job(row, j)
     elapsed = max(row.now_ms - run.work_start_ms, np.int64(0))
-    return min(
-        run.progress_ms + elapsed * run.speed_milli // 1000, request(row, j).duration_ms
-    )
+    return min(run.progress_ms + elapsed * run.speed_milli // 1000, request(row, j).duration_ms)
 
 
 @kernel

@@ -10,7 +10,14 @@ from orchestrator.kernels.transition.jobs import begin_preemption, interrupt_job
 from orchestrator.kernels.transition.log import record
 from orchestrator.kernels.tables import job, node, running, worker
 
-__all__ = ["drain_node", "fail_node", "recover_node", "register_node", "retire_if_empty"]
+__all__ = [
+    "drain_node",
+    "fail_node",
+    "leave_nodes",
+    "recover_node",
+    "register_node",
+    "retire_if_empty",
+]
 
 
 @small_kernel
@@ -63,10 +70,15 @@ def fail_node(row, n):
     while k < row.running_len:
         j = running(row, k).job
         if job_on_node(row, j, n):
+            workers = job(row, j).workers_now
             interrupt_job(row, j)  # unlists it: the next entry moves into this place
+            leave_nodes(row, j, workers)
         else:
             k += 1
-    _set_node_state(row, n, NodeCode.DOWN)
+    if state == NodeCode.DRAINING:
+        retire_if_empty(row, n)  # it was on its way out: it does not come back
+    else:
+        _set_node_state(row, n, NodeCode.DOWN)
 
 
 @kernel
@@ -88,6 +100,13 @@ def retire_if_empty(row, n):
     """A draining node leaves when its last worker has."""
     if node(row, n).state == NodeCode.DRAINING and node(row, n).workers == 0:
         _set_node_state(row, n, NodeCode.ABSENT)
+
+
+@kernel
+def leave_nodes(row, j, workers):
+    """A job has left its nodes: those that were waiting for that retire."""
+    for w in range(workers):
+        retire_if_empty(row, worker(row, j, w).node)
 
 
 @kernel

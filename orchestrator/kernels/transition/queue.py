@@ -33,6 +33,7 @@ def _weigh(row, j, sign):
     row.queue_rate += rate
     row.queue_onset += rate * (job(row, j).onset_ms / _SECOND)
     row.request_rate += sign / slowdown_scale_s(row, ask.requested_ms)
+    row.queued_unit_ms += np.int64(sign) * job(row, j).units * ask.requested_ms
 
 
 @kernel

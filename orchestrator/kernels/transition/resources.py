@@ -49,6 +49,20 @@ def _tightest_device(row, n, milli, taken):
 
 
 @kernel
+def _roomiest_device(row, n, milli, taken):
+    """The device with room for most shares; of those, the one with the least left over."""
+    best, best_shares, best_free = -1, 0, 0
+    for g in range(node(row, n).gpus):
+        if (taken >> np.uint64(g)) & _ONE != 0:
+            continue
+        free = device(row, n, g).free_milli
+        shares = free // milli
+        if shares > best_shares or (shares == best_shares > 0 and free < best_free):
+            best, best_shares, best_free = g, shares, free
+    return best
+
+
+@kernel
 def reserve_worker(row, j, w, n):
     """Reserve worker ``w`` of job ``j`` on node ``n``.
 
@@ -61,9 +75,15 @@ def reserve_worker(row, j, w, n):
     host = node(row, n)
     if host.cpu_free_milli < ask.cpu_milli or host.memory_free_mib < ask.memory_mib:
         return False
+    # Workers with several shared GPUs: were the tightest taken first, those left over could be too
+    # few for the next worker of the gang, although `feasibility.worker_slots` promised it a place.
+    level = ask.workers > 1 and ask.gpus_per_worker > 1 and ask.gpu_milli < WHOLE
     taken = np.uint64(0)
     for _ in range(ask.gpus_per_worker):
-        g = _tightest_device(row, n, ask.gpu_milli, taken)
+        if level:
+            g = _roomiest_device(row, n, ask.gpu_milli, taken)
+        else:
+            g = _tightest_device(row, n, ask.gpu_milli, taken)
         if g < 0:
             for h in range(host.gpus):
                 if (taken >> np.uint64(h)) & _ONE != 0:

@@ -1,0 +1,112 @@
+"""What an environment is: one dataclass, of which every registered environment is an instance."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from envs.reward import RewardConfig
+from orchestrator.errors import ConfigurationError
+from orchestrator.kernels.codes import Information, Placement, RuleKey
+from orchestrator.kernels.features import Encoding
+from orchestrator.kernels.session import Sampling
+from orchestrator.scheduler.schema import ActionLayout, FeatureSchema
+
+__all__ = ["CLUSTER", "JOB_ORDERING", "EnvConfig"]
+
+
+@dataclass(frozen=True)
+class EnvConfig:
+    """Semantics, observation and reward of an environment.
+
+    Parameters
+    ----------
+    commitment : bool
+        A chosen job is waited for until it fits (RLScheduler's semantics); there is no *wait*
+        action, and jobs are placed first fit. Otherwise a job is placed by a chosen candidate
+        or the policy waits.
+    backfill : bool
+        EASY backfilling around the job that is waited for.
+    window : int
+        Queued jobs that a policy sees, Q.
+    window_order : RuleKey
+        Which ones: the first under this key.
+    placements : tuple of Placement
+        Generators of the K candidates (without commitment).
+    victims : int
+        Running jobs that may be preempted, V.
+    preemption_limit : int
+        Preemptions per decision point.
+    min_run_seconds : float
+        A job may not be preempted before it has run so long.
+    episode_jobs : int
+        Jobs of an episode.
+    information : Information
+        What rules and policies may know of run times.
+    encoding : Encoding
+        Features of a queued job.
+    skip_forced : bool
+        Take a single legal action without asking.
+    step_limit : int
+        Steps after which an episode is truncated; 0: never.
+    sampling : Sampling
+        How episodes pick their window.
+    reward : RewardConfig
+    """
+
+    commitment: bool = True
+    backfill: bool = False
+    window: int = 128
+    window_order: RuleKey = RuleKey.FCFS
+    placements: tuple[Placement, ...] = (Placement.FIRST_FIT,)
+    victims: int = 0
+    preemption_limit: int = 0
+    min_run_seconds: float = 0.0
+    episode_jobs: int = 256
+    information: Information = Information.ESTIMATE
+    encoding: Encoding = Encoding.DEFAULT
+    skip_forced: bool = False
+    step_limit: int = 0
+    sampling: Sampling = Sampling.RANDOM
+    reward: RewardConfig = field(default_factory=RewardConfig)
+
+    def __post_init__(self) -> None:
+        """Reject what makes no sense."""
+        for name, least in (("window", 1), ("episode_jobs", 1), ("victims", 0), ("step_limit", 0)):
+            value = getattr(self, name)
+            if value < least:
+                raise ConfigurationError(f"environment: '{name}' is {value}; at least {least}")
+        if not self.placements:
+            raise ConfigurationError("environment: 'placements' is empty; name at least one")
+        if self.commitment and (len(self.placements) > 1 or self.victims > 0):
+            raise ConfigurationError(
+                "environment: 'commitment' leaves no choice of placement and no preemption; "
+                "give one placement and no victims, or turn it off"
+            )
+        if self.backfill and not self.commitment:
+            raise ConfigurationError("environment: 'backfill' needs 'commitment'")
+        if self.encoding == Encoding.PUBLISHED and not self.commitment:
+            raise ConfigurationError("environment: the published encoding needs 'commitment'")
+
+    @property
+    def schema(self) -> FeatureSchema:
+        """Features and actions of this environment."""
+        layout = ActionLayout(
+            self.window, len(self.placements), self.victims, can_wait=not self.commitment
+        )
+        return FeatureSchema(self.encoding, layout)
+
+
+JOB_ORDERING = EnvConfig()
+"""Choose one of up to 128 queued jobs: RLScheduler's problem."""
+
+CLUSTER = EnvConfig(
+    commitment=False,
+    window=32,
+    placements=(Placement.BEST_FIT, Placement.FIRST_FIT, Placement.SPREAD, Placement.RANDOM),
+    victims=16,
+    preemption_limit=4,
+    min_run_seconds=60.0,
+    encoding=Encoding.CLUSTER,
+    reward=RewardConfig(terms={"completion_time": 1.0}),
+)
+"""Place a queued job by one of four candidates, preempt a running job, or wait."""

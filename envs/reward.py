@@ -1,0 +1,92 @@
+"""Rewards: named costs, each the growth of a metric, weighted in config.
+
+The reward of a step is minus the weighted growth of the metrics over the step, so that its sum
+over an episode equals minus the metric's total. The terminal form pays all of it at the end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from orchestrator.errors import ConfigurationError
+from orchestrator.kernels.metrics import Metric
+from orchestrator.kernels.session import RewardForm
+from orchestrator.scheduler.rules import Rule, rule_named
+
+__all__ = ["TERMS", "RewardConfig"]
+
+TERMS: Mapping[str, tuple[Metric, float]] = {
+    "bounded_slowdown": (Metric.SLOWDOWN_EXCESS, 1.0),
+    "completion_time": (Metric.JOB_SECONDS, 1.0),
+    "wait": (Metric.WAIT_SECONDS, 1.0),
+    "utilisation": (Metric.BUSY_SHARE_SECONDS, -1.0),
+    "preemption": (Metric.PREEMPTIONS, 1.0),
+    "lost_work": (Metric.LOST_SHARE_SECONDS, 1.0),
+}
+"""Terms by name: the metric whose growth they charge for, and its sign as a cost.
+
+bounded_slowdown
+    Sum over jobs of (bounded slowdown - 1).
+completion_time
+    Jobs in the system, integrated over time, s: the sum of completion times (Little's law).
+wait
+    Waiting jobs, integrated over time, s.
+utilisation
+    Allocated share of the capacity, integrated over time, s: earned, not charged.
+preemption
+    Preemptions.
+lost_work
+    Work lost to interruptions and restarts, in seconds of the whole cluster.
+"""
+
+
+@dataclass(frozen=True)
+class RewardConfig:
+    """Which costs count, and how they are paid.
+
+    Parameters
+    ----------
+    terms : mapping of str to float
+        Weight of each of :data:`TERMS`; at least one.
+    form : {"dense", "terminal"}
+        Pay as the metrics grow, or once at the end.
+    reference : str or None
+        Scale an episode's rewards by 1 / (cost of this rule on the same window + its jobs), so
+        that easy and hard windows weigh alike. None: no scaling.
+    """
+
+    terms: Mapping[str, float] = field(default_factory=lambda: {"bounded_slowdown": 1.0})
+    form: str = "dense"
+    reference: str | None = None
+
+    def __post_init__(self) -> None:
+        """Reject unknown names."""
+        if not self.terms:
+            raise ConfigurationError(f"reward: 'terms' is empty; choose from {', '.join(TERMS)}")
+        for name in self.terms:
+            if name not in TERMS:
+                raise ConfigurationError(
+                    f"reward: unknown term '{name}'; known: {', '.join(TERMS)}"
+                )
+        if self.form.upper() not in RewardForm.__members__:
+            raise ConfigurationError(f"reward: 'form' is '{self.form}'; use dense or terminal")
+        if self.reference is not None:
+            rule_named(self.reference)
+
+    @property
+    def weights(self) -> NDArray[np.float64]:
+        """Cost of one unit of each metric, [len(Metric)]."""
+        weights = np.zeros(len(Metric))
+        for name, weight in self.terms.items():
+            metric, sign = TERMS[name]
+            weights[metric] += sign * float(weight)
+        return weights
+
+    @property
+    def reference_rule(self) -> Rule:
+        """The rule that episodes are scaled by (any, if they are not)."""
+        return rule_named(self.reference or "fcfs")

@@ -1,0 +1,126 @@
+"""A native stable-baselines3 ``VecEnv``: no per-row objects, no copies of infos.
+
+Import this module only where stable-baselines3 is wanted; the rest of ``envs`` does without it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from stable_baselines3.common.vec_env import VecEnv
+
+from envs.session import Session
+from envs.spaces import action_space, observation_space
+from envs.vector import row_seeds
+from orchestrator.errors import ConfigurationError
+
+__all__ = ["SchedulingVecEnv"]
+
+_SHARED = ("action_masks", "schema", "config", "render_mode")
+
+
+class SchedulingVecEnv(VecEnv):
+    """Rows of a session, reset in the step that ends them, as stable-baselines3 expects.
+
+    Parameters
+    ----------
+    session : Session
+    seed : int
+        Seed of all rows' episodes.
+
+    Notes
+    -----
+    Observations are views into buffers that the next step overwrites: algorithms store them in
+    their rollout buffers at once. ``info`` of an ended row holds ``terminal_observation``,
+    ``TimeLimit.truncated`` and ``episode`` (return ``r`` and length ``l``), as a Monitor's.
+    """
+
+    def __init__(self, session: Session, seed: int = 0) -> None:
+        super().__init__(
+            session.envs, observation_space(session.config), action_space(session.config)
+        )
+        self.session = session
+        self.schema = session.schema
+        self.config = session.config
+        self.session.reseed(row_seeds(seed, session.envs))
+        self._actions = np.zeros(session.envs, np.int64)
+        self._returns = np.zeros(session.envs)
+        self._infos: list[dict[str, Any]] = [{} for _ in range(session.envs)]
+
+    def reset(self) -> dict[str, NDArray[Any]]:  # type: ignore[override]
+        """Begin an episode in all rows."""
+        self.session.reset()
+        self._returns[:] = 0.0
+        return self.session.observation()
+
+    def step_async(self, actions: NDArray[np.int64]) -> None:
+        """Remember the actions of all rows."""
+        self._actions[:] = actions
+
+    def step_wait(
+        self,
+    ) -> tuple[Any, NDArray[np.float32], NDArray[np.bool_], list[dict[str, Any]]]:
+        """Step all rows; those that end begin anew."""
+        session, buffers = self.session, self.session.buffers
+        session.step(self._actions)
+        self._returns += buffers.reward
+        reward = buffers.reward.astype(np.float32)
+        over = np.logical_or(buffers.terminated, buffers.truncated)
+        infos = self._infos
+        if over.any():
+            infos = [{} for _ in range(session.envs)]
+            for e in np.flatnonzero(over):
+                infos[e] = self._last_info(int(e))
+            self._returns[over] = 0.0
+            session.reset(over)
+        return session.observation(), reward, over, infos
+
+    def action_masks(self) -> NDArray[np.bool_]:
+        """Legal actions of all rows, bool [E, A]."""
+        return self.session.buffers.mask.view(np.bool_)
+
+    def env_method(
+        self, method_name: str, *method_args: Any, indices: Any = None, **method_kwargs: Any
+    ) -> list[Any]:
+        """Per-row results of ``action_masks``, the one method that rows have."""
+        if method_name != "action_masks":
+            raise ConfigurationError(f"rows have no method '{method_name}', only action_masks")
+        masks = self.action_masks()
+        return [masks[e] for e in self._get_indices(indices)]
+
+    def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
+        """The same attribute for every row."""
+        value = getattr(self, attr_name)
+        return [value for _ in self._get_indices(indices)]
+
+    def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
+        """Rows share one configuration, so nothing can be set on some of them."""
+        raise ConfigurationError(f"rows share one configuration: cannot set '{attr_name}' on some")
+
+    def has_attr(self, attr_name: str) -> bool:
+        """Whether every row has an attribute."""
+        return hasattr(self, attr_name)
+
+    def env_is_wrapped(self, wrapper_class: type[Any], indices: Any = None) -> list[bool]:
+        """Rows are not wrapped."""
+        return [False for _ in self._get_indices(indices)]
+
+    def seed(self, seed: int | None = None) -> Sequence[int | None]:
+        """Seed all rows; takes effect with the next reset."""
+        self.session.reseed(row_seeds(seed, self.session.envs))
+        return [seed] * self.session.envs
+
+    def close(self) -> None:
+        """Nothing to release."""
+
+    def _last_info(self, e: int) -> dict[str, Any]:
+        buffers = self.session.buffers
+        seen = {name: part.copy() for name, part in self.session.observation(e).items()}
+        return {
+            "terminal_observation": seen,
+            "TimeLimit.truncated": bool(buffers.truncated[e] and not buffers.terminated[e]),
+            "episode": {"r": float(self._returns[e]), "l": int(buffers.steps[e]), "t": 0.0},
+        }

@@ -1,0 +1,249 @@
+"""Rows of the engine, their buffers and their source of episodes: what every environment wraps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from envs.config import EnvConfig
+from envs.workloads.trace import Trace, unplaceable
+from orchestrator.errors import ConfigurationError, IllegalActionError
+from orchestrator.kernels import session as kernels
+from orchestrator.kernels.candidates import CANDIDATE_NAMES, VICTIM_NAMES
+from orchestrator.kernels.codes import NO_JOB, Reason
+from orchestrator.kernels.features import BUCKETS, GLOBAL_NAMES, SCRATCH_ROWS, STATIC_WIDTH
+from orchestrator.kernels.metrics import Metric
+from orchestrator.kernels.state import INCIDENT_DTYPE, ClusterShape, ClusterState, allocate
+from orchestrator.resources.records import node_records
+
+__all__ = ["Session"]
+
+Observation = dict[str, NDArray[Any]]
+
+
+class Session:
+    """A batch of episodes over one trace.
+
+    Parameters
+    ----------
+    trace : Trace
+        Jobs and the cluster they run on.
+    config : EnvConfig
+    envs : int
+        Rows.
+    starts : int64 [M] or None
+        First job of each window that episodes may play; None: every one of ``episode_jobs``
+        consecutive jobs.
+    incidents : INCIDENT_DTYPE [I] or None
+        Node failures and recoveries of every episode, times from its start.
+    """
+
+    def __init__(
+        self,
+        trace: Trace,
+        config: EnvConfig,
+        envs: int,
+        starts: NDArray[np.int64] | None = None,
+        incidents: NDArray[np.void] | None = None,
+    ) -> None:
+        _check_trace(trace, config)
+        self.trace = trace
+        self.config = config
+        self.schema = config.schema
+        if starts is None:
+            starts = np.arange(len(trace) - config.episode_jobs + 1, dtype=np.int64)
+        if incidents is None:
+            incidents = np.zeros(0, INCIDENT_DTYPE)
+        self.source = _make_source(trace, config, starts, incidents)
+        shape = ClusterShape(
+            envs=envs,
+            jobs=config.episode_jobs,
+            workers=int(trace.requests["workers"].max()),
+            nodes=len(trace.nodes),
+            devices=max(node.gpus for node in trace.nodes),
+            incidents=len(incidents),
+        )
+        self.state = allocate(shape)
+        _configure(self.state, config)
+        self.buffers = _make_buffers(shape, config)
+        self.bench = _make_bench(shape, config)
+        self.seeds = np.zeros(envs, np.uint64)
+        self._any_window = np.full(envs, -1, np.int64)
+
+    @property
+    def envs(self) -> int:
+        """Number of rows."""
+        return self.state.shape.envs
+
+    def reset(
+        self,
+        which: NDArray[np.bool_] | None = None,
+        windows: NDArray[np.int64] | None = None,
+    ) -> None:
+        """Begin an episode in the rows of ``which`` (None: all).
+
+        Parameters
+        ----------
+        which : bool [E] or None
+        windows : int64 [E] or None
+            Index into ``source.starts`` of the window to play; -1 or None: by the sampling.
+        """
+        if which is None:
+            which = np.ones(self.envs, np.bool_)
+        if windows is None:
+            windows = self._any_window
+        elif windows.max() >= len(self.source.starts):
+            raise ConfigurationError(
+                f"reset: window {windows.max()} of {len(self.source.starts)}; give a smaller index"
+            )
+        kernels.reset_rows(
+            self.state.rows, which, self.seeds, windows, self.source, self.buffers, self.bench
+        )
+
+    def reseed(self, seeds: NDArray[np.uint64]) -> None:
+        """Give each row a new seed and start its sequence of episodes over."""
+        self.seeds[:] = seeds
+        self.buffers.episode[:] = 0
+
+    def step(self, actions: NDArray[np.int64]) -> None:
+        """Step all rows; the results are in ``buffers``."""
+        kernels.step_rows(
+            self.state.rows, 0, self.envs, actions, self.source, self.buffers, self.bench
+        )
+
+    def require_legal(self) -> None:
+        """Raise if the last step's action was refused in any row."""
+        refused = np.flatnonzero(self.buffers.reason != Reason.OK)
+        if len(refused) > 0:
+            e = int(refused[0])
+            reason = Reason(int(self.buffers.reason[e])).name.lower()
+            raise IllegalActionError(
+                f"row {e}: the action was refused ({reason}); choose one that action_mask allows"
+            )
+
+    def observation(self, e: int | slice = slice(None)) -> Observation:
+        """The observation of a row, or of all: views into the buffers, not copies."""
+        seen: Observation = {
+            "queue": self.buffers.queue[e],
+            "global": self.buffers.globals[e],
+            "action_mask": self.buffers.mask[e],
+        }
+        if self.schema.candidates:
+            seen["candidates"] = self.buffers.candidates[e]
+        if self.schema.victims:
+            seen["victims"] = self.buffers.victims[e]
+        return seen
+
+    def window_jobs(self, e: int) -> NDArray[np.int64]:
+        """Trace indices of the jobs of a row's episode."""
+        start = int(self.source.starts[self.buffers.start_index[e]])
+        return np.arange(start, start + self.config.episode_jobs, dtype=np.int64)
+
+
+def _check_trace(trace: Trace, config: EnvConfig) -> None:
+    if len(trace) < config.episode_jobs:
+        raise ConfigurationError(
+            f"trace '{trace.name}' has {len(trace)} jobs, less than 'episode_jobs' "
+            f"({config.episode_jobs}); use a longer trace or shorter episodes"
+        )
+    if not trace.nodes:
+        raise ConfigurationError(f"trace '{trace.name}' names no cluster; give its 'nodes'")
+    never = np.flatnonzero(unplaceable(trace.requests, trace.nodes))
+    if len(never) > 0:
+        job = trace.requests[never[0]]
+        raise ConfigurationError(
+            f"trace '{trace.name}': job {job['source_id']} ({job['workers']} workers, field "
+            f"'workers') can never fit into its cluster, nor can {len(never) - 1} others; drop "
+            f"them or enlarge 'nodes'"
+        )
+
+
+def _make_source(
+    trace: Trace,
+    config: EnvConfig,
+    starts: NDArray[np.int64],
+    incidents: NDArray[np.void],
+) -> kernels.Source:
+    if len(starts) == 0:
+        raise ConfigurationError("environment: no windows to play; 'starts' is empty")
+    if starts.min() < 0 or starts.max() + config.episode_jobs > len(trace):
+        raise ConfigurationError(
+            f"environment: windows of {config.episode_jobs} jobs reach beyond the {len(trace)} "
+            f"jobs of trace '{trace.name}'; shorten the episodes or move the windows"
+        )
+    settings = np.zeros(1, kernels.SETTINGS_DTYPE)
+    settings["length"] = config.episode_jobs
+    settings["encoding"] = config.encoding
+    settings["form"] = kernels.RewardForm[config.reward.form.upper()]
+    settings["scaled"] = config.reward.reference is not None
+    settings["sampling"] = config.sampling
+    fields = ("user", "group", "application")
+    largest = [trace.requests["requested_ms"].max() / 1000.0]
+    largest += [max(float(trace.requests[name].max()), 1.0) for name in fields]
+    return kernels.Source(
+        settings=settings,
+        trace=trace.requests,
+        nodes=node_records(trace.nodes),
+        incidents=incidents,
+        starts=np.ascontiguousarray(starts, np.int64),
+        reference=np.full(len(starts), np.nan),
+        reference_rule=config.reward.reference_rule.to_record(),
+        weights=config.reward.weights,
+        generators=np.array(config.placements, np.int32),
+        maxima=np.array(largest, np.float64),
+    )
+
+
+def _configure(state: ClusterState, config: EnvConfig) -> None:
+    rows = state.rows
+    rows["commitment"] = config.commitment
+    rows["backfill"] = config.backfill
+    rows["queue_window"] = config.window
+    rows["window_order"] = config.window_order
+    rows["candidates"] = len(config.placements)
+    rows["victims"] = config.victims
+    rows["preemption_limit"] = config.preemption_limit
+    rows["min_run_ms"] = round(config.min_run_seconds * 1000)
+    rows["information"] = config.information
+    rows["skip_forced"] = config.skip_forced
+    rows["step_limit"] = config.step_limit
+
+
+def _make_buffers(shape: ClusterShape, config: EnvConfig) -> kernels.Buffers:
+    E, Q, V = shape.envs, config.window, max(config.victims, 1)
+    schema = config.schema
+    pairs = Q * len(config.placements) if schema.candidates else 1
+    return kernels.Buffers(
+        queue=np.zeros((E, Q, len(schema.queue)), np.float32),
+        globals=np.zeros((E, len(GLOBAL_NAMES)), np.float32),
+        candidates=np.zeros((E, pairs, len(CANDIDATE_NAMES)), np.float32),
+        victims=np.zeros((E, V, len(VICTIM_NAMES)), np.float32),
+        mask=np.zeros((E, schema.actions.size), np.int8),
+        reward=np.zeros(E),
+        terminated=np.zeros(E, np.bool_),
+        truncated=np.zeros(E, np.bool_),
+        reason=np.zeros(E, np.int32),
+        shown=np.zeros((E, 2), np.int32),
+        window=np.full((E, Q), NO_JOB, np.int32),
+        victim_jobs=np.full((E, V), NO_JOB, np.int32),
+        static=np.zeros((E, shape.jobs, STATIC_WIDTH), np.float32),
+        metrics=np.zeros((E, len(Metric))),
+        scale=np.ones(E),
+        episode=np.zeros(E, np.int64),
+        start_index=np.zeros(E, np.int64),
+        steps=np.zeros(E, np.int64),
+    )
+
+
+def _make_bench(shape: ClusterShape, config: EnvConfig) -> kernels.Bench:
+    return kernels.Bench(
+        nodes=np.zeros((len(config.placements) + 1) * shape.workers, np.int32),
+        jobs=np.zeros(shape.jobs, np.int32),
+        releases=np.zeros(shape.jobs + 1, np.float32),
+        table=np.zeros(BUCKETS + 1, np.int32),
+        columns=np.zeros((SCRATCH_ROWS, config.window), np.float32),
+        scores=np.zeros(config.window),
+        metrics=np.zeros(len(Metric)),
+    )

@@ -1,0 +1,57 @@
+"""What environments are made from: a trace, the part of it to play, and overrides of a config."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from envs.config import EnvConfig
+from envs.session import Session
+from envs.workloads import Trace, WindowSplit, gpu_cluster, lublin_feitelson
+
+__all__ = ["default_trace", "make_session", "part_starts"]
+
+_DEFAULT_JOBS = 20_000
+_DEFAULT_SEED = 1
+_MOST_WINDOWS = 4096
+
+
+def default_trace(config: EnvConfig) -> Trace:
+    """The embedded workload: Lublin-Feitelson for job ordering, a GPU cluster otherwise."""
+    if config.commitment:
+        return lublin_feitelson(_DEFAULT_JOBS, _DEFAULT_SEED)
+    return gpu_cluster(_DEFAULT_JOBS, _DEFAULT_SEED)
+
+
+def part_starts(trace: Trace, config: EnvConfig, part: str, seed: int = 0) -> NDArray[np.int64]:
+    """Windows of a part of a trace: ``train``, ``validation``, ``test`` or ``all``."""
+    if part == "all":
+        split = WindowSplit(len(trace), train=1.0, validation=0.0, test=0.0)
+        part = "train"
+    else:
+        split = WindowSplit(len(trace))
+    possible = len(split.admissible(part, config.episode_jobs))  # type: ignore[arg-type]
+    count = min(possible, _MOST_WINDOWS)
+    return split.starts(part, count, config.episode_jobs, seed)  # type: ignore[arg-type]
+
+
+def make_session(
+    base: EnvConfig,
+    envs: int,
+    trace: Trace | None,
+    part: str,
+    starts: NDArray[np.int64] | None,
+    incidents: NDArray[np.void] | None,
+    overrides: Mapping[str, Any],
+) -> Session:
+    """Make the session of an environment; see ``SchedulingEnv`` for the arguments."""
+    config = replace(base, **overrides)
+    if trace is None:
+        trace = default_trace(config)
+    if starts is None:
+        starts = part_starts(trace, config, part)
+    return Session(trace, config, envs, starts, incidents)

@@ -1,0 +1,38 @@
+"""Gymnasium spaces of a feature schema."""
+
+from __future__ import annotations
+
+import numpy as np
+from gymnasium import spaces
+
+from envs.config import EnvConfig
+
+__all__ = ["action_space", "observation_space"]
+
+
+def _box(*shape: int) -> spaces.Box:
+    return spaces.Box(-np.inf, np.inf, shape, np.float32)
+
+
+def observation_space(config: EnvConfig) -> spaces.Dict:
+    """Sets of fixed capacity, padded with zeros, and the mask of legal actions.
+
+    ``queue`` [Q, F], ``global`` [G], ``action_mask`` [A]; with chosen placements also
+    ``candidates`` [Q * K, C], with preemption ``victims`` [V, F_v].
+    """
+    schema, layout = config.schema, config.schema.actions
+    parts: dict[str, spaces.Space[np.ndarray]] = {
+        "queue": _box(layout.window, len(schema.queue)),
+        "global": _box(len(schema.globals)),
+        "action_mask": spaces.MultiBinary(layout.size),
+    }
+    if schema.candidates:
+        parts["candidates"] = _box(layout.window * layout.candidates, len(schema.candidates))
+    if schema.victims:
+        parts["victims"] = _box(layout.victims, len(schema.victims))
+    return spaces.Dict(parts)
+
+
+def action_space(config: EnvConfig) -> spaces.Discrete:
+    """One flat ``Discrete``; see ``ActionLayout``."""
+    return spaces.Discrete(config.schema.actions.size)

@@ -1,0 +1,175 @@
+"""The sets that Cluster environments see beside the queue: placement candidates and victims."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from orchestrator.kernels.codes import NO_JOB, Reason
+from orchestrator.kernels.decisions import placement_reason, preemption_reason
+from orchestrator.kernels.fastlog import fast_log
+from orchestrator.kernels.feasibility import fits
+from orchestrator.kernels.jit import kernel, small_kernel
+from orchestrator.kernels.placement import place_gang
+from orchestrator.kernels.tables import job, node, queue, request, running
+from orchestrator.kernels.transition.jobs import progress_now, saved_progress
+from orchestrator.kernels.transition.whatif import lift_gang, restore_gang
+
+__all__ = [
+    "CANDIDATE_NAMES",
+    "VICTIM_NAMES",
+    "encode_candidates",
+    "encode_victims",
+    "select_victims",
+]
+
+CANDIDATE_NAMES = (
+    "feasible",
+    "spread",  # nodes touched / workers
+    "crosses_racks",  # 0 one node, .5 one rack, 1 several racks
+    "room_left",  # free share of the touched nodes after the placement
+    "failures",  # .5 ln(1 + failures of its worst node)
+    "duplicate",  # the same nodes as an earlier candidate of this job
+)
+
+VICTIM_NAMES = (
+    "log_remaining",  # .1 ln(1 + estimated work left, s)
+    "log_elapsed",  # .1 ln(1 + time since its start, s)
+    "log_unsaved",  # .1 ln(1 + work since its last checkpoint, s)
+    "demand_share",
+    "log_preemptions",
+    "priority",
+    "log_checkpoint_cost",
+    "helps",  # without it the first waiting job would fit
+)
+
+_F = np.float32
+
+
+@small_kernel
+def _log_seconds(ms):
+    return _F(0.1) * fast_log(_F(1.0 + max(ms, 0) / 1000.0))
+
+
+@kernel
+def _describe_candidate(row, j, nodes, out):
+    """Features 0..4 of a complete placement."""
+    workers = request(row, j).workers
+    touched, failures = 1, node(row, nodes[0]).failures
+    one_rack = True
+    free, capacity = np.int64(0), np.int64(0)
+    for w in range(workers):
+        n = nodes[w]
+        failures = max(failures, node(row, n).failures)
+        one_rack = one_rack and node(row, n).rack == node(row, nodes[0]).rack
+        if w > 0 and n == nodes[w - 1]:
+            continue
+        touched += 1 if w > 0 else 0
+        free += node(row, n).gpu_free_milli if row.unit != 0 else node(row, n).cpu_free_milli
+        capacity += (
+            np.int64(node(row, n).gpus) * 1000
+            if row.unit != 0
+            else np.int64(node(row, n).cpu_cap_milli)
+        )
+    out[0] = _F(1.0)
+    out[1] = _F(touched / workers)
+    out[2] = _F(0.0 if touched == 1 else (0.5 if one_rack else 1.0))
+    out[3] = _F((free - job(row, j).units) / max(capacity, 1))
+    out[4] = _F(0.5) * fast_log(_F(1.0 + failures))
+
+
+@kernel
+def encode_candidates(row, window, count, generators, nodes, mask, out):
+    """Describe the K candidate placements of each job of the window, and which are legal.
+
+    Parameters
+    ----------
+    row : ROW_DTYPE record
+    window : int32 [Q]
+        Jobs.
+    count : int
+        Jobs in it.
+    generators : int32 [K]
+        ``Placement`` of each candidate.
+    nodes : int32 [(K + 1) * workers]
+        Scratch.
+    mask : int8 [>= Q * K]
+        Set for the first ``count * K`` entries.
+    out : float32 [Q * K, len(CANDIDATE_NAMES)]
+        The first ``count * K`` rows are filled.
+
+    Returns
+    -------
+    int
+        Legal placements.
+    """
+    K = generators.shape[0]
+    W = row.max_workers
+    legal = 0
+    for i in range(count):
+        j = window[i]
+        workers = request(row, j).workers
+        possible = placement_reason(row, j) == Reason.OK
+        for k in range(K):
+            a = i * K + k
+            mask[a] = 0
+            out[a, :] = _F(0.0)
+            mine = nodes[k * W : (k + 1) * W]
+            if not possible or not place_gang(row, j, np.int64(generators[k]), mine):
+                continue
+            mask[a] = 1
+            legal += 1
+            _describe_candidate(row, j, mine, out[a])
+            for other in range(k):
+                same = mask[i * K + other] != 0
+                for w in range(workers):
+                    same = same and nodes[other * W + w] == mine[w]
+                if same:
+                    out[a, 5] = _F(1.0)
+                    break
+    return legal
+
+
+@kernel
+def select_victims(row, victims):
+    """Fill ``victims`` [V] with preemptible running jobs, latest expected end first.
+
+    Returns
+    -------
+    int
+        How many there are; the rest is NO_JOB.
+    """
+    count = 0
+    k = row.running_len - 1
+    while k >= 0 and count < victims.shape[0] and row.queue_len > 0:
+        j = running(row, k).job
+        if preemption_reason(row, j) == Reason.OK:
+            victims[count] = np.int32(j)
+            count += 1
+        k -= 1
+    for i in range(count, victims.shape[0]):
+        victims[i] = np.int32(NO_JOB)
+    return count
+
+
+@kernel
+def encode_victims(row, victims, count, out):
+    """Describe the jobs that may be preempted, float32 [V, len(VICTIM_NAMES)]."""
+    first = queue(row, 0).job if row.queue_len > 0 else NO_JOB
+    waits = first >= 0 and not fits(row, first)
+    for i in range(count):
+        j = victims[i]
+        ask = request(row, j)
+        progress = progress_now(row, j)
+        out[i, 0] = _log_seconds(ask.requested_ms - progress)
+        out[i, 1] = _log_seconds(row.now_ms - job(row, j).start_ms)
+        out[i, 2] = _log_seconds(progress - saved_progress(row, j))
+        out[i, 3] = _F(job(row, j).units / max(row.nominal_units, 1))
+        out[i, 4] = _F(0.5) * fast_log(_F(1.0 + job(row, j).preemptions))
+        out[i, 5] = _F(1.0 - ask.priority / 3.0)
+        out[i, 6] = _log_seconds(ask.checkpoint_ms + ask.restart_ms)
+        helps = False
+        if waits:
+            lift_gang(row, j)
+            helps = fits(row, first)
+            restore_gang(row, j)
+        out[i, 7] = _F(1.0) if helps else _F(0.0)

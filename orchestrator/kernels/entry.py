@@ -1,0 +1,217 @@
+"""Entry points for Python callers: each takes ``(rows, e, ...)`` and works on row ``rows[e]``.
+
+Kernels take a single row. Indexing a structured array in Python makes a copy-like object of
+another type on every call; here the row is taken inside the compiled code instead.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from orchestrator.kernels.advance import advance as _advance
+from orchestrator.kernels.commit import commit as _commit
+from orchestrator.kernels.feasibility import can_ever_fit as _can_ever_fit
+from orchestrator.kernels.feasibility import fits as _fits
+from orchestrator.kernels.jit import kernel
+from orchestrator.kernels.rules import replay as _replay
+from orchestrator.kernels.rules import rule_action as _rule_action
+from orchestrator.kernels.transition.apply import apply_event as _apply_event
+from orchestrator.kernels.transition.decide import open_point as _open_point
+from orchestrator.kernels.transition.episode import begin_episode as _begin_episode
+from orchestrator.kernels.transition.episode import copy_row as _copy_row
+from orchestrator.kernels.transition.timeline import advance_clock as _advance_clock
+
+__all__ = [
+    "advance",
+    "apply_event",
+    "begin_episode",
+    "can_ever_fit",
+    "commit",
+    "copy_row",
+    "fits",
+    "open_point",
+    "replay",
+    "rule_action",
+]
+
+Rows = NDArray[np.void]
+Nodes = NDArray[np.int32]
+
+
+@kernel
+def begin_episode(
+    rows: Rows, e: int, seed: int, nodes: NDArray[np.void], requests: NDArray[np.void]
+) -> None:
+    """Start row ``e`` afresh.
+
+    Parameters
+    ----------
+    rows : ROW_DTYPE [envs]
+    e : int
+        Row; its config is kept.
+    seed : int
+        Seed of the row's random streams, not negative.
+    nodes : NODE_DTYPE [n]
+        Machines.
+    requests : REQUEST_DTYPE [jobs]
+        Jobs in submit order.
+    """
+    _begin_episode(rows[e], np.uint64(seed), nodes, requests)
+
+
+@kernel
+def advance(rows: Rows, e: int, nodes: Nodes) -> int:
+    """Advance row ``e`` to its next decision point, or to its end: a ``Status``.
+
+    Parameters
+    ----------
+    rows : ROW_DTYPE [envs]
+    e : int
+        Row.
+    nodes : int32 [>= workers]
+        Scratch.
+    """
+    return int(np.int64(_advance(rows[e], nodes)))
+
+
+@kernel
+def commit(rows: Rows, e: int, kind: int, job: int, generator: int, nodes: Nodes) -> int:
+    """Carry out one action of row ``e``: a ``Reason``, ``OK`` if it was carried out.
+
+    Parameters
+    ----------
+    rows : ROW_DTYPE [envs]
+    e : int
+        Row.
+    kind : int
+        An ``ActionKind``.
+    job : int
+        The job to place or preempt; ignored when waiting.
+    generator : int
+        For a placement, the ``Placement`` generator of the chosen candidate.
+    nodes : int32 [>= workers]
+        Scratch.
+    """
+    return int(_commit(rows[e], np.int64(kind), np.int64(job), np.int64(generator), nodes))
+
+
+@kernel
+def replay(
+    rows: Rows, e: int, rules: NDArray[np.void], nodes: Nodes, scratch: NDArray[np.int32]
+) -> int:
+    """Run row ``e``, just begun, to its end under a rule; the number of decisions taken.
+
+    Parameters
+    ----------
+    rows : ROW_DTYPE [envs]
+    e : int
+        Row.
+    rules : RULE_DTYPE [1]
+        The rule.
+    nodes : int32 [>= workers]
+        Scratch.
+    scratch : int32 [>= jobs]
+        Scratch.
+    """
+    return int(_replay(rows[e], rules[0], nodes, scratch))
+
+
+@kernel
+def rule_action(
+    rows: Rows, e: int, rules: NDArray[np.void], scratch: NDArray[np.int32]
+) -> tuple[int, int]:
+    """What a rule does at the decision point at which row ``e`` stands: (``ActionKind``, job).
+
+    Parameters
+    ----------
+    rows : ROW_DTYPE [envs]
+    e : int
+        Row.
+    rules : RULE_DTYPE [1]
+        The rule.
+    scratch : int32 [>= jobs]
+        Scratch.
+    """
+    return _rule_action(rows[e], rules[0], scratch)
+
+
+@kernel
+def copy_row(source_rows: Rows, i: int, target_rows: Rows, k: int) -> None:
+    """Copy row ``i`` of ``source_rows`` onto row ``k`` of ``target_rows``, tables included.
+
+    The target keeps its own tables, which must be as large as the source's.
+
+    Parameters
+    ----------
+    source_rows, target_rows : ROW_DTYPE [envs]
+    i, k : int
+        Rows.
+    """
+    _copy_row(source_rows[i], target_rows[k])
+
+
+@kernel
+def apply_event(rows: Rows, e: int, time_ms: int, kind: int, subject: int) -> None:
+    """Move the clock of row ``e`` to ``time_ms`` (never backwards) and apply an event there.
+
+    The event comes from outside: nothing is taken off the row's own event queue, except what the
+    event itself cancels.
+
+    Parameters
+    ----------
+    rows : ROW_DTYPE [envs]
+    e : int
+        Row.
+    time_ms : int
+        When it happened.
+    kind : int
+        An ``EventKind``.
+    subject : int
+        Index of the job or node that it happens to.
+    """
+    _advance_clock(rows[e], np.int64(time_ms))
+    _apply_event(rows[e], np.int64(kind), np.int64(subject))
+
+
+@kernel
+def open_point(rows: Rows, e: int) -> None:
+    """Say that something happened in row ``e``: there may be something to decide.
+
+    Parameters
+    ----------
+    rows : ROW_DTYPE [envs]
+    e : int
+        Row.
+    """
+    _open_point(rows[e])
+
+
+@kernel
+def fits(rows: Rows, e: int, job: int) -> bool:
+    """Whether the whole gang of a job of row ``e`` could start now.
+
+    Parameters
+    ----------
+    rows : ROW_DTYPE [envs]
+    e : int
+        Row.
+    job : int
+        Job.
+    """
+    return bool(_fits(rows[e], np.int64(job)))
+
+
+@kernel
+def can_ever_fit(rows: Rows, e: int, job: int) -> bool:
+    """Whether the whole gang of a job of row ``e`` would fit into its cluster if it were empty.
+
+    Parameters
+    ----------
+    rows : ROW_DTYPE [envs]
+    e : int
+        Row.
+    job : int
+        Job.
+    """
+    return bool(_can_ever_fit(rows[e], np.int64(job)))

@@ -1,0 +1,374 @@
+"""Episodes of many rows: reset, step and encode into buffers that the caller owns.
+
+This is the training shell's whole inner loop: decode an action, commit it, advance to the next
+decision, accumulate the reward, encode. One call serves any range of rows.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from orchestrator.kernels.advance import advance
+from orchestrator.kernels.candidates import (
+    encode_candidates,
+    encode_victims,
+    select_victims,
+)
+from orchestrator.kernels.codes import (
+    NO_JOB,
+    ActionKind,
+    Placement,
+    Reason,
+    RuleKey,
+    Status,
+    Stream,
+)
+from orchestrator.kernels.commit import commit
+from orchestrator.kernels.decisions import can_wait
+from orchestrator.kernels.features import Encoding, encode_global, encode_queue, fill_static
+from orchestrator.kernels.jit import kernel, small_kernel
+from orchestrator.kernels.metrics import read_metrics
+from orchestrator.kernels.ordering import job_score
+from orchestrator.kernels.randomness import random_below, random_bits
+from orchestrator.kernels.rules import replay
+from orchestrator.kernels.tables import queue
+from orchestrator.kernels.transition.episode import begin_episode, load_incidents
+
+__all__ = [
+    "SETTINGS_DTYPE",
+    "Bench",
+    "Buffers",
+    "RewardForm",
+    "Sampling",
+    "Source",
+    "reset_rows",
+    "step_rows",
+]
+
+
+class Sampling(IntEnum):
+    """How a row picks the window of its next episode."""
+
+    RANDOM = 0
+    SEQUENTIAL = 1
+    """Row e plays windows e, e + E, e + 2E, ... in turn."""
+
+
+class RewardForm(IntEnum):
+    """When rewards are paid; the sum over an episode is the same."""
+
+    DENSE = 0
+    TERMINAL = 1
+
+
+SETTINGS_DTYPE = np.dtype(
+    [
+        ("length", "i4"),  # jobs of an episode
+        ("encoding", "u1"),  # features.Encoding
+        ("form", "u1"),  # RewardForm
+        ("scaled", "u1"),  # divide by the reference rule's cost on the same window
+        ("sampling", "u1"),  # Sampling
+    ],
+    align=True,
+)
+
+
+class Source(NamedTuple):
+    """Where episodes come from, and what they are worth; T trace jobs, M windows, K candidates."""
+
+    settings: NDArray[np.void]  # [1] SETTINGS_DTYPE
+    trace: NDArray[np.void]  # [T] REQUEST_DTYPE
+    nodes: NDArray[np.void]  # [N] NODE_DTYPE
+    incidents: NDArray[np.void]  # [I] INCIDENT_DTYPE, times relative to the episode's start
+    starts: NDArray[np.int64]  # [M] first job of each window
+    reference: NDArray[np.float64]  # [M] the reference rule's cost; NaN: not computed yet
+    reference_rule: NDArray[np.void]  # [1] RULE_DTYPE
+    weights: NDArray[np.float64]  # [len(Metric)] cost of one unit of each metric
+    generators: NDArray[np.int32]  # [K] Placement of each candidate
+    maxima: NDArray[np.float64]  # [4] for the published encoding
+
+
+class Buffers(NamedTuple):
+    """What a step writes; E rows, Q window, V victims, A actions."""
+
+    queue: NDArray[np.float32]  # [E, Q, F]
+    globals: NDArray[np.float32]  # [E, G]
+    candidates: NDArray[np.float32]  # [E, Q * K, C]
+    victims: NDArray[np.float32]  # [E, max(V, 1), F_v]
+    mask: NDArray[np.int8]  # [E, A]
+    reward: NDArray[np.float64]  # [E]
+    terminated: NDArray[np.bool_]  # [E]
+    truncated: NDArray[np.bool_]  # [E]
+    reason: NDArray[np.int32]  # [E] Reason of the last action
+    # --- the session's own memory ---
+    shown: NDArray[np.int32]  # [E, 2] jobs and victims shown by the last encoding
+    window: NDArray[np.int32]  # [E, Q] the jobs shown
+    victim_jobs: NDArray[np.int32]  # [E, max(V, 1)]
+    static: NDArray[np.float32]  # [E, J, STATIC_WIDTH]
+    metrics: NDArray[np.float64]  # [E, len(Metric)] at the last step
+    scale: NDArray[np.float64]  # [E] reward scale of the episode
+    episode: NDArray[np.int64]  # [E] episodes begun
+    start_index: NDArray[np.int64]  # [E] window being played
+    steps: NDArray[np.int64]  # [E] steps of this episode
+
+
+class Bench(NamedTuple):
+    """Scratch of one thread; W workers, J jobs."""
+
+    nodes: NDArray[np.int32]  # [(K + 1) * W]
+    jobs: NDArray[np.int32]  # [J]
+    releases: NDArray[np.float32]  # [J + 1]
+    table: NDArray[np.int32]  # [BUCKETS + 1]
+    columns: NDArray[np.float32]  # [SCRATCH_ROWS, Q]
+    scores: NDArray[np.float64]  # [Q]
+    metrics: NDArray[np.float64]  # [len(Metric)]
+
+
+@kernel
+def _select_window(row, window, scores):
+    """Fill the window with the queue's first jobs under the window order; return their number."""
+    size = window.shape[0]
+    if row.window_order == RuleKey.FCFS:
+        count = min(row.queue_len, size)
+        for i in range(count):
+            window[i] = queue(row, i).job
+        return count
+    count = 0
+    for q in range(row.queue_len):
+        j = queue(row, q).job
+        score = job_score(row, j, row.window_order)
+        if count == size and score >= scores[size - 1]:
+            continue
+        k = count if count < size else size - 1
+        while k > 0 and scores[k - 1] > score:
+            scores[k] = scores[k - 1]
+            window[k] = window[k - 1]
+            k -= 1
+        scores[k] = score
+        window[k] = j
+        count = min(count + 1, size)
+    return count
+
+
+@kernel
+def _encode(row, e, source, buffers, bench):
+    """Describe the decision point at which a row stands."""
+    Q, V = buffers.queue.shape[1], row.victims
+    K = source.generators.shape[0]
+    count = 0
+    victims = 0
+    if row.done == 0:
+        count = _select_window(row, buffers.window[e], bench.scores)
+    encoding = source.settings[0].encoding
+    encode_queue(
+        row,
+        np.int64(encoding),
+        buffers.window[e],
+        count,
+        buffers.static[e],
+        bench.releases,
+        bench.table,
+        bench.columns,
+        buffers.queue[e],
+    )
+    encode_global(row, buffers.globals[e])
+    before = buffers.shown[e, 0]
+    for i in range(count, before):
+        buffers.window[e, i] = NO_JOB
+        buffers.queue[e, i, :] = np.float32(0.0)
+    if row.commitment != 0:
+        buffers.mask[e, :count] = np.int8(1)
+        buffers.mask[e, count:before] = np.int8(0)
+    else:
+        encode_candidates(
+            row,
+            buffers.window[e],
+            count,
+            source.generators,
+            bench.nodes,
+            buffers.mask[e],
+            buffers.candidates[e],
+        )
+        for a in range(count * K, before * K):
+            buffers.mask[e, a] = np.int8(0)
+            buffers.candidates[e, a, :] = np.float32(0.0)
+        if V > 0:
+            victims = select_victims(row, buffers.victim_jobs[e]) if row.done == 0 else 0
+            encode_victims(row, buffers.victim_jobs[e], victims, buffers.victims[e])
+            for v in range(victims, buffers.shown[e, 1]):
+                buffers.victims[e, v, :] = np.float32(0.0)
+            for v in range(V):
+                buffers.mask[e, Q * K + v] = np.int8(v < victims)
+        buffers.mask[e, Q * K + V] = np.int8(row.done == 0 and can_wait(row))
+    buffers.shown[e, 0] = count
+    buffers.shown[e, 1] = victims
+
+
+@small_kernel
+def _decode(row, e, action, source, buffers):
+    """(kind, job, generator) of a flat action; an action without an object has job NO_JOB."""
+    Q, K, V = buffers.queue.shape[1], source.generators.shape[0], row.victims
+    kind, j = np.int64(-1), np.int64(NO_JOB)
+    generator = np.int64(Placement.FIRST_FIT)
+    if 0 <= action < Q * K:
+        kind = np.int64(ActionKind.PLACE)
+        if action // K < buffers.shown[e, 0]:
+            j = np.int64(buffers.window[e, action // K])
+        generator = np.int64(source.generators[action % K])
+    elif Q * K <= action < Q * K + V:
+        kind = np.int64(ActionKind.PREEMPT)
+        if action - Q * K < buffers.shown[e, 1]:
+            j = np.int64(buffers.victim_jobs[e, action - Q * K])
+    elif action == Q * K + V and row.commitment == 0:
+        kind = np.int64(ActionKind.WAIT)
+    return kind, j, generator
+
+
+@small_kernel
+def _advance_to_choice(row, bench):
+    """Advance to a decision point that leaves a choice (with ``skip_forced``), or to the end."""
+    status = advance(row, bench.nodes)
+    while (
+        status == Status.DECISION
+        and row.skip_forced != 0
+        and row.commitment != 0
+        and row.queue_len == 1
+    ):
+        commit(
+            row,
+            np.int64(ActionKind.PLACE),
+            np.int64(queue(row, 0).job),
+            np.int64(Placement.FIRST_FIT),
+            bench.nodes,
+        )
+        status = advance(row, bench.nodes)
+
+
+@small_kernel
+def _cost(metrics, weights):
+    total = 0.0
+    for m in range(weights.shape[0]):
+        total += weights[m] * metrics[m]
+    return total
+
+
+@small_kernel
+def _begin(row, seed, source, index):
+    start = source.starts[index]
+    requests = source.trace[start : start + source.settings[0].length]
+    begin_episode(row, seed, source.nodes, requests)
+    load_incidents(row, source.incidents)
+
+
+@kernel
+def _reference_cost(row, seed, source, index, bench):
+    """Cost of the reference rule on a window, computed once."""
+    if np.isnan(source.reference[index]):
+        _begin(row, seed, source, index)
+        replay(row, source.reference_rule[0], bench.nodes, bench.jobs)
+        read_metrics(row, bench.metrics)
+        source.reference[index] = _cost(bench.metrics, source.weights)
+    return source.reference[index]
+
+
+@kernel
+def _reset_row(row, e, seed, index, source, buffers, bench):
+    """Begin an episode of row ``e`` on window ``index`` and advance to its first decision."""
+    settings = source.settings[0]
+    buffers.scale[e] = 1.0
+    if settings.scaled != 0:
+        # The windows' lengths are equal, so adding it keeps a calm window from weighing most.
+        cost = abs(_reference_cost(row, seed, source, index, bench))
+        buffers.scale[e] = 1.0 / (cost + settings.length)
+    _begin(row, seed, source, index)
+    fill_static(row, np.int64(settings.encoding), source.maxima, buffers.static[e])
+    buffers.start_index[e] = index
+    buffers.episode[e] += 1
+    buffers.steps[e] = 0
+    buffers.reward[e] = 0.0
+    buffers.terminated[e] = False
+    buffers.truncated[e] = False
+    buffers.reason[e] = np.int32(Reason.OK)
+    read_metrics(row, buffers.metrics[e])
+    _advance_to_choice(row, bench)
+    if row.done != 0:
+        buffers.terminated[e] = True
+    _encode(row, e, source, buffers, bench)
+
+
+@kernel
+def reset_rows(rows, which, seeds, indices, source, buffers, bench):
+    """Reset the rows with ``which[e]``.
+
+    Parameters
+    ----------
+    rows : ROW_DTYPE [E]
+    which : bool [E]
+    seeds : uint64 [E]
+        Each row's seed; an episode's random streams follow from it and the episode's number.
+    indices : int64 [E]
+        Window to play, or -1 to pick one by the settings' sampling.
+    source, buffers, bench
+    """
+    count = source.starts.shape[0]
+    for e in range(rows.shape[0]):
+        if not which[e]:
+            continue
+        index = indices[e]
+        if index < 0:
+            if source.settings[0].sampling == Sampling.SEQUENTIAL:
+                index = (e + buffers.episode[e] * rows.shape[0]) % count
+            else:
+                index = random_below(seeds[e], Stream.WORKLOAD, buffers.episode[e], count)
+        seed = random_bits(seeds[e], 0, buffers.episode[e])
+        _reset_row(rows[e], e, seed, index, source, buffers, bench)
+
+
+@small_kernel
+def _pay(row, e, source, buffers, bench):
+    """Reward of a step: minus the cost that its metrics' growth adds up to, scaled."""
+    if source.settings[0].form == RewardForm.TERMINAL and row.done == 0:
+        buffers.reward[e] = 0.0
+        return
+    read_metrics(row, bench.metrics)
+    cost = 0.0
+    for m in range(source.weights.shape[0]):
+        cost += source.weights[m] * (bench.metrics[m] - buffers.metrics[e, m])
+        buffers.metrics[e, m] = bench.metrics[m]
+    buffers.reward[e] = -cost * buffers.scale[e]
+
+
+@kernel
+def step_rows(rows, begin, end, actions, source, buffers, bench):
+    """Step rows ``begin`` to ``end``.
+
+    An illegal action changes nothing but the row's count of them; ``buffers.reason`` says why.
+    A row that is done stays as it is, with reward 0.
+
+    Parameters
+    ----------
+    rows : ROW_DTYPE [E]
+    begin, end : int
+    actions : int64 [E]
+    source, buffers, bench
+    """
+    for e in range(begin, end):
+        row = rows[e]
+        buffers.reward[e] = 0.0
+        if row.done != 0:
+            continue
+        buffers.steps[e] += 1
+        kind, j, generator = _decode(row, e, actions[e], source, buffers)
+        reason = commit(row, kind, j, generator, bench.nodes)
+        buffers.reason[e] = np.int32(reason)
+        if reason == Reason.OK:
+            _advance_to_choice(row, bench)
+            _pay(row, e, source, buffers, bench)
+            _encode(row, e, source, buffers, bench)
+        buffers.terminated[e] = row.done != 0
+        limit = row.step_limit
+        buffers.truncated[e] = row.done == 0 and limit > 0 and buffers.steps[e] >= limit

@@ -1,0 +1,132 @@
+"""The layout of actions and features, as values that encoders, networks and bundles share."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+
+from orchestrator.kernels.candidates import CANDIDATE_NAMES, VICTIM_NAMES
+from orchestrator.kernels.features import (
+    CLUSTER_EXTRA,
+    DEFAULT_NAMES,
+    GLOBAL_NAMES,
+    PUBLISHED_NAMES,
+    Encoding,
+)
+
+__all__ = ["ActionLayout", "FeatureSchema", "Head"]
+
+_QUEUE_NAMES: dict[Encoding, tuple[str, ...]] = {
+    Encoding.PUBLISHED: PUBLISHED_NAMES,
+    Encoding.DEFAULT: DEFAULT_NAMES,
+    Encoding.CLUSTER: DEFAULT_NAMES + CLUSTER_EXTRA,
+}
+
+
+@dataclass(frozen=True)
+class Head:
+    """A group of actions of one kind: ``size`` actions from ``offset`` on."""
+
+    name: str
+    offset: int
+    size: int
+
+
+@dataclass(frozen=True)
+class ActionLayout:
+    """The flat action space: place (Q x K), preempt (V), wait (0 or 1).
+
+    Parameters
+    ----------
+    window : int
+        Queued jobs that a policy sees, Q.
+    candidates : int
+        Placements per job, K.
+    victims : int
+        Running jobs that may be preempted, V.
+    can_wait : bool
+        Whether *wait* exists; under commitment semantics it does not.
+    """
+
+    window: int
+    candidates: int = 1
+    victims: int = 0
+    can_wait: bool = False
+
+    @property
+    def heads(self) -> tuple[Head, ...]:
+        """The heads in the order of their offsets."""
+        place = self.window * self.candidates
+        return (
+            Head("place", 0, place),
+            Head("preempt", place, self.victims),
+            Head("wait", place + self.victims, int(self.can_wait)),
+        )
+
+    @property
+    def size(self) -> int:
+        """Number of actions."""
+        return self.window * self.candidates + self.victims + int(self.can_wait)
+
+    def describe(self, action: int) -> str:
+        """An action in words, for logs and renderings."""
+        for head in self.heads:
+            if head.offset <= action < head.offset + head.size:
+                index = action - head.offset
+                if head.name == "place":
+                    return f"place job {index // self.candidates} of the window by candidate \
+{index % self.candidates}"
+                return f"{head.name} {index}" if head.size > 1 else head.name
+        return f"no such action: {action}"
+
+
+@dataclass(frozen=True)
+class FeatureSchema:
+    """What a policy sees: sets of named features, and the actions it answers with.
+
+    Two policies with equal :attr:`digest` are interchangeable as far as inputs and outputs go.
+    """
+
+    encoding: Encoding
+    actions: ActionLayout
+
+    @property
+    def queue(self) -> tuple[str, ...]:
+        """Features of a queued job."""
+        return _QUEUE_NAMES[self.encoding]
+
+    @property
+    def globals(self) -> tuple[str, ...]:
+        """Features of the cluster as a whole."""
+        return GLOBAL_NAMES
+
+    @property
+    def candidates(self) -> tuple[str, ...]:
+        """Features of a candidate placement; none where placements are not chosen."""
+        return CANDIDATE_NAMES if self.actions.can_wait else ()
+
+    @property
+    def victims(self) -> tuple[str, ...]:
+        """Features of a running job that may be preempted."""
+        return VICTIM_NAMES if self.actions.victims > 0 else ()
+
+    def as_dict(self) -> dict[str, object]:
+        """Plain data, for manifests; window sizes are left out where weights do not depend on them.
+
+        A permutation-equivariant policy serves any window, so the digest covers names, not sizes.
+        """
+        return {
+            "encoding": self.encoding.name.lower(),
+            "queue": list(self.queue),
+            "global": list(self.globals),
+            "candidates": list(self.candidates),
+            "victims": list(self.victims),
+            "heads": [head.name for head in self.actions.heads if head.size > 0],
+        }
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the schema, hexadecimal."""
+        text = json.dumps(self.as_dict(), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,41 @@
+"""Shared fixtures, and how many random cases property tests drive."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+_ROOT = Path(__file__).resolve().parents[1]
+
+# Compiling a kernel can take longer than any deadline; a failure must show again on the next run.
+_SLOW_IS_FINE = [HealthCheck.too_slow, HealthCheck.data_too_large]
+settings.register_profile(
+    "default", max_examples=50, derandomize=True, deadline=None, suppress_health_check=_SLOW_IS_FINE
+)
+settings.register_profile(
+    "thorough", max_examples=2000, deadline=None, suppress_health_check=_SLOW_IS_FINE
+)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+
+def _folder(variable: str, name: str) -> Path:
+    """Folder of reference data: from the environment, else beside the repository."""
+    folder = Path(os.environ.get(variable, _ROOT.parent / "shared" / name))
+    if not folder.is_dir():
+        pytest.skip(f"no folder {folder}: set {variable} to the one that holds the {name}")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def traces_dir() -> Path:
+    """Public traces."""
+    return _folder("TRACES_DIR", "traces")
+
+
+@pytest.fixture(scope="session")
+def golden_dir() -> Path:
+    """Published reference results."""
+    return _folder("GOLDEN_DIR", "golden")
