@@ -1,0 +1,1 @@
+"""Learning: tasks, trainers, evaluation, and the policy bundles that the orchestrator runs."""

@@ -343,5 +343,5 @@ def _check_heap(v: _View) -> None:
         if at > 0:
             parent = (at - 1) // 2
             v.require(keys[parent] < keys[at], f"event {at} goes before its parent {parent}")
-    for j in np.flatnonzero(v.job["heap_slot"] >= 0):
-        v.require(int(j) in pending, f"job {j} has a heap_slot but no event")
+    for stray in np.flatnonzero(v.job["heap_slot"] >= 0):
+        v.require(int(stray) in pending, f"job {stray} has a heap_slot but no event")

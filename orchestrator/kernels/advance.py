@@ -10,6 +10,7 @@ from orchestrator.kernels.decisions import decision_open
 from orchestrator.kernels.feasibility import fits
 from orchestrator.kernels.jit import kernel
 from orchestrator.kernels.placement import place_gang
+from orchestrator.kernels.tables import queue
 from orchestrator.kernels.transition.apply import step_event
 from orchestrator.kernels.transition.decide import (
     close_point,
@@ -19,9 +20,8 @@ from orchestrator.kernels.transition.decide import (
 )
 from orchestrator.kernels.transition.jobs import start_job
 from orchestrator.kernels.transition.timeline import next_event
-from orchestrator.kernels.tables import queue
 
-__all__ = ["advance", "queue_position"]
+__all__ = ["advance", "queue_position", "serve_commitment"]
 
 
 @kernel
@@ -34,7 +34,7 @@ def queue_position(row, j):
 
 
 @kernel
-def _serve_commitment(row, nodes):
+def serve_commitment(row, nodes):
     """Start the committed job if it fits; otherwise backfill around it.
 
     Returns
@@ -83,7 +83,7 @@ def advance(row, nodes):
     """
     while row.done == 0:
         if row.committed >= 0:
-            if not _serve_commitment(row, nodes):
+            if not serve_commitment(row, nodes):
                 continue
         elif row.point_open != 0:
             if decision_open(row):

@@ -8,8 +8,8 @@ from orchestrator.kernels.codes import Placement
 from orchestrator.kernels.feasibility import fits
 from orchestrator.kernels.jit import kernel
 from orchestrator.kernels.placement import place_gang
-from orchestrator.kernels.transition.jobs import start_job
 from orchestrator.kernels.tables import job, queue, request, running
+from orchestrator.kernels.transition.jobs import start_job
 
 __all__ = ["backfill_queue", "earliest_start"]
 

@@ -133,6 +133,7 @@ class Reason(IntEnum):
     PREEMPTION_BOUND = 7
     NOTHING_TO_WAIT_FOR = 8
     UNKNOWN_ACTION = 9
+    COMMITTED = 10
 
 
 class Placement(IntEnum):

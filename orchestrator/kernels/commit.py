@@ -10,6 +10,7 @@ from orchestrator.kernels.codes import ActionKind, Reason
 from orchestrator.kernels.decisions import can_wait, placement_reason, preemption_reason
 from orchestrator.kernels.jit import kernel
 from orchestrator.kernels.placement import place_gang
+from orchestrator.kernels.tables import job
 from orchestrator.kernels.transition.decide import (
     close_point,
     commit_to,
@@ -17,13 +18,14 @@ from orchestrator.kernels.transition.decide import (
     count_illegal,
 )
 from orchestrator.kernels.transition.jobs import begin_preemption, start_job
-from orchestrator.kernels.tables import job
 
 __all__ = ["commit"]
 
 
 @kernel
 def _commit_place(row, j, generator, nodes):
+    if row.committed >= 0:
+        return Reason.COMMITTED
     reason = placement_reason(row, j)
     if reason != Reason.OK:
         return reason

@@ -5,8 +5,8 @@ from __future__ import annotations
 from orchestrator.kernels.codes import EventKind, JobCode, Reason
 from orchestrator.kernels.feasibility import fits
 from orchestrator.kernels.jit import kernel, small_kernel
-from orchestrator.kernels.transition.timeline import next_event
 from orchestrator.kernels.tables import job, queue, request, running
+from orchestrator.kernels.transition.timeline import next_event
 
 __all__ = ["can_wait", "decision_open", "placement_reason", "preemption_reason"]
 

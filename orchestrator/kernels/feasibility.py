@@ -58,7 +58,9 @@ def worker_slots(row, j, n, limit):
 @kernel
 def worker_slots_when_empty(row, j, n, limit):
     """Workers of job ``j``, at most ``limit``, that node ``n`` could hold if it were empty."""
-    if not node_allows(row, j, n):
+    state = node(row, n).state
+    leaves = state == NodeCode.ABSENT or state == NodeCode.DRAINING
+    if leaves or not node_allows(row, j, n):
         return np.int64(0)
     ask = request(row, j)
     slots = np.int64(limit)

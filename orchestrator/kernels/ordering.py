@@ -14,8 +14,8 @@ import numpy as np
 from orchestrator.kernels.codes import NO_JOB, JobCode, RuleKey, Stream
 from orchestrator.kernels.jit import kernel, small_kernel
 from orchestrator.kernels.randomness import random_unit
-from orchestrator.kernels.transition.jobs import progress_now
 from orchestrator.kernels.tables import job, queue, request
+from orchestrator.kernels.transition.jobs import progress_now
 
 __all__ = ["first_in_queue", "job_score"]
 
@@ -87,7 +87,7 @@ def job_score(row, j, key):
         return _unicep(row, j, -1.0 - ask.submit_ms / 1000.0)
     if key == RuleKey.LARGEST:
         return -np.float64(job(row, j).units)
-    counter = row.point * row.num_jobs + j
+    counter = (row.point << 32) + j  # the same in a table that grows
     return random_unit(row.seed, Stream.ORDERING, counter)
 
 

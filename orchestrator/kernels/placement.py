@@ -124,6 +124,6 @@ def place_gang(row, j, generator, nodes):
         return _spread(row, j, nodes)
     offset = np.int64(0)
     if generator == Placement.RANDOM:
-        counter = row.point * row.num_jobs + j
+        counter = (row.point << 32) + j  # the same in a table that grows
         offset = random_below(row.seed, Stream.PLACEMENT, counter, row.num_nodes)
     return _first_fit(row, j, nodes, offset)

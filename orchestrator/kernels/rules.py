@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 
 from orchestrator.kernels.advance import advance
-from orchestrator.kernels.codes import NO_JOB, ActionKind, JobCode, Reason, RuleKey, Status
+from orchestrator.kernels.codes import NO_JOB, ActionKind, JobCode, Reason, Status
 from orchestrator.kernels.commit import commit
 from orchestrator.kernels.decisions import placement_reason, preemption_reason
 from orchestrator.kernels.feasibility import fits
 from orchestrator.kernels.jit import kernel
 from orchestrator.kernels.ordering import first_in_queue, job_score
-from orchestrator.kernels.transition.whatif import lift_gang, restore_gang
 from orchestrator.kernels.tables import job, queue, running
+from orchestrator.kernels.transition.whatif import lift_gang, restore_gang
 
 __all__ = ["RULE_DTYPE", "replay", "rule_action"]
 

@@ -29,7 +29,7 @@ from orchestrator.kernels.codes import (
 )
 from orchestrator.kernels.commit import commit
 from orchestrator.kernels.decisions import can_wait
-from orchestrator.kernels.features import Encoding, encode_global, encode_queue, fill_static
+from orchestrator.kernels.features import encode_global, encode_queue, fill_static
 from orchestrator.kernels.jit import kernel, small_kernel
 from orchestrator.kernels.metrics import read_metrics
 from orchestrator.kernels.ordering import job_score

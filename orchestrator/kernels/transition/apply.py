@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from orchestrator.kernels.codes import EventKind
 from orchestrator.kernels.jit import kernel
+from orchestrator.kernels.tables import job
 from orchestrator.kernels.transition.jobs import (
     admit_job,
     complete_job,
@@ -16,7 +17,6 @@ from orchestrator.kernels.transition.nodes import (
     recover_node,
 )
 from orchestrator.kernels.transition.timeline import advance_clock, next_event, pop_event
-from orchestrator.kernels.tables import job
 
 __all__ = ["apply_event", "step_event"]
 

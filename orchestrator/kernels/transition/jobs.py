@@ -6,6 +6,7 @@ import numpy as np
 
 from orchestrator.kernels.codes import LEGAL_TRANSITIONS, EventKind, JobCode, LogKind
 from orchestrator.kernels.jit import kernel
+from orchestrator.kernels.tables import job, queue, request, worker
 from orchestrator.kernels.transition.log import record
 from orchestrator.kernels.transition.queue import (
     dequeue,
@@ -15,7 +16,6 @@ from orchestrator.kernels.transition.queue import (
 )
 from orchestrator.kernels.transition.resources import release_gang, reserve_gang
 from orchestrator.kernels.transition.timeline import cancel_event, push_event
-from orchestrator.kernels.tables import job, queue, request, worker
 
 __all__ = [
     "admit_job",

@@ -6,9 +6,9 @@ import numpy as np
 
 from orchestrator.kernels.codes import JobCode, LogKind, NodeCode
 from orchestrator.kernels.jit import kernel, small_kernel
+from orchestrator.kernels.tables import job, node, running, worker
 from orchestrator.kernels.transition.jobs import begin_preemption, interrupt_job
 from orchestrator.kernels.transition.log import record
-from orchestrator.kernels.tables import job, node, running, worker
 
 __all__ = [
     "drain_node",

@@ -7,8 +7,8 @@ back the very same devices. Between the two only other lifts and restores may ha
 from __future__ import annotations
 
 from orchestrator.kernels.jit import kernel
-from orchestrator.kernels.transition.resources import release_worker, retake_worker
 from orchestrator.kernels.tables import job
+from orchestrator.kernels.transition.resources import release_worker, retake_worker
 
 __all__ = ["lift_gang", "restore_gang"]
 

@@ -1,0 +1,80 @@
+"""What is to be learned: an environment, a trace, and which of its windows serve for what."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from envs.config import EnvConfig
+from envs.session import Session
+from envs.workloads import Trace, WindowSplit
+
+__all__ = ["BatchPolicy", "Task"]
+
+
+class BatchPolicy(Protocol):
+    """A policy as evaluation runs it: greedy actions for a batch of observations."""
+
+    name: str
+
+    def actions(
+        self, observation: Mapping[str, NDArray[Any]], mask: NDArray[np.bool_]
+    ) -> NDArray[np.int64]:
+        """Choose an action for each row.
+
+        Parameters
+        ----------
+        observation : mapping of str to array
+            As ``envs.spaces.observation_space`` lays it out, with a leading row axis.
+        mask : bool [rows, actions]
+            Legal actions.
+
+        Returns
+        -------
+        int64 [rows]
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Task:
+    """A learning task.
+
+    Parameters
+    ----------
+    trace : Trace
+        Jobs and cluster; its parts (by ``split``) never overlap.
+    config : EnvConfig
+        The environment as the agent trains in it.
+    split : WindowSplit
+        Training, validation and test parts.
+    evaluation_jobs : int
+        Length of validation and test windows.
+    seed : int
+    """
+
+    trace: Trace
+    config: EnvConfig
+    split: WindowSplit
+    evaluation_jobs: int = 1024
+    seed: int = 0
+
+    def training_session(self, envs: int, windows: int = 4096) -> Session:
+        """Rows that play training windows."""
+        length = self.config.episode_jobs
+        starts = self.split.starts("train", windows, length, self.seed)
+        return Session(self.trace, self.config, envs, starts)
+
+    def evaluation_starts(self, part: str, windows: int) -> NDArray[np.int64]:
+        """Windows of the ``validation`` or ``test`` part: the same for every seed and policy."""
+        return self.split.starts(part, windows, self.evaluation_jobs, 0)  # type: ignore[arg-type]
+
+    @property
+    def evaluation_config(self) -> EnvConfig:
+        """The environment as policies are judged in it: longer windows, rewards unscaled."""
+        reward = replace(self.config.reward, reference=None)
+        return replace(self.config, episode_jobs=self.evaluation_jobs, reward=reward)

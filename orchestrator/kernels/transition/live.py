@@ -1,0 +1,239 @@
+"""Transitions that only a live cluster makes: nodes and jobs that nobody knew of beforehand.
+
+An episode loads all its jobs at once and takes completions off its own event queue. A live row
+starts empty, grows, and hears of completions from outside; what its event queue holds is then a
+prediction, for what-ifs, and nothing here takes events off it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from orchestrator.kernels.advance import queue_position, serve_commitment
+from orchestrator.kernels.codes import EventKind, JobCode, NodeCode, Status
+from orchestrator.kernels.decisions import decision_open
+from orchestrator.kernels.feasibility import can_ever_fit
+from orchestrator.kernels.jit import kernel, small_kernel
+from orchestrator.kernels.tables import copy_record, device, job, node, queue, request, running
+from orchestrator.kernels.transition.apply import apply_event
+from orchestrator.kernels.transition.decide import close_point, count_decision
+from orchestrator.kernels.transition.episode import begin_episode, load_job
+from orchestrator.kernels.transition.jobs import fail_waiting_job, interrupt_job
+from orchestrator.kernels.transition.nodes import (
+    drain_node,
+    fail_node,
+    leave_nodes,
+    node_units,
+    register_node,
+)
+from orchestrator.kernels.transition.timeline import advance_clock
+
+__all__ = [
+    "admit_live_job",
+    "complete_live_job",
+    "could_ever_fit",
+    "fail_live_job",
+    "join_node",
+    "lose_workers",
+    "open_cluster",
+    "put_node",
+    "remove_node",
+    "settle",
+    "wait",
+]
+
+Rows = NDArray[np.void]
+
+
+@kernel
+def open_cluster(
+    rows: Rows, e: int, seed: int, now_ms: int, nodes: NDArray[np.void], jobs: NDArray[np.void]
+) -> None:
+    """Make row ``e`` a cluster of ``nodes`` (NODE_DTYPE [n], none is fine) without jobs.
+
+    ``jobs`` is an empty REQUEST_DTYPE array: compiled code cannot make one.
+    """
+    begin_episode(rows[e], np.uint64(seed), nodes, jobs[:0])
+    rows[e].now_ms = now_ms
+
+
+@kernel
+def _recount(row):
+    """Capacity and demand anew, from the tables: the capacity unit may have changed.
+
+    Only a node that joins or is described anew can change it. Integrals over time that were
+    counted in the former unit stay as they are.
+    """
+    gpus = 0
+    for n in range(row.num_nodes):
+        gpus += node(row, n).gpus
+    row.unit = np.uint8(gpus > 0)
+    row.capacity_units = 0
+    row.nominal_units = 0
+    row.free_units = 0
+    for n in range(row.num_nodes):
+        row.nominal_units += node_units(row, n)
+        if node(row, n).state == NodeCode.UP:
+            row.capacity_units += node_units(row, n)
+            free = node(row, n).gpu_free_milli if gpus > 0 else node(row, n).cpu_free_milli
+            row.free_units += free
+    for j in range(row.num_jobs):
+        ask = request(row, j)
+        share = np.int64(ask.gpus_per_worker) * ask.gpu_milli
+        job(row, j).units = np.int64(ask.workers) * (share if gpus > 0 else ask.cpu_milli)
+    for k in range(row.running_len):
+        running(row, k).units = job(row, running(row, k).job).units
+    row.queued_unit_ms = 0
+    for q in range(row.queue_len):
+        j = queue(row, q).job
+        row.queued_unit_ms += job(row, j).units * request(row, j).requested_ms
+
+
+@kernel
+def put_node(rows: Rows, e: int, n: int, records: NDArray[np.void]) -> None:
+    """Describe node ``n`` by ``records[0]`` (NODE_DTYPE), empty and in the record's state.
+
+    Whoever was described there before must be gone or down, and nobody may be placed on it.
+    """
+    row = rows[e]
+    if n < row.num_nodes and node(row, n).workers > 0:
+        raise RuntimeError("a node with workers on it cannot be described anew")
+    if n >= row.num_nodes:
+        row.num_nodes = n + 1
+    copy_record(node(row, n), records[0])
+    node(row, n).cpu_free_milli = records[0].cpu_cap_milli
+    node(row, n).memory_free_mib = records[0].memory_cap_mib
+    node(row, n).gpu_free_milli = np.int64(records[0].gpus) * 1000
+    node(row, n).whole_free = records[0].gpus
+    node(row, n).workers = 0
+    for g in range(row.max_devices):
+        device(row, n, g).free_milli = 1000 if g < records[0].gpus else 0
+    _recount(row)
+
+
+@kernel
+def join_node(rows: Rows, e: int, time_ms: int, n: int) -> None:
+    """A node that is described, but absent, joins."""
+    advance_clock(rows[e], np.int64(time_ms))
+    register_node(rows[e], np.int64(n))
+
+
+@kernel
+def remove_node(rows: Rows, e: int, time_ms: int, n: int) -> None:
+    """Take a node out at once: its jobs fall back to their last checkpoints and queue again."""
+    row = rows[e]
+    advance_clock(row, np.int64(time_ms))
+    before = node(row, n).failures
+    fail_node(row, np.int64(n))
+    node(row, n).failures = before  # it was taken away, it did not fail
+    drain_node(row, np.int64(n))
+
+
+@kernel
+def could_ever_fit(rows: Rows, e: int, spare: int, asks: NDArray[np.void]) -> bool:
+    """Whether a job that is not here would fit into the cluster if it were empty.
+
+    ``spare`` is a row of the job table that no job ever gets: it holds the job for the moment.
+    """
+    load_job(rows[e], np.int64(spare), asks[0])
+    return bool(can_ever_fit(rows[e], np.int64(spare)))
+
+
+@small_kernel
+def _forget_job(row, j):
+    """Take an ended job out of the counts: a row counts the jobs that its table holds."""
+    if job(row, j).state == JobCode.COMPLETED:
+        row.completed_jobs -= 1
+    elif job(row, j).state == JobCode.FAILED:
+        row.failed_jobs -= 1
+    else:
+        raise RuntimeError("only a job that has ended can be forgotten")
+    row.preemptions -= job(row, j).preemptions
+    row.interruptions -= job(row, j).interruptions
+    row.settled_excess -= job(row, j).excess
+
+
+@kernel
+def admit_live_job(rows: Rows, e: int, time_ms: int, j: int, asks: NDArray[np.void]) -> None:
+    """A job (``asks[0]``, REQUEST_DTYPE) arrives in row ``j`` of the job table.
+
+    ``j`` is the next unused row, or that of a job that has ended and is forgotten hereby.
+    """
+    row = rows[e]
+    advance_clock(row, np.int64(time_ms))
+    if j < row.num_jobs:
+        _forget_job(row, np.int64(j))
+    else:
+        row.num_jobs = j + 1
+        row.next_arrival = j + 1
+    load_job(row, np.int64(j), asks[0])
+    apply_event(row, np.int64(EventKind.ARRIVAL), np.int64(j))
+
+
+@kernel
+def complete_live_job(rows: Rows, e: int, time_ms: int, j: int) -> None:
+    """A running job has done all its work, sooner or later than predicted, or on time."""
+    row = rows[e]
+    advance_clock(row, np.int64(time_ms))
+    scale = max(request(row, j).duration_ms, row.slowdown_bound_ms)
+    excess = max((row.now_ms - request(row, j).submit_ms) / scale - 1.0, 0.0)
+    row.settled_excess += excess - job(row, j).excess
+    job(row, j).excess = excess
+    apply_event(row, np.int64(EventKind.COMPLETION), np.int64(j))
+
+
+@small_kernel
+def _lose(row, j):
+    workers = job(row, j).workers_now
+    interrupt_job(row, j)
+    leave_nodes(row, j, workers)
+
+
+@kernel
+def lose_workers(rows: Rows, e: int, time_ms: int, j: int) -> None:
+    """The workers of a placed job are gone: it falls back to its last checkpoint and queues."""
+    advance_clock(rows[e], np.int64(time_ms))
+    _lose(rows[e], np.int64(j))
+
+
+@kernel
+def fail_live_job(rows: Rows, e: int, time_ms: int, j: int) -> None:
+    """A placed job has failed by itself: it gives up its resources, and is given up."""
+    row = rows[e]
+    advance_clock(row, np.int64(time_ms))
+    _lose(row, np.int64(j))
+    fail_waiting_job(row, queue_position(row, np.int64(j)))
+
+
+@kernel
+def wait(rows: Rows, e: int) -> None:
+    """Nothing more is decided now. In a live cluster there is always something to wait for."""
+    close_point(rows[e])
+    count_decision(rows[e])
+
+
+@kernel
+def settle(rows: Rows, e: int, nodes: NDArray[np.int32]) -> int:
+    """What :func:`orchestrator.kernels.advance.advance` does at one instant: a ``Status``.
+
+    The committed job starts if it fits, or the queue is backfilled around it. ``DECISION`` means
+    that a point is open at which there is something to decide; ``DONE`` that there is not, until
+    something happens.
+
+    Parameters
+    ----------
+    rows : ROW_DTYPE [envs]
+    e : int
+        Row.
+    nodes : int32 [>= workers]
+        Scratch.
+    """
+    row = rows[e]
+    if row.committed >= 0 and serve_commitment(row, nodes):
+        return int(np.int64(Status.DONE))
+    if row.point_open != 0:
+        if decision_open(row):
+            return int(np.int64(Status.DECISION))
+        close_point(row)
+    return int(np.int64(Status.DONE))

@@ -1,0 +1,109 @@
+"""Where a gang goes, by search and by sorting: the twin of feasibility and placement."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import combinations
+from types import SimpleNamespace
+
+from orchestrator.kernels.codes import Placement
+
+
+@dataclass
+class Host:
+    """What is free on a node, or what would be."""
+
+    up: bool
+    model: int
+    cpu: int
+    memory: int
+    devices: list[int]
+
+
+@lru_cache(maxsize=None)
+def most_workers(free: tuple[int, ...], gpus: int, milli: int) -> int:
+    """Most workers of ``gpus`` distinct devices each, found by trying everything."""
+    best = 0
+    for chosen in combinations([g for g in range(len(free)) if free[g] >= milli], gpus):
+        left = tuple(sorted(f - milli * (g in chosen) for g, f in enumerate(free)))
+        best = max(best, 1 + most_workers(left, gpus, milli))
+    return best
+
+
+def slots(ask: SimpleNamespace, host: Host, limit: int) -> int:
+    """Workers, at most ``limit``, that a node can hold."""
+    if not host.up or (ask.model_mask and not (ask.model_mask >> host.model) & 1):
+        return 0
+    bounds = [limit]
+    if ask.cpu_milli:
+        bounds.append(host.cpu // ask.cpu_milli)
+    if ask.memory_mib:
+        bounds.append(host.memory // ask.memory_mib)
+    if ask.gpus_per_worker:
+        free = tuple(sorted(host.devices))
+        bounds.append(most_workers(free, ask.gpus_per_worker, ask.gpu_milli))
+    return min(bounds)
+
+
+def fits(ask: SimpleNamespace, hosts: list[Host]) -> bool:
+    return sum(slots(ask, host, ask.workers) for host in hosts) >= ask.workers
+
+
+def room(host: Host) -> tuple[int, int]:
+    """Free capacity as it is compared: GPUs first, then CPU."""
+    return sum(host.devices), host.cpu // 1024
+
+
+def place(ask: SimpleNamespace, hosts: list[Host], generator: int, offset: int) -> list[int] | None:
+    """A node for each worker, or None."""
+    if not fits(ask, hosts):
+        return None
+    if generator == Placement.SPREAD:
+        return _spread(ask, hosts)
+    chosen: list[int] = []
+    left = list(range(len(hosts)))
+    if generator in (Placement.FIRST_FIT, Placement.RANDOM):
+        left = left[offset:] + left[:offset]
+    while len(chosen) < ask.workers:
+        missing = ask.workers - len(chosen)
+        n = left[0]
+        if generator == Placement.BEST_FIT:
+            n = min(left, key=lambda n: (-slots(ask, hosts[n], missing), *room(hosts[n]), n))
+        left.remove(n)
+        chosen += [n] * slots(ask, hosts[n], missing)
+    return chosen
+
+
+def _spread(ask: SimpleNamespace, hosts: list[Host]) -> list[int]:
+    chosen: list[int] = []
+    for _ in range(ask.workers):
+
+        def room_left(n: int) -> tuple[int, int]:
+            there = chosen.count(n)
+            gpu, cpu = room(hosts[n])
+            gpu -= there * ask.gpus_per_worker * ask.gpu_milli
+            return gpu, cpu - there * (ask.cpu_milli // 1024)
+
+        open_nodes = [
+            n for n in range(len(hosts)) if slots(ask, hosts[n], ask.workers) > chosen.count(n)
+        ]
+        chosen.append(max(open_nodes, key=lambda n: (*room_left(n), -n)))
+    return chosen
+
+
+def take_devices(ask: SimpleNamespace, host: Host) -> tuple[int, ...] | None:
+    """The devices that one worker takes: the tightest, or the roomiest where a gang must pack."""
+    taken: list[int] = []
+    pack = ask.workers > 1 and ask.gpus_per_worker > 1 and ask.gpu_milli < 1000
+    for _ in range(ask.gpus_per_worker):
+        able = [g for g, f in enumerate(host.devices) if g not in taken and f >= ask.gpu_milli]
+        if not able:
+            return None
+
+        def order(g: int) -> tuple[int, int, int]:
+            shares = host.devices[g] // ask.gpu_milli if pack else 0
+            return -shares, host.devices[g], g
+
+        taken.append(min(able, key=order))
+    return tuple(sorted(taken))

@@ -1,0 +1,100 @@
+"""Scores, rules and preemption in plain Python: the twin of ordering and rules."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from orchestrator.kernels.codes import ActionKind, JobCode, Reason, RuleKey, Stream
+from orchestrator.scheduler.rules import Rule
+from tests.twins.naive_placement import fits
+from tests.twins.naive_random import random_unit
+
+if TYPE_CHECKING:
+    from tests.twins.naive_engine import Job, NaiveEngine
+
+_WAIT = (ActionKind.WAIT, -1)
+
+
+def score(engine: NaiveEngine, job: Job, key: int) -> float:
+    ask = job.ask
+    asked, submit = ask.requested_ms / 1000.0, ask.submit_ms / 1000.0
+    wait = (engine.now - ask.submit_ms) / 1000.0
+    if key in (RuleKey.WFP3_COMPAT, RuleKey.UNICEP_COMPAT):
+        wait = -1.0 - submit
+    processors = engine.units(job) / 1000.0
+    left = float(max(ask.requested_ms - engine.progress(job), 0))
+    if key == RuleKey.FCFS:
+        return float(ask.submit_ms)
+    if key == RuleKey.SJF:
+        return float(ask.requested_ms)
+    if key == RuleKey.SRTF:
+        return left
+    if key == RuleKey.SRSF:
+        return left * engine.units(job)
+    if key == RuleKey.F1:
+        first = submit if submit > 0 else 0.1
+        return math.log10(asked) * processors + 870.0 * math.log10(first)
+    if key in (RuleKey.WFP3, RuleKey.WFP3_COMPAT):
+        ratio = wait / asked
+        return -(ratio * ratio * ratio) * processors
+    if key in (RuleKey.UNICEP, RuleKey.UNICEP_COMPAT):
+        return -(wait + 1e-15) / (math.log2(processors + 1e-15) * asked)
+    if key == RuleKey.LARGEST:
+        return -float(engine.units(job))
+    counter = (engine.point << 32) + job.index
+    return random_unit(engine.seed, Stream.ORDERING, counter)
+
+
+def rule_action(engine: NaiveEngine, rule: Rule) -> tuple[int, int]:
+    """What a rule does now: (kind, job)."""
+    queue = sorted(engine.queue(), key=lambda job: score(engine, job, rule.key))
+    if engine.config.commitment:
+        return ActionKind.PLACE, queue[0].index
+    if rule.preemptive:
+        return _preemptive_action(engine, rule, queue)
+    if rule.blocking:
+        queue = queue[:1]
+    for job in queue:
+        if engine.placement_reason(job) == Reason.OK:
+            return ActionKind.PLACE, job.index
+    return _WAIT
+
+
+def _preemptive_action(engine: NaiveEngine, rule: Rule, queue: list[Job]) -> tuple[int, int]:
+    for job in queue:
+        if job.blocked_point == engine.point:
+            continue
+        if fits(job.ask, engine.hosts()):
+            return ActionKind.PLACE, job.index
+        victim = _victim_for(engine, rule, job)
+        if victim is not None:
+            return ActionKind.PREEMPT, victim.index
+        if rule.blocking:
+            break
+    return _WAIT
+
+
+def _victim_for(engine: NaiveEngine, rule: Rule, job: Job) -> Job | None:
+    """The running job of the highest score whose preemption is needed to let ``job`` in."""
+    gone = [other for other in engine.running if other.state == JobCode.CHECKPOINTING]
+    able = [
+        other
+        for other in engine.running
+        if engine.preemption_reason(other) == Reason.OK
+        and score(engine, other, rule.key) > score(engine, job, rule.key)
+    ]
+    able.sort(key=lambda other: -score(engine, other, rule.key))
+    able = able[: max(engine.config.preemption_limit - engine.preemptions_here, 0)]
+    victims: list[Job] = []
+    for other in able:
+        if fits(job.ask, engine.hosts(gone + victims)):
+            break
+        victims.append(other)
+    if not fits(job.ask, engine.hosts(gone + victims)):
+        return None
+    for other in reversed(list(victims)):
+        rest = [v for v in victims if v is not other]
+        if fits(job.ask, engine.hosts(gone + rest)):
+            victims = rest
+    return victims[0] if victims else None
