@@ -33,8 +33,7 @@ class SchedulingVecEnv(VecEnv):
 
     Notes
     -----
-    Observations are views into buffers that the next step overwrites: algorithms store them in
-    their rollout buffers at once. ``info`` of an ended row holds ``terminal_observation``,
+    Observations are copies, since algorithms store the last one after the next step. ``info`` of an ended row holds ``terminal_observation``,
     ``TimeLimit.truncated`` and ``episode`` (return ``r`` and length ``l``), as a Monitor's.
     """
 
@@ -48,13 +47,14 @@ class SchedulingVecEnv(VecEnv):
         self.session.reseed(row_seeds(seed, session.envs))
         self._actions = np.zeros(session.envs, np.int64)
         self._returns = np.zeros(session.envs)
+        self.render_mode = None
         self._infos: list[dict[str, Any]] = [{} for _ in range(session.envs)]
 
     def reset(self) -> dict[str, NDArray[Any]]:  # type: ignore[override]
         """Begin an episode in all rows."""
         self.session.reset()
         self._returns[:] = 0.0
-        return self.session.observation()
+        return self._observe()
 
     def step_async(self, actions: NDArray[np.int64]) -> None:
         """Remember the actions of all rows."""
@@ -76,7 +76,7 @@ class SchedulingVecEnv(VecEnv):
                 infos[e] = self._last_info(int(e))
             self._returns[over] = 0.0
             session.reset(over)
-        return session.observation(), reward, over, infos
+        return self._observe(), reward, over, infos
 
     def action_masks(self) -> NDArray[np.bool_]:
         """Legal actions of all rows, bool [E, A]."""
@@ -115,6 +115,9 @@ class SchedulingVecEnv(VecEnv):
 
     def close(self) -> None:
         """Nothing to release."""
+
+    def _observe(self) -> dict[str, NDArray[Any]]:
+        return {name: part.copy() for name, part in self.session.observation().items()}
 
     def _last_info(self, e: int) -> dict[str, Any]:
         buffers = self.session.buffers

@@ -17,6 +17,7 @@ from orchestrator.kernels.features import BUCKETS, GLOBAL_NAMES, SCRATCH_ROWS, S
 from orchestrator.kernels.metrics import Metric
 from orchestrator.kernels.state import INCIDENT_DTYPE, ClusterShape, ClusterState, allocate
 from orchestrator.resources.records import node_records
+from orchestrator.scheduler.rules import Rule
 
 __all__ = ["Session"]
 
@@ -111,6 +112,14 @@ class Session:
         """Step all rows; the results are in ``buffers``."""
         kernels.step_rows(
             self.state.rows, 0, self.envs, actions, self.source, self.buffers, self.bench
+        )
+
+    def replay(self, rule: Rule, windows: NDArray[np.int64] | None = None) -> None:
+        """Play window ``windows[e]`` (None: window e) to its end in each row, under a rule."""
+        if windows is None:
+            windows = np.arange(self.envs, dtype=np.int64)
+        kernels.replay_rows(
+            self.state.rows, 0, self.envs, windows, rule.to_record(), self.source, self.bench
         )
 
     def require_legal(self) -> None:

@@ -45,6 +45,7 @@ __all__ = [
     "RewardForm",
     "Sampling",
     "Source",
+    "replay_rows",
     "reset_rows",
     "step_rows",
 ]
@@ -372,3 +373,22 @@ def step_rows(rows, begin, end, actions, source, buffers, bench):
         buffers.terminated[e] = row.done != 0
         limit = row.step_limit
         buffers.truncated[e] = row.done == 0 and limit > 0 and buffers.steps[e] >= limit
+
+
+@kernel
+def replay_rows(rows, begin, end, indices, rules, source, bench):
+    """Play a window to its end in each row from ``begin`` to ``end``, under a rule.
+
+    Parameters
+    ----------
+    rows : ROW_DTYPE [E]
+    begin, end : int
+    indices : int64 [E]
+        Window of each row; it also seeds the row's random streams.
+    rules : RULE_DTYPE [1]
+    source, bench
+    """
+    for e in range(begin, end):
+        seed = random_bits(np.uint64(indices[e]), 0, 0)
+        _begin(rows[e], seed, source, indices[e])
+        replay(rows[e], rules[0], bench.nodes, bench.jobs)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from itertools import combinations
 from types import SimpleNamespace
 
@@ -21,7 +21,7 @@ class Host:
     devices: list[int]
 
 
-@lru_cache(maxsize=None)
+@cache
 def most_workers(free: tuple[int, ...], gpus: int, milli: int) -> int:
     """Most workers of ``gpus`` distinct devices each, found by trying everything."""
     best = 0

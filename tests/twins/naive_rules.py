@@ -11,7 +11,8 @@ from tests.twins.naive_placement import fits
 from tests.twins.naive_random import random_unit
 
 if TYPE_CHECKING:
-    from tests.twins.naive_engine import Job, NaiveEngine
+    from tests.twins.naive_cluster import Job
+    from tests.twins.naive_engine import NaiveEngine
 
 _WAIT = (ActionKind.WAIT, -1)
 

@@ -18,7 +18,7 @@ from orchestrator.kernels.jit import kernel, small_kernel
 from orchestrator.kernels.tables import copy_record, device, job, node, queue, request, running
 from orchestrator.kernels.transition.apply import apply_event
 from orchestrator.kernels.transition.decide import close_point, count_decision
-from orchestrator.kernels.transition.episode import begin_episode, load_job
+from orchestrator.kernels.transition.episode import load_job
 from orchestrator.kernels.transition.jobs import fail_waiting_job, interrupt_job
 from orchestrator.kernels.transition.nodes import (
     drain_node,
@@ -36,7 +36,7 @@ __all__ = [
     "fail_live_job",
     "join_node",
     "lose_workers",
-    "open_cluster",
+    "begin_time",
     "put_node",
     "remove_node",
     "settle",
@@ -47,15 +47,9 @@ Rows = NDArray[np.void]
 
 
 @kernel
-def open_cluster(
-    rows: Rows, e: int, seed: int, now_ms: int, nodes: NDArray[np.void], jobs: NDArray[np.void]
-) -> None:
-    """Make row ``e`` a cluster of ``nodes`` (NODE_DTYPE [n], none is fine) without jobs.
-
-    ``jobs`` is an empty REQUEST_DTYPE array: compiled code cannot make one.
-    """
-    begin_episode(rows[e], np.uint64(seed), nodes, jobs[:0])
-    rows[e].now_ms = now_ms
+def begin_time(rows: Rows, e: int, time_ms: int) -> None:
+    """Set the clock of a row in which nothing has happened yet."""
+    rows[e].now_ms = time_ms
 
 
 @kernel

@@ -1,0 +1,172 @@
+"""From Hydra configs to objects: where the configs are, and what scripts build from them."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from enum import IntEnum
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.errors import InstantiationException
+from omegaconf import DictConfig, OmegaConf
+
+from agents.task import Task
+from envs.config import EnvConfig
+from envs.workloads import Trace, WindowSplit, load_workload
+from orchestrator.errors import ConfigurationError, QuartermasterError
+from orchestrator.kernels.codes import Information, Placement, RuleKey
+from orchestrator.kernels.features import Encoding
+from orchestrator.kernels.session import Sampling
+
+__all__ = [
+    "build_task",
+    "config_dir",
+    "entry_point",
+    "env_config",
+    "file_or_generator",
+    "plain",
+]
+
+_HERE = Path(__file__).resolve().parent
+_WRONG_INPUT = 2
+
+_ENUMS: Mapping[str, type[IntEnum]] = {
+    "window_order": RuleKey,
+    "information": Information,
+    "encoding": Encoding,
+    "sampling": Sampling,
+}
+
+
+def config_dir() -> Path:
+    """Folder of the configs: inside the package when installed, else ``conf`` of the checkout."""
+    for folder in (_HERE / "_conf", _HERE.parent / "conf"):
+        if folder.is_dir():
+            return folder
+    raise ConfigurationError(
+        f"no configs: neither {_HERE / '_conf'} nor {_HERE.parent / 'conf'} exists; "
+        "install the package anew"
+    )
+
+
+def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callable[[], None]]:
+    """Make a script's main function a Hydra program.
+
+    Errors that this project raises on purpose end it with exit code 2 and one line that says what
+    to do; anything else is a bug and shows its traceback.
+
+    Parameters
+    ----------
+    config_name : str
+        Root config, for example ``"train"``.
+    """
+
+    def decorate(main: Callable[[DictConfig], None]) -> Callable[[], None]:
+        @functools.wraps(main)
+        def guarded(cfg: DictConfig) -> None:
+            try:
+                main(cfg)
+            except (QuartermasterError, InstantiationException) as error:
+                ours = _on_purpose(error)
+                if ours is None:
+                    raise
+                sys.stderr.write(f"error: {ours}\n")
+                sys.exit(_WRONG_INPUT)
+
+        start = hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=config_name)
+        return start(guarded)
+
+    return decorate
+
+
+def _on_purpose(error: BaseException | None) -> QuartermasterError | None:
+    """The first error of ours in a chain of causes: Hydra wraps what a config's target raises."""
+    while error is not None and not isinstance(error, QuartermasterError):
+        error = error.__cause__
+    return error
+
+
+def _member(kind: type[IntEnum], field: str, name: Any) -> IntEnum:
+    try:
+        return kind[str(name).upper()]
+    except KeyError:
+        known = ", ".join(member.name.lower() for member in kind)
+        raise ConfigurationError(
+            f"environment: '{field}' is '{name}'; choose from {known}"
+        ) from None
+
+
+def env_config(**options: Any) -> EnvConfig:
+    """Make an environment's config from plain values, with enumerations by name.
+
+    Parameters
+    ----------
+    **options
+        Fields of :class:`envs.config.EnvConfig`.
+
+    Returns
+    -------
+    EnvConfig
+
+    Raises
+    ------
+    ConfigurationError
+        For an unknown field or value, listing the known ones.
+    """
+    known = [field.name for field in fields(EnvConfig)]
+    values: dict[str, Any] = {}
+    for name, value in options.items():
+        if name not in known:
+            raise ConfigurationError(
+                f"environment: unknown field '{name}'; known: {', '.join(known)}"
+            )
+        if name in _ENUMS:
+            value = _member(_ENUMS[name], name, value)
+        elif name == "placements":
+            value = tuple(_member(Placement, name, item) for item in value)
+        values[name] = value
+    return EnvConfig(**values)
+
+
+def file_or_generator(folder: str | None, file: Mapping[str, Any], otherwise: Mapping[str, Any]) -> Trace:
+    """Load a public trace if the folder of traces is known, else generate jobs.
+
+    Parameters
+    ----------
+    folder : str or None
+        Folder of public traces.
+    file, otherwise : mapping
+        Arguments of :func:`envs.workloads.load_workload`; the path of ``file`` is relative to
+        ``folder``.
+
+    Returns
+    -------
+    Trace
+    """
+    if not folder:
+        return load_workload(**otherwise)
+    return load_workload(**{**file, "path": str(Path(folder) / file["path"])})
+
+
+def build_task(cfg: DictConfig) -> Task:
+    """Make the learning task of a config with ``workload``, ``env``, ``task`` and ``seed``."""
+    trace = hydra.utils.instantiate(cfg.workload)
+    options = plain(cfg.task)
+    length = options.pop("evaluation_jobs")
+    options["exclude"] = tuple((int(start), int(stop)) for start, stop in options["exclude"])
+    return Task(
+        trace=trace,
+        config=hydra.utils.instantiate(cfg.env),
+        split=WindowSplit(len(trace), **options),
+        evaluation_jobs=length,
+        seed=cfg.seed,
+    )
+
+
+def plain(cfg: Any) -> Any:
+    """A config as dicts, lists and values, every interpolation resolved."""
+    return OmegaConf.to_container(cfg, resolve=True) if OmegaConf.is_config(cfg) else cfg

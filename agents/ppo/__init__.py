@@ -1,0 +1,1 @@
+"""MaskablePPO with a permutation-equivariant scorer of legal actions."""

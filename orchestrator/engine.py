@@ -1,0 +1,357 @@
+"""The sans-IO engine: commands and events in, effects out.
+
+It owns one row of cluster state and is the only caller of the kernels' transitions when live. It
+knows no clock, no network and no coroutine: the same entries in the same order give the same
+state, effects and event-log hash, which is all that recovery needs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from orchestrator.invariants import assert_invariants
+from orchestrator.kernels import entry as kernels
+from orchestrator.kernels.codes import (
+    NO_JOB,
+    ActionKind,
+    EventKind,
+    Information,
+    JobCode,
+    Placement,
+    Reason,
+    Status,
+)
+from orchestrator.kernels.state import (
+    NODE_DTYPE,
+    REQUEST_DTYPE,
+    ClusterShape,
+    ClusterState,
+    allocate,
+)
+from orchestrator.kernels.transition import live
+from orchestrator.ports import (
+    Action,
+    CheckpointCommitted,
+    Command,
+    Decide,
+    Decommission,
+    Effect,
+    Entry,
+    Event,
+    NodeFailed,
+    NodeRecovered,
+    PlaceJob,
+    Plan,
+    Preempt,
+    PreemptJob,
+    Register,
+    ReleaseNode,
+    Review,
+    Submit,
+    Wait,
+    WorkerExited,
+    WorkersLost,
+)
+from orchestrator.resources.tables import JobTable, NodeTable
+from orchestrator.runtimes.effects import EffectReader
+from orchestrator.scheduler.snapshot import Snapshot
+from orchestrator.types import NodeSpec
+
+__all__ = ["Engine", "Outcome", "Semantics"]
+
+
+@dataclass(frozen=True)
+class Semantics:
+    """What is legal, and what happens by itself; fixed for the life of a cluster.
+
+    Parameters
+    ----------
+    min_run_ms : int
+        A job may not be preempted before it has run for this long.
+    preemption_limit : int
+        Preemptions per decision point.
+    slowdown_bound_ms : int
+        Run time below which slowdowns are bounded.
+    commitment : bool
+        A chosen job is waited for.
+    backfill : bool
+        Others may run meanwhile, if they do not delay it.
+    information : Information
+        What policies may know of run times.
+    """
+
+    min_run_ms: int = 0
+    preemption_limit: int = 16
+    slowdown_bound_ms: int = 10_000
+    commitment: bool = False
+    backfill: bool = False
+    information: Information = Information.ESTIMATE
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of an entry.
+
+    Parameters
+    ----------
+    effects : tuple of Effect
+        What is to be done.
+    reason : Reason
+        ``OK``, or why it was refused; what is refused changed nothing.
+    forgotten : str
+        A job that had ended and whose row was needed, or ``""``.
+    """
+
+    effects: tuple[Effect, ...] = ()
+    reason: Reason = Reason.OK
+    forgotten: str = ""
+
+
+class Engine:
+    """One cluster.
+
+    Parameters
+    ----------
+    shape : ClusterShape
+        Capacities of one cluster; ``jobs`` bounds the jobs that are waiting, running, or remembered
+        after their end.
+    nodes : sequence of NodeSpec
+        Machines that are there from the beginning.
+    semantics : Semantics or None
+        What is legal; None: the defaults.
+    seed : int
+        Seed of random placements and orders.
+    check : bool
+        Check the invariants after every transition (slow).
+    """
+
+    def __init__(
+        self,
+        shape: ClusterShape,
+        *,
+        nodes: Sequence[NodeSpec] = (),
+        semantics: Semantics | None = None,
+        seed: int = 0,
+        check: bool = False,
+    ) -> None:
+        # The job table has a spare row (see JobTable). The log holds what one entry can write: a
+        # job stops and starts in four records, a node changes in one.
+        log = max(shape.log, 4 * shape.jobs + shape.nodes + 16)
+        self.shape = replace(shape, envs=1, jobs=shape.jobs + 1, log=log)
+        self.semantics = semantics or Semantics()
+        self.state = allocate(self.shape)
+        for name in ("min_run_ms", "preemption_limit", "slowdown_bound_ms", "commitment"):
+            self.state.rows[name] = getattr(self.semantics, name)
+        for name in ("backfill", "information"):
+            self.state.rows[name] = getattr(self.semantics, name)
+        self.state.rows["keep_log"] = 1
+        no_nodes, no_jobs = np.zeros(0, NODE_DTYPE), np.zeros(0, REQUEST_DTYPE)
+        kernels.begin_episode(self.state.rows, 0, seed, no_nodes, no_jobs)
+        self.jobs = JobTable(self.state)
+        self.nodes = NodeTable(self.state)
+        for spec in nodes:
+            self.nodes.check(spec)
+            self.nodes.found(spec)
+        self._reader = EffectReader(self.state, self.jobs, self.nodes)
+        self._rehearsal: ClusterState | None = None
+        self._scratch = np.empty(shape.workers, np.int32)
+        self._status = Status.DONE
+        self._begun = False  # time begins with the first entry, whenever that is
+        self._happened = False  # something did since the last decision point opened
+        self._check = check
+
+    # --- reading -------------------------------------------------------------------------------
+
+    @property
+    def row(self) -> Any:
+        """The scalars of the cluster (a ROW_DTYPE record); to be read only."""
+        return self.state.rows[0]
+
+    @property
+    def now_ms(self) -> int:
+        """Time of the last entry."""
+        return int(self.row["now_ms"])
+
+    @property
+    def log_hash(self) -> int:
+        """Hash of the event log, 64 bits: equal histories have equal ones."""
+        return int(self.row["log_hash"])
+
+    @property
+    def decision_open(self) -> bool:
+        """Whether there is something to decide."""
+        return self._status == Status.DECISION
+
+    def event_log(self) -> NDArray[np.void]:
+        """The records of the event log that are kept, oldest first (LOG_DTYPE)."""
+        count = int(self.row["log_count"])
+        slots = np.arange(max(0, count - self.shape.log), count) % self.shape.log
+        records: NDArray[np.void] = self.state.log[0, slots]
+        return records
+
+    def can_ever_fit(self, job_id: str) -> bool:
+        """Whether a job would fit into the nodes that there are, if they were empty."""
+        return kernels.can_ever_fit(self.state.rows, 0, self.jobs.slots.find(job_id))
+
+    def placed(self) -> dict[str, int]:
+        """Jobs whose workers exist or are about to, and the number of their run."""
+        held = np.flatnonzero(self._reader.held)
+        return {self.jobs.slots.ids[j]: int(self._reader.runs[j]) for j in held}
+
+    def runs_of(self, job_id: str) -> int:
+        """How often a job has started."""
+        return int(self._reader.runs[self.jobs.slots.find(job_id)])
+
+    def is_current(self, event: Event) -> bool:
+        """Whether an event is about the present run of a job, and not overtaken."""
+        if event.job_id not in self.jobs.slots:
+            return False
+        j = self.jobs.slots.find(event.job_id)
+        if not self._reader.held[j] or self._reader.runs[j] != event.run:
+            return False
+        saving = self.jobs.code(event.job_id) == JobCode.CHECKPOINTING
+        return saving or not isinstance(event, CheckpointCommitted)
+
+    def snapshot(self) -> Snapshot:
+        """A copy of the cluster as it is now, for a policy."""
+        state = allocate(replace(self.shape, log=1))
+        kernels.copy_row(self.state.rows, 0, state.rows, 0)
+        return Snapshot(state, tuple(self.jobs.slots.ids), tuple(self.nodes.slots.ids))
+
+    # --- entries -------------------------------------------------------------------------------
+
+    def check(self, body: Command | Event) -> None:
+        """Raise a :class:`QuartermasterError` if a command makes no sense as things are."""
+        if isinstance(body, Submit):
+            self.jobs.check(body.spec, nodes=len(self.nodes.specs))
+        elif isinstance(body, Register):
+            self.nodes.check(body.spec)
+        elif isinstance(body, Preempt):
+            self.jobs.slots.find(body.job_id)
+        elif isinstance(body, Decommission | NodeFailed | NodeRecovered):
+            self.nodes.slots.find(body.node_id)
+
+    def handle(self, entry: Entry) -> Outcome:
+        """Apply an entry of the log.
+
+        Raises
+        ------
+        QuartermasterError
+            If the entry makes no sense (:meth:`check`); nothing changed then.
+        """
+        self.check(entry.body)
+        time_ms = max(entry.time_ms, self.now_ms)
+        if self._begun:
+            kernels.apply_event(self.state.rows, 0, time_ms, EventKind.NONE, 0)
+        else:
+            live.begin_time(self.state.rows, 0, time_ms)
+            self._begun = True
+        reason, forgotten = Reason.OK, ""
+        body = entry.body
+        if isinstance(body, Decide):
+            reason = self._decide(body.plan)
+        elif isinstance(body, Review):
+            self._open_point()
+            self._settle()
+        elif isinstance(body, Preempt):
+            self._open_point()
+            reason = self._act(self.state, PreemptJob(body.job_id))
+            self._settle()
+        elif isinstance(body, WorkerExited | CheckpointCommitted | WorkersLost):
+            reason = self._report(time_ms, body)
+        else:
+            if isinstance(body, Submit):
+                forgotten = self.jobs.submit(time_ms, body.spec)
+            elif isinstance(body, Register):
+                self.nodes.register(time_ms, body.spec)
+            else:
+                self.nodes.change(time_ms, body)
+            self._note_event()
+        if self._check:
+            assert_invariants(self.state, 0)
+        effects = self._reader.read()
+        for effect in effects:
+            if isinstance(effect, ReleaseNode):
+                del self.nodes.specs[effect.node_id]
+        return Outcome(effects, reason, forgotten)
+
+    def commit(self, action: Action, time_ms: int | None = None) -> Outcome:
+        """Carry out one action now, if it is legal; the outcome's reason says whether it was."""
+        now_ms = self.now_ms if time_ms is None else time_ms
+        return self.handle(Entry(now_ms, Decide(Plan((action,)))))
+
+    def _report(self, time_ms: int, event: Event) -> Reason:
+        if not self.is_current(event):
+            return Reason.NOT_RUNNING
+        rows, j = self.state.rows, self.jobs.slots.find(event.job_id)
+        runs = self.jobs.code(event.job_id) == JobCode.RUNNING
+        if isinstance(event, CheckpointCommitted):
+            kernels.apply_event(rows, 0, time_ms, EventKind.CHECKPOINTED, j)
+        elif isinstance(event, WorkersLost) or not runs:
+            # Workers that end while they are being saved leave no checkpoint behind.
+            live.lose_workers(rows, 0, time_ms, j)
+        elif event.exit_code == 0:
+            live.complete_live_job(rows, 0, time_ms, j)
+        else:
+            live.fail_live_job(rows, 0, time_ms, j)
+        self._note_event()
+        return Reason.OK
+
+    # --- decisions -----------------------------------------------------------------------------
+
+    def _note_event(self) -> None:
+        """Something happened. Under commitment every event is a decision point by itself."""
+        self._happened = True
+        if self.semantics.commitment:
+            self._open_point()
+            self._settle()
+
+    def _open_point(self) -> None:
+        """Open a decision point, unless the one that is open has seen everything."""
+        if self._happened or not self.row["point_open"]:
+            kernels.open_point(self.state.rows, 0)
+            self._happened = False
+
+    def _settle(self) -> None:
+        self._status = Status(live.settle(self.state.rows, 0, self._scratch))
+
+    def _decide(self, plan: Plan) -> Reason:
+        actions = plan.actions or (Wait(),)
+        if len(actions) > 1:
+            reason = self._rehearse(actions)
+            if reason != Reason.OK:
+                return reason
+        for action in actions:
+            reason = self._act(self.state, action)
+            if reason != Reason.OK:
+                return reason
+            self._settle()
+        return Reason.OK
+
+    def _rehearse(self, actions: Sequence[Action]) -> Reason:
+        """Carry a plan out on a copy: it is all legal, or none of it happens."""
+        if self._rehearsal is None:
+            self._rehearsal = allocate(replace(self.shape, log=1))
+        kernels.copy_row(self.state.rows, 0, self._rehearsal.rows, 0)
+        for action in actions:
+            reason = self._act(self._rehearsal, action)
+            if reason != Reason.OK:
+                return reason
+            live.settle(self._rehearsal.rows, 0, self._scratch)
+        return Reason.OK
+
+    def _act(self, state: ClusterState, action: Action) -> Reason:
+        if isinstance(action, Wait):
+            live.wait(state.rows, 0)
+            return Reason.OK
+        slots = self.jobs.slots
+        j = slots.find(action.job_id) if action.job_id in slots else NO_JOB
+        kind, generator = ActionKind.PREEMPT, Placement.FIRST_FIT
+        if isinstance(action, PlaceJob):
+            kind, generator = ActionKind.PLACE, action.generator
+        return Reason(kernels.commit(state.rows, 0, int(kind), j, int(generator), self._scratch))

@@ -1,0 +1,39 @@
+"""The four injected dependencies, in their simplest honest form: in memory, in one process."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from orchestrator.foundations.checkpoints import InMemoryCheckpoints
+from orchestrator.foundations.consensus import InMemoryConsensus
+from orchestrator.foundations.faults import HeartbeatFaultDetector
+from orchestrator.foundations.shards import HashShardManager
+from orchestrator.ports import Clock
+
+__all__ = [
+    "Foundations",
+    "HashShardManager",
+    "HeartbeatFaultDetector",
+    "InMemoryCheckpoints",
+    "InMemoryConsensus",
+    "in_memory",
+]
+
+
+class Foundations(NamedTuple):
+    """The dependencies in the order in which the orchestrator takes them."""
+
+    consensus_engine: InMemoryConsensus
+    shard_manager: HashShardManager
+    fault_detector: HeartbeatFaultDetector
+    checkpoint_manager: InMemoryCheckpoints
+
+
+def in_memory(clock: Clock) -> Foundations:
+    """All four in memory: ``InfrastructureOrchestrator(*in_memory(clock), clock=clock)``."""
+    return Foundations(
+        InMemoryConsensus(),
+        HashShardManager(),
+        HeartbeatFaultDetector(clock),
+        InMemoryCheckpoints(),
+    )

@@ -1,0 +1,162 @@
+"""What people are told of a cluster and its jobs: plain data, ready for JSON."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+
+from orchestrator.engine import Engine
+from orchestrator.kernels.codes import NO_JOB, JobCode, NodeCode
+from orchestrator.ports import Checkpoint, CheckpointManager, ShardManager
+from orchestrator.types import JobState
+
+__all__ = ["checkpoint_status", "cluster_status", "job_status", "node_states"]
+
+
+def node_states(engine: Engine) -> dict[str, str]:
+    """Nodes that are part of the cluster, and the state of each in lower case."""
+    return {node_id: engine.nodes.code(node_id).name.lower() for node_id in engine.nodes.specs}
+
+
+def cluster_status(engine: Engine, shards: ShardManager) -> dict[str, Any]:
+    """What is going on in a cluster.
+
+    Returns
+    -------
+    dict
+        ``nodes`` (by state, and each), ``jobs`` (by state), ``gpus``, ``utilization`` (now, and
+        over time), ``queue`` (length, the longest wait, jobs that cannot ever be placed as the
+        cluster is), counts of ``decisions``, ``preemptions`` and ``interruptions``, the
+        ``event_log``'s length and hash, and ``shards`` (entities that each owns).
+    """
+    row: Any = engine.row
+    states = node_states(engine)
+    by_node = Counter(states.values())
+    waiting = engine.state.queue[0, : int(row["queue_len"])]["job"]
+    submitted = engine.state.request[0, waiting]["submit_ms"]
+    stuck = [engine.jobs.slots.ids[j] for j in waiting]
+    committed = int(row["committed"])
+    used = int(row["capacity_units"]) - int(row["free_units"])
+    return {
+        "now_ms": engine.now_ms,
+        "nodes": {
+            "total": len(states),
+            **{code.name.lower(): by_node[code.name.lower()] for code in NodeCode if code > 0},
+            "states": states,
+        },
+        "jobs": _jobs_by_state(engine),
+        "gpus": _gpus(engine),
+        "utilization": {
+            "unit": "gpu" if row["unit"] else "cpu",
+            "now": _share(used, int(row["capacity_units"])),
+            "mean": _share(int(row["busy_unit_ms"]), int(row["capacity_unit_ms"])),
+        },
+        "queue": {
+            "length": len(waiting),
+            "longest_wait_ms": engine.now_ms - int(submitted.min()) if len(waiting) else 0,
+            "unplaceable": [name for name in stuck if not engine.can_ever_fit(name)],
+            "committed_to": None if committed == NO_JOB else engine.jobs.slots.ids[committed],
+        },
+        "decisions": int(row["decisions"]),
+        "refused_actions": int(row["illegal_actions"]),
+        "preemptions": engine.jobs.count("preemptions"),
+        "interruptions": engine.jobs.count("interruptions"),
+        "event_log": {"records": int(row["log_count"]), "hash": f"{engine.log_hash:016x}"},
+        "shards": _by_shard(engine, shards),
+    }
+
+
+def job_status(
+    engine: Engine, job_id: str, checkpoints: CheckpointManager, shards: ShardManager
+) -> dict[str, Any]:
+    """What is known of a job.
+
+    Returns
+    -------
+    dict
+        Its ``state``, times (None: not yet), ``progress`` (share of the estimate), ``workers``
+        (node and GPUs of each), ``resources`` that it holds, counts of what happened to it, its
+        last ``checkpoint``, and whether it is ``unplaceable`` in the cluster as it is.
+    """
+    j = engine.jobs.slots.find(job_id)
+    spec, code = engine.jobs.specs[job_id], engine.jobs.code(job_id)
+    run: Any = engine.state.job[0, j]
+    ask: Any = engine.state.request[0, j]
+    workers = engine.workers_of(job_id)
+    ended = code in (JobCode.COMPLETED, JobCode.FAILED)
+    done_ms = engine.progress_of(job_id)
+    waits_ms = (int(run["first_start_ms"]) if run["first_start_ms"] >= 0 else engine.now_ms) - int(
+        ask["submit_ms"]
+    )
+    return {
+        "job_id": job_id,
+        "name": spec.name,
+        "tenant": spec.tenant,
+        "priority": spec.priority.name,
+        "state": JobState[code.name].value,
+        "shard": shards.owner(job_id),
+        "submit_ms": int(ask["submit_ms"]),
+        "first_start_ms": _moment(run["first_start_ms"]),
+        "start_ms": _moment(run["start_ms"]),
+        "end_ms": _moment(run["end_ms"]),
+        "wait_ms": (int(run["end_ms"]) - int(ask["submit_ms"]))
+        if ended and run["first_start_ms"] < 0
+        else waits_ms,
+        "progress_ms": done_ms,
+        "progress": 1.0 if code == JobCode.COMPLETED else min(1.0, done_ms / ask["requested_ms"]),
+        "workers": [{"node": place.node_id, "gpus": list(place.gpus)} for place in workers],
+        "resources": {
+            "gpus": len(workers) * spec.gpus_per_worker * spec.gpu_fraction,
+            "cpus": len(workers) * spec.cpus_per_worker,
+            "memory_gb": len(workers) * spec.memory_per_worker_gb,
+        },
+        "starts": engine.runs_of(job_id),
+        "preemptions": int(run["preemptions"]),
+        "interruptions": int(run["interruptions"]),
+        "lost_ms": int(run["lost_ms"]),
+        "checkpoint": checkpoint_status(checkpoints.latest(job_id)),
+        "unplaceable": not ended and not engine.can_ever_fit(job_id),
+    }
+
+
+def checkpoint_status(checkpoint: Checkpoint | None) -> dict[str, Any] | None:
+    """A checkpoint as plain data."""
+    if checkpoint is None:
+        return None
+    return {
+        "checkpoint_id": checkpoint.checkpoint_id,
+        "progress_ms": checkpoint.progress_ms,
+        "time_ms": checkpoint.time_ms,
+    }
+
+
+def _moment(time_ms: Any) -> int | None:
+    return int(time_ms) if time_ms >= 0 else None
+
+
+def _share(part: int, whole: int) -> float:
+    return part / whole if whole > 0 else 0.0
+
+
+def _jobs_by_state(engine: Engine) -> dict[str, int]:
+    """Jobs by state; the ones that have ended count even if they are forgotten."""
+    codes = Counter(int(code) for code in engine.state.job[0, : engine.shape.jobs]["state"])
+    counts = {state.value: codes[int(JobCode[state.name])] for state in JobState}
+    counts[JobState.COMPLETED.value] = engine.jobs.count("completed_jobs")
+    counts[JobState.FAILED.value] = engine.jobs.count("failed_jobs")
+    return counts
+
+
+def _gpus(engine: Engine) -> dict[str, float]:
+    nodes = engine.state.node[0]
+    up = nodes[nodes["state"] == NodeCode.UP]
+    total, free = int(np.sum(up["gpus"])), int(np.sum(up["gpu_free_milli"])) / 1000
+    return {"total": total, "free": free, "allocated": total - free}
+
+
+def _by_shard(engine: Engine, shards: ShardManager) -> dict[str, dict[str, int]]:
+    jobs = Counter(shards.owner(job_id) for job_id in engine.jobs.specs)
+    nodes = Counter(shards.owner(node_id) for node_id in engine.nodes.specs)
+    return {name: {"jobs": jobs[name], "nodes": nodes[name]} for name in shards.shards}

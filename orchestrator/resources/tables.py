@@ -1,0 +1,198 @@
+"""Who is in the job and node tables of a live cluster, and how they get there.
+
+Parts of the engine: nobody else calls what changes the cluster here.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from orchestrator.errors import CapacityError, ValidationError
+from orchestrator.kernels import entry as kernels
+from orchestrator.kernels.codes import EventKind, JobCode, NodeCode
+from orchestrator.kernels.state import ClusterState
+from orchestrator.kernels.transition import live
+from orchestrator.ports import Decommission, NodeFailed, NodeRecovered
+from orchestrator.resources.jobs import request_record
+from orchestrator.resources.records import node_records
+from orchestrator.resources.slots import Names, Slots
+from orchestrator.types import JobSpec, NodeSpec
+
+__all__ = ["JobTable", "NodeTable"]
+
+_ENDED = (JobCode.COMPLETED, JobCode.FAILED)
+_COUNTED = ("completed_jobs", "failed_jobs", "preemptions", "interruptions")
+
+
+class JobTable:
+    """Jobs that wait, run, or are remembered after their end.
+
+    The last row is never given to a job: one that is only asked about is put there.
+
+    Parameters
+    ----------
+    state : ClusterState
+        State of one cluster.
+    """
+
+    def __init__(self, state: ClusterState) -> None:
+        self._state = state
+        self._spare = state.shape.jobs - 1
+        self._tenants = Names("tenant", 65_536)
+        self._forgotten = dict.fromkeys(_COUNTED, 0)
+        self.slots = Slots("job", self._spare)
+        self.specs: dict[str, JobSpec] = {}
+
+    def code(self, job_id: str) -> JobCode:
+        """State of a job."""
+        return JobCode(self._state.job[0, self.slots.find(job_id)]["state"])
+
+    def count(self, name: str) -> int:
+        """A counter of the row, over all jobs there have been, forgotten ones included."""
+        return int(self._state.rows[0][name]) + self._forgotten[name]
+
+    def check(self, spec: JobSpec, *, nodes: int) -> None:
+        """Raise unless a job can be submitted to a cluster of so many nodes."""
+        me = f"JobSpec '{spec.job_id}'"
+        most = self._state.shape.workers
+        if spec.job_id in self.slots:
+            raise ValidationError(me, "job_id", "is taken", "give every job its own id")
+        if spec.num_workers > most:
+            problem = f"is {spec.num_workers}, and a job has at most {most}"
+            raise ValidationError(me, "num_workers", problem, "raise ClusterShape.workers")
+        self._tenants.require_room(spec.tenant)
+        ask = request_record(spec, 0, 0)
+        # A cluster without nodes is one that is being built; it may yet hold anything.
+        if nodes > 0 and not live.could_ever_fit(self._state.rows, 0, self._spare, ask):
+            problem = f"is {spec.num_workers}: more than the cluster can ever hold"
+            remedy = f"ask for less, or register more than the {nodes} nodes that there are"
+            raise ValidationError(me, "num_workers", problem, remedy)
+        if self._free_row() is None:
+            raise CapacityError(
+                f"{me}: all {self.slots.size} rows of the job table hold jobs that wait or run;"
+                " let some finish, or raise ClusterShape.jobs"
+            )
+
+    def submit(self, time_ms: int, spec: JobSpec) -> str:
+        """Queue a job; the job that had to be forgotten for it, or ``""``."""
+        j = self._free_row()
+        if j is None:
+            raise CapacityError(f"JobSpec '{spec.job_id}': the job table is full")
+        before = self._state.rows[0].copy()
+        forgotten = self.slots.assign(j, spec.job_id)
+        if forgotten:
+            del self.specs[forgotten]
+        self.specs[spec.job_id] = spec
+        ask = request_record(spec, time_ms, self._tenants.number(spec.tenant))
+        live.admit_live_job(self._state.rows, 0, time_ms, j, ask)
+        for name in _COUNTED:
+            self._forgotten[name] += int(before[name]) - int(self._state.rows[0][name])
+        return forgotten
+
+    def _free_row(self) -> int | None:
+        """The next unused row; if there is none, that of the job which ended first."""
+        if not self.slots.full:
+            return len(self.slots.ids)
+        jobs = self._state.job[0, : self.slots.size]
+        ended = np.flatnonzero(np.isin(jobs["state"], _ENDED))
+        return int(ended[np.argmin(jobs["end_ms"][ended])]) if len(ended) else None
+
+
+class NodeTable:
+    """Nodes that are up, down or leaving, and the rows of those that have left.
+
+    Parameters
+    ----------
+    state : ClusterState
+        State of one cluster.
+    """
+
+    def __init__(self, state: ClusterState) -> None:
+        self._state = state
+        self._models = Names("GPU model", 32)  # constraints on models are 32-bit masks
+        self.slots = Slots("node", state.shape.nodes)
+        self.specs: dict[str, NodeSpec] = {}
+
+    def code(self, node_id: str) -> NodeCode:
+        """State of a node."""
+        return NodeCode(self._state.node[0, self.slots.find(node_id)]["state"])
+
+    def check(self, spec: NodeSpec) -> None:
+        """Raise unless a node can be registered."""
+        me = f"NodeSpec '{spec.node_id}'"
+        most = self._state.shape.devices
+        if spec.node_id in self.specs and self.code(spec.node_id) != NodeCode.DOWN:
+            problem = f"is taken by a node that is {self.code(spec.node_id).name.lower()}"
+            raise ValidationError(me, "node_id", problem, "give every node its own id")
+        if spec.gpus > most:
+            problem = f"is {spec.gpus}, and a node has at most {most}"
+            raise ValidationError(me, "gpus", problem, "raise ClusterShape.devices")
+        self._models.require_room(spec.gpu_model)
+        self._record(spec, NodeCode.ABSENT)
+        if spec.node_id not in self.slots and self._free_row() is None:
+            raise CapacityError(
+                f"{me}: all {self.slots.size} rows of the node table are in use;"
+                " decommission a node, or raise ClusterShape.nodes"
+            )
+
+    def found(self, spec: NodeSpec) -> None:
+        """A node has been there since before the cluster's log begins."""
+        self._put(spec, NodeCode.UP if spec.available else NodeCode.DOWN)
+
+    def register(self, time_ms: int, spec: NodeSpec) -> None:
+        """A node joins, or comes back under a new description."""
+        returns = spec.node_id in self.specs
+        # A node that joins while it is down becomes part of the log when it comes up.
+        joins = spec.available and not returns
+        n = self._put(spec, NodeCode.ABSENT if joins else NodeCode.DOWN)
+        if joins:
+            live.join_node(self._state.rows, 0, time_ms, n)
+        elif spec.available:
+            kernels.apply_event(self._state.rows, 0, time_ms, EventKind.NODE_RECOVERY, n)
+
+    def change(self, time_ms: int, body: Decommission | NodeFailed | NodeRecovered) -> None:
+        """Something happens to a node; to one that has left, nothing can."""
+        n = self.slots.find(body.node_id)
+        if isinstance(body, Decommission) and not body.drain:
+            live.remove_node(self._state.rows, 0, time_ms, n)
+            return
+        kind = EventKind.NODE_DRAIN
+        if isinstance(body, NodeFailed):
+            kind = EventKind.NODE_FAILURE
+        elif isinstance(body, NodeRecovered):
+            kind = EventKind.NODE_RECOVERY
+        kernels.apply_event(self._state.rows, 0, time_ms, kind, n)
+
+    def _put(self, spec: NodeSpec, code: NodeCode) -> int:
+        record = self._record(spec, code)
+        record["model"] = self._models.number(spec.gpu_model)
+        if spec.node_id in self.slots:
+            n = self.slots.find(spec.node_id)
+            record["failures"] = self._state.node[0, n]["failures"]
+        else:
+            row = self._free_row()
+            if row is None:
+                raise CapacityError(f"NodeSpec '{spec.node_id}': the node table is full")
+            n = row
+            self.slots.assign(n, spec.node_id)
+        self.specs[spec.node_id] = spec
+        live.put_node(self._state.rows, 0, n, record)
+        return n
+
+    def _free_row(self) -> int | None:
+        """The next unused row; if there is none, the first one whose node has left."""
+        if not self.slots.full:
+            return len(self.slots.ids)
+        left = np.flatnonzero(self._state.node[0]["state"] == NodeCode.ABSENT)
+        return int(left[0]) if len(left) else None
+
+    def _record(self, spec: NodeSpec, code: NodeCode) -> NDArray[np.void]:
+        try:
+            record = node_records([spec])
+        except OverflowError as error:
+            raise ValidationError(
+                f"NodeSpec '{spec.node_id}'", "capacity", f"cannot be stored ({error})", "give less"
+            ) from error
+        record["state"] = code
+        return record

@@ -1,0 +1,38 @@
+"""Rules as policies: what decides in training and replays decides live."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from orchestrator.kernels import entry
+from orchestrator.kernels.codes import ActionKind
+from orchestrator.ports import PlaceJob, Plan, PreemptJob, Wait
+from orchestrator.scheduler.rules import Rule
+from orchestrator.scheduler.snapshot import Snapshot
+
+__all__ = ["RulePolicy"]
+
+
+class RulePolicy:
+    """Asks the kernels what a rule does, one action at a time.
+
+    Parameters
+    ----------
+    rule : Rule
+        The rule.
+    """
+
+    def __init__(self, rule: Rule) -> None:
+        self.rule = rule
+        self._record = rule.to_record()
+
+    def decide(self, snapshot: Snapshot) -> Plan:
+        """What the rule does at this decision point."""
+        state = snapshot.state
+        scratch = np.empty(state.shape.jobs, np.int32)
+        kind, j = entry.rule_action(state.rows, 0, self._record, scratch)
+        if kind == ActionKind.PLACE:
+            return Plan((PlaceJob(snapshot.job_ids[j], self.rule.placement),))
+        if kind == ActionKind.PREEMPT:
+            return Plan((PreemptJob(snapshot.job_ids[j]),))
+        return Plan((Wait(),))

@@ -1,0 +1,250 @@
+"""Random clusters, jobs and incidents; the kernels' row and the twin made of one; comparison."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+from hypothesis import strategies as st
+
+from orchestrator.kernels import entry
+from orchestrator.kernels.codes import EventKind, Information, JobCode, NodeCode, RuleKey
+from orchestrator.kernels.state import (
+    CONFIG_FIELDS,
+    INCIDENT_DTYPE,
+    NODE_DTYPE,
+    REQUEST_DTYPE,
+    ClusterShape,
+    ClusterState,
+    allocate,
+)
+from orchestrator.kernels.state import LOG_DTYPE as _LOG_DTYPE
+from orchestrator.scheduler.rules import Rule
+from tests.twins.kernel_calls import load_incidents
+from tests.twins.naive_cluster import Job
+from tests.twins.naive_engine import NaiveEngine
+
+MAX_WORKERS = 4
+LOG = 4096
+_SHAPE = ClusterShape(
+    envs=2, jobs=16, workers=MAX_WORKERS, nodes=4, devices=4, incidents=12, log=LOG
+)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A cluster, what is asked of it and what befalls it."""
+
+    nodes: np.ndarray  # [N] NODE_DTYPE
+    requests: np.ndarray  # [J] REQUEST_DTYPE
+    incidents: np.ndarray  # [I] INCIDENT_DTYPE
+    config: dict[str, int]
+    seed: int
+
+
+def _seconds(low: int, high: int) -> st.SearchStrategy[int]:
+    """Milliseconds, mostly whole seconds: things then coincide."""
+    return st.one_of(
+        st.integers(low, high).map(lambda s: 1000 * s), st.integers(1000 * low, 1000 * high)
+    )
+
+
+_GPU_NODE = st.fixed_dictionaries(
+    {
+        "gpus": st.integers(0, 4),
+        "cpu_cap_milli": st.sampled_from([2000, 8000, 16000]),
+        "memory_cap_mib": st.sampled_from([4096, 65536]),
+        "model": st.integers(0, 2),
+    }
+)
+_POOL = st.fixed_dictionaries(
+    {"gpus": st.just(0), "cpu_cap_milli": st.integers(1, 16).map(lambda c: 1000 * c)}
+)
+_TIMES = {
+    "duration_ms": _seconds(1, 40),
+    "requested_ms": _seconds(1, 60),
+    "checkpoint_interval_ms": st.sampled_from([0, 0, 1000, 7000]),
+    "checkpoint_ms": st.sampled_from([0, 0, 1000, 2500]),
+    "restart_ms": st.sampled_from([0, 0, 1000, 4500]),
+}
+_FLAGS = {"preemptible": st.sampled_from([0, 1, 1])}
+_GPU_JOB = st.fixed_dictionaries(
+    {
+        **_TIMES,
+        **_FLAGS,
+        "workers": st.sampled_from([1, 1, 1, 2, 3, MAX_WORKERS]),
+        "gpus_per_worker": st.sampled_from([0, 1, 1, 1, 2, 3, 4]),
+        "gpu_milli": st.sampled_from([1000, 1000, 1000, 500, 350, 250]),
+        "cpu_milli": st.sampled_from([0, 500, 1000, 3000]),
+        "memory_mib": st.sampled_from([0, 512, 2048]),
+        "model_mask": st.sampled_from([0, 0, 0, 1, 6]),
+    }
+)
+_POOL_JOB = st.fixed_dictionaries(
+    {
+        **_TIMES,
+        **_FLAGS,
+        "workers": st.integers(1, 3),
+        "cpu_milli": st.sampled_from(range(500, 9000, 500)),
+    }
+)
+_CONFIG = st.fixed_dictionaries(
+    {
+        "commitment": st.sampled_from([0, 0, 1]),
+        "backfill": st.integers(0, 1),
+        "preemption_limit": st.sampled_from([0, 1, 3, 8]),
+        "min_run_ms": st.sampled_from([0, 0, 2000]),
+        "information": st.sampled_from([*Information, Information.ESTIMATE]).map(int),
+        "slowdown_bound_ms": st.just(10_000),
+        "keep_log": st.just(1),
+    }
+)
+
+
+@st.composite
+def cases(draw: st.DrawFn, incidents: bool = True, **config: int) -> Case:
+    """A random case; ``config`` fixes fields that would be drawn."""
+    pool = draw(st.sampled_from([False, False, True]))
+    nodes = _records(
+        NODE_DTYPE, draw(st.lists(_POOL if pool else _GPU_NODE, min_size=1, max_size=4))
+    )
+    nodes["state"] = NodeCode.UP
+    asks = draw(st.lists(_POOL_JOB if pool else _GPU_JOB, min_size=1, max_size=12))
+    requests = _records(REQUEST_DTYPE, asks)
+    gaps = draw(st.lists(_seconds(0, 9), min_size=len(asks), max_size=len(asks)))
+    requests["submit_ms"] = np.cumsum(gaps)
+    if pool:
+        requests["gpu_milli"] = 1000
+    befalls = draw(_incidents(len(nodes))) if incidents else []
+    return Case(
+        nodes=nodes,
+        requests=requests,
+        incidents=np.array(sorted(befalls), INCIDENT_DTYPE),
+        config=draw(_CONFIG) | config,
+        seed=draw(st.integers(0, 1 << 32)),
+    )
+
+
+def _incidents(nodes: int) -> st.SearchStrategy[list[tuple[int, int, int]]]:
+    kinds = [EventKind.NODE_FAILURE, EventKind.NODE_RECOVERY, EventKind.NODE_DRAIN]
+    one = st.tuples(_seconds(0, 90), st.sampled_from(kinds).map(int), st.integers(0, nodes - 1))
+    return st.one_of(st.just([]), st.lists(one, max_size=_SHAPE.incidents))
+
+
+def _records(dtype: np.dtype[Any], values: list[dict[str, int]]) -> np.ndarray:
+    records = np.zeros(len(values), dtype)
+    for record, fields in zip(records, values, strict=True):
+        for name, value in fields.items():
+            record[name] = value
+    return records
+
+
+rules = st.builds(
+    Rule,
+    name=st.just("drawn"),
+    key=st.sampled_from(RuleKey),
+    placement=st.integers(0, 3),
+    preemptive=st.booleans(),
+    blocking=st.booleans(),
+)
+
+
+def begin(case: Case, e: int = 0) -> tuple[ClusterState, NaiveEngine]:
+    """The case as a row of cluster state, and as its twin."""
+    state = allocate(_SHAPE)
+    for name, value in case.config.items():
+        state.rows[name] = value
+    entry.begin_episode(state.rows, e, case.seed, case.nodes, case.requests)
+    load_incidents(state.rows, e, case.incidents)
+    config = SimpleNamespace(**{name: int(state.rows[e][name]) for name, _ in CONFIG_FIELDS})
+    return state, NaiveEngine(case.nodes, case.requests, case.incidents, config, case.seed)
+
+
+def nodes_buffer() -> np.ndarray:
+    return np.zeros(MAX_WORKERS, np.int32)
+
+
+def scratch() -> np.ndarray:
+    return np.zeros(_SHAPE.jobs, np.int32)
+
+
+# --- comparison ----------------------------------------------------------------------------------
+
+_JOB_FIELDS = {
+    "state": "state",
+    "start_ms": "start",
+    "first_start_ms": "first_start",
+    "end_ms": "end",
+    "expected_end_ms": "expected_end",
+    "progress_ms": "progress",
+    "unsaved_ms": "unsaved",
+    "lost_ms": "lost",
+    "attained_unit_ms": "attained",
+    "blocked_point": "blocked_point",
+    "preemptions": "preemptions",
+    "interruptions": "interruptions",
+    "excess": "excess",
+}
+
+
+def log_records(state: ClusterState, e: int) -> list[tuple[int, int, int, int]]:
+    """The records that are kept, oldest first, as (time_ms, kind, subject, value)."""
+    count = int(state.rows[e]["log_count"])
+    assert count <= LOG
+    assert _LOG_DTYPE.names == ("time_ms", "value", "kind", "subject")
+    return [(t, k, s, v) for t, v, k, s in state.log[e, :count].tolist()]
+
+
+def _job(state: ClusterState, e: int, j: int) -> dict[str, Any]:
+    run = state.job[e, j]
+    seen = {name: run[name].item() for name in _JOB_FIELDS}
+    if run["state"] == JobCode.RUNNING:
+        seen["work_start_ms"] = run["work_start_ms"].item()
+    seen["spots"] = [
+        (int(w["node"]), tuple(g for g in range(64) if (int(w["devices"]) >> g) & 1))
+        for w in state.worker[e, j, : run["workers_now"]]
+    ]
+    return seen
+
+
+def _twin_job(job: Job) -> dict[str, Any]:
+    seen = {name: getattr(job, own) for name, own in _JOB_FIELDS.items()}
+    if job.state == JobCode.RUNNING:
+        seen["work_start_ms"] = job.work_start
+    return seen | {"spots": job.spots}
+
+
+def assert_same(state: ClusterState, e: int, twin: NaiveEngine) -> None:
+    """Demand that a row and its twin have come to the same, and by the same way."""
+    row = state.rows[e]
+    assert log_records(state, e) == twin.log
+    for j, job in enumerate(twin.jobs):
+        assert _job(state, e, j) == _twin_job(job), f"job {j}"
+    queue = state.queue[e, : row["queue_len"]]["job"].tolist()
+    assert queue == [job.index for job in twin.queue()]
+    running = state.running[e, : row["running_len"]]["job"].tolist()
+    assert running == [job.index for job in twin.running]
+    for n, (host, node) in enumerate(zip(twin.hosts(), twin.nodes, strict=True)):
+        seen = state.node[e, n]
+        assert (seen["state"], seen["failures"]) == (node.state, node.failures), f"node {n}"
+        assert (seen["cpu_free_milli"], seen["memory_free_mib"]) == (host.cpu, host.memory)
+        assert state.device[e, n, : node.gpus]["free_milli"].tolist() == host.devices
+    expected = {
+        "now_ms": twin.now,
+        "point": twin.point,
+        "done": twin.done,
+        "committed": twin.committed,
+        "decisions": twin.decisions,
+        "illegal_actions": twin.illegal,
+        "preemptions_here": twin.preemptions_here,
+        "job_ms": twin.job_ms,
+        "wait_ms": twin.wait_ms,
+        "busy_unit_ms": twin.busy,
+        "capacity_unit_ms": twin.capacity_time,
+        "lost_unit_ms": twin.lost_units,
+        "capacity_units": twin.capacity(),
+        "free_units": twin.free(),
+    }
+    assert {name: int(row[name]) for name in expected} == expected

@@ -1,0 +1,125 @@
+"""Kernels that only other kernels call, made callable on ``rows[e]``."""
+
+from __future__ import annotations
+
+from orchestrator.kernels import advance, backfill, decisions, feasibility, ordering, placement
+from orchestrator.kernels import randomness as rnd
+from orchestrator.kernels.jit import kernel
+from orchestrator.kernels.transition import episode, resources, timeline, whatif
+
+_random_bits, _random_unit, _random_below = rnd.random_bits, rnd.random_unit, rnd.random_below
+_push, _cancel, _next, _pop = (
+    timeline.push_event,
+    timeline.cancel_event,
+    timeline.next_event,
+    timeline.pop_event,
+)
+_reserve, _release = resources.reserve_gang, resources.release_gang
+_lift, _restore = whatif.lift_gang, whatif.restore_gang
+_slots, _slots_when_empty = feasibility.worker_slots, feasibility.worker_slots_when_empty
+_place, _score, _first = placement.place_gang, ordering.job_score, ordering.first_in_queue
+_backfill, _earliest = backfill.backfill_queue, backfill.earliest_start
+_position, _load_incidents = advance.queue_position, episode.load_incidents
+_placement_reason, _preemption_reason = decisions.placement_reason, decisions.preemption_reason
+
+
+@kernel
+def random_numbers(seed, stream, counter, bound):
+    return (
+        _random_bits(seed, stream, counter),
+        _random_unit(seed, stream, counter),
+        _random_below(seed, stream, counter, bound),
+    )
+
+
+@kernel
+def push_event(rows, e, time_ms, kind, j):
+    _push(rows[e], time_ms, kind, j)
+
+
+@kernel
+def cancel_event(rows, e, j):
+    _cancel(rows[e], j)
+
+
+@kernel
+def take_next(rows, e):
+    """Return the next event and take it off its source."""
+    time_ms, kind, subject = _next(rows[e])
+    _pop(rows[e], kind)
+    return time_ms, int(kind), int(subject)
+
+
+@kernel
+def reserve_gang(rows, e, j, nodes):
+    return _reserve(rows[e], j, nodes)
+
+
+@kernel
+def release_gang(rows, e, j):
+    _release(rows[e], j)
+
+
+@kernel
+def lift_gang(rows, e, j):
+    _lift(rows[e], j)
+
+
+@kernel
+def restore_gang(rows, e, j):
+    _restore(rows[e], j)
+
+
+@kernel
+def worker_slots(rows, e, j, n, limit):
+    return _slots(rows[e], j, n, limit)
+
+
+@kernel
+def worker_slots_when_empty(rows, e, j, n, limit):
+    return _slots_when_empty(rows[e], j, n, limit)
+
+
+@kernel
+def place_gang(rows, e, j, generator, nodes):
+    return _place(rows[e], j, generator, nodes)
+
+
+@kernel
+def job_score(rows, e, j, key):
+    return _score(rows[e], j, key)
+
+
+@kernel
+def first_in_queue(rows, e, key):
+    return _first(rows[e], key)
+
+
+@kernel
+def queue_position(rows, e, j):
+    return int(_position(rows[e], j))
+
+
+@kernel
+def backfill_queue(rows, e, committed, nodes):
+    return _backfill(rows[e], committed, nodes)
+
+
+@kernel
+def earliest_start(rows, e, units):
+    return _earliest(rows[e], units)
+
+
+@kernel
+def load_incidents(rows, e, incidents):
+    _load_incidents(rows[e], incidents)
+
+
+@kernel
+def placement_reason(rows, e, j):
+    return int(_placement_reason(rows[e], j))
+
+
+@kernel
+def preemption_reason(rows, e, j):
+    return int(_preemption_reason(rows[e], j))
