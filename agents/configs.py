@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import shlex
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import fields
@@ -11,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 
+from agents.evaluation.suite import Published, Suite
 from agents.task import Task
 from envs.config import EnvConfig
 from envs.workloads import Trace, WindowSplit, load_workload
@@ -23,11 +26,14 @@ from orchestrator.kernels.features import Encoding
 from orchestrator.kernels.session import Sampling
 
 __all__ = [
+    "build_suite",
     "build_task",
+    "command_line",
     "config_dir",
     "entry_point",
     "env_config",
     "file_or_generator",
+    "judging_suite",
     "plain",
 ]
 
@@ -77,7 +83,9 @@ def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], None]], Ca
                 sys.stderr.write(f"error: {ours}\n")
                 sys.exit(_WRONG_INPUT)
 
-        start = hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=config_name)
+        start = hydra.main(
+            version_base="1.3", config_path=str(config_dir()), config_name=config_name
+        )
         return start(guarded)
 
     return decorate
@@ -132,7 +140,9 @@ def env_config(**options: Any) -> EnvConfig:
     return EnvConfig(**values)
 
 
-def file_or_generator(folder: str | None, file: Mapping[str, Any], otherwise: Mapping[str, Any]) -> Trace:
+def file_or_generator(
+    folder: str | None, file: Mapping[str, Any], otherwise: Mapping[str, Any]
+) -> Trace:
     """Load a public trace if the folder of traces is known, else generate jobs.
 
     Parameters
@@ -165,6 +175,30 @@ def build_task(cfg: DictConfig) -> Task:
         evaluation_jobs=length,
         seed=cfg.seed,
     )
+
+
+def build_suite(cfg: Any) -> Suite:
+    """Make a suite of evaluation from plain values."""
+    options = plain(cfg)
+    known = [field.name for field in fields(Suite)]
+    for name in options:
+        if name not in known:
+            raise ConfigurationError(f"suite: unknown field '{name}'; known: {', '.join(known)}")
+    options["published"] = tuple(Published(**row) for row in options.get("published", ()))
+    return Suite(**options)
+
+
+def judging_suite(cfg: DictConfig, task: Task) -> Suite:
+    """The suite that judges a trained policy: the test windows of its own task."""
+    options = plain(cfg.evaluation)
+    starts = task.evaluation_starts("test", options.pop("windows"))
+    return Suite(cfg.name, task.evaluation_jobs, starts=starts.tolist(), **options)
+
+
+def command_line(script: str) -> str:
+    """The command that started this run, with the overrides that it was given."""
+    overrides = HydraConfig.get().overrides.task
+    return " ".join(["python", script, *(shlex.quote(item) for item in overrides)])
 
 
 def plain(cfg: Any) -> Any:

@@ -50,7 +50,7 @@ class SchedulingVecEnv(VecEnv):
         self.render_mode = None
         self._infos: list[dict[str, Any]] = [{} for _ in range(session.envs)]
 
-    def reset(self) -> dict[str, NDArray[Any]]:  # type: ignore[override]
+    def reset(self) -> dict[str, NDArray[Any]]:
         """Begin an episode in all rows."""
         self.session.reset()
         self._returns[:] = 0.0

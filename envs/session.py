@@ -13,7 +13,7 @@ from orchestrator.errors import ConfigurationError, IllegalActionError
 from orchestrator.kernels import session as kernels
 from orchestrator.kernels.candidates import CANDIDATE_NAMES, VICTIM_NAMES
 from orchestrator.kernels.codes import NO_JOB, Reason
-from orchestrator.kernels.features import BUCKETS, GLOBAL_NAMES, SCRATCH_ROWS, STATIC_WIDTH
+from orchestrator.kernels.features import GLOBAL_NAMES, STATIC_WIDTH, make_scratch
 from orchestrator.kernels.metrics import Metric
 from orchestrator.kernels.state import INCIDENT_DTYPE, ClusterShape, ClusterState, allocate
 from orchestrator.resources.records import node_records
@@ -247,12 +247,13 @@ def _make_buffers(shape: ClusterShape, config: EnvConfig) -> kernels.Buffers:
 
 
 def _make_bench(shape: ClusterShape, config: EnvConfig) -> kernels.Bench:
+    releases, table, columns = make_scratch(shape.jobs, config.window)
     return kernels.Bench(
         nodes=np.zeros((len(config.placements) + 1) * shape.workers, np.int32),
         jobs=np.zeros(shape.jobs, np.int32),
-        releases=np.zeros(shape.jobs + 1, np.float32),
-        table=np.zeros(BUCKETS + 1, np.int32),
-        columns=np.zeros((SCRATCH_ROWS, config.window), np.float32),
+        releases=releases,
+        table=table,
+        columns=columns,
         scores=np.zeros(config.window),
-        metrics=np.zeros(len(Metric)),
+        metrics=np.zeros((1, len(Metric))),
     )

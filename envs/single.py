@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -21,7 +21,7 @@ __all__ = ["SchedulingEnv", "cluster_env", "job_ordering_env"]
 Observation = dict[str, NDArray[Any]]
 
 
-class SchedulingEnv(gymnasium.Env[Observation, np.int64]):
+class SchedulingEnv(gymnasium.Env[Any, Any]):
     """A cluster whose scheduling decisions are the agent's.
 
     Parameters
@@ -48,7 +48,7 @@ class SchedulingEnv(gymnasium.Env[Observation, np.int64]):
     ``window``, ``illegal_actions`` and, after a step, ``reason`` ("ok" or why it was refused).
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["ansi", "rgb_array"], "render_fps": 4}
+    metadata = {"render_modes": ["ansi", "rgb_array"], "render_fps": 4}  # noqa: RUF012
 
     def __init__(
         self,
@@ -114,9 +114,10 @@ class SchedulingEnv(gymnasium.Env[Observation, np.int64]):
 
     def action_masks(self) -> NDArray[np.bool_]:
         """Legal actions, as sb3-contrib asks for them."""
-        return self.session.buffers.mask[0].astype(np.bool_)
+        mask: NDArray[np.bool_] = self.session.buffers.mask[0].astype(np.bool_)
+        return mask
 
-    def render(self) -> str | NDArray[np.uint8] | None:  # type: ignore[override]
+    def render(self) -> str | NDArray[np.uint8] | None:
         """The decision point in words, or the occupancy of the cluster over time as a picture."""
         if self.render_mode == "ansi":
             return describe_decision(self.session, 0)

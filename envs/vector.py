@@ -22,7 +22,7 @@ Observation = dict[str, NDArray[Any]]
 
 def row_seeds(seed: int | None, envs: int) -> NDArray[np.uint64]:
     """Seeds of all rows from one; None: from the operating system."""
-    return np.random.SeedSequence(seed).generate_state(envs, np.uint64)
+    return np.random.SeedSequence(seed).generate_state(envs, np.uint64).astype(np.uint64)
 
 
 class SchedulingVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]]):

@@ -55,6 +55,7 @@ from orchestrator.ports import (
     Submit,
     Wait,
     WorkerExited,
+    WorkerPlacement,
     WorkersLost,
 )
 from orchestrator.resources.tables import JobTable, NodeTable
@@ -187,6 +188,11 @@ class Engine:
         """Whether there is something to decide."""
         return self._status == Status.DECISION
 
+    @property
+    def undecided(self) -> bool:
+        """Whether something happened that no policy has had the chance to react to."""
+        return self._happened or self.decision_open
+
     def event_log(self) -> NDArray[np.void]:
         """The records of the event log that are kept, oldest first (LOG_DTYPE)."""
         count = int(self.row["log_count"])
@@ -207,6 +213,10 @@ class Engine:
         """How often a job has started."""
         return int(self._reader.runs[self.jobs.slots.find(job_id)])
 
+    def workers_of(self, job_id: str) -> tuple[WorkerPlacement, ...]:
+        """Where the workers of a job are; empty if it is not placed."""
+        return self._reader.workers(self.jobs.slots.find(job_id))
+
     def is_current(self, event: Event) -> bool:
         """Whether an event is about the present run of a job, and not overtaken."""
         if event.job_id not in self.jobs.slots:
@@ -219,9 +229,15 @@ class Engine:
 
     def snapshot(self) -> Snapshot:
         """A copy of the cluster as it is now, for a policy."""
+        state = self.state_at(self.now_ms)
+        return Snapshot(state, tuple(self.jobs.slots.ids), tuple(self.nodes.slots.ids))
+
+    def state_at(self, time_ms: int) -> ClusterState:
+        """A copy of the cluster's state, as it will be at a time if nothing happens before."""
         state = allocate(replace(self.shape, log=1))
         kernels.copy_row(self.state.rows, 0, state.rows, 0)
-        return Snapshot(state, tuple(self.jobs.slots.ids), tuple(self.nodes.slots.ids))
+        kernels.apply_event(state.rows, 0, time_ms, EventKind.NONE, 0)
+        return state
 
     # --- entries -------------------------------------------------------------------------------
 

@@ -256,13 +256,14 @@ class StopJob:
     """Stop what is left of a job's workers; nothing is reported.
 
     ``save`` asks for a checkpoint first: one that costs nothing, so that nobody waits for it.
-    ``progress_ms`` is the work that the job will go on from.
+    ``progress_ms`` is the work that the job will go on from, ``lost_ms`` what is gone beyond it.
     """
 
     job_id: str
     run: int
     reason: str
     progress_ms: int
+    lost_ms: int = 0
     save: bool = False
 
 
@@ -398,7 +399,7 @@ class Runtime(Protocol):
         """
 
     def observe(self) -> Mapping[str, int]:
-        """Jobs whose workers exist, and the number of their run."""
+        """Jobs whose workers exist, or whose end is not reported yet, and their runs."""
 
 
 class Policy(Protocol):

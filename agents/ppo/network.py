@@ -43,9 +43,11 @@ class ActionSet:
 
 
 class SetScorer(nn.Module):
-    """Score of each legal action: ``w . features + network(features, global)``.
+    """Score of each legal action: ``gain * (w . features + network(features, global))``.
 
-    The linear part can start at a rule's level; the network's output layer starts at zero.
+    The linear part can start at a rule's level; the network's output layer starts at zero. The
+    gain brings weights of the order of one to scores that decide: without it, a learning rate
+    that suits the network is too slow for the linear part.
 
     Parameters
     ----------
@@ -53,10 +55,20 @@ class SetScorer(nn.Module):
         Features of an action and of the state; units of the two hidden layers.
     prior : dict of int to float
         Initial weight of features in the linear part.
+    gain : float
+        Factor of the scores.
     """
 
-    def __init__(self, width: int, global_width: int, hidden: int, prior: dict[int, float]) -> None:
+    def __init__(
+        self,
+        width: int,
+        global_width: int,
+        hidden: int,
+        prior: dict[int, float],
+        gain: float = 1.0,
+    ) -> None:
         super().__init__()
+        self.gain = gain
         self.linear = nn.Linear(width, 1, bias=False)
         self.from_action = nn.Linear(width, hidden)
         self.from_global = nn.Linear(global_width, hidden, bias=False)
@@ -74,7 +86,7 @@ class SetScorer(nn.Module):
         hidden = torch.relu(self.from_action(actions.vectors) + context)
         hidden = torch.relu(self.inner(hidden))
         scores: Tensor = self.linear(actions.vectors) + self.out(hidden)
-        return scores.squeeze(1)
+        return self.gain * scores.squeeze(1)
 
 
 class SetCritic(nn.Module):

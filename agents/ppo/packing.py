@@ -49,9 +49,7 @@ class ActionPacker:
         self.victim_width = len(schema.victims)
         heads = [head for head in layout.heads if head.size > 0]
         self.head_width = len(heads) if len(heads) > 1 else 0
-        self.width = (
-            self.queue_width + self.candidate_width + self.victim_width + self.head_width
-        )
+        self.width = self.queue_width + self.candidate_width + self.victim_width + self.head_width
 
     def pack(
         self, observation: Mapping[str, NDArray[Any]], mask: NDArray[np.bool_]
@@ -89,7 +87,7 @@ class ActionPacker:
 
 
 @numba.njit(cache=True, nogil=True)
-def _pack(  # type: ignore[no-untyped-def]
+def _pack(
     mask, queue, candidates, victims, candidate_width, victim_width, head_width, vectors, actions
 ):
     Q, F = queue.shape[1], queue.shape[2]

@@ -40,8 +40,10 @@ class SetPolicy(MaskableActorCriticPolicy):
         Units of the hidden layers.
     prior : dict of str to float
         Initial linear weight of named queue features (or ``candidate:NAME``, ``victim:NAME``,
-        ``head:NAME``): where training starts. ``{"log_request": -20}`` starts at shortest job
+        ``head:NAME``): where training starts. ``{"log_request": -2}`` starts at shortest job
         first.
+    gain : float
+        Factor of the scores.
     """
 
     def __init__(
@@ -54,11 +56,13 @@ class SetPolicy(MaskableActorCriticPolicy):
         hidden: int = 32,
         critic_summary: int = 64,
         prior: Mapping[str, float] | None = None,
+        gain: float = 1.0,
         **kwargs: Any,
     ) -> None:
         self._schema = schema
         self._sizes = (hidden, critic_summary)
         self._prior = dict(prior or {})
+        self._gain = gain
         super().__init__(observation_space, action_space, lr_schedule, **kwargs)
 
     def _build(self, lr_schedule: Any) -> None:
@@ -68,11 +72,10 @@ class SetPolicy(MaskableActorCriticPolicy):
         hidden, summary = self._sizes
         width, global_width = self.packer.width, len(schema.globals)
         prior = {_feature_index(schema, name): w for name, w in self._prior.items()}
-        self.scorer = SetScorer(width, global_width, hidden, prior)
+        self.scorer = SetScorer(width, global_width, hidden, prior, self._gain)
         self.critic = SetCritic(width, global_width, hidden, summary)
-        self.optimizer = self.optimizer_class(
-            self.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs
-        )
+        optimizer: Any = self.optimizer_class
+        self.optimizer = optimizer(self.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)
 
     def _set_of(self, observation: Any, masks: Any) -> tuple[PackedActions, ActionSet]:
         arrays = {k: v.numpy() if isinstance(v, Tensor) else v for k, v in observation.items()}

@@ -24,6 +24,7 @@ from envs.sb3 import SchedulingVecEnv
 
 __all__ = ["PPOTrainer", "TrainingResult"]
 
+
 @dataclass(frozen=True)
 class TrainingResult:
     """What training leaves behind.
@@ -63,6 +64,8 @@ class PPOTrainer:
         Units of the networks.
     prior : mapping of str to float
         Initial linear weights by feature name: where training starts.
+    gain : float
+        Factor of the scores; see ``SetScorer``.
     validate_every : int
         Updates between validations.
     validation_windows : int
@@ -90,7 +93,8 @@ class PPOTrainer:
     entropy: float = 0.0
     hidden: int = 32
     critic_summary: int = 64
-    prior: Mapping[str, float] = field(default_factory=lambda: {"log_request": -20.0})
+    prior: Mapping[str, float] = field(default_factory=lambda: {"log_request": -2.0})
+    gain: float = 10.0
     validate_every: int = 10
     validation_windows: int = 32
     windows: int = 4096
@@ -174,6 +178,7 @@ class PPOTrainer:
                 "hidden": self.hidden,
                 "critic_summary": self.critic_summary,
                 "prior": dict(self.prior),
+                "gain": self.gain,
             },
         )
 

@@ -121,7 +121,8 @@ class Watcher(BaseCallback):
 
     def _validate(self) -> None:
         model, plan = self._watched, self._plan
-        scorer = model.policy.scorer.state_dict()
+        policy: Any = model.policy
+        scorer = policy.scorer.state_dict()
         state = {name: value.detach().clone() for name, value in scorer.items()}
         play_policy(ScorerPolicy(state, self._task.config.schema, plan.hidden), self._session)
         costs = bounded_slowdowns(self._session)

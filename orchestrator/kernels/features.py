@@ -12,6 +12,7 @@ from __future__ import annotations
 from enum import IntEnum
 
 import numpy as np
+from numpy.typing import NDArray
 
 from orchestrator.kernels.fastlog import fast_log
 from orchestrator.kernels.jit import kernel, small_kernel
@@ -23,12 +24,12 @@ __all__ = [
     "DEFAULT_NAMES",
     "GLOBAL_NAMES",
     "PUBLISHED_NAMES",
-    "SCRATCH_ROWS",
     "STATIC_WIDTH",
     "Encoding",
     "encode_global",
     "encode_queue",
     "fill_static",
+    "make_scratch",
 ]
 
 
@@ -93,8 +94,6 @@ BUCKETS = 1024
 STATIC_WIDTH = 16
 """Floats of the per-job constants: one cache line."""
 
-SCRATCH_ROWS = 5
-
 _SUBMIT, _REQUEST, _SCALE, _LOG_SCALE, _RATE, _BUCKET, _DEMAND = 0, 1, 2, 3, 4, 5, 6
 _LOG_REQUEST, _LOG_DEMAND, _LOG_AREA, _DEMAND_SHARE, _SHORT = 7, 8, 9, 10, 11
 # Of the published encoding, in the order of its columns; 0 and 7 are dynamic.
@@ -102,7 +101,28 @@ _PUBLISHED_WIDTH = 8
 
 _F = np.float32
 _ALMOST_ONE = _F(1.0 - 1e-5)
-_MAX_WAIT_S = _F(12 * 60 * 60)
+_ALMOST_ZERO = _F(1e-5)
+_PER_MAX_WAIT = _F(1.0 / (12 * 60 * 60))
+_ZERO, _ONE = _F(0.0), _F(1.0)
+_BLOCK = 16
+
+
+def make_scratch(
+    jobs: int, window: int
+) -> tuple[NDArray[np.float32], NDArray[np.int32], NDArray[np.float32]]:
+    """Scratch of the encoders for up to ``jobs`` running jobs and a window.
+
+    Returns
+    -------
+    releases : float32 [3, jobs + 1]
+    table : int32 [BUCKETS + 1]
+    columns : float32 [6, window rounded up]
+        The last row is constant: ln(1 + position) / ln(1 + window).
+    """
+    padded = -(-window // _BLOCK) * _BLOCK
+    columns = np.ones((6, padded), np.float32)
+    columns[5] = np.log1p(np.arange(padded)) / np.log1p(window)
+    return np.zeros((3, jobs + 1), np.float32), np.zeros(BUCKETS + 1, np.int32), columns
 
 
 @kernel
@@ -151,44 +171,46 @@ def fill_static(row, encoding, maxima, static):
         static[j, _SHORT] = 1.0 if estimate < bound else 0.0
 
 
-@small_kernel
-def _encode_published(row, count, static, out):
-    """RLScheduler's eight features of the first ``count`` queued jobs."""
+@kernel
+def _encode_published(row, window, count, static, out):
+    """RLScheduler's eight features of the ``count`` jobs of a window."""
     now_s = _F((row.now_ms - request(row, 0).submit_ms) / 1000.0)
     free = _F(row.free_units / 1000.0)
     for i in range(count):
-        j = queue(row, i).job
+        j = np.uint64(window[i])
         for c in range(_PUBLISHED_WIDTH):
             out[i, c] = static[j, c]
-        out[i, 0] = min((now_s - static[j, 0]) / _MAX_WAIT_S, _ALMOST_ONE)
-        out[i, 7] = _ALMOST_ONE if static[j, 7] <= free else _F(1e-5)
+        wait = (now_s - static[j, 0]) * _PER_MAX_WAIT
+        out[i, 0] = wait if wait < _ALMOST_ONE else _ALMOST_ONE
+        out[i, 7] = _ALMOST_ONE if static[j, 7] <= free else _ALMOST_ZERO
 
 
 @kernel
 def _release_table(row, releases, table):
     """When capacity becomes free.
 
-    ``releases[k]`` is the time, s from now, until the running jobs up to the k-th have released
-    (``releases[0]`` = 0), and ``table[b]`` the first such k at which b buckets are free.
-
-    Returns
-    -------
-    int
-        Entries of ``releases``.
+    Column k of ``releases`` [3, >= running + 1] holds the time d, s from now, until the first k
+    running jobs have released theirs (d = 0 for k = 0), .1 ln(1 + d) and .1 ln(1 + W d);
+    ``table[b]`` is the first such k at which b buckets are free.
     """
     to_bucket = BUCKETS / max(row.nominal_units, 1)
+    rate = _F(max(row.request_rate, 0.0))
     free = row.free_units
     filled = min(max(np.int64(free * to_bucket), -1), BUCKETS) + 1
     for b in range(filled):
         table[b] = 0
-    releases[0] = _F(0.0)
+    releases[0, 0] = _F(0.0)
+    releases[1, 0] = _F(0.0)
+    releases[2, 0] = _F(0.0)
     count = 1
     for k in range(row.running_len):
         if filled > BUCKETS:
             break
         free += running(row, k).units
-        ahead_ms = max(running(row, k).expected_end_ms - row.now_ms, 0)
-        releases[count] = _F(ahead_ms / 1000.0)
+        d = _F(max(running(row, k).expected_end_ms - row.now_ms, 0) / 1000.0)
+        releases[0, count] = d
+        releases[1, count] = _F(0.1) * fast_log(_F(1.0) + d)
+        releases[2, count] = _F(0.1) * fast_log(_F(1.0) + rate * d)
         upto = min(max(np.int64(free * to_bucket), -1), BUCKETS) + 1
         for b in range(filled, upto):
             table[b] = count
@@ -196,29 +218,24 @@ def _release_table(row, releases, table):
         count += 1
     for b in range(filled, BUCKETS + 1):
         table[b] = count - 1
-    return count
-
-
-@small_kernel
-def _gather(row, window, count, static, releases, table, scratch):
-    """Bring wait, scale, time to start and the cost terms into contiguous rows of ``scratch``."""
-    now_s = _F((row.now_ms - request(row, 0).submit_ms) / 1000.0)
-    rate = _F(row.request_rate)
-    for i in range(count):
-        j = window[i]
-        wait = max(now_s - static[j, _SUBMIT], _F(0.0))
-        start = releases[table[np.int64(static[j, _BUCKET])]]
-        scale = static[j, _SCALE]
-        rest = max(rate - static[j, _RATE], _F(0.0))
-        scratch[0, i] = _F(1.0) + wait
-        scratch[1, i] = scale + wait
-        scratch[2, i] = scale + start
-        scratch[3, i] = _F(1.0) + (start + static[j, _REQUEST]) * rest
-        scratch[4, i] = start
 
 
 @kernel
-def encode_window(row, window, count, static, releases, table, scratch, out):
+def _take_logs(columns, count):
+    """Replace the first ``count`` entries of four columns by their logarithms.
+
+    The inner loop has a fixed length, so that it compiles to one wide operation without a scalar
+    remainder; entries beyond ``count`` in the last block are computed for nothing.
+    """
+    for c in range(4):
+        for block in range((count + _BLOCK - 1) // _BLOCK):
+            at = block * _BLOCK
+            for i in range(_BLOCK):
+                columns[c, at + i] = fast_log(columns[c, at + i])
+
+
+@kernel
+def encode_window(row, window, count, static, releases, table, columns, out):
     """The ``DEFAULT`` features of the ``count`` jobs of a window.
 
     Parameters
@@ -229,46 +246,47 @@ def encode_window(row, window, count, static, releases, table, scratch, out):
     count : int
     static : float32 [jobs, STATIC_WIDTH]
         From :func:`fill_static`.
-    releases, table, scratch : float32 [jobs + 1], int32 [BUCKETS + 1], float32 [5, window]
-        Scratch.
+    releases, table, columns
+        Scratch; see :func:`make_scratch`.
     out : float32 [window, >= 14]
         Rows up to ``count`` are filled.
     """
     _release_table(row, releases, table)
-    _gather(row, window, count, static, releases, table, scratch)
-    for r in range(4):
-        for i in range(count):
-            scratch[r, i] = fast_log(scratch[r, i])
+    now_s = _F((row.now_ms - request(row, 0).submit_ms) / 1000.0)
     free = _F(row.free_units / 1000.0)
-    inverse_capacity = _F(1000.0 / max(row.nominal_units, 1))
+    per_capacity = _F(1000.0 / max(row.nominal_units, 1))
     rate = _F(row.request_rate)
-    last_start = _F(-1.0)
-    log_start = _F(0.0)
-    log_cost = _F(0.0)
-    log_window = _F(1.0) / fast_log(_F(1.0 + out.shape[0]))
     for i in range(count):
-        j = window[i]
-        start = scratch[4, i]
-        if start != last_start:  # few distinct values: jobs of one size share it
-            last_start = start
-            log_start = _F(0.1) * fast_log(_F(1.0) + start)
-            log_cost = _F(0.1) * fast_log(_F(1.0) + rate * start)
+        j = np.uint64(window[i])
+        k = np.uint64(table[np.uint64(static[j, _BUCKET])])
+        wait = now_s - static[j, _SUBMIT]
+        wait = wait if wait > _ZERO else _ZERO
+        start = releases[0, k]
+        scale = static[j, _SCALE]
+        rest = rate - static[j, _RATE]
+        rest = rest if rest > _ZERO else _ZERO
         demand = static[j, _DEMAND]
-        log_scale = static[j, _LOG_SCALE]
-        out[i, 0] = _F(0.1) * scratch[0, i]
+        columns[0, i] = _ONE + wait
+        columns[1, i] = scale + wait
+        columns[2, i] = scale + start
+        columns[3, i] = _ONE + (start + static[j, _REQUEST]) * rest
+        columns[4, i] = static[j, _LOG_SCALE]
         out[i, 1] = static[j, _LOG_REQUEST]
         out[i, 2] = static[j, _LOG_DEMAND]
-        out[i, 3] = _F(1.0) if demand <= free else _F(0.0)
-        out[i, 4] = log_start
-        out[i, 5] = _F(0.2) * (scratch[1, i] - log_scale)
-        out[i, 6] = log_cost
-        out[i, 7] = _F(0.2) * (scratch[2, i] - log_scale)
-        out[i, 8] = (free - demand) * inverse_capacity
+        out[i, 3] = _ONE if demand <= free else _ZERO
+        out[i, 4] = releases[1, k]
+        out[i, 6] = releases[2, k]
+        out[i, 8] = (free - demand) * per_capacity
         out[i, 9] = static[j, _LOG_AREA]
-        out[i, 10] = fast_log(_F(1.0 + i)) * log_window
+        out[i, 10] = columns[5, i]
         out[i, 11] = static[j, _DEMAND_SHARE]
-        out[i, 12] = _F(0.1) * scratch[3, i]
         out[i, 13] = static[j, _SHORT]
+    _take_logs(columns, count)
+    for i in range(count):
+        out[i, 0] = _F(0.1) * columns[0, i]
+        out[i, 5] = _F(0.2) * (columns[1, i] - columns[4, i])
+        out[i, 7] = _F(0.2) * (columns[2, i] - columns[4, i])
+        out[i, 12] = _F(0.1) * columns[3, i]
 
 
 @small_kernel
@@ -288,12 +306,12 @@ def _encode_extra(row, window, count, out):
 
 
 @kernel
-def encode_queue(row, encoding, window, count, static, releases, table, scratch, out):
+def encode_queue(row, encoding, window, count, static, releases, table, columns, out):
     """Describe the jobs of the window under an ``Encoding``; see :func:`encode_window`."""
     if encoding == Encoding.PUBLISHED:
-        _encode_published(row, count, static, out)
+        _encode_published(row, window, count, static, out)
         return
-    encode_window(row, window, count, static, releases, table, scratch, out)
+    encode_window(row, window, count, static, releases, table, columns, out)
     if encoding == Encoding.CLUSTER:
         _encode_extra(row, window, count, out)
 

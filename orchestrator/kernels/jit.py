@@ -11,7 +11,8 @@ import numba
 # At level 3 the compiler spends four times as long on these branchy functions, and the result is
 # no faster (measured on rule replays: 27 s against 114 s). NUMBA_OPT still overrides it.
 if "NUMBA_OPT" not in os.environ:
-    numba.config.OPT = type(numba.config.OPT)(2)
+    _config: Any = numba.config
+    _config.OPT = type(_config.OPT)(2)
 
 __all__ = ["kernel", "small_kernel"]
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from enum import IntEnum
 
+import numpy as np
+
 from orchestrator.kernels.jit import kernel
 from orchestrator.kernels.tables import job, queue, request
 
-__all__ = ["Metric", "read_metrics", "total_excess"]
+__all__ = ["Metric", "metric_value", "read_metrics", "total_excess"]
 
 
 class Metric(IntEnum):
@@ -50,12 +52,22 @@ def total_excess(row):
 
 
 @kernel
+def metric_value(row, metric):
+    """Value of one ``Metric`` of a row."""
+    if metric == Metric.SLOWDOWN_EXCESS:
+        return total_excess(row)
+    if metric == Metric.JOB_SECONDS:
+        return row.job_ms / 1000.0
+    if metric == Metric.WAIT_SECONDS:
+        return row.wait_ms / 1000.0
+    if metric == Metric.PREEMPTIONS:
+        return np.float64(row.preemptions)
+    share_ms = row.busy_unit_ms if metric == Metric.BUSY_SHARE_SECONDS else row.lost_unit_ms
+    return share_ms / 1000.0 / max(row.nominal_units, 1)
+
+
+@kernel
 def read_metrics(row, out):
     """Write the metric vector of a row into ``out`` [len(Metric)], float64."""
-    out[Metric.SLOWDOWN_EXCESS] = total_excess(row)
-    out[Metric.JOB_SECONDS] = row.job_ms / 1000.0
-    out[Metric.WAIT_SECONDS] = row.wait_ms / 1000.0
-    capacity = max(row.nominal_units, 1)
-    out[Metric.BUSY_SHARE_SECONDS] = row.busy_unit_ms / 1000.0 / capacity
-    out[Metric.PREEMPTIONS] = row.preemptions
-    out[Metric.LOST_SHARE_SECONDS] = row.lost_unit_ms / 1000.0 / capacity
+    for metric in range(out.shape[0]):
+        out[metric] = metric_value(row, metric)

@@ -1,4 +1,4 @@
-"""Linear rankers, replayed wholly inside the engine: a policy's cost at the speed of a rule's.
+"""Linear rankers, replayed wholly inside the engine: a policy's cost at nearly a rule's speed.
 
 A ranker serves the queued job whose ``DEFAULT`` features, weighted and summed, are largest; ties go
 to the first in the queue. Its replay does not write the features down: what a job contributes for
@@ -6,8 +6,8 @@ the whole episode is summed once, and the rest in one pass over the window that 
 vectorises. The scores equal those of :func:`orchestrator.kernels.features.encode_window` up to the
 rounding of float32.
 
-Rankers choose a job and nothing else, so rows need commitment semantics, and see the queue in
-the order of submission.
+Rankers choose a job and nothing else, so rows need commitment semantics; they see the first jobs of
+the queue in the order of submission.
 """
 
 from __future__ import annotations
@@ -18,19 +18,332 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.kernels.advance import advance
-from orchestrator.kernels.codes import ActionKind, Placement, Reason, Status
+from orchestrator.kernels.codes import NO_JOB, ActionKind, Placement, Reason, Status
 from orchestrator.kernels.commit import commit
 from orchestrator.kernels.fastlog import fast_log
 from orchestrator.kernels.features import (
+    _BUCKET,
+    _DEMAND,
+    _DEMAND_SHARE,
+    _LOG_AREA,
+    _LOG_DEMAND,
+    _LOG_REQUEST,
+    _LOG_SCALE,
+    _RATE,
+    _REQUEST,
+    _SCALE,
+    _SHORT,
+    _SUBMIT,
     BUCKETS,
     DEFAULT_NAMES,
     STATIC_WIDTH,
     Encoding,
-    StaticColumn,
     fill_static,
 )
 from orchestrator.kernels.jit import kernel, small_kernel
-from orchestrator.kernels.metrics import Metric, read_metrics
+from orchestrator.kernels.metrics import metric_value
 from orchestrator.kernels.rules import replay
-from orchestrator.kernels.tables import queue, running
+from orchestrator.kernels.tables import queue, request, running
 from orchestrator.kernels.transition.episode import begin_episode
+
+__all__ = [
+    "RankerBench",
+    "WindowSource",
+    "evaluate_rankers",
+    "evaluate_rule",
+    "make_bench",
+    "prepare_jobs",
+    "prepare_ranker",
+    "rank_action",
+    "replay_ranker",
+    "score_window",
+]
+
+_F = np.float32
+_COLUMNS = 8
+_BLOCK = 16
+_ZERO, _ONE = _F(0.0), _F(1.0)
+_SUBMITS, _SCALES, _RATES, _REQUESTS, _STARTS, _PARTS, _SCORES = 0, 1, 2, 3, 4, 5, 6
+
+
+class RankerBench(NamedTuple):
+    """Scratch of one thread; J jobs, Q window, W workers."""
+
+    window: int
+    nodes: NDArray[np.int32]  # [W]
+    jobs: NDArray[np.int32]  # [J]
+    static: NDArray[np.float32]  # [J, STATIC_WIDTH] the episode's constants
+    constant: NDArray[np.float32]  # [J] what a job's score has of them
+    weights: NDArray[np.float32]  # [14] of the ranker at hand
+    rank: NDArray[np.float32]  # [Q] what a position contributes to a score
+    starts: NDArray[np.float32]  # [BUCKETS + 1] when demands could start
+    shift: NDArray[np.int64]  # [1] demands are multiples of 2 ** shift buckets
+    columns: NDArray[np.float32]  # [8, Q]
+    maxima: NDArray[np.float64]  # [4] not used by this encoding
+
+
+class WindowSource(NamedTuple):
+    """Windows to be judged on, and what they cost; T trace jobs, N nodes, M windows."""
+
+    trace: NDArray[np.void]  # [T] REQUEST_DTYPE
+    nodes: NDArray[np.void]  # [N] NODE_DTYPE
+    starts: NDArray[np.int64]  # [M] first job of each window
+    length: int  # jobs of a window
+    prices: NDArray[np.float64]  # [len(Metric)] cost of one unit of each metric
+
+
+def make_bench(jobs: int, window: int, workers: int = 1) -> RankerBench:
+    """Allocate the scratch of one thread.
+
+    Parameters
+    ----------
+    jobs : int
+        Most jobs of an episode.
+    window : int
+        Queued jobs that a ranker sees.
+    workers : int, optional
+        Most workers of a job.
+    """
+    padded = -(-window // _BLOCK) * _BLOCK
+    return RankerBench(
+        window=window,
+        nodes=np.zeros(workers, np.int32),
+        jobs=np.zeros(jobs, np.int32),
+        static=np.zeros((jobs, STATIC_WIDTH), np.float32),
+        constant=np.zeros(jobs, np.float32),
+        weights=np.zeros(len(DEFAULT_NAMES), np.float32),
+        rank=np.zeros(padded, np.float32),
+        starts=np.zeros(BUCKETS + 1, np.float32),
+        shift=np.zeros(1, np.int64),
+        columns=np.zeros((_COLUMNS, padded), np.float32),
+        maxima=np.ones(4),
+    )
+
+
+@kernel
+def prepare_jobs(row, bench):
+    """Write the constants of the jobs of an episode that has just begun; whoever ranks them."""
+    fill_static(row, np.int64(Encoding.DEFAULT), bench.maxima, bench.static)
+    common = np.int64(BUCKETS)
+    for j in range(row.num_jobs):
+        common |= np.int64(bench.static[j, _BUCKET])
+    shift = np.int64(0)
+    while (common >> shift) & 1 == 0:
+        shift += 1
+    bench.shift[0] = shift
+
+
+@kernel
+def prepare_ranker(row, weights, bench):
+    """Sum up what each job's and each position's score has of constants, for one ranker.
+
+    Parameters
+    ----------
+    row : ROW_DTYPE record
+        Prepared by :func:`prepare_jobs`.
+    weights : float32 [14]
+        Of the features, in the order of ``features.DEFAULT_NAMES``.
+    bench : RankerBench
+    """
+    w, static = bench.weights, bench.static
+    w[:] = weights
+    log_scale = _F(-0.2) * (w[5] + w[7])
+    demand_share = w[11] - w[8]  # the slack is the free share minus this
+    for j in range(row.num_jobs):
+        bench.constant[j] = (
+            w[1] * static[j, _LOG_REQUEST]
+            + w[2] * static[j, _LOG_DEMAND]
+            + w[9] * static[j, _LOG_AREA]
+            + demand_share * static[j, _DEMAND_SHARE]
+            + w[13] * static[j, _SHORT]
+            + log_scale * static[j, _LOG_SCALE]
+        )
+    per_log = w[10] / fast_log(_F(1.0 + bench.window))
+    for i in range(bench.window):
+        bench.rank[i] = per_log * fast_log(_F(1.0 + i))
+
+
+@small_kernel
+def _fill(starts, begin, end, value):
+    # Unsigned, so that the compiler need not care for indices that count from the end.
+    for b in range(np.uint64(begin), np.uint64(end)):
+        starts[b] = value
+
+
+@kernel
+def _start_table(row, shift, starts):
+    """Write into ``starts[b]`` when, s from now, ``b << shift`` buckets of capacity will be free.
+
+    By the running jobs' expected ends; never enough: the last of them.
+    """
+    size = BUCKETS >> shift
+    to_bucket = BUCKETS / max(row.nominal_units, 1)
+    free = row.free_units
+    ahead = _F(0.0)
+    filled = np.int64(0)
+    k = 0
+    while True:
+        upto = (min(max(np.int64(free * to_bucket), -1), BUCKETS) >> shift) + 1
+        if upto > filled:
+            _fill(starts, filled, upto, ahead)
+            filled = upto
+        if k == row.running_len or filled > size:
+            break
+        free += running(row, k).units
+        ahead = _F(max(running(row, k).expected_end_ms - row.now_ms, 0) / 1000.0)
+        k += 1
+    _fill(starts, filled, size + 1, ahead)
+
+
+@kernel
+def _gather(row, count, bench):
+    """Bring what the scores of the window's jobs are made of into contiguous columns."""
+    free = _F(row.free_units / 1000.0)
+    fits_now = bench.weights[3]
+    shift = np.uint64(bench.shift[0])
+    static, columns = bench.static, bench.columns
+    for i in range(count):
+        j = np.uint64(queue(row, i).job)  # unsigned: see _fill
+        columns[_SUBMITS, i] = static[j, _SUBMIT]
+        columns[_SCALES, i] = static[j, _SCALE]
+        columns[_RATES, i] = static[j, _RATE]
+        columns[_REQUESTS, i] = static[j, _REQUEST]
+        columns[_STARTS, i] = bench.starts[np.uint64(static[j, _BUCKET]) >> shift]
+        fits = fits_now if static[j, _DEMAND] <= free else _F(0.0)
+        columns[_PARTS, i] = bench.constant[j] + fits
+
+
+@kernel
+def _combine(now_s, rate, count, w, rank, columns):
+    """The scores of the window's jobs, from its columns.
+
+    The inner loop has a fixed length, so that it compiles to wide operations without a scalar
+    remainder; entries beyond ``count`` in the last block are computed for nothing.
+    """
+    w_wait, w_start, w_choosing = _F(0.1) * w[0], _F(0.1) * w[4], _F(0.1) * w[12]
+    w_slowdown, w_waiting, w_relative = _F(0.2) * w[5], _F(0.1) * w[6], _F(0.2) * w[7]
+    for block in range((count + _BLOCK - 1) // _BLOCK):
+        for lane in range(_BLOCK):
+            i = np.uint64(block * _BLOCK + lane)
+            wait = now_s - columns[_SUBMITS, i]
+            wait = wait if wait > _ZERO else _ZERO
+            rest = rate - columns[_RATES, i]
+            rest = rest if rest > _ZERO else _ZERO
+            scale = columns[_SCALES, i]
+            start = columns[_STARTS, i]
+            choosing = (start + columns[_REQUESTS, i]) * rest
+            columns[_SCORES, i] = (
+                columns[_PARTS, i]
+                + rank[i]
+                + w_wait * fast_log(_ONE + wait)
+                + w_start * fast_log(_ONE + start)
+                + w_slowdown * fast_log(scale + wait)
+                + w_waiting * fast_log(_ONE + rate * start)
+                + w_relative * fast_log(scale + start)
+                + w_choosing * fast_log(_ONE + choosing)
+            )
+
+
+@kernel
+def score_window(row, bench):
+    """Score the window's jobs, prepared by :func:`prepare_ranker`.
+
+    Returns
+    -------
+    int
+        How many there are; their scores are the first entries of ``bench.columns[6]``, all short
+        of the features' dot product by the weighted free share, which they have in common.
+    """
+    count = min(np.int64(row.queue_len), bench.window)
+    _start_table(row, bench.shift[0], bench.starts)
+    _gather(row, count, bench)
+    now_s = _F((row.now_ms - request(row, 0).submit_ms) / 1000.0)
+    _combine(now_s, _F(row.request_rate), count, bench.weights, bench.rank, bench.columns)
+    return count
+
+
+@kernel
+def rank_action(row, bench):
+    """The job that the ranker serves now, or NO_JOB if none waits."""
+    if row.queue_len <= 1:
+        return np.int64(queue(row, 0).job) if row.queue_len == 1 else np.int64(NO_JOB)
+    count = score_window(row, bench)
+    best = 0
+    best_score = bench.columns[_SCORES, 0]
+    for i in range(1, count):
+        if bench.columns[_SCORES, i] > best_score:
+            best, best_score = i, bench.columns[_SCORES, i]
+    return np.int64(queue(row, best).job)
+
+
+@kernel
+def replay_ranker(row, bench):
+    """Run a row to its end under the ranker that ``bench`` is prepared for.
+
+    Returns
+    -------
+    int
+        Decisions taken.
+    """
+    count = 0
+    place, first_fit = np.int64(ActionKind.PLACE), np.int64(Placement.FIRST_FIT)
+    while advance(row, bench.nodes) == Status.DECISION:
+        j = rank_action(row, bench)
+        if commit(row, place, j, first_fit, bench.nodes) != Reason.OK:
+            raise RuntimeError("a ranker chose an illegal action: the row has no commitment")
+        count += 1
+    return count
+
+
+@small_kernel
+def _cost(row, prices):
+    total = 0.0
+    for m in range(prices.shape[0]):
+        if prices[m] != 0.0:
+            total += prices[m] * metric_value(row, m)
+    return total
+
+
+@kernel
+def evaluate_rankers(rows, e, begin, end, weights, source, bench, costs):
+    """Replay windows ``begin`` to ``end`` under each ranker of a population, on row ``e``.
+
+    Calls on different rows and benches may run at the same time.
+
+    Parameters
+    ----------
+    rows : ROW_DTYPE [envs]
+        Configured; ``commitment`` on.
+    e, begin, end : int
+    weights : float32 [P, 14]
+    source : WindowSource
+    bench : RankerBench
+    costs : float64 [P, M]
+        Columns ``begin`` to ``end`` are filled.
+    """
+    row = rows[e]
+    for m in range(begin, end):
+        start = source.starts[m]
+        requests = source.trace[start : start + source.length]
+        for p in range(weights.shape[0]):
+            begin_episode(row, np.uint64(0), source.nodes, requests)
+            if p == 0:
+                prepare_jobs(row, bench)
+            prepare_ranker(row, weights[p], bench)
+            replay_ranker(row, bench)
+            costs[p, m] = _cost(row, source.prices)
+
+
+@kernel
+def evaluate_rule(rows, e, begin, end, rules, source, bench, costs):
+    """Replay windows ``begin`` to ``end`` under a rule; as :func:`evaluate_rankers`.
+
+    ``rules`` is RULE_DTYPE [1], and ``costs`` float64 [M].
+    """
+    row = rows[e]
+    for m in range(begin, end):
+        start = source.starts[m]
+        requests = source.trace[start : start + source.length]
+        begin_episode(row, np.uint64(0), source.nodes, requests)
+        replay(row, rules[0], bench.nodes, bench.jobs)
+        costs[m] = _cost(row, source.prices)

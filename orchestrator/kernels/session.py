@@ -31,7 +31,7 @@ from orchestrator.kernels.commit import commit
 from orchestrator.kernels.decisions import can_wait
 from orchestrator.kernels.features import encode_global, encode_queue, fill_static
 from orchestrator.kernels.jit import kernel, small_kernel
-from orchestrator.kernels.metrics import read_metrics
+from orchestrator.kernels.metrics import metric_value
 from orchestrator.kernels.ordering import job_score
 from orchestrator.kernels.randomness import random_below, random_bits
 from orchestrator.kernels.rules import replay
@@ -49,6 +49,9 @@ __all__ = [
     "reset_rows",
     "step_rows",
 ]
+
+
+Rows = NDArray[np.void]
 
 
 class Sampling(IntEnum):
@@ -122,11 +125,11 @@ class Bench(NamedTuple):
 
     nodes: NDArray[np.int32]  # [(K + 1) * W]
     jobs: NDArray[np.int32]  # [J]
-    releases: NDArray[np.float32]  # [J + 1]
-    table: NDArray[np.int32]  # [BUCKETS + 1]
-    columns: NDArray[np.float32]  # [SCRATCH_ROWS, Q]
+    releases: NDArray[np.float32]  # see features.make_scratch
+    table: NDArray[np.int32]
+    columns: NDArray[np.float32]
     scores: NDArray[np.float64]  # [Q]
-    metrics: NDArray[np.float64]  # [len(Metric)]
+    metrics: NDArray[np.float64]  # [1, len(Metric)]
 
 
 @kernel
@@ -179,11 +182,14 @@ def _encode(row, e, source, buffers, bench):
     encode_global(row, buffers.globals[e])
     before = buffers.shown[e, 0]
     for i in range(count, before):
-        buffers.window[e, i] = NO_JOB
-        buffers.queue[e, i, :] = np.float32(0.0)
+        for f in range(buffers.queue.shape[2]):
+            buffers.queue[e, i, f] = np.float32(0.0)
     if row.commitment != 0:
-        buffers.mask[e, :count] = np.int8(1)
-        buffers.mask[e, count:before] = np.int8(0)
+        # Any job of the window may be chosen: only the difference to the last mask is written.
+        for i in range(before, count):
+            buffers.mask[e, i] = np.int8(1)
+        for i in range(count, before):
+            buffers.mask[e, i] = np.int8(0)
     else:
         encode_candidates(
             row,
@@ -249,12 +255,16 @@ def _advance_to_choice(row, bench):
         status = advance(row, bench.nodes)
 
 
-@small_kernel
-def _cost(metrics, weights):
-    total = 0.0
+@kernel
+def _grown_cost(row, e, weights, metrics):
+    """Weighted growth of the metrics that cost anything, since ``metrics`` [E, m] was noted."""
+    cost = 0.0
     for m in range(weights.shape[0]):
-        total += weights[m] * metrics[m]
-    return total
+        if weights[m] != 0.0:
+            value = metric_value(row, m)
+            cost += weights[m] * (value - metrics[e, m])
+            metrics[e, m] = value
+    return cost
 
 
 @small_kernel
@@ -270,9 +280,9 @@ def _reference_cost(row, seed, source, index, bench):
     """Cost of the reference rule on a window, computed once."""
     if np.isnan(source.reference[index]):
         _begin(row, seed, source, index)
+        bench.metrics[:] = 0.0
         replay(row, source.reference_rule[0], bench.nodes, bench.jobs)
-        read_metrics(row, bench.metrics)
-        source.reference[index] = _cost(bench.metrics, source.weights)
+        source.reference[index] = _grown_cost(row, 0, source.weights, bench.metrics)
     return source.reference[index]
 
 
@@ -294,7 +304,7 @@ def _reset_row(row, e, seed, index, source, buffers, bench):
     buffers.terminated[e] = False
     buffers.truncated[e] = False
     buffers.reason[e] = np.int32(Reason.OK)
-    read_metrics(row, buffers.metrics[e])
+    buffers.metrics[e, :] = 0.0
     _advance_to_choice(row, bench)
     if row.done != 0:
         buffers.terminated[e] = True
@@ -302,7 +312,15 @@ def _reset_row(row, e, seed, index, source, buffers, bench):
 
 
 @kernel
-def reset_rows(rows, which, seeds, indices, source, buffers, bench):
+def reset_rows(
+    rows: Rows,
+    which: NDArray[np.bool_],
+    seeds: NDArray[np.uint64],
+    indices: NDArray[np.int64],
+    source: Source,
+    buffers: Buffers,
+    bench: Bench,
+) -> None:
     """Reset the rows with ``which[e]``.
 
     Parameters
@@ -330,21 +348,25 @@ def reset_rows(rows, which, seeds, indices, source, buffers, bench):
 
 
 @small_kernel
-def _pay(row, e, source, buffers, bench):
+def _pay(row, e, source, buffers):
     """Reward of a step: minus the cost that its metrics' growth adds up to, scaled."""
     if source.settings[0].form == RewardForm.TERMINAL and row.done == 0:
         buffers.reward[e] = 0.0
         return
-    read_metrics(row, bench.metrics)
-    cost = 0.0
-    for m in range(source.weights.shape[0]):
-        cost += source.weights[m] * (bench.metrics[m] - buffers.metrics[e, m])
-        buffers.metrics[e, m] = bench.metrics[m]
+    cost = _grown_cost(row, e, source.weights, buffers.metrics)
     buffers.reward[e] = -cost * buffers.scale[e]
 
 
 @kernel
-def step_rows(rows, begin, end, actions, source, buffers, bench):
+def step_rows(
+    rows: Rows,
+    begin: int,
+    end: int,
+    actions: NDArray[np.int64],
+    source: Source,
+    buffers: Buffers,
+    bench: Bench,
+) -> None:
     """Step rows ``begin`` to ``end``.
 
     An illegal action changes nothing but the row's count of them; ``buffers.reason`` says why.
@@ -368,7 +390,7 @@ def step_rows(rows, begin, end, actions, source, buffers, bench):
         buffers.reason[e] = np.int32(reason)
         if reason == Reason.OK:
             _advance_to_choice(row, bench)
-            _pay(row, e, source, buffers, bench)
+            _pay(row, e, source, buffers)
             _encode(row, e, source, buffers, bench)
         buffers.terminated[e] = row.done != 0
         limit = row.step_limit
@@ -376,7 +398,15 @@ def step_rows(rows, begin, end, actions, source, buffers, bench):
 
 
 @kernel
-def replay_rows(rows, begin, end, indices, rules, source, bench):
+def replay_rows(
+    rows: Rows,
+    begin: int,
+    end: int,
+    indices: NDArray[np.int64],
+    rules: NDArray[np.void],
+    source: Source,
+    bench: Bench,
+) -> None:
     """Play a window to its end in each row from ``begin`` to ``end``, under a rule.
 
     Parameters

@@ -40,10 +40,10 @@ def _record_at(dtype: np.dtype[Any]) -> Callable[..., Any]:
     size = dtype.itemsize
 
     @intrinsic
-    def at(typing_context, address, index):  # type: ignore[no-untyped-def]
+    def at(typing_context, address, index):
         signature = record_type(types.int64, types.int64)
 
-        def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        def generate(context, builder, signature, arguments):
             base, position = arguments
             stride = context.get_constant(types.int64, size)
             where = builder.add(base, builder.mul(position, stride))
@@ -67,13 +67,13 @@ _log_at = _record_at(state.LOG_DTYPE)
 
 
 @intrinsic
-def copy_record(typing_context, target, source):  # type: ignore[no-untyped-def]
+def copy_record(typing_context, target, source):
     """Copy the bytes of a record onto another of the same type."""
     if target.size != source.size:
         raise TypeError("copy_record needs two records of the same type")
     size = target.size
 
-    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+    def generate(context, builder, signature, arguments):
         cgutils.raw_memcpy(
             builder, arguments[0], arguments[1], context.get_constant(types.intp, size), 1
         )
@@ -83,10 +83,10 @@ def copy_record(typing_context, target, source):  # type: ignore[no-untyped-def]
 
 
 @intrinsic
-def _move_bytes(typing_context, target, source, size):  # type: ignore[no-untyped-def]
+def _move_bytes(typing_context, target, source, size):
     """``memmove`` between addresses."""
 
-    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+    def generate(context, builder, signature, arguments):
         pointer = cgutils.voidptr_t
         cgutils.raw_memmove(
             builder,
@@ -101,10 +101,10 @@ def _move_bytes(typing_context, target, source, size):  # type: ignore[no-untype
 
 
 @intrinsic
-def _address_of(typing_context, record):  # type: ignore[no-untyped-def]
+def _address_of(typing_context, record):
     """Address of a record."""
 
-    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+    def generate(context, builder, signature, arguments):
         return builder.ptrtoint(arguments[0], context.get_value_type(types.int64))
 
     return types.int64(record), generate

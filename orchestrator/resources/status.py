@@ -9,6 +9,7 @@ import numpy as np
 
 from orchestrator.engine import Engine
 from orchestrator.kernels.codes import NO_JOB, JobCode, NodeCode
+from orchestrator.kernels.transition import live
 from orchestrator.ports import Checkpoint, CheckpointManager, ShardManager
 from orchestrator.types import JobState
 
@@ -20,8 +21,8 @@ def node_states(engine: Engine) -> dict[str, str]:
     return {node_id: engine.nodes.code(node_id).name.lower() for node_id in engine.nodes.specs}
 
 
-def cluster_status(engine: Engine, shards: ShardManager) -> dict[str, Any]:
-    """What is going on in a cluster.
+def cluster_status(engine: Engine, time_ms: int, shards: ShardManager) -> dict[str, Any]:
+    """What is going on in a cluster at a time, nothing having happened since the last entry.
 
     Returns
     -------
@@ -31,16 +32,17 @@ def cluster_status(engine: Engine, shards: ShardManager) -> dict[str, Any]:
         cluster is), counts of ``decisions``, ``preemptions`` and ``interruptions``, the
         ``event_log``'s length and hash, and ``shards`` (entities that each owns).
     """
-    row: Any = engine.row
+    state = engine.state_at(time_ms)
+    row: Any = state.rows[0]
     states = node_states(engine)
     by_node = Counter(states.values())
-    waiting = engine.state.queue[0, : int(row["queue_len"])]["job"]
-    submitted = engine.state.request[0, waiting]["submit_ms"]
-    stuck = [engine.jobs.slots.ids[j] for j in waiting]
+    queue = state.queue[0, : int(row["queue_len"])]["job"]
+    waiting = [engine.jobs.slots.ids[j] for j in queue]
+    first_ms = min((int(state.request[0, j]["submit_ms"]) for j in queue), default=row["now_ms"])
     committed = int(row["committed"])
     used = int(row["capacity_units"]) - int(row["free_units"])
     return {
-        "now_ms": engine.now_ms,
+        "now_ms": int(row["now_ms"]),
         "nodes": {
             "total": len(states),
             **{code.name.lower(): by_node[code.name.lower()] for code in NodeCode if code > 0},
@@ -55,8 +57,8 @@ def cluster_status(engine: Engine, shards: ShardManager) -> dict[str, Any]:
         },
         "queue": {
             "length": len(waiting),
-            "longest_wait_ms": engine.now_ms - int(submitted.min()) if len(waiting) else 0,
-            "unplaceable": [name for name in stuck if not engine.can_ever_fit(name)],
+            "longest_wait_ms": int(row["now_ms"] - first_ms),
+            "unplaceable": [name for name in waiting if not engine.can_ever_fit(name)],
             "committed_to": None if committed == NO_JOB else engine.jobs.slots.ids[committed],
         },
         "decisions": int(row["decisions"]),
@@ -69,9 +71,13 @@ def cluster_status(engine: Engine, shards: ShardManager) -> dict[str, Any]:
 
 
 def job_status(
-    engine: Engine, job_id: str, checkpoints: CheckpointManager, shards: ShardManager
+    engine: Engine,
+    time_ms: int,
+    job_id: str,
+    checkpoints: CheckpointManager,
+    shards: ShardManager,
 ) -> dict[str, Any]:
-    """What is known of a job.
+    """What is known of a job at a time, nothing having happened since the last entry.
 
     Returns
     -------
@@ -82,14 +88,16 @@ def job_status(
     """
     j = engine.jobs.slots.find(job_id)
     spec, code = engine.jobs.specs[job_id], engine.jobs.code(job_id)
-    run: Any = engine.state.job[0, j]
-    ask: Any = engine.state.request[0, j]
+    state = engine.state_at(time_ms)
+    run: Any = state.job[0, j]
+    ask: Any = state.request[0, j]
     workers = engine.workers_of(job_id)
     ended = code in (JobCode.COMPLETED, JobCode.FAILED)
-    done_ms = engine.progress_of(job_id)
-    waits_ms = (int(run["first_start_ms"]) if run["first_start_ms"] >= 0 else engine.now_ms) - int(
-        ask["submit_ms"]
-    )
+    first_start_ms, end_ms = _moment(run["first_start_ms"]), _moment(run["end_ms"])
+    moments = (first_start_ms, end_ms, int(state.rows[0]["now_ms"]))
+    waited_until_ms = next(moment for moment in moments if moment is not None)
+    estimate_ms = int(ask["requested_ms"])
+    done_ms = live.work_done(state.rows, 0, j)
     return {
         "job_id": job_id,
         "name": spec.name,
@@ -98,14 +106,12 @@ def job_status(
         "state": JobState[code.name].value,
         "shard": shards.owner(job_id),
         "submit_ms": int(ask["submit_ms"]),
-        "first_start_ms": _moment(run["first_start_ms"]),
+        "first_start_ms": first_start_ms,
         "start_ms": _moment(run["start_ms"]),
-        "end_ms": _moment(run["end_ms"]),
-        "wait_ms": (int(run["end_ms"]) - int(ask["submit_ms"]))
-        if ended and run["first_start_ms"] < 0
-        else waits_ms,
+        "end_ms": end_ms,
+        "wait_ms": waited_until_ms - int(ask["submit_ms"]),
         "progress_ms": done_ms,
-        "progress": 1.0 if code == JobCode.COMPLETED else min(1.0, done_ms / ask["requested_ms"]),
+        "progress": 1.0 if code == JobCode.COMPLETED else min(1.0, done_ms / estimate_ms),
         "workers": [{"node": place.node_id, "gpus": list(place.gpus)} for place in workers],
         "resources": {
             "gpus": len(workers) * spec.gpus_per_worker * spec.gpu_fraction,

@@ -47,6 +47,7 @@ class EffectReader:
         self._jobs = jobs
         self._nodes = nodes
         self._seen = int(state.rows[0]["log_count"])
+        self._lost_ms = np.zeros(state.shape.jobs, np.int64)  # so far, by job
         self.runs = np.zeros(state.shape.jobs, np.int64)
         self.held = np.zeros(state.shape.jobs, np.bool_)
 
@@ -83,14 +84,24 @@ class EffectReader:
             return self._stop(j, "interrupted", save=False)
         if code == JobCode.PENDING:
             self.runs[j] = 0  # a new job, perhaps in the row of one that is forgotten
+            self._lost_ms[j] = 0
         elif code == JobCode.COMPLETED:
             self.held[j] = False
         return None
 
     def _stop(self, j: int, reason: str, *, save: bool) -> StopJob:
         self.held[j] = False
-        progress_ms = int(self._state.job[0, j]["progress_ms"])
-        return StopJob(self._jobs.slots.ids[j], int(self.runs[j]), reason, progress_ms, save)
+        run: Any = self._state.job[0, j]
+        lost_ms = int(run["lost_ms"] - self._lost_ms[j])
+        self._lost_ms[j] = run["lost_ms"]
+        return StopJob(
+            job_id=self._jobs.slots.ids[j],
+            run=int(self.runs[j]),
+            reason=reason,
+            progress_ms=int(run["progress_ms"]),
+            lost_ms=lost_ms,
+            save=save,
+        )
 
     def _start(self, j: int) -> StartJob:
         self.runs[j] += 1
@@ -101,11 +112,16 @@ class EffectReader:
             job_id=job_id,
             run=int(self.runs[j]),
             spec=self._jobs.specs[job_id],
-            workers=tuple(self._worker(j, w) for w in range(int(run["workers_now"]))),
+            workers=self.workers(j),
             start_ms=int(run["start_ms"]),
             restart_ms=int(run["work_start_ms"]) - int(run["start_ms"]),
             progress_ms=int(run["progress_ms"]),
         )
+
+    def workers(self, j: int) -> tuple[WorkerPlacement, ...]:
+        """Where the workers of a job are."""
+        count = int(self._state.job[0, j]["workers_now"])
+        return tuple(self._worker(j, w) for w in range(count))
 
     def _worker(self, j: int, w: int) -> WorkerPlacement:
         place: Any = self._state.worker[0, j, w]

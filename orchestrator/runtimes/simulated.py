@@ -58,7 +58,7 @@ class SimulatedRuntime:
         self._deliver = deliver
 
     def observe(self) -> Mapping[str, int]:
-        """Jobs whose workers exist, and the number of their run."""
+        """Jobs whose workers exist, or whose end is not reported yet, and their runs."""
         return {job_id: running.run for job_id, running in self._running.items()}
 
     def carry_out(self, effects: Sequence[Effect]) -> None:
@@ -96,6 +96,6 @@ class SimulatedRuntime:
     async def _happen(self, event: _Report, *, ends: bool) -> None:
         if self._deliver is None:
             raise ConfigurationError("SimulatedRuntime: nobody to report to; call bind() first")
-        if ends:
-            del self._running[event.job_id]
         await self._deliver(event)
+        if ends and self.observe().get(event.job_id) == event.run:
+            del self._running[event.job_id]

@@ -24,7 +24,7 @@ class NaiveEngine(NaiveCluster):
     def place(self, job: Job, generator: int) -> list[int] | None:
         offset = 0
         if generator == Placement.RANDOM:
-            counter = self.point * len(self.jobs) + job.index
+            counter = (self.point << 32) + job.index
             offset = random_below(self.seed, Stream.PLACEMENT, counter, len(self.nodes))
         return place(job.ask, self.hosts(), generator, offset)
 
@@ -76,6 +76,8 @@ class NaiveEngine(NaiveCluster):
             return reason
         if kind != ActionKind.PLACE:
             return Reason.UNKNOWN_ACTION
+        if self.committed != NO_JOB:
+            return Reason.COMMITTED
         reason = self.placement_reason(job)
         if reason != Reason.OK:
             return reason

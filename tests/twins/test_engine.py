@@ -90,9 +90,10 @@ def test_a_copied_row_evolves_like_the_original(case: Case, seed: int, rule: Rul
     state, twin = begin(case)
     rng, buffer = random.Random(seed), nodes_buffer()
     for _ in range(rng.randrange(20)):
-        if entry.advance(state.rows, 0, buffer) == Status.DONE:
+        status = entry.advance(state.rows, 0, buffer)
+        assert status == twin.advance()
+        if status == Status.DONE:
             break
-        twin.advance()
         action = _draw_action(rng, len(case.requests))
         assert entry.commit(state.rows, 0, *action, buffer) == twin.commit(*action)
     before = {name: getattr(state, name)[0].tobytes() for name in ("rows", *TABLES)}

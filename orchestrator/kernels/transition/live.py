@@ -19,7 +19,11 @@ from orchestrator.kernels.tables import copy_record, device, job, node, queue, r
 from orchestrator.kernels.transition.apply import apply_event
 from orchestrator.kernels.transition.decide import close_point, count_decision
 from orchestrator.kernels.transition.episode import load_job
-from orchestrator.kernels.transition.jobs import fail_waiting_job, interrupt_job
+from orchestrator.kernels.transition.jobs import (
+    fail_waiting_job,
+    interrupt_job,
+    progress_now,
+)
 from orchestrator.kernels.transition.nodes import (
     drain_node,
     fail_node,
@@ -31,16 +35,17 @@ from orchestrator.kernels.transition.timeline import advance_clock
 
 __all__ = [
     "admit_live_job",
+    "begin_time",
     "complete_live_job",
     "could_ever_fit",
     "fail_live_job",
     "join_node",
     "lose_workers",
-    "begin_time",
     "put_node",
     "remove_node",
     "settle",
     "wait",
+    "work_done",
 ]
 
 Rows = NDArray[np.void]
@@ -198,6 +203,15 @@ def fail_live_job(rows: Rows, e: int, time_ms: int, j: int) -> None:
     advance_clock(row, np.int64(time_ms))
     _lose(row, np.int64(j))
     fail_waiting_job(row, queue_position(row, np.int64(j)))
+
+
+@kernel
+def work_done(rows: Rows, e: int, j: int) -> int:
+    """Work that a job has done by now, saved or not, ms."""
+    row = rows[e]
+    if job(row, j).state == JobCode.RUNNING:
+        return int(progress_now(row, np.int64(j)))
+    return int(job(row, j).progress_ms + job(row, j).unsaved_ms)
 
 
 @kernel

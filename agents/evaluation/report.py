@@ -1,0 +1,239 @@
+"""The report of an evaluation: what is printed, and what is written to its folder."""
+
+from __future__ import annotations
+
+import math
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from agents.evaluation.files import write_json
+from agents.evaluation.outcomes import METRICS, EvaluationResult
+from agents.evaluation.statistics import Comparison, Summary, compare, summarise
+from agents.evaluation.suite import Suite, label
+from agents.evaluation.tables import comparison_table, policy_table, write_csv, write_jobs
+from envs.config import EnvConfig
+from envs.workloads import Trace
+
+__all__ = ["SCHEMA_VERSION", "Report", "make_report", "print_report", "write_report"]
+
+SCHEMA_VERSION = 1
+"""Version of the layout of ``summary.json``."""
+
+_LIBRARIES = ("quartermaster", "numpy", "numba", "scipy", "rliable", "torch", "sb3-contrib", "cma")
+
+
+@dataclass(frozen=True)
+class Report:
+    """An evaluation, ready to be shown.
+
+    Parameters
+    ----------
+    suite : Suite
+    trace_name : str
+    trace_jobs : int
+    information : str
+        What rules and policies knew of run times.
+    results : mapping of str to sequence of EvaluationResult
+        By variant.
+    summaries : mapping of str to mapping of str to Summary
+        By policy and metric.
+    comparisons : mapping of str to sequence of Comparison
+        By variant.
+    """
+
+    suite: Suite
+    trace_name: str
+    trace_jobs: int
+    information: str
+    results: Mapping[str, Sequence[EvaluationResult]]
+    summaries: Mapping[str, Mapping[str, Summary]]
+    comparisons: Mapping[str, Sequence[Comparison]]
+
+    def flat(self) -> list[EvaluationResult]:
+        """The results of all variants."""
+        return [result for results in self.results.values() for result in results]
+
+
+def make_report(
+    suite: Suite,
+    trace: Trace,
+    config: EnvConfig,
+    results: Mapping[str, Sequence[EvaluationResult]],
+) -> Report:
+    """Summarise the results of a suite, and compare every policy with its baselines.
+
+    Parameters
+    ----------
+    suite : Suite
+    trace : Trace
+    config : EnvConfig
+        The environment that the suite was run in.
+    results : mapping of str to sequence of EvaluationResult
+        As :func:`agents.evaluation.suite.run_suite` returns them.
+
+    Returns
+    -------
+    Report
+    """
+    summaries = {
+        result.policy: {
+            name: summarise(values, suite.seed) for name, values in result.values.items()
+        }
+        for group in results.values()
+        for result in group
+    }
+    return Report(
+        suite=suite,
+        trace_name=trace.name,
+        trace_jobs=len(trace),
+        information=config.information.name.lower(),
+        results=results,
+        summaries=summaries,
+        comparisons={variant: _pairs(suite, variant, group) for variant, group in results.items()},
+    )
+
+
+def _pairs(suite: Suite, variant: str, group: Sequence[EvaluationResult]) -> list[Comparison]:
+    by_name = {result.policy: result for result in group}
+    metric = suite.metric
+    return [
+        compare(
+            result.policy,
+            baseline,
+            metric,
+            result.values[metric],
+            by_name[baseline].values[metric],
+            sign=METRICS[metric],
+            seed=suite.seed,
+        )
+        for result in group
+        for baseline in (label(name, variant) for name in suite.baselines)
+        if result.policy != baseline
+    ]
+
+
+def print_report(report: Report, console: Console) -> None:
+    """Show a report on the terminal: per variant, the policies and the paired comparisons."""
+    suite = report.suite
+    count = len(report.flat()[0].starts)
+    console.print(
+        f"[bold]{suite.name}[/]: {count} windows of {suite.length or report.trace_jobs} jobs of "
+        f"{report.trace_name}; run times known: {report.information}"
+    )
+    for variant, group in report.results.items():
+        title = variant.replace("_", " ")
+        means = {result.policy: report.summaries[result.policy] for result in group}
+        console.print()
+        console.print(policy_table(means, suite, variant, title or "policies"))
+        learned = {result.policy for result in group if result.learned}
+        pairs = [pair for pair in report.comparisons[variant] if pair.policy in learned]
+        if count > 1 and pairs:
+            console.print()
+            console.print(comparison_table(pairs, f"{title} paired comparison".strip()))
+
+
+def write_report(report: Report, folder: Path, config: Mapping[str, Any]) -> None:
+    """Write ``jobs.csv``, ``table.csv``, ``comparisons.csv`` and ``summary.json``.
+
+    Parameters
+    ----------
+    report : Report
+    folder : Path
+        Made if absent.
+    config : mapping
+        The resolved configuration of the run, for the record.
+    """
+    write_jobs(folder / "jobs.csv", report.flat())
+    write_csv(folder / "table.csv", *_policy_rows(report))
+    write_csv(folder / "comparisons.csv", *_comparison_rows(report))
+    write_json(folder / "summary.json", _finite(_summary(report, config)))
+
+
+def _policy_rows(report: Report) -> tuple[list[str], list[list[Any]]]:
+    columns = ["policy", "windows"]
+    for name in METRICS:
+        columns += [name, f"{name}_low", f"{name}_high"]
+        columns += [f"{name}_iqm", f"{name}_iqm_low", f"{name}_iqm_high", f"{name}_median"]
+    rows = []
+    for result in report.flat():
+        row: list[Any] = [result.policy, len(result.starts)]
+        for name in METRICS:
+            summary = report.summaries[result.policy][name]
+            for estimate in (summary.mean, summary.iqm):
+                row += [estimate.value, estimate.low, estimate.high]
+            row.append(summary.median)
+        rows.append(row)
+    return columns, rows
+
+
+def _comparison_rows(report: Report) -> tuple[list[str], list[list[Any]]]:
+    columns = ["policy", "baseline", "metric", "windows"]
+    estimates = ("difference", "ratio", "iqm_ratio", "improvement")
+    for name in estimates:
+        columns += [name, f"{name}_low", f"{name}_high"]
+    columns += ["won", "tied"]
+    rows = []
+    for pairs in report.comparisons.values():
+        for pair in pairs:
+            row: list[Any] = [pair.policy, pair.baseline, pair.metric, pair.windows]
+            for name in estimates:
+                estimate = getattr(pair, name)
+                row += [estimate.value, estimate.low, estimate.high]
+            rows.append([*row, pair.won, pair.tied])
+    return columns, rows
+
+
+def _summary(report: Report, config: Mapping[str, Any]) -> dict[str, Any]:
+    suite = report.suite
+    results = report.flat()
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "suite": suite.name,
+        "metric": suite.metric,
+        "information": report.information,
+        "trace": {"name": report.trace_name, "jobs": report.trace_jobs},
+        "windows": {
+            "length": suite.length or report.trace_jobs,
+            "starts": results[0].starts.tolist(),
+            "in_jobs_csv": len(set(results[0].jobs["sequence"].tolist())),
+        },
+        "policies": {
+            result.policy: {
+                name: {**asdict(report.summaries[result.policy][name]), "windows": values.tolist()}
+                for name, values in result.values.items()
+            }
+            for result in results
+        },
+        "comparisons": [asdict(pair) for pairs in report.comparisons.values() for pair in pairs],
+        "published": [asdict(row) for row in suite.published],
+        "bootstrap_seed": suite.seed,
+        "versions": _versions(),
+        "config": config,
+    }
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in _LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _finite(content: Any) -> Any:
+    """Plain data with None in the place of numbers that JSON does not have."""
+    if isinstance(content, Mapping):
+        return {name: _finite(value) for name, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_finite(value) for value in content]
+    if isinstance(content, float) and not math.isfinite(content):
+        return None
+    return content

@@ -1,0 +1,187 @@
+"""Paired statistics over windows.
+
+Windows are the tasks of rliable's vocabulary. A few hard windows dominate every mean, so the
+interquartile mean and the share of windows won stand beside it. Intervals are 95 % percentile
+bootstraps over the windows; a pair is drawn together, and the same draws serve every policy.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from orchestrator.errors import ValidationError
+
+__all__ = ["Comparison", "Interval", "Summary", "compare", "summarise"]
+
+_LEVEL = 0.95
+_CUT = 0.25  # of the interquartile mean, at each end
+
+Values = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate and its bootstrap interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Summary:
+    """One policy's values over all windows.
+
+    Parameters
+    ----------
+    mean, iqm : Interval
+        Mean and interquartile mean.
+    median : float
+    """
+
+    mean: Interval
+    iqm: Interval
+    median: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A policy against a baseline on the same windows.
+
+    Parameters
+    ----------
+    policy, baseline, metric : str
+    windows : int
+    difference : Interval
+        Mean over windows of policy minus baseline.
+    ratio : Interval
+        Mean of the policy over mean of the baseline.
+    iqm_ratio : Interval
+        The same of the interquartile means.
+    improvement : Interval
+        Probability of improvement: share of windows on which the policy is better, ties counting
+        half.
+    won, tied : float
+        Shares of windows.
+    """
+
+    policy: str
+    baseline: str
+    metric: str
+    windows: int
+    difference: Interval
+    ratio: Interval
+    iqm_ratio: Interval
+    improvement: Interval
+    won: float
+    tied: float
+
+
+def summarise(values: Values, seed: int = 0, draws: int = 10_000) -> Summary:
+    """Mean and interquartile mean of a policy's values, [M], with intervals."""
+    from rliable.metrics import aggregate_iqm
+
+    values = _checked(values)
+    drawn = values[_draws(len(values), seed, draws)]
+    mean = _interval(float(values.mean()), drawn.mean(axis=1))
+    iqm = _interval(float(aggregate_iqm(values[np.newaxis])), _iqm(drawn))
+    return Summary(mean, iqm, float(np.median(values)))
+
+
+def compare(
+    policy: str,
+    baseline: str,
+    metric: str,
+    values: Values,
+    reference: Values,
+    *,
+    sign: int = -1,
+    seed: int = 0,
+    draws: int = 10_000,
+) -> Comparison:
+    """Compare two policies on the same windows.
+
+    Parameters
+    ----------
+    policy, baseline, metric : str
+        Names for the table.
+    values, reference : float64 [M]
+        The policy's and the baseline's values, window by window.
+    sign : {-1, 1}, optional
+        Whether less (-1) or more (1) is better.
+    seed : int, optional
+        Of the bootstrap.
+    draws : int, optional
+        Resamples.
+
+    Returns
+    -------
+    Comparison
+    """
+    from rliable.metrics import aggregate_iqm, probability_of_improvement
+
+    values, reference = _checked(values), _checked(reference)
+    if len(values) != len(reference):
+        problem = f"has {len(values)} windows, '{baseline}' {len(reference)}"
+        raise ValidationError(f"'{policy}'", metric, problem, "evaluate both on the same windows")
+    drawn = _draws(len(values), seed, draws)
+    mine, theirs = values[drawn], reference[drawn]
+    gain = sign * (values - reference)
+    better = np.where(gain == 0, 0.5, gain > 0)
+    iqm, reference_iqm = (float(aggregate_iqm(v[np.newaxis])) for v in (values, reference))
+    improvement = probability_of_improvement(
+        sign * values[np.newaxis], sign * reference[np.newaxis]
+    )
+    return Comparison(
+        policy=policy,
+        baseline=baseline,
+        metric=metric,
+        windows=len(values),
+        difference=_interval(
+            float((values - reference).mean()), (values - reference)[drawn].mean(axis=1)
+        ),
+        ratio=_interval(
+            _ratio(values.mean(), reference.mean()), _ratio(mine.mean(axis=1), theirs.mean(axis=1))
+        ),
+        iqm_ratio=_interval(_ratio(iqm, reference_iqm), _ratio(_iqm(mine), _iqm(theirs))),
+        improvement=_interval(float(improvement), better[drawn].mean(axis=1)),
+        won=float((gain > 0).mean()),
+        tied=float((gain == 0).mean()),
+    )
+
+
+def _checked(values: Values) -> Values:
+    values = np.asarray(values, np.float64)
+    if values.ndim != 1 or len(values) == 0 or not np.isfinite(values).all():
+        problem = f"have shape {values.shape} or are not finite"
+        raise ValidationError("statistics", "values", problem, "give one number for each window")
+    return values
+
+
+def _draws(count: int, seed: int, draws: int) -> NDArray[np.int64]:
+    return np.random.default_rng(seed).integers(count, size=(draws, count))
+
+
+def _interval(value: float, drawn: Values) -> Interval:
+    tail = (1.0 - _LEVEL) / 2.0
+    low, high = np.quantile(drawn, (tail, 1.0 - tail))
+    return Interval(value, float(low), float(high))
+
+
+def _iqm(drawn: Values) -> Values:
+    from scipy.stats import trim_mean
+
+    trimmed: Values = trim_mean(drawn, _CUT, axis=1)
+    return trimmed
+
+
+def _ratio(part: Values | float, whole: Values | float) -> Values | float:
+    """Quotient, 1 where both are 0 (no preemptions on either side, say)."""
+    part, whole = np.asarray(part, np.float64), np.asarray(whole, np.float64)
+    same = (part == 0) & (whole == 0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        quotient = np.where(same, 1.0, part / whole)
+    return quotient if quotient.ndim else float(quotient)

@@ -1,0 +1,197 @@
+"""Suites: which windows, which rules, under which variants of an environment."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from agents.evaluation.outcomes import METRICS, EvaluationResult
+from agents.evaluation.play import evaluate_policy, evaluate_rule
+from agents.task import BatchPolicy
+from envs.config import EnvConfig
+from envs.workloads import Trace, WindowSplit
+from orchestrator.errors import ConfigurationError
+from orchestrator.scheduler.rules import rule_named
+
+__all__ = ["Published", "Suite", "run_suite"]
+
+
+@dataclass(frozen=True)
+class Published:
+    """A mean that others published for the same windows.
+
+    Parameters
+    ----------
+    policy : str
+        Its name, as it shall stand in the table.
+    variant : str
+    value : float
+        Mean of the suite's metric.
+    source : str
+    """
+
+    policy: str
+    variant: str
+    value: float
+    source: str
+
+
+@dataclass(frozen=True)
+class Suite:
+    """What is to be played.
+
+    Parameters
+    ----------
+    name : str
+    length : int
+        Jobs of a window; 0: the whole trace is one window.
+    rules : sequence of str
+        Rules to play.
+    baselines : sequence of str
+        Those of the rules that policies are compared with.
+    variants : mapping of str to mapping, optional
+        By name, fields of the environment that differ. The name is appended to policies' names;
+        the empty name leaves them as they are.
+    metric : str, optional
+        The one of :data:`METRICS` that comparisons are about.
+    starts : sequence of int, optional
+        First job of each window; empty: ``windows`` windows are drawn from ``part``.
+    part : {"train", "validation", "test"}, optional
+    windows : int, optional
+    seed : int, optional
+        Of the drawn windows and of the bootstrap.
+    keep_jobs : int or None, optional
+        Windows whose jobs go into the per-job table; None: all.
+    published : sequence of Published, optional
+    """
+
+    name: str
+    length: int
+    rules: Sequence[str]
+    baselines: Sequence[str]
+    variants: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: {"": {}})
+    metric: str = "bounded_slowdown"
+    starts: Sequence[int] = ()
+    part: str = "test"
+    windows: int = 200
+    seed: int = 0
+    keep_jobs: int | None = None
+    published: Sequence[Published] = ()
+
+    def __post_init__(self) -> None:
+        """Reject unknown names."""
+        for name in (*self.rules, *self.baselines):
+            rule_named(name)
+        if self.metric not in METRICS:
+            known = ", ".join(METRICS)
+            raise ConfigurationError(f"suite: unknown metric '{self.metric}'; known: {known}")
+        for name in self.baselines:
+            if name not in self.rules:
+                raise ConfigurationError(f"suite: baseline '{name}' is not among the rules")
+
+    def window_length(self, trace: Trace) -> int:
+        """Jobs of a window of a trace."""
+        return self.length or len(trace)
+
+    def window_starts(self, trace: Trace) -> NDArray[np.int64]:
+        """First job of each window."""
+        length = self.window_length(trace)
+        starts = np.array(self.starts, np.int64)
+        if self.length == 0:
+            starts = np.zeros(1, np.int64)
+        elif len(starts) == 0:
+            split = WindowSplit(len(trace))
+            starts = split.starts(self.part, self.windows, length, self.seed)  # type: ignore[arg-type]
+        beyond = starts[starts + length > len(trace)]
+        if len(beyond) > 0:
+            raise ConfigurationError(
+                f"suite '{self.name}': a window of {length} jobs from job {beyond[0]} reaches "
+                f"beyond the {len(trace)} jobs of trace '{trace.name}'; choose the trace that the "
+                f"suite is about"
+            )
+        return starts
+
+
+def label(policy: str, variant: str) -> str:
+    """Name of a policy under a variant."""
+    return f"{policy}_{variant}" if variant else policy
+
+
+def run_suite(
+    suite: Suite,
+    trace: Trace,
+    config: EnvConfig,
+    policies: Sequence[BatchPolicy] = (),
+    console: Console | None = None,
+) -> dict[str, list[EvaluationResult]]:
+    """Play a suite's windows under its rules and further policies.
+
+    Parameters
+    ----------
+    suite : Suite
+    trace : Trace
+    config : EnvConfig
+        The environment that the suite's variants change.
+    policies : sequence of BatchPolicy, optional
+    console : Console or None, optional
+        Where a progress bar is shown.
+
+    Returns
+    -------
+    dict of str to list of EvaluationResult
+        By variant; the policies first, then the rules.
+    """
+    starts = suite.window_starts(trace)
+    plays = len(starts) * len(suite.variants) * (len(policies) + len(suite.rules))
+    progress = None if console is None else _progress(console)
+    with nullcontext() if progress is None else progress:
+        bar = None if progress is None else progress.add_task("evaluating", total=plays)
+
+        def advance(count: int) -> None:
+            if progress is not None and bar is not None:
+                progress.advance(bar, count)
+
+        outcome: dict[str, list[EvaluationResult]] = {}
+        for variant, changes in suite.variants.items():
+            judged = replace(config, **changes, episode_jobs=suite.window_length(trace))
+            keep = len(starts) if suite.keep_jobs is None else suite.keep_jobs
+            results = [
+                evaluate_policy(policy, trace, judged, starts, keep_jobs=keep, advance=advance)
+                for policy in policies
+            ]
+            results += [
+                evaluate_rule(rule, trace, judged, starts, keep, advance) for rule in suite.rules
+            ]
+            outcome[variant] = _labelled(results, variant)
+    return outcome
+
+
+def _labelled(results: Sequence[EvaluationResult], variant: str) -> list[EvaluationResult]:
+    """Give every result a name of its own."""
+    taken: dict[str, int] = {}
+    named = []
+    for result in results:
+        taken[result.policy] = taken.get(result.policy, 0) + 1
+        again = taken[result.policy]
+        policy = result.policy if again == 1 else f"{result.policy}-{again}"
+        named.append(replace(result, policy=label(policy, variant)))
+    return named
+
+
+def _progress(console: Console) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("windows"),
+        TimeElapsedColumn(),
+        console=console,
+        transient=True,
+    )

@@ -1,0 +1,179 @@
+"""Tables of an evaluation: per job, per policy and per pair of policies."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from agents.evaluation.files import replacing
+from agents.evaluation.outcomes import METRICS, EvaluationResult
+from agents.evaluation.statistics import Comparison, Interval, Summary
+from agents.evaluation.suite import Suite
+
+__all__ = [
+    "JOB_COLUMNS",
+    "comparison_table",
+    "number",
+    "policy_table",
+    "write_csv",
+    "write_jobs",
+]
+
+JOB_COLUMNS = ("policy", "sequence", "job_id", "submit", "start", "end", "nodes", "preemptions")
+"""Columns of ``jobs.csv``: times in seconds; ``nodes`` has the node of each worker."""
+
+_HEADINGS = {
+    "bounded_slowdown": ("slowdown", 1.0),
+    "wait": ("wait, h", 1 / 3600),
+    "completion_time": ("completion, h", 1 / 3600),
+    "makespan": ("makespan, h", 1 / 3600),
+    "utilisation": ("in use", 1.0),
+    "preemptions": ("preemptions", 1.0),
+}
+"""Headings on the terminal, and the factors that their units need; files are in seconds."""
+
+_BESIDE = ("bounded_slowdown", "wait", "utilisation", "preemptions")
+"""Metrics that the terminal shows beside a suite's own."""
+
+
+def write_jobs(path: Path, results: Iterable[EvaluationResult]) -> None:
+    """Write the per-job table of several policies.
+
+    Parameters
+    ----------
+    path : Path
+    results : iterable of EvaluationResult
+    """
+    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(JOB_COLUMNS)
+        for result in results:
+            jobs = result.jobs
+            writer.writerows(
+                zip(
+                    [result.policy] * len(jobs),
+                    jobs["sequence"].tolist(),
+                    jobs["job_id"].tolist(),
+                    _seconds(jobs["submit_ms"]),
+                    _seconds(jobs["start_ms"]),
+                    _seconds(jobs["end_ms"]),
+                    _places(result),
+                    jobs["preemptions"].tolist(),
+                    strict=True,
+                )
+            )
+
+
+def _seconds(times_ms: NDArray[np.int64]) -> list[int | float]:
+    """Milliseconds as seconds, integers where they are whole."""
+    if not (times_ms % 1000).any():
+        return (times_ms // 1000).tolist()
+    return [t // 1000 if t % 1000 == 0 else t / 1000 for t in times_ms.tolist()]
+
+
+def _places(result: EvaluationResult) -> list[str]:
+    """For each job the node of each of its workers, separated by semicolons."""
+    names = (*result.node_names, "")  # -1 is the empty name
+    if result.nodes.shape[1] == 1:
+        return [names[n] for n in result.nodes[:, 0].tolist()]
+    return [";".join(names[n] for n in places if n >= 0) for places in result.nodes.tolist()]
+
+
+def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Write a table as CSV; None becomes an empty cell."""
+    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows(["" if cell is None else cell for cell in row] for row in rows)
+
+
+def policy_table(
+    summaries: Mapping[str, Mapping[str, Summary]], suite: Suite, variant: str, title: str
+) -> Table:
+    """Policies of a variant, for the terminal; the best by the suite's metric is bold."""
+    metric, sign = suite.metric, METRICS[suite.metric]
+    heading, factor = _HEADINGS[metric]
+    others = [name for name in _BESIDE if name != metric and _varies(summaries, name)]
+    table = _table(title)
+    table.add_column("policy", no_wrap=True)
+    for column in (heading, "95 %", "IQM", *(_HEADINGS[name][0] for name in others)):
+        table.add_column(column, justify="right", no_wrap=True)
+    best = max(sign * found[metric].mean.value for found in summaries.values())
+    for policy, found in summaries.items():
+        mean = found[metric].mean
+        table.add_row(
+            policy,
+            number(mean.value * factor),
+            _range(mean, factor),
+            number(found[metric].iqm.value * factor),
+            *(number(found[name].mean.value * _HEADINGS[name][1]) for name in others),
+            style="bold" if sign * mean.value == best else "",
+        )
+    for row in suite.published:
+        if row.variant == variant:
+            table.add_row(
+                row.policy, number(row.value * factor), *[""] * (2 + len(others)), style="dim"
+            )
+    return table
+
+
+def _varies(summaries: Mapping[str, Mapping[str, Summary]], name: str) -> bool:
+    """Whether a column says anything: preemptions, for one, are often all zero."""
+    return len({found[name].mean.value for found in summaries.values()}) > 1
+
+
+def comparison_table(comparisons: Sequence[Comparison], title: str) -> Table:
+    """Pairs of policies, for the terminal; ratios that are clear of 1 are bold."""
+    table = _table(title)
+    for column in ("policy", "against"):
+        table.add_column(column, no_wrap=True)
+    for column in ("mean ratio", "95 %", "IQM ratio", "95 %", "P(better)", "won"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for pair in comparisons:
+        table.add_row(
+            pair.policy,
+            pair.baseline,
+            _clear(pair.ratio),
+            _range(pair.ratio),
+            _clear(pair.iqm_ratio),
+            _range(pair.iqm_ratio),
+            f"{pair.improvement.value:.2f}",
+            f"{pair.won:.0%}",
+        )
+    return table
+
+
+def number(value: float) -> str:
+    """A number for people: four significant digits, thousands separated."""
+    if value == 0:
+        return "0"
+    digits = max(3 - math.floor(math.log10(abs(value))), 0)
+    return f"{value:,.{min(digits, 3)}f}"
+
+
+def _table(title: str) -> Table:
+    return Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        header_style="dim",
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
+
+
+def _range(estimate: Interval, factor: float = 1.0) -> str:
+    return f"{number(estimate.low * factor)} – {number(estimate.high * factor)}"
+
+
+def _clear(ratio: Interval) -> str:
+    text = number(ratio.value)
+    return f"[bold]{text}[/]" if ratio.high < 1.0 or ratio.low > 1.0 else text

@@ -1,0 +1,83 @@
+"""The way into a cluster: first the log, then the engine, in the log's order."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from orchestrator.engine import Engine, Outcome
+from orchestrator.errors import QuartermasterError
+from orchestrator.ports import Clock, Command, ConsensusEngine, Entry, Event
+
+__all__ = ["Journal"]
+
+_log = logging.getLogger(__name__)
+
+
+class Journal:
+    """Applies a consensus log to an engine.
+
+    Making one replays what the log holds: the effects of these entries were carried out when they
+    were written.
+
+    Parameters
+    ----------
+    consensus : ConsensusEngine
+        The log.
+    engine : Engine
+        Who applies it, and nobody else does.
+    clock : Clock
+        Stamps new entries.
+    carry_out : callable
+        Told of every outcome of a new entry, in order, as soon as it is applied.
+    """
+
+    def __init__(
+        self,
+        consensus: ConsensusEngine,
+        engine: Engine,
+        clock: Clock,
+        carry_out: Callable[[Outcome], None],
+    ) -> None:
+        self._consensus = consensus
+        self._engine = engine
+        self._clock = clock
+        self._carry_out = carry_out
+        self._lock = asyncio.Lock()
+        self.applied = 0
+        for entry in consensus.entries():
+            self._apply(entry, lambda outcome: None)
+
+    async def propose(self, body: Command | Event) -> Outcome:
+        """Log and apply; what came of it.
+
+        Raises
+        ------
+        QuartermasterError
+            If it makes no sense. It is not even logged if that is clear beforehand.
+        """
+        async with self._lock:
+            self._engine.check(body)
+            time_ms = max(self._clock.now_ms(), self._engine.now_ms)
+            index = await self._consensus.append(Entry(time_ms, body))
+            first = self.applied
+            entries = self._consensus.entries(first)
+            mine = [self._apply(entry, self._carry_out) for entry in entries][index - first]
+        if isinstance(mine, QuartermasterError):
+            raise mine
+        return mine
+
+    def _apply(
+        self, entry: Entry, carry_out: Callable[[Outcome], None]
+    ) -> Outcome | QuartermasterError:
+        """Apply the next entry. One that is refused is refused alike by every replica."""
+        try:
+            outcome = self._engine.handle(entry)
+        except QuartermasterError as error:
+            _log.info("entry %d of the log was refused: %s", self.applied, error)
+            self.applied += 1
+            return error
+        self.applied += 1
+        carry_out(outcome)
+        return outcome
