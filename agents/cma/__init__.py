@@ -1,0 +1,7 @@
+"""CMA-ES over linear rankers that are evaluated wholly inside the compiled engine."""
+
+from agents.cma.evaluator import RankerEvaluator
+from agents.cma.policy import LinearRanker
+from agents.cma.trainer import CMATrainer, TrainingResult
+
+__all__ = ["CMATrainer", "LinearRanker", "RankerEvaluator", "TrainingResult"]

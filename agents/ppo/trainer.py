@@ -70,6 +70,8 @@ class PPOTrainer:
         Updates between validations.
     validation_windows : int
         Windows that choose the checkpoint.
+    metric : str
+        Metric of ``agents.evaluation`` that they choose it by; lower is better.
     windows : int
         Training windows to draw from.
     threads : int
@@ -97,6 +99,7 @@ class PPOTrainer:
     gain: float = 10.0
     validate_every: int = 10
     validation_windows: int = 32
+    metric: str = "bounded_slowdown"
     windows: int = 4096
     threads: int = 2
     resume: bool = False
@@ -151,6 +154,7 @@ class PPOTrainer:
             budget_seconds=self.budget_seconds,
             total_steps=self.total_steps,
             hidden=self.hidden,
+            metric=self.metric,
         )
 
     def _description(self) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any, Self
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from rich.progress import (
     BarColumn,
     Progress,
@@ -20,12 +21,12 @@ from sb3_contrib import MaskablePPO
 from stable_baselines3.common.callbacks import BaseCallback
 from torch import Tensor
 
+from agents.evaluation import evaluate_policy, evaluate_rule
 from agents.ppo.inference import ScorerPolicy
-from agents.rollout import bounded_slowdowns, play_policy
 from agents.task import Task
 from agents.tracking import Tracker
-from envs.session import Session
-from orchestrator.scheduler.rules import rule_named
+from envs.config import EnvConfig
+from envs.workloads import Trace
 
 __all__ = ["ValidationPlan", "Watcher"]
 
@@ -42,6 +43,7 @@ class ValidationPlan:
     total_steps: int
     hidden: int
     reference: str = "sjf"
+    metric: str = "bounded_slowdown"
 
 
 class Watcher(BaseCallback):
@@ -59,10 +61,9 @@ class Watcher(BaseCallback):
         self.best_state: dict[str, Tensor] = {}
         self._watched = model
         self._task, self._tracker, self._output, self._plan = task, tracker, output, plan
-        starts = task.evaluation_starts("validation", plan.windows)
-        self._session = Session(task.trace, task.evaluation_config, len(starts), starts)
-        self._session.replay(rule_named(plan.reference))
-        self._reference = bounded_slowdowns(self._session)
+        self._starts = task.evaluation_starts("validation", plan.windows)
+        judged = evaluate_rule(plan.reference, *self._where, keep_jobs=0)
+        self._reference = judged.values[plan.metric]
         self._best = np.inf
         self._updates = 0
         self._spent = 0.0
@@ -106,6 +107,11 @@ class Watcher(BaseCallback):
         self.history = saved["history"]
 
     @property
+    def _where(self) -> tuple[Trace, EnvConfig, NDArray[np.int64]]:
+        """Trace, environment and windows of the validation."""
+        return self._task.trace, self._task.evaluation_config, self._starts
+
+    @property
     def seconds(self) -> float:
         """Training time so far, earlier sittings included."""
         return self._spent + time.monotonic() - self._begun
@@ -121,11 +127,12 @@ class Watcher(BaseCallback):
 
     def _validate(self) -> None:
         model, plan = self._watched, self._plan
-        policy: Any = model.policy
-        scorer = policy.scorer.state_dict()
+        networks: Any = model.policy
+        scorer = networks.scorer.state_dict()
         state = {name: value.detach().clone() for name, value in scorer.items()}
-        play_policy(ScorerPolicy(state, self._task.config.schema, plan.hidden), self._session)
-        costs = bounded_slowdowns(self._session)
+        policy = ScorerPolicy(state, self._task.config.schema, plan.hidden)
+        judged = evaluate_policy(policy, *self._where, keep_jobs=0)
+        costs = judged.values[plan.metric]
         score = float(np.mean(costs / (self._reference + self._reference.mean())))
         if score < self._best:
             self._best, self.best_state = score, state

@@ -1,0 +1,263 @@
+"""Training a linear ranker with CMA-ES (Hansen, 2016), every replay inside the compiled engine."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+)
+
+from agents.bundle import save_bundle
+from agents.cma.evaluator import RankerEvaluator
+from agents.cma.policy import LinearRanker, named_weights
+from agents.cma.search import Search
+from agents.task import Task
+from agents.tracking import Tracker
+from orchestrator.errors import ConfigurationError
+from orchestrator.scheduler.rules import rule_named
+
+__all__ = ["CMATrainer", "TrainingResult"]
+
+_CHECKPOINT = "checkpoint.pkl"
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What training leaves behind.
+
+    Parameters
+    ----------
+    policy : LinearRanker
+        The best policy by validation windows.
+    bundle : Path
+        Its bundle directory.
+    history : list of dict
+        ``seconds``, ``steps`` (generations), ``validation`` and ``reference`` (mean bounded
+        slowdown, or cost per job if rewards are something else), ``score`` and more.
+    """
+
+    policy: LinearRanker
+    bundle: Path
+    history: list[dict[str, float]]
+
+
+@dataclass
+class CMATrainer:
+    """Covariance matrix adaptation over the weights of a linear ranker.
+
+    A ranker's fitness is the mean over windows of cost / (reference cost + mean reference cost),
+    so that hard windows do not drown the others. All rankers of a generation are judged on the same
+    windows, which are drawn anew for every generation. What validates best is kept: the average of
+    the last third of the generations' means, looked at every few generations.
+
+    Parameters
+    ----------
+    budget_seconds : float
+        Training stops after so long, earlier sittings included.
+    generations : int
+        It stops after so many generations at the latest.
+    population : int
+        Rankers of a generation.
+    sigma : float
+        Standard deviation of the weights to begin with.
+    windows : int
+        Windows of a generation.
+    window_jobs : int or None
+        Their length; None: that of the task's evaluation windows.
+    prior : mapping of str to float
+        Initial weights by feature name: where the search begins. The default equals SJF.
+    reference : str
+        The rule whose costs scale those of rankers.
+    validate_every : int
+        Generations between validations.
+    validation_windows : int
+        Windows that choose the checkpoint.
+    threads : int
+        Threads that replay windows.
+    resume : bool
+        Go on from the output folder's checkpoint, if there is one.
+    """
+
+    budget_seconds: float = 300.0
+    generations: int = 10_000
+    population: int = 16
+    sigma: float = 0.15
+    windows: int = 64
+    window_jobs: int | None = None
+    prior: Mapping[str, float] = field(default_factory=lambda: {"log_request": -1.0})
+    reference: str = "sjf"
+    validate_every: int = 10
+    validation_windows: int = 128
+    threads: int = 2
+    resume: bool = False
+
+    def __post_init__(self) -> None:
+        """Reject what makes no sense."""
+        for name, least in (
+            ("generations", 1),
+            ("population", 4),
+            ("windows", 1),
+            ("validate_every", 1),
+            ("validation_windows", 1),
+        ):
+            if getattr(self, name) < least:
+                raise ConfigurationError(
+                    f"agent: '{name}' is {getattr(self, name)}; at least {least}"
+                )
+        if not self.sigma > 0.0:
+            raise ConfigurationError(f"agent: 'sigma' is {self.sigma}; give a positive number")
+        rule_named(self.reference)
+        named_weights(self.prior)
+
+    def train(self, task: Task, tracker: Tracker, output: Path) -> TrainingResult:
+        """Search on the task's training windows and keep what validates best.
+
+        Parameters
+        ----------
+        task : Task
+        tracker : Tracker
+        output : Path
+            Folder for the checkpoint and the bundle.
+
+        Returns
+        -------
+        TrainingResult
+        """
+        output.mkdir(parents=True, exist_ok=True)
+        checkpoint = output / _CHECKPOINT
+        if self.resume and checkpoint.is_file():
+            search = Search.restore(checkpoint, task.seed)
+        else:
+            prior = named_weights(self.prior)
+            search = Search.begin(prior, self.sigma, self.population, task.seed)
+        _Run(self, task, tracker, search, checkpoint).work()
+        weights = _unit(search.best if search.best is not None else search.average())
+        policy = LinearRanker(weights, "cma")
+        bundle = save_bundle(
+            output / "bundle",
+            kind="linear_ranker",
+            name=policy.name,
+            weights={"weights": policy.weights},
+            config=task.config,
+            seed=task.seed,
+            training={**asdict(self), "prior": dict(self.prior), "algorithm": "CMA-ES"},
+        )
+        return TrainingResult(policy, bundle, search.history)
+
+
+class _Run:
+    """One sitting of a training."""
+
+    def __init__(
+        self, trainer: CMATrainer, task: Task, tracker: Tracker, search: Search, checkpoint: Path
+    ) -> None:
+        self._trainer, self._task, self._tracker = trainer, task, tracker
+        self._search, self._checkpoint = search, checkpoint
+        self._rule = rule_named(trainer.reference)
+        config = task.evaluation_config
+        length = trainer.window_jobs or task.evaluation_jobs
+        self._possible = task.split.admissible("train", length)
+        self._train = RankerEvaluator(
+            task.trace, replace(config, episode_jobs=length), trainer.threads
+        )
+        self._judge = RankerEvaluator(task.trace, config, trainer.threads)
+        self._starts = task.evaluation_starts("validation", trainer.validation_windows)
+        self._reference = self._judge.rule_costs(self._rule, self._starts)
+        self._fitness = np.nan
+
+    def work(self) -> None:
+        """Search until the budget is spent."""
+        search, trainer = self._search, self._trainer
+        begun = time.monotonic() - search.seconds
+        with self._progress() as (progress, bar):
+            if not search.history:
+                progress.update(bar, note=self._validate())
+            while search.generation < trainer.generations:
+                self._step()
+                search.seconds = time.monotonic() - begun
+                over = search.seconds >= trainer.budget_seconds
+                last = over or search.generation >= trainer.generations
+                if last or search.generation % trainer.validate_every == 0:
+                    progress.update(bar, note=self._validate())
+                progress.update(bar, completed=min(search.seconds, trainer.budget_seconds))
+                if last:
+                    break
+        self._train.close()
+        self._judge.close()
+
+    def _step(self) -> None:
+        """One generation."""
+        search, trainer = self._search, self._trainer
+        entropy = np.random.SeedSequence([search.seed, 0, search.generation])
+        rng = np.random.Generator(np.random.Philox(entropy))
+        starts = rng.choice(self._possible, trainer.windows)
+        reference = self._train.rule_costs(self._rule, starts)
+        population = search.ask()
+        costs = self._train.costs(population, starts)
+        fitness = _relative(costs, reference)
+        search.tell(population, fitness)
+        search.jobs += (costs.size + reference.size) * self._train.length
+        self._fitness = float(fitness.mean())
+
+    def _validate(self) -> str:
+        """Judge the average of late means, keep it if it is the best yet; a note for the bar."""
+        search = self._search
+        candidate = search.average()
+        costs = self._judge.costs(candidate[None], self._starts)
+        score = float(_relative(costs, self._reference)[0])
+        if score < search.best_score:
+            search.best, search.best_score = candidate, score
+        entry = {
+            "seconds": search.seconds,
+            "steps": float(search.generation),
+            "jobs": float(search.jobs),
+            "jobs_per_second": search.jobs / max(search.seconds, 1e-9),
+            **({} if np.isnan(self._fitness) else {"fitness": self._fitness}),
+            "sigma": float(search.strategy.sigma),
+            "validation": self._per_job(costs),
+            "reference": self._per_job(self._reference),
+            "score": score,
+        }
+        search.history.append(entry)
+        self._tracker.log(search.generation, entry)
+        search.save(self._checkpoint)
+        shown = f"{entry['validation']:.1f} ({self._rule.name} {entry['reference']:.1f})"
+        return f"generation {search.generation}, validation {shown}"
+
+    def _per_job(self, costs: NDArray[np.float64]) -> float:
+        """Mean cost per job; as mean bounded slowdown where that is what rewards are made of."""
+        terms = self._task.config.reward.terms
+        least = terms.get("bounded_slowdown", 0.0) if len(terms) == 1 else 0.0
+        return float(costs.mean() / self._judge.length + least)
+
+    @contextmanager
+    def _progress(self) -> Iterator[tuple[Progress, TaskID]]:
+        columns = (
+            TextColumn("[bold]CMA-ES"),
+            BarColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[note]}"),
+        )
+        with Progress(*columns) as progress:
+            yield progress, progress.add_task("", total=self._trainer.budget_seconds, note="")
+
+
+def _relative(costs: NDArray[np.float64], reference: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Mean over windows of cost / (reference cost + mean reference cost), [P]."""
+    return (costs / (reference + reference.mean())).mean(axis=-1)
+
+
+def _unit(weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The same ranker with weights of length 1: only their direction matters."""
+    return weights / np.linalg.norm(weights)
