@@ -17,6 +17,7 @@ from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 
 from agents.evaluation.suite import Published, Suite
+from agents.speed import Ratio, SpeedSuite, Target, Workbench
 from agents.task import Task
 from envs.config import EnvConfig
 from envs.workloads import Trace, WindowSplit, load_workload
@@ -26,6 +27,7 @@ from orchestrator.kernels.features import Encoding
 from orchestrator.kernels.session import Sampling
 
 __all__ = [
+    "build_speed_suite",
     "build_suite",
     "build_task",
     "command_line",
@@ -125,13 +127,9 @@ def env_config(**options: Any) -> EnvConfig:
     ConfigurationError
         For an unknown field or value, listing the known ones.
     """
-    known = [field.name for field in fields(EnvConfig)]
+    _check_fields("environment", EnvConfig, options)
     values: dict[str, Any] = {}
     for name, value in options.items():
-        if name not in known:
-            raise ConfigurationError(
-                f"environment: unknown field '{name}'; known: {', '.join(known)}"
-            )
         if name in _ENUMS:
             value = _member(_ENUMS[name], name, value)
         elif name == "placements":
@@ -180,12 +178,30 @@ def build_task(cfg: DictConfig) -> Task:
 def build_suite(cfg: Any) -> Suite:
     """Make a suite of evaluation from plain values."""
     options = plain(cfg)
-    known = [field.name for field in fields(Suite)]
-    for name in options:
-        if name not in known:
-            raise ConfigurationError(f"suite: unknown field '{name}'; known: {', '.join(known)}")
+    _check_fields("suite of evaluation", Suite, options)
     options["published"] = tuple(Published(**row) for row in options.get("published", ()))
     return Suite(**options)
+
+
+def build_speed_suite(cfg: Any, traces: str | None) -> SpeedSuite:
+    """Make a suite of measurements from plain values, and the folder of public traces."""
+    options = plain(cfg)
+    _check_fields("suite of measurements", SpeedSuite, options)
+    _check_fields("suite of measurements, 'bench'", Workbench, options["bench"])
+    options["bench"] = Workbench(**options["bench"], traces=traces)
+    targets = options.get("targets", {})
+    options["targets"] = {name: Target(**target) for name, target in targets.items()}
+    options["ratios"] = [Ratio(**ratio) for ratio in options.get("ratios", ())]
+    return SpeedSuite(**options)
+
+
+def _check_fields(subject: str, kind: type, options: Mapping[str, Any]) -> None:
+    known = [field.name for field in fields(kind)]
+    for name in options:
+        if name not in known:
+            raise ConfigurationError(
+                f"{subject}: unknown field '{name}'; known: {', '.join(known)}"
+            )
 
 
 def judging_suite(cfg: DictConfig, task: Task) -> Suite:

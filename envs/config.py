@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import math
+import numbers
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Any
 
 from envs.reward import RewardConfig
 from orchestrator.errors import ConfigurationError
@@ -13,10 +18,31 @@ from orchestrator.scheduler.schema import ActionLayout, FeatureSchema
 
 __all__ = ["CLUSTER", "JOB_ORDERING", "EnvConfig"]
 
+_KINDS: Mapping[str, type[IntEnum]] = {
+    "window_order": RuleKey,
+    "information": Information,
+    "encoding": Encoding,
+    "sampling": Sampling,
+}
+_LEAST = {"window": 1, "episode_jobs": 1, "victims": 0, "preemption_limit": 0, "step_limit": 0}
+
+
+def _member(kind: type[IntEnum], field: str, value: Any) -> IntEnum:
+    """A member of an enumeration from itself, its value or its name."""
+    try:
+        return kind[value.upper()] if isinstance(value, str) else kind(value)
+    except (KeyError, ValueError):
+        known = ", ".join(member.name.lower() for member in kind)
+        raise ConfigurationError(
+            f"environment: '{field}' is {value!r}; choose from {known}"
+        ) from None
+
 
 @dataclass(frozen=True)
 class EnvConfig:
     """Semantics, observation and reward of an environment.
+
+    Enumerations may be given by name.
 
     Parameters
     ----------
@@ -45,7 +71,7 @@ class EnvConfig:
     encoding : Encoding
         Features of a queued job.
     skip_forced : bool
-        Take a single legal action without asking.
+        With commitment: take the only queued job without asking.
     step_limit : int
         Steps after which an episode is truncated; 0: never.
     sampling : Sampling
@@ -71,10 +97,24 @@ class EnvConfig:
 
     def __post_init__(self) -> None:
         """Reject what makes no sense."""
-        for name, least in (("window", 1), ("episode_jobs", 1), ("victims", 0), ("step_limit", 0)):
+        for name, kind in _KINDS.items():
+            object.__setattr__(self, name, _member(kind, name, getattr(self, name)))
+        placements = tuple(_member(Placement, "placements", item) for item in self.placements)
+        object.__setattr__(self, "placements", placements)
+        for name, least in _LEAST.items():
             value = getattr(self, name)
-            if value < least:
-                raise ConfigurationError(f"environment: '{name}' is {value}; at least {least}")
+            if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < least:
+                raise ConfigurationError(
+                    f"environment: '{name}' is {value!r}; give an integer of at least {least}"
+                )
+        if not (math.isfinite(self.min_run_seconds) and self.min_run_seconds >= 0):
+            raise ConfigurationError(
+                f"environment: 'min_run_seconds' is {self.min_run_seconds}; at least 0"
+            )
+        if not isinstance(self.reward, RewardConfig):
+            raise ConfigurationError(
+                f"environment: 'reward' is {self.reward!r}; give a RewardConfig"
+            )
         if not self.placements:
             raise ConfigurationError("environment: 'placements' is empty; name at least one")
         if self.commitment and (len(self.placements) > 1 or self.victims > 0):

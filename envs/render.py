@@ -26,10 +26,14 @@ def describe_decision(session: Session, e: int) -> str:
     unit = "GPUs" if row["unit"] else "cores"
     up = int((session.state.node[e]["state"][: row["num_nodes"]] == NodeCode.UP).sum())
     lines = [
-        f"t = {row['now_ms'] / 1000:.0f} s   nodes up {up}/{row['num_nodes']}   "
-        f"free {row['free_units'] / 1000:g} of {row['capacity_units'] / 1000:g} {unit}",
-        f"waiting {row['queue_len']}   running {row['running_len']}   "
-        f"completed {row['completed_jobs']} of {row['num_jobs']}",
+        (
+            f"t = {row['now_ms'] / 1000:.0f} s   nodes up {up}/{row['num_nodes']}   "
+            f"free {row['free_units'] / 1000:g} of {row['capacity_units'] / 1000:g} {unit}"
+        ),
+        (
+            f"waiting {row['queue_len']}   running {row['running_len']}   "
+            f"completed {row['completed_jobs']} of {row['num_jobs']}"
+        ),
     ]
     window = session.buffers.window[e][: session.buffers.shown[e, 0]]
     if len(window) > 0:
@@ -89,7 +93,9 @@ def draw_occupancy(session: Session, e: int) -> NDArray[np.uint8]:
         colour = job_colour(int(held[k]))
         height = jobs["units"][held[k]] * per_unit
         for x in range(int(left[k]), min(int(right[k]), _WIDTH)):
-            from_y, to_y = int(top[x]), min(int(np.ceil(top[x] + height)), _HEIGHT)
+            # Jobs that meet within one column can be higher than the cluster together.
+            from_y = min(int(top[x]), _HEIGHT)
+            to_y = min(int(np.ceil(top[x] + height)), _HEIGHT)
             image[_HEIGHT - to_y : _HEIGHT - from_y, x] = colour
             top[x] += height
     now = min(int((row["now_ms"] - low) / (high - low) * (_WIDTH - 1)), _WIDTH - 1)

@@ -6,6 +6,7 @@ over an episode equals minus the metric's total. The terminal form pays all of i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -67,11 +68,13 @@ class RewardConfig:
         """Reject unknown names."""
         if not self.terms:
             raise ConfigurationError(f"reward: 'terms' is empty; choose from {', '.join(TERMS)}")
-        for name in self.terms:
+        for name, weight in self.terms.items():
             if name not in TERMS:
                 raise ConfigurationError(
                     f"reward: unknown term '{name}'; known: {', '.join(TERMS)}"
                 )
+            if not math.isfinite(weight):
+                raise ConfigurationError(f"reward: the weight of '{name}' is {weight}; not finite")
         if self.form.upper() not in RewardForm.__members__:
             raise ConfigurationError(f"reward: 'form' is '{self.form}'; use dense or terminal")
         if self.reference is not None:

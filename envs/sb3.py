@@ -13,13 +13,11 @@ from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecEnv
 
 from envs.session import Session
+from envs.setup import row_seeds
 from envs.spaces import action_space, observation_space
-from envs.vector import row_seeds
 from orchestrator.errors import ConfigurationError
 
 __all__ = ["SchedulingVecEnv"]
-
-_SHARED = ("action_masks", "schema", "config", "render_mode")
 
 
 class SchedulingVecEnv(VecEnv):
@@ -33,7 +31,8 @@ class SchedulingVecEnv(VecEnv):
 
     Notes
     -----
-    Observations are copies, since algorithms store the last one after the next step. ``info`` of an ended row holds ``terminal_observation``,
+    Observations are copies, since algorithms store the last one after the next step; masks are
+    views that the next step overwrites. ``info`` of an ended row holds ``terminal_observation``,
     ``TimeLimit.truncated`` and ``episode`` (return ``r`` and length ``l``), as a Monitor's.
     """
 

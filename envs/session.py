@@ -12,11 +12,11 @@ from envs.workloads.trace import Trace, unplaceable
 from orchestrator.errors import ConfigurationError, IllegalActionError
 from orchestrator.kernels import session as kernels
 from orchestrator.kernels.candidates import CANDIDATE_NAMES, VICTIM_NAMES
-from orchestrator.kernels.codes import NO_JOB, Reason
+from orchestrator.kernels.codes import NO_JOB, EventKind, Reason
 from orchestrator.kernels.features import GLOBAL_NAMES, STATIC_WIDTH, make_scratch
 from orchestrator.kernels.metrics import Metric
 from orchestrator.kernels.state import INCIDENT_DTYPE, ClusterShape, ClusterState, allocate
-from orchestrator.resources.records import node_records
+from orchestrator.resources.records import gpu_models, node_records
 from orchestrator.scheduler.rules import Rule
 
 __all__ = ["Session"]
@@ -57,6 +57,7 @@ class Session:
             starts = np.arange(len(trace) - config.episode_jobs + 1, dtype=np.int64)
         if incidents is None:
             incidents = np.zeros(0, INCIDENT_DTYPE)
+        _check_incidents(incidents, len(trace.nodes))
         self.source = _make_source(trace, config, starts, incidents)
         shape = ClusterShape(
             envs=envs,
@@ -95,10 +96,8 @@ class Session:
             which = np.ones(self.envs, np.bool_)
         if windows is None:
             windows = self._any_window
-        elif windows.max() >= len(self.source.starts):
-            raise ConfigurationError(
-                f"reset: window {windows.max()} of {len(self.source.starts)}; give a smaller index"
-            )
+        _check_shape("reset: 'which'", which, self.envs)
+        _check_windows(windows, -1, self)
         kernels.reset_rows(
             self.state.rows, which, self.seeds, windows, self.source, self.buffers, self.bench
         )
@@ -108,8 +107,14 @@ class Session:
         self.seeds[:] = seeds
         self.buffers.episode[:] = 0
 
+    def reseed_row(self, e: int, seed: int) -> None:
+        """Do the same for one row."""
+        self.seeds[e] = seed
+        self.buffers.episode[e] = 0
+
     def step(self, actions: NDArray[np.int64]) -> None:
         """Step all rows; the results are in ``buffers``."""
+        _check_shape("step: 'actions'", actions, self.envs)
         kernels.step_rows(
             self.state.rows, 0, self.envs, actions, self.source, self.buffers, self.bench
         )
@@ -118,6 +123,7 @@ class Session:
         """Play window ``windows[e]`` (None: window e) to its end in each row, under a rule."""
         if windows is None:
             windows = np.arange(self.envs, dtype=np.int64)
+        _check_windows(windows, 0, self)
         kernels.replay_rows(
             self.state.rows, 0, self.envs, windows, rule.to_record(), self.source, self.bench
         )
@@ -159,14 +165,73 @@ def _check_trace(trace: Trace, config: EnvConfig) -> None:
         )
     if not trace.nodes:
         raise ConfigurationError(f"trace '{trace.name}' names no cluster; give its 'nodes'")
-    never = np.flatnonzero(unplaceable(trace.requests, trace.nodes))
+    never = np.flatnonzero(_never_fits(trace, trace.requests))
     if len(never) > 0:
-        job = trace.requests[never[0]]
+        job = trace.requests[never[:1]]
+        field = _too_large_field(trace, job)
         raise ConfigurationError(
-            f"trace '{trace.name}': job {job['source_id']} ({job['workers']} workers, field "
-            f"'workers') can never fit into its cluster, nor can {len(never) - 1} others; drop "
-            f"them or enlarge 'nodes'"
+            f"trace '{trace.name}': job {job['source_id'][0]} can never fit into its cluster "
+            f"('{field}' is {job[field][0]}), nor can {len(never) - 1} others; drop them or "
+            f"enlarge 'nodes'"
         )
+
+
+def _never_fits(trace: Trace, requests: NDArray[np.void]) -> NDArray[np.bool_]:
+    """Which jobs could not run even if the trace's cluster were empty, bool [jobs]."""
+    models = gpu_models(trace.nodes)
+    never = np.zeros(len(requests), np.bool_)
+    for mask in np.unique(requests["model_mask"]).tolist():
+        admitted = tuple(
+            node for node in trace.nodes if mask == 0 or mask >> models.index(node.gpu_model) & 1
+        )
+        asking = requests["model_mask"] == mask
+        never[asking] = unplaceable(requests[asking], admitted)
+    return never
+
+
+def _too_large_field(trace: Trace, job: NDArray[np.void]) -> str:
+    """The field of a job [1] that cannot fit without which it would."""
+    least = {"model_mask": 0, "workers": 1, "gpu_memory_mib": 0, "memory_mib": 0, "cpu_milli": 0}
+    for field, value in least.items():
+        smaller = job.copy()
+        smaller[field] = value
+        if not _never_fits(trace, smaller)[0]:
+            return field
+    return "gpus_per_worker"
+
+
+def _check_incidents(incidents: NDArray[np.void], nodes: int) -> None:
+    if incidents.dtype != INCIDENT_DTYPE or incidents.ndim != 1:
+        raise ConfigurationError(
+            f"environment: 'incidents' has type {incidents.dtype}; give an array of INCIDENT_DTYPE"
+        )
+    kinds = (EventKind.NODE_RECOVERY, EventKind.NODE_FAILURE, EventKind.NODE_DRAIN)
+    late = np.diff(incidents["time_ms"], prepend=0) < 0
+    for field, wrong, remedy in (
+        ("node", (incidents["node"] < 0) | (incidents["node"] >= nodes), f"0 to {nodes - 1}"),
+        ("kind", ~np.isin(incidents["kind"], kinds), "a node's EventKind"),
+        ("time_ms", late, "times from 0 on, in ascending order"),
+    ):
+        if wrong.any():
+            i = int(np.argmax(wrong))
+            raise ConfigurationError(
+                f"environment: incident {i}: '{field}' is {incidents[field][i]}; give {remedy}"
+            )
+
+
+def _check_shape(what: str, values: NDArray[Any], rows: int) -> None:
+    if values.shape != (rows,):
+        raise ConfigurationError(
+            f"{what} has shape {values.shape}; give one for each of {rows} rows"
+        )
+
+
+def _check_windows(windows: NDArray[np.int64], least: int, session: Session) -> None:
+    _check_shape("'windows'", windows, session.envs)
+    known = len(session.source.starts)
+    wrong = windows[(windows < least) | (windows >= known)]
+    if len(wrong) > 0:
+        raise ConfigurationError(f"window {wrong[0]} of {known}; give an index below {known}")
 
 
 def _make_source(
@@ -191,12 +256,15 @@ def _make_source(
     fields = ("user", "group", "application")
     largest = [trace.requests["requested_ms"].max() / 1000.0]
     largest += [max(float(trace.requests[name].max()), 1.0) for name in fields]
+    # Kernels are compiled anew for arrays that differ in being writeable, as copies of a trace may.
+    requests = trace.requests.view()
+    requests.flags.writeable = False
     return kernels.Source(
         settings=settings,
-        trace=trace.requests,
+        trace=requests,
         nodes=node_records(trace.nodes),
-        incidents=incidents,
-        starts=np.ascontiguousarray(starts, np.int64),
+        incidents=incidents.copy(),
+        starts=np.array(starts, np.int64),
         reference=np.full(len(starts), np.nan),
         reference_rule=config.reward.reference_rule.to_record(),
         weights=config.reward.weights,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from envs.config import EnvConfig
 from envs.session import Session
 from envs.workloads import Trace, WindowSplit, gpu_cluster, lublin_feitelson
+from orchestrator.errors import ConfigurationError
 
-__all__ = ["default_trace", "make_session", "part_starts"]
+__all__ = ["default_trace", "make_session", "part_starts", "row_seeds"]
 
 _DEFAULT_JOBS = 20_000
 _DEFAULT_SEED = 1
@@ -39,6 +40,11 @@ def part_starts(trace: Trace, config: EnvConfig, part: str, seed: int = 0) -> ND
     return split.starts(part, count, config.episode_jobs, seed)  # type: ignore[arg-type]
 
 
+def row_seeds(seed: int | None, envs: int) -> NDArray[np.uint64]:
+    """Seeds of all rows from one; None: from the operating system."""
+    return np.random.SeedSequence(seed).generate_state(envs, np.uint64).astype(np.uint64)
+
+
 def make_session(
     base: EnvConfig,
     envs: int,
@@ -49,6 +55,12 @@ def make_session(
     overrides: Mapping[str, Any],
 ) -> Session:
     """Make the session of an environment; see ``SchedulingEnv`` for the arguments."""
+    known = [field.name for field in fields(EnvConfig)]
+    for name in overrides:
+        if name not in known:
+            raise ConfigurationError(
+                f"environment: unknown option '{name}'; known: {', '.join(known)}"
+            )
     config = replace(base, **overrides)
     if trace is None:
         trace = default_trace(config)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from envs.config import CLUSTER, JOB_ORDERING, EnvConfig
 from envs.render import describe_decision, draw_occupancy
-from envs.setup import make_session
+from envs.setup import make_session, row_seeds
 from envs.spaces import action_space, observation_space
 from envs.workloads import Trace
 from orchestrator.errors import ConfigurationError, IllegalActionError
@@ -82,7 +82,7 @@ class SchedulingEnv(gymnasium.Env[Any, Any]):
         """Begin an episode; a seed starts the sequence of episodes over."""
         super().reset(seed=seed)
         if seed is not None or not self._begun:
-            self.session.reseed(self.np_random.integers(2**63, size=1, dtype=np.uint64))
+            self.session.reseed(row_seeds(seed, 1))
         self._window[0] = -1 if options is None else int(options.get("window", -1))
         self.session.reset(windows=self._window)
         self._begun = True

@@ -11,18 +11,14 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
 from envs.config import CLUSTER, JOB_ORDERING, EnvConfig
-from envs.setup import make_session
+from envs.setup import make_session, row_seeds
 from envs.spaces import action_space, observation_space
 from envs.workloads import Trace
+from orchestrator.errors import ConfigurationError
 
-__all__ = ["SchedulingVectorEnv", "cluster_vector_env", "job_ordering_vector_env", "row_seeds"]
+__all__ = ["SchedulingVectorEnv", "cluster_vector_env", "job_ordering_vector_env"]
 
 Observation = dict[str, NDArray[Any]]
-
-
-def row_seeds(seed: int | None, envs: int) -> NDArray[np.uint64]:
-    """Seeds of all rows from one; None: from the operating system."""
-    return np.random.SeedSequence(seed).generate_state(envs, np.uint64).astype(np.uint64)
 
 
 class SchedulingVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]]):
@@ -59,6 +55,10 @@ class SchedulingVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]
         render_mode: str | None = None,
         **overrides: Any,
     ) -> None:
+        if render_mode is not None:
+            raise ConfigurationError(
+                f"render_mode is '{render_mode}'; a vector environment draws nothing, leave it out"
+            )
         self.session = make_session(base, num_envs, trace, part, starts, incidents, overrides)
         self.config = self.session.config
         self.num_envs = num_envs
@@ -80,15 +80,23 @@ class SchedulingVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]
         seed: int | list[int | None] | None = None,
         options: dict[str, Any] | None = None,
     ) -> tuple[Observation, dict[str, Any]]:
-        """Begin an episode in all rows, or in those of ``options["reset_mask"]``."""
-        if isinstance(seed, list):
-            self.session.reseed(np.array([row_seeds(s, 1)[0] for s in seed], np.uint64))
-        elif seed is not None or not self._begun:
-            self.session.reseed(row_seeds(seed, self.num_envs))
-        which = np.ones(self.num_envs, np.bool_)
-        if options is not None and "reset_mask" in options:
-            which = np.asarray(options["reset_mask"], np.bool_)
-        self.session.reset(which)
+        """Begin an episode in all rows, or in those of ``options["reset_mask"]``.
+
+        A row's seed means what it means to ``SchedulingEnv``; ``seed=s`` is short for
+        ``[s, s + 1, ...]``. A row without a seed goes on with its sequence of episodes.
+        ``options["window"]`` (one for all rows, or one each) plays a certain window.
+        """
+        which = self._rows_to_reset(options)
+        seeds = list(seed) if isinstance(seed, list | tuple) else self._consecutive(seed)
+        if len(seeds) != self.num_envs:
+            raise ValueError(f"reset: {len(seeds)} seeds for {self.num_envs} rows; give one each")
+        for e in np.flatnonzero(which):
+            if seeds[e] is not None or not self._begun:
+                self.session.reseed_row(int(e), int(row_seeds(seeds[e], 1)[0]))
+        windows = None
+        if options is not None and "window" in options:
+            windows = np.full(self.num_envs, options["window"], np.int64)
+        self.session.reset(which, windows)
         self._begun = True
         self._over[which] = self.session.buffers.terminated[which]
         return self._observe(), {}
@@ -109,11 +117,11 @@ class SchedulingVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]
         session, buffers = self.session, self.session.buffers
         again = self._over.copy()
         session.step(np.ascontiguousarray(actions, np.int64))
+        if self.autoreset_mode == AutoresetMode.NEXT_STEP and again.any():
+            # Whatever the step did to rows that were over, they begin anew, with reward 0.
+            session.reset(again)
         if self._strict:
             session.require_legal()
-        if self.autoreset_mode == AutoresetMode.NEXT_STEP and again.any():
-            # The step left finished rows as they were, with reward 0; now they begin anew.
-            session.reset(again)
         reward = buffers.reward.copy()
         terminated, truncated = buffers.terminated.copy(), buffers.truncated.copy()
         np.logical_or(terminated, truncated, out=self._over)
@@ -130,20 +138,45 @@ class SchedulingVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]
         """Legal actions of all rows, bool [E, A]."""
         return self.session.buffers.mask.view(np.bool_)
 
+    def _rows_to_reset(self, options: dict[str, Any] | None) -> NDArray[np.bool_]:
+        if options is None or "reset_mask" not in options:
+            return np.ones(self.num_envs, np.bool_)
+        mask = options["reset_mask"]
+        if not isinstance(mask, np.ndarray) or mask.dtype != np.bool_:
+            raise TypeError(f"reset: 'reset_mask' is {mask!r}; give a NumPy array of bool")
+        if mask.shape != (self.num_envs,) or not mask.any():
+            raise ValueError(
+                f"reset: 'reset_mask' is {mask}; give {self.num_envs} values, at least one True"
+            )
+        if not self._begun and not mask.all():
+            raise gymnasium.error.ResetNeeded("reset: the first reset must be of all rows")
+        return mask.copy()
+
+    def _consecutive(self, seed: int | None) -> list[int | None]:
+        return [None if seed is None else seed + e for e in range(self.num_envs)]
+
     def _observe(self) -> Observation:
         seen = self.session.observation()
         return {name: part.copy() for name, part in seen.items()} if self._copy else seen
 
     def _final_infos(self) -> dict[str, Any]:
         """Last observations of the rows that are over, as Gymnasium lays them out."""
+        over = self._over.copy()
         final = np.full(self.num_envs, None, dtype=object)
-        for e in np.flatnonzero(self._over):
+        for e in np.flatnonzero(over):
             final[e] = {k: part.copy() for k, part in self.session.observation(int(e)).items()}
+        illegal = np.where(over, self.session.state.rows["illegal_actions"], 0)
+        reason = np.where(over, self.session.buffers.reason, 0)
         return {
             "final_obs": final,
-            "_final_obs": self._over.copy(),
-            "final_info": {},
-            "_final_info": self._over.copy(),
+            "_final_obs": over,
+            "final_info": {
+                "illegal_actions": illegal,
+                "_illegal_actions": over,
+                "reason": reason,
+                "_reason": over,
+            },
+            "_final_info": over,
         }
 
 

@@ -159,6 +159,7 @@ class Engine:
             self.nodes.check(spec)
             self.nodes.found(spec)
         self._reader = EffectReader(self.state, self.jobs, self.nodes)
+        self._effects: list[Effect] = []  # of the entry that is being applied
         self._rehearsal: ClusterState | None = None
         self._scratch = np.empty(shape.workers, np.int32)
         self._status = Status.DONE
@@ -236,7 +237,7 @@ class Engine:
         """A copy of the cluster's state, as it will be at a time if nothing happens before."""
         state = allocate(replace(self.shape, log=1))
         kernels.copy_row(self.state.rows, 0, state.rows, 0)
-        kernels.apply_event(state.rows, 0, time_ms, EventKind.NONE, 0)
+        kernels.apply_event(state.rows, 0, time_ms, int(EventKind.NONE), 0)
         return state
 
     # --- entries -------------------------------------------------------------------------------
@@ -263,7 +264,7 @@ class Engine:
         self.check(entry.body)
         time_ms = max(entry.time_ms, self.now_ms)
         if self._begun:
-            kernels.apply_event(self.state.rows, 0, time_ms, EventKind.NONE, 0)
+            kernels.apply_event(self.state.rows, 0, time_ms, int(EventKind.NONE), 0)
         else:
             live.begin_time(self.state.rows, 0, time_ms)
             self._begun = True
@@ -290,7 +291,8 @@ class Engine:
             self._note_event()
         if self._check:
             assert_invariants(self.state, 0)
-        effects = self._reader.read()
+        self._collect()
+        effects, self._effects = tuple(self._effects), []
         for effect in effects:
             if isinstance(effect, ReleaseNode):
                 del self.nodes.specs[effect.node_id]
@@ -307,7 +309,7 @@ class Engine:
         rows, j = self.state.rows, self.jobs.slots.find(event.job_id)
         runs = self.jobs.code(event.job_id) == JobCode.RUNNING
         if isinstance(event, CheckpointCommitted):
-            kernels.apply_event(rows, 0, time_ms, EventKind.CHECKPOINTED, j)
+            kernels.apply_event(rows, 0, time_ms, int(EventKind.CHECKPOINTED), j)
         elif isinstance(event, WorkersLost) or not runs:
             # Workers that end while they are being saved leave no checkpoint behind.
             live.lose_workers(rows, 0, time_ms, j)
@@ -347,7 +349,11 @@ class Engine:
             if reason != Reason.OK:
                 return reason
             self._settle()
+            self._collect()  # one at a time: a plan may start and preempt the same job
         return Reason.OK
+
+    def _collect(self) -> None:
+        self._effects += self._reader.read()
 
     def _rehearse(self, actions: Sequence[Action]) -> Reason:
         """Carry a plan out on a copy: it is all legal, or none of it happens."""

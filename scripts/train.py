@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from agents.bundle import write_card
-from agents.configs import build_task, command_line, entry_point, plain, judging_suite
+from agents.configs import build_task, command_line, entry_point, judging_suite, plain
 from agents.evaluation import make_report, print_report, run_suite, training_card, write_report
 from agents.plots import draw_pictures
 

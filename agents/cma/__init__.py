@@ -2,6 +2,7 @@
 
 from agents.cma.evaluator import RankerEvaluator
 from agents.cma.policy import LinearRanker
+from agents.cma.speed import benchmark
 from agents.cma.trainer import CMATrainer, TrainingResult
 
-__all__ = ["CMATrainer", "LinearRanker", "RankerEvaluator", "TrainingResult"]
+__all__ = ["CMATrainer", "LinearRanker", "RankerEvaluator", "TrainingResult", "benchmark"]

@@ -123,8 +123,8 @@ def evaluate_policy(
 
 
 def _begin(session: Session, which: NDArray[np.bool_], windows: NDArray[np.int64]) -> None:
-    session.seeds[which] = windows[which].astype(np.uint64)
-    session.buffers.episode[which] = 0
+    for e in np.flatnonzero(which):
+        session.reseed_row(int(e), int(windows[e]))
     session.reset(which, windows)
 
 

@@ -10,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 
 from agents.evaluation.files import write_json
@@ -123,9 +124,15 @@ def print_report(report: Report, console: Console) -> None:
     suite = report.suite
     count = len(report.flat()[0].starts)
     console.print(
-        f"[bold]{suite.name}[/]: {count} windows of {suite.length or report.trace_jobs} jobs of "
+        f"[bold]{suite.name}[/]: {count} windows of {_length(report)} jobs of "
         f"{report.trace_name}; run times known: {report.information}"
     )
+    distinct = _distinct_jobs(report)
+    if distinct < 0.5 * len(report.flat()[0].starts) * _length(report):
+        console.print(
+            f"[dim]The windows share jobs ({distinct:,} different ones in all), so the intervals "
+            "are narrower than they should be.[/]"
+        )
     for variant, group in report.results.items():
         title = variant.replace("_", " ")
         means = {result.policy: report.summaries[result.policy] for result in group}
@@ -199,7 +206,8 @@ def _summary(report: Report, config: Mapping[str, Any]) -> dict[str, Any]:
         "information": report.information,
         "trace": {"name": report.trace_name, "jobs": report.trace_jobs},
         "windows": {
-            "length": suite.length or report.trace_jobs,
+            "length": _length(report),
+            "distinct_jobs": _distinct_jobs(report),
             "starts": results[0].starts.tolist(),
             "in_jobs_csv": len(set(results[0].jobs["sequence"].tolist())),
         },
@@ -216,6 +224,17 @@ def _summary(report: Report, config: Mapping[str, Any]) -> dict[str, Any]:
         "versions": _versions(),
         "config": config,
     }
+
+
+def _length(report: Report) -> int:
+    return report.suite.length or report.trace_jobs
+
+
+def _distinct_jobs(report: Report) -> int:
+    """Jobs that are in any window: windows of a short trace overlap."""
+    starts = np.unique(report.flat()[0].starts)
+    gaps = np.diff(starts, append=starts[-1] + _length(report))
+    return int(np.minimum(gaps, _length(report)).sum())
 
 
 def _versions() -> dict[str, str]:

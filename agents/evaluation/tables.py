@@ -135,7 +135,7 @@ def comparison_table(comparisons: Sequence[Comparison], title: str) -> Table:
     table = _table(title)
     for column in ("policy", "against"):
         table.add_column(column, no_wrap=True)
-    for column in ("mean ratio", "95 %", "IQM ratio", "95 %", "P(better)", "won"):
+    for column in ("ratio of means", "95 %", "of IQMs", "P(better)", "won"):
         table.add_column(column, justify="right", no_wrap=True)
     for pair in comparisons:
         table.add_row(
@@ -144,7 +144,6 @@ def comparison_table(comparisons: Sequence[Comparison], title: str) -> Table:
             _clear(pair.ratio),
             _range(pair.ratio),
             _clear(pair.iqm_ratio),
-            _range(pair.iqm_ratio),
             f"{pair.improvement.value:.2f}",
             f"{pair.won:.0%}",
         )

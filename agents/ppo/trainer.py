@@ -66,6 +66,8 @@ class PPOTrainer:
         Initial linear weights by feature name: where training starts.
     gain : float
         Factor of the scores; see ``SetScorer``.
+    averaging : float
+        Decay, per update, of the moving average of the weights that is validated and kept.
     validate_every : int
         Updates between validations.
     validation_windows : int
@@ -97,6 +99,7 @@ class PPOTrainer:
     critic_summary: int = 64
     prior: Mapping[str, float] = field(default_factory=lambda: {"log_request": -2.0})
     gain: float = 10.0
+    averaging: float = 0.95
     validate_every: int = 10
     validation_windows: int = 32
     metric: str = "bounded_slowdown"
@@ -155,6 +158,7 @@ class PPOTrainer:
             total_steps=self.total_steps,
             hidden=self.hidden,
             metric=self.metric,
+            averaging=self.averaging,
         )
 
     def _description(self) -> dict[str, Any]:

@@ -44,10 +44,14 @@ class ValidationPlan:
     hidden: int
     reference: str = "sjf"
     metric: str = "bounded_slowdown"
+    averaging: float = 0.95
 
 
 class Watcher(BaseCallback):
     """Validates greedily every few updates and remembers the best scorer.
+
+    What is validated, and kept, is an exponential moving average of the weights over updates: at a
+    learning rate that gets anywhere in minutes, single iterates scatter widely around it.
 
     The validation score is the mean over windows of cost / (reference cost + mean reference
     cost): hard windows do not drown the others. Lower is better.
@@ -65,6 +69,7 @@ class Watcher(BaseCallback):
         judged = evaluate_rule(plan.reference, *self._where, keep_jobs=0)
         self._reference = judged.values[plan.metric]
         self._best = np.inf
+        self._average: dict[str, Tensor] = {}
         self._updates = 0
         self._spent = 0.0
         self._begun = 0.0
@@ -83,6 +88,7 @@ class Watcher(BaseCallback):
         self._begun = time.monotonic()
         self._progress.start()
         if not self.history:
+            self._follow()
             self._validate()
         return self
 
@@ -103,6 +109,7 @@ class Watcher(BaseCallback):
         self._updates = int(saved["updates"])
         self._spent = float(saved["seconds"])
         self._best = float(saved["best"])
+        self._average = saved["average"]
         self.best_state = saved["best_state"]
         self.history = saved["history"]
 
@@ -121,15 +128,23 @@ class Watcher(BaseCallback):
 
     def _on_rollout_end(self) -> None:
         self._updates += 1
+        self._follow()
         self._progress.update(self._bar, completed=self.num_timesteps)
         if self._updates % self._plan.every == 0:
             self._validate()
 
+    def _follow(self) -> None:
+        """Move the average towards the scorer's weights."""
+        networks: Any = self._watched.policy
+        # The first updates are averaged evenly, or the starting point would linger.
+        share = max(1.0 - self._plan.averaging, 1.0 / (1 + self._updates))
+        for name, value in networks.scorer.state_dict().items():
+            mean = self._average.get(name, value)
+            self._average[name] = torch.lerp(mean, value.detach(), share)
+
     def _validate(self) -> None:
         model, plan = self._watched, self._plan
-        networks: Any = model.policy
-        scorer = networks.scorer.state_dict()
-        state = {name: value.detach().clone() for name, value in scorer.items()}
+        state = {name: value.clone() for name, value in self._average.items()}
         policy = ScorerPolicy(state, self._task.config.schema, plan.hidden)
         judged = evaluate_policy(policy, *self._where, keep_jobs=0)
         costs = judged.values[plan.metric]
@@ -164,6 +179,7 @@ class Watcher(BaseCallback):
                 "updates": self._updates,
                 "seconds": self.seconds,
                 "best": self._best,
+                "average": self._average,
                 "best_state": self.best_state,
                 "history": self.history,
             },

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from orchestrator.kernels.fastlog import fast_log
 from orchestrator.kernels.jit import kernel, small_kernel
-from orchestrator.kernels.tables import job, queue, request, running
+from orchestrator.kernels.tables import job, request, running
 
 __all__ = [
     "BUCKETS",
@@ -55,7 +55,7 @@ PUBLISHED_NAMES = (
 DEFAULT_NAMES = (
     "log_wait",  # .1 ln(1 + w)
     "log_request",  # .1 ln r
-    "log_demand",  # ln p / ln P
+    "log_demand",  # ln p / max(ln P, 1)
     "fits_now",
     "log_time_to_start",  # .1 ln(1 + d)
     "log_slowdown",  # .2 ln(1 + w / m)
@@ -140,7 +140,7 @@ def fill_static(row, encoding, maxima, static):
         Filled.
     """
     capacity = max(row.nominal_units / 1000.0, 1.0)
-    log_capacity = max(np.log(capacity), 1e-6)
+    log_capacity = max(np.log(capacity), 1.0)  # a share of one GPU must not divide by ln 1
     bound = row.slowdown_bound_ms / 1000.0
     for j in range(row.num_jobs):
         ask = request(row, j)

@@ -27,6 +27,9 @@ RULE_DTYPE = np.dtype(
 )
 """A rule. Under commitment semantics only its key matters."""
 
+ROOM_COMES = -2
+"""Instead of a victim: the jobs that are being checkpointed will leave room enough."""
+
 
 @kernel
 def _best_placeable(row, key):
@@ -72,7 +75,7 @@ def _lift_leaving(row, lifted):
 
 @kernel
 def _victim_for(row, j, key, lifted):
-    """A running job whose preemption is needed to let waiting job ``j`` in, or NO_JOB.
+    """A running job whose preemption is needed to let waiting job ``j`` in, NO_JOB or ROOM_COMES.
 
     Victims of the highest score are lifted until the gang fits; those that turn out not to be
     needed are spared, best score first. Jobs being checkpointed count as gone: nobody is preempted
@@ -81,6 +84,10 @@ def _victim_for(row, j, key, lifted):
     bound = job_score(row, j, key)
     leaving = _lift_leaving(row, lifted)
     count = leaving
+    if leaving > 0 and fits(row, j):
+        for k in range(count):
+            restore_gang(row, lifted[k])
+        return ROOM_COMES
     while not fits(row, j):
         v = _worst_victim(row, key, bound, lifted, count)
         if v < 0 or count - leaving >= row.preemption_limit - row.preemptions_here:
@@ -132,7 +139,9 @@ def _preemptive_action(row, rule, lifted):
         victim = _victim_for(row, best, rule.key, lifted)
         if victim >= 0:
             return np.int64(ActionKind.PREEMPT), np.int64(victim)
-        if rule.blocking != 0:
+        # A job further down that started now could take the room that is about to be free, and
+        # would be preempted in its turn.
+        if victim == ROOM_COMES or rule.blocking != 0:
             return np.int64(ActionKind.WAIT), np.int64(NO_JOB)
         floor_score, floor_position = best_score, best_position
 

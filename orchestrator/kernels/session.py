@@ -6,13 +6,18 @@ decision, accumulate the reward, encode. One call serves any range of rows.
 
 from __future__ import annotations
 
-from enum import IntEnum
-from typing import NamedTuple
-
 import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.kernels.advance import advance
+from orchestrator.kernels.buffers import (
+    SETTINGS_DTYPE,
+    Bench,
+    Buffers,
+    RewardForm,
+    Sampling,
+    Source,
+)
 from orchestrator.kernels.candidates import (
     encode_candidates,
     encode_victims,
@@ -36,6 +41,7 @@ from orchestrator.kernels.ordering import job_score
 from orchestrator.kernels.randomness import random_below, random_bits
 from orchestrator.kernels.rules import replay
 from orchestrator.kernels.tables import queue
+from orchestrator.kernels.transition.decide import close_point
 from orchestrator.kernels.transition.episode import begin_episode, load_incidents
 
 __all__ = [
@@ -52,84 +58,6 @@ __all__ = [
 
 
 Rows = NDArray[np.void]
-
-
-class Sampling(IntEnum):
-    """How a row picks the window of its next episode."""
-
-    RANDOM = 0
-    SEQUENTIAL = 1
-    """Row e plays windows e, e + E, e + 2E, ... in turn."""
-
-
-class RewardForm(IntEnum):
-    """When rewards are paid; the sum over an episode is the same."""
-
-    DENSE = 0
-    TERMINAL = 1
-
-
-SETTINGS_DTYPE = np.dtype(
-    [
-        ("length", "i4"),  # jobs of an episode
-        ("encoding", "u1"),  # features.Encoding
-        ("form", "u1"),  # RewardForm
-        ("scaled", "u1"),  # divide by the reference rule's cost on the same window
-        ("sampling", "u1"),  # Sampling
-    ],
-    align=True,
-)
-
-
-class Source(NamedTuple):
-    """Where episodes come from, and what they are worth; T trace jobs, M windows, K candidates."""
-
-    settings: NDArray[np.void]  # [1] SETTINGS_DTYPE
-    trace: NDArray[np.void]  # [T] REQUEST_DTYPE
-    nodes: NDArray[np.void]  # [N] NODE_DTYPE
-    incidents: NDArray[np.void]  # [I] INCIDENT_DTYPE, times relative to the episode's start
-    starts: NDArray[np.int64]  # [M] first job of each window
-    reference: NDArray[np.float64]  # [M] the reference rule's cost; NaN: not computed yet
-    reference_rule: NDArray[np.void]  # [1] RULE_DTYPE
-    weights: NDArray[np.float64]  # [len(Metric)] cost of one unit of each metric
-    generators: NDArray[np.int32]  # [K] Placement of each candidate
-    maxima: NDArray[np.float64]  # [4] for the published encoding
-
-
-class Buffers(NamedTuple):
-    """What a step writes; E rows, Q window, V victims, A actions."""
-
-    queue: NDArray[np.float32]  # [E, Q, F]
-    globals: NDArray[np.float32]  # [E, G]
-    candidates: NDArray[np.float32]  # [E, Q * K, C]
-    victims: NDArray[np.float32]  # [E, max(V, 1), F_v]
-    mask: NDArray[np.int8]  # [E, A]
-    reward: NDArray[np.float64]  # [E]
-    terminated: NDArray[np.bool_]  # [E]
-    truncated: NDArray[np.bool_]  # [E]
-    reason: NDArray[np.int32]  # [E] Reason of the last action
-    # --- the session's own memory ---
-    shown: NDArray[np.int32]  # [E, 2] jobs and victims shown by the last encoding
-    window: NDArray[np.int32]  # [E, Q] the jobs shown
-    victim_jobs: NDArray[np.int32]  # [E, max(V, 1)]
-    static: NDArray[np.float32]  # [E, J, STATIC_WIDTH]
-    metrics: NDArray[np.float64]  # [E, len(Metric)] at the last step
-    scale: NDArray[np.float64]  # [E] reward scale of the episode
-    episode: NDArray[np.int64]  # [E] episodes begun
-    start_index: NDArray[np.int64]  # [E] window being played
-    steps: NDArray[np.int64]  # [E] steps of this episode
-
-
-class Bench(NamedTuple):
-    """Scratch of one thread; W workers, J jobs."""
-
-    nodes: NDArray[np.int32]  # [(K + 1) * W]
-    jobs: NDArray[np.int32]  # [J]
-    releases: NDArray[np.float32]  # see features.make_scratch
-    table: NDArray[np.int32]
-    columns: NDArray[np.float32]
-    scores: NDArray[np.float64]  # [Q]
-    metrics: NDArray[np.float64]  # [1, len(Metric)]
 
 
 @kernel
@@ -160,7 +88,7 @@ def _select_window(row, window, scores):
 
 @kernel
 def _encode(row, e, source, buffers, bench):
-    """Describe the decision point at which a row stands."""
+    """Describe the decision point at which a row stands; return the choices besides waiting."""
     Q, V = buffers.queue.shape[1], row.victims
     K = source.generators.shape[0]
     count = 0
@@ -190,8 +118,9 @@ def _encode(row, e, source, buffers, bench):
             buffers.mask[e, i] = np.int8(1)
         for i in range(count, before):
             buffers.mask[e, i] = np.int8(0)
+        choices = count
     else:
-        encode_candidates(
+        choices = encode_candidates(
             row,
             buffers.window[e],
             count,
@@ -211,23 +140,28 @@ def _encode(row, e, source, buffers, bench):
             for v in range(V):
                 buffers.mask[e, Q * K + v] = np.int8(v < victims)
         buffers.mask[e, Q * K + V] = np.int8(row.done == 0 and can_wait(row))
+        choices += victims
     buffers.shown[e, 0] = count
     buffers.shown[e, 1] = victims
+    return choices
 
 
 @small_kernel
 def _decode(row, e, action, source, buffers):
-    """(kind, job, generator) of a flat action; an action without an object has job NO_JOB."""
+    """(kind, job, generator) of a flat action.
+
+    An action without an object has job NO_JOB, and one that does not exist has kind -1.
+    """
     Q, K, V = buffers.queue.shape[1], source.generators.shape[0], row.victims
-    kind, j = np.int64(-1), np.int64(NO_JOB)
+    kind, j = np.int64(-1), np.int64(0)
     generator = np.int64(Placement.FIRST_FIT)
     if 0 <= action < Q * K:
-        kind = np.int64(ActionKind.PLACE)
+        kind, j = np.int64(ActionKind.PLACE), np.int64(NO_JOB)
         if action // K < buffers.shown[e, 0]:
             j = np.int64(buffers.window[e, action // K])
         generator = np.int64(source.generators[action % K])
     elif Q * K <= action < Q * K + V:
-        kind = np.int64(ActionKind.PREEMPT)
+        kind, j = np.int64(ActionKind.PREEMPT), np.int64(NO_JOB)
         if action - Q * K < buffers.shown[e, 1]:
             j = np.int64(buffers.victim_jobs[e, action - Q * K])
     elif action == Q * K + V and row.commitment == 0:
@@ -253,6 +187,18 @@ def _advance_to_choice(row, bench):
             bench.nodes,
         )
         status = advance(row, bench.nodes)
+
+
+@small_kernel
+def _open_choice(row, e, source, buffers, bench):
+    """Describe the decision point; pass over those at which the windows show nothing to choose.
+
+    What could be chosen may lie beyond the window. Where there is nothing to wait for either, the
+    episode would otherwise never end.
+    """
+    while _encode(row, e, source, buffers, bench) == 0 and row.done == 0:
+        close_point(row)
+        advance(row, bench.nodes)
 
 
 @kernel
@@ -306,9 +252,12 @@ def _reset_row(row, e, seed, index, source, buffers, bench):
     buffers.reason[e] = np.int32(Reason.OK)
     buffers.metrics[e, :] = 0.0
     _advance_to_choice(row, bench)
-    if row.done != 0:
-        buffers.terminated[e] = True
-    _encode(row, e, source, buffers, bench)
+    if row.done != 0 and row.skip_forced != 0:
+        # Every decision was forced: the first one is asked for all the same, so that there is one.
+        _begin(row, seed, source, index)
+        advance(row, bench.nodes)
+    _open_choice(row, e, source, buffers, bench)
+    buffers.terminated[e] = row.done != 0
 
 
 @kernel
@@ -350,8 +299,8 @@ def reset_rows(
 @small_kernel
 def _pay(row, e, source, buffers):
     """Reward of a step: minus the cost that its metrics' growth adds up to, scaled."""
-    if source.settings[0].form == RewardForm.TERMINAL and row.done == 0:
-        buffers.reward[e] = 0.0
+    over = buffers.terminated[e] or buffers.truncated[e]
+    if source.settings[0].form == RewardForm.TERMINAL and not over:
         return
     cost = _grown_cost(row, e, source.weights, buffers.metrics)
     buffers.reward[e] = -cost * buffers.scale[e]
@@ -390,11 +339,11 @@ def step_rows(
         buffers.reason[e] = np.int32(reason)
         if reason == Reason.OK:
             _advance_to_choice(row, bench)
-            _pay(row, e, source, buffers)
-            _encode(row, e, source, buffers, bench)
+            _open_choice(row, e, source, buffers, bench)
         buffers.terminated[e] = row.done != 0
         limit = row.step_limit
         buffers.truncated[e] = row.done == 0 and limit > 0 and buffers.steps[e] >= limit
+        _pay(row, e, source, buffers)
 
 
 @kernel

@@ -149,7 +149,7 @@ class NodeTable:
         if joins:
             live.join_node(self._state.rows, 0, time_ms, n)
         elif spec.available:
-            kernels.apply_event(self._state.rows, 0, time_ms, EventKind.NODE_RECOVERY, n)
+            kernels.apply_event(self._state.rows, 0, time_ms, int(EventKind.NODE_RECOVERY), n)
 
     def change(self, time_ms: int, body: Decommission | NodeFailed | NodeRecovered) -> None:
         """Something happens to a node; to one that has left, nothing can."""
@@ -162,7 +162,7 @@ class NodeTable:
             kind = EventKind.NODE_FAILURE
         elif isinstance(body, NodeRecovered):
             kind = EventKind.NODE_RECOVERY
-        kernels.apply_event(self._state.rows, 0, time_ms, kind, n)
+        kernels.apply_event(self._state.rows, 0, time_ms, int(kind), n)
 
     def _put(self, spec: NodeSpec, code: NodeCode) -> int:
         record = self._record(spec, code)

@@ -97,5 +97,6 @@ class SimulatedRuntime:
         if self._deliver is None:
             raise ConfigurationError("SimulatedRuntime: nobody to report to; call bind() first")
         await self._deliver(event)
-        if ends and self.observe().get(event.job_id) == event.run:
+        running = self._running.get(event.job_id)
+        if ends and running is not None and running.run == event.run:
             del self._running[event.job_id]

@@ -137,6 +137,9 @@ class NaiveCluster:
         waiting = [job for job in self.jobs if job.state in WAITING]
         return sorted(waiting, key=lambda job: (job.ask.submit_ms, job.index))
 
+    def leaving(self) -> list[Job]:
+        return [job for job in self.running if job.state == JobCode.CHECKPOINTING]
+
     def progress(self, job: Job) -> int:
         if job.state != JobCode.RUNNING:
             return job.progress

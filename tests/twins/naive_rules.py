@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from orchestrator.kernels.codes import ActionKind, JobCode, Reason, RuleKey, Stream
+from orchestrator.kernels.codes import ActionKind, Reason, RuleKey, Stream
 from orchestrator.scheduler.rules import Rule
 from tests.twins.naive_placement import fits
 from tests.twins.naive_random import random_unit
@@ -68,6 +68,8 @@ def _preemptive_action(engine: NaiveEngine, rule: Rule, queue: list[Job]) -> tup
             continue
         if fits(job.ask, engine.hosts()):
             return ActionKind.PLACE, job.index
+        if engine.leaving() and fits(job.ask, engine.hosts(engine.leaving())):
+            break
         victim = _victim_for(engine, rule, job)
         if victim is not None:
             return ActionKind.PREEMPT, victim.index
@@ -78,7 +80,7 @@ def _preemptive_action(engine: NaiveEngine, rule: Rule, queue: list[Job]) -> tup
 
 def _victim_for(engine: NaiveEngine, rule: Rule, job: Job) -> Job | None:
     """The running job of the highest score whose preemption is needed to let ``job`` in."""
-    gone = [other for other in engine.running if other.state == JobCode.CHECKPOINTING]
+    gone = engine.leaving()
     able = [
         other
         for other in engine.running

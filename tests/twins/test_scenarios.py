@@ -86,6 +86,17 @@ def test_nobody_is_preempted_for_room_that_is_about_to_be_free() -> None:
     assert state.job[0, 2]["start_ms"] == 15_000
 
 
+def test_nobody_takes_the_room_that_was_made_for_another() -> None:
+    long = {"duration_ms": 100_000, "preemptible": 1, "checkpoint_ms": 5000}
+    other = long | {"duration_ms": 7000}  # leaves one GPU free while the victim is being saved
+    wide = {"submit_ms": 5000, "duration_ms": 6000, "gpus_per_worker": 2}
+    late = {"submit_ms": 8000, "duration_ms": 50_000, "preemptible": 1}
+    state, _ = _replayed(_case([2], [long, other, wide, late], preemption_limit=1), _SRTF)
+    assert state.job[0, :4]["preemptions"].tolist() == [1, 0, 0, 0]
+    assert state.job[0, 2]["start_ms"] == 7000 + 5000
+    assert state.job[0, 3]["start_ms"] == 12_000 + 6000
+
+
 def test_a_gang_gets_in_by_the_fewest_victims_needed() -> None:
     small = {"duration_ms": 100_000, "preemptible": 1}
     large = {"duration_ms": 90_000, "preemptible": 1, "gpus_per_worker": 2}

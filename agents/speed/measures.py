@@ -1,0 +1,349 @@
+"""Measurements by name: each takes a :class:`Workbench` and returns a :class:`Measure`."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+import envs
+from agents.speed.clock import CLOCKS, Measure, rate, seconds
+from agents.speed.references import bytes_per_step, copy_seconds, python_event_loop
+from agents.task import Task
+from envs.config import CLUSTER, JOB_ORDERING
+from envs.session import Session
+from envs.workloads import Trace, WindowSplit, lublin_feitelson, read_philly, read_swf
+from orchestrator.errors import ConfigurationError
+from orchestrator.kernels.codes import Placement
+from orchestrator.kernels.features import Encoding
+from orchestrator.scheduler.rules import Rule, rule_named
+
+__all__ = ["MEASURES", "UnavailableError", "Workbench"]
+
+_ENV = "quartermaster/JobOrdering-v0"
+_FIRST_STEP = (
+    "import gymnasium, envs; env = gymnasium.make('quartermaster/JobOrdering-v0'); "
+    "env.reset(seed=0); env.step(0)"
+)
+_MEMORY_ROWS = 1024
+
+
+class UnavailableError(Exception):
+    """A measurement that cannot be made here; its text says why."""
+
+
+@dataclass(frozen=True)
+class Workbench:
+    """What measurements work on.
+
+    Parameters
+    ----------
+    rows : int
+        Rows of vector environments.
+    steps : int
+        Steps of a vector environment in one repeat.
+    single_steps : int
+        Steps of a single environment in one repeat.
+    windows, length : int
+        Windows that rules and rankers replay, and their jobs.
+    train_seconds : float
+        Training time of the end-to-end measurement.
+    repeats : int
+    clock : {"wall", "cpu"}
+        What measurements on a single thread read: the time of day, or the time that the thread
+        was given. Without other load the two agree; with it, only the second can be compared.
+    traces : str or None
+        Folder of public traces.
+    """
+
+    rows: int = 256
+    steps: int = 300
+    single_steps: int = 20_000
+    windows: int = 10
+    length: int = 1024
+    train_seconds: float = 20.0
+    repeats: int = 5
+    clock: str = "wall"
+    traces: str | None = None
+
+    def __post_init__(self) -> None:
+        """Reject unknown names."""
+        if self.clock not in CLOCKS:
+            known = ", ".join(CLOCKS)
+            raise ConfigurationError(f"suite: unknown clock '{self.clock}'; known: {known}")
+
+    @property
+    def now(self) -> Callable[[], float]:
+        """The clock that measurements on a single thread read."""
+        return CLOCKS[self.clock]
+
+    @cached_property
+    def trace(self) -> Trace:
+        """Lublin-1 where the public traces are, else generated jobs."""
+        if self.traces:
+            return read_swf(Path(self.traces) / "swf" / "lublin_256.swf.gz")
+        return lublin_feitelson(20_000, 1)
+
+
+def copy_bound(bench: Workbench) -> Measure:
+    """Copying the bytes that a step writes, default features."""
+    return _copy_bound(bench, Encoding.DEFAULT)
+
+
+def copy_bound_published(bench: Workbench) -> Measure:
+    """Copying the bytes that a step writes, the eight published features."""
+    return _copy_bound(bench, Encoding.PUBLISHED)
+
+
+def _copy_bound(bench: Workbench, encoding: Encoding) -> Measure:
+    session = Session(bench.trace, replace(JOB_ORDERING, encoding=encoding), bench.rows)
+    size, copies = bytes_per_step(session), 2000
+    work = copies * bench.rows
+    note = f"{size / 2**20:.1f} MiB for {bench.rows} rows"
+    return rate(lambda: copy_seconds(size, copies, bench.now), work, "steps/s", bench.repeats, note)
+
+
+def python_loop(bench: Workbench) -> Measure:
+    """A plain Python event loop that simulates FCFS."""
+    jobs = bench.trace.requests[:10_000]
+    capacity = bench.trace.cpu_cores * 1000
+    return rate(
+        lambda: python_event_loop(jobs, capacity, bench.now), len(jobs), "jobs/s", bench.repeats
+    )
+
+
+def _vector(bench: Workbench, encoding: Encoding, copy: bool) -> Measure:
+    """Time inside ``step()`` under random legal actions, in Gymnasium's default autoreset mode."""
+    env = gymnasium.make_vec(
+        _ENV,
+        num_envs=bench.rows,
+        vectorization_mode="vector_entry_point",
+        trace=bench.trace,
+        part="all",
+        encoding=encoding,
+        copy=copy,
+    )
+    observation, _ = env.reset(seed=0)
+    rng = np.random.default_rng(0)
+
+    def run(steps: int = bench.steps) -> float:
+        nonlocal observation
+        spent = 0.0
+        for _ in range(steps):
+            # In job ordering the legal actions are the first ones.
+            legal = observation["action_mask"].sum(axis=1)
+            actions = (rng.random(bench.rows) * legal).astype(np.int64)
+            begun = bench.now()
+            observation = env.step(actions)[0]
+            spent += bench.now() - begun
+        return spent
+
+    run(50)
+    return rate(run, bench.steps * bench.rows, "steps/s", bench.repeats)
+
+
+def vector_published(bench: Workbench) -> Measure:
+    """Vector environment, the eight published features."""
+    return _vector(bench, Encoding.PUBLISHED, copy=False)
+
+
+def vector_default(bench: Workbench) -> Measure:
+    """Vector environment, default features."""
+    return _vector(bench, Encoding.DEFAULT, copy=False)
+
+
+def vector_copied(bench: Workbench) -> Measure:
+    """Vector environment, default features, observations copied (Gymnasium's default)."""
+    return _vector(bench, Encoding.DEFAULT, copy=True)
+
+
+def single(bench: Workbench) -> Measure:
+    """Single environment through gymnasium.make."""
+    env = gymnasium.make(_ENV, trace=bench.trace, part="all")
+    observation, _ = env.reset(seed=0)
+    rng = np.random.default_rng(0)
+
+    def run(steps: int = bench.single_steps) -> float:
+        nonlocal observation
+        spent = 0.0
+        for draw in rng.random(steps).tolist():
+            action = int(draw * np.count_nonzero(observation["action_mask"]))
+            begun = bench.now()
+            observation, _, terminated, _, _ = env.step(action)
+            spent += bench.now() - begun
+            if terminated:
+                observation, _ = env.reset()
+        return spent
+
+    run(500)
+    return rate(run, bench.single_steps, "steps/s", bench.repeats)
+
+
+def _replay(bench: Workbench, name: str) -> Measure:
+    config = replace(JOB_ORDERING, episode_jobs=bench.length)
+    starts = np.linspace(0, len(bench.trace) - bench.length, bench.windows).astype(np.int64)
+    session = Session(bench.trace, config, bench.windows, starts)
+    rule = rule_named(name)
+    again = 5
+
+    def run() -> float:
+        begun = bench.now()
+        for _ in range(again):
+            session.replay(rule)
+        return bench.now() - begun
+
+    run()
+    work = again * bench.windows * bench.length
+    return rate(run, work, "jobs/s", bench.repeats, bench.trace.name)
+
+
+def replay_sjf(bench: Workbench) -> Measure:
+    """Replay of windows under SJF."""
+    return _replay(bench, "sjf")
+
+
+def replay_wfp3(bench: Workbench) -> Measure:
+    """Replay of windows under WFP3."""
+    return _replay(bench, "wfp3")
+
+
+def philly(bench: Workbench) -> Measure:
+    """Philly under FIFO with best fit, loading included."""
+    folder = Path(bench.traces) / "philly" if bench.traces else None
+    if folder is None or not folder.is_dir():
+        raise UnavailableError("needs the Philly trace: set TRACES_DIR")
+    rule = replace(rule_named("fifo"), placement=Placement.BEST_FIT)
+    _replay_philly(folder, rule)
+    trace = read_philly(folder)
+    note = f"{len(trace):,} jobs, {len(trace.nodes)} machines"
+    return seconds(lambda: _replay_philly(folder, rule), min(bench.repeats, 3), note)
+
+
+def _replay_philly(folder: Path, rule: Rule) -> None:
+    trace = read_philly(folder)
+    config = replace(CLUSTER, episode_jobs=len(trace), placements=(Placement.BEST_FIT,), victims=0)
+    Session(trace, config, 1).replay(rule)
+
+
+def memory(bench: Workbench) -> Measure:
+    """Memory of all arrays of a session."""
+    session = Session(bench.trace, JOB_ORDERING, _MEMORY_ROWS)
+    size = session.state.nbytes
+    for group in (session.buffers, session.bench):
+        size += sum(part.nbytes for part in _arrays(group))
+    mib = size / 2**20
+    return Measure(
+        mib, "MiB", mib, mib, f"{_MEMORY_ROWS:,} rows of {JOB_ORDERING.episode_jobs} jobs"
+    )
+
+
+def _arrays(group: Any) -> list[np.ndarray]:
+    found = []
+    for part in group:
+        found += [part] if isinstance(part, np.ndarray) else _arrays(part)
+    return found
+
+
+def warm_start(bench: Workbench) -> Measure:
+    """A fresh interpreter with kernels compiled before: import, make, first step."""
+    _first_step({})
+    return seconds(lambda: _first_step({}), bench.repeats)
+
+
+def cold_compile(bench: Workbench) -> Measure:
+    """A fresh interpreter with nothing compiled: import, make, first step."""
+    del bench
+    with tempfile.TemporaryDirectory() as folder:
+        return seconds(lambda: _first_step({"NUMBA_CACHE_DIR": folder}), 1)
+
+
+def _first_step(environment: Mapping[str, str]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _FIRST_STEP],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode != 0:
+        raise ConfigurationError(f"the first step failed in a fresh interpreter: {done.stderr}")
+
+
+def cma(bench: Workbench) -> Measure:
+    """CMA-ES, evaluation of rankers."""
+    from agents.cma import RankerEvaluator
+    from agents.cma.policy import named_weights
+
+    threads = 2
+    config = replace(JOB_ORDERING, episode_jobs=bench.length)
+    evaluator = RankerEvaluator(bench.trace, config, threads)
+    starts = np.linspace(0, len(bench.trace) - bench.length, 4 * bench.windows).astype(np.int64)
+    rng = np.random.default_rng(0)
+    prior = named_weights({"log_request": -1.0})
+    population = prior + 0.15 * rng.standard_normal((8, len(prior)))
+
+    def run() -> float:
+        begun = time.perf_counter()
+        evaluator.costs(population, starts)
+        return time.perf_counter() - begun
+
+    run()
+    work = len(population) * len(starts) * bench.length
+    measured = rate(run, work, "jobs/s", bench.repeats, f"{threads} threads, {bench.trace.name}")
+    evaluator.close()
+    return measured
+
+
+def ppo(bench: Workbench) -> Measure:
+    """MaskablePPO, rollouts and updates."""
+    from agents.ppo.trainer import PPOTrainer
+    from agents.tracking import NullTracker
+
+    trace = lublin_feitelson(50_000, 1)
+    task = Task(trace, replace(JOB_ORDERING, skip_forced=True), WindowSplit(len(trace)))
+    never = 1_000_000
+    trainer = PPOTrainer(
+        budget_seconds=bench.train_seconds, validate_every=never, validation_windows=1
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        # What is imported and compiled on the way is not training.
+        replace(trainer, budget_seconds=1.0).train(task, NullTracker(), Path(folder) / "warm")
+        history = trainer.train(task, NullTracker(), Path(folder)).history
+    first, last = history[0], history[-1]
+    speed = last["steps"] / (last["seconds"] - first["seconds"])
+    return Measure(speed, "steps/s", speed, speed, f"one run of {last['seconds']:.0f} s, 2 threads")
+
+
+MEASURES: Mapping[str, Callable[[Workbench], Measure]] = {
+    measure.__name__: measure
+    for measure in (
+        copy_bound_published,
+        copy_bound,
+        python_loop,
+        vector_published,
+        vector_default,
+        vector_copied,
+        single,
+        replay_sjf,
+        replay_wfp3,
+        philly,
+        cma,
+        ppo,
+        memory,
+        warm_start,
+        cold_compile,
+    )
+}
+"""Measurements by name."""
+
+assert envs  # importing it registers the environments

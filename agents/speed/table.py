@@ -1,0 +1,109 @@
+"""The table of a speed suite, and its verdict."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from agents.evaluation.files import write_json
+from agents.speed.suite import Outcome, SpeedSuite
+
+__all__ = ["print_speed", "write_speed"]
+
+_SMALLER = ("s", "MiB")
+_CLOCKS = {"wall": "wall time", "cpu": "processor time where one thread works"}
+
+
+def print_speed(suite: SpeedSuite, outcomes: Sequence[Outcome], console: Console) -> bool:
+    """Show the measurements and ratios of a suite.
+
+    Returns
+    -------
+    bool
+        Whether all ratios hold.
+    """
+    console.print(
+        f"[bold]{suite.name}[/]: {_machine()}; medians of {suite.bench.repeats} "
+        f"repeats, {_CLOCKS[suite.bench.clock]}"
+    )
+    table = Table(box=SIMPLE_HEAD, header_style="dim", padding=(0, 1, 0, 0))
+    table.add_column("what", ratio=1)
+    table.add_column("median", justify="right", no_wrap=True)
+    table.add_column("unit", no_wrap=True)
+    table.add_column("range", justify="right", no_wrap=True)
+    if suite.targets:
+        for column in ("at least", "aim"):
+            table.add_column(column, justify="right", no_wrap=True)
+    for outcome in outcomes:
+        table.add_row(*_cells(suite, outcome))
+    console.print(table)
+    found = _ratios(suite, outcomes)
+    for text, holds in found:
+        console.print(f"{'[green]holds[/] ' if holds else '[red]BROKEN[/]'} {text}")
+    return all(holds for _, holds in found)
+
+
+def _cells(suite: SpeedSuite, outcome: Outcome) -> list[str]:
+    measure = outcome.measure
+    if measure is None:
+        return [f"{outcome.what} [dim](skipped: {outcome.reason})[/]", "–"]
+    what = f"{outcome.what} [dim]({measure.note})[/]" if measure.note else outcome.what
+    spread = f"{_short(measure.low)}–{_short(measure.high)}" if measure.low < measure.high else ""
+    cells = [what, _short(measure.value), measure.unit, spread]
+    target = suite.targets.get(outcome.name)
+    if target is None:
+        return cells
+    small = measure.unit in _SMALLER
+    for bound in (target.least, target.aim):
+        met = measure.value <= bound if small else measure.value >= bound
+        cells.append(f"[green]{_short(bound)} ✓[/]" if met else f"[red]{_short(bound)} ✗[/]")
+    return cells
+
+
+def _short(value: float) -> str:
+    """Three digits, thousands and millions by letter."""
+    if 1e3 <= value < 1e4:
+        return f"{value:,.0f}"
+    for factor, letter in ((1e6, "M"), (1e3, "k")):
+        if value >= factor:
+            return f"{value / factor:.3g}{letter}"
+    return f"{value:.3g}"
+
+
+def _ratios(suite: SpeedSuite, outcomes: Sequence[Outcome]) -> list[tuple[str, bool]]:
+    values = {item.name: item.measure.value for item in outcomes if item.measure is not None}
+    found = []
+    for ratio in suite.ratios:
+        if ratio.of in values and ratio.to in values:
+            quotient = values[ratio.of] / values[ratio.to]
+            text = f"{ratio.of} / {ratio.to} = {quotient:.3g} (at least {ratio.at_least:g})"
+            found.append((text, quotient >= ratio.at_least))
+    return found
+
+
+def _machine() -> str:
+    return f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
+
+
+def write_speed(suite: SpeedSuite, outcomes: Sequence[Outcome], path: Path) -> None:
+    """Write the measurements as JSON."""
+    content: dict[str, Any] = {
+        "suite": suite.name,
+        "machine": _machine(),
+        "measures": {
+            item.name: {"what": item.what, "reason": item.reason}
+            if item.measure is None
+            else {"what": item.what, **asdict(item.measure)}
+            for item in outcomes
+        },
+        "ratios": [{"text": text, "holds": holds} for text, holds in _ratios(suite, outcomes)],
+    }
+    write_json(path, content)

@@ -1,0 +1,89 @@
+"""What episodes of many rows are made from and what they write: arrays, grouped by their owner."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["SETTINGS_DTYPE", "Bench", "Buffers", "RewardForm", "Sampling", "Source"]
+
+
+class Sampling(IntEnum):
+    """How a row picks the window of its next episode."""
+
+    RANDOM = 0
+    SEQUENTIAL = 1
+    """Row e plays windows e, e + E, e + 2E, ... in turn."""
+
+
+class RewardForm(IntEnum):
+    """When rewards are paid; the sum over an episode is the same."""
+
+    DENSE = 0
+    TERMINAL = 1
+
+
+SETTINGS_DTYPE = np.dtype(
+    [
+        ("length", "i4"),  # jobs of an episode
+        ("encoding", "u1"),  # features.Encoding
+        ("form", "u1"),  # RewardForm
+        ("scaled", "u1"),  # divide by the reference rule's cost on the same window
+        ("sampling", "u1"),  # Sampling
+    ],
+    align=True,
+)
+
+
+class Source(NamedTuple):
+    """Where episodes come from, and what they are worth; T trace jobs, M windows, K candidates."""
+
+    settings: NDArray[np.void]  # [1] SETTINGS_DTYPE
+    trace: NDArray[np.void]  # [T] REQUEST_DTYPE
+    nodes: NDArray[np.void]  # [N] NODE_DTYPE
+    incidents: NDArray[np.void]  # [I] INCIDENT_DTYPE, times relative to the episode's start
+    starts: NDArray[np.int64]  # [M] first job of each window
+    reference: NDArray[np.float64]  # [M] the reference rule's cost; NaN: not computed yet
+    reference_rule: NDArray[np.void]  # [1] RULE_DTYPE
+    weights: NDArray[np.float64]  # [len(Metric)] cost of one unit of each metric
+    generators: NDArray[np.int32]  # [K] Placement of each candidate
+    maxima: NDArray[np.float64]  # [4] for the published encoding
+
+
+class Buffers(NamedTuple):
+    """What a step writes; E rows, Q window, V victims, A actions."""
+
+    queue: NDArray[np.float32]  # [E, Q, F]
+    globals: NDArray[np.float32]  # [E, G]
+    candidates: NDArray[np.float32]  # [E, Q * K, C]
+    victims: NDArray[np.float32]  # [E, max(V, 1), F_v]
+    mask: NDArray[np.int8]  # [E, A]
+    reward: NDArray[np.float64]  # [E]
+    terminated: NDArray[np.bool_]  # [E]
+    truncated: NDArray[np.bool_]  # [E]
+    reason: NDArray[np.int32]  # [E] Reason of the last action
+    # --- the session's own memory ---
+    shown: NDArray[np.int32]  # [E, 2] jobs and victims shown by the last encoding
+    window: NDArray[np.int32]  # [E, Q] the jobs shown
+    victim_jobs: NDArray[np.int32]  # [E, max(V, 1)]
+    static: NDArray[np.float32]  # [E, J, STATIC_WIDTH]
+    metrics: NDArray[np.float64]  # [E, len(Metric)] at the last step
+    scale: NDArray[np.float64]  # [E] reward scale of the episode
+    episode: NDArray[np.int64]  # [E] episodes begun
+    start_index: NDArray[np.int64]  # [E] window being played
+    steps: NDArray[np.int64]  # [E] steps of this episode
+
+
+class Bench(NamedTuple):
+    """Scratch of one thread; W workers, J jobs."""
+
+    nodes: NDArray[np.int32]  # [(K + 1) * W]
+    jobs: NDArray[np.int32]  # [J]
+    releases: NDArray[np.float32]  # see features.make_scratch
+    table: NDArray[np.int32]
+    columns: NDArray[np.float32]
+    scores: NDArray[np.float64]  # [Q]
+    metrics: NDArray[np.float64]  # [1, len(Metric)]

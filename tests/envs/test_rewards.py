@@ -1,0 +1,233 @@
+"""What rewards add up to: metrics that can be worked out from what became of each job."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from envs import RewardConfig, Session
+from envs.reward import TERMS
+from orchestrator.kernels.codes import EventKind, JobCode, LogKind
+from orchestrator.scheduler.rules import RULES, rule_named
+from tests.envs.cases import CASES, all_terms, incidents, keep_log, pick_legal, play
+
+_FAILURES = incidents()[incidents()["kind"] != EventKind.NODE_DRAIN]
+_ROWS = 3
+_BOUND_MS = 10_000
+_RUNS = {
+    "ordering": ("ordering", {}),
+    "ordering-backfill": ("ordering-backfill", {}),
+    "ordering-skip-forced": ("ordering-skip-forced", {}),
+    "ordering-failures": ("ordering-incidents", {"incidents": _FAILURES}),
+    "cluster": ("cluster", {}),
+    "cluster-failures": ("cluster-incidents", {"incidents": _FAILURES}),
+    "cluster-drain": ("cluster-incidents", {}),
+}
+runs = pytest.mark.parametrize("run", _RUNS)
+
+
+def _session(run: str, reward: RewardConfig, **more: object) -> Session:
+    case, changes = _RUNS[run]
+    session = CASES[case].session(_ROWS, **{**changes, **more, "reward": reward})
+    keep_log(session)
+    session.reseed(np.arange(5, 5 + _ROWS, dtype=np.uint64))
+    return session
+
+
+def _rewards(session: Session) -> NDArray[np.float64]:
+    return play(session, np.random.default_rng(17))
+
+
+# --- the metrics, job by job ---------------------------------------------------------------------
+
+
+@dataclass
+class _Life:
+    """What became of a job, by the event log."""
+
+    waiting_ms: int = 0
+    holding_ms: int = 0
+    starts: int = 0
+    state: int = JobCode.ABSENT
+    since_ms: int = 0
+    seen: list[int] = field(default_factory=list)
+
+    def enter(self, state: int, time_ms: int) -> None:
+        if self.state in (JobCode.PENDING, JobCode.PREEMPTED):
+            self.waiting_ms += time_ms - self.since_ms
+        elif self.state in (JobCode.RUNNING, JobCode.CHECKPOINTING):
+            self.holding_ms += time_ms - self.since_ms
+        self.state, self.since_ms = state, time_ms
+        self.seen.append(state)
+
+
+def _lives(session: Session, e: int) -> list[_Life]:
+    row = session.state.rows[e]
+    assert row["log_count"] <= session.state.shape.log
+    lives = [_Life() for _ in range(row["num_jobs"])]
+    for time_ms, value, kind, subject in session.state.log[e, : row["log_count"]].tolist():
+        if kind == LogKind.PLACEMENT:
+            lives[subject].starts += 1
+        elif kind == LogKind.JOB_STATE:
+            lives[subject].enter(value, time_ms)
+    for life in lives:
+        life.enter(life.state, int(row["now_ms"]))
+    return lives
+
+
+def _costs(session: Session, e: int) -> dict[str, float]:
+    """The total of each term of a row at its end, from its job table and its log."""
+    row, ask, job = (getattr(session.state, name)[e] for name in ("rows", "request", "job"))
+    lives = _lives(session, e)
+    ended = job["state"] == JobCode.COMPLETED
+    # Jobs for which there is no room any more wait; their slowdown is what it would be from now.
+    left = ask["duration_ms"] - job["progress_ms"]
+    left = left + np.where(job["first_start_ms"] >= 0, ask["restart_ms"], 0)
+    end = np.where(ended, job["end_ms"], row["now_ms"] + left)
+    slowdown = (end - ask["submit_ms"]) / np.maximum(ask["duration_ms"], _BOUND_MS)
+    gone = np.where(ended, job["end_ms"], row["now_ms"])
+    nominal = float(row["nominal_units"])
+    units = job["units"].astype(float)
+    restarts = np.array([max(life.starts - 1, 0) for life in lives])
+    lost = job["lost_ms"] + restarts * ask["restart_ms"]
+    return {
+        "bounded_slowdown": float(np.maximum(slowdown, 1.0).sum() - len(job)),
+        "completion_time": float((gone - ask["submit_ms"]).sum() / 1000),
+        "wait": sum(life.waiting_ms for life in lives) / 1000,
+        "utilisation": -sum(life.holding_ms * u for life, u in zip(lives, units, strict=True))
+        / 1000
+        / nominal,
+        "preemption": float(sum(life.seen.count(JobCode.CHECKPOINTING) for life in lives)),
+        "lost_work": float((lost * units).sum() / 1000 / nominal),
+    }
+
+
+@runs
+@pytest.mark.parametrize("term", TERMS)
+def test_dense_rewards_and_the_terminal_one_add_up_to_the_metric(run: str, term: str) -> None:
+    dense = _session(run, RewardConfig({term: 1.0}))
+    paid = _rewards(dense)
+    terminal = _session(run, RewardConfig({term: 1.0}, form="terminal"))
+    paid_late = _rewards(terminal)
+    assert paid.shape == paid_late.shape
+    assert ((paid_late != 0).sum(axis=0) <= 1).all()
+    for e in range(_ROWS):
+        cost = _costs(dense, e)[term]
+        if run == "cluster-drain" and term == "utilisation":
+            # What a draining machine still holds is not part of the capacity any more.
+            assert 0 <= paid[:, e].sum() <= -cost
+            continue
+        assert paid[:, e].sum() == pytest.approx(-cost, rel=1e-9, abs=1e-6)
+        assert paid_late[:, e].sum() == pytest.approx(-cost, rel=1e-9, abs=1e-6)
+
+
+def test_the_runs_exercise_what_costs() -> None:
+    """Each term costs something somewhere, so that the identities above are not empty."""
+    total = dict.fromkeys(TERMS, 0.0)
+    for run in ("ordering", "cluster", "cluster-failures"):
+        session = _session(run, RewardConfig())
+        _rewards(session)
+        for e in range(_ROWS):
+            for term, cost in _costs(session, e).items():
+                total[term] += abs(cost)
+    assert all(value > 0 for value in total.values()), total
+    session = _session("cluster-failures", RewardConfig())
+    _rewards(session)
+    assert session.state.rows["interruptions"].sum() > 0
+    assert session.state.job["lost_ms"].sum() > 0
+
+
+@runs
+def test_terms_add_up_by_their_weights(run: str) -> None:
+    session = _session(run, all_terms())
+    paid = _rewards(session)
+    parts = np.zeros_like(paid)
+    for term, weight in all_terms().terms.items():
+        alone = _rewards(_session(run, RewardConfig({term: weight})))
+        parts += alone
+    np.testing.assert_allclose(paid, parts, rtol=1e-9, atol=1e-7)
+
+
+@runs
+def test_completion_time_is_littles_law(run: str) -> None:
+    """Each step costs the jobs in the system, integrated over the time that it took."""
+    session = _session(run, RewardConfig({"completion_time": 1.0}))
+    _rewards(session)
+    for e in range(_ROWS):
+        in_system = np.array([life.waiting_ms + life.holding_ms for life in _lives(session, e)])
+        assert _costs(session, e)["completion_time"] == pytest.approx(in_system.sum() / 1000)
+
+
+@pytest.mark.parametrize("form", ["dense", "terminal"])
+def test_a_truncated_episode_is_paid_what_has_grown_so_far(form: str) -> None:
+    paid = []
+    for kind in (form, "dense"):
+        session = _session("cluster-failures", all_terms(kind), step_limit=9)
+        paid.append(_rewards(session))
+        assert session.buffers.truncated.all()
+    assert paid[0].shape == (9, _ROWS)
+    np.testing.assert_allclose(paid[0].sum(axis=0), paid[1].sum(axis=0), rtol=1e-9, atol=1e-7)
+
+
+def test_a_terminal_reward_is_paid_though_the_last_action_is_illegal() -> None:
+    session = _session("cluster", all_terms("terminal"), step_limit=5)
+    session.reset()
+    rng = np.random.default_rng(0)
+    for _ in range(4):
+        session.step(pick_legal(session.buffers.mask, rng))
+    assert (session.buffers.reward == 0).all()
+    session.step(np.full(_ROWS, -1))
+    assert session.buffers.truncated.all()
+    dense = _session("cluster", all_terms(), step_limit=5)
+    dense.reset()
+    rng, total = np.random.default_rng(0), np.zeros(_ROWS)
+    for _ in range(4):
+        dense.step(pick_legal(dense.buffers.mask, rng))
+        total += dense.buffers.reward
+    np.testing.assert_allclose(session.buffers.reward, total, rtol=1e-9)
+
+
+@runs
+@pytest.mark.parametrize("rule", ["sjf", "fcfs"])
+@pytest.mark.parametrize("form", ["dense", "terminal"])
+def test_rewards_are_scaled_by_the_reference_rule(run: str, rule: str, form: str) -> None:
+    """By 1 / (its cost on the same window + the window's jobs)."""
+    plain = _session(run, all_terms(form))
+    scaled = _session(run, all_terms(form, rule))
+    paid, paid_scaled = _rewards(plain), _rewards(scaled)
+    windows = scaled.buffers.start_index.copy()
+    replayed = _session(run, all_terms())
+    replayed.replay(rule_named(rule), windows)
+    weights = all_terms().terms
+    for e in range(_ROWS):
+        if run == "cluster-drain":  # see above: utilisation is not what the log says
+            expected = float(scaled.source.reference[windows[e]])
+        else:
+            costs = _costs(replayed, e)
+            expected = sum(weight * costs[term] for term, weight in weights.items())
+            assert scaled.source.reference[windows[e]] == pytest.approx(expected, rel=1e-9)
+        scale = 1.0 / (abs(expected) + scaled.config.episode_jobs)
+        assert scaled.buffers.scale[e] == pytest.approx(scale, rel=1e-9)
+        np.testing.assert_allclose(paid_scaled[:, e], paid[:, e] * scale, rtol=1e-7, atol=1e-9)
+
+
+def test_the_reference_is_computed_once_for_each_window() -> None:
+    session = _session("ordering", RewardConfig(reference="sjf"), starts=np.array([10, 40, 80]))
+    assert np.isnan(session.source.reference).all()
+    session.reset(windows=np.array([1, 1, 2]))
+    assert np.isnan(session.source.reference).tolist() == [True, False, False]
+    session.source.reference[1] = 476.0
+    session.reset(windows=np.array([1, 0, 2]))
+    assert session.buffers.scale[0] == 1 / (476.0 + session.config.episode_jobs)
+    assert not np.isnan(session.source.reference).any()
+
+
+def test_any_rule_can_be_the_reference() -> None:
+    for rule in RULES:
+        session = _session("cluster", RewardConfig({"wait": 1.0}, reference=rule))
+        session.reset()
+        assert np.isfinite(session.buffers.scale).all()
+        assert (session.buffers.scale > 0).all()
