@@ -6,7 +6,7 @@ import functools
 import shlex
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from enum import IntEnum
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ __all__ = [
     "config_dir",
     "entry_point",
     "env_config",
+    "fewer_machines",
     "file_or_generator",
     "judging_suite",
     "plain",
@@ -160,6 +161,29 @@ def file_or_generator(
     return load_workload(**{**file, "path": str(Path(folder) / file["path"])})
 
 
+def fewer_machines(keep_every: int, **workload: Any) -> Trace:
+    """Load a workload and leave it every so many-th machine of its cluster.
+
+    A cluster that is never short of anything leaves nothing to decide.
+
+    Parameters
+    ----------
+    keep_every : int
+        1 keeps all.
+    **workload
+        Arguments of :func:`envs.workloads.load_workload`.
+
+    Returns
+    -------
+    Trace
+    """
+    if keep_every < 1:
+        raise ConfigurationError(f"workload: 'keep_every' is {keep_every}; at least 1")
+    trace = load_workload(**workload)
+    name = f"{trace.name} on 1/{keep_every} of its machines" if keep_every > 1 else trace.name
+    return replace(trace, name=name, nodes=trace.nodes[::keep_every])
+
+
 def build_task(cfg: DictConfig) -> Task:
     """Make the learning task of a config with ``workload``, ``env``, ``task`` and ``seed``."""
     trace = hydra.utils.instantiate(cfg.workload)
@@ -212,8 +236,9 @@ def judging_suite(cfg: DictConfig, task: Task) -> Suite:
 
 
 def command_line(script: str) -> str:
-    """The command that started this run, with the overrides that it was given."""
-    overrides = HydraConfig.get().overrides.task
+    """The command that started this run, but for where its results went."""
+    given = HydraConfig.get().overrides.task
+    overrides = [item for item in given if not item.startswith("output=")]
     return " ".join(["python", script, *(shlex.quote(item) for item in overrides)])
 
 

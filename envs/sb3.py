@@ -36,6 +36,8 @@ class SchedulingVecEnv(VecEnv):
     ``TimeLimit.truncated`` and ``episode`` (return ``r`` and length ``l``), as a Monitor's.
     """
 
+    render_mode = None  # the base class asks for it before it has been initialised
+
     def __init__(self, session: Session, seed: int = 0) -> None:
         super().__init__(
             session.envs, observation_space(session.config), action_space(session.config)
@@ -46,7 +48,6 @@ class SchedulingVecEnv(VecEnv):
         self.session.reseed(row_seeds(seed, session.envs))
         self._actions = np.zeros(session.envs, np.int64)
         self._returns = np.zeros(session.envs)
-        self.render_mode = None
         self._infos: list[dict[str, Any]] = [{} for _ in range(session.envs)]
 
     def reset(self) -> dict[str, NDArray[Any]]:

@@ -218,18 +218,8 @@ class WorkerPlacement:
 class StartJob:
     """Start all workers of a job, from its last checkpoint if there is one.
 
-    Parameters
-    ----------
-    job_id, run : str, int
-        Identity of the job and number of this start, from 1.
-    spec : JobSpec
-        What to start.
-    workers : tuple of WorkerPlacement
-        One for each worker.
-    start_ms, restart_ms : int
-        When, and how long it takes until work goes on (0 for a first start).
-    progress_ms : int
-        Work that the checkpoint holds.
+    ``restart_ms`` pass until work goes on (0 for a first start) from ``progress_ms``, the work
+    that the checkpoint holds.
     """
 
     job_id: str

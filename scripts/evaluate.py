@@ -17,7 +17,7 @@ from rich.console import Console
 
 from agents.bundle import load_bundle
 from agents.configs import build_suite, entry_point, plain
-from agents.evaluation import make_report, print_report, run_suite, write_report
+from agents.evaluation import add_to_card, make_report, print_report, run_suite, write_report
 
 
 @entry_point("evaluate")
@@ -26,15 +26,16 @@ def main(cfg: DictConfig) -> None:
     suite = build_suite(cfg.suite)
     config = instantiate(cfg.env)
     bundles = plain(cfg.bundle) or []
-    policies = [
-        load_bundle(path, config.schema)
-        for path in ([bundles] if isinstance(bundles, str) else bundles)
-    ]
+    bundles = [bundles] if isinstance(bundles, str) else bundles
+    policies = [load_bundle(path, config.schema) for path in bundles]
     trace = instantiate(cfg.workload)
     results = run_suite(suite, trace, config, policies, console)
     report = make_report(suite, trace, config, results)
     print_report(report, console)
     write_report(report, Path(cfg.output), plain(cfg))
+    if cfg.card:
+        for path in bundles:
+            add_to_card(Path(path), report)
     console.print(f"written to {cfg.output}: jobs.csv, table.csv, comparisons.csv, summary.json")
 
 

@@ -41,14 +41,10 @@ def main(cfg: DictConfig) -> None:
     print_report(report, console)
     write_report(report, output, plain(cfg))
     draw_pictures(output, report, result.history, f"{cfg.name}, seed {cfg.seed}")
-    notes = [f"Trained on the first {cfg.task.train:.0%} of {jobs}."]
-    write_card(
-        result.bundle,
-        training_card(report, cfg.name, command_line("scripts/train.py"), notes),
-    )
-    console.print(
-        f"written to {output}: the policy's bundle, tables (.csv, .json), pictures (.png)"
-    )
+    note = f"Trained on the first {cfg.task.train:.0%} of {jobs}."
+    command = command_line("scripts/train.py")
+    write_card(result.bundle, training_card(report, cfg.name, command, [note]))
+    console.print(f"written to {output}: the bundle, tables (.csv, .json), pictures (.png)")
 
 
 if __name__ == "__main__":

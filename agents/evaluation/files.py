@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -11,6 +12,9 @@ from pathlib import Path
 from typing import Any
 
 __all__ = ["replacing", "write_json", "write_text"]
+
+# Line breaks inside strings are escaped, so only lists are found.
+_NUMBERS = re.compile(r"\[\n\s*[-\d.eE+]+(,\n\s*[-\d.eE+]+)*\n\s*\]")
 
 
 @contextmanager
@@ -44,8 +48,9 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a JSON file; numbers that JSON does not have are refused."""
-    write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+    """Write a JSON file, lists of numbers on one line; what JSON does not have is refused."""
+    text = json.dumps(content, indent=2, allow_nan=False)
+    write_text(path, _NUMBERS.sub(lambda found: " ".join(found[0].split()), text) + "\n")
 
 
 def _umask() -> int:

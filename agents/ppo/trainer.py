@@ -82,7 +82,7 @@ class PPOTrainer:
         Go on from the output folder's last checkpoint, if there is one.
     """
 
-    total_steps: int = 6_000_000
+    total_steps: int = 3_000_000
     budget_seconds: float = 540.0
     envs: int = 256
     steps: int = 64

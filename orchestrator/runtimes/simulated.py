@@ -68,35 +68,30 @@ class SimulatedRuntime:
                 left_ms = duration_ms(effect.spec) - effect.progress_ms
                 end_ms = effect.start_ms + effect.restart_ms + left_ms
                 exited = WorkerExited(effect.job_id, effect.run)
-                self._expect(end_ms, EventKind.COMPLETION, exited, ends=True)
+                self._expect(end_ms, EventKind.COMPLETION, exited)
             elif isinstance(effect, SaveCheckpoint):
                 end_ms = self._clock.now_ms() + effect.cost_ms
                 committed = CheckpointCommitted(effect.job_id, effect.run)
-                self._expect(end_ms, EventKind.CHECKPOINTED, committed, ends=False)
+                self._expect(end_ms, EventKind.CHECKPOINTED, committed)
             elif isinstance(effect, StopJob):
                 running = self._running.pop(effect.job_id, None)
                 if running is not None:
                     running.timer.cancel()
 
-    def _expect(
-        self,
-        time_ms: int,
-        kind: EventKind,
-        event: _Report,
-        *,
-        ends: bool,
-    ) -> None:
+    def _expect(self, time_ms: int, kind: EventKind, event: _Report) -> None:
         """From now on this is what will happen to a job, instead of what would have before."""
         before = self._running.get(event.job_id)
         if before is not None:
             before.timer.cancel()
-        timer = self._clock.call_at(time_ms, lambda: self._happen(event, ends=ends), order=kind)
+        timer = self._clock.call_at(time_ms, lambda: self._happen(event), order=int(kind))
         self._running[event.job_id] = _Running(event.run, timer)
 
-    async def _happen(self, event: _Report, *, ends: bool) -> None:
+    async def _happen(self, event: _Report) -> None:
         if self._deliver is None:
             raise ConfigurationError("SimulatedRuntime: nobody to report to; call bind() first")
         await self._deliver(event)
         running = self._running.get(event.job_id)
-        if ends and running is not None and running.run == event.run:
+        if not isinstance(event, WorkerExited) or running is None:
+            return
+        if running.run == event.run:
             del self._running[event.job_id]

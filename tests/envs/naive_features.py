@@ -14,12 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from envs import Session
-from orchestrator.kernels.codes import JobCode, NodeCode, Placement, RuleKey, Stream
+from orchestrator.kernels.codes import JobCode, NodeCode, RuleKey
 from orchestrator.kernels.features import BUCKETS, Encoding
 from tests.twins import kernel_calls
 from tests.twins.naive_cluster import plain
-from tests.twins.naive_placement import Host, fits, place
-from tests.twins.naive_random import random_below
+from tests.twins.naive_placement import Host
 
 __all__ = ["NaiveView"]
 
@@ -193,11 +192,10 @@ class NaiveView:
         """Nodes of a complete placement that could be chosen now."""
         if self.jobs[j].blocked_point == self.row.point:
             return None
-        offset = 0
-        if generator == Placement.RANDOM:
-            counter = (self.row.point << 32) + j
-            offset = random_below(self.row.seed, Stream.PLACEMENT, counter, len(self.nodes))
-        return place(self.asks[j], self._hosts(), generator, offset)
+        nodes = np.zeros(self.asks[j].workers, np.int32)
+        if not kernel_calls.place_gang(self.rows, self.e, j, int(generator), nodes):
+            return None
+        return [int(n) for n in nodes]
 
     def candidate_features(self) -> tuple[Rows, list[bool]]:
         """Features of every candidate of the window, and which are legal."""
@@ -255,7 +253,7 @@ class NaiveView:
     def _helps(self, victim: int) -> bool:
         """Whether the first waiting job fits without the victim, but not with it."""
         first = self.asks[self.queue[0]]
-        return not fits(first, self._hosts()) and fits(first, self._hosts(without=victim))
+        return not _fits(first, self._hosts()) and _fits(first, self._hosts(without=victim))
 
     def _hosts(self, without: int | None = None) -> list[Host]:
         hosts = [
@@ -304,6 +302,26 @@ class NaiveView:
                 seen[name] = np.zeros(space[name].shape)
                 seen[name][: len(rows)] = np.array(rows).reshape(len(rows), -1)
         return seen
+
+
+def _fits(ask: SimpleNamespace, hosts: list[Host]) -> bool:
+    return sum(_slots(ask, host) for host in hosts) >= ask.workers
+
+
+def _slots(ask: SimpleNamespace, host: Host) -> int:
+    """Workers that a node can hold: t, if every device serves each worker at most once."""
+    if not host.up or (ask.model_mask and not (ask.model_mask >> host.model) & 1):
+        return 0
+
+    def enough(t: int) -> bool:
+        shares = sum(min(t, free // ask.gpu_milli) for free in host.devices)
+        return (
+            shares >= t * ask.gpus_per_worker
+            and t * ask.cpu_milli <= host.cpu
+            and t * ask.memory_mib <= host.memory
+        )
+
+    return max(t for t in range(ask.workers + 1) if enough(t))
 
 
 def _give_back(ask: SimpleNamespace, workers: NDArray[np.void], hosts: list[Host]) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,10 +20,12 @@ from orchestrator.kernels import entry
 from orchestrator.kernels.codes import ActionKind, EventKind, Placement, Reason, Status
 from orchestrator.kernels.state import ClusterState, allocate
 from orchestrator.orchestrator import InfrastructureOrchestrator
-from orchestrator.ports import PlaceJob, Plan, PreemptJob, Wait
+from orchestrator.ports import PlaceJob, Plan, Policy, PreemptJob, Wait
 from orchestrator.resources.jobs import request_record
 from orchestrator.resources.records import node_records
 from orchestrator.runtimes import SimulatedRuntime
+from orchestrator.scheduler.policy import RulePolicy
+from orchestrator.scheduler.rules import Rule
 from orchestrator.scheduler.snapshot import Snapshot
 from tests.orchestrator.cases import SHAPE, Case, choose, log_of
 
@@ -97,16 +99,14 @@ def drive_row(case: Case) -> Trace:
 # --- the orchestrator on a virtual clock ---------------------------------------------------------
 
 
-@dataclass
+@dataclass(frozen=True)
 class RandomPolicy:
     """The random policy of a case, behind the interface of live policies."""
 
     case: Case
-    waits: bool = field(default=False, init=False)  # its last answer
 
     def decide(self, snapshot: Snapshot) -> Plan:
         kind, j, generator = choose(snapshot.state, self.case.semantics, self.case.seed)
-        self.waits = kind == ActionKind.WAIT
         if kind == ActionKind.PLACE:
             return Plan((PlaceJob(snapshot.job_ids[j], Placement(generator)),))
         if kind == ActionKind.PREEMPT:
@@ -114,14 +114,27 @@ class RandomPolicy:
         return Plan((Wait(),))
 
 
-class Live:
-    """A case as an orchestrator lives through it."""
+@dataclass
+class Watched:
+    """A policy, and whether its last answer was to wait."""
 
-    def __init__(self, case: Case) -> None:
+    policy: Policy
+    waits: bool = False
+
+    def decide(self, snapshot: Snapshot) -> Plan:
+        plan = self.policy.decide(snapshot)
+        self.waits = plan.actions[-1:] == (Wait(),)
+        return plan
+
+
+class Live:
+    """A case as an orchestrator lives through it; the case's random policy, or another one."""
+
+    def __init__(self, case: Case, policy: Policy | None = None) -> None:
         self.case = case
         self.clock = VirtualClock()
         self.runtime = SimulatedRuntime(self.clock)
-        self.policy = RandomPolicy(case)
+        self.policy = Watched(policy or RandomPolicy(case))
         self.lasting = in_memory(self.clock)  # what outlives an orchestrator: log, checkpoints
         self.orchestrator = self.start()
         for submit_ms, spec in case.jobs:
@@ -176,6 +189,14 @@ class Live:
 def drive_orchestrator(case: Case) -> Trace:
     """The orchestrator, told of everything when it happens."""
     return asyncio.run(Live(case).finish())
+
+
+def drive_rule(case: Case, rule: Rule) -> tuple[Trace, Trace]:
+    """A rule, replayed by the kernels, and as the policy of an orchestrator."""
+    state = load(case)
+    nodes, scratch = np.zeros(SHAPE.workers, np.int32), np.zeros(SHAPE.jobs, np.int32)
+    entry.replay(state.rows, 0, rule.to_record(), nodes, scratch)
+    return trace_of(state), asyncio.run(Live(case, RulePolicy(rule)).finish())
 
 
 def drive_replay(case: Case) -> Trace:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 
 from orchestrator.kernels.codes import LogKind
+from orchestrator.scheduler.rules import RULES
 from tests.orchestrator.cases import Case, cases
-from tests.orchestrator.drivers import DRIVERS, Trace, drive_row
+from tests.orchestrator.drivers import DRIVERS, Trace, drive_row, drive_rule
 
 pytestmark = pytest.mark.property
 
@@ -40,6 +42,16 @@ def test_commitment(name: str, case: Case) -> None:
 @given(case=cases(commitment=True, backfill=True))
 def test_commitment_with_backfilling(name: str, case: Case) -> None:
     _require_same(name, case)
+
+
+@pytest.mark.parametrize("name", RULES)
+@settings(max_examples=settings().max_examples // 5)
+@given(case=st.one_of(cases(commitment=False), cases(commitment=True, backfill=True)))
+def test_a_rule_decides_alike(name: str, case: Case) -> None:
+    assume(case.jobs)
+    replayed, live = drive_rule(case, RULES[name])
+    assert live.log == replayed.log
+    assert live == replayed
 
 
 @given(case=cases(commitment=False))

@@ -23,8 +23,9 @@ from orchestrator.kernels.state import (
 from orchestrator.kernels.state import LOG_DTYPE as _LOG_DTYPE
 from orchestrator.scheduler.rules import Rule
 from tests.twins.kernel_calls import load_incidents
-from tests.twins.naive_cluster import Job
+from tests.twins.naive_cluster import Job, plain
 from tests.twins.naive_engine import NaiveEngine
+from tests.twins.naive_placement import Host, fits
 
 MAX_WORKERS = 4
 LOG = 4096
@@ -53,33 +54,34 @@ def _seconds(low: int, high: int) -> st.SearchStrategy[int]:
 
 _GPU_NODE = st.fixed_dictionaries(
     {
-        "gpus": st.integers(0, 4),
-        "cpu_cap_milli": st.sampled_from([2000, 8000, 16000]),
-        "memory_cap_mib": st.sampled_from([4096, 65536]),
+        "gpus": st.sampled_from([4, 4, 3, 2, 1, 0]),
+        "cpu_cap_milli": st.sampled_from([16_000, 8000, 3000]),
+        "memory_cap_mib": st.sampled_from([65_536, 65_536, 4096]),
         "model": st.integers(0, 2),
     }
 )
 _POOL = st.fixed_dictionaries(
-    {"gpus": st.just(0), "cpu_cap_milli": st.integers(1, 16).map(lambda c: 1000 * c)}
+    {"gpus": st.just(0), "cpu_cap_milli": st.sampled_from([8000, 16_000, 6000, 3000])}
 )
+_LENGTHS = st.sampled_from([5000, 12_000, 20_000, 33_000])
 _TIMES = {
-    "duration_ms": _seconds(1, 40),
-    "requested_ms": _seconds(1, 60),
-    "checkpoint_interval_ms": st.sampled_from([0, 0, 1000, 7000]),
+    "duration_ms": st.one_of(_LENGTHS, _seconds(1, 40)),
+    "requested_ms": st.one_of(_LENGTHS, _seconds(1, 60)),
+    "checkpoint_interval_ms": st.sampled_from([0, 1000, 3000, 7000]),
     "checkpoint_ms": st.sampled_from([0, 0, 1000, 2500]),
     "restart_ms": st.sampled_from([0, 0, 1000, 4500]),
 }
-_FLAGS = {"preemptible": st.sampled_from([0, 1, 1])}
+_FLAGS = {"preemptible": st.sampled_from([1, 1, 1, 0])}
 _GPU_JOB = st.fixed_dictionaries(
     {
         **_TIMES,
         **_FLAGS,
         "workers": st.sampled_from([1, 1, 1, 2, 3, MAX_WORKERS]),
-        "gpus_per_worker": st.sampled_from([0, 1, 1, 1, 2, 3, 4]),
+        "gpus_per_worker": st.sampled_from([1, 1, 1, 2, 3, 4, 0]),
         "gpu_milli": st.sampled_from([1000, 1000, 1000, 500, 350, 250]),
         "cpu_milli": st.sampled_from([0, 500, 1000, 3000]),
-        "memory_mib": st.sampled_from([0, 512, 2048]),
-        "model_mask": st.sampled_from([0, 0, 0, 1, 6]),
+        "memory_mib": st.sampled_from([0, 0, 512, 2048]),
+        "model_mask": st.sampled_from([0, 0, 0, 0, 0, 0, 1, 6]),
     }
 )
 _POOL_JOB = st.fixed_dictionaries(
@@ -87,14 +89,15 @@ _POOL_JOB = st.fixed_dictionaries(
         **_TIMES,
         **_FLAGS,
         "workers": st.integers(1, 3),
-        "cpu_milli": st.sampled_from(range(500, 9000, 500)),
+        "cpu_milli": st.sampled_from([2000, 1000, 3000, 500, 4500, 7000]),
     }
 )
+_GAPS = st.one_of(st.sampled_from([0, 1000, 3000]), _seconds(0, 9))
 _CONFIG = st.fixed_dictionaries(
     {
         "commitment": st.sampled_from([0, 0, 1]),
         "backfill": st.integers(0, 1),
-        "preemption_limit": st.sampled_from([0, 1, 3, 8]),
+        "preemption_limit": st.sampled_from([8, 8, 3, 1, 0]),
         "min_run_ms": st.sampled_from([0, 0, 2000]),
         "information": st.sampled_from([*Information, Information.ESTIMATE]).map(int),
         "slowdown_bound_ms": st.just(10_000),
@@ -111,12 +114,14 @@ def cases(draw: st.DrawFn, incidents: bool = True, **config: int) -> Case:
         NODE_DTYPE, draw(st.lists(_POOL if pool else _GPU_NODE, min_size=1, max_size=4))
     )
     nodes["state"] = NodeCode.UP
-    asks = draw(st.lists(_POOL_JOB if pool else _GPU_JOB, min_size=1, max_size=12))
+    asks = draw(st.lists(_POOL_JOB if pool else _GPU_JOB, min_size=4, max_size=12))
     requests = _records(REQUEST_DTYPE, asks)
-    gaps = draw(st.lists(_seconds(0, 9), min_size=len(asks), max_size=len(asks)))
+    gaps = draw(st.lists(_GAPS, min_size=len(asks), max_size=len(asks)))
     requests["submit_ms"] = np.cumsum(gaps)
     if pool:
         requests["gpu_milli"] = 1000
+    if not draw(st.sampled_from([False, False, False, True])):
+        _make_placeable(nodes, requests)
     befalls = draw(_incidents(len(nodes))) if incidents else []
     return Case(
         nodes=nodes,
@@ -127,10 +132,25 @@ def cases(draw: st.DrawFn, incidents: bool = True, **config: int) -> Case:
     )
 
 
+def _make_placeable(nodes: np.ndarray, requests: np.ndarray) -> None:
+    """Ask for less where the whole cluster would be too small: such a job holds up all others."""
+    machines = [plain(node) for node in nodes]
+    hosts = [
+        Host(True, x.model, x.cpu_cap_milli, x.memory_cap_mib, [1000] * x.gpus) for x in machines
+    ]
+    for ask in requests:
+        for name, less in [("model_mask", 0), ("workers", 1), ("gpus_per_worker", 1)]:
+            if not fits(plain(ask), hosts):
+                ask[name] = min(ask[name], less)
+        if not fits(plain(ask), hosts):
+            ask["gpus_per_worker"], ask["cpu_milli"] = 0, 1000
+
+
 def _incidents(nodes: int) -> st.SearchStrategy[list[tuple[int, int, int]]]:
-    kinds = [EventKind.NODE_FAILURE, EventKind.NODE_RECOVERY, EventKind.NODE_DRAIN]
-    one = st.tuples(_seconds(0, 90), st.sampled_from(kinds).map(int), st.integers(0, nodes - 1))
-    return st.one_of(st.just([]), st.lists(one, max_size=_SHAPE.incidents))
+    fails, recovers = EventKind.NODE_FAILURE, EventKind.NODE_RECOVERY
+    kinds = [fails, recovers, fails, recovers, EventKind.NODE_DRAIN]
+    one = st.tuples(_seconds(0, 60), st.sampled_from(kinds).map(int), st.integers(0, nodes - 1))
+    return st.one_of(st.just([]), st.lists(one, min_size=2, max_size=_SHAPE.incidents))
 
 
 def _records(dtype: np.dtype[Any], values: list[dict[str, int]]) -> np.ndarray:
@@ -146,7 +166,7 @@ rules = st.builds(
     name=st.just("drawn"),
     key=st.sampled_from(RuleKey),
     placement=st.integers(0, 3),
-    preemptive=st.booleans(),
+    preemptive=st.sampled_from([True, True, False]),
     blocking=st.booleans(),
 )
 

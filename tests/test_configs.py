@@ -1,0 +1,204 @@
+"""Every config is composed, and makes what it is for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from agents.configs import (
+    build_speed_suite,
+    build_suite,
+    build_task,
+    config_dir,
+    env_config,
+    fewer_machines,
+    file_or_generator,
+    judging_suite,
+)
+from agents.evaluation import Suite
+from agents.speed import SpeedSuite
+from agents.task import Task
+from envs.config import CLUSTER, JOB_ORDERING, EnvConfig
+from envs.reward import RewardConfig
+from envs.workloads import Trace
+from orchestrator.errors import ConfigurationError, TraceError
+
+GROUPS = {"workload", "env", "reward", "agent", "tracker", "suite", "experiment", "entry"}
+ROOTS = {"train", "evaluate", "benchmark"}
+NEEDS_TRACES = {"lublin_256", "nasa_ipsc", "philly", "philly_quarter", "tiresias"}
+SMALL = {"lublin", "gpu_cluster"}
+
+
+def options(group: str) -> list[str]:
+    return sorted(path.stem for path in (config_dir() / group).glob("*.yaml"))
+
+
+def composed(root: str, *overrides: str) -> DictConfig:
+    with initialize_config_dir(str(config_dir()), version_base="1.3"):
+        return compose(root, list(overrides))
+
+
+@pytest.fixture
+def made_without_traces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TRACES_DIR", raising=False)
+
+
+def test_groups_and_roots_are_those_that_are_tested_here() -> None:
+    assert {path.name for path in config_dir().iterdir() if path.is_dir()} == GROUPS
+    assert {path.stem for path in config_dir().glob("*.yaml")} == ROOTS
+    assert all(options(group) for group in GROUPS)
+
+
+@pytest.mark.parametrize("root", sorted(ROOTS))
+def test_roots_compose(root: str) -> None:
+    cfg = composed(root)
+    assert "suite" in cfg or "agent" in cfg
+
+
+@pytest.mark.parametrize("name", options("workload"))
+def test_workloads(name: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch):
+    if name in NEEDS_TRACES:
+        monkeypatch.setenv("TRACES_DIR", str(request.getfixturevalue("traces_dir")))
+    else:
+        monkeypatch.delenv("TRACES_DIR", raising=False)
+    fewer = ["workload.jobs=2000"] if name in SMALL else []
+    trace = instantiate(composed("train", f"workload={name}", *fewer).workload)
+    assert isinstance(trace, Trace)
+    assert trace.nodes
+
+
+@pytest.mark.parametrize("name", options("env"))
+def test_environments(name: str) -> None:
+    assert isinstance(instantiate(composed("train", f"env={name}").env), EnvConfig)
+
+
+def test_environments_are_the_registered_ones() -> None:
+    plain = ["reward.reference=null", "env.skip_forced=false"]
+    ordering = instantiate(composed("train", *plain).env)
+    assert ordering == JOB_ORDERING
+    filled = instantiate(composed("train", "env=job_ordering_backfill", *plain).env)
+    assert filled == replace(JOB_ORDERING, backfill=True)
+    cluster = composed("train", "env=cluster", "reward=completion_time", *plain)
+    assert instantiate(cluster.env) == CLUSTER
+
+
+@pytest.mark.parametrize("name", options("reward"))
+def test_rewards(name: str) -> None:
+    assert isinstance(instantiate(composed("train", f"reward={name}").reward), RewardConfig)
+
+
+@pytest.mark.parametrize("name", options("agent"))
+def test_agents(name: str) -> None:
+    trainer = instantiate(composed("train", f"agent={name}").agent)
+    assert isinstance(trainer.train, Callable)  # type: ignore[arg-type]
+    assert trainer.budget_seconds > 0
+
+
+@pytest.mark.parametrize("name", options("tracker"))
+def test_trackers(name: str, tmp_path: Path) -> None:
+    quiet = ["tracker.mode=disabled"] if name == "wandb" else []
+    cfg = composed("train", f"tracker={name}", f"output={tmp_path}", *quiet)
+    tracker = instantiate(cfg.tracker)
+    tracker.log(1, {"loss": 0.5})
+    tracker.close()
+
+
+def test_wandb_is_offline_unless_asked() -> None:
+    assert composed("train", "tracker=wandb").tracker.mode == "offline"
+
+
+@pytest.mark.parametrize("name", options("suite"))
+def test_suites(name: str) -> None:
+    if name.startswith("speed"):
+        suite = build_speed_suite(composed("benchmark", f"suite={name}").suite, None)
+        assert isinstance(suite, SpeedSuite)
+    else:
+        cfg = composed("evaluate", f"suite={name}")
+        suite = build_suite(cfg.suite)
+        assert isinstance(suite, Suite)
+        for changes in suite.variants.values():
+            replace(instantiate(cfg.env), **changes)
+    assert suite.name == name
+
+
+def test_rlscheduler_suite_is_the_published_one() -> None:
+    suite = build_suite(composed("evaluate", "suite=rlscheduler").suite)
+    starts = [1981, 2756, 4299, 8850, 3316, 2714, 5228, 7762, 4022, 7085]
+    assert list(suite.starts) == starts
+    assert suite.length == 1024
+    assert suite.variants == {"": {"backfill": False}, "backfill": {"backfill": True}}
+    assert {"wfp3", "wfp3_compat", "unicep", "unicep_compat"} <= set(suite.rules)
+
+
+@pytest.mark.usefixtures("made_without_traces")
+@pytest.mark.parametrize("name", options("experiment"))
+def test_experiments(name: str) -> None:
+    jobs = "workload.otherwise.jobs=20000" if name == "demo" else "workload.jobs=20000"
+    cfg = composed("train", f"experiment={name}", jobs)
+    assert cfg.name == name
+    task = build_task(cfg)
+    assert isinstance(task, Task)
+    assert task.config.backfill == name.endswith("_backfill")
+    suite = judging_suite(cfg, task)
+    assert len(suite.starts) == cfg.evaluation.windows
+    # Test windows lie behind everything that was trained or validated on.
+    assert min(suite.starts) >= task.split.region("validation")[1]
+    assert instantiate(cfg.agent).budget_seconds <= 600
+
+
+def test_experiments_can_be_changed() -> None:
+    cfg = composed("train", "experiment=demo", "agent=ppo", "seed=3")
+    assert cfg.agent._target_.endswith("PPOTrainer")
+    assert cfg.output == "results/demo"
+    assert composed("train", "experiment=lublin_ppo", "seed=3").output.endswith("lublin_ppo/3")
+
+
+def test_file_or_generator(tmp_path: Path) -> None:
+    file = {"kind": "swf", "path": "swf/missing.swf"}
+    otherwise = {"kind": "lublin", "jobs": 50, "seed": 1}
+    assert len(file_or_generator(None, file, otherwise)) == 50
+    with pytest.raises(TraceError, match=r"missing\.swf: no such file"):
+        file_or_generator(str(tmp_path), file, otherwise)
+
+
+def test_fewer_machines() -> None:
+    options = {"kind": "gpu_cluster", "jobs": 50, "seed": 1, "nodes": 10}
+    assert len(fewer_machines(1, **options).nodes) == 10
+    assert len(fewer_machines(4, **options).nodes) == 3
+    with pytest.raises(ConfigurationError, match="'keep_every' is 0"):
+        fewer_machines(0, **options)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"encoding": "rich"}, "'encoding' is 'rich'; choose from published, default, cluster"),
+        ({"placements": ["first_fit", "here"]}, "'placements' is 'here'; choose from first_fit"),
+        ({"windows": 3}, "unknown field 'windows'; known: commitment"),
+    ],
+)
+def test_wrong_environment_fields_name_the_choices(fields, message) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        env_config(**fields)
+
+
+def test_wrong_suite_fields_name_the_choices() -> None:
+    with pytest.raises(ConfigurationError, match="unknown field 'measures'; known: name"):
+        build_suite(composed("benchmark", "suite=speed_short").suite)
+    with pytest.raises(ConfigurationError, match="unknown field 'length'; known: name"):
+        build_speed_suite(composed("evaluate", "suite=demo").suite, None)
+
+
+@pytest.mark.parametrize("group", sorted(GROUPS - {"entry", "suite"}))
+def test_unknown_config_names_list_the_choices(group: str) -> None:
+    with pytest.raises(HydraException) as caught:
+        composed("train", f"{group}=nonsense")
+    for name in options(group):
+        assert name in str(caught.value)

@@ -1,0 +1,118 @@
+"""The scripts, run as people run them."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+_SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
+
+
+def script(name: str, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {k: v for k, v in os.environ.items() if k != "TRACES_DIR"}
+    return subprocess.run(
+        [sys.executable, str(_SCRIPTS / f"{name}.py"), *arguments],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.slow
+def test_train_then_evaluate(tmp_path: Path) -> None:
+    """A little of everything that `make demo` does."""
+    trained = script(
+        "train",
+        tmp_path,
+        "experiment=demo",
+        "workload.otherwise.jobs=4000",
+        "agent.generations=2",
+        "agent.windows=2",
+        "agent.population=4",
+        "agent.validation_windows=2",
+        "task.evaluation_jobs=128",
+        "evaluation.windows=4",
+        "evaluation.keep_jobs=2",
+    )
+    assert trained.returncode == 0, trained.stderr
+    output = tmp_path / "results" / "demo"
+    files = {
+        *("jobs.csv", "table.csv", "comparisons.csv", "summary.json"),
+        *("learning_curve.png", "comparison.png", "gantt.png"),
+    }
+    assert files <= {path.name for path in output.iterdir()}
+    assert [path.name for path in tmp_path.iterdir()] == ["results"]
+    summary = json.loads((output / "summary.json").read_text())
+    assert set(summary["policies"]) > {"fcfs", "sjf", "f1"}
+    card = json.loads((output / "bundle" / "card.json").read_text())
+    assert card["command"].startswith("python scripts/train.py experiment=demo")
+
+    judged = script(
+        "evaluate",
+        tmp_path,
+        "workload.otherwise.jobs=4000",
+        "suite.length=128",
+        "suite.windows=4",
+        "suite.rules=[fcfs,sjf]",
+        "suite.baselines=[sjf]",
+        f"bundle={output / 'bundle'}",
+        "card=true",
+        "output=again",
+    )
+    assert judged.returncode == 0, judged.stderr
+    with (tmp_path / "again" / "jobs.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert len(rows) == 3 * 4 * 128
+    again = json.loads((output / "bundle" / "card.json").read_text())
+    assert len(again["tables"]) == len(card["tables"]) + 2
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "message"),
+    [
+        (
+            "evaluate",
+            ["suite=rlscheduler", "workload.path=no/such.swf", "output=out"],
+            "error: no/such.swf: no such file; check the path of the trace\n",
+        ),
+        ("evaluate", ["bundle=nowhere", "output=out"], "error: policy bundle nowhere"),
+        ("train", ["env.window=0", "output=out"], "error: environment: 'window' is 0"),
+        ("train", ["task.test=0.3", "output=out"], "error: WindowSplit: train + validation"),
+        ("benchmark", ["suite.measures=[warp]", "output=out"], "error: suite: unknown measurement"),
+    ],
+)
+def test_wrong_input_is_one_line_and_writes_nothing(tmp_path, name, arguments, message) -> None:
+    done = script(name, tmp_path, *arguments)
+    assert done.returncode == 2
+    assert done.stderr.startswith(message)
+    assert done.stderr.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_malformed_trace_names_the_line(tmp_path: Path) -> None:
+    (tmp_path / "bad.swf").write_text("; MaxProcs: 4\n1 0 0 x 1\n")
+    done = script("evaluate", tmp_path, "suite=rlscheduler", "workload.path=bad.swf", "output=out")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: bad.swf, line 2: ")
+    assert [path.name for path in tmp_path.iterdir()] == ["bad.swf"]
+
+
+@pytest.mark.parametrize("name", ["train", "evaluate", "benchmark"])
+def test_help_lists_the_choices(tmp_path: Path, name: str) -> None:
+    done = script(name, tmp_path, "--help")
+    assert done.returncode == 0
+    assert "rlscheduler" in done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_scripts_are_short() -> None:
+    for path in _SCRIPTS.glob("*.py"):
+        assert len(path.read_text().splitlines()) <= 50, path.name
