@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["assign_lanes", "draw_comparison", "draw_gantt", "draw_learning_curve", "draw_pictures"]
 
 _ACCENT, _SECOND, _INK, _GREY, _PALE = "#1f5fa8", "#c8742a", "#222222", "#8a8a8a", "#d9d9d9"
-_STYLE: Mapping[str, Any] = {
+_STYLE: Any = {
     "figure.dpi": 110,
     "savefig.dpi": 160,
     "font.size": 9,
@@ -55,7 +55,7 @@ def _figure(path: Path, size: tuple[float, float], **layout: Any) -> Iterator[tu
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    with mpl.rc_context(dict(_STYLE)):
+    with mpl.rc_context(_STYLE):
         figure = Figure(figsize=size)
         FigureCanvasAgg(figure)
         axes = figure.subplots(**layout)

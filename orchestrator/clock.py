@@ -7,7 +7,6 @@ import heapq
 import inspect
 import itertools
 import time
-from collections.abc import Awaitable
 
 from orchestrator.errors import ConfigurationError
 from orchestrator.ports import Callback
@@ -144,7 +143,7 @@ class WallClock:
         timer.cancel()
         result = callback() if callback is not None else None
         if inspect.isawaitable(result):
-            task = asyncio.ensure_future(_finish(result))
+            task = asyncio.ensure_future(result)
             self._tasks.add(task)  # the event loop itself only keeps weak references
             task.add_done_callback(self._done)
 
@@ -160,7 +159,3 @@ class WallClock:
         if left_ms > 0:
             await asyncio.sleep(left_ms / 1000.0)
             await self.sleep_until(time_ms)  # the event loop may wake a fraction too early
-
-
-async def _finish(awaitable: Awaitable[object]) -> object:
-    return await awaitable

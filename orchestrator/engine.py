@@ -103,7 +103,7 @@ class Outcome:
     effects : tuple of Effect
         What is to be done.
     reason : Reason
-        ``OK``, or why it was refused; what is refused changed nothing.
+        ``OK``, or why it was refused; what is refused changes nothing but counters.
     forgotten : str
         A job that had ended and whose row was needed, or ``""``.
     """
@@ -165,6 +165,7 @@ class Engine:
         self._status = Status.DONE
         self._begun = False  # time begins with the first entry, whenever that is
         self._happened = False  # something did since the last decision point opened
+        self._opened_ms = -1  # when that was
         self._check = check
 
     # --- reading -------------------------------------------------------------------------------
@@ -278,7 +279,8 @@ class Engine:
         elif isinstance(body, Preempt):
             self._open_point()
             reason = self._act(self.state, PreemptJob(body.job_id))
-            self._settle()
+            if self.semantics.commitment:
+                self._settle()
         elif isinstance(body, WorkerExited | CheckpointCommitted | WorkersLost):
             reason = self._report(time_ms, body)
         else:
@@ -330,10 +332,11 @@ class Engine:
             self._settle()
 
     def _open_point(self) -> None:
-        """Open a decision point, unless the one that is open has seen everything."""
-        if self._happened or not self.row["point_open"]:
+        """Open a decision point, unless one of this instant is open and has seen everything."""
+        if self._happened or self._opened_ms != self.now_ms or not self.row["point_open"]:
             kernels.open_point(self.state.rows, 0)
             self._happened = False
+            self._opened_ms = self.now_ms
 
     def _settle(self) -> None:
         self._status = Status(live.settle(self.state.rows, 0, self._scratch))

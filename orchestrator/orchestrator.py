@@ -213,6 +213,7 @@ class InfrastructureOrchestrator:
         bool
             False if the node had left, or was leaving already.
         """
+        await self.start()
         self.engine.check(Decommission(node_id))
         code = self.engine.nodes.code(node_id)
         await self._propose(Decommission(node_id, drain))
@@ -251,6 +252,7 @@ class InfrastructureOrchestrator:
 
     async def handle_node_recovery(self, node_id: str) -> bool:
         """A node that had failed is back, as it was and empty; False if it was not down."""
+        await self.start()
         self.engine.check(NodeRecovered(node_id))
         down = self.engine.nodes.code(node_id) == NodeCode.DOWN
         await self._propose(NodeRecovered(node_id))
@@ -354,6 +356,7 @@ class InfrastructureOrchestrator:
 
     async def _cycle(self, *, review: bool) -> list[StartJob]:
         """Ask the policy, carry its plans out, until nothing is left to decide or it waits."""
+        await self.start()  # may run a cycle by itself
         async with self._cycle_lock:
             started: list[StartJob] = []
             if review:

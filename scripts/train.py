@@ -3,7 +3,6 @@
 Usage:
 
     python scripts/train.py experiment=demo
-    python scripts/train.py experiment=lublin_cma seed=1
     python scripts/train.py --help
 """
 

@@ -230,7 +230,7 @@ async def test_ended_jobs_are_forgotten_when_their_room_is_needed() -> None:
     s = stage(node("n0"), shape=ClusterShape(envs=1, jobs=2, workers=1, nodes=1, devices=4))
     for name, hours in (("a", 2.0), ("b", 1.0)):
         await s.orchestrator.submit_job(job(name, max_duration_hours=hours))
-    with pytest.raises(CapacityError, match="all 2 rows of the job table .* ClusterShape.jobs"):
+    with pytest.raises(CapacityError, match=r"all 2 rows of the job table .* ClusterShape\.jobs"):
         await s.orchestrator.submit_job(job("c"))
     await s.orchestrator.schedule()
     await s.clock.run_until_idle()

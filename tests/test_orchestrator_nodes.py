@@ -214,7 +214,7 @@ async def test_rows_of_nodes_that_have_left_are_used_again() -> None:
     s = stage(shape=ClusterShape(envs=1, jobs=4, nodes=2, devices=4))
     for name in ("n0", "n1"):
         await s.orchestrator.register_node(node(name))
-    with pytest.raises(CapacityError, match="all 2 rows of the node table .* ClusterShape.nodes"):
+    with pytest.raises(CapacityError, match=r"all 2 rows of the node table .* ClusterShape\.nodes"):
         await s.orchestrator.register_node(node("n2"))
     await s.orchestrator.decommission_node("n0")
     await s.orchestrator.register_node(node("n2"))

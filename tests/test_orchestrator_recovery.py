@@ -11,6 +11,7 @@ from dataclasses import replace
 from orchestrator import (
     InfrastructureOrchestrator,
     NodeSpec,
+    Semantics,
     SimulatedRuntime,
     WallClock,
     in_memory,
@@ -93,6 +94,27 @@ async def test_workers_that_should_not_exist_are_stopped() -> None:
     s.orchestrator = _restart(s, node("n0"), runtime=runtime)
     await s.orchestrator.start()
     assert runtime.observe() == {}
+
+
+async def test_a_decision_that_was_open_is_taken_up_again() -> None:
+    semantics = Semantics(commitment=True, backfill=True)
+    s = stage(node("n0"), semantics=semantics)
+    for name in ("a", "b"):
+        await s.orchestrator.submit_job(job(name, gpus_per_worker=4))
+    other = InfrastructureOrchestrator(
+        *s.foundations,
+        clock=s.clock,
+        runtime=s.runtime,
+        shape=SHAPE,
+        nodes=[node("n0")],
+        semantics=semantics,
+        schedule_on_events=True,
+    )
+    await asyncio.wait_for(other.schedule(), 5.0)
+    assert other.get_job_status("a")["state"] == "running"
+    assert other.get_cluster_status()["queue"]["committed_to"] == "b"
+    await s.clock.run_until_idle()
+    assert other.get_cluster_status()["jobs"]["completed"] == 2
 
 
 async def test_entries_that_were_refused_are_refused_again() -> None:

@@ -59,6 +59,7 @@ def test_train_then_evaluate(tmp_path: Path) -> None:
         "evaluate",
         tmp_path,
         "workload.otherwise.jobs=4000",
+        "suite.name=again",
         "suite.length=128",
         "suite.windows=4",
         "suite.rules=[fcfs,sjf]",

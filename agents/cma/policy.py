@@ -12,7 +12,7 @@ from agents.bundle import Manifest
 from orchestrator.errors import ConfigurationError
 from orchestrator.kernels.features import DEFAULT_NAMES
 
-__all__ = ["LinearRanker", "load_ranker"]
+__all__ = ["LinearRanker", "load_ranker", "named_weights"]
 
 
 class LinearRanker:

@@ -82,7 +82,7 @@ def card_tables(report: Report) -> tuple[CardTable, ...]:
                 "P(better)",
                 "won",
             )
-            tables.append(CardTable(f"{where}: paired comparison", columns, pairs))
+            tables.append(CardTable(f"Paired: {title}", columns, pairs))
     return tuple(tables)
 
 

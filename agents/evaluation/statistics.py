@@ -143,10 +143,8 @@ def compare(
         difference=_interval(
             float((values - reference).mean()), (values - reference)[drawn].mean(axis=1)
         ),
-        ratio=_interval(
-            _ratio(values.mean(), reference.mean()), _ratio(mine.mean(axis=1), theirs.mean(axis=1))
-        ),
-        iqm_ratio=_interval(_ratio(iqm, reference_iqm), _ratio(_iqm(mine), _iqm(theirs))),
+        ratio=_ratio(values.mean(), reference.mean(), mine.mean(axis=1), theirs.mean(axis=1)),
+        iqm_ratio=_ratio(iqm, reference_iqm, _iqm(mine), _iqm(theirs)),
         improvement=_interval(float(improvement), better[drawn].mean(axis=1)),
         won=float((gain > 0).mean()),
         tied=float((gain == 0).mean()),
@@ -178,10 +176,9 @@ def _iqm(drawn: Values) -> Values:
     return trimmed
 
 
-def _ratio(part: Values | float, whole: Values | float) -> Values | float:
-    """Quotient, 1 where both are 0 (no preemptions on either side, say)."""
-    part, whole = np.asarray(part, np.float64), np.asarray(whole, np.float64)
-    same = (part == 0) & (whole == 0)
+def _ratio(part: float, whole: float, parts: Values, wholes: Values) -> Interval:
+    """Quotient with its interval; 1 where both are 0 (no preemptions on either side, say)."""
+    above, below = np.append(parts, part), np.append(wholes, whole)
     with np.errstate(divide="ignore", invalid="ignore"):
-        quotient = np.where(same, 1.0, part / whole)
-    return quotient if quotient.ndim else float(quotient)
+        quotient = np.where((above == 0) & (below == 0), 1.0, above / below)
+    return _interval(float(quotient[-1]), quotient[:-1])

@@ -16,7 +16,6 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-import envs
 from agents.speed.clock import CLOCKS, Measure, rate, seconds
 from agents.speed.references import bytes_per_step, copy_seconds, python_event_loop
 from agents.task import Task
@@ -30,9 +29,9 @@ from orchestrator.scheduler.rules import Rule, rule_named
 
 __all__ = ["MEASURES", "UnavailableError", "Workbench"]
 
-_ENV = "quartermaster/JobOrdering-v0"
+_ENV = "envs:quartermaster/JobOrdering-v0"
 _FIRST_STEP = (
-    "import gymnasium, envs; env = gymnasium.make('quartermaster/JobOrdering-v0'); "
+    "import gymnasium; env = gymnasium.make('envs:quartermaster/JobOrdering-v0'); "
     "env.reset(seed=0); env.step(0)"
 )
 _MEMORY_ROWS = 1024
@@ -248,7 +247,7 @@ def memory(bench: Workbench) -> Measure:
 
 
 def _arrays(group: Any) -> list[np.ndarray]:
-    found = []
+    found: list[np.ndarray] = []
     for part in group:
         found += [part] if isinstance(part, np.ndarray) else _arrays(part)
     return found
@@ -345,5 +344,3 @@ MEASURES: Mapping[str, Callable[[Workbench], Measure]] = {
     )
 }
 """Measurements by name."""
-
-assert envs  # importing it registers the environments

@@ -12,7 +12,7 @@ the queue in the order of submission.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
@@ -63,8 +63,10 @@ __all__ = [
 _F = np.float32
 # The same logarithm with its multiplications and additions fused, which rounds less and takes a
 # third less time. Not cached by itself: the cache would take it for the other one.
-_fused = numba.njit(nogil=True, error_model="numpy", forceinline=True, fastmath={"contract"})
-_log = _fused(fast_log.py_func)
+_plain_log: Any = fast_log
+_log = numba.njit(nogil=True, error_model="numpy", forceinline=True, fastmath={"contract"})(
+    _plain_log.py_func
+)
 _COLUMNS = 8
 _BLOCK = 16
 _ZERO, _ONE = _F(0.0), _F(1.0)

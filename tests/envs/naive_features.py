@@ -280,7 +280,7 @@ class NaiveView:
         """The observation, padded with zeros."""
         seen: dict[str, NDArray[Any]] = {}
         space = self.session.observation(self.e)
-        candidates, legal = self.candidate_features()
+        candidates, legal = ([], []) if self.config.commitment else self.candidate_features()
         pending = self.row.next_arrival < self.row.num_jobs or bool(self.running)
         pending = pending or self.row.next_incident < self.row.num_incidents
         mask = np.zeros(len(space["action_mask"]), np.int8)
@@ -300,7 +300,8 @@ class NaiveView:
         ):
             if name in space:
                 seen[name] = np.zeros(space[name].shape)
-                seen[name][: len(rows)] = np.array(rows).reshape(len(rows), -1)
+                for i, features in enumerate(rows):
+                    seen[name][i] = features
         return seen
 
 

@@ -86,11 +86,11 @@ def test_terminal(report):
 
 def test_card(report):
     tables = card_tables(report)
-    assert [table.title.split(":")[0] for table in tables] == [
+    assert [table.title.split(": bounded")[0] for table in tables] == [
         "small",
-        "small",
+        "Paired: small",
         "small, backfill",
-        "small, backfill",
+        "Paired: small, backfill",
     ]
     card = training_card(report, "title", "make it", ["a note"])
     assert EvaluationCard.from_dict(json.loads(json.dumps(card.as_dict()))).to_markdown()

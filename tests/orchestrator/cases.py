@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from hypothesis import strategies as st
 
 from orchestrator.engine import Semantics
@@ -104,7 +103,8 @@ def cases(draw: st.DrawFn, *, commitment: bool, backfill: bool = False) -> Case:
     )
     incidents = draw(_incidents(len(nodes)))
     drained = {n for _, kind, n in incidents if kind == EventKind.NODE_DRAIN}
-    time_ms, jobs = 0, []
+    time_ms = 0
+    jobs: list[tuple[int, JobSpec]] = []
     for fields in draw(st.lists(_job(pool=pool), min_size=1, max_size=MAX_JOBS)):
         time_ms += draw(_tenths(0, 9))
         spec = JobSpec(job_id=f"job-{len(jobs)}", name="", **fields)
@@ -132,11 +132,6 @@ def fits_when_empty(nodes: tuple[NodeSpec, ...], drained: set[int], spec: JobSpe
     state = allocate(SHAPE)
     entry.begin_episode(state.rows, 0, 0, records, request_record(spec, 0, 0))
     return entry.can_ever_fit(state.rows, 0, 0)
-
-
-def without_preemption(case: Case) -> Case:
-    """The same case, where policies may not preempt."""
-    return replace(case, semantics=replace(case.semantics, preemption_limit=0))
 
 
 def choose(state: ClusterState, semantics: Semantics, seed: int) -> tuple[ActionKind, int, int]:
@@ -176,5 +171,5 @@ def log_of(state: ClusterState) -> list[tuple[int, int, int, int]]:
     """The event log as (time_ms, kind, subject, value); all of it must have been kept."""
     count = int(state.rows[0]["log_count"])
     assert count <= state.shape.log
-    names = ["time_ms", "kind", "subject", "value"]
-    return [tuple(int(x[name]) for name in names) for x in np.array(state.log[0, :count])]
+    log = state.log[0, :count]
+    return [(int(x["time_ms"]), int(x["kind"]), int(x["subject"]), int(x["value"])) for x in log]

@@ -78,7 +78,7 @@ def _plan(engine: Engine, dice: random.Random) -> Plan:
     for _ in range(dice.choice([0, 1, 1, 1, 2, 3])):
         job_id = dice.choice([*engine.jobs.specs, "nobody"])
         place = PlaceJob(job_id, dice.choice(list(Placement)))
-        actions.append(dice.choice([place, place, PreemptJob(job_id)]))
+        actions.append(PreemptJob(job_id) if dice.random() < 1 / 3 else place)
     return Plan((*actions, Wait()) if dice.random() < 0.2 else tuple(actions))
 
 
@@ -87,8 +87,12 @@ def _report(engine: Engine, dice: random.Random) -> Event:
     placed = engine.placed()
     job_id = dice.choice(list(placed) or ["nobody"])
     run = placed.get(job_id, 1) + dice.choice([0, 0, 0, 0, -1])
-    exited = WorkerExited(job_id, run, dice.choice([0, 0, 1]))
-    return dice.choice([exited, CheckpointCommitted(job_id, run), WorkersLost(job_id, run)])
+    reports: list[Event] = [
+        WorkerExited(job_id, run, dice.choice([0, 0, 1])),
+        CheckpointCommitted(job_id, run),
+        WorkersLost(job_id, run),
+    ]
+    return dice.choice(reports)
 
 
 def _body(engine: Engine, dice: random.Random, count: int) -> Command | Event:
@@ -99,15 +103,14 @@ def _body(engine: Engine, dice: random.Random, count: int) -> Command | Event:
         job = replace(job, job_id=dice.choice(list(engine.jobs.specs)))
     node_id = f"n{dice.randint(0, 4)}"
     node = _node(node_id, dice.randint(0, 2), dice.randint(1, 4), dice.random() < 0.9)
-    node_event = dice.choice(
-        [
-            Decommission(node_id, drain=dice.random() < 0.7),
-            NodeFailed(node_id),
-            NodeRecovered(node_id),
-        ]
-    )
+    node_events: list[Command] = [
+        Decommission(node_id, drain=dice.random() < 0.7),
+        NodeFailed(node_id),
+        NodeRecovered(node_id),
+    ]
     preempt = Preempt(dice.choice([*engine.jobs.specs, "nobody"]))
-    choices: list[Command | Event] = [Submit(job), Register(node), node_event, preempt, Review()]
+    choices: list[Command | Event] = [Submit(job), Register(node), dice.choice(node_events)]
+    choices += [preempt, Review()]
     choices += [Decide(_plan(engine, dice)), _report(engine, dice)]
     return dice.choices(choices, weights=[6, 3, 2, 2, 4, 8, 4])[0]
 

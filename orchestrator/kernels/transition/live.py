@@ -90,6 +90,19 @@ def _recount(row):
 
 
 @kernel
+def _describe_node(row, n, record):
+    """Put a node's description into the table, with nobody on it."""
+    copy_record(node(row, n), record)
+    node(row, n).cpu_free_milli = record.cpu_cap_milli
+    node(row, n).memory_free_mib = record.memory_cap_mib
+    node(row, n).gpu_free_milli = np.int64(record.gpus) * 1000
+    node(row, n).whole_free = record.gpus
+    node(row, n).workers = 0
+    for g in range(row.max_devices):
+        device(row, n, g).free_milli = 1000 if g < record.gpus else 0
+
+
+@kernel
 def put_node(rows: Rows, e: int, n: int, records: NDArray[np.void]) -> None:
     """Describe node ``n`` by ``records[0]`` (NODE_DTYPE), empty and in the record's state.
 
@@ -100,14 +113,7 @@ def put_node(rows: Rows, e: int, n: int, records: NDArray[np.void]) -> None:
         raise RuntimeError("a node with workers on it cannot be described anew")
     if n >= row.num_nodes:
         row.num_nodes = n + 1
-    copy_record(node(row, n), records[0])
-    node(row, n).cpu_free_milli = records[0].cpu_cap_milli
-    node(row, n).memory_free_mib = records[0].memory_cap_mib
-    node(row, n).gpu_free_milli = np.int64(records[0].gpus) * 1000
-    node(row, n).whole_free = records[0].gpus
-    node(row, n).workers = 0
-    for g in range(row.max_devices):
-        device(row, n, g).free_milli = 1000 if g < records[0].gpus else 0
+    _describe_node(row, np.int64(n), records[0])
     _recount(row)
 
 
