@@ -22,7 +22,7 @@ def _folder(variable: str, name: str) -> Path:
     """Folder of reference data: from the environment, else beside the repository."""
     folder = Path(os.environ.get(variable, _ROOT.parent / "shared" / name))
     if not folder.is_dir():
-        pytest.skip(f"no folder {folder}: set {variable} to the one that holds the {name}")
+        pytest.skip(f"no folder {folder}: set {variable} to the folder of {name} data")
     return folder
 
 

@@ -33,10 +33,10 @@ JOB_COLUMNS = ("policy", "sequence", "job_id", "submit", "start", "end", "nodes"
 _HEADINGS = {
     "bounded_slowdown": ("slowdown", 1.0),
     "wait": ("wait, h", 1 / 3600),
-    "completion_time": ("completion, h", 1 / 3600),
+    "completion_time": ("complete, h", 1 / 3600),
     "makespan": ("makespan, h", 1 / 3600),
     "utilisation": ("in use", 1.0),
-    "preemptions": ("preemptions", 1.0),
+    "preemptions": ("preempted", 1.0),
 }
 """Headings on the terminal, and the factors that their units need; files are in seconds."""
 
@@ -102,6 +102,8 @@ def policy_table(
     metric, sign = suite.metric, METRICS[suite.metric]
     heading, factor = _HEADINGS[metric]
     others = [name for name in _BESIDE if name != metric and _varies(summaries, name)]
+    if metric == "completion_time" and "wait" in others:
+        others.remove("wait")  # the same but for the run times
     table = _table(title)
     table.add_column("policy", no_wrap=True)
     for column in (heading, "95 %", "IQM", *(_HEADINGS[name][0] for name in others)):
@@ -135,7 +137,7 @@ def comparison_table(comparisons: Sequence[Comparison], title: str) -> Table:
     table = _table(title)
     for column in ("policy", "against"):
         table.add_column(column, no_wrap=True)
-    for column in ("ratio of means", "95 %", "of IQMs", "P(better)", "won"):
+    for column in ("mean ratio", "95 %", "of IQMs", "P(better)", "won"):
         table.add_column(column, justify="right", no_wrap=True)
     for pair in comparisons:
         table.add_row(

@@ -82,7 +82,7 @@ class PPOTrainer:
         Go on from the output folder's last checkpoint, if there is one.
     """
 
-    total_steps: int = 3_000_000
+    total_steps: int = 1_500_000
     budget_seconds: float = 540.0
     envs: int = 256
     steps: int = 64
@@ -104,7 +104,7 @@ class PPOTrainer:
     validation_windows: int = 32
     metric: str = "bounded_slowdown"
     windows: int = 4096
-    threads: int = 2
+    threads: int = 1
     resume: bool = False
 
     def train(self, task: Task, tracker: Tracker, output: Path) -> TrainingResult:

@@ -12,6 +12,7 @@ from orchestrator.kernels.feasibility import fits
 from orchestrator.kernels.jit import kernel
 from orchestrator.kernels.ordering import first_in_queue, job_score
 from orchestrator.kernels.tables import job, queue, running
+from orchestrator.kernels.transition.decide import finish_episode
 from orchestrator.kernels.transition.whatif import lift_gang, restore_gang
 
 __all__ = ["RULE_DTYPE", "replay", "rule_action"]
@@ -203,6 +204,7 @@ def replay(row, rule, nodes, scratch):
         if commit(row, kind, j, generator, nodes) != Reason.OK:
             # Waiting is refused when nothing is left to wait for: the row is at its end.
             if kind == ActionKind.WAIT:
+                finish_episode(row)
                 break
             raise RuntimeError("a rule chose an illegal action")
         count += 1

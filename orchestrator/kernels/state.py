@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.kernels.codes import NO_JOB, JobCode
+from orchestrator.kernels.codes import NO_JOB, Information, JobCode
 
 __all__ = [
     "CONFIG_FIELDS",
@@ -327,6 +327,7 @@ def allocate(shape: ClusterShape) -> ClusterState:
     state.rows["max_devices"] = devices
     state.rows["max_log"] = max(shape.log, 1)
     state.rows["slowdown_bound_ms"] = 10_000
+    state.rows["information"] = Information.ESTIMATE
     state.rows["committed"] = NO_JOB
     state.job["state"] = JobCode.ABSENT
     state.job["heap_slot"] = -1

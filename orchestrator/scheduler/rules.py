@@ -55,6 +55,7 @@ RULES: dict[str, Rule] = {
         Rule("fifo", RuleKey.FCFS, blocking=True),
         Rule("sjf", RuleKey.SJF),
         Rule("srtf", RuleKey.SRTF, preemptive=True),
+        Rule("srsf", RuleKey.SRSF, preemptive=True),
         Rule("f1", RuleKey.F1),
         Rule("wfp3", RuleKey.WFP3),
         Rule("unicep", RuleKey.UNICEP),

@@ -11,6 +11,8 @@ from agents.evaluation import METRICS, Suite, make_report, print_report, run_sui
 from agents.evaluation.cards import card_tables, training_card
 from agents.evaluation.report import SCHEMA_VERSION
 from agents.evaluation.suite import Published
+from envs.config import CLUSTER
+from envs.workloads import gpu_cluster
 from tests.evaluation.policies import LastLegal
 
 
@@ -72,7 +74,7 @@ def test_tables_agree_with_the_summary(report, tmp_path):
 
 
 def test_terminal(report):
-    console = Console(width=80, record=True, quiet=False, file=None)
+    console = Console(width=80)
     with console.capture() as capture:
         print_report(report, console)
     text = capture.get()
@@ -82,6 +84,7 @@ def test_terminal(report):
     for name in ("last", "fcfs_backfill", "P(better)"):
         assert name in text
     assert all(len(line) <= 80 for line in text.splitlines())
+    assert "…" not in text
 
 
 def test_card(report):
@@ -94,3 +97,18 @@ def test_card(report):
     ]
     card = training_card(report, "title", "make it", ["a note"])
     assert EvaluationCard.from_dict(json.loads(json.dumps(card.as_dict()))).to_markdown()
+
+
+def test_preemptive_rules_fit_the_terminal_too():
+    trace = gpu_cluster(400, 1, nodes=4, load=1.2)
+    suite = Suite(
+        "gpus", 200, ["fifo", "srtf"], ["srtf"], metric="completion_time", starts=[0, 150]
+    )
+    report = make_report(suite, trace, CLUSTER, run_suite(suite, trace, CLUSTER))
+    console = Console(width=80)
+    with console.capture() as capture:
+        print_report(report, console)
+    text = capture.get()
+    assert "preempted" in text
+    assert "complete, h" in text
+    assert "…" not in text
