@@ -39,8 +39,10 @@ class Search:
         Jobs replayed so far.
     means : list of float64 [n], optional
         Mean of the search distribution after each generation.
-    best, best_score : optional
-        The weights that validated best, and how well.
+    kept : float64 [n] or None, optional
+        The weights that will be the policy.
+    lowest : float64 [windows] or None, optional
+        Relative costs, window by window, of what validated best.
     history : list of dict, optional
         One entry for each validation.
     """
@@ -50,8 +52,8 @@ class Search:
     seconds: float = 0.0
     jobs: int = 0
     means: list[NDArray[np.float64]] = field(default_factory=list)
-    best: NDArray[np.float64] | None = None
-    best_score: float = np.inf
+    kept: NDArray[np.float64] | None = None
+    lowest: NDArray[np.float64] | None = None
     history: list[dict[str, float]] = field(default_factory=list)
 
     @classmethod
@@ -86,6 +88,32 @@ class Search:
             return np.array(self.strategy.mean)
         count = max(-(-len(self.means) // 3), 1)
         return np.mean(self.means[-count:], axis=0)
+
+    def judge(self, candidate: NDArray[np.float64], relative: NDArray[np.float64]) -> bool:
+        """Keep a candidate unless it validates clearly worse than the best.
+
+        The bound is one standard error of the difference over the same windows. Costs are
+        heavy-tailed, so the lowest mean is often luck; later averages are less noisy.
+
+        Parameters
+        ----------
+        candidate : float64 [n]
+            Weights.
+        relative : float64 [windows]
+            Their costs, each in proportion to a reference.
+
+        Returns
+        -------
+        bool
+            Whether it was kept.
+        """
+        if self.lowest is None or relative.mean() < self.lowest.mean():
+            self.lowest = relative
+        difference = relative - self.lowest
+        bound = difference.std() / max(len(difference) - 1, 1) ** 0.5
+        if self.kept is None or difference.mean() <= bound:
+            self.kept = candidate
+        return self.kept is candidate
 
     def save(self, path: Path) -> None:
         """Write a checkpoint, whole or not at all."""

@@ -58,8 +58,9 @@ class CMATrainer:
 
     A ranker's fitness is the mean over windows of cost / (reference cost + mean reference cost),
     so that hard windows do not drown the others. All rankers of a generation are judged on the same
-    windows, which are drawn anew for every generation. What validates best is kept: the average of
-    the last third of the generations' means, looked at every few generations.
+    windows, which are drawn anew for every generation. Every few generations, the average of the
+    last third of the generations' means is validated, and kept unless it is clearly worse than the
+    best.
 
     Parameters
     ----------
@@ -142,7 +143,7 @@ class CMATrainer:
             prior = named_weights(self.prior)
             search = Search.begin(prior, self.sigma, self.population, task.seed)
         _Run(self, task, tracker, search, checkpoint).work()
-        weights = _unit(search.best if search.best is not None else search.average())
+        weights = _unit(search.kept if search.kept is not None else search.average())
         policy = LinearRanker(weights, "cma")
         bundle = save_bundle(
             output / "bundle",
@@ -205,19 +206,18 @@ class _Run:
         reference = self._train.rule_costs(self._rule, starts)
         population = search.ask()
         costs = self._train.costs(population, starts)
-        fitness = _relative(costs, reference)
+        fitness = _relative(costs, reference).mean(axis=1)
         search.tell(population, fitness)
         search.jobs += (costs.size + reference.size) * self._train.length
         self._fitness = float(fitness.mean())
 
     def _validate(self) -> str:
-        """Judge the average of late means, keep it if it is the best yet; a note for the bar."""
+        """Validate the average of late means and keep it if it is good; a note for the bar."""
         search = self._search
         candidate = search.average()
-        costs = self._judge.costs(candidate[None], self._starts)
-        score = float(_relative(costs, self._reference)[0])
-        if score < search.best_score:
-            search.best, search.best_score = candidate, score
+        costs = self._judge.costs(candidate[None], self._starts)[0]
+        relative = _relative(costs, self._reference)
+        kept = search.judge(candidate, relative)
         entry = {
             "seconds": search.seconds,
             "steps": float(search.generation),
@@ -227,7 +227,8 @@ class _Run:
             "sigma": float(search.strategy.sigma),
             "validation": self._per_job(costs),
             "reference": self._per_job(self._reference),
-            "score": score,
+            "score": float(relative.mean()),
+            "kept": float(kept),
         }
         search.history.append(entry)
         self._tracker.log(search.generation, entry)
@@ -254,8 +255,8 @@ class _Run:
 
 
 def _relative(costs: NDArray[np.float64], reference: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Mean over windows of cost / (reference cost + mean reference cost), [P]."""
-    return (costs / (reference + reference.mean())).mean(axis=-1)
+    """Costs in proportion to the reference's, softened so that no calm window weighs most."""
+    return costs / (reference + reference.mean())
 
 
 def _unit(weights: NDArray[np.float64]) -> NDArray[np.float64]:

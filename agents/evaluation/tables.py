@@ -137,7 +137,7 @@ def comparison_table(comparisons: Sequence[Comparison], title: str) -> Table:
     table = _table(title)
     for column in ("policy", "against"):
         table.add_column(column, no_wrap=True)
-    for column in ("mean ratio", "95 %", "of IQMs", "P(better)", "won"):
+    for column in ("mean ratio", "95 %", "IQM", "P(better)", "won"):
         table.add_column(column, justify="right", no_wrap=True)
     for pair in comparisons:
         table.add_row(
@@ -172,7 +172,7 @@ def _table(title: str) -> Table:
 
 
 def _range(estimate: Interval, factor: float = 1.0) -> str:
-    return f"{number(estimate.low * factor)} – {number(estimate.high * factor)}"
+    return f"{number(estimate.low * factor)}–{number(estimate.high * factor)}"
 
 
 def _clear(ratio: Interval) -> str:

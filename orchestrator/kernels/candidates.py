@@ -54,16 +54,19 @@ def _log_seconds(ms):
 def _describe_candidate(row, j, nodes, out):
     """Features 0..4 of a complete placement."""
     workers = request(row, j).workers
-    touched, failures = 1, node(row, nodes[0]).failures
+    touched, failures = 0, node(row, nodes[0]).failures
     one_rack = True
     free, capacity = np.int64(0), np.int64(0)
     for w in range(workers):
         n = nodes[w]
         failures = max(failures, node(row, n).failures)
         one_rack = one_rack and node(row, n).rack == node(row, nodes[0]).rack
-        if w > 0 and n == nodes[w - 1]:
+        earlier = w - 1
+        while earlier >= 0 and nodes[earlier] != n:
+            earlier -= 1
+        if earlier >= 0:  # spread placements come back to a node
             continue
-        touched += 1 if w > 0 else 0
+        touched += 1
         free += node(row, n).gpu_free_milli if row.unit != 0 else node(row, n).cpu_free_milli
         capacity += (
             np.int64(node(row, n).gpus) * 1000

@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 from agents.bundle import load_bundle, read_manifest
 from agents.cma import CMATrainer, LinearRanker, RankerEvaluator, benchmark
 from agents.cma.policy import named_weights
+from agents.cma.search import Search
 from agents.task import Task
 from agents.tracking import NullTracker
 from envs.config import CLUSTER, EnvConfig
@@ -132,6 +133,23 @@ def test_damaged_and_foreign_checkpoints_are_refused(trace, tmp_path):
     (tmp_path / "checkpoint.pkl").write_bytes(b"\x80\x04nonsense")
     with pytest.raises(ConfigurationError, match=r"checkpoint\.pkl: cannot be read"):
         train(make_task(trace, 1), tmp_path, resume=True)
+
+
+def test_the_latest_candidate_is_kept_unless_it_is_clearly_worse():
+    search = Search.begin(np.zeros(14), 0.1, 4, 0)
+    rng = np.random.default_rng(0)
+    base = rng.uniform(0.5, 1.5, 100)
+    first, luckier, similar, worse = (np.full(14, float(k)) for k in range(4))
+    assert search.judge(first, base)
+    assert search.judge(luckier, base - 0.05)
+    noise = rng.normal(0.0, 0.1, 100)
+    assert search.judge(similar, base - 0.05 + noise - noise.mean() + 0.005)
+    assert not search.judge(worse, base - 0.05 + noise - noise.mean() + 0.03)
+    assert np.array_equal(search.kept, similar)
+    assert search.lowest.mean() == pytest.approx(base.mean() - 0.05)
+    alone = Search.begin(np.zeros(14), 0.1, 4, 0)
+    assert alone.judge(first, base[:1])
+    assert not alone.judge(worse, base[:1] + 1.0)
 
 
 def test_the_budget_ends_training(trace, tmp_path):

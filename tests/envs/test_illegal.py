@@ -1,0 +1,182 @@
+"""An illegal action changes nothing, is counted and reported, and raises where that is asked for."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from envs import Session
+from orchestrator.errors import IllegalActionError
+from orchestrator.invariants import assert_invariants
+from orchestrator.kernels.codes import Reason
+from tests.envs.cases import CASES, EnvCase, pick_legal, table_bytes
+
+_INT64 = np.iinfo(np.int64)
+case_names = st.sampled_from(sorted(CASES))
+wild_actions = st.one_of(
+    st.integers(-3, 60), st.sampled_from([_INT64.min, _INT64.max, 1 << 32, -(1 << 31)])
+)
+
+
+def _memory(session: Session) -> dict[str, bytes]:
+    """All that an illegal action must leave alone: tables, scalars, what is seen, what is owed."""
+    kept = table_bytes(session, 0)
+    counted = {"illegal_actions", "steps", "reason", "reward", "truncated"}
+    kept |= {
+        f"buffers.{name}": array[0].tobytes()
+        for name, array in session.buffers._asdict().items()
+        if name not in counted
+    }
+    kept.pop("illegal_actions")
+    return kept
+
+
+def _is_legal(session: Session, action: int) -> bool:
+    mask = session.buffers.mask[0]
+    return 0 <= action < len(mask) and mask[action] != 0
+
+
+def _walk(session: Session, steps: int, seed: int) -> None:
+    """Go somewhere by legal actions."""
+    rng = np.random.default_rng(seed)
+    for _ in range(steps):
+        if session.state.rows[0]["done"] == 0:
+            session.step(pick_legal(session.buffers.mask, rng))
+
+
+@given(
+    name=case_names,
+    seed=st.integers(0, 1000),
+    steps=st.integers(0, 40),
+    actions=st.lists(wild_actions, min_size=1, max_size=12),
+)
+@settings(max_examples=60)
+def test_illegal_actions_change_nothing(
+    name: str, seed: int, steps: int, actions: list[int]
+) -> None:
+    session = CASES[name].session(step_limit=0)
+    session.reseed(np.array([seed], np.uint64))
+    session.reset()
+    _walk(session, steps, seed)
+    for action in actions:
+        if session.state.rows[0]["done"]:
+            return
+        before, count = _memory(session), int(session.state.rows[0]["illegal_actions"])
+        taken = int(session.buffers.steps[0])
+        legal = _is_legal(session, action)
+        session.step(np.array([action]))
+        assert session.buffers.steps[0] == taken + 1
+        assert (session.buffers.reason[0] == Reason.OK) == legal
+        assert session.state.rows[0]["illegal_actions"] == count + (not legal)
+        if not legal:
+            assert _memory(session) == before
+            assert session.buffers.reward[0] == 0
+            assert not session.buffers.terminated[0]
+        assert_invariants(session.state, 0)
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_the_mask_is_exactly_what_is_legal(case: EnvCase) -> None:
+    """Every action is tried at many decision points: it is refused unless the mask allows it."""
+    session = case.session(step_limit=0)
+    session.reset()
+    rng = np.random.default_rng(1)
+    while session.state.rows[0]["done"] == 0:
+        mask = session.buffers.mask[0].copy()
+        before = _memory(session)
+        for action in np.flatnonzero(mask == 0):
+            session.step(np.array([action]))
+            assert session.buffers.reason[0] != Reason.OK, session.schema.actions.describe(action)
+        assert _memory(session) == before
+        session.step(pick_legal(session.buffers.mask, rng))
+        assert session.buffers.reason[0] == Reason.OK
+
+
+@pytest.mark.parametrize("name", ["ordering", "cluster"])
+def test_info_reports_what_was_refused(name: str) -> None:
+    env = CASES[name].make()
+    env.reset(seed=0)
+    size = int(env.action_space.n)
+    for k, action in enumerate((-1, size, size + 7, _INT64.max, _INT64.min)):
+        _, reward, terminated, truncated, info = env.step(np.int64(action))
+        assert info["reason"] == "unknown_action"
+        assert info["illegal_actions"] == k + 1
+        assert (reward, terminated, truncated) == (0.0, False, False)
+    hidden = int(np.flatnonzero(env.action_masks() == 0)[0])
+    _, _, _, _, info = env.step(np.int64(hidden))
+    assert info["reason"] in {"not_queued", "no_capacity"}
+    _, _, _, _, info = env.step(np.int64(np.flatnonzero(env.action_masks())[0]))
+    assert info["reason"] == "ok"
+    assert info["illegal_actions"] == 6
+    _, info = env.reset()
+    assert info["illegal_actions"] == 0
+
+
+@pytest.mark.parametrize("name", ["ordering", "cluster", "cluster-incidents"])
+def test_strict_environments_raise(name: str) -> None:
+    env = CASES[name].make(strict=True)
+    env.reset(seed=0)
+    illegal = int(np.flatnonzero(env.action_masks() == 0)[0])
+    before = _memory(env.session)
+    for action, words in ((illegal, "place job"), (-1, "no such action"), (10**9, "no such")):
+        with pytest.raises(IllegalActionError, match=words):
+            env.step(np.int64(action))
+        assert _memory(env.session) == before
+    legal = int(np.flatnonzero(env.action_masks())[0])
+    assert env.step(np.int64(legal))[4]["reason"] == "ok"
+    rows = CASES[name].make_vec(3, strict=True)
+    rows.reset(seed=0)
+    actions = pick_legal(rows.action_masks(), np.random.default_rng(0))
+    actions[1] = -5
+    with pytest.raises(IllegalActionError, match="row 1: .*unknown_action"):
+        rows.step(actions)
+
+
+def test_a_job_preempted_here_may_not_be_placed_here() -> None:
+    """It is shown, and masked, until the next decision point."""
+    env = CASES["cluster"].make(window=24, min_run_seconds=0.0)
+    place = 24 * len(env.config.placements)
+    blocked = 0
+    for seed in range(4):
+        env.reset(seed=seed)
+        rng = np.random.default_rng(seed)
+        over = False
+        while not over:
+            mask = env.action_masks()
+            action = int(pick_legal(mask[None], rng)[0])
+            if mask[place:-1].any():
+                action = place + int(np.flatnonzero(mask[place:-1])[0])
+                victim = int(env.session.buffers.victim_jobs[0, action - place])
+            point = int(env.session.state.rows[0]["point"])
+            over = bool(env.step(np.int64(action))[2])
+            window = env.session.buffers.window[0, : env.session.buffers.shown[0, 0]].tolist()
+            here = int(env.session.state.rows[0]["point"]) == point and action >= place
+            if here and not over and action < place + env.config.victims and victim in window:
+                at = window.index(victim) * len(env.config.placements)
+                assert not env.action_masks()[at : at + len(env.config.placements)].any()
+                _, _, _, _, info = env.step(np.int64(at))
+                assert info["reason"] == "blocked"
+                blocked += 1
+    assert blocked > 0
+
+
+def test_preemptions_at_one_point_are_bounded() -> None:
+    env = CASES["cluster"].make(preemption_limit=1, min_run_seconds=0.0)
+    place = env.config.window * len(env.config.placements)
+    rng = np.random.default_rng(0)
+    seen = 0
+    env.reset(seed=0)
+    over = False
+    while not over:
+        mask = env.action_masks()
+        row = env.session.state.rows[0]
+        if row["preemptions_here"] >= 1:
+            assert not mask[place:-1].any()
+            seen += 1
+        action = int(pick_legal(mask[None], rng)[0])
+        if mask[place:-1].any():
+            action = place + int(np.flatnonzero(mask[place:-1])[0])
+        over = bool(env.step(np.int64(action))[2])
+    assert seen > 0
