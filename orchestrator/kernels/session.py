@@ -343,7 +343,8 @@ def step_rows(
         buffers.terminated[e] = row.done != 0
         limit = row.step_limit
         buffers.truncated[e] = row.done == 0 and limit > 0 and buffers.steps[e] >= limit
-        _pay(row, e, source, buffers)
+        if reason == Reason.OK or buffers.truncated[e]:
+            _pay(row, e, source, buffers)
 
 
 @kernel
