@@ -99,7 +99,7 @@ class CMATrainer:
     prior: Mapping[str, float] = field(default_factory=lambda: {"log_request": -1.0})
     reference: str = "sjf"
     validate_every: int = 10
-    validation_windows: int = 128
+    validation_windows: int = 192
     threads: int = 2
     resume: bool = False
 
