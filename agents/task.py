@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,7 +14,7 @@ from envs.config import EnvConfig
 from envs.session import Session
 from envs.workloads import Trace, WindowSplit
 
-__all__ = ["BatchPolicy", "Task"]
+__all__ = ["BatchPolicy", "Task", "TrainingResult"]
 
 
 class BatchPolicy(Protocol):
@@ -78,3 +79,23 @@ class Task:
         """The environment as policies are judged in it: longer windows, rewards unscaled."""
         reward = replace(self.config.reward, reference=None)
         return replace(self.config, episode_jobs=self.evaluation_jobs, reward=reward)
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What training leaves behind.
+
+    Parameters
+    ----------
+    policy : BatchPolicy
+        The policy that validation chose.
+    bundle : Path
+        Its bundle directory.
+    history : list of dict
+        One entry for each validation: ``seconds``, ``steps`` (of the environment, or
+        generations), ``validation`` and ``reference`` (mean metric), ``score`` and more.
+    """
+
+    policy: BatchPolicy
+    bundle: Path
+    history: list[dict[str, float]]

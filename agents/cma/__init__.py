@@ -3,6 +3,6 @@
 from agents.cma.evaluator import RankerEvaluator
 from agents.cma.policy import LinearRanker
 from agents.cma.speed import benchmark
-from agents.cma.trainer import CMATrainer, TrainingResult
+from agents.cma.trainer import CMATrainer
 
-__all__ = ["CMATrainer", "LinearRanker", "RankerEvaluator", "TrainingResult", "benchmark"]
+__all__ = ["CMATrainer", "LinearRanker", "RankerEvaluator", "benchmark"]

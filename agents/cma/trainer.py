@@ -22,34 +22,14 @@ from agents.bundle import save_bundle
 from agents.cma.evaluator import RankerEvaluator
 from agents.cma.policy import LinearRanker, named_weights
 from agents.cma.search import Search
-from agents.task import Task
+from agents.task import Task, TrainingResult
 from agents.tracking import Tracker
 from orchestrator.errors import ConfigurationError
 from orchestrator.scheduler.rules import rule_named
 
-__all__ = ["CMATrainer", "TrainingResult"]
+__all__ = ["CMATrainer"]
 
 _CHECKPOINT = "checkpoint.pkl"
-
-
-@dataclass(frozen=True)
-class TrainingResult:
-    """What training leaves behind.
-
-    Parameters
-    ----------
-    policy : LinearRanker
-        The best policy by validation windows.
-    bundle : Path
-        Its bundle directory.
-    history : list of dict
-        ``seconds``, ``steps`` (generations), ``validation`` and ``reference`` (mean bounded
-        slowdown, or cost per job if rewards are something else), ``score`` and more.
-    """
-
-    policy: LinearRanker
-    bundle: Path
-    history: list[dict[str, float]]
 
 
 @dataclass

@@ -18,30 +18,11 @@ from agents.ppo.inference import ScorerPolicy
 from agents.ppo.packing import ActionPacker
 from agents.ppo.policy import SetPolicy
 from agents.ppo.watcher import ValidationPlan, Watcher
-from agents.task import Task
+from agents.task import Task, TrainingResult
 from agents.tracking import Tracker
 from envs.sb3 import SchedulingVecEnv
 
-__all__ = ["PPOTrainer", "TrainingResult"]
-
-
-@dataclass(frozen=True)
-class TrainingResult:
-    """What training leaves behind.
-
-    Parameters
-    ----------
-    policy : ScorerPolicy
-        The best policy by validation windows.
-    bundle : Path
-        Its bundle directory.
-    history : list of dict
-        ``seconds``, ``steps``, ``validation`` (mean cost per job) and the training log.
-    """
-
-    policy: ScorerPolicy
-    bundle: Path
-    history: list[dict[str, float]]
+__all__ = ["PPOTrainer"]
 
 
 @dataclass
