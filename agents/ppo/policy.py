@@ -14,6 +14,7 @@ from torch import Tensor
 
 from agents.ppo.network import ActionSet, SetCritic, SetScorer
 from agents.ppo.packing import ActionPacker, PackedActions
+from orchestrator.errors import ConfigurationError
 from orchestrator.scheduler.schema import FeatureSchema
 
 __all__ = ["SetPolicy", "as_action_set"]
@@ -131,5 +132,5 @@ def _feature_index(schema: FeatureSchema, name: str) -> int:
     names += [f"victim:{n}" for n in schema.victims]
     names += [f"head:{n}" for n in heads]
     if name not in names:
-        raise KeyError(f"prior: unknown feature '{name}'; known: {', '.join(names)}")
+        raise ConfigurationError(f"prior: unknown feature '{name}'; known: {', '.join(names)}")
     return names.index(name)

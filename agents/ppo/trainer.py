@@ -13,6 +13,7 @@ from sb3_contrib import MaskablePPO
 from stable_baselines3.common.vec_env import VecEnv
 
 from agents.bundle import save_bundle
+from agents.evaluation import METRICS
 from agents.ppo.buffer import PackedRolloutBuffer
 from agents.ppo.inference import ScorerPolicy
 from agents.ppo.packing import ActionPacker
@@ -21,6 +22,7 @@ from agents.ppo.watcher import ValidationPlan, Watcher
 from agents.task import Task, TrainingResult
 from agents.tracking import Tracker
 from envs.sb3 import SchedulingVecEnv
+from orchestrator.errors import ConfigurationError
 
 __all__ = ["PPOTrainer"]
 
@@ -87,6 +89,14 @@ class PPOTrainer:
     windows: int = 4096
     threads: int = 1
     resume: bool = False
+
+    def __post_init__(self) -> None:
+        """Reject metrics that checkpoints cannot be chosen by."""
+        known = [name for name, sign in METRICS.items() if sign < 0]
+        if self.metric not in known:
+            raise ConfigurationError(
+                f"PPO: 'metric' is '{self.metric}'; choose from {', '.join(known)}"
+            )
 
     def train(self, task: Task, tracker: Tracker, output: Path) -> TrainingResult:
         """Train on the task's training windows and keep what validates best.

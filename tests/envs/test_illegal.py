@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from envs import Session
@@ -54,7 +54,6 @@ def _walk(session: Session, steps: int, seed: int) -> None:
     steps=st.integers(0, 40),
     actions=st.lists(wild_actions, min_size=1, max_size=12),
 )
-@settings(max_examples=60)
 def test_illegal_actions_change_nothing(
     name: str, seed: int, steps: int, actions: list[int]
 ) -> None:

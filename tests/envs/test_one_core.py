@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from gymnasium.vector import AutoresetMode
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -251,7 +251,6 @@ def _draw(env: SchedulingVectorEnv, rng: np.random.Generator) -> NDArray[np.int6
 
 
 @given(scenario=scenarios(), seed=st.integers(0, 1 << 16))
-@settings(max_examples=30)
 def test_all_shells_do_the_same(scenario: Scenario, seed: int) -> None:
     given_ = {
         "trace": scenario.trace,
