@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import gymnasium
@@ -14,6 +15,7 @@ from stable_baselines3.common.env_checker import check_env as check_env_for_sb3
 
 from envs import SchedulingEnv, SchedulingVectorEnv, Session
 from envs.config import CLUSTER, JOB_ORDERING, EnvConfig
+from envs.render import job_colour
 from envs.workloads import Trace, gpu_cluster, lublin_feitelson
 from orchestrator.errors import ConfigurationError
 from tests.envs.cases import CASES, EnvCase, pick_legal
@@ -159,20 +161,25 @@ def test_renders_words_and_pictures(case: EnvCase) -> None:
         case.make(render_mode="human")
 
 
-def test_pictures_never_draw_above_the_cluster() -> None:
-    """Short jobs that meet within one column are cut at the top, and do not paint it over."""
-    trace = lublin_feitelson(200, 1, processors=4, load=3.0)
-    env = SchedulingEnv(JOB_ORDERING, trace=trace, episode_jobs=200, part="all")
-    env.render_mode = "rgb_array"
+def test_pictures_cut_what_meets_in_one_column_at_the_top() -> None:
+    """Jobs that run one after another within one column do not paint each other over."""
+    trace = lublin_feitelson(4, 1, processors=4)
+    requests = trace.requests.copy()
+    requests["submit_ms"] = (0, 0, 0, 10**9)
+    requests["duration_ms"] = requests["requested_ms"] = 10_000
+    requests["cpu_milli"] = 3000
+    trace = replace(trace, requests=requests)
+    env = SchedulingEnv(
+        JOB_ORDERING, trace=trace, episode_jobs=4, part="all", render_mode="rgb_array"
+    )
     env.reset(seed=0)
     while env.session.state.rows[0]["done"] == 0:
         env.step(np.int64(0))
     image = env.render()
     assert isinstance(image, np.ndarray)
-    last = np.flatnonzero((image != (250, 250, 250)).any(axis=2).any(axis=0))[-1]
-    used = (image[:, : last - 1] != (250, 250, 250)).any(axis=2)
-    # Blocks stand on the ground: whatever is used below is used without a gap.
-    assert (np.diff(used.astype(int), axis=0) >= 0).all()
+    assert (image[:64, 0] == job_colour(1)).all()
+    assert (image[64:, 0] == job_colour(0)).all()
+    assert (image[:, 5:600] == 250).all()
 
 
 _WORKLOADS: dict[str, Callable[[], Trace]] = {
