@@ -7,6 +7,8 @@ and the same weights serve any window or cluster size.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +31,7 @@ class ActionSet:
     counts: Tensor
     globals: Tensor
 
-    @property
+    @cached_property
     def states(self) -> Tensor:
         """State that each action belongs to, int64 [N]."""
         return torch.repeat_interleave(torch.arange(len(self.counts)), self.counts)
@@ -40,6 +42,47 @@ class ActionSet:
         inside = torch.arange(width).unsqueeze(0) < self.counts.unsqueeze(1)
         padded = values.new_full((len(self.counts), width), filler)
         return padded.masked_scatter(inside, values)
+
+
+class _Spread(torch.autograd.Function):
+    """Rows of states [B, F], repeated for their actions [N, F].
+
+    Its adjoint is a sum over segments, which is several times faster than the scattered addition
+    that differentiating an index would give; the same holds the other way round below.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, states: Tensor, counts: Tensor) -> Tensor:
+        ctx.save_for_backward(counts)
+        return rows.index_select(0, states)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        (counts,) = ctx.saved_tensors
+        return _segment(gradients[0].contiguous(), "sum", counts), None, None
+
+
+class _Pool(torch.autograd.Function):
+    """Sum and maximum over each state's actions: [N, F] not negative -> two of [B, F]."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, states: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
+        most = _segment(values, "max", counts)
+        ctx.save_for_backward(values, most, states)
+        return _segment(values, "sum", counts), most
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        values, most, states = ctx.saved_tensors
+        # Of equal maxima each gets the gradient; above zero they are as good as never equal.
+        highest = values == most.index_select(0, states)
+        gradient = gradients[0].index_select(0, states)
+        return gradient + highest * gradients[1].index_select(0, states), None, None
+
+
+def _segment(values: Tensor, how: str, counts: Tensor) -> Tensor:
+    # The values that maxima are taken of are not negative, so that an empty set's may be zero.
+    return torch.segment_reduce(values, how, lengths=counts, axis=0, unsafe=True, initial=0.0)
 
 
 class SetScorer(nn.Module):
@@ -82,7 +125,7 @@ class SetScorer(nn.Module):
 
     def forward(self, actions: ActionSet) -> Tensor:
         """Scores [N]."""
-        context = self.from_global(actions.globals).index_select(0, actions.states)
+        context = _Spread.apply(self.from_global(actions.globals), actions.states, actions.counts)
         hidden = torch.relu(self.from_action(actions.vectors) + context)
         hidden = torch.relu(self.inner(hidden))
         scores: Tensor = self.linear(actions.vectors) + self.out(hidden)
@@ -102,12 +145,7 @@ class SetCritic(nn.Module):
     def forward(self, actions: ActionSet) -> Tensor:
         """Values [B]."""
         hidden = torch.relu(self.per_action(actions.vectors))
-        lengths = actions.counts
-        total = torch.segment_reduce(hidden, "sum", lengths=lengths, axis=0, unsafe=True)
-        # ReLU outputs are not negative, so an empty set's maximum may as well be zero.
-        most = torch.segment_reduce(
-            hidden, "max", lengths=lengths, axis=0, unsafe=True, initial=0.0
-        )
+        total, most = _Pool.apply(hidden, actions.states, actions.counts)
         pooled = torch.cat((torch.log1p(total), most, actions.globals), dim=1)
         value: Tensor = self.out(torch.tanh(self.summary(pooled)))
         return value.squeeze(1)

@@ -4,7 +4,8 @@ Whatever its source, a workload is a :class:`Trace`: jobs in the order of their 
 cluster that belongs to them.
 """
 
-from envs.workloads.gpu_cluster import GpuClusterParameters, gpu_cluster
+from envs.workloads.gpu_cluster import gpu_cluster
+from envs.workloads.gpu_parameters import GpuClusterParameters
 from envs.workloads.lublin import LublinParameters, lublin_feitelson
 from envs.workloads.philly import read_philly, read_tiresias
 from envs.workloads.profiles import PHILLY_TENANTS, TenantProfile

@@ -6,7 +6,8 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from envs.workloads.gpu_cluster import GpuClusterParameters, gpu_cluster
+from envs.workloads.gpu_cluster import gpu_cluster
+from envs.workloads.gpu_parameters import GpuClusterParameters
 from envs.workloads.lublin import LublinParameters, lublin_feitelson
 from envs.workloads.philly import read_philly, read_tiresias
 from envs.workloads.swf import read_swf
