@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import numba
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -59,7 +61,7 @@ class _Spread(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         (counts,) = ctx.saved_tensors
-        return _segment(gradients[0].contiguous(), "sum", counts), None, None
+        return _pool(gradients[0].contiguous(), counts)[0], None, None
 
 
 class _Pool(torch.autograd.Function):
@@ -67,9 +69,9 @@ class _Pool(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, values: Tensor, states: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
-        most = _segment(values, "max", counts)
+        total, most = _pool(values, counts)
         ctx.save_for_backward(values, most, states)
-        return _segment(values, "sum", counts), most
+        return total, most
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
@@ -80,9 +82,27 @@ class _Pool(torch.autograd.Function):
         return gradient + highest * gradients[1].index_select(0, states), None, None
 
 
-def _segment(values: Tensor, how: str, counts: Tensor) -> Tensor:
-    # The values that maxima are taken of are not negative, so that an empty set's may be zero.
-    return torch.segment_reduce(values, how, lengths=counts, axis=0, unsafe=True, initial=0.0)
+def _pool(values: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
+    """Sum and maximum (at least zero) of each state's rows, in one pass over [N, F]."""
+    shape = (len(counts), values.shape[1])
+    total, most = values.new_empty(shape), values.new_empty(shape)
+    _pool_rows(values.detach().numpy(), counts.numpy(), total.numpy(), most.numpy())
+    return total, most
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def _pool_rows(values, counts, total, most):
+    n = 0
+    for b in range(counts.shape[0]):
+        for f in range(values.shape[1]):
+            total[b, f] = np.float32(0.0)
+            most[b, f] = np.float32(0.0)
+        for _ in range(counts[b]):
+            for f in range(values.shape[1]):
+                value = values[n, f]
+                total[b, f] += value
+                most[b, f] = value if value > most[b, f] else most[b, f]
+            n += 1
 
 
 class SetScorer(nn.Module):
@@ -126,8 +146,8 @@ class SetScorer(nn.Module):
     def forward(self, actions: ActionSet) -> Tensor:
         """Scores [N]."""
         context = _Spread.apply(self.from_global(actions.globals), actions.states, actions.counts)
-        hidden = torch.relu(self.from_action(actions.vectors) + context)
-        hidden = torch.relu(self.inner(hidden))
+        hidden = torch.relu_(self.from_action(actions.vectors) + context)
+        hidden = torch.relu_(self.inner(hidden))
         scores: Tensor = self.linear(actions.vectors) + self.out(hidden)
         return self.gain * scores.squeeze(1)
 
@@ -144,7 +164,7 @@ class SetCritic(nn.Module):
 
     def forward(self, actions: ActionSet) -> Tensor:
         """Values [B]."""
-        hidden = torch.relu(self.per_action(actions.vectors))
+        hidden = torch.relu_(self.per_action(actions.vectors))
         total, most = _Pool.apply(hidden, actions.states, actions.counts)
         pooled = torch.cat((torch.log1p(total), most, actions.globals), dim=1)
         value: Tensor = self.out(torch.tanh(self.summary(pooled)))

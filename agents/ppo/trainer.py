@@ -16,6 +16,7 @@ from agents.bundle import save_bundle
 from agents.evaluation import METRICS
 from agents.ppo.buffer import PackedRolloutBuffer
 from agents.ppo.inference import ScorerPolicy
+from agents.ppo.memory import keep_freed_memory
 from agents.ppo.packing import ActionPacker
 from agents.ppo.policy import SetPolicy
 from agents.ppo.watcher import ValidationPlan, Watcher
@@ -112,6 +113,7 @@ class PPOTrainer:
         -------
         TrainingResult
         """
+        keep_freed_memory()
         torch.set_num_threads(self.threads)
         torch.manual_seed(task.seed)
         # The rollout buffer shuffles with NumPy's global generator, as stable-baselines3 does.
