@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.kernels.codes import Topology
+from orchestrator.kernels.codes import JobKind, Topology
 from orchestrator.kernels.state import REQUEST_DTYPE
 from orchestrator.types import JobPriority
 
@@ -58,6 +58,9 @@ COLUMNS: tuple[Column, ...] = (
     Column("checkpoint_interval_ms", "ms", "time between saves; 0: never saved", 0, _MS_MAX, 0),
     Column("checkpoint_ms", "ms", "cost of a planned checkpoint", 0, _MS_MAX, 0),
     Column("restart_ms", "ms", "cost of starting again", 0, _MS_MAX, 0),
+    Column("regroup_ms", "ms", "cost of changing the number of workers", 0, _MS_MAX, 0),
+    Column("deadline_ms", "ms", "deadline, from submission; 0: none", 0, _MS_MAX, 0),
+    Column("storage_mib", "MiB", "size of a checkpoint", 0, _MS_MAX, 0),
     Column("memory_mib", "MiB", "host memory of one worker", 0, _MS_MAX, 0),
     Column("cpu_milli", "milli-core", "CPU of one worker", 0, _I4_MAX, 0),
     Column("workers", "count", "workers of the job", 1, _I4_MAX, 1),
@@ -66,6 +69,9 @@ COLUMNS: tuple[Column, ...] = (
     Column("gpus_per_worker", "count", "GPUs of one worker, all on one node", 0, 64, 0),
     Column("gpu_milli", "milli-GPU", "share of each of its GPUs", 1, 1000, 1000),
     Column("gpu_memory_mib", "MiB", "memory needed on each GPU", 0, _I4_MAX, 0),
+    Column("bandwidth_mbps", "Mbit/s", "one worker's traffic across nodes", 0, _I4_MAX, 0),
+    Column("curve", "number", "throughput curve; 0: proportional to workers", 0, _I4_MAX, 0),
+    Column("service", "number", "service that its workers are replicas of", 0, _I4_MAX, 0),
     Column("tenant", "text", "who pays", 0, _I4_MAX, 0),
     Column("user", "number", "user in the source trace; -1: unknown", -1, _I4_MAX, -1),
     Column("group", "number", "group in the source trace; -1: unknown", -1, _I4_MAX, -1),
@@ -86,11 +92,12 @@ COLUMNS: tuple[Column, ...] = (
     Column(
         "topology",
         "code",
-        "narrowest domain: 0 any, 1 spine, 2 rack, 3 node",
+        "narrowest domain: 0 any, 1 spine, 2 rack, 3 node, 4 NVLink island",
         0,
         max(Topology),
         int(Topology.ANY),
     ),
+    Column("kind", "code", "0 training, 1 batch inference, 2 service", 0, max(JobKind), 0),
 )
 """Every column of the canonical trace table, in the order of ``REQUEST_DTYPE``."""
 

@@ -43,10 +43,11 @@ def serve_commitment(row, nodes):
         Whether the row is still committed.
     """
     j = row.committed
-    if fits(row, j) and place_gang(row, j, np.int64(Placement.FIRST_FIT), nodes):
-        start_job(row, queue_position(row, j), nodes)
-        end_commitment(row)
-        return False
+    if fits(row, j):
+        workers = place_gang(row, j, np.int64(Placement.FIRST_FIT), nodes)
+        if workers > 0 and start_job(row, queue_position(row, j), nodes, workers):
+            end_commitment(row)
+            return False
     if row.backfill != 0:
         backfill_queue(row, j, nodes)
     return True

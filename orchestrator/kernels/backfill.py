@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from orchestrator.kernels.codes import Placement
-from orchestrator.kernels.feasibility import fits
+from orchestrator.kernels.feasibility import fits, least_units
 from orchestrator.kernels.jit import kernel
 from orchestrator.kernels.placement import place_gang
-from orchestrator.kernels.tables import job, queue, request, running
+from orchestrator.kernels.tables import queue, request, running
 from orchestrator.kernels.transition.jobs import start_job
 
 __all__ = ["backfill_queue", "earliest_start"]
@@ -45,14 +45,15 @@ def backfill_queue(row, committed, nodes):
     q = 0
     while q < row.queue_len:
         j = queue(row, q).job
+        workers = np.int64(0)
         if (
             j != committed
             and request(row, j).requested_ms < slack
-            and job(row, j).units <= row.free_units
+            and least_units(row, j) <= row.free_units
             and fits(row, j)
-            and place_gang(row, j, np.int64(Placement.FIRST_FIT), nodes)
-            and start_job(row, q, nodes)
         ):
+            workers = place_gang(row, j, np.int64(Placement.FIRST_FIT), nodes)
+        if workers > 0 and start_job(row, q, nodes, workers):
             started += 1
         else:
             q += 1

@@ -51,9 +51,8 @@ def _log_seconds(ms):
 
 
 @kernel
-def _describe_candidate(row, j, nodes, out):
-    """Features 0..4 of a complete placement."""
-    workers = request(row, j).workers
+def _describe_candidate(row, j, nodes, workers, out):
+    """Features 0..4 of a placement of ``workers`` workers."""
     touched, failures = 0, node(row, nodes[0]).failures
     one_rack = True
     free, capacity = np.int64(0), np.int64(0)
@@ -76,7 +75,8 @@ def _describe_candidate(row, j, nodes, out):
     out[0] = _F(1.0)
     out[1] = _F(touched / workers)
     out[2] = _F(0.0 if touched == 1 else (0.5 if one_rack else 1.0))
-    out[3] = _F((free - job(row, j).units) / max(capacity, 1))
+    units = job(row, j).units // request(row, j).workers * workers
+    out[3] = _F((free - units) / max(capacity, 1))
     out[4] = _F(0.5) * fast_log(_F(1.0 + failures))
 
 
@@ -110,21 +110,23 @@ def encode_candidates(row, window, count, generators, nodes, mask, out):
     legal = 0
     for i in range(count):
         j = window[i]
-        workers = request(row, j).workers
         possible = placement_reason(row, j) == Reason.OK
         for k in range(K):
             a = i * K + k
             mask[a] = 0
             out[a, :] = _F(0.0)
             mine = nodes[k * W : (k + 1) * W]
-            if not possible or not place_gang(row, j, np.int64(generators[k]), mine):
+            if not possible:
+                continue
+            placed = place_gang(row, j, np.int64(generators[k]), mine)
+            if placed == 0:
                 continue
             mask[a] = 1
             legal += 1
-            _describe_candidate(row, j, mine, out[a])
+            _describe_candidate(row, j, mine, placed, out[a])
             for other in range(k):
                 same = mask[i * K + other] != 0
-                for w in range(workers):
+                for w in range(placed):
                     same = same and nodes[other * W + w] == mine[w]
                 if same:
                     out[a, 5] = _F(1.0)

@@ -14,9 +14,11 @@ __all__ = [
     "EventKind",
     "Information",
     "JobCode",
+    "JobKind",
     "LogKind",
     "NodeCode",
     "Placement",
+    "QuotaMode",
     "Reason",
     "RuleKey",
     "Status",
@@ -83,6 +85,8 @@ class NodeCode(IntEnum):
     UP = 1
     DRAINING = 2
     DOWN = 3
+    PROVISIONING = 4
+    """Ordered by the autoscaler, not here yet."""
 
 
 class EventKind(IntEnum):
@@ -94,7 +98,9 @@ class EventKind(IntEnum):
     NODE_RECOVERY = 3
     NODE_FAILURE = 4
     NODE_DRAIN = 5
-    NONE = 6
+    NODE_ARRIVAL = 6
+    SERVICE_TICK = 7
+    NONE = 8
 
 
 class LogKind(IntEnum):
@@ -111,6 +117,10 @@ class ActionKind(IntEnum):
     WAIT = 0
     PLACE = 1
     PREEMPT = 2
+    RESIZE = 3
+    MIGRATE = 4
+    CAPACITY = 5
+    SERVICE = 6
 
 
 class Status(IntEnum):
@@ -134,6 +144,16 @@ class Reason(IntEnum):
     NOTHING_TO_WAIT_FOR = 8
     UNKNOWN_ACTION = 9
     COMMITTED = 10
+    QUOTA = 11
+    STORAGE = 12
+    BANDWIDTH = 13
+    TOPOLOGY = 14
+    NOT_ELASTIC = 15
+    SIZE_BOUNDS = 16
+    NO_BETTER_PLACE = 17
+    NO_NODES = 18
+    COOLDOWN = 19
+    NOT_A_SERVICE = 20
 
 
 class Placement(IntEnum):
@@ -176,6 +196,28 @@ class Topology(IntEnum):
     SPINE = 1
     RACK = 2
     NODE = 3
+    ISLAND = 4
+    """GPUs of one NVLink island of a node."""
+
+
+class JobKind(IntEnum):
+    """What a job is for."""
+
+    TRAINING = 0
+    BATCH = 1
+    """Batch inference with a deadline; it fills gaps and yields."""
+    SERVICE = 2
+    """An inference service: its workers are replicas, and it does not end by itself."""
+
+
+class QuotaMode(IntEnum):
+    """How tenants' quotas bind."""
+
+    NONE = 0
+    HARD = 1
+    """A tenant never holds more than its quota."""
+    BORROW = 2
+    """Idle capacity may be borrowed beyond it, and is reclaimed when its owner asks."""
 
 
 class Stream(IntEnum):

@@ -29,8 +29,9 @@ def _commit_place(row, j, generator, nodes):
     reason = placement_reason(row, j)
     if reason != Reason.OK:
         return reason
-    if place_gang(row, j, generator, nodes):
-        if start_job(row, queue_position(row, j), nodes):
+    workers = place_gang(row, j, generator, nodes)
+    if workers > 0:
+        if start_job(row, queue_position(row, j), nodes, workers):
             return Reason.OK
         return Reason.NO_CAPACITY
     if row.commitment == 0:

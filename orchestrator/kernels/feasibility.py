@@ -8,9 +8,33 @@ from orchestrator.kernels.codes import NodeCode
 from orchestrator.kernels.jit import kernel, small_kernel
 from orchestrator.kernels.tables import device, job, node, request
 
-__all__ = ["fits", "node_allows", "worker_slots", "worker_slots_when_empty"]
+__all__ = [
+    "fits",
+    "least_units",
+    "least_workers",
+    "node_allows",
+    "worker_slots",
+    "worker_slots_when_empty",
+]
 
 _ONE = np.uint32(1)
+
+
+@small_kernel
+def least_workers(row, j):
+    """Workers without which job ``j`` does not start: all of them, or an elastic job's minimum."""
+    ask = request(row, j)
+    return np.int64(ask.min_workers if ask.elastic != 0 else ask.workers)
+
+
+@small_kernel
+def least_units(row, j):
+    """Capacity without which waiting job ``j`` cannot start."""
+    ask = request(row, j)
+    units = job(row, j).units
+    if ask.elastic == 0:
+        return units
+    return units // ask.workers * ask.min_workers
 
 
 @small_kernel
@@ -78,7 +102,7 @@ def worker_slots_when_empty(row, j, n, limit):
 
 @kernel
 def _gang_fits(row, j):
-    missing = np.int64(request(row, j).workers)
+    missing = least_workers(row, j)
     for n in range(row.num_nodes):
         missing -= worker_slots(row, j, n, missing)
         if missing <= 0:
@@ -89,7 +113,7 @@ def _gang_fits(row, j):
 @kernel
 def fits(row, j):
     """Whether the whole gang of job ``j`` could start now."""
-    if job(row, j).units > row.free_units:
+    if least_units(row, j) > row.free_units:
         return False
     return _gang_fits(row, j)
 
@@ -97,7 +121,7 @@ def fits(row, j):
 @kernel
 def can_ever_fit(row, j):
     """Whether the whole gang of job ``j`` would fit into the cluster if it were empty."""
-    missing = np.int64(request(row, j).workers)
+    missing = least_workers(row, j)
     for n in range(row.num_nodes):
         missing -= worker_slots_when_empty(row, j, n, missing)
         if missing <= 0:

@@ -1,7 +1,8 @@
 """Placement generators: for one job, a node for each worker of its gang, or nothing.
 
-All of them fill ``nodes`` [>= workers], a buffer of the caller's, and return whether the whole
-gang was placed. They read the state and never write it.
+All of them fill ``nodes`` [>= workers], a buffer of the caller's, and return how many workers
+found a place: as many as the job asks for, or fewer (not below its minimum) if it is elastic, or
+none. They read the state and never write it.
 """
 
 from __future__ import annotations
@@ -9,10 +10,10 @@ from __future__ import annotations
 import numpy as np
 
 from orchestrator.kernels.codes import Placement, Stream
-from orchestrator.kernels.feasibility import worker_slots
+from orchestrator.kernels.feasibility import least_units, least_workers, worker_slots
 from orchestrator.kernels.jit import kernel, small_kernel
 from orchestrator.kernels.randomness import random_below
-from orchestrator.kernels.tables import job, node, request
+from orchestrator.kernels.tables import node, request
 
 __all__ = ["place_gang"]
 
@@ -44,8 +45,8 @@ def _first_fit(row, j, nodes, offset):
         n = (k + offset) % total
         placed = _fill(nodes, placed, n, worker_slots(row, j, n, workers - placed))
         if placed == workers:
-            return True
-    return False
+            break
+    return placed
 
 
 @small_kernel
@@ -70,9 +71,9 @@ def _best_fit(row, j, nodes):
             if slots > best_slots or (slots > 0 and slots == best_slots and free < best_free):
                 best, best_slots, best_free = n, slots, free
         if best < 0:
-            return False
+            break
         placed = _fill(nodes, placed, best, best_slots)
-    return True
+    return placed
 
 
 @kernel
@@ -92,9 +93,9 @@ def _spread(row, j, nodes):
             if best < 0 or room > best_room:
                 best, best_room = n, room
         if best < 0:
-            return False
+            return np.int64(placed)
         nodes[placed] = np.int32(best)
-    return True
+    return workers
 
 
 @kernel
@@ -113,17 +114,19 @@ def place_gang(row, j, generator, nodes):
 
     Returns
     -------
-    bool
-        Whether all workers were placed; ``nodes`` is meaningless otherwise.
+    int
+        Workers placed, 0 if fewer than the job needs; ``nodes`` is meaningless beyond.
     """
-    if job(row, j).units > row.free_units:
-        return False
+    if least_units(row, j) > row.free_units:
+        return np.int64(0)
     if generator == Placement.BEST_FIT:
-        return _best_fit(row, j, nodes)
-    if generator == Placement.SPREAD:
-        return _spread(row, j, nodes)
-    offset = np.int64(0)
-    if generator == Placement.RANDOM:
-        counter = (row.point << 32) + j  # the same in a table that grows
-        offset = random_below(row.seed, Stream.PLACEMENT, counter, row.num_nodes)
-    return _first_fit(row, j, nodes, offset)
+        placed = _best_fit(row, j, nodes)
+    elif generator == Placement.SPREAD:
+        placed = _spread(row, j, nodes)
+    else:
+        offset = np.int64(0)
+        if generator == Placement.RANDOM:
+            counter = (row.point << 32) + j  # the same in a table that grows
+            offset = random_below(row.seed, Stream.PLACEMENT, counter, row.num_nodes)
+        placed = _first_fit(row, j, nodes, offset)
+    return placed if placed >= least_workers(row, j) else np.int64(0)

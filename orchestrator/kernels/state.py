@@ -16,6 +16,7 @@ from orchestrator.kernels.codes import NO_JOB, Information, JobCode
 
 __all__ = [
     "CONFIG_FIELDS",
+    "CURVE_DTYPE",
     "DEVICE_DTYPE",
     "EVENT_DTYPE",
     "INCIDENT_DTYPE",
@@ -26,7 +27,10 @@ __all__ = [
     "REQUEST_DTYPE",
     "ROW_DTYPE",
     "RUNNING_DTYPE",
+    "SERVICE_DTYPE",
     "TABLES",
+    "TENANT_DTYPE",
+    "UPLINK_DTYPE",
     "WORKER_DTYPE",
     "ClusterShape",
     "ClusterState",
@@ -34,6 +38,7 @@ __all__ = [
 ]
 
 _MAX_DEVICES = 64  # devices of one worker are a 64-bit mask
+_AT_LEAST_ONE = ("envs", "jobs", "workers", "nodes", "tenants", "uplinks", "curves", "services")
 
 TABLES = (
     "request",
@@ -46,6 +51,10 @@ TABLES = (
     "heap",
     "incident",
     "log",
+    "tenant",
+    "uplink",
+    "curve",
+    "service",
 )
 """Tables of a row; kernels reach them through the accessors in ``tables``."""
 
@@ -57,6 +66,9 @@ REQUEST_DTYPE = np.dtype(
         ("checkpoint_interval_ms", "i8"),  # 0: never saved periodically
         ("checkpoint_ms", "i8"),  # cost of a planned checkpoint
         ("restart_ms", "i8"),  # cost of starting again
+        ("regroup_ms", "i8"),  # cost of changing the number of workers; replicas: start-up time
+        ("deadline_ms", "i8"),  # from submission; 0: none
+        ("storage_mib", "i8"),  # size of a checkpoint, counted against its tenant's quota
         ("memory_mib", "i8"),  # host memory of one worker
         ("cpu_milli", "i4"),  # CPU of one worker
         ("workers", "i4"),
@@ -65,6 +77,9 @@ REQUEST_DTYPE = np.dtype(
         ("gpus_per_worker", "i4"),
         ("gpu_milli", "i4"),  # share of each GPU, 1..1000
         ("gpu_memory_mib", "i4"),
+        ("bandwidth_mbps", "i4"),  # of one worker's traffic, when the gang spans nodes
+        ("curve", "i4"),  # throughput curve; 0: proportional to the workers
+        ("service", "i4"),  # of kind SERVICE: index of its service
         ("tenant", "i4"),
         ("user", "i4"),
         ("group", "i4"),
@@ -76,6 +91,7 @@ REQUEST_DTYPE = np.dtype(
         ("elastic", "u1"),
         ("gang", "u1"),
         ("topology", "u1"),  # codes.Topology
+        ("kind", "u1"),  # codes.JobKind
     ],
     align=True,
 )
@@ -97,11 +113,15 @@ JOB_DTYPE = np.dtype(
         ("onset_ms", "i8"),  # while waiting: when its slowdown begins to exceed 1
         ("excess", "f8"),  # while running: its bounded slowdown - 1, as projected
         ("heap_slot", "i4"),  # position of its event in the event queue, or -1
+        ("resized_ms", "i8"),  # when its size or place last changed; its start at first
         ("speed_milli", "i4"),
         ("workers_now", "i4"),
         ("preemptions", "i4"),
         ("interruptions", "i4"),
+        ("resizes", "i4"),
+        ("migrations", "i4"),
         ("state", "u1"),  # codes.JobCode
+        ("spread", "u1"),  # codes.Topology: the narrowest domain that holds its workers
     ],
     align=True,
 )
@@ -114,6 +134,8 @@ NODE_DTYPE = np.dtype(
         ("cpu_cap_milli", "i8"),
         ("cpu_free_milli", "i8"),
         ("gpu_free_milli", "i8"),  # sum over its devices
+        ("bandwidth_free_mbps", "i8"),
+        ("arrive_ms", "i8"),  # provisioning: when it will be here
         ("gpus", "i4"),
         ("whole_free", "i4"),  # devices that are entirely free
         ("gpu_memory_mib", "i4"),
@@ -121,6 +143,8 @@ NODE_DTYPE = np.dtype(
         ("workers", "i4"),  # workers placed here
         ("rack", "i4"),
         ("spine", "i4"),
+        ("island", "i4"),  # GPUs of one NVLink island; 0: all GPUs are alike
+        ("price_milli", "i4"),  # thousandths of a unit of cost per hour in service
         ("failures", "i4"),
         ("model", "u1"),  # index of its GPU model
         ("state", "u1"),  # codes.NodeCode
@@ -151,6 +175,58 @@ WORKER_DTYPE = np.dtype([("devices", "u8"), ("node", "i4")], align=True)
 DEVICE_DTYPE = np.dtype([("free_milli", "i4")], align=True)
 """One GPU."""
 
+TENANT_DTYPE = np.dtype(
+    [
+        ("weight", "f8"),  # of its fair share; 0 counts as 1
+        ("quota_units", "i8"),  # capacity that it is entitled to
+        ("storage_quota_mib", "i8"),  # 0: no limit
+        ("used_units", "i8"),
+        ("used_gpu_milli", "i8"),
+        ("used_cpu_milli", "i8"),
+        ("used_memory_mib", "i8"),
+        ("storage_mib", "i8"),  # checkpoints of its jobs
+        ("attained_unit_ms", "i8"),
+    ],
+    align=True,
+)
+"""Whoever shares the cluster."""
+
+UPLINK_DTYPE = np.dtype([("capacity_mbps", "i8"), ("free_mbps", "i8")], align=True)
+"""The link from a rack to the rest of the network; capacity 0: no limit."""
+
+CURVE_DTYPE = np.dtype(
+    [
+        ("grad_fixed_s", "f8"),  # a_c: time of a gradient, constant part
+        ("grad_per_sample_s", "f8"),  # b_c
+        ("node_fixed_s", "f8"),  # a_r: synchronisation within a node
+        ("node_per_worker_s", "f8"),  # b_r, beyond two workers
+        ("network_fixed_s", "f8"),  # a_n: the same across nodes
+        ("network_per_worker_s", "f8"),  # b_n
+        ("overlap", "f8"),  # gamma: 1 none, 10 complete
+        ("local_batch", "f8"),  # samples of one worker in one step
+        ("batch", "f8"),  # M0: the batch size at which progress is counted
+        ("noise_scale", "f8"),  # phi; 0: larger batches are as good as more steps
+        ("model_milli_0", "i4"),  # speed on GPU model 0 .. 7, thousandths of the nominal one
+        ("model_milli_1", "i4"),  # 0: nominal
+        ("model_milli_2", "i4"),
+        ("model_milli_3", "i4"),
+        ("model_milli_4", "i4"),
+        ("model_milli_5", "i4"),
+        ("model_milli_6", "i4"),
+        ("model_milli_7", "i4"),
+    ],
+    align=True,
+)
+"""How fast a job trains on how many workers, how close together (Pollux, OSDI 2021)."""
+
+SERVICE_DTYPE = np.dtype(
+    [
+        ("job", "i4"),  # the job whose workers are the replicas
+    ],
+    align=True,
+)
+"""An inference service."""
+
 QUEUE_DTYPE = np.dtype([("job", "i4")], align=True)
 """An entry of the queue, in submit order."""
 
@@ -164,10 +240,13 @@ CONFIG_FIELDS = [
     ("queue_window", "i4"),  # jobs that a policy sees
     ("candidates", "i4"),  # placements offered per job
     ("victims", "i4"),  # running jobs that a policy may preempt
+    ("elastics", "i4"),  # elastic jobs that a policy may resize
     ("step_limit", "i4"),  # steps after which an episode is truncated; 0: none
     ("window_order", "u1"),  # codes.RuleKey
     ("commitment", "u1"),  # a chosen job is waited for
     ("backfill", "u1"),  # EASY backfilling while waiting for it
+    ("quota_mode", "u1"),  # codes.QuotaMode
+    ("migrate", "u1"),  # running jobs may be moved
     ("skip_forced", "u1"),  # a single legal action is taken without asking
     ("information", "u1"),  # codes.Information
     ("keep_log", "u1"),  # keep records (the hash is always kept)
@@ -201,12 +280,18 @@ _SCALARS = [
     ("queued_unit_ms", "i8"),  # estimated work of the queue
     ("preemptions", "i8"),
     ("interruptions", "i8"),
+    ("resizes", "i8"),
+    ("migrations", "i8"),
     ("committed", "i4"),  # job that the scheduler is committed to, or NO_JOB
     ("num_jobs", "i4"),
     ("next_arrival", "i4"),
     ("num_incidents", "i4"),
     ("next_incident", "i4"),
     ("num_nodes", "i4"),
+    ("num_tenants", "i4"),
+    ("num_uplinks", "i4"),
+    ("num_curves", "i4"),
+    ("num_services", "i4"),
     ("queue_len", "i4"),
     ("running_len", "i4"),
     ("heap_len", "i4"),
@@ -243,6 +328,8 @@ class ClusterShape:
         Node failures and recoveries of one episode.
     log : int
         Records of the event log that are kept (a ring); the hash covers all.
+    tenants, uplinks, curves, services : int
+        Tenants, racks with an uplink, throughput curves, inference services.
     """
 
     envs: int
@@ -252,10 +339,14 @@ class ClusterShape:
     devices: int = 0
     incidents: int = 0
     log: int = 0
+    tenants: int = 1
+    uplinks: int = 1
+    curves: int = 1
+    services: int = 1
 
     def __post_init__(self) -> None:
         """Check the bounds."""
-        for name in ("envs", "jobs", "workers", "nodes"):
+        for name in _AT_LEAST_ONE:
             if getattr(self, name) < 1:
                 raise ValueError(f"ClusterShape: '{name}' must be at least 1")
         for name in ("devices", "incidents", "log"):
@@ -285,6 +376,10 @@ class ClusterState:
     heap: NDArray[np.void]  # [E, J] EVENT_DTYPE, binary heap
     incident: NDArray[np.void]  # [E, max(incidents, 1)] INCIDENT_DTYPE, by time
     log: NDArray[np.void]  # [E, max(log, 1)] LOG_DTYPE, a ring
+    tenant: NDArray[np.void]  # [E, T] TENANT_DTYPE
+    uplink: NDArray[np.void]  # [E, R] UPLINK_DTYPE, by rack
+    curve: NDArray[np.void]  # [E, C] CURVE_DTYPE; entry 0 is not used
+    service: NDArray[np.void]  # [E, S] SERVICE_DTYPE
 
     @property
     def nbytes(self) -> int:
@@ -318,6 +413,10 @@ def allocate(shape: ClusterShape) -> ClusterState:
         heap=np.zeros((envs, jobs), EVENT_DTYPE),
         incident=np.zeros((envs, max(shape.incidents, 1)), INCIDENT_DTYPE),
         log=np.zeros((envs, max(shape.log, 1)), LOG_DTYPE),
+        tenant=np.zeros((envs, shape.tenants), TENANT_DTYPE),
+        uplink=np.zeros((envs, shape.uplinks), UPLINK_DTYPE),
+        curve=np.zeros((envs, shape.curves), CURVE_DTYPE),
+        service=np.zeros((envs, shape.services), SERVICE_DTYPE),
     )
     for name in TABLES:
         table = getattr(state, name)

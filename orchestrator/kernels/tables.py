@@ -20,6 +20,7 @@ from orchestrator.kernels.jit import small_kernel
 __all__ = [
     "copy_record",
     "copy_scalars",
+    "curve",
     "device",
     "heap",
     "incident",
@@ -30,6 +31,9 @@ __all__ = [
     "queue",
     "request",
     "running",
+    "service",
+    "tenant",
+    "uplink",
     "worker",
 ]
 
@@ -64,6 +68,10 @@ _running_at = _record_at(state.RUNNING_DTYPE)
 _heap_at = _record_at(state.EVENT_DTYPE)
 _incident_at = _record_at(state.INCIDENT_DTYPE)
 _log_at = _record_at(state.LOG_DTYPE)
+_tenant_at = _record_at(state.TENANT_DTYPE)
+_uplink_at = _record_at(state.UPLINK_DTYPE)
+_curve_at = _record_at(state.CURVE_DTYPE)
+_service_at = _record_at(state.SERVICE_DTYPE)
 
 
 @intrinsic
@@ -188,3 +196,27 @@ def incident(row, position):
 def log_entry(row, slot):
     """A record of the event log (LOG_DTYPE)."""
     return _log_at(row.log_at, slot)
+
+
+@small_kernel
+def tenant(row, t):
+    """Tenant ``t`` (TENANT_DTYPE)."""
+    return _tenant_at(row.tenant_at, t)
+
+
+@small_kernel
+def uplink(row, rack):
+    """The uplink of a rack (UPLINK_DTYPE)."""
+    return _uplink_at(row.uplink_at, rack)
+
+
+@small_kernel
+def curve(row, c):
+    """Throughput curve ``c`` (CURVE_DTYPE)."""
+    return _curve_at(row.curve_at, c)
+
+
+@small_kernel
+def service(row, s):
+    """Service ``s`` (SERVICE_DTYPE)."""
+    return _service_at(row.service_at, s)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from orchestrator.kernels.codes import NO_JOB, Information, JobCode, NodeCode
+from orchestrator.kernels.codes import NO_JOB, Information, JobCode, NodeCode, Topology
 from orchestrator.kernels.jit import kernel, small_kernel
 from orchestrator.kernels.tables import (
     copy_record,
     copy_scalars,
+    curve,
     device,
     heap,
     incident,
@@ -17,6 +18,9 @@ from orchestrator.kernels.tables import (
     queue,
     request,
     running,
+    service,
+    tenant,
+    uplink,
     worker,
 )
 
@@ -44,6 +48,7 @@ def load_nodes(row, nodes):
         node(row, n).memory_free_mib = nodes[n].memory_cap_mib
         node(row, n).gpu_free_milli = np.int64(nodes[n].gpus) * 1000
         node(row, n).whole_free = nodes[n].gpus
+        node(row, n).bandwidth_free_mbps = nodes[n].bandwidth_mbps
         node(row, n).workers = 0
         node(row, n).failures = 0
         for g in range(row.max_devices):
@@ -82,6 +87,10 @@ def clear_job(row, j):
     job(row, j).workers_now = 0
     job(row, j).preemptions = 0
     job(row, j).interruptions = 0
+    job(row, j).resizes = 0
+    job(row, j).migrations = 0
+    job(row, j).resized_ms = 0
+    job(row, j).spread = np.uint8(Topology.ANY)
     job(row, j).state = np.uint8(JobCode.ABSENT)
     job(row, j).heap_slot = -1
 
@@ -140,10 +149,16 @@ def begin_episode(row, seed, nodes, requests):
     row.queued_unit_ms = 0
     row.preemptions = 0
     row.interruptions = 0
+    row.resizes = 0
+    row.migrations = 0
     row.committed = NO_JOB
     row.num_jobs = requests.shape[0]
     row.next_arrival = 0
     row.num_incidents = 0
+    row.num_tenants = 0
+    row.num_uplinks = 0
+    row.num_curves = 0
+    row.num_services = 0
     row.next_incident = 0
     row.queue_len = 0
     row.running_len = 0
@@ -191,3 +206,11 @@ def copy_row(source, target):
             device(target, n, g).free_milli = device(source, n, g).free_milli
     for k in range(source.num_incidents):
         copy_record(incident(target, k), incident(source, k))
+    for t in range(source.num_tenants):
+        copy_record(tenant(target, t), tenant(source, t))
+    for r in range(source.num_uplinks):
+        copy_record(uplink(target, r), uplink(source, r))
+    for c in range(source.num_curves):
+        copy_record(curve(target, c), curve(source, c))
+    for k in range(source.num_services):
+        copy_record(service(target, k), service(source, k))

@@ -51,16 +51,16 @@ def admit_job(row, j):
 @kernel
 def _placement_hash(row, j):
     """Fold a gang's nodes and devices into one word for the log."""
-    word = np.uint64(request(row, j).workers)
-    for w in range(request(row, j).workers):
+    word = np.uint64(job(row, j).workers_now)
+    for w in range(job(row, j).workers_now):
         word = (word ^ np.uint64(worker(row, j, w).node + 1)) * _HASH_STEP
         word = (word ^ worker(row, j, w).devices) * _HASH_STEP
     return np.int64(word & np.uint64(0xFFFFFF))
 
 
 @kernel
-def start_job(row, position, nodes):
-    """Start the job at a queue position on ``nodes``, whole or not at all.
+def start_job(row, position, nodes, workers):
+    """Start the job at a queue position with ``workers`` workers on ``nodes``, or not at all.
 
     Returns
     -------
@@ -68,7 +68,7 @@ def start_job(row, position, nodes):
         False, and nothing changed, if its gang could not be reserved.
     """
     j = queue(row, position).job
-    if not reserve_gang(row, j, nodes):
+    if not reserve_gang(row, j, nodes, workers):
         return False
     dequeue(row, position)
     ask = request(row, j)

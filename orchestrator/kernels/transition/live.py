@@ -97,6 +97,7 @@ def _describe_node(row, n, record):
     node(row, n).memory_free_mib = record.memory_cap_mib
     node(row, n).gpu_free_milli = np.int64(record.gpus) * 1000
     node(row, n).whole_free = record.gpus
+    node(row, n).bandwidth_free_mbps = record.bandwidth_mbps
     node(row, n).workers = 0
     for g in range(row.max_devices):
         device(row, n, g).free_milli = 1000 if g < record.gpus else 0

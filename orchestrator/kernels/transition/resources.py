@@ -148,21 +148,20 @@ def retake_worker(row, j, w):
 
 
 @kernel
-def reserve_gang(row, j, nodes):
-    """Reserve all workers of job ``j`` on ``nodes`` [>= workers], or none of them.
+def reserve_gang(row, j, nodes, workers):
+    """Reserve ``workers`` workers of job ``j`` on ``nodes`` [>= workers], or none of them.
 
     Returns
     -------
     bool
         Whether the gang was reserved.
     """
-    workers = request(row, j).workers
     for w in range(workers):
         if not reserve_worker(row, j, w, nodes[w]):
             for undo in range(w):
                 release_worker(row, j, undo)
             return False
-    job(row, j).workers_now = workers
+    job(row, j).workers_now = np.int32(workers)
     return True
 
 
