@@ -60,15 +60,17 @@ class Buffers(NamedTuple):
     globals: NDArray[np.float32]  # [E, G]
     candidates: NDArray[np.float32]  # [E, Q * K, C]
     victims: NDArray[np.float32]  # [E, max(V, 1), F_v]
+    elastics: NDArray[np.float32]  # [E, max(E_n, 1), F_e]
     mask: NDArray[np.int8]  # [E, A]
     reward: NDArray[np.float64]  # [E]
     terminated: NDArray[np.bool_]  # [E]
     truncated: NDArray[np.bool_]  # [E]
     reason: NDArray[np.int32]  # [E] Reason of the last action
     # --- the session's own memory ---
-    shown: NDArray[np.int32]  # [E, 2] jobs and victims shown by the last encoding
+    shown: NDArray[np.int32]  # [E, 3] jobs, victims and elastic jobs of the last encoding
     window: NDArray[np.int32]  # [E, Q] the jobs shown
     victim_jobs: NDArray[np.int32]  # [E, max(V, 1)]
+    elastic_jobs: NDArray[np.int32]  # [E, max(E_n, 1)]
     static: NDArray[np.float32]  # [E, J, STATIC_WIDTH]
     metrics: NDArray[np.float64]  # [E, len(Metric)] at the last step
     scale: NDArray[np.float64]  # [E] reward scale of the episode
@@ -81,7 +83,8 @@ class Bench(NamedTuple):
     """Scratch of one thread; W workers, J jobs."""
 
     nodes: NDArray[np.int32]  # [(K + 1) * W]
-    jobs: NDArray[np.int32]  # [J]
+    jobs: NDArray[np.int32]  # [max(J, W)]
+    shapes: NDArray[np.int32]  # [Q]
     releases: NDArray[np.float32]  # see features.make_scratch
     table: NDArray[np.int32]
     columns: NDArray[np.float32]
