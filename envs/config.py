@@ -14,6 +14,7 @@ from orchestrator.errors import ConfigurationError
 from orchestrator.kernels.codes import Information, Placement, RuleKey
 from orchestrator.kernels.features import Encoding
 from orchestrator.kernels.session import Sampling
+from orchestrator.scheduler.rules import rule_named
 from orchestrator.scheduler.schema import ActionLayout, FeatureSchema
 
 __all__ = ["CLUSTER", "JOB_ORDERING", "EnvConfig"]
@@ -75,6 +76,9 @@ class EnvConfig:
         Running elastic jobs that may be resized, E.
     migrate : bool
         Whether the V jobs may also be moved to a better place.
+    advice : str or None
+        A rule whose choice is marked among the actions: a policy that follows it starts at that
+        rule's level.
     ageing_seconds : float
         Waiting time that is worth one priority class, for rules by priority; 0: none.
     episode_jobs : int
@@ -102,6 +106,7 @@ class EnvConfig:
     min_run_seconds: float = 0.0
     elastics: int = 0
     migrate: bool = False
+    advice: str | None = None
     ageing_seconds: float = 0.0
     episode_jobs: int = 256
     information: Information = Information.ESTIMATE
@@ -131,6 +136,8 @@ class EnvConfig:
             raise ConfigurationError(
                 f"environment: 'reward' is {self.reward!r}; give a RewardConfig"
             )
+        if self.advice is not None:
+            rule_named(self.advice)
         if not self.placements:
             raise ConfigurationError("environment: 'placements' is empty; name at least one")
         if self.commitment and (len(self.placements) > 1 or self.victims > 0 or self.elastics > 0):
@@ -156,7 +163,7 @@ class EnvConfig:
             self.migrate,
             can_wait=not self.commitment,
         )
-        return FeatureSchema(self.encoding, layout)
+        return FeatureSchema(self.encoding, layout, self.advice)
 
 
 JOB_ORDERING = EnvConfig()

@@ -18,7 +18,7 @@ from orchestrator.kernels.features import GLOBAL_NAMES, STATIC_WIDTH, make_scrat
 from orchestrator.kernels.metrics import Metric
 from orchestrator.kernels.state import INCIDENT_DTYPE, ClusterShape, ClusterState, allocate
 from orchestrator.resources.records import gpu_models, node_records
-from orchestrator.scheduler.rules import Rule
+from orchestrator.scheduler.rules import Rule, rule_named
 
 __all__ = ["Session"]
 
@@ -150,6 +150,8 @@ class Session:
             seen["candidates"] = self.buffers.candidates[e]
         if self.schema.victims:
             seen["victims"] = self.buffers.victims[e]
+        if self.schema.advice:
+            seen["advice"] = self.buffers.advice[e]
         if self.schema.elastics:
             seen["elastics"] = self.buffers.elastics[e]
         return seen
@@ -266,6 +268,7 @@ def _make_source(
     settings["form"] = kernels.RewardForm[config.reward.form.upper()]
     settings["scaled"] = config.reward.reference is not None
     settings["sampling"] = config.sampling
+    settings["advice"] = config.advice is not None
     fields = ("user", "group", "application")
     largest = [trace.requests["requested_ms"].max() / 1000.0]
     largest += [max(float(trace.requests[name].max()), 1.0) for name in fields]
@@ -280,6 +283,7 @@ def _make_source(
         starts=np.array(starts, np.int64),
         reference=np.full(len(starts), np.nan),
         reference_rule=config.reward.reference_rule.to_record(),
+        advisor=rule_named(config.advice or "fcfs").to_record(),
         weights=config.reward.weights,
         generators=np.array(config.placements, np.int32),
         maxima=np.array(largest, np.float64),
@@ -314,12 +318,14 @@ def _make_buffers(shape: ClusterShape, config: EnvConfig) -> kernels.Buffers:
         candidates=np.zeros((E, pairs, len(CANDIDATE_NAMES)), np.float32),
         victims=np.zeros((E, V, len(VICTIM_NAMES)), np.float32),
         elastics=np.zeros((E, max(config.elastics, 1), len(ELASTIC_NAMES)), np.float32),
+        advice=np.zeros((E, schema.actions.size if schema.advice else 1), np.float32),
         mask=np.zeros((E, schema.actions.size), np.int8),
         reward=np.zeros(E),
         terminated=np.zeros(E, np.bool_),
         truncated=np.zeros(E, np.bool_),
         reason=np.zeros(E, np.int32),
         shown=np.zeros((E, 3), np.int32),
+        advised=np.full(E, -1, np.int32),
         window=np.full((E, Q), NO_JOB, np.int32),
         victim_jobs=np.full((E, V), NO_JOB, np.int32),
         elastic_jobs=np.full((E, max(config.elastics, 1)), NO_JOB, np.int32),

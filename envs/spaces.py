@@ -19,7 +19,7 @@ def observation_space(config: EnvConfig) -> spaces.Dict:
 
     ``queue`` [Q, F], ``global`` [G], ``action_mask`` [A]; with chosen placements also
     ``candidates`` [Q * K, C], with preemption ``victims`` [V, F_v], with resizing ``elastics``
-    [E, F_e].
+    [E, F_e], with advice ``advice`` [A].
     """
     schema, layout = config.schema, config.schema.actions
     parts: dict[str, spaces.Space[np.ndarray]] = {
@@ -31,6 +31,8 @@ def observation_space(config: EnvConfig) -> spaces.Dict:
         parts["candidates"] = _box(layout.window * layout.candidates, len(schema.candidates))
     if schema.victims:
         parts["victims"] = _box(layout.victims, len(schema.victims))
+    if schema.advice:
+        parts["advice"] = _box(layout.size)
     if schema.elastics:
         parts["elastics"] = _box(layout.elastics, len(schema.elastics))
     return spaces.Dict(parts)

@@ -1,7 +1,8 @@
 """Legal actions as packed feature vectors: most windows are short, and padding is wasted work.
 
-An action's vector holds the features of what it is about, zeros elsewhere, and which head it
-belongs to: ``[queued job | candidate | victim | elastic job | ... | head one-hot]``. Sets that an
+An action's vector holds the features of what it is about, zeros elsewhere, which head it belongs
+to, and whether the advising rule would take it:
+``[queued job | candidate | victim | elastic job | head one-hot | advised]``. Sets that an
 environment does not have take no room; where only one head exists, there is no one-hot either.
 """
 
@@ -58,7 +59,8 @@ def feature_names(schema: FeatureSchema) -> list[str]:
     """Names of the entries of an action's vector."""
     names = [f"{_PREFIX[part]}{name}" for part in _SETS for name in getattr(schema, part)]
     heads = [head.name for head in schema.actions.heads if head.size > 0]
-    return names + [f"head:{name}" for name in heads if len(heads) > 1]
+    names += [f"head:{name}" for name in heads if len(heads) > 1]
+    return names + [f"advice:{name}" for name in schema.advice]
 
 
 class ActionPacker:
@@ -66,6 +68,7 @@ class ActionPacker:
 
     def __init__(self, schema: FeatureSchema) -> None:
         self.width = len(feature_names(schema))
+        self._advice_at = self.width - 1 if schema.advice else -1
         self._schema = schema
         self._layouts: dict[tuple[int, ...], NDArray[np.int64]] = {}
 
@@ -127,12 +130,13 @@ class ActionPacker:
         actions = np.empty(total, np.int64)
         nothing = np.zeros((len(mask), 1, 0), np.float32)
         sets = tuple(observation.get(part, nothing) for part in _SETS)
-        _pack(mask, sets, self._parts(observation), vectors, actions)
+        advice = observation.get("advice", nothing[:, 0])
+        _pack(mask, sets, self._parts(observation), advice, self._advice_at, vectors, actions)
         return PackedActions(vectors, counts, actions)
 
 
 @numba.njit(cache=True, nogil=True)
-def _pack(mask, sets, parts, vectors, actions):
+def _pack(mask, sets, parts, advice, advice_at, vectors, actions):
     n = 0
     for b in range(mask.shape[0]):
         p = 0
@@ -154,5 +158,7 @@ def _pack(mask, sets, parts, vectors, actions):
                             vectors[n, start + f] = features[f]
                 if parts[p, 5] >= 0:
                     vectors[n, parts[p, 5]] = 1.0
+                if advice_at >= 0:
+                    vectors[n, advice_at] = advice[b, a]
                 n += 1
             p = last + 1

@@ -24,6 +24,7 @@ from orchestrator.kernels.features import encode_global, encode_queue
 from orchestrator.kernels.jit import kernel, small_kernel
 from orchestrator.kernels.migration import migration_reason, plan_migration
 from orchestrator.kernels.ordering import job_score
+from orchestrator.kernels.rules import rule_action
 from orchestrator.kernels.tables import job, queue
 
 __all__ = ["decode", "encode"]
@@ -124,6 +125,53 @@ def _encode_elastics(row, e, source, buffers, bench):
     return legal
 
 
+@small_kernel
+def _place_of(jobs, count, j):
+    """Where a job is in a set, or -1."""
+    for i in range(count):
+        if jobs[i] == j:
+            return i
+    return -1
+
+
+@kernel
+def _number(row, e, kind, j, value, source, buffers):
+    """Flat number of an action, or -1 if the sets that are shown do not hold it."""
+    Q, K, V, E = buffers.queue.shape[1], source.generators.shape[0], row.victims, row.elastics
+    if kind == ActionKind.WAIT:
+        return buffers.mask.shape[1] - 1
+    if kind == ActionKind.PLACE:
+        i = _place_of(buffers.window[e], buffers.shown[e, 0], j)
+        for k in range(K):
+            if i >= 0 and source.generators[k] == value:
+                return i * K + k
+        return -1
+    if kind == ActionKind.PREEMPT:
+        i = _place_of(buffers.victim_jobs[e], buffers.shown[e, 1], j)
+        return Q * K + i if i >= 0 else -1
+    if kind == ActionKind.RESIZE:
+        i = _place_of(buffers.elastic_jobs[e], buffers.shown[e, 2], j)
+        step = E if value > job(row, j).workers_now else 0
+        return Q * K + V + step + i if i >= 0 else -1
+    return -1
+
+
+@kernel
+def _advise(row, e, source, buffers, bench):
+    """Mark what the advising rule would do here, if that is among the actions shown."""
+    last = buffers.advised[e]
+    if last >= 0:
+        buffers.advice[e, last] = np.float32(0.0)
+    buffers.advised[e] = -1
+    if row.done != 0:
+        return
+    kind, j, value = rule_action(row, source.advisor[0], bench.jobs)
+    a = _number(row, e, kind, j, value, source, buffers)
+    if a >= 0 and buffers.mask[e, a] != 0:
+        buffers.advised[e] = np.int32(a)
+        buffers.advice[e, a] = np.float32(1.0)
+
+
 @kernel
 def encode(row, e, source, buffers, bench):
     """Describe the decision point at which a row stands.
@@ -164,6 +212,8 @@ def encode(row, e, source, buffers, bench):
         for i in range(count, before):
             buffers.mask[e, i] = np.int8(0)
         buffers.shown[e, 0] = count
+        if source.settings[0].advice != 0:
+            _advise(row, e, source, buffers, bench)
         return count
     choices = _encode_placements(row, e, count, source, buffers, bench)
     buffers.shown[e, 0] = count
@@ -172,6 +222,8 @@ def encode(row, e, source, buffers, bench):
     if row.elastics > 0:
         choices += _encode_elastics(row, e, source, buffers, bench)
     buffers.mask[e, buffers.mask.shape[1] - 1] = np.int8(row.done == 0 and can_wait(row))
+    if source.settings[0].advice != 0:
+        _advise(row, e, source, buffers, bench)
     return choices
 
 

@@ -104,6 +104,7 @@ class FeatureSchema:
 
     encoding: Encoding
     actions: ActionLayout
+    advisor: str | None = None
 
     @property
     def queue(self) -> tuple[str, ...]:
@@ -130,6 +131,11 @@ class FeatureSchema:
         """Features of a running elastic job that may be resized."""
         return ELASTIC_NAMES if self.actions.elastics > 0 else ()
 
+    @property
+    def advice(self) -> tuple[str, ...]:
+        """Features of any action: whether the advising rule would take it."""
+        return (f"advised_by_{self.advisor}",) if self.advisor is not None else ()
+
     def as_dict(self) -> dict[str, object]:
         """Plain data, for manifests; window sizes are left out where weights do not depend on them.
 
@@ -143,6 +149,7 @@ class FeatureSchema:
             "victims": list(self.victims),
             # Left out where there are none, as schemas were before there were any.
             **({"elastics": list(self.elastics)} if self.elastics else {}),
+            **({"advice": list(self.advice)} if self.advice else {}),
             "heads": [head.name for head in self.actions.heads if head.size > 0],
         }
 
