@@ -128,8 +128,8 @@ class Engine:
         self.state.rows["keep_log"] = 1
         no_nodes, no_jobs = np.zeros(0, NODE_DTYPE), np.zeros(0, REQUEST_DTYPE)
         kernels.begin_episode(self.state.rows, 0, seed, no_nodes, no_jobs)
-        self.jobs = JobTable(self.state)
         self.nodes = NodeTable(self.state)
+        self.jobs = JobTable(self.state, self.nodes)
         for spec in nodes:
             self.nodes.check(spec)
             self.nodes.found(spec)
@@ -221,7 +221,7 @@ class Engine:
     def check(self, body: Command | Event) -> None:
         """Raise a :class:`QuartermasterError` if a command makes no sense as things are."""
         if isinstance(body, Submit):
-            self.jobs.check(body.spec, nodes=len(self.nodes.specs))
+            self.jobs.check(body.spec)
         elif isinstance(body, Register):
             self.nodes.check(body.spec)
         elif isinstance(body, Preempt | Scale):
