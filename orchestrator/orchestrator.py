@@ -47,11 +47,11 @@ from orchestrator.scheduler.cycle import SchedulingCycle
 from orchestrator.scheduler.policy import RulePolicy
 from orchestrator.scheduler.rules import RULES, Rule
 from orchestrator.semantics import Semantics
-from orchestrator.types import JobSpec, NodeSpec
+from orchestrator.types import JobSpec, NodeSpec, TenantSpec
 
 __all__ = ["DEFAULT_SHAPE", "InfrastructureOrchestrator"]
 
-DEFAULT_SHAPE = ClusterShape(envs=1, jobs=4096, workers=64, nodes=256, devices=16)
+DEFAULT_SHAPE = ClusterShape(envs=1, jobs=4096, workers=64, nodes=256, devices=16, tenants=256)
 
 _log = logging.getLogger(__name__)
 
@@ -83,6 +83,8 @@ class InfrastructureOrchestrator:
         Machines that are there from the beginning, without being registered.
     semantics : Semantics or None
         What is legal; None: the defaults.
+    tenants : sequence of TenantSpec
+        Who is entitled to what.
     seed : int
         Seed of random placements and orders.
     schedule_on_events : bool
@@ -108,6 +110,7 @@ class InfrastructureOrchestrator:
         shape: ClusterShape | None = None,
         nodes: Sequence[NodeSpec] = (),
         semantics: Semantics | None = None,
+        tenants: Sequence[TenantSpec] = (),
         seed: int = 0,
         schedule_on_events: bool = False,
         review_ms: int | None = 1000,
@@ -120,7 +123,12 @@ class InfrastructureOrchestrator:
         self.clock: Clock = WallClock() if clock is None else clock
         self.runtime: Runtime = SimulatedRuntime(self.clock) if runtime is None else runtime
         self.engine = Engine(
-            shape or DEFAULT_SHAPE, nodes=nodes, semantics=semantics, seed=seed, check=check
+            shape or DEFAULT_SHAPE,
+            nodes=nodes,
+            semantics=semantics,
+            tenants=tenants,
+            seed=seed,
+            check=check,
         )
         self.jobs: dict[str, JobSpec] = self.engine.jobs.specs
         self.nodes: dict[str, NodeSpec] = self.engine.nodes.specs

@@ -20,6 +20,7 @@ __all__ = [
     "NodeSpec",
     "ScalingDecision",
     "ScalingDirection",
+    "TenantSpec",
 ]
 
 
@@ -300,6 +301,37 @@ class NodeSpec:
         _require_number(me, "network_bandwidth_gbps", self.network_bandwidth_gbps, 0.0, above=False)
         _require_count(me, "rack", self.rack, 0)
         _require_count(me, "spine", self.spine, 0)
+
+
+@dataclass(frozen=True)
+class TenantSpec:
+    """Who shares a cluster, and what they are entitled to.
+
+    Parameters
+    ----------
+    name : str
+        As in ``JobSpec.tenant``.
+    weight : float
+        Of its fair share.
+    quota : float
+        Capacity that it is entitled to: GPUs, or CPU cores in a cluster without GPUs.
+    storage_quota_gb : float or None
+        Most that the checkpoints of its jobs may take, GiB; None: no limit.
+    """
+
+    name: str
+    weight: float = 1.0
+    quota: float = 0.0
+    storage_quota_gb: float | None = None
+
+    def __post_init__(self) -> None:
+        """Validate every field; raise :class:`ValidationError` naming the first bad one."""
+        me = f"TenantSpec '{self.name}'"
+        _require(me, "name", bool(self.name), "is empty", "give the tenant a name")
+        _require_number(me, "weight", self.weight, 0.0, above=True)
+        _require_number(me, "quota", self.quota, 0.0, above=False)
+        if self.storage_quota_gb is not None:
+            _require_number(me, "storage_quota_gb", self.storage_quota_gb, 0.0, above=True)
 
 
 @dataclass(frozen=True)

@@ -341,7 +341,7 @@ class ClusterShape:
     devices: int = 0
     incidents: int = 0
     log: int = 0
-    tenants: int = 1
+    tenants: int = 16
     uplinks: int = 1
     curves: int = 1
     services: int = 1

@@ -42,7 +42,7 @@ class JobTable:
         self._state = state
         self._nodes = nodes
         self._spare = state.shape.jobs - 1
-        self._tenants = Names("tenant", 65_536)
+        self.tenants = Names("tenant", state.shape.tenants)
         self._forgotten = dict.fromkeys(_COUNTED, 0)
         self.slots = Slots("job", self._spare)
         self.specs: dict[str, JobSpec] = {}
@@ -65,7 +65,7 @@ class JobTable:
         if spec.num_workers > most:
             problem = f"is {spec.num_workers}, and a job has at most {most}"
             raise ValidationError(me, "num_workers", problem, "raise ClusterShape.workers")
-        self._tenants.require_room(spec.tenant)
+        self.tenants.require_room(spec.tenant)
         ask = request_record(spec, 0, 0, self._nodes.models)
         # A cluster without nodes is one that is being built; it may yet hold anything.
         if nodes > 0 and not live.could_ever_fit(self._state.rows, 0, self._spare, ask):
@@ -88,7 +88,7 @@ class JobTable:
         if forgotten:
             del self.specs[forgotten]
         self.specs[spec.job_id] = spec
-        tenant = self._tenants.number(spec.tenant)
+        tenant = self.tenants.number(spec.tenant)
         ask = request_record(spec, time_ms, tenant, self._nodes.models)
         live.admit_live_job(self._state.rows, 0, time_ms, j, ask)
         for name in _COUNTED:
