@@ -31,7 +31,7 @@ def _commit_place(row, j, generator, nodes):
         return reason
     workers = place_gang(row, j, generator, nodes)
     if workers > 0:
-        if start_job(row, queue_position(row, j), nodes, workers):
+        if start_job(row, queue_position(row, j), nodes, workers, generator):
             return Reason.OK
         return Reason.NO_CAPACITY
     if row.commitment == 0:

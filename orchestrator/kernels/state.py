@@ -13,6 +13,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.kernels.codes import NO_JOB, Information, JobCode
+from orchestrator.kernels.packing_state import (
+    BRANCH_DTYPE,
+    MEMO_TABLES,
+    ORDER_DTYPE,
+    SHAPE_DTYPE,
+    TAG_DTYPE,
+    TAGS,
+    TOUCH_DTYPE,
+    TYPICAL_DTYPE,
+    memo_sizes,
+)
 
 __all__ = [
     "CONFIG_FIELDS",
@@ -55,6 +66,10 @@ TABLES = (
     "uplink",
     "curve",
     "service",
+    "typical",
+    "order",
+    "tag",
+    *MEMO_TABLES,
 )
 """Tables of a row; kernels reach them through the accessors in ``tables``."""
 
@@ -135,6 +150,7 @@ NODE_DTYPE = np.dtype(
         ("cpu_free_milli", "i8"),
         ("gpu_free_milli", "i8"),  # sum over its devices
         ("bandwidth_free_mbps", "i8"),
+        ("fragmentation", "f8"),  # milli-GPUs, see kernels.fragmentation; 0 without typical pods
         ("arrive_ms", "i8"),  # provisioning: when it will be here
         ("gpus", "i4"),
         ("whole_free", "i4"),  # devices that are entirely free
@@ -172,7 +188,7 @@ LOG_DTYPE = np.dtype(
 WORKER_DTYPE = np.dtype([("devices", "u8"), ("node", "i4")], align=True)
 """Where a placed worker is: its node, and its devices there as a bit mask."""
 
-DEVICE_DTYPE = np.dtype([("free_milli", "i4")], align=True)
+DEVICE_DTYPE = np.dtype([("free_milli", "i4"), ("free_memory_mib", "i4")], align=True)
 """One GPU."""
 
 TENANT_DTYPE = np.dtype(
@@ -231,7 +247,15 @@ QUEUE_DTYPE = np.dtype([("job", "i4")], align=True)
 """An entry of the queue, in submit order."""
 
 _ADDRESSES = [(f"{name}_at", "i8") for name in TABLES]
-_STRIDES = [("max_jobs", "i4"), ("max_workers", "i4"), ("max_devices", "i4"), ("max_log", "i4")]
+_STRIDES = [
+    ("max_jobs", "i4"),
+    ("max_workers", "i4"),
+    ("max_devices", "i4"),
+    ("max_log", "i4"),
+    ("max_shapes", "i4"),  # request shapes whose placements are remembered; 0: none
+    ("max_touches", "i4"),  # a power of two
+    ("tree", "i4"),  # entries of one shape's tree: twice a power of two
+]
 
 CONFIG_FIELDS = [
     ("min_run_ms", "i8"),  # a job may not be preempted before
@@ -292,6 +316,9 @@ _SCALARS = [
     ("num_uplinks", "i4"),
     ("num_curves", "i4"),
     ("num_services", "i4"),
+    ("num_typical", "i4"),
+    ("touched", "i8"),  # nodes that changed, counted since the episode began
+    ("shape_clock", "i8"),
     ("queue_len", "i4"),
     ("running_len", "i4"),
     ("heap_len", "i4"),
@@ -330,6 +357,11 @@ class ClusterShape:
         Records of the event log that are kept (a ring); the hash covers all.
     tenants, uplinks, curves, services : int
         Tenants, racks with an uplink, throughput curves, inference services.
+    typical : int
+        Classes of typical pods, by which fragmentation is measured.
+    shapes : int
+        Request shapes of which the best node is remembered: rows with many nodes are then not
+        scanned for every placement. Below 0: 32 from 64 nodes up, else none.
     """
 
     envs: int
@@ -343,13 +375,15 @@ class ClusterShape:
     uplinks: int = 1
     curves: int = 1
     services: int = 1
+    typical: int = 0
+    shapes: int = -1
 
     def __post_init__(self) -> None:
         """Check the bounds."""
         for name in _AT_LEAST_ONE:
             if getattr(self, name) < 1:
                 raise ValueError(f"ClusterShape: '{name}' must be at least 1")
-        for name in ("devices", "incidents", "log"):
+        for name in ("devices", "incidents", "log", "typical"):
             if getattr(self, name) < 0:
                 raise ValueError(f"ClusterShape: '{name}' must not be negative")
         if self.devices > _MAX_DEVICES:
@@ -380,6 +414,12 @@ class ClusterState:
     uplink: NDArray[np.void]  # [E, R] UPLINK_DTYPE, by rack
     curve: NDArray[np.void]  # [E, C] CURVE_DTYPE; entry 0 is not used
     service: NDArray[np.void]  # [E, S] SERVICE_DTYPE
+    typical: NDArray[np.void]  # [E, max(typical, 1)] TYPICAL_DTYPE
+    order: NDArray[np.void]  # [E, N] ORDER_DTYPE, nodes by (spine, rack)
+    tag: NDArray[np.void]  # [E, N, TAGS] TAG_DTYPE
+    shape_memo: NDArray[np.void]  # [E, H] SHAPE_DTYPE; this and the next two are a memo
+    branch: NDArray[np.void]  # [E, H, 2 P] BRANCH_DTYPE
+    touch: NDArray[np.void]  # [E, T] TOUCH_DTYPE
 
     @property
     def nbytes(self) -> int:
@@ -400,6 +440,7 @@ def allocate(shape: ClusterShape) -> ClusterState:
     ClusterState
     """
     envs, jobs, devices = shape.envs, shape.jobs, max(shape.devices, 1)
+    shapes, tree, touches = memo_sizes(shape.nodes, shape.shapes)
     state = ClusterState(
         shape=shape,
         rows=np.zeros(envs, ROW_DTYPE),
@@ -417,6 +458,12 @@ def allocate(shape: ClusterShape) -> ClusterState:
         uplink=np.zeros((envs, shape.uplinks), UPLINK_DTYPE),
         curve=np.zeros((envs, shape.curves), CURVE_DTYPE),
         service=np.zeros((envs, shape.services), SERVICE_DTYPE),
+        typical=np.zeros((envs, max(shape.typical, 1)), TYPICAL_DTYPE),
+        order=np.zeros((envs, shape.nodes), ORDER_DTYPE),
+        tag=np.zeros((envs, shape.nodes, TAGS), TAG_DTYPE),
+        shape_memo=np.zeros((envs, max(shapes, 1)), SHAPE_DTYPE),
+        branch=np.zeros((envs, max(shapes, 1), tree), BRANCH_DTYPE),
+        touch=np.zeros((envs, touches), TOUCH_DTYPE),
     )
     for name in TABLES:
         table = getattr(state, name)
@@ -425,6 +472,9 @@ def allocate(shape: ClusterShape) -> ClusterState:
     state.rows["max_workers"] = shape.workers
     state.rows["max_devices"] = devices
     state.rows["max_log"] = max(shape.log, 1)
+    state.rows["max_shapes"] = shapes
+    state.rows["max_touches"] = touches
+    state.rows["tree"] = tree
     state.rows["slowdown_bound_ms"] = 10_000
     state.rows["information"] = Information.ESTIMATE
     state.rows["committed"] = NO_JOB

@@ -52,8 +52,8 @@ def take_next(rows, e):
 
 
 @kernel
-def reserve_gang(rows, e, j, nodes):
-    return _reserve(rows[e], j, nodes, request(rows[e], j).workers)
+def reserve_gang(rows, e, j, nodes, generator=1):
+    return _reserve(rows[e], j, nodes, request(rows[e], j).workers, generator)
 
 
 @kernel

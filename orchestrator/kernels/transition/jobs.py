@@ -59,8 +59,10 @@ def _placement_hash(row, j):
 
 
 @kernel
-def start_job(row, position, nodes, workers):
+def start_job(row, position, nodes, workers, generator):
     """Start the job at a queue position with ``workers`` workers on ``nodes``, or not at all.
+
+    ``generator``, the ``Placement`` that chose the nodes, chooses the devices, too.
 
     Returns
     -------
@@ -68,7 +70,7 @@ def start_job(row, position, nodes, workers):
         False, and nothing changed, if its gang could not be reserved.
     """
     j = queue(row, position).job
-    if not reserve_gang(row, j, nodes, workers):
+    if not reserve_gang(row, j, nodes, workers, generator):
         return False
     dequeue(row, position)
     ask = request(row, j)
