@@ -53,7 +53,7 @@ def test_placements_are_those_of_the_reference(policy: str, shapes: int, golden_
     packing.load_typical(state.rows, 0, typical)
     generator, least = _CASES[policy]
     free = np.zeros(len(trace), np.int64)
-    packing.pack_arrivals(state.rows, 0, int(generator), np.zeros(1, np.int32), free)
+    packing.pack_arrivals(state.rows, 0, len(trace), int(generator), np.zeros(1, np.int32), free)
     with (folder / f"decisions_{policy}.csv").open(encoding="utf-8") as file:
         expected = [line["node"] for line in csv.DictReader(file)]
     placed = state.job[0]["state"] == JobCode.RUNNING
