@@ -7,6 +7,7 @@ cluster that belongs to them.
 from envs.workloads.gpu_cluster import gpu_cluster
 from envs.workloads.gpu_parameters import GpuClusterParameters
 from envs.workloads.lublin import LublinParameters, lublin_feitelson
+from envs.workloads.openb import inflate, read_openb, typical_pods
 from envs.workloads.philly import read_philly, read_tiresias
 from envs.workloads.profiles import PHILLY_TENANTS, TenantProfile
 from envs.workloads.registry import WORKLOADS, load_workload
@@ -24,11 +25,14 @@ __all__ = [
     "Trace",
     "WindowSplit",
     "gpu_cluster",
+    "inflate",
     "load_workload",
     "lublin_feitelson",
     "processor_pool",
+    "read_openb",
     "read_philly",
     "read_swf",
     "read_tiresias",
+    "typical_pods",
     "unplaceable",
 ]

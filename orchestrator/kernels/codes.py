@@ -155,6 +155,8 @@ class Reason(IntEnum):
     NO_NODES = 18
     COOLDOWN = 19
     NOT_A_SERVICE = 20
+    FRAGMENTED = 21
+    """Enough is free, but scattered over nodes or devices so that the gang does not fit."""
 
 
 class Placement(IntEnum):
@@ -164,6 +166,24 @@ class Placement(IntEnum):
     BEST_FIT = 1
     SPREAD = 2
     RANDOM = 3
+    TIGHTEST = 4
+    """The narrowest domain that holds the gang (node, rack, spine), best fit inside."""
+    BUDDY = 5
+    """Aligned cells of 2^k GPUs, split as little as possible (HiveD, OSDI 2020)."""
+    DOT_PRODUCT = 6
+    """The node whose free vector is least aligned with the request (Tetris, SIGCOMM 2014)."""
+    GPU_PACKING = 7
+    """GPUs in use first, then nodes in use, then empty nodes (FGD's simulator, ATC 2023)."""
+    GPU_CLUSTERING = 8
+    """Nodes that hold workers of the same number of GPUs (Gandiva, OSDI 2018)."""
+    FGD = 9
+    """Fragmentation gradient descent, node and device (Weng et al., ATC 2023)."""
+    WORST_FIT = 10
+    """The roomiest node, filled up; SPREAD goes on to another one after each worker."""
+    BEST_FIT_FGD = 11
+    """Best fit by the score that FGD's simulator compares with."""
+    UNIFORM = 12
+    """Any node that fits, all equally likely; RANDOM is first fit from a random node on."""
 
 
 class RuleKey(IntEnum):

@@ -20,6 +20,7 @@ _lift, _restore = whatif.lift_gang, whatif.restore_gang
 _slots, _slots_when_empty = feasibility.worker_slots, feasibility.worker_slots_when_empty
 _place, _score, _first = placement.place_gang, ordering.job_score, ordering.first_in_queue
 _backfill, _earliest = backfill.backfill_queue, backfill.earliest_start
+_why_not = feasibility.why_not
 _position, _load_incidents = advance.queue_position, episode.load_incidents
 _placement_reason, _preemption_reason = decisions.placement_reason, decisions.preemption_reason
 
@@ -52,8 +53,8 @@ def take_next(rows, e):
 
 
 @kernel
-def reserve_gang(rows, e, j, nodes):
-    return _reserve(rows[e], j, nodes, request(rows[e], j).workers)
+def reserve_gang(rows, e, j, nodes, generator=1):
+    return _reserve(rows[e], j, nodes, request(rows[e], j).workers, generator)
 
 
 @kernel
@@ -124,3 +125,13 @@ def placement_reason(rows, e, j):
 @kernel
 def preemption_reason(rows, e, j):
     return int(_preemption_reason(rows[e], j))
+
+
+@kernel
+def reserve_workers(rows, e, j, nodes, workers, generator):
+    return _reserve(rows[e], j, nodes, workers, generator)
+
+
+@kernel
+def why_not(rows, e, j):
+    return int(_why_not(rows[e], j))

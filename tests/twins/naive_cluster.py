@@ -113,6 +113,7 @@ class NaiveCluster:
                 node.cpu_cap_milli,
                 node.memory_cap_mib,
                 [1000] * node.gpus,
+                node.gpu_memory_mib,
             )
             for node in self.nodes
         ]
@@ -320,4 +321,5 @@ def hold(ask: SimpleNamespace, host: Host, devices: tuple[int, ...]) -> bool:
     host.memory -= ask.memory_mib
     for g in devices:
         host.devices[g] -= ask.gpu_milli
+        host.memories[g] -= ask.gpu_memory_mib
     return True

@@ -6,6 +6,7 @@ import numpy as np
 
 from orchestrator.kernels.codes import NO_JOB, Information, JobCode, NodeCode, Topology
 from orchestrator.kernels.jit import kernel, small_kernel
+from orchestrator.kernels.packing_state import TAGS
 from orchestrator.kernels.randomness import mix
 from orchestrator.kernels.tables import (
     copy_record,
@@ -16,14 +17,18 @@ from orchestrator.kernels.tables import (
     incident,
     job,
     node,
+    order,
     queue,
     request,
     running,
     service,
+    tag,
     tenant,
+    typical,
     uplink,
     worker,
 )
+from orchestrator.kernels.transition.layout import empty_node, forget_shapes, sort_nodes
 
 _UNKNOWN_MS = 3_600_000  # the estimate of every job when nothing is known
 
@@ -53,15 +58,8 @@ def load_nodes(row, nodes):
     row.nominal_units = 0
     for n in range(nodes.shape[0]):
         copy_record(node(row, n), nodes[n])
-        node(row, n).cpu_free_milli = nodes[n].cpu_cap_milli
-        node(row, n).memory_free_mib = nodes[n].memory_cap_mib
-        node(row, n).gpu_free_milli = np.int64(nodes[n].gpus) * 1000
-        node(row, n).whole_free = nodes[n].gpus
-        node(row, n).bandwidth_free_mbps = nodes[n].bandwidth_mbps
-        node(row, n).workers = 0
+        empty_node(row, n)
         node(row, n).failures = 0
-        for g in range(row.max_devices):
-            device(row, n, g).free_milli = 1000 if g < nodes[n].gpus else 0
         units = nodes[n].cpu_cap_milli
         if gpus > 0:
             units = np.int64(nodes[n].gpus) * 1000
@@ -69,6 +67,8 @@ def load_nodes(row, nodes):
         if nodes[n].state == NodeCode.UP:
             row.capacity_units += units
     row.free_units = row.capacity_units
+    sort_nodes(row)
+    forget_shapes(row)
 
 
 @small_kernel
@@ -189,6 +189,9 @@ def begin_episode(row, seed, nodes, requests):
     row.num_uplinks = 0
     row.num_curves = 0
     row.num_services = 0
+    row.num_typical = 0
+    row.touched = 0
+    row.shape_clock = 0
     row.next_incident = 0
     row.queue_len = 0
     row.running_len = 0
@@ -241,7 +244,13 @@ def copy_row(source, target):
     for n in range(source.num_nodes):
         copy_record(node(target, n), node(source, n))
         for g in range(source.max_devices):
-            device(target, n, g).free_milli = device(source, n, g).free_milli
+            copy_record(device(target, n, g), device(source, n, g))
+        for kind in range(TAGS):
+            tag(target, n, kind).workers = tag(source, n, kind).workers
+        order(target, n).node = order(source, n).node
+    for t in range(source.num_typical):
+        copy_record(typical(target, t), typical(source, t))
+    forget_shapes(target)
     for k in range(source.num_incidents):
         copy_record(incident(target, k), incident(source, k))
     for t in range(source.num_tenants):

@@ -17,7 +17,6 @@ from orchestrator.kernels.feasibility import can_ever_fit
 from orchestrator.kernels.jit import kernel, small_kernel
 from orchestrator.kernels.tables import (
     copy_record,
-    device,
     job,
     node,
     queue,
@@ -32,6 +31,7 @@ from orchestrator.kernels.transition.jobs import (
     fail_waiting_job,
     interrupt_job,
 )
+from orchestrator.kernels.transition.layout import empty_node, forget_shapes, sort_nodes
 from orchestrator.kernels.transition.nodes import (
     drain_node,
     fail_node,
@@ -107,14 +107,9 @@ def _recount(row):
 def _describe_node(row, n, record):
     """Put a node's description into the table, with nobody on it."""
     copy_record(node(row, n), record)
-    node(row, n).cpu_free_milli = record.cpu_cap_milli
-    node(row, n).memory_free_mib = record.memory_cap_mib
-    node(row, n).gpu_free_milli = np.int64(record.gpus) * 1000
-    node(row, n).whole_free = record.gpus
-    node(row, n).bandwidth_free_mbps = record.bandwidth_mbps
-    node(row, n).workers = 0
-    for g in range(row.max_devices):
-        device(row, n, g).free_milli = 1000 if g < record.gpus else 0
+    empty_node(row, n)
+    sort_nodes(row)
+    forget_shapes(row)
 
 
 @kernel

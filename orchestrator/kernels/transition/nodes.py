@@ -8,6 +8,7 @@ from orchestrator.kernels.codes import JobCode, JobKind, LogKind, NodeCode
 from orchestrator.kernels.jit import kernel, small_kernel
 from orchestrator.kernels.tables import job, node, request, running, worker
 from orchestrator.kernels.transition.jobs import begin_preemption, interrupt_job
+from orchestrator.kernels.transition.layout import touch_node
 from orchestrator.kernels.transition.log import record
 from orchestrator.kernels.transition.regroup import lose_workers_on
 
@@ -48,6 +49,7 @@ def _set_node_state(row, n, state):
         row.capacity_units += node_units(row, n)
         row.free_units += _free_node_units(row, n)
     node(row, n).state = np.uint8(state)
+    touch_node(row, n)
     record(row, LogKind.NODE_STATE, n, state)
 
 

@@ -83,7 +83,7 @@ def push_event(row, time_ms, kind, j):
     seq = row.event_seq
     row.event_seq = seq + 1
     row.heap_len = length + 1
-    _place_up(row, length, time_ms, np.int32(kind), seq, np.int32(j))
+    _place_up(row, length, time_ms, np.int64(kind), seq, np.int64(j))
 
 
 @kernel
@@ -112,12 +112,12 @@ def next_event(row):
     ``NEVER`` and the kind ``NONE`` when nothing is left.
     """
     time_ms = NEVER
-    kind = np.int32(EventKind.NONE)
-    subject = np.int32(-1)
+    kind = np.int64(EventKind.NONE)
+    subject = np.int64(-1)
     if row.next_arrival < row.num_jobs:
         subject = row.next_arrival
         time_ms = request(row, subject).submit_ms
-        kind = np.int32(EventKind.ARRIVAL)
+        kind = np.int64(EventKind.ARRIVAL)
     if row.heap_len > 0:
         top_time = heap(row, 0).time_ms
         top_kind = heap(row, 0).kind
