@@ -31,6 +31,7 @@ __all__ = [
     "queue",
     "request",
     "running",
+    "series_value",
     "service",
     "tenant",
     "uplink",
@@ -72,6 +73,19 @@ _tenant_at = _record_at(state.TENANT_DTYPE)
 _uplink_at = _record_at(state.UPLINK_DTYPE)
 _curve_at = _record_at(state.CURVE_DTYPE)
 _service_at = _record_at(state.SERVICE_DTYPE)
+
+
+@intrinsic
+def _float32_at(typing_context, address, index):
+    """The float32 at ``address + 4 * index``, as float64."""
+
+    def generate(context, builder, signature, arguments):
+        base, position = arguments
+        where = builder.add(base, builder.mul(position, context.get_constant(types.int64, 4)))
+        pointer = builder.inttoptr(where, context.get_value_type(types.float32).as_pointer())
+        return builder.fpext(builder.load(pointer), context.get_value_type(types.float64))
+
+    return types.float64(types.int64, types.int64), generate
 
 
 @intrinsic
@@ -220,3 +234,9 @@ def curve(row, c):
 def service(row, s):
     """Service ``s`` (SERVICE_DTYPE)."""
     return _service_at(row.service_at, s)
+
+
+@small_kernel
+def series_value(address, position):
+    """Entry ``position`` of a float32 array at an address, as float64."""
+    return _float32_at(np.int64(address), np.int64(position))

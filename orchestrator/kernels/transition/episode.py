@@ -23,10 +23,19 @@ from orchestrator.kernels.tables import (
     uplink,
     worker,
 )
+from orchestrator.kernels.transition.services import begin_service
 
 _UNKNOWN_MS = 3_600_000  # the estimate of every job when nothing is known
 
-__all__ = ["begin_episode", "clear_job", "copy_row", "load_incidents", "load_job", "load_nodes"]
+__all__ = [
+    "begin_episode",
+    "clear_job",
+    "copy_row",
+    "load_incidents",
+    "load_job",
+    "load_nodes",
+    "load_services",
+]
 
 
 @kernel
@@ -160,6 +169,15 @@ def begin_episode(row, seed, nodes, requests):
     row.num_curves = 0
     row.num_services = 0
     row.next_incident = 0
+    row.tick = 0
+    row.next_tick_ms = 0
+    row.replica_ms = 0
+    row.overload_ticks = 0
+    row.requests_offered = 0.0
+    row.requests_within = 0.0
+    row.requests_shed = 0.0
+    row.requests_retried = 0.0
+    row.request_violations = 0.0
     row.queue_len = 0
     row.running_len = 0
     row.heap_len = 0
@@ -179,6 +197,22 @@ def load_incidents(row, incidents):
     for k in range(incidents.shape[0]):
         copy_record(incident(row, k), incidents[k])
         incident(row, k).time_ms = incidents[k].time_ms + row.now_ms
+
+
+@kernel
+def load_services(row, services):
+    """Give a row its services, SERVICE_DTYPE [n]; their ticks begin one ``tick_ms`` from now.
+
+    Only what they are is taken from the records: their state begins anew. The row's ``tick_ms``,
+    ``series_at``, ``series_len``, ``series_first`` and ``forecast_at`` are the caller's to set; an
+    episode does not change them.
+    """
+    row.num_services = services.shape[0]
+    row.tick = 0
+    row.next_tick_ms = row.now_ms + row.tick_ms
+    for s in range(services.shape[0]):
+        copy_record(service(row, s), services[s])
+        begin_service(service(row, s), row.now_ms)
 
 
 @kernel
