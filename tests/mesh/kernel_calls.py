@@ -10,6 +10,7 @@ from orchestrator.kernels.transition import episode, services, timeline
 _load, _begin = episode.load_services, episode.begin_episode
 _tick, _ready = services.serve_tick, services.ready_replicas
 _next, _pop, _clock = timeline.next_event, timeline.pop_event, timeline.advance_clock
+_push = timeline.push_event
 
 
 @kernel
@@ -46,3 +47,8 @@ def take_next(rows, e):
 @kernel
 def ready_replicas(rows, e, s):
     return int(_ready(rows[e], s))
+
+
+@kernel
+def push_event(rows, e, time_ms, kind, j):
+    _push(rows[e], time_ms, kind, j)

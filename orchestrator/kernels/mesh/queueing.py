@@ -123,14 +123,18 @@ def queue_after(
         return 0.0, 0.0, 0.0
     low = 0.0
     high = min(work / capacity, 1.0)
+    close = 1e-11 * high
     for _ in range(_ITERATIONS):
         use = 0.5 * (low + high)
         if use >= 1.0 or steady_queue(servers, use, scatter) > work - capacity * use:
             high = use
         else:
             low = use
-        if high - low < 1e-10:
+        if high - low < close:
             break
+    if low < 0.5:  # the queue is a small difference of large numbers there
+        queue = min(steady_queue(servers, low, scatter), work)
+        return queue, work - queue, low
     served = min(capacity * low, work)
     return work - served, served, low
 

@@ -44,6 +44,7 @@ from orchestrator.kernels.tables import job, request, series_value, service
 __all__ = ["begin_service", "ready_replicas", "serve_tick"]
 
 _HOUR_MS = 3_600_000.0
+_DUST = 1e-3  # less of a request than this in a tick has no response time worth the name
 
 
 @kernel
@@ -195,6 +196,15 @@ def _pass_limiter(row, own, offered):
     return admitted
 
 
+@small_kernel
+def _mean_queue(before, after, arrivals, capacity):
+    """Queue, averaged over a tick: a straight line, down to the end's level as fast as it goes."""
+    if after >= before:
+        return 0.5 * (before + after)
+    falling = min((before - after) / max(capacity - arrivals, before - after), 1.0)
+    return after + 0.5 * (before - after) * falling
+
+
 @kernel
 def _work_off(own, arrivals, servers, span_ms):
     """Let servers work for a tick: (attempts served, of them within the objective, overflow)."""
@@ -208,11 +218,11 @@ def _work_off(own, arrivals, servers, span_ms):
         queue = own.queue_limit
     own.backlog = queue
     own.utilisation = use
-    if served <= 0.0:
+    if served <= _DUST:
         own.latency_ms = 0.0
         own.late_share = 0.0
-        return served, 0.0, overflow
-    wait = 0.5 * (before + queue) * span_ms / served  # Little's law
+        return served, served, overflow
+    wait = _mean_queue(before, queue, arrivals, capacity) * span_ms / served  # Little's law
     load = arrivals / capacity
     drift = wait
     if load < 1.0:
