@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 
 from orchestrator.errors import (
     AttemptTimeoutError,
+    ConfigurationError,
     NoHealthyEndpointError,
     RateLimitedError,
     RequestRejectedError,
@@ -185,7 +186,8 @@ class ServiceMesh:
         own = self._of(service)
         carry = transport if transport is not None else self._transport
         if carry is None:
-            raise TypeError("ServiceMesh.route: no transport; give one here or to ServiceMesh()")
+            problem = "ServiceMesh.route: no transport; give one here or to ServiceMesh()"
+            raise ConfigurationError(problem)
         own.counts.offered += 1
         if not own.limiter.allow(self._clock.now_ms()):
             own.counts.shed += 1
