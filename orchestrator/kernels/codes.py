@@ -7,6 +7,7 @@ from enum import IntEnum
 import numpy as np
 
 __all__ = [
+    "FOREVER_MS",
     "LEGAL_TRANSITIONS",
     "NEVER",
     "NO_JOB",
@@ -29,6 +30,13 @@ __all__ = [
 
 NEVER = np.iinfo(np.int64).max
 """A time that does not come."""
+
+FOREVER_MS = 1 << 40
+"""The ``duration_ms`` of a service that does not end by itself: 35 years, and no less.
+
+Its end is an event like any other, so far away that it is never waited for; see
+``transition.timeline.next_event``.
+"""
 
 NO_JOB = -1
 """The absence of a job where a job index is expected."""
@@ -264,3 +272,6 @@ class Stream(IntEnum):
     ORDERING = 3
     LOOKAHEAD = 4
     FAILURES = 5
+    SERVICES = 6
+    BALANCING = 7
+    BACKOFF = 8

@@ -26,6 +26,10 @@ class Metric(IntEnum):
     PREEMPTIONS = 4
     LOST_SHARE_SECONDS = 5
     """Work lost to interruptions and restarts, as seconds of the whole capacity."""
+    SERVICE_VIOLATIONS = 6
+    """Requests of services that were not answered within their objective."""
+    SERVICE_SHED = 7
+    """Requests that rate limiters turned away; they are violations too."""
 
 
 @kernel
@@ -62,6 +66,10 @@ def metric_value(row, metric):
         return row.wait_ms / 1000.0
     if metric == Metric.PREEMPTIONS:
         return np.float64(row.preemptions)
+    if metric == Metric.SERVICE_VIOLATIONS:
+        return row.request_violations
+    if metric == Metric.SERVICE_SHED:
+        return row.requests_shed
     share_ms = row.busy_unit_ms if metric == Metric.BUSY_SHARE_SECONDS else row.lost_unit_ms
     return share_ms / 1000.0 / max(row.nominal_units, 1)
 

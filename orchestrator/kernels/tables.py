@@ -33,6 +33,7 @@ __all__ = [
     "queue",
     "request",
     "running",
+    "series_value",
     "service",
     "shape_memo",
     "tag",
@@ -84,6 +85,19 @@ _tag_at = _record_at(packing_state.TAG_DTYPE)
 _shape_at = _record_at(packing_state.SHAPE_DTYPE)
 _branch_at = _record_at(packing_state.BRANCH_DTYPE)
 _touch_at = _record_at(packing_state.TOUCH_DTYPE)
+
+
+@intrinsic
+def _float32_at(typing_context, address, index):
+    """The float32 at ``address + 4 * index``, as float64."""
+
+    def generate(context, builder, signature, arguments):
+        base, position = arguments
+        where = builder.add(base, builder.mul(position, context.get_constant(types.int64, 4)))
+        pointer = builder.inttoptr(where, context.get_value_type(types.float32).as_pointer())
+        return builder.fpext(builder.load(pointer), context.get_value_type(types.float64))
+
+    return types.float64(types.int64, types.int64), generate
 
 
 @intrinsic
@@ -269,3 +283,9 @@ def branch(row, s, entry):
 def touch(row, slot):
     """An entry of the ring of touched nodes (TOUCH_DTYPE)."""
     return _touch_at(row.touch_at, slot)
+
+
+@small_kernel
+def series_value(address, position):
+    """Entry ``position`` of a float32 array at an address, as float64."""
+    return _float32_at(np.int64(address), np.int64(position))

@@ -16,6 +16,7 @@ from orchestrator.kernels.transition.nodes import (
     leave_nodes,
     recover_node,
 )
+from orchestrator.kernels.transition.services import serve_tick
 from orchestrator.kernels.transition.timeline import advance_clock, next_event, pop_event
 
 __all__ = ["apply_event", "step_event"]
@@ -31,7 +32,7 @@ def apply_event(row, kind, subject):
     kind : int
         An ``EventKind``.
     subject : int
-        Index of the job or node that it happens to.
+        Index of the job or node that it happens to; of a service tick: any.
     """
     if kind == EventKind.ARRIVAL:
         admit_job(row, subject)
@@ -49,6 +50,8 @@ def apply_event(row, kind, subject):
         fail_node(row, subject)
     elif kind == EventKind.NODE_DRAIN:
         drain_node(row, subject)
+    elif kind == EventKind.SERVICE_TICK:
+        serve_tick(row)
 
 
 @kernel

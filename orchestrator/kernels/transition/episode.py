@@ -29,6 +29,7 @@ from orchestrator.kernels.tables import (
     worker,
 )
 from orchestrator.kernels.transition.layout import empty_node, forget_shapes, sort_nodes
+from orchestrator.kernels.transition.services import begin_service
 
 _UNKNOWN_MS = 3_600_000  # the estimate of every job when nothing is known
 
@@ -39,6 +40,7 @@ __all__ = [
     "load_incidents",
     "load_job",
     "load_nodes",
+    "load_services",
     "load_tenants",
 ]
 
@@ -193,6 +195,15 @@ def begin_episode(row, seed, nodes, requests):
     row.touched = 0
     row.shape_clock = 0
     row.next_incident = 0
+    row.tick = 0
+    row.next_tick_ms = 0
+    row.replica_ms = 0
+    row.overload_ticks = 0
+    row.requests_offered = 0.0
+    row.requests_within = 0.0
+    row.requests_shed = 0.0
+    row.requests_retried = 0.0
+    row.request_violations = 0.0
     row.queue_len = 0
     row.running_len = 0
     row.heap_len = 0
@@ -220,6 +231,22 @@ def load_tenants(row, tenants):
     row.num_tenants = tenants.shape[0]
     for t in range(tenants.shape[0]):
         copy_record(tenant(row, t), tenants[t])
+
+
+@kernel
+def load_services(row, services):
+    """Give a row its services, SERVICE_DTYPE [n]; their ticks begin one ``tick_ms`` from now.
+
+    Only what they are is taken from the records: their state begins anew. The row's ``tick_ms``,
+    ``series_at``, ``series_len``, ``series_first`` and ``forecast_at`` are the caller's to set; an
+    episode does not change them.
+    """
+    row.num_services = services.shape[0]
+    row.tick = 0
+    row.next_tick_ms = row.now_ms + row.tick_ms
+    for s in range(services.shape[0]):
+        copy_record(service(row, s), services[s])
+        begin_service(service(row, s), row.now_ms)
 
 
 @kernel
