@@ -23,6 +23,7 @@ _WAITING = (JobCode.PENDING, JobCode.PREEMPTED)
 _PLACED = (JobCode.RUNNING, JobCode.CHECKPOINTING)
 _ENDED = (JobCode.COMPLETED, JobCode.FAILED)
 _PASSING = (JobCode.SCHEDULED, JobCode.SCALING)
+_PAID = (NodeCode.UP, NodeCode.DRAINING, NodeCode.PROVISIONING)
 _WHOLE = 1000
 _REL = 1e-9
 _DRIFT = 1e-12  # of the largest term: rounding that terms long gone leave behind
@@ -42,6 +43,7 @@ class _View:
     queue: NDArray[np.int32]  # [queue_len] jobs
     running: NDArray[np.void]  # [running_len]
     heap: NDArray[np.void]  # [heap_len]
+    on_order: list[int]  # [arrival_len] nodes
 
     def require(self, ok: bool, message: str) -> None:
         """Raise :class:`InvariantError` unless ``ok``."""
@@ -76,6 +78,7 @@ def assert_invariants(state: ClusterState, e: int) -> None:
     _check_jobs(view)
     _check_holdings(view)
     _check_capacity(view)
+    _check_orders(view)
     _check_queue(view)
     _check_queue_sums(view)
     _check_running(view)
@@ -94,6 +97,7 @@ def _view(state: ClusterState, e: int) -> _View:
         "heap_len": row["num_jobs"],
         "next_arrival": row["num_jobs"],
         "next_incident": row["num_incidents"],
+        "arrival_len": row["num_nodes"],
     }
     for name, limit in limits.items():
         if not 0 <= row[name] <= limit:
@@ -110,6 +114,10 @@ def _view(state: ClusterState, e: int) -> _View:
         queue=state.queue[e, : row["queue_len"]]["job"],
         running=state.running[e, : row["running_len"]],
         heap=state.heap[e, : row["heap_len"]],
+        on_order=[
+            int(state.arrival[e, (int(row["arrival_head"]) + k) % state.shape.nodes]["node"])
+            for k in range(int(row["arrival_len"]))
+        ],
     )
 
 
@@ -267,6 +275,19 @@ def _check_capacity(v: _View) -> None:
     units = units * ask["workers"].astype(np.int64)
     for j in np.flatnonzero(units != v.job["units"]):
         v.require_equal(int(v.job[j]["units"]), int(units[j]), f"units of job {j}")
+
+
+def _check_orders(v: _View) -> None:
+    """Nodes on order wait in the order of their arrival; what is here or ordered is paid for."""
+    for n, code in enumerate(v.node["state"]):
+        v.require(code in tuple(NodeCode), f"node {n} has the unknown state {code}")
+    ordered = [int(n) for n in np.flatnonzero(v.node["state"] == NodeCode.PROVISIONING)]
+    v.require_equal(sorted(v.on_order), ordered, "nodes on order")
+    times = [int(v.node[n]["arrive_ms"]) for n in v.on_order]
+    v.require(times == sorted(times), f"nodes on order are not sorted by arrival: {times}")
+    v.require(not times or times[0] >= v.row["now_ms"], f"a node should have arrived at {times}")
+    rate = int(v.node["price_milli"][np.isin(v.node["state"], _PAID)].sum())
+    v.require_equal(int(v.row["cost_rate_milli"]), rate, "cost_rate_milli")
 
 
 # --- queue and running list --------------------------------------------------------------------

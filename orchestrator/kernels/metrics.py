@@ -9,6 +9,8 @@ import numpy as np
 from orchestrator.kernels.jit import kernel
 from orchestrator.kernels.tables import job, queue, request
 
+_MILLI_MS_PER_COST = 3_600_000.0 * 1000.0  # prices are thousandths per hour
+
 __all__ = ["Metric", "metric_value", "read_metrics", "total_excess"]
 
 
@@ -26,6 +28,8 @@ class Metric(IntEnum):
     PREEMPTIONS = 4
     LOST_SHARE_SECONDS = 5
     """Work lost to interruptions and restarts, as seconds of the whole capacity."""
+    NODE_COST = 6
+    """Price of all nodes paid for, integrated over time, in units of cost."""
 
 
 @kernel
@@ -62,6 +66,8 @@ def metric_value(row, metric):
         return row.wait_ms / 1000.0
     if metric == Metric.PREEMPTIONS:
         return np.float64(row.preemptions)
+    if metric == Metric.NODE_COST:
+        return row.cost_milli_ms / _MILLI_MS_PER_COST
     share_ms = row.busy_unit_ms if metric == Metric.BUSY_SHARE_SECONDS else row.lost_unit_ms
     return share_ms / 1000.0 / max(row.nominal_units, 1)
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from orchestrator.kernels.codes import NO_JOB, Information, JobCode
 
 __all__ = [
+    "ARRIVAL_DTYPE",
     "CONFIG_FIELDS",
     "CURVE_DTYPE",
     "DEVICE_DTYPE",
@@ -55,6 +56,7 @@ TABLES = (
     "uplink",
     "curve",
     "service",
+    "arrival",
 )
 """Tables of a row; kernels reach them through the accessors in ``tables``."""
 
@@ -227,20 +229,27 @@ SERVICE_DTYPE = np.dtype(
 )
 """An inference service."""
 
+ARRIVAL_DTYPE = np.dtype([("node", "i4")], align=True)
+"""An entry of the ring of nodes on order, in order of arrival; NODE_DTYPE has the time."""
+
 QUEUE_DTYPE = np.dtype([("job", "i4")], align=True)
 """An entry of the queue, in submit order."""
 
 _ADDRESSES = [(f"{name}_at", "i8") for name in TABLES]
 _STRIDES = [("max_jobs", "i4"), ("max_workers", "i4"), ("max_devices", "i4"), ("max_log", "i4")]
+_STRIDES += [("arrival_slots", "i4")]
 
 CONFIG_FIELDS = [
     ("min_run_ms", "i8"),  # a job may not be preempted before
     ("slowdown_bound_ms", "i8"),
+    ("provision_ms", "i8"),  # from the order of a node to its arrival
     ("preemption_limit", "i4"),  # preemptions per decision point
     ("queue_window", "i4"),  # jobs that a policy sees
     ("candidates", "i4"),  # placements offered per job
     ("victims", "i4"),  # running jobs that a policy may preempt
     ("elastics", "i4"),  # elastic jobs that a policy may resize
+    ("min_nodes", "i4"),  # of the fleet, see transition.capacity
+    ("max_nodes", "i4"),  # 0: as many as the table describes
     ("step_limit", "i4"),  # steps after which an episode is truncated; 0: none
     ("window_order", "u1"),  # codes.RuleKey
     ("commitment", "u1"),  # a chosen job is waited for
@@ -272,6 +281,8 @@ _SCALARS = [
     ("busy_unit_ms", "i8"),
     ("capacity_unit_ms", "i8"),
     ("lost_unit_ms", "i8"),
+    ("cost_rate_milli", "i8"),  # price per hour of all nodes that are paid for now
+    ("cost_milli_ms", "i8"),  # that, integrated over time
     # bounded slowdown, see metrics.total_excess
     ("settled_excess", "f8"),
     ("queue_rate", "f8"),  # sum over the queue of 1 / max(run, bound), per second
@@ -292,6 +303,8 @@ _SCALARS = [
     ("num_uplinks", "i4"),
     ("num_curves", "i4"),
     ("num_services", "i4"),
+    ("arrival_head", "i4"),  # of the ring of nodes on order
+    ("arrival_len", "i4"),
     ("queue_len", "i4"),
     ("running_len", "i4"),
     ("heap_len", "i4"),
@@ -380,6 +393,7 @@ class ClusterState:
     uplink: NDArray[np.void]  # [E, R] UPLINK_DTYPE, by rack
     curve: NDArray[np.void]  # [E, C] CURVE_DTYPE; entry 0 is not used
     service: NDArray[np.void]  # [E, S] SERVICE_DTYPE
+    arrival: NDArray[np.void]  # [E, N] ARRIVAL_DTYPE, a ring
 
     @property
     def nbytes(self) -> int:
@@ -417,6 +431,7 @@ def allocate(shape: ClusterShape) -> ClusterState:
         uplink=np.zeros((envs, shape.uplinks), UPLINK_DTYPE),
         curve=np.zeros((envs, shape.curves), CURVE_DTYPE),
         service=np.zeros((envs, shape.services), SERVICE_DTYPE),
+        arrival=np.zeros((envs, shape.nodes), ARRIVAL_DTYPE),
     )
     for name in TABLES:
         table = getattr(state, name)
@@ -425,6 +440,7 @@ def allocate(shape: ClusterShape) -> ClusterState:
     state.rows["max_workers"] = shape.workers
     state.rows["max_devices"] = devices
     state.rows["max_log"] = max(shape.log, 1)
+    state.rows["arrival_slots"] = shape.nodes
     state.rows["slowdown_bound_ms"] = 10_000
     state.rows["information"] = Information.ESTIMATE
     state.rows["committed"] = NO_JOB

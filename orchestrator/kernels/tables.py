@@ -18,6 +18,7 @@ from orchestrator.kernels import state
 from orchestrator.kernels.jit import small_kernel
 
 __all__ = [
+    "arrival",
     "copy_record",
     "copy_scalars",
     "curve",
@@ -72,6 +73,7 @@ _tenant_at = _record_at(state.TENANT_DTYPE)
 _uplink_at = _record_at(state.UPLINK_DTYPE)
 _curve_at = _record_at(state.CURVE_DTYPE)
 _service_at = _record_at(state.SERVICE_DTYPE)
+_arrival_at = _record_at(state.ARRIVAL_DTYPE)
 
 
 @intrinsic
@@ -220,3 +222,9 @@ def curve(row, c):
 def service(row, s):
     """Service ``s`` (SERVICE_DTYPE)."""
     return _service_at(row.service_at, s)
+
+
+@small_kernel
+def arrival(row, position):
+    """An entry of the ring of nodes on order (ARRIVAL_DTYPE), counted from the next to come."""
+    return _arrival_at(row.arrival_at, (row.arrival_head + position) % row.arrival_slots)

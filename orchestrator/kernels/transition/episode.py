@@ -7,6 +7,7 @@ import numpy as np
 from orchestrator.kernels.codes import NO_JOB, Information, JobCode, NodeCode, Topology
 from orchestrator.kernels.jit import kernel, small_kernel
 from orchestrator.kernels.tables import (
+    arrival,
     copy_record,
     copy_scalars,
     curve,
@@ -23,6 +24,7 @@ from orchestrator.kernels.tables import (
     uplink,
     worker,
 )
+from orchestrator.kernels.transition.nodes import cost_rate
 
 _UNKNOWN_MS = 3_600_000  # the estimate of every job when nothing is known
 
@@ -33,7 +35,8 @@ __all__ = ["begin_episode", "clear_job", "copy_row", "load_incidents", "load_job
 def load_nodes(row, nodes):
     """Fill row ``e``'s node table from ``nodes`` [n] NODE_DTYPE, all capacity free.
 
-    Capacity units are milli-GPUs, or milli-cores where no node has a GPU.
+    Capacity units are milli-GPUs, or milli-cores where no node has a GPU. Nodes are up, down or
+    absent: those on order were ordered in the row (``transition.capacity``).
     """
     gpus = 0
     for n in range(nodes.shape[0]):
@@ -60,6 +63,9 @@ def load_nodes(row, nodes):
         if nodes[n].state == NodeCode.UP:
             row.capacity_units += units
     row.free_units = row.capacity_units
+    row.arrival_head = 0
+    row.arrival_len = 0
+    row.cost_rate_milli = cost_rate(row)
 
 
 @kernel
@@ -142,6 +148,7 @@ def begin_episode(row, seed, nodes, requests):
     row.busy_unit_ms = 0
     row.capacity_unit_ms = 0
     row.lost_unit_ms = 0
+    row.cost_milli_ms = 0
     row.settled_excess = 0.0
     row.queue_rate = 0.0
     row.queue_onset = 0.0
@@ -214,3 +221,5 @@ def copy_row(source, target):
         copy_record(curve(target, c), curve(source, c))
     for k in range(source.num_services):
         copy_record(service(target, k), service(source, k))
+    for k in range(source.arrival_len):
+        copy_record(arrival(target, k), arrival(source, k))

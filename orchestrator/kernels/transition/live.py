@@ -25,6 +25,7 @@ from orchestrator.kernels.transition.jobs import (
     progress_now,
 )
 from orchestrator.kernels.transition.nodes import (
+    cost_rate,
     drain_node,
     fail_node,
     leave_nodes,
@@ -77,6 +78,7 @@ def _recount(row):
             row.capacity_units += node_units(row, n)
             free = node(row, n).gpu_free_milli if gpus > 0 else node(row, n).cpu_free_milli
             row.free_units += free
+    row.cost_rate_milli = cost_rate(row)
     for j in range(row.num_jobs):
         ask = request(row, j)
         share = np.int64(ask.gpus_per_worker) * ask.gpu_milli
@@ -112,6 +114,8 @@ def put_node(rows: Rows, e: int, n: int, records: NDArray[np.void]) -> None:
     row = rows[e]
     if n < row.num_nodes and node(row, n).workers > 0:
         raise RuntimeError("a node with workers on it cannot be described anew")
+    if n < row.num_nodes and node(row, n).state == NodeCode.PROVISIONING:
+        raise RuntimeError("a node on order cannot be described anew")
     if n >= row.num_nodes:
         row.num_nodes = n + 1
     _describe_node(row, np.int64(n), records[0])

@@ -6,7 +6,7 @@ import numpy as np
 
 from orchestrator.kernels.codes import NEVER, EventKind
 from orchestrator.kernels.jit import kernel, small_kernel
-from orchestrator.kernels.tables import heap, incident, job, request
+from orchestrator.kernels.tables import arrival, heap, incident, job, node, request
 
 __all__ = ["advance_clock", "cancel_event", "next_event", "pop_event", "push_event"]
 
@@ -21,6 +21,7 @@ def advance_clock(row, time_ms):
     row.wait_ms += elapsed * row.queue_len
     row.busy_unit_ms += elapsed * (row.capacity_units - row.free_units)
     row.capacity_unit_ms += elapsed * row.capacity_units
+    row.cost_milli_ms += elapsed * row.cost_rate_milli
     row.now_ms = time_ms
 
 
@@ -108,8 +109,8 @@ def cancel_event(row, j):
 def next_event(row):
     """The next thing to happen to row ``e``: (time_ms, codes.EventKind, subject).
 
-    Arrivals, incidents and the event queue are merged in the order (time, kind). The time is
-    ``NEVER`` and the kind ``NONE`` when nothing is left.
+    Arrivals, incidents, nodes on order and the event queue are merged in the order (time, kind).
+    The time is ``NEVER`` and the kind ``NONE`` when nothing is left.
     """
     time_ms = NEVER
     kind = np.int32(EventKind.NONE)
@@ -129,6 +130,11 @@ def next_event(row):
         if incident_time < time_ms or (incident_time == time_ms and incident_kind < kind):
             time_ms, kind = incident_time, incident_kind
             subject = incident(row, row.next_incident).node
+    if row.arrival_len > 0:
+        due = arrival(row, 0).node
+        due_ms = node(row, due).arrive_ms
+        if due_ms < time_ms or (due_ms == time_ms and kind > EventKind.NODE_ARRIVAL):
+            time_ms, kind, subject = due_ms, np.int32(EventKind.NODE_ARRIVAL), due
     return time_ms, kind, subject
 
 
@@ -139,5 +145,8 @@ def pop_event(row, kind):
         row.next_arrival += 1
     elif kind == EventKind.COMPLETION or kind == EventKind.CHECKPOINTED:
         cancel_event(row, heap(row, 0).entity)
+    elif kind == EventKind.NODE_ARRIVAL:
+        row.arrival_head = np.int32((row.arrival_head + 1) % row.arrival_slots)
+        row.arrival_len -= 1
     elif kind != EventKind.NONE:
         row.next_incident += 1
