@@ -168,10 +168,11 @@ class Prophet:
 
 def _prophet() -> Any:
     """Prophet's class, with its chatter off: Stan's progress and a hint about plotly."""
-    for name in ("prophet", "prophet.plot", "cmdstanpy"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
+    for name in ("prophet", "prophet.plot"):
+        logging.getLogger(name).setLevel(logging.ERROR + 1)
     from prophet import Prophet as Model
 
+    logging.getLogger("cmdstanpy").setLevel(logging.WARNING)  # its import sets another one
     return Model
 
 

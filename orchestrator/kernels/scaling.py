@@ -61,7 +61,7 @@ def desired_size(demand, unit_capacity, target, min_size, max_size):
 @small_kernel
 def cooldown_left(now_ms: int, last_change_ms: int, window_ms: int) -> int:
     """Time until a change is allowed again, ms; 0 if it is allowed now."""
-    return max(np.int64(0), last_change_ms + window_ms - now_ms)
+    return max(0, last_change_ms + window_ms - now_ms)
 
 
 @kernel
