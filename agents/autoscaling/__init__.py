@@ -1,9 +1,9 @@
 """Forecast tables on disk, and what predictive scaling is worth beside a reactive scaler."""
 
 from agents.autoscaling.build import build_forecasters, read_series
-from agents.autoscaling.report import print_study, write_study
+from agents.autoscaling.run import make_tables, publish_study, study_tables
 from agents.autoscaling.store import make_bases
-from agents.autoscaling.study import Outcome, Study, judge_series, study_series
+from agents.autoscaling.study import Outcome, Study, judge_series
 
 __all__ = [
     "Outcome",
@@ -11,8 +11,8 @@ __all__ = [
     "build_forecasters",
     "judge_series",
     "make_bases",
-    "print_study",
+    "make_tables",
+    "publish_study",
     "read_series",
-    "study_series",
-    "write_study",
+    "study_tables",
 ]

@@ -69,9 +69,6 @@ def _per_series(outcomes: Sequence[Outcome]) -> Iterable[list[str]]:
         for scaler in [name for name in by if name != _BASELINE]:
             ratio = by[scaler].node_hours / base.node_hours
             row.append(f"{by[scaler].reactive_events} ({ratio:.2f})")
-        chosen = by["predictive"].choice
-        row.append(f"q{chosen.level:g}, {chosen.utilisation:g}, {chosen.hold}")
-        row.append(f"{base.choice.utilisation:g}, {base.choice.hold}")
         yield row
 
 
@@ -112,8 +109,6 @@ _SERIES_HEAD = (
     "reactive, same budget",
     "predictive",
     "predictive, no extra hours",
-    "predictive: quantile, target, hold",
-    "reactive: target, hold",
 )
 
 
@@ -180,15 +175,15 @@ def write_study(
     text = "\n".join(
         [
             "# Predictive against reactive scaling\n",
-            "A reactive event is a way up forced by demand above capacity. Scalers are tuned",
-            f"on the first {study.test_from:.0%} of each series and judged on the rest. Node hours",
-            "count from the order of a node.\n",
+            "A reactive event is a way up forced by demand above capacity. The later part of each",
+            "series is judged. Scalers are chosen anew every day (hourly series: week) on the days",
+            "before. Node hours count from the order of a node.\n",
             _markdown(_GROUP_HEAD, _group_rows(outcomes)),
             "By series: reactive events, and in brackets node hours relative to reactive.\n",
             _markdown(_SERIES_HEAD, _per_series(outcomes)),
             "Forecasts on the test part: mean absolute error relative to persistence; how often",
-            "each was followed; how often demand was within Prophet's own 80 % interval (observation",
-            "noise), and within the calibrated one.\n",
+            "each was followed; how often demand was within Prophet's own 80 % interval",
+            "(observation noise), and within the calibrated one.\n",
             _markdown(
                 (
                     "series",

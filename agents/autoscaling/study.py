@@ -1,4 +1,4 @@
-"""Reactive against predictive scaling: tuned on the first part of a series, judged on the rest."""
+"""Reactive against predictive scaling: chosen on what is past, judged on what comes."""
 
 from __future__ import annotations
 
@@ -13,19 +13,29 @@ from agents.autoscaling.store import Bases
 from orchestrator.autoscaler import (
     DemandSeries,
     FleetAccount,
-    Forecaster,
     ForecastTable,
     RollingSettings,
     ScalingPlan,
+    hold_peak,
     replay,
 )
-from orchestrator.autoscaler.table import DEFAULT_LEVELS, table_from_bases
+from orchestrator.autoscaler.table import DEFAULT_LEVELS
 from orchestrator.errors import ConfigurationError
 
-__all__ = ["Outcome", "Study", "judge_series", "study_series"]
+__all__ = [
+    "Choice",
+    "Outcome",
+    "Study",
+    "forecast_errors",
+    "judge_series",
+    "played",
+    "rolling_settings",
+]
 
 _NORMAL_90 = 1.2815515655446004
 _FOLLOWED = "followed"
+_SLACK = 0.1  # how far one stretch may leave the budget to make up for earlier ones
+_TARGETS = (0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1.0)
 
 
 @dataclass(frozen=True)
@@ -39,6 +49,8 @@ class Study:
     first_days, tune_days : mapping of int to int
         By the length of a tick: the day of the first origin, and of the first tick that scalers are
         tuned on.
+    retune_days : mapping of int to int
+        By the length of a tick: days after which scalers are chosen anew.
     test_from : float
         Share of a series after which scalers are judged.
     units : int
@@ -47,8 +59,7 @@ class Study:
         Share of ticks at which demand may be above capacity, for the reactive scaler to count as
         well tuned.
     budget : float
-        Node hours that the predictive scaler may use on the tuning part, relative to the reactive
-        one; below what is allowed in the end, because demand drifts.
+        Node hours that the predictive scaler may use, relative to the reactive one.
     utilisations, holds : tuple
         Targets, and ticks that the highest demand is held on the way down, to choose from.
     levels : tuple of float
@@ -58,10 +69,11 @@ class Study:
     delays: dict[int, tuple[int, ...]]
     first_days: dict[int, int]
     tune_days: dict[int, int]
+    retune_days: dict[int, int]
     test_from: float = 0.5
     units: int = 40
     short_share: float = 0.05
-    budget: float = 1.07
+    budget: float = 1.09
     utilisations: tuple[float, ...] = tuple(round(0.5 + 0.01 * k, 2) for k in range(51))
     holds: tuple[int, ...] = (0, 2, 5, 11)
     levels: tuple[float, ...] = DEFAULT_LEVELS[1:]
@@ -85,6 +97,10 @@ class Study:
     def tune(self, series: DemandSeries) -> int:
         """First tick that scalers are tuned on."""
         return self._of(self.tune_days, series) * series.day
+
+    def retune(self, series: DemandSeries) -> int:
+        """Ticks between one choice of parameters and the next."""
+        return self._of(self.retune_days, series) * series.day
 
     def test(self, series: DemandSeries) -> int:
         """First tick that they are judged on."""
@@ -116,90 +132,158 @@ class Choice:
 class Outcome:
     """One scaler on the test part of one series.
 
-    ``reactive_events`` and ``node_hours`` are those of :class:`FleetAccount`; ``tuned_events`` and
-    ``tuned_hours`` the same on the part that its choice was made on.
+    The measures are those of :class:`FleetAccount`; ``choices`` are the parameters that it ran
+    with, one after the other.
     """
 
     series: str
     delay_s: int
     scaler: str
-    choice: Choice
     ticks: int
     reactive_events: int
     short_ticks: int
     unserved: float
     node_hours: float
     changes: int
-    tuned_events: int
-    tuned_hours: float
+    choices: tuple[Choice, ...]
 
 
 class _Bench:
-    """One series with one delay: replays scalers on the tuning or the test part."""
+    """One series with one delay: replays of scalers, and their choice from what is past."""
 
-    def __init__(self, study: Study, series: DemandSeries, table: ForecastTable, delay: int):
+    def __init__(
+        self, study: Study, series: DemandSeries, table: ForecastTable, delay: int
+    ) -> None:
         self.study, self.series, self.table, self.delay = study, series, table, delay
         self.tune, self.test = study.tune(series), study.test(series)
         self.unit = float(series.values[: self.test].mean()) / study.units
-        self._ahead: dict[tuple[float, bool], NDArray[np.float64]] = {}
+        self.demand = series.values[self.tune :]
+        self._needs: dict[tuple[float, float], NDArray[np.float64]] = {}
 
-    def part(self, testing: bool) -> tuple[int, int]:
-        return (self.test, len(self.series)) if testing else (self.tune, self.test)
+    def need(self, choice: Choice) -> NDArray[np.float64]:
+        """What a choice plans for, from the first tick of the tuning part on."""
+        key = (choice.level, choice.utilisation)
+        if key not in self._needs:
+            need = self.demand / choice.utilisation
+            if choice.level > 0.0:
+                window = (self.tune, len(self.series))
+                upper = self.table.upper(choice.level, *window, self.delay)
+                need = np.maximum(need, upper.max(axis=1))
+            self._needs[key] = need
+        return self._needs[key]
 
-    def run(self, choice: Choice, *, testing: bool) -> FleetAccount:
-        start, stop = self.part(testing)
-        demand = self.series.values[start:stop]
-        need = demand / choice.utilisation
-        if choice.level > 0.0:
-            need = np.maximum(need, self._upper(choice.level, testing))
-        plan = ScalingPlan(
+    def plan(self, hold: int = 0) -> ScalingPlan:
+        """Need is met to the unit: the margin is in the need."""
+        return ScalingPlan(
             self.unit,
             target_utilisation=1.0,
             min_size=0,
             tolerance=0.0,
             down_window_s=0.0,
-            hold_s=float(choice.hold * self.series.tick_s),
+            hold_s=float(hold * self.series.tick_s),
         )
-        return replay(demand, need, plan, tick_s=self.series.tick_s, delay=self.delay)
 
-    def _upper(self, level: float, testing: bool) -> NDArray[np.float64]:
-        key = (level, testing)
-        if key not in self._ahead:
-            quantiles = self.table.upper(level, *self.part(testing), self.delay)
-            self._ahead[key] = quantiles.max(axis=1)
-        return self._ahead[key]
+    def account(self, choice: Choice, start: int, stop: int) -> FleetAccount:
+        """One choice on a window, ticks from the first of the tuning part on."""
+        window = slice(start, stop)
+        return replay(
+            self.demand[window],
+            self.need(choice)[window],
+            self.plan(choice.hold),
+            tick_s=self.series.tick_s,
+            delay=self.delay,
+        )
 
-    def outcome(self, scaler: str, choice: Choice) -> Outcome:
-        tuned, judged = self.run(choice, testing=False), self.run(choice, testing=True)
+    def judged(self, choices: Sequence[Choice]) -> FleetAccount:
+        """The test part, as far as there are choices for its segments, played in one go."""
+        need, held = [], []
+        for (start, stop), choice in zip(self.segments(), choices, strict=False):
+            mine = self.need(choice)
+            need.append(mine[start:stop])
+            held.append(hold_peak(mine[:stop], 1 + choice.hold)[start:])
+        whole = np.concatenate(need)
+        begin = self.test - self.tune
+        return replay(
+            self.demand[begin : begin + len(whole)],
+            whole,
+            self.plan(),
+            tick_s=self.series.tick_s,
+            delay=self.delay,
+            held=np.concatenate(held),
+        )
+
+    def segments(self) -> list[tuple[int, int]]:
+        """Stretches of the test part between one choice and the next."""
+        step = self.study.retune(self.series)
+        begins = range(self.test - self.tune, len(self.demand), step)
+        return [(begin, min(begin + step, len(self.demand))) for begin in begins]
+
+    def outcome(self, scaler: str, choices: Sequence[Choice]) -> Outcome:
+        """The account of a scaler on the whole test part."""
+        account = self.judged(choices)
         return Outcome(
             series=self.series.name,
             delay_s=self.delay * self.series.tick_s,
             scaler=scaler,
-            choice=choice,
-            ticks=len(judged.here),
-            reactive_events=judged.reactive_events,
-            short_ticks=judged.short_ticks,
-            unserved=judged.unserved,
-            node_hours=judged.node_hours,
-            changes=judged.changes,
-            tuned_events=tuned.reactive_events,
-            tuned_hours=tuned.node_hours,
+            ticks=len(account.here),
+            reactive_events=account.reactive_events,
+            short_ticks=account.short_ticks,
+            unserved=account.unserved,
+            node_hours=account.node_hours,
+            changes=account.changes,
+            choices=tuple(choices),
         )
 
 
-def _fewest(bench: _Bench, choices: Sequence[Choice], most_hours: float) -> Choice:
-    """The choice with the fewest reactive events within a budget; of equals the cheapest."""
-    accounts = [(bench.run(choice, testing=False), choice) for choice in choices]
-    within = [x for x in accounts if x[0].node_hours <= most_hours] or [
-        min(accounts, key=lambda x: x[0].node_hours)
-    ]
-    return min(within, key=lambda x: (x[0].reactive_events, x[0].node_hours))[1]
+def _reactive_choices(bench: _Bench) -> list[Choice]:
+    """For each segment the cheapest reactive scaler that was rarely enough short until then."""
+    study, length = bench.study, bench.test - bench.tune
+    choices = [Choice(0.0, u, hold) for u, hold in product(study.utilisations, study.holds)]
+    chosen = []
+    for start, _ in bench.segments():
+        accounts = [(bench.account(one, start - length, start), one) for one in choices]
+        good = [x for x in accounts if x[0].short_ticks <= study.short_share * length]
+        if good:
+            chosen.append(min(good, key=lambda x: x[0].node_hours)[1])
+        else:
+            chosen.append(min(accounts, key=lambda x: x[0].short_ticks)[1])
+    return chosen
+
+
+def _governed_choices(
+    bench: _Bench, choices: Sequence[Choice], reactive: Sequence[Choice], budget: float
+) -> list[Choice]:
+    """For each segment the choice with the fewest events until then, within a budget.
+
+    The budget holds for the sum: what was spent beyond (or short of) it, relative to what the
+    reactive scaler would have spent, is taken off (or added to) what the next segment may spend.
+    That is known when it is needed, since a reactive scaler can be replayed beside the real one.
+    """
+    length = bench.test - bench.tune
+    chosen: list[Choice] = []
+    for k, (start, stop) in enumerate(bench.segments()):
+        window = (start - length, start)
+        usual = bench.account(reactive[k], *window).node_hours
+        expected = usual * (stop - start) / length
+        spent = bench.judged(chosen).node_hours if chosen else 0.0
+        beside = bench.judged(reactive[:k]).node_hours if chosen else 0.0
+        share = (budget * (beside + expected) - spent) / expected
+        share = min(max(share, budget - _SLACK), budget + _SLACK)
+        accounts = [(bench.account(one, *window), one) for one in choices]
+        within = [x for x in accounts if x[0].node_hours <= share * usual]
+        if within:
+            chosen.append(min(within, key=lambda x: (x[0].reactive_events, x[0].node_hours))[1])
+        else:
+            chosen.append(min(accounts, key=lambda x: x[0].node_hours)[1])
+    return chosen
 
 
 def judge_series(
     study: Study, series: DemandSeries, table: ForecastTable, delay: int
 ) -> list[Outcome]:
-    """Tune scalers on the first part of a series, and judge them on the rest.
+    """Play the test part of a series with scalers that are chosen anew from time to time.
+
+    Every choice is made on a window that ends where the stretch begins that it is used on.
 
     Parameters
     ----------
@@ -220,23 +304,32 @@ def judge_series(
     """
     table.require_series(series)
     bench = _Bench(study, series, table, delay)
-    reactive = [Choice(0.0, u, hold) for u, hold in product(study.utilisations, study.holds)]
-    accounts = [(bench.run(choice, testing=False), choice) for choice in reactive]
-    most_short = study.short_share * len(accounts[0][0].here)
-    good = [x for x in accounts if x[0].short_ticks <= most_short]
-    if not good:
-        good = [min(accounts, key=lambda x: x[0].short_ticks)]
-    hours, plain = min(
-        ((account.node_hours, choice) for account, choice in good), key=lambda x: x[0]
-    )
-    targets = (0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1.0)
-    predictive = [Choice(*x) for x in product(study.levels, targets, study.holds)]
-    return [
-        bench.outcome("reactive", plain),
-        bench.outcome("reactive, same budget", _fewest(bench, reactive, study.budget * hours)),
-        bench.outcome("predictive", _fewest(bench, predictive, study.budget * hours)),
-        bench.outcome("predictive, no extra hours", _fewest(bench, predictive, hours)),
-    ]
+    plain = [Choice(0.0, u, hold) for u, hold in product(study.utilisations, study.holds)]
+    ahead = [Choice(*x) for x in product(study.levels, _TARGETS, study.holds)]
+    reactive = _reactive_choices(bench)
+    governed = {
+        "reactive, same budget": (plain, study.budget),
+        "predictive": (ahead, study.budget),
+        "predictive, no extra hours": (ahead, 1.0),
+    }
+    outcomes = [bench.outcome("reactive", reactive)]
+    for scaler, (choices, budget) in governed.items():
+        chosen = _governed_choices(bench, choices, reactive, budget)
+        outcomes.append(bench.outcome(scaler, chosen))
+    return outcomes
+
+
+def played(
+    study: Study,
+    series: DemandSeries,
+    table: ForecastTable,
+    delay: int,
+    outcomes: Sequence[Outcome],
+) -> tuple[float, dict[str, FleetAccount]]:
+    """Size of a node, and the accounts behind the outcomes of one series and delay, by scaler."""
+    bench = _Bench(study, series, table, delay)
+    mine = (x for x in outcomes if (x.series, x.delay_s) == (series.name, delay * series.tick_s))
+    return bench.unit, {x.scaler: bench.judged(x.choices) for x in mine}
 
 
 def forecast_errors(
@@ -275,32 +368,12 @@ def forecast_errors(
             yield entry
 
 
-def study_series(
-    study: Study,
-    series: DemandSeries,
-    forecasters: Sequence[Forecaster],
-    bases: Sequence[Bases],
-    *,
-    judge: bool = True,
-) -> tuple[list[Outcome], list[dict[str, object]], ForecastTable]:
-    """Everything about one series: scalers by delay, forecast errors, and the forecast table.
-
-    Without ``judge`` it is the table alone.
-    """
-    settings = rolling_settings(series)
-    names = tuple(one.name for one in forecasters)
-    table = table_from_bases(series, names, bases, first=study.first(series), settings=settings)
-    if not judge:
-        return [], [], table
-    outcomes = [
-        outcome
-        for delay in study.delays_of(series)
-        for outcome in judge_series(study, series, table, delay)
-    ]
-    return outcomes, list(forecast_errors(study, series, table, bases)), table
-
-
 def rolling_settings(series: DemandSeries) -> RollingSettings:
-    """Windows in days rather than ticks: three to carry from, one to compete on, five to learn."""
+    """Windows in days rather than ticks, but with enough ticks of long ones too."""
     day = series.day
-    return RollingSettings(carry=max(3 * day, 72), recent=max(day, 72), memory=max(5 * day, 480))
+    return RollingSettings(
+        carry=max(3 * day, 72),
+        recent=max(day, 72),
+        memory=max(5 * day, 480),
+        local=max(day // 2, 36),
+    )

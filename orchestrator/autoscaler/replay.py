@@ -60,7 +60,13 @@ def hold_peak(need: Array, ticks: int) -> Array:
 
 
 def replay(
-    demand: Array, need: Array, plan: ScalingPlan, *, tick_s: int, delay: int
+    demand: Array,
+    need: Array,
+    plan: ScalingPlan,
+    *,
+    tick_s: int,
+    delay: int,
+    held: Array | None = None,
 ) -> FleetAccount:
     """Scale a fleet along a series, once a tick.
 
@@ -75,6 +81,8 @@ def replay(
         ``hold_s`` keeps the highest need of so much past on the way down.
     tick_s, delay : int
         Seconds of a tick, and provisioning delay in ticks, at least 1.
+    held : float64 [T] or None, optional
+        What a way down may not undercut, where it is not the highest need of ``plan.hold_s``.
 
     Returns
     -------
@@ -87,7 +95,8 @@ def replay(
     if delay < 1 or tick_s < 1:
         raise ValidationError("replay", "delay", f"is {delay} ticks of {tick_s} s", "at least 1")
     here, paid = np.zeros(len(demand), np.int64), np.zeros(len(demand), np.int64)
-    held = hold_peak(need, 1 + round(plan.hold_s / tick_s))
+    if held is None:
+        held = hold_peak(need, 1 + round(plan.hold_s / tick_s))
     ring = np.zeros(delay + 1, np.int64)
     record = replace(plan, hold_s=0.0).to_record()
     args = (demand, need, held, record, 1000 * tick_s, delay, ring, here, paid)

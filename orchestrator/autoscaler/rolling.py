@@ -29,6 +29,7 @@ from orchestrator.errors import ConfigurationError
 __all__ = ["RollingSettings", "calibrate", "carry_forward", "choose", "structures"]
 
 Array = NDArray[np.float64]
+_LEAST_SCALE = 1e-9
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,10 @@ class RollingSettings:
     least : int
         Errors needed before there are quantiles.
     floor : float
-        Least scale of an error, as a share of the forecast.
+        Least scale of an error, as a share of the forecast or of the mean demand of ``recent``.
+    ceiling : float
+        Quantiles exceed neither the forecast nor so many times the highest demand of ``memory``:
+        after a burst the scale of errors is large, and what it promises would never be used.
     """
 
     carry: int = 432
@@ -57,6 +61,7 @@ class RollingSettings:
     local: int = 12
     least: int = 48
     floor: float = 0.02
+    ceiling: float = 1.1
 
     def __post_init__(self) -> None:
         """Check every field."""
@@ -65,6 +70,8 @@ class RollingSettings:
                 raise ConfigurationError(f"RollingSettings: '{name}' must be at least 1")
         if not self.floor > 0.0:
             raise ConfigurationError(f"RollingSettings: 'floor' is {self.floor}; greater than 0")
+        if not self.ceiling >= 1.0:
+            raise ConfigurationError(f"RollingSettings: 'ceiling' is {self.ceiling}; at least 1")
 
     @property
     def span(self) -> int:
@@ -206,7 +213,9 @@ def calibrate(
     bands = np.full((*point.shape, len(levels)), np.nan)
     bands[:, 0] = known[:, None]
     error = errors(known, point)
-    floor = settings.floor * np.maximum(point, np.finfo(np.float64).tiny)
+    # Relative to the usual demand too: the first request after an idle hour is not that rare.
+    usual = _window_mean(known, settings.recent)[:, None]
+    floor = settings.floor * np.maximum(point, usual) + _LEAST_SCALE
     for h in range(1, point.shape[1]):
         scale = np.nan_to_num(_window_mean(np.abs(error[:, h]), settings.local)) + floor[:, h]
         score = error[:, h] / _late(scale, h)
@@ -216,7 +225,14 @@ def calibrate(
             if len(past) >= settings.least:
                 ranks = [_rank(level, len(past)) for level in levels]
                 bands[i, h] = point[i, h] + scale[i] * np.partition(past, ranks)[ranks]
-    return np.maximum(bands, 0.0)
+    highest = settings.ceiling * _window_max(known, settings.memory)
+    return np.clip(bands, 0.0, np.maximum(point, highest[:, None])[:, :, None])
+
+
+def _window_max(x: Array, window: int) -> Array:
+    """Highest of the last ``window`` entries."""
+    padded = np.concatenate([np.full(window - 1, -np.inf), x])
+    return np.asarray(sliding_window_view(padded, window).max(axis=1))
 
 
 def _rank(level: float, count: int) -> int:
