@@ -26,6 +26,7 @@ from orchestrator.kernels.packing_state import (
 )
 
 __all__ = [
+    "ARRIVAL_DTYPE",
     "CONFIG_FIELDS",
     "CURVE_DTYPE",
     "DEVICE_DTYPE",
@@ -70,6 +71,7 @@ TABLES = (
     "order",
     "tag",
     *MEMO_TABLES,
+    "arrival",
 )
 """Tables of a row; kernels reach them through the accessors in ``tables``."""
 
@@ -292,6 +294,9 @@ SERVICE_DTYPE = np.dtype(
 )
 """An inference service: requests are a fluid, see docs/decisions/0006-services-as-fluid.md."""
 
+ARRIVAL_DTYPE = np.dtype([("node", "i8")], align=True)
+"""An entry of the ring of nodes on order, in order of arrival; NODE_DTYPE has the time."""
+
 QUEUE_DTYPE = np.dtype([("job", "i8")], align=True)
 """An entry of the queue, in submit order."""
 
@@ -303,6 +308,7 @@ _STRIDES = [
     ("max_log", "i8"),
     ("max_shapes", "i8"),  # request shapes whose placements are remembered; 0: none
     ("max_touches", "i8"),  # a power of two
+    ("arrival_slots", "i8"),
     ("tree", "i8"),  # entries of one shape's tree: twice a power of two
 ]
 
@@ -311,11 +317,14 @@ CONFIG_FIELDS = [
     ("slowdown_bound_ms", "i8"),
     ("ageing_ms", "i8"),  # waiting time that is worth one priority class; 0: no ageing
     ("tick_ms", "i8"),  # between service ticks; 0: services are not simulated
+    ("provision_ms", "i8"),  # from the order of a node to its arrival
     ("preemption_limit", "i8"),  # preemptions per decision point
     ("queue_window", "i8"),  # jobs that a policy sees
     ("candidates", "i8"),  # placements offered per job
     ("victims", "i8"),  # running jobs that a policy may preempt
     ("elastics", "i8"),  # elastic jobs that a policy may resize
+    ("min_nodes", "i8"),  # of the fleet, see transition.capacity
+    ("max_nodes", "i8"),  # 0: as many as the table describes
     ("step_limit", "i8"),  # steps after which an episode is truncated; 0: none
     ("window_order", "u1"),  # codes.RuleKey
     ("commitment", "u1"),  # a chosen job is waited for
@@ -347,6 +356,8 @@ _SCALARS = [
     ("busy_unit_ms", "i8"),
     ("capacity_unit_ms", "i8"),
     ("lost_unit_ms", "i8"),
+    ("cost_rate_milli", "i8"),  # price per hour of all nodes that are paid for now
+    ("cost_milli_ms", "i8"),  # that, integrated over time
     # bounded slowdown, see metrics.total_excess
     ("settled_excess", "f8"),
     ("queue_rate", "f8"),  # sum over the queue of 1 / max(run, bound), per second
@@ -384,6 +395,8 @@ _SCALARS = [
     ("num_typical", "i8"),
     ("touched", "i8"),  # nodes that changed, counted since the episode began
     ("shape_clock", "i8"),
+    ("arrival_head", "i8"),  # of the ring of nodes on order
+    ("arrival_len", "i8"),
     ("queue_len", "i8"),
     ("running_len", "i8"),
     ("heap_len", "i8"),
@@ -485,6 +498,7 @@ class ClusterState:
     shape_memo: NDArray[np.void]  # [E, H] SHAPE_DTYPE; this and the next two are a memo
     branch: NDArray[np.void]  # [E, H, 2 P] BRANCH_DTYPE
     touch: NDArray[np.void]  # [E, T] TOUCH_DTYPE
+    arrival: NDArray[np.void]  # [E, N] ARRIVAL_DTYPE, a ring
 
     @property
     def nbytes(self) -> int:
@@ -529,6 +543,7 @@ def allocate(shape: ClusterShape) -> ClusterState:
         shape_memo=np.zeros((envs, max(shapes, 1)), SHAPE_DTYPE),
         branch=np.zeros((envs, max(shapes, 1), tree), BRANCH_DTYPE),
         touch=np.zeros((envs, touches), TOUCH_DTYPE),
+        arrival=np.zeros((envs, shape.nodes), ARRIVAL_DTYPE),
     )
     for name in TABLES:
         table = getattr(state, name)
@@ -540,6 +555,7 @@ def allocate(shape: ClusterShape) -> ClusterState:
     state.rows["max_shapes"] = shapes
     state.rows["max_touches"] = touches
     state.rows["tree"] = tree
+    state.rows["arrival_slots"] = shape.nodes
     state.rows["slowdown_bound_ms"] = 10_000
     state.rows["information"] = Information.ESTIMATE
     state.rows["committed"] = NO_JOB

@@ -18,6 +18,7 @@ from orchestrator.kernels import packing_state, state
 from orchestrator.kernels.jit import small_kernel
 
 __all__ = [
+    "arrival",
     "branch",
     "copy_record",
     "copy_scalars",
@@ -79,6 +80,7 @@ _tenant_at = _record_at(state.TENANT_DTYPE)
 _uplink_at = _record_at(state.UPLINK_DTYPE)
 _curve_at = _record_at(state.CURVE_DTYPE)
 _service_at = _record_at(state.SERVICE_DTYPE)
+_arrival_at = _record_at(state.ARRIVAL_DTYPE)
 _typical_at = _record_at(packing_state.TYPICAL_DTYPE)
 _order_at = _record_at(packing_state.ORDER_DTYPE)
 _tag_at = _record_at(packing_state.TAG_DTYPE)
@@ -247,6 +249,12 @@ def curve(row, c):
 def service(row, s):
     """Service ``s`` (SERVICE_DTYPE)."""
     return _service_at(row.service_at, s)
+
+
+@small_kernel
+def arrival(row, position):
+    """An entry of the ring of nodes on order (ARRIVAL_DTYPE), counted from the next to come."""
+    return _arrival_at(row.arrival_at, (row.arrival_head + position) % row.arrival_slots)
 
 
 @small_kernel

@@ -283,5 +283,7 @@ def assert_same(state: ClusterState, e: int, twin: NaiveEngine) -> None:
         "lost_unit_ms": twin.lost_units,
         "capacity_units": twin.capacity(),
         "free_units": twin.free(),
+        "cost_rate_milli": twin.cost_rate(),
+        "cost_milli_ms": twin.cost,
     }
     assert {name: int(row[name]) for name in expected} == expected

@@ -5,6 +5,7 @@ from __future__ import annotations
 from orchestrator.kernels.codes import EventKind
 from orchestrator.kernels.jit import kernel
 from orchestrator.kernels.tables import job
+from orchestrator.kernels.transition.capacity import receive_node
 from orchestrator.kernels.transition.jobs import (
     admit_job,
     complete_job,
@@ -52,6 +53,8 @@ def apply_event(row, kind, subject):
         drain_node(row, subject)
     elif kind == EventKind.SERVICE_TICK:
         serve_tick(row)
+    elif kind == EventKind.NODE_ARRIVAL:
+        receive_node(row, subject)
 
 
 @kernel

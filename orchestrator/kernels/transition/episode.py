@@ -9,6 +9,7 @@ from orchestrator.kernels.jit import kernel, small_kernel
 from orchestrator.kernels.packing_state import TAGS
 from orchestrator.kernels.randomness import mix
 from orchestrator.kernels.tables import (
+    arrival,
     copy_record,
     copy_scalars,
     curve,
@@ -29,6 +30,7 @@ from orchestrator.kernels.tables import (
     worker,
 )
 from orchestrator.kernels.transition.layout import empty_node, forget_shapes, sort_nodes
+from orchestrator.kernels.transition.nodes import cost_rate
 from orchestrator.kernels.transition.services import begin_service
 
 _UNKNOWN_MS = 3_600_000  # the estimate of every job when nothing is known
@@ -49,7 +51,8 @@ __all__ = [
 def load_nodes(row, nodes):
     """Fill row ``e``'s node table from ``nodes`` [n] NODE_DTYPE, all capacity free.
 
-    Capacity units are milli-GPUs, or milli-cores where no node has a GPU.
+    Capacity units are milli-GPUs, or milli-cores where no node has a GPU. Nodes are up, down or
+    absent: those on order were ordered in the row (``transition.capacity``).
     """
     gpus = 0
     for n in range(nodes.shape[0]):
@@ -69,6 +72,9 @@ def load_nodes(row, nodes):
         if nodes[n].state == NodeCode.UP:
             row.capacity_units += units
     row.free_units = row.capacity_units
+    row.arrival_head = 0
+    row.arrival_len = 0
+    row.cost_rate_milli = cost_rate(row)
     sort_nodes(row)
     forget_shapes(row)
 
@@ -174,6 +180,7 @@ def begin_episode(row, seed, nodes, requests):
     row.busy_unit_ms = 0
     row.capacity_unit_ms = 0
     row.lost_unit_ms = 0
+    row.cost_milli_ms = 0
     row.settled_excess = 0.0
     row.queue_rate = 0.0
     row.queue_onset = 0.0
@@ -288,3 +295,5 @@ def copy_row(source, target):
         copy_record(curve(target, c), curve(source, c))
     for k in range(source.num_services):
         copy_record(service(target, k), service(source, k))
+    for k in range(source.arrival_len):
+        copy_record(arrival(target, k), arrival(source, k))

@@ -33,6 +33,7 @@ from orchestrator.kernels.transition.jobs import (
 )
 from orchestrator.kernels.transition.layout import empty_node, forget_shapes, sort_nodes
 from orchestrator.kernels.transition.nodes import (
+    cost_rate,
     drain_node,
     fail_node,
     leave_nodes,
@@ -87,6 +88,7 @@ def _recount(row):
             row.capacity_units += node_units(row, n)
             free = node(row, n).gpu_free_milli if gpus > 0 else node(row, n).cpu_free_milli
             row.free_units += free
+    row.cost_rate_milli = cost_rate(row)
     for j in range(row.num_jobs):
         placed = job(row, j).workers_now
         workers = placed if placed > 0 else request(row, j).workers
@@ -121,6 +123,8 @@ def put_node(rows: Rows, e: int, n: int, records: NDArray[np.void]) -> None:
     row = rows[e]
     if n < row.num_nodes and node(row, n).workers > 0:
         raise RuntimeError("a node with workers on it cannot be described anew")
+    if n < row.num_nodes and node(row, n).state == NodeCode.PROVISIONING:
+        raise RuntimeError("a node on order cannot be described anew")
     if n >= row.num_nodes:
         row.num_nodes = n + 1
     _describe_node(row, np.int64(n), records[0])

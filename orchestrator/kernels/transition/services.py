@@ -62,7 +62,7 @@ def begin_service(own, now_ms):
     own.ready = 0
     own.sick = 0
     own.breaker_since_ms = now_ms
-    own.breaker_mode = np.int32(BreakerMode.CLOSED)
+    own.breaker_mode = np.int64(BreakerMode.CLOSED)
     own.breaker_in_row = 0
     own.offered = 0.0
     own.within = 0.0
@@ -124,9 +124,9 @@ def _breaker_state(own):
 
 @small_kernel
 def _keep_breaker(own, state):
-    own.breaker_mode = np.int32(state.mode)
+    own.breaker_mode = np.int64(state.mode)
     own.breaker_since_ms = state.since_ms
-    own.breaker_in_row = np.int32(min(state.in_row, np.int64(1 << 30)))
+    own.breaker_in_row = np.int64(min(state.in_row, np.int64(1 << 30)))
 
 
 @kernel
@@ -135,7 +135,7 @@ def _fall_sick(row, s, own, span_ms):
     now = row.now_ms
     if own.sick > 0:
         if own.sick >= own.ready:
-            own.sick = np.int32(own.ready)
+            own.sick = np.int64(own.ready)
         if now - span_ms >= own.sick_until_ms:  # well again: the breaker's probes find out
             rule = _breaker_rule(own)
             passes, state = breaker_admit(rule, _breaker_state(own), now)
@@ -240,7 +240,7 @@ def _serve(row, s, rate):
     """Settle one service's tick."""
     own = service(row, s)
     span_ms = row.tick_ms
-    own.ready = np.int32(ready_replicas(row, s))
+    own.ready = np.int64(ready_replicas(row, s))
     own.run_start_ms = job(row, own.job).start_ms
     _fall_sick(row, s, own, span_ms)
     offered = rate * span_ms / 1000.0

@@ -6,7 +6,7 @@ import numpy as np
 
 from orchestrator.kernels.codes import FOREVER_MS, NEVER, EventKind, JobCode
 from orchestrator.kernels.jit import kernel, small_kernel
-from orchestrator.kernels.tables import heap, incident, job, request, service
+from orchestrator.kernels.tables import arrival, heap, incident, job, node, request, service
 
 __all__ = ["advance_clock", "cancel_event", "next_event", "pop_event", "push_event", "ticks_go_on"]
 
@@ -23,6 +23,7 @@ def advance_clock(row, time_ms):
     row.wait_ms += elapsed * row.queue_len
     row.busy_unit_ms += elapsed * (row.capacity_units - row.free_units)
     row.capacity_unit_ms += elapsed * row.capacity_units
+    row.cost_milli_ms += elapsed * row.cost_rate_milli
     row.now_ms = time_ms
 
 
@@ -130,9 +131,9 @@ def ticks_go_on(row):
 def next_event(row):
     """The next thing to happen to row ``e``: (time_ms, codes.EventKind, subject).
 
-    Arrivals, incidents, the event queue and service ticks are merged in the order (time, kind).
-    The time is ``NEVER`` and the kind ``NONE`` when nothing is left. The end of a job that lasts
-    for ever (``FOREVER_MS``) is nothing to wait for.
+    Arrivals, incidents, nodes on order, the event queue and service ticks are merged in the order
+    (time, kind). The time is ``NEVER`` and the kind ``NONE`` when nothing is left. The end of a
+    job that lasts for ever (``FOREVER_MS``) is nothing to wait for.
     """
     time_ms = NEVER
     kind = np.int64(EventKind.NONE)
@@ -154,8 +155,13 @@ def next_event(row):
         if incident_time < time_ms or (incident_time == time_ms and incident_kind < kind):
             time_ms, kind = incident_time, incident_kind
             subject = incident(row, row.next_incident).node
+    if row.arrival_len > 0:
+        due = arrival(row, 0).node
+        due_ms = node(row, due).arrive_ms
+        if due_ms < time_ms or (due_ms == time_ms and kind > EventKind.NODE_ARRIVAL):
+            time_ms, kind, subject = due_ms, np.int64(EventKind.NODE_ARRIVAL), due
     if row.num_services > 0 and row.next_tick_ms < time_ms and ticks_go_on(row):
-        return row.next_tick_ms, np.int32(EventKind.SERVICE_TICK), np.int32(-1)
+        return row.next_tick_ms, np.int64(EventKind.SERVICE_TICK), np.int64(-1)
     return time_ms, kind, subject
 
 
@@ -168,5 +174,8 @@ def pop_event(row, kind):
         cancel_event(row, heap(row, 0).entity)
     elif kind == EventKind.SERVICE_TICK:
         row.next_tick_ms += row.tick_ms
+    elif kind == EventKind.NODE_ARRIVAL:
+        row.arrival_head = np.int64((row.arrival_head + 1) % row.arrival_slots)
+        row.arrival_len -= 1
     elif kind != EventKind.NONE:
         row.next_incident += 1
