@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from orchestrator.kernels import advance, backfill, decisions, feasibility, ordering, placement
+from orchestrator.kernels import (
+    advance,
+    backfill,
+    decisions,
+    feasibility,
+    ordering,
+    placement,
+    throughput,
+)
 from orchestrator.kernels import randomness as rnd
 from orchestrator.kernels.jit import kernel
 from orchestrator.kernels.tables import request
@@ -20,6 +28,7 @@ _lift, _restore = whatif.lift_gang, whatif.restore_gang
 _slots, _slots_when_empty = feasibility.worker_slots, feasibility.worker_slots_when_empty
 _place, _score, _first = placement.place_gang, ordering.job_score, ordering.first_in_queue
 _backfill, _earliest = backfill.backfill_queue, backfill.earliest_start
+_speed, _load_curves = throughput.speed_milli, episode.load_curves
 _position, _load_incidents = advance.queue_position, episode.load_incidents
 _placement_reason, _preemption_reason = decisions.placement_reason, decisions.preemption_reason
 
@@ -124,3 +133,13 @@ def placement_reason(rows, e, j):
 @kernel
 def preemption_reason(rows, e, j):
     return int(_preemption_reason(rows[e], j))
+
+
+@kernel
+def load_curves(rows, e, curves):
+    _load_curves(rows[e], curves)
+
+
+@kernel
+def speed_milli(rows, e, j, workers, spread, model):
+    return _speed(rows[e], j, workers, spread, model)

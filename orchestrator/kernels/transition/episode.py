@@ -26,7 +26,15 @@ from orchestrator.kernels.tables import (
 
 _UNKNOWN_MS = 3_600_000  # the estimate of every job when nothing is known
 
-__all__ = ["begin_episode", "clear_job", "copy_row", "load_incidents", "load_job", "load_nodes"]
+__all__ = [
+    "begin_episode",
+    "clear_job",
+    "copy_row",
+    "load_curves",
+    "load_incidents",
+    "load_job",
+    "load_nodes",
+]
 
 
 @kernel
@@ -179,6 +187,17 @@ def load_incidents(row, incidents):
     for k in range(incidents.shape[0]):
         copy_record(incident(row, k), incidents[k])
         incident(row, k).time_ms = incidents[k].time_ms + row.now_ms
+
+
+@kernel
+def load_curves(row, curves):
+    """Give a row its throughput curves, CURVE_DTYPE [n], after ``begin_episode``.
+
+    Entry 0 stands for "in proportion to the workers", whatever it holds.
+    """
+    row.num_curves = curves.shape[0]
+    for c in range(curves.shape[0]):
+        copy_record(curve(row, c), curves[c])
 
 
 @kernel
