@@ -218,8 +218,11 @@ def fit_throughput(
         )
 
     def model(x: NDArray[np.float64]) -> ThroughputModel:
-        constants = [float(value) for value in np.exp(x[:6])]
-        return ThroughputModel(name, *constants, float(x[6]), local_batch, batch, noise_scale)
+        c = [float(value) for value in np.exp(x[:6])]
+        overlap = float(x[6])
+        return ThroughputModel(
+            name, c[0], c[1], c[2], c[3], c[4], c[5], overlap, local_batch, batch, noise_scale
+        )
 
     def residuals(x: NDArray[np.float64]) -> NDArray[np.float64]:
         predicted = model(x).step_time(times.workers, times.across, times.local_batch)

@@ -181,8 +181,21 @@ class ThroughputModel:
 
 def _measured(*values: float | str) -> ThroughputModel:
     name, *constants, batch, noise = values
-    numbers = [float(value) for value in constants]
-    return ThroughputModel(str(name), *numbers, int(batch), int(batch), float(noise))
+    grad, each, node, node_each, network, network_each, overlap = map(float, constants)
+    first = int(batch)
+    return ThroughputModel(
+        str(name),
+        grad,
+        each,
+        node,
+        node_each,
+        network,
+        network_each,
+        overlap,
+        first,
+        first,
+        float(noise),
+    )
 
 
 APPLICATIONS = MappingProxyType(
