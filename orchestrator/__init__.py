@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from orchestrator.clock import VirtualClock, WallClock
-    from orchestrator.engine import Engine, Semantics
+    from orchestrator.engine import Engine
     from orchestrator.foundations import in_memory
     from orchestrator.kernels.state import ClusterShape
     from orchestrator.orchestrator import InfrastructureOrchestrator
     from orchestrator.runtimes import SimulatedRuntime
+    from orchestrator.semantics import Semantics
     from orchestrator.types import (
         JobPriority,
         JobSpec,
@@ -52,7 +53,7 @@ _HOMES = {
     "NodeSpec": "orchestrator.types",
     "ScalingDecision": "orchestrator.types",
     "ScalingDirection": "orchestrator.types",
-    "Semantics": "orchestrator.engine",
+    "Semantics": "orchestrator.semantics",
     "SimulatedRuntime": "orchestrator.runtimes",
     "VirtualClock": "orchestrator.clock",
     "WallClock": "orchestrator.clock",

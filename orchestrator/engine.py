@@ -20,9 +20,7 @@ from orchestrator.kernels.codes import (
     NO_JOB,
     ActionKind,
     EventKind,
-    Information,
     JobCode,
-    Placement,
     Reason,
     Status,
 )
@@ -34,7 +32,7 @@ from orchestrator.kernels.state import (
     allocate,
 )
 from orchestrator.kernels.transition import live
-from orchestrator.ports import (
+from orchestrator.messages import (
     Action,
     CheckpointCommitted,
     Command,
@@ -43,6 +41,7 @@ from orchestrator.ports import (
     Effect,
     Entry,
     Event,
+    MigrateJob,
     NodeFailed,
     NodeRecovered,
     PlaceJob,
@@ -51,7 +50,9 @@ from orchestrator.ports import (
     PreemptJob,
     Register,
     ReleaseNode,
+    ResizeJob,
     Review,
+    Scale,
     Submit,
     Wait,
     WorkerExited,
@@ -61,37 +62,10 @@ from orchestrator.ports import (
 from orchestrator.resources.tables import JobTable, NodeTable
 from orchestrator.runtimes.effects import EffectReader
 from orchestrator.scheduler.snapshot import Snapshot
+from orchestrator.semantics import Semantics
 from orchestrator.types import NodeSpec
 
-__all__ = ["Engine", "Outcome", "Semantics"]
-
-
-@dataclass(frozen=True)
-class Semantics:
-    """What is legal, and what happens by itself; fixed for the life of a cluster.
-
-    Parameters
-    ----------
-    min_run_ms : int
-        A job may not be preempted before it has run for this long.
-    preemption_limit : int
-        Preemptions per decision point.
-    slowdown_bound_ms : int
-        Run time below which slowdowns are bounded.
-    commitment : bool
-        A chosen job is waited for.
-    backfill : bool
-        Others may run meanwhile, if they do not delay it.
-    information : Information
-        What policies may know of run times.
-    """
-
-    min_run_ms: int = 0
-    preemption_limit: int = 16
-    slowdown_bound_ms: int = 10_000
-    commitment: bool = False
-    backfill: bool = False
-    information: Information = Information.ESTIMATE
+__all__ = ["Engine", "Outcome"]
 
 
 @dataclass(frozen=True)
@@ -148,8 +122,9 @@ class Engine:
         self.state = allocate(self.shape)
         for name in ("min_run_ms", "preemption_limit", "slowdown_bound_ms", "commitment"):
             self.state.rows[name] = getattr(self.semantics, name)
-        for name in ("backfill", "information"):
+        for name in ("backfill", "information", "migrate", "quota_mode", "ageing_ms"):
             self.state.rows[name] = getattr(self.semantics, name)
+        self.state.rows["elastics"] = int(self.semantics.resize)
         self.state.rows["keep_log"] = 1
         no_nodes, no_jobs = np.zeros(0, NODE_DTYPE), np.zeros(0, REQUEST_DTYPE)
         kernels.begin_episode(self.state.rows, 0, seed, no_nodes, no_jobs)
@@ -249,7 +224,7 @@ class Engine:
             self.jobs.check(body.spec, nodes=len(self.nodes.specs))
         elif isinstance(body, Register):
             self.nodes.check(body.spec)
-        elif isinstance(body, Preempt):
+        elif isinstance(body, Preempt | Scale):
             self.jobs.slots.find(body.job_id)
         elif isinstance(body, Decommission | NodeFailed | NodeRecovered):
             self.nodes.slots.find(body.node_id)
@@ -276,9 +251,12 @@ class Engine:
         elif isinstance(body, Review):
             self._open_point()
             self._settle()
-        elif isinstance(body, Preempt):
+        elif isinstance(body, Preempt | Scale):
             self._open_point()
-            reason = self._act(self.state, PreemptJob(body.job_id))
+            wanted: Action = PreemptJob(body.job_id)
+            if isinstance(body, Scale):
+                wanted = ResizeJob(body.job_id, body.workers)
+            reason = self._act(self.state, wanted)
             if self.semantics.commitment:
                 self._settle()
         elif isinstance(body, WorkerExited | CheckpointCommitted | WorkersLost):
@@ -376,7 +354,11 @@ class Engine:
             return Reason.OK
         slots = self.jobs.slots
         j = slots.find(action.job_id) if action.job_id in slots else NO_JOB
-        kind, generator = ActionKind.PREEMPT, Placement.FIRST_FIT
+        kind, value = ActionKind.PREEMPT, 0
         if isinstance(action, PlaceJob):
-            kind, generator = ActionKind.PLACE, action.generator
-        return Reason(kernels.commit(state.rows, 0, int(kind), j, int(generator), self._scratch))
+            kind, value = ActionKind.PLACE, int(action.generator)
+        elif isinstance(action, ResizeJob):
+            kind, value = ActionKind.RESIZE, action.workers
+        elif isinstance(action, MigrateJob):
+            kind, value = ActionKind.MIGRATE, int(action.generator)
+        return Reason(kernels.commit(state.rows, 0, int(kind), j, value, self._scratch))

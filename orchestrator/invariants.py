@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.errors import InvariantError
-from orchestrator.kernels.codes import NO_JOB, EventKind, JobCode, NodeCode
+from orchestrator.kernels.codes import NO_JOB, EventKind, JobCode, NodeCode, QuotaMode
 from orchestrator.kernels.state import ClusterState
 
 __all__ = ["assert_invariants"]
@@ -42,6 +42,7 @@ class _View:
     queue: NDArray[np.int32]  # [queue_len] jobs
     running: NDArray[np.void]  # [running_len]
     heap: NDArray[np.void]  # [heap_len]
+    tenant: NDArray[np.void]  # [num_tenants]
 
     def require(self, ok: bool, message: str) -> None:
         """Raise :class:`InvariantError` unless ``ok``."""
@@ -76,6 +77,7 @@ def assert_invariants(state: ClusterState, e: int) -> None:
     _check_jobs(view)
     _check_holdings(view)
     _check_capacity(view)
+    _check_tenants(view)
     _check_queue(view)
     _check_queue_sums(view)
     _check_running(view)
@@ -89,6 +91,7 @@ def _view(state: ClusterState, e: int) -> _View:
     limits = {
         "num_jobs": state.shape.jobs,
         "num_nodes": state.shape.nodes,
+        "num_tenants": state.shape.tenants,
         "queue_len": row["num_jobs"],
         "running_len": row["num_jobs"],
         "heap_len": row["num_jobs"],
@@ -110,6 +113,7 @@ def _view(state: ClusterState, e: int) -> _View:
         queue=state.queue[e, : row["queue_len"]]["job"],
         running=state.running[e, : row["running_len"]],
         heap=state.heap[e, : row["heap_len"]],
+        tenant=state.tenant[e, : row["num_tenants"]],
     )
 
 
@@ -125,11 +129,7 @@ def _check_jobs(v: _View) -> None:
         state = JobCode(code)
         v.require(state not in _PASSING, f"job {j} rests in the passing state {state.name}")
         placed = state in _PLACED
-        v.require_equal(
-            int(run["workers_now"]),
-            int(ask["workers"]) if placed else 0,
-            f"workers placed of the {state.name} job {j} (a gang is whole or absent)",
-        )
+        _check_gang(v, j, state, placed=placed)
         started = run["first_start_ms"] >= 0
         if state == JobCode.ABSENT:
             v.require(not started, f"job {j} has started before it was submitted")
@@ -149,6 +149,20 @@ def _check_jobs(v: _View) -> None:
             v.require_equal(int(run["end_ms"]), -1, f"end of the {state.name} job {j}")
 
 
+def _check_gang(v: _View, j: int, state: JobCode, *, placed: bool) -> None:
+    """A gang is whole or absent; an elastic one is within its bounds or absent."""
+    ask, now = v.request[j], int(v.job[j]["workers_now"])
+    if placed and ask["elastic"]:
+        low, high = int(ask["min_workers"]), int(ask["max_workers"])
+        v.require(
+            low <= now <= high,
+            f"the {state.name} elastic job {j} has {now} workers, outside {low}..{high}",
+        )
+        return
+    what = f"workers placed of the {state.name} job {j} (a gang is whole or absent)"
+    v.require_equal(now, int(ask["workers"]) if placed else 0, what)
+
+
 def _check_progress(v: _View) -> None:
     """Work is never made up, and an interruption costs less than one checkpoint interval."""
     for j, (ask, run) in enumerate(zip(v.request, v.job, strict=True)):
@@ -158,7 +172,7 @@ def _check_progress(v: _View) -> None:
             0 <= progress <= saved <= duration,
             f"job {j} of {duration} ms has done {progress} ms and {run['unsaved_ms']} ms unsaved",
         )
-        if run["state"] != JobCode.CHECKPOINTING:
+        if run["state"] not in _PLACED:
             v.require_equal(int(run["unsaved_ms"]), 0, f"unsaved work of job {j}")
         if run["state"] == JobCode.COMPLETED:
             v.require_equal(progress, duration, f"work done of the completed job {j}")
@@ -179,7 +193,7 @@ def _check_counters(v: _View) -> None:
     v.require_equal(int(row["active_jobs"]), here, "active_jobs")
     v.require_equal(int(row["completed_jobs"]), ended[JobCode.COMPLETED], "completed_jobs")
     v.require_equal(int(row["failed_jobs"]), ended[JobCode.FAILED], "failed_jobs")
-    for name in ("preemptions", "interruptions"):
+    for name in ("preemptions", "interruptions", "resizes", "migrations"):
         v.require_equal(int(row[name]), int(v.job[name].sum()), name)
     committed = int(row["committed"])
     if committed != NO_JOB:
@@ -205,7 +219,7 @@ def _check_holdings(v: _View) -> None:
     shares = np.zeros(v.device.shape, np.int64)
     for j in v.jobs_in(_PLACED):
         ask = v.request[j]
-        for w in range(int(ask["workers"])):
+        for w in range(int(v.job[j]["workers_now"])):
             n, mask = int(v.worker[j, w]["node"]), int(v.worker[j, w]["devices"])
             v.require(0 <= n < nodes, f"worker {w} of job {j} is on node {n}, there are {nodes}")
             up = v.node[n]["state"] in (NodeCode.UP, NodeCode.DRAINING)
@@ -264,9 +278,32 @@ def _check_capacity(v: _View) -> None:
     units = (
         ask["gpus_per_worker"].astype(np.int64) * ask["gpu_milli"] if by_gpu else ask["cpu_milli"]
     )
-    units = units * ask["workers"].astype(np.int64)
+    placed = np.isin(v.job["state"], _PLACED)
+    units = units * np.where(placed, v.job["workers_now"], ask["workers"]).astype(np.int64)
     for j in np.flatnonzero(units != v.job["units"]):
         v.require_equal(int(v.job[j]["units"]), int(units[j]), f"units of job {j}")
+
+
+def _check_tenants(v: _View) -> None:
+    """What a tenant's account says is what its jobs hold."""
+    started = (v.job["first_start_ms"] >= 0) & ~np.isin(v.job["state"], _ENDED)
+    for t, owner in enumerate(v.tenant):
+        mine = v.request["tenant"] == t
+        now = np.where(mine, v.job["workers_now"], 0).astype(np.int64)
+        gpus = now * v.request["gpus_per_worker"] * v.request["gpu_milli"]
+        cpus = now * v.request["cpu_milli"]
+        expected = {
+            "used_units": gpus if v.row["unit"] else cpus,
+            "used_gpu_milli": gpus,
+            "used_cpu_milli": cpus,
+            "used_memory_mib": now * v.request["memory_mib"],
+            "storage_mib": np.where(mine & started, v.request["storage_mib"], 0),
+        }
+        for name, values in expected.items():
+            v.require_equal(int(owner[name]), int(values.sum()), f"{name} of tenant {t}")
+        if v.row["quota_mode"] == QuotaMode.HARD:
+            within = owner["used_units"] <= owner["quota_units"]
+            v.require(bool(within), f"tenant {t} holds more than its quota")
 
 
 # --- queue and running list --------------------------------------------------------------------

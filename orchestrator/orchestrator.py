@@ -13,41 +13,44 @@ from collections.abc import Sequence
 from typing import Any
 
 from orchestrator.clock import WallClock
-from orchestrator.engine import Engine, Outcome, Semantics
+from orchestrator.engine import Engine, Outcome
 from orchestrator.foundations.journal import Journal
 from orchestrator.foundations.keeper import CheckpointKeeper
 from orchestrator.kernels.codes import EventKind, NodeCode, Reason
 from orchestrator.kernels.state import ClusterShape
-from orchestrator.ports import (
-    CheckpointManager,
-    Clock,
+from orchestrator.messages import (
     Command,
-    ConsensusEngine,
     Decide,
     Decommission,
     Event,
-    FaultDetector,
     NodeFailed,
-    NodeHealth,
     NodeRecovered,
     Plan,
-    Policy,
     Preempt,
     Register,
     ReleaseNode,
     Review,
-    Runtime,
-    ShardManager,
     StartJob,
     StopJob,
     Submit,
     Wait,
     WorkersLost,
 )
+from orchestrator.ports import (
+    CheckpointManager,
+    Clock,
+    ConsensusEngine,
+    FaultDetector,
+    NodeHealth,
+    Policy,
+    Runtime,
+    ShardManager,
+)
 from orchestrator.resources.status import checkpoint_status, cluster_status, job_status
 from orchestrator.runtimes.simulated import SimulatedRuntime
 from orchestrator.scheduler.policy import RulePolicy
 from orchestrator.scheduler.rules import RULES, Rule
+from orchestrator.semantics import Semantics
 from orchestrator.types import JobSpec, NodeSpec
 
 __all__ = ["DEFAULT_SHAPE", "InfrastructureOrchestrator"]

@@ -9,7 +9,14 @@ import pytest
 
 from orchestrator import ClusterShape, JobSpec, Semantics
 from orchestrator.errors import CapacityError, UnknownEntityError, ValidationError
-from orchestrator.ports import PlaceJob, Plan, PreemptJob, Wait, WorkerExited, WorkersLost
+from orchestrator.messages import (
+    PlaceJob,
+    Plan,
+    PreemptJob,
+    Wait,
+    WorkerExited,
+    WorkersLost,
+)
 from orchestrator.scheduler.rules import RULES
 from orchestrator.scheduler.snapshot import Snapshot
 from tests.orchestrator.builders import HOUR_MS, MINUTE_MS, SHAPE, job, node, stage

@@ -18,7 +18,7 @@ from orchestrator import (
 )
 from orchestrator.clock import VirtualClock
 from orchestrator.foundations import HashShardManager, HeartbeatFaultDetector
-from orchestrator.ports import Entry, NodeFailed, Submit
+from orchestrator.messages import Entry, NodeFailed, Submit
 from tests.orchestrator.builders import HOUR_MS, MINUTE_MS, SHAPE, Stage, job, node, stage
 
 

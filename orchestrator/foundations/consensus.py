@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from orchestrator.errors import CapacityError
-from orchestrator.ports import Entry
+from orchestrator.messages import Entry
 
 __all__ = ["InMemoryConsensus"]
 

@@ -7,7 +7,12 @@ from dataclasses import dataclass
 
 from orchestrator.errors import ConfigurationError
 from orchestrator.kernels.codes import EventKind
-from orchestrator.ports import Clock, HealthListener, NodeHealth, Timer
+from orchestrator.ports import (
+    Clock,
+    HealthListener,
+    NodeHealth,
+    Timer,
+)
 
 __all__ = ["HeartbeatFaultDetector"]
 

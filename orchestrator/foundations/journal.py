@@ -8,7 +8,8 @@ from collections.abc import Callable
 
 from orchestrator.engine import Engine, Outcome
 from orchestrator.errors import QuartermasterError
-from orchestrator.ports import Clock, Command, ConsensusEngine, Entry, Event
+from orchestrator.messages import Command, Entry, Event
+from orchestrator.ports import Clock, ConsensusEngine
 
 __all__ = ["Journal"]
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from orchestrator.engine import Outcome
-from orchestrator.ports import CheckpointManager, SaveCheckpoint, StopJob
+from orchestrator.messages import SaveCheckpoint, StopJob
+from orchestrator.ports import CheckpointManager
 
 __all__ = ["CheckpointKeeper"]
 

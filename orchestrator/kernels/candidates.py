@@ -11,7 +11,7 @@ from orchestrator.kernels.feasibility import fits
 from orchestrator.kernels.jit import kernel, small_kernel
 from orchestrator.kernels.placement import place_gang
 from orchestrator.kernels.tables import job, node, queue, request, running
-from orchestrator.kernels.transition.jobs import progress_now, saved_progress
+from orchestrator.kernels.transition.progress import progress_now, saved_progress
 from orchestrator.kernels.transition.whatif import lift_gang, restore_gang
 
 __all__ = [

@@ -18,6 +18,7 @@ __all__ = [
     "LogKind",
     "NodeCode",
     "Placement",
+    "Preemption",
     "QuotaMode",
     "Reason",
     "RuleKey",
@@ -179,6 +180,21 @@ class RuleKey(IntEnum):
     WFP3_COMPAT = 8
     UNICEP_COMPAT = 9
     SRSF = 10
+    PRIORITY = 11
+    """Priority class, lowered by one for every ``ageing_ms`` of waiting."""
+
+
+class Preemption(IntEnum):
+    """Whom a rule preempts to let a waiting job in."""
+
+    NONE = 0
+    SCORE = 1
+    """Jobs of a higher score under the rule's own key, highest first."""
+    PRIORITY = 2
+    """Jobs of a lower priority class: the lowest class first, in it the cheapest to interrupt."""
+    RECLAIM = 3
+    """The same, and before them jobs of other tenants that hold more than their quota, when the
+    waiting job stays within its own."""
 
 
 class Information(IntEnum):

@@ -7,8 +7,17 @@ import numpy as np
 from orchestrator.kernels.advance import queue_position
 from orchestrator.kernels.backfill import earliest_start
 from orchestrator.kernels.codes import ActionKind, Reason
-from orchestrator.kernels.decisions import can_wait, placement_reason, preemption_reason
+from orchestrator.kernels.decisions import (
+    can_wait,
+    placement_reason,
+    preemption_reason,
+    quota_workers,
+    resize_reason,
+)
+from orchestrator.kernels.feasibility import least_workers
+from orchestrator.kernels.growth import place_more
 from orchestrator.kernels.jit import kernel
+from orchestrator.kernels.migration import migration_reason, plan_migration
 from orchestrator.kernels.placement import place_gang
 from orchestrator.kernels.tables import job
 from orchestrator.kernels.transition.decide import (
@@ -17,6 +26,7 @@ from orchestrator.kernels.transition.decide import (
     count_decision,
     count_illegal,
 )
+from orchestrator.kernels.transition.elastic import grow_job, migrate_job, shrink_job
 from orchestrator.kernels.transition.jobs import begin_preemption, start_job
 
 __all__ = ["commit"]
@@ -25,23 +35,52 @@ __all__ = ["commit"]
 @kernel
 def _commit_place(row, j, generator, nodes):
     if row.committed >= 0:
-        return Reason.COMMITTED
-    reason = placement_reason(row, j)
+        return np.int64(Reason.COMMITTED)
+    reason = np.int64(placement_reason(row, j))
     if reason != Reason.OK:
         return reason
     workers = place_gang(row, j, generator, nodes)
+    if workers > 0 and row.num_tenants > 0:
+        workers = quota_workers(row, j, workers)
+        if workers < least_workers(row, j):
+            return np.int64(Reason.QUOTA)
     if workers > 0:
         if start_job(row, queue_position(row, j), nodes, workers):
-            return Reason.OK
-        return Reason.NO_CAPACITY
+            return np.int64(Reason.OK)
+        return np.int64(Reason.NO_CAPACITY)
     if row.commitment == 0:
-        return Reason.NO_CAPACITY
+        return np.int64(Reason.NO_CAPACITY)
     commit_to(row, j, earliest_start(row, job(row, j).units))
-    return Reason.OK
+    return np.int64(Reason.OK)
 
 
 @kernel
-def commit(row, kind, job, generator, nodes):
+def _commit_resize(row, j, workers, nodes):
+    reason = np.int64(resize_reason(row, j, workers))
+    if reason != Reason.OK:
+        return reason
+    more = workers - job(row, j).workers_now
+    if more < 0:
+        shrink_job(row, j, -more)
+        return reason
+    if place_more(row, j, more, nodes) < more or not grow_job(row, j, nodes, more):
+        return np.int64(Reason.NO_CAPACITY)
+    return reason
+
+
+@kernel
+def _commit_migrate(row, j, generator, nodes):
+    reason = np.int64(migration_reason(row, j))
+    if reason != Reason.OK:
+        return reason
+    if not plan_migration(row, j, generator, nodes):
+        return np.int64(Reason.NO_BETTER_PLACE)
+    migrate_job(row, j, nodes)
+    return reason
+
+
+@kernel
+def commit(row, kind, j, value, nodes):
     """Carry out one action of row ``e``.
 
     Parameters
@@ -49,10 +88,11 @@ def commit(row, kind, job, generator, nodes):
     row : ROW_DTYPE record
     kind : int
         An ``ActionKind``.
-    job : int
-        The job to place or preempt; ignored when waiting.
-    generator : int
-        For a placement, the ``Placement`` generator of the chosen candidate.
+    j : int
+        The job that it is about; ignored when waiting.
+    value : int
+        For a placement or a move, the ``Placement`` generator of the chosen candidate; for a
+        resize, the new number of workers.
     nodes : int32 [>= workers]
         Scratch.
 
@@ -67,14 +107,18 @@ def commit(row, kind, job, generator, nodes):
         reason = np.int64(Reason.OK if can_wait(row) else Reason.NOTHING_TO_WAIT_FOR)
         if reason == Reason.OK:
             close_point(row)
-    elif job < 0 or job >= row.num_jobs:
+    elif j < 0 or j >= row.num_jobs:
         reason = np.int64(Reason.NOT_QUEUED)
     elif kind == ActionKind.PLACE:
-        reason = np.int64(_commit_place(row, job, generator, nodes))
+        reason = _commit_place(row, j, value, nodes)
     elif kind == ActionKind.PREEMPT:
-        reason = np.int64(preemption_reason(row, job))
+        reason = np.int64(preemption_reason(row, j))
         if reason == Reason.OK:
-            begin_preemption(row, job)
+            begin_preemption(row, j)
+    elif kind == ActionKind.RESIZE:
+        reason = _commit_resize(row, j, value, nodes)
+    elif kind == ActionKind.MIGRATE:
+        reason = _commit_migrate(row, j, value, nodes)
     if reason == Reason.OK:
         count_decision(row)
     else:

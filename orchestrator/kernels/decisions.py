@@ -1,14 +1,55 @@
-"""What may be decided: legality of placements, preemptions and waiting."""
+"""What may be decided: legality of placements, preemptions, resizes, moves and waiting."""
 
 from __future__ import annotations
 
-from orchestrator.kernels.codes import EventKind, JobCode, Reason
-from orchestrator.kernels.feasibility import fits
+import numpy as np
+
+from orchestrator.kernels.codes import EventKind, JobCode, JobKind, QuotaMode, Reason
+from orchestrator.kernels.feasibility import fits, least_units
 from orchestrator.kernels.jit import kernel, small_kernel
-from orchestrator.kernels.tables import job, queue, request, running
+from orchestrator.kernels.tables import job, queue, request, running, tenant
+from orchestrator.kernels.transition.progress import units_of
 from orchestrator.kernels.transition.timeline import next_event
 
-__all__ = ["can_wait", "decision_open", "placement_reason", "preemption_reason"]
+__all__ = [
+    "can_wait",
+    "decision_open",
+    "placement_reason",
+    "preemption_reason",
+    "quota_workers",
+    "resize_reason",
+]
+
+
+@small_kernel
+def _account_reason(row, j):
+    """Whether a waiting job's tenant may start it: quota, and storage for its checkpoints."""
+    ask = request(row, j)
+    if ask.tenant >= row.num_tenants:
+        return Reason.OK
+    owner = tenant(row, ask.tenant)
+    if row.quota_mode == QuotaMode.HARD and (
+        owner.used_units + least_units(row, j) > owner.quota_units
+    ):
+        return Reason.QUOTA
+    limit = owner.storage_quota_mib
+    if limit > 0 and job(row, j).first_start_ms < 0:
+        if owner.storage_mib + ask.storage_mib > limit:
+            return Reason.STORAGE
+    return Reason.OK
+
+
+@kernel
+def quota_workers(row, j, workers):
+    """How many of ``workers`` more workers of job ``j`` its tenant's quota allows."""
+    ask = request(row, j)
+    if row.quota_mode != QuotaMode.HARD or ask.tenant >= row.num_tenants:
+        return np.int64(workers)
+    owner = tenant(row, ask.tenant)
+    each = units_of(row, j, np.int64(1))
+    if each <= 0:
+        return np.int64(workers)
+    return max(min(np.int64(workers), (owner.quota_units - owner.used_units) // each), np.int64(0))
 
 
 @kernel
@@ -19,6 +60,10 @@ def placement_reason(row, j):
         return Reason.NOT_QUEUED
     if job(row, j).blocked_point == row.point:
         return Reason.BLOCKED
+    if row.num_tenants > 0:
+        reason = _account_reason(row, j)
+        if reason != Reason.OK:
+            return reason
     if row.commitment != 0 or fits(row, j):
         return Reason.OK
     return Reason.NO_CAPACITY
@@ -38,6 +83,31 @@ def preemption_reason(row, j):
     return Reason.OK
 
 
+@kernel
+def resize_reason(row, j, workers):
+    """Whether running job ``j`` may have ``workers`` workers from now on: a ``Reason``.
+
+    Room for more workers is not looked for; :func:`~orchestrator.kernels.growth.place_more` does.
+    """
+    if job(row, j).state != JobCode.RUNNING:
+        return Reason.NOT_RUNNING
+    ask = request(row, j)
+    if ask.elastic == 0:
+        return Reason.NOT_ELASTIC
+    now = job(row, j).workers_now
+    most = min(ask.max_workers, row.max_workers)
+    if workers == now or workers < ask.min_workers or workers > most:
+        return Reason.SIZE_BOUNDS
+    if ask.kind != JobKind.SERVICE and row.now_ms - job(row, j).resized_ms < row.min_run_ms:
+        return Reason.MIN_RUN_TIME
+    if workers > now:
+        if units_of(row, j, workers - now) > row.free_units:
+            return Reason.NO_CAPACITY
+        if quota_workers(row, j, workers - now) < workers - now:
+            return Reason.QUOTA
+    return Reason.OK
+
+
 @small_kernel
 def can_wait(row):
     """Whether anything is left to wait for."""
@@ -46,13 +116,30 @@ def can_wait(row):
 
 
 @kernel
+def _resize_open(row):
+    """Whether any running job may be resized, room for it left out of account."""
+    for k in range(row.running_len):
+        j = running(row, k).job
+        if request(row, j).elastic == 0:
+            continue
+        now = np.int64(job(row, j).workers_now)
+        if resize_reason(row, j, now + 1) == Reason.OK:
+            return True
+        if resize_reason(row, j, now - 1) == Reason.OK:
+            return True
+    return False
+
+
+@kernel
 def decision_open(row):
     """Whether any action besides waiting is legal now.
 
     Under commitment semantics any queued job may be chosen. Otherwise some queued job must fit,
-    or, while jobs wait, some running job must be preemptible.
+    or, while jobs wait, some running job must be preemptible, or some running job may be resized.
     """
     length = row.queue_len
+    if row.elastics > 0 and _resize_open(row):
+        return True
     if length == 0:
         return False
     if row.commitment != 0:

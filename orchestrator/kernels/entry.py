@@ -76,7 +76,7 @@ def advance(rows: Rows, e: int, nodes: Nodes) -> int:
 
 
 @kernel
-def commit(rows: Rows, e: int, kind: int, job: int, generator: int, nodes: Nodes) -> int:
+def commit(rows: Rows, e: int, kind: int, job: int, value: int, nodes: Nodes) -> int:
     """Carry out one action of row ``e``: a ``Reason``, ``OK`` if it was carried out.
 
     Parameters
@@ -87,13 +87,14 @@ def commit(rows: Rows, e: int, kind: int, job: int, generator: int, nodes: Nodes
     kind : int
         An ``ActionKind``.
     job : int
-        The job to place or preempt; ignored when waiting.
-    generator : int
-        For a placement, the ``Placement`` generator of the chosen candidate.
+        The job that it is about; ignored when waiting.
+    value : int
+        For a placement or a move, the ``Placement`` generator of the chosen candidate; for a
+        resize, the new number of workers.
     nodes : int32 [>= workers]
         Scratch.
     """
-    return int(_commit(rows[e], np.int64(kind), np.int64(job), np.int64(generator), nodes))
+    return int(_commit(rows[e], np.int64(kind), np.int64(job), np.int64(value), nodes))
 
 
 @kernel
@@ -120,8 +121,10 @@ def replay(
 @kernel
 def rule_action(
     rows: Rows, e: int, rules: NDArray[np.void], scratch: NDArray[np.int32]
-) -> tuple[int, int]:
-    """What a rule does at the decision point at which row ``e`` stands: (``ActionKind``, job).
+) -> tuple[int, int, int]:
+    """What a rule does at the decision point at which row ``e`` stands.
+
+    Returns (``ActionKind``, job, value as :func:`commit` takes it).
 
     Parameters
     ----------

@@ -15,7 +15,7 @@ from orchestrator.kernels.codes import NO_JOB, JobCode, RuleKey, Stream
 from orchestrator.kernels.jit import kernel, small_kernel
 from orchestrator.kernels.randomness import random_unit
 from orchestrator.kernels.tables import job, queue, request
-from orchestrator.kernels.transition.jobs import progress_now
+from orchestrator.kernels.transition.progress import progress_now
 
 __all__ = ["first_in_queue", "job_score"]
 
@@ -63,6 +63,17 @@ def _remaining_ms(row, j):
     return max(request(row, j).requested_ms - done, np.int64(0))
 
 
+@small_kernel
+def _aged_priority(row, j):
+    """Priority class less the classes that its wait is worth; running jobs do not age."""
+    ask = request(row, j)
+    state = job(row, j).state
+    waits = state == JobCode.PENDING or state == JobCode.PREEMPTED
+    if row.ageing_ms <= 0 or not waits:
+        return np.float64(ask.priority)
+    return ask.priority - (row.now_ms - ask.submit_ms) / row.ageing_ms
+
+
 @kernel
 def job_score(row, j, key):
     """Score of job ``j`` now under the sort key ``key`` (a ``RuleKey``); lowest first."""
@@ -87,6 +98,8 @@ def job_score(row, j, key):
         return _unicep(row, j, -1.0 - ask.submit_ms / 1000.0)
     if key == RuleKey.LARGEST:
         return -np.float64(job(row, j).units)
+    if key == RuleKey.PRIORITY:
+        return _aged_priority(row, j)
     counter = (row.point << 32) + j  # the same in a table that grows
     return random_unit(row.seed, Stream.ORDERING, counter)
 

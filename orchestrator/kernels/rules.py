@@ -5,15 +5,15 @@ from __future__ import annotations
 import numpy as np
 
 from orchestrator.kernels.advance import advance
-from orchestrator.kernels.codes import NO_JOB, ActionKind, JobCode, Reason, Status
+from orchestrator.kernels.codes import NO_JOB, ActionKind, Preemption, Reason, Status
 from orchestrator.kernels.commit import commit
-from orchestrator.kernels.decisions import placement_reason, preemption_reason
-from orchestrator.kernels.feasibility import fits
+from orchestrator.kernels.decisions import placement_reason
+from orchestrator.kernels.elasticity import elastic_action
 from orchestrator.kernels.jit import kernel
 from orchestrator.kernels.ordering import first_in_queue, job_score
-from orchestrator.kernels.tables import job, queue, running
+from orchestrator.kernels.tables import job, queue
 from orchestrator.kernels.transition.decide import finish_episode
-from orchestrator.kernels.transition.whatif import lift_gang, restore_gang
+from orchestrator.kernels.victims import ROOM_COMES, victim_for
 
 __all__ = ["RULE_DTYPE", "replay", "rule_action"]
 
@@ -21,15 +21,13 @@ RULE_DTYPE = np.dtype(
     [
         ("key", "u1"),  # codes.RuleKey
         ("placement", "u1"),  # codes.Placement
-        ("preemptive", "u1"),  # running jobs of a higher score may be preempted
+        ("preemption", "u1"),  # codes.Preemption
         ("blocking", "u1"),  # nobody overtakes the first job of the queue
+        ("elastic", "u1"),  # running jobs are resized when nothing can be placed
     ],
     align=True,
 )
 """A rule. Under commitment semantics only its key matters."""
-
-ROOM_COMES = -2
-"""Instead of a victim: the jobs that are being checkpointed will leave room enough."""
 
 
 @kernel
@@ -45,77 +43,8 @@ def _best_placeable(row, key):
 
 
 @kernel
-def _worst_victim(row, key, above, lifted, count):
-    """The preemptible running job of highest score above a bound, lifted ones left out."""
-    worst, worst_score = NO_JOB, above
-    for k in range(row.running_len):
-        j = running(row, k).job
-        seen = False
-        for i in range(count):
-            seen = seen or lifted[i] == j
-        if seen or preemption_reason(row, j) != Reason.OK:
-            continue
-        score = job_score(row, j, key)
-        if score > worst_score:
-            worst, worst_score = j, score
-    return worst
-
-
-@kernel
-def _lift_leaving(row, lifted):
-    """Lift the jobs that are being checkpointed; return how many, their indices in ``lifted``."""
-    count = 0
-    for k in range(row.running_len):
-        j = running(row, k).job
-        if job(row, j).state == JobCode.CHECKPOINTING:
-            lift_gang(row, j)
-            lifted[count] = j
-            count += 1
-    return count
-
-
-@kernel
-def _victim_for(row, j, key, lifted):
-    """A running job whose preemption is needed to let waiting job ``j`` in, NO_JOB or ROOM_COMES.
-
-    Victims of the highest score are lifted until the gang fits; those that turn out not to be
-    needed are spared, best score first. Jobs being checkpointed count as gone: nobody is preempted
-    for room that is about to be free. The state is as before when this returns.
-    """
-    bound = job_score(row, j, key)
-    leaving = _lift_leaving(row, lifted)
-    count = leaving
-    if leaving > 0 and fits(row, j):
-        for k in range(count):
-            restore_gang(row, lifted[k])
-        return ROOM_COMES
-    while not fits(row, j):
-        v = _worst_victim(row, key, bound, lifted, count)
-        if v < 0 or count - leaving >= row.preemption_limit - row.preemptions_here:
-            for k in range(count):
-                restore_gang(row, lifted[k])
-            return NO_JOB
-        lift_gang(row, v)
-        lifted[count] = v
-        count += 1
-    needed = NO_JOB
-    for k in range(count - 1, leaving - 1, -1):
-        restore_gang(row, lifted[k])
-        if not fits(row, j):
-            lift_gang(row, lifted[k])
-            needed = lifted[k]
-            lifted[k] = -1 - lifted[k]  # still lifted
-    for k in range(leaving):
-        restore_gang(row, lifted[k])
-    for k in range(leaving, count):
-        if lifted[k] < 0:
-            restore_gang(row, -1 - lifted[k])
-    return needed
-
-
-@kernel
 def _preemptive_action(row, rule, lifted):
-    """Serve waiting jobs by score; make room for one by preempting jobs of higher score.
+    """Serve waiting jobs by score; make room for one by preempting those that rank below it.
 
     Returns
     -------
@@ -135,9 +64,12 @@ def _preemptive_action(row, rule, lifted):
                 best, best_score, best_position = j, score, q
         if best < 0:
             return np.int64(ActionKind.WAIT), np.int64(NO_JOB)
-        if fits(row, best):
+        reason = placement_reason(row, best)
+        if reason == Reason.OK:
             return np.int64(ActionKind.PLACE), np.int64(best)
-        victim = _victim_for(row, best, rule.key, lifted)
+        victim = NO_JOB
+        if reason == Reason.NO_CAPACITY:  # what its tenant may not have, no victim can give
+            victim = victim_for(row, rule, best, lifted)
         if victim >= 0:
             return np.int64(ActionKind.PREEMPT), np.int64(victim)
         # A job further down that started now could take the room that is about to be free, and
@@ -148,24 +80,14 @@ def _preemptive_action(row, rule, lifted):
 
 
 @kernel
-def rule_action(row, rule, scratch):
-    """What a rule does at the decision point at which row ``e`` stands.
-
-    Parameters
-    ----------
-    row : ROW_DTYPE record
-    rule : RULE_DTYPE record
-    scratch : int32 [>= jobs]
-
-    Returns
-    -------
-    tuple of int
-        (``ActionKind``, job or NO_JOB).
-    """
+def _rigid_action(row, rule, scratch):
+    """What a rule does with waiting jobs: (kind, job)."""
+    if row.queue_len == 0:
+        return np.int64(ActionKind.WAIT), np.int64(NO_JOB)
     if row.commitment != 0:
         q = first_in_queue(row, rule.key)
         return np.int64(ActionKind.PLACE), np.int64(queue(row, q).job)
-    if rule.preemptive != 0:
+    if rule.preemption != Preemption.NONE:
         return _preemptive_action(row, rule, scratch)
     if rule.blocking != 0:
         j = queue(row, first_in_queue(row, rule.key)).job
@@ -176,6 +98,28 @@ def rule_action(row, rule, scratch):
     if j < 0:
         return np.int64(ActionKind.WAIT), np.int64(NO_JOB)
     return np.int64(ActionKind.PLACE), np.int64(j)
+
+
+@kernel
+def rule_action(row, rule, scratch):
+    """What a rule does at the decision point at which row ``e`` stands.
+
+    Parameters
+    ----------
+    row : ROW_DTYPE record
+    rule : RULE_DTYPE record
+    scratch : int32 [>= max(jobs, workers)]
+
+    Returns
+    -------
+    tuple of int
+        (``ActionKind``, job or NO_JOB, value as :func:`~orchestrator.kernels.commit.commit`
+        takes it).
+    """
+    kind, j = _rigid_action(row, rule, scratch)
+    if kind == ActionKind.WAIT and rule.elastic != 0 and row.commitment == 0:
+        return elastic_action(row, rule, scratch)
+    return kind, j, np.int64(rule.placement)
 
 
 @kernel
@@ -199,9 +143,8 @@ def replay(row, rule, nodes, scratch):
     """
     count = 0
     while advance(row, nodes) == Status.DECISION:
-        kind, j = rule_action(row, rule, scratch)
-        generator = np.int64(rule.placement)
-        if commit(row, kind, j, generator, nodes) != Reason.OK:
+        kind, j, value = rule_action(row, rule, scratch)
+        if commit(row, kind, j, value, nodes) != Reason.OK:
             # Waiting is refused when nothing is left to wait for: the row is at its end.
             if kind == ActionKind.WAIT:
                 finish_episode(row)

@@ -13,7 +13,7 @@ from orchestrator.kernels import entry as kernels
 from orchestrator.kernels.codes import EventKind, JobCode, NodeCode
 from orchestrator.kernels.state import ClusterState
 from orchestrator.kernels.transition import live
-from orchestrator.ports import Decommission, NodeFailed, NodeRecovered
+from orchestrator.messages import Decommission, NodeFailed, NodeRecovered
 from orchestrator.resources.jobs import request_record
 from orchestrator.resources.records import node_records
 from orchestrator.resources.slots import Names, Slots

@@ -8,8 +8,9 @@ import numpy as np
 
 from orchestrator.kernels.codes import JobCode, LogKind, NodeCode
 from orchestrator.kernels.state import ClusterState
-from orchestrator.ports import (
+from orchestrator.messages import (
     Effect,
+    RegroupJob,
     ReleaseNode,
     SaveCheckpoint,
     StartJob,
@@ -24,8 +25,8 @@ __all__ = ["EffectReader"]
 class EffectReader:
     """Turns records that were written since it last looked into effects, in their order.
 
-    A job starts at most once between two looks, and stops at most once before that, so the state
-    after the last record still says everything about each of them.
+    A job starts, or its workers change, at most once between two looks, and it stops at most once
+    before that, so the state after the last record still says everything about each of them.
 
     Parameters
     ----------
@@ -48,6 +49,8 @@ class EffectReader:
         self._nodes = nodes
         self._seen = int(state.rows[0]["log_count"])
         self._lost_ms = np.zeros(state.shape.jobs, np.int64)  # so far, by job
+        self._migrations = np.zeros(state.shape.jobs, np.int64)  # so far, by job
+        self._scaling = np.zeros(state.shape.jobs, np.bool_)  # the next placement is no start
         self.runs = np.zeros(state.shape.jobs, np.int64)
         self.held = np.zeros(state.shape.jobs, np.bool_)
 
@@ -66,7 +69,7 @@ class EffectReader:
     def _effect(self, record: Any) -> Effect | None:
         kind, subject, value = int(record["kind"]), int(record["subject"]), int(record["value"])
         if kind == LogKind.PLACEMENT:
-            return self._start(subject)
+            return self._regroup(subject) if self._scaling[subject] else self._start(subject)
         if kind == LogKind.NODE_STATE:
             left = value == NodeCode.ABSENT
             return ReleaseNode(self._nodes.slots.ids[subject]) if left else None
@@ -85,6 +88,9 @@ class EffectReader:
         if code == JobCode.PENDING:
             self.runs[j] = 0  # a new job, perhaps in the row of one that is forgotten
             self._lost_ms[j] = 0
+            self._migrations[j] = 0
+        elif code == JobCode.SCALING:
+            self._scaling[j] = True
         elif code == JobCode.COMPLETED:
             self.held[j] = False
         return None
@@ -116,6 +122,24 @@ class EffectReader:
             start_ms=int(run["start_ms"]),
             restart_ms=int(run["work_start_ms"]) - int(run["start_ms"]),
             progress_ms=int(run["progress_ms"]),
+            speed_milli=int(run["speed_milli"]),
+        )
+
+    def _regroup(self, j: int) -> RegroupJob:
+        self._scaling[j] = False
+        run: Any = self._state.job[0, j]
+        job_id = self._jobs.slots.ids[j]
+        moved = bool(run["migrations"] > self._migrations[j])
+        self._migrations[j] = run["migrations"]
+        return RegroupJob(
+            job_id=job_id,
+            run=int(self.runs[j]),
+            spec=self._jobs.specs[job_id],
+            workers=self.workers(j),
+            resume_ms=int(run["work_start_ms"]),
+            progress_ms=int(run["progress_ms"]) + int(run["unsaved_ms"]),
+            speed_milli=int(run["speed_milli"]),
+            moved=moved,
         )
 
     def workers(self, j: int) -> tuple[WorkerPlacement, ...]:

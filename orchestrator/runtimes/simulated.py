@@ -8,17 +8,17 @@ from typing import TypeAlias
 
 from orchestrator.errors import ConfigurationError
 from orchestrator.kernels.codes import EventKind
-from orchestrator.ports import (
+from orchestrator.messages import (
     CheckpointCommitted,
-    Clock,
     Effect,
     Event,
+    RegroupJob,
     SaveCheckpoint,
     StartJob,
     StopJob,
-    Timer,
     WorkerExited,
 )
+from orchestrator.ports import Clock, Timer
 from orchestrator.resources.jobs import duration_ms
 
 __all__ = ["SimulatedRuntime"]
@@ -65,10 +65,9 @@ class SimulatedRuntime:
         """Begin to carry effects out, in this order."""
         for effect in effects:
             if isinstance(effect, StartJob):
-                left_ms = duration_ms(effect.spec) - effect.progress_ms
-                end_ms = effect.start_ms + effect.restart_ms + left_ms
-                exited = WorkerExited(effect.job_id, effect.run)
-                self._expect(end_ms, EventKind.COMPLETION, exited)
+                self._expect_end(effect, effect.start_ms + effect.restart_ms)
+            elif isinstance(effect, RegroupJob):
+                self._expect_end(effect, effect.resume_ms)
             elif isinstance(effect, SaveCheckpoint):
                 end_ms = self._clock.now_ms() + effect.cost_ms
                 committed = CheckpointCommitted(effect.job_id, effect.run)
@@ -77,6 +76,13 @@ class SimulatedRuntime:
                 running = self._running.pop(effect.job_id, None)
                 if running is not None:
                     running.timer.cancel()
+
+    def _expect_end(self, effect: StartJob | RegroupJob, resume_ms: int) -> None:
+        """A job works from a time on, until all its work is done."""
+        left_ms = duration_ms(effect.spec) - effect.progress_ms
+        end_ms = resume_ms + -(-left_ms * 1000 // effect.speed_milli)
+        exited = WorkerExited(effect.job_id, effect.run)
+        self._expect(end_ms, EventKind.COMPLETION, exited)
 
     def _expect(self, time_ms: int, kind: EventKind, event: _Report) -> None:
         """From now on this is what will happen to a job, instead of what would have before."""

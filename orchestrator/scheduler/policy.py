@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from orchestrator.kernels import entry
-from orchestrator.kernels.codes import ActionKind
-from orchestrator.ports import PlaceJob, Plan, PreemptJob, Wait
+from orchestrator.messages import Plan
 from orchestrator.scheduler.rules import Rule
 from orchestrator.scheduler.snapshot import Snapshot
 
@@ -29,10 +28,6 @@ class RulePolicy:
     def decide(self, snapshot: Snapshot) -> Plan:
         """What the rule does at this decision point."""
         state = snapshot.state
-        scratch = np.empty(state.shape.jobs, np.int32)
-        kind, j = entry.rule_action(state.rows, 0, self._record, scratch)
-        if kind == ActionKind.PLACE:
-            return Plan((PlaceJob(snapshot.job_ids[j], self.rule.placement),))
-        if kind == ActionKind.PREEMPT:
-            return Plan((PreemptJob(snapshot.job_ids[j]),))
-        return Plan((Wait(),))
+        scratch = np.empty(max(state.shape.jobs, state.shape.workers), np.int32)
+        kind, j, value = entry.rule_action(state.rows, 0, self._record, scratch)
+        return Plan((snapshot.action(kind, j, value),))

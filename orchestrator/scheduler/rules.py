@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.errors import ConfigurationError
-from orchestrator.kernels.codes import Placement, RuleKey
+from orchestrator.kernels.codes import Placement, Preemption, RuleKey
 from orchestrator.kernels.rules import RULE_DTYPE
 
 __all__ = ["RULES", "Rule", "rule_named"]
@@ -26,25 +26,29 @@ class Rule:
         Waiting jobs are served by ascending score under this key.
     placement : Placement
         How a gang is placed.
-    preemptive : bool
-        Whether preemptible running jobs of a higher score give way.
+    preemption : Preemption
+        Whom it preempts.
     blocking : bool
         Whether the first job of the queue holds up all others when it does not fit.
+    elastic : bool
+        Whether running elastic jobs get idle capacity, and give it back when somebody waits.
     """
 
     name: str
     key: RuleKey
     placement: Placement = Placement.BEST_FIT
-    preemptive: bool = False
+    preemption: Preemption = Preemption.NONE
     blocking: bool = False
+    elastic: bool = False
 
     def to_record(self) -> NDArray[np.void]:
         """The rule as kernels take it: an array of one RULE_DTYPE record."""
         record = np.zeros(1, RULE_DTYPE)
         record["key"] = self.key
         record["placement"] = self.placement
-        record["preemptive"] = self.preemptive
+        record["preemption"] = self.preemption
         record["blocking"] = self.blocking
+        record["elastic"] = self.elastic
         return record
 
 
@@ -54,8 +58,12 @@ RULES: dict[str, Rule] = {
         Rule("fcfs", RuleKey.FCFS),
         Rule("fifo", RuleKey.FCFS, blocking=True),
         Rule("sjf", RuleKey.SJF),
-        Rule("srtf", RuleKey.SRTF, preemptive=True),
-        Rule("srsf", RuleKey.SRSF, preemptive=True),
+        Rule("srtf", RuleKey.SRTF, preemption=Preemption.SCORE),
+        Rule("srsf", RuleKey.SRSF, preemption=Preemption.SCORE),
+        Rule("priority", RuleKey.PRIORITY, preemption=Preemption.PRIORITY),
+        Rule("reclaim", RuleKey.PRIORITY, preemption=Preemption.RECLAIM),
+        Rule("elastic_fcfs", RuleKey.FCFS, elastic=True),
+        Rule("elastic_srtf", RuleKey.SRTF, preemption=Preemption.SCORE, elastic=True),
         Rule("f1", RuleKey.F1),
         Rule("wfp3", RuleKey.WFP3),
         Rule("unicep", RuleKey.UNICEP),

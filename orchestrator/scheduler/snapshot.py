@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from orchestrator.kernels.codes import JobCode, NodeCode
+from orchestrator.kernels.codes import ActionKind, JobCode, NodeCode, Placement
 from orchestrator.kernels.state import ClusterState
+from orchestrator.messages import Action, MigrateJob, PlaceJob, PreemptJob, ResizeJob, Wait
 from orchestrator.types import JobState
 
 __all__ = ["JobView", "NodeView", "Snapshot"]
@@ -103,6 +104,18 @@ class Snapshot:
         """Nodes that take jobs, in the order of their registration."""
         up = [n for n, node_id in enumerate(self.node_ids) if node_id and self._is_up(n)]
         return tuple(self._node(n) for n in up)
+
+    def action(self, kind: int, j: int, value: int) -> Action:
+        """An action as kernels put it, (``ActionKind``, job, value), as a policy does."""
+        if kind == ActionKind.PLACE:
+            return PlaceJob(self.job_ids[j], Placement(value))
+        if kind == ActionKind.PREEMPT:
+            return PreemptJob(self.job_ids[j])
+        if kind == ActionKind.RESIZE:
+            return ResizeJob(self.job_ids[j], int(value))
+        if kind == ActionKind.MIGRATE:
+            return MigrateJob(self.job_ids[j], Placement(value))
+        return Wait()
 
     def _is_up(self, n: int) -> bool:
         return bool(self.state.node[0, n]["state"] == NodeCode.UP)

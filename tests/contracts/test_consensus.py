@@ -8,7 +8,8 @@ from collections.abc import Callable
 import pytest
 
 from orchestrator.foundations import InMemoryConsensus
-from orchestrator.ports import ConsensusEngine, Entry, NodeFailed
+from orchestrator.messages import Entry, NodeFailed
+from orchestrator.ports import ConsensusEngine
 
 
 @pytest.fixture(params=[InMemoryConsensus])

@@ -8,12 +8,13 @@ import random
 import pytest
 
 from orchestrator import InfrastructureOrchestrator, VirtualClock, in_memory
-from orchestrator.engine import Semantics
 from orchestrator.kernels.state import ClusterShape
-from orchestrator.ports import Plan, Policy
+from orchestrator.messages import Plan
+from orchestrator.ports import Policy
 from orchestrator.scheduler.policy import RulePolicy
 from orchestrator.scheduler.rules import RULES
 from orchestrator.scheduler.snapshot import Snapshot
+from orchestrator.semantics import Semantics
 from orchestrator.types import JobPriority, JobSpec, NodeSpec
 
 POLICIES = {name: RulePolicy(rule) for name, rule in RULES.items()}

@@ -9,18 +9,17 @@ import pytest
 
 from orchestrator.clock import VirtualClock
 from orchestrator.errors import ConfigurationError
-from orchestrator.ports import (
+from orchestrator.messages import (
     CheckpointCommitted,
-    Clock,
     Event,
     ReleaseNode,
-    Runtime,
     SaveCheckpoint,
     StartJob,
     StopJob,
     WorkerExited,
     WorkerPlacement,
 )
+from orchestrator.ports import Clock, Runtime
 from orchestrator.runtimes import SimulatedRuntime
 from orchestrator.types import JobPriority, JobSpec
 

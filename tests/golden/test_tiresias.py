@@ -10,7 +10,7 @@ import pytest
 
 from envs.workloads import read_tiresias
 from orchestrator.kernels import entry
-from orchestrator.kernels.codes import Information, JobCode, NodeCode, RuleKey
+from orchestrator.kernels.codes import Information, JobCode, NodeCode, Preemption, RuleKey
 from orchestrator.kernels.state import NODE_DTYPE, ClusterShape, allocate
 from orchestrator.scheduler.rules import Rule, rule_named
 
@@ -19,7 +19,7 @@ _GPUS = 16  # 4 nodes of 4; the reference places by count, without node boundari
 _RULES = {
     "fifo": rule_named("fifo"),
     "srtf": rule_named("srtf"),
-    "srsf": Rule("srsf", RuleKey.SRSF, preemptive=True),
+    "srsf": Rule("srsf", RuleKey.SRSF, preemption=Preemption.SCORE),
 }
 
 

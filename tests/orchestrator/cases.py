@@ -8,12 +8,12 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from orchestrator.engine import Semantics
 from orchestrator.kernels import entry
 from orchestrator.kernels.codes import ActionKind, EventKind, JobCode, NodeCode, Placement
 from orchestrator.kernels.state import ClusterShape, ClusterState, allocate
 from orchestrator.resources.jobs import request_record
 from orchestrator.resources.records import node_records
+from orchestrator.semantics import Semantics
 from orchestrator.types import JobPriority, JobSpec, NodeSpec
 
 MAX_JOBS = 12

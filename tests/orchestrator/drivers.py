@@ -19,8 +19,14 @@ from orchestrator.invariants import assert_invariants
 from orchestrator.kernels import entry
 from orchestrator.kernels.codes import ActionKind, EventKind, Placement, Reason, Status
 from orchestrator.kernels.state import ClusterState, allocate
+from orchestrator.messages import (
+    PlaceJob,
+    Plan,
+    PreemptJob,
+    Wait,
+)
 from orchestrator.orchestrator import InfrastructureOrchestrator
-from orchestrator.ports import PlaceJob, Plan, Policy, PreemptJob, Wait
+from orchestrator.ports import Policy
 from orchestrator.resources.jobs import request_record
 from orchestrator.resources.records import node_records
 from orchestrator.runtimes import SimulatedRuntime

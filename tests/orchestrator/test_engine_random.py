@@ -13,11 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.engine import Engine, Outcome, Semantics
+from orchestrator.engine import Engine, Outcome
 from orchestrator.errors import QuartermasterError
 from orchestrator.kernels.codes import NodeCode, Placement
 from orchestrator.kernels.state import ClusterShape
-from orchestrator.ports import (
+from orchestrator.messages import (
     Action,
     CheckpointCommitted,
     Command,
@@ -43,6 +43,7 @@ from orchestrator.ports import (
     WorkerExited,
     WorkersLost,
 )
+from orchestrator.semantics import Semantics
 from orchestrator.types import JobPriority, JobSpec, NodeSpec
 
 pytestmark = pytest.mark.property

@@ -61,7 +61,7 @@ def test_starts_at_shortest_job_first(backfill: bool) -> None:
                 seen, action_masks=seen["action_mask"].astype(bool), deterministic=True
             )
         for e, action in enumerate(actions):
-            kind, job = entry.rule_action(session.state.rows, e, rule, scratch)
+            kind, job, _ = entry.rule_action(session.state.rows, e, rule, scratch)
             assert kind == ActionKind.PLACE
             mine = session.buffers.window[e, action]
             asked = session.state.request[e]["requested_ms"]

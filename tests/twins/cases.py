@@ -10,7 +10,14 @@ import numpy as np
 from hypothesis import strategies as st
 
 from orchestrator.kernels import entry
-from orchestrator.kernels.codes import EventKind, Information, JobCode, NodeCode, RuleKey
+from orchestrator.kernels.codes import (
+    EventKind,
+    Information,
+    JobCode,
+    NodeCode,
+    Preemption,
+    RuleKey,
+)
 from orchestrator.kernels.state import (
     CONFIG_FIELDS,
     INCIDENT_DTYPE,
@@ -166,7 +173,9 @@ rules = st.builds(
     name=st.just("drawn"),
     key=st.sampled_from(RuleKey),
     placement=st.integers(0, 3),
-    preemptive=st.sampled_from([True, True, False]),
+    preemption=st.sampled_from(
+        [Preemption.SCORE, Preemption.SCORE, Preemption.PRIORITY, Preemption.NONE]
+    ),
     blocking=st.booleans(),
 )
 

@@ -134,8 +134,8 @@ class NaiveEngine(NaiveCluster):
     def replay(self, rule: Rule) -> int:
         count = 0
         while self.advance() == Status.DECISION:
-            kind, j = rule_action(self, rule)
-            if self.commit(kind, j, rule.placement) != Reason.OK:
+            kind, j, value = rule_action(self, rule)
+            if self.commit(kind, j, value) != Reason.OK:
                 assert kind == ActionKind.WAIT
                 break
             count += 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from orchestrator.kernels.codes import ActionKind, Reason, RuleKey, Stream
+from orchestrator.kernels.codes import ActionKind, JobCode, Preemption, Reason, RuleKey, Stream
 from orchestrator.scheduler.rules import Rule
 from tests.twins.naive_placement import fits
 from tests.twins.naive_random import random_unit
@@ -43,16 +43,27 @@ def score(engine: NaiveEngine, job: Job, key: int) -> float:
         return -(wait + 1e-15) / (math.log2(processors + 1e-15) * asked)
     if key == RuleKey.LARGEST:
         return -float(engine.units(job))
+    if key == RuleKey.PRIORITY:
+        waits = job.state in (JobCode.PENDING, JobCode.PREEMPTED)
+        ages = waits and engine.config.ageing_ms > 0
+        aged = (engine.now - ask.submit_ms) / engine.config.ageing_ms if ages else 0.0
+        return float(ask.priority) - aged
     counter = (engine.point << 32) + job.index
     return random_unit(engine.seed, Stream.ORDERING, counter)
 
 
-def rule_action(engine: NaiveEngine, rule: Rule) -> tuple[int, int]:
-    """What a rule does now: (kind, job)."""
+def rule_action(engine: NaiveEngine, rule: Rule) -> tuple[int, int, int]:
+    """What a rule does now: (kind, job, value)."""
+    return (*_rigid_action(engine, rule), rule.placement)
+
+
+def _rigid_action(engine: NaiveEngine, rule: Rule) -> tuple[int, int]:
     queue = sorted(engine.queue(), key=lambda job: score(engine, job, rule.key))
+    if not queue:
+        return _WAIT
     if engine.config.commitment:
         return ActionKind.PLACE, queue[0].index
-    if rule.preemptive:
+    if rule.preemption != Preemption.NONE:
         return _preemptive_action(engine, rule, queue)
     if rule.blocking:
         queue = queue[:1]
@@ -66,31 +77,47 @@ def _preemptive_action(engine: NaiveEngine, rule: Rule, queue: list[Job]) -> tup
     for job in queue:
         if job.blocked_point == engine.point:
             continue
-        if fits(job.ask, engine.hosts()):
+        reason = engine.placement_reason(job)
+        if reason == Reason.OK:
             return ActionKind.PLACE, job.index
-        if engine.leaving() and fits(job.ask, engine.hosts(engine.leaving())):
-            break
-        victim = _victim_for(engine, rule, job)
-        if victim is not None:
-            return ActionKind.PREEMPT, victim.index
+        if reason == Reason.NO_CAPACITY:
+            if engine.leaving() and fits(job.ask, engine.hosts(engine.leaving())):
+                break
+            victim = _victim_for(engine, rule, job)
+            if victim is not None:
+                return ActionKind.PREEMPT, victim.index
         if rule.blocking:
             break
     return _WAIT
 
 
+def _rank(engine: NaiveEngine, rule: Rule, job: Job, other: Job) -> tuple[float, ...] | None:
+    """How readily a running job gives way to a waiting one, highest first; None: not at all."""
+    if rule.preemption == Preemption.SCORE:
+        mine, its = score(engine, job, rule.key), score(engine, other, rule.key)
+        return (its,) if its > mine else None
+    if other.ask.priority <= job.ask.priority:
+        return None
+    unsaved = engine.progress(other) - engine.saved(other)
+    cost = (unsaved + other.ask.checkpoint_ms + other.ask.restart_ms) * engine.units(other)
+    return (other.ask.priority, -cost)
+
+
 def _victim_for(engine: NaiveEngine, rule: Rule, job: Job) -> Job | None:
-    """The running job of the highest score whose preemption is needed to let ``job`` in."""
+    """The running job of the highest rank whose preemption is needed to let ``job`` in."""
     gone = engine.leaving()
+    allowed = max(engine.config.preemption_limit - engine.preemptions_here, 0)
     able = [
-        other
+        (rank, other)
         for other in engine.running
         if engine.preemption_reason(other) == Reason.OK
-        and score(engine, other, rule.key) > score(engine, job, rule.key)
+        and (rank := _rank(engine, rule, job, other)) is not None
     ]
-    able.sort(key=lambda other: -score(engine, other, rule.key))
-    able = able[: max(engine.config.preemption_limit - engine.preemptions_here, 0)]
+    able.sort(key=lambda pair: pair[0], reverse=True)
+    if rule.preemption == Preemption.SCORE:
+        able = able[:allowed]
     victims: list[Job] = []
-    for other in able:
+    for _, other in able:
         if fits(job.ask, engine.hosts(gone + victims)):
             break
         victims.append(other)
@@ -100,4 +127,4 @@ def _victim_for(engine: NaiveEngine, rule: Rule, job: Job) -> Job | None:
         rest = [v for v in victims if v is not other]
         if fits(job.ask, engine.hosts(gone + rest)):
             victims = rest
-    return victims[0] if victims else None
+    return victims[0] if victims and len(victims) <= allowed else None

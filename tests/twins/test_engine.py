@@ -59,8 +59,8 @@ def test_rule_step_by_step_equals_its_twin(case: Case, rule: Rule) -> None:
             break
         action = entry.rule_action(state.rows, 0, rule.to_record(), scratch())
         assert action == rule_action(twin, rule)
-        reason = entry.commit(state.rows, 0, *action, rule.placement, buffer)
-        assert reason == twin.commit(*action, rule.placement)
+        reason = entry.commit(state.rows, 0, *action, buffer)
+        assert reason == twin.commit(*action)
         assert_invariants(state, 0)
 
 
@@ -114,8 +114,8 @@ def _play(rows: np.ndarray, e: int, rule: Rule) -> int:
     """Play on under a rule where it is legal, and wait where it is not."""
     buffer, count = nodes_buffer(), 0
     while entry.advance(rows, e, buffer) == Status.DECISION and count < _MAX_ACTIONS:
-        kind, job = entry.rule_action(rows, e, rule.to_record(), scratch())
-        done = entry.commit(rows, e, kind, job, rule.placement, buffer) == Reason.OK
+        action = entry.rule_action(rows, e, rule.to_record(), scratch())
+        done = entry.commit(rows, e, *action, buffer) == Reason.OK
         if not done and entry.commit(rows, e, ActionKind.WAIT, NO_JOB, 0, buffer) != Reason.OK:
             break
         count += 1

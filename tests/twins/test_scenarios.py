@@ -14,6 +14,7 @@ from orchestrator.kernels.codes import (
     JobCode,
     NodeCode,
     Placement,
+    Preemption,
     Reason,
     RuleKey,
     Status,
@@ -28,7 +29,7 @@ _FAILS, _RECOVERS, _DRAINS = (
     EventKind.NODE_RECOVERY,
     EventKind.NODE_DRAIN,
 )
-_SRTF = Rule("srtf", RuleKey.SRTF, preemptive=True)
+_SRTF = Rule("srtf", RuleKey.SRTF, preemption=Preemption.SCORE)
 
 
 def _case(
@@ -104,7 +105,9 @@ def test_a_gang_gets_in_by_the_fewest_victims_needed() -> None:
     # The two small ones stand on different nodes: preempting them would not make room for two.
     jobs = [small, small, large, urgent]
     case = _case([3, 1], jobs, preemption_limit=8)
-    state, _ = _replayed(case, Rule("srtf", RuleKey.SRTF, Placement.SPREAD, preemptive=True))
+    state, _ = _replayed(
+        case, Rule("srtf", RuleKey.SRTF, Placement.SPREAD, preemption=Preemption.SCORE)
+    )
     assert state.job[0, :3]["preemptions"].tolist() == [0, 0, 1]
 
 

@@ -8,6 +8,12 @@ from orchestrator.kernels.codes import LEGAL_TRANSITIONS, EventKind, JobCode, Lo
 from orchestrator.kernels.jit import kernel
 from orchestrator.kernels.tables import job, queue, request, worker
 from orchestrator.kernels.transition.log import record
+from orchestrator.kernels.transition.progress import (
+    progress_now,
+    saved_progress,
+    set_pace,
+    units_of,
+)
 from orchestrator.kernels.transition.queue import (
     dequeue,
     enqueue,
@@ -15,6 +21,7 @@ from orchestrator.kernels.transition.queue import (
     unlist_running,
 )
 from orchestrator.kernels.transition.resources import release_gang, reserve_gang
+from orchestrator.kernels.transition.tenants import charge_service, free_storage, hold_storage
 from orchestrator.kernels.transition.timeline import cancel_event, push_event
 
 __all__ = [
@@ -24,6 +31,7 @@ __all__ = [
     "fail_waiting_job",
     "finish_preemption",
     "interrupt_job",
+    "record_placement",
     "set_state",
     "start_job",
 ]
@@ -49,13 +57,13 @@ def admit_job(row, j):
 
 
 @kernel
-def _placement_hash(row, j):
-    """Fold a gang's nodes and devices into one word for the log."""
+def record_placement(row, j):
+    """Record where a gang is now: its nodes and devices, folded into one word."""
     word = np.uint64(job(row, j).workers_now)
     for w in range(job(row, j).workers_now):
         word = (word ^ np.uint64(worker(row, j, w).node + 1)) * _HASH_STEP
         word = (word ^ worker(row, j, w).devices) * _HASH_STEP
-    return np.int64(word & np.uint64(0xFFFFFF))
+    record(row, LogKind.PLACEMENT, j, np.int64(word & np.uint64(0xFFFFFF)))
 
 
 @kernel
@@ -71,30 +79,20 @@ def start_job(row, position, nodes, workers):
     if not reserve_gang(row, j, nodes, workers):
         return False
     dequeue(row, position)
-    ask = request(row, j)
-    run = job(row, j)
     now = row.now_ms
     restart = np.int64(0)
-    if run.first_start_ms < 0:
+    if job(row, j).first_start_ms < 0:
         job(row, j).first_start_ms = now
+        hold_storage(row, j)
     else:
-        restart = ask.restart_ms
-        row.lost_unit_ms += restart * run.units
+        restart = request(row, j).restart_ms
+        row.lost_unit_ms += restart * units_of(row, j, workers)
     job(row, j).start_ms = now
-    job(row, j).work_start_ms = now + restart
-    job(row, j).speed_milli = 1000
-    end = now + restart + ask.duration_ms - run.progress_ms
-    estimated = max(ask.requested_ms - run.progress_ms, np.int64(0))
-    job(row, j).expected_end_ms = now + restart + estimated
-    scale = max(ask.duration_ms, row.slowdown_bound_ms)
-    excess = max((end - ask.submit_ms) / scale - 1.0, 0.0)
-    job(row, j).excess = excess
-    row.settled_excess += excess
+    job(row, j).resized_ms = now
     set_state(row, j, JobCode.SCHEDULED)
-    record(row, LogKind.PLACEMENT, j, _placement_hash(row, j))
+    record_placement(row, j)
     set_state(row, j, JobCode.RUNNING)
-    list_running(row, j)
-    push_event(row, end, EventKind.COMPLETION, j)
+    set_pace(row, j, now + restart)
     return True
 
 
@@ -104,8 +102,9 @@ def _stop_running(row, j):
     cancel_event(row, j)
     unlist_running(row, j)
     release_gang(row, j)
-    held = row.now_ms - job(row, j).start_ms
+    held = row.now_ms - job(row, j).resized_ms
     job(row, j).attained_unit_ms += held * job(row, j).units
+    charge_service(row, j, held * job(row, j).units)
 
 
 @kernel
@@ -113,28 +112,12 @@ def complete_job(row, j):
     """A running job has done all its work."""
     _stop_running(row, j)
     job(row, j).progress_ms = request(row, j).duration_ms
+    job(row, j).unsaved_ms = 0
     job(row, j).end_ms = row.now_ms
+    free_storage(row, j)
     row.active_jobs -= 1
     row.completed_jobs += 1
     set_state(row, j, JobCode.COMPLETED)
-
-
-@kernel
-def progress_now(row, j):
-    """Work that a running job has done by now, ms."""
-    run = job(row, j)
-    elapsed = max(row.now_ms - run.work_start_ms, np.int64(0))
-    return min(run.progress_ms + elapsed * run.speed_milli // 1000, request(row, j).duration_ms)
-
-
-@kernel
-def saved_progress(row, j):
-    """Work of a running job that its last periodic checkpoint holds, ms."""
-    interval = request(row, j).checkpoint_interval_ms
-    base = job(row, j).progress_ms
-    if interval <= 0:
-        return base
-    return base + (progress_now(row, j) - base) // interval * interval
 
 
 @kernel
@@ -143,6 +126,8 @@ def _requeue(row, j, progress_ms, state):
     row.settled_excess -= job(row, j).excess
     job(row, j).excess = 0.0
     job(row, j).progress_ms = progress_ms
+    job(row, j).unsaved_ms = 0
+    job(row, j).units = units_of(row, j, request(row, j).workers)
     job(row, j).expected_end_ms = 0
     set_state(row, j, state)
     enqueue(row, j)
@@ -156,8 +141,8 @@ def begin_preemption(row, j):
     row.preemptions += 1
     row.preemptions_here += 1
     cost = request(row, j).checkpoint_ms
-    saved = saved_progress(row, j)
-    job(row, j).unsaved_ms = progress_now(row, j) - saved
+    saved, done = saved_progress(row, j), progress_now(row, j)
+    job(row, j).unsaved_ms = done - saved
     job(row, j).progress_ms = saved
     job(row, j).work_start_ms = row.now_ms
     job(row, j).speed_milli = 0
@@ -177,7 +162,6 @@ def finish_preemption(row, j):
     """The checkpoint is committed: all work is saved, the resources are free."""
     _stop_running(row, j)
     progress = job(row, j).progress_ms + job(row, j).unsaved_ms
-    job(row, j).unsaved_ms = 0
     _requeue(row, j, progress, JobCode.PREEMPTED)
 
 
@@ -187,14 +171,13 @@ def interrupt_job(row, j):
     if job(row, j).state == JobCode.CHECKPOINTING:
         saved = job(row, j).progress_ms
         lost = job(row, j).unsaved_ms
-        job(row, j).unsaved_ms = 0
     else:
         saved = saved_progress(row, j)
         lost = progress_now(row, j) - saved
     job(row, j).lost_ms += lost
     job(row, j).interruptions += 1
     row.interruptions += 1
-    row.lost_unit_ms += lost * job(row, j).units
+    row.lost_unit_ms += lost * units_of(row, j, request(row, j).workers)
     _stop_running(row, j)
     _requeue(row, j, saved, JobCode.PENDING)
 
@@ -204,6 +187,8 @@ def fail_waiting_job(row, position):
     """Give up on a queued job (cancelled, or never placeable)."""
     j = dequeue(row, position)
     job(row, j).end_ms = row.now_ms
+    if job(row, j).first_start_ms >= 0:
+        free_storage(row, j)
     row.active_jobs -= 1
     row.failed_jobs += 1
     set_state(row, j, JobCode.FAILED)

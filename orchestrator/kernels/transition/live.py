@@ -22,7 +22,6 @@ from orchestrator.kernels.transition.episode import load_job
 from orchestrator.kernels.transition.jobs import (
     fail_waiting_job,
     interrupt_job,
-    progress_now,
 )
 from orchestrator.kernels.transition.nodes import (
     drain_node,
@@ -31,6 +30,7 @@ from orchestrator.kernels.transition.nodes import (
     node_units,
     register_node,
 )
+from orchestrator.kernels.transition.progress import progress_now
 from orchestrator.kernels.transition.timeline import advance_clock
 
 __all__ = [

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from orchestrator.kernels.codes import JobCode, LogKind, NodeCode
+from orchestrator.kernels.codes import JobCode, JobKind, LogKind, NodeCode
 from orchestrator.kernels.jit import kernel, small_kernel
-from orchestrator.kernels.tables import job, node, running, worker
+from orchestrator.kernels.tables import job, node, request, running, worker
 from orchestrator.kernels.transition.jobs import begin_preemption, interrupt_job
 from orchestrator.kernels.transition.log import record
+from orchestrator.kernels.transition.regroup import lose_workers_on
 
 __all__ = [
     "drain_node",
@@ -60,6 +61,18 @@ def job_on_node(row, j, n):
 
 
 @kernel
+def _survives_without(row, j, n):
+    """Whether a service keeps replicas enough when those on node ``n`` are gone."""
+    if request(row, j).kind != JobKind.SERVICE or job(row, j).state != JobCode.RUNNING:
+        return False
+    left = 0
+    for w in range(job(row, j).workers_now):
+        if worker(row, j, w).node != n:
+            left += 1
+    return left >= request(row, j).min_workers
+
+
+@kernel
 def fail_node(row, n):
     """A node fails: every gang with a worker on it is interrupted as a whole."""
     state = node(row, n).state
@@ -69,12 +82,14 @@ def fail_node(row, n):
     k = 0
     while k < row.running_len:
         j = running(row, k).job
-        if job_on_node(row, j, n):
+        if not job_on_node(row, j, n):
+            k += 1
+        elif _survives_without(row, j, n):
+            lose_workers_on(row, j, n)  # lists it anew, perhaps further on
+        else:
             workers = job(row, j).workers_now
             interrupt_job(row, j)  # unlists it: the next entry moves into this place
             leave_nodes(row, j, workers)
-        else:
-            k += 1
     if state == NodeCode.DRAINING:
         retire_if_empty(row, n)  # it was on its way out: it does not come back
     else:

@@ -7,6 +7,7 @@ import numpy as np
 from orchestrator.kernels.codes import NodeCode
 from orchestrator.kernels.jit import kernel, small_kernel
 from orchestrator.kernels.tables import device, job, node, request, worker
+from orchestrator.kernels.transition.tenants import charge_worker
 
 __all__ = ["release_gang", "release_worker", "reserve_gang", "reserve_worker", "retake_worker"]
 
@@ -98,6 +99,7 @@ def reserve_worker(row, j, w, n):
     worker(row, j, w).node = n
     worker(row, j, w).devices = taken
     _count_free(row, n, -_worker_units(row, j))
+    charge_worker(row, j, _worker_units(row, j), np.int64(1))
     return True
 
 
@@ -126,6 +128,7 @@ def release_worker(row, j, w):
     node(row, n).gpu_free_milli += ask.gpus_per_worker * ask.gpu_milli
     node(row, n).workers -= 1
     _count_free(row, n, _worker_units(row, j))
+    charge_worker(row, j, _worker_units(row, j), np.int64(-1))
 
 
 @kernel
@@ -145,6 +148,7 @@ def retake_worker(row, j, w):
     node(row, n).gpu_free_milli -= ask.gpus_per_worker * ask.gpu_milli
     node(row, n).workers += 1
     _count_free(row, n, -_worker_units(row, j))
+    charge_worker(row, j, _worker_units(row, j), np.int64(1))
 
 
 @kernel

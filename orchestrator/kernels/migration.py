@@ -1,0 +1,104 @@
+"""Moving a running job: where to, and whether it would be better off there."""
+
+from __future__ import annotations
+
+from orchestrator.kernels.codes import JobCode, JobKind, Reason
+from orchestrator.kernels.jit import kernel, small_kernel
+from orchestrator.kernels.placement import place_gang
+from orchestrator.kernels.tables import job, node, request, worker
+from orchestrator.kernels.transition.whatif import lift_gang, restore_gang
+
+__all__ = ["migration_reason", "plan_migration"]
+
+
+@kernel
+def _touched(nodes, workers):
+    """Distinct nodes among the first ``workers`` entries."""
+    count = 0
+    for w in range(workers):
+        first = True
+        for other in range(w):
+            first = first and nodes[other] != nodes[w]
+        if first:
+            count += 1
+    return count
+
+
+@kernel
+def _moves(row, j, nodes, workers):
+    """Workers that would not be on a node that the gang is on already."""
+    moves = 0
+    for w in range(workers):
+        here = False
+        for other in range(workers):
+            here = here or worker(row, j, other).node == nodes[w]
+        if not here:
+            moves += 1
+    return moves
+
+
+@kernel
+def _touched_now(row, j):
+    count = 0
+    for w in range(job(row, j).workers_now):
+        first = True
+        for other in range(w):
+            first = first and worker(row, j, other).node != worker(row, j, w).node
+        if first:
+            count += 1
+    return count
+
+
+@small_kernel
+def _free(row, n):
+    return node(row, n).gpu_free_milli if row.unit != 0 else node(row, n).cpu_free_milli
+
+
+@kernel
+def plan_migration(row, j, generator, nodes):
+    """Find a better place for a running job: fewer nodes, or as many that are fuller.
+
+    Parameters
+    ----------
+    row : ROW_DTYPE record
+    j : int
+        A running job.
+    generator : int
+        ``Placement`` that proposes the place.
+    nodes : int32 [>= workers]
+        Filled with the new nodes.
+
+    Returns
+    -------
+    bool
+        Whether there is one. The state is as before. Of two placements on equally many nodes the
+        one whose nodes have less room besides is the tighter fit.
+    """
+    workers = job(row, j).workers_now
+    before = _touched_now(row, j)
+    lift_gang(row, j)
+    placed = place_gang(row, j, generator, nodes)
+    room_here, room_there = 0, 0
+    if placed >= workers:
+        for w in range(workers):
+            room_here += _free(row, worker(row, j, w).node)
+            room_there += _free(row, nodes[w])
+    restore_gang(row, j)
+    if placed < workers or _moves(row, j, nodes, workers) == 0:
+        return False
+    after = _touched(nodes, workers)
+    return after < before or (after == before and room_there < room_here)
+
+
+@kernel
+def migration_reason(row, j):
+    """Whether running job ``j`` may be moved, a place left out of account: a ``Reason``."""
+    if row.migrate == 0:
+        return Reason.UNKNOWN_ACTION
+    if job(row, j).state != JobCode.RUNNING or request(row, j).kind == JobKind.SERVICE:
+        return Reason.NOT_RUNNING
+    if request(row, j).preemptible == 0:
+        return Reason.NOT_PREEMPTIBLE
+    if row.now_ms - job(row, j).resized_ms < row.min_run_ms:
+        return Reason.MIN_RUN_TIME
+    return Reason.OK

@@ -1,0 +1,62 @@
+"""What all changes of a running job's workers have in common, and the loss of single replicas."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from orchestrator.kernels.codes import JobCode
+from orchestrator.kernels.jit import kernel, small_kernel
+from orchestrator.kernels.tables import copy_record, job, worker
+from orchestrator.kernels.transition.jobs import record_placement, set_state
+from orchestrator.kernels.transition.progress import set_pace, settle_progress, units_of
+from orchestrator.kernels.transition.resources import release_worker
+
+__all__ = ["begin_change", "drop_worker", "end_change", "lose_workers_on"]
+
+
+@small_kernel
+def begin_change(row, j):
+    """Stop the clock of a running job; how long the stall it is in still lasts, ms."""
+    stall = max(job(row, j).work_start_ms - row.now_ms, np.int64(0))
+    settle_progress(row, j)
+    set_state(row, j, JobCode.SCALING)
+    return stall
+
+
+@small_kernel
+def end_change(row, j, stall_ms):
+    """A job goes on with other workers after a stall."""
+    row.lost_unit_ms += stall_ms * units_of(row, j, job(row, j).workers_now)
+    record_placement(row, j)
+    set_state(row, j, JobCode.RUNNING)
+    set_pace(row, j, row.now_ms + stall_ms)
+
+
+@small_kernel
+def drop_worker(row, j, w):
+    """Release worker ``w``; the gang's last one takes its number, and its record the last place."""
+    release_worker(row, j, w)
+    last = np.int64(job(row, j).workers_now - 1)
+    job(row, j).workers_now = np.int32(last)
+    devices, n = worker(row, j, w).devices, worker(row, j, w).node
+    copy_record(worker(row, j, w), worker(row, j, last))
+    worker(row, j, last).devices = devices
+    worker(row, j, last).node = n
+
+
+@kernel
+def lose_workers_on(row, j, n):
+    """A node failed under replicas that do not need each other: only those on it are gone.
+
+    At least one must be on another node.
+    """
+    stall = begin_change(row, j)
+    w = np.int64(0)
+    while w < job(row, j).workers_now:
+        if worker(row, j, w).node == n:
+            drop_worker(row, j, w)
+        else:
+            w += 1
+    job(row, j).interruptions += 1
+    row.interruptions += 1
+    end_change(row, j, stall)

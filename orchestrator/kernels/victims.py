@@ -1,0 +1,146 @@
+"""PostFilter: whom to preempt so that a waiting job finds room."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from orchestrator.kernels.codes import NO_JOB, JobCode, Preemption, Reason
+from orchestrator.kernels.decisions import preemption_reason
+from orchestrator.kernels.feasibility import fits, least_units
+from orchestrator.kernels.jit import kernel, small_kernel
+from orchestrator.kernels.ordering import job_score
+from orchestrator.kernels.tables import job, request, running, tenant
+from orchestrator.kernels.transition.progress import progress_now, saved_progress
+from orchestrator.kernels.transition.whatif import lift_gang, restore_gang
+
+__all__ = ["ROOM_COMES", "interruption_cost", "victim_for"]
+
+ROOM_COMES = -2
+"""Instead of a victim: the jobs that are being checkpointed will leave room enough."""
+
+_CLASS = 1e18  # one priority class outweighs any cost
+_NOT_ELIGIBLE = -np.inf
+
+
+@small_kernel
+def interruption_cost(row, v):
+    """What preempting running job ``v`` costs, capacity units x ms: work done again, and stalls.
+
+    Work since the last periodic checkpoint counts even though a planned preemption saves it:
+    saving takes the longer the more there is, and a failure meanwhile would lose it.
+    """
+    ask = request(row, v)
+    unsaved = progress_now(row, v) - saved_progress(row, v)
+    return np.float64(unsaved + ask.checkpoint_ms + ask.restart_ms) * job(row, v).units
+
+
+@small_kernel
+def _over_quota(row, t, units):
+    """Whether a tenant would hold more than its quota with ``units`` more."""
+    return t < row.num_tenants and tenant(row, t).used_units + units > tenant(row, t).quota_units
+
+
+@kernel
+def _victim_rank(row, rule, j, bound, v):
+    """How readily running job ``v`` gives way to waiting job ``j``; the highest goes first."""
+    if rule.preemption == Preemption.SCORE:
+        score = job_score(row, v, rule.key)
+        return score if score > bound else _NOT_ELIGIBLE
+    mine, other = request(row, j), request(row, v)
+    if rule.preemption == Preemption.RECLAIM and mine.tenant != other.tenant:
+        entitled = not _over_quota(row, mine.tenant, least_units(row, j))
+        if entitled and _over_quota(row, other.tenant, np.int64(0)):
+            return 4.0 * _CLASS + other.priority * _CLASS - interruption_cost(row, v)
+    if other.priority <= mine.priority:
+        return _NOT_ELIGIBLE
+    return other.priority * _CLASS - interruption_cost(row, v)
+
+
+@kernel
+def _first_victim(row, rule, j, bound, lifted, count):
+    """The preemptible running job of the highest rank, lifted ones left out, or NO_JOB."""
+    best, best_rank = NO_JOB, _NOT_ELIGIBLE
+    for k in range(row.running_len):
+        v = running(row, k).job
+        seen = False
+        for i in range(count):
+            seen = seen or lifted[i] == v
+        if seen or preemption_reason(row, v) != Reason.OK:
+            continue
+        rank = _victim_rank(row, rule, j, bound, v)
+        if rank > best_rank:
+            best, best_rank = v, rank
+    return best
+
+
+@kernel
+def _lift_leaving(row, lifted):
+    """Lift the jobs that are being checkpointed; return how many, their indices in ``lifted``."""
+    count = 0
+    for k in range(row.running_len):
+        j = running(row, k).job
+        if job(row, j).state == JobCode.CHECKPOINTING:
+            lift_gang(row, j)
+            lifted[count] = j
+            count += 1
+    return count
+
+
+@kernel
+def _restore_all(row, lifted, count):
+    for k in range(count):
+        restore_gang(row, lifted[k])
+
+
+@kernel
+def victim_for(row, rule, j, lifted):
+    """A running job whose preemption is needed to let waiting job ``j`` in, NO_JOB or ROOM_COMES.
+
+    Victims of the highest rank are lifted until the gang fits; those that turn out not to be
+    needed, because what they free does not help, are spared, the last lifted first. Jobs being
+    checkpointed count as gone: nobody is preempted for room that is about to be free. The state
+    is as before when this returns.
+
+    Parameters
+    ----------
+    row : ROW_DTYPE record
+    rule : RULE_DTYPE record
+    j : int
+        A waiting job that does not fit.
+    lifted : int32 [>= jobs]
+        Scratch.
+    """
+    bound = job_score(row, j, rule.key) if rule.preemption == Preemption.SCORE else 0.0
+    leaving = _lift_leaving(row, lifted)
+    count = leaving
+    if leaving > 0 and fits(row, j):
+        _restore_all(row, lifted, count)
+        return ROOM_COMES
+    allowed = row.preemption_limit - row.preemptions_here
+    # By score nobody beyond the limit is looked at; by class and cost the limit holds for those
+    # that are needed, since the cheapest are often scattered where they do not help.
+    most = allowed if rule.preemption == Preemption.SCORE else row.running_len
+    while not fits(row, j):
+        v = NO_JOB
+        if count - leaving < most:
+            v = _first_victim(row, rule, j, bound, lifted, count)
+        if v < 0:
+            _restore_all(row, lifted, count)
+            return NO_JOB
+        lift_gang(row, v)
+        lifted[count] = v
+        count += 1
+    needed, victims = NO_JOB, 0
+    for k in range(count - 1, leaving - 1, -1):
+        restore_gang(row, lifted[k])
+        if not fits(row, j):
+            lift_gang(row, lifted[k])
+            needed = lifted[k]
+            victims += 1
+            lifted[k] = -1 - lifted[k]  # still lifted
+    for k in range(leaving):
+        restore_gang(row, lifted[k])
+    for k in range(leaving, count):
+        if lifted[k] < 0:
+            restore_gang(row, -1 - lifted[k])
+    return needed if victims <= allowed else NO_JOB

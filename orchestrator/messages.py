@@ -1,0 +1,308 @@
+"""What is said between policies, commanders, the engine and runtimes: immutable messages.
+
+An *action* is what a policy may decide. A *command* is what somebody asks, an *event* is what
+happened; the consensus engine puts them into one order. An *effect* is what the engine wants done;
+a runtime carries it out and answers with events.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from orchestrator.errors import ValidationError
+from orchestrator.kernels.codes import Placement
+from orchestrator.types import JobSpec, NodeSpec
+
+__all__ = [
+    "Action",
+    "CheckpointCommitted",
+    "Command",
+    "Decide",
+    "Decommission",
+    "Effect",
+    "Entry",
+    "Event",
+    "MigrateJob",
+    "NodeFailed",
+    "NodeRecovered",
+    "PlaceJob",
+    "Plan",
+    "Preempt",
+    "PreemptJob",
+    "Register",
+    "RegroupJob",
+    "ReleaseNode",
+    "ResizeJob",
+    "Review",
+    "SaveCheckpoint",
+    "Scale",
+    "StartJob",
+    "StopJob",
+    "Submit",
+    "Wait",
+    "WorkerExited",
+    "WorkerPlacement",
+    "WorkersLost",
+]
+
+# --- actions: what a policy may decide -----------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class PlaceJob:
+    """Start a waiting job, all workers or none, where a placement generator puts them."""
+
+    job_id: str
+    generator: Placement = Placement.BEST_FIT
+
+
+@dataclass(frozen=True)
+class PreemptJob:
+    """Save a running job and put it back into the queue."""
+
+    job_id: str
+
+
+@dataclass(frozen=True)
+class ResizeJob:
+    """Give a running elastic job, or service, another number of workers; it is not restarted."""
+
+    job_id: str
+    workers: int
+
+
+@dataclass(frozen=True)
+class MigrateJob:
+    """Move a running job to a better place, if the generator proposes one."""
+
+    job_id: str
+    generator: Placement = Placement.BEST_FIT
+
+
+@dataclass(frozen=True)
+class Wait:
+    """Decide nothing more until something happens."""
+
+
+Action: TypeAlias = PlaceJob | PreemptJob | ResizeJob | MigrateJob | Wait
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a policy wants done now, in this order: all of it, or nothing if any part is refused.
+
+    A plan without actions is the same as *wait*.
+    """
+
+    actions: tuple[Action, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Check that nothing comes after *wait*."""
+        if any(isinstance(action, Wait) for action in self.actions[:-1]):
+            raise ValidationError("Plan", "actions", "go on after Wait", "make Wait the last one")
+
+
+# --- commands: what somebody asks ----------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Submit:
+    """Queue a job."""
+
+    spec: JobSpec
+
+
+@dataclass(frozen=True)
+class Preempt:
+    """Save a running job and put it back into the queue, because somebody says so."""
+
+    job_id: str
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Change the number of workers of a running job, because somebody says so."""
+
+    job_id: str
+    workers: int
+
+
+@dataclass(frozen=True)
+class Register:
+    """A node joins, or comes back under another description."""
+
+    spec: NodeSpec
+
+
+@dataclass(frozen=True)
+class Decommission:
+    """A node is to leave: once its jobs are saved (``drain``), or at once."""
+
+    node_id: str
+    drain: bool = True
+
+
+@dataclass(frozen=True)
+class NodeFailed:
+    """A node does not answer any more."""
+
+    node_id: str
+
+
+@dataclass(frozen=True)
+class NodeRecovered:
+    """A node that had failed is back, empty."""
+
+    node_id: str
+
+
+@dataclass(frozen=True)
+class Review:
+    """See whether there is something to decide."""
+
+
+@dataclass(frozen=True)
+class Decide:
+    """Carry out a plan, if it is still legal."""
+
+    plan: Plan
+
+
+Command: TypeAlias = (
+    Submit
+    | Preempt
+    | Scale
+    | Register
+    | Decommission
+    | NodeFailed
+    | NodeRecovered
+    | Review
+    | Decide
+)
+
+# --- events: what a runtime reports --------------------------------------------------------------
+#
+# ``run`` counts the starts of a job. It tells a report about this run from one about a former run
+# that was overtaken by a stop.
+
+
+@dataclass(frozen=True)
+class WorkerExited:
+    """The workers of a job have ended by themselves; another code than 0 means failure."""
+
+    job_id: str
+    run: int
+    exit_code: int = 0
+
+
+@dataclass(frozen=True)
+class CheckpointCommitted:
+    """The checkpoint that :class:`SaveCheckpoint` asked for is safe."""
+
+    job_id: str
+    run: int
+
+
+@dataclass(frozen=True)
+class WorkersLost:
+    """The workers of a job could not be started, or are gone without an exit code."""
+
+    job_id: str
+    run: int
+    reason: str = ""
+
+
+Event: TypeAlias = WorkerExited | CheckpointCommitted | WorkersLost
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An entry of the log: when, and what."""
+
+    time_ms: int
+    body: Command | Event
+
+
+# --- effects: what a runtime is to do ------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class WorkerPlacement:
+    """Where one worker goes: its node, and the indices of its GPUs there."""
+
+    node_id: str
+    gpus: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class StartJob:
+    """Start all workers of a job, from its last checkpoint if there is one.
+
+    ``restart_ms`` pass until work goes on (0 for a first start) from ``progress_ms``, the work
+    that the checkpoint holds, at ``speed_milli`` thousandths of the nominal speed.
+    """
+
+    job_id: str
+    run: int
+    spec: JobSpec
+    workers: tuple[WorkerPlacement, ...]
+    start_ms: int
+    restart_ms: int
+    progress_ms: int
+    speed_milli: int = 1000
+
+
+@dataclass(frozen=True)
+class RegroupJob:
+    """The workers of a running job are these from now on; those that stay are not restarted.
+
+    Work goes on at ``resume_ms`` from ``progress_ms``, at ``speed_milli`` thousandths of the
+    nominal speed. Where no worker stays (``moved``), the job is saved and started again elsewhere.
+    """
+
+    job_id: str
+    run: int
+    spec: JobSpec
+    workers: tuple[WorkerPlacement, ...]
+    resume_ms: int
+    progress_ms: int
+    speed_milli: int
+    moved: bool = False
+
+
+@dataclass(frozen=True)
+class SaveCheckpoint:
+    """Stop work on a job, save it, and report :class:`CheckpointCommitted`."""
+
+    job_id: str
+    run: int
+    cost_ms: int
+    progress_ms: int
+
+
+@dataclass(frozen=True)
+class StopJob:
+    """Stop what is left of a job's workers; nothing is reported.
+
+    ``save`` asks for a checkpoint first: one that costs nothing, so that nobody waits for it.
+    ``progress_ms`` is the work that the job will go on from, ``lost_ms`` what is gone beyond it.
+    """
+
+    job_id: str
+    run: int
+    reason: str
+    progress_ms: int
+    lost_ms: int = 0
+    save: bool = False
+
+
+@dataclass(frozen=True)
+class ReleaseNode:
+    """A node that was to leave is empty now."""
+
+    node_id: str
+
+
+Effect: TypeAlias = StartJob | RegroupJob | SaveCheckpoint | StopJob | ReleaseNode
