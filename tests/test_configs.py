@@ -30,7 +30,10 @@ from envs.reward import RewardConfig
 from envs.workloads import Trace
 from orchestrator.errors import ConfigurationError, TraceError
 
-GROUPS = {"workload", "env", "reward", "agent", "tracker", "suite", "experiment", "entry"}
+GROUPS = {
+    *("workload", "env", "reward", "agent", "tracker", "suite", "experiment", "entry"),
+    "failures",
+}
 ROOTS = {"train", "evaluate", "benchmark"}
 NEEDS_TRACES = {"lublin_256", "nasa_ipsc", "philly", "philly_quarter", "tiresias"}
 SMALL = {"lublin", "gpu_cluster"}
@@ -196,7 +199,7 @@ def test_wrong_suite_fields_name_the_choices() -> None:
         build_speed_suite(composed("evaluate", "suite=demo").suite, None)
 
 
-@pytest.mark.parametrize("group", sorted(GROUPS - {"entry", "suite"}))
+@pytest.mark.parametrize("group", sorted(GROUPS - {"entry", "suite", "failures"}))
 def test_unknown_config_names_list_the_choices(group: str) -> None:
     with pytest.raises(HydraException) as caught:
         composed("train", f"{group}=nonsense")

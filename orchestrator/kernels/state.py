@@ -19,6 +19,8 @@ __all__ = [
     "CURVE_DTYPE",
     "DEVICE_DTYPE",
     "EVENT_DTYPE",
+    "GITTINS_DTYPE",
+    "GITTINS_ENTRIES",
     "INCIDENT_DTYPE",
     "JOB_DTYPE",
     "LOG_DTYPE",
@@ -55,6 +57,7 @@ TABLES = (
     "uplink",
     "curve",
     "service",
+    "gittins",
 )
 """Tables of a row; kernels reach them through the accessors in ``tables``."""
 
@@ -227,6 +230,18 @@ SERVICE_DTYPE = np.dtype(
 )
 """An inference service."""
 
+GITTINS_DTYPE = np.dtype(
+    [
+        ("service", "f8"),  # from this attained service on, GPU-seconds (core-seconds)
+        ("index", "f8"),  # the Gittins index is this, up to the next entry
+    ],
+    align=True,
+)
+"""An entry of the Gittins index as a function of attained service, in ascending order."""
+
+GITTINS_ENTRIES = 64
+"""Room for entries in every row."""
+
 QUEUE_DTYPE = np.dtype([("job", "i4")], align=True)
 """An entry of the queue, in submit order."""
 
@@ -237,6 +252,9 @@ CONFIG_FIELDS = [
     ("min_run_ms", "i8"),  # a job may not be preempted before
     ("slowdown_bound_ms", "i8"),
     ("ageing_ms", "i8"),  # waiting time that is worth one priority class; 0: no ageing
+    ("las_first_s", "i8"),  # Tiresias: attained GPU-seconds that end a job's time in queue 0
+    ("las_second_s", "i8"),  # ... and in queue 1; 0: there is none
+    ("las_promote", "i4"),  # ... back to queue 0 after waiting this many times its run time; 0: no
     ("preemption_limit", "i4"),  # preemptions per decision point
     ("queue_window", "i4"),  # jobs that a policy sees
     ("candidates", "i4"),  # placements offered per job
@@ -264,6 +282,9 @@ _SCALARS = [
     ("log_hash", "u8"),
     ("capacity_units", "i8"),  # milli-GPUs of all nodes up; milli-cores if there are no GPUs
     ("nominal_units", "i8"),  # capacity with every node up
+    ("nominal_gpu_milli", "i8"),  # the same for each resource
+    ("nominal_cpu_milli", "i8"),
+    ("nominal_memory_mib", "i8"),
     ("free_units", "i8"),
     ("decisions", "i8"),
     ("illegal_actions", "i8"),
@@ -293,6 +314,7 @@ _SCALARS = [
     ("num_uplinks", "i4"),
     ("num_curves", "i4"),
     ("num_services", "i4"),
+    ("num_gittins", "i4"),
     ("queue_len", "i4"),
     ("running_len", "i4"),
     ("heap_len", "i4"),
@@ -381,6 +403,7 @@ class ClusterState:
     uplink: NDArray[np.void]  # [E, R] UPLINK_DTYPE, by rack
     curve: NDArray[np.void]  # [E, C] CURVE_DTYPE; entry 0 is not used
     service: NDArray[np.void]  # [E, S] SERVICE_DTYPE
+    gittins: NDArray[np.void]  # [E, GITTINS_ENTRIES] GITTINS_DTYPE, by attained service
 
     @property
     def nbytes(self) -> int:
@@ -418,6 +441,7 @@ def allocate(shape: ClusterShape) -> ClusterState:
         uplink=np.zeros((envs, shape.uplinks), UPLINK_DTYPE),
         curve=np.zeros((envs, shape.curves), CURVE_DTYPE),
         service=np.zeros((envs, shape.services), SERVICE_DTYPE),
+        gittins=np.zeros((envs, GITTINS_ENTRIES), GITTINS_DTYPE),
     )
     for name in TABLES:
         table = getattr(state, name)
@@ -427,6 +451,9 @@ def allocate(shape: ClusterShape) -> ClusterState:
     state.rows["max_devices"] = devices
     state.rows["max_log"] = max(shape.log, 1)
     state.rows["slowdown_bound_ms"] = 10_000
+    # First and last of the queue limits in Tiresias' simulator (SymbioticLab/Tiresias).
+    state.rows["las_first_s"] = 3250
+    state.rows["las_second_s"] = 18_000
     state.rows["information"] = Information.ESTIMATE
     state.rows["committed"] = NO_JOB
     state.job["state"] = JobCode.ABSENT

@@ -22,6 +22,7 @@ __all__ = [
     "copy_scalars",
     "curve",
     "device",
+    "gittins",
     "heap",
     "incident",
     "job",
@@ -72,6 +73,7 @@ _tenant_at = _record_at(state.TENANT_DTYPE)
 _uplink_at = _record_at(state.UPLINK_DTYPE)
 _curve_at = _record_at(state.CURVE_DTYPE)
 _service_at = _record_at(state.SERVICE_DTYPE)
+_gittins_at = _record_at(state.GITTINS_DTYPE)
 
 
 @intrinsic
@@ -220,3 +222,9 @@ def curve(row, c):
 def service(row, s):
     """Service ``s`` (SERVICE_DTYPE)."""
     return _service_at(row.service_at, s)
+
+
+@small_kernel
+def gittins(row, k):
+    """Entry ``k`` of the Gittins index (GITTINS_DTYPE)."""
+    return _gittins_at(row.gittins_at, k)

@@ -29,6 +29,7 @@ _slots, _slots_when_empty = feasibility.worker_slots, feasibility.worker_slots_w
 _place, _score, _first = placement.place_gang, ordering.job_score, ordering.first_in_queue
 _backfill, _earliest = backfill.backfill_queue, backfill.earliest_start
 _speed, _load_curves = throughput.speed_milli, episode.load_curves
+_load_gittins = episode.load_gittins
 _position, _load_incidents = advance.queue_position, episode.load_incidents
 _placement_reason, _preemption_reason = decisions.placement_reason, decisions.preemption_reason
 
@@ -143,3 +144,8 @@ def load_curves(rows, e, curves):
 @kernel
 def speed_milli(rows, e, j, workers, spread, model):
     return _speed(rows[e], j, workers, spread, model)
+
+
+@kernel
+def load_gittins(rows, e, entries):
+    _load_gittins(rows[e], entries)

@@ -6,11 +6,13 @@ import numpy as np
 
 from orchestrator.kernels.codes import NO_JOB, Information, JobCode, NodeCode, Topology
 from orchestrator.kernels.jit import kernel, small_kernel
+from orchestrator.kernels.state import GITTINS_ENTRIES
 from orchestrator.kernels.tables import (
     copy_record,
     copy_scalars,
     curve,
     device,
+    gittins,
     heap,
     incident,
     job,
@@ -31,6 +33,7 @@ __all__ = [
     "clear_job",
     "copy_row",
     "load_curves",
+    "load_gittins",
     "load_incidents",
     "load_job",
     "load_nodes",
@@ -50,6 +53,9 @@ def load_nodes(row, nodes):
     row.num_nodes = nodes.shape[0]
     row.capacity_units = 0
     row.nominal_units = 0
+    row.nominal_gpu_milli = 0
+    row.nominal_cpu_milli = 0
+    row.nominal_memory_mib = 0
     for n in range(nodes.shape[0]):
         copy_record(node(row, n), nodes[n])
         node(row, n).cpu_free_milli = nodes[n].cpu_cap_milli
@@ -65,6 +71,9 @@ def load_nodes(row, nodes):
         if gpus > 0:
             units = np.int64(nodes[n].gpus) * 1000
         row.nominal_units += units
+        row.nominal_gpu_milli += np.int64(nodes[n].gpus) * 1000
+        row.nominal_cpu_milli += nodes[n].cpu_cap_milli
+        row.nominal_memory_mib += nodes[n].memory_cap_mib
         if nodes[n].state == NodeCode.UP:
             row.capacity_units += units
     row.free_units = row.capacity_units
@@ -167,6 +176,7 @@ def begin_episode(row, seed, nodes, requests):
     row.num_uplinks = 0
     row.num_curves = 0
     row.num_services = 0
+    row.num_gittins = 0
     row.next_incident = 0
     row.queue_len = 0
     row.running_len = 0
@@ -198,6 +208,14 @@ def load_curves(row, curves):
     row.num_curves = curves.shape[0]
     for c in range(curves.shape[0]):
         copy_record(curve(row, c), curves[c])
+
+
+@kernel
+def load_gittins(row, entries):
+    """Give a row its Gittins index, GITTINS_DTYPE [n <= GITTINS_ENTRIES] by attained service."""
+    row.num_gittins = min(entries.shape[0], GITTINS_ENTRIES)
+    for k in range(row.num_gittins):
+        copy_record(gittins(row, k), entries[k])
 
 
 @kernel
@@ -233,3 +251,5 @@ def copy_row(source, target):
         copy_record(curve(target, c), curve(source, c))
     for k in range(source.num_services):
         copy_record(service(target, k), service(source, k))
+    for k in range(source.num_gittins):
+        copy_record(gittins(target, k), gittins(source, k))
