@@ -16,6 +16,7 @@ from orchestrator.kernels.feasibility import fits as _fits
 from orchestrator.kernels.jit import kernel
 from orchestrator.kernels.rules import replay as _replay
 from orchestrator.kernels.rules import rule_action as _rule_action
+from orchestrator.kernels.throughput import speed_milli as _speed_milli
 from orchestrator.kernels.transition.apply import apply_event as _apply_event
 from orchestrator.kernels.transition.decide import open_point as _open_point
 from orchestrator.kernels.transition.episode import begin_episode as _begin_episode
@@ -33,6 +34,7 @@ __all__ = [
     "open_point",
     "replay",
     "rule_action",
+    "speed_milli",
 ]
 
 Rows = NDArray[np.void]
@@ -218,3 +220,25 @@ def can_ever_fit(rows: Rows, e: int, job: int) -> bool:
         Job.
     """
     return bool(_can_ever_fit(rows[e], np.int64(job)))
+
+
+@kernel
+def speed_milli(rows: Rows, e: int, job: int, workers: int, spread: int, model: int) -> int:
+    """Speed of a job of row ``e``, thousandths of its nominal one.
+
+    Parameters
+    ----------
+    rows : ROW_DTYPE [envs]
+    e : int
+        Row.
+    job : int
+        Job.
+    workers : int
+        Workers that it would run on.
+    spread : int
+        The narrowest ``Topology`` domain that holds them.
+    model : int
+        Index of the GPU model of the slowest.
+    """
+    speed = _speed_milli(rows[e], np.int64(job), np.int64(workers), np.int64(spread), np.int64(model))
+    return int(speed)
