@@ -1,7 +1,7 @@
 """Gavel: shares of time by linear programs, approached in rounds.
 
-Narayanan et al., "Heterogeneity-Aware Cluster Scheduling Policies for Deep Learning Workloads", OSDI
-2020. An allocation X holds the share of time that each job spends on each type of GPU. A round
+Narayanan et al., "Heterogeneity-Aware Cluster Scheduling Policies for Deep Learning Workloads",
+OSDI 2020. An allocation X holds the share of time that each job spends on each type of GPU. A round
 serves the jobs that are furthest behind their share: priority is X over the share received so far.
 Left out are space sharing and the choice of the GPU type (placement chooses it).
 """
@@ -122,7 +122,12 @@ def finish_time_shares(
 
 
 def _solve(
-    cost: _Floats, rows: _Floats, bounds: _Floats, demands: _Floats, capacity: _Floats, extra: int = 0
+    cost: _Floats,
+    rows: _Floats,
+    bounds: _Floats,
+    demands: _Floats,
+    capacity: _Floats,
+    extra: int = 0,
 ) -> _Floats | None:
     """Solve a program over X, with everybody's time and every type's capacity kept (HiGHS)."""
     from scipy.optimize import linprog

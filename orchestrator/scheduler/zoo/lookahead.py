@@ -128,19 +128,20 @@ class Lookahead:
     def _arrivals(self, state: ClusterState, future: int) -> NDArray[np.void]:
         """A block of consecutive earlier jobs, submitted from now on at the same pace."""
         row = state.rows[0]
-        seen = state.request[0, : row["num_jobs"]]
-        codes = state.job[0, : row["num_jobs"]]["state"]
-        past = seen[codes != JobCode.ABSENT]
+        past = state.request[0, : row["next_arrival"]]
+        past = past[state.job[0, : row["next_arrival"]]["state"] != JobCode.ABSENT]
         count = min(self.config.arrivals, len(past) // 2)
         if count < 1:
             return past[:0].copy()
         past = past[np.argsort(past["submit_ms"], kind="stable")]
         counter = (int(row["point"]) << 8) + future
-        start = random_below(int(row["seed"]), int(Stream.LOOKAHEAD), counter, len(past) - count + 1)
+        start = random_below(
+            int(row["seed"]), int(Stream.LOOKAHEAD), counter, len(past) - count + 1
+        )
         block = past[int(start) : int(start) + count].copy()
         before = past[max(int(start) - 1, 0)]["submit_ms"]
         block["submit_ms"] += int(row["now_ms"]) - int(before)
-        # A job that has run may have shown how long it takes; a policy knows what was asked for.
+        # What a policy knows of run times is what was asked for.
         block["duration_ms"] = np.maximum(block["requested_ms"], 1)
         return block
 
@@ -148,13 +149,12 @@ class Lookahead:
         """Cost of an action in one future."""
         trial = self._workspace(state)
         entry.copy_row(state.rows, 0, trial.rows, 0)
-        present = int(state.rows[0]["num_jobs"])
-        _append(trial, present, block)
+        entry.assume_future(trial.rows, 0, block)
         if not self._commit(trial, action):
             return float("inf")
         room = np.empty(max(trial.shape.jobs, trial.shape.workers), np.int32)
         entry.replay(trial.rows, 0, self._record, room[: trial.shape.workers].copy(), room)
-        return _slowdown(trial)
+        return _slowdown(trial, state)
 
     def _commit(self, trial: ClusterState, action: _Candidate) -> bool:
         room = np.empty(trial.shape.workers, np.int32)
@@ -166,3 +166,17 @@ class Lookahead:
         if self._room is None or self._room.shape != needed:
             self._room = allocate(needed)
         return self._room
+
+
+def _slowdown(trial: ClusterState, before: ClusterState) -> float:
+    """Mean bounded slowdown of the jobs that had not ended before; who never ends counts to now."""
+    row = trial.rows[0]
+    count, arrived = int(row["num_jobs"]), int(before.rows[0]["next_arrival"])
+    asks, runs = trial.request[0, :count], trial.job[0, :count]
+    ended = before.job[0, :arrived]["state"]
+    over = (ended == JobCode.COMPLETED) | (ended == JobCode.FAILED) | (ended == JobCode.ABSENT)
+    counted = np.concatenate([~over, np.ones(count - arrived, np.bool_)])
+    last = np.where(runs["end_ms"] >= 0, runs["end_ms"], int(row["now_ms"]))
+    scale = np.maximum(asks["duration_ms"], max(int(row["slowdown_bound_ms"]), 1))
+    slowdown = np.maximum((last - asks["submit_ms"]) / scale, 1.0)
+    return float(slowdown[counted].mean()) if counted.any() else 0.0

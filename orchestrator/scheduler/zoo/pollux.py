@@ -1,7 +1,7 @@
 """Pollux: the number of workers of every job by a genetic search for goodput.
 
-Qiao et al., "Pollux: Co-adaptive Cluster Scheduling for Goodput-Optimized Deep Learning", OSDI 2021,
-section 4.2. An allocation is how many workers each job has; its fitness is the generalised mean
+Qiao et al., "Pollux: Co-adaptive Cluster Scheduling for Goodput-Optimized Deep Learning", OSDI
+2021, section 4.2. An allocation is how many workers each job has; fitness is the generalised mean
 (power -1) of the jobs' speed-ups over a fair share, those that would be interrupted weighed with
 what the interruption costs them. Left out are the search over nodes (placement generators choose
 them), interference avoidance, and the batch size, which the throughput curve fixes.

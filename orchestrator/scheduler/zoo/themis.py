@@ -15,7 +15,7 @@ __all__ = ["Themis", "finish_time_ratio"]
 
 
 def finish_time_ratio(board: Board, j: int, sharing: int) -> float:
-    """rho of a job: the time from submission to end if it ran from now on, over that alone.
+    """How much later a job ends, if it runs from now on, than it would have alone: rho.
 
     Parameters
     ----------
