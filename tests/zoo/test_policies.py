@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import numpy as np
 import pytest
+from hypothesis import assume, given, settings
 
 from orchestrator.errors import ConfigurationError, IllegalActionError
 from orchestrator.invariants import assert_invariants
@@ -25,6 +28,8 @@ from orchestrator.scheduler.zoo.lookahead import Lookahead, LookaheadConfig
 from orchestrator.scheduler.zoo.pollux import Pollux
 from orchestrator.scheduler.zoo.themis import Themis, finish_time_ratio
 from orchestrator.workloads.throughput import ThroughputModel, curve_records
+from tests.orchestrator.cases import Case, cases
+from tests.orchestrator.drivers import Live, load, trace_of
 from tests.twins.kernel_calls import load_curves
 from tests.zoo.rows import HOUR, completions, random_jobs, row_of
 
@@ -101,14 +106,14 @@ def test_max_min_shares_are_equal_between_equal_jobs() -> None:
 
 
 def test_max_min_shares_give_the_fast_type_to_who_gains() -> None:
-    # Both run on type 0 alike; only job 1 is faster on type 1. Half of the cluster is of each type.
-    speeds = np.array([[1.0, 1.0], [1.0, 4.0]])
-    shares = max_min_shares(speeds, np.full(2, 0.5), np.full(2, 0.5))
-    assert shares[1, 1] > shares[0, 1]
-    equal = speeds @ np.full(2, 0.5)
-    gains = (shares * speeds).sum(axis=1) / equal
-    assert gains[0] == pytest.approx(gains[1], rel=1e-6)
-    assert gains.min() > 1.0  # better for both than equal shares
+    # All run on type 0 alike; only job 2 is faster on type 1. Half of the cluster is of each type,
+    # and three jobs that each fill half of it: who knows no types gives each 2/3 of its throughput.
+    speeds = np.array([[1.0, 1.0], [1.0, 1.0], [1.0, 4.0]])
+    shares = max_min_shares(speeds, np.full(3, 0.5), np.full(2, 0.5))
+    assert shares[2, 1] > shares[2, 0]
+    gains = (shares * speeds).sum(axis=1) / (speeds @ np.full(2, 0.5))
+    assert gains == pytest.approx(np.full(3, gains[0]), rel=1e-6)
+    assert gains.min() > 0.7
 
 
 def test_finish_time_shares_against_a_grid() -> None:
@@ -189,7 +194,7 @@ def test_pollux_shrinks_to_let_another_in() -> None:
     rollout(state, Pollux())
     assert state.job[0, 1]["first_start_ms"] == 600_000
     assert state.job[0, 0]["preemptions"] == 0
-    assert state.job[0, 0]["resizes"] >= 2
+    assert state.job[0, 0]["resizes"] >= 1
 
 
 # --- lookahead ------------------------------------------------------------------------------------
@@ -224,18 +229,22 @@ def test_lookahead_does_not_see_the_future() -> None:
     assert Lookahead(RULES["sjf"]).decide(snapshot_of(state)) == plan
 
 
-@pytest.mark.parametrize("name", ["sjf", "fcfs"])
-def test_lookahead_is_not_worse_than_its_rule(name: str) -> None:
+# Mean bounded slowdown relative to the rule's own; seen: 0.77 and 0.92.
+@pytest.mark.parametrize(("name", "most"), [("fcfs", 0.9), ("sjf", 1.0)])
+def test_lookahead_is_better_than_its_rule(name: str, most: float) -> None:
     def cost(policy: Policy, seed: int) -> float:
-        state = row_of(random_jobs(40, seed), [4, 2])
+        jobs = [job | {"requested_ms": job["duration_ms"]} for job in random_jobs(60, seed)]
+        state = row_of(jobs, [4, 4])
         rollout(state, policy)
         length = np.maximum(state.request[0]["duration_ms"] / 1000, 10)
-        return float(np.mean(np.array(completions(state)) / length))
+        return float(np.mean(np.maximum(np.array(completions(state)) / length, 1.0)))
 
-    config = LookaheadConfig(futures=2, arrivals=10)
-    plain = [cost(RulePolicy(RULES[name]), s) for s in range(4)]
-    ahead = [cost(Lookahead(RULES[name], config), s) for s in range(4)]
-    assert np.mean(ahead) < 1.02 * np.mean(plain)
+    config = LookaheadConfig(futures=4, arrivals=30, margin=0.03)
+    ratios = [
+        cost(Lookahead(RULES[name], config), seed) / cost(RulePolicy(RULES[name]), seed)
+        for seed in range(8)
+    ]
+    assert np.mean(ratios) < most
 
 
 def test_wrong_settings_are_refused() -> None:
@@ -247,3 +256,18 @@ def test_wrong_settings_are_refused() -> None:
         LookaheadConfig(futures=0)
     with pytest.raises(ConfigurationError, match="margin"):
         LookaheadConfig(margin=-0.1)
+
+
+# --- live -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.property
+@settings(max_examples=10)
+@given(case=cases(commitment=False))
+@pytest.mark.parametrize("name", policies())
+def test_a_rollout_decides_as_the_orchestrator_does(name: str, case: Case) -> None:
+    assume(case.jobs)
+    state = load(case)
+    rollout(state, policies()[name])
+    live = asyncio.run(Live(case, policies()[name]).finish())
+    assert live.log == trace_of(state).log
