@@ -148,7 +148,9 @@ def make_failures(
             raise ConfigurationError(f"failures: unknown field '{name}'; known are {known}")
     if model is None:
         return np.zeros(0, INCIDENT_DTYPE)
-    frozen = {k: v if isinstance(v, int | float) else tuple(v) for k, v in changes.items()}
+    frozen: dict[str, Any] = {
+        k: v if isinstance(v, int | float) else tuple(v) for k, v in changes.items()
+    }
     return sample_failures(replace(model, **frozen), nodes, horizon_ms, seed)
 
 

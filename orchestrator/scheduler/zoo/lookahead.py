@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from orchestrator.errors import ConfigurationError
 from orchestrator.kernels import entry
 from orchestrator.kernels.codes import NO_JOB, ActionKind, JobCode, Reason, Stream
-from orchestrator.kernels.randomness import random_below
 from orchestrator.kernels.state import ClusterState, allocate
 from orchestrator.messages import Plan
 from orchestrator.scheduler.rules import Rule
 from orchestrator.scheduler.snapshot import Snapshot
+from orchestrator.scheduler.zoo.draws import uniform
 
 __all__ = ["Lookahead", "LookaheadConfig"]
 
@@ -128,18 +128,18 @@ class Lookahead:
     def _arrivals(self, state: ClusterState, future: int) -> NDArray[np.void]:
         """A block of consecutive earlier jobs, submitted from now on at the same pace."""
         row = state.rows[0]
-        past = state.request[0, : row["next_arrival"]]
-        past = past[state.job[0, : row["next_arrival"]]["state"] != JobCode.ABSENT]
+        known = state.request[0, : row["next_arrival"]]
+        came = state.job[0, : row["next_arrival"]]["state"] != JobCode.ABSENT
+        past: NDArray[np.void] = known[came]
         count = min(self.config.arrivals, len(past) // 2)
         if count < 1:
             return past[:0].copy()
         past = past[np.argsort(past["submit_ms"], kind="stable")]
         counter = (int(row["point"]) << 8) + future
-        start = random_below(
-            int(row["seed"]), int(Stream.LOOKAHEAD), counter, len(past) - count + 1
-        )
-        block = past[int(start) : int(start) + count].copy()
-        before = past[max(int(start) - 1, 0)]["submit_ms"]
+        draw = uniform(int(row["seed"]), Stream.LOOKAHEAD, counter)
+        start = int(draw * (len(past) - count + 1))
+        block: NDArray[np.void] = past[start : start + count].copy()
+        before = past[max(start - 1, 0)]["submit_ms"]
         block["submit_ms"] += int(row["now_ms"]) - int(before)
         # What a policy knows of run times is what was asked for.
         block["duration_ms"] = np.maximum(block["requested_ms"], 1)

@@ -13,16 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.errors import ConfigurationError
-from orchestrator.kernels.randomness import random_bits
+from orchestrator.kernels.codes import Stream
 from orchestrator.messages import Plan
 from orchestrator.scheduler.snapshot import Snapshot
 from orchestrator.scheduler.zoo.board import Board
+from orchestrator.scheduler.zoo.draws import uniform
 
 __all__ = ["Pollux"]
 
 _POWER = -1.0  # of the generalised mean: 1 is the sum, lower is fairer (the paper's p)
 _FLOOR = 0.01  # speed-up that a job without workers counts as
-_STREAM = 77
 _MOST_WORKERS = 64
 
 _Ints = NDArray[np.int64]
@@ -164,12 +164,9 @@ class _Search:
 
     def _uniform(self) -> NDArray[np.float64]:
         """A random number in [0, 1) for each job."""
-        count = len(self.now)
-        bits = [
-            int(random_bits(self._seed, _STREAM, self._counter + i)) >> 11 for i in range(count)
-        ]
+        first, count = self._counter, len(self.now)
         self._counter += count
-        return np.array(bits, np.float64) * (1.0 / (1 << 53))
+        return np.array([uniform(self._seed, Stream.ORDERING, first + i) for i in range(count)])
 
     def _pick(self, ranked: list[_Ints]) -> _Ints:
         """The better of two (tournament)."""

@@ -15,8 +15,8 @@ __all__ = ["RoundPolicy"]
 class RoundPolicy(ABC):
     """At the first decision point of a round jobs are ranked, and the best get the cluster.
 
-    In between, free capacity goes to the best waiting job that fits; nobody is preempted. Decision
-    points come with events, so a round may last longer than ``round_ms``.
+    In between, free capacity goes to waiting jobs in the order of their submission; nobody is
+    preempted. Decision points come with events, so a round may last longer than ``round_ms``.
 
     Parameters
     ----------
@@ -42,7 +42,8 @@ class RoundPolicy(ABC):
         board = Board(snapshot)
         jobs = sorted([*board.waiting(), *board.running()])
         if jobs:
-            board.serve(self.rank(board, jobs), preempt=opens)
+            order = self.rank(board, jobs) if opens else board.waiting()
+            board.serve(order, preempt=opens)
         return board.plan()
 
     @abstractmethod
