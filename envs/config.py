@@ -14,6 +14,7 @@ from orchestrator.errors import ConfigurationError
 from orchestrator.kernels.codes import Information, Placement, RuleKey
 from orchestrator.kernels.features import Encoding
 from orchestrator.kernels.session import Sampling
+from orchestrator.scheduler.rules import rule_named
 from orchestrator.scheduler.schema import ActionLayout, FeatureSchema
 
 __all__ = ["CLUSTER", "JOB_ORDERING", "EnvConfig"]
@@ -24,7 +25,14 @@ _KINDS: Mapping[str, type[IntEnum]] = {
     "encoding": Encoding,
     "sampling": Sampling,
 }
-_LEAST = {"window": 1, "episode_jobs": 1, "victims": 0, "preemption_limit": 0, "step_limit": 0}
+_LEAST = {
+    "window": 1,
+    "episode_jobs": 1,
+    "victims": 0,
+    "elastics": 0,
+    "preemption_limit": 0,
+    "step_limit": 0,
+}
 
 
 def _member(kind: type[IntEnum], field: str, value: Any) -> IntEnum:
@@ -63,7 +71,16 @@ class EnvConfig:
     preemption_limit : int
         Preemptions per decision point.
     min_run_seconds : float
-        A job may not be preempted before it has run so long.
+        A job may not be preempted, resized or moved before it has run so long.
+    elastics : int
+        Running elastic jobs that may be resized, E.
+    migrate : bool
+        Whether the V jobs may also be moved to a better place.
+    advice : str or None
+        A rule whose choice is marked among the actions: a policy that follows it starts at that
+        rule's level.
+    ageing_seconds : float
+        Waiting time that is worth one priority class, for rules by priority; 0: none.
     episode_jobs : int
         Jobs of an episode.
     information : Information
@@ -87,6 +104,10 @@ class EnvConfig:
     victims: int = 0
     preemption_limit: int = 0
     min_run_seconds: float = 0.0
+    elastics: int = 0
+    migrate: bool = False
+    advice: str | None = None
+    ageing_seconds: float = 0.0
     episode_jobs: int = 256
     information: Information = Information.ESTIMATE
     encoding: Encoding = Encoding.DEFAULT
@@ -107,21 +128,25 @@ class EnvConfig:
                 raise ConfigurationError(
                     f"environment: '{name}' is {value!r}; give an integer of at least {least}"
                 )
-        if not (math.isfinite(self.min_run_seconds) and self.min_run_seconds >= 0):
-            raise ConfigurationError(
-                f"environment: 'min_run_seconds' is {self.min_run_seconds}; at least 0"
-            )
+        for name in ("min_run_seconds", "ageing_seconds"):
+            seconds = getattr(self, name)
+            if not (math.isfinite(seconds) and seconds >= 0):
+                raise ConfigurationError(f"environment: '{name}' is {seconds}; at least 0")
         if not isinstance(self.reward, RewardConfig):
             raise ConfigurationError(
                 f"environment: 'reward' is {self.reward!r}; give a RewardConfig"
             )
+        if self.advice is not None:
+            rule_named(self.advice)
         if not self.placements:
             raise ConfigurationError("environment: 'placements' is empty; name at least one")
-        if self.commitment and (len(self.placements) > 1 or self.victims > 0):
+        if self.commitment and (len(self.placements) > 1 or self.victims > 0 or self.elastics > 0):
             raise ConfigurationError(
-                "environment: 'commitment' leaves no choice of placement and no preemption; "
-                "give one placement and no victims, or turn it off"
+                "environment: 'commitment' leaves no choice of placement, no preemption and no "
+                "resizing; give one placement, no victims and no elastics, or turn it off"
             )
+        if self.migrate and self.victims == 0:
+            raise ConfigurationError("environment: 'migrate' needs 'victims': it moves them")
         if self.backfill and not self.commitment:
             raise ConfigurationError("environment: 'backfill' needs 'commitment'")
         if self.encoding == Encoding.PUBLISHED and not self.commitment:
@@ -131,9 +156,14 @@ class EnvConfig:
     def schema(self) -> FeatureSchema:
         """Features and actions of this environment."""
         layout = ActionLayout(
-            self.window, len(self.placements), self.victims, can_wait=not self.commitment
+            self.window,
+            len(self.placements),
+            self.victims,
+            self.elastics,
+            self.migrate,
+            can_wait=not self.commitment,
         )
-        return FeatureSchema(self.encoding, layout)
+        return FeatureSchema(self.encoding, layout, self.advice)
 
 
 JOB_ORDERING = EnvConfig()

@@ -13,11 +13,12 @@ from orchestrator.errors import ConfigurationError, IllegalActionError
 from orchestrator.kernels import session as kernels
 from orchestrator.kernels.candidates import CANDIDATE_NAMES, VICTIM_NAMES
 from orchestrator.kernels.codes import NO_JOB, EventKind, Reason
+from orchestrator.kernels.elastics import ELASTIC_NAMES
 from orchestrator.kernels.features import GLOBAL_NAMES, STATIC_WIDTH, make_scratch
 from orchestrator.kernels.metrics import Metric
 from orchestrator.kernels.state import INCIDENT_DTYPE, ClusterShape, ClusterState, allocate
 from orchestrator.resources.records import gpu_models, node_records
-from orchestrator.scheduler.rules import Rule
+from orchestrator.scheduler.rules import Rule, rule_named
 
 __all__ = ["Session"]
 
@@ -62,7 +63,7 @@ class Session:
         shape = ClusterShape(
             envs=envs,
             jobs=config.episode_jobs,
-            workers=int(trace.requests["workers"].max()),
+            workers=_most_workers(trace),
             nodes=len(trace.nodes),
             devices=max(node.gpus for node in trace.nodes),
             incidents=len(incidents),
@@ -149,12 +150,26 @@ class Session:
             seen["candidates"] = self.buffers.candidates[e]
         if self.schema.victims:
             seen["victims"] = self.buffers.victims[e]
+        if self.schema.advice:
+            seen["advice"] = self.buffers.advice[e]
+        if self.schema.elastics:
+            seen["elastics"] = self.buffers.elastics[e]
         return seen
 
     def window_jobs(self, e: int) -> NDArray[np.int64]:
         """Trace indices of the jobs of a row's episode."""
         start = int(self.source.starts[self.buffers.start_index[e]])
         return np.arange(start, start + self.config.episode_jobs, dtype=np.int64)
+
+
+def _most_workers(trace: Trace) -> int:
+    """Most workers that any job of a trace may have."""
+    elastic = trace.requests["elastic"] != 0
+    grown = trace.requests["max_workers"][elastic].max(initial=1)
+    gpus = sum(node.gpus for node in trace.nodes)
+    cores = sum(node.cpu_cores for node in trace.nodes)
+    # Nobody has more workers than there are GPUs or cores: a lavish maximum costs no memory.
+    return int(max(trace.requests["workers"].max(), min(int(grown), max(gpus, cores, 1))))
 
 
 def _check_trace(trace: Trace, config: EnvConfig) -> None:
@@ -253,6 +268,7 @@ def _make_source(
     settings["form"] = kernels.RewardForm[config.reward.form.upper()]
     settings["scaled"] = config.reward.reference is not None
     settings["sampling"] = config.sampling
+    settings["advice"] = config.advice is not None
     fields = ("user", "group", "application")
     largest = [trace.requests["requested_ms"].max() / 1000.0]
     largest += [max(float(trace.requests[name].max()), 1.0) for name in fields]
@@ -267,6 +283,7 @@ def _make_source(
         starts=np.array(starts, np.int64),
         reference=np.full(len(starts), np.nan),
         reference_rule=config.reward.reference_rule.to_record(),
+        advisor=rule_named(config.advice or "fcfs").to_record(),
         weights=config.reward.weights,
         generators=np.array(config.placements, np.int32),
         maxima=np.array(largest, np.float64),
@@ -281,6 +298,9 @@ def _configure(state: ClusterState, config: EnvConfig) -> None:
     rows["window_order"] = config.window_order
     rows["candidates"] = len(config.placements)
     rows["victims"] = config.victims
+    rows["elastics"] = config.elastics
+    rows["migrate"] = config.migrate
+    rows["ageing_ms"] = round(config.ageing_seconds * 1000)
     rows["preemption_limit"] = config.preemption_limit
     rows["min_run_ms"] = round(config.min_run_seconds * 1000)
     rows["information"] = config.information
@@ -297,14 +317,18 @@ def _make_buffers(shape: ClusterShape, config: EnvConfig) -> kernels.Buffers:
         globals=np.zeros((E, len(GLOBAL_NAMES)), np.float32),
         candidates=np.zeros((E, pairs, len(CANDIDATE_NAMES)), np.float32),
         victims=np.zeros((E, V, len(VICTIM_NAMES)), np.float32),
+        elastics=np.zeros((E, max(config.elastics, 1), len(ELASTIC_NAMES)), np.float32),
+        advice=np.zeros((E, schema.actions.size if schema.advice else 1), np.float32),
         mask=np.zeros((E, schema.actions.size), np.int8),
         reward=np.zeros(E),
         terminated=np.zeros(E, np.bool_),
         truncated=np.zeros(E, np.bool_),
         reason=np.zeros(E, np.int32),
-        shown=np.zeros((E, 2), np.int32),
+        shown=np.zeros((E, 3), np.int32),
+        advised=np.full(E, -1, np.int32),
         window=np.full((E, Q), NO_JOB, np.int32),
         victim_jobs=np.full((E, V), NO_JOB, np.int32),
+        elastic_jobs=np.full((E, max(config.elastics, 1)), NO_JOB, np.int32),
         static=np.zeros((E, shape.jobs, STATIC_WIDTH), np.float32),
         metrics=np.zeros((E, len(Metric))),
         scale=np.ones(E),
@@ -318,7 +342,8 @@ def _make_bench(shape: ClusterShape, config: EnvConfig) -> kernels.Bench:
     releases, table, columns = make_scratch(shape.jobs, config.window)
     return kernels.Bench(
         nodes=np.zeros((len(config.placements) + 1) * shape.workers, np.int32),
-        jobs=np.zeros(shape.jobs, np.int32),
+        jobs=np.zeros(max(shape.jobs, shape.workers), np.int32),
+        shapes=np.zeros(config.window, np.int32),
         releases=releases,
         table=table,
         columns=columns,

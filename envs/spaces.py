@@ -18,7 +18,8 @@ def observation_space(config: EnvConfig) -> spaces.Dict:
     """Sets of fixed capacity, padded with zeros, and the mask of legal actions.
 
     ``queue`` [Q, F], ``global`` [G], ``action_mask`` [A]; with chosen placements also
-    ``candidates`` [Q * K, C], with preemption ``victims`` [V, F_v].
+    ``candidates`` [Q * K, C], with preemption ``victims`` [V, F_v], with resizing ``elastics``
+    [E, F_e], with advice ``advice`` [A].
     """
     schema, layout = config.schema, config.schema.actions
     parts: dict[str, spaces.Space[np.ndarray]] = {
@@ -30,6 +31,10 @@ def observation_space(config: EnvConfig) -> spaces.Dict:
         parts["candidates"] = _box(layout.window * layout.candidates, len(schema.candidates))
     if schema.victims:
         parts["victims"] = _box(layout.victims, len(schema.victims))
+    if schema.advice:
+        parts["advice"] = _box(layout.size)
+    if schema.elastics:
+        parts["elastics"] = _box(layout.elastics, len(schema.elastics))
     return spaces.Dict(parts)
 
 

@@ -1,14 +1,15 @@
 """Legal actions as packed feature vectors: most windows are short, and padding is wasted work.
 
-An action's vector holds the features of what it is about, zeros elsewhere, and which head it
-belongs to: ``[queued job | candidate placement | victim | head one-hot]``. Sets that an environment
-does not have take no room; where only one head exists, there is no one-hot either.
+An action's vector holds the features of what it is about, zeros elsewhere, which head it belongs
+to, and whether the advising rule would take it:
+``[queued job | candidate | victim | elastic job | head one-hot | advised]``. Sets that an
+environment does not have take no room; where only one head exists, there is no one-hot either.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numba
@@ -17,7 +18,22 @@ from numpy.typing import NDArray
 
 from orchestrator.scheduler.schema import FeatureSchema
 
-__all__ = ["ActionPacker", "PackedActions"]
+__all__ = ["ActionPacker", "PackedActions", "feature_names"]
+
+_SETS = ("queue", "candidates", "victims", "elastics")
+"""Sets of an observation in the order in which an action's vector holds them."""
+
+_PREFIX = {"queue": "", "candidates": "candidate:", "victims": "victim:", "elastics": "elastic:"}
+
+_HEAD_SETS = {
+    "place": ("queue", "candidates"),
+    "preempt": ("victims",),
+    "shrink": ("elastics",),
+    "grow": ("elastics",),
+    "migrate": ("victims",),
+    "wait": (),
+}
+"""Whose features describe an action of a head."""
 
 
 @dataclass(frozen=True)
@@ -39,17 +55,59 @@ class PackedActions:
     actions: NDArray[np.int64]
 
 
+def feature_names(schema: FeatureSchema) -> list[str]:
+    """Names of the entries of an action's vector."""
+    names = [f"{_PREFIX[part]}{name}" for part in _SETS for name in getattr(schema, part)]
+    heads = [head.name for head in schema.actions.heads if head.size > 0]
+    names += [f"head:{name}" for name in heads if len(heads) > 1]
+    return names + [f"advice:{name}" for name in schema.advice]
+
+
 class ActionPacker:
     """Packs the observations of one feature schema."""
 
     def __init__(self, schema: FeatureSchema) -> None:
-        layout = schema.actions
-        self.queue_width = len(schema.queue)
-        self.candidate_width = len(schema.candidates)
-        self.victim_width = len(schema.victims)
+        self.width = len(feature_names(schema))
+        self._advice_at = self.width - 1 if schema.advice else -1
+        self._schema = schema
+        self._layouts: dict[tuple[int, ...], NDArray[np.int64]] = {}
+
+    def _parts(self, observation: Mapping[str, NDArray[Any]]) -> NDArray[np.int64]:
+        """Where things are, for the sizes that an observation has: those of any window will do.
+
+        One row for each set that describes a head: first action of the head, number of actions,
+        set, actions that share an element, its first column, column of the one-hot (-1: none).
+        """
+        sizes = tuple(observation[part].shape[1] if part in observation else 0 for part in _SETS)
+        if sizes not in self._layouts:
+            self._layouts[sizes] = self._lay_out(*sizes)
+        return self._layouts[sizes]
+
+    def _lay_out(
+        self, window: int, candidates: int, victims: int, elastics: int
+    ) -> NDArray[np.int64]:
+        per_job = candidates // window if self._schema.candidates else 1
+        layout = replace(
+            self._schema.actions,
+            window=window,
+            candidates=per_job,
+            victims=victims if self._schema.victims else 0,
+            elastics=elastics if self._schema.elastics else 0,
+        )
+        widths = {part: len(getattr(self._schema, part)) for part in _SETS}
+        starts = dict(zip(_SETS, np.cumsum([0, *widths.values()]).tolist(), strict=False))
         heads = [head for head in layout.heads if head.size > 0]
-        self.head_width = len(heads) if len(heads) > 1 else 0
-        self.width = self.queue_width + self.candidate_width + self.victim_width + self.head_width
+        one_hot = sum(widths.values())
+        parts = []
+        for at, head in enumerate(heads):
+            hot = one_hot + at if len(heads) > 1 else -1
+            sets = [part for part in _HEAD_SETS[head.name] if widths[part] > 0]
+            for part in sets or [""]:
+                # Candidates are numbered as the actions are; their job is one for all of them.
+                share = per_job if part == "queue" else 1
+                number, start = (_SETS.index(part), starts[part]) if part else (-1, 0)
+                parts.append((head.offset, head.size, number, share, start, hot))
+        return np.array(parts, np.int64)
 
     def pack(
         self, observation: Mapping[str, NDArray[Any]], mask: NDArray[np.bool_]
@@ -70,47 +128,37 @@ class ActionPacker:
         total = int(counts.sum())
         vectors = np.zeros((total, self.width), np.float32)
         actions = np.empty(total, np.int64)
-        queue = observation["queue"]
-        nothing = np.zeros((len(queue), 0, 0), np.float32)
-        _pack(
-            mask,
-            queue,
-            observation.get("candidates", nothing),
-            observation.get("victims", nothing),
-            self.candidate_width,
-            self.victim_width,
-            self.head_width,
-            vectors,
-            actions,
-        )
+        nothing = np.zeros((len(mask), 1, 0), np.float32)
+        sets = tuple(observation.get(part, nothing) for part in _SETS)
+        advice = observation.get("advice", nothing[:, 0])
+        _pack(mask, sets, self._parts(observation), advice, self._advice_at, vectors, actions)
         return PackedActions(vectors, counts, actions)
 
 
 @numba.njit(cache=True, nogil=True)
-def _pack(
-    mask, queue, candidates, victims, candidate_width, victim_width, head_width, vectors, actions
-):
-    Q, F = queue.shape[1], queue.shape[2]
-    K = candidates.shape[1] // Q if candidate_width > 0 else 1
-    V = victims.shape[1] if victim_width > 0 else 0
-    victim_at = F + candidate_width
-    head_at = victim_at + victim_width
+def _pack(mask, sets, parts, advice, advice_at, vectors, actions):
     n = 0
     for b in range(mask.shape[0]):
-        for a in range(mask.shape[1]):
-            if not mask[b, a]:
-                continue
-            actions[n] = a
-            head = 2
-            if a < Q * K:
-                head = 0
-                vectors[n, :F] = queue[b, a // K]
-                if candidate_width > 0:
-                    vectors[n, F:victim_at] = candidates[b, a]
-            elif a < Q * K + V:
-                head = 1
-                vectors[n, victim_at:head_at] = victims[b, a - Q * K]
-            if head_width > 0:
-                # Without a preemption head, wait is the second of two.
-                vectors[n, head_at + (head if V > 0 else min(head, 1))] = 1.0
-            n += 1
+        p = 0
+        while p < parts.shape[0]:
+            # The rows of one head follow each other.
+            last = p
+            while last + 1 < parts.shape[0] and parts[last + 1, 0] == parts[p, 0]:
+                last += 1
+            for k in range(parts[p, 1]):
+                a = parts[p, 0] + k
+                if not mask[b, a]:
+                    continue
+                actions[n] = a
+                for q in range(p, last + 1):
+                    if parts[q, 2] >= 0:
+                        features = sets[parts[q, 2]][b, k // parts[q, 3]]
+                        start = parts[q, 4]
+                        for f in range(features.shape[0]):
+                            vectors[n, start + f] = features[f]
+                if parts[p, 5] >= 0:
+                    vectors[n, parts[p, 5]] = 1.0
+                if advice_at >= 0:
+                    vectors[n, advice_at] = advice[b, a]
+                n += 1
+            p = last + 1

@@ -13,7 +13,7 @@ from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
 from torch import Tensor
 
 from agents.ppo.network import ActionSet, SetCritic, SetScorer
-from agents.ppo.packing import ActionPacker, PackedActions
+from agents.ppo.packing import ActionPacker, PackedActions, feature_names
 from orchestrator.errors import ConfigurationError
 from orchestrator.scheduler.schema import FeatureSchema
 
@@ -41,8 +41,8 @@ class SetPolicy(MaskableActorCriticPolicy):
         Units of the hidden layers.
     prior : dict of str to float
         Initial linear weight of named queue features (or ``candidate:NAME``, ``victim:NAME``,
-        ``head:NAME``): where training starts. ``{"log_request": -2}`` starts at shortest job
-        first.
+        ``elastic:NAME``, ``head:NAME``): where training starts. ``{"log_request": -2}`` starts at
+        shortest job first.
     gain : float
         Factor of the scores.
     """
@@ -126,11 +126,7 @@ class SetPolicy(MaskableActorCriticPolicy):
 
 def _feature_index(schema: FeatureSchema, name: str) -> int:
     """Column of a named feature in an action's vector."""
-    heads = [head.name for head in schema.actions.heads if head.size > 0]
-    names = list(schema.queue)
-    names += [f"candidate:{n}" for n in schema.candidates]
-    names += [f"victim:{n}" for n in schema.victims]
-    names += [f"head:{n}" for n in heads]
+    names = feature_names(schema)
     if name not in names:
         raise ConfigurationError(f"prior: unknown feature '{name}'; known: {', '.join(names)}")
     return names.index(name)

@@ -33,6 +33,7 @@ SETTINGS_DTYPE = np.dtype(
         ("form", "u1"),  # RewardForm
         ("scaled", "u1"),  # divide by the reference rule's cost on the same window
         ("sampling", "u1"),  # Sampling
+        ("advice", "u1"),  # the advisor's choice is marked
     ],
     align=True,
 )
@@ -48,6 +49,7 @@ class Source(NamedTuple):
     starts: NDArray[np.int64]  # [M] first job of each window
     reference: NDArray[np.float64]  # [M] the reference rule's cost; NaN: not computed yet
     reference_rule: NDArray[np.void]  # [1] RULE_DTYPE
+    advisor: NDArray[np.void]  # [1] RULE_DTYPE; used if the settings ask for advice
     weights: NDArray[np.float64]  # [len(Metric)] cost of one unit of each metric
     generators: NDArray[np.int32]  # [K] Placement of each candidate
     maxima: NDArray[np.float64]  # [4] for the published encoding
@@ -60,15 +62,19 @@ class Buffers(NamedTuple):
     globals: NDArray[np.float32]  # [E, G]
     candidates: NDArray[np.float32]  # [E, Q * K, C]
     victims: NDArray[np.float32]  # [E, max(V, 1), F_v]
+    elastics: NDArray[np.float32]  # [E, max(E_n, 1), F_e]
+    advice: NDArray[np.float32]  # [E, A] 1 at the advisor's choice; [E, 1] without advice
     mask: NDArray[np.int8]  # [E, A]
     reward: NDArray[np.float64]  # [E]
     terminated: NDArray[np.bool_]  # [E]
     truncated: NDArray[np.bool_]  # [E]
     reason: NDArray[np.int32]  # [E] Reason of the last action
     # --- the session's own memory ---
-    shown: NDArray[np.int32]  # [E, 2] jobs and victims shown by the last encoding
+    shown: NDArray[np.int32]  # [E, 3] jobs, victims and elastic jobs of the last encoding
+    advised: NDArray[np.int32]  # [E] the advisor's choice, or -1
     window: NDArray[np.int32]  # [E, Q] the jobs shown
     victim_jobs: NDArray[np.int32]  # [E, max(V, 1)]
+    elastic_jobs: NDArray[np.int32]  # [E, max(E_n, 1)]
     static: NDArray[np.float32]  # [E, J, STATIC_WIDTH]
     metrics: NDArray[np.float64]  # [E, len(Metric)] at the last step
     scale: NDArray[np.float64]  # [E] reward scale of the episode
@@ -81,7 +87,8 @@ class Bench(NamedTuple):
     """Scratch of one thread; W workers, J jobs."""
 
     nodes: NDArray[np.int32]  # [(K + 1) * W]
-    jobs: NDArray[np.int32]  # [J]
+    jobs: NDArray[np.int32]  # [max(J, W)]
+    shapes: NDArray[np.int32]  # [Q]
     releases: NDArray[np.float32]  # see features.make_scratch
     table: NDArray[np.int32]
     columns: NDArray[np.float32]

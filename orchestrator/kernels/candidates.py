@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from orchestrator.kernels.codes import NO_JOB, Reason
-from orchestrator.kernels.decisions import placement_reason, preemption_reason
+from orchestrator.kernels.decisions import preemption_reason, start_reason
 from orchestrator.kernels.fastlog import fast_log
 from orchestrator.kernels.feasibility import fits
 from orchestrator.kernels.jit import kernel, small_kernel
@@ -81,8 +81,38 @@ def _describe_candidate(row, j, nodes, workers, out):
 
 
 @kernel
-def encode_candidates(row, window, count, generators, nodes, mask, out):
+def _fill_candidates(row, j, generators, nodes, mask, out):
+    """Describe the K candidates of one job: ``mask`` [K], ``out`` [K, C]; how many there are."""
+    W = row.max_workers
+    found = 0
+    room = fits(row, j)
+    for k in range(generators.shape[0]):
+        mask[k] = 0
+        out[k, :] = _F(0.0)
+        if not room:
+            continue
+        mine = nodes[k * W : (k + 1) * W]
+        placed = place_gang(row, j, np.int64(generators[k]), mine)
+        if placed == 0:
+            continue
+        mask[k] = 1
+        found += 1
+        _describe_candidate(row, j, mine, placed, out[k])
+        for other in range(k):
+            same = mask[other] != 0
+            for w in range(placed):
+                same = same and nodes[other * W + w] == mine[w]
+            if same:
+                out[k, 5] = _F(1.0)
+                break
+    return found
+
+
+@kernel
+def encode_candidates(row, window, count, generators, nodes, shapes, mask, out):
     """Describe the K candidate placements of each job of the window, and which are legal.
+
+    Jobs that ask for the same have the same candidates: they are worked out once.
 
     Parameters
     ----------
@@ -95,6 +125,8 @@ def encode_candidates(row, window, count, generators, nodes, mask, out):
         ``Placement`` of each candidate.
     nodes : int32 [(K + 1) * workers]
         Scratch.
+    shapes : int32 [Q]
+        Scratch: places in the window at which a shape came up first.
     mask : int8 [>= Q * K]
         Set for the first ``count * K`` entries.
     out : float32 [Q * K, len(CANDIDATE_NAMES)]
@@ -106,31 +138,29 @@ def encode_candidates(row, window, count, generators, nodes, mask, out):
         Legal placements.
     """
     K = generators.shape[0]
-    W = row.max_workers
-    legal = 0
+    legal, known = 0, 0
     for i in range(count):
-        j = window[i]
-        possible = placement_reason(row, j) == Reason.OK
-        for k in range(K):
-            a = i * K + k
-            mask[a] = 0
-            out[a, :] = _F(0.0)
-            mine = nodes[k * W : (k + 1) * W]
-            if not possible:
-                continue
-            placed = place_gang(row, j, np.int64(generators[k]), mine)
-            if placed == 0:
-                continue
-            mask[a] = 1
-            legal += 1
-            _describe_candidate(row, j, mine, placed, out[a])
-            for other in range(k):
-                same = mask[i * K + other] != 0
-                for w in range(placed):
-                    same = same and nodes[other * W + w] == mine[w]
-                if same:
-                    out[a, 5] = _F(1.0)
-                    break
+        j = np.int64(window[i])
+        at = i * K
+        if start_reason(row, j) != Reason.OK:
+            for k in range(K):
+                mask[at + k] = 0
+                out[at + k, :] = _F(0.0)
+            continue
+        twin = -1
+        for s in range(known):
+            if job(row, window[shapes[s]]).shape == job(row, j).shape:
+                twin = shapes[s] * K
+                break
+        if twin >= 0:
+            for k in range(K):
+                mask[at + k] = mask[twin + k]
+                out[at + k, :] = out[twin + k, :]
+                legal += mask[at + k]
+            continue
+        shapes[known] = np.int32(i)
+        known += 1
+        legal += _fill_candidates(row, j, generators, nodes, mask[at : at + K], out[at : at + K])
     return legal
 
 

@@ -18,6 +18,7 @@ __all__ = [
     "preemption_reason",
     "quota_workers",
     "resize_reason",
+    "start_reason",
 ]
 
 
@@ -53,8 +54,8 @@ def quota_workers(row, j, workers):
 
 
 @kernel
-def placement_reason(row, j):
-    """Whether job ``j`` could be placed now: a ``Reason``."""
+def start_reason(row, j):
+    """Whether job ``j`` may be placed now, if there is room for it: a ``Reason``."""
     state = job(row, j).state
     if state != JobCode.PENDING and state != JobCode.PREEMPTED:
         return Reason.NOT_QUEUED
@@ -64,8 +65,15 @@ def placement_reason(row, j):
         reason = _account_reason(row, j)
         if reason != Reason.OK:
             return reason
-    if row.commitment != 0 or fits(row, j):
-        return Reason.OK
+    return Reason.OK
+
+
+@kernel
+def placement_reason(row, j):
+    """Whether job ``j`` could be placed now: a ``Reason``."""
+    reason = start_reason(row, j)
+    if reason != Reason.OK or row.commitment != 0 or fits(row, j):
+        return reason
     return Reason.NO_CAPACITY
 
 
@@ -131,6 +139,28 @@ def _resize_open(row):
 
 
 @kernel
+def _placement_open(row):
+    """Whether any queued job could be placed now.
+
+    Queues hold many jobs of few shapes: the last four that did not fit are not tried again.
+    """
+    a, b, c, d = np.uint64(0), np.uint64(0), np.uint64(0), np.uint64(0)
+    for q in range(row.queue_len):
+        j = queue(row, q).job
+        if least_units(row, j) > row.free_units:
+            continue
+        shape = job(row, j).shape
+        if shape in (a, b, c, d):
+            continue
+        if start_reason(row, j) != Reason.OK:
+            continue
+        if fits(row, j):
+            return True
+        a, b, c, d = shape, a, b, c
+    return False
+
+
+@kernel
 def decision_open(row):
     """Whether any action besides waiting is legal now.
 
@@ -144,9 +174,8 @@ def decision_open(row):
         return False
     if row.commitment != 0:
         return True
-    for q in range(length):
-        if placement_reason(row, queue(row, q).job) == Reason.OK:
-            return True
+    if _placement_open(row):
+        return True
     if row.preemption_limit <= 0:
         return False
     for k in range(row.running_len):

@@ -126,7 +126,6 @@ def place_gang(row, j, generator, nodes):
     else:
         offset = np.int64(0)
         if generator == Placement.RANDOM:
-            counter = (row.point << 32) + j  # the same in a table that grows
-            offset = random_below(row.seed, Stream.PLACEMENT, counter, row.num_nodes)
+            offset = random_below(row.seed, Stream.PLACEMENT, row.point, row.num_nodes)
         placed = _first_fit(row, j, nodes, offset)
     return placed if placed >= least_workers(row, j) else np.int64(0)

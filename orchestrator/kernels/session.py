@@ -18,26 +18,18 @@ from orchestrator.kernels.buffers import (
     Sampling,
     Source,
 )
-from orchestrator.kernels.candidates import (
-    encode_candidates,
-    encode_victims,
-    select_victims,
-)
 from orchestrator.kernels.codes import (
-    NO_JOB,
     ActionKind,
     Placement,
     Reason,
-    RuleKey,
     Status,
     Stream,
 )
 from orchestrator.kernels.commit import commit
-from orchestrator.kernels.decisions import can_wait
-from orchestrator.kernels.features import encode_global, encode_queue, fill_static
+from orchestrator.kernels.features import fill_static
 from orchestrator.kernels.jit import kernel, small_kernel
 from orchestrator.kernels.metrics import metric_value
-from orchestrator.kernels.ordering import job_score
+from orchestrator.kernels.observe import decode, encode
 from orchestrator.kernels.randomness import random_below, random_bits
 from orchestrator.kernels.rules import replay
 from orchestrator.kernels.tables import queue
@@ -58,115 +50,6 @@ __all__ = [
 
 
 Rows = NDArray[np.void]
-
-
-@kernel
-def _select_window(row, window, scores):
-    """Fill the window with the queue's first jobs under the window order; return their number."""
-    size = window.shape[0]
-    if row.window_order == RuleKey.FCFS:
-        count = min(row.queue_len, size)
-        for i in range(count):
-            window[i] = queue(row, i).job
-        return count
-    count = 0
-    for q in range(row.queue_len):
-        j = queue(row, q).job
-        score = job_score(row, j, row.window_order)
-        if count == size and score >= scores[size - 1]:
-            continue
-        k = count if count < size else size - 1
-        while k > 0 and scores[k - 1] > score:
-            scores[k] = scores[k - 1]
-            window[k] = window[k - 1]
-            k -= 1
-        scores[k] = score
-        window[k] = j
-        count = min(count + 1, size)
-    return count
-
-
-@kernel
-def _encode(row, e, source, buffers, bench):
-    """Describe the decision point at which a row stands; return the choices besides waiting."""
-    Q, V = buffers.queue.shape[1], row.victims
-    K = source.generators.shape[0]
-    count = 0
-    victims = 0
-    if row.done == 0:
-        count = _select_window(row, buffers.window[e], bench.scores)
-    encoding = source.settings[0].encoding
-    encode_queue(
-        row,
-        np.int64(encoding),
-        buffers.window[e],
-        count,
-        buffers.static[e],
-        bench.releases,
-        bench.table,
-        bench.columns,
-        buffers.queue[e],
-    )
-    encode_global(row, buffers.globals[e])
-    before = buffers.shown[e, 0]
-    for i in range(count, before):
-        for f in range(buffers.queue.shape[2]):
-            buffers.queue[e, i, f] = np.float32(0.0)
-    if row.commitment != 0:
-        # Any job of the window may be chosen: only the difference to the last mask is written.
-        for i in range(before, count):
-            buffers.mask[e, i] = np.int8(1)
-        for i in range(count, before):
-            buffers.mask[e, i] = np.int8(0)
-        choices = count
-    else:
-        choices = encode_candidates(
-            row,
-            buffers.window[e],
-            count,
-            source.generators,
-            bench.nodes,
-            buffers.mask[e],
-            buffers.candidates[e],
-        )
-        for a in range(count * K, before * K):
-            buffers.mask[e, a] = np.int8(0)
-            buffers.candidates[e, a, :] = np.float32(0.0)
-        if V > 0:
-            victims = select_victims(row, buffers.victim_jobs[e]) if row.done == 0 else 0
-            encode_victims(row, buffers.victim_jobs[e], victims, buffers.victims[e])
-            for v in range(victims, buffers.shown[e, 1]):
-                buffers.victims[e, v, :] = np.float32(0.0)
-            for v in range(V):
-                buffers.mask[e, Q * K + v] = np.int8(v < victims)
-        buffers.mask[e, Q * K + V] = np.int8(row.done == 0 and can_wait(row))
-        choices += victims
-    buffers.shown[e, 0] = count
-    buffers.shown[e, 1] = victims
-    return choices
-
-
-@small_kernel
-def _decode(row, e, action, source, buffers):
-    """(kind, job, generator) of a flat action.
-
-    An action without an object has job NO_JOB, and one that does not exist has kind -1.
-    """
-    Q, K, V = buffers.queue.shape[1], source.generators.shape[0], row.victims
-    kind, j = np.int64(-1), np.int64(0)
-    generator = np.int64(Placement.FIRST_FIT)
-    if 0 <= action < Q * K:
-        kind, j = np.int64(ActionKind.PLACE), np.int64(NO_JOB)
-        if action // K < buffers.shown[e, 0]:
-            j = np.int64(buffers.window[e, action // K])
-        generator = np.int64(source.generators[action % K])
-    elif Q * K <= action < Q * K + V:
-        kind, j = np.int64(ActionKind.PREEMPT), np.int64(NO_JOB)
-        if action - Q * K < buffers.shown[e, 1]:
-            j = np.int64(buffers.victim_jobs[e, action - Q * K])
-    elif action == Q * K + V and row.commitment == 0:
-        kind = np.int64(ActionKind.WAIT)
-    return kind, j, generator
 
 
 @small_kernel
@@ -196,7 +79,7 @@ def _open_choice(row, e, source, buffers, bench):
     What could be chosen may lie beyond the window. Where there is nothing to wait for either, the
     episode would otherwise never end.
     """
-    while _encode(row, e, source, buffers, bench) == 0 and row.done == 0:
+    while encode(row, e, source, buffers, bench) == 0 and row.done == 0:
         close_point(row)
         advance(row, bench.nodes)
 
@@ -334,8 +217,8 @@ def step_rows(
         if row.done != 0:
             continue
         buffers.steps[e] += 1
-        kind, j, generator = _decode(row, e, actions[e], source, buffers)
-        reason = commit(row, kind, j, generator, bench.nodes)
+        kind, j, value = decode(row, e, actions[e], source, buffers)
+        reason = commit(row, kind, j, value, bench.nodes)
         buffers.reason[e] = np.int32(reason)
         if reason == Reason.OK:
             _advance_to_choice(row, bench)

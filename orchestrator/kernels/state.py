@@ -114,6 +114,7 @@ JOB_DTYPE = np.dtype(
         ("attained_unit_ms", "i8"),  # units x time held
         ("blocked_point", "i8"),  # decision point at which it was preempted
         ("onset_ms", "i8"),  # while waiting: when its slowdown begins to exceed 1
+        ("shape", "u8"),  # jobs of equal shape ask for equal resources
         ("excess", "f8"),  # while running: its bounded slowdown - 1, as projected
         ("heap_slot", "i4"),  # position of its event in the event queue, or -1
         ("resized_ms", "i8"),  # when its size or place last changed; its start at first
@@ -362,7 +363,7 @@ class ClusterShape:
     devices: int = 0
     incidents: int = 0
     log: int = 0
-    tenants: int = 1
+    tenants: int = 16
     uplinks: int = 1
     curves: int = 1
     services: int = 1

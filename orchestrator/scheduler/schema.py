@@ -7,6 +7,7 @@ import json
 from dataclasses import dataclass
 
 from orchestrator.kernels.candidates import CANDIDATE_NAMES, VICTIM_NAMES
+from orchestrator.kernels.elastics import ELASTIC_NAMES
 from orchestrator.kernels.features import (
     CLUSTER_EXTRA,
     DEFAULT_NAMES,
@@ -35,7 +36,7 @@ class Head:
 
 @dataclass(frozen=True)
 class ActionLayout:
-    """The flat action space: place (Q x K), preempt (V), wait (0 or 1).
+    """The flat action space, head by head, as ``orchestrator.kernels.observe`` numbers it.
 
     Parameters
     ----------
@@ -45,6 +46,10 @@ class ActionLayout:
         Placements per job, K.
     victims : int
         Running jobs that may be preempted, V.
+    elastics : int
+        Running elastic jobs that may shrink or grow by one worker, E.
+    migrate : bool
+        Whether the victims may also be moved.
     can_wait : bool
         Whether *wait* exists; under commitment semantics it does not.
     """
@@ -52,22 +57,31 @@ class ActionLayout:
     window: int
     candidates: int = 1
     victims: int = 0
+    elastics: int = 0
+    migrate: bool = False
     can_wait: bool = False
 
     @property
     def heads(self) -> tuple[Head, ...]:
         """The heads in the order of their offsets."""
-        place = self.window * self.candidates
-        return (
-            Head("place", 0, place),
-            Head("preempt", place, self.victims),
-            Head("wait", place + self.victims, int(self.can_wait)),
-        )
+        sizes = {
+            "place": self.window * self.candidates,
+            "preempt": self.victims,
+            "shrink": self.elastics,
+            "grow": self.elastics,
+            "migrate": self.victims if self.migrate else 0,
+            "wait": int(self.can_wait),
+        }
+        heads, offset = [], 0
+        for name, size in sizes.items():
+            heads.append(Head(name, offset, size))
+            offset += size
+        return tuple(heads)
 
     @property
     def size(self) -> int:
         """Number of actions."""
-        return self.window * self.candidates + self.victims + int(self.can_wait)
+        return sum(head.size for head in self.heads)
 
     def describe(self, action: int) -> str:
         """An action in words, for logs and renderings."""
@@ -90,6 +104,7 @@ class FeatureSchema:
 
     encoding: Encoding
     actions: ActionLayout
+    advisor: str | None = None
 
     @property
     def queue(self) -> tuple[str, ...]:
@@ -111,6 +126,16 @@ class FeatureSchema:
         """Features of a running job that may be preempted."""
         return VICTIM_NAMES if self.actions.victims > 0 else ()
 
+    @property
+    def elastics(self) -> tuple[str, ...]:
+        """Features of a running elastic job that may be resized."""
+        return ELASTIC_NAMES if self.actions.elastics > 0 else ()
+
+    @property
+    def advice(self) -> tuple[str, ...]:
+        """Features of any action: whether the advising rule would take it."""
+        return (f"advised_by_{self.advisor}",) if self.advisor is not None else ()
+
     def as_dict(self) -> dict[str, object]:
         """Plain data, for manifests; window sizes are left out where weights do not depend on them.
 
@@ -122,6 +147,9 @@ class FeatureSchema:
             "global": list(self.globals),
             "candidates": list(self.candidates),
             "victims": list(self.victims),
+            # Left out where there are none, as schemas were before there were any.
+            **({"elastics": list(self.elastics)} if self.elastics else {}),
+            **({"advice": list(self.advice)} if self.advice else {}),
             "heads": [head.name for head in self.actions.heads if head.size > 0],
         }
 

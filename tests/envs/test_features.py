@@ -107,7 +107,7 @@ def test_padding_is_zero_and_masked(case: EnvCase) -> None:
     placements = len(case.make().config.placements)
     for step in range(200):
         for e in range(3):
-            jobs, victims = session.buffers.shown[e]
+            jobs, victims, _ = session.buffers.shown[e]
             seen = session.observation(e)
             assert not seen["queue"][jobs:].any()
             assert not seen["action_mask"][jobs * placements : case_window(session)].any()

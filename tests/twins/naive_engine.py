@@ -24,8 +24,7 @@ class NaiveEngine(NaiveCluster):
     def place(self, job: Job, generator: int) -> list[int] | None:
         offset = 0
         if generator == Placement.RANDOM:
-            counter = (self.point << 32) + job.index
-            offset = random_below(self.seed, Stream.PLACEMENT, counter, len(self.nodes))
+            offset = random_below(self.seed, Stream.PLACEMENT, self.point, len(self.nodes))
         return place(job.ask, self.hosts(), generator, offset)
 
     def placement_reason(self, job: Job) -> Reason:

@@ -6,6 +6,7 @@ import numpy as np
 
 from orchestrator.kernels.codes import NO_JOB, Information, JobCode, NodeCode, Topology
 from orchestrator.kernels.jit import kernel, small_kernel
+from orchestrator.kernels.randomness import mix
 from orchestrator.kernels.state import GITTINS_ENTRIES
 from orchestrator.kernels.tables import (
     copy_record,
@@ -37,6 +38,7 @@ __all__ = [
     "load_incidents",
     "load_job",
     "load_nodes",
+    "load_tenants",
 ]
 
 
@@ -79,6 +81,26 @@ def load_nodes(row, nodes):
     row.free_units = row.capacity_units
 
 
+@small_kernel
+def _fold(word, value):
+    return mix(word ^ np.uint64(value))
+
+
+@kernel
+def _shape(ask):
+    """Fold all that a placement depends on into one word: equal for equal demands."""
+    word = _fold(np.uint64(1), ask.workers)
+    word = _fold(word, ask.min_workers if ask.elastic != 0 else ask.workers)
+    word = _fold(word, ask.gpus_per_worker)
+    word = _fold(word, ask.gpu_milli)
+    word = _fold(word, ask.gpu_memory_mib)
+    word = _fold(word, ask.cpu_milli)
+    word = _fold(word, ask.memory_mib)
+    word = _fold(word, ask.bandwidth_mbps)
+    word = _fold(word, ask.model_mask)
+    return _fold(word, ask.topology)
+
+
 @kernel
 def clear_job(row, j):
     """Forget what became of the job in row ``j`` of the job table."""
@@ -99,6 +121,7 @@ def clear_job(row, j):
     job(row, j).attained_unit_ms = 0
     job(row, j).blocked_point = -1
     job(row, j).onset_ms = 0
+    job(row, j).shape = _shape(ask)
     job(row, j).excess = 0.0
     job(row, j).speed_milli = 1000
     job(row, j).workers_now = 0
@@ -216,6 +239,14 @@ def load_gittins(row, entries):
     row.num_gittins = min(entries.shape[0], GITTINS_ENTRIES)
     for k in range(row.num_gittins):
         copy_record(gittins(row, k), entries[k])
+
+
+@kernel
+def load_tenants(row, tenants):
+    """Give a row its tenants, TENANT_DTYPE [n], nothing used; it keeps accounts from now on."""
+    row.num_tenants = tenants.shape[0]
+    for t in range(tenants.shape[0]):
+        copy_record(tenant(row, t), tenants[t])
 
 
 @kernel

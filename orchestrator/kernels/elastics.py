@@ -1,0 +1,108 @@
+"""The set of running elastic jobs that Cluster environments see, and what resizing would do."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from orchestrator.kernels.codes import NO_JOB, JobKind, Reason
+from orchestrator.kernels.decisions import resize_reason
+from orchestrator.kernels.elasticity import marginal_speed
+from orchestrator.kernels.fastlog import fast_log
+from orchestrator.kernels.growth import place_more
+from orchestrator.kernels.jit import kernel, small_kernel
+from orchestrator.kernels.tables import job, request, running
+from orchestrator.kernels.transition.progress import progress_now, units_of
+
+__all__ = ["ELASTIC_NAMES", "encode_elastics", "select_elastics"]
+
+ELASTIC_NAMES = (
+    "log_remaining",  # .1 ln(1 + estimated work left, s)
+    "size",  # workers now / workers asked for, -1
+    "room_below",  # (workers - minimum) / workers asked for
+    "room_above",  # (maximum - workers) / workers asked for
+    "gain",  # speed gained by one more worker, relative to its share of the workers asked for
+    "loss",  # speed lost by one fewer, likewise
+    "demand_share",
+    "priority",
+    "log_regroup",  # .1 ln(1 + cost of a regroup, s)
+    "log_since_change",  # .1 ln(1 + time since its size last changed, s)
+)
+
+_F = np.float32
+
+
+@small_kernel
+def _log_seconds(ms):
+    return _F(0.1) * fast_log(_F(1.0 + max(ms, 0) / 1000.0))
+
+
+@kernel
+def select_elastics(row, jobs):
+    """Fill ``jobs`` [E] with running elastic jobs that are no services, latest expected end first.
+
+    Returns
+    -------
+    int
+        How many there are; the rest is NO_JOB.
+    """
+    count = 0
+    k = row.running_len - 1
+    while k >= 0 and count < jobs.shape[0]:
+        j = running(row, k).job
+        if request(row, j).elastic != 0 and request(row, j).kind != JobKind.SERVICE:
+            jobs[count] = np.int32(j)
+            count += 1
+        k -= 1
+    for i in range(count, jobs.shape[0]):
+        jobs[i] = np.int32(NO_JOB)
+    return count
+
+
+@kernel
+def encode_elastics(row, jobs, count, nodes, mask, out):
+    """Describe elastic jobs, and mask what may be done with them by one worker more or fewer.
+
+    Parameters
+    ----------
+    row : ROW_DTYPE record
+    jobs : int32 [E]
+        From :func:`select_elastics`.
+    count : int
+        How many there are.
+    nodes : int32 [>= workers]
+        Scratch.
+    mask : int8 [2 E]
+        Filled: may shrink [E], may grow [E].
+    out : float32 [E, len(ELASTIC_NAMES)]
+        The first ``count`` rows are filled.
+
+    Returns
+    -------
+    int
+        Legal resizes.
+    """
+    E = jobs.shape[0]
+    legal = 0
+    for i in range(count):
+        j = np.int64(jobs[i])
+        ask = request(row, j)
+        now = np.int64(job(row, j).workers_now)
+        shrinks = resize_reason(row, j, now - 1) == Reason.OK
+        grows = resize_reason(row, j, now + 1) == Reason.OK
+        grows = grows and place_more(row, j, np.int64(1), nodes) == 1
+        mask[i] = np.int8(shrinks)
+        mask[E + i] = np.int8(grows)
+        legal += np.int64(shrinks) + np.int64(grows)
+        asked = np.float64(ask.workers)
+        each = max(units_of(row, j, np.int64(1)), np.int64(1)) * asked / 1000.0
+        out[i, 0] = _log_seconds(ask.requested_ms - progress_now(row, j))
+        out[i, 1] = _F(now / asked - 1.0)
+        out[i, 2] = _F(min((now - ask.min_workers) / asked, 4.0))
+        out[i, 3] = _F(min((ask.max_workers - now) / asked, 4.0))
+        out[i, 4] = _F(min(marginal_speed(row, j, now + 1) * each, 4.0))
+        out[i, 5] = _F(min(-marginal_speed(row, j, max(now - 1, 1)) * each, 4.0))
+        out[i, 6] = _F(job(row, j).units / max(row.nominal_units, 1))
+        out[i, 7] = _F(1.0 - ask.priority / 3.0)
+        out[i, 8] = _log_seconds(ask.regroup_ms)
+        out[i, 9] = _log_seconds(row.now_ms - job(row, j).resized_ms)
+    return legal
