@@ -288,7 +288,8 @@ def _check_capacity(v: _View) -> None:
     )
     placed = np.isin(v.job["state"], _PLACED)
     units = units * np.where(placed, v.job["workers_now"], ask["workers"]).astype(np.int64)
-    for j in np.flatnonzero(units != v.job["units"]):
+    ended = np.isin(v.job["state"], _ENDED)  # they keep what they had last
+    for j in np.flatnonzero((units != v.job["units"]) & ~ended):
         v.require_equal(int(v.job[j]["units"]), int(units[j]), f"units of job {j}")
 
 

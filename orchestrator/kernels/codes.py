@@ -210,6 +210,16 @@ class RuleKey(IntEnum):
     SRSF = 10
     PRIORITY = 11
     """Priority class, lowered by one for every ``ageing_ms`` of waiting."""
+    LAS = 12
+    """Least attained service first."""
+    TIRESIAS = 13
+    """The same with queues instead of exact amounts, and promotion of the starving."""
+    GITTINS = 14
+    """Highest Gittins index of the attained service first."""
+    QSSF = 15
+    """Smallest predicted service first."""
+    DRF = 16
+    """Lowest weighted dominant share of its tenant first."""
 
 
 class Preemption(IntEnum):

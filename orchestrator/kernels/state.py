@@ -31,6 +31,8 @@ __all__ = [
     "CURVE_DTYPE",
     "DEVICE_DTYPE",
     "EVENT_DTYPE",
+    "GITTINS_DTYPE",
+    "GITTINS_ENTRIES",
     "INCIDENT_DTYPE",
     "JOB_DTYPE",
     "LOG_DTYPE",
@@ -72,6 +74,7 @@ TABLES = (
     "tag",
     *MEMO_TABLES,
     "arrival",
+    "gittins",
 )
 """Tables of a row; kernels reach them through the accessors in ``tables``."""
 
@@ -294,6 +297,18 @@ SERVICE_DTYPE = np.dtype(
 )
 """An inference service: requests are a fluid, see docs/decisions/0006-services-as-fluid.md."""
 
+GITTINS_DTYPE = np.dtype(
+    [
+        ("service", "f8"),  # from this attained service on, GPU-seconds (core-seconds)
+        ("index", "f8"),  # the Gittins index is this, up to the next entry
+    ],
+    align=True,
+)
+"""An entry of the Gittins index as a function of attained service, in ascending order."""
+
+GITTINS_ENTRIES = 64
+"""Room for entries in every row."""
+
 ARRIVAL_DTYPE = np.dtype([("node", "i8")], align=True)
 """An entry of the ring of nodes on order, in order of arrival; NODE_DTYPE has the time."""
 
@@ -316,6 +331,9 @@ CONFIG_FIELDS = [
     ("min_run_ms", "i8"),  # a job may not be preempted before
     ("slowdown_bound_ms", "i8"),
     ("ageing_ms", "i8"),  # waiting time that is worth one priority class; 0: no ageing
+    ("las_first_s", "i8"),  # Tiresias: attained GPU-seconds that end a job's time in queue 0
+    ("las_second_s", "i8"),  # ... and in queue 1; 0: there is none
+    ("las_promote", "i8"),  # ... back to queue 0 after waiting this many times its run time; 0: no
     ("tick_ms", "i8"),  # between service ticks; 0: services are not simulated
     ("provision_ms", "i8"),  # from the order of a node to its arrival
     ("preemption_limit", "i8"),  # preemptions per decision point
@@ -347,6 +365,9 @@ _SCALARS = [
     ("log_hash", "u8"),
     ("capacity_units", "i8"),  # milli-GPUs of all nodes up; milli-cores if there are no GPUs
     ("nominal_units", "i8"),  # capacity with every node up
+    ("nominal_gpu_milli", "i8"),  # the same for each resource
+    ("nominal_cpu_milli", "i8"),
+    ("nominal_memory_mib", "i8"),
     ("free_units", "i8"),
     ("decisions", "i8"),
     ("illegal_actions", "i8"),
@@ -392,6 +413,7 @@ _SCALARS = [
     ("num_uplinks", "i8"),
     ("num_curves", "i8"),
     ("num_services", "i8"),
+    ("num_gittins", "i8"),
     ("num_typical", "i8"),
     ("touched", "i8"),  # nodes that changed, counted since the episode began
     ("shape_clock", "i8"),
@@ -499,6 +521,7 @@ class ClusterState:
     branch: NDArray[np.void]  # [E, H, 2 P] BRANCH_DTYPE
     touch: NDArray[np.void]  # [E, T] TOUCH_DTYPE
     arrival: NDArray[np.void]  # [E, N] ARRIVAL_DTYPE, a ring
+    gittins: NDArray[np.void]  # [E, GITTINS_ENTRIES] GITTINS_DTYPE, by attained service
 
     @property
     def nbytes(self) -> int:
@@ -544,6 +567,7 @@ def allocate(shape: ClusterShape) -> ClusterState:
         branch=np.zeros((envs, max(shapes, 1), tree), BRANCH_DTYPE),
         touch=np.zeros((envs, touches), TOUCH_DTYPE),
         arrival=np.zeros((envs, shape.nodes), ARRIVAL_DTYPE),
+        gittins=np.zeros((envs, GITTINS_ENTRIES), GITTINS_DTYPE),
     )
     for name in TABLES:
         table = getattr(state, name)
@@ -557,6 +581,9 @@ def allocate(shape: ClusterShape) -> ClusterState:
     state.rows["tree"] = tree
     state.rows["arrival_slots"] = shape.nodes
     state.rows["slowdown_bound_ms"] = 10_000
+    # First and last of the queue limits in Tiresias' simulator (SymbioticLab/Tiresias).
+    state.rows["las_first_s"] = 3250
+    state.rows["las_second_s"] = 18_000
     state.rows["information"] = Information.ESTIMATE
     state.rows["committed"] = NO_JOB
     state.job["state"] = JobCode.ABSENT

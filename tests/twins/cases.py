@@ -20,6 +20,7 @@ from orchestrator.kernels.codes import (
 )
 from orchestrator.kernels.state import (
     CONFIG_FIELDS,
+    GITTINS_DTYPE,
     INCIDENT_DTYPE,
     NODE_DTYPE,
     REQUEST_DTYPE,
@@ -29,13 +30,14 @@ from orchestrator.kernels.state import (
 )
 from orchestrator.kernels.state import LOG_DTYPE as _LOG_DTYPE
 from orchestrator.scheduler.rules import Rule
-from tests.twins.kernel_calls import load_incidents
+from tests.twins.kernel_calls import load_gittins, load_incidents
 from tests.twins.naive_cluster import Job, plain
 from tests.twins.naive_engine import NaiveEngine
 from tests.twins.naive_placement import Host, fits
 
 MAX_WORKERS = 4
 LOG = 4096
+GITTINS = [(0.0, 0.5), (5.0, 0.2), (20.0, 0.4), (60.0, 0.05)]  # (GPU-seconds, index)
 _SHAPE = ClusterShape(
     envs=2, jobs=16, workers=MAX_WORKERS, nodes=4, devices=4, incidents=12, log=LOG
 )
@@ -111,6 +113,9 @@ _CONFIG = st.fixed_dictionaries(
         "information": st.sampled_from([*Information, Information.ESTIMATE]).map(int),
         "slowdown_bound_ms": st.just(10_000),
         "keep_log": st.just(1),
+        "las_first_s": st.sampled_from([10, 40]),
+        "las_second_s": st.sampled_from([60, 120]),
+        "las_promote": st.sampled_from([0, 0, 1, 3]),
     }
 )
 
@@ -195,8 +200,11 @@ def begin(case: Case, e: int = 0) -> tuple[ClusterState, NaiveEngine]:
         state.rows[name] = value
     entry.begin_episode(state.rows, e, case.seed, case.nodes, case.requests)
     load_incidents(state.rows, e, case.incidents)
+    load_gittins(state.rows, e, np.array(GITTINS, GITTINS_DTYPE))
     config = SimpleNamespace(**{name: int(state.rows[e][name]) for name, _ in CONFIG_FIELDS})
-    return state, NaiveEngine(case.nodes, case.requests, case.incidents, config, case.seed)
+    twin = NaiveEngine(case.nodes, case.requests, case.incidents, config, case.seed)
+    twin.gittins = GITTINS
+    return state, twin
 
 
 def nodes_buffer() -> np.ndarray:

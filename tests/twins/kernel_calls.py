@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 
-from orchestrator.kernels import advance, backfill, decisions, feasibility, ordering, placement
+from orchestrator.kernels import (
+    advance,
+    backfill,
+    decisions,
+    feasibility,
+    ordering,
+    placement,
+    throughput,
+)
 from orchestrator.kernels import randomness as rnd
 from orchestrator.kernels.jit import kernel
 from orchestrator.kernels.metrics import metric_value as _metric_value
@@ -26,6 +34,8 @@ _backfill, _earliest = backfill.backfill_queue, backfill.earliest_start
 _why_not = feasibility.why_not
 _capacity_reason, _scale_capacity = capacity.capacity_reason, capacity.scale_capacity
 _step_event = apply.step_event
+_speed, _load_curves = throughput.speed_milli, episode.load_curves
+_load_gittins = episode.load_gittins
 _position, _load_incidents = advance.queue_position, episode.load_incidents
 _placement_reason, _preemption_reason = decisions.placement_reason, decisions.preemption_reason
 
@@ -160,3 +170,18 @@ def step_event(rows, e):
 @kernel
 def read_metric(rows, e, metric):
     return float(_metric_value(rows[e], metric))
+
+
+@kernel
+def load_curves(rows, e, curves):
+    _load_curves(rows[e], curves)
+
+
+@kernel
+def speed_milli(rows, e, j, workers, spread, model):
+    return _speed(rows[e], j, workers, spread, model)
+
+
+@kernel
+def load_gittins(rows, e, entries):
+    _load_gittins(rows[e], entries)

@@ -76,6 +76,7 @@ class NaiveCluster:
         self.jobs = [Job(j, plain(ask)) for j, ask in enumerate(requests)]
         self.running: list[Job] = []
         self.log: list[tuple[int, int, int, int]] = []
+        self.gittins: list[tuple[float, float]] = []
         self.now = self.jobs[0].ask.submit_ms if self.jobs else 0
         self.point = self.preemptions_here = 0
         self.open = self.done = False

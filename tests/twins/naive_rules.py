@@ -48,8 +48,37 @@ def score(engine: NaiveEngine, job: Job, key: int) -> float:
         ages = waits and engine.config.ageing_ms > 0
         aged = (engine.now - ask.submit_ms) / engine.config.ageing_ms if ages else 0.0
         return float(ask.priority) - aged
+    if key >= RuleKey.LAS:
+        return _service_score(engine, job, key)
     counter = (engine.point << 32) + job.index
     return random_unit(engine.seed, Stream.ORDERING, counter)
+
+
+def attained(engine: NaiveEngine, job: Job) -> int:
+    """Units x ms held so far."""
+    held = engine.now - job.start if job in engine.running else 0
+    return job.attained + held * engine.units(job)
+
+
+def _service_score(engine: NaiveEngine, job: Job, key: int) -> float:
+    service, units = attained(engine, job), engine.units(job)
+    if key == RuleKey.LAS:
+        return float(service)
+    if key == RuleKey.TIRESIAS:
+        bounds = [engine.config.las_first_s, engine.config.las_second_s]
+        level = sum(service / 1e6 >= bound for bound in bounds)
+        executed = service / max(units, 1)
+        waited = engine.now - job.ask.submit_ms - executed
+        if engine.config.las_promote and waited >= engine.config.las_promote * executed:
+            level = 0
+        waits = job.state in (JobCode.PENDING, JobCode.PREEMPTED)
+        return level * 2.0**46 + waits * 2.0**45 + job.ask.submit_ms
+    if key == RuleKey.GITTINS:
+        reached = [index for start, index in engine.gittins if start <= service / 1e6]
+        return -reached[-1] if reached else 0.0
+    if key == RuleKey.QSSF:
+        return float(job.ask.requested_ms * units)
+    return 0.0  # DRF: no tenant has an account here
 
 
 def rule_action(engine: NaiveEngine, rule: Rule) -> tuple[int, int, int]:

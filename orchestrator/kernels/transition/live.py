@@ -81,9 +81,15 @@ def _recount(row):
     row.unit = np.uint8(gpus > 0)
     row.capacity_units = 0
     row.nominal_units = 0
+    row.nominal_gpu_milli = 0
+    row.nominal_cpu_milli = 0
+    row.nominal_memory_mib = 0
     row.free_units = 0
     for n in range(row.num_nodes):
         row.nominal_units += node_units(row, n)
+        row.nominal_gpu_milli += np.int64(node(row, n).gpus) * 1000
+        row.nominal_cpu_milli += node(row, n).cpu_cap_milli
+        row.nominal_memory_mib += node(row, n).memory_cap_mib
         if node(row, n).state == NodeCode.UP:
             row.capacity_units += node_units(row, n)
             free = node(row, n).gpu_free_milli if gpus > 0 else node(row, n).cpu_free_milli
