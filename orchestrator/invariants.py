@@ -42,6 +42,7 @@ class _View:
     queue: NDArray[np.int32]  # [queue_len] jobs
     running: NDArray[np.void]  # [running_len]
     heap: NDArray[np.void]  # [heap_len]
+    service: NDArray[np.void]  # [num_services]
 
     def require(self, ok: bool, message: str) -> None:
         """Raise :class:`InvariantError` unless ``ok``."""
@@ -82,6 +83,7 @@ def assert_invariants(state: ClusterState, e: int) -> None:
     _check_heap(view)
     _check_progress(view)
     _check_counters(view)
+    _check_services(view)
 
 
 def _view(state: ClusterState, e: int) -> _View:
@@ -94,6 +96,7 @@ def _view(state: ClusterState, e: int) -> _View:
         "heap_len": row["num_jobs"],
         "next_arrival": row["num_jobs"],
         "next_incident": row["num_incidents"],
+        "num_services": state.shape.services,
     }
     for name, limit in limits.items():
         if not 0 <= row[name] <= limit:
@@ -110,6 +113,7 @@ def _view(state: ClusterState, e: int) -> _View:
         queue=state.queue[e, : row["queue_len"]]["job"],
         running=state.running[e, : row["running_len"]],
         heap=state.heap[e, : row["heap_len"]],
+        service=state.service[e, : row["num_services"]],
     )
 
 
@@ -345,3 +349,21 @@ def _check_heap(v: _View) -> None:
             v.require(keys[parent] < keys[at], f"event {at} goes before its parent {parent}")
     for stray in np.flatnonzero(v.job["heap_slot"] >= 0):
         v.require(int(stray) in pending, f"job {stray} has a heap_slot but no event")
+
+
+# --- services ----------------------------------------------------------------------------------
+
+
+def _check_services(v: _View) -> None:
+    """No request is lost or made up, and nothing that counts is negative."""
+    for s, own in enumerate(v.service):
+        came = float(own["offered"] + own["retried"])
+        went = float(own["shed"] + own["failed"] + own["served"] + own["backlog"])
+        v.require(
+            abs(came - went) <= _REL * came + 1e-3,
+            f"service {s} had {came} attempts, and {went} of them are accounted for",
+        )
+        for name in ("backlog", "tokens", "retry_balance", "violations", "ready"):
+            v.require(own[name] >= 0, f"{name} of service {s} is {own[name]}")
+        v.require(0 <= own["sick"] <= own["ready"], f"service {s} has {own['sick']} sick replicas")
+        v.require(0 <= own["job"] < len(v.job), f"service {s} belongs to job {own['job']}")
