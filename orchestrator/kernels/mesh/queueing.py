@@ -127,8 +127,8 @@ def queue_after(
     queue, served, use : float
         ``queue + served == work``.
     """
-    if work <= 0.0:
-        return 0.0, 0.0, 0.0
+    if work <= _SMALL:
+        return 0.0, max(work, 0.0), 0.0
     use = min(work / capacity, 1.0)
     close = 1e-12 * use
     other, at_other = 0.0, work
