@@ -6,7 +6,7 @@ import numpy as np
 
 from orchestrator.kernels.codes import NodeCode
 from orchestrator.kernels.jit import kernel, small_kernel
-from orchestrator.kernels.tables import device, job, node, request
+from orchestrator.kernels.tables import device, node, request
 
 __all__ = [
     "fits",
@@ -24,17 +24,16 @@ _ONE = np.uint32(1)
 def least_workers(row, j):
     """Workers without which job ``j`` does not start: all of them, or an elastic job's minimum."""
     ask = request(row, j)
-    return np.int64(ask.min_workers if ask.elastic != 0 else ask.workers)
+    return np.int64(max(ask.min_workers, 1) if ask.elastic != 0 else ask.workers)
 
 
 @small_kernel
 def least_units(row, j):
-    """Capacity without which waiting job ``j`` cannot start."""
+    """Capacity without which job ``j`` cannot start, whatever it holds now."""
     ask = request(row, j)
-    units = job(row, j).units
-    if ask.elastic == 0:
-        return units
-    return units // ask.workers * ask.min_workers
+    if row.unit != 0:
+        return least_workers(row, j) * ask.gpus_per_worker * ask.gpu_milli
+    return least_workers(row, j) * ask.cpu_milli
 
 
 @small_kernel

@@ -15,7 +15,7 @@ from orchestrator.kernels.jit import kernel, small_kernel
 from orchestrator.kernels.randomness import random_below
 from orchestrator.kernels.tables import node, request
 
-__all__ = ["place_gang"]
+__all__ = ["place_gang", "place_workers"]
 
 
 @kernel
@@ -36,9 +36,8 @@ def _fill(nodes, placed, n, count):
 
 
 @kernel
-def _first_fit(row, j, nodes, offset):
+def _first_fit(row, j, workers, nodes, offset):
     """Nodes in order of their index, starting at ``offset``, each filled up."""
-    workers = np.int64(request(row, j).workers)
     total = row.num_nodes
     placed = np.int64(0)
     for k in range(total):
@@ -56,9 +55,8 @@ def _free_share(row, n):
 
 
 @kernel
-def _best_fit(row, j, nodes):
+def _best_fit(row, j, workers, nodes):
     """The tightest node that holds all that is left; if there is none, the one that holds most."""
-    workers = np.int64(request(row, j).workers)
     placed = np.int64(0)
     while placed < workers:
         left = workers - placed
@@ -77,9 +75,8 @@ def _best_fit(row, j, nodes):
 
 
 @kernel
-def _spread(row, j, nodes):
+def _spread(row, j, workers, nodes):
     """One worker at a time on the node with the most room left."""
-    workers = np.int64(request(row, j).workers)
     for placed in range(workers):
         best, best_room = -1, np.int64(0)
         for n in range(row.num_nodes):
@@ -96,6 +93,23 @@ def _spread(row, j, nodes):
             return np.int64(placed)
         nodes[placed] = np.int32(best)
     return workers
+
+
+@kernel
+def place_workers(row, j, workers, generator, nodes):
+    """Choose nodes for up to ``workers`` workers of job ``j``; how many found a place.
+
+    Arguments as of :func:`place_gang`.
+    """
+    if generator == Placement.BEST_FIT:
+        return _best_fit(row, j, workers, nodes)
+    if generator == Placement.SPREAD:
+        return _spread(row, j, workers, nodes)
+    offset = np.int64(0)
+    if generator == Placement.RANDOM:
+        counter = (row.point << 32) + j  # the same in a table that grows
+        offset = random_below(row.seed, Stream.PLACEMENT, counter, row.num_nodes)
+    return _first_fit(row, j, workers, nodes, offset)
 
 
 @kernel
@@ -119,14 +133,5 @@ def place_gang(row, j, generator, nodes):
     """
     if least_units(row, j) > row.free_units:
         return np.int64(0)
-    if generator == Placement.BEST_FIT:
-        placed = _best_fit(row, j, nodes)
-    elif generator == Placement.SPREAD:
-        placed = _spread(row, j, nodes)
-    else:
-        offset = np.int64(0)
-        if generator == Placement.RANDOM:
-            counter = (row.point << 32) + j  # the same in a table that grows
-            offset = random_below(row.seed, Stream.PLACEMENT, counter, row.num_nodes)
-        placed = _first_fit(row, j, nodes, offset)
+    placed = place_workers(row, j, np.int64(request(row, j).workers), generator, nodes)
     return placed if placed >= least_workers(row, j) else np.int64(0)

@@ -21,6 +21,7 @@ _slots, _slots_when_empty = feasibility.worker_slots, feasibility.worker_slots_w
 _place, _score, _first = placement.place_gang, ordering.job_score, ordering.first_in_queue
 _backfill, _earliest = backfill.backfill_queue, backfill.earliest_start
 _position, _load_incidents = advance.queue_position, episode.load_incidents
+_load_tenants = episode.load_tenants
 _placement_reason, _preemption_reason = decisions.placement_reason, decisions.preemption_reason
 
 
@@ -114,6 +115,11 @@ def earliest_start(rows, e, units):
 @kernel
 def load_incidents(rows, e, incidents):
     _load_incidents(rows[e], incidents)
+
+
+@kernel
+def load_tenants(rows, e, tenants):
+    _load_tenants(rows[e], tenants)
 
 
 @kernel

@@ -26,7 +26,15 @@ from orchestrator.kernels.tables import (
 
 _UNKNOWN_MS = 3_600_000  # the estimate of every job when nothing is known
 
-__all__ = ["begin_episode", "clear_job", "copy_row", "load_incidents", "load_job", "load_nodes"]
+__all__ = [
+    "begin_episode",
+    "clear_job",
+    "copy_row",
+    "load_incidents",
+    "load_job",
+    "load_nodes",
+    "load_tenants",
+]
 
 
 @kernel
@@ -179,6 +187,20 @@ def load_incidents(row, incidents):
     for k in range(incidents.shape[0]):
         copy_record(incident(row, k), incidents[k])
         incident(row, k).time_ms = incidents[k].time_ms + row.now_ms
+
+
+@kernel
+def load_tenants(row, tenants):
+    """Give a row that has just begun its tenants, TENANT_DTYPE [n], with empty accounts."""
+    row.num_tenants = tenants.shape[0]
+    for t in range(tenants.shape[0]):
+        copy_record(tenant(row, t), tenants[t])
+        tenant(row, t).used_units = 0
+        tenant(row, t).used_gpu_milli = 0
+        tenant(row, t).used_cpu_milli = 0
+        tenant(row, t).used_memory_mib = 0
+        tenant(row, t).storage_mib = 0
+        tenant(row, t).attained_unit_ms = 0
 
 
 @kernel

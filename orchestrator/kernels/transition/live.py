@@ -30,7 +30,8 @@ from orchestrator.kernels.transition.nodes import (
     node_units,
     register_node,
 )
-from orchestrator.kernels.transition.progress import progress_now
+from orchestrator.kernels.transition.progress import progress_now, units_of
+from orchestrator.kernels.transition.tenants import recount_tenants
 from orchestrator.kernels.transition.timeline import advance_clock
 
 __all__ = [
@@ -78,9 +79,9 @@ def _recount(row):
             free = node(row, n).gpu_free_milli if gpus > 0 else node(row, n).cpu_free_milli
             row.free_units += free
     for j in range(row.num_jobs):
-        ask = request(row, j)
-        share = np.int64(ask.gpus_per_worker) * ask.gpu_milli
-        job(row, j).units = np.int64(ask.workers) * (share if gpus > 0 else ask.cpu_milli)
+        workers = np.int64(job(row, j).workers_now)  # of a placed job; others ask for theirs
+        job(row, j).units = units_of(row, j, workers if workers > 0 else request(row, j).workers)
+    recount_tenants(row)
     for k in range(row.running_len):
         running(row, k).units = job(row, running(row, k).job).units
     row.queued_unit_ms = 0
@@ -157,6 +158,8 @@ def _forget_job(row, j):
         raise RuntimeError("only a job that has ended can be forgotten")
     row.preemptions -= job(row, j).preemptions
     row.interruptions -= job(row, j).interruptions
+    row.resizes -= job(row, j).resizes
+    row.migrations -= job(row, j).migrations
     row.settled_excess -= job(row, j).excess
 
 

@@ -11,13 +11,17 @@ from orchestrator.kernels.transition.jobs import record_placement, set_state
 from orchestrator.kernels.transition.progress import set_pace, settle_progress, units_of
 from orchestrator.kernels.transition.resources import release_worker
 
-__all__ = ["begin_change", "drop_worker", "end_change", "lose_workers_on"]
+__all__ = ["begin_change", "drop_worker", "drop_workers_on", "end_change"]
 
 
 @small_kernel
 def begin_change(row, j):
-    """Stop the clock of a running job; how long the stall it is in still lasts, ms."""
+    """Stop the clock of a running job; how long the stall it is in still lasts, ms.
+
+    What is left of that stall was counted as lost when it began; :func:`end_change` counts anew.
+    """
     stall = max(job(row, j).work_start_ms - row.now_ms, np.int64(0))
+    row.lost_unit_ms -= stall * job(row, j).units
     settle_progress(row, j)
     set_state(row, j, JobCode.SCALING)
     return stall
@@ -45,8 +49,8 @@ def drop_worker(row, j, w):
 
 
 @kernel
-def lose_workers_on(row, j, n):
-    """A node failed under replicas that do not need each other: only those on it are gone.
+def drop_workers_on(row, j, n):
+    """A node goes under replicas that do not need each other: only those on it are gone.
 
     At least one must be on another node.
     """
@@ -57,6 +61,4 @@ def lose_workers_on(row, j, n):
             drop_worker(row, j, w)
         else:
             w += 1
-    job(row, j).interruptions += 1
-    row.interruptions += 1
     end_change(row, j, stall)

@@ -78,7 +78,8 @@ def reserve_worker(row, j, w, n):
         return False
     # Workers with several shared GPUs: were the tightest taken first, those left over could be too
     # few for the next worker of the gang, although `feasibility.worker_slots` promised it a place.
-    level = ask.workers > 1 and ask.gpus_per_worker > 1 and ask.gpu_milli < WHOLE
+    gang = ask.workers > 1 or ask.elastic != 0
+    level = gang and ask.gpus_per_worker > 1 and ask.gpu_milli < WHOLE
     taken = np.uint64(0)
     for _ in range(ask.gpus_per_worker):
         if level:
