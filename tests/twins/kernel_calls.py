@@ -5,7 +5,6 @@ from __future__ import annotations
 from orchestrator.kernels import advance, backfill, decisions, feasibility, ordering, placement
 from orchestrator.kernels import randomness as rnd
 from orchestrator.kernels.jit import kernel
-from orchestrator.kernels.tables import request
 from orchestrator.kernels.transition import episode, resources, timeline, whatif
 
 _random_bits, _random_unit, _random_below = rnd.random_bits, rnd.random_unit, rnd.random_below
@@ -53,8 +52,8 @@ def take_next(rows, e):
 
 
 @kernel
-def reserve_gang(rows, e, j, nodes):
-    return _reserve(rows[e], j, nodes, request(rows[e], j).workers)
+def reserve_gang(rows, e, j, nodes, workers):
+    return _reserve(rows[e], j, nodes, workers)
 
 
 @kernel

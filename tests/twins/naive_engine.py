@@ -287,6 +287,7 @@ class NaiveEngine(NaiveCluster):
             kind, j, value = rule_action(self, rule)
             if self.commit(kind, j, value) != Reason.OK:
                 assert kind == ActionKind.WAIT
+                self.done = True  # nothing is left to wait for
                 break
             count += 1
             assert count < 10_000, "the rule goes round in circles"

@@ -18,8 +18,8 @@ from tests.twins.naive_placement import fits
 from tests.twins.naive_random import random_unit
 
 if TYPE_CHECKING:
-    from tests.twins.naive_state import Job
     from tests.twins.naive_engine import NaiveEngine
+    from tests.twins.naive_state import Job
 
 _WAIT = (ActionKind.WAIT, -1)
 
