@@ -8,7 +8,7 @@ import numpy as np
 
 from orchestrator.invariants import assert_invariants
 from orchestrator.kernels import entry
-from orchestrator.kernels.codes import NodeCode, Reason, Status
+from orchestrator.kernels.codes import ActionKind, NodeCode, Reason, Status
 from orchestrator.kernels.state import (
     INCIDENT_DTYPE,
     NODE_DTYPE,
@@ -80,6 +80,14 @@ class Play:
         assert_same(self.state, 0, self.twin)
         assert_invariants(self.state, 0)
         return status
+
+    def wait_until(self, time_ms: int) -> None:
+        """Wait at every decision point before a time; there must be one at that time."""
+        self.advance()
+        while self.row["now_ms"] < time_ms:
+            assert self.act(ActionKind.WAIT) == Reason.OK
+            self.advance()
+        assert self.row["now_ms"] == time_ms
 
     def act(self, kind: int, j: int = -1, value: int = 0) -> Reason:
         """Try an action; it is refused or carried out alike by both."""

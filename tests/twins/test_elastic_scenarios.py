@@ -37,9 +37,7 @@ def _at(second: int) -> dict[str, int]:
 def test_a_grown_job_goes_faster_after_it_has_regrouped() -> None:
     play = Play(scene([4], [_ELASTIC | {"regroup_ms": 3000}, _at(20)], elastics=1))
     assert play.act(_PLACE, 0, 1) == Reason.OK
-    play.advance()
-    assert play.act(_WAIT) == Reason.OK
-    play.advance()
+    play.wait_until(20_000)
     assert play.act(_RESIZE, 0, 4) == Reason.OK
     assert play.job(0)["speed_milli"] == 2000
     assert play.act(_PLACE, 1, 1) == Reason.OK
@@ -51,13 +49,10 @@ def test_a_grown_job_goes_faster_after_it_has_regrouped() -> None:
 def test_stalls_do_not_add_up_and_are_counted_as_long_as_they_last() -> None:
     play = Play(scene([4], [_ELASTIC | {"regroup_ms": 10_000}, _at(20), _at(24)], elastics=1))
     play.act(_PLACE, 0, 1)
-    play.advance()
-    play.act(_WAIT)
-    play.advance()
+    play.wait_until(20_000)
     assert play.act(_RESIZE, 0, 4) == Reason.OK
     assert play.row["lost_unit_ms"] == 10_000 * 4000
-    play.act(_WAIT)
-    play.advance()
+    play.wait_until(24_000)
     assert play.act(_RESIZE, 0, 1) == Reason.OK
     # Four seconds on four GPUs, then ten on one.
     assert play.row["lost_unit_ms"] == 4000 * 4000 + 10_000 * 1000
@@ -69,33 +64,25 @@ def test_work_since_the_checkpoint_is_lost_across_resizes_but_no_more() -> None:
     job = _ELASTIC | {"checkpoint_interval_ms": 7000}
     play = Play(scene([4, 1], [job, _at(10), _at(13)], [(20_000, _FAILS, 0)], elastics=1))
     play.act(_PLACE, 0, 1)
-    for workers in (4, 1):
-        play.advance()
-        play.act(_WAIT)
-        play.advance()
-        assert play.act(_RESIZE, 0, workers) == Reason.OK
-    done = 10_000 + 2 * 3000 + 7000 // 2
-    while play.row["now_ms"] < 20_000:
-        play.advance()
-        play.act(_WAIT)
-        if play.row["done"]:
-            break
-    assert play.job(0)["lost_ms"] in (0, done % 7000)
-    assert play.job(0)["progress_ms"] + play.job(0)["lost_ms"] >= 0
+    play.wait_until(10_000)
+    assert play.act(_RESIZE, 0, 4) == Reason.OK
+    play.wait_until(13_000)
+    assert play.act(_RESIZE, 0, 1) == Reason.OK
+    play.wait_until(20_000)
+    # 10 s at nominal speed, 3 s at twice that and 7 s at half of it make 19.5 s of work.
+    assert play.job(0)["progress_ms"] == 14_000
+    assert play.job(0)["lost_ms"] == 5500
 
 
 def test_a_resized_job_can_be_preempted_at_once() -> None:
     job = _ELASTIC | {"preemptible": 1, "regroup_ms": 5000, "checkpoint_ms": 2000}
     play = Play(scene([4], [job, _at(10)], elastics=1, preemption_limit=8))
     play.act(_PLACE, 0, 1)
-    play.advance()
-    play.act(_WAIT)
-    play.advance()
+    play.wait_until(10_000)
     assert play.act(_RESIZE, 0, 4) == Reason.OK
     assert play.act(_PREEMPT, 0) == Reason.OK
     assert play.act(_RESIZE, 0, 2) == Reason.NOT_RUNNING
-    play.act(_WAIT)
-    play.advance()
+    play.wait_until(12_000)
     assert play.job(0)["state"] == JobCode.PREEMPTED
     assert play.job(0)["progress_ms"] == 10_000
     assert play.job(0)["units"] == 2000  # what it asks for again
@@ -106,33 +93,31 @@ def test_a_resized_job_can_be_preempted_at_once() -> None:
 def test_a_gang_is_gathered_on_a_node_where_it_is_already() -> None:
     filler = {"duration_ms": 5000}
     gang = {"duration_ms": 60_000, "workers": 2, "preemptible": 1, "restart_ms": 4000}
-    gang |= {"checkpoint_ms": 1000}
-    play = Play(scene([2, 2], [filler, filler, gang], migrate=1, preemption_limit=1))
+    gang |= {"checkpoint_ms": 1000, "checkpoint_interval_ms": 60_000}
+    play = Play(scene([2, 2], [filler, filler, gang, _at(6)], migrate=1))
     play.act(_PLACE, 0, 0)
     play.act(_PLACE, 1, 2)
     assert play.act(_PLACE, 2, 2) == Reason.OK
     assert sorted(play.nodes_of(2)) == [0, 1]
-    while play.advance() == Status.DECISION and play.row["now_ms"] < 5000:
-        play.act(_WAIT)
-    assert play.act(_MIGRATE, 2, 1) == (Reason.OK if not play.row["done"] else Reason.NOT_RUNNING)
+    play.wait_until(6000)
+    assert play.act(_MIGRATE, 2, 1) == Reason.OK
+    assert len(set(play.nodes_of(2))) == 1
+    run = play.job(2)
+    assert (run["progress_ms"], run["unsaved_ms"]) == (6000, 0)  # saved where it was
+    assert run["work_start_ms"] == 6000 + 1000 + 4000
+    assert play.act(_MIGRATE, 2, 1) == Reason.NO_BETTER_PLACE
 
 
 def test_a_grown_job_can_move() -> None:
     ask = _ELASTIC | {"workers": 1, "preemptible": 1}
-    jobs = [{"duration_ms": 5000}, {"duration_ms": 60_000}, ask, _at(6)]
-    play = Play(scene([2, 4], jobs, migrate=1, elastics=1))
+    play = Play(scene([2, 4], [{"duration_ms": 5000}, ask, _at(6)], migrate=1, elastics=1))
     play.act(_PLACE, 0, 0)
-    play.act(_PLACE, 2, 0)
-    assert play.nodes_of(2) == [0]
-    assert play.act(_RESIZE, 2, 2) == Reason.OK
-    assert play.nodes_of(2) == [0, 1]
-    play.act(_PLACE, 1, 1)
-    while play.row["now_ms"] < 6000:
-        play.advance()
-        play.act(_WAIT)
-    play.advance()
-    assert play.act(_MIGRATE, 2, 0) == Reason.OK
-    assert len(set(play.nodes_of(2))) == 1
+    play.act(_PLACE, 1, 0)
+    assert play.act(_RESIZE, 1, 2) == Reason.OK
+    assert play.nodes_of(1) == [0, 1]
+    play.wait_until(6000)
+    assert play.act(_MIGRATE, 1, 0) == Reason.OK
+    assert play.nodes_of(1) == [0, 0]
 
 
 def test_replicas_go_with_their_node_and_the_service_stays() -> None:
@@ -200,14 +185,14 @@ def test_a_rule_that_commits_passes_over_whom_the_quota_forbids() -> None:
 
 
 def test_backfilled_jobs_leave_storage_to_the_committed_one() -> None:
-    first = {"duration_ms": 30_000, "gpus_per_worker": 1, "tenant": 1}
+    first = {"duration_ms": 30_000, "tenant": 1}
     wide = {"submit_ms": 1000, "duration_ms": 10_000, "gpus_per_worker": 2, "storage_mib": 10}
     quick = {"submit_ms": 2000, "duration_ms": 5000, "storage_mib": 10}
-    case = scene([2], [first, wide, quick], [(4000, _FAILS, 0)], quotas=[8, 8])
-    case.config.update(commitment=1, backfill=1)
+    case = scene([2], [first, wide, quick], quotas=[8, 8], commitment=1, backfill=1)
     case.tenants["storage_quota_mib"] = 10
     state, _ = replayed(case, Rule("fcfs", RuleKey.FCFS))
-    assert state.job[0, 2]["start_ms"] == -1
+    assert state.job[0, 1]["start_ms"] == 30_000
+    assert state.job[0, 2]["start_ms"] == 40_000  # it would have fitted at once, for long enough
 
 
 def test_a_reservation_is_for_as_few_workers_as_the_job_starts_with() -> None:
@@ -215,8 +200,7 @@ def test_a_reservation_is_for_as_few_workers_as_the_job_starts_with() -> None:
     long = {"duration_ms": 50_000, "gpus_per_worker": 3}
     elastic = {"submit_ms": 1000, "duration_ms": 10_000, "elastic": 1, "workers": 4}
     elastic |= {"min_workers": 1, "max_workers": 4}
-    late = {"submit_ms": 2000, "duration_ms": 20_000, "gpus_per_worker": 0, "cpu_milli": 0}
-    case = scene([4], [short, long, elastic, late], commitment=1, backfill=1)
+    case = scene([4], [short, long, elastic], commitment=1, backfill=1)
     play = Play(case)
     play.act(_PLACE, 0, 1)
     play.advance()
