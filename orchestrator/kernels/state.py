@@ -236,7 +236,7 @@ _STRIDES = [("max_jobs", "i4"), ("max_workers", "i4"), ("max_devices", "i4"), ("
 CONFIG_FIELDS = [
     ("min_run_ms", "i8"),  # a job may not be preempted before
     ("slowdown_bound_ms", "i8"),
-    ("ageing_ms", "i8"),  # waiting time that is worth one priority class; 0: no ageing
+    ("ageing_ms", "i8"),  # time since submission that is worth one priority class; 0: no ageing
     ("preemption_limit", "i4"),  # preemptions per decision point
     ("queue_window", "i4"),  # jobs that a policy sees
     ("candidates", "i4"),  # placements offered per job

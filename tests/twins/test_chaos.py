@@ -1,7 +1,7 @@
 """Many random transitions of clusters in which everything happens at once.
 
 The suite makes about ``CHAOS_TRANSITIONS`` (100,000 unless set) and checks the invariants, above
-all that a gang is whole or absent, on samples. A million takes about two minutes::
+all that a gang is whole or absent, on samples. A million takes about a minute and a half::
 
     CHAOS_TRANSITIONS=1000000 CHAOS_SEED=1 pytest tests/twins/test_chaos.py
 """
@@ -9,6 +9,7 @@ all that a gang is whole or absent, on samples. A million takes about two minute
 from __future__ import annotations
 
 import os
+import random
 
 import numpy as np
 import pytest
@@ -38,7 +39,7 @@ from tests.twins.kernel_calls import load_incidents, load_tenants
 
 _TRANSITIONS = int(os.environ.get("CHAOS_TRANSITIONS", "100000"))
 _SEED = int(os.environ.get("CHAOS_SEED", "0"))
-_JOBS, _NODES, _WORKERS, _INCIDENTS, _TENANTS = 200, 12, 8, 300, 3
+_JOBS, _NODES, _WORKERS, _INCIDENTS, _TENANTS = 120, 12, 8, 300, 3
 _SHAPE = ClusterShape(
     envs=1,
     jobs=_JOBS,
@@ -48,8 +49,15 @@ _SHAPE = ClusterShape(
     incidents=_INCIDENTS,
     tenants=_TENANTS,
 )
-_SAMPLE = 97  # actions between two checks of all invariants
-_PLACED = (JobCode.RUNNING, JobCode.CHECKPOINTING)
+_SAMPLE = 397  # actions between two checks of all invariants
+_PLACED = np.isin(np.arange(len(JobCode)), (JobCode.RUNNING, JobCode.CHECKPOINTING)).astype(int)
+_KINDS = [
+    *[int(ActionKind.WAIT)] * 5,
+    *[int(ActionKind.PLACE)] * 7,
+    *[int(ActionKind.PREEMPT)] * 2,
+    *[int(ActionKind.RESIZE)] * 4,
+    *[int(ActionKind.MIGRATE)] * 2,
+]
 
 
 def _nodes(dice: np.random.Generator) -> np.ndarray:
@@ -101,7 +109,7 @@ def _begin(dice: np.random.Generator, state: ClusterState) -> None:
     row["elastics"] = row["migrate"] = 1
     asks = _requests(dice)
     incidents = np.zeros(_INCIDENTS, INCIDENT_DTYPE)
-    incidents["time_ms"] = np.sort(dice.integers(0, 1_600_000, _INCIDENTS))
+    incidents["time_ms"] = np.sort(dice.integers(0, 1_000_000, _INCIDENTS))
     kinds = [EventKind.NODE_FAILURE, EventKind.NODE_RECOVERY, EventKind.NODE_RECOVERY]
     incidents["kind"] = dice.choice(kinds, _INCIDENTS)
     incidents["kind"][dice.integers(0, _INCIDENTS, 3)] = EventKind.NODE_DRAIN
@@ -114,46 +122,55 @@ def _begin(dice: np.random.Generator, state: ClusterState) -> None:
     load_tenants(state.rows, 0, tenants)
 
 
-def _draw_action(dice: np.random.Generator, state: ClusterState) -> tuple[int, int, int]:
+def _draw_action(dice: random.Random, state: ClusterState) -> tuple[int, int, int]:
     """An action that is likely to be legal: (kind, job, value)."""
     row = state.rows[0]
-    waiting = state.queue[0, : row["queue_len"]]["job"]
-    placed = state.running[0, : row["running_len"]]["job"]
-    kind = int(dice.choice(5, p=[0.25, 0.35, 0.1, 0.2, 0.1]))
-    among = waiting if kind == ActionKind.PLACE else placed
-    j = int(dice.choice(among)) if len(among) else 0
-    return kind, j, int(dice.integers(0, _WORKERS + 1 if kind == ActionKind.RESIZE else 4))
+    kind = dice.choice(_KINDS)
+    if kind == ActionKind.PLACE:
+        among, length = state.queue, int(row["queue_len"])
+    else:
+        among, length = state.running, int(row["running_len"])
+    j = int(among[0, dice.randrange(length)]["job"]) if length else 0
+    return kind, j, dice.randrange(_WORKERS + 1 if kind == ActionKind.RESIZE else 4)
 
 
-def _require_whole_gangs(state: ClusterState) -> None:
-    """No gang is there in part: at its size, within an elastic one's bounds, or absent."""
-    ask, run = state.request[0], state.job[0]
-    placed = np.isin(run["state"], _PLACED)
-    elastic = ask["elastic"] == 1
-    least = np.where(placed, np.where(elastic, ask["min_workers"], ask["workers"]), 0)
-    most = np.where(placed, np.where(elastic, ask["max_workers"], ask["workers"]), 0)
-    assert ((least <= run["workers_now"]) & (run["workers_now"] <= most)).all()
+class _Watch:
+    """Sees that no gang is there in part: each has its size, or an elastic one's, or is absent."""
+
+    def __init__(self, state: ClusterState) -> None:
+        ask = state.request[0]
+        elastic = ask["elastic"] == 1
+        self._least = np.where(elastic, ask["min_workers"], ask["workers"])
+        self._most = np.where(elastic, ask["max_workers"], ask["workers"])
+        self._run = state.job[0]
+
+    def look(self) -> None:
+        placed, workers = _PLACED[self._run["state"]], self._run["workers_now"]
+        within = (self._least * placed <= workers) & (workers <= self._most * placed)
+        assert within.all(), f"a part of the gang of job {np.argmin(within)}"
 
 
 @pytest.mark.property
 def test_no_gang_is_ever_partial() -> None:
-    dice, state = np.random.default_rng(_SEED), allocate(_SHAPE)
-    buffer = np.zeros(_WORKERS, np.int32)
+    world, dice = np.random.default_rng(_SEED), random.Random(_SEED)
+    state, buffer = allocate(_SHAPE), np.zeros(_WORKERS, np.int32)
     transitions = actions = 0
-    seen = set()
+    done = set()
     while transitions < _TRANSITIONS:
-        _begin(dice, state)
+        _begin(world, state)
+        watch = _Watch(state)
         while entry.advance(state.rows, 0, buffer) == Status.DECISION:
             action = _draw_action(dice, state)
             reason = entry.commit(state.rows, 0, *action, buffer)
+            watch.look()
             actions += 1
-            seen.add((action[0], reason))
-            _require_whole_gangs(state)
+            if reason == Reason.OK:
+                done.add(action[0])
             if actions % _SAMPLE == 0:
                 assert_invariants(state, 0)
             if reason == Reason.NOTHING_TO_WAIT_FOR:
                 break
         assert_invariants(state, 0)
         transitions += int(state.rows[0]["log_count"])
-    assert {kind for kind, reason in seen if reason == Reason.OK} == set(range(5))
+    assert done == set(_KINDS)
     print(f"{transitions:,} transitions, {actions:,} actions, no partial gang")
