@@ -37,8 +37,14 @@ def _positive(value):
 
 
 @small_kernel
+def _demand(row, j):
+    """Capacity that a job asks for, whatever an elastic one holds at the moment."""
+    return units_of(row, j, request(row, j).workers)
+
+
+@small_kernel
 def _processors(row, j):
-    return job(row, j).units / 1000.0
+    return _demand(row, j) / 1000.0
 
 
 @small_kernel
@@ -73,11 +79,9 @@ def _remaining_ms(row, j):
 
 @small_kernel
 def _aged_priority(row, j):
-    """Priority class less the classes that its wait is worth; running jobs do not age."""
+    """Priority class less the classes that the time since its submission is worth."""
     ask = request(row, j)
-    state = job(row, j).state
-    waits = state == JobCode.PENDING or state == JobCode.PREEMPTED
-    if row.ageing_ms <= 0 or not waits:
+    if row.ageing_ms <= 0:
         return np.float64(ask.priority)
     return ask.priority - (row.now_ms - ask.submit_ms) / row.ageing_ms
 
@@ -166,7 +170,11 @@ def _service_score(row, j, key):
 
 @kernel
 def job_score(row, j, key):
-    """Score of job ``j`` now under the sort key ``key`` (a ``RuleKey``); lowest first."""
+    """Score of job ``j`` now under the sort key ``key`` (a ``RuleKey``); lowest first.
+
+    A running job has the score that it would have if it were preempted now: otherwise a victim
+    could be served before the job that it made room for, and be preempted again without end.
+    """
     ask = request(row, j)
     if key == RuleKey.FCFS:
         return np.float64(ask.submit_ms)
@@ -175,7 +183,7 @@ def job_score(row, j, key):
     if key == RuleKey.SRTF:
         return np.float64(_remaining_ms(row, j))
     if key == RuleKey.SRSF:
-        return np.float64(_remaining_ms(row, j)) * job(row, j).units
+        return np.float64(_remaining_ms(row, j)) * _demand(row, j)
     if key == RuleKey.F1:
         return _f1(row, j)
     if key == RuleKey.WFP3:
@@ -187,7 +195,7 @@ def job_score(row, j, key):
     if key == RuleKey.UNICEP_COMPAT:
         return _unicep(row, j, -1.0 - ask.submit_ms / 1000.0)
     if key == RuleKey.LARGEST:
-        return -np.float64(job(row, j).units)
+        return -np.float64(_demand(row, j))
     if key == RuleKey.PRIORITY:
         return _aged_priority(row, j)
     if key >= RuleKey.LAS:

@@ -275,7 +275,7 @@ _STRIDES = [
 CONFIG_FIELDS = [
     ("min_run_ms", "i8"),  # a job may not be preempted before
     ("slowdown_bound_ms", "i8"),
-    ("ageing_ms", "i8"),  # waiting time that is worth one priority class; 0: no ageing
+    ("ageing_ms", "i8"),  # time since submission that is worth one priority class; 0: no ageing
     ("las_first_s", "i8"),  # Tiresias: attained GPU-seconds that end a job's time in queue 0
     ("las_second_s", "i8"),  # ... and in queue 1; 0: there is none
     ("las_promote", "i8"),  # ... back to queue 0 after waiting this many times its run time; 0: no

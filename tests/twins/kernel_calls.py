@@ -16,7 +16,6 @@ from orchestrator.kernels import (
 from orchestrator.kernels import randomness as rnd
 from orchestrator.kernels.jit import kernel
 from orchestrator.kernels.metrics import metric_value as _metric_value
-from orchestrator.kernels.tables import request
 from orchestrator.kernels.transition import apply, capacity, episode, resources, timeline, whatif
 
 _random_bits, _random_unit, _random_below = rnd.random_bits, rnd.random_unit, rnd.random_below
@@ -37,6 +36,7 @@ _step_event = apply.step_event
 _speed, _load_curves = throughput.speed_milli, episode.load_curves
 _load_gittins = episode.load_gittins
 _position, _load_incidents = advance.queue_position, episode.load_incidents
+_load_tenants = episode.load_tenants
 _placement_reason, _preemption_reason = decisions.placement_reason, decisions.preemption_reason
 
 
@@ -68,8 +68,8 @@ def take_next(rows, e):
 
 
 @kernel
-def reserve_gang(rows, e, j, nodes, generator=1):
-    return _reserve(rows[e], j, nodes, request(rows[e], j).workers, generator)
+def reserve_gang(rows, e, j, nodes, workers, generator=1):
+    return _reserve(rows[e], j, nodes, workers, generator)
 
 
 @kernel
@@ -130,6 +130,11 @@ def earliest_start(rows, e, units):
 @kernel
 def load_incidents(rows, e, incidents):
     _load_incidents(rows[e], incidents)
+
+
+@kernel
+def load_tenants(rows, e, tenants):
+    _load_tenants(rows[e], tenants)
 
 
 @kernel

@@ -264,10 +264,16 @@ def load_gittins(row, entries):
 
 @kernel
 def load_tenants(row, tenants):
-    """Give a row its tenants, TENANT_DTYPE [n], nothing used; it keeps accounts from now on."""
+    """Give a row that has just begun its tenants, TENANT_DTYPE [n], with empty accounts."""
     row.num_tenants = tenants.shape[0]
     for t in range(tenants.shape[0]):
         copy_record(tenant(row, t), tenants[t])
+        tenant(row, t).used_units = 0
+        tenant(row, t).used_gpu_milli = 0
+        tenant(row, t).used_cpu_milli = 0
+        tenant(row, t).used_memory_mib = 0
+        tenant(row, t).storage_mib = 0
+        tenant(row, t).attained_unit_ms = 0
 
 
 @kernel
