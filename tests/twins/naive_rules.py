@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from orchestrator.kernels.codes import JobCode, (
+from orchestrator.kernels.codes import (
     ActionKind,
+    JobCode,
     JobKind,
     Preemption,
     Reason,
