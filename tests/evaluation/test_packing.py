@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from omegaconf import OmegaConf
 from rich.console import Console
 
 from agents.configs import build_packing_suite, config_dir
@@ -37,11 +38,8 @@ def openb(traces_dir: Path) -> Trace:
 
 
 def _suite(**changes: object) -> PackingSuite:
-    from omegaconf import OmegaConf
-
+    """The published suite, without its trace."""
     cfg = OmegaConf.load(config_dir() / "suite" / "openb.yaml").suite
-    del cfg.workload["_target_"], cfg.workload["path"]
-    cfg.workload._target_ = "envs.workloads.gpu_cluster"
     cfg.workload = {"_target_": "envs.workloads.gpu_cluster", "jobs": 10, "seed": 1, "nodes": 2}
     suite, _ = build_packing_suite(cfg)
     return replace(suite, **changes)  # type: ignore[arg-type]
@@ -65,8 +63,7 @@ def test_allocations_are_the_published_ones(openb: Trace) -> None:
 
 def test_what_is_written(openb: Trace, tmp_path: Path) -> None:
     small = replace(openb, nodes=openb.nodes[::25])
-    suite = _suite(policies={"FGD": "fgd", "first": "first_fit"}, seeds=[1, 2], ratio=1.1)
-    suite = replace(suite, published={"FGD": 95.39})
+    suite = PackingSuite("small", {"FGD": "fgd", "first": "first_fit"}, [1, 2], 1.1, {"FGD": 95.39})
     results = run_packing(suite, small)
     for result in results:
         assert result.curve.shape == (2, 111)
