@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from orchestrator.errors import InvariantError
 from orchestrator.kernels.codes import NO_JOB, EventKind, JobCode, NodeCode, QuotaMode
 from orchestrator.kernels.state import ClusterState
+from orchestrator.resources.audit import assert_links
 
 __all__ = ["assert_invariants"]
 
@@ -79,6 +80,7 @@ def assert_invariants(state: ClusterState, e: int) -> None:
     view = _view(state, e)
     _check_jobs(view)
     _check_holdings(view)
+    assert_links(state, e, view.jobs_in(_PLACED))
     _check_capacity(view)
     _check_tenants(view)
     _check_orders(view)

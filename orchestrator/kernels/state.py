@@ -406,7 +406,7 @@ class ClusterShape:
         Classes of typical pods, by which fragmentation is measured.
     shapes : int
         Request shapes of which the best node is remembered: rows with many nodes are then not
-        scanned for every placement. Below 0: 32 from 64 nodes up, else none.
+        scanned for every placement. Below 0: 32 from 64 nodes up (8 where there are many rows).
     """
 
     envs: int
@@ -487,7 +487,7 @@ def allocate(shape: ClusterShape) -> ClusterState:
     ClusterState
     """
     envs, jobs, devices = shape.envs, shape.jobs, max(shape.devices, 1)
-    shapes, tree, touches = memo_sizes(shape.nodes, shape.shapes)
+    shapes, tree, touches = memo_sizes(shape.nodes, shape.shapes, envs)
     state = ClusterState(
         shape=shape,
         rows=np.zeros(envs, ROW_DTYPE),
