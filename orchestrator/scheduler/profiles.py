@@ -64,8 +64,9 @@ def parse_profile(content: Any, source: str = "profile") -> Rule:
     content : mapping
         ``name``; ``sort``, a :class:`RuleKey`; ``score``, one :class:`Placement` by name or as a
         mapping with a weight; optionally ``filters``, some of :data:`FILTERS`; ``preemption``,
-        ``none``, ``higher_score``, ``priority`` or ``reclaim``; ``strict_order``, whether the first job of the queue holds
-        up all others; ``elastic``, whether running elastic jobs get idle capacity.
+        ``none``, ``higher_score``, ``priority`` or ``reclaim``; ``strict_order``, whether the first
+        job of the queue holds up all others; ``elastic``, whether running elastic jobs get idle
+        capacity.
     source : str, optional
         For messages.
 
