@@ -1,4 +1,8 @@
-"""Training a linear ranker with CMA-ES (Hansen, 2016), every replay inside the compiled engine."""
+"""Training linear policies with CMA-ES (Hansen, 2016), every replay inside the compiled engine.
+
+Where an environment asks for a job and nothing else, the policy is a ranker of jobs; otherwise it
+is a scorer of all legal actions.
+"""
 
 from __future__ import annotations
 
@@ -21,11 +25,17 @@ from rich.progress import (
 from agents.bundle import save_bundle
 from agents.cma.evaluator import RankerEvaluator
 from agents.cma.policy import LinearRanker, named_weights
+from agents.cma.scorer import LinearScorer
+from agents.cma.scorer_evaluator import ScorerEvaluator
 from agents.cma.search import Search
 from agents.task import Task, TrainingResult
 from agents.tracking import Tracker
+from envs.config import EnvConfig
+from envs.workloads import Trace
 from orchestrator.errors import ConfigurationError
+from orchestrator.kernels.features import CLUSTER_EXTRA
 from orchestrator.scheduler.rules import rule_named
+from orchestrator.scheduler.vectors import named_vector
 
 __all__ = ["CMATrainer"]
 
@@ -34,7 +44,7 @@ _CHECKPOINT = "checkpoint.pkl"
 
 @dataclass
 class CMATrainer:
-    """Covariance matrix adaptation over the weights of a linear ranker.
+    """Covariance matrix adaptation over the weights of a linear ranker, or scorer of actions.
 
     A ranker's fitness is the mean over windows of cost / (reference cost + mean reference cost),
     so that hard windows do not drown the others. All rankers of a generation are judged on the same
@@ -57,7 +67,8 @@ class CMATrainer:
     window_jobs : int or None
         Their length; None: that of the task's evaluation windows.
     prior : mapping of str to float
-        Initial weights by feature name: where the search begins. The default equals SJF.
+        Initial weights by feature name: where the search begins. The default equals SJF;
+        ``{"advice": 1}`` starts at the environment's advising rule.
     reference : str
         The rule whose costs scale those of rankers.
     validate_every : int
@@ -99,7 +110,9 @@ class CMATrainer:
         if not self.sigma > 0.0:
             raise ConfigurationError(f"agent: 'sigma' is {self.sigma}; give a positive number")
         rule_named(self.reference)
-        named_weights(self.prior)
+        plain = {name: 1.0 for name in self.prior if ":" not in name and name != "advice"}
+        # The others depend on the environment, and are looked up when there is one.
+        named_weights({name: 1.0 for name in plain if name not in CLUSTER_EXTRA})
 
     def train(self, task: Task, tracker: Tracker, output: Path) -> TrainingResult:
         """Search on the task's training windows and keep what validates best.
@@ -120,14 +133,19 @@ class CMATrainer:
         if self.resume and checkpoint.is_file():
             search = Search.restore(checkpoint, task.seed)
         else:
-            prior = named_weights(self.prior)
+            prior = _prior(task.config, self.prior)
             search = Search.begin(prior, self.sigma, self.population, task.seed)
         _Run(self, task, tracker, search, checkpoint).work()
         weights = _unit(search.kept if search.kept is not None else search.average())
-        policy = LinearRanker(weights, "cma")
+        ranks = task.config.commitment
+        policy = (
+            LinearRanker(weights, "cma")
+            if ranks
+            else LinearScorer(weights, task.config.schema, "cma")
+        )
         bundle = save_bundle(
             output / "bundle",
-            kind="linear_ranker",
+            kind="linear_ranker" if ranks else "linear_scorer",
             name=policy.name,
             weights={"weights": policy.weights},
             config=task.config,
@@ -149,10 +167,9 @@ class _Run:
         config = task.evaluation_config
         length = trainer.window_jobs or task.evaluation_jobs
         self._possible = task.split.admissible("train", length)
-        self._train = RankerEvaluator(
-            task.trace, replace(config, episode_jobs=length), trainer.threads
-        )
-        self._judge = RankerEvaluator(task.trace, config, trainer.threads)
+        windows = replace(config, episode_jobs=length)
+        self._train = _evaluator(task.trace, windows, trainer.threads)
+        self._judge = _evaluator(task.trace, config, trainer.threads)
         self._starts = task.evaluation_starts("validation", trainer.validation_windows)
         self._reference = self._judge.rule_costs(self._rule, self._starts)
         self._fitness = np.nan
@@ -234,11 +251,24 @@ class _Run:
             yield progress, progress.add_task("", total=self._trainer.budget_seconds, note="")
 
 
+def _evaluator(
+    trace: Trace, config: EnvConfig, threads: int
+) -> RankerEvaluator | ScorerEvaluator:
+    """What plays windows in such an environment."""
+    kind = RankerEvaluator if config.commitment else ScorerEvaluator
+    return kind(trace, config, threads)
+
+
+def _prior(config: EnvConfig, weights: Mapping[str, float]) -> NDArray[np.float64]:
+    """Initial weights in the order of the features that such an environment's policy has."""
+    return named_weights(weights) if config.commitment else named_vector(config.schema, weights)
+
+
 def _relative(costs: NDArray[np.float64], reference: NDArray[np.float64]) -> NDArray[np.float64]:
     """Costs in proportion to the reference's, softened so that no calm window weighs most."""
     return costs / (reference + reference.mean())
 
 
 def _unit(weights: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The same ranker with weights of length 1: only their direction matters."""
+    """The same policy with weights of length 1: only their direction matters."""
     return weights / np.linalg.norm(weights)

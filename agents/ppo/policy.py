@@ -13,9 +13,9 @@ from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
 from torch import Tensor
 
 from agents.ppo.network import ActionSet, SetCritic, SetScorer
-from agents.ppo.packing import ActionPacker, PackedActions, feature_names
-from orchestrator.errors import ConfigurationError
+from agents.ppo.packing import ActionPacker, PackedActions
 from orchestrator.scheduler.schema import FeatureSchema
+from orchestrator.scheduler.vectors import named_vector
 
 __all__ = ["SetPolicy", "as_action_set"]
 
@@ -42,7 +42,7 @@ class SetPolicy(MaskableActorCriticPolicy):
     prior : dict of str to float
         Initial linear weight of named queue features (or ``candidate:NAME``, ``victim:NAME``,
         ``elastic:NAME``, ``head:NAME``): where training starts. ``{"log_request": -2}`` starts at
-        shortest job first.
+        shortest job first, ``{"advice": 1}`` at the advising rule.
     gain : float
         Factor of the scores.
     """
@@ -72,7 +72,8 @@ class SetPolicy(MaskableActorCriticPolicy):
         self.packer = ActionPacker(schema)
         hidden, summary = self._sizes
         width, global_width = self.packer.width, len(schema.globals)
-        prior = {_feature_index(schema, name): w for name, w in self._prior.items()}
+        named = named_vector(schema, self._prior)
+        prior = {int(at): float(named[at]) for at in np.flatnonzero(named)}
         self.scorer = SetScorer(width, global_width, hidden, prior, self._gain)
         self.critic = SetCritic(width, global_width, hidden, summary)
         optimizer: Any = self.optimizer_class
@@ -123,10 +124,3 @@ class SetPolicy(MaskableActorCriticPolicy):
         entropy = -(log_p.exp() * log_p).sum(dim=1)
         return self.critic(legal), chosen, entropy
 
-
-def _feature_index(schema: FeatureSchema, name: str) -> int:
-    """Column of a named feature in an action's vector."""
-    names = feature_names(schema)
-    if name not in names:
-        raise ConfigurationError(f"prior: unknown feature '{name}'; known: {', '.join(names)}")
-    return names.index(name)

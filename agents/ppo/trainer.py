@@ -24,6 +24,7 @@ from agents.task import Task, TrainingResult
 from agents.tracking import Tracker
 from envs.sb3 import SchedulingVecEnv
 from orchestrator.errors import ConfigurationError
+from orchestrator.scheduler.rules import rule_named
 
 __all__ = ["PPOTrainer"]
 
@@ -56,6 +57,8 @@ class PPOTrainer:
         Updates between validations.
     validation_windows : int
         Windows that choose the checkpoint.
+    reference : str
+        The rule whose values scale those of validation windows.
     metric : str
         Metric of ``agents.evaluation`` that they choose it by; lower is better.
     windows : int
@@ -86,13 +89,15 @@ class PPOTrainer:
     averaging: float = 0.95
     validate_every: int = 10
     validation_windows: int = 32
+    reference: str = "sjf"
     metric: str = "bounded_slowdown"
     windows: int = 4096
     threads: int = 1
     resume: bool = False
 
     def __post_init__(self) -> None:
-        """Reject metrics that checkpoints cannot be chosen by."""
+        """Reject metrics that checkpoints cannot be chosen by, and unknown rules."""
+        rule_named(self.reference)
         known = [name for name, sign in METRICS.items() if sign < 0]
         if self.metric not in known:
             raise ConfigurationError(
@@ -150,6 +155,7 @@ class PPOTrainer:
             budget_seconds=self.budget_seconds,
             total_steps=self.total_steps,
             hidden=self.hidden,
+            reference=self.reference,
             metric=self.metric,
             averaging=self.averaging,
         )

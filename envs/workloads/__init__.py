@@ -4,6 +4,7 @@ Whatever its source, a workload is a :class:`Trace`: jobs in the order of their 
 cluster that belongs to them.
 """
 
+from envs.workloads.enrich import Enrichment, enrich, of_tenants
 from envs.workloads.gpu_cluster import gpu_cluster
 from envs.workloads.gpu_parameters import GpuClusterParameters
 from envs.workloads.lublin import LublinParameters, lublin_feitelson
@@ -17,15 +18,18 @@ from envs.workloads.windows import Part, WindowSplit
 __all__ = [
     "PHILLY_TENANTS",
     "WORKLOADS",
+    "Enrichment",
     "GpuClusterParameters",
     "LublinParameters",
     "Part",
     "TenantProfile",
     "Trace",
     "WindowSplit",
+    "enrich",
     "gpu_cluster",
     "load_workload",
     "lublin_feitelson",
+    "of_tenants",
     "processor_pool",
     "read_philly",
     "read_swf",
