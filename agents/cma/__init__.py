@@ -7,4 +7,11 @@ from agents.cma.scorer_evaluator import ScorerEvaluator
 from agents.cma.speed import benchmark
 from agents.cma.trainer import CMATrainer
 
-__all__ = ["CMATrainer", "LinearRanker", "LinearScorer", "RankerEvaluator", "ScorerEvaluator", "benchmark"]
+__all__ = [
+    "CMATrainer",
+    "LinearRanker",
+    "LinearScorer",
+    "RankerEvaluator",
+    "ScorerEvaluator",
+    "benchmark",
+]

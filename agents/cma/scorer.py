@@ -31,7 +31,7 @@ class LinearScorer:
     Parameters
     ----------
     weights : float [D]
-        Weight of each of ``vectors.feature_names(schema)``.
+        Weight of each of ``vectors.feature_names(schema, by_head=True)``.
     schema : FeatureSchema
     name : str, optional
         For tables.
@@ -41,7 +41,7 @@ class LinearScorer:
         self, weights: NDArray[np.floating[Any]], schema: FeatureSchema, name: str = "cma"
     ) -> None:
         values = np.ascontiguousarray(weights, np.float32)
-        names = feature_names(schema)
+        names = feature_names(schema, by_head=True)
         if values.shape != (len(names),) or not np.all(np.isfinite(values)):
             raise ConfigurationError(
                 f"scorer: 'weights' has shape {values.shape} or values that are not finite; give "
@@ -57,7 +57,7 @@ class LinearScorer:
         cls, weights: Mapping[str, float], schema: FeatureSchema, name: str = "cma"
     ) -> LinearScorer:
         """A scorer from weights by feature name; the others are 0."""
-        return cls(named_vector(schema, weights), schema, name)
+        return cls(named_vector(schema, weights, by_head=True), schema, name)
 
     def actions(
         self, observation: Mapping[str, NDArray[Any]], mask: NDArray[np.bool_]
@@ -65,9 +65,12 @@ class LinearScorer:
         """Choose an action for each row; -1 where none is legal."""
         nothing = np.zeros((len(mask), 1, 0), np.float32)
         sets = [np.ascontiguousarray(observation.get(part, nothing), np.float32) for part in SETS]
-        sizes = tuple(seen.shape[1] if part in observation else 0 for part, seen in zip(SETS, sets, strict=True))
+        sizes = tuple(
+            seen.shape[1] if part in observation else 0
+            for part, seen in zip(SETS, sets, strict=True)
+        )
         if sizes not in self._layouts:
-            self._layouts[sizes] = vector_layout(self.schema, *sizes)
+            self._layouts[sizes] = vector_layout(self.schema, *sizes, by_head=True)
         advice = np.ascontiguousarray(observation.get("advice", nothing[:, 0]), np.float32)
         chosen = np.empty(len(mask), np.int64)
         best_actions(
@@ -75,7 +78,7 @@ class LinearScorer:
             advice,
             np.ascontiguousarray(mask, np.bool_).view(np.int8),
             self._layouts[sizes],
-            advice_column(self.schema),
+            advice_column(self.schema, by_head=True),
             self.weights,
             chosen,
         )
@@ -83,7 +86,7 @@ class LinearScorer:
 
     def __repr__(self) -> str:
         """Show the weights by name."""
-        pairs = zip(feature_names(self.schema), self.weights, strict=True)
+        pairs = zip(feature_names(self.schema, by_head=True), self.weights, strict=True)
         return f"LinearScorer({', '.join(f'{name}={weight:.3g}' for name, weight in pairs)})"
 
 

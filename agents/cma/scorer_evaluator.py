@@ -59,9 +59,14 @@ class ScorerEvaluator:
         pairs = layout.window * layout.candidates
         self._scoring = Scoring(
             layout=vector_layout(
-                schema, layout.window, pairs, max(layout.victims, 1), max(layout.elastics, 1)
+                schema,
+                layout.window,
+                pairs,
+                max(layout.victims, 1),
+                max(layout.elastics, 1),
+                by_head=True,
             ),
-            advice_at=advice_column(schema),
+            advice_at=advice_column(schema, by_head=True),
             rules=rule_named(config.advice or _RESORT).to_record(),
             step_limit=limit,
         )

@@ -7,7 +7,7 @@ is a scorer of all legal actions.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -69,6 +69,8 @@ class CMATrainer:
     prior : mapping of str to float
         Initial weights by feature name: where the search begins. The default equals SJF;
         ``{"advice": 1}`` starts at the environment's advising rule.
+    features : sequence of str or None
+        Weights to search over, by name; the others stay as the prior has them. None: all.
     reference : str
         The rule whose costs scale those of rankers.
     validate_every : int
@@ -88,6 +90,7 @@ class CMATrainer:
     windows: int = 64
     window_jobs: int | None = None
     prior: Mapping[str, float] = field(default_factory=lambda: {"log_request": -1.0})
+    features: Sequence[str] | None = None
     reference: str = "sjf"
     validate_every: int = 10
     validation_windows: int = 192
@@ -130,13 +133,15 @@ class CMATrainer:
         """
         output.mkdir(parents=True, exist_ok=True)
         checkpoint = output / _CHECKPOINT
+        space = _Space.of(task.config, self.prior, self.features)
         if self.resume and checkpoint.is_file():
             search = Search.restore(checkpoint, task.seed)
         else:
-            prior = _prior(task.config, self.prior)
-            search = Search.begin(prior, self.sigma, self.population, task.seed)
-        _Run(self, task, tracker, search, checkpoint).work()
-        weights = _unit(search.kept if search.kept is not None else search.average())
+            begin = space.reduced(space.prior)
+            search = Search.begin(begin, self.sigma, self.population, task.seed)
+        _Run(self, task, tracker, search, space, checkpoint).work()
+        found = search.kept if search.kept is not None else search.average()
+        weights = _unit(space.whole(found[None])[0])
         ranks = task.config.commitment
         policy = (
             LinearRanker(weights, "cma")
@@ -159,8 +164,15 @@ class _Run:
     """One sitting of a training."""
 
     def __init__(
-        self, trainer: CMATrainer, task: Task, tracker: Tracker, search: Search, checkpoint: Path
+        self,
+        trainer: CMATrainer,
+        task: Task,
+        tracker: Tracker,
+        search: Search,
+        space: _Space,
+        checkpoint: Path,
     ) -> None:
+        self._space = space
         self._trainer, self._task, self._tracker = trainer, task, tracker
         self._search, self._checkpoint = search, checkpoint
         self._rule = rule_named(trainer.reference)
@@ -202,7 +214,7 @@ class _Run:
         starts = rng.choice(self._possible, trainer.windows)
         reference = self._train.rule_costs(self._rule, starts)
         population = search.ask()
-        costs = self._train.costs(population, starts)
+        costs = self._train.costs(self._space.whole(population), starts)
         fitness = _relative(costs, reference).mean(axis=1)
         search.tell(population, fitness)
         search.jobs += (costs.size + reference.size) * self._train.length
@@ -212,7 +224,7 @@ class _Run:
         """Validate the average of late means and keep it if it is good; a note for the bar."""
         search = self._search
         candidate = search.average()
-        costs = self._judge.costs(candidate[None], self._starts)[0]
+        costs = self._judge.costs(self._space.whole(candidate[None]), self._starts)[0]
         relative = _relative(costs, self._reference)
         kept = search.judge(candidate, relative)
         entry = {
@@ -251,17 +263,45 @@ class _Run:
             yield progress, progress.add_task("", total=self._trainer.budget_seconds, note="")
 
 
-def _evaluator(
-    trace: Trace, config: EnvConfig, threads: int
-) -> RankerEvaluator | ScorerEvaluator:
+def _evaluator(trace: Trace, config: EnvConfig, threads: int) -> RankerEvaluator | ScorerEvaluator:
     """What plays windows in such an environment."""
     kind = RankerEvaluator if config.commitment else ScorerEvaluator
     return kind(trace, config, threads)
 
 
-def _prior(config: EnvConfig, weights: Mapping[str, float]) -> NDArray[np.float64]:
-    """Initial weights in the order of the features that such an environment's policy has."""
-    return named_weights(weights) if config.commitment else named_vector(config.schema, weights)
+@dataclass(frozen=True)
+class _Space:
+    """The weights that are searched over, among all that a policy has."""
+
+    prior: NDArray[np.float64]
+    chosen: NDArray[np.int64]
+
+    @classmethod
+    def of(
+        cls, config: EnvConfig, prior: Mapping[str, float], features: Sequence[str] | None
+    ) -> _Space:
+        """The space of a kind of environment."""
+        begin = _named(config, prior)
+        if features is None:
+            return cls(begin, np.arange(len(begin)))
+        return cls(begin, np.flatnonzero(_named(config, dict.fromkeys(features, 1.0))))
+
+    def reduced(self, weights: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The searched ones of all weights [D]."""
+        return weights[self.chosen]
+
+    def whole(self, population: NDArray[np.float64]) -> NDArray[np.float64]:
+        """All weights [P, D] of a population of searched ones [P, n]."""
+        weights = np.tile(self.prior, (len(population), 1))
+        weights[:, self.chosen] = population
+        return weights
+
+
+def _named(config: EnvConfig, weights: Mapping[str, float]) -> NDArray[np.float64]:
+    """Weights in the order of the features that such an environment's policy has."""
+    if config.commitment:
+        return named_weights(weights)
+    return named_vector(config.schema, weights, by_head=True)
 
 
 def _relative(costs: NDArray[np.float64], reference: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -18,6 +18,7 @@ from orchestrator.scheduler.vectors import SETS, advice_column, feature_names, v
 
 __all__ = ["ActionPacker", "PackedActions", "feature_names"]
 
+
 @dataclass(frozen=True)
 class PackedActions:
     """The legal actions of a batch of B states, N in all.

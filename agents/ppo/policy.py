@@ -123,4 +123,3 @@ class SetPolicy(MaskableActorCriticPolicy):
         chosen = log_p.gather(1, actions.unsqueeze(1)).squeeze(1)
         entropy = -(log_p.exp() * log_p).sum(dim=1)
         return self.critic(legal), chosen, entropy
-
