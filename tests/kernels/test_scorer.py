@@ -141,21 +141,24 @@ def test_scores_are_those_of_packed_vectors() -> None:
     )
     schema = config.schema
     seen, mask = _observations(config)
-    weights = np.random.default_rng(7).normal(size=len(feature_names(schema))).astype(np.float32)
     layout = vector_layout(schema, *(seen[part].shape[1] for part in SETS))
-    chosen = np.empty(len(mask), np.int64)
-    best_actions(
-        *(seen[part] for part in SETS),
-        seen["advice"],
-        seen["action_mask"],
-        layout,
-        advice_column(schema),
-        weights,
-        chosen,
-    )
-    expected = np.array(_slowly(schema, seen, mask, weights))
-    assert (chosen == expected).mean() > 0.99  # float32 sums may tie or swap two actions
-    assert len(np.unique(chosen)) > 5
+    rng, taken = np.random.default_rng(7), set[int]()
+    for _ in range(20):
+        weights = rng.normal(size=len(feature_names(schema))).astype(np.float32)
+        chosen = np.empty(len(mask), np.int64)
+        best_actions(
+            *(seen[part] for part in SETS),
+            seen["advice"],
+            seen["action_mask"],
+            layout,
+            advice_column(schema),
+            weights,
+            chosen,
+        )
+        expected = np.array(_slowly(schema, seen, mask, weights))
+        assert (chosen == expected).mean() > 0.98  # float32 sums may swap two actions
+        taken |= set(chosen.tolist())
+    assert len(taken) > 15
 
 
 def test_heads_of_their_own_have_columns_of_their_own() -> None:
