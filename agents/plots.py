@@ -20,9 +20,20 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["assign_lanes", "draw_comparison", "draw_gantt", "draw_learning_curve", "draw_pictures"]
+__all__ = [
+    "ACCENT",
+    "GREY",
+    "PALE",
+    "SECOND",
+    "assign_lanes",
+    "draw_comparison",
+    "draw_gantt",
+    "draw_learning_curve",
+    "draw_pictures",
+    "figure_file",
+]
 
-_ACCENT, _SECOND, _INK, _GREY, _PALE = "#1f5fa8", "#c8742a", "#222222", "#8a8a8a", "#d9d9d9"
+ACCENT, SECOND, _INK, GREY, PALE = "#1f5fa8", "#c8742a", "#222222", "#8a8a8a", "#d9d9d9"
 _STYLE: Any = {
     "figure.dpi": 110,
     "savefig.dpi": 160,
@@ -32,11 +43,11 @@ _STYLE: Any = {
     "axes.titlelocation": "left",
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "axes.edgecolor": _GREY,
+    "axes.edgecolor": GREY,
     "axes.labelcolor": _INK,
     "axes.axisbelow": True,
-    "xtick.color": _GREY,
-    "ytick.color": _GREY,
+    "xtick.color": GREY,
+    "ytick.color": GREY,
     "xtick.labelcolor": _INK,
     "ytick.labelcolor": _INK,
     "grid.color": "#ececec",
@@ -49,7 +60,9 @@ _BOUND_MS = 10_000
 
 
 @contextmanager
-def _figure(path: Path, size: tuple[float, float], **layout: Any) -> Iterator[tuple[Figure, Any]]:
+def figure_file(
+    path: Path, size: tuple[float, float], **layout: Any
+) -> Iterator[tuple[Figure, Any]]:
     """A figure that is written to ``path`` at the end, whole or not at all."""
     import matplotlib as mpl
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -83,15 +96,15 @@ def draw_learning_curve(
     """
     minutes = np.array([entry["seconds"] for entry in history]) / 60.0
     scores = np.array([entry["validation"] for entry in history])
-    with _figure(path, (6.4, 3.6)) as (_, axes):
+    with figure_file(path, (6.4, 3.6)) as (_, axes):
         axes.grid(axis="y")
-        axes.plot(minutes, scores, color=_PALE, lw=1.2, zorder=2)
-        axes.plot(minutes, scores, ".", color=_GREY, ms=4, zorder=3, label="each validation")
+        axes.plot(minutes, scores, color=PALE, lw=1.2, zorder=2)
+        axes.plot(minutes, scores, ".", color=GREY, ms=4, zorder=3, label="each validation")
         best = np.minimum.accumulate(scores)
-        axes.step(minutes, best, where="post", color=_ACCENT, lw=2, zorder=4, label="best so far")
+        axes.step(minutes, best, where="post", color=ACCENT, lw=2, zorder=4, label="best so far")
         reference = history[-1].get("reference")
         if reference is not None:
-            axes.axhline(reference, color=_SECOND, lw=1.2, ls="--", label="SJF")
+            axes.axhline(reference, color=SECOND, lw=1.2, ls="--", label="SJF")
         if scores.max() > 3.0 * scores.min():
             axes.set_yscale("log")
             _plain_ticks(axes, "y")
@@ -118,7 +131,7 @@ def draw_comparison(path: Path, report: Report, variant: str = "") -> None:
     pairs = [pair for pair in report.comparisons[variant] if pair.policy == mine.policy]
     against = next(result for result in group if result.policy == pairs[0].baseline)
     name = report.suite.metric.replace("_", " ")
-    with _figure(path, (8.6, 4.0), ncols=2, width_ratios=(1.0, 1.15)) as (_, (left, right)):
+    with figure_file(path, (8.6, 4.0), ncols=2, width_ratios=(1.0, 1.15)) as (_, (left, right)):
         _scatter(left, mine, against, report.suite.metric)
         left.set_title(f"{len(mine.starts)} test windows, mean {name}")
         _intervals(right, pairs)
@@ -130,24 +143,22 @@ def _scatter(axes: Axes, mine: EvaluationResult, against: EvaluationResult, metr
     low, high = min(x.min(), y.min()) / 1.15, max(x.max(), y.max()) * 1.15
     if low > 0:
         axes.set(xscale="log", yscale="log")
-    axes.plot([low, high], [low, high], color=_GREY, lw=1, zorder=1)
-    axes.scatter(x, y, s=14, color=_ACCENT, alpha=0.6, linewidths=0, zorder=2)
+    axes.plot([low, high], [low, high], color=GREY, lw=1, zorder=1)
+    axes.scatter(x, y, s=14, color=ACCENT, alpha=0.6, linewidths=0, zorder=2)
     axes.set(xlim=(low, high), ylim=(low, high), aspect="equal")
     axes.set(xlabel=against.policy, ylabel=mine.policy)
     for which in ("x", "y"):
         _plain_ticks(axes, which)
-    axes.text(
-        0.96, 0.05, f"{mine.policy} better", ha="right", color=_GREY, transform=axes.transAxes
-    )
-    axes.text(0.04, 0.93, f"{against.policy} better", color=_GREY, transform=axes.transAxes)
+    axes.text(0.96, 0.05, f"{mine.policy} better", ha="right", color=GREY, transform=axes.transAxes)
+    axes.text(0.04, 0.93, f"{against.policy} better", color=GREY, transform=axes.transAxes)
 
 
 def _intervals(axes: Axes, pairs: Sequence[Comparison]) -> None:
-    axes.axvline(1.0, color=_GREY, lw=1)
+    axes.axvline(1.0, color=GREY, lw=1)
     for row, pair in enumerate(pairs):
         for shift, estimate, colour, text in (
-            (-0.12, pair.ratio, _ACCENT, "mean"),
-            (0.12, pair.iqm_ratio, _SECOND, "interquartile mean"),
+            (-0.12, pair.ratio, ACCENT, "mean"),
+            (0.12, pair.iqm_ratio, SECOND, "interquartile mean"),
         ):
             y = row + shift
             axes.plot([estimate.low, estimate.high], [y, y], color=colour, lw=2)
@@ -246,7 +257,7 @@ def draw_gantt(path: Path, results: Sequence[EvaluationResult], sequence: int = 
     count = len(results)
     size = (9.2, 2.0 + 2.4 * count)
     layout = {"nrows": count + 1, "height_ratios": [2.0] * count + [1.0]}
-    with _figure(path, size, sharex=True, **layout) as (figure, grid):
+    with figure_file(path, size, sharex=True, **layout) as (figure, grid):
         stops = ["#c9dcef", "#7aa6d6", "#f2c14e", "#d9632b", "#8c1c13"]
         colours = LinearSegmentedColormap.from_list("slowdown", stops)
         for axes, result in zip(grid, results, strict=False):
@@ -296,7 +307,7 @@ def _blocks(axes: Axes, result: EvaluationResult, sequence: int, colours: Any, n
 
 
 def _waiting(axes: Axes, results: Sequence[EvaluationResult], sequence: int) -> None:
-    for result, colour in zip(results, (_ACCENT, _SECOND, _GREY), strict=False):
+    for result, colour in zip(results, (ACCENT, SECOND, GREY), strict=False):
         jobs = result.of_sequence(sequence)
         times = np.concatenate((jobs["submit_ms"], jobs["start_ms"]))
         change = np.repeat((1, -1), len(jobs))

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         NodeSpec,
         ScalingDecision,
         ScalingDirection,
+        TenantSpec,
     )
 
 __all__ = [
@@ -38,6 +39,7 @@ __all__ = [
     "ScalingDirection",
     "Semantics",
     "SimulatedRuntime",
+    "TenantSpec",
     "VirtualClock",
     "WallClock",
     "in_memory",
@@ -55,6 +57,7 @@ _HOMES = {
     "ScalingDirection": "orchestrator.types",
     "Semantics": "orchestrator.semantics",
     "SimulatedRuntime": "orchestrator.runtimes",
+    "TenantSpec": "orchestrator.types",
     "VirtualClock": "orchestrator.clock",
     "WallClock": "orchestrator.clock",
     "in_memory": "orchestrator.foundations",

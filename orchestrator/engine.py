@@ -60,10 +60,11 @@ from orchestrator.messages import (
     WorkersLost,
 )
 from orchestrator.resources.tables import JobTable, NodeTable
+from orchestrator.resources.tenants import check_quotas, tenant_records
 from orchestrator.runtimes.effects import EffectReader
 from orchestrator.scheduler.snapshot import Snapshot
 from orchestrator.semantics import Semantics
-from orchestrator.types import NodeSpec
+from orchestrator.types import NodeSpec, TenantSpec
 
 __all__ = ["Engine", "Outcome"]
 
@@ -99,6 +100,8 @@ class Engine:
         Machines that are there from the beginning.
     semantics : Semantics or None
         What is legal; None: the defaults.
+    tenants : sequence of TenantSpec
+        Who is entitled to what; tenants that are not named have weight 1 and no quota.
     seed : int
         Seed of random placements and orders.
     check : bool
@@ -111,6 +114,7 @@ class Engine:
         *,
         nodes: Sequence[NodeSpec] = (),
         semantics: Semantics | None = None,
+        tenants: Sequence[TenantSpec] = (),
         seed: int = 0,
         check: bool = False,
     ) -> None:
@@ -128,8 +132,9 @@ class Engine:
         self.state.rows["keep_log"] = 1
         no_nodes, no_jobs = np.zeros(0, NODE_DTYPE), np.zeros(0, REQUEST_DTYPE)
         kernels.begin_episode(self.state.rows, 0, seed, no_nodes, no_jobs)
-        self.jobs = JobTable(self.state)
         self.nodes = NodeTable(self.state)
+        self.jobs = JobTable(self.state, self.nodes)
+        self._found_tenants(tenants, nodes)
         for spec in nodes:
             self.nodes.check(spec)
             self.nodes.found(spec)
@@ -142,6 +147,14 @@ class Engine:
         self._happened = False  # something did since the last decision point opened
         self._opened_ms = -1  # when that was
         self._check = check
+
+    def _found_tenants(self, tenants: Sequence[TenantSpec], nodes: Sequence[NodeSpec]) -> None:
+        """Open an account for every tenant that there may be."""
+        check_quotas(tenants, nodes)
+        for tenant in tenants:
+            self.jobs.tenants.number(tenant.name)
+        others = [TenantSpec(f"tenant {k}") for k in range(len(tenants), self.shape.tenants)]
+        live.put_tenants(self.state.rows, 0, tenant_records([*tenants, *others]))
 
     # --- reading -------------------------------------------------------------------------------
 
@@ -221,7 +234,7 @@ class Engine:
     def check(self, body: Command | Event) -> None:
         """Raise a :class:`QuartermasterError` if a command makes no sense as things are."""
         if isinstance(body, Submit):
-            self.jobs.check(body.spec, nodes=len(self.nodes.specs))
+            self.jobs.check(body.spec)
         elif isinstance(body, Register):
             self.nodes.check(body.spec)
         elif isinstance(body, Preempt | Scale):

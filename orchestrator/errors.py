@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 __all__ = [
+    "AttemptTimeoutError",
     "CapacityError",
     "ConfigurationError",
     "IllegalActionError",
     "IllegalTransitionError",
     "InvariantError",
+    "NoHealthyEndpointError",
     "QuartermasterError",
+    "RateLimitedError",
+    "RequestRejectedError",
+    "RetriesExhaustedError",
     "SchemaMismatchError",
+    "ServiceError",
     "TraceError",
     "UnknownEntityError",
+    "UnknownServiceError",
     "ValidationError",
 ]
 
@@ -97,3 +106,58 @@ class InvariantError(QuartermasterError, AssertionError):
 
 class SchemaMismatchError(QuartermasterError, ValueError):
     """A policy bundle was made for other features or actions than the ones at hand."""
+
+
+class UnknownServiceError(UnknownEntityError):
+    """A service, or an endpoint of one, that nobody has heard of.
+
+    Parameters
+    ----------
+    name : str
+        What was asked for.
+    known : sequence of str
+        What there is.
+    """
+
+    def __init__(self, name: str, known: Sequence[str]) -> None:
+        there = ", ".join(known) if known else "none"
+        super().__init__(f"unknown service or endpoint '{name}'; register it first; known: {there}")
+        self.name = name
+
+
+class ServiceError(QuartermasterError, RuntimeError):
+    """A request to a service was not answered.
+
+    Parameters
+    ----------
+    service : str
+        The service.
+    problem : str
+        What is wrong.
+    remedy : str
+        What to do about it.
+    """
+
+    def __init__(self, service: str, problem: str, remedy: str) -> None:
+        super().__init__(f"service '{service}': {problem}; {remedy}")
+        self.service = service
+
+
+class NoHealthyEndpointError(ServiceError):
+    """Every endpoint is sick, draining or shut out by its circuit breaker, or there is none."""
+
+
+class RateLimitedError(ServiceError):
+    """The rate limiter turned a request away before it reached any endpoint."""
+
+
+class RetriesExhaustedError(ServiceError):
+    """The last attempt that a request may have has failed; ``__cause__`` is why."""
+
+
+class AttemptTimeoutError(ServiceError):
+    """An endpoint did not answer in time."""
+
+
+class RequestRejectedError(QuartermasterError, ValueError):
+    """The request itself is wrong: the endpoint is well, and trying again would not help."""

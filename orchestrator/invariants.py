@@ -23,6 +23,7 @@ _WAITING = (JobCode.PENDING, JobCode.PREEMPTED)
 _PLACED = (JobCode.RUNNING, JobCode.CHECKPOINTING)
 _ENDED = (JobCode.COMPLETED, JobCode.FAILED)
 _PASSING = (JobCode.SCHEDULED, JobCode.SCALING)
+_PAID = (NodeCode.UP, NodeCode.DRAINING, NodeCode.PROVISIONING)
 _WHOLE = 1000
 _REL = 1e-9
 _DRIFT = 1e-12  # of the largest term: rounding that terms long gone leave behind
@@ -43,6 +44,7 @@ class _View:
     running: NDArray[np.void]  # [running_len]
     heap: NDArray[np.void]  # [heap_len]
     tenant: NDArray[np.void]  # [num_tenants]
+    on_order: list[int]  # [arrival_len] nodes
 
     def require(self, ok: bool, message: str) -> None:
         """Raise :class:`InvariantError` unless ``ok``."""
@@ -78,6 +80,7 @@ def assert_invariants(state: ClusterState, e: int) -> None:
     _check_holdings(view)
     _check_capacity(view)
     _check_tenants(view)
+    _check_orders(view)
     _check_queue(view)
     _check_queue_sums(view)
     _check_running(view)
@@ -97,6 +100,7 @@ def _view(state: ClusterState, e: int) -> _View:
         "heap_len": row["num_jobs"],
         "next_arrival": row["num_jobs"],
         "next_incident": row["num_incidents"],
+        "arrival_len": row["num_nodes"],
     }
     for name, limit in limits.items():
         if not 0 <= row[name] <= limit:
@@ -114,6 +118,10 @@ def _view(state: ClusterState, e: int) -> _View:
         running=state.running[e, : row["running_len"]],
         heap=state.heap[e, : row["heap_len"]],
         tenant=state.tenant[e, : row["num_tenants"]],
+        on_order=[
+            int(state.arrival[e, (int(row["arrival_head"]) + k) % state.shape.nodes]["node"])
+            for k in range(int(row["arrival_len"]))
+        ],
     )
 
 
@@ -304,6 +312,19 @@ def _check_tenants(v: _View) -> None:
         if v.row["quota_mode"] == QuotaMode.HARD:
             within = owner["used_units"] <= owner["quota_units"]
             v.require(bool(within), f"tenant {t} holds more than its quota")
+
+
+def _check_orders(v: _View) -> None:
+    """Nodes on order wait in the order of their arrival; what is here or ordered is paid for."""
+    for n, code in enumerate(v.node["state"]):
+        v.require(code in tuple(NodeCode), f"node {n} has the unknown state {code}")
+    ordered = [int(n) for n in np.flatnonzero(v.node["state"] == NodeCode.PROVISIONING)]
+    v.require_equal(sorted(v.on_order), ordered, "nodes on order")
+    times = [int(v.node[n]["arrive_ms"]) for n in v.on_order]
+    v.require(times == sorted(times), f"nodes on order are not sorted by arrival: {times}")
+    v.require(not times or times[0] >= v.row["now_ms"], f"a node should have arrived at {times}")
+    rate = int(v.node["price_milli"][np.isin(v.node["state"], _PAID)].sum())
+    v.require_equal(int(v.row["cost_rate_milli"]), rate, "cost_rate_milli")
 
 
 # --- queue and running list --------------------------------------------------------------------

@@ -7,7 +7,6 @@ is made on a log with entries continues where they end.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Sequence
 from typing import Any
@@ -16,24 +15,20 @@ from orchestrator.clock import WallClock
 from orchestrator.engine import Engine, Outcome
 from orchestrator.foundations.journal import Journal
 from orchestrator.foundations.keeper import CheckpointKeeper
-from orchestrator.kernels.codes import EventKind, NodeCode, Reason
+from orchestrator.kernels.codes import NodeCode, Reason
 from orchestrator.kernels.state import ClusterShape
 from orchestrator.messages import (
     Command,
-    Decide,
     Decommission,
     Event,
     NodeFailed,
     NodeRecovered,
-    Plan,
     Preempt,
     Register,
     ReleaseNode,
-    Review,
-    StartJob,
+    Scale,
     StopJob,
     Submit,
-    Wait,
     WorkersLost,
 )
 from orchestrator.ports import (
@@ -48,17 +43,15 @@ from orchestrator.ports import (
 )
 from orchestrator.resources.status import checkpoint_status, cluster_status, job_status
 from orchestrator.runtimes.simulated import SimulatedRuntime
+from orchestrator.scheduler.cycle import SchedulingCycle
 from orchestrator.scheduler.policy import RulePolicy
 from orchestrator.scheduler.rules import RULES, Rule
 from orchestrator.semantics import Semantics
-from orchestrator.types import JobSpec, NodeSpec
+from orchestrator.types import JobSpec, NodeSpec, TenantSpec
 
 __all__ = ["DEFAULT_SHAPE", "InfrastructureOrchestrator"]
 
-DEFAULT_SHAPE = ClusterShape(envs=1, jobs=4096, workers=64, nodes=256, devices=16)
-
-_AFTER_EVENTS = int(EventKind.NONE)  # order on the clock: when all of an instant has happened
-_REFUSALS = 3  # plans of one cycle that may be refused before it ends
+DEFAULT_SHAPE = ClusterShape(envs=1, jobs=4096, workers=64, nodes=256, devices=16, tenants=256)
 
 _log = logging.getLogger(__name__)
 
@@ -90,6 +83,8 @@ class InfrastructureOrchestrator:
         Machines that are there from the beginning, without being registered.
     semantics : Semantics or None
         What is legal; None: the defaults.
+    tenants : sequence of TenantSpec
+        Who is entitled to what.
     seed : int
         Seed of random placements and orders.
     schedule_on_events : bool
@@ -115,6 +110,7 @@ class InfrastructureOrchestrator:
         shape: ClusterShape | None = None,
         nodes: Sequence[NodeSpec] = (),
         semantics: Semantics | None = None,
+        tenants: Sequence[TenantSpec] = (),
         seed: int = 0,
         schedule_on_events: bool = False,
         review_ms: int | None = 1000,
@@ -126,23 +122,38 @@ class InfrastructureOrchestrator:
         self.checkpoints = checkpoint_manager
         self.clock: Clock = WallClock() if clock is None else clock
         self.runtime: Runtime = SimulatedRuntime(self.clock) if runtime is None else runtime
-        policy = RULES["fcfs"] if policy is None else policy
-        self.policy: Policy = RulePolicy(policy) if isinstance(policy, Rule) else policy
         self.engine = Engine(
-            shape or DEFAULT_SHAPE, nodes=nodes, semantics=semantics, seed=seed, check=check
+            shape or DEFAULT_SHAPE,
+            nodes=nodes,
+            semantics=semantics,
+            tenants=tenants,
+            seed=seed,
+            check=check,
         )
         self.jobs: dict[str, JobSpec] = self.engine.jobs.specs
         self.nodes: dict[str, NodeSpec] = self.engine.nodes.specs
-        self._schedule_on_events = schedule_on_events
-        self._review_ms = review_ms
-        self._armed = False  # a scheduling cycle is due at this instant
-        self._reviews = False  # one is due later, whatever happens
         self._reconciled = False
-        self._cycle_lock = asyncio.Lock()
+        self._cycle = SchedulingCycle(
+            self.engine,
+            self.clock,
+            _policy_of(policy),
+            self._propose,
+            on_events=schedule_on_events,
+            review_ms=review_ms,
+        )
         self._keeper = CheckpointKeeper(checkpoint_manager)
         self._journal = Journal(consensus_engine, self.engine, self.clock, self._carry_out)
         self.runtime.bind(self._on_event)
         self.faults.subscribe(self._on_health)
+
+    @property
+    def policy(self) -> Policy:
+        """Who decides. Set it, to a policy or a rule, to have somebody else decide from now on."""
+        return self._cycle.policy
+
+    @policy.setter
+    def policy(self, policy: Policy | Rule) -> None:
+        self._cycle.policy = _policy_of(policy)
 
     # --- jobs ----------------------------------------------------------------------------------
 
@@ -157,7 +168,7 @@ class InfrastructureOrchestrator:
             If all jobs that there may be wait or run.
         """
         await self._propose(Submit(job))
-        await self._react()
+        await self._cycle.react()
         return job.job_id
 
     async def preempt_job(self, job_id: str, reason: str) -> bool:
@@ -174,9 +185,30 @@ class InfrastructureOrchestrator:
             If there is no such job.
         """
         outcome = await self._propose(Preempt(job_id, reason))
-        await self._react()
+        await self._cycle.react()
         if outcome.reason != Reason.OK:
             _log.info("job '%s' was not preempted: %s", job_id, outcome.reason.name.lower())
+        return outcome.reason == Reason.OK
+
+    async def scale_job(self, job_id: str, new_worker_count: int) -> bool:
+        """Give a running elastic job, or service, another number of workers.
+
+        It is not restarted: the workers that stay go on from where they are.
+
+        Returns
+        -------
+        bool
+            False if the job is not running, is not elastic, or cannot have so many workers (now).
+
+        Raises
+        ------
+        UnknownEntityError
+            If there is no such job.
+        """
+        outcome = await self._propose(Scale(job_id, new_worker_count))
+        await self._cycle.react()
+        if outcome.reason != Reason.OK:
+            _log.info("job '%s' was not scaled: %s", job_id, outcome.reason.name.lower())
         return outcome.reason == Reason.OK
 
     async def schedule(self) -> list[tuple[str, str]]:
@@ -187,7 +219,8 @@ class InfrastructureOrchestrator:
         list of (str, str)
             (job, node) for every worker that was started, in order.
         """
-        started = await self._cycle(review=True)
+        await self.start()  # may run a cycle by itself
+        started = await self._cycle.run(review=True)
         return [(job.job_id, worker.node_id) for job in started for worker in job.workers]
 
     # --- nodes ---------------------------------------------------------------------------------
@@ -202,7 +235,7 @@ class InfrastructureOrchestrator:
         """
         await self._propose(Register(node))
         self._trust(node.node_id)
-        await self._react()
+        await self._cycle.react()
         return True
 
     async def decommission_node(self, node_id: str, drain: bool = True) -> bool:
@@ -220,7 +253,7 @@ class InfrastructureOrchestrator:
         self.engine.check(Decommission(node_id))
         code = self.engine.nodes.code(node_id)
         await self._propose(Decommission(node_id, drain))
-        await self._react()
+        await self._cycle.react()
         return code in (NodeCode.UP, NodeCode.DOWN) or (code == NodeCode.DRAINING and not drain)
 
     async def handle_node_failure(self, node_id: str) -> dict[str, Any]:
@@ -247,8 +280,8 @@ class InfrastructureOrchestrator:
         }
         if node_id in self.nodes:
             await self.faults.report(node_id)
-        if self._schedule_on_events:
-            await self._react()
+        if self._cycle.on_events:
+            await self._cycle.react()
         else:
             report["rescheduled"] = await self.schedule()
         return report
@@ -260,7 +293,7 @@ class InfrastructureOrchestrator:
         down = self.engine.nodes.code(node_id) == NodeCode.DOWN
         await self._propose(NodeRecovered(node_id))
         self._trust(node_id)
-        await self._react()
+        await self._cycle.react()
         return down
 
     def _trust(self, node_id: str) -> None:
@@ -306,7 +339,7 @@ class InfrastructureOrchestrator:
             if observed.get(job_id) != run:
                 await self._propose(WorkersLost(job_id, run, "not found at start-up"))
         if self.engine.undecided:
-            await self._react()
+            await self._cycle.react()
 
     async def _propose(self, body: Command | Event) -> Outcome:
         """Log and apply; what came of it. Raises if it makes no sense."""
@@ -320,13 +353,13 @@ class InfrastructureOrchestrator:
                 self.faults.forget(effect.node_id)
         self.runtime.carry_out(outcome.effects)
 
-    # --- reacting ------------------------------------------------------------------------------
+    # --- what is reported ------------------------------------------------------------------------
 
     async def _on_event(self, event: Event) -> None:
         """The runtime reports something."""
         if self.engine.is_current(event):
             await self._propose(event)
-            await self._react()
+            await self._cycle.react()
 
     async def _on_health(self, health: NodeHealth) -> None:
         """The fault detector has changed its mind about a node."""
@@ -338,55 +371,7 @@ class InfrastructureOrchestrator:
         elif not health.alive and code in (NodeCode.UP, NodeCode.DRAINING):
             await self.handle_node_failure(health.node_id)
 
-    async def _react(self) -> None:
-        """Something happened: schedule, now or when all of this instant has happened."""
-        if not self._schedule_on_events:
-            return
-        if self.engine.semantics.commitment:  # every event is a decision point by itself
-            await self._cycle(review=False)
-        elif not self._armed:
-            self._armed = True
-            self.clock.call_at(self.clock.now_ms(), self._review, order=_AFTER_EVENTS)
 
-    async def _review(self) -> None:
-        self._armed = False
-        await self._cycle(review=True)
-
-    async def _review_late(self) -> None:
-        self._reviews = False
-        if not self._armed:
-            await self._cycle(review=True)
-
-    async def _cycle(self, *, review: bool) -> list[StartJob]:
-        """Ask the policy, carry its plans out, until nothing is left to decide or it waits."""
-        await self.start()  # may run a cycle by itself
-        async with self._cycle_lock:
-            started: list[StartJob] = []
-            if review:
-                started += _starts(await self._propose(Review()))
-            refusals = 0
-            while self.engine.decision_open:
-                plan = self.policy.decide(self.engine.snapshot())
-                outcome = await self._propose(Decide(plan))
-                started += _starts(outcome)
-                if outcome.reason != Reason.OK:
-                    refusals += 1
-                    _log.warning("refused (%s): %s", outcome.reason.name.lower(), plan)
-                if refusals > _REFUSALS:
-                    await self._propose(Decide(Plan((Wait(),))))
-        self._review_later()
-        return started
-
-    def _review_later(self) -> None:
-        """A victim may not be placed at the point that it was preempted at: give it another."""
-        stranded = self.engine.row["queue_len"] > 0 and self.engine.row["preemptions_here"] > 0
-        if not self._schedule_on_events or self._review_ms is None or not stranded:
-            return
-        if not self._reviews:
-            self._reviews = True
-            due_ms = self.clock.now_ms() + self._review_ms
-            self.clock.call_at(due_ms, self._review_late, order=_AFTER_EVENTS)
-
-
-def _starts(outcome: Outcome) -> list[StartJob]:
-    return [effect for effect in outcome.effects if isinstance(effect, StartJob)]
+def _policy_of(policy: Policy | Rule | None) -> Policy:
+    rule = RULES["fcfs"] if policy is None else policy
+    return RulePolicy(rule) if isinstance(rule, Rule) else rule

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from orchestrator.errors import ValidationError
+from orchestrator.kernels.codes import JobKind, Topology
 
 __all__ = [
     "JobPriority",
@@ -19,7 +20,18 @@ __all__ = [
     "NodeSpec",
     "ScalingDecision",
     "ScalingDirection",
+    "TenantSpec",
 ]
+
+
+_NOT_NEGATIVE = (
+    "checkpoint_seconds",
+    "restart_seconds",
+    "regroup_seconds",
+    "checkpoint_gb",
+    "gpu_memory_gb",
+    "network_gbps",
+)
 
 
 class JobPriority(Enum):
@@ -126,6 +138,24 @@ class JobSpec:
         True run time, known to simulated runtimes only; None: the estimate is exact.
     checkpoint_seconds, restart_seconds : float
         Cost of saving the job before a planned preemption, and of starting it again.
+    regroup_seconds : float
+        How long work stands still when the number of workers changes; for a service, how long a
+        new replica takes to start.
+    checkpoint_gb : float
+        Size of a checkpoint, GiB; counts against the tenant's storage quota from the first start
+        on.
+    gpu_memory_gb : float
+        Memory needed on each GPU, GiB.
+    gpu_models : tuple of str
+        GPU models that will do; empty: any.
+    network_gbps : float
+        Bandwidth of one worker's traffic, reserved where the gang spans nodes, Gbit/s.
+    topology : Topology
+        The narrowest domain that all workers must share. ``topology_aware`` only prefers.
+    kind : JobKind
+        Training, batch inference, or a service whose workers are its replicas.
+    deadline_hours : float or None
+        When a batch job should be done, from its submission.
     """
 
     job_id: str
@@ -150,6 +180,14 @@ class JobSpec:
     duration_hours: float | None = None
     checkpoint_seconds: float = 0.0
     restart_seconds: float = 0.0
+    regroup_seconds: float = 0.0
+    checkpoint_gb: float = 0.0
+    gpu_memory_gb: float = 0.0
+    gpu_models: tuple[str, ...] = ()
+    network_gbps: float = 0.0
+    topology: Topology = Topology.ANY
+    kind: JobKind = JobKind.TRAINING
+    deadline_hours: float | None = None
 
     def __post_init__(self) -> None:
         """Validate every field; raise :class:`ValidationError` naming the first bad one."""
@@ -192,8 +230,17 @@ class JobSpec:
         _require_number(me, "step_seconds", self.step_seconds, 0.0, above=True)
         if self.duration_hours is not None:
             _require_number(me, "duration_hours", self.duration_hours, 0.0, above=True)
-        _require_number(me, "checkpoint_seconds", self.checkpoint_seconds, 0.0, above=False)
-        _require_number(me, "restart_seconds", self.restart_seconds, 0.0, above=False)
+        for field in _NOT_NEGATIVE:
+            _require_number(me, field, getattr(self, field), 0.0, above=False)
+        if self.deadline_hours is not None:
+            _require_number(me, "deadline_hours", self.deadline_hours, 0.0, above=True)
+        _require(
+            me,
+            "gpu_memory_gb",
+            self.gpu_memory_gb == 0 or self.gpus_per_worker > 0,
+            f"is {self.gpu_memory_gb}, and the job asks for no GPUs",
+            "ask for GPUs, or leave it out",
+        )
         _require(
             me,
             "gpus_per_worker",
@@ -254,6 +301,37 @@ class NodeSpec:
         _require_number(me, "network_bandwidth_gbps", self.network_bandwidth_gbps, 0.0, above=False)
         _require_count(me, "rack", self.rack, 0)
         _require_count(me, "spine", self.spine, 0)
+
+
+@dataclass(frozen=True)
+class TenantSpec:
+    """Who shares a cluster, and what they are entitled to.
+
+    Parameters
+    ----------
+    name : str
+        As in ``JobSpec.tenant``.
+    weight : float
+        Of its fair share.
+    quota : float
+        Capacity that it is entitled to: GPUs, or CPU cores in a cluster without GPUs.
+    storage_quota_gb : float or None
+        Most that the checkpoints of its jobs may take, GiB; None: no limit.
+    """
+
+    name: str
+    weight: float = 1.0
+    quota: float = 0.0
+    storage_quota_gb: float | None = None
+
+    def __post_init__(self) -> None:
+        """Validate every field; raise :class:`ValidationError` naming the first bad one."""
+        me = f"TenantSpec '{self.name}'"
+        _require(me, "name", bool(self.name), "is empty", "give the tenant a name")
+        _require_number(me, "weight", self.weight, 0.0, above=True)
+        _require_number(me, "quota", self.quota, 0.0, above=False)
+        if self.storage_quota_gb is not None:
+            _require_number(me, "storage_quota_gb", self.storage_quota_gb, 0.0, above=True)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from hydra.errors import HydraException
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
+from agents.autoscaling import Study
 from agents.configs import (
     build_speed_suite,
     build_suite,
@@ -30,8 +31,18 @@ from envs.reward import RewardConfig
 from envs.workloads import Trace
 from orchestrator.errors import ConfigurationError, TraceError
 
-GROUPS = {"workload", "env", "reward", "agent", "tracker", "suite", "experiment", "entry"}
-ROOTS = {"train", "evaluate", "benchmark"}
+GROUPS = {
+    "forecaster",
+    "workload",
+    "env",
+    "reward",
+    "agent",
+    "tracker",
+    "suite",
+    "experiment",
+    "entry",
+}
+ROOTS = {"train", "evaluate", "benchmark", "forecast"}
 NEEDS_TRACES = {"lublin_256", "nasa_ipsc", "philly", "philly_quarter", "tiresias"}
 SMALL = {"lublin", "gpu_cluster"}
 
@@ -59,7 +70,7 @@ def test_groups_and_roots_are_those_that_are_tested_here() -> None:
 @pytest.mark.parametrize("root", sorted(ROOTS))
 def test_roots_compose(root: str) -> None:
     cfg = composed(root)
-    assert "suite" in cfg or "agent" in cfg
+    assert "suite" in cfg or "agent" in cfg or "forecaster" in cfg
 
 
 @pytest.mark.parametrize("name", options("workload"))
@@ -99,6 +110,16 @@ def test_agents(name: str) -> None:
     trainer = instantiate(composed("train", f"agent={name}").agent)
     assert isinstance(trainer.train, Callable)  # type: ignore[arg-type]
     assert trainer.budget_seconds > 0
+
+
+@pytest.mark.parametrize("name", options("forecaster"))
+def test_forecasters(name: str) -> None:
+    cfg = composed("forecast", f"forecaster={name}")
+    forecasters = instantiate(cfg.forecaster)
+    assert next(one.name for one in forecasters) == "persistence"
+    study = instantiate(cfg.study)
+    assert isinstance(study, Study)
+    assert study.delays == {600: (1, 2), 3600: (1, 2)}
 
 
 @pytest.mark.parametrize("name", options("tracker"))
@@ -198,7 +219,8 @@ def test_wrong_suite_fields_name_the_choices() -> None:
 
 @pytest.mark.parametrize("group", sorted(GROUPS - {"entry", "suite"}))
 def test_unknown_config_names_list_the_choices(group: str) -> None:
+    root = "forecast" if group == "forecaster" else "train"
     with pytest.raises(HydraException) as caught:
-        composed("train", f"{group}=nonsense")
+        composed(root, f"{group}=nonsense")
     for name in options(group):
         assert name in str(caught.value)

@@ -13,6 +13,7 @@ _ROOT = Path(__file__).resolve().parents[1]
 _PACKAGES = ("agents", "envs", "orchestrator")
 _MOST_LINES = 400
 _HEAVY = ("torch", "stable_baselines3", "sb3_contrib", "gymnasium", "pandas", "hydra", "matplotlib")
+_HEAVY += ("prophet", "cmdstanpy", "pyarrow")
 
 
 @pytest.mark.parametrize("name", _PACKAGES)
@@ -40,6 +41,7 @@ def _loaded_by(statement: str) -> set[str]:
         "from orchestrator import *",
         "import orchestrator.orchestrator, orchestrator.engine, orchestrator.kernels.session",
         "import orchestrator.scheduler.policy, orchestrator.scheduler.rules",
+        "import orchestrator.autoscaler, orchestrator.autoscaler.forecasting",
     ],
 )
 def test_the_orchestrator_loads_no_learning_library(statement: str) -> None:

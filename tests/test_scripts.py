@@ -88,6 +88,8 @@ def test_train_then_evaluate(tmp_path: Path) -> None:
         ("train", ["env.window=0", "output=out"], "error: environment: 'window' is 0"),
         ("train", ["task.test=0.3", "output=out"], "error: WindowSplit: train + validation"),
         ("benchmark", ["suite.measures=[warp]", "output=out"], "error: suite: unknown measurement"),
+        ("forecast", ["demand=[{kind: oracle}]"], "error: demand: 'kind' is 'oracle'; choose from"),
+        ("forecast", ["forecaster=naive", "+forecaster.oracle={}"], "error: unknown forecaster"),
     ],
 )
 def test_wrong_input_is_one_line_and_writes_nothing(tmp_path, name, arguments, message) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from enum import Enum
@@ -22,6 +23,7 @@ class Kind(Enum):
     """What the cells of a column hold; the value says it for error messages."""
 
     INTEGER = "a 64-bit integer"
+    NUMBER = "a finite number"
     TEXT = "text"
     TIME = "a time like 2017-10-01 12:30:00"
 
@@ -72,13 +74,18 @@ def read_columns(
     Returns
     -------
     pyarrow.Table
-        Columns in the order of `kinds`: int64, string or timestamp[s]; null where a cell of
-        a column other than text is empty.
+        Columns in the order of `kinds`: int64, float64, string or timestamp[s]; null where a cell
+        of a column other than text is empty.
     """
     import pyarrow as pa
     from pyarrow import csv as arrow_csv
 
-    arrow = {Kind.INTEGER: pa.int64(), Kind.TEXT: pa.string(), Kind.TIME: pa.timestamp("s")}
+    arrow = {
+        Kind.INTEGER: pa.int64(),
+        Kind.NUMBER: pa.float64(),
+        Kind.TEXT: pa.string(),
+        Kind.TIME: pa.timestamp("s"),
+    }
     options = arrow_csv.ConvertOptions(
         column_types={name: arrow[kind] for name, kind in kinds.items()},
         include_columns=list(kinds),
@@ -119,6 +126,13 @@ def _is_integer(cell: str) -> bool:
         return False
 
 
+def _is_number(cell: str) -> bool:
+    try:
+        return math.isfinite(float(cell))
+    except ValueError:
+        return False
+
+
 def _is_time(cell: str) -> bool:
     try:
         datetime.fromisoformat(cell)
@@ -129,6 +143,7 @@ def _is_time(cell: str) -> bool:
 
 _TESTS: Mapping[Kind, Callable[[str], bool]] = {
     Kind.INTEGER: _is_integer,
+    Kind.NUMBER: _is_number,
     Kind.TIME: _is_time,
     Kind.TEXT: lambda cell: True,
 }

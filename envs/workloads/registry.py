@@ -9,6 +9,7 @@ from typing import Any
 from envs.workloads.gpu_cluster import gpu_cluster
 from envs.workloads.gpu_parameters import GpuClusterParameters
 from envs.workloads.lublin import LublinParameters, lublin_feitelson
+from envs.workloads.openb import read_openb
 from envs.workloads.philly import read_philly, read_tiresias
 from envs.workloads.swf import read_swf
 from envs.workloads.trace import Trace
@@ -20,6 +21,7 @@ WORKLOADS: Mapping[str, Callable[..., Trace]] = {
     "swf": read_swf,
     "lublin": lublin_feitelson,
     "philly": read_philly,
+    "openb": read_openb,
     "tiresias": read_tiresias,
     "gpu_cluster": gpu_cluster,
     "table": Trace.read_table,

@@ -23,6 +23,8 @@ from orchestrator.kernels.transition.timeline import next_event
 
 __all__ = ["advance", "queue_position", "serve_commitment"]
 
+_PLACEMENT = np.int64(Placement.FIRST_FIT)
+
 
 @kernel
 def queue_position(row, j):
@@ -44,8 +46,8 @@ def serve_commitment(row, nodes):
     """
     j = row.committed
     if fits(row, j):
-        workers = place_gang(row, j, np.int64(Placement.FIRST_FIT), nodes)
-        if workers > 0 and start_job(row, queue_position(row, j), nodes, workers):
+        workers = place_gang(row, j, _PLACEMENT, nodes)
+        if workers > 0 and start_job(row, queue_position(row, j), nodes, workers, _PLACEMENT):
             end_commitment(row)
             return False
     if row.backfill != 0:

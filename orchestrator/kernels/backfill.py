@@ -13,6 +13,8 @@ from orchestrator.kernels.transition.jobs import start_job
 
 __all__ = ["backfill_queue", "earliest_start"]
 
+_PLACEMENT = np.int64(Placement.FIRST_FIT)
+
 
 @kernel
 def earliest_start(row, units):
@@ -52,8 +54,8 @@ def backfill_queue(row, committed, nodes):
             and least_units(row, j) <= row.free_units
             and fits(row, j)
         ):
-            workers = place_gang(row, j, np.int64(Placement.FIRST_FIT), nodes)
-        if workers > 0 and start_job(row, q, nodes, workers):
+            workers = place_gang(row, j, _PLACEMENT, nodes)
+        if workers > 0 and start_job(row, q, nodes, workers, _PLACEMENT):
             started += 1
         else:
             q += 1

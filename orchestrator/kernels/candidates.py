@@ -57,7 +57,7 @@ def _describe_candidate(row, j, nodes, workers, out):
     one_rack = True
     free, capacity = np.int64(0), np.int64(0)
     for w in range(workers):
-        n = nodes[w]
+        n = np.int64(nodes[w])
         failures = max(failures, node(row, n).failures)
         one_rack = one_rack and node(row, n).rack == node(row, nodes[0]).rack
         earlier = w - 1
@@ -192,7 +192,7 @@ def encode_victims(row, victims, count, out):
     first = queue(row, 0).job if row.queue_len > 0 else NO_JOB
     waits = first >= 0 and not fits(row, first)
     for i in range(count):
-        j = victims[i]
+        j = np.int64(victims[i])
         ask = request(row, j)
         progress = progress_now(row, j)
         out[i, 0] = _log_seconds(ask.requested_ms - progress)

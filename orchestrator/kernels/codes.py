@@ -7,6 +7,7 @@ from enum import IntEnum
 import numpy as np
 
 __all__ = [
+    "FOREVER_MS",
     "LEGAL_TRANSITIONS",
     "NEVER",
     "NO_JOB",
@@ -29,6 +30,13 @@ __all__ = [
 
 NEVER = np.iinfo(np.int64).max
 """A time that does not come."""
+
+FOREVER_MS = 1 << 40
+"""The ``duration_ms`` of a service that does not end by itself: 35 years, and no less.
+
+Its end is an event like any other, so far away that it is never waited for; see
+``transition.timeline.next_event``.
+"""
 
 NO_JOB = -1
 """The absence of a job where a job index is expected."""
@@ -155,6 +163,8 @@ class Reason(IntEnum):
     NO_NODES = 18
     COOLDOWN = 19
     NOT_A_SERVICE = 20
+    FRAGMENTED = 21
+    """Enough is free, but scattered over nodes or devices so that the gang does not fit."""
 
 
 class Placement(IntEnum):
@@ -164,6 +174,24 @@ class Placement(IntEnum):
     BEST_FIT = 1
     SPREAD = 2
     RANDOM = 3
+    TIGHTEST = 4
+    """The narrowest domain that holds the gang (node, rack, spine), best fit inside."""
+    BUDDY = 5
+    """Aligned cells of 2^k GPUs, split as little as possible (HiveD, OSDI 2020)."""
+    DOT_PRODUCT = 6
+    """The node whose free vector is least aligned with the request (Tetris, SIGCOMM 2014)."""
+    GPU_PACKING = 7
+    """GPUs in use first, then nodes in use, then empty nodes (FGD's simulator, ATC 2023)."""
+    GPU_CLUSTERING = 8
+    """Nodes that hold workers of the same number of GPUs (Gandiva, OSDI 2018)."""
+    FGD = 9
+    """Fragmentation gradient descent, node and device (Weng et al., ATC 2023)."""
+    WORST_FIT = 10
+    """The roomiest node, filled up; SPREAD goes on to another one after each worker."""
+    BEST_FIT_FGD = 11
+    """Best fit by the score that FGD's simulator compares with."""
+    UNIFORM = 12
+    """Any node that fits, all equally likely; RANDOM is first fit from a random node on."""
 
 
 class RuleKey(IntEnum):
@@ -244,3 +272,6 @@ class Stream(IntEnum):
     ORDERING = 3
     LOOKAHEAD = 4
     FAILURES = 5
+    SERVICES = 6
+    BALANCING = 7
+    BACKOFF = 8

@@ -15,7 +15,7 @@ from orchestrator.kernels.decisions import (
     resize_reason,
 )
 from orchestrator.kernels.feasibility import least_workers
-from orchestrator.kernels.growth import place_more
+from orchestrator.kernels.growth import island_of, place_more
 from orchestrator.kernels.jit import kernel
 from orchestrator.kernels.migration import migration_reason, plan_migration
 from orchestrator.kernels.placement import place_gang
@@ -45,7 +45,7 @@ def _commit_place(row, j, generator, nodes):
         if workers < least_workers(row, j):
             return np.int64(Reason.QUOTA)
     if workers > 0:
-        if start_job(row, queue_position(row, j), nodes, workers):
+        if start_job(row, queue_position(row, j), nodes, workers, generator):
             return np.int64(Reason.OK)
         return np.int64(Reason.NO_CAPACITY)
     if row.commitment == 0:
@@ -63,7 +63,10 @@ def _commit_resize(row, j, workers, nodes):
     if more < 0:
         shrink_job(row, j, -more)
         return reason
-    if place_more(row, j, more, nodes) < more or not grow_job(row, j, nodes, more):
+    if place_more(row, j, more, nodes) < more:
+        return np.int64(Reason.NO_CAPACITY)
+    first, last = island_of(row, j)
+    if not grow_job(row, j, nodes, more, first, last):
         return np.int64(Reason.NO_CAPACITY)
     return reason
 
@@ -75,7 +78,7 @@ def _commit_migrate(row, j, generator, nodes):
         return reason
     if not plan_migration(row, j, generator, nodes):
         return np.int64(Reason.NO_BETTER_PLACE)
-    migrate_job(row, j, nodes)
+    migrate_job(row, j, nodes, generator)
     return reason
 
 

@@ -1,23 +1,26 @@
-"""Filter: how many workers of a job a node can hold, and whether a gang fits at all."""
+"""Whether a gang fits: now, ever, and if not, why."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from orchestrator.kernels.codes import NodeCode
+from orchestrator.kernels.codes import Reason
+from orchestrator.kernels.domains import domain_room, is_bound
+from orchestrator.kernels.index import has_index, room_by_index
 from orchestrator.kernels.jit import kernel, small_kernel
-from orchestrator.kernels.tables import device, job, node, request
+from orchestrator.kernels.slots import node_allows, worker_slots, worker_slots_when_empty
+from orchestrator.kernels.tables import job, request
 
 __all__ = [
+    "can_ever_fit",
     "fits",
     "least_units",
     "least_workers",
     "node_allows",
+    "why_not",
     "worker_slots",
     "worker_slots_when_empty",
 ]
-
-_ONE = np.uint32(1)
 
 
 @small_kernel
@@ -38,76 +41,31 @@ def least_units(row, j):
 
 
 @small_kernel
-def node_allows(row, j, n):
-    """Whether a job's constraints admit node ``n``, however full it is."""
-    mask = request(row, j).model_mask
-    return mask == 0 or (mask >> np.uint32(node(row, n).model)) & _ONE != 0
-
-
-@kernel
-def _device_slots(row, j, n, limit):
-    """Workers (at most ``limit``) whose GPUs node ``n`` has free."""
-    gpus = request(row, j).gpus_per_worker
-    milli = request(row, j).gpu_milli
-    if milli == 1000:
-        return min(limit, np.int64(node(row, n).whole_free // gpus))
-    # t workers fit if, each device serving a worker at most once, t * gpus shares can be had.
-    t = np.int64(0)
-    while t < limit:
-        shares = 0
-        for g in range(node(row, n).gpus):
-            shares += min(t + 1, device(row, n, g).free_milli // milli)
-        if shares < (t + 1) * gpus:
-            break
-        t += 1
-    return t
-
-
-@kernel
-def worker_slots(row, j, n, limit):
-    """Workers of job ``j``, at most ``limit``, that node ``n`` can hold now."""
-    if node(row, n).state != NodeCode.UP or not node_allows(row, j, n):
-        return np.int64(0)
+def _traffic(row, j):
+    """Bandwidth that a worker needs if the gang spans nodes, Mbit/s."""
     ask = request(row, j)
-    slots = np.int64(limit)
-    if ask.cpu_milli > 0:
-        slots = min(slots, node(row, n).cpu_free_milli // ask.cpu_milli)
-    if ask.memory_mib > 0:
-        slots = min(slots, node(row, n).memory_free_mib // ask.memory_mib)
-    if ask.gpus_per_worker > 0 and slots > 0:
-        slots = _device_slots(row, j, n, slots)
-    return slots
+    return np.int64(ask.bandwidth_mbps) if ask.workers > 1 else np.int64(0)
 
 
 @kernel
-def worker_slots_when_empty(row, j, n, limit):
-    """Workers of job ``j``, at most ``limit``, that node ``n`` could hold if it were empty."""
-    state = node(row, n).state
-    leaves = state == NodeCode.ABSENT or state == NodeCode.DRAINING
-    if leaves or not node_allows(row, j, n):
-        return np.int64(0)
-    ask = request(row, j)
-    slots = np.int64(limit)
-    if ask.cpu_milli > 0:
-        slots = min(slots, node(row, n).cpu_cap_milli // ask.cpu_milli)
-    if ask.memory_mib > 0:
-        slots = min(slots, node(row, n).memory_cap_mib // ask.memory_mib)
-    if ask.gpus_per_worker > 0:
-        if ask.gpus_per_worker > node(row, n).gpus:
-            return np.int64(0)
-        shares = np.int64(1000 // ask.gpu_milli) * node(row, n).gpus
-        slots = min(slots, shares // ask.gpus_per_worker)
-    return slots
-
-
-@kernel
-def _gang_fits(row, j):
+def _workers_fit(row, j):
+    """Whether the workers fit, wherever they are."""
     missing = least_workers(row, j)
+    if has_index(row):
+        return room_by_index(row, j) >= missing
     for n in range(row.num_nodes):
         missing -= worker_slots(row, j, n, missing)
         if missing <= 0:
             return True
     return False
+
+
+@kernel
+def _gang_fits(row, j):
+    if not is_bound(row, j):
+        return _workers_fit(row, j)
+    least = least_workers(row, j)
+    return domain_room(row, j, least, _traffic(row, j), False) >= least
 
 
 @kernel
@@ -122,8 +80,33 @@ def fits(row, j):
 def can_ever_fit(row, j):
     """Whether the whole gang of job ``j`` would fit into the cluster if it were empty."""
     missing = least_workers(row, j)
+    if is_bound(row, j):
+        return domain_room(row, j, missing, _traffic(row, j), True) >= missing
     for n in range(row.num_nodes):
         missing -= worker_slots_when_empty(row, j, n, missing)
         if missing <= 0:
             return True
     return False
+
+
+@kernel
+def why_not(row, j):
+    """Why the gang of job ``j`` could not start now, for people.
+
+    Returns
+    -------
+    int
+        A ``Reason``: OK if it could; NO_CAPACITY if not enough is free; FRAGMENTED if enough is
+        free, but not where whole workers need it; TOPOLOGY if its workers would fit, but not into
+        one domain as it requires; BANDWIDTH if they would but for their traffic.
+    """
+    if least_units(row, j) > row.free_units:
+        return np.int64(Reason.NO_CAPACITY)
+    if not _workers_fit(row, j):
+        return np.int64(Reason.FRAGMENTED)
+    if _gang_fits(row, j):
+        return np.int64(Reason.OK)
+    least = least_workers(row, j)
+    if domain_room(row, j, least, np.int64(0), False) >= least:
+        return np.int64(Reason.BANDWIDTH)
+    return np.int64(Reason.TOPOLOGY)

@@ -7,9 +7,12 @@ import numpy as np
 from orchestrator.kernels.codes import Topology
 from orchestrator.kernels.feasibility import worker_slots
 from orchestrator.kernels.jit import kernel, small_kernel
-from orchestrator.kernels.tables import job, node, request, worker
+from orchestrator.kernels.slots import device_slots
+from orchestrator.kernels.tables import job, node, request, uplink, worker
 
-__all__ = ["place_more"]
+__all__ = ["island_of", "place_more"]
+
+_ONE = np.uint64(1)
 
 
 @small_kernel
@@ -27,6 +30,20 @@ def _stays_close(row, j, n):
 
 
 @kernel
+def island_of(row, j):
+    """First device and the end of the island that a gang must stay in; (0, 0) if it need not."""
+    if request(row, j).topology != Topology.ISLAND or request(row, j).gpus_per_worker == 0:
+        return np.int64(0), np.int64(0)
+    size = np.int64(node(row, worker(row, j, 0).node).island)
+    devices = worker(row, j, 0).devices
+    g = np.int64(0)
+    while (devices >> np.uint64(g)) & _ONE == 0:
+        g += 1
+    first = g // size * size
+    return first, first + size
+
+
+@kernel
 def _mates(row, j, n):
     """Workers of the gang that are on node ``n``."""
     count = np.int64(0)
@@ -34,6 +51,33 @@ def _mates(row, j, n):
         if worker(row, j, w).node == n:
             count += 1
     return count
+
+
+@kernel
+def _slots(row, j, n, mates, limit):
+    """Workers, at most ``limit``, that the gang may add on node ``n``.
+
+    A gang with traffic grows only where it is: on another node, all of its workers would begin to
+    need bandwidth.
+    """
+    ask = request(row, j)
+    slots = worker_slots(row, j, n, limit)
+    first, last = island_of(row, j)
+    if last > 0 and slots > 0:
+        slots = device_slots(row, j, n, first, last, slots)
+    if ask.bandwidth_mbps == 0 or slots == 0:
+        return slots
+    if mates == 0:
+        return np.int64(0)
+    if mates == job(row, j).workers_now:  # on one node no link is used
+        return slots
+    if node(row, n).bandwidth_mbps > 0:
+        slots = min(slots, node(row, n).bandwidth_free_mbps // ask.bandwidth_mbps)
+    rack = node(row, n).rack
+    if job(row, j).spread < Topology.RACK and rack < row.num_uplinks:
+        if uplink(row, rack).capacity_mbps > 0:
+            slots = min(slots, uplink(row, rack).free_mbps // ask.bandwidth_mbps)
+    return max(slots, np.int64(0))
 
 
 @kernel
@@ -68,10 +112,10 @@ def place_more(row, j, count, nodes):
                 chosen = chosen or nodes[k] == n
             if chosen or not _stays_close(row, j, n):
                 continue
-            slots = worker_slots(row, j, n, left)
+            mates = _mates(row, j, n)
+            slots = _slots(row, j, n, mates, left)
             if slots == 0:
                 continue
-            mates = _mates(row, j, n)
             free = node(row, n).gpu_free_milli if row.unit != 0 else node(row, n).cpu_free_milli
             better = mates > best_mates
             if mates == best_mates:
@@ -83,4 +127,6 @@ def place_more(row, j, count, nodes):
         for k in range(placed, placed + best_slots):
             nodes[k] = np.int32(best)
         placed += best_slots
+        if request(row, j).bandwidth_mbps > 0:
+            break  # what it takes of a shared uplink is not known until it is reserved
     return placed

@@ -9,6 +9,8 @@ import numpy as np
 from orchestrator.kernels.jit import kernel
 from orchestrator.kernels.tables import job, queue, request
 
+_MILLI_MS_PER_COST = 3_600_000.0 * 1000.0  # prices are thousandths per hour
+
 __all__ = ["Metric", "metric_value", "read_metrics", "total_excess"]
 
 
@@ -26,6 +28,12 @@ class Metric(IntEnum):
     PREEMPTIONS = 4
     LOST_SHARE_SECONDS = 5
     """Work lost to interruptions and restarts, as seconds of the whole capacity."""
+    SERVICE_VIOLATIONS = 6
+    """Requests of services that were not answered within their objective."""
+    SERVICE_SHED = 7
+    """Requests that rate limiters turned away; they are violations too."""
+    NODE_COST = 8
+    """Price of all nodes paid for, integrated over time, in units of cost."""
 
 
 @kernel
@@ -62,6 +70,12 @@ def metric_value(row, metric):
         return row.wait_ms / 1000.0
     if metric == Metric.PREEMPTIONS:
         return np.float64(row.preemptions)
+    if metric == Metric.SERVICE_VIOLATIONS:
+        return row.request_violations
+    if metric == Metric.SERVICE_SHED:
+        return row.requests_shed
+    if metric == Metric.NODE_COST:
+        return row.cost_milli_ms / _MILLI_MS_PER_COST
     share_ms = row.busy_unit_ms if metric == Metric.BUSY_SHARE_SECONDS else row.lost_unit_ms
     return share_ms / 1000.0 / max(row.nominal_units, 1)
 

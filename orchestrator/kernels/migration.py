@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from orchestrator.kernels.codes import JobCode, JobKind, Reason
 from orchestrator.kernels.jit import kernel, small_kernel
 from orchestrator.kernels.placement import place_gang
@@ -82,7 +84,7 @@ def plan_migration(row, j, generator, nodes):
     if placed >= workers:
         for w in range(workers):
             room_here += _free(row, worker(row, j, w).node)
-            room_there += _free(row, nodes[w])
+            room_there += _free(row, np.int64(nodes[w]))
     restore_gang(row, j)
     if placed < workers or _moves(row, j, nodes, workers) == 0:
         return False

@@ -10,10 +10,14 @@ from __future__ import annotations
 import numpy as np
 
 from orchestrator.kernels.codes import Placement, Stream
-from orchestrator.kernels.feasibility import least_units, least_workers, worker_slots
+from orchestrator.kernels.domains import is_bound, place_in_domains
+from orchestrator.kernels.feasibility import least_units, least_workers
+from orchestrator.kernels.index import fill_by_index, has_index
 from orchestrator.kernels.jit import kernel, small_kernel
 from orchestrator.kernels.randomness import random_below
-from orchestrator.kernels.tables import node, request
+from orchestrator.kernels.scores import NO_KEY, free_share, node_key
+from orchestrator.kernels.slots import worker_slots
+from orchestrator.kernels.tables import request
 
 __all__ = ["place_gang"]
 
@@ -49,27 +53,21 @@ def _first_fit(row, j, nodes, offset):
     return placed
 
 
-@small_kernel
-def _free_share(row, n):
-    """Free capacity of a node: GPUs first, CPU between nodes of equal GPUs."""
-    return node(row, n).gpu_free_milli * 1048576 + node(row, n).cpu_free_milli // 1024
-
-
 @kernel
-def _best_fit(row, j, nodes):
-    """The tightest node that holds all that is left; if there is none, the one that holds most."""
+def _fill_by_key(row, j, generator, nodes):
+    """Fill one node after the other, the one of the highest key first."""
     workers = np.int64(request(row, j).workers)
     placed = np.int64(0)
     while placed < workers:
         left = workers - placed
-        best, best_slots, best_free = -1, np.int64(0), np.int64(0)
+        best, best_slots, best_key = -1, np.int64(0), NO_KEY
         for n in range(row.num_nodes):
-            slots = np.int64(0)
-            if _taken(nodes, placed, n) == 0:
-                slots = worker_slots(row, j, n, left)
-            free = _free_share(row, n)
-            if slots > best_slots or (slots > 0 and slots == best_slots and free < best_free):
-                best, best_slots, best_free = n, slots, free
+            slots = worker_slots(row, j, n, left)
+            if slots <= 0 or (placed > 0 and _taken(nodes, placed, n) > 0):
+                continue
+            key = node_key(row, j, n, slots, generator)
+            if key > best_key:
+                best, best_slots, best_key = n, slots, key
         if best < 0:
             break
         placed = _fill(nodes, placed, best, best_slots)
@@ -87,7 +85,7 @@ def _spread(row, j, nodes):
             if worker_slots(row, j, n, taken + 1) <= taken:
                 continue
             ask = request(row, j)
-            room = _free_share(row, n) + 1
+            room = free_share(row, n) + 1
             room -= taken * (np.int64(ask.gpus_per_worker) * ask.gpu_milli * 1048576)
             room -= taken * (ask.cpu_milli // 1024)
             if best < 0 or room > best_room:
@@ -119,13 +117,23 @@ def place_gang(row, j, generator, nodes):
     """
     if least_units(row, j) > row.free_units:
         return np.int64(0)
-    if generator == Placement.BEST_FIT:
-        placed = _best_fit(row, j, nodes)
+    offset = np.int64(0)
+    if generator == Placement.RANDOM or generator == Placement.UNIFORM:
+        offset = random_below(row.seed, Stream.PLACEMENT, row.point, row.num_nodes)
+    if is_bound(row, j) or (generator == Placement.TIGHTEST and request(row, j).workers > 1):
+        placed = place_in_domains(row, j, generator, offset, nodes)
     elif generator == Placement.SPREAD:
         placed = _spread(row, j, nodes)
-    else:
-        offset = np.int64(0)
-        if generator == Placement.RANDOM:
-            offset = random_below(row.seed, Stream.PLACEMENT, row.point, row.num_nodes)
+    elif generator == Placement.RANDOM:
         placed = _first_fit(row, j, nodes, offset)
+    else:
+        key = np.int64(generator)
+        if generator == Placement.TIGHTEST:
+            key = np.int64(Placement.BEST_FIT)
+        if has_index(row) and generator != Placement.UNIFORM:
+            placed = fill_by_index(row, j, key, nodes)
+        elif generator == Placement.FIRST_FIT:
+            placed = _first_fit(row, j, nodes, offset)
+        else:
+            placed = _fill_by_key(row, j, key, nodes)
     return placed if placed >= least_workers(row, j) else np.int64(0)

@@ -13,8 +13,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.kernels.codes import NO_JOB, Information, JobCode
+from orchestrator.kernels.packing_state import (
+    BRANCH_DTYPE,
+    MEMO_TABLES,
+    ORDER_DTYPE,
+    SHAPE_DTYPE,
+    TAG_DTYPE,
+    TAGS,
+    TOUCH_DTYPE,
+    TYPICAL_DTYPE,
+    memo_sizes,
+)
 
 __all__ = [
+    "ARRIVAL_DTYPE",
     "CONFIG_FIELDS",
     "CURVE_DTYPE",
     "DEVICE_DTYPE",
@@ -55,6 +67,11 @@ TABLES = (
     "uplink",
     "curve",
     "service",
+    "typical",
+    "order",
+    "tag",
+    *MEMO_TABLES,
+    "arrival",
 )
 """Tables of a row; kernels reach them through the accessors in ``tables``."""
 
@@ -70,20 +87,20 @@ REQUEST_DTYPE = np.dtype(
         ("deadline_ms", "i8"),  # from submission; 0: none
         ("storage_mib", "i8"),  # size of a checkpoint, counted against its tenant's quota
         ("memory_mib", "i8"),  # host memory of one worker
-        ("cpu_milli", "i4"),  # CPU of one worker
-        ("workers", "i4"),
-        ("min_workers", "i4"),
-        ("max_workers", "i4"),
-        ("gpus_per_worker", "i4"),
-        ("gpu_milli", "i4"),  # share of each GPU, 1..1000
-        ("gpu_memory_mib", "i4"),
-        ("bandwidth_mbps", "i4"),  # of one worker's traffic, when the gang spans nodes
-        ("curve", "i4"),  # throughput curve; 0: proportional to the workers
-        ("service", "i4"),  # of kind SERVICE: index of its service
-        ("tenant", "i4"),
-        ("user", "i4"),
-        ("group", "i4"),
-        ("application", "i4"),
+        ("cpu_milli", "i8"),  # CPU of one worker
+        ("workers", "i8"),
+        ("min_workers", "i8"),
+        ("max_workers", "i8"),
+        ("gpus_per_worker", "i8"),
+        ("gpu_milli", "i8"),  # share of each GPU, 1..1000
+        ("gpu_memory_mib", "i8"),
+        ("bandwidth_mbps", "i8"),  # of one worker's traffic, when the gang spans nodes
+        ("curve", "i8"),  # throughput curve; 0: proportional to the workers
+        ("service", "i8"),  # of kind SERVICE: index of its service
+        ("tenant", "i8"),
+        ("user", "i8"),
+        ("group", "i8"),
+        ("application", "i8"),
         ("model_mask", "u4"),  # bit m: GPU model m will do; 0: any
         ("source_id", "i8"),  # the job's number in the trace it came from
         ("priority", "u1"),  # JobPriority.value
@@ -113,14 +130,14 @@ JOB_DTYPE = np.dtype(
         ("onset_ms", "i8"),  # while waiting: when its slowdown begins to exceed 1
         ("shape", "u8"),  # jobs of equal shape ask for equal resources
         ("excess", "f8"),  # while running: its bounded slowdown - 1, as projected
-        ("heap_slot", "i4"),  # position of its event in the event queue, or -1
+        ("heap_slot", "i8"),  # position of its event in the event queue, or -1
         ("resized_ms", "i8"),  # when its size or place last changed; its start at first
-        ("speed_milli", "i4"),
-        ("workers_now", "i4"),
-        ("preemptions", "i4"),
-        ("interruptions", "i4"),
-        ("resizes", "i4"),
-        ("migrations", "i4"),
+        ("speed_milli", "i8"),
+        ("workers_now", "i8"),
+        ("preemptions", "i8"),
+        ("interruptions", "i8"),
+        ("resizes", "i8"),
+        ("migrations", "i8"),
         ("state", "u1"),  # codes.JobCode
         ("spread", "u1"),  # codes.Topology: the narrowest domain that holds its workers
     ],
@@ -136,17 +153,18 @@ NODE_DTYPE = np.dtype(
         ("cpu_free_milli", "i8"),
         ("gpu_free_milli", "i8"),  # sum over its devices
         ("bandwidth_free_mbps", "i8"),
+        ("fragmentation", "f8"),  # milli-GPUs, see kernels.fragmentation; 0 without typical pods
         ("arrive_ms", "i8"),  # provisioning: when it will be here
-        ("gpus", "i4"),
-        ("whole_free", "i4"),  # devices that are entirely free
-        ("gpu_memory_mib", "i4"),
-        ("bandwidth_mbps", "i4"),
-        ("workers", "i4"),  # workers placed here
-        ("rack", "i4"),
-        ("spine", "i4"),
-        ("island", "i4"),  # GPUs of one NVLink island; 0: all GPUs are alike
-        ("price_milli", "i4"),  # thousandths of a unit of cost per hour in service
-        ("failures", "i4"),
+        ("gpus", "i8"),
+        ("whole_free", "i8"),  # devices that are entirely free
+        ("gpu_memory_mib", "i8"),
+        ("bandwidth_mbps", "i8"),
+        ("workers", "i8"),  # workers placed here
+        ("rack", "i8"),
+        ("spine", "i8"),
+        ("island", "i8"),  # GPUs of one NVLink island; 0: all GPUs are alike
+        ("price_milli", "i8"),  # thousandths of a unit of cost per hour in service
+        ("failures", "i8"),
         ("model", "u1"),  # index of its GPU model
         ("state", "u1"),  # codes.NodeCode
     ],
@@ -155,25 +173,25 @@ NODE_DTYPE = np.dtype(
 """One machine."""
 
 EVENT_DTYPE = np.dtype(
-    [("time_ms", "i8"), ("seq", "i8"), ("kind", "i4"), ("entity", "i4")], align=True
+    [("time_ms", "i8"), ("seq", "i8"), ("kind", "i8"), ("entity", "i8")], align=True
 )
 """An entry of the event queue; entity is a job index."""
 
-RUNNING_DTYPE = np.dtype([("expected_end_ms", "i8"), ("units", "i8"), ("job", "i4")], align=True)
+RUNNING_DTYPE = np.dtype([("expected_end_ms", "i8"), ("units", "i8"), ("job", "i8")], align=True)
 """An entry of the running list, kept sorted by expected end."""
 
-INCIDENT_DTYPE = np.dtype([("time_ms", "i8"), ("kind", "i4"), ("node", "i4")], align=True)
+INCIDENT_DTYPE = np.dtype([("time_ms", "i8"), ("kind", "i8"), ("node", "i8")], align=True)
 """Something that happens to a node at a time known to the simulator only."""
 
 LOG_DTYPE = np.dtype(
-    [("time_ms", "i8"), ("value", "i8"), ("kind", "i4"), ("subject", "i4")], align=True
+    [("time_ms", "i8"), ("value", "i8"), ("kind", "i8"), ("subject", "i8")], align=True
 )
 """A record of the event log."""
 
-WORKER_DTYPE = np.dtype([("devices", "u8"), ("node", "i4")], align=True)
+WORKER_DTYPE = np.dtype([("devices", "u8"), ("node", "i8")], align=True)
 """Where a placed worker is: its node, and its devices there as a bit mask."""
 
-DEVICE_DTYPE = np.dtype([("free_milli", "i4")], align=True)
+DEVICE_DTYPE = np.dtype([("free_milli", "i8"), ("free_memory_mib", "i8")], align=True)
 """One GPU."""
 
 TENANT_DTYPE = np.dtype(
@@ -207,14 +225,14 @@ CURVE_DTYPE = np.dtype(
         ("local_batch", "f8"),  # samples of one worker in one step
         ("batch", "f8"),  # M0: the batch size at which progress is counted
         ("noise_scale", "f8"),  # phi; 0: larger batches are as good as more steps
-        ("model_milli_0", "i4"),  # speed on GPU model 0 .. 7, thousandths of the nominal one
-        ("model_milli_1", "i4"),  # 0: nominal
-        ("model_milli_2", "i4"),
-        ("model_milli_3", "i4"),
-        ("model_milli_4", "i4"),
-        ("model_milli_5", "i4"),
-        ("model_milli_6", "i4"),
-        ("model_milli_7", "i4"),
+        ("model_milli_0", "i8"),  # speed on GPU model 0 .. 7, thousandths of the nominal one
+        ("model_milli_1", "i8"),  # 0: nominal
+        ("model_milli_2", "i8"),
+        ("model_milli_3", "i8"),
+        ("model_milli_4", "i8"),
+        ("model_milli_5", "i8"),
+        ("model_milli_6", "i8"),
+        ("model_milli_7", "i8"),
     ],
     align=True,
 )
@@ -222,28 +240,92 @@ CURVE_DTYPE = np.dtype(
 
 SERVICE_DTYPE = np.dtype(
     [
-        ("job", "i4"),  # the job whose workers are the replicas
+        # what it is: see orchestrator.mesh.specs.ServiceSpec
+        ("service_ms", "f8"),  # mean time that a request holds a slot
+        ("service_cv2", "f8"),  # squared coefficient of variation of that time
+        ("arrival_cv2", "f8"),  # the same of the gaps between requests
+        ("objective_ms", "f8"),  # a request should be answered within
+        ("percentile", "f8"),  # of the response time that latency_ms reports
+        ("timeout_ms", "f8"),  # an attempt is given up after; 0: never
+        ("queue_limit", "f8"),  # most requests waiting; 0: no limit
+        ("limit_rps", "f8"),  # rate limiter; 0: none
+        ("limit_burst", "f8"),
+        ("retry_budget", "f8"),  # retries that a request earns
+        ("retry_floor_rps", "f8"),
+        ("retry_reserve", "f8"),
+        ("breaker_ratio", "f8"),
+        ("sick_per_hour", "f8"),  # how often a ready replica begins to fail all its requests
+        ("sick_ms", "i8"),  # and for how long
+        ("breaker_window_ms", "i8"),
+        ("breaker_open_ms", "i8"),
+        ("breaker_failures", "i8"),
+        ("breaker_minimum", "i8"),
+        ("breaker_probes", "i8"),
+        ("attempts", "i8"),  # of one request, the first included
+        ("slots", "i8"),  # requests that a replica serves at a time
+        ("job", "i8"),  # the job whose workers are the replicas
+        # how it is
+        ("tokens", "f8"),  # of its rate limiter
+        ("retry_balance", "f8"),
+        ("backlog", "f8"),  # requests waiting
+        ("late_share", "f8"),  # attempts of the last tick that were given up
+        ("rate_rps", "f8"),  # demand in the last tick
+        ("utilisation", "f8"),
+        ("latency_ms", "f8"),  # the percentile in the last tick
+        ("run_start_ms", "i8"),  # start of the run that `ready` belongs to
+        ("breaker_since_ms", "i8"),
+        ("sick_until_ms", "i8"),  # when the sick replica is well again
+        ("ready", "i8"),  # replicas that have started up
+        ("sick", "i8"),  # of them sick, or still shut out: 0 or 1
+        ("breaker_mode", "i8"),  # codes of mesh.breaker.BreakerMode: the sick replica's breaker
+        ("breaker_in_row", "i8"),
+        # totals of the episode
+        ("offered", "f8"),  # requests
+        ("within", "f8"),  # answered within the objective
+        ("shed", "f8"),  # turned away by the limiter
+        ("retried", "f8"),  # attempts beyond the first
+        ("failed", "f8"),  # attempts turned away: a sick replica, a full queue, no replica
+        ("served", "f8"),  # attempts that a healthy replica worked on, useful or not
+        ("violations", "f8"),  # requests not answered within the objective
+        ("replica_ms", "i8"),  # ready replicas, integrated over time
+        ("overload_ticks", "i8"),  # ticks with more demand than the ready replicas can serve
     ],
     align=True,
 )
-"""An inference service."""
+"""An inference service: requests are a fluid, see docs/decisions/0006-services-as-fluid.md."""
 
-QUEUE_DTYPE = np.dtype([("job", "i4")], align=True)
+ARRIVAL_DTYPE = np.dtype([("node", "i8")], align=True)
+"""An entry of the ring of nodes on order, in order of arrival; NODE_DTYPE has the time."""
+
+QUEUE_DTYPE = np.dtype([("job", "i8")], align=True)
 """An entry of the queue, in submit order."""
 
 _ADDRESSES = [(f"{name}_at", "i8") for name in TABLES]
-_STRIDES = [("max_jobs", "i4"), ("max_workers", "i4"), ("max_devices", "i4"), ("max_log", "i4")]
+_STRIDES = [
+    ("max_jobs", "i8"),
+    ("max_workers", "i8"),
+    ("max_devices", "i8"),
+    ("max_log", "i8"),
+    ("max_shapes", "i8"),  # request shapes whose placements are remembered; 0: none
+    ("max_touches", "i8"),  # a power of two
+    ("arrival_slots", "i8"),
+    ("tree", "i8"),  # entries of one shape's tree: twice a power of two
+]
 
 CONFIG_FIELDS = [
     ("min_run_ms", "i8"),  # a job may not be preempted before
     ("slowdown_bound_ms", "i8"),
     ("ageing_ms", "i8"),  # waiting time that is worth one priority class; 0: no ageing
-    ("preemption_limit", "i4"),  # preemptions per decision point
-    ("queue_window", "i4"),  # jobs that a policy sees
-    ("candidates", "i4"),  # placements offered per job
-    ("victims", "i4"),  # running jobs that a policy may preempt
-    ("elastics", "i4"),  # elastic jobs that a policy may resize
-    ("step_limit", "i4"),  # steps after which an episode is truncated; 0: none
+    ("tick_ms", "i8"),  # between service ticks; 0: services are not simulated
+    ("provision_ms", "i8"),  # from the order of a node to its arrival
+    ("preemption_limit", "i8"),  # preemptions per decision point
+    ("queue_window", "i8"),  # jobs that a policy sees
+    ("candidates", "i8"),  # placements offered per job
+    ("victims", "i8"),  # running jobs that a policy may preempt
+    ("elastics", "i8"),  # elastic jobs that a policy may resize
+    ("min_nodes", "i8"),  # of the fleet, see transition.capacity
+    ("max_nodes", "i8"),  # 0: as many as the table describes
+    ("step_limit", "i8"),  # steps after which an episode is truncated; 0: none
     ("window_order", "u1"),  # codes.RuleKey
     ("commitment", "u1"),  # a chosen job is waited for
     ("backfill", "u1"),  # EASY backfilling while waiting for it
@@ -274,6 +356,8 @@ _SCALARS = [
     ("busy_unit_ms", "i8"),
     ("capacity_unit_ms", "i8"),
     ("lost_unit_ms", "i8"),
+    ("cost_rate_milli", "i8"),  # price per hour of all nodes that are paid for now
+    ("cost_milli_ms", "i8"),  # that, integrated over time
     # bounded slowdown, see metrics.total_excess
     ("settled_excess", "f8"),
     ("queue_rate", "f8"),  # sum over the queue of 1 / max(run, bound), per second
@@ -284,23 +368,42 @@ _SCALARS = [
     ("interruptions", "i8"),
     ("resizes", "i8"),
     ("migrations", "i8"),
-    ("committed", "i4"),  # job that the scheduler is committed to, or NO_JOB
-    ("num_jobs", "i4"),
-    ("next_arrival", "i4"),
-    ("num_incidents", "i4"),
-    ("next_incident", "i4"),
-    ("num_nodes", "i4"),
-    ("num_tenants", "i4"),
-    ("num_uplinks", "i4"),
-    ("num_curves", "i4"),
-    ("num_services", "i4"),
-    ("queue_len", "i4"),
-    ("running_len", "i4"),
-    ("heap_len", "i4"),
-    ("active_jobs", "i4"),
-    ("completed_jobs", "i4"),
-    ("failed_jobs", "i4"),
-    ("preemptions_here", "i4"),  # at this decision point
+    # inference services: rates [services, series_len] float32, requests per second and tick
+    ("series_at", "i8"),  # address of the demand; whoever wrote it keeps the array alive
+    ("forecast_at", "i8"),  # address of a forecast of the same shape, or 0
+    ("series_len", "i8"),  # ticks of the series
+    ("series_first", "i8"),  # the series' tick with which the episode begins
+    ("tick", "i8"),  # ticks done in this episode
+    ("next_tick_ms", "i8"),
+    ("replica_ms", "i8"),  # sums over services of their totals
+    ("overload_ticks", "i8"),
+    ("requests_offered", "f8"),
+    ("requests_within", "f8"),
+    ("requests_shed", "f8"),
+    ("requests_retried", "f8"),
+    ("request_violations", "f8"),
+    ("committed", "i8"),  # job that the scheduler is committed to, or NO_JOB
+    ("num_jobs", "i8"),
+    ("next_arrival", "i8"),
+    ("num_incidents", "i8"),
+    ("next_incident", "i8"),
+    ("num_nodes", "i8"),
+    ("num_tenants", "i8"),
+    ("num_uplinks", "i8"),
+    ("num_curves", "i8"),
+    ("num_services", "i8"),
+    ("num_typical", "i8"),
+    ("touched", "i8"),  # nodes that changed, counted since the episode began
+    ("shape_clock", "i8"),
+    ("arrival_head", "i8"),  # of the ring of nodes on order
+    ("arrival_len", "i8"),
+    ("queue_len", "i8"),
+    ("running_len", "i8"),
+    ("heap_len", "i8"),
+    ("active_jobs", "i8"),
+    ("completed_jobs", "i8"),
+    ("failed_jobs", "i8"),
+    ("preemptions_here", "i8"),  # at this decision point
     ("unit", "u1"),  # 0: capacity units are milli-cores, 1: milli-GPUs
     ("point_open", "u1"),
     ("done", "u1"),
@@ -332,6 +435,11 @@ class ClusterShape:
         Records of the event log that are kept (a ring); the hash covers all.
     tenants, uplinks, curves, services : int
         Tenants, racks with an uplink, throughput curves, inference services.
+    typical : int
+        Classes of typical pods, by which fragmentation is measured.
+    shapes : int
+        Request shapes of which the best node is remembered: rows with many nodes are then not
+        scanned for every placement. Below 0: 32 from 64 nodes up, else none.
     """
 
     envs: int
@@ -341,17 +449,19 @@ class ClusterShape:
     devices: int = 0
     incidents: int = 0
     log: int = 0
-    tenants: int = 1
+    tenants: int = 16
     uplinks: int = 1
     curves: int = 1
     services: int = 1
+    typical: int = 0
+    shapes: int = -1
 
     def __post_init__(self) -> None:
         """Check the bounds."""
         for name in _AT_LEAST_ONE:
             if getattr(self, name) < 1:
                 raise ValueError(f"ClusterShape: '{name}' must be at least 1")
-        for name in ("devices", "incidents", "log"):
+        for name in ("devices", "incidents", "log", "typical"):
             if getattr(self, name) < 0:
                 raise ValueError(f"ClusterShape: '{name}' must not be negative")
         if self.devices > _MAX_DEVICES:
@@ -382,6 +492,13 @@ class ClusterState:
     uplink: NDArray[np.void]  # [E, R] UPLINK_DTYPE, by rack
     curve: NDArray[np.void]  # [E, C] CURVE_DTYPE; entry 0 is not used
     service: NDArray[np.void]  # [E, S] SERVICE_DTYPE
+    typical: NDArray[np.void]  # [E, max(typical, 1)] TYPICAL_DTYPE
+    order: NDArray[np.void]  # [E, N] ORDER_DTYPE, nodes by (spine, rack)
+    tag: NDArray[np.void]  # [E, N, TAGS] TAG_DTYPE
+    shape_memo: NDArray[np.void]  # [E, H] SHAPE_DTYPE; this and the next two are a memo
+    branch: NDArray[np.void]  # [E, H, 2 P] BRANCH_DTYPE
+    touch: NDArray[np.void]  # [E, T] TOUCH_DTYPE
+    arrival: NDArray[np.void]  # [E, N] ARRIVAL_DTYPE, a ring
 
     @property
     def nbytes(self) -> int:
@@ -402,6 +519,7 @@ def allocate(shape: ClusterShape) -> ClusterState:
     ClusterState
     """
     envs, jobs, devices = shape.envs, shape.jobs, max(shape.devices, 1)
+    shapes, tree, touches = memo_sizes(shape.nodes, shape.shapes)
     state = ClusterState(
         shape=shape,
         rows=np.zeros(envs, ROW_DTYPE),
@@ -419,6 +537,13 @@ def allocate(shape: ClusterShape) -> ClusterState:
         uplink=np.zeros((envs, shape.uplinks), UPLINK_DTYPE),
         curve=np.zeros((envs, shape.curves), CURVE_DTYPE),
         service=np.zeros((envs, shape.services), SERVICE_DTYPE),
+        typical=np.zeros((envs, max(shape.typical, 1)), TYPICAL_DTYPE),
+        order=np.zeros((envs, shape.nodes), ORDER_DTYPE),
+        tag=np.zeros((envs, shape.nodes, TAGS), TAG_DTYPE),
+        shape_memo=np.zeros((envs, max(shapes, 1)), SHAPE_DTYPE),
+        branch=np.zeros((envs, max(shapes, 1), tree), BRANCH_DTYPE),
+        touch=np.zeros((envs, touches), TOUCH_DTYPE),
+        arrival=np.zeros((envs, shape.nodes), ARRIVAL_DTYPE),
     )
     for name in TABLES:
         table = getattr(state, name)
@@ -427,6 +552,10 @@ def allocate(shape: ClusterShape) -> ClusterState:
     state.rows["max_workers"] = shape.workers
     state.rows["max_devices"] = devices
     state.rows["max_log"] = max(shape.log, 1)
+    state.rows["max_shapes"] = shapes
+    state.rows["max_touches"] = touches
+    state.rows["tree"] = tree
+    state.rows["arrival_slots"] = shape.nodes
     state.rows["slowdown_bound_ms"] = 10_000
     state.rows["information"] = Information.ESTIMATE
     state.rows["committed"] = NO_JOB

@@ -14,10 +14,12 @@ import numpy as np
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-from orchestrator.kernels import state
+from orchestrator.kernels import packing_state, state
 from orchestrator.kernels.jit import small_kernel
 
 __all__ = [
+    "arrival",
+    "branch",
     "copy_record",
     "copy_scalars",
     "curve",
@@ -28,11 +30,17 @@ __all__ = [
     "log_entry",
     "move_queue",
     "node",
+    "order",
     "queue",
     "request",
     "running",
+    "series_value",
     "service",
+    "shape_memo",
+    "tag",
     "tenant",
+    "touch",
+    "typical",
     "uplink",
     "worker",
 ]
@@ -72,6 +80,26 @@ _tenant_at = _record_at(state.TENANT_DTYPE)
 _uplink_at = _record_at(state.UPLINK_DTYPE)
 _curve_at = _record_at(state.CURVE_DTYPE)
 _service_at = _record_at(state.SERVICE_DTYPE)
+_arrival_at = _record_at(state.ARRIVAL_DTYPE)
+_typical_at = _record_at(packing_state.TYPICAL_DTYPE)
+_order_at = _record_at(packing_state.ORDER_DTYPE)
+_tag_at = _record_at(packing_state.TAG_DTYPE)
+_shape_at = _record_at(packing_state.SHAPE_DTYPE)
+_branch_at = _record_at(packing_state.BRANCH_DTYPE)
+_touch_at = _record_at(packing_state.TOUCH_DTYPE)
+
+
+@intrinsic
+def _float32_at(typing_context, address, index):
+    """The float32 at ``address + 4 * index``, as float64."""
+
+    def generate(context, builder, signature, arguments):
+        base, position = arguments
+        where = builder.add(base, builder.mul(position, context.get_constant(types.int64, 4)))
+        pointer = builder.inttoptr(where, context.get_value_type(types.float32).as_pointer())
+        return builder.fpext(builder.load(pointer), context.get_value_type(types.float64))
+
+    return types.float64(types.int64, types.int64), generate
 
 
 @intrinsic
@@ -121,6 +149,7 @@ def _address_of(typing_context, record):
 _SCALARS_FROM = int(state.ROW_DTYPE.fields["min_run_ms"][1])  # type: ignore[index]
 _SCALARS_SIZE = state.ROW_DTYPE.itemsize - _SCALARS_FROM
 _QUEUE_SIZE = state.QUEUE_DTYPE.itemsize
+_TAGS = packing_state.TAGS
 
 
 @small_kernel
@@ -220,3 +249,51 @@ def curve(row, c):
 def service(row, s):
     """Service ``s`` (SERVICE_DTYPE)."""
     return _service_at(row.service_at, s)
+
+
+@small_kernel
+def arrival(row, position):
+    """An entry of the ring of nodes on order (ARRIVAL_DTYPE), counted from the next to come."""
+    return _arrival_at(row.arrival_at, (row.arrival_head + position) % row.arrival_slots)
+
+
+@small_kernel
+def typical(row, t):
+    """Class ``t`` of typical pods (TYPICAL_DTYPE)."""
+    return _typical_at(row.typical_at, t)
+
+
+@small_kernel
+def order(row, position):
+    """A node in the order of (spine, rack) (ORDER_DTYPE)."""
+    return _order_at(row.order_at, position)
+
+
+@small_kernel
+def tag(row, n, kind):
+    """Workers of a kind on node ``n`` (TAG_DTYPE)."""
+    return _tag_at(row.tag_at, np.int64(n) * _TAGS + kind)
+
+
+@small_kernel
+def shape_memo(row, s):
+    """A remembered request shape (SHAPE_DTYPE)."""
+    return _shape_at(row.shape_memo_at, s)
+
+
+@small_kernel
+def branch(row, s, entry):
+    """An entry of the tree of shape ``s`` (BRANCH_DTYPE)."""
+    return _branch_at(row.branch_at, np.int64(s) * row.tree + entry)
+
+
+@small_kernel
+def touch(row, slot):
+    """An entry of the ring of touched nodes (TOUCH_DTYPE)."""
+    return _touch_at(row.touch_at, slot)
+
+
+@small_kernel
+def series_value(address, position):
+    """Entry ``position`` of a float32 array at an address, as float64."""
+    return _float32_at(np.int64(address), np.int64(position))

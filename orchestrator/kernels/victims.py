@@ -89,7 +89,7 @@ def _lift_leaving(row, lifted):
 @kernel
 def _restore_all(row, lifted, count):
     for k in range(count):
-        restore_gang(row, lifted[k])
+        restore_gang(row, np.int64(lifted[k]))
 
 
 @kernel
@@ -130,17 +130,17 @@ def victim_for(row, rule, j, lifted):
         lift_gang(row, v)
         lifted[count] = v
         count += 1
-    needed, victims = NO_JOB, 0
+    needed, victims = np.int64(NO_JOB), 0
     for k in range(count - 1, leaving - 1, -1):
-        restore_gang(row, lifted[k])
+        restore_gang(row, np.int64(lifted[k]))
         if not fits(row, j):
-            lift_gang(row, lifted[k])
-            needed = lifted[k]
+            lift_gang(row, np.int64(lifted[k]))
+            needed = np.int64(lifted[k])
             victims += 1
             lifted[k] = -1 - lifted[k]  # still lifted
     for k in range(leaving):
-        restore_gang(row, lifted[k])
+        restore_gang(row, np.int64(lifted[k]))
     for k in range(leaving, count):
         if lifted[k] < 0:
-            restore_gang(row, -1 - lifted[k])
+            restore_gang(row, np.int64(-1) - np.int64(lifted[k]))
     return needed if victims <= allowed else NO_JOB

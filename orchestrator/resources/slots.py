@@ -84,6 +84,11 @@ class Names:
                 f"{self._kind} '{name}' would be one more than the {self._limit} that there may be"
             )
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All names, in the order of their numbers."""
+        return tuple(self._numbers)
+
     def number(self, name: str) -> int:
         """The number of a name, a new one if need be."""
         self.require_room(name)

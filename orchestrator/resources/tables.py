@@ -34,12 +34,15 @@ class JobTable:
     ----------
     state : ClusterState
         State of one cluster.
+    nodes : NodeTable
+        Its nodes.
     """
 
-    def __init__(self, state: ClusterState) -> None:
+    def __init__(self, state: ClusterState, nodes: NodeTable) -> None:
         self._state = state
+        self._nodes = nodes
         self._spare = state.shape.jobs - 1
-        self._tenants = Names("tenant", 65_536)
+        self.tenants = Names("tenant", state.shape.tenants)
         self._forgotten = dict.fromkeys(_COUNTED, 0)
         self.slots = Slots("job", self._spare)
         self.specs: dict[str, JobSpec] = {}
@@ -52,8 +55,9 @@ class JobTable:
         """A counter of the row, over all jobs there have been, forgotten ones included."""
         return int(self._state.rows[0][name]) + self._forgotten[name]
 
-    def check(self, spec: JobSpec, *, nodes: int) -> None:
-        """Raise unless a job can be submitted to a cluster of so many nodes."""
+    def check(self, spec: JobSpec) -> None:
+        """Raise unless a job can be submitted."""
+        nodes = len(self._nodes.specs)
         me = f"JobSpec '{spec.job_id}'"
         most = self._state.shape.workers
         if spec.job_id in self.slots:
@@ -61,8 +65,8 @@ class JobTable:
         if spec.num_workers > most:
             problem = f"is {spec.num_workers}, and a job has at most {most}"
             raise ValidationError(me, "num_workers", problem, "raise ClusterShape.workers")
-        self._tenants.require_room(spec.tenant)
-        ask = request_record(spec, 0, 0)
+        self.tenants.require_room(spec.tenant)
+        ask = request_record(spec, 0, 0, self._nodes.models)
         # A cluster without nodes is one that is being built; it may yet hold anything.
         if nodes > 0 and not live.could_ever_fit(self._state.rows, 0, self._spare, ask):
             problem = f"is {spec.num_workers}: more than the cluster can ever hold"
@@ -84,7 +88,8 @@ class JobTable:
         if forgotten:
             del self.specs[forgotten]
         self.specs[spec.job_id] = spec
-        ask = request_record(spec, time_ms, self._tenants.number(spec.tenant))
+        tenant = self.tenants.number(spec.tenant)
+        ask = request_record(spec, time_ms, tenant, self._nodes.models)
         live.admit_live_job(self._state.rows, 0, time_ms, j, ask)
         for name in _COUNTED:
             self._forgotten[name] += int(before[name]) - int(self._state.rows[0][name])
@@ -113,6 +118,11 @@ class NodeTable:
         self._models = Names("GPU model", 32)  # constraints on models are 32-bit masks
         self.slots = Slots("node", state.shape.nodes)
         self.specs: dict[str, NodeSpec] = {}
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """GPU models that there have been, in the order of their numbers."""
+        return self._models.names
 
     def code(self, node_id: str) -> NodeCode:
         """State of a node."""

@@ -65,6 +65,7 @@ _GPU_NODE = st.fixed_dictionaries(
         "cpu_cap_milli": st.sampled_from([16_000, 8000, 3000]),
         "memory_cap_mib": st.sampled_from([65_536, 65_536, 4096]),
         "model": st.integers(0, 2),
+        "gpu_memory_mib": st.sampled_from([16_384, 16_384, 81_920]),
     }
 )
 _POOL = st.fixed_dictionaries(
@@ -89,6 +90,7 @@ _GPU_JOB = st.fixed_dictionaries(
         "cpu_milli": st.sampled_from([0, 500, 1000, 3000]),
         "memory_mib": st.sampled_from([0, 0, 512, 2048]),
         "model_mask": st.sampled_from([0, 0, 0, 0, 0, 0, 1, 6]),
+        "gpu_memory_mib": st.sampled_from([0, 0, 0, 7000, 16_384, 40_000]),
     }
 )
 _POOL_JOB = st.fixed_dictionaries(
@@ -143,10 +145,16 @@ def _make_placeable(nodes: np.ndarray, requests: np.ndarray) -> None:
     """Ask for less where the whole cluster would be too small: such a job holds up all others."""
     machines = [plain(node) for node in nodes]
     hosts = [
-        Host(True, x.model, x.cpu_cap_milli, x.memory_cap_mib, [1000] * x.gpus) for x in machines
+        Host(True, x.model, x.cpu_cap_milli, x.memory_cap_mib, [1000] * x.gpus, x.gpu_memory_mib)
+        for x in machines
     ]
     for ask in requests:
-        for name, less in [("model_mask", 0), ("workers", 1), ("gpus_per_worker", 1)]:
+        for name, less in [
+            ("model_mask", 0),
+            ("gpu_memory_mib", 0),
+            ("workers", 1),
+            ("gpus_per_worker", 1),
+        ]:
             if not fits(plain(ask), hosts):
                 ask[name] = min(ask[name], less)
         if not fits(plain(ask), hosts):
@@ -275,5 +283,7 @@ def assert_same(state: ClusterState, e: int, twin: NaiveEngine) -> None:
         "lost_unit_ms": twin.lost_units,
         "capacity_units": twin.capacity(),
         "free_units": twin.free(),
+        "cost_rate_milli": twin.cost_rate(),
+        "cost_milli_ms": twin.cost,
     }
     assert {name: int(row[name]) for name in expected} == expected

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from orchestrator.kernels import advance, backfill, decisions, feasibility, ordering, placement
 from orchestrator.kernels import randomness as rnd
 from orchestrator.kernels.jit import kernel
+from orchestrator.kernels.metrics import metric_value as _metric_value
 from orchestrator.kernels.tables import request
-from orchestrator.kernels.transition import episode, resources, timeline, whatif
+from orchestrator.kernels.transition import apply, capacity, episode, resources, timeline, whatif
 
 _random_bits, _random_unit, _random_below = rnd.random_bits, rnd.random_unit, rnd.random_below
 _push, _cancel, _next, _pop = (
@@ -20,6 +23,9 @@ _lift, _restore = whatif.lift_gang, whatif.restore_gang
 _slots, _slots_when_empty = feasibility.worker_slots, feasibility.worker_slots_when_empty
 _place, _score, _first = placement.place_gang, ordering.job_score, ordering.first_in_queue
 _backfill, _earliest = backfill.backfill_queue, backfill.earliest_start
+_why_not = feasibility.why_not
+_capacity_reason, _scale_capacity = capacity.capacity_reason, capacity.scale_capacity
+_step_event = apply.step_event
 _position, _load_incidents = advance.queue_position, episode.load_incidents
 _placement_reason, _preemption_reason = decisions.placement_reason, decisions.preemption_reason
 
@@ -52,8 +58,8 @@ def take_next(rows, e):
 
 
 @kernel
-def reserve_gang(rows, e, j, nodes):
-    return _reserve(rows[e], j, nodes, request(rows[e], j).workers)
+def reserve_gang(rows, e, j, nodes, generator=1):
+    return _reserve(rows[e], j, nodes, request(rows[e], j).workers, generator)
 
 
 @kernel
@@ -124,3 +130,33 @@ def placement_reason(rows, e, j):
 @kernel
 def preemption_reason(rows, e, j):
     return int(_preemption_reason(rows[e], j))
+
+
+@kernel
+def reserve_workers(rows, e, j, nodes, workers, generator):
+    return _reserve(rows[e], j, nodes, workers, generator)
+
+
+@kernel
+def why_not(rows, e, j):
+    return int(_why_not(rows[e], j))
+
+
+@kernel
+def capacity_reason(rows, e, delta):
+    return int(np.int64(_capacity_reason(rows[e], delta)))
+
+
+@kernel
+def scale_capacity(rows, e, delta):
+    return int(np.int64(_scale_capacity(rows[e], delta)))
+
+
+@kernel
+def step_event(rows, e):
+    return _step_event(rows[e])
+
+
+@kernel
+def read_metric(rows, e, metric):
+    return float(_metric_value(rows[e], metric))

@@ -23,6 +23,7 @@ from tests.twins.naive_placement import Host, take_devices
 from tests.twins.naive_random import placement_word
 
 WAITING = (JobCode.PENDING, JobCode.PREEMPTED)
+PAID = (NodeCode.UP, NodeCode.DRAINING, NodeCode.PROVISIONING)
 _UNKNOWN_MS = 3_600_000
 
 
@@ -81,6 +82,7 @@ class NaiveCluster:
         self.committed, self.reservation = NO_JOB, 0
         self.decisions = self.illegal = self.sequence = 0
         self.job_ms = self.wait_ms = self.busy = self.capacity_time = self.lost_units = 0
+        self.cost = 0
         self.pending = [
             (job.ask.submit_ms, EventKind.ARRIVAL, job.index, job.index) for job in self.jobs
         ]
@@ -113,6 +115,7 @@ class NaiveCluster:
                 node.cpu_cap_milli,
                 node.memory_cap_mib,
                 [1000] * node.gpus,
+                node.gpu_memory_mib,
             )
             for node in self.nodes
         ]
@@ -132,6 +135,9 @@ class NaiveCluster:
     def free(self) -> int:
         up = [host for host in self.hosts() if host.up]
         return sum(sum(host.devices) if self.by_gpu() else host.cpu for host in up)
+
+    def cost_rate(self) -> int:
+        return sum(node.price_milli for node in self.nodes if node.state in PAID)
 
     def queue(self) -> list[Job]:
         waiting = [job for job in self.jobs if job.state in WAITING]
@@ -293,7 +299,7 @@ class NaiveCluster:
             self.fail_node(subject)
         elif kind == EventKind.NODE_DRAIN:
             self.drain_node(subject)
-        elif self.nodes[subject].state == NodeCode.DOWN:
+        elif kind == EventKind.NODE_ARRIVAL or self.nodes[subject].state == NodeCode.DOWN:
             self.set_node_state(subject, NodeCode.UP)
 
     def move_clock(self, time_ms: int) -> None:
@@ -303,6 +309,7 @@ class NaiveCluster:
         self.wait_ms += elapsed * waiting
         self.busy += elapsed * (self.capacity() - self.free())
         self.capacity_time += elapsed * self.capacity()
+        self.cost += elapsed * self.cost_rate()
         self.now += elapsed
 
     def step(self) -> None:
@@ -320,4 +327,5 @@ def hold(ask: SimpleNamespace, host: Host, devices: tuple[int, ...]) -> bool:
     host.memory -= ask.memory_mib
     for g in devices:
         host.devices[g] -= ask.gpu_milli
+        host.memories[g] -= ask.gpu_memory_mib
     return True

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from itertools import combinations
 from types import SimpleNamespace
@@ -19,15 +19,30 @@ class Host:
     cpu: int
     memory: int
     devices: list[int]
+    gpu_memory: int = 0
+    memories: list[int] = field(default_factory=list)
+    """Free memory of each device, as far as anybody asks for it."""
+
+    def __post_init__(self) -> None:
+        self.memories = self.memories or [self.gpu_memory] * len(self.devices)
 
 
 @cache
-def most_workers(free: tuple[int, ...], gpus: int, milli: int) -> int:
-    """Most workers of ``gpus`` distinct devices each, found by trying everything."""
+def most_workers(free: tuple[tuple[int, int], ...], gpus: int, milli: int, memory: int = 0) -> int:
+    """Most workers of ``gpus`` distinct devices each, found by trying everything.
+
+    A device is (free share, free memory).
+    """
     best = 0
-    for chosen in combinations([g for g in range(len(free)) if free[g] >= milli], gpus):
-        left = tuple(sorted(f - milli * (g in chosen) for g, f in enumerate(free)))
-        best = max(best, 1 + most_workers(left, gpus, milli))
+    able = [g for g, (f, m) in enumerate(free) if f >= milli and m >= memory]
+    for chosen in combinations(able, gpus):
+        left = tuple(
+            sorted(
+                (f - milli * (g in chosen), m - memory * (g in chosen))
+                for g, (f, m) in enumerate(free)
+            )
+        )
+        best = max(best, 1 + most_workers(left, gpus, milli, memory))
     return best
 
 
@@ -41,8 +56,10 @@ def slots(ask: SimpleNamespace, host: Host, limit: int) -> int:
     if ask.memory_mib:
         bounds.append(host.memory // ask.memory_mib)
     if ask.gpus_per_worker:
-        free = tuple(sorted(host.devices))
-        bounds.append(most_workers(free, ask.gpus_per_worker, ask.gpu_milli))
+        if ask.gpu_memory_mib > host.gpu_memory:
+            return 0
+        free = tuple(sorted(zip(host.devices, host.memories, strict=True)))
+        bounds.append(most_workers(free, ask.gpus_per_worker, ask.gpu_milli, ask.gpu_memory_mib))
     return min(bounds)
 
 
@@ -97,12 +114,18 @@ def take_devices(ask: SimpleNamespace, host: Host) -> tuple[int, ...] | None:
     taken: list[int] = []
     pack = ask.workers > 1 and ask.gpus_per_worker > 1 and ask.gpu_milli < 1000
     for _ in range(ask.gpus_per_worker):
-        able = [g for g, f in enumerate(host.devices) if g not in taken and f >= ask.gpu_milli]
+        able = [
+            g
+            for g, (f, m) in enumerate(zip(host.devices, host.memories, strict=True))
+            if g not in taken and f >= ask.gpu_milli and m >= ask.gpu_memory_mib
+        ]
         if not able:
             return None
 
         def order(g: int) -> tuple[int, int, int]:
             shares = host.devices[g] // ask.gpu_milli if pack else 0
+            if pack and ask.gpu_memory_mib:
+                shares = min(shares, host.memories[g] // ask.gpu_memory_mib)
             return -shares, host.devices[g], g
 
         taken.append(min(able, key=order))

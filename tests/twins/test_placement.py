@@ -73,7 +73,14 @@ def test_what_could_ever_fit(case: Case, states: list[NodeCode]) -> None:
     # A node that is down or ordered comes; one that drains or has left does not.
     stays = (NodeCode.UP, NodeCode.DOWN, NodeCode.PROVISIONING)
     hosts = [
-        Host(x.state in stays, x.model, x.cpu_cap_milli, x.memory_cap_mib, [1000] * x.gpus)
+        Host(
+            x.state in stays,
+            x.model,
+            x.cpu_cap_milli,
+            x.memory_cap_mib,
+            [1000] * x.gpus,
+            x.gpu_memory_mib,
+        )
         for x in twin.nodes
     ]
     for job in twin.jobs:

@@ -42,6 +42,7 @@ def _assert_free(state: ClusterState, twin: NaiveEngine) -> None:
         seen, gpus = state.node[0, n], len(host.devices)
         assert state.device[0, n, :gpus]["free_milli"].tolist() == host.devices
         assert (seen["cpu_free_milli"], seen["memory_free_mib"]) == (host.cpu, host.memory)
+        assert state.device[0, n, :gpus]["free_memory_mib"].tolist() == host.memories
         assert seen["gpu_free_milli"] == sum(host.devices)
         assert seen["whole_free"] == host.devices.count(1000)
     assert state.rows[0]["free_units"] == twin.free()

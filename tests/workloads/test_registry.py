@@ -48,7 +48,7 @@ def test_unknown_names_list_the_known_ones() -> None:
         load_workload("lublin", jobs=5, seed=1, parameters={"serail": 0.1})
 
 
-@pytest.mark.parametrize("kind", ["swf", "philly", "tiresias", "table"])
+@pytest.mark.parametrize("kind", ["swf", "philly", "tiresias", "openb", "table"])
 def test_readers_name_the_absent_file(kind: str, tmp_path: Path) -> None:
     with pytest.raises(TraceError, match="no such file"):
         load_workload(kind, path=tmp_path / "absent.csv")

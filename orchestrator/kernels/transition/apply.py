@@ -5,6 +5,7 @@ from __future__ import annotations
 from orchestrator.kernels.codes import EventKind
 from orchestrator.kernels.jit import kernel
 from orchestrator.kernels.tables import job
+from orchestrator.kernels.transition.capacity import receive_node
 from orchestrator.kernels.transition.jobs import (
     admit_job,
     complete_job,
@@ -16,6 +17,7 @@ from orchestrator.kernels.transition.nodes import (
     leave_nodes,
     recover_node,
 )
+from orchestrator.kernels.transition.services import serve_tick
 from orchestrator.kernels.transition.timeline import advance_clock, next_event, pop_event
 
 __all__ = ["apply_event", "step_event"]
@@ -31,7 +33,7 @@ def apply_event(row, kind, subject):
     kind : int
         An ``EventKind``.
     subject : int
-        Index of the job or node that it happens to.
+        Index of the job or node that it happens to; of a service tick: any.
     """
     if kind == EventKind.ARRIVAL:
         admit_job(row, subject)
@@ -49,6 +51,10 @@ def apply_event(row, kind, subject):
         fail_node(row, subject)
     elif kind == EventKind.NODE_DRAIN:
         drain_node(row, subject)
+    elif kind == EventKind.SERVICE_TICK:
+        serve_tick(row)
+    elif kind == EventKind.NODE_ARRIVAL:
+        receive_node(row, subject)
 
 
 @kernel

@@ -8,23 +8,38 @@ from __future__ import annotations
 
 import numpy as np
 
+from orchestrator.kernels.codes import Placement
 from orchestrator.kernels.jit import kernel
 from orchestrator.kernels.tables import job, request, worker
 from orchestrator.kernels.transition.nodes import retire_if_empty
 from orchestrator.kernels.transition.progress import progress_now
 from orchestrator.kernels.transition.regroup import begin_change, drop_worker, end_change
 from orchestrator.kernels.transition.resources import (
+    release_traffic,
     release_worker,
     reserve_gang,
+    reserve_traffic,
     reserve_worker,
 )
 
 __all__ = ["grow_job", "migrate_job", "shrink_job"]
 
+_TIGHT = np.int64(Placement.BEST_FIT)
+"""Added workers take the tightest devices."""
+
 
 @kernel
-def grow_job(row, j, nodes, count):
+def grow_job(row, j, nodes, count, first, last):
     """Add ``count`` workers on ``nodes`` [count] to a running elastic job.
+
+    Parameters
+    ----------
+    row : ROW_DTYPE record
+    j : int
+    nodes : int32 [>= count]
+    count : int
+    first, last : int
+        Devices to choose from, ``last`` exclusive; ``last`` 0: any.
 
     Returns
     -------
@@ -33,12 +48,21 @@ def grow_job(row, j, nodes, count):
     """
     before = np.int64(job(row, j).workers_now)
     for k in range(count):
-        if not reserve_worker(row, j, before + k, nodes[k]):
+        if not reserve_worker(row, j, before + k, np.int64(nodes[k]), _TIGHT, first, last):
             for undo in range(k):
                 release_worker(row, j, before + undo)
             return False
+    release_traffic(row, j, before)
+    carried = reserve_traffic(row, j, before + count)
+    if carried:
+        release_traffic(row, j, before + count)
+    reserve_traffic(row, j, before)
+    if not carried:
+        for undo in range(count):
+            release_worker(row, j, before + undo)
+        return False
     stall = begin_change(row, j)
-    job(row, j).workers_now = np.int32(before + count)
+    job(row, j).workers_now = np.int64(before + count)
     job(row, j).resizes += 1
     row.resizes += 1
     end_change(row, j, max(stall, request(row, j).regroup_ms))
@@ -73,7 +97,7 @@ def shrink_job(row, j, count):
 
 
 @kernel
-def migrate_job(row, j, nodes):
+def migrate_job(row, j, nodes, generator):
     """Move a running job to ``nodes`` [workers]: saved where it is, started again where it goes.
 
     There must be room for it once it has left its place.
@@ -85,10 +109,11 @@ def migrate_job(row, j, nodes):
         release_worker(row, j, w)
     for n in range(row.num_nodes):
         retire_if_empty(row, n)
-    if not reserve_gang(row, j, nodes, workers):
+    if not reserve_gang(row, j, nodes, workers, generator):
         raise RuntimeError("a job was moved to where there is no room")
     job(row, j).progress_ms = done  # all of it is saved
     job(row, j).unsaved_ms = 0
     job(row, j).migrations += 1
     row.migrations += 1
+    release_traffic(row, j, workers)  # what reserving took: the end of the change takes it again
     end_change(row, j, stall + request(row, j).checkpoint_ms + request(row, j).restart_ms)

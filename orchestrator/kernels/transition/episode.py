@@ -6,8 +6,10 @@ import numpy as np
 
 from orchestrator.kernels.codes import NO_JOB, Information, JobCode, NodeCode, Topology
 from orchestrator.kernels.jit import kernel, small_kernel
+from orchestrator.kernels.packing_state import TAGS
 from orchestrator.kernels.randomness import mix
 from orchestrator.kernels.tables import (
+    arrival,
     copy_record,
     copy_scalars,
     curve,
@@ -16,25 +18,41 @@ from orchestrator.kernels.tables import (
     incident,
     job,
     node,
+    order,
     queue,
     request,
     running,
     service,
+    tag,
     tenant,
+    typical,
     uplink,
     worker,
 )
+from orchestrator.kernels.transition.layout import empty_node, forget_shapes, sort_nodes
+from orchestrator.kernels.transition.nodes import cost_rate
+from orchestrator.kernels.transition.services import begin_service
 
 _UNKNOWN_MS = 3_600_000  # the estimate of every job when nothing is known
 
-__all__ = ["begin_episode", "clear_job", "copy_row", "load_incidents", "load_job", "load_nodes"]
+__all__ = [
+    "begin_episode",
+    "clear_job",
+    "copy_row",
+    "load_incidents",
+    "load_job",
+    "load_nodes",
+    "load_services",
+    "load_tenants",
+]
 
 
 @kernel
 def load_nodes(row, nodes):
     """Fill row ``e``'s node table from ``nodes`` [n] NODE_DTYPE, all capacity free.
 
-    Capacity units are milli-GPUs, or milli-cores where no node has a GPU.
+    Capacity units are milli-GPUs, or milli-cores where no node has a GPU. Nodes are up, down or
+    absent: those on order were ordered in the row (``transition.capacity``).
     """
     gpus = 0
     for n in range(nodes.shape[0]):
@@ -45,15 +63,8 @@ def load_nodes(row, nodes):
     row.nominal_units = 0
     for n in range(nodes.shape[0]):
         copy_record(node(row, n), nodes[n])
-        node(row, n).cpu_free_milli = nodes[n].cpu_cap_milli
-        node(row, n).memory_free_mib = nodes[n].memory_cap_mib
-        node(row, n).gpu_free_milli = np.int64(nodes[n].gpus) * 1000
-        node(row, n).whole_free = nodes[n].gpus
-        node(row, n).bandwidth_free_mbps = nodes[n].bandwidth_mbps
-        node(row, n).workers = 0
+        empty_node(row, n)
         node(row, n).failures = 0
-        for g in range(row.max_devices):
-            device(row, n, g).free_milli = 1000 if g < nodes[n].gpus else 0
         units = nodes[n].cpu_cap_milli
         if gpus > 0:
             units = np.int64(nodes[n].gpus) * 1000
@@ -61,6 +72,11 @@ def load_nodes(row, nodes):
         if nodes[n].state == NodeCode.UP:
             row.capacity_units += units
     row.free_units = row.capacity_units
+    row.arrival_head = 0
+    row.arrival_len = 0
+    row.cost_rate_milli = cost_rate(row)
+    sort_nodes(row)
+    forget_shapes(row)
 
 
 @small_kernel
@@ -164,6 +180,7 @@ def begin_episode(row, seed, nodes, requests):
     row.busy_unit_ms = 0
     row.capacity_unit_ms = 0
     row.lost_unit_ms = 0
+    row.cost_milli_ms = 0
     row.settled_excess = 0.0
     row.queue_rate = 0.0
     row.queue_onset = 0.0
@@ -181,7 +198,19 @@ def begin_episode(row, seed, nodes, requests):
     row.num_uplinks = 0
     row.num_curves = 0
     row.num_services = 0
+    row.num_typical = 0
+    row.touched = 0
+    row.shape_clock = 0
     row.next_incident = 0
+    row.tick = 0
+    row.next_tick_ms = 0
+    row.replica_ms = 0
+    row.overload_ticks = 0
+    row.requests_offered = 0.0
+    row.requests_within = 0.0
+    row.requests_shed = 0.0
+    row.requests_retried = 0.0
+    row.request_violations = 0.0
     row.queue_len = 0
     row.running_len = 0
     row.heap_len = 0
@@ -201,6 +230,30 @@ def load_incidents(row, incidents):
     for k in range(incidents.shape[0]):
         copy_record(incident(row, k), incidents[k])
         incident(row, k).time_ms = incidents[k].time_ms + row.now_ms
+
+
+@kernel
+def load_tenants(row, tenants):
+    """Give a row its tenants, TENANT_DTYPE [n], nothing used; it keeps accounts from now on."""
+    row.num_tenants = tenants.shape[0]
+    for t in range(tenants.shape[0]):
+        copy_record(tenant(row, t), tenants[t])
+
+
+@kernel
+def load_services(row, services):
+    """Give a row its services, SERVICE_DTYPE [n]; their ticks begin one ``tick_ms`` from now.
+
+    Only what they are is taken from the records: their state begins anew. The row's ``tick_ms``,
+    ``series_at``, ``series_len``, ``series_first`` and ``forecast_at`` are the caller's to set; an
+    episode does not change them.
+    """
+    row.num_services = services.shape[0]
+    row.tick = 0
+    row.next_tick_ms = row.now_ms + row.tick_ms
+    for s in range(services.shape[0]):
+        copy_record(service(row, s), services[s])
+        begin_service(service(row, s), row.now_ms)
 
 
 @kernel
@@ -225,7 +278,13 @@ def copy_row(source, target):
     for n in range(source.num_nodes):
         copy_record(node(target, n), node(source, n))
         for g in range(source.max_devices):
-            device(target, n, g).free_milli = device(source, n, g).free_milli
+            copy_record(device(target, n, g), device(source, n, g))
+        for kind in range(TAGS):
+            tag(target, n, kind).workers = tag(source, n, kind).workers
+        order(target, n).node = order(source, n).node
+    for t in range(source.num_typical):
+        copy_record(typical(target, t), typical(source, t))
+    forget_shapes(target)
     for k in range(source.num_incidents):
         copy_record(incident(target, k), incident(source, k))
     for t in range(source.num_tenants):
@@ -236,3 +295,5 @@ def copy_row(source, target):
         copy_record(curve(target, c), curve(source, c))
     for k in range(source.num_services):
         copy_record(service(target, k), service(source, k))
+    for k in range(source.arrival_len):
+        copy_record(arrival(target, k), arrival(source, k))

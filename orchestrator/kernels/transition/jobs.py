@@ -67,8 +67,10 @@ def record_placement(row, j):
 
 
 @kernel
-def start_job(row, position, nodes, workers):
+def start_job(row, position, nodes, workers, generator):
     """Start the job at a queue position with ``workers`` workers on ``nodes``, or not at all.
+
+    ``generator``, the ``Placement`` that chose the nodes, chooses the devices, too.
 
     Returns
     -------
@@ -76,7 +78,7 @@ def start_job(row, position, nodes, workers):
         False, and nothing changed, if its gang could not be reserved.
     """
     j = queue(row, position).job
-    if not reserve_gang(row, j, nodes, workers):
+    if not reserve_gang(row, j, nodes, workers, generator):
         return False
     dequeue(row, position)
     now = row.now_ms

@@ -15,22 +15,32 @@ from orchestrator.kernels.codes import EventKind, JobCode, NodeCode, Status
 from orchestrator.kernels.decisions import decision_open
 from orchestrator.kernels.feasibility import can_ever_fit
 from orchestrator.kernels.jit import kernel, small_kernel
-from orchestrator.kernels.tables import copy_record, device, job, node, queue, request, running
+from orchestrator.kernels.tables import (
+    copy_record,
+    job,
+    node,
+    queue,
+    request,
+    running,
+    tenant,
+)
 from orchestrator.kernels.transition.apply import apply_event
 from orchestrator.kernels.transition.decide import close_point, count_decision
-from orchestrator.kernels.transition.episode import load_job
+from orchestrator.kernels.transition.episode import load_job, load_tenants
 from orchestrator.kernels.transition.jobs import (
     fail_waiting_job,
     interrupt_job,
 )
+from orchestrator.kernels.transition.layout import empty_node, forget_shapes, sort_nodes
 from orchestrator.kernels.transition.nodes import (
+    cost_rate,
     drain_node,
     fail_node,
     leave_nodes,
     node_units,
     register_node,
 )
-from orchestrator.kernels.transition.progress import progress_now
+from orchestrator.kernels.transition.progress import progress_now, units_of
 from orchestrator.kernels.transition.timeline import advance_clock
 
 __all__ = [
@@ -42,6 +52,7 @@ __all__ = [
     "join_node",
     "lose_workers",
     "put_node",
+    "put_tenants",
     "remove_node",
     "settle",
     "wait",
@@ -77,10 +88,15 @@ def _recount(row):
             row.capacity_units += node_units(row, n)
             free = node(row, n).gpu_free_milli if gpus > 0 else node(row, n).cpu_free_milli
             row.free_units += free
+    row.cost_rate_milli = cost_rate(row)
     for j in range(row.num_jobs):
-        ask = request(row, j)
-        share = np.int64(ask.gpus_per_worker) * ask.gpu_milli
-        job(row, j).units = np.int64(ask.workers) * (share if gpus > 0 else ask.cpu_milli)
+        placed = job(row, j).workers_now
+        workers = placed if placed > 0 else request(row, j).workers
+        job(row, j).units = units_of(row, j, workers)
+    for t in range(row.num_tenants):
+        owner = tenant(row, t)
+        used = owner.used_gpu_milli if gpus > 0 else owner.used_cpu_milli
+        tenant(row, t).used_units = used
     for k in range(row.running_len):
         running(row, k).units = job(row, running(row, k).job).units
     row.queued_unit_ms = 0
@@ -93,14 +109,9 @@ def _recount(row):
 def _describe_node(row, n, record):
     """Put a node's description into the table, with nobody on it."""
     copy_record(node(row, n), record)
-    node(row, n).cpu_free_milli = record.cpu_cap_milli
-    node(row, n).memory_free_mib = record.memory_cap_mib
-    node(row, n).gpu_free_milli = np.int64(record.gpus) * 1000
-    node(row, n).whole_free = record.gpus
-    node(row, n).bandwidth_free_mbps = record.bandwidth_mbps
-    node(row, n).workers = 0
-    for g in range(row.max_devices):
-        device(row, n, g).free_milli = 1000 if g < record.gpus else 0
+    empty_node(row, n)
+    sort_nodes(row)
+    forget_shapes(row)
 
 
 @kernel
@@ -112,10 +123,18 @@ def put_node(rows: Rows, e: int, n: int, records: NDArray[np.void]) -> None:
     row = rows[e]
     if n < row.num_nodes and node(row, n).workers > 0:
         raise RuntimeError("a node with workers on it cannot be described anew")
+    if n < row.num_nodes and node(row, n).state == NodeCode.PROVISIONING:
+        raise RuntimeError("a node on order cannot be described anew")
     if n >= row.num_nodes:
         row.num_nodes = n + 1
     _describe_node(row, np.int64(n), records[0])
     _recount(row)
+
+
+@kernel
+def put_tenants(rows: Rows, e: int, records: NDArray[np.void]) -> None:
+    """Give a row in which nothing has happened yet its tenants, TENANT_DTYPE [n]."""
+    load_tenants(rows[e], records)
 
 
 @kernel

@@ -22,7 +22,7 @@ def record(row, kind, subject, value):
     if row.keep_log != 0:
         slot = row.log_count % row.max_log
         log_entry(row, slot).time_ms = row.now_ms
-        log_entry(row, slot).kind = np.int32(kind)
-        log_entry(row, slot).subject = np.int32(subject)
+        log_entry(row, slot).kind = np.int64(kind)
+        log_entry(row, slot).subject = np.int64(subject)
         log_entry(row, slot).value = np.int64(value)
     row.log_count = row.log_count + 1

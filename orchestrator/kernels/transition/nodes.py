@@ -1,4 +1,4 @@
-"""Changes of a node's state: failure, recovery, draining."""
+"""Changes of a node's state: failure, recovery, draining; and what that costs."""
 
 from __future__ import annotations
 
@@ -8,16 +8,19 @@ from orchestrator.kernels.codes import JobCode, JobKind, LogKind, NodeCode
 from orchestrator.kernels.jit import kernel, small_kernel
 from orchestrator.kernels.tables import job, node, request, running, worker
 from orchestrator.kernels.transition.jobs import begin_preemption, interrupt_job
+from orchestrator.kernels.transition.layout import touch_node
 from orchestrator.kernels.transition.log import record
 from orchestrator.kernels.transition.regroup import lose_workers_on
 
 __all__ = [
+    "cost_rate",
     "drain_node",
     "fail_node",
     "leave_nodes",
     "recover_node",
     "register_node",
     "retire_if_empty",
+    "set_node_state",
 ]
 
 
@@ -36,8 +39,28 @@ def _free_node_units(row, n):
     return node(row, n).cpu_free_milli
 
 
+@small_kernel
+def _is_paid(state):
+    """Whether a node costs its price: from the order until it has left, but not while it is down.
+
+    Most of the provisioning delay is boot and start-up of a machine that is billed already, and
+    an order that costs nothing until it arrives would be free to make and to cancel.
+    """
+    return state == NodeCode.UP or state == NodeCode.DRAINING or state == NodeCode.PROVISIONING
+
+
 @kernel
-def _set_node_state(row, n, state):
+def cost_rate(row):
+    """Price per hour of all nodes that are paid for, recounted from the table, thousandths."""
+    rate = np.int64(0)
+    for n in range(row.num_nodes):
+        if _is_paid(node(row, n).state):
+            rate += node(row, n).price_milli
+    return rate
+
+
+@kernel
+def set_node_state(row, n, state):
     """Change a node's state; capacity, free or not, counts on nodes that are up only."""
     was_up = node(row, n).state == NodeCode.UP
     is_up = state == NodeCode.UP
@@ -47,7 +70,12 @@ def _set_node_state(row, n, state):
     elif is_up and not was_up:
         row.capacity_units += node_units(row, n)
         row.free_units += _free_node_units(row, n)
+    if _is_paid(node(row, n).state):
+        row.cost_rate_milli -= node(row, n).price_milli
+    if _is_paid(state):
+        row.cost_rate_milli += node(row, n).price_milli
     node(row, n).state = np.uint8(state)
+    touch_node(row, n)
     record(row, LogKind.NODE_STATE, n, state)
 
 
@@ -76,8 +104,8 @@ def _survives_without(row, j, n):
 def fail_node(row, n):
     """A node fails: every gang with a worker on it is interrupted as a whole."""
     state = node(row, n).state
-    if state == NodeCode.DOWN or state == NodeCode.ABSENT:
-        return
+    if state != NodeCode.UP and state != NodeCode.DRAINING:
+        return  # it is not here, or has failed already
     node(row, n).failures += 1
     k = 0
     while k < row.running_len:
@@ -93,28 +121,28 @@ def fail_node(row, n):
     if state == NodeCode.DRAINING:
         retire_if_empty(row, n)  # it was on its way out: it does not come back
     else:
-        _set_node_state(row, n, NodeCode.DOWN)
+        set_node_state(row, n, NodeCode.DOWN)
 
 
 @kernel
 def recover_node(row, n):
     """A node that was down comes back, empty."""
     if node(row, n).state == NodeCode.DOWN:
-        _set_node_state(row, n, NodeCode.UP)
+        set_node_state(row, n, NodeCode.UP)
 
 
 @kernel
 def register_node(row, n):
     """A node joins (its description is already in the table)."""
     if node(row, n).state == NodeCode.ABSENT:
-        _set_node_state(row, n, NodeCode.UP)
+        set_node_state(row, n, NodeCode.UP)
 
 
 @kernel
 def retire_if_empty(row, n):
     """A draining node leaves when its last worker has."""
     if node(row, n).state == NodeCode.DRAINING and node(row, n).workers == 0:
-        _set_node_state(row, n, NodeCode.ABSENT)
+        set_node_state(row, n, NodeCode.ABSENT)
 
 
 @kernel
@@ -129,11 +157,11 @@ def drain_node(row, n):
     """Take a node out of service: its jobs are checkpointed and queue again."""
     state = node(row, n).state
     if state == NodeCode.DOWN:
-        _set_node_state(row, n, NodeCode.ABSENT)
+        set_node_state(row, n, NodeCode.ABSENT)
         return
     if state != NodeCode.UP:
         return
-    _set_node_state(row, n, NodeCode.DRAINING)
+    set_node_state(row, n, NodeCode.DRAINING)
     # Preempting removes or moves the entry at k, so that another one takes its place: look again.
     k = 0
     while k < row.running_len:

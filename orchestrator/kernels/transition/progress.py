@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 
-from orchestrator.kernels.codes import EventKind, JobKind, Topology
+from orchestrator.kernels.codes import EventKind, JobKind
 from orchestrator.kernels.jit import kernel, small_kernel
 from orchestrator.kernels.tables import job, node, request, worker
 from orchestrator.kernels.throughput import speed_milli
 from orchestrator.kernels.transition.queue import list_running, unlist_running
+from orchestrator.kernels.transition.resources import gang_spread
 from orchestrator.kernels.transition.timeline import cancel_event, push_event
 
 __all__ = [
-    "gang_spread",
     "progress_now",
     "saved_progress",
     "set_pace",
@@ -50,25 +50,6 @@ def saved_progress(row, j):
 
 
 @kernel
-def gang_spread(row, j):
-    """The narrowest ``Topology`` domain that holds all workers of a placed job."""
-    first = node(row, worker(row, j, 0).node)
-    one_node, one_rack, one_spine = True, True, True
-    for w in range(1, job(row, j).workers_now):
-        n = worker(row, j, w).node
-        one_node = one_node and n == worker(row, j, 0).node
-        one_rack = one_rack and node(row, n).rack == first.rack
-        one_spine = one_spine and node(row, n).spine == first.spine
-    if one_node:
-        return np.int64(Topology.NODE)
-    if one_rack:
-        return np.int64(Topology.RACK)
-    if one_spine:
-        return np.int64(Topology.SPINE)
-    return np.int64(Topology.ANY)
-
-
-@kernel
 def _slowest_model(row, j):
     """The GPU model of the worker that all others wait for: the slowest of the gang's."""
     slowest = np.int64(node(row, worker(row, j, 0).node).model)
@@ -99,13 +80,13 @@ def set_pace(row, j, resume_ms):
     """
     ask = request(row, j)
     job(row, j).units = units_of(row, j, job(row, j).workers_now)
-    job(row, j).spread = np.uint8(gang_spread(row, j))
+    job(row, j).spread = np.uint8(gang_spread(row, j, job(row, j).workers_now))
     speed = np.int64(1000)
     if ask.kind != JobKind.SERVICE:  # a service lasts as long as it lasts
         workers = np.int64(job(row, j).workers_now)
         spread = np.int64(job(row, j).spread)
         speed = speed_milli(row, j, workers, spread, _slowest_model(row, j))
-    job(row, j).speed_milli = np.int32(speed)
+    job(row, j).speed_milli = np.int64(speed)
     job(row, j).work_start_ms = resume_ms
     done = job(row, j).progress_ms + job(row, j).unsaved_ms
     end = resume_ms + _time_for(ask.duration_ms - done, speed)

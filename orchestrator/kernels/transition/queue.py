@@ -55,7 +55,7 @@ def enqueue(row, j):
             break
         queue(row, k).job = other
         k -= 1
-    queue(row, k).job = np.int32(j)
+    queue(row, k).job = np.int64(j)
     row.queue_len += 1
     _weigh(row, j, 1.0)
 
@@ -85,7 +85,7 @@ def list_running(row, j):
         k -= 1
     running(row, k).expected_end_ms = end
     running(row, k).units = job(row, j).units
-    running(row, k).job = np.int32(j)
+    running(row, k).job = np.int64(j)
     row.running_len += 1
 
 

@@ -9,7 +9,11 @@ from orchestrator.kernels.jit import kernel, small_kernel
 from orchestrator.kernels.tables import copy_record, job, worker
 from orchestrator.kernels.transition.jobs import record_placement, set_state
 from orchestrator.kernels.transition.progress import set_pace, settle_progress, units_of
-from orchestrator.kernels.transition.resources import release_worker
+from orchestrator.kernels.transition.resources import (
+    release_traffic,
+    release_worker,
+    reserve_traffic,
+)
 
 __all__ = ["begin_change", "drop_worker", "end_change", "lose_workers_on"]
 
@@ -19,6 +23,7 @@ def begin_change(row, j):
     """Stop the clock of a running job; how long the stall it is in still lasts, ms."""
     stall = max(job(row, j).work_start_ms - row.now_ms, np.int64(0))
     settle_progress(row, j)
+    release_traffic(row, j, job(row, j).workers_now)
     set_state(row, j, JobCode.SCALING)
     return stall
 
@@ -26,6 +31,8 @@ def begin_change(row, j):
 @small_kernel
 def end_change(row, j, stall_ms):
     """A job goes on with other workers after a stall."""
+    if not reserve_traffic(row, j, job(row, j).workers_now):
+        raise RuntimeError("a gang was spread over links that cannot carry it")
     row.lost_unit_ms += stall_ms * units_of(row, j, job(row, j).workers_now)
     record_placement(row, j)
     set_state(row, j, JobCode.RUNNING)
@@ -37,7 +44,7 @@ def drop_worker(row, j, w):
     """Release worker ``w``; the gang's last one takes its number, and its record the last place."""
     release_worker(row, j, w)
     last = np.int64(job(row, j).workers_now - 1)
-    job(row, j).workers_now = np.int32(last)
+    job(row, j).workers_now = np.int64(last)
     devices, n = worker(row, j, w).devices, worker(row, j, w).node
     copy_record(worker(row, j, w), worker(row, j, last))
     worker(row, j, last).devices = devices

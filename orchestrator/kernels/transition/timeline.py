@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from orchestrator.kernels.codes import NEVER, EventKind
+from orchestrator.kernels.codes import FOREVER_MS, NEVER, EventKind, JobCode
 from orchestrator.kernels.jit import kernel, small_kernel
-from orchestrator.kernels.tables import heap, incident, job, request
+from orchestrator.kernels.tables import arrival, heap, incident, job, node, request, service
 
-__all__ = ["advance_clock", "cancel_event", "next_event", "pop_event", "push_event"]
+__all__ = ["advance_clock", "cancel_event", "next_event", "pop_event", "push_event", "ticks_go_on"]
+
+_FAR_MS = FOREVER_MS // 2  # an end further away belongs to a job that lasts for ever
 
 
 @small_kernel
@@ -21,6 +23,7 @@ def advance_clock(row, time_ms):
     row.wait_ms += elapsed * row.queue_len
     row.busy_unit_ms += elapsed * (row.capacity_units - row.free_units)
     row.capacity_unit_ms += elapsed * row.capacity_units
+    row.cost_milli_ms += elapsed * row.cost_rate_milli
     row.now_ms = time_ms
 
 
@@ -83,7 +86,7 @@ def push_event(row, time_ms, kind, j):
     seq = row.event_seq
     row.event_seq = seq + 1
     row.heap_len = length + 1
-    _place_up(row, length, time_ms, np.int32(kind), seq, np.int32(j))
+    _place_up(row, length, time_ms, np.int64(kind), seq, np.int64(j))
 
 
 @kernel
@@ -105,23 +108,46 @@ def cancel_event(row, j):
 
 
 @kernel
+def ticks_go_on(row):
+    """Whether a service tick is something to wait for.
+
+    Ticks end with their series. Before that they end as soon as every job that is not a service
+    has ended: services alone do not keep an episode going. Where all jobs of an episode are
+    services, the series is the episode.
+    """
+    if row.tick_ms <= 0 or row.series_first + row.tick >= row.series_len:
+        return False
+    if row.next_arrival < row.num_jobs or row.num_jobs == row.num_services:
+        return True
+    others = row.active_jobs
+    for s in range(row.num_services):
+        state = job(row, service(row, s).job).state
+        if state != JobCode.ABSENT and state != JobCode.COMPLETED and state != JobCode.FAILED:
+            others -= 1
+    return others > 0
+
+
+@kernel
 def next_event(row):
     """The next thing to happen to row ``e``: (time_ms, codes.EventKind, subject).
 
-    Arrivals, incidents and the event queue are merged in the order (time, kind). The time is
-    ``NEVER`` and the kind ``NONE`` when nothing is left.
+    Arrivals, incidents, nodes on order, the event queue and service ticks are merged in the order
+    (time, kind). The time is ``NEVER`` and the kind ``NONE`` when nothing is left. The end of a
+    job that lasts for ever (``FOREVER_MS``) is nothing to wait for.
     """
     time_ms = NEVER
-    kind = np.int32(EventKind.NONE)
-    subject = np.int32(-1)
+    kind = np.int64(EventKind.NONE)
+    subject = np.int64(-1)
     if row.next_arrival < row.num_jobs:
         subject = row.next_arrival
         time_ms = request(row, subject).submit_ms
-        kind = np.int32(EventKind.ARRIVAL)
+        kind = np.int64(EventKind.ARRIVAL)
     if row.heap_len > 0:
         top_time = heap(row, 0).time_ms
         top_kind = heap(row, 0).kind
-        if top_time < time_ms or (top_time == time_ms and top_kind < kind):
+        if top_time - row.now_ms >= _FAR_MS:
+            pass
+        elif top_time < time_ms or (top_time == time_ms and top_kind < kind):
             time_ms, kind, subject = top_time, top_kind, heap(row, 0).entity
     if row.next_incident < row.num_incidents:
         incident_time = incident(row, row.next_incident).time_ms
@@ -129,6 +155,13 @@ def next_event(row):
         if incident_time < time_ms or (incident_time == time_ms and incident_kind < kind):
             time_ms, kind = incident_time, incident_kind
             subject = incident(row, row.next_incident).node
+    if row.arrival_len > 0:
+        due = arrival(row, 0).node
+        due_ms = node(row, due).arrive_ms
+        if due_ms < time_ms or (due_ms == time_ms and kind > EventKind.NODE_ARRIVAL):
+            time_ms, kind, subject = due_ms, np.int64(EventKind.NODE_ARRIVAL), due
+    if row.num_services > 0 and row.next_tick_ms < time_ms and ticks_go_on(row):
+        return row.next_tick_ms, np.int64(EventKind.SERVICE_TICK), np.int64(-1)
     return time_ms, kind, subject
 
 
@@ -139,5 +172,10 @@ def pop_event(row, kind):
         row.next_arrival += 1
     elif kind == EventKind.COMPLETION or kind == EventKind.CHECKPOINTED:
         cancel_event(row, heap(row, 0).entity)
+    elif kind == EventKind.SERVICE_TICK:
+        row.next_tick_ms += row.tick_ms
+    elif kind == EventKind.NODE_ARRIVAL:
+        row.arrival_head = np.int64((row.arrival_head + 1) % row.arrival_slots)
+        row.arrival_len -= 1
     elif kind != EventKind.NONE:
         row.next_incident += 1

@@ -1,0 +1,297 @@
+"""Read Alibaba's cluster-trace-gpu-v2023 ("openb"), and prepare it as FGD's evaluation does.
+
+Weng et al., USENIX ATC 2023; alibaba/clusterdata. The trace lists the machines of a GPU-sharing
+cluster and the pods that were submitted to it. The evaluation of fragmentation gradient descent
+(hkust-adsl/kubernetes-scheduler-simulator) lets pods arrive in random order, without departures,
+until more GPUs have been asked for than there are.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from envs.workloads.columns import blank_requests
+from envs.workloads.csvfile import Kind, csv_line, header, read_columns, require_columns
+from envs.workloads.files import read_text
+from envs.workloads.trace import Trace, trace_from_file
+from orchestrator.errors import ConfigurationError, TraceError
+from orchestrator.kernels.packing_state import TYPICAL_DTYPE
+from orchestrator.resources.records import gpu_models
+from orchestrator.types import JobPriority, NodeSpec
+
+__all__ = ["inflate", "read_openb", "typical_pods"]
+
+_PODS = "openb_pod_list_default.csv.gz"
+_NODES = "openb_node_list_all_node.csv.gz"
+_POD_KINDS = {
+    "cpu_milli": Kind.INTEGER,
+    "memory_mib": Kind.INTEGER,
+    "num_gpu": Kind.INTEGER,
+    "gpu_milli": Kind.INTEGER,
+    "gpu_spec": Kind.TEXT,
+}
+_TIME_KINDS = {
+    "creation_time": Kind.INTEGER,
+    "deletion_time": Kind.INTEGER,
+    "scheduled_time": Kind.INTEGER,
+}
+_NODE_KINDS = {"cpu_milli": Kind.INTEGER, "memory_mib": Kind.INTEGER, "model": Kind.TEXT}
+_NODE_NAMES = ("sn", "node")
+_GPU_NAMES = ("gpu", "gpus")
+_NO_MODEL = "none"
+_CLASSES: Mapping[str, tuple[JobPriority, bool]] = {
+    "LS": (JobPriority.PRODUCTION, False),
+    "Guaranteed": (JobPriority.PRODUCTION, False),
+    "Burstable": (JobPriority.BATCH, False),
+    "BE": (JobPriority.BEST_EFFORT, True),
+    "": (JobPriority.BATCH, False),
+}
+_MOST = 1 << 30
+_UNTIL = 0.95
+
+
+def read_openb(
+    path: str | Path, *, nodes: str | Path | None = None, gpu_nodes_only: bool = False
+) -> Trace:
+    """Read a pod list and a node list in the publisher's format.
+
+    Parameters
+    ----------
+    path : str or Path
+        A pod list (cpu_milli, memory_mib, num_gpu, gpu_milli, gpu_spec and, if there, qos,
+        creation_time, scheduled_time and deletion_time, s), or a folder with the default one.
+    nodes : str or Path or None, optional
+        A node list (sn, cpu_milli, memory_mib, gpu, model); None: the publisher's, beside the
+        pod list.
+    gpu_nodes_only : bool, optional
+        Leave out machines without GPUs.
+
+    Returns
+    -------
+    Trace
+        One worker per pod. Time 0 is the first creation; a pod without times arrives at 0, in
+        the order of the file. The duration is the time from scheduling (or, for pods that never
+        were, from creation) to deletion, at least 1 s; the estimate equals it. ``gpu_spec``
+        names the GPU models that will do, separated by ``|``. The quality-of-service class
+        gives the priority: LS and Guaranteed production, Burstable batch, BE best effort; only
+        the last is preemptible.
+
+    Raises
+    ------
+    TraceError
+        Naming file, line and column of what is wrong, and the remedy.
+    """
+    path = Path(path)
+    if path.is_dir():
+        path = path / _PODS
+    machines = _read_nodes(path.parent / _NODES if nodes is None else Path(nodes))
+    if gpu_nodes_only:
+        machines = tuple(node for node in machines if node.gpus > 0)
+    text = read_text(path)
+    names = header(text)
+    require_columns(path, names, _POD_KINDS, 1)
+    optional = {name: kind for name, kind in _TIME_KINDS.items() if name in names}
+    if "qos" in names:
+        optional["qos"] = Kind.TEXT
+    table = read_columns(path, text, _POD_KINDS | optional)
+    if table.num_rows == 0:
+        raise TraceError(str(path), "holds no pods", "give a list with at least one row")
+    numbers = {name: _numbers(path, text, table, name) for name in list(_POD_KINDS)[:-1]}
+    requests = blank_requests(table.num_rows)
+    gpus = numbers["num_gpu"]
+    requests["cpu_milli"] = numbers["cpu_milli"]
+    requests["memory_mib"] = numbers["memory_mib"]
+    requests["gpus_per_worker"] = gpus
+    shared = (gpus > 0) & (numbers["gpu_milli"] > 0)
+    requests["gpu_milli"] = np.where(shared, numbers["gpu_milli"].clip(max=1000), 1000)
+    _fill_times(requests, table, optional)
+    _fill_classes(path, text, requests, table)
+    _fill_models(path, text, requests, table, machines)
+    name = path.name.removesuffix(".gz").removesuffix(".csv")
+    return trace_from_file(path, name, requests, nodes=machines)
+
+
+def typical_pods(requests: NDArray[np.void], share: float = _UNTIL) -> NDArray[np.void]:
+    """The most frequent classes of pods, by which fragmentation is measured.
+
+    Parameters
+    ----------
+    requests : ndarray of REQUEST_DTYPE, shape [jobs]
+        Pods.
+    share : float, optional
+        Classes are taken, the most frequent first and larger ones first among equals, until
+        they cover this share of the pods.
+
+    Returns
+    -------
+    ndarray of TYPICAL_DTYPE, shape [classes]
+        With weights that add up to 1.
+    """
+    gpus = requests["gpus_per_worker"]
+    milli = np.where(gpus > 0, requests["gpu_milli"], 0)
+    rows = zip(
+        requests["cpu_milli"].tolist(),
+        milli.tolist(),
+        gpus.tolist(),
+        requests["model_mask"].tolist(),
+        strict=True,
+    )
+    counts = sorted(((count, *key) for key, count in Counter(rows).items()), reverse=True)
+    total, covered, used = len(requests), 0, 0
+    while covered < share * total and used < len(counts):
+        covered += counts[used][0]
+        used += 1
+    pods = np.zeros(used, TYPICAL_DTYPE)
+    for pod, (count, cpu, gpu_milli, number, mask) in zip(pods, counts[:used], strict=True):
+        # In this order: scores are truncated, and the last digit may matter.
+        pod["weight"] = count / total
+        if used < len(counts):
+            pod["weight"] /= covered / total
+        pod["cpu_milli"], pod["gpu_milli"] = cpu, gpu_milli
+        pod["gpus"], pod["model_mask"] = number, mask
+    return pods
+
+
+def inflate(trace: Trace, ratio: float, seed: int) -> Trace:
+    """Let pods arrive in random order until they ask for a multiple of the cluster's GPUs.
+
+    Parameters
+    ----------
+    trace : Trace
+        Pods of one worker each, and their cluster.
+    ratio : float
+        GPUs asked for, as a multiple of those that there are.
+    seed : int
+        Of the permutation, and of the pods that are drawn, with replacement, to follow it.
+
+    Returns
+    -------
+    Trace
+        All at time 0, in the order of arrival. A list that asks for more than the multiple
+        loses pods at random instead.
+
+    Raises
+    ------
+    ConfigurationError
+        If the pods or the cluster have no GPUs.
+    """
+    size = trace.requests["gpus_per_worker"].astype(np.int64) * trace.requests["gpu_milli"]
+    if trace.gpus == 0 or not size.any():
+        raise ConfigurationError(
+            f"trace '{trace.name}': pods or nodes have no GPUs; nothing to inflate"
+        )
+    target = ratio * trace.gpus * 1000
+    rng = np.random.default_rng(seed)
+    chosen = rng.permutation(len(trace)).tolist()
+    total = int(size.sum())
+    while total > target:
+        total -= int(size[chosen.pop(int(rng.integers(len(chosen))))])
+    while True:
+        pod = int(rng.integers(len(trace)))
+        if total + size[pod] > target:
+            break
+        chosen.append(pod)
+        total += int(size[pod])
+    requests = trace.requests[chosen]
+    requests["submit_ms"] = 0
+    return replace(trace, name=f"{trace.name}-{ratio:g}-{seed}", requests=requests)
+
+
+def _refuse(path: Path, text: str, bad: NDArray[np.bool_], problem: str, remedy: str) -> None:
+    if bad.any():
+        row = int(np.argmax(bad))
+        raise TraceError(str(path), problem, remedy, csv_line(text, row))
+
+
+def _numbers(path: Path, text: str, table: Any, name: str) -> NDArray[np.int64]:
+    """A column of counts; an empty cell, a negative or a huge number is refused."""
+    values = np.asarray(table[name].fill_null(-1), np.int64)
+    high = 64 if name == "num_gpu" else (1000 if name == "gpu_milli" else _MOST)
+    wrong = (values < 0) | (values > high)
+    _refuse(path, text, wrong, f"column '{name}' is out of range", f"give 0 to {high}")
+    return values
+
+
+def _fill_times(requests: NDArray[np.void], table: Any, there: Mapping[str, Kind]) -> None:
+    requests["duration_ms"] = 1000
+    if all(name in there for name in _TIME_KINDS):
+        created = np.asarray(table["creation_time"].fill_null(0), np.int64)
+        began = np.asarray(table["scheduled_time"].fill_null(-1), np.int64)
+        ended = np.asarray(table["deletion_time"].fill_null(0), np.int64)
+        began = np.where(began < 0, created, began)
+        requests["submit_ms"] = (created - created.min()) * 1000
+        requests["duration_ms"] = np.maximum(ended - began, 1) * 1000
+    requests["requested_ms"] = requests["duration_ms"]
+
+
+def _fill_classes(path: Path, text: str, requests: NDArray[np.void], table: Any) -> None:
+    if "qos" not in table.column_names:
+        return
+    classes = table["qos"].to_pylist()
+    unknown = np.array([name not in _CLASSES for name in classes])
+    known = ", ".join(name for name in _CLASSES if name)
+    _refuse(path, text, unknown, "column 'qos' holds an unknown class", f"known are {known}")
+    requests["priority"] = [_CLASSES[name][0].value for name in classes]
+    requests["preemptible"] = [_CLASSES[name][1] for name in classes]
+
+
+def _fill_models(
+    path: Path,
+    text: str,
+    requests: NDArray[np.void],
+    table: Any,
+    machines: tuple[NodeSpec, ...],
+) -> None:
+    models = gpu_models(machines)
+    if len(models) > 32:
+        raise TraceError(str(path), f"knows {len(models)} GPU models", "at most 32 are possible")
+    masks = []
+    for spec in table["gpu_spec"].to_pylist():
+        wanted = [name.strip() for name in spec.split("|") if name.strip()]
+        mask = sum(1 << models.index(name) for name in set(wanted) if name in models)
+        masks.append(-1 if wanted and mask == 0 else mask)
+    found = np.array(masks, np.int64)
+    remedy = f"the nodes have {', '.join(models)}"
+    _refuse(path, text, found < 0, "column 'gpu_spec' names no GPU model of the nodes", remedy)
+    requests["model_mask"] = found
+
+
+def _read_nodes(path: Path) -> tuple[NodeSpec, ...]:
+    """Read the list of machines, in the order of their names."""
+    text = read_text(path)
+    names = header(text)
+    name = next((name for name in _NODE_NAMES if name in names), _NODE_NAMES[0])
+    gpu = next((gpu for gpu in _GPU_NAMES if gpu in names), _GPU_NAMES[0])
+    kinds = {name: Kind.TEXT, gpu: Kind.INTEGER} | _NODE_KINDS
+    require_columns(path, names, kinds, 1)
+    table = read_columns(path, text, kinds)
+    if table.num_rows == 0:
+        raise TraceError(str(path), "lists no machines", "give at least one")
+    columns = {field: table[field].to_pylist() for field in kinds}
+    for field in (gpu, "cpu_milli", "memory_mib"):
+        high = 64 if field == gpu else _MOST
+        wrong = np.array([cell is None or not 0 <= cell <= high for cell in columns[field]])
+        _refuse(path, text, wrong, f"column '{field}' is out of range", f"give 0 to {high}")
+    uneven = np.array([cell % 1000 != 0 for cell in columns["cpu_milli"]])
+    _refuse(path, text, uneven, "column 'cpu_milli' is no whole number of cores", "give 1000s")
+    machines = [
+        NodeSpec(
+            node_id=columns[name][i],
+            gpus=columns[gpu][i],
+            gpu_memory_gb=0.0,
+            cpu_cores=columns["cpu_milli"][i] // 1000,
+            memory_gb=columns["memory_mib"][i] / 1024,
+            network_bandwidth_gbps=0.0,
+            gpu_topology="PCIe",
+            gpu_model=columns["model"][i] or _NO_MODEL,
+        )
+        for i in range(table.num_rows)
+    ]
+    return tuple(sorted(machines, key=lambda node: node.node_id))

@@ -1,0 +1,131 @@
+"""Without a timeline: arrivals that are placed or turned away, and a single scheduling cycle."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from orchestrator.kernels.advance import queue_position
+from orchestrator.kernels.codes import ActionKind, Reason
+from orchestrator.kernels.commit import commit
+from orchestrator.kernels.jit import kernel
+from orchestrator.kernels.placement import place_gang
+from orchestrator.kernels.rules import rule_action
+from orchestrator.kernels.tables import request
+from orchestrator.kernels.transition.decide import open_point
+from orchestrator.kernels.transition.jobs import admit_job, fail_waiting_job, start_job
+from orchestrator.kernels.transition.layout import load_typical as _load_typical
+from orchestrator.kernels.transition.layout import load_uplinks as _load_uplinks
+
+__all__ = ["admit_arrivals", "load_typical", "load_uplinks", "pack_arrivals", "schedule"]
+
+Rows = NDArray[np.void]
+
+
+@kernel
+def load_typical(rows: Rows, e: int, pods: NDArray[np.void]) -> None:
+    """Give row ``e`` its typical pods, TYPICAL_DTYPE [n], by which fragmentation is measured."""
+    _load_typical(rows[e], pods)
+
+
+@kernel
+def load_uplinks(rows: Rows, e: int, uplinks: NDArray[np.void]) -> None:
+    """Give row ``e`` its racks' uplinks, UPLINK_DTYPE [racks]; nobody may run yet."""
+    _load_uplinks(rows[e], uplinks)
+
+
+@kernel
+def _arrive(row, j):
+    row.next_arrival = np.int64(j + 1)
+    row.now_ms = max(row.now_ms, request(row, j).submit_ms)
+    admit_job(row, np.int64(j))
+
+
+@kernel
+def pack_arrivals(
+    rows: Rows,
+    e: int,
+    last: int,
+    generator: int,
+    nodes: NDArray[np.int32],
+    free: NDArray[np.int64],
+) -> int:
+    """Place the jobs of row ``e`` up to ``last`` (exclusive) one after the other; nobody leaves.
+
+    A job that cannot be placed when it arrives fails. Nothing happens but arrivals.
+
+    Parameters
+    ----------
+    rows : ROW_DTYPE [envs]
+    e : int
+        Row.
+    last : int
+        The first job that does not arrive.
+    generator : int
+        The ``Placement`` to place all of them by.
+    nodes : int32 [>= workers]
+        Scratch.
+    free : int64 [>= last]
+        Filled with the free capacity after each arrival, in capacity units.
+
+    Returns
+    -------
+    int
+        Jobs placed.
+    """
+    row = rows[e]
+    count = 0
+    for j in range(row.next_arrival, last):
+        row.point = np.int64(j)
+        _arrive(row, j)
+        q = queue_position(row, np.int64(j))
+        workers = place_gang(row, np.int64(j), np.int64(generator), nodes)
+        if workers > 0 and start_job(row, q, nodes, workers, np.int64(generator)):
+            count += 1
+        else:
+            fail_waiting_job(row, queue_position(row, np.int64(j)))
+        free[j] = row.free_units
+    return count
+
+
+@kernel
+def admit_arrivals(rows: Rows, e: int, last: int) -> None:
+    """Let the jobs of row ``e`` up to ``last`` (exclusive) join the queue, and open a point."""
+    row = rows[e]
+    for j in range(row.next_arrival, last):
+        _arrive(row, j)
+    open_point(row)
+
+
+@kernel
+def schedule(
+    rows: Rows,
+    e: int,
+    rules: NDArray[np.void],
+    nodes: NDArray[np.int32],
+    scratch: NDArray[np.int32],
+) -> int:
+    """One scheduling cycle: what a rule does until it waits; the number of placements.
+
+    Parameters
+    ----------
+    rows : ROW_DTYPE [envs]
+    e : int
+        Row, at a decision point.
+    rules : RULE_DTYPE [1]
+        The rule; not preemptive.
+    nodes : int32 [>= workers]
+        Scratch.
+    scratch : int32 [>= jobs]
+        Scratch.
+    """
+    row = rows[e]
+    count = 0
+    while row.queue_len > 0:
+        kind, j = rule_action(row, rules[0], scratch)
+        if kind != ActionKind.PLACE:
+            break
+        if commit(row, kind, j, np.int64(rules[0].placement), nodes) != Reason.OK:
+            break
+        count += 1
+    return count

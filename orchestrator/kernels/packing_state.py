@@ -1,0 +1,89 @@
+"""Tables of placement: typical pods, nodes by domain, and the memo of the best nodes.
+
+The memo (see ``index``) is derived from the state and never part of it: it is not copied with a
+row, and two rows that differ in it only decide alike.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+__all__ = [
+    "BRANCH_DTYPE",
+    "MEMO_TABLES",
+    "ORDER_DTYPE",
+    "SHAPE_DTYPE",
+    "TAGS",
+    "TAG_DTYPE",
+    "TOUCH_DTYPE",
+    "TYPICAL_DTYPE",
+    "memo_sizes",
+]
+
+MEMO_TABLES = ("shape_memo", "branch", "touch")
+
+TAGS = 10
+"""Kinds of workers that GPU clustering tells apart: shared, 1 to 8 GPUs, more."""
+
+_INDEXED_NODES = 64  # below, a scan is faster
+_SHAPES = 32
+
+TYPICAL_DTYPE = np.dtype(
+    [
+        ("weight", "f8"),  # share of the pods; all add up to 1
+        ("cpu_milli", "i8"),
+        ("gpu_milli", "i8"),  # share of each GPU
+        ("gpus", "i8"),
+        ("model_mask", "u4"),  # as in REQUEST_DTYPE
+    ],
+    align=True,
+)
+"""A class of typical pods (Weng et al., USENIX ATC 2023), most frequent first."""
+
+ORDER_DTYPE = np.dtype([("node", "i8")], align=True)
+"""Nodes by (spine, rack, index): a rack, and a spine, is a run of consecutive entries."""
+
+TAG_DTYPE = np.dtype([("workers", "i8")], align=True)
+"""Workers of one kind on a node."""
+
+SHAPE_DTYPE = np.dtype(
+    [
+        ("used", "i8"),  # when last; 0: empty
+        ("seen", "i8"),  # touches that it takes account of
+        ("total", "i8"),  # workers that all nodes together can hold, at most `limit` on each
+        ("memory_mib", "i8"),
+        ("limit", "i8"),
+        ("cpu_milli", "i8"),
+        ("gpus_per_worker", "i8"),
+        ("gpu_milli", "i8"),
+        ("gpu_memory_mib", "i8"),
+        ("model_mask", "u4"),
+        ("generator", "i8"),
+    ],
+    align=True,
+)
+"""Requests that all nodes serve alike."""
+
+BRANCH_DTYPE = np.dtype([("key", "i8"), ("winner", "i8"), ("slots", "i8")], align=True)
+"""An entry of a shape's tournament tree; leaves are nodes, entry 1 is the root."""
+
+TOUCH_DTYPE = np.dtype([("node", "i8")], align=True)
+"""A node that changed: an entry of a ring."""
+
+
+def memo_sizes(nodes: int, shapes: int) -> tuple[int, int, int]:
+    """Shapes remembered, entries of one shape's tree, and entries of the ring of touched nodes.
+
+    Parameters
+    ----------
+    nodes : int
+        Nodes of a row.
+    shapes : int
+        As in ``ClusterShape``.
+    """
+    if shapes < 0:
+        shapes = _SHAPES if nodes >= _INDEXED_NODES else 0
+    if shapes == 0:
+        return 0, 2, 1
+    leaves = 1 << max(nodes - 1, 1).bit_length()
+    return shapes, 2 * leaves, 2 * leaves

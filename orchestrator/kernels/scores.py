@@ -1,0 +1,182 @@
+"""Score: how good a node is for a job under each placement generator; the highest key wins.
+
+Keys depend on the request, on what is on the node, and on nothing else (but for UNIFORM), so that
+they can be kept until the node changes. Nodes of equal key are taken in the order of their index.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from orchestrator.kernels.codes import Placement, Stream
+from orchestrator.kernels.fragmentation import gradient_score
+from orchestrator.kernels.jit import kernel, small_kernel
+from orchestrator.kernels.randomness import random_bits
+from orchestrator.kernels.slots import WHOLE, device_shares
+from orchestrator.kernels.tables import device, node, request, tag
+
+__all__ = ["NO_KEY", "buddy_cell", "free_share", "node_key", "worker_kind"]
+
+NO_KEY = np.int64(-(1 << 62))
+"""Below every key: the node cannot hold a worker."""
+
+_MAX_CPU = 128_000.0  # the largest machine of the openb cluster, by which FGD's simulator scales
+_MAX_GPU = 8000.0
+_FREE_BITS = 40
+_MOST_FREE = (1 << _FREE_BITS) - 1
+_ONE = np.uint64(1)
+_TWO = np.uint64(2)
+_LAST_TAG = 9
+
+
+@small_kernel
+def free_share(row, n):
+    """Free capacity of a node: GPUs first, CPU between nodes of equal GPUs."""
+    return node(row, n).gpu_free_milli * 1048576 + node(row, n).cpu_free_milli // 1024
+
+
+@small_kernel
+def worker_kind(row, j):
+    """Index of a GPU worker's kind among the tags of a node: 0 shared, else its GPUs."""
+    ask = request(row, j)
+    if ask.gpu_milli < WHOLE:
+        return 0
+    return min(np.int64(ask.gpus_per_worker), _LAST_TAG)
+
+
+@kernel
+def buddy_cell(row, n, gpus):
+    """The free aligned cell for ``gpus`` whole GPUs that is split least (HiveD, OSDI 2020).
+
+    Returns
+    -------
+    tuple of int
+        Size of the largest free cell around it, 128 if there is none, and its first device.
+    """
+    free = np.uint64(0)
+    total = node(row, n).gpus
+    for g in range(total):
+        if device(row, n, g).free_milli == WHOLE:
+            free |= _ONE << np.uint64(g)
+    size = 1
+    while size < gpus:
+        size *= 2
+    while size <= total:
+        cell = ((_ONE << np.uint64(size - 1)) - _ONE) * _TWO + _ONE
+        for first in range(0, total - size + 1, size):
+            if (free >> np.uint64(first)) & cell != cell:
+                continue
+            around = first // (2 * size) * 2 * size
+            if size < 64 and around + 2 * size <= total:
+                twice = ((_ONE << np.uint64(2 * size - 1)) - _ONE) * _TWO + _ONE
+                if (free >> np.uint64(around)) & twice == twice:
+                    continue  # part of a larger free cell
+            return size, first
+        size *= 2
+    return 128, -1
+
+
+@kernel
+def _dot_product_score(row, j, n):
+    """Tetris: int(100 (1 - free . request / 2)), both in shares of the largest machine."""
+    ask = request(row, j)
+    milli = np.int64(ask.gpus_per_worker) * ask.gpu_milli
+    product = node(row, n).cpu_free_milli / _MAX_CPU * (ask.cpu_milli / _MAX_CPU)
+    product += node(row, n).gpu_free_milli / _MAX_GPU * (milli / _MAX_GPU)
+    return np.int64(100.0 * (1.0 - product / 2.0))
+
+
+@kernel
+def _best_fit_score(row, j, n):
+    """int(100 (1 - half the CPU left - half the GPUs left)), in shares of the largest machine."""
+    ask = request(row, j)
+    milli = np.int64(ask.gpus_per_worker) * ask.gpu_milli
+    left = 0.0
+    left += (node(row, n).cpu_free_milli - ask.cpu_milli) / _MAX_CPU * 0.5
+    left += (node(row, n).gpu_free_milli - milli) / _MAX_GPU * 0.5
+    return np.int64((1.0 - left) * 100.0)
+
+
+@kernel
+def _packing_score(row, j, n):
+    """GPUs in use (50..100, the fuller the better), nodes in use (33..50), empty nodes (0..33)."""
+    ask = request(row, j)
+    gpus = node(row, n).gpus
+    if ask.gpus_per_worker == 0:
+        return np.int64(0)
+    whole = np.int64(node(row, n).whole_free)
+    if whole == gpus:
+        return max(33 - whole, whole)
+    taken = np.uint64(0)
+    fresh, idle_percent = np.int64(0), np.int64(0)
+    for _ in range(ask.gpus_per_worker):
+        best, best_free = -1, WHOLE + 1
+        for g in range(gpus):
+            free = device(row, n, g).free_milli
+            serves = device_shares(row, n, g, ask.gpu_milli, ask.gpu_memory_mib) > 0
+            if serves and free < best_free and (taken >> np.uint64(g)) & _ONE == 0:
+                best, best_free = g, free
+        if best < 0:
+            break
+        taken |= _ONE << np.uint64(best)
+        fresh += best_free == WHOLE
+        idle_percent += best_free * 100 // WHOLE
+    if fresh > 0:
+        return max(50 - fresh, np.int64(33))
+    return max(100 - idle_percent // 10, np.int64(50))
+
+
+@kernel
+def _clustering_score(row, j, n):
+    """Quarters: only workers of the same kind, some, an empty node, none; the fuller the better."""
+    if request(row, j).gpus_per_worker == 0:
+        return np.int64(0)
+    score = 25 * (8000 - node(row, n).gpu_free_milli) // 8000
+    kinds = 0
+    for kind in range(_LAST_TAG + 1):
+        kinds += tag(row, n, kind).workers > 0
+    if tag(row, n, worker_kind(row, j)).workers > 0:
+        return score + (75 if kinds == 1 else 50)
+    return score + (25 if kinds == 0 else 0)
+
+
+@kernel
+def node_key(row, j, n, slots, generator):
+    """The key of a node that can hold ``slots`` workers, at least 1, of job ``j``.
+
+    Parameters
+    ----------
+    row : ROW_DTYPE record
+    j, n : int
+        Job and node.
+    slots : int
+        Workers that the node can hold, at most as many as are left to place.
+    generator : int
+        A ``Placement``.
+    """
+    if generator == Placement.FIRST_FIT:
+        return np.int64(-n)
+    if generator == Placement.FGD:
+        return gradient_score(row, j, n)
+    if generator == Placement.BEST_FIT_FGD:
+        return _best_fit_score(row, j, n)
+    if generator == Placement.DOT_PRODUCT:
+        return _dot_product_score(row, j, n)
+    if generator == Placement.GPU_PACKING:
+        return _packing_score(row, j, n)
+    if generator == Placement.GPU_CLUSTERING:
+        return _clustering_score(row, j, n)
+    if generator == Placement.UNIFORM:
+        counter = (row.point << 32) + j
+        bits = random_bits(row.seed + np.uint64(counter), Stream.PLACEMENT, n)
+        return np.int64(bits >> _TWO)
+    free = min(free_share(row, n), np.int64(_MOST_FREE))
+    if generator == Placement.WORST_FIT or generator == Placement.SPREAD:
+        return free
+    if generator == Placement.BUDDY:
+        size = 0
+        if request(row, j).gpu_milli == WHOLE and request(row, j).gpus_per_worker > 0:
+            size, _ = buddy_cell(row, n, request(row, j).gpus_per_worker)
+        return -((np.int64(size) << _FREE_BITS) + free)
+    # Best fit: a node that holds all that is left, the tightest one; else the one that holds most.
+    return (np.int64(slots) << _FREE_BITS) - free

@@ -1,0 +1,186 @@
+"""Filter: how many workers of a job one node can hold, now or if it were empty."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from orchestrator.kernels.codes import NodeCode
+from orchestrator.kernels.jit import kernel, small_kernel
+from orchestrator.kernels.tables import device, node, request
+
+__all__ = [
+    "WHOLE",
+    "device_shares",
+    "device_slots",
+    "empty_device_shares",
+    "island_slots",
+    "node_allows",
+    "tightest_island",
+    "worker_slots",
+    "worker_slots_when_empty",
+]
+
+WHOLE = 1000
+"""Milli-GPUs of a device."""
+
+_ONE = np.uint32(1)
+
+
+@small_kernel
+def node_allows(row, j, n):
+    """Whether a job's constraints admit node ``n``, however full it is."""
+    ask = request(row, j)
+    if ask.gpu_memory_mib > node(row, n).gpu_memory_mib and ask.gpus_per_worker > 0:
+        return False
+    mask = ask.model_mask
+    return mask == 0 or (mask >> np.uint32(node(row, n).model)) & _ONE != 0
+
+
+@small_kernel
+def device_shares(row, n, g, milli, memory_mib):
+    """Workers of a share (and of GPU memory, if asked for) that a device can still serve."""
+    shares = device(row, n, g).free_milli // milli
+    if memory_mib > 0:
+        shares = min(shares, device(row, n, g).free_memory_mib // memory_mib)
+    return shares
+
+
+@small_kernel
+def empty_device_shares(row, n, milli, memory_mib):
+    """The same of a device of node ``n`` that is entirely free."""
+    shares = np.int64(WHOLE // milli)
+    if memory_mib > 0:
+        shares = min(shares, np.int64(node(row, n).gpu_memory_mib // memory_mib))
+    return shares
+
+
+@kernel
+def device_slots(row, j, n, first, last, limit):
+    """Workers (at most ``limit``) whose GPUs devices ``first`` to ``last`` (exclusive) have."""
+    ask = request(row, j)
+    gpus, milli, memory = ask.gpus_per_worker, ask.gpu_milli, ask.gpu_memory_mib
+    count = np.int64(0)
+    if milli == WHOLE:
+        for g in range(first, last):
+            count += device(row, n, g).free_milli == WHOLE
+        return min(limit, count // gpus)
+    if gpus == 1:
+        for g in range(first, last):
+            count += device_shares(row, n, g, milli, memory)
+        return min(limit, count)
+    # t workers fit if, each device serving a worker at most once, t * gpus shares can be had.
+    t = np.int64(0)
+    while t < limit:
+        count = np.int64(0)
+        for g in range(first, last):
+            count += min(t + 1, np.int64(device_shares(row, n, g, milli, memory)))
+        if count < (t + 1) * gpus:
+            break
+        t += 1
+    return t
+
+
+@small_kernel
+def _host_slots(row, j, n, limit):
+    """Workers for which the node has CPU and memory, and which it admits."""
+    if node(row, n).state != NodeCode.UP or not node_allows(row, j, n):
+        return np.int64(0)
+    ask = request(row, j)
+    slots = np.int64(limit)
+    if ask.cpu_milli > 0:
+        slots = min(slots, node(row, n).cpu_free_milli // ask.cpu_milli)
+    if ask.memory_mib > 0:
+        slots = min(slots, node(row, n).memory_free_mib // ask.memory_mib)
+    return slots
+
+
+@kernel
+def worker_slots(row, j, n, limit):
+    """Workers of job ``j``, at most ``limit``, that node ``n`` can hold now."""
+    slots = _host_slots(row, j, n, limit)
+    gpus = request(row, j).gpus_per_worker
+    if gpus > 0 and slots > 0:
+        if request(row, j).gpu_milli == WHOLE:
+            return min(slots, np.int64(node(row, n).whole_free // gpus))
+        return device_slots(row, j, n, 0, node(row, n).gpus, slots)
+    return slots
+
+
+@small_kernel
+def _capacity_slots(row, j, n, limit):
+    state = node(row, n).state
+    leaves = state == NodeCode.ABSENT or state == NodeCode.DRAINING
+    if leaves or not node_allows(row, j, n):
+        return np.int64(0)
+    ask = request(row, j)
+    slots = np.int64(limit)
+    if ask.cpu_milli > 0:
+        slots = min(slots, node(row, n).cpu_cap_milli // ask.cpu_milli)
+    if ask.memory_mib > 0:
+        slots = min(slots, node(row, n).memory_cap_mib // ask.memory_mib)
+    return slots
+
+
+@small_kernel
+def _slots_of_empty_devices(row, j, n, gpus):
+    """Workers that ``gpus`` free devices of node ``n`` serve."""
+    ask = request(row, j)
+    if ask.gpus_per_worker > gpus:
+        return np.int64(0)
+    shares = empty_device_shares(row, n, ask.gpu_milli, ask.gpu_memory_mib)
+    return shares * gpus // ask.gpus_per_worker
+
+
+@kernel
+def worker_slots_when_empty(row, j, n, limit):
+    """Workers of job ``j``, at most ``limit``, that node ``n`` could hold if it were empty."""
+    slots = _capacity_slots(row, j, n, limit)
+    if request(row, j).gpus_per_worker > 0:
+        slots = min(slots, _slots_of_empty_devices(row, j, n, node(row, n).gpus))
+    return slots
+
+
+@kernel
+def island_slots(row, j, n, limit, empty):
+    """Workers that one NVLink island of node ``n`` can hold, the best one for that.
+
+    A node without islands has none that could; a job without GPUs needs none and counts as on
+    a node.
+    """
+    ask = request(row, j)
+    size = node(row, n).island
+    if ask.gpus_per_worker == 0:
+        if empty:
+            return worker_slots_when_empty(row, j, n, limit)
+        return worker_slots(row, j, n, limit)
+    if size <= 0:
+        return np.int64(0)
+    if empty:
+        slots = _capacity_slots(row, j, n, limit)
+        return min(slots, _slots_of_empty_devices(row, j, n, min(size, node(row, n).gpus)))
+    slots = _host_slots(row, j, n, limit)
+    if slots <= 0:
+        return np.int64(0)
+    best = np.int64(0)
+    first = 0
+    while first + size <= node(row, n).gpus:
+        best = max(best, device_slots(row, j, n, first, first + size, slots))
+        first += size
+    return best
+
+
+@kernel
+def tightest_island(row, j, n, workers):
+    """First device of the island with least free that holds the GPUs of ``workers``; -1 if none."""
+    size = node(row, n).island
+    best, best_free = -1, 0
+    first = 0
+    while size > 0 and first + size <= node(row, n).gpus:
+        if device_slots(row, j, n, first, first + size, np.int64(workers)) >= workers:
+            free = 0
+            for g in range(first, first + size):
+                free += device(row, n, g).free_milli
+            if best < 0 or free < best_free:
+                best, best_free = first, free
+        first += size
+    return best

@@ -1,0 +1,37 @@
+"""The service mesh: the request path of inference services.
+
+:class:`ServiceMesh` is the whole; its parts can be used alone. All state transitions are the
+kernels', so that what is simulated is what runs.
+"""
+
+from orchestrator.mesh.discovery import Endpoint, ServiceDiscovery
+from orchestrator.mesh.mesh import ServiceCounts, ServiceMesh, Transport
+from orchestrator.mesh.policies import CircuitBreaker, LoadBalancer, RateLimiter, RetryPolicy
+from orchestrator.mesh.probing import HealthProber, Probe, ProbeSpec
+from orchestrator.mesh.specs import (
+    BreakerSpec,
+    LimitSpec,
+    RetrySpec,
+    ServiceSpec,
+    service_records,
+)
+
+__all__ = [
+    "BreakerSpec",
+    "CircuitBreaker",
+    "Endpoint",
+    "HealthProber",
+    "LimitSpec",
+    "LoadBalancer",
+    "Probe",
+    "ProbeSpec",
+    "RateLimiter",
+    "RetryPolicy",
+    "RetrySpec",
+    "ServiceCounts",
+    "ServiceDiscovery",
+    "ServiceMesh",
+    "ServiceSpec",
+    "Transport",
+    "service_records",
+]

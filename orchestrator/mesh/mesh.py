@@ -1,0 +1,281 @@
+"""The service mesh: finds a service's endpoints and gets requests to one that answers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from orchestrator.errors import (
+    AttemptTimeoutError,
+    ConfigurationError,
+    NoHealthyEndpointError,
+    RateLimitedError,
+    RequestRejectedError,
+    RetriesExhaustedError,
+    UnknownServiceError,
+)
+from orchestrator.kernels.mesh.breaker import BreakerMode
+from orchestrator.mesh.discovery import ServiceDiscovery
+from orchestrator.mesh.policies import CircuitBreaker, LoadBalancer, RateLimiter, RetryPolicy
+from orchestrator.mesh.specs import ServiceSpec
+from orchestrator.mesh.timing import within
+from orchestrator.ports import Clock
+
+__all__ = ["ServiceCounts", "ServiceMesh", "Transport"]
+
+Transport: TypeAlias = Callable[[str, Any], Awaitable[Any]]
+"""Carries a request to the endpoint at an address and returns its answer, or raises."""
+
+
+@dataclass
+class ServiceCounts:
+    """What became of a service's requests; the names are those of the simulator's totals.
+
+    ``offered + retried == shed + failed + served`` once nothing is in flight, as long as nothing
+    was cancelled: ``failed`` and ``served`` count attempts, the others requests.
+    """
+
+    offered: int = 0
+    shed: int = 0
+    retried: int = 0
+    failed: int = 0
+    served: int = 0
+    within: int = 0
+
+
+class _Service:
+    """A service's rules and the state of its request path."""
+
+    def __init__(self, spec: ServiceSpec, now_ms: int, seed: int) -> None:
+        self.spec = spec
+        self.limiter = RateLimiter(spec.limit, now_ms)
+        self.retry = RetryPolicy(spec.retry, now_ms, seed)
+        self.balancer = LoadBalancer(seed=seed)
+        self.breakers: dict[str, CircuitBreaker] = {}
+        self.counts = ServiceCounts()
+
+    def breaker(self, address: str, now_ms: int) -> CircuitBreaker:
+        if address not in self.breakers:
+            self.breakers[address] = CircuitBreaker(self.spec.breaker, now_ms)
+        return self.breakers[address]
+
+
+class ServiceMesh:
+    """Discovery, load balancing, circuit breaking, retries and rate limits of all services.
+
+    Parameters
+    ----------
+    clock : Clock
+        Time.
+    transport : callable or None, optional
+        Carries requests, unless :meth:`route` is given another one.
+    discovery : ServiceDiscovery or None, optional
+        The register to use.
+    seed : int, optional
+        Of the balancers' draws and the waits between attempts.
+    """
+
+    def __init__(
+        self,
+        clock: Clock,
+        transport: Transport | None = None,
+        *,
+        discovery: ServiceDiscovery | None = None,
+        seed: int = 0,
+    ) -> None:
+        self._clock = clock
+        self._transport = transport
+        self._seed = seed
+        self._services: dict[str, _Service] = {}
+        self.discovery = discovery if discovery is not None else ServiceDiscovery()
+
+    @property
+    def services(self) -> list[str]:
+        """Names of the services that were added."""
+        return list(self._services)
+
+    def add_service(self, spec: ServiceSpec) -> None:
+        """Make a service known, or give it new rules, with which its request path begins anew."""
+        now_ms = self._clock.now_ms()
+        self._services[spec.name] = _Service(spec, now_ms, self._seed + len(self._services))
+        self.discovery.declare(spec.name)
+
+    def remove_service(self, service: str) -> None:
+        """Forget a service and its endpoints."""
+        self._of(service)
+        del self._services[service]
+        self.discovery.forget(service)
+
+    def register(self, service: str, address: str, *, healthy: bool = True) -> None:
+        """A replica has started: it gets requests from now on, and begins with a clean slate."""
+        own = self._of(service)
+        self.discovery.register(service, address, healthy=healthy)
+        own.breakers.pop(address, None)
+
+    def drain(self, service: str, address: str) -> None:
+        """Send a replica no new requests."""
+        self.discovery.drain(service, address)
+
+    def drained(self, service: str, address: str) -> bool:
+        """Whether a replica has no requests left to answer."""
+        return self._of(service).balancer.in_flight(address) == 0
+
+    def deregister(self, service: str, address: str) -> None:
+        """A replica has gone."""
+        own = self._of(service)
+        self.discovery.deregister(service, address)
+        own.breakers.pop(address, None)
+        own.balancer.forget(address)
+
+    def spec(self, service: str) -> ServiceSpec:
+        """What a service is."""
+        return self._of(service).spec
+
+    def counts(self, service: str) -> ServiceCounts:
+        """What became of a service's requests so far."""
+        return self._of(service).counts
+
+    def breaker_mode(self, service: str, address: str) -> BreakerMode:
+        """Whether requests reach an endpoint."""
+        return self._of(service).breaker(address, self._clock.now_ms()).mode
+
+    def discover(self, service: str) -> list[str]:
+        """Addresses that requests may go to now: well, not draining, not shut out.
+
+        Raises
+        ------
+        UnknownServiceError
+            When there is no such service.
+        """
+        own = self._of(service)
+        now_ms = self._clock.now_ms()
+        addresses = self.discovery.lookup(service)
+        return [a for a in addresses if own.breaker(a, now_ms).would_admit(now_ms)]
+
+    async def route(self, service: str, request: Any, transport: Transport | None = None) -> Any:
+        """Get a request to an endpoint that answers it.
+
+        Parameters
+        ----------
+        service : str
+            The service.
+        request : object
+            Handed to the transport as it is.
+        transport : callable or None, optional
+            Instead of the mesh's own. An exception that it raises is a failure of the endpoint,
+            except :class:`RequestRejectedError`, which is handed on.
+
+        Returns
+        -------
+        object
+            The answer.
+
+        Raises
+        ------
+        UnknownServiceError
+            When there is no such service.
+        RateLimitedError
+            When it gets more requests than its limit; no endpoint has seen this one.
+        NoHealthyEndpointError
+            When no endpoint may be asked.
+        RetriesExhaustedError
+            When the last attempt has failed, or the retry budget is spent.
+        """
+        own = self._of(service)
+        carry = transport if transport is not None else self._transport
+        if carry is None:
+            problem = "ServiceMesh.route: no transport; give one here or to ServiceMesh()"
+            raise ConfigurationError(problem)
+        own.counts.offered += 1
+        if not own.limiter.allow(self._clock.now_ms()):
+            own.counts.shed += 1
+            limit = own.spec.limit.rate_rps
+            raise RateLimitedError(service, f"more than {limit:g} requests/s", "ask later")
+        own.retry.earn(self._clock.now_ms())
+        failed_at: list[str] = []
+        while True:
+            address = self._pick(own, failed_at)
+            try:
+                return await self._attempt(own, address, request, carry)
+            except RequestRejectedError:
+                raise
+            except Exception as error:  # any failure of an endpoint is worth another attempt
+                failed_at.append(address)
+                if len(failed_at) >= own.retry.attempts or not own.retry.spend():
+                    raise self._exhausted(own, failed_at, error) from error
+            own.counts.retried += 1
+            wait_ms = own.retry.backoff_ms(len(failed_at) - 1)
+            await self._clock.sleep_until(self._clock.now_ms() + wait_ms)
+
+    def _pick(self, own: _Service, failed_at: list[str]) -> str:
+        """Choose an endpoint, one that has not failed this request if there is any."""
+        addresses = self.discovery.lookup(own.spec.name)
+        fresh = [a for a in addresses if a not in failed_at] if failed_at else addresses
+        now_ms = self._clock.now_ms()
+        for candidates in (fresh, addresses):
+            if not candidates:
+                continue
+            for address in own.balancer.choose(candidates):
+                if own.breaker(address, now_ms).admit(now_ms):
+                    return address
+            rest = [a for a in candidates if own.breaker(a, now_ms).would_admit(now_ms)]
+            if rest:
+                address = own.balancer.choose(rest)[0]
+                own.breaker(address, now_ms).admit(now_ms)
+                return address
+        own.counts.failed += 1
+        there = len(self.discovery.endpoints(own.spec.name))
+        problem = f"none of its {there} endpoints may get requests"
+        raise NoHealthyEndpointError(own.spec.name, problem, "scale it up or see to their health")
+
+    async def _attempt(self, own: _Service, address: str, request: Any, carry: Transport) -> Any:
+        """Send a request to one endpoint, and note how it went."""
+        begin_ms = self._clock.now_ms()
+        breaker = own.breaker(address, begin_ms)
+        own.balancer.begin(address)
+        try:
+            answer = await within(self._clock, carry(address, request), own.spec.timeout_ms)
+        except asyncio.CancelledError:
+            own.balancer.give_up(address)  # the caller's doing: it says nothing of the endpoint
+            raise
+        except RequestRejectedError:
+            self._note(own, address, breaker, begin_ms, good=True)
+            raise
+        except TimeoutError as error:
+            self._note(own, address, breaker, begin_ms, good=False)
+            problem = f"'{address}' did not answer within {own.spec.timeout_ms:g} ms"
+            remedy = "raise its timeout_ms, or see to its health"
+            raise AttemptTimeoutError(own.spec.name, problem, remedy) from error
+        except Exception:
+            self._note(own, address, breaker, begin_ms, good=False)
+            raise
+        self._note(own, address, breaker, begin_ms, good=True)
+        return answer
+
+    def _note(
+        self, own: _Service, address: str, breaker: CircuitBreaker, begin_ms: int, *, good: bool
+    ) -> None:
+        now_ms = self._clock.now_ms()
+        took_ms = now_ms - begin_ms
+        breaker.record(now_ms, good)
+        own.balancer.end(address, now_ms, took_ms, good=good)
+        if good:
+            own.counts.served += 1
+            own.counts.within += took_ms <= own.spec.objective_ms
+        else:
+            own.counts.failed += 1
+
+    @staticmethod
+    def _exhausted(own: _Service, failed_at: list[str], error: Exception) -> RetriesExhaustedError:
+        tried = ", ".join(failed_at)
+        spent = len(failed_at) < own.retry.attempts
+        why = "and its retry budget is spent" if spent else "the last it may have"
+        problem = f"{len(failed_at)} attempts failed ({tried}), {why}: {error}"
+        return RetriesExhaustedError(own.spec.name, problem, "see to its endpoints, or ask later")
+
+    def _of(self, service: str) -> _Service:
+        if service not in self._services:
+            raise UnknownServiceError(service, self.services)
+        return self._services[service]

@@ -1,0 +1,330 @@
+"""The live mesh on a virtual clock: discovery, balancing, breakers, retries, limits, probes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+
+import pytest
+
+from orchestrator.clock import VirtualClock
+from orchestrator.errors import (
+    AttemptTimeoutError,
+    ConfigurationError,
+    NoHealthyEndpointError,
+    RateLimitedError,
+    RequestRejectedError,
+    RetriesExhaustedError,
+    UnknownServiceError,
+    ValidationError,
+)
+from orchestrator.kernels.mesh.breaker import BreakerMode
+from orchestrator.mesh import (
+    BreakerSpec,
+    HealthProber,
+    LimitSpec,
+    ProbeSpec,
+    RetrySpec,
+    ServiceDiscovery,
+    ServiceMesh,
+    ServiceSpec,
+)
+
+
+class Backends:
+    """Endpoints that answer, fail, or hang, as told."""
+
+    def __init__(self, clock: VirtualClock) -> None:
+        self.clock = clock
+        self.mode: dict[str, str] = {}
+        self.took_ms: dict[str, int] = {}
+        self.asked: Counter[str] = Counter()
+        self.open: Counter[str] = Counter()
+        self.most_open: Counter[str] = Counter()
+
+    async def __call__(self, address: str, request: object) -> tuple[str, object]:
+        self.asked[address] += 1
+        self.open[address] += 1
+        self.most_open[address] = max(self.most_open[address], self.open[address])
+        try:
+            mode = self.mode.get(address, "well")
+            if mode == "hangs":
+                await asyncio.get_running_loop().create_future()
+            if mode == "rejects":
+                raise RequestRejectedError("the prompt is empty; write something")
+            if mode == "fails":
+                raise ConnectionError(f"{address} is sick")
+            took_ms = self.took_ms.get(address, 0)
+            if took_ms:
+                await self.clock.sleep_until(self.clock.now_ms() + took_ms)
+            return address, request
+        finally:
+            self.open[address] -= 1
+
+
+def build(spec: ServiceSpec, endpoints: int) -> tuple[VirtualClock, Backends, ServiceMesh]:
+    clock = VirtualClock()
+    backends = Backends(clock)
+    mesh = ServiceMesh(clock, backends)
+    mesh.add_service(spec)
+    for k in range(endpoints):
+        mesh.register(spec.name, f"e{k}")
+    return clock, backends, mesh
+
+
+async def run(clock: VirtualClock, work: object) -> object:
+    """Let a coroutine run on virtual time; its result, or its exception."""
+    task = asyncio.ensure_future(work)  # type: ignore[call-overload]
+    for _ in range(50):  # what is due may make more due
+        await clock.run_until_idle()
+        if task.done():
+            break
+    assert task.done(), "still waiting although nothing is due any more"
+    return task.exception() or task.result()
+
+
+async def pass_ms(clock: VirtualClock, time_ms: int) -> None:
+    """Let time pass in small steps, in which new tasks get their turn."""
+    for _ in range(time_ms):
+        await clock.advance_to(clock.now_ms() + 1)
+
+
+_PLAIN = ServiceSpec("llm", 100.0)
+
+
+async def test_requests_are_answered_and_spread() -> None:
+    clock, backends, mesh = build(_PLAIN, 4)
+    backends.took_ms = {f"e{k}": 20 for k in range(4)}
+    requests = [mesh.route("llm", k) for k in range(200)]
+    answers = await run(clock, asyncio.gather(*requests))
+    assert [answer for _, answer in answers] == list(range(200))
+    assert max(backends.most_open.values()) <= 53  # of 200 at once: two choices keep them level
+    counts = mesh.counts("llm")
+    assert (counts.offered, counts.served, counts.within) == (200, 200, 200)
+
+
+async def test_a_slow_endpoint_gets_fewer_requests() -> None:
+    clock, backends, mesh = build(_PLAIN, 4)
+    backends.took_ms = {"e0": 200, "e1": 10, "e2": 10, "e3": 10}
+
+    async def client() -> None:
+        for _ in range(60):
+            await mesh.route("llm", None)
+
+    await run(clock, asyncio.gather(*(client() for _ in range(4))))
+    assert backends.asked["e0"] < 0.15 * 240
+    assert min(backends.asked[e] for e in ("e1", "e2", "e3")) > 0.2 * 240
+
+
+async def test_discovery_filters_by_health_draining_and_breakers() -> None:
+    clock, backends, mesh = build(ServiceSpec("llm", 100.0, retry=RetrySpec(attempts=1)), 4)
+    assert mesh.discover("llm") == ["e0", "e1", "e2", "e3"]
+    mesh.discovery.set_health("llm", "e1", False)
+    mesh.drain("llm", "e2")
+    assert mesh.discover("llm") == ["e0", "e3"]
+    mesh.discovery.set_health("llm", "e1", True)
+    mesh.deregister("llm", "e2")
+    assert mesh.discover("llm") == ["e0", "e1", "e3"]
+    backends.mode = {"e0": "fails", "e1": "fails", "e3": "fails"}
+    for _ in range(60):
+        await run(clock, mesh.route("llm", None))
+    assert mesh.discover("llm") == []
+    assert {mesh.breaker_mode("llm", e) for e in ("e0", "e1", "e3")} == {BreakerMode.OPEN}
+    assert isinstance(await run(clock, mesh.route("llm", None)), NoHealthyEndpointError)
+    await clock.advance_to(clock.now_ms() + 1000)
+    assert mesh.discover("llm") == ["e0", "e1", "e3"]  # time for a probe
+
+
+async def test_draining_lets_open_requests_finish() -> None:
+    clock, backends, mesh = build(_PLAIN, 1)
+    backends.took_ms = {"e0": 50}
+    task = asyncio.ensure_future(mesh.route("llm", "last"))
+    await clock.advance_to(10)
+    mesh.drain("llm", "e0")
+    assert not mesh.drained("llm", "e0")
+    assert isinstance(await run(clock, mesh.route("llm", "late")), NoHealthyEndpointError)
+    assert await task == ("e0", "last")
+    assert mesh.drained("llm", "e0")
+
+
+async def test_a_failure_is_retried_elsewhere_with_backoff() -> None:
+    retry = RetrySpec(attempts=3, base_ms=40.0, jitter=0.0)
+    clock, backends, mesh = build(ServiceSpec("llm", 100.0, retry=retry), 2)
+    backends.mode = {"e0": "fails"}
+    before = clock.now_ms()
+    answers = [await run(clock, mesh.route("llm", k)) for k in range(8)]
+    assert answers == [("e1", k) for k in range(8)]
+    retried = mesh.counts("llm").retried
+    assert retried == backends.asked["e0"] > 0
+    assert clock.now_ms() - before == 40 * retried
+
+
+async def test_the_last_failure_is_the_cause() -> None:
+    clock, backends, mesh = build(_PLAIN, 2)
+    backends.mode = {"e0": "fails", "e1": "fails"}
+    error = await run(clock, mesh.route("llm", None))
+    assert isinstance(error, RetriesExhaustedError)
+    assert "service 'llm': 3 attempts failed (e" in str(error)
+    assert isinstance(error.__cause__, ConnectionError)
+    counts = mesh.counts("llm")
+    assert counts.offered + counts.retried == counts.shed + counts.failed + counts.served
+
+
+async def test_a_wrong_request_is_nobody_elses_fault() -> None:
+    clock, backends, mesh = build(_PLAIN, 1)
+    backends.mode = {"e0": "rejects"}
+    for _ in range(30):
+        assert isinstance(await run(clock, mesh.route("llm", None)), RequestRejectedError)
+    assert mesh.breaker_mode("llm", "e0") == BreakerMode.CLOSED
+    assert mesh.counts("llm").retried == 0
+
+
+async def test_a_hanging_attempt_is_given_up() -> None:
+    spec = ServiceSpec("llm", 100.0, timeout_ms=80.0, retry=RetrySpec(attempts=2, base_ms=5.0))
+    clock, backends, mesh = build(spec, 1)
+    backends.mode = {"e0": "hangs"}
+    error = await run(clock, mesh.route("llm", None))
+    assert isinstance(error, RetriesExhaustedError)
+    assert isinstance(error.__cause__, AttemptTimeoutError)
+    assert 160 <= clock.now_ms() <= 170
+    assert backends.open["e0"] == 0  # cancelled, not forgotten
+
+
+async def test_a_caller_that_goes_away_blames_nobody() -> None:
+    spec = ServiceSpec("llm", 100.0, timeout_ms=1000.0, breaker=BreakerSpec(failures=1))
+    clock, backends, mesh = build(spec, 1)
+    backends.mode = {"e0": "hangs"}
+    task = asyncio.ensure_future(mesh.route("llm", None))
+    await clock.advance_to(10)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert mesh.breaker_mode("llm", "e0") == BreakerMode.CLOSED
+    assert mesh.drained("llm", "e0")
+
+
+async def test_the_limiter_sheds_what_is_too_much() -> None:
+    clock, backends, mesh = build(ServiceSpec("llm", 100.0, limit=LimitSpec(10.0, 5.0)), 2)
+    answers = [await run(clock, mesh.route("llm", k)) for k in range(20)]
+    assert sum(isinstance(answer, RateLimitedError) for answer in answers) == 15
+    assert sum(backends.asked.values()) == 5
+    await clock.advance_to(300)
+    assert await run(clock, mesh.route("llm", "later")) in (("e0", "later"), ("e1", "later"))
+    assert mesh.counts("llm").shed == 15
+
+
+async def test_a_sick_backend_cannot_cascade() -> None:
+    """One of five fails: its breaker opens, the others get its load only, retries are bounded."""
+    spec = ServiceSpec(
+        "llm",
+        20.0,
+        retry=RetrySpec(attempts=3, base_ms=1.0, jitter=0.0, budget=0.1, reserve=5.0),
+        breaker=BreakerSpec(failures=5, ratio=0.0, open_ms=2000),
+    )
+    clock, backends, mesh = build(spec, 5)
+    backends.took_ms = {f"e{k}": 20 for k in range(5)}
+    backends.mode = {"e0": "fails"}
+
+    async def ask(at_ms: int) -> object:
+        await clock.sleep_until(at_ms)
+        return await mesh.route("llm", None)
+
+    requests = [ask(5 * k) for k in range(2000)]  # 200 requests/s for ten seconds
+    answers = await run(clock, asyncio.gather(*requests, return_exceptions=True))
+    failed = [answer for answer in answers if isinstance(answer, BaseException)]
+    counts = mesh.counts("llm")
+    assert counts.retried <= 5 + 0.1 * 2000
+    assert backends.asked["e0"] <= 5 + 10_000 // 2000 + 1  # until it opens, then probes
+    assert len(failed) <= 5
+    # 4 requests in flight on average, over four backends; no pile-up anywhere
+    assert max(backends.most_open.values()) <= 5
+    assert mesh.breaker_mode("llm", "e0") == BreakerMode.OPEN
+    assert counts.offered + counts.retried == counts.shed + counts.failed + counts.served
+
+
+async def test_a_backend_that_recovers_is_used_again() -> None:
+    clock, backends, mesh = build(ServiceSpec("llm", 100.0, retry=RetrySpec(attempts=1)), 1)
+    backends.mode = {"e0": "fails"}
+    for _ in range(5):
+        await run(clock, mesh.route("llm", None))
+    assert mesh.breaker_mode("llm", "e0") == BreakerMode.OPEN
+    backends.mode = {}
+    await clock.advance_to(999)
+    assert isinstance(await run(clock, mesh.route("llm", None)), NoHealthyEndpointError)
+    await clock.advance_to(1000)
+    assert await run(clock, mesh.route("llm", 1)) == ("e0", 1)
+    assert mesh.breaker_mode("llm", "e0") == BreakerMode.CLOSED
+
+
+async def test_unknown_services_and_endpoints_are_named() -> None:
+    _, _, mesh = build(_PLAIN, 1)
+    with pytest.raises(UnknownServiceError, match=r"unknown .* 'lm'; register it .* known: llm"):
+        mesh.discover("lm")
+    with pytest.raises(UnknownServiceError, match="'e7'"):
+        mesh.drain("llm", "e7")
+    with pytest.raises(UnknownServiceError):
+        await mesh.route("lm", None)
+    with pytest.raises(ValidationError, match="'address' is empty"):
+        mesh.register("llm", "")
+    other = ServiceMesh(VirtualClock())
+    other.add_service(_PLAIN)
+    with pytest.raises(ConfigurationError, match="no transport"):
+        await other.route("llm", None)
+    mesh.remove_service("llm")
+    assert mesh.services == mesh.discovery.services == []
+
+
+async def test_same_seed_same_choices() -> None:
+    async def trail(seed: int) -> list[object]:
+        clock = VirtualClock()
+        mesh = ServiceMesh(clock, Backends(clock), seed=seed)
+        mesh.add_service(_PLAIN)
+        for k in range(6):
+            mesh.register("llm", f"e{k}")
+        return [(await mesh.route("llm", None))[0] for _ in range(40)]
+
+    assert await trail(3) == await trail(3)
+    assert await trail(3) != await trail(4)
+
+
+@pytest.mark.parametrize("mode", ["hangs", "fails"])
+async def test_probes_find_a_sick_backend_within_100_ms(mode: str) -> None:
+    clock, backends, mesh = build(_PLAIN, 3)
+
+    async def probe(address: str) -> None:
+        await backends(address, "ping")
+
+    prober = HealthProber(mesh.discovery, clock, probe)
+    prober.start()
+    await pass_ms(clock, 1007)
+    assert mesh.discover("llm") == ["e0", "e1", "e2"]
+    backends.mode["e1"] = mode
+    while "e1" in mesh.discover("llm"):
+        await pass_ms(clock, 1)
+    assert clock.now_ms() - 1007 <= 50
+    backends.mode.clear()
+    await pass_ms(clock, 100)
+    assert mesh.discover("llm") == ["e0", "e1", "e2"]
+    mesh.deregister("llm", "e0")
+    mesh.register("llm", "e3", healthy=False)
+    await pass_ms(clock, 100)
+    assert mesh.discover("llm") == ["e1", "e2", "e3"]
+    await prober.stop()
+    assert clock.next_ms() is None
+
+
+def test_a_register_forgets_and_lists() -> None:
+    register = ServiceDiscovery()
+    register.register("a", "1")
+    register.register("a", "2", healthy=False)
+    register.declare("b")
+    assert (register.lookup("a"), register.lookup("b")) == (["1"], [])
+    assert [e.address for e in register.endpoints("a")] == ["1", "2"]
+    register.forget("a")
+    with pytest.raises(UnknownServiceError, match=r"'a'.*known: b"):
+        register.lookup("a")
+
+
+def test_probing_needs_positive_times() -> None:
+    with pytest.raises(ValidationError, match="'timeout_ms' is 0"):
+        ProbeSpec(timeout_ms=0)
