@@ -22,7 +22,7 @@ from envs.config import JOB_ORDERING, EnvConfig
 from envs.session import Session
 from envs.workloads import Trace
 from orchestrator.errors import ConfigurationError
-from orchestrator.kernels.codes import ActionKind, EventKind, RuleKey
+from orchestrator.kernels.codes import EventKind, RuleKey
 from orchestrator.kernels.features import Encoding
 from orchestrator.kernels.state import INCIDENT_DTYPE, ClusterShape
 from orchestrator.messages import Plan
@@ -117,7 +117,7 @@ def network(seed: int) -> ScorerPolicy:
     return ScorerPolicy(scorer.state_dict(), schema, 8)
 
 
-def play_row(case: Case, policy: BatchPolicy) -> tuple[Session, set[int]]:
+def play_row(case: Case, policy: BatchPolicy) -> tuple[Session, set[str]]:
     """The case as an episode of an environment's row; kinds of heads that were used."""
     requests = np.concatenate([request_record(spec, submit, 0) for submit, spec in case.jobs])
     trace = Trace("window", requests, nodes=case.nodes)
@@ -125,12 +125,12 @@ def play_row(case: Case, policy: BatchPolicy) -> tuple[Session, set[int]]:
         trace, CONFIG, 1, np.zeros(1, np.int64), np.array(list(case.incidents), INCIDENT_DTYPE)
     )
     heads = session.schema.actions.heads
-    used = set()
+    used = set[str]()
     session.reset(windows=np.zeros(1, np.int64))
     while not session.buffers.terminated[0]:
         seen = session.observation()
         action = policy.actions(seen, seen["action_mask"].astype(np.bool_))
-        used |= {at for at, head in enumerate(heads) if action[0] >= head.offset and head.size}
+        used |= {head.name for head in heads if 0 <= action[0] - head.offset < head.size}
         session.step(action)
         session.require_legal()
     return session, used
@@ -181,13 +181,14 @@ def test_a_bundle_decides_alike_in_a_row_and_live(
 def test_all_kinds_of_actions_are_taken_by_some_bundle() -> None:
     sizes = {head.name: head for head in CONFIG.schema.actions.heads}
     counts = dict.fromkeys(sizes, 0)
+    interruptions = 0
     for seed in range(3):
         session, used = play_row(window(seed), linear(seed))
-        for at in used:
-            counts[list(sizes)[at]] += 1
-        assert session.state.rows[0]["interruptions"] > 0
+        for name in used:
+            counts[name] += 1
+        interruptions += int(session.state.rows[0]["interruptions"])
     assert min(counts.values()) > 0, counts
-    assert ActionKind.MIGRATE  # the head that this config adds
+    assert interruptions > 0
 
 
 def test_semantics_are_those_of_the_environment() -> None:
