@@ -24,7 +24,7 @@ __all__ = ["ScorerEvaluator"]
 
 Worker = Callable[[Session, Source, int], None]
 
-_ACTIONS_PER_JOB = 100
+_ACTIONS_PER_JOB = 20
 _RESORT = "srtf"
 
 
@@ -36,7 +36,7 @@ class ScorerEvaluator:
     trace : Trace
     config : EnvConfig
         Semantics, observation, and the costs that rewards are made of; ``episode_jobs`` is a
-        window's length. Its ``step_limit`` bounds the actions of a window; 0: 100 a job.
+        window's length. Its ``step_limit`` bounds the actions of a window; 0: 20 a job.
     threads : int, optional
         The compiled replays do not hold the interpreter's lock.
     """

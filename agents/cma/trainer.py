@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -155,9 +156,14 @@ class CMATrainer:
             weights={"weights": policy.weights},
             config=task.config,
             seed=task.seed,
-            training={**asdict(self), "prior": dict(self.prior), "algorithm": "CMA-ES"},
+            training=self._description(),
         )
         return TrainingResult(policy, bundle, search.history)
+
+    def _description(self) -> dict[str, Any]:
+        features = None if self.features is None else list(self.features)
+        plain = {"prior": dict(self.prior), "features": features, "algorithm": "CMA-ES"}
+        return {**asdict(self), **plain}
 
 
 class _Run:
