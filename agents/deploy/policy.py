@@ -87,6 +87,10 @@ class BundlePolicy:
         choices = entry.describe(state.rows, 0, self._source, buffers, bench)
         if choices == 0:
             return Plan((Wait(),))
+        if self._schema.actions.can_wait:
+            # The row knows of no arrival to come, but one may: waiting is as legal as in an episode
+            # that is not over.
+            buffers.mask[0, -1] = 1
         seen = observed(buffers, self._schema)
         mask = seen["action_mask"].astype(np.bool_)
         chosen = int(self.policy.actions(seen, mask)[0])

@@ -103,8 +103,10 @@ def window(seed: int) -> Case:
 
 def linear(seed: int) -> LinearScorer:
     schema = CONFIG.schema
-    weights = np.random.default_rng(seed).normal(0.0, 0.1, len(feature_names(schema, by_head=True)))
-    weights[-1] = 0.3
+    weights = np.random.default_rng(seed).normal(
+        0.0, 0.15, len(feature_names(schema, by_head=True))
+    )
+    weights[-1] = 1.0
     return LinearScorer(weights, schema)
 
 
