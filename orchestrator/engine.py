@@ -119,8 +119,8 @@ class Engine:
         check: bool = False,
     ) -> None:
         # The job table has a spare row (see JobTable). The log holds what one entry can write: a
-        # job stops and starts in four records, a node changes in one.
-        log = max(shape.log, 4 * shape.jobs + shape.nodes + 16)
+        # job is preempted and starts again in five records, a node changes in one.
+        log = max(shape.log, 5 * shape.jobs + shape.nodes + 16)
         self.shape = replace(shape, envs=1, jobs=shape.jobs + 1, log=log)
         self.semantics = semantics or Semantics()
         self.state = allocate(self.shape)

@@ -45,6 +45,7 @@ class _View:
     heap: NDArray[np.void]  # [heap_len]
     tenant: NDArray[np.void]  # [num_tenants]
     on_order: list[int]  # [arrival_len] nodes
+    service: NDArray[np.void]  # [num_services]
 
     def require(self, ok: bool, message: str) -> None:
         """Raise :class:`InvariantError` unless ``ok``."""
@@ -87,6 +88,7 @@ def assert_invariants(state: ClusterState, e: int) -> None:
     _check_heap(view)
     _check_progress(view)
     _check_counters(view)
+    _check_services(view)
 
 
 def _view(state: ClusterState, e: int) -> _View:
@@ -101,6 +103,7 @@ def _view(state: ClusterState, e: int) -> _View:
         "next_arrival": row["num_jobs"],
         "next_incident": row["num_incidents"],
         "arrival_len": row["num_nodes"],
+        "num_services": state.shape.services,
     }
     for name, limit in limits.items():
         if not 0 <= row[name] <= limit:
@@ -122,6 +125,7 @@ def _view(state: ClusterState, e: int) -> _View:
             int(state.arrival[e, (int(row["arrival_head"]) + k) % state.shape.nodes]["node"])
             for k in range(int(row["arrival_len"]))
         ],
+        service=state.service[e, : row["num_services"]],
     )
 
 
@@ -288,7 +292,8 @@ def _check_capacity(v: _View) -> None:
     )
     placed = np.isin(v.job["state"], _PLACED)
     units = units * np.where(placed, v.job["workers_now"], ask["workers"]).astype(np.int64)
-    for j in np.flatnonzero(units != v.job["units"]):
+    ended = np.isin(v.job["state"], _ENDED)  # they keep what they had last
+    for j in np.flatnonzero((units != v.job["units"]) & ~ended):
         v.require_equal(int(v.job[j]["units"]), int(units[j]), f"units of job {j}")
 
 
@@ -403,3 +408,21 @@ def _check_heap(v: _View) -> None:
             v.require(keys[parent] < keys[at], f"event {at} goes before its parent {parent}")
     for stray in np.flatnonzero(v.job["heap_slot"] >= 0):
         v.require(int(stray) in pending, f"job {stray} has a heap_slot but no event")
+
+
+# --- services ----------------------------------------------------------------------------------
+
+
+def _check_services(v: _View) -> None:
+    """No request is lost or made up, and nothing that counts is negative."""
+    for s, own in enumerate(v.service):
+        came = float(own["offered"] + own["retried"])
+        went = float(own["shed"] + own["failed"] + own["served"] + own["backlog"])
+        v.require(
+            abs(came - went) <= _REL * came + 1e-3,
+            f"service {s} had {came} attempts, and {went} of them are accounted for",
+        )
+        for name in ("backlog", "tokens", "retry_balance", "violations", "ready"):
+            v.require(own[name] >= 0, f"{name} of service {s} is {own[name]}")
+        v.require(0 <= own["sick"] <= own["ready"], f"service {s} has {own['sick']} sick replicas")
+        v.require(0 <= own["job"] < len(v.job), f"service {s} belongs to job {own['job']}")

@@ -32,7 +32,7 @@ class Semantics:
     quota_mode : QuotaMode
         How tenants' quotas bind.
     ageing_ms : int
-        Waiting time that is worth one priority class; 0: none.
+        Time since submission that is worth one priority class; 0: none.
     information : Information
         What policies may know of run times.
     """

@@ -32,15 +32,8 @@ from envs.workloads import Trace
 from orchestrator.errors import ConfigurationError, TraceError
 
 GROUPS = {
-    "forecaster",
-    "workload",
-    "env",
-    "reward",
-    "agent",
-    "tracker",
-    "suite",
-    "experiment",
-    "entry",
+    *("workload", "env", "reward", "agent", "tracker", "suite", "experiment", "entry"),
+    *("failures", "forecaster"),
 }
 ROOTS = {"train", "evaluate", "benchmark", "forecast"}
 NEEDS_TRACES = {
@@ -227,7 +220,7 @@ def test_wrong_suite_fields_name_the_choices() -> None:
         build_speed_suite(composed("evaluate", "suite=demo").suite, None)
 
 
-@pytest.mark.parametrize("group", sorted(GROUPS - {"entry", "suite"}))
+@pytest.mark.parametrize("group", sorted(GROUPS - {"entry", "suite", "failures"}))
 def test_unknown_config_names_list_the_choices(group: str) -> None:
     root = "forecast" if group == "forecaster" else "train"
     with pytest.raises(HydraException) as caught:

@@ -10,7 +10,10 @@ from envs.workloads.gpu_cluster import gpu_cluster
 from envs.workloads.gpu_parameters import GpuClusterParameters
 from envs.workloads.lublin import LublinParameters, lublin_feitelson
 from envs.workloads.openb import read_openb
+from envs.workloads.pai import read_pai
 from envs.workloads.philly import read_philly, read_tiresias
+from envs.workloads.philly_json import read_philly_json
+from envs.workloads.slurm_like import read_acme, read_helios
 from envs.workloads.swf import read_swf
 from envs.workloads.trace import Trace
 from orchestrator.errors import ConfigurationError
@@ -22,6 +25,10 @@ WORKLOADS: Mapping[str, Callable[..., Trace]] = {
     "lublin": lublin_feitelson,
     "philly": read_philly,
     "openb": read_openb,
+    "philly_json": read_philly_json,
+    "helios": read_helios,
+    "acme": read_acme,
+    "pai": read_pai,
     "tiresias": read_tiresias,
     "gpu_cluster": gpu_cluster,
     "table": Trace.read_table,

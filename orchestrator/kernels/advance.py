@@ -6,7 +6,7 @@ import numpy as np
 
 from orchestrator.kernels.backfill import backfill_queue
 from orchestrator.kernels.codes import NO_JOB, EventKind, Placement, Status
-from orchestrator.kernels.decisions import decision_open
+from orchestrator.kernels.decisions import decision_open, permitted_workers
 from orchestrator.kernels.feasibility import fits
 from orchestrator.kernels.jit import kernel
 from orchestrator.kernels.placement import place_gang
@@ -46,7 +46,7 @@ def serve_commitment(row, nodes):
     """
     j = row.committed
     if fits(row, j):
-        workers = place_gang(row, j, _PLACEMENT, nodes)
+        workers = permitted_workers(row, j, place_gang(row, j, _PLACEMENT, nodes))
         if workers > 0 and start_job(row, queue_position(row, j), nodes, workers, _PLACEMENT):
             end_commitment(row)
             return False

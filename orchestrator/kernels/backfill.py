@@ -5,13 +5,14 @@ from __future__ import annotations
 import numpy as np
 
 from orchestrator.kernels.codes import Placement
+from orchestrator.kernels.decisions import permitted_workers
 from orchestrator.kernels.feasibility import fits, least_units
 from orchestrator.kernels.jit import kernel
 from orchestrator.kernels.placement import place_gang
-from orchestrator.kernels.tables import queue, request, running
+from orchestrator.kernels.tables import job, queue, request, running, tenant
 from orchestrator.kernels.transition.jobs import start_job
 
-__all__ = ["backfill_queue", "earliest_start"]
+__all__ = ["backfill_queue", "earliest_start", "leaves_storage"]
 
 _PLACEMENT = np.int64(Placement.FIRST_FIT)
 
@@ -34,6 +35,23 @@ def earliest_start(row, units):
 
 
 @kernel
+def leaves_storage(row, j, committed):
+    """Whether, once job ``j`` has started, the committed job's checkpoints still find storage.
+
+    Storage is held until a job ends, however often it is interrupted: a committed job could wait
+    for it in vain.
+    """
+    t = request(row, committed).tenant
+    if request(row, j).tenant != t or t >= row.num_tenants or job(row, j).first_start_ms >= 0:
+        return True
+    limit = tenant(row, t).storage_quota_mib
+    if limit <= 0 or job(row, committed).first_start_ms >= 0:
+        return True
+    wanted = request(row, j).storage_mib + request(row, committed).storage_mib
+    return tenant(row, t).storage_mib + wanted <= limit
+
+
+@kernel
 def backfill_queue(row, committed, nodes):
     """Start, in submit order, queued jobs that fit and end before the committed one's reservation.
 
@@ -52,9 +70,10 @@ def backfill_queue(row, committed, nodes):
             j != committed
             and request(row, j).requested_ms < slack
             and least_units(row, j) <= row.free_units
+            and leaves_storage(row, j, committed)
             and fits(row, j)
         ):
-            workers = place_gang(row, j, _PLACEMENT, nodes)
+            workers = permitted_workers(row, j, place_gang(row, j, _PLACEMENT, nodes))
         if workers > 0 and start_job(row, q, nodes, workers, _PLACEMENT):
             started += 1
         else:

@@ -209,7 +209,17 @@ class RuleKey(IntEnum):
     UNICEP_COMPAT = 9
     SRSF = 10
     PRIORITY = 11
-    """Priority class, lowered by one for every ``ageing_ms`` of waiting."""
+    """Priority class, lowered by one for every ``ageing_ms`` since its submission."""
+    LAS = 12
+    """Least attained service first."""
+    TIRESIAS = 13
+    """The same with queues instead of exact amounts, and promotion of the starving."""
+    GITTINS = 14
+    """Highest Gittins index of the attained service first."""
+    QSSF = 15
+    """Smallest predicted service first."""
+    DRF = 16
+    """Lowest weighted dominant share of its tenant first."""
 
 
 class Preemption(IntEnum):
@@ -219,10 +229,11 @@ class Preemption(IntEnum):
     SCORE = 1
     """Jobs of a higher score under the rule's own key, highest first."""
     PRIORITY = 2
-    """Jobs of a lower priority class: the lowest class first, in it the cheapest to interrupt."""
+    """Jobs of a lower priority class: the lowest class first, in it the cheapest to interrupt.
+    Waiting jobs are served by class, then by score."""
     RECLAIM = 3
-    """The same, and before them jobs of other tenants that hold more than their quota, when the
-    waiting job stays within its own."""
+    """The same, and before them jobs with which another tenant exceeds its quota, when the waiting
+    job stays within its own. Jobs within their tenant's quota are served before those beyond."""
 
 
 class Information(IntEnum):

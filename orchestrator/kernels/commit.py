@@ -9,12 +9,12 @@ from orchestrator.kernels.backfill import earliest_start
 from orchestrator.kernels.codes import ActionKind, Reason
 from orchestrator.kernels.decisions import (
     can_wait,
+    permitted_workers,
     placement_reason,
     preemption_reason,
-    quota_workers,
     resize_reason,
 )
-from orchestrator.kernels.feasibility import least_workers
+from orchestrator.kernels.feasibility import least_units
 from orchestrator.kernels.growth import island_of, place_more
 from orchestrator.kernels.jit import kernel
 from orchestrator.kernels.migration import migration_reason, plan_migration
@@ -40,17 +40,14 @@ def _commit_place(row, j, generator, nodes):
     if reason != Reason.OK:
         return reason
     workers = place_gang(row, j, generator, nodes)
-    if workers > 0 and row.num_tenants > 0:
-        workers = quota_workers(row, j, workers)
-        if workers < least_workers(row, j):
-            return np.int64(Reason.QUOTA)
     if workers > 0:
+        workers = permitted_workers(row, j, workers)
         if start_job(row, queue_position(row, j), nodes, workers, generator):
             return np.int64(Reason.OK)
         return np.int64(Reason.NO_CAPACITY)
     if row.commitment == 0:
         return np.int64(Reason.NO_CAPACITY)
-    commit_to(row, j, earliest_start(row, job(row, j).units))
+    commit_to(row, j, earliest_start(row, least_units(row, j)))
     return np.int64(Reason.OK)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from orchestrator.kernels.codes import EventKind, JobCode, JobKind, QuotaMode, Reason
-from orchestrator.kernels.feasibility import fits, least_units
+from orchestrator.kernels.feasibility import fits, least_units, least_workers
 from orchestrator.kernels.jit import kernel, small_kernel
 from orchestrator.kernels.tables import job, queue, request, running, tenant
 from orchestrator.kernels.transition.progress import units_of
@@ -14,6 +14,7 @@ from orchestrator.kernels.transition.timeline import next_event
 __all__ = [
     "can_wait",
     "decision_open",
+    "permitted_workers",
     "placement_reason",
     "preemption_reason",
     "quota_workers",
@@ -51,6 +52,16 @@ def quota_workers(row, j, workers):
     if each <= 0:
         return np.int64(workers)
     return max(min(np.int64(workers), (owner.quota_units - owner.used_units) // each), np.int64(0))
+
+
+@kernel
+def permitted_workers(row, j, workers):
+    """How many of ``workers`` workers job ``j``'s tenant may start now; 0: fewer than it needs."""
+    if row.num_tenants == 0:
+        return np.int64(workers)
+    if _account_reason(row, j) != Reason.OK:
+        return np.int64(0)
+    return quota_workers(row, j, workers)
 
 
 @kernel
@@ -104,7 +115,7 @@ def resize_reason(row, j, workers):
         return Reason.NOT_ELASTIC
     now = job(row, j).workers_now
     most = min(ask.max_workers, row.max_workers)
-    if workers == now or workers < ask.min_workers or workers > most:
+    if workers == now or workers < least_workers(row, j) or workers > most:
         return Reason.SIZE_BOUNDS
     if ask.kind != JobKind.SERVICE and row.now_ms - job(row, j).resized_ms < row.min_run_ms:
         return Reason.MIN_RUN_TIME
@@ -147,6 +158,10 @@ def _placement_open(row):
     a, b, c, d = np.uint64(0), np.uint64(0), np.uint64(0), np.uint64(0)
     for q in range(row.queue_len):
         j = queue(row, q).job
+        if row.commitment != 0:
+            if start_reason(row, j) == Reason.OK:
+                return True
+            continue
         if least_units(row, j) > row.free_units:
             continue
         shape = job(row, j).shape
@@ -164,16 +179,14 @@ def _placement_open(row):
 def decision_open(row):
     """Whether any action besides waiting is legal now.
 
-    Under commitment semantics any queued job may be chosen. Otherwise some queued job must fit,
-    or, while jobs wait, some running job must be preemptible, or some running job may be resized.
+    Some queued job must be placeable (under commitment semantics, whether it fits or not), or,
+    while jobs wait, some running job must be preemptible, or some running job may be resized.
     """
     length = row.queue_len
     if row.elastics > 0 and _resize_open(row):
         return True
     if length == 0:
         return False
-    if row.commitment != 0:
-        return True
     if _placement_open(row):
         return True
     if row.preemption_limit <= 0:

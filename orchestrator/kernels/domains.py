@@ -186,7 +186,7 @@ def _fill_domain(row, j, want, start, end, level, traffic, generator, nodes):
 
 
 @kernel
-def place_in_domains(row, j, generator, offset, nodes):
+def place_in_domains(row, j, workers, generator, offset, nodes):
     """Place a gang, as close together as it takes to have bandwidth and its required domain.
 
     The whole gang is placed if any domain holds it; else, if it is elastic, as many of its
@@ -195,8 +195,8 @@ def place_in_domains(row, j, generator, offset, nodes):
     Parameters
     ----------
     row : ROW_DTYPE record
-    j, generator : int
-        Job and ``Placement``.
+    j, workers, generator : int
+        Job, workers to place, and ``Placement``.
     offset : int
         Where RANDOM begins.
     nodes : int32 [>= workers]
@@ -209,9 +209,9 @@ def place_in_domains(row, j, generator, offset, nodes):
     """
     ask = request(row, j)
     traffic = np.int64(ask.bandwidth_mbps)
-    if ask.workers == 1:
+    if workers == 1:
         traffic = np.int64(0)
-    want = domain_room(row, j, np.int64(ask.workers), traffic, False)
+    want = domain_room(row, j, workers, traffic, False)
     if want == 0:
         return want
     narrow = _narrowest(row, j, traffic, generator)

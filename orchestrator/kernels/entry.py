@@ -18,17 +18,21 @@ from orchestrator.kernels.features import fill_static as _fill_static
 from orchestrator.kernels.jit import kernel
 from orchestrator.kernels.observe import decode as _decode
 from orchestrator.kernels.observe import encode as _encode
+from orchestrator.kernels.ordering import job_score as _job_score
 from orchestrator.kernels.rules import replay as _replay
 from orchestrator.kernels.rules import rule_action as _rule_action
+from orchestrator.kernels.throughput import speed_milli as _speed_milli
 from orchestrator.kernels.transition.apply import apply_event as _apply_event
 from orchestrator.kernels.transition.decide import open_point as _open_point
 from orchestrator.kernels.transition.episode import begin_episode as _begin_episode
 from orchestrator.kernels.transition.episode import copy_row as _copy_row
+from orchestrator.kernels.transition.foresight import assume_future as _assume_future
 from orchestrator.kernels.transition.timeline import advance_clock as _advance_clock
 
 __all__ = [
     "advance",
     "apply_event",
+    "assume_future",
     "begin_episode",
     "can_ever_fit",
     "commit",
@@ -36,9 +40,11 @@ __all__ = [
     "decode",
     "describe",
     "fits",
+    "job_score",
     "open_point",
     "replay",
     "rule_action",
+    "speed_milli",
 ]
 
 Rows = NDArray[np.void]
@@ -224,6 +230,62 @@ def can_ever_fit(rows: Rows, e: int, job: int) -> bool:
         Job.
     """
     return bool(_can_ever_fit(rows[e], np.int64(job)))
+
+
+@kernel
+def speed_milli(rows: Rows, e: int, job: int, workers: int, spread: int, model: int) -> int:
+    """Speed of a job of row ``e``, thousandths of its nominal one.
+
+    Parameters
+    ----------
+    rows : ROW_DTYPE [envs]
+    e : int
+        Row.
+    job : int
+        Job.
+    workers : int
+        Workers that it would run on.
+    spread : int
+        The narrowest ``Topology`` domain that holds them.
+    model : int
+        Index of the GPU model of the slowest.
+    """
+    speed = _speed_milli(
+        rows[e], np.int64(job), np.int64(workers), np.int64(spread), np.int64(model)
+    )
+    return int(speed)
+
+
+@kernel
+def job_score(rows: Rows, e: int, job: int, key: int) -> float:
+    """Score of a job of row ``e`` now under a sort key; lowest first.
+
+    Parameters
+    ----------
+    rows : ROW_DTYPE [envs]
+    e : int
+        Row.
+    job : int
+        Job.
+    key : int
+        A ``RuleKey``.
+    """
+    return float(_job_score(rows[e], np.int64(job), np.int64(key)))
+
+
+@kernel
+def assume_future(rows: Rows, e: int, arrivals: NDArray[np.void]) -> None:
+    """Replace all that row ``e``, a copy, knows of the future.
+
+    Parameters
+    ----------
+    rows : ROW_DTYPE [envs]
+    e : int
+        Row, with room for n more jobs.
+    arrivals : REQUEST_DTYPE [n]
+        Jobs that arrive instead, by submit time.
+    """
+    _assume_future(rows[e], arrivals)
 
 
 @kernel

@@ -9,7 +9,7 @@ from orchestrator.kernels.domains import domain_room, is_bound
 from orchestrator.kernels.index import has_index, room_by_index
 from orchestrator.kernels.jit import kernel, small_kernel
 from orchestrator.kernels.slots import node_allows, worker_slots, worker_slots_when_empty
-from orchestrator.kernels.tables import job, request
+from orchestrator.kernels.tables import request
 
 __all__ = [
     "can_ever_fit",
@@ -27,17 +27,16 @@ __all__ = [
 def least_workers(row, j):
     """Workers without which job ``j`` does not start: all of them, or an elastic job's minimum."""
     ask = request(row, j)
-    return np.int64(ask.min_workers if ask.elastic != 0 else ask.workers)
+    return np.int64(max(ask.min_workers, 1) if ask.elastic != 0 else ask.workers)
 
 
 @small_kernel
 def least_units(row, j):
-    """Capacity without which waiting job ``j`` cannot start."""
+    """Capacity without which job ``j`` cannot start, whatever it holds now."""
     ask = request(row, j)
-    units = job(row, j).units
-    if ask.elastic == 0:
-        return units
-    return units // ask.workers * ask.min_workers
+    if row.unit != 0:
+        return least_workers(row, j) * ask.gpus_per_worker * ask.gpu_milli
+    return least_workers(row, j) * ask.cpu_milli
 
 
 @small_kernel

@@ -191,9 +191,8 @@ def _unmask(row, j, s, nodes, placed):
 
 
 @kernel
-def fill_by_index(row, j, generator, nodes):
+def fill_by_index(row, j, workers, generator, nodes):
     """Fill one node after the other, the one of the highest key first; workers placed."""
-    workers = np.int64(request(row, j).workers)
     placed = np.int64(0)
     by_slots = generator == Placement.BEST_FIT  # the key depends on how many are left
     limit = _cap(row, j, workers)

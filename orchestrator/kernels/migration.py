@@ -6,7 +6,7 @@ import numpy as np
 
 from orchestrator.kernels.codes import JobCode, JobKind, Reason
 from orchestrator.kernels.jit import kernel, small_kernel
-from orchestrator.kernels.placement import place_gang
+from orchestrator.kernels.placement import place_workers
 from orchestrator.kernels.tables import job, node, request, worker
 from orchestrator.kernels.transition.whatif import lift_gang, restore_gang
 
@@ -76,20 +76,22 @@ def plan_migration(row, j, generator, nodes):
         Whether there is one. The state is as before. Of two placements on equally many nodes the
         one whose nodes have less room besides is the tighter fit.
     """
-    workers = job(row, j).workers_now
+    workers = np.int64(job(row, j).workers_now)
     before = _touched_now(row, j)
     lift_gang(row, j)
-    placed = place_gang(row, j, generator, nodes)
-    room_here, room_there = 0, 0
+    placed = place_workers(row, j, workers, generator, nodes)
+    room_here, room_there = np.int64(0), np.int64(0)
     if placed >= workers:
         for w in range(workers):
             room_here += _free(row, worker(row, j, w).node)
             room_there += _free(row, np.int64(nodes[w]))
     restore_gang(row, j)
-    if placed < workers or _moves(row, j, nodes, workers) == 0:
+    if placed < workers:
         return False
     after = _touched(nodes, workers)
-    return after < before or (after == before and room_there < room_here)
+    if after == before:  # among the nodes that it is on already, a move would change nothing
+        return room_there < room_here and _moves(row, j, nodes, workers) > 0
+    return after < before
 
 
 @kernel

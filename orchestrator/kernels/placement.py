@@ -19,7 +19,7 @@ from orchestrator.kernels.scores import NO_KEY, free_share, node_key
 from orchestrator.kernels.slots import worker_slots
 from orchestrator.kernels.tables import request
 
-__all__ = ["place_gang"]
+__all__ = ["place_gang", "place_workers"]
 
 
 @kernel
@@ -40,9 +40,8 @@ def _fill(nodes, placed, n, count):
 
 
 @kernel
-def _first_fit(row, j, nodes, offset):
+def _first_fit(row, j, workers, nodes, offset):
     """Nodes in order of their index, starting at ``offset``, each filled up."""
-    workers = np.int64(request(row, j).workers)
     total = row.num_nodes
     placed = np.int64(0)
     for k in range(total):
@@ -54,9 +53,8 @@ def _first_fit(row, j, nodes, offset):
 
 
 @kernel
-def _fill_by_key(row, j, generator, nodes):
+def _fill_by_key(row, j, workers, generator, nodes):
     """Fill one node after the other, the one of the highest key first."""
-    workers = np.int64(request(row, j).workers)
     placed = np.int64(0)
     while placed < workers:
         left = workers - placed
@@ -75,9 +73,8 @@ def _fill_by_key(row, j, generator, nodes):
 
 
 @kernel
-def _spread(row, j, nodes):
+def _spread(row, j, workers, nodes):
     """One worker at a time on the node with the most room left."""
-    workers = np.int64(request(row, j).workers)
     for placed in range(workers):
         best, best_room = -1, np.int64(0)
         for n in range(row.num_nodes):
@@ -94,6 +91,30 @@ def _spread(row, j, nodes):
             return np.int64(placed)
         nodes[placed] = np.int32(best)
     return workers
+
+
+@kernel
+def place_workers(row, j, workers, generator, nodes):
+    """Choose nodes for up to ``workers`` workers of job ``j``; how many found a place.
+
+    Arguments as of :func:`place_gang`.
+    """
+    offset = np.int64(0)
+    if generator == Placement.RANDOM or generator == Placement.UNIFORM:
+        offset = random_below(row.seed, Stream.PLACEMENT, row.point, row.num_nodes)
+    if is_bound(row, j) or (generator == Placement.TIGHTEST and workers > 1):
+        return place_in_domains(row, j, workers, generator, offset, nodes)
+    if generator == Placement.SPREAD:
+        return _spread(row, j, workers, nodes)
+    key = np.int64(generator)
+    if generator == Placement.TIGHTEST:
+        key = np.int64(Placement.BEST_FIT)
+    by_index = has_index(row) and generator != Placement.UNIFORM
+    if generator == Placement.RANDOM or (generator == Placement.FIRST_FIT and not by_index):
+        return _first_fit(row, j, workers, nodes, offset)
+    if by_index:
+        return fill_by_index(row, j, workers, key, nodes)
+    return _fill_by_key(row, j, workers, key, nodes)
 
 
 @kernel
@@ -117,23 +138,5 @@ def place_gang(row, j, generator, nodes):
     """
     if least_units(row, j) > row.free_units:
         return np.int64(0)
-    offset = np.int64(0)
-    if generator == Placement.RANDOM or generator == Placement.UNIFORM:
-        offset = random_below(row.seed, Stream.PLACEMENT, row.point, row.num_nodes)
-    if is_bound(row, j) or (generator == Placement.TIGHTEST and request(row, j).workers > 1):
-        placed = place_in_domains(row, j, generator, offset, nodes)
-    elif generator == Placement.SPREAD:
-        placed = _spread(row, j, nodes)
-    elif generator == Placement.RANDOM:
-        placed = _first_fit(row, j, nodes, offset)
-    else:
-        key = np.int64(generator)
-        if generator == Placement.TIGHTEST:
-            key = np.int64(Placement.BEST_FIT)
-        if has_index(row) and generator != Placement.UNIFORM:
-            placed = fill_by_index(row, j, key, nodes)
-        elif generator == Placement.FIRST_FIT:
-            placed = _first_fit(row, j, nodes, offset)
-        else:
-            placed = _fill_by_key(row, j, key, nodes)
+    placed = place_workers(row, j, np.int64(request(row, j).workers), generator, nodes)
     return placed if placed >= least_workers(row, j) else np.int64(0)

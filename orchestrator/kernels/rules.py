@@ -9,11 +9,11 @@ from orchestrator.kernels.codes import NO_JOB, ActionKind, Preemption, Reason, S
 from orchestrator.kernels.commit import commit
 from orchestrator.kernels.decisions import placement_reason
 from orchestrator.kernels.elasticity import elastic_action
-from orchestrator.kernels.jit import kernel
+from orchestrator.kernels.jit import kernel, small_kernel
 from orchestrator.kernels.ordering import first_in_queue, job_score
 from orchestrator.kernels.tables import job, queue
 from orchestrator.kernels.transition.decide import finish_episode
-from orchestrator.kernels.victims import ROOM_COMES, victim_for
+from orchestrator.kernels.victims import ROOM_COMES, serve_tier, victim_for
 
 __all__ = ["RULE_DTYPE", "replay", "rule_action"]
 
@@ -42,26 +42,39 @@ def _best_placeable(row, key):
     return best
 
 
+@small_kernel
+def _precedes(tier, score, position, other_tier, other_score, other_position):
+    """Whether one waiting job is served before another."""
+    if tier != other_tier:
+        return tier < other_tier
+    if score != other_score:
+        return score < other_score
+    return position < other_position
+
+
 @kernel
 def _preemptive_action(row, rule, lifted):
-    """Serve waiting jobs by score; make room for one by preempting those that rank below it.
+    """Serve waiting jobs by tier and score; make room by preempting those that rank below.
 
     Returns
     -------
     tuple of int
         (kind, job) of the action.
     """
-    floor_score, floor_position = -np.inf, -1
+    floor_tier, floor_score, floor_position = -np.inf, -np.inf, -1
     while True:
-        best, best_score, best_position = NO_JOB, np.inf, -1
+        best, best_tier, best_score, best_position = NO_JOB, np.inf, np.inf, -1
         for q in range(row.queue_len):
             j = queue(row, q).job
             if job(row, j).blocked_point == row.point:
                 continue
+            tier = serve_tier(row, rule, j, np.int64(0))
             score = job_score(row, j, rule.key)
-            after = score > floor_score or (score == floor_score and q > floor_position)
-            if after and (best < 0 or score < best_score):
-                best, best_score, best_position = j, score, q
+            after = _precedes(floor_tier, floor_score, floor_position, tier, score, q)
+            if after and (
+                best < 0 or _precedes(tier, score, q, best_tier, best_score, best_position)
+            ):
+                best, best_tier, best_score, best_position = j, tier, score, q
         if best < 0:
             return np.int64(ActionKind.WAIT), np.int64(NO_JOB)
         reason = placement_reason(row, best)
@@ -76,7 +89,7 @@ def _preemptive_action(row, rule, lifted):
         # would be preempted in its turn.
         if victim == ROOM_COMES or rule.blocking != 0:
             return np.int64(ActionKind.WAIT), np.int64(NO_JOB)
-        floor_score, floor_position = best_score, best_position
+        floor_tier, floor_score, floor_position = best_tier, best_score, best_position
 
 
 @kernel
@@ -85,8 +98,8 @@ def _rigid_action(row, rule, scratch):
     if row.queue_len == 0:
         return np.int64(ActionKind.WAIT), np.int64(NO_JOB)
     if row.commitment != 0:
-        q = first_in_queue(row, rule.key)
-        return np.int64(ActionKind.PLACE), np.int64(queue(row, q).job)
+        j = _best_placeable(row, rule.key)  # fitting or not, if its tenant may have it
+        return np.int64(ActionKind.WAIT if j < 0 else ActionKind.PLACE), np.int64(j)
     if rule.preemption != Preemption.NONE:
         return _preemptive_action(row, rule, scratch)
     if rule.blocking != 0:

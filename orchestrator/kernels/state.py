@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.kernels.codes import NO_JOB, Information, JobCode
+from orchestrator.kernels.mesh.record import SERVICE_DTYPE
 from orchestrator.kernels.packing_state import (
     BRANCH_DTYPE,
     MEMO_TABLES,
@@ -31,6 +32,8 @@ __all__ = [
     "CURVE_DTYPE",
     "DEVICE_DTYPE",
     "EVENT_DTYPE",
+    "GITTINS_DTYPE",
+    "GITTINS_ENTRIES",
     "INCIDENT_DTYPE",
     "JOB_DTYPE",
     "LOG_DTYPE",
@@ -72,6 +75,7 @@ TABLES = (
     "tag",
     *MEMO_TABLES,
     "arrival",
+    "gittins",
 )
 """Tables of a row; kernels reach them through the accessors in ``tables``."""
 
@@ -238,61 +242,17 @@ CURVE_DTYPE = np.dtype(
 )
 """How fast a job trains on how many workers, how close together (Pollux, OSDI 2021)."""
 
-SERVICE_DTYPE = np.dtype(
+GITTINS_DTYPE = np.dtype(
     [
-        # what it is: see orchestrator.mesh.specs.ServiceSpec
-        ("service_ms", "f8"),  # mean time that a request holds a slot
-        ("service_cv2", "f8"),  # squared coefficient of variation of that time
-        ("arrival_cv2", "f8"),  # the same of the gaps between requests
-        ("objective_ms", "f8"),  # a request should be answered within
-        ("percentile", "f8"),  # of the response time that latency_ms reports
-        ("timeout_ms", "f8"),  # an attempt is given up after; 0: never
-        ("queue_limit", "f8"),  # most requests waiting; 0: no limit
-        ("limit_rps", "f8"),  # rate limiter; 0: none
-        ("limit_burst", "f8"),
-        ("retry_budget", "f8"),  # retries that a request earns
-        ("retry_floor_rps", "f8"),
-        ("retry_reserve", "f8"),
-        ("breaker_ratio", "f8"),
-        ("sick_per_hour", "f8"),  # how often a ready replica begins to fail all its requests
-        ("sick_ms", "i8"),  # and for how long
-        ("breaker_window_ms", "i8"),
-        ("breaker_open_ms", "i8"),
-        ("breaker_failures", "i8"),
-        ("breaker_minimum", "i8"),
-        ("breaker_probes", "i8"),
-        ("attempts", "i8"),  # of one request, the first included
-        ("slots", "i8"),  # requests that a replica serves at a time
-        ("job", "i8"),  # the job whose workers are the replicas
-        # how it is
-        ("tokens", "f8"),  # of its rate limiter
-        ("retry_balance", "f8"),
-        ("backlog", "f8"),  # requests waiting
-        ("late_share", "f8"),  # attempts of the last tick that were given up
-        ("rate_rps", "f8"),  # demand in the last tick
-        ("utilisation", "f8"),
-        ("latency_ms", "f8"),  # the percentile in the last tick
-        ("run_start_ms", "i8"),  # start of the run that `ready` belongs to
-        ("breaker_since_ms", "i8"),
-        ("sick_until_ms", "i8"),  # when the sick replica is well again
-        ("ready", "i8"),  # replicas that have started up
-        ("sick", "i8"),  # of them sick, or still shut out: 0 or 1
-        ("breaker_mode", "i8"),  # codes of mesh.breaker.BreakerMode: the sick replica's breaker
-        ("breaker_in_row", "i8"),
-        # totals of the episode
-        ("offered", "f8"),  # requests
-        ("within", "f8"),  # answered within the objective
-        ("shed", "f8"),  # turned away by the limiter
-        ("retried", "f8"),  # attempts beyond the first
-        ("failed", "f8"),  # attempts turned away: a sick replica, a full queue, no replica
-        ("served", "f8"),  # attempts that a healthy replica worked on, useful or not
-        ("violations", "f8"),  # requests not answered within the objective
-        ("replica_ms", "i8"),  # ready replicas, integrated over time
-        ("overload_ticks", "i8"),  # ticks with more demand than the ready replicas can serve
+        ("service", "f8"),  # from this attained service on, GPU-seconds (core-seconds)
+        ("index", "f8"),  # the Gittins index is this, up to the next entry
     ],
     align=True,
 )
-"""An inference service: requests are a fluid, see docs/decisions/0006-services-as-fluid.md."""
+"""An entry of the Gittins index as a function of attained service, in ascending order."""
+
+GITTINS_ENTRIES = 64
+"""Room for entries in every row."""
 
 ARRIVAL_DTYPE = np.dtype([("node", "i8")], align=True)
 """An entry of the ring of nodes on order, in order of arrival; NODE_DTYPE has the time."""
@@ -315,7 +275,10 @@ _STRIDES = [
 CONFIG_FIELDS = [
     ("min_run_ms", "i8"),  # a job may not be preempted before
     ("slowdown_bound_ms", "i8"),
-    ("ageing_ms", "i8"),  # waiting time that is worth one priority class; 0: no ageing
+    ("ageing_ms", "i8"),  # time since submission that is worth one priority class; 0: no ageing
+    ("las_first_s", "i8"),  # Tiresias: attained GPU-seconds that end a job's time in queue 0
+    ("las_second_s", "i8"),  # ... and in queue 1; 0: there is none
+    ("las_promote", "i8"),  # ... back to queue 0 after waiting this many times its run time; 0: no
     ("tick_ms", "i8"),  # between service ticks; 0: services are not simulated
     ("provision_ms", "i8"),  # from the order of a node to its arrival
     ("preemption_limit", "i8"),  # preemptions per decision point
@@ -347,6 +310,9 @@ _SCALARS = [
     ("log_hash", "u8"),
     ("capacity_units", "i8"),  # milli-GPUs of all nodes up; milli-cores if there are no GPUs
     ("nominal_units", "i8"),  # capacity with every node up
+    ("nominal_gpu_milli", "i8"),  # the same for each resource
+    ("nominal_cpu_milli", "i8"),
+    ("nominal_memory_mib", "i8"),
     ("free_units", "i8"),
     ("decisions", "i8"),
     ("illegal_actions", "i8"),
@@ -392,6 +358,7 @@ _SCALARS = [
     ("num_uplinks", "i8"),
     ("num_curves", "i8"),
     ("num_services", "i8"),
+    ("num_gittins", "i8"),
     ("num_typical", "i8"),
     ("touched", "i8"),  # nodes that changed, counted since the episode began
     ("shape_clock", "i8"),
@@ -499,6 +466,7 @@ class ClusterState:
     branch: NDArray[np.void]  # [E, H, 2 P] BRANCH_DTYPE
     touch: NDArray[np.void]  # [E, T] TOUCH_DTYPE
     arrival: NDArray[np.void]  # [E, N] ARRIVAL_DTYPE, a ring
+    gittins: NDArray[np.void]  # [E, GITTINS_ENTRIES] GITTINS_DTYPE, by attained service
 
     @property
     def nbytes(self) -> int:
@@ -544,6 +512,7 @@ def allocate(shape: ClusterShape) -> ClusterState:
         branch=np.zeros((envs, max(shapes, 1), tree), BRANCH_DTYPE),
         touch=np.zeros((envs, touches), TOUCH_DTYPE),
         arrival=np.zeros((envs, shape.nodes), ARRIVAL_DTYPE),
+        gittins=np.zeros((envs, GITTINS_ENTRIES), GITTINS_DTYPE),
     )
     for name in TABLES:
         table = getattr(state, name)
@@ -557,6 +526,9 @@ def allocate(shape: ClusterShape) -> ClusterState:
     state.rows["tree"] = tree
     state.rows["arrival_slots"] = shape.nodes
     state.rows["slowdown_bound_ms"] = 10_000
+    # First and last of the queue limits in Tiresias' simulator (SymbioticLab/Tiresias).
+    state.rows["las_first_s"] = 3250
+    state.rows["las_second_s"] = 18_000
     state.rows["information"] = Information.ESTIMATE
     state.rows["committed"] = NO_JOB
     state.job["state"] = JobCode.ABSENT

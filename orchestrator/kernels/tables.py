@@ -24,6 +24,7 @@ __all__ = [
     "copy_scalars",
     "curve",
     "device",
+    "gittins",
     "heap",
     "incident",
     "job",
@@ -80,6 +81,7 @@ _tenant_at = _record_at(state.TENANT_DTYPE)
 _uplink_at = _record_at(state.UPLINK_DTYPE)
 _curve_at = _record_at(state.CURVE_DTYPE)
 _service_at = _record_at(state.SERVICE_DTYPE)
+_gittins_at = _record_at(state.GITTINS_DTYPE)
 _arrival_at = _record_at(state.ARRIVAL_DTYPE)
 _typical_at = _record_at(packing_state.TYPICAL_DTYPE)
 _order_at = _record_at(packing_state.ORDER_DTYPE)
@@ -249,6 +251,12 @@ def curve(row, c):
 def service(row, s):
     """Service ``s`` (SERVICE_DTYPE)."""
     return _service_at(row.service_at, s)
+
+
+@small_kernel
+def gittins(row, k):
+    """Entry ``k`` of the Gittins index (GITTINS_DTYPE)."""
+    return _gittins_at(row.gittins_at, k)
 
 
 @small_kernel

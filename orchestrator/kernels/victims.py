@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import numpy as np
 
-from orchestrator.kernels.codes import NO_JOB, JobCode, Preemption, Reason
+from orchestrator.kernels.codes import NO_JOB, JobCode, Preemption, Reason, RuleKey
 from orchestrator.kernels.decisions import preemption_reason
-from orchestrator.kernels.feasibility import fits, least_units
+from orchestrator.kernels.feasibility import fits
 from orchestrator.kernels.jit import kernel, small_kernel
 from orchestrator.kernels.ordering import job_score
 from orchestrator.kernels.tables import job, request, running, tenant
-from orchestrator.kernels.transition.progress import progress_now, saved_progress
+from orchestrator.kernels.transition.progress import progress_now, saved_progress, units_of
 from orchestrator.kernels.transition.whatif import lift_gang, restore_gang
 
-__all__ = ["ROOM_COMES", "interruption_cost", "victim_for"]
+__all__ = ["ROOM_COMES", "interruption_cost", "serve_tier", "victim_for"]
 
 ROOM_COMES = -2
 """Instead of a victim: the jobs that are being checkpointed will leave room enough."""
 
-_CLASS = 1e18  # one priority class outweighs any cost
+_BORROWER = 1e9  # whoever borrows is served after everybody who does not
+_RECLAIMED = 256.0  # borrowers give way before any priority class
 _NOT_ELIGIBLE = -np.inf
 
 
@@ -35,31 +36,63 @@ def interruption_cost(row, v):
 
 
 @small_kernel
-def _over_quota(row, t, units):
-    """Whether a tenant would hold more than its quota with ``units`` more."""
-    return t < row.num_tenants and tenant(row, t).used_units + units > tenant(row, t).quota_units
+def _borrows(row, j, freed):
+    """Whether its tenant, less ``freed`` units, would exceed its quota with all of job ``j``."""
+    t = request(row, j).tenant
+    if t >= row.num_tenants:
+        return False
+    wanted = units_of(row, j, request(row, j).workers)
+    return tenant(row, t).used_units - freed + wanted > tenant(row, t).quota_units
+
+
+@kernel
+def serve_tier(row, rule, j, freed):
+    """Tier in which a preemptive rule serves job ``j``: lower ones first, by score within one.
+
+    Nobody preempts whom he is not served before: the victim would take the room that it made.
+
+    Parameters
+    ----------
+    row : ROW_DTYPE record
+    rule : RULE_DTYPE record
+    j : int
+        A waiting job, or a running one as if it waited.
+    freed : int
+        Capacity units that its tenant is taken to have given back.
+    """
+    if rule.preemption == Preemption.NONE or rule.preemption == Preemption.SCORE:
+        return 0.0
+    tier = np.float64(request(row, j).priority)
+    if rule.key == RuleKey.PRIORITY:
+        tier = job_score(row, j, rule.key)
+    if rule.preemption == Preemption.RECLAIM and _borrows(row, j, freed):
+        tier += _BORROWER
+    return tier
 
 
 @kernel
 def _victim_rank(row, rule, j, bound, v):
-    """How readily running job ``v`` gives way to waiting job ``j``; the highest goes first."""
+    """How readily running job ``v`` gives way to waiting job ``j``: the highest pair goes first."""
     if rule.preemption == Preemption.SCORE:
         score = job_score(row, v, rule.key)
-        return score if score > bound else _NOT_ELIGIBLE
+        return 0.0 if score > bound else _NOT_ELIGIBLE, score
     mine, other = request(row, j), request(row, v)
-    if rule.preemption == Preemption.RECLAIM and mine.tenant != other.tenant:
-        entitled = not _over_quota(row, mine.tenant, least_units(row, j))
-        if entitled and _over_quota(row, other.tenant, np.int64(0)):
-            return 4.0 * _CLASS + other.priority * _CLASS - interruption_cost(row, v)
-    if other.priority <= mine.priority:
-        return _NOT_ELIGIBLE
-    return other.priority * _CLASS - interruption_cost(row, v)
+    held = job(row, v).units
+    shared = mine.tenant == other.tenant
+    own = held if shared else np.int64(0)
+    rank, cost = np.float64(other.priority), interruption_cost(row, v)
+    if serve_tier(row, rule, v, held) <= serve_tier(row, rule, j, own):
+        return _NOT_ELIGIBLE, -cost
+    if rule.preemption == Preemption.RECLAIM and not shared:
+        if _borrows(row, v, held) and not _borrows(row, j, own):
+            return rank + _RECLAIMED, -cost
+    return rank if other.priority > mine.priority else _NOT_ELIGIBLE, -cost
 
 
 @kernel
 def _first_victim(row, rule, j, bound, lifted, count):
     """The preemptible running job of the highest rank, lifted ones left out, or NO_JOB."""
-    best, best_rank = NO_JOB, _NOT_ELIGIBLE
+    best, best_rank, best_value = NO_JOB, _NOT_ELIGIBLE, _NOT_ELIGIBLE
     for k in range(row.running_len):
         v = running(row, k).job
         seen = False
@@ -67,9 +100,9 @@ def _first_victim(row, rule, j, bound, lifted, count):
             seen = seen or lifted[i] == v
         if seen or preemption_reason(row, v) != Reason.OK:
             continue
-        rank = _victim_rank(row, rule, j, bound, v)
-        if rank > best_rank:
-            best, best_rank = v, rank
+        rank, value = _victim_rank(row, rule, j, bound, v)
+        if rank > best_rank or (rank == best_rank > _NOT_ELIGIBLE and value > best_value):
+            best, best_rank, best_value = v, rank, value
     return best
 
 

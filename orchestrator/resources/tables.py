@@ -22,7 +22,14 @@ from orchestrator.types import JobSpec, NodeSpec
 __all__ = ["JobTable", "NodeTable"]
 
 _ENDED = (JobCode.COMPLETED, JobCode.FAILED)
-_COUNTED = ("completed_jobs", "failed_jobs", "preemptions", "interruptions")
+_COUNTED = (
+    "completed_jobs",
+    "failed_jobs",
+    "preemptions",
+    "interruptions",
+    "resizes",
+    "migrations",
+)
 
 
 class JobTable:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -12,6 +13,7 @@ from orchestrator.errors import ConfigurationError
 from orchestrator.messages import (
     CheckpointCommitted,
     Event,
+    RegroupJob,
     ReleaseNode,
     SaveCheckpoint,
     StartJob,
@@ -111,6 +113,50 @@ async def test_a_restart_is_another_run(
     assert runtime.observe() == {"a": 2}
     await clock.run_until_idle()
     assert heard == [(3 * _MINUTE_MS + 1000, WorkerExited("a", 2))]
+
+
+def _regroup(start: StartJob, **fields: Any) -> RegroupJob:
+    values: dict[str, Any] = {
+        "workers": (WorkerPlacement("node", (0,)), WorkerPlacement("node", (1,))),
+        "resume_ms": 0,
+        "progress_ms": 0,
+        "speed_milli": 2000,
+    }
+    return RegroupJob(start.job_id, start.run, start.spec, **(values | fields))
+
+
+async def test_a_regrouped_job_goes_on_at_another_speed(
+    clock: VirtualClock, runtime: Runtime, heard: list[tuple[int, Event]]
+) -> None:
+    start = _start("a", 5)
+    runtime.carry_out((start,))
+    await clock.advance_to(_MINUTE_MS)
+    resume_ms = _MINUTE_MS + 10_000
+    runtime.carry_out((_regroup(start, resume_ms=resume_ms, progress_ms=_MINUTE_MS),))
+    assert runtime.observe() == {"a": 1}  # the same run
+    await clock.run_until_idle()
+    assert heard == [(resume_ms + 2 * _MINUTE_MS, WorkerExited("a", 1))]
+
+
+async def test_the_last_of_several_regroups_counts(
+    clock: VirtualClock, runtime: Runtime, heard: list[tuple[int, Event]]
+) -> None:
+    start = _start("a", 5)
+    grown = _regroup(start)
+    runtime.carry_out((start, grown, _regroup(start, speed_milli=500, workers=grown.workers[:1])))
+    await clock.run_until_idle()
+    assert heard == [(10 * _MINUTE_MS, WorkerExited("a", 1))]
+
+
+async def test_a_regrouped_job_can_be_saved_and_stopped(
+    clock: VirtualClock, runtime: Runtime, heard: list[tuple[int, Event]]
+) -> None:
+    start = _start("a", 5)
+    runtime.carry_out((start, _regroup(start, moved=True), SaveCheckpoint("a", 1, 3000, 0)))
+    await clock.run_until_idle()
+    assert heard == [(3000, CheckpointCommitted("a", 1))]
+    runtime.carry_out((StopJob("a", 1, "preempted", 0),))
+    assert runtime.observe() == {}
 
 
 async def test_events_go_to_whoever_was_bound_last(

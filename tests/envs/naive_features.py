@@ -17,8 +17,8 @@ from envs import Session
 from orchestrator.kernels.codes import JobCode, NodeCode, RuleKey
 from orchestrator.kernels.features import BUCKETS, Encoding
 from tests.twins import kernel_calls
-from tests.twins.naive_cluster import plain
 from tests.twins.naive_placement import Host
+from tests.twins.naive_state import plain
 
 __all__ = ["NaiveView"]
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import numpy as np
 
 from orchestrator.kernels.jit import kernel
+from orchestrator.kernels.metrics import read_metrics
 from orchestrator.kernels.transition import episode, services, timeline
 
 _load, _begin = episode.load_services, episode.begin_episode
 _tick, _ready = services.serve_tick, services.ready_replicas
 _next, _pop, _clock = timeline.next_event, timeline.pop_event, timeline.advance_clock
-_push = timeline.push_event
+_push, _metrics = timeline.push_event, read_metrics
 
 
 @kernel
@@ -52,3 +53,10 @@ def ready_replicas(rows, e, s):
 @kernel
 def push_event(rows, e, time_ms, kind, j):
     _push(rows[e], time_ms, kind, j)
+
+
+@kernel
+def metrics(rows, e, count):
+    out = np.zeros(count)
+    _metrics(rows[e], out)
+    return out

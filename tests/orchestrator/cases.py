@@ -6,10 +6,18 @@ import random
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from hypothesis import strategies as st
 
 from orchestrator.kernels import entry
-from orchestrator.kernels.codes import ActionKind, EventKind, JobCode, NodeCode, Placement
+from orchestrator.kernels.codes import (
+    ActionKind,
+    EventKind,
+    JobCode,
+    NodeCode,
+    Placement,
+    Reason,
+)
 from orchestrator.kernels.state import ClusterShape, ClusterState, allocate
 from orchestrator.resources.jobs import request_record
 from orchestrator.resources.records import node_records
@@ -44,8 +52,12 @@ def _tenths(low: int, high: int) -> st.SearchStrategy[int]:
 def _job(draw: st.DrawFn, *, pool: bool) -> dict[str, Any]:
     gpus = 0 if pool else draw(st.sampled_from([0, 1, 1, 1, 2, 4]))
     cpus = draw(st.sampled_from([0.5, 1.0, 3.0] if gpus == 0 else [0.0, 0.0, 0.5, 2.0]))
+    workers = draw(st.sampled_from([1, 1, 1, 2, 3, 4]))
     return {
-        "num_workers": draw(st.sampled_from([1, 1, 1, 2, 3, 4])),
+        "num_workers": workers,
+        "elastic": draw(st.booleans()),
+        "min_workers": draw(st.integers(1, workers)),
+        "max_workers": draw(st.integers(workers, 5)),
         "gpus_per_worker": gpus,
         "gpu_fraction": draw(st.sampled_from([1.0, 1.0, 0.5, 0.35, 0.25])) if gpus else 1.0,
         "cpus_per_worker": cpus,
@@ -120,6 +132,9 @@ def cases(draw: st.DrawFn, *, commitment: bool, backfill: bool = False) -> Case:
             preemption_limit=draw(st.sampled_from([0, 1, 3])),
             commitment=commitment,
             backfill=backfill,
+            resize=draw(st.booleans()),
+            migrate=draw(st.booleans()),
+            ageing_ms=draw(st.sampled_from([0, 1000])),
         ),
         seed=draw(st.integers(0, 1 << 32)),
     )
@@ -135,15 +150,35 @@ def fits_when_empty(nodes: tuple[NodeSpec, ...], drained: set[int], spec: JobSpe
 
 
 def choose(state: ClusterState, semantics: Semantics, seed: int) -> tuple[ActionKind, int, int]:
-    """A random legal action: (kind, job, generator), a function of the state and a seed only."""
+    """A random legal action: (kind, job, value), a function of the state and a seed only."""
     row = state.rows[0]
     dice = random.Random(f"{seed} {row['point']} {row['decisions']}")
-    options = [(ActionKind.PLACE, j) for j in _placeable(state, semantics)]
+    generator = int(dice.choice(list(Placement)))
+    options = [(ActionKind.PLACE, j, generator) for j in _placeable(state, semantics)]
+    if not semantics.commitment or not options:
+        options += [(ActionKind.WAIT, -1, 0)]
     if not semantics.commitment:
-        options += [(ActionKind.WAIT, -1)]
-        options += [(ActionKind.PREEMPT, j) for j in _preemptible(state, semantics)]
-    kind, j = dice.choice(options)
-    return kind, j, int(dice.choice(list(Placement)))
+        options += [(ActionKind.PREEMPT, j, 0) for j in _preemptible(state, semantics)]
+    return dice.choice(options + _changes(state, semantics, generator))
+
+
+def _changes(
+    state: ClusterState, semantics: Semantics, generator: int
+) -> list[tuple[ActionKind, int, int]]:
+    """Legal resizes and moves, found by trying them on a copy."""
+    row = state.rows[0]
+    wanted = []
+    for j in [int(j) for j in state.running[0, : row["running_len"]]["job"]]:
+        if semantics.resize and state.request[0, j]["elastic"]:
+            wanted += [(ActionKind.RESIZE, j, workers) for workers in range(1, 5)]
+        wanted.append((ActionKind.MIGRATE, j, generator))
+    legal, trial = [], allocate(state.shape)
+    nodes = np.zeros(SHAPE.workers, np.int32)
+    for kind, j, value in wanted:
+        entry.copy_row(state.rows, 0, trial.rows, 0)
+        if entry.commit(trial.rows, 0, int(kind), j, value, nodes) == Reason.OK:
+            legal.append((kind, j, value))
+    return legal
 
 
 def _placeable(state: ClusterState, semantics: Semantics) -> list[int]:

@@ -20,9 +20,11 @@ from orchestrator.kernels import entry
 from orchestrator.kernels.codes import ActionKind, EventKind, Placement, Reason, Status
 from orchestrator.kernels.state import ClusterState, allocate
 from orchestrator.messages import (
+    MigrateJob,
     PlaceJob,
     Plan,
     PreemptJob,
+    ResizeJob,
     Wait,
 )
 from orchestrator.orchestrator import InfrastructureOrchestrator
@@ -46,6 +48,8 @@ _COMPARED = (
     "settled_excess",
     "preemptions",
     "interruptions",
+    "resizes",
+    "migrations",
     "completed_jobs",
     "queue_len",
     "committed",
@@ -76,6 +80,9 @@ def load(case: Case) -> ClusterState:
     row = state.rows[0]
     for name in ("min_run_ms", "preemption_limit", "commitment", "backfill", "information"):
         row[name] = int(getattr(case.semantics, name))
+    for name in ("migrate", "quota_mode", "ageing_ms"):
+        row[name] = int(getattr(case.semantics, name))
+    row["elastics"] = int(case.semantics.resize)
     row["keep_log"] = 1
     requests = np.concatenate([request_record(spec, submit, 0) for submit, spec in case.jobs])
     entry.begin_episode(state.rows, 0, case.seed, node_records(case.nodes), requests)
@@ -92,8 +99,8 @@ def drive_row(case: Case) -> Trace:
     assert_invariants(state, 0)
     while entry.advance(state.rows, 0, nodes) == Status.DECISION:
         assert_invariants(state, 0)
-        kind, j, generator = choose(state, case.semantics, case.seed)
-        reason = entry.commit(state.rows, 0, int(kind), j, generator, nodes)
+        kind, j, value = choose(state, case.semantics, case.seed)
+        reason = entry.commit(state.rows, 0, int(kind), j, value, nodes)
         assert_invariants(state, 0)
         if reason == Reason.NOTHING_TO_WAIT_FOR and kind == ActionKind.WAIT:
             break  # the policy wants nothing more, and nothing more will happen
@@ -112,9 +119,13 @@ class RandomPolicy:
     case: Case
 
     def decide(self, snapshot: Snapshot) -> Plan:
-        kind, j, generator = choose(snapshot.state, self.case.semantics, self.case.seed)
+        kind, j, value = choose(snapshot.state, self.case.semantics, self.case.seed)
         if kind == ActionKind.PLACE:
-            return Plan((PlaceJob(snapshot.job_ids[j], Placement(generator)),))
+            return Plan((PlaceJob(snapshot.job_ids[j], Placement(value)),))
+        if kind == ActionKind.RESIZE:
+            return Plan((ResizeJob(snapshot.job_ids[j], value),))
+        if kind == ActionKind.MIGRATE:
+            return Plan((MigrateJob(snapshot.job_ids[j], Placement(value)),))
         if kind == ActionKind.PREEMPT:
             return Plan((PreemptJob(snapshot.job_ids[j]),))
         return Plan((Wait(),))

@@ -26,6 +26,7 @@ from orchestrator.messages import (
     Effect,
     Entry,
     Event,
+    MigrateJob,
     NodeFailed,
     NodeRecovered,
     PlaceJob,
@@ -33,9 +34,12 @@ from orchestrator.messages import (
     Preempt,
     PreemptJob,
     Register,
+    RegroupJob,
     ReleaseNode,
+    ResizeJob,
     Review,
     SaveCheckpoint,
+    Scale,
     StartJob,
     StopJob,
     Submit,
@@ -51,7 +55,9 @@ pytestmark = pytest.mark.property
 SHAPE = ClusterShape(envs=1, jobs=4, workers=3, nodes=3, devices=2)
 
 
-def _job(job_id: str, workers: int, gpus: int, share: float, save_s: float) -> JobSpec:
+def _job(
+    job_id: str, workers: int, gpus: int, share: float, save_s: float, elastic: bool
+) -> JobSpec:
     return JobSpec(
         job_id=job_id,
         name="",
@@ -66,6 +72,8 @@ def _job(job_id: str, workers: int, gpus: int, share: float, save_s: float) -> J
         gpu_fraction=share,
         checkpoint_seconds=save_s,
         restart_seconds=1.0,
+        elastic=elastic,
+        max_workers=3,
     )
 
 
@@ -79,7 +87,12 @@ def _plan(engine: Engine, dice: random.Random) -> Plan:
     for _ in range(dice.choice([0, 1, 1, 1, 2, 3])):
         job_id = dice.choice([*engine.jobs.specs, "nobody"])
         place = PlaceJob(job_id, dice.choice(list(Placement)))
-        actions.append(PreemptJob(job_id) if dice.random() < 1 / 3 else place)
+        others: list[Action] = [
+            PreemptJob(job_id),
+            ResizeJob(job_id, dice.randint(0, 4)),
+            MigrateJob(job_id, dice.choice(list(Placement))),
+        ]
+        actions.append(dice.choice(others) if dice.random() < 1 / 2 else place)
     return Plan((*actions, Wait()) if dice.random() < 0.2 else tuple(actions))
 
 
@@ -99,7 +112,9 @@ def _report(engine: Engine, dice: random.Random) -> Event:
 def _body(engine: Engine, dice: random.Random, count: int) -> Command | Event:
     """Something that somebody might send, given what there is."""
     gpus, save_s = dice.randint(0, 2), dice.choice([0.0, 2.0])
-    job = _job(f"j{count}", dice.randint(1, 3), gpus, dice.choice([1.0, 0.5]), save_s)
+    job = _job(
+        f"j{count}", dice.randint(1, 3), gpus, dice.choice([1.0, 0.5]), save_s, dice.random() < 0.5
+    )
     if dice.random() < 0.1 and engine.jobs.specs:
         job = replace(job, job_id=dice.choice(list(engine.jobs.specs)))
     node_id = f"n{dice.randint(0, 4)}"
@@ -111,9 +126,9 @@ def _body(engine: Engine, dice: random.Random, count: int) -> Command | Event:
     ]
     preempt = Preempt(dice.choice([*engine.jobs.specs, "nobody"]))
     choices: list[Command | Event] = [Submit(job), Register(node), dice.choice(node_events)]
-    choices += [preempt, Review()]
+    choices += [preempt, Review(), Scale(preempt.job_id, dice.randint(0, 4))]
     choices += [Decide(_plan(engine, dice)), _report(engine, dice)]
-    return dice.choices(choices, weights=[6, 3, 2, 2, 4, 8, 4])[0]
+    return dice.choices(choices, weights=[6, 3, 2, 2, 4, 2, 8, 4])[0]
 
 
 _semantics = st.builds(
@@ -133,12 +148,12 @@ class Ledger:
         for effect in effects:
             if isinstance(effect, StartJob):
                 assert effect.job_id not in self.runs, "started twice"
-                assert len(effect.workers) == effect.spec.num_workers, "a part of a gang"
                 self.runs[effect.job_id] = effect.run
-                share = effect.spec.gpu_fraction
-                self.gpus[effect.job_id] = [
-                    (place.node_id, g, share) for place in effect.workers for g in place.gpus
-                ]
+                self.hold(effect)
+            elif isinstance(effect, RegroupJob):
+                assert self.runs[effect.job_id] == effect.run, "another run than the one resized"
+                assert effect.job_id not in self.saving
+                self.hold(effect)
             elif isinstance(effect, SaveCheckpoint):
                 assert self.runs[effect.job_id] == effect.run
                 self.saving.add(effect.job_id)
@@ -150,6 +165,16 @@ class Ledger:
                 assert isinstance(effect, ReleaseNode)
                 held = {node for places in self.gpus.values() for node, _, _ in places}
                 assert effect.node_id not in held, "released with workers on it"
+
+    def hold(self, effect: StartJob | RegroupJob) -> None:
+        spec, count = effect.spec, len(effect.workers)
+        least, most = spec.num_workers, spec.num_workers
+        if spec.elastic:
+            least, most = spec.min_workers, spec.max_workers
+        assert least <= count <= most, "a part of a gang"
+        self.gpus[effect.job_id] = [
+            (place.node_id, g, spec.gpu_fraction) for place in effect.workers for g in place.gpus
+        ]
 
     def finish(self, job_id: str) -> None:
         del self.runs[job_id]

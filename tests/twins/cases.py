@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,30 +14,36 @@ from orchestrator.kernels.codes import (
     EventKind,
     Information,
     JobCode,
+    JobKind,
     NodeCode,
     Preemption,
+    QuotaMode,
     RuleKey,
+    Topology,
 )
 from orchestrator.kernels.state import (
     CONFIG_FIELDS,
+    GITTINS_DTYPE,
     INCIDENT_DTYPE,
     NODE_DTYPE,
     REQUEST_DTYPE,
+    TENANT_DTYPE,
     ClusterShape,
     ClusterState,
     allocate,
 )
 from orchestrator.kernels.state import LOG_DTYPE as _LOG_DTYPE
 from orchestrator.scheduler.rules import Rule
-from tests.twins.kernel_calls import load_incidents
-from tests.twins.naive_cluster import Job, plain
+from tests.twins.kernel_calls import load_gittins, load_incidents, load_tenants
 from tests.twins.naive_engine import NaiveEngine
 from tests.twins.naive_placement import Host, fits
+from tests.twins.naive_state import Job, plain
 
 MAX_WORKERS = 4
 LOG = 4096
+GITTINS = [(0.0, 0.5), (5.0, 0.2), (20.0, 0.4), (60.0, 0.05)]  # (GPU-seconds, index)
 _SHAPE = ClusterShape(
-    envs=2, jobs=16, workers=MAX_WORKERS, nodes=4, devices=4, incidents=12, log=LOG
+    envs=2, jobs=16, workers=MAX_WORKERS, nodes=4, devices=4, incidents=12, log=LOG, tenants=3
 )
 
 
@@ -50,6 +56,7 @@ class Case:
     incidents: np.ndarray  # [I] INCIDENT_DTYPE
     config: dict[str, int]
     seed: int
+    tenants: np.ndarray = field(default_factory=lambda: np.zeros(0, TENANT_DTYPE))  # [T]
 
 
 def _seconds(low: int, high: int) -> st.SearchStrategy[int]:
@@ -59,6 +66,7 @@ def _seconds(low: int, high: int) -> st.SearchStrategy[int]:
     )
 
 
+_PLACE = {"rack": st.integers(0, 1), "spine": st.integers(0, 1)}
 _GPU_NODE = st.fixed_dictionaries(
     {
         "gpus": st.sampled_from([4, 4, 3, 2, 1, 0]),
@@ -66,10 +74,11 @@ _GPU_NODE = st.fixed_dictionaries(
         "memory_cap_mib": st.sampled_from([65_536, 65_536, 4096]),
         "model": st.integers(0, 2),
         "gpu_memory_mib": st.sampled_from([16_384, 16_384, 81_920]),
+        **_PLACE,
     }
 )
 _POOL = st.fixed_dictionaries(
-    {"gpus": st.just(0), "cpu_cap_milli": st.sampled_from([8000, 16_000, 6000, 3000])}
+    {"gpus": st.just(0), **_PLACE, "cpu_cap_milli": st.sampled_from([8000, 16_000, 6000, 3000])}
 )
 _LENGTHS = st.sampled_from([5000, 12_000, 20_000, 33_000])
 _TIMES = {
@@ -78,8 +87,20 @@ _TIMES = {
     "checkpoint_interval_ms": st.sampled_from([0, 1000, 3000, 7000]),
     "checkpoint_ms": st.sampled_from([0, 0, 1000, 2500]),
     "restart_ms": st.sampled_from([0, 0, 1000, 4500]),
+    "regroup_ms": st.sampled_from([0, 0, 700, 3000]),
 }
-_FLAGS = {"preemptible": st.sampled_from([1, 1, 1, 0])}
+_KINDS = st.sampled_from([JobKind.TRAINING] * 3 + [JobKind.BATCH, JobKind.SERVICE])
+_FLAGS = {
+    "preemptible": st.sampled_from([1, 1, 1, 0]),
+    "priority": st.integers(0, 3),
+    "kind": _KINDS.map(int),
+    "elastic": st.sampled_from([0, 0, 1]),
+    "min_workers": st.integers(0, 3),
+    "max_workers": st.integers(1, MAX_WORKERS + 1),
+    "topology": st.sampled_from([Topology.ANY, Topology.ANY, *Topology]).map(int),
+    "tenant": st.sampled_from([0, 0, 1, 2]),
+    "storage_mib": st.sampled_from([0, 5, 10]),
+}
 _GPU_JOB = st.fixed_dictionaries(
     {
         **_TIMES,
@@ -111,6 +132,13 @@ _CONFIG = st.fixed_dictionaries(
         "information": st.sampled_from([*Information, Information.ESTIMATE]).map(int),
         "slowdown_bound_ms": st.just(10_000),
         "keep_log": st.just(1),
+        "las_first_s": st.sampled_from([10, 40]),
+        "las_second_s": st.sampled_from([60, 120]),
+        "las_promote": st.sampled_from([0, 0, 1, 3]),
+        "quota_mode": st.sampled_from(QuotaMode).map(int),
+        "ageing_ms": st.sampled_from([0, 0, 5000]),
+        "elastics": st.integers(0, 1),
+        "migrate": st.integers(0, 1),
     }
 )
 
@@ -131,6 +159,17 @@ def cases(draw: st.DrawFn, incidents: bool = True, **config: int) -> Case:
         requests["gpu_milli"] = 1000
     if not draw(st.sampled_from([False, False, False, True])):
         _make_placeable(nodes, requests)
+    elastic = requests["elastic"] == 1
+    for name, limit in (("min_workers", np.minimum), ("max_workers", np.maximum)):
+        requests[name][elastic] = limit(requests[name], requests["workers"])[elastic]
+    quotas = [4000, 2000, 8000, 1000, 0] if not pool else [8000, 4000, 20_000, 0]
+    tenant = st.fixed_dictionaries(
+        {
+            "quota_units": st.sampled_from(quotas),
+            "storage_quota_mib": st.sampled_from([0, 0, 10, 25]),
+        }
+    )
+    tenants = _records(TENANT_DTYPE, draw(st.lists(tenant, max_size=_SHAPE.tenants)))
     befalls = draw(_incidents(len(nodes))) if incidents else []
     return Case(
         nodes=nodes,
@@ -138,6 +177,7 @@ def cases(draw: st.DrawFn, incidents: bool = True, **config: int) -> Case:
         incidents=np.array(sorted(befalls), INCIDENT_DTYPE),
         config=draw(_CONFIG) | config,
         seed=draw(st.integers(0, 1 << 32)),
+        tenants=tenants,
     )
 
 
@@ -182,9 +222,10 @@ rules = st.builds(
     key=st.sampled_from(RuleKey),
     placement=st.integers(0, 3),
     preemption=st.sampled_from(
-        [Preemption.SCORE, Preemption.SCORE, Preemption.PRIORITY, Preemption.NONE]
+        [Preemption.SCORE, Preemption.RECLAIM, Preemption.PRIORITY, Preemption.NONE]
     ),
     blocking=st.booleans(),
+    elastic=st.booleans(),
 )
 
 
@@ -195,8 +236,14 @@ def begin(case: Case, e: int = 0) -> tuple[ClusterState, NaiveEngine]:
         state.rows[name] = value
     entry.begin_episode(state.rows, e, case.seed, case.nodes, case.requests)
     load_incidents(state.rows, e, case.incidents)
+    load_gittins(state.rows, e, np.array(GITTINS, GITTINS_DTYPE))
+    load_tenants(state.rows, e, case.tenants)
     config = SimpleNamespace(**{name: int(state.rows[e][name]) for name, _ in CONFIG_FIELDS})
-    return state, NaiveEngine(case.nodes, case.requests, case.incidents, config, case.seed)
+    twin = NaiveEngine(
+        case.nodes, case.requests, case.incidents, config, case.seed, case.tenants, MAX_WORKERS
+    )
+    twin.gittins = GITTINS
+    return state, twin
 
 
 def nodes_buffer() -> np.ndarray:
@@ -222,8 +269,13 @@ _JOB_FIELDS = {
     "blocked_point": "blocked_point",
     "preemptions": "preemptions",
     "interruptions": "interruptions",
+    "resizes": "resizes",
+    "migrations": "migrations",
     "excess": "excess",
 }
+
+
+_RUN_FIELDS = ("work_start_ms", "speed_milli", "resized_ms", "units", "spread")
 
 
 def log_records(state: ClusterState, e: int) -> list[tuple[int, int, int, int]]:
@@ -238,7 +290,8 @@ def _job(state: ClusterState, e: int, j: int) -> dict[str, Any]:
     run = state.job[e, j]
     seen = {name: run[name].item() for name in _JOB_FIELDS}
     if run["state"] == JobCode.RUNNING:
-        seen["work_start_ms"] = run["work_start_ms"].item()
+        for name in _RUN_FIELDS:
+            seen[name] = run[name].item()
     seen["spots"] = [
         (int(w["node"]), tuple(g for g in range(64) if (int(w["devices"]) >> g) & 1))
         for w in state.worker[e, j, : run["workers_now"]]
@@ -246,10 +299,11 @@ def _job(state: ClusterState, e: int, j: int) -> dict[str, Any]:
     return seen
 
 
-def _twin_job(job: Job) -> dict[str, Any]:
+def _twin_job(twin: NaiveEngine, job: Job) -> dict[str, Any]:
     seen = {name: getattr(job, own) for name, own in _JOB_FIELDS.items()}
     if job.state == JobCode.RUNNING:
-        seen["work_start_ms"] = job.work_start
+        found = (job.work_start, job.speed, job.changed, twin.units(job), twin.spread(job))
+        seen |= dict(zip(_RUN_FIELDS, found, strict=True))
     return seen | {"spots": job.spots}
 
 
@@ -258,7 +312,7 @@ def assert_same(state: ClusterState, e: int, twin: NaiveEngine) -> None:
     row = state.rows[e]
     assert log_records(state, e) == twin.log
     for j, job in enumerate(twin.jobs):
-        assert _job(state, e, j) == _twin_job(job), f"job {j}"
+        assert _job(state, e, j) == _twin_job(twin, job), f"job {j}"
     queue = state.queue[e, : row["queue_len"]]["job"].tolist()
     assert queue == [job.index for job in twin.queue()]
     running = state.running[e, : row["running_len"]]["job"].tolist()
@@ -268,6 +322,9 @@ def assert_same(state: ClusterState, e: int, twin: NaiveEngine) -> None:
         assert (seen["state"], seen["failures"]) == (node.state, node.failures), f"node {n}"
         assert (seen["cpu_free_milli"], seen["memory_free_mib"]) == (host.cpu, host.memory)
         assert state.device[e, n, : node.gpus]["free_milli"].tolist() == host.devices
+    for tenant in range(len(twin.tenants)):
+        account = twin.account(tenant)
+        assert {name: int(state.tenant[e, tenant][name]) for name in account} == account
     expected = {
         "now_ms": twin.now,
         "point": twin.point,

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import numpy as np
 
-from orchestrator.kernels import advance, backfill, decisions, feasibility, ordering, placement
+from orchestrator.kernels import (
+    advance,
+    backfill,
+    decisions,
+    feasibility,
+    ordering,
+    placement,
+    throughput,
+)
 from orchestrator.kernels import randomness as rnd
 from orchestrator.kernels.jit import kernel
 from orchestrator.kernels.metrics import metric_value as _metric_value
-from orchestrator.kernels.tables import request
 from orchestrator.kernels.transition import apply, capacity, episode, resources, timeline, whatif
 
 _random_bits, _random_unit, _random_below = rnd.random_bits, rnd.random_unit, rnd.random_below
@@ -26,7 +33,10 @@ _backfill, _earliest = backfill.backfill_queue, backfill.earliest_start
 _why_not = feasibility.why_not
 _capacity_reason, _scale_capacity = capacity.capacity_reason, capacity.scale_capacity
 _step_event = apply.step_event
+_speed, _load_curves = throughput.speed_milli, episode.load_curves
+_load_gittins = episode.load_gittins
 _position, _load_incidents = advance.queue_position, episode.load_incidents
+_load_tenants = episode.load_tenants
 _placement_reason, _preemption_reason = decisions.placement_reason, decisions.preemption_reason
 
 
@@ -58,8 +68,8 @@ def take_next(rows, e):
 
 
 @kernel
-def reserve_gang(rows, e, j, nodes, generator=1):
-    return _reserve(rows[e], j, nodes, request(rows[e], j).workers, generator)
+def reserve_gang(rows, e, j, nodes, workers, generator=1):
+    return _reserve(rows[e], j, nodes, workers, generator)
 
 
 @kernel
@@ -123,6 +133,11 @@ def load_incidents(rows, e, incidents):
 
 
 @kernel
+def load_tenants(rows, e, tenants):
+    _load_tenants(rows[e], tenants)
+
+
+@kernel
 def placement_reason(rows, e, j):
     return int(_placement_reason(rows[e], j))
 
@@ -160,3 +175,18 @@ def step_event(rows, e):
 @kernel
 def read_metric(rows, e, metric):
     return float(_metric_value(rows[e], metric))
+
+
+@kernel
+def load_curves(rows, e, curves):
+    _load_curves(rows[e], curves)
+
+
+@kernel
+def speed_milli(rows, e, j, workers, spread, model):
+    return _speed(rows[e], j, workers, spread, model)
+
+
+@kernel
+def load_gittins(rows, e, entries):
+    _load_gittins(rows[e], entries)

@@ -1,163 +1,22 @@
-"""A cluster in plain Python, as obvious as can be: the twin of the state and its transitions.
-
-Nothing is kept that can be recomputed: what is free, who waits and the capacity are worked out
-anew from the jobs whenever they are asked for.
-"""
+"""What happens to a cluster, in plain Python: the twin of the transitions."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from types import SimpleNamespace
-from typing import Any
-
 from orchestrator.kernels.codes import (
     LEGAL_TRANSITIONS,
-    NO_JOB,
     EventKind,
-    Information,
     JobCode,
+    JobKind,
     LogKind,
     NodeCode,
 )
-from tests.twins.naive_placement import Host, take_devices
+from tests.twins.naive_placement import least, take_devices
 from tests.twins.naive_random import placement_word
-
-WAITING = (JobCode.PENDING, JobCode.PREEMPTED)
-PAID = (NodeCode.UP, NodeCode.DRAINING, NodeCode.PROVISIONING)
-_UNKNOWN_MS = 3_600_000
+from tests.twins.naive_state import Job, NaiveState, hold
 
 
-def plain(record: Any) -> SimpleNamespace:
-    """A NumPy record as attributes that are Python numbers."""
-    return SimpleNamespace(**{name: record[name].item() for name in record.dtype.names})
-
-
-@dataclass
-class Job:
-    index: int
-    ask: SimpleNamespace
-    state: JobCode = JobCode.ABSENT
-    start: int = -1
-    first_start: int = -1
-    end: int = -1
-    work_start: int = 0
-    expected_end: int = 0
-    progress: int = 0
-    unsaved: int = 0
-    lost: int = 0
-    attained: int = 0
-    blocked_point: int = -1
-    preemptions: int = 0
-    interruptions: int = 0
-    excess: float = 0.0
-    spots: list[tuple[int, tuple[int, ...]]] = field(default_factory=list)
-
-    def is_on(self, n: int) -> bool:
-        return any(node == n for node, _ in self.spots)
-
-
-class NaiveCluster:
-    """One cluster and its jobs.
-
-    Parameters
-    ----------
-    nodes, requests, incidents : arrays of NODE_DTYPE, REQUEST_DTYPE, INCIDENT_DTYPE
-        Incident times are counted from the first submission.
-    config : namespace
-        The fields of CONFIG_FIELDS.
-    seed : int
-    """
-
-    def __init__(
-        self, nodes: Any, requests: Any, incidents: Any, config: SimpleNamespace, seed: int
-    ) -> None:
-        self.config, self.seed = config, seed
-        self.nodes = [plain(node) for node in nodes]
-        self.jobs = [Job(j, plain(ask)) for j, ask in enumerate(requests)]
-        self.running: list[Job] = []
-        self.log: list[tuple[int, int, int, int]] = []
-        self.now = self.jobs[0].ask.submit_ms if self.jobs else 0
-        self.point = self.preemptions_here = 0
-        self.open = self.done = False
-        self.committed, self.reservation = NO_JOB, 0
-        self.decisions = self.illegal = self.sequence = 0
-        self.job_ms = self.wait_ms = self.busy = self.capacity_time = self.lost_units = 0
-        self.cost = 0
-        self.pending = [
-            (job.ask.submit_ms, EventKind.ARRIVAL, job.index, job.index) for job in self.jobs
-        ]
-        for k, incident in enumerate(incidents):
-            time_ms = int(incident["time_ms"]) + self.now
-            self.pending.append((time_ms, int(incident["kind"]), k, int(incident["node"])))
-        for job in self.jobs:
-            if config.information == Information.ORACLE:
-                job.ask.requested_ms = job.ask.duration_ms
-            elif config.information == Information.NONE:
-                job.ask.requested_ms = _UNKNOWN_MS
-
-    # --- what there is --------------------------------------------------------------------------
-
-    def by_gpu(self) -> bool:
-        return any(node.gpus for node in self.nodes)
-
-    def units(self, job: Job) -> int:
-        ask = job.ask
-        if self.by_gpu():
-            return int(ask.workers * ask.gpus_per_worker * ask.gpu_milli)
-        return int(ask.workers * ask.cpu_milli)
-
-    def hosts(self, without: list[Job] | None = None) -> list[Host]:
-        """What is free on every node, or would be without some jobs."""
-        hosts = [
-            Host(
-                node.state == NodeCode.UP,
-                node.model,
-                node.cpu_cap_milli,
-                node.memory_cap_mib,
-                [1000] * node.gpus,
-                node.gpu_memory_mib,
-            )
-            for node in self.nodes
-        ]
-        for job in self.jobs:
-            if without and any(job is other for other in without):
-                continue
-            for n, devices in job.spots:
-                hold(job.ask, hosts[n], devices)
-        return hosts
-
-    def capacity(self) -> int:
-        up = [node for node in self.nodes if node.state == NodeCode.UP]
-        if self.by_gpu():
-            return sum(1000 * node.gpus for node in up)
-        return sum(node.cpu_cap_milli for node in up)
-
-    def free(self) -> int:
-        up = [host for host in self.hosts() if host.up]
-        return sum(sum(host.devices) if self.by_gpu() else host.cpu for host in up)
-
-    def cost_rate(self) -> int:
-        return sum(node.price_milli for node in self.nodes if node.state in PAID)
-
-    def queue(self) -> list[Job]:
-        waiting = [job for job in self.jobs if job.state in WAITING]
-        return sorted(waiting, key=lambda job: (job.ask.submit_ms, job.index))
-
-    def leaving(self) -> list[Job]:
-        return [job for job in self.running if job.state == JobCode.CHECKPOINTING]
-
-    def progress(self, job: Job) -> int:
-        if job.state != JobCode.RUNNING:
-            return job.progress
-        elapsed = max(self.now - job.work_start, 0)
-        return min(job.progress + elapsed, int(job.ask.duration_ms))
-
-    def saved(self, job: Job) -> int:
-        interval = job.ask.checkpoint_interval_ms
-        done = self.progress(job) - job.progress
-        return job.progress + (done // interval * interval if interval else 0)
-
-    # --- what happens ---------------------------------------------------------------------------
+class NaiveCluster(NaiveState):
+    """A cluster to which things happen."""
 
     def record(self, kind: int, subject: int, value: int) -> None:
         self.log.append((self.now, int(kind), subject, int(value)))
@@ -186,41 +45,63 @@ class NaiveCluster:
         own = (EventKind.COMPLETION, EventKind.CHECKPOINTED)
         self.pending = [x for x in self.pending if not (x[1] in own and x[3] == job.index)]
 
-    def start(self, job: Job, nodes: list[int]) -> bool:
+    # --- starting and stopping ------------------------------------------------------------------
+
+    def seat(self, job: Job, nodes: list[int]) -> bool:
+        """Give a job more workers, one on each of ``nodes``, or none."""
         hosts, spots = self.hosts(), []
         for n in nodes:
             devices = take_devices(job.ask, hosts[n])
             if devices is None or not hold(job.ask, hosts[n], devices):
                 return False
             spots.append((n, devices))
-        job.spots = spots
-        ask, restart = job.ask, 0
+        job.spots = job.spots + spots
+        return True
+
+    def go_on(self, job: Job, stall: int) -> None:
+        """A placed job works from now on, after a stall."""
+        ask = job.ask
+        self.record(LogKind.PLACEMENT, job.index, placement_word(job.spots))
+        self.set_state(job, JobCode.RUNNING)
+        self.lost_units += stall * self.units(job)
+        job.work_start, job.changed = self.now + stall, self.now
+        job.speed = self.speed_of(job, len(job.spots))
+
+        def ends(work: int) -> int:
+            left = max(work - job.progress - job.unsaved, 0)
+            return int(job.work_start + -(-left * 1000 // job.speed))
+
+        scale = max(ask.duration_ms, self.config.slowdown_bound_ms)
+        end = ends(ask.duration_ms)
+        job.excess = max((end - ask.submit_ms) / scale - 1.0, 0.0)
+        self.list_running(job, ends(ask.requested_ms))
+        self.schedule(end, EventKind.COMPLETION, job)
+
+    def start(self, job: Job, nodes: list[int]) -> bool:
+        if not self.seat(job, nodes):
+            return False
+        restart = job.ask.restart_ms if job.first_start >= 0 else 0
         if job.first_start < 0:
             job.first_start = self.now
-        else:
-            restart = ask.restart_ms
-            self.lost_units += restart * self.units(job)
-        job.start, job.work_start = self.now, self.now + restart
-        end = job.work_start + ask.duration_ms - job.progress
-        scale = max(ask.duration_ms, self.config.slowdown_bound_ms)
-        job.excess = max((end - ask.submit_ms) / scale - 1.0, 0.0)
+        job.start = self.now
         self.set_state(job, JobCode.SCHEDULED)
-        self.record(LogKind.PLACEMENT, job.index, placement_word(spots))
-        self.set_state(job, JobCode.RUNNING)
-        self.list_running(job, job.work_start + max(ask.requested_ms - job.progress, 0))
-        self.schedule(end, EventKind.COMPLETION, job)
+        self.go_on(job, restart)
         return True
+
+    def count_service(self, job: Job) -> None:
+        job.attained += (self.now - job.changed) * self.units(job)
+        job.changed = self.now
 
     def stop(self, job: Job) -> None:
         self.unschedule(job)
         self.running.remove(job)
-        job.attained += (self.now - job.start) * self.units(job)
+        self.count_service(job)
         job.spots = []
 
     def complete(self, job: Job) -> None:
         nodes = [n for n, _ in job.spots]
         self.stop(job)
-        job.progress, job.end = job.ask.duration_ms, self.now
+        job.progress, job.unsaved, job.end = job.ask.duration_ms, 0, self.now
         self.set_state(job, JobCode.COMPLETED)
         self.retire(nodes)
 
@@ -251,7 +132,7 @@ class NaiveCluster:
             lost = self.progress(job) - saved
         job.lost += lost
         job.interruptions += 1
-        self.lost_units += lost * self.units(job)
+        self.lost_units += lost * self.demand(job)
         nodes = [n for n, _ in job.spots]
         self.stop(job)
         self.requeue(job, saved, JobCode.PENDING)
@@ -260,6 +141,68 @@ class NaiveCluster:
     def requeue(self, job: Job, progress: int, state: JobCode) -> None:
         job.progress, job.unsaved, job.expected_end, job.excess = progress, 0, 0, 0.0
         self.set_state(job, state)
+
+    # --- other workers, no restart --------------------------------------------------------------
+
+    def pause(self, job: Job) -> int:
+        """Stop a running job's clock; how long the stall it is in still lasts."""
+        stall = max(job.work_start - self.now, 0)
+        self.lost_units -= stall * self.units(job)  # go_on counts it anew
+        job.unsaved = self.progress(job) - job.progress
+        self.count_service(job)
+        self.set_state(job, JobCode.SCALING)
+        return stall
+
+    def grow(self, job: Job, nodes: list[int]) -> bool:
+        before = list(job.spots)
+        if not self.seat(job, nodes):
+            return False
+        after, job.spots = job.spots, before  # until now it held the others only
+        stall = self.pause(job)
+        job.spots = after
+        job.resizes += 1
+        self.go_on(job, max(stall, job.ask.regroup_ms))
+        return True
+
+    def shrink(self, job: Job, count: int) -> None:
+        stall = self.pause(job)
+        for _ in range(count):
+            loneliest = min(
+                range(len(job.spots)), key=lambda w: (job.mates_on(job.spots[w][0]), -w)
+            )
+            self.drop(job, loneliest)
+        job.resizes += 1
+        self.go_on(job, max(stall, job.ask.regroup_ms))
+
+    def drop(self, job: Job, w: int) -> None:
+        """Take a worker away; the last one gets its number."""
+        job.spots[w] = job.spots[-1]
+        job.spots.pop()
+
+    def drop_on(self, job: Job, n: int) -> None:
+        stall = self.pause(job)
+        w = 0
+        while w < len(job.spots):
+            if job.spots[w][0] == n:
+                self.drop(job, w)
+            else:
+                w += 1
+        self.go_on(job, stall)
+
+    def migrate(self, job: Job, nodes: list[int]) -> None:
+        stall = self.pause(job)
+        job.progress, job.unsaved = job.progress + job.unsaved, 0
+        job.spots = []
+        assert self.seat(job, nodes)
+        job.migrations += 1
+        self.go_on(job, stall + job.ask.checkpoint_ms + job.ask.restart_ms)
+
+    def survives(self, job: Job, n: int) -> bool:
+        """Whether a service goes on without node ``n``."""
+        serves = job.ask.kind == JobKind.SERVICE and job.state == JobCode.RUNNING
+        return bool(serves and len(job.spots) - job.mates_on(n) >= least(job.ask))
+
+    # --- nodes ----------------------------------------------------------------------------------
 
     def retire(self, nodes: list[int]) -> None:
         for n in nodes:
@@ -272,7 +215,10 @@ class NaiveCluster:
             return
         self.nodes[n].failures += 1
         for job in list(self.running):
-            if job.is_on(n):
+            if job.is_on(n) and self.survives(job, n):
+                job.interruptions += 1
+                self.drop_on(job, n)
+            elif job.is_on(n):
                 self.interrupt(job)
         if self.nodes[n].state == NodeCode.UP:
             self.set_node_state(n, NodeCode.DOWN)
@@ -285,8 +231,13 @@ class NaiveCluster:
         self.set_node_state(n, NodeCode.DRAINING)
         for job in list(self.running):
             if job.state == JobCode.RUNNING and job.is_on(n):
-                self.preempt(job)
+                if self.survives(job, n):
+                    self.drop_on(job, n)
+                else:
+                    self.preempt(job)
         self.retire([n])
+
+    # --- time -----------------------------------------------------------------------------------
 
     def apply(self, kind: int, subject: int) -> None:
         if kind == EventKind.ARRIVAL:
@@ -317,15 +268,3 @@ class NaiveCluster:
         self.pending.remove(event)
         self.move_clock(event[0])
         self.apply(event[1], event[3])
-
-
-def hold(ask: SimpleNamespace, host: Host, devices: tuple[int, ...]) -> bool:
-    """Take what a worker asks for; False, and nothing taken, if it is not there."""
-    if host.cpu < ask.cpu_milli or host.memory < ask.memory_mib:
-        return False
-    host.cpu -= ask.cpu_milli
-    host.memory -= ask.memory_mib
-    for g in devices:
-        host.devices[g] -= ask.gpu_milli
-        host.memories[g] -= ask.gpu_memory_mib
-    return True

@@ -63,8 +63,13 @@ def slots(ask: SimpleNamespace, host: Host, limit: int) -> int:
     return min(bounds)
 
 
+def least(ask: SimpleNamespace) -> int:
+    """Workers without which a job does not start."""
+    return max(ask.min_workers, 1) if ask.elastic else int(ask.workers)
+
+
 def fits(ask: SimpleNamespace, hosts: list[Host]) -> bool:
-    return sum(slots(ask, host, ask.workers) for host in hosts) >= ask.workers
+    return sum(slots(ask, host, ask.workers) for host in hosts) >= least(ask)
 
 
 def room(host: Host) -> tuple[int, int]:
@@ -72,18 +77,24 @@ def room(host: Host) -> tuple[int, int]:
     return sum(host.devices), host.cpu // 1024
 
 
-def place(ask: SimpleNamespace, hosts: list[Host], generator: int, offset: int) -> list[int] | None:
-    """A node for each worker, or None."""
-    if not fits(ask, hosts):
-        return None
+def place(ask: SimpleNamespace, hosts: list[Host], generator: int, offset: int) -> list[int]:
+    """A node for each worker: for all of them, or as many as an elastic job needs, or none."""
+    chosen = choose(ask, hosts, ask.workers, generator, offset)
+    return chosen if len(chosen) >= least(ask) else []
+
+
+def choose(
+    ask: SimpleNamespace, hosts: list[Host], workers: int, generator: int, offset: int
+) -> list[int]:
+    """Nodes for as many of ``workers`` workers as find a place."""
     if generator == Placement.SPREAD:
-        return _spread(ask, hosts)
+        return _spread(ask, hosts, workers)
     chosen: list[int] = []
     left = list(range(len(hosts)))
-    if generator in (Placement.FIRST_FIT, Placement.RANDOM):
+    if generator != Placement.BEST_FIT:
         left = left[offset:] + left[:offset]
-    while len(chosen) < ask.workers:
-        missing = ask.workers - len(chosen)
+    while left and len(chosen) < workers:
+        missing = workers - len(chosen)
         n = left[0]
         if generator == Placement.BEST_FIT:
             n = min(left, key=lambda n: (-slots(ask, hosts[n], missing), *room(hosts[n]), n))
@@ -92,9 +103,9 @@ def place(ask: SimpleNamespace, hosts: list[Host], generator: int, offset: int) 
     return chosen
 
 
-def _spread(ask: SimpleNamespace, hosts: list[Host]) -> list[int]:
+def _spread(ask: SimpleNamespace, hosts: list[Host], workers: int) -> list[int]:
     chosen: list[int] = []
-    for _ in range(ask.workers):
+    for _ in range(workers):
 
         def room_left(n: int) -> tuple[int, int]:
             there = chosen.count(n)
@@ -102,17 +113,18 @@ def _spread(ask: SimpleNamespace, hosts: list[Host]) -> list[int]:
             gpu -= there * ask.gpus_per_worker * ask.gpu_milli
             return gpu, cpu - there * (ask.cpu_milli // 1024)
 
-        open_nodes = [
-            n for n in range(len(hosts)) if slots(ask, hosts[n], ask.workers) > chosen.count(n)
-        ]
-        chosen.append(max(open_nodes, key=lambda n: (*room_left(n), -n)))
+        able = [n for n in range(len(hosts)) if slots(ask, hosts[n], workers) > chosen.count(n)]
+        if not able:
+            break
+        chosen.append(max(able, key=lambda n: (*room_left(n), -n)))
     return chosen
 
 
 def take_devices(ask: SimpleNamespace, host: Host) -> tuple[int, ...] | None:
     """The devices that one worker takes: the tightest, or the roomiest where a gang must pack."""
     taken: list[int] = []
-    pack = ask.workers > 1 and ask.gpus_per_worker > 1 and ask.gpu_milli < 1000
+    gang = ask.workers > 1 or ask.elastic
+    pack = gang and ask.gpus_per_worker > 1 and ask.gpu_milli < 1000
     for _ in range(ask.gpus_per_worker):
         able = [
             g

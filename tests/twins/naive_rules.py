@@ -5,14 +5,22 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from orchestrator.kernels.codes import ActionKind, JobCode, Preemption, Reason, RuleKey, Stream
+from orchestrator.kernels.codes import (
+    ActionKind,
+    JobCode,
+    JobKind,
+    Preemption,
+    Reason,
+    RuleKey,
+    Stream,
+)
 from orchestrator.scheduler.rules import Rule
 from tests.twins.naive_placement import fits
 from tests.twins.naive_random import random_unit
 
 if TYPE_CHECKING:
-    from tests.twins.naive_cluster import Job
     from tests.twins.naive_engine import NaiveEngine
+    from tests.twins.naive_state import Job
 
 _WAIT = (ActionKind.WAIT, -1)
 
@@ -23,7 +31,7 @@ def score(engine: NaiveEngine, job: Job, key: int) -> float:
     wait = (engine.now - ask.submit_ms) / 1000.0
     if key in (RuleKey.WFP3_COMPAT, RuleKey.UNICEP_COMPAT):
         wait = -1.0 - submit
-    processors = engine.units(job) / 1000.0
+    processors = engine.demand(job) / 1000.0
     left = float(max(ask.requested_ms - engine.progress(job), 0))
     if key == RuleKey.FCFS:
         return float(ask.submit_ms)
@@ -32,7 +40,7 @@ def score(engine: NaiveEngine, job: Job, key: int) -> float:
     if key == RuleKey.SRTF:
         return left
     if key == RuleKey.SRSF:
-        return left * engine.units(job)
+        return left * engine.demand(job)
     if key == RuleKey.F1:
         first = submit if submit > 0 else 0.1
         return math.log10(asked) * processors + 870.0 * math.log10(first)
@@ -42,30 +50,56 @@ def score(engine: NaiveEngine, job: Job, key: int) -> float:
     if key in (RuleKey.UNICEP, RuleKey.UNICEP_COMPAT):
         return -(wait + 1e-15) / (math.log2(processors + 1e-15) * asked)
     if key == RuleKey.LARGEST:
-        return -float(engine.units(job))
+        return -float(engine.demand(job))
     if key == RuleKey.PRIORITY:
-        waits = job.state in (JobCode.PENDING, JobCode.PREEMPTED)
-        ages = waits and engine.config.ageing_ms > 0
-        aged = (engine.now - ask.submit_ms) / engine.config.ageing_ms if ages else 0.0
-        return float(ask.priority) - aged
+        ageing = engine.config.ageing_ms
+        return float(ask.priority) - ((engine.now - ask.submit_ms) / ageing if ageing else 0.0)
+    if key >= RuleKey.LAS:
+        return _service_score(engine, job, key)
     counter = (engine.point << 32) + job.index
     return random_unit(engine.seed, Stream.ORDERING, counter)
 
 
+def attained(engine: NaiveEngine, job: Job) -> int:
+    """Units x ms held so far."""
+    held = engine.now - job.start if job in engine.running else 0
+    return job.attained + held * engine.units(job)
+
+
+def _service_score(engine: NaiveEngine, job: Job, key: int) -> float:
+    service, units = attained(engine, job), engine.units(job)
+    if key == RuleKey.LAS:
+        return float(service)
+    if key == RuleKey.TIRESIAS:
+        bounds = [engine.config.las_first_s, engine.config.las_second_s]
+        level = sum(service / 1e6 >= bound for bound in bounds)
+        executed = service / max(units, 1)
+        waited = engine.now - job.ask.submit_ms - executed
+        if engine.config.las_promote and waited >= engine.config.las_promote * executed:
+            level = 0
+        waits = job.state in (JobCode.PENDING, JobCode.PREEMPTED)
+        return level * 2.0**46 + waits * 2.0**45 + job.ask.submit_ms
+    if key == RuleKey.GITTINS:
+        reached = [index for start, index in engine.gittins if start <= service / 1e6]
+        return -reached[-1] if reached else 0.0
+    if key == RuleKey.QSSF:
+        return float(job.ask.requested_ms * units)
+    return 0.0  # DRF: no tenant has an account here
+
+
 def rule_action(engine: NaiveEngine, rule: Rule) -> tuple[int, int, int]:
     """What a rule does now: (kind, job, value)."""
-    return (*_rigid_action(engine, rule), rule.placement)
+    kind, j = _rigid_action(engine, rule)
+    if kind == ActionKind.WAIT and rule.elastic and not engine.config.commitment:
+        return _elastic_action(engine, rule)
+    return kind, j, rule.placement
 
 
 def _rigid_action(engine: NaiveEngine, rule: Rule) -> tuple[int, int]:
     queue = sorted(engine.queue(), key=lambda job: score(engine, job, rule.key))
-    if not queue:
-        return _WAIT
-    if engine.config.commitment:
-        return ActionKind.PLACE, queue[0].index
-    if rule.preemption != Preemption.NONE:
+    if rule.preemption != Preemption.NONE and not engine.config.commitment:
         return _preemptive_action(engine, rule, queue)
-    if rule.blocking:
+    if rule.blocking and not engine.config.commitment:
         queue = queue[:1]
     for job in queue:
         if engine.placement_reason(job) == Reason.OK:
@@ -73,8 +107,34 @@ def _rigid_action(engine: NaiveEngine, rule: Rule) -> tuple[int, int]:
     return _WAIT
 
 
+def _elastic_action(engine: NaiveEngine, rule: Rule) -> tuple[int, int, int]:
+    able = [job for job in engine.running if job.ask.kind != JobKind.SERVICE]
+    if engine.queue():
+        surplus = [
+            (len(job.spots) - job.ask.workers, job)
+            for job in able
+            if len(job.spots) > job.ask.workers
+            and engine.resize_reason(job, job.ask.workers) == Reason.OK
+        ]
+        if surplus:
+            job = max(surplus, key=lambda pair: pair[0])[1]
+            return ActionKind.RESIZE, job.index, job.ask.workers
+        return *_WAIT, rule.placement
+    gains = []
+    for job in able:
+        more = len(job.spots) + 1
+        if engine.resize_reason(job, more) == Reason.OK and engine.place_more(job, 1):
+            gain = engine.speed_of(job, more) - job.speed
+            gains.append((gain / max(engine.units_of(job, 1), 1), job))
+    gains = [pair for pair in gains if pair[0] > 0]
+    if not gains:
+        return *_WAIT, rule.placement
+    job = max(gains, key=lambda pair: pair[0])[1]
+    return ActionKind.RESIZE, job.index, len(job.spots) + 1
+
+
 def _preemptive_action(engine: NaiveEngine, rule: Rule, queue: list[Job]) -> tuple[int, int]:
-    for job in queue:
+    for job in sorted(queue, key=lambda job: tier(engine, rule, job, [])):
         if job.blocked_point == engine.point:
             continue
         reason = engine.placement_reason(job)
@@ -91,38 +151,65 @@ def _preemptive_action(engine: NaiveEngine, rule: Rule, queue: list[Job]) -> tup
     return _WAIT
 
 
-def _rank(engine: NaiveEngine, rule: Rule, job: Job, other: Job) -> tuple[float, ...] | None:
+def borrows(engine: NaiveEngine, job: Job, gone: list[Job]) -> bool:
+    """Whether a job would take its tenant over its quota, if some jobs were gone."""
+    if not engine.has_account(job):
+        return False
+    used = engine.used(job.ask.tenant, gone)
+    return bool(used + engine.demand(job) > engine.tenants[job.ask.tenant].quota_units)
+
+
+def tier(engine: NaiveEngine, rule: Rule, job: Job, gone: list[Job]) -> float:
+    """Lower tiers are served first."""
+    if rule.preemption not in (Preemption.PRIORITY, Preemption.RECLAIM):
+        return 0.0
+    tier = float(job.ask.priority)
+    if rule.key == RuleKey.PRIORITY:
+        tier = score(engine, job, rule.key)
+    if rule.preemption == Preemption.RECLAIM and borrows(engine, job, gone):
+        tier += 1e9
+    return tier
+
+
+def _rank(
+    engine: NaiveEngine, rule: Rule, job: Job, other: Job, gone: list[Job]
+) -> tuple[float, ...] | None:
     """How readily a running job gives way to a waiting one, highest first; None: not at all."""
     if rule.preemption == Preemption.SCORE:
         mine, its = score(engine, job, rule.key), score(engine, other, rule.key)
         return (its,) if its > mine else None
-    if other.ask.priority <= job.ask.priority:
+    without = [*gone, other]
+    if tier(engine, rule, other, without) <= tier(engine, rule, job, without):
+        return None  # it would take the room that it made
+    reclaims = (
+        rule.preemption == Preemption.RECLAIM
+        and other.ask.tenant != job.ask.tenant
+        and borrows(engine, other, without)
+        and not borrows(engine, job, without)
+    )
+    if not reclaims and other.ask.priority <= job.ask.priority:
         return None
     unsaved = engine.progress(other) - engine.saved(other)
     cost = (unsaved + other.ask.checkpoint_ms + other.ask.restart_ms) * engine.units(other)
-    return (other.ask.priority, -cost)
+    return (reclaims, other.ask.priority, -cost)
 
 
 def _victim_for(engine: NaiveEngine, rule: Rule, job: Job) -> Job | None:
     """The running job of the highest rank whose preemption is needed to let ``job`` in."""
     gone = engine.leaving()
     allowed = max(engine.config.preemption_limit - engine.preemptions_here, 0)
-    able = [
-        (rank, other)
-        for other in engine.running
-        if engine.preemption_reason(other) == Reason.OK
-        and (rank := _rank(engine, rule, job, other)) is not None
-    ]
-    able.sort(key=lambda pair: pair[0], reverse=True)
-    if rule.preemption == Preemption.SCORE:
-        able = able[:allowed]
     victims: list[Job] = []
-    for _, other in able:
-        if fits(job.ask, engine.hosts(gone + victims)):
-            break
-        victims.append(other)
-    if not fits(job.ask, engine.hosts(gone + victims)):
-        return None
+    while not fits(job.ask, engine.hosts(gone + victims)):
+        able = [
+            (rank, other)
+            for other in engine.running
+            if not any(other is victim for victim in victims)
+            and engine.preemption_reason(other) == Reason.OK
+            and (rank := _rank(engine, rule, job, other, gone + victims)) is not None
+        ]
+        if not able or (rule.preemption == Preemption.SCORE and len(victims) >= allowed):
+            return None
+        victims.append(max(able, key=lambda pair: pair[0])[1])
     for other in reversed(list(victims)):
         rest = [v for v in victims if v is not other]
         if fits(job.ask, engine.hosts(gone + rest)):

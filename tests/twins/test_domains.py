@@ -23,9 +23,9 @@ from orchestrator.kernels.state import (
     allocate,
 )
 from tests.twins import kernel_calls
-from tests.twins.naive_cluster import plain
 from tests.twins.naive_domains import Fabric, in_domain, most_placeable
 from tests.twins.naive_placement import Host
+from tests.twins.naive_state import plain
 
 pytestmark = pytest.mark.property
 

@@ -15,6 +15,7 @@ from orchestrator.kernels.codes import NO_JOB, ActionKind, Reason, Status
 from orchestrator.kernels.state import TABLES
 from orchestrator.scheduler.rules import Rule
 from tests.twins.cases import (
+    MAX_WORKERS,
     Case,
     assert_same,
     begin,
@@ -64,10 +65,21 @@ def test_rule_step_by_step_equals_its_twin(case: Case, rule: Rule) -> None:
         assert_invariants(state, 0)
 
 
+_KINDS = [
+    *[ActionKind.PLACE] * 5,
+    *[ActionKind.PREEMPT] * 2,
+    *[ActionKind.RESIZE] * 4,
+    *[ActionKind.MIGRATE] * 2,
+    ActionKind.WAIT,
+    7,
+]
+
+
 def _draw_action(rng: random.Random, jobs: int) -> tuple[int, int, int]:
-    """Any action, legal or not: (kind, job, generator)."""
-    kinds = [ActionKind.PLACE] * 5 + [ActionKind.PREEMPT] * 2 + [ActionKind.WAIT, 7]
-    return int(rng.choice(kinds)), rng.randrange(-1, jobs + 1), rng.randrange(4)
+    """Any action, legal or not: (kind, job, generator or number of workers)."""
+    kind = int(rng.choice(_KINDS))
+    value = rng.randrange(-1, MAX_WORKERS + 2) if kind == ActionKind.RESIZE else rng.randrange(4)
+    return kind, rng.randrange(-1, jobs + 1), value
 
 
 @given(case=cases(), seed=st.integers(0, 1 << 16))

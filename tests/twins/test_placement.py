@@ -13,9 +13,9 @@ from orchestrator.kernels.codes import NodeCode, Placement
 from orchestrator.kernels.state import ClusterState
 from tests.twins import kernel_calls, naive_placement
 from tests.twins.cases import Case, begin, cases, nodes_buffer
-from tests.twins.naive_cluster import hold
 from tests.twins.naive_engine import NaiveEngine
 from tests.twins.naive_placement import Host, take_devices
+from tests.twins.naive_state import hold
 
 pytestmark = pytest.mark.property
 
@@ -25,10 +25,8 @@ def _fill(state: ClusterState, twin: NaiveEngine, rng: random.Random) -> None:
     buffer = nodes_buffer()
     for job in rng.sample(twin.jobs, len(twin.jobs) // 2):
         nodes = twin.place(job, rng.choice([Placement.FIRST_FIT, Placement.SPREAD]))
-        if nodes is None:
-            continue
         buffer[: len(nodes)] = nodes
-        assert kernel_calls.reserve_gang(state.rows, 0, job.index, buffer)
+        assert kernel_calls.reserve_gang(state.rows, 0, job.index, buffer, len(nodes))
         hosts = twin.hosts()
         for n in nodes:
             devices = take_devices(job.ask, hosts[n])
@@ -57,10 +55,10 @@ def test_generators_equal_their_twin(case: Case, seed: int, generator: int) -> N
     buffer = nodes_buffer()
     for job in twin.jobs:
         placed = kernel_calls.place_gang(state.rows, 0, job.index, generator, buffer)
-        expected = twin.place(job, generator)
-        assert placed == (0 if expected is None else job.ask.workers)
-        if expected is not None:
-            assert buffer[: job.ask.workers].tolist() == expected
+        offset = twin.offset(job, generator)
+        expected = naive_placement.place(job.ask, twin.hosts(), generator, offset)
+        assert placed == len(expected)
+        assert buffer[: len(expected)].tolist() == expected
 
 
 @given(

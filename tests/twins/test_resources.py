@@ -26,9 +26,9 @@ from tests.twins.kernel_calls import (
     reserve_gang,
     restore_gang,
 )
-from tests.twins.naive_cluster import hold
 from tests.twins.naive_engine import NaiveEngine
 from tests.twins.naive_placement import take_devices
+from tests.twins.naive_state import hold
 
 pytestmark = pytest.mark.property
 
@@ -72,11 +72,13 @@ def test_reserve_and_release_equal_their_twin(case: Case, seed: int) -> None:
             before = all_bytes(state)
             nodes = [rng.randrange(len(case.nodes)) for _ in range(twin.jobs[j].ask.workers)]
             buffer[: len(nodes)] = nodes
-            done = reserve_gang(state.rows, 0, j, buffer)
+            done = reserve_gang(state.rows, 0, j, buffer, len(nodes))
             assert done == _reserve_twin(twin, j, nodes)
             changed = [name for name, old in all_bytes(state).items() if old != before[name]]
             assert done or set(changed) <= {"worker"}  # where it would have been: nobody reads it
         _assert_free(state, twin)
+        for t in range(len(twin.tenants)):
+            assert int(state.tenant[0, t]["used_units"]) == twin.used(t)
 
 
 @given(case=cases(commitment=0), seed=st.integers(0, 1 << 16))
@@ -120,7 +122,8 @@ def test_shared_gpus_of_a_gang_are_packed() -> None:
     state, _ = begin(Case(nodes, requests, np.zeros(0, INCIDENT_DTYPE), {"information": 1}, 0))
     buffer = nodes_buffer()
     for j in range(2):
-        assert place_gang(state.rows, 0, j, 1, buffer)
-        assert reserve_gang(state.rows, 0, j, buffer)
+        workers = place_gang(state.rows, 0, j, 1, buffer)
+        assert workers == j + 1
+        assert reserve_gang(state.rows, 0, j, buffer, workers)
     assert state.rows[0]["free_units"] == 0
     assert (state.job[0, :2]["state"] == JobCode.ABSENT).all()

@@ -16,8 +16,8 @@ from orchestrator.kernels.packing_state import TYPICAL_DTYPE
 from orchestrator.kernels.state import ClusterShape, ClusterState, allocate
 from tests.twins import kernel_calls, naive_scores
 from tests.twins.cases import MAX_WORKERS, Case, cases, nodes_buffer
-from tests.twins.naive_cluster import plain
 from tests.twins.naive_placement import Host
+from tests.twins.naive_state import plain
 
 pytestmark = pytest.mark.property
 

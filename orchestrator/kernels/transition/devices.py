@@ -91,7 +91,7 @@ def choose_device(row, j, n, generator, taken, first, last):
     if ask.gpus_per_worker > 1 and ask.gpu_milli < WHOLE:
         # Were the tightest taken first, those left over could be too few for the next worker of
         # the gang, although `slots.worker_slots` promised it a place.
-        if ask.workers > 1:
+        if ask.workers > 1 or ask.elastic != 0:
             return _roomiest_device(row, j, n, taken, first, last)
     elif ask.gpu_milli < WHOLE:
         whole_node = first == 0 and last == node(row, n).gpus

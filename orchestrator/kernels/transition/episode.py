@@ -8,12 +8,14 @@ from orchestrator.kernels.codes import NO_JOB, Information, JobCode, NodeCode, T
 from orchestrator.kernels.jit import kernel, small_kernel
 from orchestrator.kernels.packing_state import TAGS
 from orchestrator.kernels.randomness import mix
+from orchestrator.kernels.state import GITTINS_ENTRIES
 from orchestrator.kernels.tables import (
     arrival,
     copy_record,
     copy_scalars,
     curve,
     device,
+    gittins,
     heap,
     incident,
     job,
@@ -39,6 +41,8 @@ __all__ = [
     "begin_episode",
     "clear_job",
     "copy_row",
+    "load_curves",
+    "load_gittins",
     "load_incidents",
     "load_job",
     "load_nodes",
@@ -61,6 +65,9 @@ def load_nodes(row, nodes):
     row.num_nodes = nodes.shape[0]
     row.capacity_units = 0
     row.nominal_units = 0
+    row.nominal_gpu_milli = 0
+    row.nominal_cpu_milli = 0
+    row.nominal_memory_mib = 0
     for n in range(nodes.shape[0]):
         copy_record(node(row, n), nodes[n])
         empty_node(row, n)
@@ -69,6 +76,9 @@ def load_nodes(row, nodes):
         if gpus > 0:
             units = np.int64(nodes[n].gpus) * 1000
         row.nominal_units += units
+        row.nominal_gpu_milli += np.int64(nodes[n].gpus) * 1000
+        row.nominal_cpu_milli += nodes[n].cpu_cap_milli
+        row.nominal_memory_mib += nodes[n].memory_cap_mib
         if nodes[n].state == NodeCode.UP:
             row.capacity_units += units
     row.free_units = row.capacity_units
@@ -201,6 +211,7 @@ def begin_episode(row, seed, nodes, requests):
     row.num_typical = 0
     row.touched = 0
     row.shape_clock = 0
+    row.num_gittins = 0
     row.next_incident = 0
     row.tick = 0
     row.next_tick_ms = 0
@@ -233,11 +244,36 @@ def load_incidents(row, incidents):
 
 
 @kernel
+def load_curves(row, curves):
+    """Give a row its throughput curves, CURVE_DTYPE [n], after ``begin_episode``.
+
+    Entry 0 stands for "in proportion to the workers", whatever it holds.
+    """
+    row.num_curves = curves.shape[0]
+    for c in range(curves.shape[0]):
+        copy_record(curve(row, c), curves[c])
+
+
+@kernel
+def load_gittins(row, entries):
+    """Give a row its Gittins index, GITTINS_DTYPE [n <= GITTINS_ENTRIES] by attained service."""
+    row.num_gittins = min(entries.shape[0], GITTINS_ENTRIES)
+    for k in range(row.num_gittins):
+        copy_record(gittins(row, k), entries[k])
+
+
+@kernel
 def load_tenants(row, tenants):
-    """Give a row its tenants, TENANT_DTYPE [n], nothing used; it keeps accounts from now on."""
+    """Give a row that has just begun its tenants, TENANT_DTYPE [n], with empty accounts."""
     row.num_tenants = tenants.shape[0]
     for t in range(tenants.shape[0]):
         copy_record(tenant(row, t), tenants[t])
+        tenant(row, t).used_units = 0
+        tenant(row, t).used_gpu_milli = 0
+        tenant(row, t).used_cpu_milli = 0
+        tenant(row, t).used_memory_mib = 0
+        tenant(row, t).storage_mib = 0
+        tenant(row, t).attained_unit_ms = 0
 
 
 @kernel
@@ -297,3 +333,5 @@ def copy_row(source, target):
         copy_record(service(target, k), service(source, k))
     for k in range(source.arrival_len):
         copy_record(arrival(target, k), arrival(source, k))
+    for k in range(source.num_gittins):
+        copy_record(gittins(target, k), gittins(source, k))

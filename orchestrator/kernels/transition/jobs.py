@@ -9,6 +9,7 @@ from orchestrator.kernels.jit import kernel
 from orchestrator.kernels.tables import job, queue, request, worker
 from orchestrator.kernels.transition.log import record
 from orchestrator.kernels.transition.progress import (
+    accrue_service,
     progress_now,
     saved_progress,
     set_pace,
@@ -21,7 +22,7 @@ from orchestrator.kernels.transition.queue import (
     unlist_running,
 )
 from orchestrator.kernels.transition.resources import release_gang, reserve_gang
-from orchestrator.kernels.transition.tenants import charge_service, free_storage, hold_storage
+from orchestrator.kernels.transition.tenants import free_storage, hold_storage
 from orchestrator.kernels.transition.timeline import cancel_event, push_event
 
 __all__ = [
@@ -104,9 +105,7 @@ def _stop_running(row, j):
     cancel_event(row, j)
     unlist_running(row, j)
     release_gang(row, j)
-    held = row.now_ms - job(row, j).resized_ms
-    job(row, j).attained_unit_ms += held * job(row, j).units
-    charge_service(row, j, held * job(row, j).units)
+    accrue_service(row, j)
 
 
 @kernel
@@ -115,6 +114,7 @@ def complete_job(row, j):
     _stop_running(row, j)
     job(row, j).progress_ms = request(row, j).duration_ms
     job(row, j).unsaved_ms = 0
+    job(row, j).units = units_of(row, j, request(row, j).workers)
     job(row, j).end_ms = row.now_ms
     free_storage(row, j)
     row.active_jobs -= 1

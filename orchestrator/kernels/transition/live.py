@@ -22,7 +22,6 @@ from orchestrator.kernels.tables import (
     queue,
     request,
     running,
-    tenant,
 )
 from orchestrator.kernels.transition.apply import apply_event
 from orchestrator.kernels.transition.decide import close_point, count_decision
@@ -41,6 +40,7 @@ from orchestrator.kernels.transition.nodes import (
     register_node,
 )
 from orchestrator.kernels.transition.progress import progress_now, units_of
+from orchestrator.kernels.transition.tenants import recount_tenants
 from orchestrator.kernels.transition.timeline import advance_clock
 
 __all__ = [
@@ -81,22 +81,24 @@ def _recount(row):
     row.unit = np.uint8(gpus > 0)
     row.capacity_units = 0
     row.nominal_units = 0
+    row.nominal_gpu_milli = 0
+    row.nominal_cpu_milli = 0
+    row.nominal_memory_mib = 0
     row.free_units = 0
     for n in range(row.num_nodes):
         row.nominal_units += node_units(row, n)
+        row.nominal_gpu_milli += np.int64(node(row, n).gpus) * 1000
+        row.nominal_cpu_milli += node(row, n).cpu_cap_milli
+        row.nominal_memory_mib += node(row, n).memory_cap_mib
         if node(row, n).state == NodeCode.UP:
             row.capacity_units += node_units(row, n)
             free = node(row, n).gpu_free_milli if gpus > 0 else node(row, n).cpu_free_milli
             row.free_units += free
     row.cost_rate_milli = cost_rate(row)
     for j in range(row.num_jobs):
-        placed = job(row, j).workers_now
-        workers = placed if placed > 0 else request(row, j).workers
-        job(row, j).units = units_of(row, j, workers)
-    for t in range(row.num_tenants):
-        owner = tenant(row, t)
-        used = owner.used_gpu_milli if gpus > 0 else owner.used_cpu_milli
-        tenant(row, t).used_units = used
+        workers = np.int64(job(row, j).workers_now)  # of a placed job; others ask for theirs
+        job(row, j).units = units_of(row, j, workers if workers > 0 else request(row, j).workers)
+    recount_tenants(row)
     for k in range(row.running_len):
         running(row, k).units = job(row, running(row, k).job).units
     row.queued_unit_ms = 0
@@ -176,6 +178,8 @@ def _forget_job(row, j):
         raise RuntimeError("only a job that has ended can be forgotten")
     row.preemptions -= job(row, j).preemptions
     row.interruptions -= job(row, j).interruptions
+    row.resizes -= job(row, j).resizes
+    row.migrations -= job(row, j).migrations
     row.settled_excess -= job(row, j).excess
 
 

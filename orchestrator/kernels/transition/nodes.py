@@ -5,12 +5,13 @@ from __future__ import annotations
 import numpy as np
 
 from orchestrator.kernels.codes import JobCode, JobKind, LogKind, NodeCode
+from orchestrator.kernels.feasibility import least_workers
 from orchestrator.kernels.jit import kernel, small_kernel
 from orchestrator.kernels.tables import job, node, request, running, worker
 from orchestrator.kernels.transition.jobs import begin_preemption, interrupt_job
 from orchestrator.kernels.transition.layout import touch_node
 from orchestrator.kernels.transition.log import record
-from orchestrator.kernels.transition.regroup import lose_workers_on
+from orchestrator.kernels.transition.regroup import drop_workers_on
 
 __all__ = [
     "cost_rate",
@@ -97,7 +98,7 @@ def _survives_without(row, j, n):
     for w in range(job(row, j).workers_now):
         if worker(row, j, w).node != n:
             left += 1
-    return left >= request(row, j).min_workers
+    return left >= least_workers(row, j)
 
 
 @kernel
@@ -113,7 +114,9 @@ def fail_node(row, n):
         if not job_on_node(row, j, n):
             k += 1
         elif _survives_without(row, j, n):
-            lose_workers_on(row, j, n)  # lists it anew, perhaps further on
+            job(row, j).interruptions += 1
+            row.interruptions += 1
+            drop_workers_on(row, j, n)  # lists it anew, perhaps further on
         else:
             workers = job(row, j).workers_now
             interrupt_job(row, j)  # unlists it: the next entry moves into this place
@@ -154,7 +157,7 @@ def leave_nodes(row, j, workers):
 
 @kernel
 def drain_node(row, n):
-    """Take a node out of service: its jobs are checkpointed and queue again."""
+    """Take a node out of service: its jobs are checkpointed and queue again, replicas just end."""
     state = node(row, n).state
     if state == NodeCode.DOWN:
         set_node_state(row, n, NodeCode.ABSENT)
@@ -167,7 +170,10 @@ def drain_node(row, n):
     while k < row.running_len:
         j = running(row, k).job
         if job(row, j).state == JobCode.RUNNING and job_on_node(row, j, n):
-            begin_preemption(row, j)
+            if _survives_without(row, j, n):
+                drop_workers_on(row, j, n)
+            else:
+                begin_preemption(row, j)
         else:
             k += 1
     retire_if_empty(row, n)

@@ -10,9 +10,11 @@ from orchestrator.kernels.tables import job, node, request, worker
 from orchestrator.kernels.throughput import speed_milli
 from orchestrator.kernels.transition.queue import list_running, unlist_running
 from orchestrator.kernels.transition.resources import gang_spread
+from orchestrator.kernels.transition.tenants import charge_service
 from orchestrator.kernels.transition.timeline import cancel_event, push_event
 
 __all__ = [
+    "accrue_service",
     "progress_now",
     "saved_progress",
     "set_pace",
@@ -99,6 +101,15 @@ def set_pace(row, j, resume_ms):
     push_event(row, end, EventKind.COMPLETION, j)
 
 
+@small_kernel
+def accrue_service(row, j):
+    """Count the capacity that a placed job, and its tenant, have held since its last change."""
+    served = (row.now_ms - job(row, j).resized_ms) * job(row, j).units
+    job(row, j).attained_unit_ms += served
+    charge_service(row, j, served)
+    job(row, j).resized_ms = row.now_ms
+
+
 @kernel
 def settle_progress(row, j):
     """Note what a running job has done, and stop its clock; :func:`set_pace` starts it again.
@@ -108,8 +119,6 @@ def settle_progress(row, j):
     done = progress_now(row, j)
     job(row, j).unsaved_ms = done - job(row, j).progress_ms
     job(row, j).work_start_ms = row.now_ms
-    held = row.now_ms - job(row, j).resized_ms
-    job(row, j).attained_unit_ms += held * job(row, j).units
-    job(row, j).resized_ms = row.now_ms
+    accrue_service(row, j)
     cancel_event(row, j)
     unlist_running(row, j)

@@ -15,13 +15,17 @@ from orchestrator.kernels.transition.resources import (
     reserve_traffic,
 )
 
-__all__ = ["begin_change", "drop_worker", "end_change", "lose_workers_on"]
+__all__ = ["begin_change", "drop_worker", "drop_workers_on", "end_change"]
 
 
 @small_kernel
 def begin_change(row, j):
-    """Stop the clock of a running job; how long the stall it is in still lasts, ms."""
+    """Stop the clock of a running job; how long the stall it is in still lasts, ms.
+
+    What is left of that stall was counted as lost when it began; :func:`end_change` counts anew.
+    """
     stall = max(job(row, j).work_start_ms - row.now_ms, np.int64(0))
+    row.lost_unit_ms -= stall * job(row, j).units
     settle_progress(row, j)
     release_traffic(row, j, job(row, j).workers_now)
     set_state(row, j, JobCode.SCALING)
@@ -52,8 +56,8 @@ def drop_worker(row, j, w):
 
 
 @kernel
-def lose_workers_on(row, j, n):
-    """A node failed under replicas that do not need each other: only those on it are gone.
+def drop_workers_on(row, j, n):
+    """A node goes under replicas that do not need each other: only those on it are gone.
 
     At least one must be on another node.
     """
@@ -64,6 +68,4 @@ def lose_workers_on(row, j, n):
             drop_worker(row, j, w)
         else:
             w += 1
-    job(row, j).interruptions += 1
-    row.interruptions += 1
     end_change(row, j, stall)

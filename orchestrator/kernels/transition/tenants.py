@@ -7,10 +7,16 @@ from __future__ import annotations
 
 import numpy as np
 
-from orchestrator.kernels.jit import small_kernel
+from orchestrator.kernels.jit import kernel, small_kernel
 from orchestrator.kernels.tables import request, tenant
 
-__all__ = ["charge_service", "charge_worker", "free_storage", "hold_storage"]
+__all__ = [
+    "charge_service",
+    "charge_worker",
+    "free_storage",
+    "hold_storage",
+    "recount_tenants",
+]
 
 
 @small_kernel
@@ -50,3 +56,13 @@ def free_storage(row, j):
     """A job that had started has ended: its checkpoints are deleted."""
     if _has_account(row, j):
         tenant(row, request(row, j).tenant).storage_mib -= request(row, j).storage_mib
+
+
+@kernel
+def recount_tenants(row):
+    """What tenants hold, in capacity units, anew: the unit may have changed."""
+    for t in range(row.num_tenants):
+        by_gpu = row.unit != 0
+        tenant(row, t).used_units = (
+            tenant(row, t).used_gpu_milli if by_gpu else tenant(row, t).used_cpu_milli
+        )

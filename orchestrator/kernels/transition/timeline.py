@@ -145,9 +145,8 @@ def next_event(row):
     if row.heap_len > 0:
         top_time = heap(row, 0).time_ms
         top_kind = heap(row, 0).kind
-        if top_time - row.now_ms >= _FAR_MS:
-            pass
-        elif top_time < time_ms or (top_time == time_ms and top_kind < kind):
+        first = top_time < time_ms or (top_time == time_ms and top_kind < kind)
+        if first and top_time - row.now_ms < _FAR_MS:
             time_ms, kind, subject = top_time, top_kind, heap(row, 0).entity
     if row.next_incident < row.num_incidents:
         incident_time = incident(row, row.next_incident).time_ms

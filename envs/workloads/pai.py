@@ -1,0 +1,199 @@
+"""Read Alibaba's PAI trace of 2020 as published.
+
+Weng et al., "MLaaS in the Wild", NSDI 2022; alibaba/clusterdata, cluster-trace-gpu-v2020. Tables
+come without a header line; the columns here are those of the publisher's ``.header`` files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from envs.workloads.columns import blank_requests
+from envs.workloads.csvfile import Kind, read_columns
+from envs.workloads.files import read_text
+from envs.workloads.trace import Trace, trace_from_file, unplaceable
+from orchestrator.errors import TraceError
+from orchestrator.types import NodeSpec
+
+__all__ = ["read_pai"]
+
+_JOB = {
+    "job_name": Kind.TEXT,
+    "inst_id": Kind.TEXT,
+    "user": Kind.TEXT,
+    "status": Kind.TEXT,
+    "start_time": Kind.NUMBER,
+    "end_time": Kind.NUMBER,
+}
+_TASK = {
+    "job_name": Kind.TEXT,
+    "task_name": Kind.TEXT,
+    "inst_num": Kind.NUMBER,
+    "status": Kind.TEXT,
+    "start_time": Kind.NUMBER,
+    "end_time": Kind.NUMBER,
+    "plan_cpu": Kind.NUMBER,
+    "plan_mem": Kind.NUMBER,
+    "plan_gpu": Kind.NUMBER,
+    "gpu_type": Kind.TEXT,
+}
+_MACHINE = {
+    "machine": Kind.TEXT,
+    "gpu_type": Kind.TEXT,
+    "cap_cpu": Kind.NUMBER,
+    "cap_mem": Kind.NUMBER,
+    "cap_gpu": Kind.NUMBER,
+}
+_MIB_PER_GIB = 1024
+
+
+def read_pai(path: str | Path, *, drop_unplaceable: bool = False) -> Trace:
+    """Read the PAI trace.
+
+    Parameters
+    ----------
+    path : str or Path
+        A folder with ``pai_job_table.csv``, ``pai_task_table.csv`` and ``pai_machine_spec.csv``
+        (or ``.csv.gz``), with or without a header line.
+    drop_unplaceable : bool, optional
+        Leave out jobs that the machines can never hold, instead of refusing the trace.
+
+    Returns
+    -------
+    Trace
+        One job for each job with a task that asks for GPUs and has started and ended: the task of
+        most GPUs, its instances as workers. Other tasks (parameter servers) are left out. A plan
+        of 50 % is half a GPU; above 100 % it is rounded up to whole GPUs. Submission is the start
+        of the job, run time that of the task. ``application`` numbers the names of tasks. GPU
+        types are those of the machines; jobs are not tied to the type that they were given.
+
+    Raises
+    ------
+    TraceError
+        Naming file, line and column of what is wrong, and the remedy.
+    """
+    folder = Path(path)
+    nodes = _machines(_found(folder / "pai_machine_spec.csv"))
+    jobs_path = _found(folder / "pai_job_table.csv")
+    submitted: dict[str, tuple[float, str]] = {}
+    for cells in _rows(jobs_path, _JOB):
+        if cells["start_time"] is not None:
+            submitted[cells["job_name"]] = (cells["start_time"], cells["user"])
+    tasks_path = _found(folder / "pai_task_table.csv")
+    chosen = _largest_tasks(tasks_path, submitted)
+    if not chosen:
+        problem = "holds no GPU task that ran"
+        raise TraceError(str(tasks_path), problem, "give a table with at least one")
+    requests = _requests(chosen, submitted)
+    if nodes:
+        lost = unplaceable(requests, nodes)
+        if lost.any() and not drop_unplaceable:
+            row = int(np.argmax(lost))
+            problem = f"job {list(chosen)[int(requests['source_id'][row])]!r} can never fit"
+            remedy = "remove it, give the machines that it ran on, or set 'drop_unplaceable'"
+            raise TraceError(str(tasks_path), problem, remedy)
+        requests = requests[~lost]
+    return trace_from_file(tasks_path, "pai", requests, nodes=nodes)
+
+
+def _requests(
+    chosen: Mapping[str, dict[str, Any]], submitted: Mapping[str, tuple[float, str]]
+) -> NDArray[np.void]:
+    """One request for each task, by submission."""
+    requests = blank_requests(len(chosen))
+    users = {name: i for i, name in enumerate(sorted({user for _, user in submitted.values()}))}
+    kinds = {name: i for i, name in enumerate(sorted({t["task_name"] for t in chosen.values()}))}
+    for row, (name, task) in enumerate(chosen.items()):
+        at, user = submitted[name]
+        percent = task["plan_gpu"]
+        whole = -(-int(percent) // 100) if percent > 100 else 1
+        run_ms = max(round(1000 * (task["end_time"] - task["start_time"])), 1000)
+        values = {
+            "submit_ms": round(1000 * at),
+            "duration_ms": run_ms,
+            "requested_ms": run_ms,
+            "workers": int(task["inst_num"]),
+            "min_workers": int(task["inst_num"]),
+            "max_workers": int(task["inst_num"]),
+            "gpus_per_worker": whole,
+            "gpu_milli": 1000 if percent >= 100 else max(round(10 * percent), 1),
+            "cpu_milli": round(10 * (task["plan_cpu"] or 0.0)),
+            "memory_mib": round(_MIB_PER_GIB * (task["plan_mem"] or 0.0)),
+            "user": users[user],
+            "application": kinds[task["task_name"]],
+            "preemptible": 1,
+        }
+        for column, value in values.items():
+            requests[column][row] = value
+    requests["submit_ms"] -= requests["submit_ms"].min()
+    return requests[np.argsort(requests["submit_ms"], kind="stable")]
+
+
+def _largest_tasks(
+    path: Path, submitted: Mapping[str, tuple[float, str]]
+) -> dict[str, dict[str, Any]]:
+    """The task of most GPUs of each job, among those that ran."""
+    chosen: dict[str, dict[str, Any]] = {}
+    for cells in _rows(path, _TASK):
+        started, ended = cells["start_time"], cells["end_time"]
+        count, percent = cells["inst_num"], cells["plan_gpu"]
+        if not percent or started is None or ended is None or cells["job_name"] not in submitted:
+            continue
+        for name, value in (("plan_gpu", percent), ("inst_num", count)):
+            if value is None or value <= 0 or value > 1 << 20:
+                problem = f"column '{name}' is {value}"
+                raise TraceError(str(path), problem, "give a positive number", cells["line"])
+        if ended < started:
+            problem = "column 'end_time' is earlier than 'start_time'"
+            raise TraceError(str(path), problem, "correct or remove the line", cells["line"])
+        before = chosen.get(cells["job_name"])
+        if before is None or count * percent > before["inst_num"] * before["plan_gpu"]:
+            chosen[cells["job_name"]] = cells
+    return chosen
+
+
+def _machines(path: Path) -> tuple[NodeSpec, ...]:
+    nodes = []
+    for cells in _rows(path, _MACHINE):
+        for name in ("cap_cpu", "cap_mem", "cap_gpu"):
+            if cells[name] is None or cells[name] < 0:
+                problem = f"column '{name}' is {cells[name]}"
+                raise TraceError(str(path), problem, "give a number", cells["line"])
+        nodes.append(
+            NodeSpec(
+                node_id=cells["machine"],
+                gpus=int(cells["cap_gpu"]),
+                gpu_memory_gb=0.0,
+                cpu_cores=int(cells["cap_cpu"]),
+                memory_gb=float(cells["cap_mem"]),
+                network_bandwidth_gbps=0.0,
+                gpu_topology="PCIe",
+                gpu_model=cells["gpu_type"] or "none",
+            )
+        )
+    return tuple(nodes)
+
+
+def _found(path: Path) -> Path:
+    packed = path.with_name(path.name + ".gz")
+    return packed if packed.exists() and not path.exists() else path
+
+
+def _rows(path: Path, kinds: Mapping[str, Kind]) -> list[dict[str, Any]]:
+    """Cells of each line by column, and the number of the line."""
+    text = read_text(path)
+    first = 1
+    names = ",".join(kinds)
+    if not text.startswith(names):
+        text, first = f"{names}\n{text}", 0
+    table = read_columns(path, text, kinds, first_line=first)
+    columns = [table[name].to_pylist() for name in kinds]
+    return [
+        dict(zip(kinds, cells, strict=True)) | {"line": row + first + 1}
+        for row, cells in enumerate(zip(*columns, strict=True))
+    ]

@@ -1,0 +1,248 @@
+"""A cluster's state in plain Python, as obvious as can be: the twin of the state.
+
+Nothing is kept that can be recomputed: what is free, who waits, the capacity and what tenants hold
+are worked out anew from the jobs whenever they are asked for.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+from orchestrator.kernels.codes import (
+    NO_JOB,
+    EventKind,
+    Information,
+    JobCode,
+    JobKind,
+    NodeCode,
+    Topology,
+)
+from tests.twins.naive_placement import Host, least
+
+__all__ = ["PAID", "WAITING", "Job", "NaiveState", "hold", "plain"]
+
+WAITING = (JobCode.PENDING, JobCode.PREEMPTED)
+PAID = (NodeCode.UP, NodeCode.DRAINING, NodeCode.PROVISIONING)
+_UNKNOWN_MS = 3_600_000
+
+
+def plain(record: Any) -> SimpleNamespace:
+    """A NumPy record as attributes that are Python numbers."""
+    return SimpleNamespace(**{name: record[name].item() for name in record.dtype.names})
+
+
+@dataclass
+class Job:
+    index: int
+    ask: SimpleNamespace
+    state: JobCode = JobCode.ABSENT
+    start: int = -1
+    first_start: int = -1
+    end: int = -1
+    work_start: int = 0
+    expected_end: int = 0
+    progress: int = 0  # work that the last run began with, or, while saving, that is saved
+    unsaved: int = 0  # work beyond it that was done before work_start
+    speed: int = 1000
+    changed: int = 0  # when it started or its workers last changed
+    lost: int = 0
+    attained: int = 0
+    blocked_point: int = -1
+    preemptions: int = 0
+    interruptions: int = 0
+    resizes: int = 0
+    migrations: int = 0
+    excess: float = 0.0
+    spots: list[tuple[int, tuple[int, ...]]] = field(default_factory=list)
+
+    def is_on(self, n: int) -> bool:
+        return any(node == n for node, _ in self.spots)
+
+    def mates_on(self, n: int) -> int:
+        return sum(node == n for node, _ in self.spots)
+
+
+class NaiveState:
+    """One cluster and its jobs.
+
+    Parameters
+    ----------
+    nodes, requests, incidents, tenants : arrays of NODE_DTYPE, REQUEST_DTYPE, ...
+        Incident times are counted from the first submission.
+    config : namespace
+        The fields of CONFIG_FIELDS.
+    seed : int
+    max_workers : int
+        Most workers of any job.
+    """
+
+    def __init__(
+        self,
+        nodes: Any,
+        requests: Any,
+        incidents: Any,
+        config: SimpleNamespace,
+        seed: int,
+        tenants: Any = (),
+        max_workers: int = 4,
+    ) -> None:
+        self.config, self.seed, self.max_workers = config, seed, max_workers
+        self.nodes = [plain(node) for node in nodes]
+        self.tenants = [plain(tenant) for tenant in tenants]
+        self.jobs = [Job(j, plain(ask)) for j, ask in enumerate(requests)]
+        self.running: list[Job] = []
+        self.log: list[tuple[int, int, int, int]] = []
+        self.gittins: list[tuple[float, float]] = []
+        self.now = self.jobs[0].ask.submit_ms if self.jobs else 0
+        self.point = self.preemptions_here = 0
+        self.open = self.done = False
+        self.committed, self.reservation = NO_JOB, 0
+        self.decisions = self.illegal = self.sequence = 0
+        self.job_ms = self.wait_ms = self.busy = self.capacity_time = self.lost_units = 0
+        self.cost = 0
+        self.pending = [
+            (job.ask.submit_ms, EventKind.ARRIVAL, job.index, job.index) for job in self.jobs
+        ]
+        for k, incident in enumerate(incidents):
+            time_ms = int(incident["time_ms"]) + self.now
+            self.pending.append((time_ms, int(incident["kind"]), k, int(incident["node"])))
+        for job in self.jobs:
+            if config.information == Information.ORACLE:
+                job.ask.requested_ms = job.ask.duration_ms
+            elif config.information == Information.NONE:
+                job.ask.requested_ms = _UNKNOWN_MS
+
+    # --- capacity -------------------------------------------------------------------------------
+
+    def by_gpu(self) -> bool:
+        return any(node.gpus for node in self.nodes)
+
+    def units_of(self, job: Job, workers: int) -> int:
+        ask = job.ask
+        each = ask.gpus_per_worker * ask.gpu_milli if self.by_gpu() else ask.cpu_milli
+        return int(workers * each)
+
+    def demand(self, job: Job) -> int:
+        """Capacity that a job asks for."""
+        return self.units_of(job, job.ask.workers)
+
+    def units(self, job: Job) -> int:
+        """Capacity that a placed job holds, or that another one asks for."""
+        return self.units_of(job, len(job.spots) or job.ask.workers)
+
+    def least_units(self, job: Job) -> int:
+        return self.units_of(job, least(job.ask))
+
+    def hosts(self, without: list[Job] | None = None) -> list[Host]:
+        """What is free on every node, or would be without some jobs."""
+        hosts = [
+            Host(
+                node.state == NodeCode.UP,
+                node.model,
+                node.cpu_cap_milli,
+                node.memory_cap_mib,
+                [1000] * node.gpus,
+                node.gpu_memory_mib,
+            )
+            for node in self.nodes
+        ]
+        for job in self.jobs:
+            if without and any(job is other for other in without):
+                continue
+            for n, devices in job.spots:
+                hold(job.ask, hosts[n], devices)
+        return hosts
+
+    def room_of(self, host: Host) -> int:
+        """What is free on a node, in capacity units."""
+        return sum(host.devices) if self.by_gpu() else host.cpu
+
+    def capacity(self) -> int:
+        up = [node for node in self.nodes if node.state == NodeCode.UP]
+        if self.by_gpu():
+            return sum(1000 * node.gpus for node in up)
+        return sum(node.cpu_cap_milli for node in up)
+
+    def free(self) -> int:
+        return sum(self.room_of(host) for host in self.hosts() if host.up)
+
+    def cost_rate(self) -> int:
+        return sum(node.price_milli for node in self.nodes if node.state in PAID)
+
+    # --- jobs -----------------------------------------------------------------------------------
+
+    def queue(self) -> list[Job]:
+        waiting = [job for job in self.jobs if job.state in WAITING]
+        return sorted(waiting, key=lambda job: (job.ask.submit_ms, job.index))
+
+    def leaving(self) -> list[Job]:
+        return [job for job in self.running if job.state == JobCode.CHECKPOINTING]
+
+    def progress(self, job: Job) -> int:
+        """Work done; of a job that is being saved, only what was saved before."""
+        if job.state != JobCode.RUNNING:
+            return job.progress
+        work = max(self.now - job.work_start, 0) * job.speed // 1000
+        return min(job.progress + job.unsaved + work, int(job.ask.duration_ms))
+
+    def saved(self, job: Job) -> int:
+        interval = job.ask.checkpoint_interval_ms
+        done = self.progress(job) - job.progress
+        return job.progress + (done // interval * interval if interval else 0)
+
+    def speed_of(self, job: Job, workers: int) -> int:
+        """Thousandths of the nominal speed."""
+        if job.ask.kind == JobKind.SERVICE:
+            return 1000
+        return max(1000 * workers // job.ask.workers, 1)
+
+    def spread(self, job: Job) -> Topology:
+        hosts = [self.nodes[n] for n, _ in job.spots]
+        if len({n for n, _ in job.spots}) == 1:
+            return Topology.NODE
+        if len({host.rack for host in hosts}) == 1:
+            return Topology.RACK
+        return Topology.SPINE if len({host.spine for host in hosts}) == 1 else Topology.ANY
+
+    # --- tenants --------------------------------------------------------------------------------
+
+    def has_account(self, job: Job) -> bool:
+        return bool(job.ask.tenant < len(self.tenants))
+
+    def used(self, t: int, without: list[Job] | None = None) -> int:
+        """Capacity that a tenant holds, or would hold without some jobs."""
+        gone = [job.index for job in without or []]
+        mine = [job for job in self.jobs if job.ask.tenant == t and job.index not in gone]
+        return sum(self.units_of(job, len(job.spots)) for job in mine)
+
+    def stored(self, t: int) -> int:
+        ended = (JobCode.COMPLETED, JobCode.FAILED)
+        mine = [job for job in self.jobs if job.ask.tenant == t and job.first_start >= 0]
+        return sum(job.ask.storage_mib for job in mine if job.state not in ended)
+
+    def account(self, t: int) -> dict[str, int]:
+        """All that is counted of a tenant."""
+        mine = [job for job in self.jobs if job.ask.tenant == t]
+        workers = [(job.ask, len(job.spots)) for job in mine]
+        return {
+            "used_units": self.used(t),
+            "used_gpu_milli": sum(k * ask.gpus_per_worker * ask.gpu_milli for ask, k in workers),
+            "used_cpu_milli": sum(k * ask.cpu_milli for ask, k in workers),
+            "used_memory_mib": sum(k * ask.memory_mib for ask, k in workers),
+            "storage_mib": self.stored(t),
+            "attained_unit_ms": sum(job.attained for job in mine),
+        }
+
+
+def hold(ask: SimpleNamespace, host: Host, devices: tuple[int, ...]) -> bool:
+    """Take what a worker asks for; False, and nothing taken, if it is not there."""
+    if host.cpu < ask.cpu_milli or host.memory < ask.memory_mib:
+        return False
+    host.cpu -= ask.cpu_milli
+    host.memory -= ask.memory_mib
+    for g in devices:
+        host.devices[g] -= ask.gpu_milli
+        host.memories[g] -= ask.gpu_memory_mib
+    return True

@@ -1,0 +1,210 @@
+"""Elastic jobs, services and tenants: corners that random workloads seldom reach."""
+
+from __future__ import annotations
+
+import itertools
+
+from orchestrator.kernels.codes import (
+    ActionKind,
+    EventKind,
+    JobCode,
+    JobKind,
+    NodeCode,
+    QuotaMode,
+    Reason,
+    RuleKey,
+    Status,
+)
+from orchestrator.scheduler.rules import RULES, Rule
+from tests.twins.scenes import Play, replayed, scene
+
+_PLACE, _PREEMPT, _RESIZE, _MIGRATE, _WAIT = (
+    ActionKind.PLACE,
+    ActionKind.PREEMPT,
+    ActionKind.RESIZE,
+    ActionKind.MIGRATE,
+    ActionKind.WAIT,
+)
+_FAILS, _DRAINS = EventKind.NODE_FAILURE, EventKind.NODE_DRAIN
+_ELASTIC = {"duration_ms": 60_000, "elastic": 1, "min_workers": 1, "max_workers": 4, "workers": 2}
+_TICK = {"duration_ms": 1, "gpus_per_worker": 0}  # something happens when it is submitted
+
+
+def _at(second: int) -> dict[str, int]:
+    return _TICK | {"submit_ms": 1000 * second}
+
+
+def test_a_grown_job_goes_faster_after_it_has_regrouped() -> None:
+    play = Play(scene([4], [_ELASTIC | {"regroup_ms": 3000}, _at(20)], elastics=1))
+    assert play.act(_PLACE, 0, 1) == Reason.OK
+    play.wait_until(20_000)
+    assert play.act(_RESIZE, 0, 4) == Reason.OK
+    assert play.job(0)["speed_milli"] == 2000
+    assert play.act(_PLACE, 1, 1) == Reason.OK
+    while play.advance() == Status.DECISION:
+        play.act(_WAIT)
+    assert play.job(0)["end_ms"] == 20_000 + 3000 + 40_000 // 2
+
+
+def test_stalls_do_not_add_up_and_are_counted_as_long_as_they_last() -> None:
+    play = Play(scene([4], [_ELASTIC | {"regroup_ms": 10_000}, _at(20), _at(24)], elastics=1))
+    play.act(_PLACE, 0, 1)
+    play.wait_until(20_000)
+    assert play.act(_RESIZE, 0, 4) == Reason.OK
+    assert play.row["lost_unit_ms"] == 10_000 * 4000
+    play.wait_until(24_000)
+    assert play.act(_RESIZE, 0, 1) == Reason.OK
+    # Four seconds on four GPUs, then ten on one.
+    assert play.row["lost_unit_ms"] == 4000 * 4000 + 10_000 * 1000
+    assert play.job(0)["work_start_ms"] == 34_000
+    assert play.job(0)["unsaved_ms"] == 20_000
+
+
+def test_work_since_the_checkpoint_is_lost_across_resizes_but_no_more() -> None:
+    job = _ELASTIC | {"checkpoint_interval_ms": 7000}
+    play = Play(scene([4, 1], [job, _at(10), _at(13)], [(20_000, _FAILS, 0)], elastics=1))
+    play.act(_PLACE, 0, 1)
+    play.wait_until(10_000)
+    assert play.act(_RESIZE, 0, 4) == Reason.OK
+    play.wait_until(13_000)
+    assert play.act(_RESIZE, 0, 1) == Reason.OK
+    play.wait_until(20_000)
+    # 10 s at nominal speed, 3 s at twice that and 7 s at half of it make 19.5 s of work.
+    assert play.job(0)["progress_ms"] == 14_000
+    assert play.job(0)["lost_ms"] == 5500
+
+
+def test_a_resized_job_can_be_preempted_at_once() -> None:
+    job = _ELASTIC | {"preemptible": 1, "regroup_ms": 5000, "checkpoint_ms": 2000}
+    play = Play(scene([4], [job, _at(10)], elastics=1, preemption_limit=8))
+    play.act(_PLACE, 0, 1)
+    play.wait_until(10_000)
+    assert play.act(_RESIZE, 0, 4) == Reason.OK
+    assert play.act(_PREEMPT, 0) == Reason.OK
+    assert play.act(_RESIZE, 0, 2) == Reason.NOT_RUNNING
+    play.wait_until(12_000)
+    assert play.job(0)["state"] == JobCode.PREEMPTED
+    assert play.job(0)["progress_ms"] == 10_000
+    assert play.job(0)["units"] == 2000  # what it asks for again
+    assert play.act(_PLACE, 0, 1) == Reason.OK
+    assert play.job(0)["workers_now"] == 2
+
+
+def test_a_gang_is_gathered_on_a_node_where_it_is_already() -> None:
+    filler = {"duration_ms": 5000}
+    gang = {"duration_ms": 60_000, "workers": 2, "preemptible": 1, "restart_ms": 4000}
+    gang |= {"checkpoint_ms": 1000, "checkpoint_interval_ms": 60_000}
+    play = Play(scene([2, 2], [filler, filler, gang, _at(6)], migrate=1))
+    play.act(_PLACE, 0, 0)
+    play.act(_PLACE, 1, 2)
+    assert play.act(_PLACE, 2, 2) == Reason.OK
+    assert sorted(play.nodes_of(2)) == [0, 1]
+    play.wait_until(6000)
+    assert play.act(_MIGRATE, 2, 1) == Reason.OK
+    assert len(set(play.nodes_of(2))) == 1
+    run = play.job(2)
+    assert (run["progress_ms"], run["unsaved_ms"]) == (6000, 0)  # saved where it was
+    assert run["work_start_ms"] == 6000 + 1000 + 4000
+    assert play.act(_MIGRATE, 2, 1) == Reason.NO_BETTER_PLACE
+
+
+def test_a_grown_job_can_move() -> None:
+    ask = _ELASTIC | {"workers": 1, "preemptible": 1}
+    play = Play(scene([2, 4], [{"duration_ms": 5000}, ask, _at(6)], migrate=1, elastics=1))
+    play.act(_PLACE, 0, 0)
+    play.act(_PLACE, 1, 0)
+    assert play.act(_RESIZE, 1, 2) == Reason.OK
+    assert play.nodes_of(1) == [0, 1]
+    play.wait_until(6000)
+    assert play.act(_MIGRATE, 1, 0) == Reason.OK
+    assert play.nodes_of(1) == [0, 0]
+
+
+def test_replicas_go_with_their_node_and_the_service_stays() -> None:
+    service = {"duration_ms": 60_000, "kind": JobKind.SERVICE, "workers": 3, "elastic": 1}
+    service |= {"min_workers": 2, "max_workers": 4, "checkpoint_ms": 5000}
+    for kind, interruptions in ((_FAILS, 1), (_DRAINS, 0)):
+        case = scene([1, 1, 1], [service], [(10_000, kind, 1), (20_000, kind, 2)])
+        state, twin = replayed(case, Rule("fcfs", RuleKey.FCFS))
+        log = [(time, value) for time, what, j, value in twin.log if what == 0 and j == 0]
+        assert (10_000, JobCode.SCALING) in log
+        assert (10_000, JobCode.PENDING) not in log
+        ends = JobCode.PENDING if kind == _FAILS else JobCode.CHECKPOINTING
+        assert (20_000, ends) in log  # one replica is below its minimum
+        assert state.job[0, 0]["interruptions"] == 2 * interruptions
+        assert state.node[0, 1]["state"] == (NodeCode.DOWN if interruptions else NodeCode.ABSENT)
+
+
+def test_a_rigid_service_does_not_go_on_with_fewer_replicas() -> None:
+    service = {"duration_ms": 60_000, "kind": JobKind.SERVICE, "workers": 2}
+    state, _ = replayed(scene([1, 1], [service], [(9000, _FAILS, 0)]), Rule("fcfs", RuleKey.FCFS))
+    assert state.job[0, 0]["workers_now"] == 0
+
+
+def test_growth_stops_at_a_hard_quota() -> None:
+    case = scene([4], [_ELASTIC], quotas=[3], quota_mode=QuotaMode.HARD, elastics=1)
+    play = Play(case)
+    play.act(_PLACE, 0, 1)
+    assert play.act(_RESIZE, 0, 4) == Reason.QUOTA
+    assert play.act(_RESIZE, 0, 3) == Reason.OK
+    assert play.state.tenant[0, 0]["used_units"] == 3000
+
+
+def test_an_elastic_job_starts_with_what_its_quota_allows() -> None:
+    ask = _ELASTIC | {"workers": 4, "min_workers": 2}
+    play = Play(scene([4], [ask], quotas=[3], quota_mode=QuotaMode.HARD))
+    assert play.act(_PLACE, 0, 1) == Reason.OK
+    assert play.job(0)["workers_now"] == 3
+
+
+def test_a_tenant_is_charged_for_every_size_of_its_jobs() -> None:
+    state, _ = replayed(scene([4], [_ELASTIC], quotas=[4], elastics=1), RULES["elastic_fcfs"])
+    assert state.job[0, 0]["resizes"] > 0
+    attained = int(state.tenant[0, 0]["attained_unit_ms"])
+    assert attained == state.job[0, 0]["attained_unit_ms"]
+    assert attained == 60_000 * 2000
+
+
+def test_quotas_bind_committed_and_backfilled_jobs() -> None:
+    mine = {"duration_ms": 20_000, "tenant": 0}
+    wide = {"duration_ms": 20_000, "tenant": 1, "gpus_per_worker": 4}
+    jobs = [mine, wide, mine, mine]
+    case = scene([4], jobs, quotas=[1, 4], quota_mode=QuotaMode.HARD, commitment=1, backfill=1)
+    state, _ = replayed(case, Rule("fcfs", RuleKey.FCFS))
+    starts = sorted(state.job[0, [0, 2, 3]]["start_ms"].tolist())
+    assert all(later - before >= 20_000 for before, later in itertools.pairwise(starts))
+    assert state.rows[0]["completed_jobs"] == 4
+
+
+def test_a_rule_that_commits_passes_over_whom_the_quota_forbids() -> None:
+    never = {"duration_ms": 20_000, "tenant": 0, "gpus_per_worker": 2}
+    fine = {"duration_ms": 20_000, "tenant": 1}
+    case = scene([4], [never, fine], quotas=[1, 4], quota_mode=QuotaMode.HARD, commitment=1)
+    state, _ = replayed(case, Rule("fcfs", RuleKey.FCFS))
+    assert state.job[0, :2]["state"].tolist() == [JobCode.PENDING, JobCode.COMPLETED]
+
+
+def test_backfilled_jobs_leave_storage_to_the_committed_one() -> None:
+    first = {"duration_ms": 30_000, "tenant": 1}
+    wide = {"submit_ms": 1000, "duration_ms": 10_000, "gpus_per_worker": 2, "storage_mib": 10}
+    quick = {"submit_ms": 2000, "duration_ms": 5000, "storage_mib": 10}
+    case = scene([2], [first, wide, quick], quotas=[8, 8], commitment=1, backfill=1)
+    case.tenants["storage_quota_mib"] = 10
+    state, _ = replayed(case, Rule("fcfs", RuleKey.FCFS))
+    assert state.job[0, 1]["start_ms"] == 30_000
+    assert state.job[0, 2]["start_ms"] == 40_000  # it would have fitted at once, for long enough
+
+
+def test_a_reservation_is_for_as_few_workers_as_the_job_starts_with() -> None:
+    short = {"duration_ms": 10_000}
+    long = {"duration_ms": 50_000, "gpus_per_worker": 3}
+    elastic = {"submit_ms": 1000, "duration_ms": 10_000, "elastic": 1, "workers": 4}
+    elastic |= {"min_workers": 1, "max_workers": 4}
+    case = scene([4], [short, long, elastic], commitment=1, backfill=1)
+    play = Play(case)
+    play.act(_PLACE, 0, 1)
+    play.advance()
+    play.act(_PLACE, 1, 1)
+    play.advance()
+    assert play.act(_PLACE, 2, 1) == Reason.OK
+    assert play.row["reservation_ms"] == 10_000
