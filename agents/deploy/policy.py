@@ -48,6 +48,10 @@ class BundlePolicy:
     A snapshot is a private copy of the cluster's row, so it is described by the very kernels that
     describe an environment's rows, with the windows that the policy was trained with.
 
+    One thing a live row cannot know: whether jobs are still to come. While anything runs, waiting
+    is legal in both; on an idle cluster it is legal in an episode that still has arrivals, and not
+    live, where a policy that waited there might starve its queue.
+
     Parameters
     ----------
     policy : BatchPolicy
@@ -87,10 +91,6 @@ class BundlePolicy:
         choices = entry.describe(state.rows, 0, self._source, buffers, bench)
         if choices == 0:
             return Plan((Wait(),))
-        if self._schema.actions.can_wait:
-            # The row knows of no arrival to come, but one may: waiting is as legal as in an episode
-            # that is not over.
-            buffers.mask[0, -1] = 1
         seen = observed(buffers, self._schema)
         mask = seen["action_mask"].astype(np.bool_)
         chosen = int(self.policy.actions(seen, mask)[0])

@@ -107,6 +107,7 @@ def linear(seed: int) -> LinearScorer:
         0.0, 0.15, len(feature_names(schema, by_head=True))
     )
     weights[-1] = 1.0
+    weights[feature_names(schema, by_head=True).index("head:migrate")] += 1.2
     return LinearScorer(weights, schema)
 
 
