@@ -39,11 +39,19 @@ class PackedActions:
 
 
 class ActionPacker:
-    """Packs the observations of one feature schema."""
+    """Packs the observations of one feature schema.
 
-    def __init__(self, schema: FeatureSchema) -> None:
-        self.width = len(feature_names(schema))
-        self._advice_at = advice_column(schema)
+    Parameters
+    ----------
+    schema : FeatureSchema
+    by_head : bool, optional
+        Whether each head has columns of its own.
+    """
+
+    def __init__(self, schema: FeatureSchema, by_head: bool = False) -> None:
+        self.width = len(feature_names(schema, by_head))
+        self._advice_at = advice_column(schema, by_head)
+        self._by_head = by_head
         self._schema = schema
         self._layouts: dict[tuple[int, ...], NDArray[np.int64]] = {}
 
@@ -51,7 +59,7 @@ class ActionPacker:
         """Where things are, for the sizes that an observation has: those of any window do."""
         sizes = tuple(observation[part].shape[1] if part in observation else 0 for part in SETS)
         if sizes not in self._layouts:
-            self._layouts[sizes] = vector_layout(self._schema, *sizes)
+            self._layouts[sizes] = vector_layout(self._schema, *sizes, by_head=self._by_head)
         return self._layouts[sizes]
 
     def pack(

@@ -45,6 +45,8 @@ class SetPolicy(MaskableActorCriticPolicy):
         shortest job first, ``{"advice": 1}`` at the advising rule.
     gain : float
         Factor of the scores.
+    by_head : bool
+        Whether each head has columns, and so linear weights, of its own.
     """
 
     def __init__(
@@ -58,21 +60,23 @@ class SetPolicy(MaskableActorCriticPolicy):
         critic_summary: int = 64,
         prior: Mapping[str, float] | None = None,
         gain: float = 1.0,
+        by_head: bool = False,
         **kwargs: Any,
     ) -> None:
         self._schema = schema
         self._sizes = (hidden, critic_summary)
         self._prior = dict(prior or {})
         self._gain = gain
+        self._by_head = by_head
         super().__init__(observation_space, action_space, lr_schedule, **kwargs)
 
     def _build(self, lr_schedule: Any) -> None:
         """Make the networks and the optimiser (called by the base class)."""
         schema = self._schema
-        self.packer = ActionPacker(schema)
+        self.packer = ActionPacker(schema, self._by_head)
         hidden, summary = self._sizes
         width, global_width = self.packer.width, len(schema.globals)
-        named = named_vector(schema, self._prior)
+        named = named_vector(schema, self._prior, self._by_head)
         prior = {int(at): float(named[at]) for at in np.flatnonzero(named)}
         self.scorer = SetScorer(width, global_width, hidden, prior, self._gain)
         self.critic = SetCritic(width, global_width, hidden, summary)

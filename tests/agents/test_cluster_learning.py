@@ -53,6 +53,7 @@ def test_ppo_begins_at_the_rule_and_leaves_a_bundle(tmp_path: Path) -> None:
         critic_summary=8,
         prior=_ADVICE,
         gain=7.0,
+        by_head=True,
         reference="elastic_srtf",
         metric="completion_time",
         validate_every=1,
@@ -61,7 +62,12 @@ def test_ppo_begins_at_the_rule_and_leaves_a_bundle(tmp_path: Path) -> None:
     )
     result = trainer.train(_task(), NullTracker(), tmp_path)
     assert result.history[0]["validation"] == result.history[0]["reference"]
-    assert load_bundle(result.bundle, ELASTIC.schema).name == "ppo"
+    policy = load_bundle(result.bundle, ELASTIC.schema)
+    assert policy.name == "ppo"
+    first, second = (
+        evaluate_policy(p, trace(), ELASTIC, STARTS, keep_jobs=0) for p in (result.policy, policy)
+    )
+    np.testing.assert_array_equal(first.values["completion_time"], second.values["completion_time"])
 
 
 def test_cma_begins_at_the_rule_and_leaves_a_bundle_that_decides_alike(tmp_path: Path) -> None:
