@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import shlex
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from enum import IntEnum
 from pathlib import Path
@@ -21,7 +21,7 @@ from agents.evaluation.suite import Published, Suite
 from agents.speed import Ratio, SpeedSuite, Target, Workbench
 from agents.task import Task
 from envs.config import EnvConfig
-from envs.workloads import Trace, WindowSplit, load_workload
+from envs.workloads import Enrichment, Trace, WindowSplit, enrich, load_workload, of_tenants
 from orchestrator.errors import ConfigurationError, QuartermasterError
 from orchestrator.kernels.codes import Information, Placement, RuleKey
 from orchestrator.kernels.features import Encoding
@@ -34,6 +34,7 @@ __all__ = [
     "build_task",
     "command_line",
     "config_dir",
+    "elastic_workload",
     "entry_point",
     "env_config",
     "fewer_machines",
@@ -184,6 +185,39 @@ def fewer_machines(keep_every: int, **workload: Any) -> Trace:
     trace = load_workload(**workload)
     name = f"{trace.name} on 1/{keep_every} of its machines" if keep_every > 1 else trace.name
     return replace(trace, name=name, nodes=trace.nodes[::keep_every])
+
+
+def elastic_workload(
+    *,
+    keep_every: int = 1,
+    enrichment: Mapping[str, Any] | None = None,
+    only_tenants: Sequence[str] | None = None,
+    without_tenants: Sequence[str] = (),
+    **workload: Any,
+) -> Trace:
+    """Load a workload on fewer machines, add what it does not record, and choose its tenants.
+
+    Parameters
+    ----------
+    keep_every : int, optional
+        As for :func:`fewer_machines`; jobs that do not fit what is left are dropped.
+    enrichment : mapping or None, optional
+        Fields of :class:`envs.workloads.Enrichment`; None: nothing is added.
+    only_tenants, without_tenants : sequence of str, optional
+        See :func:`envs.workloads.of_tenants`.
+    **workload
+        Arguments of :func:`envs.workloads.load_workload`.
+
+    Returns
+    -------
+    Trace
+        What is drawn for a job does not depend on the choice of tenants.
+    """
+    trace = fewer_machines(keep_every, **workload)
+    if enrichment is not None:
+        _check_fields("enrichment", Enrichment, enrichment)
+        trace = enrich(trace, Enrichment(**enrichment))
+    return of_tenants(trace, only_tenants, without_tenants)
 
 
 def build_task(cfg: DictConfig) -> Task:

@@ -81,7 +81,11 @@ def figure_file(
 
 
 def draw_learning_curve(
-    path: Path, history: Sequence[Mapping[str, float]], title: str, unit: str
+    path: Path,
+    history: Sequence[Mapping[str, float]],
+    title: str,
+    unit: str,
+    reference_name: str = "SJF",
 ) -> None:
     """Draw the validation score over training time.
 
@@ -95,6 +99,8 @@ def draw_learning_curve(
     title : str
     unit : str
         What is validated.
+    reference_name : str, optional
+        The rule whose score ``reference`` is.
     """
     minutes = np.array([entry["seconds"] for entry in history]) / 60.0
     scores = np.array([entry["validation"] for entry in history])
@@ -106,7 +112,7 @@ def draw_learning_curve(
         axes.step(minutes, best, where="post", color=ACCENT, lw=2, zorder=4, label="best so far")
         reference = history[-1].get("reference")
         if reference is not None:
-            axes.axhline(reference, color=SECOND, lw=1.2, ls="--", label="SJF")
+            axes.axhline(reference, color=SECOND, lw=1.2, ls="--", label=reference_name)
         if scores.max() > 3.0 * scores.min():
             axes.set_yscale("log")
             _plain_ticks(axes, "y")
@@ -212,8 +218,11 @@ def _plain_ticks(axes: Axes, which: str) -> None:
 
     axis = getattr(axes, f"{which}axis")
     if axis.get_scale() == "log":
-        axis.set_major_locator(LogLocator(subs=(1.0, 1.5, 2.0, 3.0, 5.0, 7.0), numticks=12))
-        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.4g}"))
+        low, high = axis.get_view_interval()
+        wide = high > 30.0 * low  # labels of a finer division would run into each other
+        subs = (1.0, 3.0) if wide else (1.0, 1.5, 2.0, 3.0, 5.0, 7.0)
+        axis.set_major_locator(LogLocator(subs=subs, numticks=12))
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}"))
         axis.set_minor_formatter(NullFormatter())
 
 
@@ -372,7 +381,10 @@ def draw_pictures(
     variant, group = next(iter(report.results.items()))
     metric = report.suite.metric
     unit = f"{metric.replace('_', ' ')}, validation windows"
-    draw_learning_curve(folder / "learning_curve.png", history, title, unit)
+    # Trainers are configured with the rule that the evaluation puts first.
+    reference = report.suite.baselines[0]
+    reference = reference.upper() if reference == "sjf" else reference
+    draw_learning_curve(folder / "learning_curve.png", history, title, unit, reference)
     draw_comparison(folder / "comparison.png", report, variant)
     rules = [result for result in group if not result.learned]
     best = min(rules, key=lambda result: -METRICS[metric] * result.values[metric].mean())

@@ -19,8 +19,9 @@ from orchestrator.kernels.metrics import Metric
 from orchestrator.kernels.state import INCIDENT_DTYPE, ClusterShape, ClusterState, allocate
 from orchestrator.resources.records import gpu_models, node_records
 from orchestrator.scheduler.rules import Rule, rule_named
+from orchestrator.scheduler.schema import FeatureSchema
 
-__all__ = ["Session"]
+__all__ = ["Session", "configure_view", "make_bench", "make_buffers", "observed"]
 
 Observation = dict[str, NDArray[Any]]
 
@@ -70,8 +71,8 @@ class Session:
         )
         self.state = allocate(shape)
         _configure(self.state, config)
-        self.buffers = _make_buffers(shape, config)
-        self.bench = _make_bench(shape, config)
+        self.buffers = make_buffers(shape, config)
+        self.bench = make_bench(shape, config)
         self.seeds = np.zeros(envs, np.uint64)
         self._any_window = np.full(envs, -1, np.int64)
 
@@ -141,25 +142,32 @@ class Session:
 
     def observation(self, e: int | slice = slice(None)) -> Observation:
         """The observation of a row, or of all: views into the buffers, not copies."""
-        seen: Observation = {
-            "queue": self.buffers.queue[e],
-            "global": self.buffers.globals[e],
-            "action_mask": self.buffers.mask[e],
-        }
-        if self.schema.candidates:
-            seen["candidates"] = self.buffers.candidates[e]
-        if self.schema.victims:
-            seen["victims"] = self.buffers.victims[e]
-        if self.schema.advice:
-            seen["advice"] = self.buffers.advice[e]
-        if self.schema.elastics:
-            seen["elastics"] = self.buffers.elastics[e]
-        return seen
+        return observed(self.buffers, self.schema, e)
 
     def window_jobs(self, e: int) -> NDArray[np.int64]:
         """Trace indices of the jobs of a row's episode."""
         start = int(self.source.starts[self.buffers.start_index[e]])
         return np.arange(start, start + self.config.episode_jobs, dtype=np.int64)
+
+
+def observed(
+    buffers: kernels.Buffers, schema: FeatureSchema, e: int | slice = slice(None)
+) -> Observation:
+    """What buffers say of a row, or of all, as observations hold it: views, not copies."""
+    seen: Observation = {
+        "queue": buffers.queue[e],
+        "global": buffers.globals[e],
+        "action_mask": buffers.mask[e],
+    }
+    if schema.candidates:
+        seen["candidates"] = buffers.candidates[e]
+    if schema.victims:
+        seen["victims"] = buffers.victims[e]
+    if schema.advice:
+        seen["advice"] = buffers.advice[e]
+    if schema.elastics:
+        seen["elastics"] = buffers.elastics[e]
+    return seen
 
 
 def _most_workers(trace: Trace) -> int:
@@ -300,16 +308,22 @@ def _make_source(
     )
 
 
-def _configure(state: ClusterState, config: EnvConfig) -> None:
+def configure_view(state: ClusterState, config: EnvConfig) -> None:
+    """Say in all rows of a state which sets of its entities policies see."""
     rows = state.rows
-    rows["commitment"] = config.commitment
-    rows["backfill"] = config.backfill
     rows["queue_window"] = config.window
     rows["window_order"] = config.window_order
     rows["candidates"] = len(config.placements)
     rows["victims"] = config.victims
     rows["elastics"] = config.elastics
     rows["migrate"] = config.migrate
+
+
+def _configure(state: ClusterState, config: EnvConfig) -> None:
+    configure_view(state, config)
+    rows = state.rows
+    rows["commitment"] = config.commitment
+    rows["backfill"] = config.backfill
     rows["ageing_ms"] = round(config.ageing_seconds * 1000)
     rows["preemption_limit"] = config.preemption_limit
     rows["min_run_ms"] = round(config.min_run_seconds * 1000)
@@ -318,7 +332,8 @@ def _configure(state: ClusterState, config: EnvConfig) -> None:
     rows["step_limit"] = config.step_limit
 
 
-def _make_buffers(shape: ClusterShape, config: EnvConfig) -> kernels.Buffers:
+def make_buffers(shape: ClusterShape, config: EnvConfig) -> kernels.Buffers:
+    """Allocate what steps of rows of a shape write."""
     E, Q, V = shape.envs, config.window, max(config.victims, 1)
     schema = config.schema
     pairs = Q * len(config.placements) if schema.candidates else 1
@@ -348,7 +363,8 @@ def _make_buffers(shape: ClusterShape, config: EnvConfig) -> kernels.Buffers:
     )
 
 
-def _make_bench(shape: ClusterShape, config: EnvConfig) -> kernels.Bench:
+def make_bench(shape: ClusterShape, config: EnvConfig) -> kernels.Bench:
+    """Allocate the scratch of one thread for rows of a shape."""
     releases, table, columns = make_scratch(shape.jobs, config.window)
     return kernels.Bench(
         nodes=np.zeros((len(config.placements) + 1) * shape.workers, np.int32),

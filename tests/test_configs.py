@@ -36,8 +36,16 @@ GROUPS = {
     *("failures", "forecaster"),
 }
 ROOTS = {"train", "evaluate", "benchmark", "forecast"}
-NEEDS_TRACES = {"lublin_256", "nasa_ipsc", "philly", "philly_quarter", "tiresias"}
-SMALL = {"lublin", "gpu_cluster"}
+NEEDS_TRACES = {
+    "lublin_256",
+    "nasa_ipsc",
+    "philly",
+    "philly_elastic",
+    "philly_elastic_unseen",
+    "philly_quarter",
+    "tiresias",
+}
+SMALL = {"lublin", "gpu_cluster", "gpu_cluster_elastic"}
 
 
 def options(group: str) -> list[str]:
@@ -154,8 +162,10 @@ def test_rlscheduler_suite_is_the_published_one() -> None:
 @pytest.mark.usefixtures("made_without_traces")
 @pytest.mark.parametrize("name", options("experiment"))
 def test_experiments(name: str) -> None:
+    # What needs public traces runs on generated jobs as well.
+    other = ["workload=gpu_cluster_elastic"] if name.startswith("philly") else []
     jobs = "workload.otherwise.jobs=20000" if name == "demo" else "workload.jobs=20000"
-    cfg = composed("train", f"experiment={name}", jobs)
+    cfg = composed("train", f"experiment={name}", *other, jobs)
     assert cfg.name == name
     task = build_task(cfg)
     assert isinstance(task, Task)

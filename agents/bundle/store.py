@@ -34,6 +34,7 @@ __all__ = [
 
 KINDS: dict[str, str] = {
     "linear_ranker": "agents.cma.policy:load_ranker",
+    "linear_scorer": "agents.cma.scorer:load_scorer",
     "ppo": "agents.ppo.inference:load_policy",
 }
 """Kinds of policies, and who makes one of its parts: ``module:function`` (manifest, weights)."""

@@ -1,12 +1,17 @@
-"""Training a linear ranker with CMA-ES (Hansen, 2016), every replay inside the compiled engine."""
+"""Training linear policies with CMA-ES (Hansen, 2016), every replay inside the compiled engine.
+
+Where an environment asks for a job and nothing else, the policy is a ranker of jobs; otherwise it
+is a scorer of all legal actions.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,11 +26,17 @@ from rich.progress import (
 from agents.bundle import save_bundle
 from agents.cma.evaluator import RankerEvaluator
 from agents.cma.policy import LinearRanker, named_weights
+from agents.cma.scorer import LinearScorer
+from agents.cma.scorer_evaluator import ScorerEvaluator
 from agents.cma.search import Search
 from agents.task import Task, TrainingResult
 from agents.tracking import Tracker
+from envs.config import EnvConfig
+from envs.workloads import Trace
 from orchestrator.errors import ConfigurationError
+from orchestrator.kernels.features import CLUSTER_EXTRA
 from orchestrator.scheduler.rules import rule_named
+from orchestrator.scheduler.vectors import named_vector
 
 __all__ = ["CMATrainer"]
 
@@ -34,7 +45,7 @@ _CHECKPOINT = "checkpoint.pkl"
 
 @dataclass
 class CMATrainer:
-    """Covariance matrix adaptation over the weights of a linear ranker.
+    """Covariance matrix adaptation over the weights of a linear ranker, or scorer of actions.
 
     A ranker's fitness is the mean over windows of cost / (reference cost + mean reference cost),
     so that hard windows do not drown the others. All rankers of a generation are judged on the same
@@ -57,7 +68,10 @@ class CMATrainer:
     window_jobs : int or None
         Their length; None: that of the task's evaluation windows.
     prior : mapping of str to float
-        Initial weights by feature name: where the search begins. The default equals SJF.
+        Initial weights by feature name: where the search begins. The default equals SJF;
+        ``{"advice": 1}`` starts at the environment's advising rule.
+    features : sequence of str or None
+        Weights to search over, by name; the others stay as the prior has them. None: all.
     reference : str
         The rule whose costs scale those of rankers.
     validate_every : int
@@ -77,6 +91,7 @@ class CMATrainer:
     windows: int = 64
     window_jobs: int | None = None
     prior: Mapping[str, float] = field(default_factory=lambda: {"log_request": -1.0})
+    features: Sequence[str] | None = None
     reference: str = "sjf"
     validate_every: int = 10
     validation_windows: int = 192
@@ -99,7 +114,9 @@ class CMATrainer:
         if not self.sigma > 0.0:
             raise ConfigurationError(f"agent: 'sigma' is {self.sigma}; give a positive number")
         rule_named(self.reference)
-        named_weights(self.prior)
+        plain = {name: 1.0 for name in self.prior if ":" not in name and name != "advice"}
+        # The others depend on the environment, and are looked up when there is one.
+        named_weights({name: 1.0 for name in plain if name not in CLUSTER_EXTRA})
 
     def train(self, task: Task, tracker: Tracker, output: Path) -> TrainingResult:
         """Search on the task's training windows and keep what validates best.
@@ -117,42 +134,60 @@ class CMATrainer:
         """
         output.mkdir(parents=True, exist_ok=True)
         checkpoint = output / _CHECKPOINT
+        space = _Space.of(task.config, self.prior, self.features)
         if self.resume and checkpoint.is_file():
             search = Search.restore(checkpoint, task.seed)
         else:
-            prior = named_weights(self.prior)
-            search = Search.begin(prior, self.sigma, self.population, task.seed)
-        _Run(self, task, tracker, search, checkpoint).work()
-        weights = _unit(search.kept if search.kept is not None else search.average())
-        policy = LinearRanker(weights, "cma")
+            begin = space.reduced(space.prior)
+            search = Search.begin(begin, self.sigma, self.population, task.seed)
+        _Run(self, task, tracker, search, space, checkpoint).work()
+        found = search.kept if search.kept is not None else search.average()
+        weights = _unit(space.whole(found[None])[0])
+        ranks = task.config.commitment
+        policy = (
+            LinearRanker(weights, "cma")
+            if ranks
+            else LinearScorer(weights, task.config.schema, "cma")
+        )
         bundle = save_bundle(
             output / "bundle",
-            kind="linear_ranker",
+            kind="linear_ranker" if ranks else "linear_scorer",
             name=policy.name,
             weights={"weights": policy.weights},
             config=task.config,
             seed=task.seed,
-            training={**asdict(self), "prior": dict(self.prior), "algorithm": "CMA-ES"},
+            training=self._description(),
         )
         return TrainingResult(policy, bundle, search.history)
+
+    def _description(self) -> dict[str, Any]:
+        features = None if self.features is None else list(self.features)
+        plain = {"prior": dict(self.prior), "features": features, "algorithm": "CMA-ES"}
+        return {**asdict(self), **plain}
 
 
 class _Run:
     """One sitting of a training."""
 
     def __init__(
-        self, trainer: CMATrainer, task: Task, tracker: Tracker, search: Search, checkpoint: Path
+        self,
+        trainer: CMATrainer,
+        task: Task,
+        tracker: Tracker,
+        search: Search,
+        space: _Space,
+        checkpoint: Path,
     ) -> None:
+        self._space = space
         self._trainer, self._task, self._tracker = trainer, task, tracker
         self._search, self._checkpoint = search, checkpoint
         self._rule = rule_named(trainer.reference)
         config = task.evaluation_config
         length = trainer.window_jobs or task.evaluation_jobs
         self._possible = task.split.admissible("train", length)
-        self._train = RankerEvaluator(
-            task.trace, replace(config, episode_jobs=length), trainer.threads
-        )
-        self._judge = RankerEvaluator(task.trace, config, trainer.threads)
+        windows = replace(config, episode_jobs=length)
+        self._train = _evaluator(task.trace, windows, trainer.threads)
+        self._judge = _evaluator(task.trace, config, trainer.threads)
         self._starts = task.evaluation_starts("validation", trainer.validation_windows)
         self._reference = self._judge.rule_costs(self._rule, self._starts)
         self._fitness = np.nan
@@ -185,7 +220,7 @@ class _Run:
         starts = rng.choice(self._possible, trainer.windows)
         reference = self._train.rule_costs(self._rule, starts)
         population = search.ask()
-        costs = self._train.costs(population, starts)
+        costs = self._train.costs(self._space.whole(population), starts)
         fitness = _relative(costs, reference).mean(axis=1)
         search.tell(population, fitness)
         search.jobs += (costs.size + reference.size) * self._train.length
@@ -195,7 +230,7 @@ class _Run:
         """Validate the average of late means and keep it if it is good; a note for the bar."""
         search = self._search
         candidate = search.average()
-        costs = self._judge.costs(candidate[None], self._starts)[0]
+        costs = self._judge.costs(self._space.whole(candidate[None]), self._starts)[0]
         relative = _relative(costs, self._reference)
         kept = search.judge(candidate, relative)
         entry = {
@@ -234,11 +269,52 @@ class _Run:
             yield progress, progress.add_task("", total=self._trainer.budget_seconds, note="")
 
 
+def _evaluator(trace: Trace, config: EnvConfig, threads: int) -> RankerEvaluator | ScorerEvaluator:
+    """What plays windows in such an environment."""
+    kind = RankerEvaluator if config.commitment else ScorerEvaluator
+    return kind(trace, config, threads)
+
+
+@dataclass(frozen=True)
+class _Space:
+    """The weights that are searched over, among all that a policy has."""
+
+    prior: NDArray[np.float64]
+    chosen: NDArray[np.int64]
+
+    @classmethod
+    def of(
+        cls, config: EnvConfig, prior: Mapping[str, float], features: Sequence[str] | None
+    ) -> _Space:
+        """The space of a kind of environment."""
+        begin = _named(config, prior)
+        if features is None:
+            return cls(begin, np.arange(len(begin)))
+        return cls(begin, np.flatnonzero(_named(config, dict.fromkeys(features, 1.0))))
+
+    def reduced(self, weights: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The searched ones of all weights [D]."""
+        return weights[self.chosen]
+
+    def whole(self, population: NDArray[np.float64]) -> NDArray[np.float64]:
+        """All weights [P, D] of a population of searched ones [P, n]."""
+        weights = np.tile(self.prior, (len(population), 1))
+        weights[:, self.chosen] = population
+        return weights
+
+
+def _named(config: EnvConfig, weights: Mapping[str, float]) -> NDArray[np.float64]:
+    """Weights in the order of the features that such an environment's policy has."""
+    if config.commitment:
+        return named_weights(weights)
+    return named_vector(config.schema, weights, by_head=True)
+
+
 def _relative(costs: NDArray[np.float64], reference: NDArray[np.float64]) -> NDArray[np.float64]:
     """Costs in proportion to the reference's, softened so that no calm window weighs most."""
     return costs / (reference + reference.mean())
 
 
 def _unit(weights: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The same ranker with weights of length 1: only their direction matters."""
+    """The same policy with weights of length 1: only their direction matters."""
     return weights / np.linalg.norm(weights)

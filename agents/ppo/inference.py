@@ -30,13 +30,20 @@ class ScorerPolicy:
     hidden : int
         Units of its hidden layers.
     name : str
+    by_head : bool, optional
+        Whether it was trained with columns of its own for each head.
     """
 
     def __init__(
-        self, state: Mapping[str, Tensor], schema: FeatureSchema, hidden: int, name: str = "ppo"
+        self,
+        state: Mapping[str, Tensor],
+        schema: FeatureSchema,
+        hidden: int,
+        name: str = "ppo",
+        by_head: bool = False,
     ) -> None:
         self.name = name
-        self._packer = ActionPacker(schema)
+        self._packer = ActionPacker(schema, by_head)
         self._scorer = SetScorer(self._packer.width, len(schema.globals), hidden, {})
         self._scorer.load_state_dict(dict(state))
         self._scorer.eval()
@@ -65,4 +72,5 @@ class ScorerPolicy:
 def load_policy(manifest: Manifest, weights: Mapping[str, Any]) -> BatchPolicy:
     """Make the policy of a bundle of kind ``ppo``."""
     schema = restore_environment(manifest.environment).schema
-    return ScorerPolicy(weights, schema, int(manifest.model["hidden"]), manifest.name)
+    hidden, by_head = int(manifest.model["hidden"]), bool(manifest.model.get("by_head", False))
+    return ScorerPolicy(weights, schema, hidden, manifest.name, by_head)

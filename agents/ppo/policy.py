@@ -13,9 +13,9 @@ from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
 from torch import Tensor
 
 from agents.ppo.network import ActionSet, SetCritic, SetScorer
-from agents.ppo.packing import ActionPacker, PackedActions, feature_names
-from orchestrator.errors import ConfigurationError
+from agents.ppo.packing import ActionPacker, PackedActions
 from orchestrator.scheduler.schema import FeatureSchema
+from orchestrator.scheduler.vectors import named_vector
 
 __all__ = ["SetPolicy", "as_action_set"]
 
@@ -42,9 +42,11 @@ class SetPolicy(MaskableActorCriticPolicy):
     prior : dict of str to float
         Initial linear weight of named queue features (or ``candidate:NAME``, ``victim:NAME``,
         ``elastic:NAME``, ``head:NAME``): where training starts. ``{"log_request": -2}`` starts at
-        shortest job first.
+        shortest job first, ``{"advice": 1}`` at the advising rule.
     gain : float
         Factor of the scores.
+    by_head : bool
+        Whether each head has columns, and so linear weights, of its own.
     """
 
     def __init__(
@@ -58,21 +60,24 @@ class SetPolicy(MaskableActorCriticPolicy):
         critic_summary: int = 64,
         prior: Mapping[str, float] | None = None,
         gain: float = 1.0,
+        by_head: bool = False,
         **kwargs: Any,
     ) -> None:
         self._schema = schema
         self._sizes = (hidden, critic_summary)
         self._prior = dict(prior or {})
         self._gain = gain
+        self._by_head = by_head
         super().__init__(observation_space, action_space, lr_schedule, **kwargs)
 
     def _build(self, lr_schedule: Any) -> None:
         """Make the networks and the optimiser (called by the base class)."""
         schema = self._schema
-        self.packer = ActionPacker(schema)
+        self.packer = ActionPacker(schema, self._by_head)
         hidden, summary = self._sizes
         width, global_width = self.packer.width, len(schema.globals)
-        prior = {_feature_index(schema, name): w for name, w in self._prior.items()}
+        named = named_vector(schema, self._prior, self._by_head)
+        prior = {int(at): float(named[at]) for at in np.flatnonzero(named)}
         self.scorer = SetScorer(width, global_width, hidden, prior, self._gain)
         self.critic = SetCritic(width, global_width, hidden, summary)
         optimizer: Any = self.optimizer_class
@@ -122,11 +127,3 @@ class SetPolicy(MaskableActorCriticPolicy):
         chosen = log_p.gather(1, actions.unsqueeze(1)).squeeze(1)
         entropy = -(log_p.exp() * log_p).sum(dim=1)
         return self.critic(legal), chosen, entropy
-
-
-def _feature_index(schema: FeatureSchema, name: str) -> int:
-    """Column of a named feature in an action's vector."""
-    names = feature_names(schema)
-    if name not in names:
-        raise ConfigurationError(f"prior: unknown feature '{name}'; known: {', '.join(names)}")
-    return names.index(name)

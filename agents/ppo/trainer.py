@@ -24,6 +24,7 @@ from agents.task import Task, TrainingResult
 from agents.tracking import Tracker
 from envs.sb3 import SchedulingVecEnv
 from orchestrator.errors import ConfigurationError
+from orchestrator.scheduler.rules import rule_named
 
 __all__ = ["PPOTrainer"]
 
@@ -50,12 +51,16 @@ class PPOTrainer:
         Initial linear weights by feature name: where training starts.
     gain : float
         Factor of the scores; see ``SetScorer``.
+    by_head : bool
+        Whether each head has columns, and so linear weights, of its own.
     averaging : float
         Decay, per update, of the moving average of the weights that is validated and kept.
     validate_every : int
         Updates between validations.
     validation_windows : int
         Windows that choose the checkpoint.
+    reference : str
+        The rule whose values scale those of validation windows.
     metric : str
         Metric of ``agents.evaluation`` that they choose it by; lower is better.
     windows : int
@@ -83,16 +88,19 @@ class PPOTrainer:
     critic_summary: int = 64
     prior: Mapping[str, float] = field(default_factory=lambda: {"log_request": -2.0})
     gain: float = 10.0
+    by_head: bool = False
     averaging: float = 0.95
     validate_every: int = 10
     validation_windows: int = 32
+    reference: str = "sjf"
     metric: str = "bounded_slowdown"
     windows: int = 4096
     threads: int = 1
     resume: bool = False
 
     def __post_init__(self) -> None:
-        """Reject metrics that checkpoints cannot be chosen by."""
+        """Reject metrics that checkpoints cannot be chosen by, and unknown rules."""
+        rule_named(self.reference)
         known = [name for name, sign in METRICS.items() if sign < 0]
         if self.metric not in known:
             raise ConfigurationError(
@@ -131,7 +139,8 @@ class PPOTrainer:
                 log_interval=None,  # type: ignore[arg-type]
                 reset_num_timesteps=False,
             )
-        policy = ScorerPolicy(watcher.best_state, task.config.schema, self.hidden)
+        schema = task.config.schema
+        policy = ScorerPolicy(watcher.best_state, schema, self.hidden, by_head=self.by_head)
         bundle = save_bundle(
             output / "bundle",
             kind="ppo",
@@ -139,7 +148,7 @@ class PPOTrainer:
             config=task.config,
             seed=task.seed,
             training=self._description(),
-            model={"hidden": self.hidden},
+            model={"hidden": self.hidden, "by_head": self.by_head},
         )
         return TrainingResult(policy, bundle, watcher.history)
 
@@ -150,6 +159,8 @@ class PPOTrainer:
             budget_seconds=self.budget_seconds,
             total_steps=self.total_steps,
             hidden=self.hidden,
+            by_head=self.by_head,
+            reference=self.reference,
             metric=self.metric,
             averaging=self.averaging,
         )
@@ -173,13 +184,14 @@ class PPOTrainer:
             vf_coef=self.value_weight,
             device="cpu",
             rollout_buffer_class=PackedRolloutBuffer,
-            rollout_buffer_kwargs={"packer": ActionPacker(schema)},
+            rollout_buffer_kwargs={"packer": ActionPacker(schema, self.by_head)},
             policy_kwargs={
                 "schema": schema,
                 "hidden": self.hidden,
                 "critic_summary": self.critic_summary,
                 "prior": dict(self.prior),
                 "gain": self.gain,
+                "by_head": self.by_head,
             },
         )
 

@@ -42,6 +42,7 @@ class ValidationPlan:
     budget_seconds: float
     total_steps: int
     hidden: int
+    by_head: bool = False
     reference: str = "sjf"
     metric: str = "bounded_slowdown"
     averaging: float = 0.95
@@ -145,7 +146,8 @@ class Watcher(BaseCallback):
     def _validate(self) -> None:
         model, plan = self._watched, self._plan
         state = {name: value.clone() for name, value in self._average.items()}
-        policy = ScorerPolicy(state, self._task.config.schema, plan.hidden)
+        schema = self._task.config.schema
+        policy = ScorerPolicy(state, schema, plan.hidden, by_head=plan.by_head)
         judged = evaluate_policy(policy, *self._where, keep_jobs=0)
         costs = judged.values[plan.metric]
         score = float(np.mean(costs / (self._reference + self._reference.mean())))

@@ -4,6 +4,7 @@ Whatever its source, a workload is a :class:`Trace`: jobs in the order of their 
 cluster that belongs to them.
 """
 
+from envs.workloads.enrich import Enrichment, enrich, of_tenants
 from envs.workloads.failures import FAILURE_MODELS, FailureModel, make_failures, sample_failures
 from envs.workloads.fault_logs import FaultLog, read_faults
 from envs.workloads.gpu_cluster import gpu_cluster
@@ -25,6 +26,7 @@ __all__ = [
     "FAILURE_MODELS",
     "PHILLY_TENANTS",
     "WORKLOADS",
+    "Enrichment",
     "FailureModel",
     "FaultLog",
     "GpuClusterParameters",
@@ -34,11 +36,13 @@ __all__ = [
     "TenantProfile",
     "Trace",
     "WindowSplit",
+    "enrich",
     "gpu_cluster",
     "inflate",
     "load_workload",
     "lublin_feitelson",
     "make_failures",
+    "of_tenants",
     "predict_durations",
     "prediction_error",
     "processor_pool",

@@ -13,7 +13,7 @@ from orchestrator.kernels.jit import kernel, small_kernel
 from orchestrator.kernels.tables import job, request, running
 from orchestrator.kernels.transition.progress import progress_now, units_of
 
-__all__ = ["ELASTIC_NAMES", "encode_elastics", "select_elastics"]
+__all__ = ["ELASTIC_NAMES", "encode_elastics", "fewer_workers", "select_elastics"]
 
 ELASTIC_NAMES = (
     "log_remaining",  # .1 ln(1 + estimated work left, s)
@@ -58,9 +58,21 @@ def select_elastics(row, jobs):
     return count
 
 
+@small_kernel
+def fewer_workers(row, j):
+    """The next smaller size of a running elastic job: what it asked for, or one worker fewer.
+
+    What was lent comes back at once, as rules take it back: one change of size, one regroup.
+    """
+    now = np.int64(job(row, j).workers_now)
+    return max(min(now - 1, np.int64(request(row, j).workers)), np.int64(0))
+
+
 @kernel
 def encode_elastics(row, jobs, count, nodes, mask, out):
-    """Describe elastic jobs, and mask what may be done with them by one worker more or fewer.
+    """Describe elastic jobs, and mask what may be done with them.
+
+    A job grows by one worker; it shrinks to :func:`fewer_workers`.
 
     Parameters
     ----------
@@ -87,7 +99,7 @@ def encode_elastics(row, jobs, count, nodes, mask, out):
         j = np.int64(jobs[i])
         ask = request(row, j)
         now = np.int64(job(row, j).workers_now)
-        shrinks = resize_reason(row, j, now - 1) == Reason.OK
+        shrinks = resize_reason(row, j, fewer_workers(row, j)) == Reason.OK
         grows = resize_reason(row, j, now + 1) == Reason.OK
         grows = grows and place_more(row, j, np.int64(1), nodes) == 1
         mask[i] = np.int8(shrinks)

@@ -10,11 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.kernels.advance import advance as _advance
+from orchestrator.kernels.buffers import Bench, Buffers, Source
 from orchestrator.kernels.commit import commit as _commit
 from orchestrator.kernels.feasibility import can_ever_fit as _can_ever_fit
 from orchestrator.kernels.feasibility import fits as _fits
 from orchestrator.kernels.feasibility import why_not as _why_not
+from orchestrator.kernels.features import fill_static as _fill_static
 from orchestrator.kernels.jit import kernel
+from orchestrator.kernels.observe import decode as _decode
+from orchestrator.kernels.observe import encode as _encode
 from orchestrator.kernels.ordering import job_score as _job_score
 from orchestrator.kernels.rules import replay as _replay
 from orchestrator.kernels.rules import rule_action as _rule_action
@@ -34,6 +38,8 @@ __all__ = [
     "can_ever_fit",
     "commit",
     "copy_row",
+    "decode",
+    "describe",
     "fits",
     "job_score",
     "open_point",
@@ -297,3 +303,36 @@ def assume_future(rows: Rows, e: int, arrivals: NDArray[np.void]) -> None:
         Jobs that arrive instead, by submit time.
     """
     _assume_future(rows[e], arrivals)
+
+
+@kernel
+def describe(rows: Rows, e: int, source: Source, buffers: Buffers, bench: Bench) -> int:
+    """Describe the decision point at which row ``e`` stands, whatever it was before.
+
+    Unlike an episode's row, a live cluster's has jobs that came a moment ago: what is constant of
+    a job is worked out anew each time.
+
+    Parameters
+    ----------
+    rows : ROW_DTYPE [envs]
+    e : int
+        Row, and where in the buffers it is described.
+    source, buffers, bench
+        Of the source, its settings, generators, advisor and maxima.
+
+    Returns
+    -------
+    int
+        Choices besides waiting.
+    """
+    encoding = np.int64(source.settings[0].encoding)
+    _fill_static(rows[e], encoding, source.maxima, buffers.static[e])
+    return int(np.int64(_encode(rows[e], e, source, buffers, bench)))
+
+
+@kernel
+def decode(
+    rows: Rows, e: int, action: int, source: Source, buffers: Buffers
+) -> tuple[int, int, int]:
+    """(``ActionKind``, job, value as :func:`commit` takes it) of a flat action of row ``e``."""
+    return _decode(rows[e], e, action, source, buffers)

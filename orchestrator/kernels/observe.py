@@ -19,7 +19,7 @@ from orchestrator.kernels.candidates import (
 )
 from orchestrator.kernels.codes import NO_JOB, ActionKind, Placement, Reason, RuleKey
 from orchestrator.kernels.decisions import can_wait
-from orchestrator.kernels.elastics import encode_elastics, select_elastics
+from orchestrator.kernels.elastics import encode_elastics, fewer_workers, select_elastics
 from orchestrator.kernels.features import encode_global, encode_queue
 from orchestrator.kernels.jit import kernel, part, small_kernel
 from orchestrator.kernels.migration import migration_reason, plan_migration
@@ -254,10 +254,10 @@ def decode(row, e, action, source, buffers):
         return np.int64(ActionKind.PREEMPT), j, value
     action -= V
     if action < 2 * E:
-        step = np.int64(-1 if action < E else 1)
         j = _shown(buffers.elastic_jobs[e], action % E, buffers.shown[e, 2])
         if j >= 0:
-            value = np.int64(job(row, j).workers_now) + step
+            more = np.int64(job(row, j).workers_now) + 1
+            value = fewer_workers(row, j) if action < E else more
         return np.int64(ActionKind.RESIZE), j, value
     j = _shown(buffers.victim_jobs[e], action - 2 * E, buffers.shown[e, 1])
     return np.int64(ActionKind.MIGRATE), j, np.int64(source.generators[0])

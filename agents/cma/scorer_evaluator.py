@@ -1,0 +1,137 @@
+"""What scorers of a cluster's actions cost on windows of a trace, inside the engine."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from envs.config import EnvConfig
+from envs.session import Session
+from envs.workloads import Trace
+from orchestrator.errors import ConfigurationError
+from orchestrator.kernels.scorer import Scoring, evaluate_rule_windows, evaluate_scorers
+from orchestrator.kernels.session import Source
+from orchestrator.scheduler.rules import Rule, rule_named
+from orchestrator.scheduler.vectors import advice_column, vector_layout
+
+__all__ = ["ScorerEvaluator"]
+
+Worker = Callable[[Session, Source, int], None]
+
+_ACTIONS_PER_JOB = 20
+_RESORT = "srtf"
+
+
+class ScorerEvaluator:
+    """Plays windows under linear scorers and rules.
+
+    Parameters
+    ----------
+    trace : Trace
+    config : EnvConfig
+        Semantics, observation, and the costs that rewards are made of; ``episode_jobs`` is a
+        window's length. Its ``step_limit`` bounds the actions of a window; 0: 20 a job.
+    threads : int, optional
+        The compiled replays do not hold the interpreter's lock.
+    """
+
+    def __init__(self, trace: Trace, config: EnvConfig, threads: int = 2) -> None:
+        if threads < 1:
+            raise ConfigurationError(f"scorers: 'threads' is {threads}; at least 1")
+        if config.commitment:
+            raise ConfigurationError(
+                "scorers choose among all actions of a cluster: set 'commitment' of the "
+                "environment to false, or train a ranker"
+            )
+        self.length = config.episode_jobs
+        limit = config.step_limit or _ACTIONS_PER_JOB * config.episode_jobs
+        start = np.zeros(1, np.int64)
+        # A session for each thread: rows of one session are neighbours in memory.
+        plain = replace(config, reward=replace(config.reward, reference=None))
+        self._sessions = [Session(trace, plain, 1, start) for _ in range(threads)]
+        schema, layout = config.schema, config.schema.actions
+        pairs = layout.window * layout.candidates
+        self._scoring = Scoring(
+            layout=vector_layout(
+                schema,
+                layout.window,
+                pairs,
+                max(layout.victims, 1),
+                max(layout.elastics, 1),
+                by_head=True,
+            ),
+            advice_at=advice_column(schema, by_head=True),
+            rules=rule_named(config.advice or _RESORT).to_record(),
+            step_limit=limit,
+        )
+        self._pool = ThreadPoolExecutor(threads)
+
+    def costs(self, weights: NDArray[Any], starts: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Cost of each scorer on each window.
+
+        Parameters
+        ----------
+        weights : float [P, D]
+            One scorer a row.
+        starts : int64 [M]
+            First job of each window.
+
+        Returns
+        -------
+        float64 [P, M]
+        """
+        population = np.ascontiguousarray(weights, np.float32)
+        costs = np.zeros((len(population), len(starts)))
+
+        def work(session: Session, source: Source, m: int) -> None:
+            evaluate_scorers(
+                session.state.rows,
+                0,
+                m,
+                m + 1,
+                population,
+                source,
+                session.buffers,
+                session.bench,
+                self._scoring,
+                costs,
+            )
+
+        self._share(starts, work)
+        return costs
+
+    def rule_costs(self, rule: Rule, starts: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Cost of a rule on each window, float64 [M]."""
+        record = rule.to_record()
+        costs = np.zeros(len(starts))
+
+        def work(session: Session, source: Source, m: int) -> None:
+            evaluate_rule_windows(
+                session.state.rows, 0, m, m + 1, record, source, session.bench, costs
+            )
+
+        self._share(starts, work)
+        return costs
+
+    def close(self) -> None:
+        """Let the threads go."""
+        self._pool.shutdown()
+
+    def _share(self, starts: NDArray[np.int64], work: Worker) -> None:
+        """Let each thread take the next window until none is left: windows differ in cost."""
+        todo = itertools.count()
+        windows = np.array(starts, np.int64)
+
+        def run(session: Session) -> None:
+            source = session.source._replace(starts=windows)
+            while (m := next(todo)) < len(windows):
+                work(session, source, m)
+
+        for future in [self._pool.submit(run, session) for session in self._sessions]:
+            future.result()

@@ -1,0 +1,224 @@
+"""Linear scorers of legal actions, played wholly inside the engine.
+
+A scorer takes the legal action whose vector, weighted and summed, is largest; of equals the first.
+A vector holds the features of what the action is about, which head it belongs to and whether the
+advising rule would take it; ``orchestrator.scheduler.vectors`` lays it out. It is never written
+down: features are weighted where the encoder left them, column after column, so that a policy
+outside the engine that calls :func:`best_action` decides alike, bit for bit.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from orchestrator.kernels.advance import advance
+from orchestrator.kernels.buffers import Bench, Buffers, Source
+from orchestrator.kernels.codes import Reason
+from orchestrator.kernels.commit import commit
+from orchestrator.kernels.features import fill_static
+from orchestrator.kernels.jit import kernel, small_kernel
+from orchestrator.kernels.metrics import metric_value
+from orchestrator.kernels.observe import decode, encode
+from orchestrator.kernels.randomness import random_bits
+from orchestrator.kernels.rules import replay
+from orchestrator.kernels.transition.decide import close_point
+from orchestrator.kernels.transition.episode import begin_episode, load_incidents
+
+__all__ = ["Scoring", "best_action", "best_actions", "evaluate_rule_windows", "evaluate_scorers"]
+
+_F = np.float32
+_ZERO = _F(0.0)
+_TWICE = 2.0
+
+
+class Scoring(NamedTuple):
+    """How vectors are laid out, and what ends windows that a scorer cannot."""
+
+    layout: NDArray[np.int64]  # [parts, 6] see vectors.vector_layout
+    advice_at: int  # column of the advice, or -1
+    rules: NDArray[np.void]  # [1] RULE_DTYPE that plays on beyond the step limit
+    step_limit: int  # actions of a window
+
+
+@small_kernel
+def _add(features, weights, start, score):
+    for f in range(features.shape[0]):
+        score += features[f] * weights[start + f]
+    return score
+
+
+@kernel
+def best_action(
+    queue, candidates, victims, elastics, advice, mask, layout, advice_at, weights
+) -> int:
+    """The legal action of the highest score, or -1 if none is legal.
+
+    Parameters
+    ----------
+    queue, candidates, victims, elastics : float32 [entities, features]
+        The sets of an observation.
+    advice : float32 [A]
+        Not read if ``advice_at`` is -1.
+    mask : int8 [A]
+    layout : int64 [parts, 6]
+    advice_at : int
+    weights : float32 [D]
+    """
+    best, best_score = np.int64(-1), _F(-np.inf)
+    p = 0
+    while p < layout.shape[0]:
+        last = p  # the rows of one head follow each other
+        while last + 1 < layout.shape[0] and layout[last + 1, 0] == layout[p, 0]:
+            last += 1
+        for k in range(layout[p, 1]):
+            a = layout[p, 0] + k
+            if mask[a] == 0:
+                continue
+            score = _ZERO
+            for q in range(p, last + 1):
+                part, i, start = layout[q, 2], k // layout[q, 3], layout[q, 4]
+                if part == 0:
+                    score = _add(queue[i], weights, start, score)
+                elif part == 1:
+                    score = _add(candidates[i], weights, start, score)
+                elif part == 2:
+                    score = _add(victims[i], weights, start, score)
+                elif part == 3:
+                    score = _add(elastics[i], weights, start, score)
+            if layout[p, 5] >= 0:
+                score += weights[layout[p, 5]]
+            if advice_at >= 0:
+                score += weights[advice_at] * advice[a]
+            if best < 0 or score > best_score:
+                best, best_score = a, score
+        p = last + 1
+    return best
+
+
+@kernel
+def best_actions(
+    queue, candidates, victims, elastics, advice, mask, layout, advice_at, weights, actions
+) -> None:
+    """:func:`best_action` for a batch: every array has a leading axis; ``actions`` is filled."""
+    for b in range(actions.shape[0]):
+        actions[b] = best_action(
+            queue[b],
+            candidates[b],
+            victims[b],
+            elastics[b],
+            advice[b],
+            mask[b],
+            layout,
+            advice_at,
+            weights,
+        )
+
+
+@small_kernel
+def _begin(row, source, m):
+    start = source.starts[m]
+    requests = source.trace[start : start + source.settings[0].length]
+    begin_episode(row, random_bits(np.uint64(m), 0, 0), source.nodes, requests)
+    load_incidents(row, source.incidents)
+
+
+@kernel
+def _cost(row, prices):
+    total = 0.0
+    for m in range(prices.shape[0]):
+        if prices[m] != 0.0:
+            total += prices[m] * metric_value(row, m)
+    return total
+
+
+@kernel
+def _play(row, e, weights, source, buffers, bench, scoring):
+    """Play a window that has just begun to its end; actions taken, or -1 beyond the limit."""
+    fill_static(row, np.int64(source.settings[0].encoding), source.maxima, buffers.static[e])
+    advance(row, bench.nodes)
+    steps = 0
+    while True:
+        while encode(row, e, source, buffers, bench) == 0 and row.done == 0:
+            close_point(row)
+            advance(row, bench.nodes)
+        if row.done != 0:
+            return steps
+        if steps == scoring.step_limit:
+            replay(row, scoring.rules[0], bench.nodes, bench.jobs)
+            return -1
+        action = best_action(
+            buffers.queue[e],
+            buffers.candidates[e],
+            buffers.victims[e],
+            buffers.elastics[e],
+            buffers.advice[e],
+            buffers.mask[e],
+            scoring.layout,
+            scoring.advice_at,
+            weights,
+        )
+        kind, j, value = decode(row, e, action, source, buffers)
+        if commit(row, kind, j, value, bench.nodes) != Reason.OK:
+            raise RuntimeError("a scorer chose an action that its mask allows and commit refuses")
+        advance(row, bench.nodes)
+        steps += 1
+
+
+@kernel
+def evaluate_scorers(
+    rows: NDArray[np.void],
+    e: int,
+    begin: int,
+    end: int,
+    weights: NDArray[np.float32],
+    source: Source,
+    buffers: Buffers,
+    bench: Bench,
+    scoring: Scoring,
+    costs: NDArray[np.float64],
+) -> None:
+    """Play windows ``begin`` to ``end`` under each scorer of a population, on row ``e``.
+
+    A window that takes a scorer more actions than the limit is finished by the rule, and its
+    cost counts twice: a scorer that shuffles jobs about is to be no good, not to be endless.
+
+    Parameters
+    ----------
+    rows : ROW_DTYPE [envs]
+        Configured; without commitment.
+    e, begin, end : int
+    weights : float32 [P, D]
+    source, buffers, bench
+    scoring : Scoring
+    costs : float64 [P, M]
+        Columns ``begin`` to ``end`` are filled.
+    """
+    row = rows[e]
+    for m in range(begin, end):
+        for p in range(weights.shape[0]):
+            _begin(row, source, m)
+            steps = _play(row, e, weights[p], source, buffers, bench, scoring)
+            cost = _cost(row, source.weights)
+            costs[p, m] = cost if steps >= 0 else _TWICE * cost
+
+
+@kernel
+def evaluate_rule_windows(
+    rows: NDArray[np.void],
+    e: int,
+    begin: int,
+    end: int,
+    rules: NDArray[np.void],
+    source: Source,
+    bench: Bench,
+    costs: NDArray[np.float64],
+) -> None:
+    """Replay windows ``begin`` to ``end`` under a rule: RULE_DTYPE [1]; ``costs`` float64 [M]."""
+    row = rows[e]
+    for m in range(begin, end):
+        _begin(row, source, m)
+        replay(row, rules[0], bench.nodes, bench.jobs)
+        costs[m] = _cost(row, source.weights)
