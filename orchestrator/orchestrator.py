@@ -144,18 +144,17 @@ class InfrastructureOrchestrator:
             review_ms=review_ms,
         )
         self._keeper = CheckpointKeeper(checkpoint_manager)
-        self.metrics = OrchestratorMetrics(self.engine)
         simulated = isinstance(self.runtime, SimulatedRuntime)
         self._replicas = ReplicaRegistry(self.clock, mesh, transport, simulated=simulated)
         self.mesh = self._replicas.mesh
+        self.metrics = OrchestratorMetrics(self.engine, self._replicas.counts)
         account = self.metrics.scaling
         self._fleet = FleetController(self.engine, self.clock, autoscaler, provisioner, account)
         self._fleet.bind(self.register_node)
         self._journal = Journal(
             consensus_engine, self.engine, self.clock, self._carry_out, self._observe
         )
-        for spec in self.jobs.values():
-            self._replicas.declare(spec)
+        self._replicas.declare(*self.jobs.values())
         self.runtime.bind(self._on_event)
         self.faults.subscribe(self._on_health)
 
@@ -331,6 +330,7 @@ class InfrastructureOrchestrator:
 
     async def route_request(self, service_name: str, request: Any) -> Any:
         """Get a request answered: see :meth:`orchestrator.mesh.ServiceMesh.route`."""
+        await self.start()
         self._replicas.refresh(self.faults.suspects())
         return await self.mesh.route(service_name, request)
 
@@ -338,11 +338,12 @@ class InfrastructureOrchestrator:
 
     def get_cluster_status(self) -> dict[str, Any]:
         """What is going on: see :func:`orchestrator.resources.status.cluster_status`."""
+        suspects = self.faults.suspects()
         return {
             **cluster_status(self.engine, self.clock.now_ms(), self.shards),
-            "suspects": list(self.faults.suspects()),
+            "suspects": list(suspects),
             "log_entries": self._journal.applied,
-            "services": self._replicas.status(),
+            "services": self._replicas.status(suspects),
             "scaling": self._fleet.status(),
         }
 

@@ -14,7 +14,7 @@ from typing import Any
 from orchestrator.engine import Engine, Outcome
 from orchestrator.errors import ConfigurationError
 from orchestrator.kernels.codes import JobCode, JobKind
-from orchestrator.mesh.mesh import ServiceMesh, Transport
+from orchestrator.mesh.mesh import ServiceCounts, ServiceMesh, Transport
 from orchestrator.mesh.specs import ServiceSpec
 from orchestrator.messages import RegroupJob, SaveCheckpoint, StartJob, StopJob, WorkerPlacement
 from orchestrator.ports import Clock
@@ -93,16 +93,17 @@ class ReplicaRegistry:
         self._replicas: dict[str, _Replica] = {}
         self._jobs: dict[str, str] = {}  # service jobs that are known, and their services
 
-    def declare(self, spec: JobSpec) -> None:
-        """A service job was submitted: its service is known from now on, perhaps without replicas.
+    def declare(self, *specs: JobSpec) -> None:
+        """Jobs were submitted: their services are known from now on, perhaps without replicas.
 
         Jobs of another kind are ignored.
         """
-        if spec.kind != JobKind.SERVICE or spec.job_id in self._jobs:
-            return
-        self._jobs[spec.job_id] = spec.name
-        if spec.name not in self.mesh.services:
-            self.mesh.add_service(ServiceSpec(spec.name, 1000.0 * spec.step_seconds))
+        for spec in specs:
+            if spec.kind != JobKind.SERVICE or spec.job_id in self._jobs:
+                continue
+            self._jobs[spec.job_id] = spec.name
+            if spec.name not in self.mesh.services:
+                self.mesh.add_service(ServiceSpec(spec.name, 1000.0 * spec.step_seconds))
 
     def note(self, outcome: Outcome, engine: Engine) -> None:
         """Follow what an entry of the log did to service jobs."""
@@ -141,7 +142,11 @@ class ReplicaRegistry:
 
     def _remove(self, addresses: list[str]) -> None:
         for address in addresses:
-            self.mesh.deregister(self._replicas.pop(address).service, address)
+            service = self._replicas.pop(address).service
+            if service in self.mesh.services and any(  # unless somebody has removed it
+                endpoint.address == address for endpoint in self.mesh.discovery.endpoints(service)
+            ):
+                self.mesh.deregister(service, address)
 
     def refresh(self, suspects: Collection[str]) -> None:
         """Tell the mesh which replicas have started up since, or are on suspected nodes.
@@ -151,6 +156,8 @@ class ReplicaRegistry:
         now_ms = self._clock.now_ms()
         for address, replica in self._replicas.items():
             well = replica.ready_ms <= now_ms and replica.node_id not in suspects
+            if replica.service not in self.mesh.services:
+                continue
             if well != replica.well:
                 replica.well = well
                 self.mesh.discovery.set_health(replica.service, address, well)
@@ -165,8 +172,13 @@ class ReplicaRegistry:
             raise ConnectionError(f"no replica answers at {address}")
         return {"endpoint": address, "request": request}
 
-    def status(self) -> dict[str, Any]:
+    def counts(self) -> dict[str, ServiceCounts]:
+        """What became of the requests of each service."""
+        return {name: self.mesh.counts(name) for name in self.mesh.services}
+
+    def status(self, suspects: Collection[str]) -> dict[str, Any]:
         """Services as plain data: endpoints by state, and what became of their requests."""
+        self.refresh(suspects)
         return {name: self._status(name) for name in self.mesh.services}
 
     def _status(self, service: str) -> dict[str, Any]:

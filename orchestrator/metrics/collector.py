@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -32,6 +32,8 @@ class OrchestratorMetrics:
     ----------
     engine : Engine
         The cluster.
+    services : callable or None, optional
+        Returns what became of the requests of each service, by name.
     limit : int
         Most samples of each series.
     interval_ms : int
@@ -43,14 +45,15 @@ class OrchestratorMetrics:
     ----------
     utilization, latency, completion, scaling
         The four of the interface.
-    fragmentation, fairness : Series
+    fragmentation, fairness, queue : Series
         See :func:`orchestrator.resources.standing.fragmentation`; Jain's index of what tenants
-        with work hold, over their weights.
+        with work hold, over their weights; waiting jobs.
     """
 
     def __init__(
         self,
         engine: Engine,
+        services: Callable[[], Mapping[str, ServiceCounts]] | None = None,
         *,
         limit: int = 1024,
         interval_ms: int = 60_000,
@@ -67,6 +70,7 @@ class OrchestratorMetrics:
         self.fairness = Series(limit)
         self.queue = Series(limit)
         self._engine = engine
+        self._services = services if services is not None else dict
         self._interval_ms = interval_ms
         self._price = node_price
         self._node_ms = 0
@@ -117,17 +121,8 @@ class OrchestratorMetrics:
         since_ms = max(time_ms - self._noted_ms, 0) if self._begin_ms >= 0 else 0
         return (self._node_ms + self._nodes * since_ms) / _HOUR_MS
 
-    def summary(
-        self, time_ms: int, services: Mapping[str, ServiceCounts] | None = None
-    ) -> dict[str, Any]:
+    def summary(self, time_ms: int) -> dict[str, Any]:
         """Everything as plain data, at a time at which nothing happened since the last entry.
-
-        Parameters
-        ----------
-        time_ms : int
-            The time.
-        services : mapping or None, optional
-            Counts of the services' requests, by name.
 
         Returns
         -------
@@ -153,7 +148,7 @@ class OrchestratorMetrics:
             "lost_hours": int(row["lost_unit_ms"]) / 1000 / _HOUR_MS,
             "service_attainment": {
                 name: counts.within / counts.offered if counts.offered else None
-                for name, counts in (services or {}).items()
+                for name, counts in self._services().items()
             },
             "node_hours": hours,
             "node_cost": hours * self._price,
