@@ -95,7 +95,7 @@ def best_action(
             if best < 0 or score > best_score:
                 best, best_score = a, score
         p = last + 1
-    return best
+    return int(best)
 
 
 @kernel
