@@ -86,24 +86,22 @@ class TestInfrastructureOrchestrator:
         nodes = [node(f"n{k}", 8) for k in range(4)]
         s = stage(*nodes, shape=_LARGE, policy=rule, schedule_on_events=True)
         draw = np.random.default_rng(7)
-        for k in range(200):
-            workers = int(draw.choice([1, 1, 1, 2, 4]))
-            gpus = int(draw.choice([1, 1, 2, 4])) if workers < 4 else 2
+        for k in range(120):  # awkward sizes, and nothing small to fill gaps with
+            workers, gpus = int(draw.choice([1, 2, 3])), int(draw.choice([2, 3, 5, 8]))
             spec = job(
                 f"j{k}",
                 num_workers=workers,
                 gpus_per_worker=gpus,
-                gpu_fraction=0.5 if gpus == 1 and workers == 1 and k % 3 == 0 else 1.0,
                 max_duration_hours=float(draw.uniform(0.2, 2.0)),
             )
             await s.orchestrator.submit_job(spec)
         await s.wait(4 * 60)
         status = s.orchestrator.get_cluster_status()
         assert status["queue"]["length"] > 0  # the load lasts: what is idle could not be used
-        assert status["utilization"]["mean"] > 0.95  # 0.85 is asked for
+        assert status["utilization"]["mean"] > 0.85
         summary = s.orchestrator.metrics.summary(s.clock.now_ms())
         assert summary["utilization"]["mean"] == status["utilization"]["mean"]
-        assert summary["scheduling_latency"]["count"] > 40
+        assert summary["scheduling_latency"]["count"] > 20
         # Small jobs share a node, so that one that needs a whole node still finds one.
         packed = stage(node("a", 8), node("b", 8), policy=rule, schedule_on_events=True)
         for k in range(4):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -11,7 +12,7 @@ from typing import Any, TypeAlias
 from orchestrator.autoscaler.horizontal import HorizontalScaler, ScalingPlan
 from orchestrator.autoscaler.predictive import PredictiveScaler
 from orchestrator.engine import Engine
-from orchestrator.errors import ConfigurationError, ValidationError
+from orchestrator.errors import ConfigurationError, QuartermasterError, ValidationError
 from orchestrator.kernels.codes import NodeCode
 from orchestrator.metrics.scaling import ScalingEfficiency
 from orchestrator.ports import Clock, Provisioner
@@ -22,6 +23,8 @@ __all__ = ["FleetController", "FleetScaler", "cheapest_to_empty"]
 
 FleetScaler: TypeAlias = HorizontalScaler | PredictiveScaler
 """Who may decide on the number of nodes."""
+
+_log = logging.getLogger(__name__)
 
 
 def cheapest_to_empty(
@@ -143,16 +146,19 @@ class FleetController:
             raise ValidationError(me, "gpus", f"{problem} {limit}", "raise ClusterShape.devices")
 
     def bind(self, join: Callable[[NodeSpec], Awaitable[object]]) -> None:
-        """Say how nodes that arrive are registered."""
-
-        async def arrive(spec: NodeSpec) -> None:
-            await join(spec)
-            if self._ordered_ms:
-                waited_ms = self._clock.now_ms() - self._ordered_ms.popleft()
-                self._account.note_arrival(waited_ms)
-
+        """Say how nodes that arrive are registered; one that is refused is given back."""
         if self.provisioner is not None:
-            self.provisioner.bind(arrive)
+            self.provisioner.bind(lambda spec: self._arrive(spec, join))
+
+    async def _arrive(self, spec: NodeSpec, join: Callable[[NodeSpec], Awaitable[object]]) -> None:
+        ordered_ms = self._ordered_ms.popleft() if self._ordered_ms else self._clock.now_ms()
+        try:
+            await join(spec)
+        except QuartermasterError as error:  # its room was taken meanwhile, for example
+            _log.warning("node '%s' is given back: %s", spec.node_id, error)
+            self.left([spec.node_id])
+        else:
+            self._account.note_arrival(self._clock.now_ms() - ordered_ms)
 
     @property
     def size(self) -> int:

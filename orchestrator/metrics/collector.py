@@ -22,7 +22,6 @@ from orchestrator.resources.standing import fragmentation, jain_index, tenant_sh
 __all__ = ["OrchestratorMetrics"]
 
 _HOUR_MS = 3_600_000
-_PAID = (int(NodeCode.UP), int(NodeCode.DRAINING))
 
 
 class OrchestratorMetrics:
@@ -70,6 +69,7 @@ class OrchestratorMetrics:
         self.fairness = Series(limit)
         self.queue = Series(limit)
         self._engine = engine
+        self._states = engine.state.node[0]["state"]  # a view
         self._services = services if services is not None else dict
         self._interval_ms = interval_ms
         self._price = node_price
@@ -102,7 +102,9 @@ class OrchestratorMetrics:
             self.queue.add(now_ms, int(engine.row["queue_len"]))
 
     def _paid_nodes(self) -> int:
-        return int(np.count_nonzero(np.isin(self._engine.state.node[0]["state"], _PAID)))
+        states = self._states
+        up = np.count_nonzero(states == NodeCode.UP.value)
+        return int(up + np.count_nonzero(states == NodeCode.DRAINING.value))
 
     def fairness_now(self) -> float:
         """Jain's index of dominant shares over weights, of tenants that hold something or wait."""

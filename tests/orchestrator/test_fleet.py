@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
 
 from orchestrator import InfrastructureOrchestrator, ScalingDirection, VirtualClock
 from orchestrator.autoscaler import HorizontalScaler, ScalingPlan
+from orchestrator.autoscaler.fleet import cheapest_to_empty
 from orchestrator.errors import ConfigurationError, ValidationError
 from orchestrator.foundations import in_memory
 from orchestrator.kernels.codes import JobKind
 from orchestrator.mesh import ServiceMesh
+from orchestrator.resources.standing import demand_of
 from orchestrator.runtimes import SimulatedProvisioner
 from orchestrator.scheduler.rules import RULES
 from tests.orchestrator.builders import MINUTE_MS, SHAPE, Stage, job, node, stage
@@ -93,6 +96,78 @@ async def test_no_more_is_ordered_than_there_is_room_for() -> None:
     assert "1 of 4 nodes: there is no room for more nodes" in decision.reason
     await s.wait(1)
     assert s.orchestrator.get_cluster_status()["nodes"]["up"] == SHAPE.nodes
+
+
+async def test_a_node_whose_room_was_taken_is_given_back() -> None:
+    s = _rented(_plan())
+    for k in range(4):
+        await s.orchestrator.submit_job(job(f"j{k}", gpus_per_worker=4))
+    await s.orchestrator.auto_scale_cluster()
+    assert s.orchestrator.get_cluster_status()["scaling"]["pending"] == 1
+    await s.orchestrator.register_node(node("by hand"))
+    await s.wait(2)
+    assert set(s.orchestrator.nodes) == {"n0", "n1", "n2", "by hand"}
+    scaling = s.orchestrator.get_cluster_status()["scaling"]
+    assert (scaling["size"], scaling["pending"]) == (4, 0)
+    assert s.orchestrator.metrics.scaling.summary()["delay_s"] == 0.0
+
+
+async def test_rented_nodes_are_given_back_when_they_have_left() -> None:
+    clock = VirtualClock()
+    provisioner = SimulatedProvisioner(clock, node("rented"), delay_s=60.0)
+    s = stage(
+        node("n0"),
+        clock=clock,
+        provisioner=provisioner,
+        autoscaler=_plan(),
+        schedule_on_events=True,
+    )
+    for k in range(2):
+        await s.orchestrator.submit_job(job(f"j{k}", gpus_per_worker=4))
+    await s.orchestrator.auto_scale_cluster()
+    await s.wait(2)
+    (rented,) = provisioner.rented
+    assert rented == "rented-0-0"
+    assert rented in s.orchestrator.nodes
+    await s.orchestrator.decommission_node(rented)
+    assert provisioner.rented == {rented}  # its job is being saved
+    await s.wait(1)
+    assert provisioner.rented == set()
+
+
+async def test_a_gang_on_several_nodes_is_paid_for_once() -> None:
+    s = _rented(_plan(), nodes=3)
+    wide = job("wide", num_workers=2, gpus_per_worker=4, checkpoint_seconds=10.0)
+    await _place(s, wide, job("small", gpus_per_worker=4, checkpoint_seconds=30.0))
+    engine = s.orchestrator.engine
+    demand = demand_of(engine)
+    where = {place.node_id for place in engine.workers_of("wide")}
+    (small,) = (place.node_id for place in engine.workers_of("small"))
+    # The small job costs (30 + 20) x 4 GPU seconds, the wide one (10 + 20) x 8, for two nodes.
+    assert cheapest_to_empty(engine, 1, demand) == [small]
+    assert set(cheapest_to_empty(engine, 3, demand)[1:]) == where
+    assert cheapest_to_empty(engine, 3, demand, empty_only=True) == []
+    await s.orchestrator.scale_job("small", 1)  # not elastic: nothing changes
+    dear = job("dear", gpus_per_worker=4, checkpoint_seconds=70.0)
+    t = _rented(_plan(), nodes=3)
+    await _place(t, wide, dear)
+    engine = t.orchestrator.engine
+    chosen = cheapest_to_empty(engine, 2, demand_of(engine))
+    assert set(chosen) == {place.node_id for place in engine.workers_of("wide")}
+
+
+async def test_decisions_that_are_asked_for_at_once_are_taken_one_after_the_other() -> None:
+    s = _rented(_plan(), nodes=1)
+    for k in range(3):
+        await s.orchestrator.submit_job(job(f"j{k}", gpus_per_worker=4))
+    both = await asyncio.gather(
+        s.orchestrator.auto_scale_cluster(), s.orchestrator.auto_scale_cluster()
+    )
+    assert [decision.direction for decision in both] == [
+        ScalingDirection.UP,
+        ScalingDirection.NONE,
+    ]
+    assert s.orchestrator.get_cluster_status()["scaling"]["pending"] == 2
 
 
 async def test_the_default_scaler_fits_the_nodes_that_are_there() -> None:
