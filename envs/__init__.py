@@ -9,6 +9,7 @@ import gymnasium
 
 from envs.config import CLUSTER, JOB_ORDERING, EnvConfig
 from envs.reward import RewardConfig
+from envs.scenario import Scenario
 from envs.session import Session
 from envs.single import SchedulingEnv
 from envs.vector import SchedulingVectorEnv
@@ -18,6 +19,7 @@ __all__ = [
     "JOB_ORDERING",
     "EnvConfig",
     "RewardConfig",
+    "Scenario",
     "SchedulingEnv",
     "SchedulingVectorEnv",
     "Session",

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from envs.config import EnvConfig
+from envs.scenario import Scenario, Surroundings, surroundings
 from envs.workloads.trace import Trace, unplaceable
 from orchestrator.errors import ConfigurationError, IllegalActionError
 from orchestrator.kernels import session as kernels
@@ -41,6 +42,8 @@ class Session:
         consecutive jobs.
     incidents : INCIDENT_DTYPE [I] or None
         Node failures and recoveries of every episode, times from its start.
+    scenario : Scenario or None
+        Failures drawn for each window, tenants, throughput curves, links.
     """
 
     def __init__(
@@ -50,6 +53,7 @@ class Session:
         envs: int,
         starts: NDArray[np.int64] | None = None,
         incidents: NDArray[np.void] | None = None,
+        scenario: Scenario | None = None,
     ) -> None:
         _check_trace(trace, config)
         self.trace = trace
@@ -57,20 +61,29 @@ class Session:
         self.schema = config.schema
         if starts is None:
             starts = np.arange(len(trace) - config.episode_jobs + 1, dtype=np.int64)
-        if incidents is None:
-            incidents = np.zeros(0, INCIDENT_DTYPE)
-        _check_incidents(incidents, len(trace.nodes))
-        self.source = _make_source(trace, config, starts, incidents)
+        if incidents is not None:
+            _check_incidents(incidents, len(trace.nodes))
+        _check_starts(trace, config, starts)
+        scenario = scenario or Scenario()
+        around = surroundings(
+            scenario, trace, starts, config.episode_jobs, config.placements, incidents
+        )
+        self.source = _make_source(trace, config, starts, around)
         shape = ClusterShape(
             envs=envs,
             jobs=config.episode_jobs,
             workers=_most_workers(trace),
             nodes=len(trace.nodes),
             devices=max(node.gpus for node in trace.nodes),
-            incidents=len(incidents),
+            incidents=around.most_incidents,
+            tenants=max(len(around.tenants), 1),
+            curves=max(len(around.curves), 1),
+            uplinks=max(len(around.uplinks), 1),
+            typical=len(around.typical),
         )
         self.state = allocate(shape)
         _configure(self.state, config)
+        self.state.rows["quota_mode"] = scenario.quota_mode
         self.buffers = make_buffers(shape, config)
         self.bench = make_bench(shape, config)
         self.seeds = np.zeros(envs, np.uint64)
@@ -267,12 +280,7 @@ def _check_windows(windows: NDArray[np.int64], least: int, session: Session) -> 
         raise ConfigurationError(f"window {wrong[0]} of {known}; give an index below {known}")
 
 
-def _make_source(
-    trace: Trace,
-    config: EnvConfig,
-    starts: NDArray[np.int64],
-    incidents: NDArray[np.void],
-) -> kernels.Source:
+def _check_starts(trace: Trace, config: EnvConfig, starts: NDArray[np.int64]) -> None:
     if len(starts) == 0:
         raise ConfigurationError("environment: no windows to play; 'starts' is empty")
     if starts.min() < 0 or starts.max() + config.episode_jobs > len(trace):
@@ -280,6 +288,14 @@ def _make_source(
             f"environment: windows of {config.episode_jobs} jobs reach beyond the {len(trace)} "
             f"jobs of trace '{trace.name}'; shorten the episodes or move the windows"
         )
+
+
+def _make_source(
+    trace: Trace,
+    config: EnvConfig,
+    starts: NDArray[np.int64],
+    around: Surroundings,
+) -> kernels.Source:
     settings = np.zeros(1, kernels.SETTINGS_DTYPE)
     settings["length"] = config.episode_jobs
     settings["encoding"] = config.encoding
@@ -297,7 +313,12 @@ def _make_source(
         settings=settings,
         trace=requests,
         nodes=node_records(trace.nodes),
-        incidents=incidents.copy(),
+        incidents=around.incidents,
+        incident_range=around.incident_range,
+        tenants=around.tenants,
+        curves=around.curves,
+        uplinks=around.uplinks,
+        typical=around.typical,
         starts=np.array(starts, np.int64),
         reference=np.full(len(starts), np.nan),
         reference_rule=config.reward.reference_rule.to_record(),

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from envs.config import EnvConfig
+from envs.scenario import Scenario
 from envs.session import Session
 from envs.workloads import Trace, WindowSplit, gpu_cluster, lublin_feitelson
 from orchestrator.errors import ConfigurationError
@@ -52,6 +53,7 @@ def make_session(
     part: str,
     starts: NDArray[np.int64] | None,
     incidents: NDArray[np.void] | None,
+    scenario: Scenario | None,
     overrides: Mapping[str, Any],
 ) -> Session:
     """Make the session of an environment; see ``SchedulingEnv`` for the arguments."""
@@ -66,4 +68,4 @@ def make_session(
         trace = default_trace(config)
     if starts is None:
         starts = part_starts(trace, config, part)
-    return Session(trace, config, envs, starts, incidents)
+    return Session(trace, config, envs, starts, incidents, scenario)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from envs.config import CLUSTER, JOB_ORDERING, EnvConfig
 from envs.render import describe_decision, draw_occupancy
+from envs.scenario import Scenario
 from envs.setup import make_session, row_seeds
 from envs.spaces import action_space, observation_space
 from envs.workloads import Trace
@@ -58,6 +59,7 @@ class SchedulingEnv(gymnasium.Env[Any, Any]):
         part: str = "train",
         starts: NDArray[np.int64] | None = None,
         incidents: NDArray[np.void] | None = None,
+        scenario: Scenario | None = None,
         strict: bool = False,
         render_mode: str | None = None,
         **overrides: Any,
@@ -65,7 +67,7 @@ class SchedulingEnv(gymnasium.Env[Any, Any]):
         if render_mode is not None and render_mode not in self.metadata["render_modes"]:
             modes = self.metadata["render_modes"]
             raise ConfigurationError(f"unknown render_mode '{render_mode}'; use one of {modes}")
-        self.session = make_session(base, 1, trace, part, starts, incidents, overrides)
+        self.session = make_session(base, 1, trace, part, starts, incidents, scenario, overrides)
         self.config = self.session.config
         self.observation_space = observation_space(self.config)
         self.action_space = action_space(self.config)

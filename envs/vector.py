@@ -11,6 +11,7 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
 from envs.config import CLUSTER, JOB_ORDERING, EnvConfig
+from envs.scenario import Scenario
 from envs.setup import make_session, row_seeds
 from envs.spaces import action_space, observation_space
 from envs.workloads import Trace
@@ -49,6 +50,7 @@ class SchedulingVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]
         part: str = "train",
         starts: NDArray[np.int64] | None = None,
         incidents: NDArray[np.void] | None = None,
+        scenario: Scenario | None = None,
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
         copy: bool = True,
         strict: bool = False,
@@ -59,7 +61,9 @@ class SchedulingVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]
             raise ConfigurationError(
                 f"render_mode is '{render_mode}'; a vector environment draws nothing, leave it out"
             )
-        self.session = make_session(base, num_envs, trace, part, starts, incidents, overrides)
+        self.session = make_session(
+            base, num_envs, trace, part, starts, incidents, scenario, overrides
+        )
         self.config = self.session.config
         self.num_envs = num_envs
         self.single_observation_space = observation_space(self.config)

@@ -13,11 +13,15 @@ from envs.session import configure_view, make_bench, make_buffers, observed
 from orchestrator.errors import ConfigurationError
 from orchestrator.kernels import entry
 from orchestrator.kernels.features import Encoding
+from orchestrator.kernels.packing_state import TYPICAL_DTYPE
 from orchestrator.kernels.session import SETTINGS_DTYPE, Bench, Buffers, Source
 from orchestrator.kernels.state import (
+    CURVE_DTYPE,
     INCIDENT_DTYPE,
     NODE_DTYPE,
     REQUEST_DTYPE,
+    TENANT_DTYPE,
+    UPLINK_DTYPE,
     ClusterShape,
 )
 from orchestrator.messages import Plan, Wait
@@ -117,6 +121,11 @@ def _source(config: EnvConfig) -> Source:
         trace=no_jobs,
         nodes=np.zeros(0, NODE_DTYPE),
         incidents=np.zeros(0, INCIDENT_DTYPE),
+        incident_range=np.zeros((0, 2), np.int64),
+        tenants=np.zeros(0, TENANT_DTYPE),
+        curves=np.zeros(0, CURVE_DTYPE),
+        uplinks=np.zeros(0, UPLINK_DTYPE),
+        typical=np.zeros(0, TYPICAL_DTYPE),
         starts=np.zeros(0, np.int64),
         reference=np.zeros(0),
         reference_rule=config.reward.reference_rule.to_record(),

@@ -46,6 +46,11 @@ class Source(NamedTuple):
     trace: NDArray[np.void]  # [T] REQUEST_DTYPE
     nodes: NDArray[np.void]  # [N] NODE_DTYPE
     incidents: NDArray[np.void]  # [I] INCIDENT_DTYPE, times relative to the episode's start
+    incident_range: NDArray[np.int64]  # [M, 2] incidents of each window: first, and the one after
+    tenants: NDArray[np.void]  # [T] TENANT_DTYPE; none: no accounts are kept
+    curves: NDArray[np.void]  # CURVE_DTYPE
+    uplinks: NDArray[np.void]  # UPLINK_DTYPE, by rack
+    typical: NDArray[np.void]  # TYPICAL_DTYPE, by which fragmentation is measured
     starts: NDArray[np.int64]  # [M] first job of each window
     reference: NDArray[np.float64]  # [M] the reference rule's cost; NaN: not computed yet
     reference_rule: NDArray[np.void]  # [1] RULE_DTYPE

@@ -12,6 +12,7 @@ from typing import Any, TypeVar, cast
 
 import numba
 from numba.core import event
+from numba.core.registry import CPUDispatcher
 
 __all__ = ["kernel", "part", "small_kernel"]
 
@@ -88,14 +89,33 @@ def _options(function: Callable[..., Any]) -> dict[str, Any]:
     return options
 
 
+class _InnerDispatcher(CPUDispatcher):
+    """A kernel without wrappers: called from Python, it would run nowhere."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Refuse."""
+        raise TypeError(
+            f"{self.py_func.__qualname__} is called by kernels only; annotate it, or wrap it in a "
+            "kernel of your own, to call it from Python"
+        )
+
+
+def _compile(function: _F, **more: Any) -> _F:
+    options = _options(function)
+    dispatcher = numba.njit(**options, **more)(function)
+    if options.get("no_cpython_wrapper"):
+        dispatcher.__class__ = _InnerDispatcher
+    return cast(_F, dispatcher)
+
+
 def kernel(function: _F) -> _F:
     """Compile in nopython mode and cache the machine code on disk."""
-    return cast(_F, numba.njit(**_options(function))(function))
+    return _compile(function)
 
 
 def small_kernel(function: _F) -> _F:
     """Like :func:`kernel`, always inlined: for functions of a few instructions."""
-    return cast(_F, numba.njit(**_options(function), forceinline=True)(function))
+    return _compile(function, forceinline=True)
 
 
 def part(function: _F) -> _F:

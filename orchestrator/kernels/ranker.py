@@ -312,7 +312,16 @@ def _cost(row, prices):
 
 
 @kernel
-def evaluate_rankers(rows, e, begin, end, weights, source, bench, costs):
+def evaluate_rankers(
+    rows: NDArray[np.void],
+    e: int,
+    begin: int,
+    end: int,
+    weights: NDArray[np.float32],
+    source: WindowSource,
+    bench: RankerBench,
+    costs: NDArray[np.float64],
+) -> None:
     """Replay windows ``begin`` to ``end`` under each ranker of a population, on row ``e``.
 
     Calls on different rows and benches may run at the same time.
@@ -342,7 +351,16 @@ def evaluate_rankers(rows, e, begin, end, weights, source, bench, costs):
 
 
 @kernel
-def evaluate_rule(rows, e, begin, end, rules, source, bench, costs):
+def evaluate_rule(
+    rows: NDArray[np.void],
+    e: int,
+    begin: int,
+    end: int,
+    rules: NDArray[np.void],
+    source: WindowSource,
+    bench: RankerBench,
+    costs: NDArray[np.float64],
+) -> None:
     """Replay windows ``begin`` to ``end`` under a rule; as :func:`evaluate_rankers`.
 
     ``rules`` is RULE_DTYPE [1], and ``costs`` float64 [M].

@@ -24,8 +24,9 @@ from orchestrator.kernels.metrics import metric_value
 from orchestrator.kernels.observe import decode, encode
 from orchestrator.kernels.randomness import random_bits
 from orchestrator.kernels.rules import replay
+from orchestrator.kernels.session import load_surroundings
 from orchestrator.kernels.transition.decide import close_point
-from orchestrator.kernels.transition.episode import begin_episode, load_incidents
+from orchestrator.kernels.transition.episode import begin_episode
 
 __all__ = ["Scoring", "best_action", "best_actions", "evaluate_rule_windows", "evaluate_scorers"]
 
@@ -122,7 +123,7 @@ def _begin(row, source, m):
     start = source.starts[m]
     requests = source.trace[start : start + source.settings[0].length]
     begin_episode(row, random_bits(np.uint64(m), 0, 0), source.nodes, requests)
-    load_incidents(row, source.incidents)
+    load_surroundings(row, source, m)
 
 
 @kernel

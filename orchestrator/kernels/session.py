@@ -34,7 +34,13 @@ from orchestrator.kernels.randomness import random_below, random_bits
 from orchestrator.kernels.rules import replay
 from orchestrator.kernels.tables import queue
 from orchestrator.kernels.transition.decide import close_point
-from orchestrator.kernels.transition.episode import begin_episode, load_incidents
+from orchestrator.kernels.transition.episode import (
+    begin_episode,
+    load_curves,
+    load_incidents,
+    load_tenants,
+)
+from orchestrator.kernels.transition.layout import load_typical, load_uplinks
 
 __all__ = [
     "SETTINGS_DTYPE",
@@ -43,6 +49,7 @@ __all__ = [
     "RewardForm",
     "Sampling",
     "Source",
+    "load_surroundings",
     "replay_rows",
     "reset_rows",
     "step_rows",
@@ -96,12 +103,23 @@ def _grown_cost(row, e, weights, metrics):
     return cost
 
 
+@kernel
+def load_surroundings(row, source, index):
+    """Give a row that has just begun all that window ``index`` has besides jobs and nodes."""
+    first, last = source.incident_range[index, 0], source.incident_range[index, 1]
+    load_incidents(row, source.incidents[first:last])
+    load_tenants(row, source.tenants)
+    load_curves(row, source.curves)
+    load_uplinks(row, source.uplinks)
+    load_typical(row, source.typical)
+
+
 @part
 def _begin(row, seed, source, index):
     start = source.starts[index]
     requests = source.trace[start : start + source.settings[0].length]
     begin_episode(row, seed, source.nodes, requests)
-    load_incidents(row, source.incidents)
+    load_surroundings(row, source, index)
 
 
 @part
