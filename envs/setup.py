@@ -53,8 +53,8 @@ def make_session(
     part: str,
     starts: NDArray[np.int64] | None,
     incidents: NDArray[np.void] | None,
-    scenario: Scenario | None,
     overrides: Mapping[str, Any],
+    scenario: Scenario | None = None,
 ) -> Session:
     """Make the session of an environment; see ``SchedulingEnv`` for the arguments."""
     known = [field.name for field in fields(EnvConfig)]

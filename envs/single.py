@@ -67,7 +67,7 @@ class SchedulingEnv(gymnasium.Env[Any, Any]):
         if render_mode is not None and render_mode not in self.metadata["render_modes"]:
             modes = self.metadata["render_modes"]
             raise ConfigurationError(f"unknown render_mode '{render_mode}'; use one of {modes}")
-        self.session = make_session(base, 1, trace, part, starts, incidents, scenario, overrides)
+        self.session = make_session(base, 1, trace, part, starts, incidents, overrides, scenario)
         self.config = self.session.config
         self.observation_space = observation_space(self.config)
         self.action_space = action_space(self.config)

@@ -62,7 +62,7 @@ class SchedulingVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]
                 f"render_mode is '{render_mode}'; a vector environment draws nothing, leave it out"
             )
         self.session = make_session(
-            base, num_envs, trace, part, starts, incidents, scenario, overrides
+            base, num_envs, trace, part, starts, incidents, overrides, scenario
         )
         self.config = self.session.config
         self.num_envs = num_envs

@@ -17,6 +17,7 @@ import gymnasium
 import numpy as np
 
 from agents.speed.clock import CLOCKS, Measure, rate, seconds
+from agents.speed.cluster import CrowdedClusters
 from agents.speed.cycles import cycle, placed_per_second
 from agents.speed.references import bytes_per_step, copy_seconds, python_event_loop
 from agents.task import Task
@@ -165,6 +166,14 @@ def vector_default(bench: Workbench) -> Measure:
 def vector_copied(bench: Workbench) -> Measure:
     """Vector environment, default features, observations copied (Gymnasium's default)."""
     return _vector(bench, Encoding.DEFAULT, copy=True)
+
+
+def vector_cluster(bench: Workbench) -> Measure:
+    """Whole clusters with everything on, one thread: 64 nodes, a full window of 32 queued jobs."""
+    clusters = CrowdedClusters(bench.rows)
+    note = f"{clusters.queued:.0f} jobs queued in the mean, 32 x 4 candidates"
+    work = bench.steps * bench.rows
+    return rate(lambda: clusters.step(bench.steps, bench.now), work, "steps/s", bench.repeats, note)
 
 
 def single(bench: Workbench) -> Measure:
@@ -345,6 +354,7 @@ MEASURES: Mapping[str, Callable[[Workbench], Measure]] = {
         vector_published,
         vector_default,
         vector_copied,
+        vector_cluster,
         single,
         replay_sjf,
         replay_wfp3,

@@ -23,7 +23,7 @@ _STARTS = np.array([0, 60, 120], np.int64)
 
 
 def _session(trace: Trace, scenario: Scenario, envs: int = 3) -> Session:
-    config = replace(CLUSTER, episode_jobs=60)
+    config = replace(CLUSTER, episode_jobs=60, elastics=4)
     return Session(trace, config, envs, _STARTS, scenario=scenario)
 
 
@@ -61,7 +61,7 @@ def test_a_hard_quota_holds_in_every_episode() -> None:
     attained = session.state.tenant["attained_unit_ms"].sum()
     assert attained == session.state.job["attained_unit_ms"].sum()
     free = replace(trace, requests=_asking_little(trace))
-    quotas = tuple(TenantSpec(name, quota=16.0 / len(trace.tenants)) for name in trace.tenants)
+    quotas = tuple(TenantSpec(name, quota=1.0) for name in trace.tenants)
     _ends(_session(free, Scenario(tenants=quotas, quota_mode=QuotaMode.HARD)))
 
 
@@ -73,15 +73,16 @@ def _asking_little(trace: Trace) -> NDArray[np.void]:
     return requests
 
 
-def test_a_curve_changes_how_fast_gangs_train() -> None:
+def test_a_curve_changes_how_much_elastic_gangs_gain() -> None:
     trace = gpu_trace()
-    requests = trace.requests.copy()
-    requests["curve"] = 1
-    curved = replace(trace, requests=requests)
-    bert = APPLICATIONS["bert"]
-    assert (
-        _ends(_session(curved, Scenario(curves=(bert,)))) != _ends(_session(trace, Scenario()))
-    ).any()
+    requests = _asking_little(trace)
+    requests["elastic"], requests["max_workers"], requests["curve"] = 1, 4, 1
+    elastic = replace(trace, requests=requests)
+    scenario = Scenario(curves=(APPLICATIONS["bert"],))
+    plain, curved = _session(elastic, Scenario()), _session(elastic, scenario)
+    assert (_ends(curved, "elastic_fcfs") != _ends(plain, "elastic_fcfs")).any()
+    assert (curved.state.rows["num_curves"] == 2).all()
+    assert curved.state.rows["resizes"].sum() > 0
 
 
 def test_fragmentation_is_measured_where_a_gradient_is_offered() -> None:
