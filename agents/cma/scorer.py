@@ -73,8 +73,12 @@ class LinearScorer:
             self._layouts[sizes] = vector_layout(self.schema, *sizes, by_head=True)
         advice = np.ascontiguousarray(observation.get("advice", nothing[:, 0]), np.float32)
         chosen = np.empty(len(mask), np.int64)
+        queue, candidates, victims, elastics = sets
         best_actions(
-            *sets,
+            queue,
+            candidates,
+            victims,
+            elastics,
             advice,
             np.ascontiguousarray(mask, np.bool_).view(np.int8),
             self._layouts[sizes],

@@ -51,9 +51,7 @@ def _add(features, weights, start, score):
 
 
 @kernel
-def best_action(
-    queue, candidates, victims, elastics, advice, mask, layout, advice_at, weights
-) -> int:
+def best_action(queue, candidates, victims, elastics, advice, mask, layout, advice_at, weights):
     """The legal action of the highest score, or -1 if none is legal.
 
     Parameters
@@ -100,7 +98,16 @@ def best_action(
 
 @kernel
 def best_actions(
-    queue, candidates, victims, elastics, advice, mask, layout, advice_at, weights, actions
+    queue: NDArray[np.float32],
+    candidates: NDArray[np.float32],
+    victims: NDArray[np.float32],
+    elastics: NDArray[np.float32],
+    advice: NDArray[np.float32],
+    mask: NDArray[np.int8],
+    layout: NDArray[np.int64],
+    advice_at: int,
+    weights: NDArray[np.float32],
+    actions: NDArray[np.int64],
 ) -> None:
     """:func:`best_action` for a batch: every array has a leading axis; ``actions`` is filled."""
     for b in range(actions.shape[0]):

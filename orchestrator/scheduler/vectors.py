@@ -92,6 +92,7 @@ def vector_layout(
     candidates: int,
     victims: int,
     elastics: int,
+    *,
     by_head: bool = False,
 ) -> NDArray[np.int64]:
     """Where things are, for sets of certain sizes: the names of a schema serve any window.
