@@ -16,6 +16,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 
+from agents.evaluation.packing import PackingSuite
 from agents.evaluation.suite import Published, Suite
 from agents.speed import Ratio, SpeedSuite, Target, Workbench
 from agents.task import Task
@@ -27,6 +28,7 @@ from orchestrator.kernels.features import Encoding
 from orchestrator.kernels.session import Sampling
 
 __all__ = [
+    "build_packing_suite",
     "build_speed_suite",
     "build_suite",
     "build_task",
@@ -251,6 +253,17 @@ def build_speed_suite(cfg: Any, traces: str | None) -> SpeedSuite:
     options["targets"] = {name: Target(**target) for name, target in targets.items()}
     options["ratios"] = [Ratio(**ratio) for ratio in options.get("ratios", ())]
     return SpeedSuite(**options)
+
+
+def build_packing_suite(cfg: Any) -> tuple[PackingSuite, Trace]:
+    """Make a suite of packing from plain values, and load what it packs."""
+    options = plain(cfg)
+    options.pop("kind")
+    workload = options.pop("workload")
+    _check_fields("suite of packing", PackingSuite, options)
+    suite = PackingSuite(**options)
+    trace: Trace = hydra.utils.instantiate(workload)
+    return suite, trace
 
 
 def _check_fields(subject: str, kind: type, options: Mapping[str, Any]) -> None:

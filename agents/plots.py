@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from agents.evaluation.files import replacing
 from agents.evaluation.outcomes import METRICS, EvaluationResult
+from agents.evaluation.packing import PackingResult
 from agents.evaluation.report import Report
 from agents.evaluation.statistics import Comparison
 
@@ -29,6 +30,7 @@ __all__ = [
     "draw_comparison",
     "draw_gantt",
     "draw_learning_curve",
+    "draw_packing",
     "draw_pictures",
     "figure_file",
 ]
@@ -117,6 +119,37 @@ def draw_learning_curve(
         axes.set(xlabel="training time, minutes", ylabel=unit, title=title)
         axes.set_xlim(left=0.0)
         axes.legend()
+
+
+def draw_packing(
+    path: Path, results: Sequence[PackingResult], published: Mapping[str, float]
+) -> None:
+    """Draw how much of a cluster's GPUs each policy allocates while ever more are asked for.
+
+    Parameters
+    ----------
+    path : Path
+    results : sequence of PackingResult
+    published : mapping of str to float
+        Published allocations in the end, percent, marked on the right.
+    """
+    ranked = sorted(results, key=lambda result: -result.mean)
+    percents = np.arange(ranked[0].curve.shape[1])
+    with figure_file(path, (6.8, 4.0)) as (_, axes):
+        axes.grid(axis="y")
+        for number, result in enumerate(ranked):
+            shade = str(0.75 * number / max(len(ranked) - 1, 1))
+            color = ACCENT if number == 0 else shade
+            name = f"{result.policy}  {result.mean:.1f}"
+            axes.plot(percents, result.curve.mean(axis=0), color=color, lw=1.6, label=name)
+            if result.policy in published:
+                end = (percents[-1] + 1, published[result.policy])
+                axes.plot(*end, marker="<", color=SECOND, ms=5, clip_on=False)
+        axes.set(xlabel="GPUs asked for, % of the cluster", ylabel="GPUs allocated, %")
+        axes.set_title("GPU allocation; triangles: published")
+        axes.set_xlim(80.0, float(percents[-1]))
+        axes.set_ylim(78.0, 97.0)
+        axes.legend(fontsize=8)
 
 
 def draw_comparison(path: Path, report: Report, variant: str = "") -> None:

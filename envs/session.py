@@ -214,10 +214,20 @@ def _never_fits(trace: Trace, requests: NDArray[np.void]) -> NDArray[np.bool_]:
 
 def _too_large_field(trace: Trace, job: NDArray[np.void]) -> str:
     """The field of a job [1] that cannot fit without which it would."""
-    least = {"model_mask": 0, "workers": 1, "gpu_memory_mib": 0, "memory_mib": 0, "cpu_milli": 0}
+    least = {
+        "model_mask": 0,
+        "topology": 0,
+        "bandwidth_mbps": 0,
+        "workers": 1,
+        "gpu_memory_mib": 0,
+        "memory_mib": 0,
+        "cpu_milli": 0,
+    }
     for field, value in least.items():
         smaller = job.copy()
         smaller[field] = value
+        if field == "workers":
+            smaller["min_workers"] = value
         if not _never_fits(trace, smaller)[0]:
             return field
     return "gpus_per_worker"

@@ -11,12 +11,16 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
+from orchestrator.autoscaler.fleet import FleetController, FleetScaler
 from orchestrator.clock import WallClock
 from orchestrator.engine import Engine, Outcome
 from orchestrator.foundations.journal import Journal
 from orchestrator.foundations.keeper import CheckpointKeeper
+from orchestrator.foundations.reconcile import reconcile
 from orchestrator.kernels.codes import NodeCode, Reason
 from orchestrator.kernels.state import ClusterShape
+from orchestrator.mesh.mesh import ServiceMesh, Transport
+from orchestrator.mesh.replicas import ReplicaRegistry
 from orchestrator.messages import (
     Command,
     Decommission,
@@ -27,10 +31,9 @@ from orchestrator.messages import (
     Register,
     ReleaseNode,
     Scale,
-    StopJob,
     Submit,
-    WorkersLost,
 )
+from orchestrator.metrics import OrchestratorMetrics
 from orchestrator.ports import (
     CheckpointManager,
     Clock,
@@ -38,16 +41,17 @@ from orchestrator.ports import (
     FaultDetector,
     NodeHealth,
     Policy,
+    Provisioner,
     Runtime,
     ShardManager,
 )
-from orchestrator.resources.status import checkpoint_status, cluster_status, job_status
+from orchestrator.resources.status import cluster_status, failure_report, job_status
 from orchestrator.runtimes.simulated import SimulatedRuntime
 from orchestrator.scheduler.cycle import SchedulingCycle
-from orchestrator.scheduler.policy import RulePolicy
-from orchestrator.scheduler.rules import RULES, Rule
+from orchestrator.scheduler.policy import policy_of
+from orchestrator.scheduler.rules import Rule
 from orchestrator.semantics import Semantics
-from orchestrator.types import JobSpec, NodeSpec, TenantSpec
+from orchestrator.types import JobSpec, NodeSpec, ScalingDecision, TenantSpec
 
 __all__ = ["DEFAULT_SHAPE", "InfrastructureOrchestrator"]
 
@@ -75,26 +79,20 @@ class InfrastructureOrchestrator:
     clock : Clock or None
         Time; None: real time.
     policy : Policy, Rule or None
-        Who decides; None: first come, first served, where later jobs may overtake one that does
-        not fit.
+        Who decides; None: first come, first served, overtaking where somebody does not fit.
     shape : ClusterShape or None
         Capacities; None: ``DEFAULT_SHAPE``.
-    nodes : sequence of NodeSpec
-        Machines that are there from the beginning, without being registered.
-    semantics : Semantics or None
-        What is legal; None: the defaults.
-    tenants : sequence of TenantSpec
-        Who is entitled to what.
-    seed : int
-        Seed of random placements and orders.
-    schedule_on_events : bool
-        Schedule by itself, once everything of an instant has happened. Otherwise only
-        :meth:`schedule` does, and :meth:`handle_node_failure`.
-    review_ms : int or None
-        With ``schedule_on_events``: how long a preempted job that nothing else happens to waits
-        for its next chance; None: until something happens.
-    check : bool
-        Check the invariants after every transition (slow).
+    nodes, semantics, tenants, seed, check
+        See :class:`orchestrator.engine.Engine`.
+    schedule_on_events, review_ms
+        See :class:`orchestrator.scheduler.cycle.SchedulingCycle`. If it does not run by itself,
+        only :meth:`schedule` does, and :meth:`handle_node_failure`.
+    autoscaler, provisioner
+        See :class:`orchestrator.autoscaler.fleet.FleetController`.
+    mesh, transport
+        See :class:`orchestrator.mesh.replicas.ReplicaRegistry`; with the default of ``runtime``,
+        or another simulated one, replicas are simulated too. ``orchestrator.mesh.add_service``
+        gives a service other rules than the defaults.
     """
 
     def __init__(
@@ -115,6 +113,10 @@ class InfrastructureOrchestrator:
         schedule_on_events: bool = False,
         review_ms: int | None = 1000,
         check: bool = False,
+        autoscaler: FleetScaler | None = None,
+        provisioner: Provisioner | None = None,
+        mesh: ServiceMesh | None = None,
+        transport: Transport | None = None,
     ) -> None:
         self.consensus = consensus_engine
         self.shards = shard_manager
@@ -136,13 +138,23 @@ class InfrastructureOrchestrator:
         self._cycle = SchedulingCycle(
             self.engine,
             self.clock,
-            _policy_of(policy),
+            policy_of(policy),
             self._propose,
             on_events=schedule_on_events,
             review_ms=review_ms,
         )
         self._keeper = CheckpointKeeper(checkpoint_manager)
-        self._journal = Journal(consensus_engine, self.engine, self.clock, self._carry_out)
+        simulated = isinstance(self.runtime, SimulatedRuntime)
+        self._replicas = ReplicaRegistry(self.clock, mesh, transport, simulated=simulated)
+        self.mesh = self._replicas.mesh
+        self.metrics = OrchestratorMetrics(self.engine, self._replicas.counts)
+        account = self.metrics.scaling
+        self._fleet = FleetController(self.engine, self.clock, autoscaler, provisioner, account)
+        self._fleet.bind(self.register_node)
+        self._journal = Journal(
+            consensus_engine, self.engine, self.clock, self._carry_out, self._observe
+        )
+        self._replicas.declare(*self.jobs.values())
         self.runtime.bind(self._on_event)
         self.faults.subscribe(self._on_health)
 
@@ -153,7 +165,7 @@ class InfrastructureOrchestrator:
 
     @policy.setter
     def policy(self, policy: Policy | Rule) -> None:
-        self._cycle.policy = _policy_of(policy)
+        self._cycle.policy = policy_of(policy)
 
     # --- jobs ----------------------------------------------------------------------------------
 
@@ -168,6 +180,7 @@ class InfrastructureOrchestrator:
             If all jobs that there may be wait or run.
         """
         await self._propose(Submit(job))
+        self._replicas.declare(job)
         await self._cycle.react()
         return job.job_id
 
@@ -268,16 +281,7 @@ class InfrastructureOrchestrator:
             happens after this call).
         """
         outcome = await self._propose(NodeFailed(node_id))
-        stops = [effect for effect in outcome.effects if isinstance(effect, StopJob)]
-        latest = {stop.job_id: self.checkpoints.latest(stop.job_id) for stop in stops}
-        report = {
-            "node_id": node_id,
-            "time_ms": self.engine.now_ms,
-            "interrupted_jobs": list(latest),
-            "checkpoints": {job_id: checkpoint_status(last) for job_id, last in latest.items()},
-            "lost_work_ms": {stop.job_id: stop.lost_ms for stop in stops},
-            "rescheduled": [],
-        }
+        report = failure_report(self.engine, node_id, outcome, self.checkpoints)
         if node_id in self.nodes:
             await self.faults.report(node_id)
         if self._cycle.on_events:
@@ -301,14 +305,46 @@ class InfrastructureOrchestrator:
         if node_id in self.faults.suspects():
             self.faults.forget(node_id)
 
+    # --- capacity and services -----------------------------------------------------------------
+
+    async def auto_scale_cluster(self) -> ScalingDecision:
+        """Compare demand (what jobs hold and wait for) with capacity; order or drain nodes.
+
+        What changes the cluster is in its log: nodes that arrive are registered, those that cost
+        least to empty are decommissioned, and never one with work that may not be preempted.
+        """
+        await self.start()
+        return await self._fleet.scale(self.decommission_node)
+
+    async def discover_service(self, service_name: str) -> list[str]:
+        """Addresses of a service's replicas that requests may go to now.
+
+        Raises
+        ------
+        UnknownServiceError
+            If there is no such service.
+        """
+        await self.start()
+        self._replicas.refresh(self.faults.suspects())
+        return self.mesh.discover(service_name)
+
+    async def route_request(self, service_name: str, request: Any) -> Any:
+        """Get a request answered: see :meth:`orchestrator.mesh.ServiceMesh.route`."""
+        await self.start()
+        self._replicas.refresh(self.faults.suspects())
+        return await self.mesh.route(service_name, request)
+
     # --- status --------------------------------------------------------------------------------
 
     def get_cluster_status(self) -> dict[str, Any]:
         """What is going on: see :func:`orchestrator.resources.status.cluster_status`."""
+        suspects = self.faults.suspects()
         return {
             **cluster_status(self.engine, self.clock.now_ms(), self.shards),
-            "suspects": list(self.faults.suspects()),
+            "suspects": list(suspects),
             "log_entries": self._journal.applied,
+            "services": self._replicas.status(suspects),
+            "scaling": self._fleet.status(),
         }
 
     def get_job_status(self, job_id: str) -> dict[str, Any]:
@@ -319,25 +355,11 @@ class InfrastructureOrchestrator:
     # --- the log -------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Compare what should run with what does, before anything else is done.
-
-        Jobs whose workers are gone fall back to their last checkpoints; workers that should not
-        exist are stopped. The first command or event does this too.
-        """
+        """Make the runtime agree with the log; the first command or event does this too."""
         if self._reconciled:
             return
         self._reconciled = True
-        placed, observed = self.engine.placed(), self.runtime.observe()
-        self.runtime.carry_out(
-            [
-                StopJob(job_id, run, "not expected at start-up", 0)
-                for job_id, run in observed.items()
-                if placed.get(job_id) != run
-            ]
-        )
-        for job_id, run in placed.items():
-            if observed.get(job_id) != run:
-                await self._propose(WorkersLost(job_id, run, "not found at start-up"))
+        await reconcile(self.engine, self.runtime, self._propose)
         if self.engine.undecided:
             await self._cycle.react()
 
@@ -346,11 +368,16 @@ class InfrastructureOrchestrator:
         await self.start()
         return await self._journal.propose(body)
 
+    def _observe(self, outcome: Outcome) -> None:
+        self.metrics.note(outcome)
+        self._replicas.note(outcome, self.engine)
+
     def _carry_out(self, outcome: Outcome) -> None:
         self._keeper.note(outcome, self.engine.now_ms)
-        for effect in outcome.effects:
-            if isinstance(effect, ReleaseNode):
-                self.faults.forget(effect.node_id)
+        gone = [effect.node_id for effect in outcome.effects if isinstance(effect, ReleaseNode)]
+        for node_id in gone:
+            self.faults.forget(node_id)
+        self._fleet.left(gone)
         self.runtime.carry_out(outcome.effects)
 
     # --- what is reported ------------------------------------------------------------------------
@@ -370,8 +397,3 @@ class InfrastructureOrchestrator:
             await self.handle_node_recovery(health.node_id)
         elif not health.alive and code in (NodeCode.UP, NodeCode.DRAINING):
             await self.handle_node_failure(health.node_id)
-
-
-def _policy_of(policy: Policy | Rule | None) -> Policy:
-    rule = RULES["fcfs"] if policy is None else policy
-    return RulePolicy(rule) if isinstance(rule, Rule) else rule

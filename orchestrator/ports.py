@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from orchestrator.messages import Effect, Entry, Event, Plan
+from orchestrator.types import NodeSpec
 
 if TYPE_CHECKING:
     from orchestrator.scheduler.snapshot import Snapshot
@@ -19,6 +20,7 @@ __all__ = [
     "FaultDetector",
     "NodeHealth",
     "Policy",
+    "Provisioner",
     "Runtime",
     "ShardManager",
     "Timer",
@@ -153,3 +155,24 @@ class Policy(Protocol):
 
     def decide(self, snapshot: Snapshot) -> Plan:
         """What to do at the decision point at which the snapshot was taken."""
+
+
+class Provisioner(Protocol):
+    """Where new nodes come from, and where they go when nobody needs them."""
+
+    @property
+    def template(self) -> NodeSpec:
+        """What it delivers; every node gets an identity of its own."""
+
+    @property
+    def pending(self) -> int:
+        """Nodes that are ordered and not delivered yet."""
+
+    def bind(self, join: Callable[[NodeSpec], Awaitable[object]]) -> None:
+        """Say who takes nodes that arrive; the last call counts."""
+
+    def order(self, count: int) -> None:
+        """Order nodes. Returns at once; each is handed over when it is there."""
+
+    def release(self, node_ids: Sequence[str]) -> None:
+        """Nodes have left the cluster and are given back; those of other origin are ignored."""

@@ -273,7 +273,9 @@ class NodeSpec:
     gpu_model : str
         GPU model; jobs may be constrained to models.
     rack, spine : int
-        Position in the network.
+        Position in the network; a rack belongs to one spine.
+    island_gpus : int
+        GPUs of one NVLink island, which must divide ``gpus``; 0: the node has no islands.
     """
 
     node_id: str
@@ -288,6 +290,7 @@ class NodeSpec:
     gpu_model: str = "generic"
     rack: int = 0
     spine: int = 0
+    island_gpus: int = 0
 
     def __post_init__(self) -> None:
         """Validate every field; raise :class:`ValidationError` naming the first bad one."""
@@ -301,6 +304,14 @@ class NodeSpec:
         _require_number(me, "network_bandwidth_gbps", self.network_bandwidth_gbps, 0.0, above=False)
         _require_count(me, "rack", self.rack, 0)
         _require_count(me, "spine", self.spine, 0)
+        _require_count(me, "island_gpus", self.island_gpus, 0)
+        _require(
+            me,
+            "island_gpus",
+            self.island_gpus == 0 or (self.gpus > 0 and self.gpus % self.island_gpus == 0),
+            f"is {self.island_gpus}, which does not divide the node's {self.gpus} GPUs",
+            "give islands of equal size, or 0 for none",
+        )
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,6 @@
-"""Measure the speed, beside what this machine can do at best.
+"""Measure the speed, beside what this machine can do at best; or how well placements pack.
 
-Usage:
-
-    python scripts/benchmark.py suite=speed
-    python scripts/benchmark.py suite=speed_short
-    python scripts/benchmark.py --help
+Usage: python scripts/benchmark.py suite=speed, or suite=openb output=results/openb
 """
 
 from __future__ import annotations
@@ -15,13 +11,26 @@ from pathlib import Path
 from omegaconf import DictConfig
 from rich.console import Console
 
-from agents.configs import build_speed_suite, entry_point
+from agents.configs import build_packing_suite, build_speed_suite, entry_point
+from agents.evaluation.packing import print_packing, run_packing, write_packing
 from agents.speed import print_speed, run_speed_suite, write_speed
+
+
+def pack(cfg: DictConfig, console: Console) -> None:
+    suite, trace = build_packing_suite(cfg.suite)
+    with console.status("packing") as status:
+        results = run_packing(suite, trace, lambda policy: status.update(f"packing by {policy}"))
+    print_packing(suite, results, console)
+    if cfg.output is not None:
+        write_packing(suite, trace, results, Path(cfg.output))
 
 
 @entry_point("benchmark")
 def main(cfg: DictConfig) -> None:
     console = Console()
+    if cfg.suite.get("kind") == "packing":
+        pack(cfg, console)
+        return
     suite = build_speed_suite(cfg.suite, cfg.traces)
     outcomes = []
     with console.status("measuring") as status:

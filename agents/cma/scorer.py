@@ -70,15 +70,17 @@ class LinearScorer:
             for part, seen in zip(SETS, sets, strict=True)
         )
         if sizes not in self._layouts:
-            self._layouts[sizes] = vector_layout(self.schema, *sizes, by_head=True)
+            window, candidates, victims, elastics = sizes
+            self._layouts[sizes] = vector_layout(
+                self.schema, window, candidates, victims, elastics, by_head=True
+            )
         advice = np.ascontiguousarray(observation.get("advice", nothing[:, 0]), np.float32)
         chosen = np.empty(len(mask), np.int64)
-        queue, candidates, victims, elastics = sets
         best_actions(
-            queue,
-            candidates,
-            victims,
-            elastics,
+            sets[0],
+            sets[1],
+            sets[2],
+            sets[3],
             advice,
             np.ascontiguousarray(mask, np.bool_).view(np.int8),
             self._layouts[sizes],

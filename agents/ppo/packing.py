@@ -59,7 +59,10 @@ class ActionPacker:
         """Where things are, for the sizes that an observation has: those of any window do."""
         sizes = tuple(observation[part].shape[1] if part in observation else 0 for part in SETS)
         if sizes not in self._layouts:
-            self._layouts[sizes] = vector_layout(self._schema, *sizes, by_head=self._by_head)
+            window, candidates, victims, elastics = sizes
+            self._layouts[sizes] = vector_layout(
+                self._schema, window, candidates, victims, elastics, by_head=self._by_head
+            )
         return self._layouts[sizes]
 
     def pack(

@@ -17,6 +17,7 @@ import gymnasium
 import numpy as np
 
 from agents.speed.clock import CLOCKS, Measure, rate, seconds
+from agents.speed.cycles import cycle, placed_per_second
 from agents.speed.references import bytes_per_step, copy_seconds, python_event_loop
 from agents.task import Task
 from envs.config import CLUSTER, JOB_ORDERING
@@ -234,6 +235,18 @@ def _replay_philly(folder: Path, rule: Rule) -> None:
     Session(trace, config, 1).replay(rule)
 
 
+def placements(bench: Workbench) -> Measure:
+    """A scheduling cycle on 10,000 nodes of 8 GPUs with 1,000 gangs waiting."""
+    curve = [placed_per_second(nodes, bench.now) for nodes in (100, 300, 1000, 3000)]
+    run = cycle(10_000, bench.now)
+    placed = run.placed
+    per_decision = [1e6 / speed for speed in curve]
+    found = rate(run.seconds, placed, "placements/s", bench.repeats)
+    per_decision.append(1e6 / found.value)
+    growth = ", ".join(f"{cost:.1f}" for cost in per_decision)
+    return replace(found, note=f"µs per decision at 100, 300, 1,000, 3,000, 10,000: {growth}")
+
+
 def memory(bench: Workbench) -> Measure:
     """Memory of all arrays of a session."""
     session = Session(bench.trace, JOB_ORDERING, _MEMORY_ROWS)
@@ -336,6 +349,7 @@ MEASURES: Mapping[str, Callable[[Workbench], Measure]] = {
         replay_sjf,
         replay_wfp3,
         philly,
+        placements,
         cma,
         ppo,
         memory,

@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 
 from envs.workloads.columns import first_violation
 from orchestrator.errors import TraceError, ValidationError
+from orchestrator.kernels.codes import Topology
 from orchestrator.kernels.state import REQUEST_DTYPE
+from orchestrator.resources.fitting import never_fit
 from orchestrator.types import NodeSpec
 
 if TYPE_CHECKING:
@@ -286,18 +288,24 @@ def unplaceable(requests: NDArray[np.void], nodes: tuple[NodeSpec, ...]) -> NDAr
     Returns
     -------
     ndarray of bool, shape [jobs]
-        True where the nodes together hold fewer workers than the job has. GPU models and
-        topology are not looked at.
+        True where the nodes together hold fewer workers than the job needs to start, or no
+        domain that it may use does (see :func:`orchestrator.kernels.feasibility.can_ever_fit`).
+        GPU models are not looked at; racks' uplinks are not known here.
     """
     columns = {name: requests[name].astype(np.int64) for name in _ASKED}
     room = np.zeros(len(requests), np.int64)
+    least = np.where(requests["elastic"] == 1, requests["min_workers"], requests["workers"])
     kinds: dict[tuple[int, float, int, float], int] = {}
     for node in nodes:
         kind = (node.gpus, node.gpu_memory_gb, node.cpu_cores, node.memory_gb)
         kinds[kind] = kinds.get(kind, 0) + 1
     for kind, count in kinds.items():
         room += count * _workers_on(kind, columns)
-    missing: NDArray[np.bool_] = room < requests["workers"]
+    missing: NDArray[np.bool_] = room < least
+    bound = (requests["topology"] != Topology.ANY) | (requests["bandwidth_mbps"] > 0)
+    asking = np.flatnonzero(bound & ~missing)
+    if len(asking) > 0:
+        missing[asking] = never_fit(requests[asking], nodes)
     return missing
 
 
@@ -313,6 +321,9 @@ def _workers_on(
     asked = columns["gpus_per_worker"]
     # A worker takes that many different devices; each device holds `shares` workers.
     shares = 1000 // columns["gpu_milli"]
+    memory = columns["gpu_memory_mib"]
+    held = int(gpu_memory_gb * _MIB_PER_GIB) // np.maximum(memory, 1)
+    shares = np.where(memory > 0, np.minimum(shares, held), shares)
     by_gpu = np.where(asked <= gpus, gpus * shares // np.maximum(asked, 1), 0)
     by_gpu[columns["gpu_memory_mib"] > int(gpu_memory_gb * _MIB_PER_GIB)] = 0
     fits = np.where(asked > 0, by_gpu, _UNLIMITED)

@@ -32,6 +32,9 @@ class Journal:
         Stamps new entries.
     carry_out : callable
         Told of every outcome of a new entry, in order, as soon as it is applied.
+    observe : callable or None, optional
+        Told of every outcome, replayed ones included, before that: for what is kept in memory
+        only.
     """
 
     def __init__(
@@ -40,11 +43,13 @@ class Journal:
         engine: Engine,
         clock: Clock,
         carry_out: Callable[[Outcome], None],
+        observe: Callable[[Outcome], None] | None = None,
     ) -> None:
         self._consensus = consensus
         self._engine = engine
         self._clock = clock
         self._carry_out = carry_out
+        self._observe = observe
         self._lock = asyncio.Lock()
         self.applied = 0
         for entry in consensus.entries():
@@ -80,5 +85,7 @@ class Journal:
             self.applied += 1
             return error
         self.applied += 1
+        if self._observe is not None:
+            self._observe(outcome)
         carry_out(outcome)
         return outcome

@@ -8,7 +8,7 @@ from orchestrator.kernels.backfill import backfill_queue
 from orchestrator.kernels.codes import NO_JOB, EventKind, Placement, Status
 from orchestrator.kernels.decisions import decision_open, permitted_workers
 from orchestrator.kernels.feasibility import fits
-from orchestrator.kernels.jit import kernel
+from orchestrator.kernels.jit import kernel, part
 from orchestrator.kernels.placement import place_gang
 from orchestrator.kernels.tables import queue
 from orchestrator.kernels.transition.apply import step_event
@@ -55,7 +55,7 @@ def serve_commitment(row, nodes):
     return True
 
 
-@kernel
+@part
 def _step_instant(row):
     """Apply the next event and, without commitment, all others at the same instant."""
     if not step_event(row):

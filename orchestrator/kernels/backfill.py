@@ -62,7 +62,7 @@ def backfill_queue(row, committed, nodes):
     """
     started = 0
     slack = row.reservation_ms - row.now_ms
-    q = 0
+    q = np.int64(0)
     while q < row.queue_len:
         j = queue(row, q).job
         workers = np.int64(0)

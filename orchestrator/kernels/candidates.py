@@ -8,7 +8,7 @@ from orchestrator.kernels.codes import NO_JOB, Reason
 from orchestrator.kernels.decisions import preemption_reason, start_reason
 from orchestrator.kernels.fastlog import fast_log
 from orchestrator.kernels.feasibility import fits
-from orchestrator.kernels.jit import kernel, small_kernel
+from orchestrator.kernels.jit import kernel, part, small_kernel
 from orchestrator.kernels.placement import place_gang
 from orchestrator.kernels.tables import job, node, queue, request, running
 from orchestrator.kernels.transition.progress import progress_now, saved_progress
@@ -80,7 +80,7 @@ def _describe_candidate(row, j, nodes, workers, out):
     out[4] = _F(0.5) * fast_log(_F(1.0 + failures))
 
 
-@kernel
+@part
 def _fill_candidates(row, j, generators, nodes, mask, out):
     """Describe the K candidates of one job: ``mask`` [K], ``out`` [K, C]; how many there are."""
     W = row.max_workers
@@ -189,7 +189,7 @@ def select_victims(row, victims):
 @kernel
 def encode_victims(row, victims, count, out):
     """Describe the jobs that may be preempted, float32 [V, len(VICTIM_NAMES)]."""
-    first = queue(row, 0).job if row.queue_len > 0 else NO_JOB
+    first = queue(row, 0).job if row.queue_len > 0 else np.int64(NO_JOB)
     waits = first >= 0 and not fits(row, first)
     for i in range(count):
         j = np.int64(victims[i])

@@ -16,7 +16,7 @@ from orchestrator.kernels.decisions import (
 )
 from orchestrator.kernels.feasibility import least_units
 from orchestrator.kernels.growth import island_of, place_more
-from orchestrator.kernels.jit import kernel
+from orchestrator.kernels.jit import kernel, part
 from orchestrator.kernels.migration import migration_reason, plan_migration
 from orchestrator.kernels.placement import place_gang
 from orchestrator.kernels.tables import job
@@ -32,7 +32,7 @@ from orchestrator.kernels.transition.jobs import begin_preemption, start_job
 __all__ = ["commit"]
 
 
-@kernel
+@part
 def _commit_place(row, j, generator, nodes):
     if row.committed >= 0:
         return np.int64(Reason.COMMITTED)
@@ -51,7 +51,7 @@ def _commit_place(row, j, generator, nodes):
     return np.int64(Reason.OK)
 
 
-@kernel
+@part
 def _commit_resize(row, j, workers, nodes):
     reason = np.int64(resize_reason(row, j, workers))
     if reason != Reason.OK:
@@ -68,7 +68,7 @@ def _commit_resize(row, j, workers, nodes):
     return reason
 
 
-@kernel
+@part
 def _commit_migrate(row, j, generator, nodes):
     reason = np.int64(migration_reason(row, j))
     if reason != Reason.OK:

@@ -6,7 +6,7 @@ import numpy as np
 
 from orchestrator.kernels.codes import EventKind, JobCode, JobKind, QuotaMode, Reason
 from orchestrator.kernels.feasibility import fits, least_units, least_workers
-from orchestrator.kernels.jit import kernel, small_kernel
+from orchestrator.kernels.jit import kernel, part, small_kernel
 from orchestrator.kernels.tables import job, queue, request, running, tenant
 from orchestrator.kernels.transition.progress import units_of
 from orchestrator.kernels.transition.timeline import next_event
@@ -134,7 +134,7 @@ def can_wait(row):
     return kind != EventKind.NONE
 
 
-@kernel
+@part
 def _resize_open(row):
     """Whether any running job may be resized, room for it left out of account."""
     for k in range(row.running_len):
@@ -149,7 +149,7 @@ def _resize_open(row):
     return False
 
 
-@kernel
+@part
 def _placement_open(row):
     """Whether any queued job could be placed now.
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import numpy as np
 
 from orchestrator.kernels.codes import NodeCode, Placement, Topology
-from orchestrator.kernels.jit import kernel, small_kernel
+from orchestrator.kernels.jit import kernel, part, small_kernel
 from orchestrator.kernels.scores import NO_KEY, free_share, node_key
 from orchestrator.kernels.slots import island_slots, worker_slots, worker_slots_when_empty
 from orchestrator.kernels.tables import node, order, request, uplink
@@ -115,7 +115,7 @@ def domain_room(row, j, want, traffic, empty):
     best = np.int64(0)
     level = _narrowest(row, j, traffic, np.int64(Placement.BEST_FIT))
     while level >= np.int64(request(row, j).topology):
-        start = 0
+        start = np.int64(0)
         while start < row.num_nodes:
             end = _domain_end(row, start, level)
             best = max(best, _room(row, j, start, end, want, level, traffic, empty))
@@ -126,11 +126,11 @@ def domain_room(row, j, want, traffic, empty):
     return best
 
 
-@kernel
+@part
 def _choose_domain(row, j, want, level, traffic, generator, offset):
     """The domain of a level, holding ``want`` workers, that suits a generator: (start, end)."""
-    best_start, best_end, best_cost = -1, -1, np.int64(0)
-    start = 0
+    best_start, best_end, best_cost = np.int64(-1), np.int64(-1), np.int64(0)
+    start = np.int64(0)
     while start < row.num_nodes:
         end = _domain_end(row, start, level)
         if _room(row, j, start, end, want, level, traffic, False) >= want:

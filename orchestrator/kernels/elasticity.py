@@ -13,7 +13,7 @@ import numpy as np
 from orchestrator.kernels.codes import NO_JOB, ActionKind, JobKind, Reason
 from orchestrator.kernels.decisions import resize_reason
 from orchestrator.kernels.growth import place_more
-from orchestrator.kernels.jit import kernel, small_kernel
+from orchestrator.kernels.jit import kernel, part, small_kernel
 from orchestrator.kernels.tables import job, node, request, running, worker
 from orchestrator.kernels.throughput import speed_milli
 from orchestrator.kernels.transition.progress import units_of
@@ -34,7 +34,7 @@ def marginal_speed(row, j, workers):
     return np.float64(gain) / max(abs(units_of(row, j, workers - now)), 1)
 
 
-@kernel
+@part
 def _borrower(row):
     """The running elastic job with most workers beyond those it asked for, or NO_JOB."""
     best, most = np.int64(NO_JOB), np.int64(0)
@@ -49,7 +49,7 @@ def _borrower(row):
     return best
 
 
-@kernel
+@part
 def _grower(row, nodes):
     """The running elastic job that gains most from one more worker that fits, or NO_JOB."""
     best, best_gain = np.int64(NO_JOB), 0.0

@@ -14,6 +14,7 @@ from orchestrator.kernels.buffers import Bench, Buffers, Source
 from orchestrator.kernels.commit import commit as _commit
 from orchestrator.kernels.feasibility import can_ever_fit as _can_ever_fit
 from orchestrator.kernels.feasibility import fits as _fits
+from orchestrator.kernels.feasibility import why_not as _why_not
 from orchestrator.kernels.features import fill_static as _fill_static
 from orchestrator.kernels.jit import kernel
 from orchestrator.kernels.observe import decode as _decode
@@ -45,6 +46,7 @@ __all__ = [
     "replay",
     "rule_action",
     "speed_milli",
+    "why_not",
 ]
 
 Rows = NDArray[np.void]
@@ -230,6 +232,21 @@ def can_ever_fit(rows: Rows, e: int, job: int) -> bool:
         Job.
     """
     return bool(_can_ever_fit(rows[e], np.int64(job)))
+
+
+@kernel
+def why_not(rows: Rows, e: int, job: int) -> int:
+    """Why the gang of a job of row ``e`` could not start now: a ``Reason``, OK if it could.
+
+    Parameters
+    ----------
+    rows : ROW_DTYPE [envs]
+    e : int
+        Row.
+    job : int
+        Job.
+    """
+    return int(_why_not(rows[e], np.int64(job)))
 
 
 @kernel

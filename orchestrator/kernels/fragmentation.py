@@ -105,7 +105,7 @@ def _tightest(row, j, n):
     ask = request(row, j)
     taken = _NONE
     for _ in range(ask.gpus_per_worker):
-        best, best_free = -1, WHOLE + 1
+        best, best_free = np.int64(-1), WHOLE + 1
         for g in range(node(row, n).gpus):
             free = device(row, n, g).free_milli
             serves = device_shares(row, n, g, ask.gpu_milli, ask.gpu_memory_mib) > 0
@@ -122,7 +122,7 @@ def gradient_device(row, j, n):
     """The score of a worker with a share of one GPU on node ``n``, and its best device; or -1."""
     ask = request(row, j)
     before = node(row, n).fragmentation
-    best, best_score = -1, np.int64(-1)
+    best, best_score = np.int64(-1), np.int64(-1)
     for g in range(node(row, n).gpus):
         if device_shares(row, n, g, ask.gpu_milli, ask.gpu_memory_mib) <= 0:
             continue

@@ -105,7 +105,12 @@ def place_more(row, j, count, nodes):
     placed = np.int64(0)
     while placed < count:
         left = count - placed
-        best, best_slots, best_mates, best_free = -1, np.int64(0), np.int64(0), np.int64(0)
+        best, best_slots, best_mates, best_free = (
+            np.int64(-1),
+            np.int64(0),
+            np.int64(0),
+            np.int64(0),
+        )
         for n in range(row.num_nodes):
             chosen = False
             for k in range(placed):

@@ -13,7 +13,7 @@ from typing import Any, TypeVar, cast
 import numba
 from numba.core import event
 
-__all__ = ["kernel", "small_kernel"]
+__all__ = ["kernel", "part", "small_kernel"]
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 _config: Any = numba.config
@@ -96,3 +96,14 @@ def kernel(function: _F) -> _F:
 def small_kernel(function: _F) -> _F:
     """Like :func:`kernel`, always inlined: for functions of a few instructions."""
     return cast(_F, numba.njit(**_options(function), forceinline=True)(function))
+
+
+def part(function: _F) -> _F:
+    """A part of one large kernel: its source is copied into the caller before it is compiled.
+
+    For what is called from one or two places only. A kernel's module contains all that it calls and
+    is optimised as a whole, so that each level of such functions would cost seconds.
+    """
+    options: dict[str, Any] = {"cache": True, "nogil": True, "error_model": "numpy"}
+    options["inline"] = "always"
+    return cast(_F, numba.njit(**options)(function))

@@ -21,7 +21,7 @@ from orchestrator.kernels.codes import NO_JOB, ActionKind, Placement, Reason, Ru
 from orchestrator.kernels.decisions import can_wait
 from orchestrator.kernels.elastics import encode_elastics, fewer_workers, select_elastics
 from orchestrator.kernels.features import encode_global, encode_queue
-from orchestrator.kernels.jit import kernel, small_kernel
+from orchestrator.kernels.jit import kernel, part, small_kernel
 from orchestrator.kernels.migration import migration_reason, plan_migration
 from orchestrator.kernels.ordering import job_score
 from orchestrator.kernels.rules import rule_action
@@ -30,7 +30,7 @@ from orchestrator.kernels.tables import job, queue
 __all__ = ["decode", "encode"]
 
 
-@kernel
+@part
 def _select_window(row, window, scores):
     """Fill the window with the queue's first jobs under the window order; return their number."""
     size = window.shape[0]
@@ -63,7 +63,7 @@ def _blank(rows, count, before):
         rows[i, :] = np.float32(0.0)
 
 
-@kernel
+@part
 def _encode_placements(row, e, count, source, buffers, bench):
     """Candidates of every job of the window; legal placements."""
     K = source.generators.shape[0]
@@ -84,7 +84,7 @@ def _encode_placements(row, e, count, source, buffers, bench):
     return legal
 
 
-@kernel
+@part
 def _encode_victims(row, e, source, buffers, bench):
     """Jobs that may be preempted, or moved; how many choices that makes."""
     V, at = row.victims, buffers.queue.shape[1] * source.generators.shape[0]
@@ -109,7 +109,7 @@ def _encode_victims(row, e, source, buffers, bench):
     return choices
 
 
-@kernel
+@part
 def _encode_elastics(row, e, source, buffers, bench):
     """Elastic jobs; how many resizes are legal."""
     E = row.elastics
@@ -134,7 +134,7 @@ def _place_of(jobs, count, j):
     return -1
 
 
-@kernel
+@part
 def _number(row, e, kind, j, value, source, buffers):
     """Flat number of an action, or -1 if the sets that are shown do not hold it."""
     Q, K, V, E = buffers.queue.shape[1], source.generators.shape[0], row.victims, row.elastics
@@ -156,7 +156,7 @@ def _number(row, e, kind, j, value, source, buffers):
     return -1
 
 
-@kernel
+@part
 def _advise(row, e, source, buffers, bench):
     """Mark what the advising rule would do here, if that is among the actions shown."""
     last = buffers.advised[e]

@@ -207,7 +207,7 @@ def job_score(row, j, key):
 @kernel
 def first_in_queue(row, key):
     """Queue position of the waiting job with the lowest score (ties: first submitted), or -1."""
-    best, best_score = NO_JOB, np.inf
+    best, best_score = np.int64(NO_JOB), np.inf
     for q in range(row.queue_len):
         score = job_score(row, queue(row, q).job, key)
         if score < best_score or best < 0:

@@ -27,6 +27,8 @@ TAGS = 10
 
 _INDEXED_NODES = 64  # below, a scan is faster
 _SHAPES = 32
+_SHAPES_OF_MANY = 8
+_MANY_ROWS = 16
 
 TYPICAL_DTYPE = np.dtype(
     [
@@ -71,7 +73,7 @@ TOUCH_DTYPE = np.dtype([("node", "i8")], align=True)
 """A node that changed: an entry of a ring."""
 
 
-def memo_sizes(nodes: int, shapes: int) -> tuple[int, int, int]:
+def memo_sizes(nodes: int, shapes: int, rows: int) -> tuple[int, int, int]:
     """Shapes remembered, entries of one shape's tree, and entries of the ring of touched nodes.
 
     Parameters
@@ -80,9 +82,12 @@ def memo_sizes(nodes: int, shapes: int) -> tuple[int, int, int]:
         Nodes of a row.
     shapes : int
         As in ``ClusterShape``.
+    rows : int
+        Rows; where there are many, each remembers less.
     """
     if shapes < 0:
-        shapes = _SHAPES if nodes >= _INDEXED_NODES else 0
+        shapes = _SHAPES if rows <= _MANY_ROWS else _SHAPES_OF_MANY
+        shapes = shapes if nodes >= _INDEXED_NODES else 0
     if shapes == 0:
         return 0, 2, 1
     leaves = 1 << max(nodes - 1, 1).bit_length()

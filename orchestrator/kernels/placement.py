@@ -58,7 +58,7 @@ def _fill_by_key(row, j, workers, generator, nodes):
     placed = np.int64(0)
     while placed < workers:
         left = workers - placed
-        best, best_slots, best_key = -1, np.int64(0), NO_KEY
+        best, best_slots, best_key = np.int64(-1), np.int64(0), NO_KEY
         for n in range(row.num_nodes):
             slots = worker_slots(row, j, n, left)
             if slots <= 0 or (placed > 0 and _taken(nodes, placed, n) > 0):
@@ -76,7 +76,7 @@ def _fill_by_key(row, j, workers, generator, nodes):
 def _spread(row, j, workers, nodes):
     """One worker at a time on the node with the most room left."""
     for placed in range(workers):
-        best, best_room = -1, np.int64(0)
+        best, best_room = np.int64(-1), np.int64(0)
         for n in range(row.num_nodes):
             taken = _taken(nodes, placed, n)
             if worker_slots(row, j, n, taken + 1) <= taken:

@@ -9,7 +9,7 @@ from orchestrator.kernels.codes import NO_JOB, ActionKind, Preemption, Reason, S
 from orchestrator.kernels.commit import commit
 from orchestrator.kernels.decisions import placement_reason
 from orchestrator.kernels.elasticity import elastic_action
-from orchestrator.kernels.jit import kernel, small_kernel
+from orchestrator.kernels.jit import kernel, part, small_kernel
 from orchestrator.kernels.ordering import first_in_queue, job_score
 from orchestrator.kernels.tables import job, queue
 from orchestrator.kernels.transition.decide import finish_episode
@@ -30,10 +30,10 @@ RULE_DTYPE = np.dtype(
 """A rule. Under commitment semantics only its key matters."""
 
 
-@kernel
+@part
 def _best_placeable(row, key):
     """The waiting job of lowest score among those that can start now, or NO_JOB."""
-    best, best_score = NO_JOB, np.inf
+    best, best_score = np.int64(NO_JOB), np.inf
     for q in range(row.queue_len):
         j = queue(row, q).job
         score = job_score(row, j, key)
@@ -52,7 +52,7 @@ def _precedes(tier, score, position, other_tier, other_score, other_position):
     return position < other_position
 
 
-@kernel
+@part
 def _preemptive_action(row, rule, lifted):
     """Serve waiting jobs by tier and score; make room by preempting those that rank below.
 
@@ -63,7 +63,8 @@ def _preemptive_action(row, rule, lifted):
     """
     floor_tier, floor_score, floor_position = -np.inf, -np.inf, -1
     while True:
-        best, best_tier, best_score, best_position = NO_JOB, np.inf, np.inf, -1
+        best, best_position = np.int64(NO_JOB), np.int64(-1)
+        best_tier, best_score = np.inf, np.inf
         for q in range(row.queue_len):
             j = queue(row, q).job
             if job(row, j).blocked_point == row.point:
@@ -80,7 +81,7 @@ def _preemptive_action(row, rule, lifted):
         reason = placement_reason(row, best)
         if reason == Reason.OK:
             return np.int64(ActionKind.PLACE), np.int64(best)
-        victim = NO_JOB
+        victim = np.int64(NO_JOB)
         if reason == Reason.NO_CAPACITY:  # what its tenant may not have, no victim can give
             victim = victim_for(row, rule, best, lifted)
         if victim >= 0:
@@ -92,7 +93,7 @@ def _preemptive_action(row, rule, lifted):
         floor_tier, floor_score, floor_position = best_tier, best_score, best_position
 
 
-@kernel
+@part
 def _rigid_action(row, rule, scratch):
     """What a rule does with waiting jobs: (kind, job)."""
     if row.queue_len == 0:
@@ -105,7 +106,7 @@ def _rigid_action(row, rule, scratch):
     if rule.blocking != 0:
         j = queue(row, first_in_queue(row, rule.key)).job
         if placement_reason(row, j) != Reason.OK:
-            j = NO_JOB
+            j = np.int64(NO_JOB)
     else:
         j = _best_placeable(row, rule.key)
     if j < 0:

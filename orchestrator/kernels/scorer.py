@@ -51,7 +51,9 @@ def _add(features, weights, start, score):
 
 
 @kernel
-def best_action(queue, candidates, victims, elastics, advice, mask, layout, advice_at, weights):
+def best_action(
+    queue, candidates, victims, elastics, advice, mask, layout, advice_at, weights
+) -> int:
     """The legal action of the highest score, or -1 if none is legal.
 
     Parameters
@@ -93,21 +95,12 @@ def best_action(queue, candidates, victims, elastics, advice, mask, layout, advi
             if best < 0 or score > best_score:
                 best, best_score = a, score
         p = last + 1
-    return best
+    return int(best)
 
 
 @kernel
 def best_actions(
-    queue: NDArray[np.float32],
-    candidates: NDArray[np.float32],
-    victims: NDArray[np.float32],
-    elastics: NDArray[np.float32],
-    advice: NDArray[np.float32],
-    mask: NDArray[np.int8],
-    layout: NDArray[np.int64],
-    advice_at: int,
-    weights: NDArray[np.float32],
-    actions: NDArray[np.int64],
+    queue, candidates, victims, elastics, advice, mask, layout, advice_at, weights, actions
 ) -> None:
     """:func:`best_action` for a batch: every array has a leading axis; ``actions`` is filled."""
     for b in range(actions.shape[0]):

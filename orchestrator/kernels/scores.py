@@ -110,7 +110,7 @@ def _packing_score(row, j, n):
     taken = np.uint64(0)
     fresh, idle_percent = np.int64(0), np.int64(0)
     for _ in range(ask.gpus_per_worker):
-        best, best_free = -1, WHOLE + 1
+        best, best_free = np.int64(-1), WHOLE + 1
         for g in range(gpus):
             free = device(row, n, g).free_milli
             serves = device_shares(row, n, g, ask.gpu_milli, ask.gpu_memory_mib) > 0

@@ -27,7 +27,7 @@ from orchestrator.kernels.codes import (
 )
 from orchestrator.kernels.commit import commit
 from orchestrator.kernels.features import fill_static
-from orchestrator.kernels.jit import kernel, small_kernel
+from orchestrator.kernels.jit import kernel, part
 from orchestrator.kernels.metrics import metric_value
 from orchestrator.kernels.observe import decode, encode
 from orchestrator.kernels.randomness import random_below, random_bits
@@ -52,7 +52,7 @@ __all__ = [
 Rows = NDArray[np.void]
 
 
-@small_kernel
+@part
 def _advance_to_choice(row, bench):
     """Advance to a decision point that leaves a choice (with ``skip_forced``), or to the end."""
     status = advance(row, bench.nodes)
@@ -72,7 +72,7 @@ def _advance_to_choice(row, bench):
         status = advance(row, bench.nodes)
 
 
-@small_kernel
+@part
 def _open_choice(row, e, source, buffers, bench):
     """Describe the decision point; pass over those at which the windows show nothing to choose.
 
@@ -96,7 +96,7 @@ def _grown_cost(row, e, weights, metrics):
     return cost
 
 
-@small_kernel
+@part
 def _begin(row, seed, source, index):
     start = source.starts[index]
     requests = source.trace[start : start + source.settings[0].length]
@@ -104,7 +104,7 @@ def _begin(row, seed, source, index):
     load_incidents(row, source.incidents)
 
 
-@kernel
+@part
 def _reference_cost(row, seed, source, index, bench):
     """Cost of the reference rule on a window, computed once."""
     if np.isnan(source.reference[index]):
@@ -115,7 +115,7 @@ def _reference_cost(row, seed, source, index, bench):
     return source.reference[index]
 
 
-@kernel
+@part
 def _reset_row(row, e, seed, index, source, buffers, bench):
     """Begin an episode of row ``e`` on window ``index`` and advance to its first decision."""
     settings = source.settings[0]
@@ -179,7 +179,7 @@ def reset_rows(
         _reset_row(rows[e], e, seed, index, source, buffers, bench)
 
 
-@small_kernel
+@part
 def _pay(row, e, source, buffers):
     """Reward of a step: minus the cost that its metrics' growth adds up to, scaled."""
     over = buffers.terminated[e] or buffers.truncated[e]

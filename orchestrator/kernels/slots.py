@@ -162,7 +162,7 @@ def island_slots(row, j, n, limit, empty):
     if slots <= 0:
         return np.int64(0)
     best = np.int64(0)
-    first = 0
+    first = np.int64(0)
     while first + size <= node(row, n).gpus:
         best = max(best, device_slots(row, j, n, first, first + size, slots))
         first += size
@@ -173,8 +173,8 @@ def island_slots(row, j, n, limit, empty):
 def tightest_island(row, j, n, workers):
     """First device of the island with least free that holds the GPUs of ``workers``; -1 if none."""
     size = node(row, n).island
-    best, best_free = -1, 0
-    first = 0
+    best, best_free = np.int64(-1), np.int64(0)
+    first = np.int64(0)
     while size > 0 and first + size <= node(row, n).gpus:
         if device_slots(row, j, n, first, first + size, np.int64(workers)) >= workers:
             free = 0

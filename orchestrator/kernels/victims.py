@@ -7,7 +7,7 @@ import numpy as np
 from orchestrator.kernels.codes import NO_JOB, JobCode, Preemption, Reason, RuleKey
 from orchestrator.kernels.decisions import preemption_reason
 from orchestrator.kernels.feasibility import fits
-from orchestrator.kernels.jit import kernel, small_kernel
+from orchestrator.kernels.jit import kernel, part, small_kernel
 from orchestrator.kernels.ordering import job_score
 from orchestrator.kernels.tables import job, request, running, tenant
 from orchestrator.kernels.transition.progress import progress_now, saved_progress, units_of
@@ -89,10 +89,10 @@ def _victim_rank(row, rule, j, bound, v):
     return rank if other.priority > mine.priority else _NOT_ELIGIBLE, -cost
 
 
-@kernel
+@part
 def _first_victim(row, rule, j, bound, lifted, count):
     """The preemptible running job of the highest rank, lifted ones left out, or NO_JOB."""
-    best, best_rank, best_value = NO_JOB, _NOT_ELIGIBLE, _NOT_ELIGIBLE
+    best, best_rank, best_value = np.int64(NO_JOB), _NOT_ELIGIBLE, _NOT_ELIGIBLE
     for k in range(row.running_len):
         v = running(row, k).job
         seen = False
@@ -154,7 +154,7 @@ def victim_for(row, rule, j, lifted):
     # that are needed, since the cheapest are often scattered where they do not help.
     most = allowed if rule.preemption == Preemption.SCORE else row.running_len
     while not fits(row, j):
-        v = NO_JOB
+        v = np.int64(NO_JOB)
         if count - leaving < most:
             v = _first_victim(row, rule, j, bound, lifted, count)
         if v < 0:
@@ -176,4 +176,4 @@ def victim_for(row, rule, j, lifted):
     for k in range(leaving, count):
         if lifted[k] < 0:
             restore_gang(row, np.int64(-1) - np.int64(lifted[k]))
-    return needed if victims <= allowed else NO_JOB
+    return needed if victims <= allowed else np.int64(NO_JOB)

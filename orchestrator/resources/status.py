@@ -7,13 +7,18 @@ from typing import Any
 
 import numpy as np
 
-from orchestrator.engine import Engine
+from orchestrator.engine import Engine, Outcome
 from orchestrator.kernels.codes import NO_JOB, JobCode, NodeCode
 from orchestrator.kernels.transition import live
+from orchestrator.messages import StopJob
 from orchestrator.ports import Checkpoint, CheckpointManager, ShardManager
+from orchestrator.resources.standing import fragmentation, tenant_shares, why_waiting
 from orchestrator.types import JobState
 
-__all__ = ["checkpoint_status", "cluster_status", "job_status", "node_states"]
+__all__ = ["checkpoint_status", "cluster_status", "failure_report", "job_status", "node_states"]
+
+_WAITING = (JobCode.PENDING, JobCode.PREEMPTED)
+_EXPLAINED = 64  # waiting jobs of a cluster's status that are told why; the first of the queue
 
 
 def node_states(engine: Engine) -> dict[str, str]:
@@ -29,8 +34,10 @@ def cluster_status(engine: Engine, time_ms: int, shards: ShardManager) -> dict[s
     dict
         ``nodes`` (by state, and each), ``jobs`` (by state), ``gpus``, ``utilization`` (now, and
         over time), ``queue`` (length, the longest wait, jobs that cannot ever be placed as the
-        cluster is), counts of ``decisions``, ``preemptions`` and ``interruptions``, the
-        ``event_log``'s length and hash, and ``shards`` (entities that each owns).
+        cluster is, and by job ``why_not`` the first of them are placed), ``fragmentation`` and
+        ``tenants`` (see :mod:`orchestrator.resources.standing`), counts of ``decisions``,
+        ``preemptions`` and ``interruptions``, the ``event_log``'s length and hash, and
+        ``shards`` (entities that each owns).
     """
     state = engine.state_at(time_ms)
     row: Any = state.rows[0]
@@ -41,8 +48,10 @@ def cluster_status(engine: Engine, time_ms: int, shards: ShardManager) -> dict[s
     first_ms = min((int(state.request[0, j]["submit_ms"]) for j in queue), default=row["now_ms"])
     committed = int(row["committed"])
     used = int(row["capacity_units"]) - int(row["free_units"])
+    now_ms = int(row["now_ms"])
+    mean = _share(int(row["busy_unit_ms"]), int(row["capacity_unit_ms"]))
     return {
-        "now_ms": int(row["now_ms"]),
+        "now_ms": now_ms,
         "nodes": {
             "total": len(states),
             **{code.name.lower(): by_node[code.name.lower()] for code in NodeCode if code > 0},
@@ -53,19 +62,22 @@ def cluster_status(engine: Engine, time_ms: int, shards: ShardManager) -> dict[s
         "utilization": {
             "unit": "gpu" if row["unit"] else "cpu",
             "now": _share(used, int(row["capacity_units"])),
-            "mean": _share(int(row["busy_unit_ms"]), int(row["capacity_unit_ms"])),
+            "mean": mean,
         },
         "queue": {
             "length": len(waiting),
-            "longest_wait_ms": int(row["now_ms"] - first_ms),
+            "longest_wait_ms": int(now_ms - first_ms),
             "unplaceable": [name for name in waiting if not engine.can_ever_fit(name)],
             "committed_to": None if committed == NO_JOB else engine.jobs.slots.ids[committed],
+            "why_not": why_waiting(engine, state, waiting[:_EXPLAINED]),
         },
-        "decisions": int(row["decisions"]),
-        "refused_actions": int(row["illegal_actions"]),
+        "fragmentation": fragmentation(engine),
+        "tenants": tenant_shares(engine),
+        "decisions": int(engine.row["decisions"]),
+        "refused_actions": int(engine.row["illegal_actions"]),
         "preemptions": engine.jobs.count("preemptions"),
         "interruptions": engine.jobs.count("interruptions"),
-        "event_log": {"records": int(row["log_count"]), "hash": f"{engine.log_hash:016x}"},
+        "event_log": {"records": int(engine.row["log_count"]), "hash": f"{engine.log_hash:016x}"},
         "shards": _by_shard(engine, shards),
     }
 
@@ -84,7 +96,9 @@ def job_status(
     dict
         Its ``state``, times (None: not yet), ``progress`` (share of the estimate), ``workers``
         (node and GPUs of each), ``resources`` that it holds, counts of what happened to it, its
-        last ``checkpoint``, and whether it is ``unplaceable`` in the cluster as it is.
+        last ``checkpoint``, whether it is ``unplaceable`` in the cluster as it is, and
+        ``why_not`` (None: it does not wait; see
+        :func:`orchestrator.resources.standing.why_waiting`).
     """
     j = engine.jobs.slots.find(job_id)
     spec, code = engine.jobs.specs[job_id], engine.jobs.code(job_id)
@@ -124,6 +138,23 @@ def job_status(
         "lost_ms": int(run["lost_ms"]),
         "checkpoint": checkpoint_status(checkpoints.latest(job_id)),
         "unplaceable": not ended and not engine.can_ever_fit(job_id),
+        "why_not": why_waiting(engine, state, [job_id])[job_id] if code in _WAITING else None,
+    }
+
+
+def failure_report(
+    engine: Engine, node_id: str, outcome: Outcome, checkpoints: CheckpointManager
+) -> dict[str, Any]:
+    """What a node's failure has done: see ``InfrastructureOrchestrator.handle_node_failure``."""
+    stops = [effect for effect in outcome.effects if isinstance(effect, StopJob)]
+    latest = {stop.job_id: checkpoints.latest(stop.job_id) for stop in stops}
+    return {
+        "node_id": node_id,
+        "time_ms": engine.now_ms,
+        "interrupted_jobs": list(latest),
+        "checkpoints": {job_id: checkpoint_status(last) for job_id, last in latest.items()},
+        "lost_work_ms": {stop.job_id: stop.lost_ms for stop in stops},
+        "rescheduled": [],
     }
 
 

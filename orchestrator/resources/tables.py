@@ -15,7 +15,7 @@ from orchestrator.kernels.state import ClusterState
 from orchestrator.kernels.transition import live
 from orchestrator.messages import Decommission, NodeFailed, NodeRecovered
 from orchestrator.resources.jobs import request_record
-from orchestrator.resources.records import node_records
+from orchestrator.resources.records import check_racks, node_records
 from orchestrator.resources.slots import Names, Slots
 from orchestrator.types import JobSpec, NodeSpec
 
@@ -147,6 +147,12 @@ class NodeTable:
             raise ValidationError(me, "gpus", problem, "raise ClusterShape.devices")
         self._models.require_room(spec.gpu_model)
         self._record(spec, NodeCode.ABSENT)
+        there = [
+            other
+            for name, other in self.specs.items()
+            if name != spec.node_id and self.code(name) != NodeCode.ABSENT
+        ]
+        check_racks([*there, spec])
         if spec.node_id not in self.slots and self._free_row() is None:
             raise CapacityError(
                 f"{me}: all {self.slots.size} rows of the node table are in use;"

@@ -6,10 +6,11 @@ import numpy as np
 
 from orchestrator.kernels import entry
 from orchestrator.messages import Plan
-from orchestrator.scheduler.rules import Rule
+from orchestrator.ports import Policy
+from orchestrator.scheduler.rules import RULES, Rule
 from orchestrator.scheduler.snapshot import Snapshot
 
-__all__ = ["RulePolicy"]
+__all__ = ["RulePolicy", "policy_of"]
 
 
 class RulePolicy:
@@ -31,3 +32,9 @@ class RulePolicy:
         scratch = np.empty(max(state.shape.jobs, state.shape.workers), np.int32)
         kind, j, value = entry.rule_action(state.rows, 0, self._record, scratch)
         return Plan((snapshot.action(kind, j, value),))
+
+
+def policy_of(policy: Policy | Rule | None) -> Policy:
+    """A policy as it is, a rule as a policy; None: first come, first served."""
+    rule = RULES["fcfs"] if policy is None else policy
+    return RulePolicy(rule) if isinstance(rule, Rule) else rule

@@ -62,9 +62,9 @@ class Stage:
         return str(self.orchestrator.get_job_status(job_id)["state"])
 
 
-def stage(*nodes: NodeSpec, **options: Any) -> Stage:
+def stage(*nodes: NodeSpec, clock: VirtualClock | None = None, **options: Any) -> Stage:
     """An orchestrator on a virtual clock, with nodes and with its invariants checked."""
-    clock = VirtualClock()
+    clock = clock or VirtualClock()
     runtime = SimulatedRuntime(clock)
     foundations = in_memory(clock)
     values: dict[str, Any] = {"shape": SHAPE, "check": True, "runtime": runtime}

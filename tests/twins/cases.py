@@ -19,7 +19,6 @@ from orchestrator.kernels.codes import (
     Preemption,
     QuotaMode,
     RuleKey,
-    Topology,
 )
 from orchestrator.kernels.state import (
     CONFIG_FIELDS,
@@ -97,7 +96,6 @@ _FLAGS = {
     "elastic": st.sampled_from([0, 0, 1]),
     "min_workers": st.integers(0, 3),
     "max_workers": st.integers(1, MAX_WORKERS + 1),
-    "topology": st.sampled_from([Topology.ANY, Topology.ANY, *Topology]).map(int),
     "tenant": st.sampled_from([0, 0, 1, 2]),
     "storage_mib": st.sampled_from([0, 5, 10]),
 }

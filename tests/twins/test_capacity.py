@@ -24,7 +24,7 @@ from orchestrator.kernels.state import (
     ClusterState,
     allocate,
 )
-from tests.twins.cases import Case, assert_same, begin, cases, nodes_buffer
+from tests.twins.cases import MAX_WORKERS, Case, assert_same, begin, cases, nodes_buffer
 from tests.twins.kernel_calls import capacity_reason, read_metric, scale_capacity, step_event
 from tests.twins.naive_capacity import NaiveFleet
 
@@ -52,7 +52,9 @@ def test_any_orders_equal_their_twin(case: Case, seed: int) -> None:
     case = _with_spares(case, rng)
     state, _ = begin(case)
     config = SimpleNamespace(**{name: int(state.rows[0][name]) for name, _ in CONFIG_FIELDS})
-    twin = NaiveFleet(case.nodes, case.requests, case.incidents, config, case.seed)
+    twin = NaiveFleet(
+        case.nodes, case.requests, case.incidents, config, case.seed, case.tenants, MAX_WORKERS
+    )
     for _ in range(_MAX_ACTIONS):
         assert entry.advance(state.rows, 0, buffer) == twin.advance()
         for delta in range(-4, 5):

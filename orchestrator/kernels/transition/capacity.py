@@ -65,7 +65,7 @@ def _count_spare(row, wanted):
     for n in range(row.num_nodes):
         if node(row, n).state == NodeCode.UP and node(row, n).workers == 0:
             count += 1
-    n = 0
+    n = np.int64(0)
     while count < wanted and n < row.num_nodes:
         if node(row, n).workers > 0 and _may_empty(row, n):
             count += 1

@@ -22,7 +22,7 @@ _TWO = np.uint64(2)
 def _tightest_device(row, j, n, taken, first, last):
     """The device with the least free share that still fits; -1 if none does."""
     ask = request(row, j)
-    best, best_free = -1, WHOLE + 1
+    best, best_free = np.int64(-1), WHOLE + 1
     for g in range(first, last):
         free = device(row, n, g).free_milli
         if ask.gpu_milli <= free < best_free and (taken >> np.uint64(g)) & _ONE == 0:
@@ -35,7 +35,7 @@ def _tightest_device(row, j, n, taken, first, last):
 def _roomiest_device(row, j, n, taken, first, last):
     """The device with room for most shares; of those, the one with the least left over."""
     ask = request(row, j)
-    best, best_shares, best_free = -1, 0, 0
+    best, best_shares, best_free = np.int64(-1), 0, 0
     for g in range(first, last):
         if (taken >> np.uint64(g)) & _ONE != 0:
             continue
@@ -51,7 +51,7 @@ def _random_device(row, j, n, first, last):
     """Any device that fits, all equally likely."""
     ask = request(row, j)
     counter = (row.point << 32) + j
-    best, best_bits = -1, np.int64(-1)
+    best, best_bits = np.int64(-1), np.int64(-1)
     for g in range(first, last):
         if device_shares(row, n, g, ask.gpu_milli, ask.gpu_memory_mib) > 0:
             word = random_bits(row.seed + np.uint64(counter), Stream.PLACEMENT, ~np.int64(g))

@@ -108,7 +108,7 @@ def fail_node(row, n):
     if state != NodeCode.UP and state != NodeCode.DRAINING:
         return  # it is not here, or has failed already
     node(row, n).failures += 1
-    k = 0
+    k = np.int64(0)
     while k < row.running_len:
         j = running(row, k).job
         if not job_on_node(row, j, n):
@@ -166,7 +166,7 @@ def drain_node(row, n):
         return
     set_node_state(row, n, NodeCode.DRAINING)
     # Preempting removes or moves the entry at k, so that another one takes its place: look again.
-    k = 0
+    k = np.int64(0)
     while k < row.running_len:
         j = running(row, k).job
         if job(row, j).state == JobCode.RUNNING and job_on_node(row, j, n):

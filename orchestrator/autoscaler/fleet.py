@@ -1,0 +1,270 @@
+"""The fleet: turns what a scaler decides into orders of nodes and drained nodes."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import Any, TypeAlias
+
+from orchestrator.autoscaler.horizontal import HorizontalScaler, ScalingPlan
+from orchestrator.autoscaler.predictive import PredictiveScaler
+from orchestrator.engine import Engine
+from orchestrator.errors import ConfigurationError, QuartermasterError, ValidationError
+from orchestrator.kernels.codes import NodeCode
+from orchestrator.metrics.scaling import ScalingEfficiency
+from orchestrator.ports import Clock, Provisioner
+from orchestrator.resources.standing import Demand, demand_of
+from orchestrator.types import JobSpec, NodeSpec, ScalingDecision, ScalingDirection
+
+__all__ = ["FleetController", "FleetScaler", "cheapest_to_empty"]
+
+FleetScaler: TypeAlias = HorizontalScaler | PredictiveScaler
+"""Who may decide on the number of nodes."""
+
+_log = logging.getLogger(__name__)
+
+
+def cheapest_to_empty(
+    engine: Engine, count: int, demand: Demand, *, empty_only: bool = False
+) -> list[str]:
+    """Nodes that cost least to empty, at most ``count``.
+
+    The cost of a job is (checkpoint + restart seconds) x what its whole gang holds; a gang that is
+    on several of the chosen nodes counts once. Ties go to the node with the fewest workers, then
+    to the one that came last.
+
+    Parameters
+    ----------
+    engine : Engine
+        The cluster.
+    count : int
+        How many are wanted.
+    demand : Demand
+        Says in what unit jobs are measured.
+    empty_only : bool, optional
+        Only nodes without work.
+
+    Returns
+    -------
+    list of str
+        Nodes in service; none with a job that may not be preempted.
+    """
+    there: dict[str, list[str]] = {}
+    for job_id in engine.placed():
+        for node_id in {place.node_id for place in engine.workers_of(job_id)}:
+            there.setdefault(node_id, []).append(job_id)
+    specs = engine.jobs.specs
+    order = {node_id: -at for at, node_id in enumerate(engine.nodes.specs)}
+    left = [
+        node_id
+        for node_id in engine.nodes.specs
+        if engine.nodes.code(node_id) == NodeCode.UP
+        and all(specs[job_id].preemptible for job_id in there.get(node_id, ()))
+        and not (empty_only and node_id in there)
+    ]
+    paid: set[str] = set()  # jobs that are preempted already
+
+    def cost(node_id: str) -> tuple[float, int, int]:
+        jobs = [job_id for job_id in there.get(node_id, ()) if job_id not in paid]
+        total = sum(_interruption(engine, specs[job_id], demand) for job_id in jobs)
+        return total, len(jobs), order[node_id]
+
+    chosen: list[str] = []
+    while left and len(chosen) < count:
+        best = min(left, key=cost)
+        left.remove(best)
+        chosen.append(best)
+        paid.update(there.get(best, ()))
+    return chosen
+
+
+def _interruption(engine: Engine, spec: JobSpec, demand: Demand) -> float:
+    """Unit seconds that saving and restarting a job take."""
+    gpus = spec.gpus_per_worker * spec.gpu_fraction
+    each = gpus if demand.unit == "gpu" else spec.cpus_per_worker
+    workers = len(engine.workers_of(spec.job_id))
+    return (spec.checkpoint_seconds + spec.restart_seconds) * workers * each
+
+
+class FleetController:
+    """Keeps the number of nodes where a scaler wants it.
+
+    A node counts while it is up or on order. Without a provisioner nothing can be ordered, and
+    only nodes that are empty are drained. The scaler's cooldown and past are not in the cluster's
+    log: after a restart they begin anew.
+
+    Parameters
+    ----------
+    engine : Engine
+        The cluster.
+    clock : Clock
+        Time.
+    scaler : FleetScaler or None
+        Who decides. With a predictive one every decision is a tick. None: a horizontal one with
+        the defaults of :class:`ScalingPlan`, made for the nodes that are there at the first
+        decision.
+    provisioner : Provisioner or None
+        Where nodes come from and go.
+    account : ScalingEfficiency
+        Is told of everything.
+
+    Raises
+    ------
+    ConfigurationError, ValidationError
+        If the scaler wants more nodes, or the provisioner delivers larger ones, than there may be.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        clock: Clock,
+        scaler: FleetScaler | None,
+        provisioner: Provisioner | None,
+        account: ScalingEfficiency,
+    ) -> None:
+        self.scaler = scaler
+        self.provisioner = provisioner
+        self.last: ScalingDecision | None = None
+        self._engine = engine
+        self._clock = clock
+        self._account = account
+        self._lock = asyncio.Lock()
+        self._ordered_ms: deque[int] = deque()
+        most = engine.shape.nodes
+        if scaler is not None and (least := _plan_of(scaler).min_size) > most:
+            raise ConfigurationError(
+                f"autoscaler: 'min_size' is {least}, and the cluster has room for {most} nodes; "
+                "lower it, or raise ClusterShape.nodes"
+            )
+        if provisioner is not None and provisioner.template.gpus > engine.shape.devices:
+            me = f"provisioner: NodeSpec '{provisioner.template.node_id}'"
+            problem = f"is {provisioner.template.gpus}, and a node has at most"
+            limit = engine.shape.devices
+            raise ValidationError(me, "gpus", f"{problem} {limit}", "raise ClusterShape.devices")
+
+    def bind(self, join: Callable[[NodeSpec], Awaitable[object]]) -> None:
+        """Say how nodes that arrive are registered; one that is refused is given back."""
+        if self.provisioner is not None:
+            self.provisioner.bind(lambda spec: self._arrive(spec, join))
+
+    async def _arrive(self, spec: NodeSpec, join: Callable[[NodeSpec], Awaitable[object]]) -> None:
+        ordered_ms = self._ordered_ms.popleft() if self._ordered_ms else self._clock.now_ms()
+        try:
+            await join(spec)
+        except QuartermasterError as error:  # its room was taken meanwhile, for example
+            _log.warning("node '%s' is given back: %s", spec.node_id, error)
+            self.left([spec.node_id])
+        else:
+            self._account.note_arrival(self._clock.now_ms() - ordered_ms)
+
+    @property
+    def size(self) -> int:
+        """Nodes that are up or on order."""
+        codes = [self._engine.nodes.code(node_id) for node_id in self._engine.nodes.specs]
+        pending = self.provisioner.pending if self.provisioner is not None else 0
+        return codes.count(NodeCode.UP) + pending
+
+    async def scale(self, decommission: Callable[[str], Awaitable[object]]) -> ScalingDecision:
+        """Decide, and carry it out.
+
+        Parameters
+        ----------
+        decommission : coroutine function
+            Drains a node.
+
+        Returns
+        -------
+        ScalingDecision
+            Its reason says where less was done than was decided.
+        """
+        async with self._lock:
+            now_ms, size = self._clock.now_ms(), self.size
+            demand = demand_of(self._engine)
+            decision = await self._decide(now_ms, size, demand)
+            more = decision.target_nodes - size
+            done = 0
+            if more > 0:
+                done = self._order(more, now_ms)
+            elif more < 0:
+                only = self.provisioner is None
+                leaving = cheapest_to_empty(self._engine, -more, demand, empty_only=only)
+                for node_id in leaving:
+                    await decommission(node_id)
+                done = len(leaving)
+            if done < abs(more):
+                decision = self._explain(decision, done, abs(more))
+            self.last = decision
+            capacity = size * _plan_of(self._scaler_for(demand)).unit_capacity
+            self._account.note(now_ms, decision, demand.total, capacity, done)
+            return decision
+
+    def left(self, node_ids: list[str]) -> None:
+        """Nodes have left the cluster."""
+        if self.provisioner is not None and node_ids:
+            self.provisioner.release(node_ids)
+
+    def status(self) -> dict[str, Any]:
+        """What was decided last, as plain data, and what is on its way."""
+        last = self.last
+        return {
+            "size": self.size,
+            "pending": self.provisioner.pending if self.provisioner is not None else 0,
+            "demand": demand_of(self._engine).total,
+            "last_decision": None
+            if last is None
+            else {
+                "direction": last.direction.value,
+                "target_nodes": last.target_nodes,
+                "reason": last.reason,
+                "predicted_demand": last.predicted_demand,
+                "cooldown_remaining_s": last.cooldown_remaining_s,
+            },
+        }
+
+    async def _decide(self, now_ms: int, size: int, demand: Demand) -> ScalingDecision:
+        scaler = self._scaler_for(demand)
+        if isinstance(scaler, HorizontalScaler):
+            return scaler.decide(now_ms, size, demand.total)
+        scaler.observe(demand.total)
+        if scaler.refit_due():
+            await asyncio.to_thread(scaler.refit)  # a fit may take seconds
+        return scaler.decide(now_ms, size)
+
+    def _scaler_for(self, demand: Demand) -> FleetScaler:
+        if self.scaler is not None:
+            return self.scaler
+        specs = list(self._engine.nodes.specs.values())
+        if self.provisioner is not None:
+            specs = [self.provisioner.template]
+        capacity = sum(demand.of_node(spec) for spec in specs) / max(len(specs), 1)
+        plan = ScalingPlan(capacity or 1.0, max_size=self._engine.shape.nodes)
+        scaler = HorizontalScaler(plan)
+        if specs:
+            self.scaler = scaler
+        return scaler
+
+    def _order(self, count: int, now_ms: int) -> int:
+        """Order as many as there is room for; how many that were."""
+        if self.provisioner is None:
+            return 0
+        room = self._engine.shape.nodes - len(self._engine.nodes.specs) - self.provisioner.pending
+        count = min(count, max(room, 0))
+        if count > 0:
+            self.provisioner.order(count)
+            self._ordered_ms.extend([now_ms] * count)
+        return count
+
+    def _explain(self, decision: ScalingDecision, done: int, wanted: int) -> ScalingDecision:
+        why = "there is no room for more nodes"
+        if decision.direction == ScalingDirection.DOWN:
+            why = "the others hold work that stays"
+        elif self.provisioner is None:
+            why = "there is no provisioner"
+        return replace(decision, reason=f"{decision.reason}; {done} of {wanted} nodes: {why}")
+
+
+def _plan_of(scaler: FleetScaler) -> ScalingPlan:
+    return scaler.plan if isinstance(scaler, HorizontalScaler) else scaler.horizontal.plan

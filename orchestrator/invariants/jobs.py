@@ -1,0 +1,104 @@
+"""Invariants of jobs: states, times, gangs, progress, counters, services."""
+
+from __future__ import annotations
+
+from orchestrator.invariants.view import ENDED, PASSING, PLACED, WAITING, View
+from orchestrator.kernels.codes import NO_JOB, JobCode
+
+__all__ = ["check_counters", "check_jobs", "check_progress", "check_services"]
+
+
+def check_jobs(v: View) -> None:
+    """Every job is in one legal resting state, whole or absent, with times in order."""
+    now = v.row["now_ms"]
+    for j, (ask, run) in enumerate(zip(v.request, v.job, strict=True)):
+        code = int(run["state"])
+        v.require(code in tuple(JobCode), f"job {j} has the unknown state {code}")
+        state = JobCode(code)
+        v.require(state not in PASSING, f"job {j} rests in the passing state {state.name}")
+        placed = state in PLACED
+        _check_gang(v, j, state, placed=placed)
+        started = run["first_start_ms"] >= 0
+        if state == JobCode.ABSENT:
+            v.require(not started, f"job {j} has started before it was submitted")
+            continue
+        v.require(ask["submit_ms"] <= now, f"job {j} is here before its submission")
+        if placed or state == JobCode.COMPLETED:
+            v.require(bool(started), f"the {state.name} job {j} never started")
+        if started:
+            times = (ask["submit_ms"], run["first_start_ms"], run["start_ms"], now)
+            v.require(times == tuple(sorted(times)), f"job {j}: times out of order: {times}")
+        if state in ENDED:
+            v.require(
+                run["start_ms"] <= run["end_ms"] <= now,
+                f"job {j} ended at {run['end_ms']}, not between its start and now",
+            )
+        else:
+            v.require_equal(int(run["end_ms"]), -1, f"end of the {state.name} job {j}")
+
+
+def _check_gang(v: View, j: int, state: JobCode, *, placed: bool) -> None:
+    """A gang is whole or absent; an elastic one is within its bounds or absent."""
+    ask, now = v.request[j], int(v.job[j]["workers_now"])
+    if placed and ask["elastic"]:
+        low, high = int(ask["min_workers"]), int(ask["max_workers"])
+        v.require(
+            low <= now <= high,
+            f"the {state.name} elastic job {j} has {now} workers, outside {low}..{high}",
+        )
+        return
+    what = f"workers placed of the {state.name} job {j} (a gang is whole or absent)"
+    v.require_equal(now, int(ask["workers"]) if placed else 0, what)
+
+
+def check_progress(v: View) -> None:
+    """Work is never made up, and an interruption costs less than one checkpoint interval."""
+    for j, (ask, run) in enumerate(zip(v.request, v.job, strict=True)):
+        duration, progress = int(ask["duration_ms"]), int(run["progress_ms"])
+        saved = progress + int(run["unsaved_ms"])
+        v.require(
+            0 <= progress <= saved <= duration,
+            f"job {j} of {duration} ms has done {progress} ms and {run['unsaved_ms']} ms unsaved",
+        )
+        if run["state"] not in PLACED:
+            v.require_equal(int(run["unsaved_ms"]), 0, f"unsaved work of job {j}")
+        if run["state"] == JobCode.COMPLETED:
+            v.require_equal(progress, duration, f"work done of the completed job {j}")
+        lost, interval = int(run["lost_ms"]), int(ask["checkpoint_interval_ms"])
+        interruptions = int(run["interruptions"])
+        bound = interruptions * (interval if interval > 0 else duration)
+        v.require(
+            0 <= lost <= bound,
+            f"job {j} lost {lost} ms in {interruptions} interruptions, more than {bound}",
+        )
+
+
+def check_counters(v: View) -> None:
+    """Counters of the row agree with the jobs that they count."""
+    row = v.row
+    ended = {code: len(v.jobs_in((code,))) for code in ENDED}
+    here = len(v.jobs_in(WAITING + PLACED))
+    v.require_equal(int(row["active_jobs"]), here, "active_jobs")
+    v.require_equal(int(row["completed_jobs"]), ended[JobCode.COMPLETED], "completed_jobs")
+    v.require_equal(int(row["failed_jobs"]), ended[JobCode.FAILED], "failed_jobs")
+    for name in ("preemptions", "interruptions", "resizes", "migrations"):
+        v.require_equal(int(row[name]), int(v.job[name].sum()), name)
+    committed = int(row["committed"])
+    if committed != NO_JOB:
+        waiting = 0 <= committed < len(v.job) and v.job[committed]["state"] in WAITING
+        v.require(waiting, f"the row is committed to job {committed}, which does not wait")
+
+
+def check_services(v: View) -> None:
+    """No request is lost or made up, and nothing that counts is negative."""
+    for s, own in enumerate(v.service):
+        came = float(own["offered"] + own["retried"])
+        went = float(own["shed"] + own["failed"] + own["served"] + own["backlog"])
+        v.require(
+            abs(came - went) <= 1e-9 * came + 1e-3,
+            f"service {s} had {came} attempts, and {went} of them are accounted for",
+        )
+        for name in ("backlog", "tokens", "retry_balance", "violations", "ready"):
+            v.require(own[name] >= 0, f"{name} of service {s} is {own[name]}")
+        v.require(0 <= own["sick"] <= own["ready"], f"service {s} has {own['sick']} sick replicas")
+        v.require(0 <= own["job"] < len(v.job), f"service {s} belongs to job {own['job']}")

@@ -1,0 +1,199 @@
+"""Replicas: the workers of service jobs, as endpoints of the mesh.
+
+The effects that start, resize and stop jobs say which replicas there are. What happens to nodes
+comes this way too: a replica whose node fails, or is drained, leaves with its worker.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from orchestrator.engine import Engine, Outcome
+from orchestrator.errors import ConfigurationError
+from orchestrator.kernels.codes import JobCode, JobKind
+from orchestrator.mesh.mesh import ServiceCounts, ServiceMesh, Transport
+from orchestrator.mesh.specs import ServiceSpec
+from orchestrator.messages import RegroupJob, SaveCheckpoint, StartJob, StopJob, WorkerPlacement
+from orchestrator.ports import Clock
+from orchestrator.types import JobSpec
+
+__all__ = ["ReplicaRegistry", "addresses_of"]
+
+_ENDED = (JobCode.COMPLETED, JobCode.FAILED)
+
+
+def addresses_of(job_id: str, workers: Sequence[WorkerPlacement]) -> dict[str, str]:
+    """Addresses of a job's replicas, ``job@node:index``, and the node of each.
+
+    The index counts the job's replicas on that node, so that those that stay keep their addresses.
+    """
+    seen: Counter[str] = Counter()
+    found = {}
+    for place in workers:
+        found[f"{job_id}@{place.node_id}:{seen[place.node_id]}"] = place.node_id
+        seen[place.node_id] += 1
+    return found
+
+
+@dataclass
+class _Replica:
+    service: str
+    job_id: str
+    node_id: str
+    ready_ms: int
+    well: bool  # what the mesh was told last
+
+
+class ReplicaRegistry:
+    """Registers the replicas of jobs of kind SERVICE under the job's name.
+
+    Two jobs of one name are one service. A service that nobody described with
+    ``mesh.add_service`` gets the defaults, and the job's ``step_seconds`` as its service time. A
+    new replica is well once it has started up (``regroup_seconds``).
+
+    Parameters
+    ----------
+    clock : Clock
+        Time.
+    mesh : ServiceMesh or None
+        Where they are registered; None: one on the same clock.
+    transport : callable or None
+        What carries that mesh's requests; None: with ``simulated``, one that answers after the
+        service's mean time.
+    simulated : bool
+        Whether replicas exist in simulation only.
+
+    Raises
+    ------
+    ConfigurationError
+        If both a mesh and a transport are given: a mesh has its own.
+    """
+
+    def __init__(
+        self,
+        clock: Clock,
+        mesh: ServiceMesh | None = None,
+        transport: Transport | None = None,
+        *,
+        simulated: bool = False,
+    ) -> None:
+        if mesh is not None and transport is not None:
+            raise ConfigurationError(
+                "InfrastructureOrchestrator: 'transport' is given beside 'mesh', which has its "
+                "own; give it to the ServiceMesh"
+            )
+        self._clock = clock
+        if mesh is None:
+            fallback = self._answer if simulated else None
+            mesh = ServiceMesh(clock, transport if transport is not None else fallback)
+        self.mesh = mesh
+        self._replicas: dict[str, _Replica] = {}
+        self._jobs: dict[str, str] = {}  # service jobs that are known, and their services
+
+    def declare(self, *specs: JobSpec) -> None:
+        """Jobs were submitted: their services are known from now on, perhaps without replicas.
+
+        Jobs of another kind are ignored.
+        """
+        for spec in specs:
+            if spec.kind != JobKind.SERVICE or spec.job_id in self._jobs:
+                continue
+            self._jobs[spec.job_id] = spec.name
+            if spec.name not in self.mesh.services:
+                self.mesh.add_service(ServiceSpec(spec.name, 1000.0 * spec.step_seconds))
+
+    def note(self, outcome: Outcome, engine: Engine) -> None:
+        """Follow what an entry of the log did to service jobs."""
+        for effect in outcome.effects:
+            if isinstance(effect, StartJob | RegroupJob):
+                self._place(effect, engine.now_ms)
+            elif isinstance(effect, SaveCheckpoint):
+                for address in self._of(effect.job_id):
+                    self.mesh.drain(self._replicas[address].service, address)
+            elif isinstance(effect, StopJob):
+                self._remove(self._of(effect.job_id))
+        for job_id in list(self._jobs):
+            if job_id not in engine.jobs.specs or engine.jobs.code(job_id) in _ENDED:
+                self._remove(self._of(job_id))
+                del self._jobs[job_id]
+
+    def _place(self, effect: StartJob | RegroupJob, now_ms: int) -> None:
+        spec = effect.spec
+        if spec.kind != JobKind.SERVICE:
+            return
+        self.declare(spec)
+        there = addresses_of(effect.job_id, effect.workers)
+        moved = isinstance(effect, RegroupJob) and effect.moved
+        self._remove([a for a in self._of(effect.job_id) if moved or a not in there])
+        begin_ms = effect.start_ms + effect.restart_ms if isinstance(effect, StartJob) else now_ms
+        ready_ms = begin_ms + round(1000.0 * spec.regroup_seconds)
+        for address, node_id in there.items():
+            if address not in self._replicas:
+                well = ready_ms <= self._clock.now_ms()
+                replica = _Replica(spec.name, effect.job_id, node_id, ready_ms, well)
+                self._replicas[address] = replica
+                self.mesh.register(spec.name, address, healthy=well)
+
+    def _of(self, job_id: str) -> list[str]:
+        return [a for a, replica in self._replicas.items() if replica.job_id == job_id]
+
+    def _remove(self, addresses: list[str]) -> None:
+        for address in addresses:
+            service = self._replicas.pop(address).service
+            if service in self.mesh.services and any(  # unless somebody has removed it
+                endpoint.address == address for endpoint in self.mesh.discovery.endpoints(service)
+            ):
+                self.mesh.deregister(service, address)
+
+    def refresh(self, suspects: Collection[str]) -> None:
+        """Tell the mesh which replicas have started up since, or are on suspected nodes.
+
+        What others tell it, a prober for example, stands until one of these changes.
+        """
+        now_ms = self._clock.now_ms()
+        for address, replica in self._replicas.items():
+            well = replica.ready_ms <= now_ms and replica.node_id not in suspects
+            if replica.service not in self.mesh.services:
+                continue
+            if well != replica.well:
+                replica.well = well
+                self.mesh.discovery.set_health(replica.service, address, well)
+
+    async def _answer(self, address: str, request: Any) -> dict[str, Any]:
+        """Simulated replica: it answers after its service's mean time, if it lives so long."""
+        replica = self._replicas.get(address)
+        if replica is not None:
+            took_ms = round(self.mesh.spec(replica.service).service_ms)
+            await self._clock.sleep_until(self._clock.now_ms() + took_ms)
+        if replica is None or self._replicas.get(address) is not replica:
+            raise ConnectionError(f"no replica answers at {address}")
+        return {"endpoint": address, "request": request}
+
+    def counts(self) -> dict[str, ServiceCounts]:
+        """What became of the requests of each service."""
+        return {name: self.mesh.counts(name) for name in self.mesh.services}
+
+    def status(self, suspects: Collection[str]) -> dict[str, Any]:
+        """Services as plain data: endpoints by state, and what became of their requests."""
+        self.refresh(suspects)
+        return {name: self._status(name) for name in self.mesh.services}
+
+    def _status(self, service: str) -> dict[str, Any]:
+        endpoints = self.mesh.discovery.endpoints(service)
+        counts = self.mesh.counts(service)
+        return {
+            "endpoints": {
+                e.address: "draining" if e.draining else "healthy" if e.healthy else "unhealthy"
+                for e in endpoints
+            },
+            "routable": self.mesh.discover(service),
+            "offered": counts.offered,
+            "served": counts.served,
+            "failed": counts.failed,
+            "retried": counts.retried,
+            "shed": counts.shed,
+            "attainment": counts.within / counts.offered if counts.offered else None,
+        }

@@ -1,0 +1,90 @@
+"""A provisioner that only takes time: nodes arrive a fixed delay after they were ordered."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
+
+from orchestrator.errors import ConfigurationError, ValidationError
+from orchestrator.kernels.codes import EventKind
+from orchestrator.ports import Clock
+from orchestrator.types import NodeSpec
+
+__all__ = ["SimulatedProvisioner"]
+
+
+class SimulatedProvisioner:
+    """Delivers nodes of one kind.
+
+    Parameters
+    ----------
+    clock : Clock
+        Time.
+    template : NodeSpec
+        What is delivered. Nodes are called after it, the time of their order, and a number.
+    delay_s : float
+        From an order to the node's arrival, seconds.
+
+    Raises
+    ------
+    ConfigurationError
+        If the delay is negative.
+    """
+
+    def __init__(self, clock: Clock, template: NodeSpec, *, delay_s: float = 120.0) -> None:
+        if not delay_s >= 0.0:
+            problem = f"'delay_s' is {delay_s}; it must be at least 0"
+            raise ConfigurationError(f"SimulatedProvisioner: {problem}")
+        self._clock = clock
+        self._template = template
+        self._delay_ms = round(1000.0 * delay_s)
+        self._join: Callable[[NodeSpec], Awaitable[object]] | None = None
+        self._ordered = 0
+        self._pending = 0
+        self.rented: set[str] = set()
+
+    @property
+    def template(self) -> NodeSpec:
+        """What it delivers."""
+        return self._template
+
+    @property
+    def pending(self) -> int:
+        """Nodes that are ordered and not delivered yet."""
+        return self._pending
+
+    def bind(self, join: Callable[[NodeSpec], Awaitable[object]]) -> None:
+        """Say who takes nodes that arrive; the last call counts."""
+        self._join = join
+
+    def order(self, count: int) -> None:
+        """Order nodes.
+
+        Raises
+        ------
+        ValidationError
+            If it is less than one.
+        """
+        if count < 1:
+            raise ValidationError("order", "count", f"is {count}", "order at least one node")
+        now_ms = self._clock.now_ms()
+        for _ in range(count):
+            name = f"{self._template.node_id}-{now_ms}-{self._ordered}"
+            self._ordered += 1
+            self._pending += 1
+            self._expect(now_ms + self._delay_ms, replace(self._template, node_id=name))
+
+    def _expect(self, time_ms: int, spec: NodeSpec) -> None:
+        order = int(EventKind.NODE_ARRIVAL)
+        self._clock.call_at(time_ms, lambda: self._deliver(spec), order=order)
+
+    async def _deliver(self, spec: NodeSpec) -> None:
+        self._pending -= 1
+        if self._join is None:
+            raise ConfigurationError("SimulatedProvisioner: nobody takes its nodes; call bind()")
+        self.rented.add(spec.node_id)
+        await self._join(spec)
+
+    def release(self, node_ids: Sequence[str]) -> None:
+        """Nodes have left the cluster and are given back; those of other origin are ignored."""
+        self.rented.difference_update(node_ids)
