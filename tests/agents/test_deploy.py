@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from agents.bundle import load_bundle, save_bundle
+from agents.bundle import load_bundle, read_manifest, restore_environment, save_bundle
 from agents.cma import LinearScorer
 from agents.deploy import BundlePolicy, semantics_of
 from agents.ppo.inference import ScorerPolicy
@@ -48,6 +48,7 @@ CONFIG = replace(
 )
 SHAPE = ClusterShape(envs=1, jobs=JOBS, workers=8, nodes=4, devices=4, incidents=8, log=1 << 15)
 _HOUR_MS = 3_600_000
+_PUBLISHED = Path(__file__).resolve().parents[2] / "results" / "philly"
 _REGROUP = (
     {"regroup_seconds": 7.0} if "regroup_seconds" in {f.name for f in fields(JobSpec)} else {}
 )
@@ -120,12 +121,14 @@ def network(seed: int) -> ScorerPolicy:
     return ScorerPolicy(scorer.state_dict(), schema, 8)
 
 
-def play_row(case: Case, policy: BatchPolicy) -> tuple[Session, set[str]]:
+def play_row(
+    case: Case, policy: BatchPolicy, config: EnvConfig = CONFIG
+) -> tuple[Session, set[str]]:
     """The case as an episode of an environment's row; kinds of heads that were used."""
     requests = np.concatenate([request_record(spec, submit, 0) for submit, spec in case.jobs])
     trace = Trace("window", requests, nodes=case.nodes)
     session = Session(
-        trace, CONFIG, 1, np.zeros(1, np.int64), np.array(list(case.incidents), INCIDENT_DTYPE)
+        trace, config, 1, np.zeros(1, np.int64), np.array(list(case.incidents), INCIDENT_DTYPE)
     )
     heads = session.schema.actions.heads
     used = set[str]()
@@ -168,8 +171,13 @@ def test_a_bundle_decides_alike_in_a_row_and_live(
         seed=seed,
         model={"hidden": 8} if kind == "ppo" else None,
     )
-    case = window(seed)
-    session, _ = play_row(case, load_bundle(bundle, CONFIG.schema))
+    kinds = _require_same(window(seed), bundle, CONFIG)
+    assert {"PlaceJob", "ResizeJob", "Wait"} <= kinds
+
+
+def _require_same(case: Case, bundle: Path, config: EnvConfig) -> set[str]:
+    """Demand the same history of a bundle in a row and live; kinds of actions that it took."""
+    session, _ = play_row(case, load_bundle(bundle, config.schema), config)
     live = Counting(BundlePolicy.load(bundle))
     trace = asyncio.run(Live(case, live).finish())
     row = session.state.rows[0]
@@ -178,7 +186,17 @@ def test_a_bundle_decides_alike_in_a_row_and_live(
     assert len(trace.log) == row["log_count"]
     assert trace.log_hash == row["log_hash"]
     assert row["completed_jobs"] == JOBS
-    assert {"PlaceJob", "ResizeJob", "Wait"} <= live.kinds
+    return live.kinds
+
+
+@pytest.mark.parametrize("name", ["cma", "ppo"])
+def test_published_bundles_decide_alike(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(drivers, "SHAPE", SHAPE)
+    bundle = _PUBLISHED / name
+    trained = restore_environment(read_manifest(bundle).environment)
+    config = replace(trained, episode_jobs=JOBS)
+    case = replace(window(1), semantics=semantics_of(config))
+    assert {"PlaceJob", "PreemptJob", "ResizeJob", "Wait"} <= _require_same(case, bundle, config)
 
 
 def test_all_kinds_of_actions_are_taken_by_some_bundle() -> None:
