@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 
 from agents.autoscaling import Study
 from agents.configs import (
+    build_packing_suite,
     build_speed_suite,
     build_suite,
     build_task,
@@ -137,10 +138,13 @@ def test_wandb_is_offline_unless_asked() -> None:
 
 
 @pytest.mark.parametrize("name", options("suite"))
-def test_suites(name: str) -> None:
+def test_suites(name: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
     if name.startswith("speed"):
         suite = build_speed_suite(composed("benchmark", f"suite={name}").suite, None)
         assert isinstance(suite, SpeedSuite)
+    elif name == "openb":
+        monkeypatch.setenv("TRACES_DIR", str(request.getfixturevalue("traces_dir")))
+        suite, _ = build_packing_suite(composed("benchmark", f"suite={name}").suite)
     else:
         cfg = composed("evaluate", f"suite={name}")
         suite = build_suite(cfg.suite)

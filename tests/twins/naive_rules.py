@@ -67,7 +67,7 @@ def attained(engine: NaiveEngine, job: Job) -> int:
 
 
 def _service_score(engine: NaiveEngine, job: Job, key: int) -> float:
-    service, units = attained(engine, job), engine.units(job)
+    service, units = attained(engine, job), engine.demand(job)
     if key == RuleKey.LAS:
         return float(service)
     if key == RuleKey.TIRESIAS:
@@ -84,7 +84,28 @@ def _service_score(engine: NaiveEngine, job: Job, key: int) -> float:
         return -reached[-1] if reached else 0.0
     if key == RuleKey.QSSF:
         return float(job.ask.requested_ms * units)
-    return 0.0  # DRF: no tenant has an account here
+    return _dominant_share(engine, job.ask.tenant)
+
+
+def _dominant_share(engine: NaiveEngine, t: int) -> float:
+    """DRF: the largest share of any resource that a tenant holds, over its weight."""
+    if t >= len(engine.tenants):
+        return 0.0
+    held = [0, 0, 0]
+    for other in engine.jobs:
+        if other.ask.tenant == t:
+            ask, workers = other.ask, len(other.spots)
+            held[0] += workers * ask.gpus_per_worker * ask.gpu_milli
+            held[1] += workers * ask.cpu_milli
+            held[2] += workers * ask.memory_mib
+    nodes = engine.nodes
+    there = [
+        sum(1000 * node.gpus for node in nodes),
+        sum(node.cpu_cap_milli for node in nodes),
+        sum(node.memory_cap_mib for node in nodes),
+    ]
+    share = max(have / of if of else 0.0 for have, of in zip(held, there, strict=True))
+    return share / (engine.tenants[t].weight or 1.0)
 
 
 def rule_action(engine: NaiveEngine, rule: Rule) -> tuple[int, int, int]:

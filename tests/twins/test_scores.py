@@ -37,6 +37,7 @@ _INDEXED = [*_BY_SCORE, Placement.FIRST_FIT, Placement.TIGHTEST]
 
 def _begin(case: Case, pods: np.ndarray, shapes: int) -> ClusterState:
     state = allocate(replace(_SHAPE, shapes=shapes))
+    case.requests["elastic"] = 0  # the formulas are of whole gangs
     entry.begin_episode(state.rows, 0, case.seed, case.nodes, case.requests)
     packing.load_typical(state.rows, 0, pods)
     return state

@@ -65,7 +65,7 @@ def test_gaps_are_ticks_without_any_client(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("t,client_0\n0,1\n1200,2\n", "line 3: time goes from 0 to 1200, not by 600"),
-        ("t,client_0\n0,1\n600,x\n", "line 3: column 'client_0' is 'x', not a number"),
+        ("t,client_0\n0,1\n600,x\n", "line 3: column 'client_0' is 'x', not a finite number"),
         ("time,client_0\n0,1\n", "column 't' is missing"),
         ("t\n0\n", "no column of a client"),
     ],

@@ -77,7 +77,9 @@ def test_filtering_tenants_leaves_their_jobs_as_they_were(trace: Trace) -> None:
     np.testing.assert_array_equal(mine.requests, rich.requests[rich.requests["tenant"] == at])
     assert not (others.requests["tenant"] == at).any()
     few = of_tenants(replace(rich, nodes=rich.nodes[:1]))
-    gpus = few.requests["workers"].astype(int) * few.requests["gpus_per_worker"]
+    asked = few.requests
+    least = np.where(asked["elastic"] == 1, asked["min_workers"], asked["workers"])
+    gpus = least * asked["gpus_per_worker"]
     assert len(few) < len(rich)
     assert gpus.max() <= few.nodes[0].gpus
 

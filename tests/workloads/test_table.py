@@ -34,6 +34,7 @@ def traces(draw: st.DrawFn) -> Trace:
     if draw(st.booleans()):
         # Nodes hold these jobs: a table of jobs that never fit its nodes is refused.
         array["workers"] = array["min_workers"] = array["max_workers"] = 1
+        array["topology"] = array["bandwidth_mbps"] = 0
         array["gpu_memory_mib"] = np.minimum(array["gpu_memory_mib"], 1024)
         array["memory_mib"] = np.minimum(array["memory_mib"], 1024)
         nodes = (
