@@ -202,9 +202,9 @@ class NaiveState:
         hosts = [self.nodes[n] for n, _ in job.spots]
         if len({n for n, _ in job.spots}) == 1:
             return Topology.NODE
-        if len({host.rack for host in hosts}) == 1:
-            return Topology.RACK
-        return Topology.SPINE if len({host.spine for host in hosts}) == 1 else Topology.ANY
+        if len({host.spine for host in hosts}) > 1:
+            return Topology.ANY
+        return Topology.RACK if len({host.rack for host in hosts}) == 1 else Topology.SPINE
 
     # --- tenants --------------------------------------------------------------------------------
 
