@@ -122,10 +122,10 @@ def schedule(
     row = rows[e]
     count = 0
     while row.queue_len > 0:
-        kind, j = rule_action(row, rules[0], scratch)
+        kind, j, value = rule_action(row, rules[0], scratch)
         if kind != ActionKind.PLACE:
             break
-        if commit(row, kind, j, np.int64(rules[0].placement), nodes) != Reason.OK:
+        if commit(row, kind, j, value, nodes) != Reason.OK:
             break
         count += 1
     return count
