@@ -11,23 +11,29 @@ from typing import Any
 
 from envs.reward import RewardConfig
 from orchestrator.errors import ConfigurationError
-from orchestrator.kernels.codes import Information, Placement, RuleKey
+from orchestrator.kernels.codes import Information, Placement, RuleKey, Scaling
 from orchestrator.kernels.features import Encoding
 from orchestrator.kernels.session import Sampling
 from orchestrator.scheduler.rules import rule_named
 from orchestrator.scheduler.schema import ActionLayout, FeatureSchema
 
-__all__ = ["CLUSTER", "JOB_ORDERING", "EnvConfig"]
+__all__ = ["AUTOSCALING", "CLUSTER", "JOB_ORDERING", "EnvConfig"]
 
 _KINDS: Mapping[str, type[IntEnum]] = {
     "window_order": RuleKey,
     "information": Information,
     "encoding": Encoding,
     "sampling": Sampling,
+    "autoscale": Scaling,
 }
 _LEAST = {
-    "window": 1,
-    "episode_jobs": 1,
+    "window": 0,
+    "episode_jobs": 0,
+    "episode_ticks": 0,
+    "services": 0,
+    "capacity_steps": 0,
+    "tenants": 0,
+    "racks": 0,
     "victims": 0,
     "elastics": 0,
     "preemption_limit": 0,
@@ -76,13 +82,26 @@ class EnvConfig:
         Running elastic jobs that may be resized, E.
     migrate : bool
         Whether the V jobs may also be moved to a better place.
+    services : int
+        Services whose replicas may be changed, one at a time, S: as many as the scenario has.
+    capacity_steps : int
+        Most nodes that may be ordered or given up in one action; 0: the fleet is not changed by
+        the policy.
+    autoscale : Scaling
+        How nodes and replicas are changed without asking the policy.
+    tenants, racks : int
+        Tenants and racks that are described.
+    fleet : bool
+        Whether the global vector also tells the time of day, what is on order, cost and more.
     advice : str or None
         A rule whose choice is marked among the actions: a policy that follows it starts at that
         rule's level.
     ageing_seconds : float
         Waiting time that is worth one priority class, for rules by priority; 0: none.
     episode_jobs : int
-        Jobs of an episode.
+        Jobs of an episode; 0: it has services only.
+    episode_ticks : int
+        Length of an episode without jobs, in ticks of the services.
     information : Information
         What rules and policies may know of run times.
     encoding : Encoding
@@ -106,9 +125,16 @@ class EnvConfig:
     min_run_seconds: float = 0.0
     elastics: int = 0
     migrate: bool = False
+    services: int = 0
+    capacity_steps: int = 0
+    autoscale: Scaling = Scaling.NONE
+    tenants: int = 0
+    racks: int = 0
+    fleet: bool = False
     advice: str | None = None
     ageing_seconds: float = 0.0
     episode_jobs: int = 256
+    episode_ticks: int = 0
     information: Information = Information.ESTIMATE
     encoding: Encoding = Encoding.DEFAULT
     skip_forced: bool = False
@@ -140,17 +166,43 @@ class EnvConfig:
             rule_named(self.advice)
         if not self.placements:
             raise ConfigurationError("environment: 'placements' is empty; name at least one")
-        if self.commitment and (len(self.placements) > 1 or self.victims > 0 or self.elastics > 0):
-            raise ConfigurationError(
-                "environment: 'commitment' leaves no choice of placement, no preemption and no "
-                "resizing; give one placement, no victims and no elastics, or turn it off"
-            )
+        self._check_heads()
         if self.migrate and self.victims == 0:
             raise ConfigurationError("environment: 'migrate' needs 'victims': it moves them")
         if self.backfill and not self.commitment:
             raise ConfigurationError("environment: 'backfill' needs 'commitment'")
         if self.encoding == Encoding.PUBLISHED and not self.commitment:
             raise ConfigurationError("environment: the published encoding needs 'commitment'")
+
+    def _check_heads(self) -> None:
+        """Reject heads that contradict each other."""
+        scales = self.services > 0 or self.capacity_steps > 0 or self.autoscale != Scaling.NONE
+        if self.commitment and (len(self.placements) > 1 or self.victims > 0 or self.elastics > 0):
+            raise ConfigurationError(
+                "environment: 'commitment' leaves no choice of placement, no preemption and no "
+                "resizing; give one placement, no victims and no elastics, or turn it off"
+            )
+        if self.commitment and (scales or self.tenants > 0 or self.racks > 0 or self.fleet):
+            raise ConfigurationError(
+                "environment: 'commitment' knows no services, no changing fleet and no sets of "
+                "tenants and racks; turn it off, or leave them out"
+            )
+        if self.autoscale != Scaling.NONE and (self.services > 0 or self.capacity_steps > 0):
+            raise ConfigurationError(
+                "environment: 'autoscale' changes nodes and replicas without asking; set "
+                "'services' and 'capacity_steps' to 0, or 'autoscale' to none"
+            )
+        if (self.episode_jobs == 0) != (self.episode_ticks > 0):
+            raise ConfigurationError(
+                "environment: an episode without jobs ('episode_jobs' 0) lasts for "
+                "'episode_ticks', and no other does; give one of them"
+            )
+        if self.window == 0 and (self.episode_jobs > 0 or self.commitment):
+            raise ConfigurationError(
+                "environment: 'window' is 0, and somebody has to place the jobs; show at least one"
+            )
+        if self.window == 0 and self.window_order != RuleKey.FCFS:
+            raise ConfigurationError("environment: without a 'window', 'window_order' is fcfs")
 
     @property
     def schema(self) -> FeatureSchema:
@@ -161,9 +213,13 @@ class EnvConfig:
             self.victims,
             self.elastics,
             self.migrate,
+            self.capacity_steps,
+            self.services,
             can_wait=not self.commitment,
         )
-        return FeatureSchema(self.encoding, layout, self.advice)
+        return FeatureSchema(
+            self.encoding, layout, self.advice, self.fleet, self.tenants, self.racks
+        )
 
 
 JOB_ORDERING = EnvConfig()
@@ -180,3 +236,16 @@ CLUSTER = EnvConfig(
     reward=RewardConfig(terms={"completion_time": 1.0}),
 )
 """Place a queued job by one of four candidates, preempt a running job, or wait."""
+
+AUTOSCALING = EnvConfig(
+    commitment=False,
+    window=0,
+    services=4,
+    capacity_steps=2,
+    fleet=True,
+    episode_jobs=0,
+    episode_ticks=240,
+    encoding=Encoding.CLUSTER,
+    reward=RewardConfig(terms={"node_cost": 1.0, "service_violations": 0.01}),
+)
+"""Order nodes or give them up, and change the number of services' replicas, tick by tick."""

@@ -27,6 +27,9 @@ TERMS: Mapping[str, tuple[Metric, float]] = {
     "utilisation": (Metric.BUSY_SHARE_SECONDS, -1.0),
     "preemption": (Metric.PREEMPTIONS, 1.0),
     "lost_work": (Metric.LOST_SHARE_SECONDS, 1.0),
+    "service_violations": (Metric.SERVICE_VIOLATIONS, 1.0),
+    "shed": (Metric.SERVICE_SHED, 1.0),
+    "node_cost": (Metric.NODE_COST, 1.0),
 }
 """Terms by name: the metric whose growth they charge for, and its sign as a cost.
 
@@ -42,6 +45,12 @@ preemption
     Preemptions.
 lost_work
     Work lost to interruptions and restarts, in seconds of the whole cluster.
+service_violations
+    Requests of services that were not answered within their objective.
+shed
+    Requests that rate limiters turned away; they are violations, too.
+node_cost
+    Price of all nodes that are paid for, integrated over time.
 """
 
 

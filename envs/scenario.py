@@ -1,4 +1,4 @@
-"""What surrounds the jobs of an environment: failures, tenants, throughput curves, links."""
+"""What surrounds the jobs of an environment: failures, tenants, curves, links, services, fleet."""
 
 from __future__ import annotations
 
@@ -8,18 +8,29 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from envs.config import EnvConfig
+from envs.scaling import FleetPlan, ServiceMix
 from envs.workloads.failures import FailureModel, sample_failures
 from envs.workloads.openb import typical_pods
 from envs.workloads.trace import Trace
 from orchestrator.errors import ConfigurationError
-from orchestrator.kernels.codes import Placement, QuotaMode
+from orchestrator.kernels.codes import Placement, QuotaMode, Stream
 from orchestrator.kernels.packing_state import TYPICAL_DTYPE
-from orchestrator.kernels.state import CURVE_DTYPE, INCIDENT_DTYPE, TENANT_DTYPE, UPLINK_DTYPE
+from orchestrator.kernels.state import (
+    CURVE_DTYPE,
+    INCIDENT_DTYPE,
+    SERVICE_DTYPE,
+    TENANT_DTYPE,
+    UPLINK_DTYPE,
+    ClusterState,
+)
+from orchestrator.mesh.specs import service_records
+from orchestrator.resources.records import node_records
 from orchestrator.resources.tenants import check_quotas, tenant_records
 from orchestrator.types import TenantSpec
 from orchestrator.workloads.throughput import ThroughputModel, curve_records
 
-__all__ = ["Scenario", "Surroundings", "surroundings"]
+__all__ = ["Scenario", "Surroundings", "check_heads", "configure_scenario", "surroundings"]
 
 _HORIZON = 2.0
 """Failures are drawn for so many times the span of a window: jobs run on after the last arrival."""
@@ -43,6 +54,10 @@ class Scenario:
         Model i is curve i + 1 of the trace's jobs (column ``curve``).
     uplinks_gbps : tuple of float
         Bandwidth of each rack's uplink, Gbit/s; 0: no limit. Racks beyond have none.
+    services : ServiceMix or None
+        Inference services that run throughout.
+    fleet : FleetPlan or None
+        Nodes that can be ordered and given up.
     """
 
     failures: FailureModel | None = None
@@ -51,6 +66,8 @@ class Scenario:
     quota_mode: QuotaMode = QuotaMode.NONE
     curves: tuple[ThroughputModel, ...] = ()
     uplinks_gbps: tuple[float, ...] = ()
+    services: ServiceMix | None = None
+    fleet: FleetPlan | None = None
 
     def __post_init__(self) -> None:
         """Reject what makes no sense."""
@@ -64,6 +81,13 @@ class Scenario:
                 "scenario: 'quota_mode' is set, but 'tenants' names nobody; give their quotas"
             )
 
+    @property
+    def tick_ms(self) -> int:
+        """Interval of scaling decisions; 0: there are none."""
+        if self.services is not None:
+            return self.services.tick_ms
+        return 0 if self.fleet is None else round(1000 * self.fleet.review_seconds)
+
 
 @dataclass(frozen=True)
 class Surroundings:
@@ -75,6 +99,9 @@ class Surroundings:
     curves: NDArray[np.void]  # CURVE_DTYPE
     uplinks: NDArray[np.void]  # UPLINK_DTYPE
     typical: NDArray[np.void]  # TYPICAL_DTYPE
+    nodes: NDArray[np.void]  # NODE_DTYPE, spare ones included
+    services: NDArray[np.void]  # SERVICE_DTYPE
+    series_range: NDArray[np.int64]  # [M, 2] ticks of the series that each window plays
 
     @property
     def most_incidents(self) -> int:
@@ -86,8 +113,7 @@ def surroundings(
     scenario: Scenario,
     trace: Trace,
     starts: NDArray[np.int64],
-    length: int,
-    placements: tuple[Placement, ...],
+    config: EnvConfig,
     incidents: NDArray[np.void] | None,
 ) -> Surroundings:
     """Work a scenario out for the windows of a trace.
@@ -97,11 +123,10 @@ def surroundings(
     scenario : Scenario
     trace : Trace
     starts : int64 [M]
-        First job of each window.
-    length : int
-        Jobs of a window.
-    placements : tuple of Placement
-        Fragmentation gradients need typical pods: the trace's own are taken.
+        First job of each window; of windows without jobs, their first tick.
+    config : EnvConfig
+        How long windows are. Where it offers placement by fragmentation gradients, these need
+        typical pods: the trace's own are taken.
     incidents : INCIDENT_DTYPE [I] or None
         Failures of every window, instead of the scenario's.
 
@@ -118,7 +143,7 @@ def surroundings(
         same = np.zeros(0, INCIDENT_DTYPE) if incidents is None else incidents.copy()
         ranges = np.tile(np.array([0, len(same)], np.int64), (len(starts), 1))
     else:
-        same, ranges = _window_failures(scenario, trace, starts, length)
+        same, ranges = _window_failures(scenario, trace, starts, config)
     most = int(trace.requests["curve"].max(initial=0))
     if scenario.curves and most > len(scenario.curves):
         raise ConfigurationError(
@@ -127,7 +152,9 @@ def surroundings(
         )
     uplinks = np.zeros(len(scenario.uplinks_gbps), UPLINK_DTYPE)
     uplinks["capacity_mbps"] = [round(gbps * 1000) for gbps in scenario.uplinks_gbps]
-    gradient = Placement.FGD in placements
+    gradient = Placement.FGD in config.placements
+    nodes = node_records(trace.nodes)
+    services = scenario.services
     return Surroundings(
         incidents=same,
         incident_range=ranges,
@@ -135,22 +162,110 @@ def surroundings(
         curves=curve_records(scenario.curves) if scenario.curves else np.zeros(0, CURVE_DTYPE),
         uplinks=uplinks,
         typical=typical_pods(trace.requests) if gradient else np.zeros(0, TYPICAL_DTYPE),
+        nodes=nodes if scenario.fleet is None else scenario.fleet.records(nodes),
+        services=np.zeros(0, SERVICE_DTYPE)
+        if services is None
+        else service_records(services.specs, range(len(services.specs))),
+        series_range=_window_ticks(scenario, trace, starts, config),
     )
 
 
+def configure_scenario(state: ClusterState, scenario: Scenario) -> None:
+    """Say in all rows of a state what of a scenario stays the same from episode to episode.
+
+    The rows hold the addresses of the services' series and forecast: the scenario must live as
+    long as they are used.
+    """
+    rows, services, fleet = state.rows, scenario.services, scenario.fleet
+    rows["quota_mode"] = scenario.quota_mode
+    rows["tick_ms"] = scenario.tick_ms
+    if services is not None:
+        rows["series_at"] = services.series.address
+        rows["series_len"] = services.series.ticks
+        if services.forecast is not None:
+            rows["forecast_at"] = services.forecast.ctypes.data
+    if fleet is not None:
+        rows["provision_ms"] = round(1000 * fleet.provision_seconds)
+        rows["min_nodes"], rows["max_nodes"] = fleet.least, fleet.most
+
+
+def check_heads(scenario: Scenario, config: EnvConfig) -> None:
+    """Raise if an environment asks for decisions that a scenario has no object for."""
+    there = 0 if scenario.services is None else len(scenario.services.specs)
+    if config.services not in (0, there):
+        raise ConfigurationError(
+            f"environment: 'services' is {config.services}, and the scenario has {there}; set it "
+            f"to {there}, or to 0 if the policy does not change them"
+        )
+    if config.capacity_steps > 0 and scenario.fleet is None:
+        raise ConfigurationError(
+            "environment: 'capacity_steps' is set, and the scenario has no 'fleet'; describe it"
+        )
+    if config.episode_jobs == 0 and scenario.services is None:
+        raise ConfigurationError(
+            "environment: 'episode_jobs' is 0, and the scenario has no 'services'; add either"
+        )
+    if config.commitment and scenario.tick_ms > 0:
+        raise ConfigurationError(
+            "environment: 'commitment' knows no services and no changing fleet; turn it off"
+        )
+
+
+def _window_ticks(
+    scenario: Scenario, trace: Trace, starts: NDArray[np.int64], config: EnvConfig
+) -> NDArray[np.int64]:
+    """Ticks of the series that each window plays, int64 [M, 2].
+
+    A window of jobs plays a part of the series drawn by its first job, long enough for jobs that
+    run on after the last arrival.
+    """
+    ranges = np.zeros((len(starts), 2), np.int64)
+    tick_ms, length, services = scenario.tick_ms, config.episode_jobs, scenario.services
+    if tick_ms == 0:
+        return ranges
+    submit = trace.requests["submit_ms"]
+    for m, start in enumerate(starts.tolist()):
+        if length == 0:
+            ranges[m] = start, start + config.episode_ticks
+            continue
+        span = int(submit[start + length - 1] - submit[start])
+        longest = int(trace.requests["duration_ms"][start : start + length].max())
+        ticks = 1 + math.ceil((_HORIZON * span + longest) / tick_ms)
+        first = 0
+        if services is not None and services.series.ticks >= ticks:
+            room = services.series.ticks - ticks + 1
+            seed = [scenario.failure_seed, Stream.SERVICES, start]
+            first = int(np.random.SeedSequence(seed).generate_state(1)[0]) % room
+        ranges[m] = first, first + ticks
+    beyond = ranges[:, 1] > (services.series.ticks if services is not None else np.inf)
+    if beyond.any():
+        assert services is not None
+        m = int(np.argmax(beyond))
+        raise ConfigurationError(
+            f"services: 'series' has {services.series.ticks} ticks of {services.series.tick_s:g} "
+            f"s, and the window from {starts[m]} needs {ranges[m, 1] - ranges[m, 0]}; give a "
+            "longer series, or shorter episodes"
+        )
+    return ranges
+
+
 def _window_failures(
-    scenario: Scenario, trace: Trace, starts: NDArray[np.int64], length: int
+    scenario: Scenario, trace: Trace, starts: NDArray[np.int64], config: EnvConfig
 ) -> tuple[NDArray[np.void], NDArray[np.int64]]:
     """Failures of each window, drawn by its first job: other windows do not change them."""
     model = scenario.failures or FailureModel()
+    machines = len(trace.nodes) + (0 if scenario.fleet is None else scenario.fleet.spare)
     submit = trace.requests["submit_ms"]
     drawn: list[NDArray[np.void]] = []
     ranges = np.zeros((len(starts), 2), np.int64)
     count = 0
     for m, start in enumerate(starts.tolist()):
-        span = int(submit[start + length - 1] - submit[start])
+        if config.episode_jobs > 0:
+            span = int(submit[start + config.episode_jobs - 1] - submit[start])
+        else:
+            span = config.episode_ticks * scenario.tick_ms
         seed = int(np.random.SeedSequence([scenario.failure_seed, start]).generate_state(1)[0])
-        found = sample_failures(model, len(trace.nodes), int(_HORIZON * span), seed)
+        found = sample_failures(model, machines, int(_HORIZON * span), seed)
         drawn.append(found)
         ranges[m] = count, count + len(found)
         count += len(found)

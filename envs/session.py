@@ -7,22 +7,25 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from envs.buffers import configure_view, make_bench, make_buffers, observed
+from envs.checks import check_incidents, check_starts, check_trace
 from envs.config import EnvConfig
-from envs.scenario import Scenario, Surroundings, surroundings
-from envs.workloads.trace import Trace, unplaceable
+from envs.scaling import Standing
+from envs.scenario import (
+    Scenario,
+    Surroundings,
+    check_heads,
+    configure_scenario,
+    surroundings,
+)
+from envs.workloads.trace import Trace
 from orchestrator.errors import ConfigurationError, IllegalActionError
 from orchestrator.kernels import session as kernels
-from orchestrator.kernels.candidates import CANDIDATE_NAMES, VICTIM_NAMES
-from orchestrator.kernels.codes import NO_JOB, EventKind, Reason
-from orchestrator.kernels.elastics import ELASTIC_NAMES
-from orchestrator.kernels.features import GLOBAL_NAMES, STATIC_WIDTH, make_scratch
-from orchestrator.kernels.metrics import Metric
-from orchestrator.kernels.state import INCIDENT_DTYPE, ClusterShape, ClusterState, allocate
-from orchestrator.resources.records import gpu_models, node_records
+from orchestrator.kernels.codes import Reason
+from orchestrator.kernels.state import ClusterShape, ClusterState, allocate
 from orchestrator.scheduler.rules import Rule, rule_named
-from orchestrator.scheduler.schema import FeatureSchema
 
-__all__ = ["Session", "configure_view", "make_bench", "make_buffers", "observed"]
+__all__ = ["Session"]
 
 Observation = dict[str, NDArray[Any]]
 
@@ -38,12 +41,12 @@ class Session:
     envs : int
         Rows.
     starts : int64 [M] or None
-        First job of each window that episodes may play; None: every one of ``episode_jobs``
-        consecutive jobs.
+        First job of each window that episodes may play, or, without jobs, its first tick; None:
+        every one of ``episode_jobs`` consecutive jobs, or of ``episode_ticks`` ticks.
     incidents : INCIDENT_DTYPE [I] or None
         Node failures and recoveries of every episode, times from its start.
     scenario : Scenario or None
-        Failures drawn for each window, tenants, throughput curves, links.
+        Failures drawn for each window, tenants, throughput curves, links, services, fleet.
     """
 
     def __init__(
@@ -55,35 +58,38 @@ class Session:
         incidents: NDArray[np.void] | None = None,
         scenario: Scenario | None = None,
     ) -> None:
-        _check_trace(trace, config)
+        check_trace(trace, config)
+        scenario = scenario or Scenario()
         self.trace = trace
         self.config = config
         self.schema = config.schema
         if starts is None:
-            starts = np.arange(len(trace) - config.episode_jobs + 1, dtype=np.int64)
+            starts = _all_starts(trace, config, scenario)
         if incidents is not None:
-            _check_incidents(incidents, len(trace.nodes))
-        _check_starts(trace, config, starts)
-        scenario = scenario or Scenario()
-        around = surroundings(
-            scenario, trace, starts, config.episode_jobs, config.placements, incidents
-        )
-        self.source = _make_source(trace, config, starts, around)
+            check_incidents(incidents, len(trace.nodes))
+        check_starts(trace, config, starts)
+        check_heads(scenario, config)
+        self.scenario = scenario  # rows hold the address of its series
+        around = surroundings(scenario, trace, starts, config, incidents)
+        standing = Standing.of(scenario.services, scenario.fleet, trace.nodes)
+        self.source = _make_source(trace, config, starts, around, standing)
+        self.standing = len(standing.requests)
         shape = ClusterShape(
             envs=envs,
-            jobs=config.episode_jobs,
-            workers=_most_workers(trace),
-            nodes=len(trace.nodes),
+            jobs=max(config.episode_jobs + self.standing, 1),
+            workers=max(_most_workers(trace), int(standing.requests["max_workers"].max(initial=1))),
+            nodes=len(self.source.nodes),
             devices=max(node.gpus for node in trace.nodes),
             incidents=around.most_incidents,
             tenants=max(len(around.tenants), 1),
             curves=max(len(around.curves), 1),
             uplinks=max(len(around.uplinks), 1),
             typical=len(around.typical),
+            services=max(self.standing, 1),
         )
         self.state = allocate(shape)
         _configure(self.state, config)
-        self.state.rows["quota_mode"] = scenario.quota_mode
+        configure_scenario(self.state, scenario)
         self.buffers = make_buffers(shape, config)
         self.bench = make_bench(shape, config)
         self.seeds = np.zeros(envs, np.uint64)
@@ -163,24 +169,12 @@ class Session:
         return np.arange(start, start + self.config.episode_jobs, dtype=np.int64)
 
 
-def observed(
-    buffers: kernels.Buffers, schema: FeatureSchema, e: int | slice = slice(None)
-) -> Observation:
-    """What buffers say of a row, or of all, as observations hold it: views, not copies."""
-    seen: Observation = {
-        "queue": buffers.queue[e],
-        "global": buffers.globals[e],
-        "action_mask": buffers.mask[e],
-    }
-    if schema.candidates:
-        seen["candidates"] = buffers.candidates[e]
-    if schema.victims:
-        seen["victims"] = buffers.victims[e]
-    if schema.advice:
-        seen["advice"] = buffers.advice[e]
-    if schema.elastics:
-        seen["elastics"] = buffers.elastics[e]
-    return seen
+def _all_starts(trace: Trace, config: EnvConfig, scenario: Scenario) -> NDArray[np.int64]:
+    """Every window that there is."""
+    if config.episode_jobs > 0 or scenario.services is None:
+        return np.arange(len(trace) - config.episode_jobs + 1, dtype=np.int64)
+    last = max(scenario.services.series.ticks - config.episode_ticks, 0)
+    return np.arange(last + 1, dtype=np.int64)
 
 
 def _most_workers(trace: Trace) -> int:
@@ -191,78 +185,6 @@ def _most_workers(trace: Trace) -> int:
     cores = sum(node.cpu_cores for node in trace.nodes)
     # Nobody has more workers than there are GPUs or cores: a lavish maximum costs no memory.
     return int(max(trace.requests["workers"].max(), min(int(grown), max(gpus, cores, 1))))
-
-
-def _check_trace(trace: Trace, config: EnvConfig) -> None:
-    if len(trace) < config.episode_jobs:
-        raise ConfigurationError(
-            f"trace '{trace.name}' has {len(trace)} jobs, less than 'episode_jobs' "
-            f"({config.episode_jobs}); use a longer trace or shorter episodes"
-        )
-    if not trace.nodes:
-        raise ConfigurationError(f"trace '{trace.name}' names no cluster; give its 'nodes'")
-    never = np.flatnonzero(_never_fits(trace, trace.requests))
-    if len(never) > 0:
-        job = trace.requests[never[:1]]
-        field = _too_large_field(trace, job)
-        raise ConfigurationError(
-            f"trace '{trace.name}': job {job['source_id'][0]} can never fit into its cluster "
-            f"('{field}' is {job[field][0]}), nor can {len(never) - 1} others; drop them or "
-            f"enlarge 'nodes'"
-        )
-
-
-def _never_fits(trace: Trace, requests: NDArray[np.void]) -> NDArray[np.bool_]:
-    """Which jobs could not run even if the trace's cluster were empty, bool [jobs]."""
-    models = gpu_models(trace.nodes)
-    never = np.zeros(len(requests), np.bool_)
-    for mask in np.unique(requests["model_mask"]).tolist():
-        admitted = tuple(
-            node for node in trace.nodes if mask == 0 or mask >> models.index(node.gpu_model) & 1
-        )
-        asking = requests["model_mask"] == mask
-        never[asking] = unplaceable(requests[asking], admitted)
-    return never
-
-
-def _too_large_field(trace: Trace, job: NDArray[np.void]) -> str:
-    """The field of a job [1] that cannot fit without which it would."""
-    least = {
-        "model_mask": 0,
-        "topology": 0,
-        "bandwidth_mbps": 0,
-        "workers": 1,
-        "gpu_memory_mib": 0,
-        "memory_mib": 0,
-        "cpu_milli": 0,
-    }
-    for field, value in least.items():
-        smaller = job.copy()
-        smaller[field] = value
-        if field == "workers":
-            smaller["min_workers"] = value
-        if not _never_fits(trace, smaller)[0]:
-            return field
-    return "gpus_per_worker"
-
-
-def _check_incidents(incidents: NDArray[np.void], nodes: int) -> None:
-    if incidents.dtype != INCIDENT_DTYPE or incidents.ndim != 1:
-        raise ConfigurationError(
-            f"environment: 'incidents' has type {incidents.dtype}; give an array of INCIDENT_DTYPE"
-        )
-    kinds = (EventKind.NODE_RECOVERY, EventKind.NODE_FAILURE, EventKind.NODE_DRAIN)
-    late = np.diff(incidents["time_ms"], prepend=0) < 0
-    for field, wrong, remedy in (
-        ("node", (incidents["node"] < 0) | (incidents["node"] >= nodes), f"0 to {nodes - 1}"),
-        ("kind", ~np.isin(incidents["kind"], kinds), "a node's EventKind"),
-        ("time_ms", late, "times from 0 on, in ascending order"),
-    ):
-        if wrong.any():
-            i = int(np.argmax(wrong))
-            raise ConfigurationError(
-                f"environment: incident {i}: '{field}' is {incidents[field][i]}; give {remedy}"
-            )
 
 
 def _check_shape(what: str, values: NDArray[Any], rows: int) -> None:
@@ -280,21 +202,12 @@ def _check_windows(windows: NDArray[np.int64], least: int, session: Session) -> 
         raise ConfigurationError(f"window {wrong[0]} of {known}; give an index below {known}")
 
 
-def _check_starts(trace: Trace, config: EnvConfig, starts: NDArray[np.int64]) -> None:
-    if len(starts) == 0:
-        raise ConfigurationError("environment: no windows to play; 'starts' is empty")
-    if starts.min() < 0 or starts.max() + config.episode_jobs > len(trace):
-        raise ConfigurationError(
-            f"environment: windows of {config.episode_jobs} jobs reach beyond the {len(trace)} "
-            f"jobs of trace '{trace.name}'; shorten the episodes or move the windows"
-        )
-
-
 def _make_source(
     trace: Trace,
     config: EnvConfig,
     starts: NDArray[np.int64],
     around: Surroundings,
+    standing: Standing,
 ) -> kernels.Source:
     settings = np.zeros(1, kernels.SETTINGS_DTYPE)
     settings["length"] = config.episode_jobs
@@ -303,6 +216,8 @@ def _make_source(
     settings["scaled"] = config.reward.reference is not None
     settings["sampling"] = config.sampling
     settings["advice"] = config.advice is not None
+    settings["tenants"] = config.tenants > 0
+    settings["racks"] = config.racks > 0
     fields = ("user", "group", "application")
     largest = [trace.requests["requested_ms"].max() / 1000.0]
     largest += [max(float(trace.requests[name].max()), 1.0) for name in fields]
@@ -312,12 +227,16 @@ def _make_source(
     return kernels.Source(
         settings=settings,
         trace=requests,
-        nodes=node_records(trace.nodes),
+        nodes=around.nodes,
         incidents=around.incidents,
         incident_range=around.incident_range,
         tenants=around.tenants,
         curves=around.curves,
         uplinks=around.uplinks,
+        services=around.services,
+        standing=standing.requests,
+        plans=standing.plans,
+        series_range=around.series_range,
         typical=around.typical,
         starts=np.array(starts, np.int64),
         reference=np.full(len(starts), np.nan),
@@ -327,17 +246,6 @@ def _make_source(
         generators=np.array(config.placements, np.int32),
         maxima=np.array(largest, np.float64),
     )
-
-
-def configure_view(state: ClusterState, config: EnvConfig) -> None:
-    """Say in all rows of a state which sets of its entities policies see."""
-    rows = state.rows
-    rows["queue_window"] = config.window
-    rows["window_order"] = config.window_order
-    rows["candidates"] = len(config.placements)
-    rows["victims"] = config.victims
-    rows["elastics"] = config.elastics
-    rows["migrate"] = config.migrate
 
 
 def _configure(state: ClusterState, config: EnvConfig) -> None:
@@ -351,49 +259,4 @@ def _configure(state: ClusterState, config: EnvConfig) -> None:
     rows["information"] = config.information
     rows["skip_forced"] = config.skip_forced
     rows["step_limit"] = config.step_limit
-
-
-def make_buffers(shape: ClusterShape, config: EnvConfig) -> kernels.Buffers:
-    """Allocate what steps of rows of a shape write."""
-    E, Q, V = shape.envs, config.window, max(config.victims, 1)
-    schema = config.schema
-    pairs = Q * len(config.placements) if schema.candidates else 1
-    return kernels.Buffers(
-        queue=np.zeros((E, Q, len(schema.queue)), np.float32),
-        globals=np.zeros((E, len(GLOBAL_NAMES)), np.float32),
-        candidates=np.zeros((E, pairs, len(CANDIDATE_NAMES)), np.float32),
-        victims=np.zeros((E, V, len(VICTIM_NAMES)), np.float32),
-        elastics=np.zeros((E, max(config.elastics, 1), len(ELASTIC_NAMES)), np.float32),
-        advice=np.zeros((E, schema.actions.size if schema.advice else 1), np.float32),
-        mask=np.zeros((E, schema.actions.size), np.int8),
-        reward=np.zeros(E),
-        terminated=np.zeros(E, np.bool_),
-        truncated=np.zeros(E, np.bool_),
-        reason=np.zeros(E, np.int32),
-        shown=np.zeros((E, 3), np.int32),
-        advised=np.full(E, -1, np.int32),
-        window=np.full((E, Q), NO_JOB, np.int32),
-        victim_jobs=np.full((E, V), NO_JOB, np.int32),
-        elastic_jobs=np.full((E, max(config.elastics, 1)), NO_JOB, np.int32),
-        static=np.zeros((E, shape.jobs, STATIC_WIDTH), np.float32),
-        metrics=np.zeros((E, len(Metric))),
-        scale=np.ones(E),
-        episode=np.zeros(E, np.int64),
-        start_index=np.zeros(E, np.int64),
-        steps=np.zeros(E, np.int64),
-    )
-
-
-def make_bench(shape: ClusterShape, config: EnvConfig) -> kernels.Bench:
-    """Allocate the scratch of one thread for rows of a shape."""
-    releases, table, columns = make_scratch(shape.jobs, config.window)
-    return kernels.Bench(
-        nodes=np.zeros((len(config.placements) + 1) * shape.workers, np.int32),
-        jobs=np.zeros(max(shape.jobs, shape.workers), np.int32),
-        shapes=np.zeros(config.window, np.int32),
-        releases=releases,
-        table=table,
-        columns=columns,
-        scores=np.zeros(config.window),
-        metrics=np.zeros((1, len(Metric))),
-    )
+    rows["autoscale"] = config.autoscale

@@ -19,14 +19,16 @@ def observation_space(config: EnvConfig) -> spaces.Dict:
 
     ``queue`` [Q, F], ``global`` [G], ``action_mask`` [A]; with chosen placements also
     ``candidates`` [Q * K, C], with preemption ``victims`` [V, F_v], with resizing ``elastics``
-    [E, F_e], with advice ``advice`` [A].
+    [E, F_e], with services ``services`` [S, F_s], with a changing fleet ``capacity`` [2 c, F_c],
+    ``tenants`` [T, F_t] and ``racks`` [R, F_r] where they are shown, with advice ``advice`` [A].
     """
     schema, layout = config.schema, config.schema.actions
     parts: dict[str, spaces.Space[np.ndarray]] = {
-        "queue": _box(layout.window, len(schema.queue)),
         "global": _box(len(schema.globals)),
         "action_mask": spaces.MultiBinary(layout.size),
     }
+    if schema.queue:
+        parts["queue"] = _box(layout.window, len(schema.queue))
     if schema.candidates:
         parts["candidates"] = _box(layout.window * layout.candidates, len(schema.candidates))
     if schema.victims:
@@ -35,6 +37,14 @@ def observation_space(config: EnvConfig) -> spaces.Dict:
         parts["advice"] = _box(layout.size)
     if schema.elastics:
         parts["elastics"] = _box(layout.elastics, len(schema.elastics))
+    if schema.services:
+        parts["services"] = _box(layout.services, len(schema.services))
+    if schema.capacity:
+        parts["capacity"] = _box(2 * layout.capacity_steps, len(schema.capacity))
+    if schema.tenants:
+        parts["tenants"] = _box(schema.tenants_shown, len(schema.tenants))
+    if schema.racks:
+        parts["racks"] = _box(schema.racks_shown, len(schema.racks))
     return spaces.Dict(parts)
 
 

@@ -70,10 +70,7 @@ class LinearScorer:
             for part, seen in zip(SETS, sets, strict=True)
         )
         if sizes not in self._layouts:
-            window, candidates, victims, elastics = sizes
-            self._layouts[sizes] = vector_layout(
-                self.schema, window, candidates, victims, elastics, by_head=True
-            )
+            self._layouts[sizes] = vector_layout(self.schema, sizes, by_head=True)
         advice = np.ascontiguousarray(observation.get("advice", nothing[:, 0]), np.float32)
         chosen = np.empty(len(mask), np.int64)
         best_actions(
@@ -81,6 +78,8 @@ class LinearScorer:
             sets[1],
             sets[2],
             sets[3],
+            sets[4],
+            sets[5],
             advice,
             np.ascontiguousarray(mask, np.bool_).view(np.int8),
             self._layouts[sizes],

@@ -18,7 +18,7 @@ from orchestrator.errors import ConfigurationError
 from orchestrator.kernels.scorer import Scoring, evaluate_rule_windows, evaluate_scorers
 from orchestrator.kernels.session import Source
 from orchestrator.scheduler.rules import Rule, rule_named
-from orchestrator.scheduler.vectors import advice_column, vector_layout
+from orchestrator.scheduler.vectors import SETS, advice_column, vector_layout
 
 __all__ = ["ScorerEvaluator"]
 
@@ -55,16 +55,10 @@ class ScorerEvaluator:
         # A session for each thread: rows of one session are neighbours in memory.
         plain = replace(config, reward=replace(config.reward, reference=None))
         self._sessions = [Session(trace, plain, 1, start) for _ in range(threads)]
-        schema, layout = config.schema, config.schema.actions
-        pairs = layout.window * layout.candidates
+        schema, buffers = config.schema, self._sessions[0].buffers
         self._scoring = Scoring(
             layout=vector_layout(
-                schema,
-                layout.window,
-                pairs,
-                max(layout.victims, 1),
-                max(layout.elastics, 1),
-                by_head=True,
+                schema, [getattr(buffers, part).shape[1] for part in SETS], by_head=True
             ),
             advice_at=advice_column(schema, by_head=True),
             rules=rule_named(config.advice or _RESORT).to_record(),

@@ -8,8 +8,8 @@ import numpy as np
 
 from agents.bundle import load_bundle, read_manifest, restore_environment
 from agents.task import BatchPolicy
+from envs.buffers import configure_view, make_bench, make_buffers, observed
 from envs.config import EnvConfig
-from envs.session import configure_view, make_bench, make_buffers, observed
 from orchestrator.errors import ConfigurationError
 from orchestrator.kernels import entry
 from orchestrator.kernels.features import Encoding
@@ -20,6 +20,8 @@ from orchestrator.kernels.state import (
     INCIDENT_DTYPE,
     NODE_DTYPE,
     REQUEST_DTYPE,
+    SCALING_DTYPE,
+    SERVICE_DTYPE,
     TENANT_DTYPE,
     UPLINK_DTYPE,
     ClusterShape,
@@ -69,6 +71,11 @@ class BundlePolicy:
                 "deployment: the published encoding scales by the largest values of a whole trace, "
                 "which a live cluster does not know; train with another encoding"
             )
+        if config.services > 0 or config.capacity_steps > 0:
+            raise ConfigurationError(
+                "deployment: a live cluster's fleet and replicas are changed by its autoscaler; "
+                "train with 'services' and 'capacity_steps' 0"
+            )
         self.policy = policy
         self.config = config
         self._schema = config.schema
@@ -114,6 +121,8 @@ def _source(config: EnvConfig) -> Source:
     settings = np.zeros(1, SETTINGS_DTYPE)
     settings["encoding"] = config.encoding
     settings["advice"] = config.advice is not None
+    settings["tenants"] = config.tenants > 0
+    settings["racks"] = config.racks > 0
     no_jobs = np.zeros(0, REQUEST_DTYPE)
     no_jobs.flags.writeable = False  # as a session's: kernels are compiled for one of them
     return Source(
@@ -125,6 +134,10 @@ def _source(config: EnvConfig) -> Source:
         tenants=np.zeros(0, TENANT_DTYPE),
         curves=np.zeros(0, CURVE_DTYPE),
         uplinks=np.zeros(0, UPLINK_DTYPE),
+        services=np.zeros(0, SERVICE_DTYPE),
+        standing=no_jobs,
+        plans=np.zeros(0, SCALING_DTYPE),
+        series_range=np.zeros((0, 2), np.int64),
         typical=np.zeros(0, TYPICAL_DTYPE),
         starts=np.zeros(0, np.int64),
         reference=np.zeros(0),

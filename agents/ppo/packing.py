@@ -59,10 +59,7 @@ class ActionPacker:
         """Where things are, for the sizes that an observation has: those of any window do."""
         sizes = tuple(observation[part].shape[1] if part in observation else 0 for part in SETS)
         if sizes not in self._layouts:
-            window, candidates, victims, elastics = sizes
-            self._layouts[sizes] = vector_layout(
-                self._schema, window, candidates, victims, elastics, by_head=self._by_head
-            )
+            self._layouts[sizes] = vector_layout(self._schema, sizes, by_head=self._by_head)
         return self._layouts[sizes]
 
     def pack(
@@ -108,7 +105,7 @@ def _pack(mask, sets, parts, advice, advice_at, vectors, actions):
                 actions[n] = a
                 for q in range(p, last + 1):
                     if parts[q, 2] >= 0:
-                        features = sets[parts[q, 2]][b, k // parts[q, 3]]
+                        features = sets[parts[q, 2]][b, parts[q, 6] + k // parts[q, 3]]
                         start = parts[q, 4]
                         for f in range(features.shape[0]):
                             vectors[n, start + f] = features[f]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from orchestrator.invariants.view import ENDED, PASSING, PLACED, WAITING, View
-from orchestrator.kernels.codes import NO_JOB, JobCode
+from orchestrator.kernels.codes import NO_JOB, JobCode, JobKind
 
 __all__ = ["check_counters", "check_jobs", "check_progress", "check_services"]
 
@@ -79,6 +79,8 @@ def check_counters(v: View) -> None:
     ended = {code: len(v.jobs_in((code,))) for code in ENDED}
     here = len(v.jobs_in(WAITING + PLACED))
     v.require_equal(int(row["active_jobs"]), here, "active_jobs")
+    services = sum(v.request[j]["kind"] == JobKind.SERVICE for j in v.jobs_in(WAITING + PLACED))
+    v.require_equal(int(row["active_services"]), int(services), "active_services")
     v.require_equal(int(row["completed_jobs"]), ended[JobCode.COMPLETED], "completed_jobs")
     v.require_equal(int(row["failed_jobs"]), ended[JobCode.FAILED], "failed_jobs")
     for name in ("preemptions", "interruptions", "resizes", "migrations"):

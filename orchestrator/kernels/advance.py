@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
+from orchestrator.kernels.autoscale import scale_by_itself, start_services
 from orchestrator.kernels.backfill import backfill_queue
-from orchestrator.kernels.codes import NO_JOB, EventKind, Placement, Status
+from orchestrator.kernels.codes import EventKind, Placement, Scaling, Status
 from orchestrator.kernels.decisions import decision_open, permitted_workers
 from orchestrator.kernels.feasibility import fits
 from orchestrator.kernels.jit import kernel, part
 from orchestrator.kernels.placement import place_gang
-from orchestrator.kernels.tables import queue
 from orchestrator.kernels.transition.apply import step_event
 from orchestrator.kernels.transition.decide import (
     close_point,
@@ -19,20 +19,12 @@ from orchestrator.kernels.transition.decide import (
     open_point,
 )
 from orchestrator.kernels.transition.jobs import start_job
+from orchestrator.kernels.transition.queue import queue_position
 from orchestrator.kernels.transition.timeline import next_event
 
-__all__ = ["advance", "queue_position", "serve_commitment"]
+__all__ = ["advance", "serve_commitment"]
 
 _PLACEMENT = np.int64(Placement.FIRST_FIT)
-
-
-@kernel
-def queue_position(row, j):
-    """Position of a waiting job in the queue, or -1."""
-    for q in range(row.queue_len):
-        if queue(row, q).job == j:
-            return q
-    return NO_JOB
 
 
 @kernel
@@ -89,6 +81,10 @@ def advance(row, nodes):
             if not serve_commitment(row, nodes):
                 continue
         elif row.point_open != 0:
+            if row.num_services > 0:
+                start_services(row, nodes)
+            if row.autoscale != Scaling.NONE:
+                scale_by_itself(row, nodes)
             if decision_open(row):
                 return Status.DECISION
             close_point(row)

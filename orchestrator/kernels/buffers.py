@@ -33,6 +33,8 @@ SETTINGS_DTYPE = np.dtype(
         ("form", "u1"),  # RewardForm
         ("scaled", "u1"),  # divide by the reference rule's cost on the same window
         ("sampling", "u1"),  # Sampling
+        ("tenants", "u1"),  # tenants are shown
+        ("racks", "u1"),  # racks are shown
         ("advice", "u1"),  # the advisor's choice is marked
     ],
     align=True,
@@ -49,9 +51,13 @@ class Source(NamedTuple):
     incident_range: NDArray[np.int64]  # [M, 2] incidents of each window: first, and the one after
     tenants: NDArray[np.void]  # [T] TENANT_DTYPE; none: no accounts are kept
     curves: NDArray[np.void]  # CURVE_DTYPE
+    services: NDArray[np.void]  # [S] SERVICE_DTYPE
+    standing: NDArray[np.void]  # [S] REQUEST_DTYPE: their jobs, submitted with the first other one
+    plans: NDArray[np.void]  # [S + 1] SCALING_DTYPE: of the fleet, then of each service
+    series_range: NDArray[np.int64]  # [M, 2] ticks of the series that each window plays
     uplinks: NDArray[np.void]  # UPLINK_DTYPE, by rack
     typical: NDArray[np.void]  # TYPICAL_DTYPE, by which fragmentation is measured
-    starts: NDArray[np.int64]  # [M] first job of each window
+    starts: NDArray[np.int64]  # [M] first job of each window; without jobs, its first tick
     reference: NDArray[np.float64]  # [M] the reference rule's cost; NaN: not computed yet
     reference_rule: NDArray[np.void]  # [1] RULE_DTYPE
     advisor: NDArray[np.void]  # [1] RULE_DTYPE; used if the settings ask for advice
@@ -64,10 +70,14 @@ class Buffers(NamedTuple):
     """What a step writes; E rows, Q window, V victims, A actions."""
 
     queue: NDArray[np.float32]  # [E, Q, F]
-    globals: NDArray[np.float32]  # [E, G]
+    globals: NDArray[np.float32]  # [E, G], or [E, G + F] with features of the fleet
     candidates: NDArray[np.float32]  # [E, Q * K, C]
     victims: NDArray[np.float32]  # [E, max(V, 1), F_v]
     elastics: NDArray[np.float32]  # [E, max(E_n, 1), F_e]
+    services: NDArray[np.float32]  # [E, max(S, 1), F_s]
+    capacity: NDArray[np.float32]  # [E, max(2 c, 1), F_c] changes by -1 .. -c, 1 .. c nodes
+    tenants: NDArray[np.float32]  # [E, max(T, 1), F_t]
+    racks: NDArray[np.float32]  # [E, max(R, 1), F_r]
     advice: NDArray[np.float32]  # [E, A] 1 at the advisor's choice; [E, 1] without advice
     mask: NDArray[np.int8]  # [E, A]
     reward: NDArray[np.float64]  # [E]

@@ -23,6 +23,7 @@ __all__ = [
     "QuotaMode",
     "Reason",
     "RuleKey",
+    "Scaling",
     "Status",
     "Stream",
     "Topology",
@@ -234,6 +235,16 @@ class Preemption(IntEnum):
     RECLAIM = 3
     """The same, and before them jobs with which another tenant exceeds its quota, when the waiting
     job stays within its own. Jobs within their tenant's quota are served before those beyond."""
+
+
+class Scaling(IntEnum):
+    """How a rule, or the cluster by itself, changes the number of nodes and replicas."""
+
+    NONE = 0
+    REACTIVE = 1
+    """By the demand there is."""
+    PREDICTIVE = 2
+    """By that or, where it is higher, by the demand that is forecast."""
 
 
 class Information(IntEnum):

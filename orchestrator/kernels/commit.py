@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from orchestrator.kernels.advance import queue_position
+from orchestrator.kernels.autoscale import commit_capacity, commit_service
 from orchestrator.kernels.backfill import earliest_start
 from orchestrator.kernels.codes import ActionKind, Reason
 from orchestrator.kernels.decisions import (
@@ -28,6 +28,7 @@ from orchestrator.kernels.transition.decide import (
 )
 from orchestrator.kernels.transition.elastic import grow_job, migrate_job, shrink_job
 from orchestrator.kernels.transition.jobs import begin_preemption, start_job
+from orchestrator.kernels.transition.queue import queue_position
 
 __all__ = ["commit"]
 
@@ -89,10 +90,11 @@ def commit(row, kind, j, value, nodes):
     kind : int
         An ``ActionKind``.
     j : int
-        The job that it is about; ignored when waiting.
+        The job that it is about, or the service; ignored for capacity and when waiting.
     value : int
         For a placement or a move, the ``Placement`` generator of the chosen candidate; for a
-        resize, the new number of workers.
+        resize, the new number of workers; for a service, of replicas; for capacity, the nodes to
+        order, or to give up if negative.
     nodes : int32 [>= workers]
         Scratch.
 
@@ -107,6 +109,10 @@ def commit(row, kind, j, value, nodes):
         reason = np.int64(Reason.OK if can_wait(row) else Reason.NOTHING_TO_WAIT_FOR)
         if reason == Reason.OK:
             close_point(row)
+    elif kind == ActionKind.CAPACITY:
+        reason = commit_capacity(row, value)
+    elif kind == ActionKind.SERVICE:
+        reason = commit_service(row, j, value, nodes)
     elif j < 0 or j >= row.num_jobs:
         reason = np.int64(Reason.NOT_QUEUED)
     elif kind == ActionKind.PLACE:

@@ -7,18 +7,22 @@ import numpy as np
 from orchestrator.kernels.codes import EventKind, JobCode, JobKind, QuotaMode, Reason
 from orchestrator.kernels.feasibility import fits, least_units, least_workers
 from orchestrator.kernels.jit import kernel, part, small_kernel
-from orchestrator.kernels.tables import job, queue, request, running, tenant
+from orchestrator.kernels.tables import job, plan, queue, request, running, service, tenant
+from orchestrator.kernels.transition.capacity import capacity_reason
 from orchestrator.kernels.transition.progress import units_of
 from orchestrator.kernels.transition.timeline import next_event
 
 __all__ = [
     "can_wait",
     "decision_open",
+    "fleet_reason",
+    "is_stuck",
     "permitted_workers",
     "placement_reason",
     "preemption_reason",
     "quota_workers",
     "resize_reason",
+    "service_reason",
     "start_reason",
 ]
 
@@ -134,12 +138,79 @@ def can_wait(row):
     return kind != EventKind.NONE
 
 
+@kernel
+def is_stuck(row):
+    """Whether jobs wait and nothing is left to wait for: only nodes that are ordered can help."""
+    return row.queue_len > 0 and not can_wait(row)
+
+
+@small_kernel
+def _window_reason(row, k, more, last_ms, last_by):
+    """Whether a change in this direction is due: one goes on at its instant, others wait."""
+    if row.scaling_open == 0:
+        return Reason.COOLDOWN
+    since = row.now_ms - last_ms
+    if since == 0:
+        return Reason.OK if (more > 0) == (last_by > 0) else Reason.COOLDOWN
+    window = plan(row, k).up_window_ms if more > 0 else plan(row, k).down_window_ms
+    return Reason.OK if since >= window else Reason.COOLDOWN
+
+
+@kernel
+def fleet_reason(row, delta):
+    """Whether ``delta`` nodes may be ordered, or given up if negative, now: a ``Reason``.
+
+    Nodes and replicas are changed at ticks, not before the window of their plan has passed since
+    the last change. A cluster that is stuck may order nodes at any time.
+    """
+    if delta <= 0 or not is_stuck(row):
+        reason = np.int64(_window_reason(row, np.int64(0), delta, row.scaled_ms, row.scaled_by))
+        if reason != Reason.OK:
+            return reason
+    return np.int64(capacity_reason(row, delta))
+
+
+@kernel
+def service_reason(row, s, replicas):
+    """Whether service ``s`` may have ``replicas`` replicas from now on: a ``Reason``.
+
+    Room for more is not looked for, as in :func:`resize_reason`.
+    """
+    if s < 0 or s >= row.num_services:
+        return np.int64(Reason.NOT_A_SERVICE)
+    own = service(row, s)
+    more = replicas - job(row, own.job).workers_now
+    reason = np.int64(_window_reason(row, np.int64(s + 1), more, own.scaled_ms, own.scaled_by))
+    if reason != Reason.OK:
+        return reason
+    return np.int64(resize_reason(row, np.int64(own.job), replicas))
+
+
+@part
+def _scaling_open(row):
+    """Whether nodes or replicas may be changed, room for them left out of account."""
+    if row.scaling_open == 0 and (row.capacity_steps == 0 or not is_stuck(row)):
+        return False
+    if row.capacity_steps > 0:
+        if fleet_reason(row, np.int64(1)) == Reason.OK:
+            return True
+        if fleet_reason(row, np.int64(-1)) == Reason.OK:
+            return True
+    for s in range(min(row.services, row.num_services)):
+        now = np.int64(job(row, service(row, s).job).workers_now)
+        if service_reason(row, np.int64(s), now + 1) == Reason.OK:
+            return True
+        if service_reason(row, np.int64(s), now - 1) == Reason.OK:
+            return True
+    return False
+
+
 @part
 def _resize_open(row):
     """Whether any running job may be resized, room for it left out of account."""
     for k in range(row.running_len):
         j = running(row, k).job
-        if request(row, j).elastic == 0:
+        if request(row, j).elastic == 0 or request(row, j).kind == JobKind.SERVICE:
             continue
         now = np.int64(job(row, j).workers_now)
         if resize_reason(row, j, now + 1) == Reason.OK:
@@ -180,9 +251,12 @@ def decision_open(row):
     """Whether any action besides waiting is legal now.
 
     Some queued job must be placeable (under commitment semantics, whether it fits or not), or,
-    while jobs wait, some running job must be preemptible, or some running job may be resized.
+    while jobs wait, some running job must be preemptible, or some running job may be resized, or
+    nodes or replicas may be changed.
     """
     length = row.queue_len
+    if (row.services > 0 or row.capacity_steps > 0) and _scaling_open(row):
+        return True
     if row.elastics > 0 and _resize_open(row):
         return True
     if length == 0:

@@ -71,7 +71,7 @@ def begin_episode(
     requests : REQUEST_DTYPE [jobs]
         Jobs in submit order.
     """
-    _begin_episode(rows[e], np.uint64(seed), nodes, requests)
+    _begin_episode(rows[e], np.uint64(seed), nodes, requests[:0], requests)
 
 
 @kernel
@@ -101,10 +101,11 @@ def commit(rows: Rows, e: int, kind: int, job: int, value: int, nodes: Nodes) ->
     kind : int
         An ``ActionKind``.
     job : int
-        The job that it is about; ignored when waiting.
+        The job that it is about, or the service; ignored for capacity and when waiting.
     value : int
         For a placement or a move, the ``Placement`` generator of the chosen candidate; for a
-        resize, the new number of workers.
+        resize, the new number of workers; for a service, of replicas; for capacity, the nodes to
+        order, or to give up if negative.
     nodes : int32 [>= workers]
         Scratch.
     """

@@ -22,6 +22,7 @@ __all__ = [
     "BUCKETS",
     "CLUSTER_EXTRA",
     "DEFAULT_NAMES",
+    "FULL_EXTRA",
     "GLOBAL_NAMES",
     "PUBLISHED_NAMES",
     "STATIC_WIDTH",
@@ -39,6 +40,8 @@ class Encoding(IntEnum):
     PUBLISHED = 0
     DEFAULT = 1
     CLUSTER = 2
+    FULL = 4
+    """With what is known of a job's tenant."""
 
 
 PUBLISHED_NAMES = (
@@ -75,6 +78,11 @@ CLUSTER_EXTRA = (
     "progress",  # share of the estimate that is done and saved
     "log_workers",
     "log_attained",  # .1 ln(1 + attained service in seconds of the whole capacity)
+)
+
+FULL_EXTRA = (
+    "tenant_share",  # its tenant's dominant share
+    "tenant_excess",  # that, beyond what its tenant is entitled to
 )
 
 GLOBAL_NAMES = (
@@ -312,7 +320,7 @@ def encode_queue(row, encoding, window, count, static, releases, table, columns,
         _encode_published(row, window, count, static, out)
         return
     encode_window(row, window, count, static, releases, table, columns, out)
-    if encoding == Encoding.CLUSTER:
+    if encoding == Encoding.CLUSTER or encoding == Encoding.FULL:
         _encode_extra(row, window, count, out)
 
 

@@ -3,7 +3,8 @@
 The same functions serve the rows of a session and the one row of a live cluster's snapshot.
 Actions are numbered head by head:
 
-``place`` [Q, K] | ``preempt`` [V] | ``shrink`` [E] | ``grow`` [E] | ``migrate`` [V] | ``wait``
+``place`` [Q, K] | ``preempt`` [V] | ``shrink`` [E] | ``grow`` [E] | ``migrate`` [V] |
+``scale_in`` [c] | ``scale_out`` [c] | ``fewer_replicas`` [S] | ``more_replicas`` [S] | ``wait``
 
 Heads that an environment does not have are of size 0.
 """
@@ -20,14 +21,32 @@ from orchestrator.kernels.candidates import (
 from orchestrator.kernels.codes import NO_JOB, ActionKind, Placement, Reason, RuleKey
 from orchestrator.kernels.decisions import can_wait
 from orchestrator.kernels.elastics import encode_elastics, fewer_workers, select_elastics
-from orchestrator.kernels.features import encode_global, encode_queue
+from orchestrator.kernels.features import (
+    CLUSTER_EXTRA,
+    DEFAULT_NAMES,
+    GLOBAL_NAMES,
+    Encoding,
+    encode_global,
+    encode_queue,
+)
 from orchestrator.kernels.jit import kernel, part, small_kernel
 from orchestrator.kernels.migration import migration_reason, plan_migration
 from orchestrator.kernels.ordering import job_score
 from orchestrator.kernels.rules import rule_action
-from orchestrator.kernels.tables import job, queue
+from orchestrator.kernels.surroundings import (
+    encode_capacity,
+    encode_fleet,
+    encode_racks,
+    encode_services,
+    encode_tenants,
+    tenant_excess,
+)
+from orchestrator.kernels.tables import job, queue, request, service
 
 __all__ = ["decode", "encode"]
+
+GLOBALS = len(GLOBAL_NAMES)
+_TENANT_AT = len(DEFAULT_NAMES) + len(CLUSTER_EXTRA)
 
 
 @part
@@ -126,6 +145,44 @@ def _encode_elastics(row, e, source, buffers, bench):
 
 
 @small_kernel
+def _scaling_from(row, buffers):
+    """Number of the first action that changes nodes or replicas."""
+    return np.int64(buffers.mask.shape[1] - 1 - 2 * row.capacity_steps - 2 * row.services)
+
+
+@part
+def _encode_scaling(row, e, buffers, bench):
+    """Services and changes of the fleet; how many changes are legal."""
+    at, steps, services = _scaling_from(row, buffers), row.capacity_steps, row.services
+    legal = 0
+    if steps > 0:
+        legal += encode_capacity(row, buffers.mask[e, at : at + 2 * steps], buffers.capacity[e])
+    at += 2 * steps
+    if services > 0:
+        mask = buffers.mask[e, at : at + 2 * services]
+        legal += encode_services(row, bench.nodes, mask, buffers.services[e])
+    return legal
+
+
+@part
+def _encode_surroundings(row, e, source, buffers):
+    """What no action is about: the fleet, tenants, racks, and the tenants of queued jobs."""
+    encode_fleet(row, buffers.globals[e, GLOBALS:])
+    if source.settings[0].tenants != 0:
+        encode_tenants(row, buffers.tenants[e])
+    if source.settings[0].racks != 0:
+        encode_racks(row, buffers.racks[e])
+    if source.settings[0].encoding == Encoding.FULL:
+        for i in range(buffers.shown[e, 0]):
+            tenant = np.int64(request(row, buffers.window[e, i]).tenant)
+            share, entitled = 0.0, 0.0
+            if tenant < row.num_tenants:
+                share, entitled = tenant_excess(row, tenant)
+            buffers.queue[e, i, _TENANT_AT] = np.float32(share)
+            buffers.queue[e, i, _TENANT_AT + 1] = np.float32(share - entitled)
+
+
+@small_kernel
 def _place_of(jobs, count, j):
     """Where a job is in a set, or -1."""
     for i in range(count):
@@ -153,6 +210,14 @@ def _number(row, e, kind, j, value, source, buffers):
         i = _place_of(buffers.elastic_jobs[e], buffers.shown[e, 2], j)
         step = E if value > job(row, j).workers_now else 0
         return Q * K + V + step + i if i >= 0 else -1
+    at, steps = _scaling_from(row, buffers), row.capacity_steps
+    if (
+        kind == ActionKind.CAPACITY and steps > 0
+    ):  # the largest step, if the rule takes a larger one
+        return at + min(abs(value), steps) - 1 + (steps if value > 0 else 0)
+    if kind == ActionKind.SERVICE and j < row.services:
+        more = value > job(row, service(row, j).job).workers_now
+        return at + 2 * steps + j + (row.services if more else 0)
     return -1
 
 
@@ -221,6 +286,10 @@ def encode(row, e, source, buffers, bench):
         choices += _encode_victims(row, e, source, buffers, bench)
     if row.elastics > 0:
         choices += _encode_elastics(row, e, source, buffers, bench)
+    if row.capacity_steps > 0 or row.services > 0:
+        choices += _encode_scaling(row, e, buffers, bench)
+    if buffers.globals.shape[1] > GLOBALS:
+        _encode_surroundings(row, e, source, buffers)
     buffers.mask[e, buffers.mask.shape[1] - 1] = np.int8(row.done == 0 and can_wait(row))
     if source.settings[0].advice != 0:
         _advise(row, e, source, buffers, bench)
@@ -259,5 +328,18 @@ def decode(row, e, action, source, buffers):
             more = np.int64(job(row, j).workers_now) + 1
             value = fewer_workers(row, j) if action < E else more
         return np.int64(ActionKind.RESIZE), j, value
-    j = _shown(buffers.victim_jobs[e], action - 2 * E, buffers.shown[e, 1])
-    return np.int64(ActionKind.MIGRATE), j, np.int64(source.generators[0])
+    action -= 2 * E
+    if row.migrate != 0 and action < V:
+        j = _shown(buffers.victim_jobs[e], action, buffers.shown[e, 1])
+        return np.int64(ActionKind.MIGRATE), j, np.int64(source.generators[0])
+    action -= V if row.migrate != 0 else 0
+    steps, services = row.capacity_steps, row.services
+    if action < 2 * steps:
+        delta = np.int64(-1 - action) if action < steps else np.int64(action - steps + 1)
+        return np.int64(ActionKind.CAPACITY), np.int64(NO_JOB), delta
+    action -= 2 * steps
+    s = np.int64(action % max(services, 1))
+    if s < row.num_services:
+        step = np.int64(-1) if action < services else np.int64(1)
+        value = np.int64(job(row, service(row, s).job).workers_now) + step
+    return np.int64(ActionKind.SERVICE), s, value

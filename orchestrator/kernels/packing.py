@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.kernels.advance import queue_position
 from orchestrator.kernels.codes import ActionKind, Reason
 from orchestrator.kernels.commit import commit
 from orchestrator.kernels.jit import kernel
@@ -16,6 +15,7 @@ from orchestrator.kernels.transition.decide import open_point
 from orchestrator.kernels.transition.jobs import admit_job, fail_waiting_job, start_job
 from orchestrator.kernels.transition.layout import load_typical as _load_typical
 from orchestrator.kernels.transition.layout import load_uplinks as _load_uplinks
+from orchestrator.kernels.transition.queue import queue_position
 
 __all__ = ["admit_arrivals", "load_typical", "load_uplinks", "pack_arrivals", "schedule"]
 

@@ -342,7 +342,7 @@ def evaluate_rankers(
         start = source.starts[m]
         requests = source.trace[start : start + source.length]
         for p in range(weights.shape[0]):
-            begin_episode(row, np.uint64(0), source.nodes, requests)
+            begin_episode(row, np.uint64(0), source.nodes, requests[:0], requests)
             if p == 0:
                 prepare_jobs(row, bench)
             prepare_ranker(row, weights[p], bench)
@@ -369,6 +369,6 @@ def evaluate_rule(
     for m in range(begin, end):
         start = source.starts[m]
         requests = source.trace[start : start + source.length]
-        begin_episode(row, np.uint64(0), source.nodes, requests)
+        begin_episode(row, np.uint64(0), source.nodes, requests[:0], requests)
         replay(row, rules[0], bench.nodes, bench.jobs)
         costs[m] = _cost(row, source.prices)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from orchestrator.kernels.advance import advance
-from orchestrator.kernels.codes import NO_JOB, ActionKind, Preemption, Reason, Status
+from orchestrator.kernels.autoscale import scaling_action
+from orchestrator.kernels.codes import NO_JOB, ActionKind, Preemption, Reason, Scaling, Status
 from orchestrator.kernels.commit import commit
 from orchestrator.kernels.decisions import placement_reason
 from orchestrator.kernels.elasticity import elastic_action
@@ -23,6 +24,7 @@ RULE_DTYPE = np.dtype(
         ("placement", "u1"),  # codes.Placement
         ("preemption", "u1"),  # codes.Preemption
         ("blocking", "u1"),  # nobody overtakes the first job of the queue
+        ("scaling", "u1"),  # codes.Scaling: how nodes and replicas are changed
         ("elastic", "u1"),  # running jobs are resized when nothing can be placed
     ],
     align=True,
@@ -127,9 +129,13 @@ def rule_action(row, rule, scratch):
     Returns
     -------
     tuple of int
-        (``ActionKind``, job or NO_JOB, value as :func:`~orchestrator.kernels.commit.commit`
-        takes it).
+        (``ActionKind``, job, service or NO_JOB, value as
+        :func:`~orchestrator.kernels.commit.commit` takes it).
     """
+    if rule.scaling != Scaling.NONE:
+        kind, subject, value = scaling_action(row, np.int64(rule.scaling), scratch)
+        if kind != ActionKind.WAIT:
+            return kind, subject, value
     kind, j = _rigid_action(row, rule, scratch)
     if kind == ActionKind.WAIT and rule.elastic != 0 and row.commitment == 0:
         return elastic_action(row, rule, scratch)

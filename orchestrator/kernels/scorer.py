@@ -38,7 +38,7 @@ _TWICE = 2.0
 class Scoring(NamedTuple):
     """How vectors are laid out, and what ends windows that a scorer cannot."""
 
-    layout: NDArray[np.int64]  # [parts, 6] see vectors.vector_layout
+    layout: NDArray[np.int64]  # [parts, 7] see vectors.vector_layout
     advice_at: int  # column of the advice, or -1
     rules: NDArray[np.void]  # [1] RULE_DTYPE that plays on beyond the step limit
     step_limit: int  # actions of a window
@@ -53,18 +53,28 @@ def _add(features, weights, start, score):
 
 @kernel
 def best_action(
-    queue, candidates, victims, elastics, advice, mask, layout, advice_at, weights
+    queue,
+    candidates,
+    victims,
+    elastics,
+    services,
+    capacity,
+    advice,
+    mask,
+    layout,
+    advice_at,
+    weights,
 ) -> int:
     """The legal action of the highest score, or -1 if none is legal.
 
     Parameters
     ----------
-    queue, candidates, victims, elastics : float32 [entities, features]
+    queue, candidates, victims, elastics, services, capacity : float32 [entities, features]
         The sets of an observation.
     advice : float32 [A]
         Not read if ``advice_at`` is -1.
     mask : int8 [A]
-    layout : int64 [parts, 6]
+    layout : int64 [parts, 7]
     advice_at : int
     weights : float32 [D]
     """
@@ -80,7 +90,8 @@ def best_action(
                 continue
             score = _ZERO
             for q in range(p, last + 1):
-                part, i, start = layout[q, 2], k // layout[q, 3], layout[q, 4]
+                part, start = layout[q, 2], layout[q, 4]
+                i = layout[q, 6] + k // layout[q, 3]
                 if part == 0:
                     score = _add(queue[i], weights, start, score)
                 elif part == 1:
@@ -89,6 +100,10 @@ def best_action(
                     score = _add(victims[i], weights, start, score)
                 elif part == 3:
                     score = _add(elastics[i], weights, start, score)
+                elif part == 4:
+                    score = _add(services[i], weights, start, score)
+                elif part == 5:
+                    score = _add(capacity[i], weights, start, score)
             if layout[p, 5] >= 0:
                 score += weights[layout[p, 5]]
             if advice_at >= 0:
@@ -101,7 +116,18 @@ def best_action(
 
 @kernel
 def best_actions(
-    queue, candidates, victims, elastics, advice, mask, layout, advice_at, weights, actions
+    queue,
+    candidates,
+    victims,
+    elastics,
+    services,
+    capacity,
+    advice,
+    mask,
+    layout,
+    advice_at,
+    weights,
+    actions,
 ) -> None:
     """:func:`best_action` for a batch: every array has a leading axis; ``actions`` is filled."""
     for b in range(actions.shape[0]):
@@ -110,6 +136,8 @@ def best_actions(
             candidates[b],
             victims[b],
             elastics[b],
+            services[b],
+            capacity[b],
             advice[b],
             mask[b],
             layout,
@@ -122,7 +150,7 @@ def best_actions(
 def _begin(row, source, m):
     start = source.starts[m]
     requests = source.trace[start : start + source.settings[0].length]
-    begin_episode(row, random_bits(np.uint64(m), 0, 0), source.nodes, requests)
+    begin_episode(row, random_bits(np.uint64(m), 0, 0), source.nodes, source.standing, requests)
     load_surroundings(row, source, m)
 
 
@@ -155,6 +183,8 @@ def _play(row, e, weights, source, buffers, bench, scoring):
             buffers.candidates[e],
             buffers.victims[e],
             buffers.elastics[e],
+            buffers.services[e],
+            buffers.capacity[e],
             buffers.advice[e],
             buffers.mask[e],
             scoring.layout,

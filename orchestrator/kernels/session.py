@@ -38,6 +38,8 @@ from orchestrator.kernels.transition.episode import (
     begin_episode,
     load_curves,
     load_incidents,
+    load_plans,
+    load_services,
     load_tenants,
 )
 from orchestrator.kernels.transition.layout import load_typical, load_uplinks
@@ -112,13 +114,17 @@ def load_surroundings(row, source, index):
     load_curves(row, source.curves)
     load_uplinks(row, source.uplinks)
     load_typical(row, source.typical)
+    row.series_first = source.series_range[index, 0]
+    row.series_stop = source.series_range[index, 1]
+    load_services(row, source.services)
+    load_plans(row, source.plans)
 
 
 @part
 def _begin(row, seed, source, index):
     start = source.starts[index]
     requests = source.trace[start : start + source.settings[0].length]
-    begin_episode(row, seed, source.nodes, requests)
+    begin_episode(row, seed, source.nodes, source.standing, requests)
     load_surroundings(row, source, index)
 
 

@@ -43,6 +43,7 @@ from orchestrator.kernels.records import (
     UPLINK_DTYPE,
     WORKER_DTYPE,
 )
+from orchestrator.kernels.scaling import SCALING_DTYPE
 
 __all__ = [
     "ARRIVAL_DTYPE",
@@ -60,6 +61,7 @@ __all__ = [
     "REQUEST_DTYPE",
     "ROW_DTYPE",
     "RUNNING_DTYPE",
+    "SCALING_DTYPE",
     "SERVICE_DTYPE",
     "TABLES",
     "TENANT_DTYPE",
@@ -94,6 +96,7 @@ TABLES = (
     *MEMO_TABLES,
     "arrival",
     "gittins",
+    "plan",
 )
 """Tables of a row; kernels reach them through the accessors in ``tables``."""
 
@@ -123,6 +126,8 @@ CONFIG_FIELDS = [
     ("candidates", "i8"),  # placements offered per job
     ("victims", "i8"),  # running jobs that a policy may preempt
     ("elastics", "i8"),  # elastic jobs that a policy may resize
+    ("services", "i8"),  # services whose replicas a policy may change
+    ("capacity_steps", "i8"),  # nodes that a policy may order or give up in one action
     ("min_nodes", "i8"),  # of the fleet, see transition.capacity
     ("max_nodes", "i8"),  # 0: as many as the table describes
     ("step_limit", "i8"),  # steps after which an episode is truncated; 0: none
@@ -130,6 +135,7 @@ CONFIG_FIELDS = [
     ("commitment", "u1"),  # a chosen job is waited for
     ("backfill", "u1"),  # EASY backfilling while waiting for it
     ("quota_mode", "u1"),  # codes.QuotaMode
+    ("autoscale", "u1"),  # codes.Scaling: nodes and replicas are changed without asking
     ("migrate", "u1"),  # running jobs may be moved
     ("skip_forced", "u1"),  # a single legal action is taken without asking
     ("information", "u1"),  # codes.Information
@@ -176,6 +182,7 @@ _SCALARS = [
     ("forecast_at", "i8"),  # address of a forecast of the same shape, or 0
     ("series_len", "i8"),  # ticks of the series
     ("series_first", "i8"),  # the series' tick with which the episode begins
+    ("series_stop", "i8"),  # the tick of the series at which the episode's ticks end
     ("tick", "i8"),  # ticks done in this episode
     ("next_tick_ms", "i8"),
     ("replica_ms", "i8"),  # sums over services of their totals
@@ -185,6 +192,8 @@ _SCALARS = [
     ("requests_shed", "f8"),
     ("requests_retried", "f8"),
     ("request_violations", "f8"),
+    ("scaled_ms", "i8"),  # when nodes were last ordered or given up
+    ("scaled_by", "i8"),  # and how many: more than 0 if ordered
     ("committed", "i8"),  # job that the scheduler is committed to, or NO_JOB
     ("num_jobs", "i8"),
     ("next_arrival", "i8"),
@@ -205,11 +214,13 @@ _SCALARS = [
     ("running_len", "i8"),
     ("heap_len", "i8"),
     ("active_jobs", "i8"),
+    ("active_services", "i8"),  # of them, those that are services
     ("completed_jobs", "i8"),
     ("failed_jobs", "i8"),
     ("preemptions_here", "i8"),  # at this decision point
     ("unit", "u1"),  # 0: capacity units are milli-cores, 1: milli-GPUs
     ("point_open", "u1"),
+    ("scaling_open", "u1"),  # at this point nodes and replicas may be changed: a tick has passed
     ("done", "u1"),
 ]
 
@@ -303,6 +314,7 @@ class ClusterState:
     branch: NDArray[np.void]  # [E, H, 2 P] BRANCH_DTYPE
     touch: NDArray[np.void]  # [E, T] TOUCH_DTYPE
     arrival: NDArray[np.void]  # [E, N] ARRIVAL_DTYPE, a ring
+    plan: NDArray[np.void]  # [E, S + 1] SCALING_DTYPE: of the fleet, then of each service
     gittins: NDArray[np.void]  # [E, GITTINS_ENTRIES] GITTINS_DTYPE, by attained service
 
     @property
@@ -349,6 +361,7 @@ def allocate(shape: ClusterShape) -> ClusterState:
         branch=np.zeros((envs, max(shapes, 1), tree), BRANCH_DTYPE),
         touch=np.zeros((envs, touches), TOUCH_DTYPE),
         arrival=np.zeros((envs, shape.nodes), ARRIVAL_DTYPE),
+        plan=np.zeros((envs, shape.services + 1), SCALING_DTYPE),
         gittins=np.zeros((envs, GITTINS_ENTRIES), GITTINS_DTYPE),
     )
     for name in TABLES:

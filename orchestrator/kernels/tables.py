@@ -32,6 +32,7 @@ __all__ = [
     "move_queue",
     "node",
     "order",
+    "plan",
     "queue",
     "request",
     "running",
@@ -81,6 +82,7 @@ _tenant_at = _record_at(state.TENANT_DTYPE)
 _uplink_at = _record_at(state.UPLINK_DTYPE)
 _curve_at = _record_at(state.CURVE_DTYPE)
 _service_at = _record_at(state.SERVICE_DTYPE)
+_plan_at = _record_at(state.SCALING_DTYPE)
 _gittins_at = _record_at(state.GITTINS_DTYPE)
 _arrival_at = _record_at(state.ARRIVAL_DTYPE)
 _typical_at = _record_at(packing_state.TYPICAL_DTYPE)
@@ -251,6 +253,12 @@ def curve(row, c):
 def service(row, s):
     """Service ``s`` (SERVICE_DTYPE)."""
     return _service_at(row.service_at, s)
+
+
+@small_kernel
+def plan(row, k):
+    """How the fleet (0) or service ``k - 1`` is scaled (SCALING_DTYPE)."""
+    return _plan_at(row.plan_at, k)
 
 
 @small_kernel

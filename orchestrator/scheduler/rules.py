@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.errors import ConfigurationError
-from orchestrator.kernels.codes import Placement, Preemption, RuleKey
+from orchestrator.kernels.codes import Placement, Preemption, RuleKey, Scaling
 from orchestrator.kernels.rules import RULE_DTYPE
 
 __all__ = ["RULES", "Rule", "rule_named"]
@@ -30,6 +30,8 @@ class Rule:
         Whom it preempts.
     blocking : bool
         Whether the first job of the queue holds up all others when it does not fit.
+    scaling : Scaling
+        How it changes nodes and replicas, where the environment leaves that to policies.
     elastic : bool
         Whether running elastic jobs get idle capacity, and give it back when somebody waits.
     """
@@ -40,6 +42,7 @@ class Rule:
     preemption: Preemption = Preemption.NONE
     blocking: bool = False
     elastic: bool = False
+    scaling: Scaling = Scaling.NONE
 
     def to_record(self) -> NDArray[np.void]:
         """The rule as kernels take it: an array of one RULE_DTYPE record."""
@@ -49,6 +52,7 @@ class Rule:
         record["preemption"] = self.preemption
         record["blocking"] = self.blocking
         record["elastic"] = self.elastic
+        record["scaling"] = self.scaling
         return record
 
 
@@ -84,15 +88,30 @@ The ``_compat`` rules reproduce a quirk of published numbers and serve the golde
 """
 
 
+_SCALING = {"reactive": Scaling.REACTIVE, "predictive": Scaling.PREDICTIVE}
+
+
 def rule_named(name: str) -> Rule:
     """Look a rule up.
+
+    Parameters
+    ----------
+    name : str
+        One of :data:`RULES`, or that followed by ``+reactive`` or ``+predictive`` for a rule that
+        scales the fleet and the services as well.
 
     Raises
     ------
     ConfigurationError
         If there is none of that name.
     """
-    try:
-        return RULES[name]
-    except KeyError:
-        raise ConfigurationError(f"unknown rule '{name}'; known: {', '.join(RULES)}") from None
+    base, plus, scaling = name.partition("+")
+    if base not in RULES:
+        raise ConfigurationError(f"unknown rule '{base}'; known: {', '.join(RULES)}")
+    if not plus:
+        return RULES[base]
+    if scaling not in _SCALING:
+        raise ConfigurationError(
+            f"rule '{name}': unknown scaling '{scaling}'; known: {', '.join(_SCALING)}"
+        )
+    return replace(RULES[base], name=name, scaling=_SCALING[scaling])

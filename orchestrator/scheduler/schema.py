@@ -11,9 +11,17 @@ from orchestrator.kernels.elastics import ELASTIC_NAMES
 from orchestrator.kernels.features import (
     CLUSTER_EXTRA,
     DEFAULT_NAMES,
+    FULL_EXTRA,
     GLOBAL_NAMES,
     PUBLISHED_NAMES,
     Encoding,
+)
+from orchestrator.kernels.surroundings import (
+    CAPACITY_NAMES,
+    FLEET_NAMES,
+    RACK_NAMES,
+    SERVICE_NAMES,
+    TENANT_NAMES,
 )
 
 __all__ = ["ActionLayout", "FeatureSchema", "Head"]
@@ -22,7 +30,11 @@ _QUEUE_NAMES: dict[Encoding, tuple[str, ...]] = {
     Encoding.PUBLISHED: PUBLISHED_NAMES,
     Encoding.DEFAULT: DEFAULT_NAMES,
     Encoding.CLUSTER: DEFAULT_NAMES + CLUSTER_EXTRA,
+    Encoding.FULL: DEFAULT_NAMES + CLUSTER_EXTRA + FULL_EXTRA,
 }
+
+
+_LATER = ("elastics", "services", "capacity", "tenants", "racks")
 
 
 @dataclass(frozen=True)
@@ -50,6 +62,10 @@ class ActionLayout:
         Running elastic jobs that may shrink or grow by one worker, E.
     migrate : bool
         Whether the victims may also be moved.
+    capacity_steps : int
+        Most nodes that may be ordered, or given up, in one action, c.
+    services : int
+        Services whose replicas may be changed by one, S.
     can_wait : bool
         Whether *wait* exists; under commitment semantics it does not.
     """
@@ -59,6 +75,8 @@ class ActionLayout:
     victims: int = 0
     elastics: int = 0
     migrate: bool = False
+    capacity_steps: int = 0
+    services: int = 0
     can_wait: bool = False
 
     @property
@@ -70,6 +88,10 @@ class ActionLayout:
             "shrink": self.elastics,
             "grow": self.elastics,
             "migrate": self.victims if self.migrate else 0,
+            "scale_in": self.capacity_steps,
+            "scale_out": self.capacity_steps,
+            "fewer_replicas": self.services,
+            "more_replicas": self.services,
             "wait": int(self.can_wait),
         }
         heads, offset = [], 0
@@ -91,6 +113,8 @@ class ActionLayout:
                 if head.name == "place":
                     return f"place job {index // self.candidates} of the window by candidate \
 {index % self.candidates}"
+                if head.name in ("scale_in", "scale_out"):
+                    return f"{head.name} by {index + 1}"
                 return f"{head.name} {index}" if head.size > 1 else head.name
         return f"no such action: {action}"
 
@@ -100,26 +124,41 @@ class FeatureSchema:
     """What a policy sees: sets of named features, and the actions it answers with.
 
     Two policies with equal :attr:`digest` are interchangeable as far as inputs and outputs go.
+
+    Parameters
+    ----------
+    encoding : Encoding
+        Of queued jobs.
+    actions : ActionLayout
+    advisor : str or None
+        Rule whose choice is marked.
+    fleet : bool
+        Whether the global vector describes the fleet, too.
+    tenants_shown, racks_shown : int
+        Sizes of the sets of tenants and of racks.
     """
 
     encoding: Encoding
     actions: ActionLayout
     advisor: str | None = None
+    fleet: bool = False
+    tenants_shown: int = 0
+    racks_shown: int = 0
 
     @property
     def queue(self) -> tuple[str, ...]:
-        """Features of a queued job."""
-        return _QUEUE_NAMES[self.encoding]
+        """Features of a queued job; none where no queue is shown."""
+        return _QUEUE_NAMES[self.encoding] if self.actions.window > 0 else ()
 
     @property
     def globals(self) -> tuple[str, ...]:
         """Features of the cluster as a whole."""
-        return GLOBAL_NAMES
+        return GLOBAL_NAMES + FLEET_NAMES if self.fleet else GLOBAL_NAMES
 
     @property
     def candidates(self) -> tuple[str, ...]:
         """Features of a candidate placement; none where placements are not chosen."""
-        return CANDIDATE_NAMES if self.actions.can_wait else ()
+        return CANDIDATE_NAMES if self.actions.can_wait and self.actions.window > 0 else ()
 
     @property
     def victims(self) -> tuple[str, ...]:
@@ -130,6 +169,26 @@ class FeatureSchema:
     def elastics(self) -> tuple[str, ...]:
         """Features of a running elastic job that may be resized."""
         return ELASTIC_NAMES if self.actions.elastics > 0 else ()
+
+    @property
+    def services(self) -> tuple[str, ...]:
+        """Features of a service."""
+        return SERVICE_NAMES if self.actions.services > 0 else ()
+
+    @property
+    def capacity(self) -> tuple[str, ...]:
+        """Features of a change of the fleet."""
+        return CAPACITY_NAMES if self.actions.capacity_steps > 0 else ()
+
+    @property
+    def tenants(self) -> tuple[str, ...]:
+        """Features of a tenant."""
+        return TENANT_NAMES if self.tenants_shown > 0 else ()
+
+    @property
+    def racks(self) -> tuple[str, ...]:
+        """Features of a rack."""
+        return RACK_NAMES if self.racks_shown > 0 else ()
 
     @property
     def advice(self) -> tuple[str, ...]:
@@ -148,7 +207,7 @@ class FeatureSchema:
             "candidates": list(self.candidates),
             "victims": list(self.victims),
             # Left out where there are none, as schemas were before there were any.
-            **({"elastics": list(self.elastics)} if self.elastics else {}),
+            **{part: list(getattr(self, part)) for part in _LATER if getattr(self, part)},
             **({"advice": list(self.advice)} if self.advice else {}),
             "heads": [head.name for head in self.actions.heads if head.size > 0],
         }

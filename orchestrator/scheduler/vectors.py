@@ -2,7 +2,8 @@
 
 A vector holds the features of what the action is about, zeros elsewhere, which head it belongs to,
 and whether the advising rule would take it:
-``[queued job | candidate | victim | elastic job | head one-hot | advised]``. Sets that an
+``[queued job | candidate | victim | elastic job | service | change of the fleet | head one-hot |
+advised]``. Sets that an
 environment does not have take no room; where only one head exists, there is no one-hot either.
 
 What growing a job and shrinking it have in common a network can tell from the one-hot; to a linear
@@ -11,7 +12,7 @@ scorer the same weight would have to serve both. ``by_head`` gives each head col
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -22,10 +23,17 @@ from orchestrator.scheduler.schema import FeatureSchema
 
 __all__ = ["SETS", "advice_column", "feature_names", "named_vector", "vector_layout"]
 
-SETS = ("queue", "candidates", "victims", "elastics")
+SETS = ("queue", "candidates", "victims", "elastics", "services", "capacity")
 """Sets of an observation in the order in which an action's vector holds them."""
 
-_PREFIX = {"queue": "", "candidates": "candidate:", "victims": "victim:", "elastics": "elastic:"}
+_PREFIX = {
+    "queue": "",
+    "candidates": "candidate:",
+    "victims": "victim:",
+    "elastics": "elastic:",
+    "services": "service:",
+    "capacity": "capacity:",
+}
 
 _HEAD_SETS = {
     "place": ("queue", "candidates"),
@@ -33,6 +41,10 @@ _HEAD_SETS = {
     "shrink": ("elastics",),
     "grow": ("elastics",),
     "migrate": ("victims",),
+    "scale_in": ("capacity",),
+    "scale_out": ("capacity",),
+    "fewer_replicas": ("services",),
+    "more_replicas": ("services",),
     "wait": (),
 }
 """Whose features describe an action of a head."""
@@ -87,31 +99,28 @@ def named_vector(
 
 
 def vector_layout(
-    schema: FeatureSchema,
-    window: int,
-    candidates: int,
-    victims: int,
-    elastics: int,
-    *,
-    by_head: bool = False,
+    schema: FeatureSchema, sizes: Sequence[int], *, by_head: bool = False
 ) -> NDArray[np.int64]:
     """Where things are, for sets of certain sizes: the names of a schema serve any window.
 
     Parameters
     ----------
     schema : FeatureSchema
-    window, candidates, victims, elastics : int
-        Entities in the observation's sets; ``candidates`` counts those of all jobs together.
+    sizes : sequence of int
+        Entities in each of the observation's :data:`SETS`; there may be more than the schema has
+        use for. Candidates count those of all jobs together.
     by_head : bool, optional
         Whether each head has columns of its own.
 
     Returns
     -------
-    int64 [parts, 6]
+    int64 [parts, 7]
         One row for each set that describes a head: first action of the head, number of actions,
         set (index into :data:`SETS`; -1: none), actions that share an element, the set's first
-        column, column of the one-hot (-1: none). Rows of one head follow each other.
+        column, column of the one-hot (-1: none), the head's first element in the set. Rows of one
+        head follow each other.
     """
+    window, candidates, victims, elastics, services, changes = sizes
     per_job = candidates // window if schema.candidates else 1
     layout = replace(
         schema.actions,
@@ -119,6 +128,8 @@ def vector_layout(
         candidates=per_job,
         victims=victims if schema.victims else 0,
         elastics=elastics if schema.elastics else 0,
+        services=services if schema.services else 0,
+        capacity_steps=changes // 2 if schema.capacity else 0,
     )
     blocks = _columns(schema, by_head)
     widths = [len(getattr(schema, part)) for _, part in blocks]
@@ -132,8 +143,9 @@ def vector_layout(
         for part in sets or [""]:
             # Candidates are numbered as the actions are; their job is one for all of them.
             share = per_job if part == "queue" else 1
-            number, start = -1, 0
+            number, start, first = -1, 0, 0
             if part:
                 number, start = SETS.index(part), starts[head.name if by_head else "", part]
-            parts.append((head.offset, head.size, number, share, start, hot))
+                first = head.size if head.name == "scale_out" else 0
+            parts.append((head.offset, head.size, number, share, start, hot, first))
     return np.array(parts, np.int64)

@@ -141,13 +141,16 @@ def test_scores_are_those_of_packed_vectors() -> None:
     )
     schema = config.schema
     seen, mask = _observations(config)
-    layout = vector_layout(schema, *(seen[part].shape[1] for part in SETS))
+    nothing = np.zeros((len(mask), 1, 0), np.float32)
+    sets = [seen.get(part, nothing) for part in SETS]
+    sizes = [part.shape[1] if part.shape[2] else 0 for part in sets]
+    layout = vector_layout(schema, sizes)
     rng, taken = np.random.default_rng(7), set[int]()
     for _ in range(20):
         weights = rng.normal(size=len(feature_names(schema))).astype(np.float32)
         chosen = np.empty(len(mask), np.int64)
         best_actions(
-            *(seen[part] for part in SETS),
+            *sets,
             seen["advice"],
             seen["action_mask"],
             layout,
@@ -165,7 +168,7 @@ def test_heads_of_their_own_have_columns_of_their_own() -> None:
     names = feature_names(ELASTIC.schema, by_head=True)
     assert len(set(names)) == len(names)
     assert {"log_wait", "preempt:helps", "shrink:size", "grow:size", "head:wait"} <= set(names)
-    layout = vector_layout(ELASTIC.schema, JOBS, JOBS, JOBS, JOBS, by_head=True)
+    layout = vector_layout(ELASTIC.schema, [JOBS] * 4 + [0, 0], by_head=True)
     blocks = sorted((int(row[4]), int(row[2])) for row in layout if row[2] >= 0)
     widths = {at: len(getattr(ELASTIC.schema, part)) for at, part in enumerate(SETS)}
     end = 0

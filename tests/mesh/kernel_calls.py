@@ -16,7 +16,7 @@ _push, _metrics = timeline.push_event, read_metrics
 
 @kernel
 def begin(rows, e, seed, nodes, requests, records):
-    _begin(rows[e], np.uint64(seed), nodes, requests)
+    _begin(rows[e], np.uint64(seed), nodes, requests[:0], requests)
     _load(rows[e], records)
 
 

@@ -38,7 +38,7 @@ def _play(
     state = allocate(ClusterShape(1, 8, workers=2, nodes=3, devices=2, incidents=8))
     rows = state.rows
     rows["tick_ms"], rows["series_at"] = tick_ms, _RATES.ctypes.data
-    rows["series_len"] = _RATES.shape[1]
+    rows["series_len"] = rows["series_stop"] = _RATES.shape[1]
     nodes = np.zeros(3, NODE_DTYPE)
     nodes["gpus"], nodes["state"] = 2, NodeCode.UP
     requests = np.zeros(1 + len(jobs), REQUEST_DTYPE)

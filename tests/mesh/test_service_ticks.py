@@ -33,7 +33,7 @@ class Row:
         row = self.state.rows
         row["tick_ms"] = _TICK_MS
         row["series_at"] = self.rates.ctypes.data
-        row["series_len"] = self.rates.shape[1]
+        row["series_len"] = row["series_stop"] = self.rates.shape[1]
         row["series_first"] = first
         requests = np.zeros(count + others, REQUEST_DTYPE)
         requests["workers"] = [spec.replicas for spec in specs] + [1] * others
@@ -283,6 +283,8 @@ def test_services_alone_do_not_keep_an_episode_going(
     row = Row([ServiceSpec("a", 100.0)], np.ones((1, 9)), others=1)
     row.state.rows["next_arrival"] = 2
     row.state.rows["active_jobs"] = active
+    ended = (JobCode.COMPLETED, JobCode.FAILED)
+    row.state.rows["active_services"] = int(service_state not in ended)
     row.job(0)["state"], row.job(1)["state"] = service_state, other_state
     ticks = calls.peek_next(row.state.rows, 0)[1] == EventKind.SERVICE_TICK
     assert ticks == expected

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 
 from orchestrator.kernels import (
-    advance,
     backfill,
     decisions,
     feasibility,
@@ -17,6 +16,7 @@ from orchestrator.kernels import randomness as rnd
 from orchestrator.kernels.jit import kernel
 from orchestrator.kernels.metrics import metric_value as _metric_value
 from orchestrator.kernels.transition import apply, capacity, episode, resources, timeline, whatif
+from orchestrator.kernels.transition import queue as queue_positions
 
 _random_bits, _random_unit, _random_below = rnd.random_bits, rnd.random_unit, rnd.random_below
 _push, _cancel, _next, _pop = (
@@ -35,7 +35,7 @@ _capacity_reason, _scale_capacity = capacity.capacity_reason, capacity.scale_cap
 _step_event = apply.step_event
 _speed, _load_curves = throughput.speed_milli, episode.load_curves
 _load_gittins = episode.load_gittins
-_position, _load_incidents = advance.queue_position, episode.load_incidents
+_position, _load_incidents = queue_positions.queue_position, episode.load_incidents
 _load_tenants = episode.load_tenants
 _placement_reason, _preemption_reason = decisions.placement_reason, decisions.preemption_reason
 

@@ -39,10 +39,13 @@ SERVICE_DTYPE = np.dtype(
         ("late_share", "f8"),  # attempts of the last tick that were given up
         ("rate_rps", "f8"),  # demand in the last tick
         ("utilisation", "f8"),
+        ("missed_share", "f8"),  # of the last tick's requests, those not answered in time
         ("latency_ms", "f8"),  # the percentile in the last tick
         ("run_start_ms", "i8"),  # start of the run that `ready` belongs to
         ("breaker_since_ms", "i8"),
         ("sick_until_ms", "i8"),  # when the sick replica is well again
+        ("scaled_ms", "i8"),  # when the number of its replicas was last changed on purpose
+        ("scaled_by", "i8"),  # and by how many
         ("ready", "i8"),  # replicas that have started up
         ("sick", "i8"),  # of them sick, or still shut out: 0 or 1
         ("breaker_mode", "i8"),  # codes of mesh.breaker.BreakerMode: the sick replica's breaker

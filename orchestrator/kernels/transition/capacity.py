@@ -140,6 +140,8 @@ def scale_capacity(row, delta):
     reason = capacity_reason(row, delta)
     if reason != Reason.OK:
         return reason
+    row.scaled_ms = row.now_ms
+    row.scaled_by = delta
     n = np.int64(0)
     while delta > 0:
         if node(row, n).state == NodeCode.ABSENT:

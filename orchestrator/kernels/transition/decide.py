@@ -28,6 +28,7 @@ def open_point(row):
 def close_point(row):
     """Nothing more is decided at this instant."""
     row.point_open = 0
+    row.scaling_open = 0
 
 
 @small_kernel

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from orchestrator.kernels.codes import NO_JOB, Information, JobCode, NodeCode, Topology
+from orchestrator.kernels.codes import NO_JOB, Information, JobCode, JobKind, NodeCode, Topology
 from orchestrator.kernels.jit import kernel, small_kernel
 from orchestrator.kernels.packing_state import TAGS
 from orchestrator.kernels.randomness import mix
+from orchestrator.kernels.scaling import NO_CHANGE_MS
 from orchestrator.kernels.state import GITTINS_ENTRIES
 from orchestrator.kernels.tables import (
     arrival,
@@ -21,6 +22,7 @@ from orchestrator.kernels.tables import (
     job,
     node,
     order,
+    plan,
     queue,
     request,
     running,
@@ -46,6 +48,7 @@ __all__ = [
     "load_incidents",
     "load_job",
     "load_nodes",
+    "load_plans",
     "load_services",
     "load_tenants",
 ]
@@ -151,7 +154,9 @@ def load_job(row, j, ask):
     everything that decides reads ``requested_ms``.
     """
     copy_record(request(row, j), ask)
-    if row.information == Information.ORACLE:
+    if ask.kind == JobKind.SERVICE:  # nobody expects it to end
+        pass
+    elif row.information == Information.ORACLE:
         request(row, j).requested_ms = ask.duration_ms
     elif row.information == Information.NONE:
         request(row, j).requested_ms = _UNKNOWN_MS
@@ -159,7 +164,7 @@ def load_job(row, j, ask):
 
 
 @kernel
-def begin_episode(row, seed, nodes, requests):
+def begin_episode(row, seed, nodes, standing, requests):
     """Start row ``e`` afresh.
 
     Parameters
@@ -171,6 +176,8 @@ def begin_episode(row, seed, nodes, requests):
         Seed of the row's random streams.
     nodes : NODE_DTYPE [n]
         Machines.
+    standing : REQUEST_DTYPE [k]
+        Jobs that are submitted before the first of the others, at the same time: services.
     requests : REQUEST_DTYPE [jobs]
         Jobs in submit order.
     """
@@ -201,7 +208,7 @@ def begin_episode(row, seed, nodes, requests):
     row.resizes = 0
     row.migrations = 0
     row.committed = NO_JOB
-    row.num_jobs = requests.shape[0]
+    row.num_jobs = standing.shape[0] + requests.shape[0]
     row.next_arrival = 0
     row.num_incidents = 0
     row.num_tenants = 0
@@ -226,12 +233,19 @@ def begin_episode(row, seed, nodes, requests):
     row.running_len = 0
     row.heap_len = 0
     row.active_jobs = 0
+    row.active_services = 0
+    row.scaling_open = 0
+    row.scaled_ms = NO_CHANGE_MS
+    row.scaled_by = 0
     row.completed_jobs = 0
     row.failed_jobs = 0
     row.done = 0
     load_nodes(row, nodes)
+    for j in range(standing.shape[0]):
+        load_job(row, np.int64(j), standing[j])
+        request(row, j).submit_ms = row.now_ms
     for j in range(requests.shape[0]):
-        load_job(row, j, requests[j])
+        load_job(row, np.int64(standing.shape[0] + j), requests[j])
 
 
 @kernel
@@ -281,8 +295,8 @@ def load_services(row, services):
     """Give a row its services, SERVICE_DTYPE [n]; their ticks begin one ``tick_ms`` from now.
 
     Only what they are is taken from the records: their state begins anew. The row's ``tick_ms``,
-    ``series_at``, ``series_len``, ``series_first`` and ``forecast_at`` are the caller's to set; an
-    episode does not change them.
+    ``series_at``, ``series_len``, ``series_first``, ``series_stop`` and ``forecast_at`` are the
+    caller's to set; an episode does not change them. Without services ticks are mere reviews.
     """
     row.num_services = services.shape[0]
     row.tick = 0
@@ -290,6 +304,13 @@ def load_services(row, services):
     for s in range(services.shape[0]):
         copy_record(service(row, s), services[s])
         begin_service(service(row, s), row.now_ms)
+
+
+@kernel
+def load_plans(row, plans):
+    """Give a row the plans of its fleet and its services, SCALING_DTYPE [services + 1]."""
+    for k in range(plans.shape[0]):
+        copy_record(plan(row, k), plans[k])
 
 
 @kernel
@@ -333,5 +354,7 @@ def copy_row(source, target):
         copy_record(service(target, k), service(source, k))
     for k in range(source.arrival_len):
         copy_record(arrival(target, k), arrival(source, k))
+    for k in range(source.num_services + 1):
+        copy_record(plan(target, k), plan(source, k))
     for k in range(source.num_gittins):
         copy_record(gittins(target, k), gittins(source, k))

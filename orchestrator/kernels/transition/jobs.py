@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from orchestrator.kernels.codes import LEGAL_TRANSITIONS, EventKind, JobCode, LogKind
+from orchestrator.kernels.codes import LEGAL_TRANSITIONS, EventKind, JobCode, JobKind, LogKind
 from orchestrator.kernels.jit import kernel
 from orchestrator.kernels.tables import job, queue, request, worker
 from orchestrator.kernels.transition.log import record
@@ -53,6 +53,7 @@ def set_state(row, j, state):
 def admit_job(row, j):
     """A submitted job joins the queue."""
     row.active_jobs += 1
+    row.active_services += np.int64(request(row, j).kind == JobKind.SERVICE)
     set_state(row, j, JobCode.PENDING)
     enqueue(row, j)
 
@@ -118,6 +119,7 @@ def complete_job(row, j):
     job(row, j).end_ms = row.now_ms
     free_storage(row, j)
     row.active_jobs -= 1
+    row.active_services -= np.int64(request(row, j).kind == JobKind.SERVICE)
     row.completed_jobs += 1
     set_state(row, j, JobCode.COMPLETED)
 
@@ -192,5 +194,6 @@ def fail_waiting_job(row, position):
     if job(row, j).first_start_ms >= 0:
         free_storage(row, j)
     row.active_jobs -= 1
+    row.active_services -= np.int64(request(row, j).kind == JobKind.SERVICE)
     row.failed_jobs += 1
     set_state(row, j, JobCode.FAILED)

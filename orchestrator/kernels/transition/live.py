@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.kernels.advance import queue_position, serve_commitment
+from orchestrator.kernels.advance import serve_commitment
 from orchestrator.kernels.codes import EventKind, JobCode, NodeCode, Status
 from orchestrator.kernels.decisions import decision_open
 from orchestrator.kernels.feasibility import can_ever_fit
@@ -40,6 +40,7 @@ from orchestrator.kernels.transition.nodes import (
     register_node,
 )
 from orchestrator.kernels.transition.progress import progress_now, units_of
+from orchestrator.kernels.transition.queue import queue_position
 from orchestrator.kernels.transition.tenants import recount_tenants
 from orchestrator.kernels.transition.timeline import advance_clock
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from orchestrator.kernels.codes import NO_JOB
 from orchestrator.kernels.jit import kernel, small_kernel
 from orchestrator.kernels.tables import (
     copy_record,
@@ -14,9 +15,18 @@ from orchestrator.kernels.tables import (
     running,
 )
 
-__all__ = ["dequeue", "enqueue", "list_running", "unlist_running"]
+__all__ = ["dequeue", "enqueue", "list_running", "queue_position", "unlist_running"]
 
 _SECOND = 1000.0
+
+
+@kernel
+def queue_position(row, j):
+    """Position of a waiting job in the queue, or -1."""
+    for q in range(row.queue_len):
+        if queue(row, q).job == j:
+            return np.int64(q)
+    return np.int64(NO_JOB)
 
 
 @small_kernel

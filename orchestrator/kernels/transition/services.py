@@ -39,9 +39,10 @@ from orchestrator.kernels.mesh.queueing import (
 )
 from orchestrator.kernels.mesh.retry import BudgetState, RetryRule, retried_load
 from orchestrator.kernels.randomness import random_unit
+from orchestrator.kernels.scaling import NO_CHANGE_MS
 from orchestrator.kernels.tables import job, request, series_value, service
 
-__all__ = ["begin_service", "ready_replicas", "serve_tick"]
+__all__ = ["begin_service", "note_scaling", "ready_replicas", "serve_tick"]
 
 _HOUR_MS = 3_600_000.0
 _DUST = 1e-3  # less of a request than this in a tick has no response time worth the name
@@ -57,7 +58,10 @@ def begin_service(own, now_ms):
     own.rate_rps = 0.0
     own.utilisation = 0.0
     own.latency_ms = 0.0
+    own.missed_share = 0.0
     own.run_start_ms = -1
+    own.scaled_ms = NO_CHANGE_MS
+    own.scaled_by = 0
     own.sick_until_ms = 0
     own.ready = 0
     own.sick = 0
@@ -73,6 +77,13 @@ def begin_service(own, now_ms):
     own.violations = 0.0
     own.replica_ms = 0
     own.overload_ticks = 0
+
+
+@small_kernel
+def note_scaling(row, s, more):
+    """The number of a service's replicas was changed on purpose."""
+    service(row, s).scaled_ms = row.now_ms
+    service(row, s).scaled_by = more
 
 
 @kernel
@@ -271,6 +282,7 @@ def _serve(row, s, rate):
     # attempts may answer more than that for a moment.
     violations = max(offered - within - (own.backlog - before), shed)
     own.violations += violations
+    own.missed_share = min(violations / offered, 1.0) if offered > _DUST else 0.0
     row.request_violations += violations
     if offered * own.service_ms > np.float64(own.ready) * own.slots * span_ms:
         own.overload_ticks += 1
@@ -295,7 +307,7 @@ def _add_up(row, own, offered, shed, retries, failed, served, within):
 
 @kernel
 def serve_tick(row):
-    """Settle the tick that ends now, for every service of a row.
+    """Settle the tick that ends now, for every service of a row; nodes and replicas may change.
 
     Past the end of the series there is no demand.
     """
@@ -306,3 +318,4 @@ def serve_tick(row):
             rate = series_value(row.series_at, s * row.series_len + at)
         _serve(row, s, rate)
     row.tick += 1
+    row.scaling_open = 1

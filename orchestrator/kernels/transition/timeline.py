@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from orchestrator.kernels.codes import FOREVER_MS, NEVER, EventKind, JobCode
+from orchestrator.kernels.codes import FOREVER_MS, NEVER, EventKind
 from orchestrator.kernels.jit import kernel, small_kernel
-from orchestrator.kernels.tables import arrival, heap, incident, job, node, request, service
+from orchestrator.kernels.tables import arrival, heap, incident, job, node, request
 
 __all__ = ["advance_clock", "cancel_event", "next_event", "pop_event", "push_event", "ticks_go_on"]
 
@@ -19,7 +19,7 @@ def advance_clock(row, time_ms):
     elapsed = time_ms - row.now_ms
     if elapsed <= 0:
         return
-    row.job_ms += elapsed * row.active_jobs
+    row.job_ms += elapsed * (row.active_jobs - row.active_services)
     row.wait_ms += elapsed * row.queue_len
     row.busy_unit_ms += elapsed * (row.capacity_units - row.free_units)
     row.capacity_unit_ms += elapsed * row.capacity_units
@@ -109,22 +109,17 @@ def cancel_event(row, j):
 
 @kernel
 def ticks_go_on(row):
-    """Whether a service tick is something to wait for.
+    """Whether a tick is something to wait for.
 
-    Ticks end with their series. Before that they end as soon as every job that is not a service
+    Ticks end at ``series_stop``. Before that they end as soon as every job that is not a service
     has ended: services alone do not keep an episode going. Where all jobs of an episode are
-    services, the series is the episode.
+    services, the ticks are the episode.
     """
-    if row.tick_ms <= 0 or row.series_first + row.tick >= row.series_len:
+    if row.tick_ms <= 0 or row.series_first + row.tick >= row.series_stop:
         return False
     if row.next_arrival < row.num_jobs or row.num_jobs == row.num_services:
         return True
-    others = row.active_jobs
-    for s in range(row.num_services):
-        state = job(row, service(row, s).job).state
-        if state != JobCode.ABSENT and state != JobCode.COMPLETED and state != JobCode.FAILED:
-            others -= 1
-    return others > 0
+    return row.active_jobs > row.active_services
 
 
 @kernel
@@ -159,7 +154,7 @@ def next_event(row):
         due_ms = node(row, due).arrive_ms
         if due_ms < time_ms or (due_ms == time_ms and kind > EventKind.NODE_ARRIVAL):
             time_ms, kind, subject = due_ms, np.int64(EventKind.NODE_ARRIVAL), due
-    if row.num_services > 0 and row.next_tick_ms < time_ms and ticks_go_on(row):
+    if row.tick_ms > 0 and row.next_tick_ms < time_ms and ticks_go_on(row):
         return row.next_tick_ms, np.int64(EventKind.SERVICE_TICK), np.int64(-1)
     return time_ms, kind, subject
 

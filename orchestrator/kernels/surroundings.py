@@ -1,0 +1,350 @@
+"""The sets that describe what surrounds the jobs: services, changes of the fleet, tenants, racks.
+
+Everything is roughly within [-5, 5]; shares are of the whole cluster with every node in service.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from orchestrator.kernels.autoscale import fleet_demand, forecast_rps
+from orchestrator.kernels.codes import NodeCode, Reason
+from orchestrator.kernels.decisions import fleet_reason, service_reason
+from orchestrator.kernels.fastlog import fast_log
+from orchestrator.kernels.growth import place_more
+from orchestrator.kernels.jit import kernel, small_kernel
+from orchestrator.kernels.mesh.breaker import BreakerMode
+from orchestrator.kernels.tables import job, node, plan, queue, request, service, tenant
+from orchestrator.kernels.transition.capacity import count_fleet
+
+__all__ = [
+    "CAPACITY_NAMES",
+    "FLEET_NAMES",
+    "RACK_NAMES",
+    "SERVICE_NAMES",
+    "TENANT_NAMES",
+    "encode_capacity",
+    "encode_fleet",
+    "encode_racks",
+    "encode_services",
+    "encode_tenants",
+    "tenant_excess",
+]
+
+SERVICE_NAMES = (
+    "log_rate",  # .1 ln(1 + requests per second in the last tick)
+    "use",  # that rate / what the ready replicas can serve, at most 4
+    "use_ahead",  # the same of the forecast rate
+    "use_if_fewer",  # the higher of the two, if there were one replica fewer
+    "use_if_more",  # ... one more
+    "starting",  # replicas that are not ready yet / all
+    "log_replicas",  # .2 ln(1 + replicas)
+    "room_below",  # (replicas - fewest) / most
+    "room_above",  # (most - replicas) / most
+    "latency",  # .5 ln(1 + latency of the last tick / objective)
+    "log_backlog",  # .1 ln(1 + requests waiting)
+    "missed",  # share of the last tick's requests that were not answered in time
+    "breaker",  # 1 if the breaker of a sick replica is open, .5 half-open
+    "log_since_change",  # .1 ln(1 + time since replicas were last changed, s)
+    "demand_share",  # of the cluster that its replicas hold
+)
+
+CAPACITY_NAMES = (
+    "nodes",  # ordered (given up: negative) / fleet
+    "use_after",  # capacity held by jobs / capacity of the fleet after the change, at most 4
+    "load_after",  # the same with what waiting jobs ask for
+    "services_after",  # highest use ahead among services
+    "arriving",  # nodes on order / fleet
+    "cost_after",  # price of the fleet after the change / that of all nodes
+    "log_since_change",  # .1 ln(1 + time since nodes were last ordered or given up, s)
+)
+
+FLEET_NAMES = (
+    "hour_sin",
+    "hour_cos",
+    "weekday_sin",
+    "weekday_cos",
+    "in_service",  # capacity of nodes that are up
+    "on_order",  # nodes on order / all nodes
+    "down",  # nodes that are down / all nodes
+    "cost",  # price of what is paid for now / that of all nodes
+    "fragmentation",  # milli-GPUs that typical pods cannot use / all free ones
+    "busiest_service",  # highest use ahead among services, at most 4
+    "missed",  # mean over services of the share of requests missed in the last tick
+    "tenant_excess",  # of the tenant furthest above its entitlement
+)
+
+TENANT_NAMES = (
+    "share",  # dominant share of the cluster
+    "entitled",  # by quota, or by weight where there are no quotas
+    "excess",  # the difference
+    "waiting",  # capacity that its waiting jobs ask for
+    "attained",  # service so far, as a share of the capacity so far
+)
+
+RACK_NAMES = (
+    "in_service",  # nodes that are up / its nodes
+    "free",  # free share of those
+    "whole_free",  # GPUs that are entirely free / its GPUs
+    "largest",  # entirely free GPUs of the node that has most of them / GPUs of a node
+    "failures",  # .5 ln(1 + failures of its worst node)
+    "fragmentation",  # milli-GPUs that typical pods cannot use / its GPUs
+)
+
+_F = np.float32
+_MOST = 4.0
+_DAY_MS = 86_400_000.0
+_WEEK_MS = 7.0 * _DAY_MS
+
+
+@small_kernel
+def _log_seconds(ms):
+    return _F(0.1) * fast_log(_F(1.0 + max(ms, 0) / 1000.0))
+
+
+@small_kernel
+def _use(rate, replicas, own):
+    """Use of so many replicas at a rate, at most 4."""
+    capacity = replicas * own.slots * 1000.0 / own.service_ms
+    return min(rate / capacity, _MOST) if capacity > 0.0 else (_MOST if rate > 0.0 else 0.0)
+
+
+@kernel
+def _busiest(row):
+    """Highest use ahead among services: of all their replicas, ready or not."""
+    highest = 0.0
+    for s in range(row.num_services):
+        own = service(row, s)
+        rate = max(np.float64(own.rate_rps), forecast_rps(row, np.int64(s)))
+        highest = max(highest, _use(rate, np.float64(job(row, own.job).workers_now), own))
+    return highest
+
+
+@small_kernel
+def _breaker(own):
+    if own.sick == 0 or own.breaker_mode == BreakerMode.CLOSED:
+        return 0.0
+    return 1.0 if own.breaker_mode == BreakerMode.OPEN else 0.5
+
+
+@kernel
+def encode_services(row, nodes, mask, out):
+    """Describe the services, and mask whether each may have a replica fewer or more.
+
+    Parameters
+    ----------
+    row : ROW_DTYPE record
+    nodes : int32 [>= 1]
+        Scratch.
+    mask : int8 [2 S]
+        Filled: one fewer [S], one more [S].
+    out : float32 [S, len(SERVICE_NAMES)]
+        Rows of services that exist are filled.
+
+    Returns
+    -------
+    int
+        Legal changes.
+    """
+    S = out.shape[0]
+    legal = 0
+    for i in range(min(S, row.num_services)):
+        s = np.int64(i)
+        own = service(row, s)
+        j = np.int64(own.job)
+        ask = request(row, j)
+        now = np.int64(job(row, j).workers_now)
+        fewer = row.done == 0 and service_reason(row, s, now - 1) == Reason.OK
+        more = row.done == 0 and service_reason(row, s, now + 1) == Reason.OK
+        more = more and place_more(row, j, np.int64(1), nodes) == 1
+        mask[i] = np.int8(fewer)
+        mask[S + i] = np.int8(more)
+        legal += np.int64(fewer) + np.int64(more)
+        rate, ahead = np.float64(own.rate_rps), forecast_rps(row, s)
+        most = np.float64(max(ask.max_workers, 1))
+        higher = max(rate, ahead)
+        out[i, 0] = _F(0.1) * fast_log(_F(1.0 + rate))
+        out[i, 1] = _F(_use(rate, np.float64(own.ready), own))
+        out[i, 2] = _F(_use(ahead, np.float64(now), own))
+        out[i, 3] = _F(_use(higher, np.float64(now - 1), own))
+        out[i, 4] = _F(_use(higher, np.float64(now + 1), own))
+        out[i, 5] = _F(max(now - own.ready, 0) / max(now, 1))
+        out[i, 6] = _F(0.2) * fast_log(_F(1.0 + now))
+        out[i, 7] = _F((now - ask.min_workers) / most)
+        out[i, 8] = _F((most - now) / most)
+        out[i, 9] = _F(0.5) * fast_log(_F(1.0 + own.latency_ms / own.objective_ms))
+        out[i, 10] = _F(0.1) * fast_log(_F(1.0 + own.backlog))
+        out[i, 11] = _F(own.missed_share)
+        out[i, 12] = _F(_breaker(own))
+        out[i, 13] = _log_seconds(row.now_ms - max(own.scaled_ms, request(row, 0).submit_ms))
+        out[i, 14] = _F(job(row, j).units / max(row.nominal_units, 1))
+    return legal
+
+
+@small_kernel
+def _step_of(index, steps):
+    """Nodes that a place of the capacity set stands for: -1 .. -steps, then 1 .. steps."""
+    return np.int64(-1 - index) if index < steps else np.int64(index - steps + 1)
+
+
+@kernel
+def encode_capacity(row, mask, out):
+    """Describe changes of the fleet, and mask which are legal.
+
+    Parameters
+    ----------
+    row : ROW_DTYPE record
+    mask : int8 [2 c]
+        Filled: give up 1 .. c nodes, order 1 .. c nodes.
+    out : float32 [2 c, len(CAPACITY_NAMES)]
+        Filled.
+
+    Returns
+    -------
+    int
+        Legal changes.
+    """
+    steps = out.shape[0] // 2
+    busy, waiting = fleet_demand(row)
+    fleet = count_fleet(row)
+    unit = plan(row, np.int64(0)).unit_capacity
+    busiest = _busiest(row)
+    prices = np.int64(0)
+    for n in range(row.num_nodes):
+        prices += node(row, n).price_milli
+    mean_price = prices / max(row.num_nodes, 1)
+    legal = 0
+    for i in range(2 * steps):
+        delta = _step_of(i, steps)
+        ok = row.done == 0 and fleet_reason(row, delta) == Reason.OK
+        mask[i] = np.int8(ok)
+        legal += np.int64(ok)
+        capacity = max((fleet + delta) * unit, 1.0)
+        out[i, 0] = _F(delta / max(fleet, 1))
+        out[i, 1] = _F(min(busy / capacity, _MOST))
+        out[i, 2] = _F(min((busy + waiting) / capacity, _MOST))
+        out[i, 3] = _F(busiest)
+        out[i, 4] = _F(row.arrival_len / max(fleet, 1))
+        cost = row.cost_rate_milli + delta * mean_price
+        out[i, 5] = _F(cost / max(prices, 1))
+        out[i, 6] = _log_seconds(row.now_ms - max(row.scaled_ms, request(row, 0).submit_ms))
+    return legal
+
+
+@kernel
+def tenant_excess(row, t):
+    """(dominant share, entitled share) of a tenant.
+
+    Entitled is its quota as a share of the cluster; where there is none, its weight as a share of
+    all weights. The dominant share is that of dominant resource fairness (Ghodsi et al., NSDI
+    2011).
+    """
+    own = tenant(row, t)
+    share = own.used_units / max(row.nominal_units, 1)
+    if row.nominal_gpu_milli > 0:
+        share = max(share, own.used_gpu_milli / row.nominal_gpu_milli)
+    if row.nominal_cpu_milli > 0:
+        share = max(share, own.used_cpu_milli / row.nominal_cpu_milli)
+    if row.nominal_memory_mib > 0:
+        share = max(share, own.used_memory_mib / row.nominal_memory_mib)
+    if own.quota_units > 0:
+        return share, own.quota_units / max(row.nominal_units, 1)
+    weights = 0.0
+    for other in range(row.num_tenants):
+        weights += tenant(row, other).weight if tenant(row, other).weight > 0.0 else 1.0
+    return share, (own.weight if own.weight > 0.0 else 1.0) / weights
+
+
+@kernel
+def encode_tenants(row, out):
+    """Describe the tenants, float32 [T, len(TENANT_NAMES)]; those beyond T are not shown."""
+    capacity = max(row.nominal_units, 1)
+    shown = min(row.num_tenants, out.shape[0])
+    for t in range(shown):
+        share, entitled = tenant_excess(row, np.int64(t))
+        out[t, 0] = _F(share)
+        out[t, 1] = _F(entitled)
+        out[t, 2] = _F(share - entitled)
+        out[t, 3] = _F(0.0)
+        elapsed = max(row.capacity_unit_ms, np.int64(1))
+        out[t, 4] = _F(tenant(row, t).attained_unit_ms / elapsed)
+    for q in range(row.queue_len):
+        j = queue(row, q).job
+        t = np.int64(request(row, j).tenant)
+        if t < shown:
+            out[t, 3] += _F(job(row, j).units / capacity)
+    for t in range(shown):
+        out[t, 3] = min(out[t, 3], _F(_MOST))
+
+
+@kernel
+def encode_racks(row, out):
+    """Describe racks, float32 [R, len(RACK_NAMES)]; nodes of racks beyond R are not shown."""
+    R = out.shape[0]
+    out[:, :] = _F(0.0)
+    for r in range(R):
+        nodes, up, gpus, whole, largest, most_gpus = 0, 0, 0, 0, 0, 1
+        free, capacity = np.int64(0), np.int64(0)
+        failures, wasted = np.int64(0), 0.0
+        for n in range(row.num_nodes):
+            here = node(row, n)
+            if here.rack != r or here.state == NodeCode.ABSENT:
+                continue
+            nodes += 1
+            failures = max(failures, here.failures)
+            gpus += here.gpus
+            most_gpus = max(most_gpus, here.gpus)
+            if here.state != NodeCode.UP:
+                continue
+            up += 1
+            whole += here.whole_free
+            largest = max(largest, here.whole_free)
+            wasted += here.fragmentation
+            free += here.gpu_free_milli if row.unit != 0 else here.cpu_free_milli
+            capacity += here.gpus * 1000 if row.unit != 0 else here.cpu_cap_milli
+        if nodes == 0:
+            continue
+        out[r, 0] = _F(up / nodes)
+        out[r, 1] = _F(free / max(capacity, np.int64(1)))
+        out[r, 2] = _F(whole / max(gpus, 1))
+        out[r, 3] = _F(largest / most_gpus)
+        out[r, 4] = _F(0.5) * fast_log(_F(1.0 + failures))
+        out[r, 5] = _F(wasted / (1000.0 * max(gpus, 1)))
+
+
+@kernel
+def encode_fleet(row, out):
+    """Describe the cluster as a whole beyond ``encode_global``, float32 [len(FLEET_NAMES)]."""
+    time_ms = np.float64(row.now_ms)
+    if row.num_services > 0:  # the time of day of their series
+        time_ms += (row.series_first + row.tick + 1) * row.tick_ms - row.next_tick_ms
+    hour = 2.0 * math.pi * ((time_ms % _DAY_MS) / _DAY_MS)
+    week = 2.0 * math.pi * ((time_ms % _WEEK_MS) / _WEEK_MS)
+    down, prices, wasted = 0, np.int64(0), 0.0
+    for n in range(row.num_nodes):
+        here = node(row, n)
+        down += np.int64(here.state == NodeCode.DOWN)
+        prices += here.price_milli
+        if here.state == NodeCode.UP:
+            wasted += here.fragmentation
+    missed = 0.0
+    for s in range(row.num_services):
+        missed += service(row, s).missed_share
+    excess = 0.0
+    for t in range(row.num_tenants):
+        share, entitled = tenant_excess(row, np.int64(t))
+        excess = max(excess, share - entitled)
+    out[0] = _F(math.sin(hour))
+    out[1] = _F(math.cos(hour))
+    out[2] = _F(math.sin(week))
+    out[3] = _F(math.cos(week))
+    out[4] = _F(row.capacity_units / max(row.nominal_units, 1))
+    out[5] = _F(row.arrival_len / max(row.num_nodes, 1))
+    out[6] = _F(down / max(row.num_nodes, 1))
+    out[7] = _F(row.cost_rate_milli / max(prices, np.int64(1)))
+    out[8] = _F(min(wasted / max(row.free_units, 1), _MOST))
+    out[9] = _F(_busiest(row))
+    out[10] = _F(missed / max(row.num_services, 1))
+    out[11] = _F(excess)
