@@ -23,7 +23,7 @@ from agents.task import Task
 from envs.config import EnvConfig
 from envs.workloads import Enrichment, Trace, WindowSplit, enrich, load_workload, of_tenants
 from orchestrator.errors import ConfigurationError, QuartermasterError
-from orchestrator.kernels.codes import Information, Placement, RuleKey
+from orchestrator.kernels.codes import Information, Placement, RuleKey, Scaling
 from orchestrator.kernels.features import Encoding
 from orchestrator.kernels.session import Sampling
 
@@ -32,6 +32,7 @@ __all__ = [
     "build_speed_suite",
     "build_suite",
     "build_task",
+    "check_fields",
     "command_line",
     "config_dir",
     "elastic_workload",
@@ -51,6 +52,7 @@ _ENUMS: Mapping[str, type[IntEnum]] = {
     "information": Information,
     "encoding": Encoding,
     "sampling": Sampling,
+    "autoscale": Scaling,
 }
 
 
@@ -131,7 +133,7 @@ def env_config(**options: Any) -> EnvConfig:
     ConfigurationError
         For an unknown field or value, listing the known ones.
     """
-    _check_fields("environment", EnvConfig, options)
+    check_fields("environment", EnvConfig, options)
     values: dict[str, Any] = {}
     for name, value in options.items():
         if name in _ENUMS:
@@ -215,13 +217,13 @@ def elastic_workload(
     """
     trace = fewer_machines(keep_every, **workload)
     if enrichment is not None:
-        _check_fields("enrichment", Enrichment, enrichment)
+        check_fields("enrichment", Enrichment, enrichment)
         trace = enrich(trace, Enrichment(**enrichment))
     return of_tenants(trace, only_tenants, without_tenants)
 
 
 def build_task(cfg: DictConfig) -> Task:
-    """Make the learning task of a config with ``workload``, ``env``, ``task`` and ``seed``."""
+    """Make a config's learning task, of ``workload``, ``env``, ``scenario``, ``task``, ``seed``."""
     trace = hydra.utils.instantiate(cfg.workload)
     options = plain(cfg.task)
     length = options.pop("evaluation_jobs")
@@ -232,13 +234,14 @@ def build_task(cfg: DictConfig) -> Task:
         split=WindowSplit(len(trace), **options),
         evaluation_jobs=length,
         seed=cfg.seed,
+        scenario=hydra.utils.instantiate(cfg.scenario),
     )
 
 
 def build_suite(cfg: Any) -> Suite:
     """Make a suite of evaluation from plain values."""
     options = plain(cfg)
-    _check_fields("suite of evaluation", Suite, options)
+    check_fields("suite of evaluation", Suite, options)
     options["published"] = tuple(Published(**row) for row in options.get("published", ()))
     return Suite(**options)
 
@@ -246,8 +249,8 @@ def build_suite(cfg: Any) -> Suite:
 def build_speed_suite(cfg: Any, traces: str | None) -> SpeedSuite:
     """Make a suite of measurements from plain values, and the folder of public traces."""
     options = plain(cfg)
-    _check_fields("suite of measurements", SpeedSuite, options)
-    _check_fields("suite of measurements, 'bench'", Workbench, options["bench"])
+    check_fields("suite of measurements", SpeedSuite, options)
+    check_fields("suite of measurements, 'bench'", Workbench, options["bench"])
     options["bench"] = Workbench(**options["bench"], traces=traces)
     targets = options.get("targets", {})
     options["targets"] = {name: Target(**target) for name, target in targets.items()}
@@ -260,14 +263,17 @@ def build_packing_suite(cfg: Any) -> tuple[PackingSuite, Trace]:
     options = plain(cfg)
     options.pop("kind")
     workload = options.pop("workload")
-    _check_fields("suite of packing", PackingSuite, options)
+    check_fields("suite of packing", PackingSuite, options)
     suite = PackingSuite(**options)
     trace: Trace = hydra.utils.instantiate(workload)
     return suite, trace
 
 
-def _check_fields(subject: str, kind: type, options: Mapping[str, Any]) -> None:
-    known = [field.name for field in fields(kind)]
+def check_fields(
+    subject: str, kind: type, options: Mapping[str, Any], without: Sequence[str] = ()
+) -> None:
+    """Refuse options that are no fields of a dataclass, but for those ``without``."""
+    known = [field.name for field in fields(kind) if field.name not in without]
     for name in options:
         if name not in known:
             raise ConfigurationError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from envs.config import EnvConfig
+from envs.scenario import Scenario
 from envs.session import Session
 from envs.workloads import Trace, WindowSplit
 
@@ -56,6 +57,8 @@ class Task:
     evaluation_jobs : int
         Length of validation and test windows.
     seed : int
+    scenario : Scenario, optional
+        What training, validation and test windows happen in.
     """
 
     trace: Trace
@@ -63,12 +66,13 @@ class Task:
     split: WindowSplit
     evaluation_jobs: int = 1024
     seed: int = 0
+    scenario: Scenario = field(default_factory=Scenario)
 
     def training_session(self, envs: int, windows: int = 4096) -> Session:
         """Rows that play training windows."""
         length = self.config.episode_jobs
         starts = self.split.starts("train", windows, length, self.seed)
-        return Session(self.trace, self.config, envs, starts)
+        return Session(self.trace, self.config, envs, starts, scenario=self.scenario)
 
     def evaluation_starts(self, part: str, windows: int) -> NDArray[np.int64]:
         """Windows of the ``validation`` or ``test`` part: the same for every seed and policy."""

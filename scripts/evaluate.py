@@ -29,8 +29,9 @@ def main(cfg: DictConfig) -> None:
     bundles = [bundles] if isinstance(bundles, str) else bundles
     policies = [load_bundle(path, config.schema) for path in bundles]
     trace = instantiate(cfg.workload)
-    results = run_suite(suite, trace, config, policies, console)
-    report = make_report(suite, trace, config, results)
+    scenario = instantiate(cfg.scenario)
+    results = run_suite(suite, trace, config, policies, console, scenario)
+    report = make_report(suite, trace, config, results, scenario)
     print_report(report, console)
     write_report(report, Path(cfg.output), plain(cfg))
     if cfg.card:

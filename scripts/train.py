@@ -35,14 +35,14 @@ def main(cfg: DictConfig) -> None:
         tracker.close()
 
     config = task.evaluation_config
-    outcomes = run_suite(suite, task.trace, config, [result.policy], console)
-    report = make_report(suite, task.trace, config, outcomes)
+    outcomes = run_suite(suite, task.trace, config, [result.policy], console, task.scenario)
+    report = make_report(suite, task.trace, config, outcomes, task.scenario)
     print_report(report, console)
     write_report(report, output, plain(cfg))
     draw_pictures(output, report, result.history, f"{cfg.name}, seed {cfg.seed}")
-    note = f"Trained on the first {cfg.task.train:.0%} of {jobs}."
-    command = command_line("scripts/train.py")
-    write_card(result.bundle, training_card(report, cfg.name, command, [note]))
+    notes = [f"Trained on the first {cfg.task.train:.0%} of {jobs}."]
+    card = training_card(report, cfg.name, command_line("scripts/train.py"), notes)
+    write_card(result.bundle, card)
     console.print(f"written to {output}: the bundle, tables (.csv, .json), pictures (.png)")
 
 

@@ -25,16 +25,20 @@ from agents.configs import (
     judging_suite,
 )
 from agents.evaluation import Suite
+from agents.scenarios import scenario_config
 from agents.speed import SpeedSuite
 from agents.task import Task
 from envs.config import CLUSTER, JOB_ORDERING, EnvConfig
 from envs.reward import RewardConfig
+from envs.scenario import Scenario
 from envs.workloads import Trace
-from orchestrator.errors import ConfigurationError, TraceError
+from envs.workloads.failures import FAILURE_MODELS
+from orchestrator.errors import ConfigurationError, TraceError, ValidationError
+from orchestrator.kernels.codes import QuotaMode
 
 GROUPS = {
     *("workload", "env", "reward", "agent", "tracker", "suite", "experiment", "entry"),
-    *("failures", "forecaster"),
+    *("failures", "scenario", "forecaster"),
 }
 ROOTS = {"train", "evaluate", "benchmark", "forecast"}
 NEEDS_TRACES = {
@@ -46,7 +50,7 @@ NEEDS_TRACES = {
     "philly_quarter",
     "tiresias",
 }
-SMALL = {"lublin", "gpu_cluster", "gpu_cluster_elastic"}
+SMALL = {"lublin", "gpu_cluster", "gpu_cluster_elastic", "gpu_cluster_full"}
 
 
 def options(group: str) -> list[str]:
@@ -105,6 +109,83 @@ def test_environments_are_the_registered_ones() -> None:
 @pytest.mark.parametrize("name", options("reward"))
 def test_rewards(name: str) -> None:
     assert isinstance(instantiate(composed("train", f"reward={name}").reward), RewardConfig)
+
+
+@pytest.mark.parametrize("name", options("failures"))
+@pytest.mark.parametrize("root", ["train", "evaluate"])
+def test_failures(root: str, name: str) -> None:
+    scenario = instantiate(composed(root, f"failures={name}").scenario)
+    assert scenario == Scenario(failures=FAILURE_MODELS[name])
+    if name != "none":
+        cfg = composed(root, f"failures={name}", "failures.rate_scale=3", "+failures.frailty=1.5")
+        model = instantiate(cfg.scenario).failures
+        assert (model.rate_scale, model.frailty) == (3, 1.5)
+
+
+@pytest.mark.parametrize("name", options("scenario"))
+def test_scenarios(name: str) -> None:
+    scenario = instantiate(composed("train", f"scenario={name}", "failures=weibull").scenario)
+    assert isinstance(scenario, Scenario)
+    assert scenario.failures == FAILURE_MODELS["weibull"]
+    expected = scenario_config(**PLAIN[name])
+    for field in ("curves", "quota_mode", "uplinks_gbps"):
+        assert getattr(scenario, field) == getattr(expected, field)
+    assert sum(tenant.quota for tenant in scenario.tenants) in (0, 128)
+
+
+PLAIN = {
+    "none": {},
+    "borrowing": {"quota_mode": "borrow", "tenants": {"a": {"quota": 1}}},
+    "everything": {
+        "quota_mode": "borrow",
+        "tenants": {"a": {"quota": 1}},
+        "curves": ["bert", "cifar10", "deepspeech2", "imagenet", "ncf", "yolov3"],
+    },
+}
+
+
+@pytest.mark.usefixtures("made_without_traces")
+def test_tasks_bring_their_scenario() -> None:
+    cfg = composed(
+        "train",
+        "experiment=philly_cma",
+        "failures=infinitehbd",
+        "workload=gpu_cluster_full",
+        "scenario=everything",
+        "workload.jobs=3000",
+    )
+    task = build_task(cfg)
+    assert task.scenario.failures == FAILURE_MODELS["infinitehbd"]
+    assert task.scenario.quota_mode == QuotaMode.BORROW
+    assert len(task.scenario.curves) == task.trace.requests["curve"].max() == 6
+    session = task.training_session(1, 16)
+    assert len(session.source.tenants) == len(task.trace.tenants)
+    assert len(session.source.curves) == 7
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"tenant": {}}, "scenario: unknown field 'tenant'; known: failures, failure_seed"),
+        ({"failures": {"rate_scale": 2.0}}, "failures: 'kind' is missing; choose from none"),
+        ({"failures": {"kind": "often"}}, "'kind' is 'often'; choose from none, infinitehbd"),
+        (
+            {"failures": {"kind": "none", "rate": 1}},
+            "failures: unknown field 'rate'; known: faults",
+        ),
+        ({"failures": {"kind": "weibull", "shape": -1}}, "failures: 'shape' is -1"),
+        ({"quota_mode": "soft"}, "'quota_mode' is 'soft'; choose from none, hard, borrow"),
+        ({"curves": ["gpt"]}, "unknown application 'gpt'; measured are bert"),
+        ({"tenants": {"a": {"share": 1}}}, "tenant 'a': unknown field 'share'; known: weight"),
+        ({"tenants": ["a"]}, "'tenants' is .*; give a mapping"),
+        ({"uplinks_gbps": [1.0, -2.0]}, "'uplinks_gbps' of rack 1 is -2.0"),
+    ],
+)
+def test_wrong_scenario_fields_name_the_choices(fields, message) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        scenario_config(**fields)
+    with pytest.raises(ValidationError, match="'quota'"):
+        scenario_config(tenants={"a": {"quota": -1.0}})
 
 
 @pytest.mark.parametrize("name", options("agent"))
@@ -224,7 +305,7 @@ def test_wrong_suite_fields_name_the_choices() -> None:
         build_speed_suite(composed("evaluate", "suite=demo").suite, None)
 
 
-@pytest.mark.parametrize("group", sorted(GROUPS - {"entry", "suite", "failures"}))
+@pytest.mark.parametrize("group", sorted(GROUPS - {"entry", "suite"}))
 def test_unknown_config_names_list_the_choices(group: str) -> None:
     root = "forecast" if group == "forecaster" else "train"
     with pytest.raises(HydraException) as caught:

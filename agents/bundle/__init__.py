@@ -13,7 +13,14 @@ that a ranker loads without torch.
 """
 
 from agents.bundle.card import CardTable, EvaluationCard
-from agents.bundle.manifest import FORMAT, Manifest, describe_environment, restore_environment
+from agents.bundle.manifest import (
+    FORMAT,
+    Manifest,
+    describe_environment,
+    describe_scenario,
+    restore_environment,
+    scenario_text,
+)
 from agents.bundle.store import (
     KINDS,
     BundleError,
@@ -33,11 +40,13 @@ __all__ = [
     "EvaluationCard",
     "Manifest",
     "describe_environment",
+    "describe_scenario",
     "load_bundle",
     "load_weights",
     "read_card",
     "read_manifest",
     "restore_environment",
     "save_bundle",
+    "scenario_text",
     "write_card",
 ]

@@ -14,17 +14,26 @@ import numpy as np
 
 from envs.config import EnvConfig
 from envs.reward import RewardConfig
+from envs.scenario import Scenario
 from orchestrator.errors import SchemaMismatchError
-from orchestrator.kernels.codes import Information, Placement, RuleKey
+from orchestrator.kernels.codes import Information, Placement, RuleKey, Scaling
 from orchestrator.kernels.features import Encoding
 from orchestrator.kernels.session import Sampling
 from orchestrator.scheduler.schema import FeatureSchema
 
-__all__ = ["FORMAT", "Manifest", "describe_environment", "restore_environment"]
+__all__ = [
+    "FORMAT",
+    "Manifest",
+    "describe_environment",
+    "describe_scenario",
+    "restore_environment",
+    "scenario_text",
+]
 
 FORMAT = 1
 """Version of the layout; readers refuse any other."""
 
+_LONG = 64  # numbers of an array
 _LIBRARIES = ("numpy", "numba", "cma", "torch", "stable-baselines3", "sb3-contrib", "gymnasium")
 
 
@@ -48,6 +57,8 @@ class Manifest:
         The environment in training; see :func:`restore_environment`.
     seed : int
         Seed of the training run.
+    scenario : mapping, optional
+        What it was trained in; see :func:`describe_scenario`.
     training : mapping, optional
         Configuration of the trainer.
     model : mapping, optional
@@ -69,6 +80,7 @@ class Manifest:
     actions: Mapping[str, Any]
     environment: Mapping[str, Any]
     seed: int
+    scenario: Mapping[str, Any] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
     model: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
@@ -87,6 +99,7 @@ class Manifest:
         schema: FeatureSchema | None = None,
         training: Mapping[str, Any] | None = None,
         model: Mapping[str, Any] | None = None,
+        scenario: Scenario | None = None,
     ) -> Manifest:
         """The manifest of a policy that was trained in the environment ``config``.
 
@@ -108,6 +121,7 @@ class Manifest:
             },
             environment=describe_environment(config),
             seed=seed,
+            scenario=describe_scenario(scenario or Scenario()),
             training=_plain(training or {}),
             model=_plain(model or {}),
             versions=_versions(),
@@ -140,6 +154,42 @@ def describe_environment(config: EnvConfig) -> dict[str, Any]:
     return described
 
 
+def describe_scenario(scenario: Scenario) -> dict[str, Any]:
+    """What distinguishes a scenario from one in which nothing happens, as plain data.
+
+    Of series, which may be long, only type and shape are said.
+    """
+    nothing = _in_short(asdict(Scenario()))
+    found = _in_short(asdict(scenario))
+    return {name: value for name, value in found.items() if value != nothing[name]}
+
+
+def _in_short(value: Any) -> Any:
+    """Plain data without long arrays."""
+    if isinstance(value, Mapping):
+        return {name: _in_short(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_in_short(item) for item in value]
+    if isinstance(value, np.ndarray) and value.size > _LONG:
+        return f"{value.dtype} {list(value.shape)}"
+    return _plain(value)
+
+
+def scenario_text(described: Mapping[str, Any]) -> str:
+    """A described scenario in a line: numbers and names in full, of anything else how many."""
+    parts = []
+    for name, value in described.items():
+        if name == "failures":
+            value = ", ".join(
+                f"{key} {value[key]:g}" for key in ("faults_per_node_day", "rate_scale")
+            )
+        elif isinstance(value, list | Mapping):
+            names = [item["name"] for item in value if isinstance(item, Mapping) and "name" in item]
+            value = ", ".join(names) if names else str(len(value))
+        parts.append(f"{name.replace('_', ' ')}: {value}")
+    return "; ".join(parts)
+
+
 def restore_environment(described: Mapping[str, Any]) -> EnvConfig:
     """The inverse of :func:`describe_environment`."""
     values = dict(described)
@@ -148,10 +198,12 @@ def restore_environment(described: Mapping[str, Any]) -> EnvConfig:
     for name, kind in (
         ("window_order", RuleKey),
         ("information", Information),
+        ("autoscale", Scaling),
         ("encoding", Encoding),
         ("sampling", Sampling),
     ):
-        values[name] = kind[values[name].upper()]
+        if name in values:  # older bundles lack the later ones
+            values[name] = kind[values[name].upper()]
     return EnvConfig(**values)
 
 

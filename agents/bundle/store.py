@@ -18,6 +18,7 @@ from agents.bundle.card import EvaluationCard
 from agents.bundle.manifest import FORMAT, Manifest
 from agents.task import BatchPolicy
 from envs.config import EnvConfig
+from envs.scenario import Scenario
 from orchestrator.errors import QuartermasterError
 from orchestrator.scheduler.schema import FeatureSchema
 
@@ -78,6 +79,7 @@ def save_bundle(
     training: Mapping[str, Any] | None = None,
     model: Mapping[str, Any] | None = None,
     card: EvaluationCard | None = None,
+    scenario: Scenario | None = None,
 ) -> Path:
     """Write a bundle; an earlier one of the same name is replaced, card and all.
 
@@ -103,6 +105,9 @@ def save_bundle(
         What the loader must know beside the weights, such as layer sizes.
     card : EvaluationCard or None, optional
         None: to be added by :func:`write_card`.
+    scenario : Scenario or None, optional
+        What the windows happened in that the policy was trained on; None: nothing beside jobs
+        and nodes.
 
     Returns
     -------
@@ -115,7 +120,14 @@ def save_bundle(
     if occupied and not (target / _MANIFEST).is_file():
         raise BundleError(target, "exists and is no bundle", "choose another directory")
     manifest = Manifest.describe(
-        kind, name or kind, config, seed, schema=schema, training=training, model=model
+        kind,
+        name or kind,
+        config,
+        seed,
+        schema=schema,
+        training=training,
+        model=model,
+        scenario=scenario,
     )
     target.parent.mkdir(parents=True, exist_ok=True)
     # Beside the target, so that the final rename stays within one file system.

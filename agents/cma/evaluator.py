@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from agents.bundle import describe_scenario
 from envs.config import EnvConfig
+from envs.scenario import Scenario
 from envs.session import Session
 from envs.workloads import Trace
 from orchestrator.errors import ConfigurationError
@@ -40,10 +42,14 @@ class RankerEvaluator:
         Semantics, and the costs that rewards are made of; ``episode_jobs`` is a window's length.
     threads : int, optional
         The compiled replays do not hold the interpreter's lock.
+    scenario : Scenario, optional
+        Rankers are replayed on jobs and nodes alone: anything else is refused.
     """
 
-    def __init__(self, trace: Trace, config: EnvConfig, threads: int = 2) -> None:
-        _check(config, threads)
+    def __init__(
+        self, trace: Trace, config: EnvConfig, threads: int = 2, scenario: Scenario | None = None
+    ) -> None:
+        _check(config, threads, scenario or Scenario())
         self.length = config.episode_jobs
         workers = int(trace.requests["workers"].max())
         # A session for each thread: rows of one session are neighbours in memory, and threads that
@@ -115,9 +121,14 @@ class RankerEvaluator:
             future.result()
 
 
-def _check(config: EnvConfig, threads: int) -> None:
+def _check(config: EnvConfig, threads: int, scenario: Scenario) -> None:
     if threads < 1:
         raise ConfigurationError(f"rankers: 'threads' is {threads}; at least 1")
+    if describe_scenario(scenario):
+        raise ConfigurationError(
+            "rankers are replayed on jobs and nodes alone: leave 'scenario' and 'failures' at "
+            "none, or train another kind of agent"
+        )
     needs = (
         ("commitment", config.commitment, "true"),
         ("encoding", config.encoding == Encoding.DEFAULT, "default"),

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from envs.config import EnvConfig
+from envs.scenario import Scenario, Surroundings, surroundings
 from envs.session import Session
 from envs.workloads import Trace
 from orchestrator.errors import ConfigurationError
@@ -23,6 +24,9 @@ from orchestrator.scheduler.vectors import SETS, advice_column, vector_layout
 __all__ = ["ScorerEvaluator"]
 
 Worker = Callable[[Session, Source, int], None]
+
+_OF_WINDOWS = ("incidents", "incident_range", "series_range")
+"""What of a source depends on its windows, besides their starts."""
 
 _ACTIONS_PER_JOB = 20
 _RESORT = "srtf"
@@ -39,9 +43,14 @@ class ScorerEvaluator:
         window's length. Its ``step_limit`` bounds the actions of a window; 0: 20 a job.
     threads : int, optional
         The compiled replays do not hold the interpreter's lock.
+    scenario : Scenario or None, optional
+        What windows happen in. A window's failures follow from its first job, so they are those
+        that training and evaluation meet there.
     """
 
-    def __init__(self, trace: Trace, config: EnvConfig, threads: int = 2) -> None:
+    def __init__(
+        self, trace: Trace, config: EnvConfig, threads: int = 2, scenario: Scenario | None = None
+    ) -> None:
         if threads < 1:
             raise ConfigurationError(f"scorers: 'threads' is {threads}; at least 1")
         if config.commitment:
@@ -51,10 +60,10 @@ class ScorerEvaluator:
             )
         self.length = config.episode_jobs
         limit = config.step_limit or _ACTIONS_PER_JOB * config.episode_jobs
-        start = np.zeros(1, np.int64)
-        # A session for each thread: rows of one session are neighbours in memory.
-        plain = replace(config, reward=replace(config.reward, reference=None))
-        self._sessions = [Session(trace, plain, 1, start) for _ in range(threads)]
+        self._trace, self._threads = trace, threads
+        self._scenario = scenario or Scenario()
+        self._config = replace(config, reward=replace(config.reward, reference=None))
+        self._sessions = self._make_sessions(0)
         schema, buffers = config.schema, self._sessions[0].buffers
         self._scoring = Scoring(
             layout=vector_layout(
@@ -121,11 +130,28 @@ class ScorerEvaluator:
         """Let each thread take the next window until none is left: windows differ in cost."""
         todo = itertools.count()
         windows = np.array(starts, np.int64)
+        around = surroundings(self._scenario, self._trace, windows, self._config, None)
+        self._make_room(windows, around)
+        changes = {name: getattr(around, name) for name in _OF_WINDOWS}
 
         def run(session: Session) -> None:
-            source = session.source._replace(starts=windows)
+            source = session.source._replace(starts=windows, **changes)
             while (m := next(todo)) < len(windows):
                 work(session, source, m)
 
         for future in [self._pool.submit(run, session) for session in self._sessions]:
             future.result()
+
+    def _make_sessions(self, start: int) -> list[Session]:
+        """A session for each thread: rows of one session are neighbours in memory."""
+        starts = np.array([start], np.int64)
+        return [
+            Session(self._trace, self._config, 1, starts, scenario=self._scenario)
+            for _ in range(self._threads)
+        ]
+
+    def _make_room(self, starts: NDArray[np.int64], around: Surroundings) -> None:
+        """Make sessions anew if a window has more failures than any before it."""
+        if around.most_incidents > self._sessions[0].state.shape.incidents:
+            counts = np.diff(around.incident_range, axis=1)[:, 0]
+            self._sessions = self._make_sessions(int(starts[counts.argmax()]))

@@ -32,7 +32,6 @@ from agents.cma.search import Search
 from agents.task import Task, TrainingResult
 from agents.tracking import Tracker
 from envs.config import EnvConfig
-from envs.workloads import Trace
 from orchestrator.errors import ConfigurationError
 from orchestrator.kernels.features import CLUSTER_EXTRA
 from orchestrator.scheduler.rules import rule_named
@@ -155,6 +154,7 @@ class CMATrainer:
             name=policy.name,
             weights={"weights": policy.weights},
             config=task.config,
+            scenario=task.scenario,
             seed=task.seed,
             training=self._description(),
         )
@@ -186,8 +186,8 @@ class _Run:
         length = trainer.window_jobs or task.evaluation_jobs
         self._possible = task.split.admissible("train", length)
         windows = replace(config, episode_jobs=length)
-        self._train = _evaluator(task.trace, windows, trainer.threads)
-        self._judge = _evaluator(task.trace, config, trainer.threads)
+        self._train = _evaluator(task, windows, trainer.threads)
+        self._judge = _evaluator(task, config, trainer.threads)
         self._starts = task.evaluation_starts("validation", trainer.validation_windows)
         self._reference = self._judge.rule_costs(self._rule, self._starts)
         self._fitness = np.nan
@@ -269,10 +269,10 @@ class _Run:
             yield progress, progress.add_task("", total=self._trainer.budget_seconds, note="")
 
 
-def _evaluator(trace: Trace, config: EnvConfig, threads: int) -> RankerEvaluator | ScorerEvaluator:
+def _evaluator(task: Task, config: EnvConfig, threads: int) -> RankerEvaluator | ScorerEvaluator:
     """What plays windows in such an environment."""
     kind = RankerEvaluator if config.commitment else ScorerEvaluator
-    return kind(trace, config, threads)
+    return kind(task.trace, config, threads, task.scenario)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from agents.bundle import BundleError, CardTable, EvaluationCard, read_card, write_card
+from agents.bundle import (
+    BundleError,
+    CardTable,
+    EvaluationCard,
+    read_card,
+    scenario_text,
+    write_card,
+)
 from agents.evaluation.report import Report
 from agents.evaluation.suite import Published
 
@@ -24,6 +31,8 @@ def training_card(report: Report, title: str, command: str, notes: Sequence[str]
     notes : sequence of str
         What a reader must know, such as the data that was trained on.
     """
+    if report.scenario:
+        notes = [*notes, f"Scenario: {scenario_text(report.scenario)}."]
     return EvaluationCard(title, command, card_tables(report), tuple(notes))
 
 

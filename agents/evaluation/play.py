@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from agents.evaluation.outcomes import EvaluationResult, OutcomeTable
 from agents.task import BatchPolicy
 from envs.config import EnvConfig
+from envs.scenario import Scenario
 from envs.session import Session
 from envs.workloads import Trace
 from orchestrator.scheduler.rules import Rule, rule_named
@@ -33,6 +34,8 @@ def evaluate_rule(
     starts: NDArray[np.int64],
     keep_jobs: int | None = None,
     advance: Advance | None = None,
+    *,
+    scenario: Scenario | None = None,
 ) -> EvaluationResult:
     """Play windows under a rule.
 
@@ -48,13 +51,15 @@ def evaluate_rule(
         Keep the per-job table of the first windows only; None: of all.
     advance : callable or None, optional
         Told how many windows have just ended, for a progress bar.
+    scenario : Scenario or None, optional
+        What the windows happen in.
 
     Returns
     -------
     EvaluationResult
     """
     rule = rule_named(rule) if isinstance(rule, str) else rule
-    session = Session(trace, _judged(config), 1, starts)
+    session = Session(trace, _judged(config), 1, starts, scenario=scenario)
     table = OutcomeTable(session, starts, len(starts) if keep_jobs is None else keep_jobs)
     for window in range(len(starts)):
         session.replay(rule, np.array([window]))
@@ -72,6 +77,8 @@ def evaluate_policy(
     rows: int = 64,
     keep_jobs: int | None = None,
     advance: Advance | None = None,
+    *,
+    scenario: Scenario | None = None,
 ) -> EvaluationResult:
     """Play windows under a policy's greedy actions.
 
@@ -82,7 +89,7 @@ def evaluate_policy(
     Parameters
     ----------
     policy : BatchPolicy
-    trace, config, starts, keep_jobs, advance
+    trace, config, starts, keep_jobs, advance, scenario
         As for :func:`evaluate_rule`.
     rows : int, optional
         Windows that are played side by side.
@@ -96,7 +103,8 @@ def evaluate_policy(
     IllegalActionError
         If the policy chooses an action that its mask forbids.
     """
-    session = Session(trace, _judged(config), min(rows, len(starts)), starts)
+    count = min(rows, len(starts))
+    session = Session(trace, _judged(config), count, starts, scenario=scenario)
     table = OutcomeTable(session, starts, len(starts) if keep_jobs is None else keep_jobs)
     windows = np.arange(session.envs, dtype=np.int64)
     following = session.envs

@@ -13,12 +13,14 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
+from agents.bundle import describe_scenario
 from agents.evaluation.files import write_json
 from agents.evaluation.outcomes import METRICS, EvaluationResult
 from agents.evaluation.statistics import Comparison, Summary, compare, summarise
 from agents.evaluation.suite import Suite, label
 from agents.evaluation.tables import comparison_table, policy_table, write_csv, write_jobs
 from envs.config import EnvConfig
+from envs.scenario import Scenario
 from envs.workloads import Trace
 
 __all__ = ["SCHEMA_VERSION", "Report", "make_report", "print_report", "write_report"]
@@ -46,6 +48,8 @@ class Report:
         By policy and metric.
     comparisons : mapping of str to sequence of Comparison
         By variant.
+    scenario : mapping
+        What the windows happened in; see :func:`agents.bundle.describe_scenario`.
     """
 
     suite: Suite
@@ -55,6 +59,7 @@ class Report:
     results: Mapping[str, Sequence[EvaluationResult]]
     summaries: Mapping[str, Mapping[str, Summary]]
     comparisons: Mapping[str, Sequence[Comparison]]
+    scenario: Mapping[str, Any]
 
     def flat(self) -> list[EvaluationResult]:
         """The results of all variants."""
@@ -66,6 +71,7 @@ def make_report(
     trace: Trace,
     config: EnvConfig,
     results: Mapping[str, Sequence[EvaluationResult]],
+    scenario: Scenario | None = None,
 ) -> Report:
     """Summarise the results of a suite, and compare every policy with its baselines.
 
@@ -77,6 +83,8 @@ def make_report(
         The environment that the suite was run in.
     results : mapping of str to sequence of EvaluationResult
         As :func:`agents.evaluation.suite.run_suite` returns them.
+    scenario : Scenario or None, optional
+        The one that the suite was run in.
 
     Returns
     -------
@@ -97,6 +105,7 @@ def make_report(
         results=results,
         summaries=summaries,
         comparisons={variant: _pairs(suite, variant, group) for variant, group in results.items()},
+        scenario=describe_scenario(scenario or Scenario()),
     )
 
 
@@ -204,6 +213,7 @@ def _summary(report: Report, config: Mapping[str, Any]) -> dict[str, Any]:
         "suite": suite.name,
         "metric": suite.metric,
         "information": report.information,
+        "scenario": report.scenario,
         "trace": {"name": report.trace_name, "jobs": report.trace_jobs},
         "windows": {
             "length": _length(report),

@@ -16,6 +16,7 @@ from agents.evaluation.outcomes import METRICS, EvaluationResult
 from agents.evaluation.play import evaluate_policy, evaluate_rule
 from agents.task import BatchPolicy
 from envs.config import EnvConfig
+from envs.scenario import Scenario
 from envs.workloads import Trace, WindowSplit
 from orchestrator.errors import ConfigurationError
 from orchestrator.scheduler.rules import rule_named
@@ -130,6 +131,7 @@ def run_suite(
     config: EnvConfig,
     policies: Sequence[BatchPolicy] = (),
     console: Console | None = None,
+    scenario: Scenario | None = None,
 ) -> dict[str, list[EvaluationResult]]:
     """Play a suite's windows under its rules and further policies.
 
@@ -142,6 +144,8 @@ def run_suite(
     policies : sequence of BatchPolicy, optional
     console : Console or None, optional
         Where a progress bar is shown.
+    scenario : Scenario or None, optional
+        What the windows happen in.
 
     Returns
     -------
@@ -161,13 +165,16 @@ def run_suite(
         outcome: dict[str, list[EvaluationResult]] = {}
         for variant, changes in suite.variants.items():
             judged = replace(config, **changes, episode_jobs=suite.window_length(trace))
-            keep = len(starts) if suite.keep_jobs is None else suite.keep_jobs
+            options: Any = {
+                "keep_jobs": suite.keep_jobs,
+                "advance": advance,
+                "scenario": scenario,
+            }
             results = [
-                evaluate_policy(policy, trace, judged, starts, keep_jobs=keep, advance=advance)
-                for policy in policies
+                evaluate_policy(policy, trace, judged, starts, **options) for policy in policies
             ]
             results += [
-                evaluate_rule(rule, trace, judged, starts, keep, advance) for rule in suite.rules
+                evaluate_rule(rule, trace, judged, starts, **options) for rule in suite.rules
             ]
             outcome[variant] = _labelled(results, variant)
     return outcome

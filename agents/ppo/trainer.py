@@ -146,6 +146,7 @@ class PPOTrainer:
             kind="ppo",
             weights=policy.state(),
             config=task.config,
+            scenario=task.scenario,
             seed=task.seed,
             training=self._description(),
             model={"hidden": self.hidden, "by_head": self.by_head},

@@ -67,7 +67,7 @@ class Watcher(BaseCallback):
         self._watched = model
         self._task, self._tracker, self._output, self._plan = task, tracker, output, plan
         self._starts = task.evaluation_starts("validation", plan.windows)
-        judged = evaluate_rule(plan.reference, *self._where, keep_jobs=0)
+        judged = evaluate_rule(plan.reference, *self._where, keep_jobs=0, scenario=task.scenario)
         self._reference = judged.values[plan.metric]
         self._best = np.inf
         self._average: dict[str, Tensor] = {}
@@ -148,7 +148,8 @@ class Watcher(BaseCallback):
         state = {name: value.clone() for name, value in self._average.items()}
         schema = self._task.config.schema
         policy = ScorerPolicy(state, schema, plan.hidden, by_head=plan.by_head)
-        judged = evaluate_policy(policy, *self._where, keep_jobs=0)
+        scenario = self._task.scenario
+        judged = evaluate_policy(policy, *self._where, keep_jobs=0, scenario=scenario)
         costs = judged.values[plan.metric]
         score = float(np.mean(costs / (self._reference + self._reference.mean())))
         if score < self._best:

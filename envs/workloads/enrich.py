@@ -58,6 +58,9 @@ class Enrichment:
         Assumption: data-parallel training, but not all of it is written to be resized.
     shrink, grow : float
         Fewest and most workers of such a job, relative to those it asks for. Assumption.
+    curves : int
+        Throughput curves that such jobs are dealt, each as often as the others; 0: more workers
+        gain in proportion. What the curves are is the scenario's (``envs.Scenario.curves``).
     """
 
     seed: int = 0
@@ -79,6 +82,7 @@ class Enrichment:
     elastic_share: float = 0.5
     shrink: float = 0.5
     grow: float = 2.0
+    curves: int = 0
 
     def __post_init__(self) -> None:
         """Refuse values that describe no distribution."""
@@ -98,6 +102,8 @@ class Enrichment:
             raise ConfigurationError(
                 "enrichment: 'checkpoint_intervals_s' must hold positive numbers, at least one"
             )
+        if self.curves < 0:
+            raise ConfigurationError(f"enrichment: 'curves' is {self.curves}; at least 0")
         if not 0.0 < self.shrink <= 1.0 <= self.grow:
             raise ConfigurationError(
                 f"enrichment: 'shrink' is {self.shrink} and 'grow' {self.grow}; give at most 1 "
@@ -123,7 +129,7 @@ def enrich(trace: Trace, options: Enrichment | None = None) -> Trace:
     options = options or Enrichment()
     requests = trace.requests.copy()
     requests.flags.writeable = True
-    streams = np.random.SeedSequence(options.seed).spawn(7)
+    streams = np.random.SeedSequence(options.seed).spawn(8)
     drawn = [np.random.Generator(np.random.Philox(stream)) for stream in streams]
     if options.costs:
         _add_costs(requests, drawn[:3], options)
@@ -136,6 +142,9 @@ def enrich(trace: Trace, options: Enrichment | None = None) -> Trace:
     if options.preemptible_share is not None:
         requests["preemptible"] = chance < options.preemptible_share
     _make_elastic(requests, drawn[6].random(len(trace)), max(trace.gpus, 1), options)
+    if options.curves > 0:
+        dealt = drawn[7].integers(1, options.curves + 1, len(trace))
+        requests["curve"] = np.where(requests["elastic"] != 0, dealt, 0)
     return replace(trace, name=f"{trace.name}, enriched", requests=requests)
 
 
