@@ -6,13 +6,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from envs.config import EnvConfig
+from envs.scaling import FleetPlan, ServiceMix
 from envs.workloads.trace import Trace, unplaceable
 from orchestrator.errors import ConfigurationError
 from orchestrator.kernels.codes import EventKind
 from orchestrator.kernels.state import INCIDENT_DTYPE
 from orchestrator.resources.records import gpu_models
 
-__all__ = ["check_incidents", "check_starts", "check_trace"]
+__all__ = ["check_incidents", "check_services", "check_starts", "check_trace"]
 
 
 def check_trace(trace: Trace, config: EnvConfig) -> None:
@@ -69,6 +70,21 @@ def _too_large_field(trace: Trace, job: NDArray[np.void]) -> str:
     return "gpus_per_worker"
 
 
+def check_services(trace: Trace, services: ServiceMix | None, fleet: FleetPlan | None) -> None:
+    """Raise if a service's fewest replicas could not run even if all nodes were empty."""
+    if services is None:
+        return
+    spare = 0 if fleet is None else fleet.spare
+    nodes = trace.nodes + tuple(trace.nodes[n % len(trace.nodes)] for n in range(spare))
+    never = np.flatnonzero(unplaceable(services.requests(), nodes))
+    if len(never) > 0:
+        spec = services.specs[never[0]]
+        raise ConfigurationError(
+            f"services: {spec.min_replicas} replicas of '{spec.name}' can never fit into the "
+            f"cluster of trace '{trace.name}'; lower 'min_replicas' or what a replica takes"
+        )
+
+
 def check_incidents(incidents: NDArray[np.void], nodes: int) -> None:
     """Raise if incidents are out of order, or of no node or kind that there is."""
     if incidents.dtype != INCIDENT_DTYPE or incidents.ndim != 1:
@@ -93,8 +109,12 @@ def check_starts(trace: Trace, config: EnvConfig, starts: NDArray[np.int64]) -> 
     """Raise if windows lie outside of the trace."""
     if len(starts) == 0:
         raise ConfigurationError("environment: no windows to play; 'starts' is empty")
-    if config.episode_jobs == 0:
-        return  # its windows are ticks of the services
+    if config.episode_jobs == 0:  # its windows are ticks of the services
+        if starts.min() < 0:
+            raise ConfigurationError(
+                f"environment: a window begins at tick {starts.min()}; the first tick is 0"
+            )
+        return
     if starts.min() < 0 or starts.max() + config.episode_jobs > len(trace):
         raise ConfigurationError(
             f"environment: windows of {config.episode_jobs} jobs reach beyond the {len(trace)} "

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from envs.buffers import configure_view, make_bench, make_buffers, observed
-from envs.checks import check_incidents, check_starts, check_trace
+from envs.checks import check_incidents, check_services, check_starts, check_trace
 from envs.config import EnvConfig
 from envs.scaling import Standing
 from envs.scenario import (
@@ -69,6 +69,7 @@ class Session:
             check_incidents(incidents, len(trace.nodes))
         check_starts(trace, config, starts)
         check_heads(scenario, config)
+        check_services(trace, scenario.services, scenario.fleet)
         self.scenario = scenario  # rows hold the address of its series
         around = surroundings(scenario, trace, starts, config, incidents)
         standing = Standing.of(scenario.services, scenario.fleet, trace.nodes)

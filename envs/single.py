@@ -8,7 +8,7 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
-from envs.config import CLUSTER, JOB_ORDERING, EnvConfig
+from envs.config import AUTOSCALING, CLUSTER, JOB_ORDERING, EnvConfig
 from envs.render import describe_decision, draw_occupancy
 from envs.scenario import Scenario
 from envs.setup import make_session, row_seeds
@@ -17,7 +17,7 @@ from envs.workloads import Trace
 from orchestrator.errors import ConfigurationError, IllegalActionError
 from orchestrator.kernels.codes import Reason
 
-__all__ = ["SchedulingEnv", "cluster_env", "job_ordering_env"]
+__all__ = ["SchedulingEnv", "autoscaling_env", "cluster_env", "job_ordering_env"]
 
 Observation = dict[str, NDArray[Any]]
 
@@ -37,6 +37,9 @@ class SchedulingEnv(gymnasium.Env[Any, Any]):
         The windows themselves, as first jobs; replaces ``part``.
     incidents : INCIDENT_DTYPE [I] or None
         Node failures and recoveries, times from the start of the episode.
+    scenario : Scenario or None
+        What surrounds the jobs; None: nothing or, where the environment has services, those of
+        ``envs.defaults``.
     strict : bool
         Raise ``IllegalActionError`` on an illegal action. Otherwise it is a counted no-op.
     render_mode : {"ansi", "rgb_array"} or None
@@ -150,3 +153,8 @@ def job_ordering_env(**kwargs: Any) -> SchedulingEnv:
 def cluster_env(**kwargs: Any) -> SchedulingEnv:
     """Entry point of ``quartermaster/Cluster-v0``."""
     return SchedulingEnv(CLUSTER, **kwargs)
+
+
+def autoscaling_env(**kwargs: Any) -> SchedulingEnv:
+    """Entry point of ``quartermaster/Autoscaling-v0``."""
+    return SchedulingEnv(AUTOSCALING, **kwargs)

@@ -166,8 +166,9 @@ def _encode_scaling(row, e, buffers, bench):
 
 @part
 def _encode_surroundings(row, e, source, buffers):
-    """What no action is about: the fleet, tenants, racks, and the tenants of queued jobs."""
-    encode_fleet(row, buffers.globals[e, GLOBALS:])
+    """What no action is about, each where it is shown: fleet, tenants, racks, a job's tenant."""
+    if buffers.globals.shape[1] > GLOBALS:
+        encode_fleet(row, buffers.globals[e, GLOBALS:])
     if source.settings[0].tenants != 0:
         encode_tenants(row, buffers.tenants[e])
     if source.settings[0].racks != 0:
@@ -288,8 +289,7 @@ def encode(row, e, source, buffers, bench):
         choices += _encode_elastics(row, e, source, buffers, bench)
     if row.capacity_steps > 0 or row.services > 0:
         choices += _encode_scaling(row, e, buffers, bench)
-    if buffers.globals.shape[1] > GLOBALS:
-        _encode_surroundings(row, e, source, buffers)
+    _encode_surroundings(row, e, source, buffers)
     buffers.mask[e, buffers.mask.shape[1] - 1] = np.int8(row.done == 0 and can_wait(row))
     if source.settings[0].advice != 0:
         _advise(row, e, source, buffers, bench)
