@@ -259,7 +259,7 @@ def forecast_from_tables(
     Returns
     -------
     float32 [services, ticks]
-        Before a table's first origin nothing is known: 0 there.
+        Where a table has no forecast yet, 0.
 
     Raises
     ------
@@ -268,6 +268,11 @@ def forecast_from_tables(
     """
     rates = np.zeros((len(tables), ticks), np.float32)
     for s, table in enumerate(tables):
-        upper = table.upper(level, table.first, ticks - 1, ahead)
-        rates[s, table.first + 1 :] = np.maximum(upper[:, 1:].max(axis=1), 0.0)
+        if level in table.levels:  # until errors are known, there are no quantiles
+            known = np.isfinite(table.bands[:, : ahead + 1, table.levels.index(level)]).all(axis=1)
+            begin = table.first + int(np.argmax(known)) if known.any() else ticks - 1
+        else:
+            begin = table.first
+        upper = table.upper(level, begin, ticks - 1, ahead)
+        rates[s, begin + 1 :] = np.maximum(upper[:, 1:].max(axis=1), 0.0)
     return rates
