@@ -21,6 +21,7 @@ from agents.evaluation.suite import Published, Suite
 from agents.speed import Ratio, SpeedSuite, Target, Workbench
 from agents.task import Task
 from envs.config import EnvConfig
+from envs.scenario import playable
 from envs.workloads import Enrichment, Trace, WindowSplit, enrich, load_workload, of_tenants
 from orchestrator.errors import ConfigurationError, QuartermasterError
 from orchestrator.kernels.codes import Information, Placement, RuleKey, Scaling
@@ -228,13 +229,14 @@ def build_task(cfg: DictConfig) -> Task:
     options = plain(cfg.task)
     length = options.pop("evaluation_jobs")
     options["exclude"] = tuple((int(start), int(stop)) for start, stop in options["exclude"])
+    config, scenario = hydra.utils.instantiate(cfg.env), hydra.utils.instantiate(cfg.scenario)
     return Task(
         trace=trace,
-        config=hydra.utils.instantiate(cfg.env),
-        split=WindowSplit(len(trace), **options),
+        config=config,
+        split=WindowSplit(playable(trace, config, scenario), **options),
         evaluation_jobs=length,
         seed=cfg.seed,
-        scenario=hydra.utils.instantiate(cfg.scenario),
+        scenario=scenario,
     )
 
 

@@ -60,9 +60,7 @@ def service_mix(kind: str, **options: Any) -> ServiceMix | None:
     known = ("demand", "spec", "forecast", *_OF_MIX, *_WINDOWS)
     for name in options:
         if name not in known:
-            raise ConfigurationError(
-                f"services: unknown field '{name}'; known: {', '.join(known)}"
-            )
+            raise ConfigurationError(f"services: unknown field '{name}'; known: {', '.join(known)}")
     series = (_generated if kind == "generated" else _servegen)(**options.get("demand", {}))
     mine = {name: options[name] for name in (*_OF_MIX, *_WINDOWS) if name in options}
     target = mine.get("target_utilisation", ServiceMix.target_utilisation)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import numbers
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from typing import Any
 
@@ -173,6 +173,17 @@ class EnvConfig:
             raise ConfigurationError("environment: 'backfill' needs 'commitment'")
         if self.encoding == Encoding.PUBLISHED and not self.commitment:
             raise ConfigurationError("environment: the published encoding needs 'commitment'")
+
+    @property
+    def length(self) -> int:
+        """Jobs of an episode or, without jobs, ticks."""
+        return self.episode_jobs or self.episode_ticks
+
+    def of_length(self, length: int) -> EnvConfig:
+        """The same with longer or shorter episodes, jobs or ticks."""
+        if self.episode_jobs == 0:
+            return replace(self, episode_ticks=length)
+        return replace(self, episode_jobs=length)
 
     def _check_heads(self) -> None:
         """Reject heads that contradict each other."""

@@ -30,7 +30,14 @@ from orchestrator.resources.tenants import check_quotas, tenant_records
 from orchestrator.types import TenantSpec
 from orchestrator.workloads.throughput import ThroughputModel, curve_records
 
-__all__ = ["Scenario", "Surroundings", "check_heads", "configure_scenario", "surroundings"]
+__all__ = [
+    "Scenario",
+    "Surroundings",
+    "check_heads",
+    "configure_scenario",
+    "playable",
+    "surroundings",
+]
 
 _HORIZON = 2.0
 """Failures are drawn for so many times the span of a window: jobs run on after the last arrival."""
@@ -87,6 +94,13 @@ class Scenario:
         if self.services is not None:
             return self.services.tick_ms
         return 0 if self.fleet is None else round(1000 * self.fleet.review_seconds)
+
+
+def playable(trace: Trace, config: EnvConfig, scenario: Scenario) -> int:
+    """What windows are cut from: jobs of the trace or, for episodes without jobs, ticks."""
+    if config.episode_jobs == 0 and scenario.services is not None:
+        return scenario.services.series.ticks
+    return len(trace)
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from envs.scenario import (
     Surroundings,
     check_heads,
     configure_scenario,
+    playable,
     surroundings,
 )
 from envs.workloads.trace import Trace
@@ -171,9 +172,7 @@ class Session:
 
 def _all_starts(trace: Trace, config: EnvConfig, scenario: Scenario) -> NDArray[np.int64]:
     """Every window that there is."""
-    if config.episode_jobs > 0 or scenario.services is None:
-        return np.arange(len(trace) - config.episode_jobs + 1, dtype=np.int64)
-    last = max(scenario.services.series.ticks - config.episode_ticks, 0)
+    last = max(playable(trace, config, scenario) - config.length, 0)
     return np.arange(last + 1, dtype=np.int64)
 
 

@@ -38,7 +38,7 @@ from orchestrator.kernels.codes import QuotaMode
 
 GROUPS = {
     *("workload", "env", "reward", "agent", "tracker", "suite", "experiment", "entry"),
-    *("failures", "scenario", "forecaster"),
+    *("failures", "services", "fleet", "scenario", "forecaster"),
 }
 ROOTS = {"train", "evaluate", "benchmark", "forecast"}
 NEEDS_TRACES = {
@@ -120,6 +120,30 @@ def test_failures(root: str, name: str) -> None:
         cfg = composed(root, f"failures={name}", "failures.rate_scale=3", "+failures.frailty=1.5")
         model = instantiate(cfg.scenario).failures
         assert (model.rate_scale, model.frailty) == (3, 1.5)
+
+
+@pytest.mark.parametrize("name", options("services"))
+def test_services(name: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch):
+    if name == "servegen":
+        monkeypatch.setenv("TRACES_DIR", str(request.getfixturevalue("traces_dir")))
+    fewer = ["services.demand.days=3"] if name == "generated" else []
+    services = instantiate(composed("train", f"services={name}", *fewer).scenario).services
+    if name in ("none", "replicas"):
+        assert services is None
+        return
+    assert len(services.specs) == 4
+    assert services.forecast.shape == services.series.rates.shape
+    second_day = services.forecast[:, 1500:]
+    assert (second_day > 0).mean() > 0.9
+    assert 0.4 < (second_day >= services.series.rates[:, 1500:]).mean() < 1.0
+
+
+@pytest.mark.parametrize("name", options("fleet"))
+def test_fleets(name: str) -> None:
+    fleet = instantiate(composed("train", f"fleet={name}").scenario).fleet
+    assert (fleet is None) == (name == "fixed")
+    if fleet is not None:
+        assert fleet.spare > 0
 
 
 @pytest.mark.parametrize("name", options("scenario"))

@@ -28,7 +28,7 @@ Worker = Callable[[Session, Source, int], None]
 _OF_WINDOWS = ("incidents", "incident_range", "series_range")
 """What of a source depends on its windows, besides their starts."""
 
-_ACTIONS_PER_JOB = 20
+_ACTIONS_PER_JOB = 20  # or a tick
 _RESORT = "srtf"
 
 
@@ -58,8 +58,8 @@ class ScorerEvaluator:
                 "scorers choose among all actions of a cluster: set 'commitment' of the "
                 "environment to false, or train a ranker"
             )
-        self.length = config.episode_jobs
-        limit = config.step_limit or _ACTIONS_PER_JOB * config.episode_jobs
+        self.length = config.length
+        limit = config.step_limit or _ACTIONS_PER_JOB * config.length
         self._trace, self._threads = trace, threads
         self._scenario = scenario or Scenario()
         self._config = replace(config, reward=replace(config.reward, reference=None))

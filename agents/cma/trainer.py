@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -185,7 +185,7 @@ class _Run:
         config = task.evaluation_config
         length = trainer.window_jobs or task.evaluation_jobs
         self._possible = task.split.admissible("train", length)
-        windows = replace(config, episode_jobs=length)
+        windows = config.of_length(length)
         self._train = _evaluator(task, windows, trainer.threads)
         self._judge = _evaluator(task, config, trainer.threads)
         self._starts = task.evaluation_starts("validation", trainer.validation_windows)

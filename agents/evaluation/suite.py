@@ -16,7 +16,7 @@ from agents.evaluation.outcomes import METRICS, EvaluationResult
 from agents.evaluation.play import evaluate_policy, evaluate_rule
 from agents.task import BatchPolicy
 from envs.config import EnvConfig
-from envs.scenario import Scenario
+from envs.scenario import Scenario, playable
 from envs.workloads import Trace, WindowSplit
 from orchestrator.errors import ConfigurationError
 from orchestrator.scheduler.rules import rule_named
@@ -108,20 +108,21 @@ class Suite:
         """Jobs of a window of a trace."""
         return self.length or len(trace)
 
-    def window_starts(self, trace: Trace) -> NDArray[np.int64]:
-        """First job of each window."""
+    def window_starts(self, trace: Trace, total: int | None = None) -> NDArray[np.int64]:
+        """First job of each window; of windows of ticks, of which there are ``total``, the tick."""
         length = self.window_length(trace)
+        total = len(trace) if total is None else total
         starts = np.array(self.starts, np.int64)
         if self.length == 0:
             starts = np.zeros(1, np.int64)
         elif len(starts) == 0:
-            split = WindowSplit(len(trace))
+            split = WindowSplit(total)
             starts = split.starts(self.part, self.windows, length, self.seed)  # type: ignore[arg-type]
-        beyond = starts[starts + length > len(trace)]
+        beyond = starts[starts + length > total]
         if len(beyond) > 0:
             raise ConfigurationError(
-                f"suite '{self.name}': a window of {length} jobs from job {beyond[0]} reaches "
-                f"beyond the {len(trace)} jobs of trace '{trace.name}'; choose the trace that the "
+                f"suite '{self.name}': a window of {length} from {beyond[0]} on reaches beyond the "
+                f"{total} jobs (or ticks) of trace '{trace.name}'; choose the trace that the "
                 f"suite is about"
             )
         return starts
@@ -159,7 +160,8 @@ def run_suite(
     dict of str to list of EvaluationResult
         By variant; the policies first, then the rules.
     """
-    starts = suite.window_starts(trace)
+    total = playable(trace, config, scenario or Scenario())
+    starts = suite.window_starts(trace, total)
     plays = len(starts) * len(suite.variants) * (len(policies) + len(suite.rules))
     progress = None if console is None else _progress(console)
     with nullcontext() if progress is None else progress:
@@ -171,7 +173,7 @@ def run_suite(
 
         outcome: dict[str, list[EvaluationResult]] = {}
         for variant, changes in suite.variants.items():
-            judged = replace(config, **changes, episode_jobs=suite.window_length(trace))
+            judged = replace(config, **changes).of_length(suite.window_length(trace))
             options: Any = {
                 "keep_jobs": suite.keep_jobs,
                 "advance": advance,

@@ -130,7 +130,7 @@ def test_dense_rewards_and_the_terminal_one_add_up_to_the_metric(run: str, term:
 
 def test_the_runs_exercise_what_costs() -> None:
     """Each term costs something somewhere, so that the identities above are not empty."""
-    total = dict.fromkeys(TERMS, 0.0)
+    total = dict.fromkeys(_OF_JOBS, 0.0)
     for run in ("ordering", "cluster", "cluster-failures"):
         session = _session(run, RewardConfig())
         _rewards(session)

@@ -30,7 +30,7 @@ _WRONG: list[tuple[dict[str, Any], str]] = [
     ({"window": 0}, "'window' is 0"),
     ({"window": 1.5}, "'window' is 1.5"),
     ({"window": True}, "'window' is True"),
-    ({"episode_jobs": 0}, "'episode_jobs' is 0"),
+    ({"episode_jobs": 0}, r"without jobs \('episode_jobs' 0\)"),
     ({"victims": -1}, "'victims' is -1"),
     ({"step_limit": -1}, "'step_limit' is -1"),
     ({"preemption_limit": -2}, "'preemption_limit' is -2"),
