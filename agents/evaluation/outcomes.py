@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from agents.evaluation.fairness import finish_time_ratios, tenant_fairness
 from envs.session import Session
+from orchestrator.kernels import entry
 from orchestrator.kernels.codes import JobCode, JobKind
 
 __all__ = ["JOB_OUTCOME", "METRICS", "EvaluationResult", "OutcomeTable"]
@@ -32,6 +33,7 @@ METRICS: Mapping[str, int] = {
     "violations": -1,
     "replica_hours": -1,
     "node_cost": -1,
+    "objective": -1,
 }
 """Metrics of a window, and whether more (1) or less (-1) is better.
 
@@ -61,6 +63,8 @@ violations
     Share of requests that services did not answer within their objective.
 replica_hours
     Hours of ready replicas of all services.
+objective
+    What the environment's reward charges for: its terms, weighted and added up.
 node_cost
     Prices of nodes that are paid for, integrated over the window.
 """
@@ -153,12 +157,20 @@ class OutcomeTable:
         done["end_ms"][unfinished] = row["now_ms"]
         values = _job_values(row, ask, done) if len(ask) else {}
         values |= _row_values(row) | {"unfinished": float(unfinished.sum())}
+        values["objective"] = self._charged(e)
         if row["num_tenants"] > 0 and len(ask):
             values["tenant_fairness"] = _tenant_value(row, state.tenant[e], ask, done)
         for name, value in values.items():
             self._values.setdefault(name, np.zeros(len(self._starts)))[window] = value
         if window < len(self._jobs):
             self._keep(e, window, ask, done, np.flatnonzero(present))
+
+    def _charged(self, e: int) -> float:
+        """The reward's terms of a row, weighted."""
+        session = self._session
+        metrics = np.zeros(len(session.source.weights))
+        entry.read_metrics(session.state.rows, e, metrics)
+        return float(metrics @ session.source.weights)
 
     def result(self, policy: str, learned: bool) -> EvaluationResult:
         """Everything collected, under the policy's name."""

@@ -195,6 +195,8 @@ def _markdown(report: Report) -> str:
 
 def _headline(report: Report) -> str:
     count = len(report.flat()[0].starts)
+    if "completion_time" not in report.flat()[0].values:  # episodes without jobs
+        return f"{count} windows of {_length(report)} ticks on the nodes of {report.trace_name}"
     return (
         f"{count} windows of {_length(report)} jobs of {report.trace_name}; run times known: "
         f"{report.information}"

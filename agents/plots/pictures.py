@@ -19,7 +19,8 @@ __all__ = ["draw_pictures"]
 def draw_pictures(
     folder: Path, report: Report, history: Sequence[Mapping[str, float]], title: str
 ) -> None:
-    """Draw the pictures of a training run: learning curve, paired comparison and Gantt chart.
+    """Draw the pictures of a training run: learning curve, paired comparison and, if the jobs of any
+    window were kept, Gantt chart.
 
     Parameters
     ----------
@@ -43,5 +44,7 @@ def draw_pictures(
     best = min(rules, key=lambda result: -METRICS[metric] * result.values[metric].mean())
     # The window in the middle by the rule's result: neither the easiest nor the hardest.
     kept = np.unique(best.jobs["sequence"])
+    if len(kept) == 0:
+        return
     middle = kept[np.argsort(best.values[metric][kept])[len(kept) // 2]]
     draw_gantt(folder / "gantt.png", [group[0], best], int(middle))

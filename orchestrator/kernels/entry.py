@@ -17,6 +17,7 @@ from orchestrator.kernels.feasibility import fits as _fits
 from orchestrator.kernels.feasibility import why_not as _why_not
 from orchestrator.kernels.features import fill_static as _fill_static
 from orchestrator.kernels.jit import kernel
+from orchestrator.kernels.metrics import read_metrics as _read_metrics
 from orchestrator.kernels.observe import decode as _decode
 from orchestrator.kernels.observe import encode as _encode
 from orchestrator.kernels.ordering import job_score as _job_score
@@ -43,6 +44,7 @@ __all__ = [
     "fits",
     "job_score",
     "open_point",
+    "read_metrics",
     "replay",
     "rule_action",
     "speed_milli",
@@ -289,6 +291,20 @@ def job_score(rows: Rows, e: int, job: int, key: int) -> float:
         A ``RuleKey``.
     """
     return float(_job_score(rows[e], np.int64(job), np.int64(key)))
+
+
+@kernel
+def read_metrics(rows: Rows, e: int, out: NDArray[np.float64]) -> None:
+    """Write the metric vector of row ``e``, one number for each ``Metric``, into ``out``.
+
+    Parameters
+    ----------
+    rows : ROW_DTYPE [envs]
+    e : int
+        Row.
+    out : float64 [len(Metric)]
+    """
+    _read_metrics(rows[e], out)
 
 
 @kernel

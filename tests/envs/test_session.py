@@ -348,13 +348,18 @@ def _allocations(session: Session, actions: list[NDArray[np.int64]]) -> int:
 def test_memory_does_not_grow(name: str) -> None:
     session = CASES[name].session(4)
     actions = _recorded(session)
+
+    def play() -> None:
+        for _ in range(6000 // len(actions)):
+            session.reset()
+            for each in actions:
+                session.step(each)
+        gc.collect()
+
     tracemalloc.start()
+    play()  # what is made once for good is made now
     before, _ = tracemalloc.get_traced_memory()
-    for _ in range(6000 // len(actions)):
-        session.reset()
-        for each in actions:
-            session.step(each)
-    gc.collect()
+    play()
     grown = tracemalloc.get_traced_memory()[0] - before
     tracemalloc.stop()
     # Python keeps some small objects for later use; an object a step would be ten times as much.
