@@ -19,8 +19,9 @@ __all__ = ["draw_pictures"]
 def draw_pictures(
     folder: Path, report: Report, history: Sequence[Mapping[str, float]], title: str
 ) -> None:
-    """Draw the pictures of a training run: learning curve, paired comparison and, if the jobs of any
-    window were kept, Gantt chart.
+    """Draw the pictures of a training run: learning curve, paired comparison and Gantt chart.
+
+    The latter only if the jobs of any window were kept.
 
     Parameters
     ----------
