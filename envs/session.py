@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import numbers
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from envs.config import EnvConfig
+from envs.crew import Crew
 from envs.scenario import Scenario, Surroundings, surroundings
 from envs.workloads.trace import Trace, unplaceable
 from orchestrator.errors import ConfigurationError, IllegalActionError
@@ -25,6 +27,9 @@ from orchestrator.scheduler.schema import FeatureSchema
 __all__ = ["Session", "configure_view", "make_bench", "make_buffers", "observed"]
 
 Observation = dict[str, NDArray[Any]]
+
+_ASKS = 64
+_TABLE_NODES = 256  # with more, looking up the best node beats looking at all
 
 
 class Session:
@@ -44,6 +49,8 @@ class Session:
         Node failures and recoveries of every episode, times from its start.
     scenario : Scenario or None
         Failures drawn for each window, tenants, throughput curves, links.
+    threads : int
+        Threads that step the rows, each a range of them; they change the speed only.
     """
 
     def __init__(
@@ -54,7 +61,9 @@ class Session:
         starts: NDArray[np.int64] | None = None,
         incidents: NDArray[np.void] | None = None,
         scenario: Scenario | None = None,
+        threads: int = 1,
     ) -> None:
+        _check_threads(threads)
         _check_trace(trace, config)
         self.trace = trace
         self.config = config
@@ -80,12 +89,15 @@ class Session:
             curves=max(len(around.curves), 1),
             uplinks=max(len(around.uplinks), 1),
             typical=len(around.typical),
+            asks=_asks(config, len(trace.nodes)),
         )
         self.state = allocate(shape)
         _configure(self.state, config)
         self.state.rows["quota_mode"] = scenario.quota_mode
         self.buffers = make_buffers(shape, config)
         self.bench = make_bench(shape, config)
+        helpers = [make_bench(shape, config) for _ in range(min(threads, envs) - 1)]
+        self._crew = Crew([self.bench, *helpers])
         self.seeds = np.zeros(envs, np.uint64)
         self._any_window = np.full(envs, -1, np.int64)
 
@@ -130,9 +142,7 @@ class Session:
     def step(self, actions: NDArray[np.int64]) -> None:
         """Step all rows; the results are in ``buffers``."""
         _check_shape("step: 'actions'", actions, self.envs)
-        kernels.step_rows(
-            self.state.rows, 0, self.envs, actions, self.source, self.buffers, self.bench
-        )
+        self._crew.step(self.state.rows, actions, self.source, self.buffers)
 
     def replay(self, rule: Rule, windows: NDArray[np.int64] | None = None) -> None:
         """Play window ``windows[e]`` (None: window e) to its end in each row, under a rule."""
@@ -142,6 +152,10 @@ class Session:
         kernels.replay_rows(
             self.state.rows, 0, self.envs, windows, rule.to_record(), self.source, self.bench
         )
+
+    def close(self) -> None:
+        """End the threads that step rows."""
+        self._crew.close()
 
     def require_legal(self) -> None:
         """Raise if the last step's action was refused in any row."""
@@ -183,6 +197,11 @@ def observed(
     return seen
 
 
+def _asks(config: EnvConfig, nodes: int) -> int:
+    """Entries of a row's slot table: where a step describes many placements, but not too large."""
+    return 0 if config.commitment or nodes > _TABLE_NODES else _ASKS
+
+
 def _most_workers(trace: Trace) -> int:
     """Most workers that any job of a trace may have."""
     elastic = trace.requests["elastic"] != 0
@@ -191,6 +210,11 @@ def _most_workers(trace: Trace) -> int:
     cores = sum(node.cpu_cores for node in trace.nodes)
     # Nobody has more workers than there are GPUs or cores: a lavish maximum costs no memory.
     return int(max(trace.requests["workers"].max(), min(int(grown), max(gpus, cores, 1))))
+
+
+def _check_threads(threads: int) -> None:
+    if isinstance(threads, bool) or not isinstance(threads, numbers.Integral) or threads < 1:
+        raise ConfigurationError(f"environment: 'threads' is {threads!r}; give at least 1")
 
 
 def _check_trace(trace: Trace, config: EnvConfig) -> None:

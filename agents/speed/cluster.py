@@ -32,15 +32,17 @@ class CrowdedClusters:
     Parameters
     ----------
     rows : int
+    threads : int, optional
+        Threads that step them.
     """
 
-    def __init__(self, rows: int) -> None:
+    def __init__(self, rows: int, threads: int = 1) -> None:
         trace = enrich(gpu_cluster(20_000, 1, nodes=_NODES, load=_LOAD))
         config = replace(CLUSTER, elastics=8, migrate=True, episode_jobs=_JOBS)
         tenants = tuple(TenantSpec(name) for name in trace.tenants)
         scenario = Scenario(failures=FailureModel(), tenants=tenants)
         starts = part_starts(trace, config, "all")[:64]
-        self.session = Session(trace, config, rows, starts, scenario=scenario)
+        self.session = Session(trace, config, rows, starts, scenario=scenario, threads=threads)
         self.session.reseed(row_seeds(0, rows))
         self.session.reset()
         self._rng = np.random.default_rng(0)

@@ -22,10 +22,11 @@ from orchestrator.kernels.decisions import can_wait
 from orchestrator.kernels.elastics import encode_elastics, fewer_workers, select_elastics
 from orchestrator.kernels.features import encode_global, encode_queue
 from orchestrator.kernels.jit import kernel, part, small_kernel
-from orchestrator.kernels.migration import migration_reason, plan_migration
+from orchestrator.kernels.migration import migration_reason
 from orchestrator.kernels.ordering import job_score
 from orchestrator.kernels.rules import rule_action
 from orchestrator.kernels.tables import job, queue
+from orchestrator.kernels.victim_plans import moves_to_better
 
 __all__ = ["decode", "encode"]
 
@@ -103,7 +104,7 @@ def _encode_victims(row, e, source, buffers, bench):
             if v < victims:
                 j = np.int64(buffers.victim_jobs[e, v])
                 moves = migration_reason(row, j) == Reason.OK
-                moves = moves and plan_migration(row, j, generator, bench.nodes)
+                moves = moves and moves_to_better(row, j, generator, bench.nodes)
             buffers.mask[e, at + v] = np.int8(moves)
             choices += np.int64(moves)
     return choices
