@@ -50,7 +50,7 @@ def select_elastics(row, jobs):
     k = row.running_len - 1
     while k >= 0 and count < jobs.shape[0]:
         j = running(row, k).job
-        if request(row, j).elastic != 0 and request(row, j).kind != JobKind.SERVICE:
+        if running(row, k).elastic != 0 and request(row, j).kind != JobKind.SERVICE:
             jobs[count] = np.int32(j)
             count += 1
         k -= 1

@@ -130,7 +130,15 @@ EVENT_DTYPE = np.dtype(
 )
 """An entry of the event queue; entity is a job index."""
 
-RUNNING_DTYPE = np.dtype([("expected_end_ms", "i8"), ("units", "i8"), ("job", "i8")], align=True)
+RUNNING_DTYPE = np.dtype(
+    [
+        ("expected_end_ms", "i8"),
+        ("units", "i8"),
+        ("job", "i8"),
+        ("elastic", "i8"),  # as in its request: who looks for elastic jobs reads nothing else
+    ],
+    align=True,
+)
 """An entry of the running list, kept sorted by expected end."""
 
 INCIDENT_DTYPE = np.dtype([("time_ms", "i8"), ("kind", "i8"), ("node", "i8")], align=True)

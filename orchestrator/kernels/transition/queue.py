@@ -86,6 +86,7 @@ def list_running(row, j):
     running(row, k).expected_end_ms = end
     running(row, k).units = job(row, j).units
     running(row, k).job = np.int64(j)
+    running(row, k).elastic = np.int64(request(row, j).elastic)
     row.running_len += 1
 
 
