@@ -106,5 +106,6 @@ def make_bench(shape: ClusterShape, config: EnvConfig) -> kernels.Bench:
         table=table,
         columns=columns,
         scores=np.zeros(config.window),
+        racks=np.zeros((max(config.racks, 1), len(RACK_NAMES) + 4)),
         metrics=np.zeros((1, len(Metric))),
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numbers
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -12,7 +14,7 @@ from orchestrator.kernels.codes import EventKind
 from orchestrator.kernels.state import INCIDENT_DTYPE
 from orchestrator.resources.records import gpu_models
 
-__all__ = ["check_incidents", "check_starts", "check_trace"]
+__all__ = ["check_incidents", "check_starts", "check_threads", "check_trace"]
 
 
 def check_trace(trace: Trace, config: EnvConfig) -> None:
@@ -100,3 +102,9 @@ def check_starts(trace: Trace, config: EnvConfig, starts: NDArray[np.int64]) -> 
             f"environment: windows of {config.episode_jobs} jobs reach beyond the {len(trace)} "
             f"jobs of trace '{trace.name}'; shorten the episodes or move the windows"
         )
+
+
+def check_threads(threads: int) -> None:
+    """Raise if a number of threads is none."""
+    if isinstance(threads, bool) or not isinstance(threads, numbers.Integral) or threads < 1:
+        raise ConfigurationError(f"environment: 'threads' is {threads!r}; give at least 1")

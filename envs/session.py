@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from envs.buffers import configure_view, make_bench, make_buffers, observed
-from envs.checks import check_incidents, check_starts, check_trace
+from envs.checks import check_incidents, check_starts, check_threads, check_trace
 from envs.config import EnvConfig
+from envs.crew import Crew
 from envs.scaling import Standing
 from envs.scenario import (
     Scenario,
@@ -30,6 +31,9 @@ __all__ = ["Session"]
 
 Observation = dict[str, NDArray[Any]]
 
+_ASKS = 64
+_TABLE_NODES = 256  # with more, looking up the best node beats looking at all
+
 
 class Session:
     """A batch of episodes over one trace.
@@ -48,6 +52,8 @@ class Session:
         Node failures and recoveries of every episode, times from its start.
     scenario : Scenario or None
         Failures drawn for each window, tenants, throughput curves, links, services, fleet.
+    threads : int
+        Threads that step the rows, each a range of them; they change the speed only.
     """
 
     def __init__(
@@ -58,7 +64,9 @@ class Session:
         starts: NDArray[np.int64] | None = None,
         incidents: NDArray[np.void] | None = None,
         scenario: Scenario | None = None,
+        threads: int = 1,
     ) -> None:
+        check_threads(threads)
         check_trace(trace, config)
         scenario = scenario or Scenario()
         self.trace = trace
@@ -87,12 +95,15 @@ class Session:
             uplinks=max(len(around.uplinks), 1),
             typical=len(around.typical),
             services=max(self.standing, 1),
+            asks=_asks(config, len(self.source.nodes)),
         )
         self.state = allocate(shape)
         _configure(self.state, config)
         configure_scenario(self.state, scenario)
         self.buffers = make_buffers(shape, config)
         self.bench = make_bench(shape, config)
+        helpers = [make_bench(shape, config) for _ in range(min(threads, envs) - 1)]
+        self._crew = Crew([self.bench, *helpers])
         self.seeds = np.zeros(envs, np.uint64)
         self._any_window = np.full(envs, -1, np.int64)
 
@@ -137,9 +148,7 @@ class Session:
     def step(self, actions: NDArray[np.int64]) -> None:
         """Step all rows; the results are in ``buffers``."""
         _check_shape("step: 'actions'", actions, self.envs)
-        kernels.step_rows(
-            self.state.rows, 0, self.envs, actions, self.source, self.buffers, self.bench
-        )
+        self._crew.step(self.state.rows, actions, self.source, self.buffers)
 
     def replay(self, rule: Rule, windows: NDArray[np.int64] | None = None) -> None:
         """Play window ``windows[e]`` (None: window e) to its end in each row, under a rule."""
@@ -149,6 +158,10 @@ class Session:
         kernels.replay_rows(
             self.state.rows, 0, self.envs, windows, rule.to_record(), self.source, self.bench
         )
+
+    def close(self) -> None:
+        """End the threads that step rows."""
+        self._crew.close()
 
     def require_legal(self) -> None:
         """Raise if the last step's action was refused in any row."""
@@ -174,6 +187,11 @@ def _all_starts(trace: Trace, config: EnvConfig, scenario: Scenario) -> NDArray[
     """Every window that there is."""
     last = max(playable(trace, config, scenario) - config.length, 0)
     return np.arange(last + 1, dtype=np.int64)
+
+
+def _asks(config: EnvConfig, nodes: int) -> int:
+    """Entries of a row's slot table: where a step describes many placements, but not too large."""
+    return 0 if config.commitment or nodes > _TABLE_NODES else _ASKS
 
 
 def _most_workers(trace: Trace) -> int:

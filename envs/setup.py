@@ -55,6 +55,7 @@ def make_session(
     incidents: NDArray[np.void] | None,
     overrides: Mapping[str, Any],
     scenario: Scenario | None = None,
+    threads: int = 1,
 ) -> Session:
     """Make the session of an environment; see ``SchedulingEnv`` for the arguments."""
     known = [field.name for field in fields(EnvConfig)]
@@ -68,4 +69,4 @@ def make_session(
         trace = default_trace(config)
     if starts is None:
         starts = part_starts(trace, config, part)
-    return Session(trace, config, envs, starts, incidents, scenario)
+    return Session(trace, config, envs, starts, incidents, scenario, threads)

@@ -37,6 +37,8 @@ class SchedulingVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]
         overwrites.
     strict : bool
         Raise on an illegal action in any row.
+    threads : int
+        Threads that step the rows; they change the speed only.
     trace, part, starts, incidents, **overrides
         As for ``SchedulingEnv``.
     """
@@ -54,6 +56,7 @@ class SchedulingVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
         copy: bool = True,
         strict: bool = False,
+        threads: int = 1,
         render_mode: str | None = None,
         **overrides: Any,
     ) -> None:
@@ -62,7 +65,7 @@ class SchedulingVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]
                 f"render_mode is '{render_mode}'; a vector environment draws nothing, leave it out"
             )
         self.session = make_session(
-            base, num_envs, trace, part, starts, incidents, overrides, scenario
+            base, num_envs, trace, part, starts, incidents, overrides, scenario, threads
         )
         self.config = self.session.config
         self.num_envs = num_envs
@@ -137,6 +140,10 @@ class SchedulingVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]
             infos.update(self._final_infos())
             session.reset(self._over)
         return self._observe(), reward, terminated, truncated, infos
+
+    def close_extras(self, **kwargs: Any) -> None:
+        """End the threads that step rows."""
+        self.session.close()
 
     def action_masks(self) -> NDArray[np.bool_]:
         """Legal actions of all rows, bool [E, A]."""

@@ -108,4 +108,5 @@ class Bench(NamedTuple):
     table: NDArray[np.int32]
     columns: NDArray[np.float32]
     scores: NDArray[np.float64]  # [Q]
+    racks: NDArray[np.float64]  # [R, len(RACK_NAMES) + 4]
     metrics: NDArray[np.float64]  # [1, len(Metric)]

@@ -209,9 +209,9 @@ def _scaling_open(row):
 def _resize_open(row):
     """Whether any running job may be resized, room for it left out of account."""
     for k in range(row.running_len):
-        j = running(row, k).job
-        if request(row, j).elastic == 0 or request(row, j).kind == JobKind.SERVICE:
+        if running(row, k).elastic == 0:
             continue
+        j = running(row, k).job
         now = np.int64(job(row, j).workers_now)
         if resize_reason(row, j, now + 1) == Reason.OK:
             return True

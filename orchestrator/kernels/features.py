@@ -194,25 +194,25 @@ def _encode_published(row, window, count, static, out):
 
 
 @kernel
-def _release_table(row, releases, table):
-    """When capacity becomes free.
+def _release_table(row, most, releases, table):
+    """When capacity becomes free, up to ``most`` buckets.
 
     Column k of ``releases`` [3, >= running + 1] holds the time d, s from now, until the first k
     running jobs have released theirs (d = 0 for k = 0), .1 ln(1 + d) and .1 ln(1 + W d);
-    ``table[b]`` is the first such k at which b buckets are free.
+    ``table[b]`` is the first such k at which b buckets are free, b up to ``most``.
     """
     to_bucket = BUCKETS / max(row.nominal_units, 1)
     rate = _F(max(row.request_rate, 0.0))
     free = row.free_units
     filled = min(max(np.int64(free * to_bucket), -1), BUCKETS) + 1
-    for b in range(filled):
+    for b in range(min(filled, most + 1)):
         table[b] = 0
     releases[0, 0] = _F(0.0)
     releases[1, 0] = _F(0.0)
     releases[2, 0] = _F(0.0)
     count = 1
     for k in range(row.running_len):
-        if filled > BUCKETS:
+        if filled > most:
             break
         free += running(row, k).units
         d = _F(max(running(row, k).expected_end_ms - row.now_ms, 0) / 1000.0)
@@ -220,11 +220,11 @@ def _release_table(row, releases, table):
         releases[1, count] = _F(0.1) * fast_log(_F(1.0) + d)
         releases[2, count] = _F(0.1) * fast_log(_F(1.0) + rate * d)
         upto = min(max(np.int64(free * to_bucket), -1), BUCKETS) + 1
-        for b in range(filled, upto):
+        for b in range(filled, min(upto, most + 1)):
             table[b] = count
         filled = max(filled, upto)
         count += 1
-    for b in range(filled, BUCKETS + 1):
+    for b in range(filled, most + 1):
         table[b] = count - 1
 
 
@@ -259,7 +259,11 @@ def encode_window(row, window, count, static, releases, table, columns, out):
     out : float32 [window, >= 14]
         Rows up to ``count`` are filled.
     """
-    _release_table(row, releases, table)
+    most = _ZERO
+    for i in range(count):
+        bucket = static[np.uint64(window[i]), _BUCKET]
+        most = bucket if bucket > most else most
+    _release_table(row, np.int64(most), releases, table)
     now_s = _F((row.now_ms - request(row, 0).submit_ms) / 1000.0)
     free = _F(row.free_units / 1000.0)
     per_capacity = _F(1000.0 / max(row.nominal_units, 1))

@@ -30,7 +30,7 @@ from orchestrator.kernels.features import (
     encode_queue,
 )
 from orchestrator.kernels.jit import kernel, part, small_kernel
-from orchestrator.kernels.migration import migration_reason, plan_migration
+from orchestrator.kernels.migration import migration_reason
 from orchestrator.kernels.ordering import job_score
 from orchestrator.kernels.rules import rule_action
 from orchestrator.kernels.surroundings import (
@@ -42,6 +42,7 @@ from orchestrator.kernels.surroundings import (
     tenant_excess,
 )
 from orchestrator.kernels.tables import job, queue, request, service
+from orchestrator.kernels.victim_plans import moves_to_better
 
 __all__ = ["decode", "encode"]
 
@@ -122,7 +123,7 @@ def _encode_victims(row, e, source, buffers, bench):
             if v < victims:
                 j = np.int64(buffers.victim_jobs[e, v])
                 moves = migration_reason(row, j) == Reason.OK
-                moves = moves and plan_migration(row, j, generator, bench.nodes)
+                moves = moves and moves_to_better(row, j, generator, bench.nodes)
             buffers.mask[e, at + v] = np.int8(moves)
             choices += np.int64(moves)
     return choices
@@ -165,13 +166,13 @@ def _encode_scaling(row, e, buffers, bench):
 
 
 @part
-def _encode_surroundings(row, e, source, buffers):
+def _encode_surroundings(row, e, source, buffers, bench):
     """What no action is about: the fleet, tenants, racks, and the tenants of queued jobs."""
     encode_fleet(row, buffers.globals[e, GLOBALS:])
     if source.settings[0].tenants != 0:
         encode_tenants(row, buffers.tenants[e])
     if source.settings[0].racks != 0:
-        encode_racks(row, buffers.racks[e])
+        encode_racks(row, bench.racks, buffers.racks[e])
     if source.settings[0].encoding == Encoding.FULL:
         for i in range(buffers.shown[e, 0]):
             tenant = np.int64(request(row, buffers.window[e, i]).tenant)
@@ -289,7 +290,7 @@ def encode(row, e, source, buffers, bench):
     if row.capacity_steps > 0 or row.services > 0:
         choices += _encode_scaling(row, e, buffers, bench)
     if buffers.globals.shape[1] > GLOBALS:
-        _encode_surroundings(row, e, source, buffers)
+        _encode_surroundings(row, e, source, buffers, bench)
     buffers.mask[e, buffers.mask.shape[1] - 1] = np.int8(row.done == 0 and can_wait(row))
     if source.settings[0].advice != 0:
         _advise(row, e, source, buffers, bench)

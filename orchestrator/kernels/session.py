@@ -30,6 +30,7 @@ from orchestrator.kernels.features import fill_static
 from orchestrator.kernels.jit import kernel, part
 from orchestrator.kernels.metrics import metric_value
 from orchestrator.kernels.observe import decode, encode
+from orchestrator.kernels.prefetch import prefetch_row
 from orchestrator.kernels.randomness import random_below, random_bits
 from orchestrator.kernels.rules import replay
 from orchestrator.kernels.tables import queue
@@ -236,6 +237,8 @@ def step_rows(
     source, buffers, bench
     """
     for e in range(begin, end):
+        if e + 1 < end:
+            prefetch_row(rows[e + 1], e + 1, actions[e + 1], buffers)
         row = rows[e]
         buffers.reward[e] = 0.0
         if row.done != 0:

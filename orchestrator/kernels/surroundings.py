@@ -280,38 +280,44 @@ def encode_tenants(row, out):
 
 
 @kernel
-def encode_racks(row, out):
-    """Describe racks, float32 [R, len(RACK_NAMES)]; nodes of racks beyond R are not shown."""
-    R = out.shape[0]
-    out[:, :] = _F(0.0)
-    for r in range(R):
-        nodes, up, gpus, whole, largest, most_gpus = 0, 0, 0, 0, 0, 1
-        free, capacity = np.int64(0), np.int64(0)
-        failures, wasted = np.int64(0), 0.0
-        for n in range(row.num_nodes):
-            here = node(row, n)
-            if here.rack != r or here.state == NodeCode.ABSENT:
-                continue
-            nodes += 1
-            failures = max(failures, here.failures)
-            gpus += here.gpus
-            most_gpus = max(most_gpus, here.gpus)
-            if here.state != NodeCode.UP:
-                continue
-            up += 1
-            whole += here.whole_free
-            largest = max(largest, here.whole_free)
-            wasted += here.fragmentation
-            free += here.gpu_free_milli if row.unit != 0 else here.cpu_free_milli
-            capacity += here.gpus * 1000 if row.unit != 0 else here.cpu_cap_milli
-        if nodes == 0:
+def encode_racks(row, sums, out):
+    """Describe racks, float32 [R, len(RACK_NAMES)]; nodes of racks beyond R are not shown.
+
+    Parameters
+    ----------
+    row : ROW_DTYPE record
+    sums : float64 [R, len(RACK_NAMES) + 4]
+        Scratch: the numerators, then nodes, capacity of those up, GPUs, GPUs of the largest node.
+    out : float32 [R, len(RACK_NAMES)]
+        Filled.
+    """
+    sums[:, :] = 0.0
+    for n in range(row.num_nodes):
+        here = node(row, n)
+        if here.rack >= out.shape[0] or here.state == NodeCode.ABSENT:
             continue
-        out[r, 0] = _F(up / nodes)
-        out[r, 1] = _F(free / max(capacity, np.int64(1)))
-        out[r, 2] = _F(whole / max(gpus, 1))
-        out[r, 3] = _F(largest / most_gpus)
-        out[r, 4] = _F(0.5) * fast_log(_F(1.0 + failures))
-        out[r, 5] = _F(wasted / (1000.0 * max(gpus, 1)))
+        own = sums[here.rack]
+        own[4] = max(own[4], np.float64(here.failures))
+        own[6] += 1.0
+        own[8] += here.gpus
+        own[9] = max(own[9], np.float64(here.gpus))
+        if here.state != NodeCode.UP:
+            continue
+        own[0] += 1.0
+        own[1] += here.gpu_free_milli if row.unit != 0 else here.cpu_free_milli
+        own[2] += here.whole_free
+        own[3] = max(own[3], np.float64(here.whole_free))
+        own[5] += here.fragmentation
+        own[7] += here.gpus * 1000 if row.unit != 0 else here.cpu_cap_milli
+    for r in range(out.shape[0]):
+        own = sums[r]
+        gpus = max(own[8], 1.0)
+        out[r, 0] = _F(own[0] / max(own[6], 1.0))
+        out[r, 1] = _F(own[1] / max(own[7], 1.0))
+        out[r, 2] = _F(own[2] / gpus)
+        out[r, 3] = _F(own[3] / max(own[9], 1.0))
+        out[r, 4] = _F(0.5) * fast_log(_F(1.0 + own[4]))
+        out[r, 5] = _F(own[5] / (1000.0 * gpus))
 
 
 @kernel
