@@ -81,6 +81,7 @@ def make_buffers(shape: ClusterShape, config: EnvConfig) -> kernels.Buffers:
         terminated=np.zeros(E, np.bool_),
         truncated=np.zeros(E, np.bool_),
         reason=np.zeros(E, np.int32),
+        nodes_seen=np.full(E, -1, np.int64),
         shown=np.zeros((E, 3), np.int32),
         advised=np.full(E, -1, np.int32),
         window=np.full((E, Q), NO_JOB, np.int32),
@@ -107,5 +108,6 @@ def make_bench(shape: ClusterShape, config: EnvConfig) -> kernels.Bench:
         columns=columns,
         scores=np.zeros(config.window),
         racks=np.zeros((max(config.racks, 1), len(RACK_NAMES) + 4)),
+        tenants=np.zeros((shape.tenants, 2)),
         metrics=np.zeros((1, len(Metric))),
     )

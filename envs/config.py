@@ -198,6 +198,12 @@ class EnvConfig:
                 "environment: 'commitment' knows no services, no changing fleet and no sets of "
                 "tenants and racks; turn it off, or leave them out"
             )
+        shown = self.tenants > 0 or self.racks > 0 or self.encoding == Encoding.FULL
+        if shown and not self.fleet:
+            raise ConfigurationError(
+                "environment: sets of tenants and racks, and the full encoding, come with the "
+                "description of the fleet; turn 'fleet' on"
+            )
         if self.autoscale != Scaling.NONE and (self.services > 0 or self.capacity_steps > 0):
             raise ConfigurationError(
                 "environment: 'autoscale' changes nodes and replicas without asking; set "

@@ -234,7 +234,6 @@ def _make_source(
     settings["sampling"] = config.sampling
     settings["advice"] = config.advice is not None
     settings["tenants"] = config.tenants > 0
-    settings["racks"] = config.racks > 0
     fields = ("user", "group", "application")
     largest = [trace.requests["requested_ms"].max() / 1000.0]
     largest += [max(float(trace.requests[name].max()), 1.0) for name in fields]

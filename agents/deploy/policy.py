@@ -122,7 +122,6 @@ def _source(config: EnvConfig) -> Source:
     settings["encoding"] = config.encoding
     settings["advice"] = config.advice is not None
     settings["tenants"] = config.tenants > 0
-    settings["racks"] = config.racks > 0
     no_jobs = np.zeros(0, REQUEST_DTYPE)
     no_jobs.flags.writeable = False  # as a session's: kernels are compiled for one of them
     return Source(

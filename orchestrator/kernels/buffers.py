@@ -34,7 +34,6 @@ SETTINGS_DTYPE = np.dtype(
         ("scaled", "u1"),  # divide by the reference rule's cost on the same window
         ("sampling", "u1"),  # Sampling
         ("tenants", "u1"),  # tenants are shown
-        ("racks", "u1"),  # racks are shown
         ("advice", "u1"),  # the advisor's choice is marked
     ],
     align=True,
@@ -85,6 +84,7 @@ class Buffers(NamedTuple):
     truncated: NDArray[np.bool_]  # [E]
     reason: NDArray[np.int32]  # [E] Reason of the last action
     # --- the session's own memory ---
+    nodes_seen: NDArray[np.int64]  # [E] changes of nodes when racks were described
     shown: NDArray[np.int32]  # [E, 3] jobs, victims and elastic jobs of the last encoding
     advised: NDArray[np.int32]  # [E] the advisor's choice, or -1
     window: NDArray[np.int32]  # [E, Q] the jobs shown
@@ -109,4 +109,5 @@ class Bench(NamedTuple):
     columns: NDArray[np.float32]
     scores: NDArray[np.float64]  # [Q]
     racks: NDArray[np.float64]  # [R, len(RACK_NAMES) + 4]
+    tenants: NDArray[np.float64]  # [tenants, 2]
     metrics: NDArray[np.float64]  # [1, len(Metric)]

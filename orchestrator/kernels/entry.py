@@ -344,6 +344,7 @@ def describe(rows: Rows, e: int, source: Source, buffers: Buffers, bench: Bench)
     """
     encoding = np.int64(source.settings[0].encoding)
     _fill_static(rows[e], encoding, source.maxima, buffers.static[e])
+    buffers.nodes_seen[e] = -1
     return int(np.int64(_encode(rows[e], e, source, buffers, bench)))
 
 

@@ -36,10 +36,10 @@ from orchestrator.kernels.rules import rule_action
 from orchestrator.kernels.surroundings import (
     encode_capacity,
     encode_fleet,
-    encode_racks,
+    encode_nodes,
     encode_services,
     encode_tenants,
-    tenant_excess,
+    survey_tenants,
 )
 from orchestrator.kernels.tables import job, queue, request, service
 from orchestrator.kernels.victim_plans import moves_to_better
@@ -168,17 +168,20 @@ def _encode_scaling(row, e, buffers, bench):
 @part
 def _encode_surroundings(row, e, source, buffers, bench):
     """What no action is about: the fleet, tenants, racks, and the tenants of queued jobs."""
-    encode_fleet(row, buffers.globals[e, GLOBALS:])
+    fleet, shares = buffers.globals[e, GLOBALS:], bench.tenants
+    survey_tenants(row, shares)
+    encode_fleet(row, shares, fleet)
+    if buffers.nodes_seen[e] != row.touched:  # some node has changed
+        encode_nodes(row, bench.racks, fleet, buffers.racks[e])
+        buffers.nodes_seen[e] = row.touched
     if source.settings[0].tenants != 0:
-        encode_tenants(row, buffers.tenants[e])
-    if source.settings[0].racks != 0:
-        encode_racks(row, bench.racks, buffers.racks[e])
+        encode_tenants(row, shares, buffers.tenants[e])
     if source.settings[0].encoding == Encoding.FULL:
         for i in range(buffers.shown[e, 0]):
             tenant = np.int64(request(row, buffers.window[e, i]).tenant)
             share, entitled = 0.0, 0.0
             if tenant < row.num_tenants:
-                share, entitled = tenant_excess(row, tenant)
+                share, entitled = shares[tenant, 0], shares[tenant, 1]
             buffers.queue[e, i, _TENANT_AT] = np.float32(share)
             buffers.queue[e, i, _TENANT_AT + 1] = np.float32(share - entitled)
 

@@ -167,6 +167,7 @@ def _cost(row, prices):
 def _play(row, e, weights, source, buffers, bench, scoring):
     """Play a window that has just begun to its end; actions taken, or -1 beyond the limit."""
     fill_static(row, np.int64(source.settings[0].encoding), source.maxima, buffers.static[e])
+    buffers.nodes_seen[e] = -1
     advance(row, bench.nodes)
     steps = 0
     while True:

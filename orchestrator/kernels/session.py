@@ -152,6 +152,7 @@ def _reset_row(row, e, seed, index, source, buffers, bench):
     _begin(row, seed, source, index)
     fill_static(row, np.int64(settings.encoding), source.maxima, buffers.static[e])
     buffers.start_index[e] = index
+    buffers.nodes_seen[e] = -1
     buffers.episode[e] += 1
     buffers.steps[e] = 0
     buffers.reward[e] = 0.0

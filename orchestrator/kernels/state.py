@@ -171,6 +171,7 @@ _SCALARS = [
     ("busy_unit_ms", "i8"),
     ("capacity_unit_ms", "i8"),
     ("lost_unit_ms", "i8"),
+    ("all_prices_milli", "i8"),  # price per hour of all nodes that the table describes
     ("cost_rate_milli", "i8"),  # price per hour of all nodes that are paid for now
     ("cost_milli_ms", "i8"),  # that, integrated over time
     # bounded slowdown, see metrics.total_excess

@@ -71,6 +71,7 @@ def load_nodes(row, nodes):
     row.nominal_gpu_milli = 0
     row.nominal_cpu_milli = 0
     row.nominal_memory_mib = 0
+    row.all_prices_milli = 0
     for n in range(nodes.shape[0]):
         copy_record(node(row, n), nodes[n])
         empty_node(row, n)
@@ -82,6 +83,7 @@ def load_nodes(row, nodes):
         row.nominal_gpu_milli += np.int64(nodes[n].gpus) * 1000
         row.nominal_cpu_milli += nodes[n].cpu_cap_milli
         row.nominal_memory_mib += nodes[n].memory_cap_mib
+        row.all_prices_milli += nodes[n].price_milli
         if nodes[n].state == NodeCode.UP:
             row.capacity_units += units
     row.free_units = row.capacity_units
