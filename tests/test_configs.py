@@ -244,18 +244,24 @@ def test_wandb_is_offline_unless_asked() -> None:
 
 @pytest.mark.parametrize("name", options("suite"))
 def test_suites(name: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
-    if name.startswith("speed"):
-        suite = build_speed_suite(composed("benchmark", f"suite={name}").suite, None)
+    cfg = composed("benchmark", f"suite={name}")
+    kind = cfg.suite.kind
+    if kind == "speed":
+        suite = build_speed_suite(cfg.suite, None)
         assert isinstance(suite, SpeedSuite)
-    elif name == "openb":
+    elif kind == "packing":
         monkeypatch.setenv("TRACES_DIR", str(request.getfixturevalue("traces_dir")))
         suite, _ = build_packing_suite(composed("benchmark", f"suite={name}").suite)
     else:
-        cfg = composed("evaluate", f"suite={name}")
         suite = build_suite(cfg.suite)
         assert isinstance(suite, Suite)
         for changes in suite.variants.values():
             replace(instantiate(cfg.env), **changes)
+        assert isinstance(instantiate(cfg.scenario), Scenario)
+        # The same in both scripts.
+        other = composed("evaluate", f"suite={name}")
+        for group in ("suite", "workload", "env", "reward", "failures", "scenario"):
+            assert other[group] == cfg[group]
     assert suite.name == name
 
 

@@ -104,6 +104,10 @@ class Suite:
             if name not in self.rules:
                 raise ConfigurationError(f"suite: baseline '{name}' is not among the rules")
 
+    def judged_in(self, variant: str, config: EnvConfig, trace: Trace) -> EnvConfig:
+        """The environment of a variant."""
+        return replace(config, **self.variants[variant]).of_length(self.window_length(trace))
+
     def window_length(self, trace: Trace) -> int:
         """Jobs of a window of a trace."""
         return self.length or len(trace)
@@ -172,8 +176,8 @@ def run_suite(
                 progress.advance(bar, count)
 
         outcome: dict[str, list[EvaluationResult]] = {}
-        for variant, changes in suite.variants.items():
-            judged = replace(config, **changes).of_length(suite.window_length(trace))
+        for variant in suite.variants:
+            judged = suite.judged_in(variant, config, trace)
             options: Any = {
                 "keep_jobs": suite.keep_jobs,
                 "advance": advance,

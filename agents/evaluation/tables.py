@@ -27,6 +27,7 @@ __all__ = [
     "policy_markdown",
     "policy_table",
     "readable",
+    "telling",
     "write_csv",
     "write_jobs",
 ]
@@ -148,7 +149,7 @@ def _varies(summaries: Mapping[str, Mapping[str, Summary]], name: str) -> bool:
     return len({found[name].mean.value for found in summaries.values() if name in found}) > 1
 
 
-def _telling(summaries: Mapping[str, Mapping[str, Summary]], columns: Sequence[str]) -> list[str]:
+def telling(summaries: Mapping[str, Mapping[str, Summary]], columns: Sequence[str]) -> list[str]:
     """Those of the columns that are known of all policies, and not zero of all."""
     return [
         name
@@ -178,7 +179,7 @@ def outcome_tables(
     names = max(len(policy) for policy in summaries)
     groups: list[list[str]] = []
     room = 0
-    for name in _telling(summaries, columns):
+    for name in telling(summaries, columns):
         cells = [_mean(found, name) for found in summaries.values()]
         wide = max(len(heading(name)), *(len(cell) for cell in cells)) + 1
         if room < wide:
@@ -202,7 +203,7 @@ def policy_markdown(summaries: Mapping[str, Mapping[str, Summary]], suite: Suite
     """Policies as a table in Markdown: the suite's metric with its interval, means of others."""
     metric = suite.metric
     others = [name for name in suite.columns or _BESIDE if name != metric]
-    shown = _telling(summaries, others)
+    shown = telling(summaries, others)
     lines = [
         ["policy", heading(metric), "95 %", "IQM", *(heading(name) for name in shown)],
         ["---", *["---:"] * (3 + len(shown))],

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from agents.evaluation.outcomes import EvaluationResult
+from agents.evaluation.outcomes import METRICS, EvaluationResult
 from agents.evaluation.report import Report
 from agents.evaluation.statistics import Comparison
 from agents.plots.style import ACCENT, GREY, SECOND, figure_file, plain_ticks
@@ -27,17 +27,24 @@ def draw_comparison(path: Path, report: Report, variant: str = "") -> None:
     ----------
     path : Path
     report : Report
-        With at least one learned policy, or else its first rule takes the place.
+        Its first learned policy is drawn, or else the rule of the best mean (of those that there is
+        another baseline for).
     variant : str, optional
     """
     group = report.results[variant]
-    mine = next((result for result in group if result.learned), group[0])
+    metric = report.suite.metric
+    compared = {pair.policy for pair in report.comparisons[variant]}
+    ranked = sorted(
+        (result for result in group if result.policy in compared),
+        key=lambda result: (not result.learned, -METRICS[metric] * result.values[metric].mean()),
+    )
+    mine = next((result for result in group if result.learned), ranked[0])
     pairs = [pair for pair in report.comparisons[variant] if pair.policy == mine.policy]
     against = next(result for result in group if result.policy == pairs[0].baseline)
-    name = report.suite.metric.replace("_", " ")
+    name = metric.replace("_", " ")
     with figure_file(path, (8.6, 4.0), ncols=2, width_ratios=(1.0, 1.15)) as (_, (left, right)):
-        _scatter(left, mine, against, report.suite.metric)
-        left.set_title(f"{len(mine.starts)} test windows, mean {name}")
+        _scatter(left, mine, against, metric)
+        left.set_title(f"{len(mine.starts)} windows, mean {name}")
         _intervals(right, pairs)
         right.set_title(f"{name}, {mine.policy} relative to …")
 
