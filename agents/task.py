@@ -64,6 +64,10 @@ class Task:
     evaluation_jobs: int = 1024
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        """Size the environment to the trace's cluster, for policies' features and actions."""
+        object.__setattr__(self, "config", self.config.for_nodes(len(self.trace.nodes)))
+
     def training_session(self, envs: int, windows: int = 4096) -> Session:
         """Rows that play training windows."""
         length = self.config.episode_jobs

@@ -27,6 +27,8 @@ TERMS: Mapping[str, tuple[Metric, float]] = {
     "utilisation": (Metric.BUSY_SHARE_SECONDS, -1.0),
     "preemption": (Metric.PREEMPTIONS, 1.0),
     "lost_work": (Metric.LOST_SHARE_SECONDS, 1.0),
+    "allocation": (Metric.ALLOCATED_SHARE, -1.0),
+    "fragmentation": (Metric.FRAGMENTED_SHARE, 1.0),
 }
 """Terms by name: the metric whose growth they charge for, and its sign as a cost.
 
@@ -42,6 +44,11 @@ preemption
     Preemptions.
 lost_work
     Work lost to interruptions and restarts, in seconds of the whole cluster.
+allocation
+    Allocated share of the capacity: earned. It is a potential: an episode sums up to its end.
+fragmentation
+    Expected share of all GPUs that typical pods could not use, a potential as well; the first
+    step is charged what the empty cluster has. 0 where no typical pods are loaded.
 """
 
 

@@ -8,17 +8,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from envs.config import EnvConfig
+from envs.fitting import check_fit, most_workers, request_shapes
 from envs.scenario import Scenario, Surroundings, surroundings
-from envs.workloads.trace import Trace, unplaceable
+from envs.workloads.trace import Trace
 from orchestrator.errors import ConfigurationError, IllegalActionError
 from orchestrator.kernels import session as kernels
 from orchestrator.kernels.candidates import CANDIDATE_NAMES, VICTIM_NAMES
-from orchestrator.kernels.codes import NO_JOB, EventKind, Reason
+from orchestrator.kernels.codes import NO_JOB, EventKind, Placement, Reason
 from orchestrator.kernels.elastics import ELASTIC_NAMES
-from orchestrator.kernels.features import GLOBAL_NAMES, STATIC_WIDTH, make_scratch
+from orchestrator.kernels.features import STATIC_WIDTH, make_scratch
 from orchestrator.kernels.metrics import Metric
+from orchestrator.kernels.node_memo import make_node_memo
 from orchestrator.kernels.state import INCIDENT_DTYPE, ClusterShape, ClusterState, allocate
-from orchestrator.resources.records import gpu_models, node_records
+from orchestrator.resources.records import node_records
 from orchestrator.scheduler.rules import Rule, rule_named
 from orchestrator.scheduler.schema import FeatureSchema
 
@@ -55,6 +57,7 @@ class Session:
         incidents: NDArray[np.void] | None = None,
         scenario: Scenario | None = None,
     ) -> None:
+        config = config.for_nodes(len(trace.nodes))
         _check_trace(trace, config)
         self.trace = trace
         self.config = config
@@ -66,13 +69,13 @@ class Session:
         _check_starts(trace, config, starts)
         scenario = scenario or Scenario()
         around = surroundings(
-            scenario, trace, starts, config.episode_jobs, config.placements, incidents
+            scenario, trace, starts, config.episode_jobs, _placements(config), incidents
         )
         self.source = _make_source(trace, config, starts, around)
         shape = ClusterShape(
             envs=envs,
             jobs=config.episode_jobs,
-            workers=_most_workers(trace),
+            workers=most_workers(trace),
             nodes=len(trace.nodes),
             devices=max(node.gpus for node in trace.nodes),
             incidents=around.most_incidents,
@@ -80,6 +83,7 @@ class Session:
             curves=max(len(around.curves), 1),
             uplinks=max(len(around.uplinks), 1),
             typical=len(around.typical),
+            shapes=request_shapes(trace, envs) if config.choose_node else -1,
         )
         self.state = allocate(shape)
         _configure(self.state, config)
@@ -139,6 +143,11 @@ class Session:
         if windows is None:
             windows = np.arange(self.envs, dtype=np.int64)
         _check_windows(windows, 0, self)
+        if rule.placement == Placement.FGD and len(self.source.typical) == 0:
+            raise ConfigurationError(
+                f"rule '{rule.name}' measures fragmentation, and this environment does not: name "
+                f"'fgd' among its 'placements'"
+            )
         kernels.replay_rows(
             self.state.rows, 0, self.envs, windows, rule.to_record(), self.source, self.bench
         )
@@ -183,14 +192,11 @@ def observed(
     return seen
 
 
-def _most_workers(trace: Trace) -> int:
-    """Most workers that any job of a trace may have."""
-    elastic = trace.requests["elastic"] != 0
-    grown = trace.requests["max_workers"][elastic].max(initial=1)
-    gpus = sum(node.gpus for node in trace.nodes)
-    cores = sum(node.cpu_cores for node in trace.nodes)
-    # Nobody has more workers than there are GPUs or cores: a lavish maximum costs no memory.
-    return int(max(trace.requests["workers"].max(), min(int(grown), max(gpus, cores, 1))))
+def _placements(config: EnvConfig) -> tuple[Placement, ...]:
+    """Everything that this environment places by; choosing nodes measures fragmentation, too."""
+    rules = [config.reward.reference_rule, rule_named(config.advice or "fcfs")]
+    chosen = (Placement.FGD,) if config.choose_node else ()
+    return (*config.placements, *(rule.placement for rule in rules), *chosen)
 
 
 def _check_trace(trace: Trace, config: EnvConfig) -> None:
@@ -201,49 +207,7 @@ def _check_trace(trace: Trace, config: EnvConfig) -> None:
         )
     if not trace.nodes:
         raise ConfigurationError(f"trace '{trace.name}' names no cluster; give its 'nodes'")
-    never = np.flatnonzero(_never_fits(trace, trace.requests))
-    if len(never) > 0:
-        job = trace.requests[never[:1]]
-        field = _too_large_field(trace, job)
-        raise ConfigurationError(
-            f"trace '{trace.name}': job {job['source_id'][0]} can never fit into its cluster "
-            f"('{field}' is {job[field][0]}), nor can {len(never) - 1} others; drop them or "
-            f"enlarge 'nodes'"
-        )
-
-
-def _never_fits(trace: Trace, requests: NDArray[np.void]) -> NDArray[np.bool_]:
-    """Which jobs could not run even if the trace's cluster were empty, bool [jobs]."""
-    models = gpu_models(trace.nodes)
-    never = np.zeros(len(requests), np.bool_)
-    for mask in np.unique(requests["model_mask"]).tolist():
-        admitted = tuple(
-            node for node in trace.nodes if mask == 0 or mask >> models.index(node.gpu_model) & 1
-        )
-        asking = requests["model_mask"] == mask
-        never[asking] = unplaceable(requests[asking], admitted)
-    return never
-
-
-def _too_large_field(trace: Trace, job: NDArray[np.void]) -> str:
-    """The field of a job [1] that cannot fit without which it would."""
-    least = {
-        "model_mask": 0,
-        "topology": 0,
-        "bandwidth_mbps": 0,
-        "workers": 1,
-        "gpu_memory_mib": 0,
-        "memory_mib": 0,
-        "cpu_milli": 0,
-    }
-    for field, value in least.items():
-        smaller = job.copy()
-        smaller[field] = value
-        if field == "workers":
-            smaller["min_workers"] = value
-        if not _never_fits(trace, smaller)[0]:
-            return field
-    return "gpus_per_worker"
+    check_fit(trace, config.choose_node)
 
 
 def _check_incidents(incidents: NDArray[np.void], nodes: int) -> None:
@@ -324,7 +288,7 @@ def _make_source(
         reference_rule=config.reward.reference_rule.to_record(),
         advisor=rule_named(config.advice or "fcfs").to_record(),
         weights=config.reward.weights,
-        generators=np.array(config.placements, np.int32),
+        generators=config.generators,
         maxima=np.array(largest, np.float64),
     )
 
@@ -334,7 +298,7 @@ def configure_view(state: ClusterState, config: EnvConfig) -> None:
     rows = state.rows
     rows["queue_window"] = config.window
     rows["window_order"] = config.window_order
-    rows["candidates"] = len(config.placements)
+    rows["candidates"] = config.schema.actions.candidates
     rows["victims"] = config.victims
     rows["elastics"] = config.elastics
     rows["migrate"] = config.migrate
@@ -350,6 +314,7 @@ def _configure(state: ClusterState, config: EnvConfig) -> None:
     rows["min_run_ms"] = round(config.min_run_seconds * 1000)
     rows["information"] = config.information
     rows["skip_forced"] = config.skip_forced
+    rows["turn_away"] = config.turn_away
     rows["step_limit"] = config.step_limit
 
 
@@ -357,11 +322,11 @@ def make_buffers(shape: ClusterShape, config: EnvConfig) -> kernels.Buffers:
     """Allocate what steps of rows of a shape write."""
     E, Q, V = shape.envs, config.window, max(config.victims, 1)
     schema = config.schema
-    pairs = Q * len(config.placements) if schema.candidates else 1
+    pairs = Q * schema.actions.candidates if schema.candidates else 1
     return kernels.Buffers(
         queue=np.zeros((E, Q, len(schema.queue)), np.float32),
-        globals=np.zeros((E, len(GLOBAL_NAMES)), np.float32),
-        candidates=np.zeros((E, pairs, len(CANDIDATE_NAMES)), np.float32),
+        globals=np.zeros((E, len(schema.globals)), np.float32),
+        candidates=np.zeros((E, pairs, len(schema.candidates or CANDIDATE_NAMES)), np.float32),
         victims=np.zeros((E, V, len(VICTIM_NAMES)), np.float32),
         elastics=np.zeros((E, max(config.elastics, 1), len(ELASTIC_NAMES)), np.float32),
         advice=np.zeros((E, schema.actions.size if schema.advice else 1), np.float32),
@@ -381,6 +346,7 @@ def make_buffers(shape: ClusterShape, config: EnvConfig) -> kernels.Buffers:
         episode=np.zeros(E, np.int64),
         start_index=np.zeros(E, np.int64),
         steps=np.zeros(E, np.int64),
+        nodes=make_node_memo(E, config.nodes),
     )
 
 

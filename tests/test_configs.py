@@ -27,7 +27,7 @@ from agents.configs import (
 from agents.evaluation import Suite
 from agents.speed import SpeedSuite
 from agents.task import Task
-from envs.config import CLUSTER, JOB_ORDERING, EnvConfig
+from envs.config import CLUSTER, JOB_ORDERING, PLACEMENT, EnvConfig
 from envs.reward import RewardConfig
 from envs.workloads import Trace
 from orchestrator.errors import ConfigurationError, TraceError
@@ -40,6 +40,8 @@ ROOTS = {"train", "evaluate", "benchmark", "forecast"}
 NEEDS_TRACES = {
     "lublin_256",
     "nasa_ipsc",
+    "openb",
+    "openb_times",
     "philly",
     "philly_elastic",
     "philly_elastic_unseen",
@@ -82,6 +84,7 @@ def test_workloads(name: str, request: pytest.FixtureRequest, monkeypatch: pytes
     else:
         monkeypatch.delenv("TRACES_DIR", raising=False)
     fewer = ["workload.jobs=2000"] if name in SMALL else []
+    fewer += ["workload.orders=2"] if name == "openb" else []
     trace = instantiate(composed("train", f"workload={name}", *fewer).workload)
     assert isinstance(trace, Trace)
     assert trace.nodes
@@ -100,6 +103,8 @@ def test_environments_are_the_registered_ones() -> None:
     assert filled == replace(JOB_ORDERING, backfill=True)
     cluster = composed("train", "env=cluster", "reward=completion_time", *plain)
     assert instantiate(cluster.env) == CLUSTER
+    placement = composed("train", "env=placement", "reward=allocation", *plain)
+    assert instantiate(placement.env) == PLACEMENT
 
 
 @pytest.mark.parametrize("name", options("reward"))

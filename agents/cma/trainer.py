@@ -312,7 +312,8 @@ def _named(config: EnvConfig, weights: Mapping[str, float]) -> NDArray[np.float6
 
 def _relative(costs: NDArray[np.float64], reference: NDArray[np.float64]) -> NDArray[np.float64]:
     """Costs in proportion to the reference's, softened so that no calm window weighs most."""
-    return costs / (reference + reference.mean())
+    scale = np.abs(reference)  # what is earned costs less than nothing
+    return costs / (scale + scale.mean())
 
 
 def _unit(weights: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -131,6 +131,6 @@ def _source(config: EnvConfig) -> Source:
         reference_rule=config.reward.reference_rule.to_record(),
         advisor=rule_named(config.advice or "fcfs").to_record(),
         weights=config.reward.weights,
-        generators=np.array(config.placements, np.int32),
+        generators=config.generators,
         maxima=np.ones(4),
     )

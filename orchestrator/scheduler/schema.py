@@ -15,6 +15,8 @@ from orchestrator.kernels.features import (
     PUBLISHED_NAMES,
     Encoding,
 )
+from orchestrator.kernels.node_memo import NODE_NAMES
+from orchestrator.kernels.pods import POD_NAMES, POOL_NAMES
 
 __all__ = ["ActionLayout", "FeatureSchema", "Head"]
 
@@ -22,6 +24,7 @@ _QUEUE_NAMES: dict[Encoding, tuple[str, ...]] = {
     Encoding.PUBLISHED: PUBLISHED_NAMES,
     Encoding.DEFAULT: DEFAULT_NAMES,
     Encoding.CLUSTER: DEFAULT_NAMES + CLUSTER_EXTRA,
+    Encoding.PLACEMENT: POD_NAMES,
 }
 
 
@@ -52,6 +55,8 @@ class ActionLayout:
         Whether the victims may also be moved.
     can_wait : bool
         Whether *wait* exists; under commitment semantics it does not.
+    choose_node : bool
+        Whether the K candidates are the nodes of the cluster.
     """
 
     window: int
@@ -60,6 +65,7 @@ class ActionLayout:
     elastics: int = 0
     migrate: bool = False
     can_wait: bool = False
+    choose_node: bool = False
 
     @property
     def heads(self) -> tuple[Head, ...]:
@@ -89,8 +95,9 @@ class ActionLayout:
             if head.offset <= action < head.offset + head.size:
                 index = action - head.offset
                 if head.name == "place":
-                    return f"place job {index // self.candidates} of the window by candidate \
-{index % self.candidates}"
+                    by = "on node" if self.choose_node else "by candidate"
+                    job, candidate = divmod(index, self.candidates)
+                    return f"place job {job} of the window {by} {candidate}"
                 return f"{head.name} {index}" if head.size > 1 else head.name
         return f"no such action: {action}"
 
@@ -114,11 +121,13 @@ class FeatureSchema:
     @property
     def globals(self) -> tuple[str, ...]:
         """Features of the cluster as a whole."""
-        return GLOBAL_NAMES
+        return POOL_NAMES if self.encoding == Encoding.PLACEMENT else GLOBAL_NAMES
 
     @property
     def candidates(self) -> tuple[str, ...]:
         """Features of a candidate placement; none where placements are not chosen."""
+        if self.actions.choose_node:
+            return NODE_NAMES
         return CANDIDATE_NAMES if self.actions.can_wait else ()
 
     @property
