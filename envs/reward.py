@@ -18,7 +18,7 @@ from orchestrator.kernels.metrics import Metric
 from orchestrator.kernels.session import RewardForm
 from orchestrator.scheduler.rules import Rule, rule_named
 
-__all__ = ["TERMS", "RewardConfig"]
+__all__ = ["POTENTIALS", "TERMS", "RewardConfig"]
 
 TERMS: Mapping[str, tuple[Metric, float]] = {
     "bounded_slowdown": (Metric.SLOWDOWN_EXCESS, 1.0),
@@ -50,6 +50,9 @@ fragmentation
     Expected share of all GPUs that typical pods could not use, a potential as well; the first
     step is charged what the empty cluster has. 0 where no typical pods are loaded.
 """
+
+POTENTIALS = frozenset({"allocation", "fragmentation"})
+"""Terms that depend on the state alone: an episode's rewards sum up to what it ends with."""
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,6 +43,8 @@ class Scenario:
         Model i is curve i + 1 of the trace's jobs (column ``curve``).
     uplinks_gbps : tuple of float
         Bandwidth of each rack's uplink, Gbit/s; 0: no limit. Racks beyond have none.
+    pods : REQUEST_DTYPE [n] or None
+        The pods that are typical, where fragmentation is measured; None: the trace's own.
     """
 
     failures: FailureModel | None = None
@@ -51,6 +53,7 @@ class Scenario:
     quota_mode: QuotaMode = QuotaMode.NONE
     curves: tuple[ThroughputModel, ...] = ()
     uplinks_gbps: tuple[float, ...] = ()
+    pods: NDArray[np.void] | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         """Reject what makes no sense."""
@@ -101,7 +104,7 @@ def surroundings(
     length : int
         Jobs of a window.
     placements : tuple of Placement
-        Fragmentation gradients need typical pods: the trace's own are taken.
+        Fragmentation gradients need typical pods.
     incidents : INCIDENT_DTYPE [I] or None
         Failures of every window, instead of the scenario's.
 
@@ -127,6 +130,7 @@ def surroundings(
         )
     uplinks = np.zeros(len(scenario.uplinks_gbps), UPLINK_DTYPE)
     uplinks["capacity_mbps"] = [round(gbps * 1000) for gbps in scenario.uplinks_gbps]
+    pods = trace.requests if scenario.pods is None else scenario.pods
     gradient = Placement.FGD in placements
     return Surroundings(
         incidents=same,
@@ -134,7 +138,7 @@ def surroundings(
         tenants=_accounts(scenario, trace),
         curves=curve_records(scenario.curves) if scenario.curves else np.zeros(0, CURVE_DTYPE),
         uplinks=uplinks,
-        typical=typical_pods(trace.requests) if gradient else np.zeros(0, TYPICAL_DTYPE),
+        typical=typical_pods(pods) if gradient else np.zeros(0, TYPICAL_DTYPE),
     )
 
 

@@ -173,7 +173,10 @@ def test_rlscheduler_suite_is_the_published_one() -> None:
 def test_experiments(name: str) -> None:
     # What needs public traces runs on generated jobs as well.
     other = ["workload=gpu_cluster_elastic"] if name.startswith("philly") else []
-    jobs = "workload.otherwise.jobs=20000" if name == "demo" else "workload.jobs=20000"
+    size = {"demo": "otherwise.jobs"}.get(name, "jobs")
+    if name == "placement_cma":
+        other, size = ["workload=gpu_pods", "~workload.keep_every", "~workload.orders"], "pods"
+    jobs = f"workload.{size}=20000"
     cfg = composed("train", f"experiment={name}", *other, jobs)
     assert cfg.name == name
     task = build_task(cfg)

@@ -55,7 +55,8 @@ class ScorerEvaluator:
         # A session for each thread: rows of one session are neighbours in memory.
         plain = replace(config, reward=replace(config.reward, reference=None))
         self._sessions = [Session(trace, plain, 1, start) for _ in range(threads)]
-        schema, layout = config.schema, config.schema.actions
+        schema = self._sessions[0].schema  # that of the trace's cluster
+        layout = schema.actions
         pairs = layout.window * layout.candidates
         self._scoring = Scoring(
             layout=vector_layout(

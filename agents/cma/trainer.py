@@ -32,6 +32,7 @@ from agents.cma.search import Search
 from agents.task import Task, TrainingResult
 from agents.tracking import Tracker
 from envs.config import EnvConfig
+from envs.reward import POTENTIALS
 from envs.workloads import Trace
 from orchestrator.errors import ConfigurationError
 from orchestrator.kernels.features import CLUSTER_EXTRA
@@ -248,12 +249,17 @@ class _Run:
         search.history.append(entry)
         self._tracker.log(search.generation, entry)
         search.save(self._checkpoint)
-        shown = f"{entry['validation']:.1f} ({self._rule.name} {entry['reference']:.1f})"
+        shown = f"{entry['validation']:.4g} ({self._rule.name} {entry['reference']:.4g})"
         return f"generation {search.generation}, validation {shown}"
 
     def _per_job(self, costs: NDArray[np.float64]) -> float:
-        """Mean cost per job; as mean bounded slowdown where that is what rewards are made of."""
+        """Mean cost per job; as mean bounded slowdown where that is what rewards are made of.
+
+        Shares that a window ends with are no sums over its jobs, and are left as they are.
+        """
         terms = self._task.config.reward.terms
+        if POTENTIALS.issuperset(terms):
+            return float(costs.mean())
         least = terms.get("bounded_slowdown", 0.0) if len(terms) == 1 else 0.0
         return float(costs.mean() / self._judge.length + least)
 

@@ -431,7 +431,7 @@ def _costs(weights: dict[str, float]) -> NDArray[np.float64]:
     from orchestrator.scheduler.vectors import named_vector
 
     session = _session()
-    evaluator = ScorerEvaluator(_pods(), session.config, 1)
+    evaluator = ScorerEvaluator(_pods(), replace(PLACEMENT, episode_jobs=60), 1)
     vector = named_vector(session.config.schema, weights, by_head=True)
     costs = evaluator.costs(vector[None], np.arange(5))[0]
     evaluator.close()
