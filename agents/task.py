@@ -68,6 +68,10 @@ class Task:
     seed: int = 0
     scenario: Scenario = field(default_factory=Scenario)
 
+    def __post_init__(self) -> None:
+        """Size the environment to the trace's cluster, for policies' features and actions."""
+        object.__setattr__(self, "config", self.config.for_nodes(len(self.trace.nodes)))
+
     def training_session(self, envs: int, windows: int = 4096) -> Session:
         """Rows that play training windows."""
         length = self.config.length

@@ -1,13 +1,14 @@
 """Gymnasium environments over the orchestrator's engine.
 
-Importing this package registers ``quartermaster/JobOrdering-v0`` and ``quartermaster/Cluster-v0``.
+Importing this package registers ``quartermaster/JobOrdering-v0``, ``quartermaster/Cluster-v0`` and
+``quartermaster/Placement-v0``.
 """
 
 from __future__ import annotations
 
 import gymnasium
 
-from envs.config import CLUSTER, JOB_ORDERING, EnvConfig
+from envs.config import CLUSTER, JOB_ORDERING, PLACEMENT, EnvConfig
 from envs.reward import RewardConfig
 from envs.scenario import Scenario
 from envs.session import Session
@@ -17,6 +18,7 @@ from envs.vector import SchedulingVectorEnv
 __all__ = [
     "CLUSTER",
     "JOB_ORDERING",
+    "PLACEMENT",
     "EnvConfig",
     "RewardConfig",
     "Scenario",
@@ -25,7 +27,11 @@ __all__ = [
     "Session",
 ]
 
-for _name, _entry in (("JobOrdering", "job_ordering"), ("Cluster", "cluster")):
+for _name, _entry in (
+    ("JobOrdering", "job_ordering"),
+    ("Cluster", "cluster"),
+    ("Placement", "placement"),
+):
     gymnasium.register(
         id=f"quartermaster/{_name}-v0",
         entry_point=f"envs.single:{_entry}_env",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,6 +65,8 @@ class Scenario:
         Inference services that run throughout.
     fleet : FleetPlan or None
         Nodes that can be ordered and given up.
+    pods : REQUEST_DTYPE [n] or None
+        The pods that are typical, where fragmentation is measured; None: the trace's own.
     """
 
     failures: FailureModel | None = None
@@ -75,6 +77,7 @@ class Scenario:
     uplinks_gbps: tuple[float, ...] = ()
     services: ServiceMix | None = None
     fleet: FleetPlan | None = None
+    pods: NDArray[np.void] | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         """Reject what makes no sense."""
@@ -140,7 +143,7 @@ def surroundings(
         First job of each window; of windows without jobs, their first tick.
     config : EnvConfig
         How long windows are. Where it offers placement by fragmentation gradients, these need
-        typical pods: the trace's own are taken.
+        typical pods.
     incidents : INCIDENT_DTYPE [I] or None
         Failures of every window, instead of the scenario's.
 
@@ -166,7 +169,8 @@ def surroundings(
         )
     uplinks = np.zeros(len(scenario.uplinks_gbps), UPLINK_DTYPE)
     uplinks["capacity_mbps"] = [round(gbps * 1000) for gbps in scenario.uplinks_gbps]
-    gradient = Placement.FGD in config.placements
+    pods = trace.requests if scenario.pods is None else scenario.pods
+    gradient = Placement.FGD in config.generated_by
     nodes = node_records(trace.nodes)
     services = scenario.services
     return Surroundings(
@@ -175,7 +179,7 @@ def surroundings(
         tenants=_accounts(scenario, trace),
         curves=curve_records(scenario.curves) if scenario.curves else np.zeros(0, CURVE_DTYPE),
         uplinks=uplinks,
-        typical=typical_pods(trace.requests) if gradient else np.zeros(0, TYPICAL_DTYPE),
+        typical=typical_pods(pods) if gradient else np.zeros(0, TYPICAL_DTYPE),
         nodes=nodes if scenario.fleet is None else scenario.fleet.records(nodes),
         services=np.zeros(0, SERVICE_DTYPE)
         if services is None
@@ -218,6 +222,10 @@ def check_heads(scenario: Scenario, config: EnvConfig) -> None:
     if config.episode_jobs == 0 and scenario.services is None:
         raise ConfigurationError(
             "environment: 'episode_jobs' is 0, and the scenario has no 'services'; add either"
+        )
+    if config.choose_node and scenario.fleet is not None:
+        raise ConfigurationError(
+            "environment: 'choose_node' knows no changing 'fleet'; leave one of them out"
         )
     if config.commitment and scenario.tick_ms > 0:
         raise ConfigurationError(

@@ -11,6 +11,7 @@ from envs.buffers import configure_view, make_bench, make_buffers, observed
 from envs.checks import check_incidents, check_starts, check_threads, check_trace
 from envs.config import EnvConfig
 from envs.crew import Crew
+from envs.fitting import most_workers, request_shapes
 from envs.scaling import Standing
 from envs.scenario import (
     Scenario,
@@ -23,7 +24,7 @@ from envs.scenario import (
 from envs.workloads.trace import Trace
 from orchestrator.errors import ConfigurationError, IllegalActionError
 from orchestrator.kernels import session as kernels
-from orchestrator.kernels.codes import Reason
+from orchestrator.kernels.codes import Placement, Reason
 from orchestrator.kernels.state import ClusterShape, ClusterState, allocate
 from orchestrator.scheduler.rules import Rule, rule_named
 
@@ -67,6 +68,7 @@ class Session:
         threads: int = 1,
     ) -> None:
         check_threads(threads)
+        config = config.for_nodes(len(trace.nodes))
         check_trace(trace, config)
         scenario = scenario or Scenario()
         self.trace = trace
@@ -86,7 +88,7 @@ class Session:
         shape = ClusterShape(
             envs=envs,
             jobs=max(config.episode_jobs + self.standing, 1),
-            workers=max(_most_workers(trace), int(standing.requests["max_workers"].max(initial=1))),
+            workers=max(most_workers(trace), int(standing.requests["max_workers"].max(initial=1))),
             nodes=len(self.source.nodes),
             devices=max(node.gpus for node in trace.nodes),
             incidents=around.most_incidents,
@@ -96,6 +98,7 @@ class Session:
             typical=len(around.typical),
             services=max(self.standing, 1),
             asks=_asks(config, len(self.source.nodes)),
+            shapes=request_shapes(trace, envs) if config.choose_node else -1,
         )
         self.state = allocate(shape)
         _configure(self.state, config)
@@ -155,6 +158,11 @@ class Session:
         if windows is None:
             windows = np.arange(self.envs, dtype=np.int64)
         _check_windows(windows, 0, self)
+        if rule.placement == Placement.FGD and len(self.source.typical) == 0:
+            raise ConfigurationError(
+                f"rule '{rule.name}' measures fragmentation, and this environment does not: name "
+                f"'fgd' among its 'placements'"
+            )
         kernels.replay_rows(
             self.state.rows, 0, self.envs, windows, rule.to_record(), self.source, self.bench
         )
@@ -194,16 +202,6 @@ def _asks(config: EnvConfig, nodes: int) -> int:
     return 0 if config.commitment or nodes > _TABLE_NODES else _ASKS
 
 
-def _most_workers(trace: Trace) -> int:
-    """Most workers that any job of a trace may have."""
-    elastic = trace.requests["elastic"] != 0
-    grown = trace.requests["max_workers"][elastic].max(initial=1)
-    gpus = sum(node.gpus for node in trace.nodes)
-    cores = sum(node.cpu_cores for node in trace.nodes)
-    # Nobody has more workers than there are GPUs or cores: a lavish maximum costs no memory.
-    return int(max(trace.requests["workers"].max(), min(int(grown), max(gpus, cores, 1))))
-
-
 def _check_shape(what: str, values: NDArray[Any], rows: int) -> None:
     if values.shape != (rows,):
         raise ConfigurationError(
@@ -234,6 +232,7 @@ def _make_source(
     settings["sampling"] = config.sampling
     settings["advice"] = config.advice is not None
     settings["tenants"] = config.tenants > 0
+    settings["fleet"] = config.fleet
     fields = ("user", "group", "application")
     largest = [trace.requests["requested_ms"].max() / 1000.0]
     largest += [max(float(trace.requests[name].max()), 1.0) for name in fields]
@@ -259,7 +258,7 @@ def _make_source(
         reference_rule=config.reward.reference_rule.to_record(),
         advisor=rule_named(config.advice or "fcfs").to_record(),
         weights=config.reward.weights,
-        generators=np.array(config.placements, np.int32),
+        generators=config.generators,
         maxima=np.array(largest, np.float64),
     )
 
@@ -274,5 +273,6 @@ def _configure(state: ClusterState, config: EnvConfig) -> None:
     rows["min_run_ms"] = round(config.min_run_seconds * 1000)
     rows["information"] = config.information
     rows["skip_forced"] = config.skip_forced
+    rows["turn_away"] = config.turn_away
     rows["step_limit"] = config.step_limit
     rows["autoscale"] = config.autoscale

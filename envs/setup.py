@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from envs.config import EnvConfig
 from envs.scenario import Scenario
 from envs.session import Session
-from envs.workloads import Trace, WindowSplit, gpu_cluster, lublin_feitelson
+from envs.workloads import Trace, WindowSplit, gpu_cluster, gpu_pods, lublin_feitelson
 from orchestrator.errors import ConfigurationError
 
 __all__ = ["default_trace", "make_session", "part_starts", "row_seeds"]
@@ -23,9 +23,15 @@ _MOST_WINDOWS = 4096
 
 
 def default_trace(config: EnvConfig) -> Trace:
-    """The embedded workload: Lublin-Feitelson for job ordering, a GPU cluster otherwise."""
+    """The embedded workload.
+
+    Lublin-Feitelson for job ordering, pods of a GPU-sharing cluster where nodes are chosen, a GPU
+    cluster otherwise.
+    """
     if config.commitment:
         return lublin_feitelson(_DEFAULT_JOBS, _DEFAULT_SEED)
+    if config.choose_node:
+        return gpu_pods(_DEFAULT_JOBS, _DEFAULT_SEED)
     return gpu_cluster(_DEFAULT_JOBS, _DEFAULT_SEED)
 
 

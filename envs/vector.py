@@ -10,14 +10,19 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
-from envs.config import CLUSTER, JOB_ORDERING, EnvConfig
+from envs.config import CLUSTER, JOB_ORDERING, PLACEMENT, EnvConfig
 from envs.scenario import Scenario
 from envs.setup import make_session, row_seeds
 from envs.spaces import action_space, observation_space
 from envs.workloads import Trace
 from orchestrator.errors import ConfigurationError
 
-__all__ = ["SchedulingVectorEnv", "cluster_vector_env", "job_ordering_vector_env"]
+__all__ = [
+    "SchedulingVectorEnv",
+    "cluster_vector_env",
+    "job_ordering_vector_env",
+    "placement_vector_env",
+]
 
 Observation = dict[str, NDArray[Any]]
 
@@ -199,3 +204,8 @@ def job_ordering_vector_env(num_envs: int = 1, **kwargs: Any) -> SchedulingVecto
 def cluster_vector_env(num_envs: int = 1, **kwargs: Any) -> SchedulingVectorEnv:
     """Vector entry point of ``quartermaster/Cluster-v0``."""
     return SchedulingVectorEnv(CLUSTER, num_envs, **kwargs)
+
+
+def placement_vector_env(num_envs: int = 1, **kwargs: Any) -> SchedulingVectorEnv:
+    """Vector entry point of ``quartermaster/Placement-v0``."""
+    return SchedulingVectorEnv(PLACEMENT, num_envs, **kwargs)

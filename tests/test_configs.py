@@ -28,7 +28,7 @@ from agents.evaluation import Suite
 from agents.scenarios import scenario_config
 from agents.speed import SpeedSuite
 from agents.task import Task
-from envs.config import CLUSTER, JOB_ORDERING, EnvConfig
+from envs.config import CLUSTER, JOB_ORDERING, PLACEMENT, EnvConfig
 from envs.reward import RewardConfig
 from envs.scenario import Scenario
 from envs.workloads import Trace
@@ -44,6 +44,8 @@ ROOTS = {"train", "evaluate", "benchmark", "forecast"}
 NEEDS_TRACES = {
     "lublin_256",
     "nasa_ipsc",
+    "openb",
+    "openb_times",
     "philly",
     "philly_elastic",
     "philly_elastic_unseen",
@@ -86,6 +88,7 @@ def test_workloads(name: str, request: pytest.FixtureRequest, monkeypatch: pytes
     else:
         monkeypatch.delenv("TRACES_DIR", raising=False)
     fewer = ["workload.jobs=2000"] if name in SMALL else []
+    fewer += ["workload.orders=2"] if name == "openb" else []
     trace = instantiate(composed("train", f"workload={name}", *fewer).workload)
     assert isinstance(trace, Trace)
     assert trace.nodes
@@ -104,6 +107,8 @@ def test_environments_are_the_registered_ones() -> None:
     assert filled == replace(JOB_ORDERING, backfill=True)
     cluster = composed("train", "env=cluster", "reward=completion_time", *plain)
     assert instantiate(cluster.env) == CLUSTER
+    placement = composed("train", "env=placement", "reward=allocation", *plain)
+    assert instantiate(placement.env) == PLACEMENT
 
 
 @pytest.mark.parametrize("name", options("reward"))
@@ -279,7 +284,10 @@ def test_rlscheduler_suite_is_the_published_one() -> None:
 def test_experiments(name: str) -> None:
     # What needs public traces runs on generated jobs as well.
     other = ["workload=gpu_cluster_elastic"] if name.startswith("philly") else []
-    jobs = "workload.otherwise.jobs=20000" if name == "demo" else "workload.jobs=20000"
+    size = {"demo": "otherwise.jobs"}.get(name, "jobs")
+    if name == "placement_cma":
+        other, size = ["workload=gpu_pods", "~workload.keep_every", "~workload.orders"], "pods"
+    jobs = f"workload.{size}=20000"
     cfg = composed("train", f"experiment={name}", *other, jobs)
     assert cfg.name == name
     task = build_task(cfg)

@@ -32,6 +32,7 @@ from agents.cma.search import Search
 from agents.task import Task, TrainingResult
 from agents.tracking import Tracker
 from envs.config import EnvConfig
+from envs.reward import POTENTIALS
 from orchestrator.errors import ConfigurationError
 from orchestrator.kernels.features import CLUSTER_EXTRA
 from orchestrator.scheduler.rules import rule_named
@@ -249,12 +250,17 @@ class _Run:
         search.history.append(entry)
         self._tracker.log(search.generation, entry)
         search.save(self._checkpoint)
-        shown = f"{entry['validation']:.1f} ({self._rule.name} {entry['reference']:.1f})"
+        shown = f"{entry['validation']:.4g} ({self._rule.name} {entry['reference']:.4g})"
         return f"generation {search.generation}, validation {shown}"
 
     def _per_job(self, costs: NDArray[np.float64]) -> float:
-        """Mean cost per job; as mean bounded slowdown where that is what rewards are made of."""
+        """Mean cost per job; as mean bounded slowdown where that is what rewards are made of.
+
+        Shares that a window ends with are no sums over its jobs, and are left as they are.
+        """
         terms = self._task.config.reward.terms
+        if POTENTIALS.issuperset(terms):
+            return float(costs.mean())
         least = terms.get("bounded_slowdown", 0.0) if len(terms) == 1 else 0.0
         return float(costs.mean() / self._judge.length + least)
 
@@ -313,7 +319,8 @@ def _named(config: EnvConfig, weights: Mapping[str, float]) -> NDArray[np.float6
 
 def _relative(costs: NDArray[np.float64], reference: NDArray[np.float64]) -> NDArray[np.float64]:
     """Costs in proportion to the reference's, softened so that no calm window weighs most."""
-    return costs / (reference + reference.mean())
+    scale = np.abs(reference)  # what is earned costs less than nothing
+    return costs / (scale + scale.mean())
 
 
 def _unit(weights: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -122,6 +122,7 @@ def _source(config: EnvConfig) -> Source:
     settings["encoding"] = config.encoding
     settings["advice"] = config.advice is not None
     settings["tenants"] = config.tenants > 0
+    settings["fleet"] = config.fleet
     no_jobs = np.zeros(0, REQUEST_DTYPE)
     no_jobs.flags.writeable = False  # as a session's: kernels are compiled for one of them
     return Source(
@@ -143,6 +144,6 @@ def _source(config: EnvConfig) -> Source:
         reference_rule=config.reward.reference_rule.to_record(),
         advisor=rule_named(config.advice or "fcfs").to_record(),
         weights=config.reward.weights,
-        generators=np.array(config.placements, np.int32),
+        generators=config.generators,
         maxima=np.ones(4),
     )

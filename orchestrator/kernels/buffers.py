@@ -8,6 +8,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from orchestrator.kernels.node_memo import NodeMemo
+
 __all__ = ["SETTINGS_DTYPE", "Bench", "Buffers", "RewardForm", "Sampling", "Source"]
 
 
@@ -34,6 +36,7 @@ SETTINGS_DTYPE = np.dtype(
         ("scaled", "u1"),  # divide by the reference rule's cost on the same window
         ("sampling", "u1"),  # Sampling
         ("tenants", "u1"),  # tenants are shown
+        ("fleet", "u1"),  # the global vector describes the fleet, too
         ("advice", "u1"),  # the advisor's choice is marked
     ],
     align=True,
@@ -61,7 +64,7 @@ class Source(NamedTuple):
     reference_rule: NDArray[np.void]  # [1] RULE_DTYPE
     advisor: NDArray[np.void]  # [1] RULE_DTYPE; used if the settings ask for advice
     weights: NDArray[np.float64]  # [len(Metric)] cost of one unit of each metric
-    generators: NDArray[np.int32]  # [K] Placement of each candidate
+    generators: NDArray[np.int32]  # [K] of each candidate: its Placement, or NODE_CHOICE + node
     maxima: NDArray[np.float64]  # [4] for the published encoding
 
 
@@ -96,6 +99,7 @@ class Buffers(NamedTuple):
     episode: NDArray[np.int64]  # [E] episodes begun
     start_index: NDArray[np.int64]  # [E] window being played
     steps: NDArray[np.int64]  # [E] steps of this episode
+    nodes: NodeMemo  # of candidates that are nodes
 
 
 class Bench(NamedTuple):

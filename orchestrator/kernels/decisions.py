@@ -133,7 +133,9 @@ def resize_reason(row, j, workers):
 
 @small_kernel
 def can_wait(row):
-    """Whether anything is left to wait for."""
+    """Whether anything is left to wait for, or somebody can be turned away."""
+    if row.turn_away != 0 and row.queue_len > 0:
+        return True
     _, kind, _ = next_event(row)
     return kind != EventKind.NONE
 

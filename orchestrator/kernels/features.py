@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from orchestrator.kernels.fastlog import fast_log
 from orchestrator.kernels.jit import kernel, small_kernel
+from orchestrator.kernels.pods import encode_pods, encode_pool
 from orchestrator.kernels.tables import job, request, running
 
 __all__ = [
@@ -40,6 +41,8 @@ class Encoding(IntEnum):
     PUBLISHED = 0
     DEFAULT = 1
     CLUSTER = 2
+    PLACEMENT = 3
+    """Pods that look for a node, see :mod:`orchestrator.kernels.pods`; other global features."""
     FULL = 4
     """With what is known of a job's tenant."""
 
@@ -147,6 +150,8 @@ def fill_static(row, encoding, maxima, static):
     static : float32 [jobs, STATIC_WIDTH]
         Filled.
     """
+    if encoding == Encoding.PLACEMENT:
+        return  # nothing that is worth keeping
     capacity = max(row.nominal_units / 1000.0, 1.0)
     log_capacity = max(np.log(capacity), 1.0)  # a share of one GPU must not divide by ln 1
     bound = row.slowdown_bound_ms / 1000.0
@@ -323,14 +328,20 @@ def encode_queue(row, encoding, window, count, static, releases, table, columns,
     if encoding == Encoding.PUBLISHED:
         _encode_published(row, window, count, static, out)
         return
+    if encoding == Encoding.PLACEMENT:
+        encode_pods(row, window, count, out)
+        return
     encode_window(row, window, count, static, releases, table, columns, out)
     if encoding == Encoding.CLUSTER or encoding == Encoding.FULL:
         _encode_extra(row, window, count, out)
 
 
 @kernel
-def encode_global(row, out):
-    """The global vector, float32 [len(GLOBAL_NAMES)]."""
+def encode_global(row, encoding, out):
+    """The global vector under an ``Encoding``, float32 [len(GLOBAL_NAMES)]."""
+    if encoding == Encoding.PLACEMENT:
+        encode_pool(row, out)
+        return
     capacity = max(row.nominal_units, 1)
     first, last = np.int64(0), np.int64(0)
     if row.running_len > 0:

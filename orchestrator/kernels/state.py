@@ -145,6 +145,7 @@ CONFIG_FIELDS = [
     ("migrate", "u1"),  # running jobs may be moved
     ("skip_forced", "u1"),  # a single legal action is taken without asking
     ("information", "u1"),  # codes.Information
+    ("turn_away", "u1"),  # jobs that are not placed at their decision point fail
     ("keep_log", "u1"),  # keep records (the hash is always kept)
 ]
 """Semantics of one row, constant during an episode."""

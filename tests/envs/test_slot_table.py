@@ -117,7 +117,7 @@ def test_a_table_shows_what_a_scan_shows(case, monkeypatch) -> None:
         actions = pick_legal(mask, rng)
         _step(plain, actions)
         _step(quick, actions)
-    assert helped > 0 and moved > 0 and grown > 0
+    assert min(helped, moved, grown) > 0
     assert (quick.state.ask_memo["used"] > 0).any()
 
 
