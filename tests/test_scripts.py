@@ -121,7 +121,7 @@ def test_benchmark_plays_suites_with_everything_on(tmp_path: Path) -> None:
         ),
         (
             "benchmark",
-            ["suite=demo", "suite.columns=[luck]"],
+            ["suite=demo", "+suite.columns=[luck]"],
             "error: suite: unknown metric 'luck'",
         ),
         (

@@ -131,7 +131,6 @@ class CMATrainer:
         -------
         TrainingResult
         """
-        output.mkdir(parents=True, exist_ok=True)
         checkpoint = output / _CHECKPOINT
         space = _Space.of(task.config, self.prior, self.features)
         if self.resume and checkpoint.is_file():
@@ -139,7 +138,9 @@ class CMATrainer:
         else:
             begin = space.reduced(space.prior)
             search = Search.begin(begin, self.sigma, self.population, task.seed)
-        _Run(self, task, tracker, search, space, checkpoint).work()
+        run = _Run(self, task, tracker, search, space, checkpoint)
+        output.mkdir(parents=True, exist_ok=True)
+        run.work()
         found = search.kept if search.kept is not None else search.average()
         weights = _unit(space.whole(found[None])[0])
         ranks = task.config.commitment

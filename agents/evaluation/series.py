@@ -15,7 +15,7 @@ from envs.session import Session
 from envs.workloads import Trace
 from orchestrator.errors import ConfigurationError
 from orchestrator.kernels import entry
-from orchestrator.kernels.codes import ActionKind, JobKind, Reason, Status
+from orchestrator.kernels.codes import ActionKind, EventKind, JobKind, Reason, Status
 from orchestrator.scheduler.rules import Rule, rule_named
 
 __all__ = ["WindowSeries", "policy_series", "rule_series"]
@@ -31,7 +31,7 @@ class WindowSeries:
     """Means over equal intervals of time, T of them.
 
     They are differences of what a row integrates over time, noted at every decision; in between,
-    the growth is taken to be even.
+    the growth is taken to be even, but for the capacity that failures take, whose times are known.
 
     Parameters
     ----------
@@ -188,6 +188,7 @@ class _Notes:
                 for name, column in zip((*_TOTALS, *_REQUESTS, ""), totals.T, strict=True)
             ]
         )
+        grown[1] = _growth(edges, *self._refined(times, totals[:, 1]))
         busy, up, present, waiting, cost, offered, violated, ready = grown / np.diff(edges)
         values = {
             "busy": busy / 1000.0,
@@ -207,11 +208,40 @@ class _Notes:
             last_end=(last - self._begin_ms) / _HOUR_MS,
         )
 
+    def _refined(
+        self, times: NDArray[np.float64], totals: NDArray[np.float64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """The capacity's integral, also at the failures and recoveries between the notes."""
+        state, row = self._session.state, self._session.state.rows[0]
+        incidents = state.incident[0, : int(row["num_incidents"])]
+        nodes = state.node[0]
+        each = nodes["gpus"] * 1000 if row["unit"] else nodes["cpu_cap_milli"]
+        change = np.where(incidents["kind"] == EventKind.NODE_RECOVERY, 1.0, -1.0)
+        change *= each[incidents["node"]]
+        level = float(row["nominal_units"]) + np.concatenate(([0.0], np.cumsum(change)))
+        at = np.clip(incidents["time_ms"].astype(np.float64), times[0], times[-1])
+        fine = np.unique(np.concatenate((times, at)))
+        spans = np.diff(fine)
+        # Level over each span, if nothing but failures changed the capacity.
+        expected = np.maximum(level[np.searchsorted(at, fine[:-1], side="right")], 1.0) * spans
+        noted = np.interp(fine, *_last_of_instants(times, totals))
+        which = np.searchsorted(np.unique(times), fine[:-1], side="right")
+        shares = expected / np.bincount(which, expected)[which]
+        gained = np.bincount(which, np.diff(noted))[which]
+        return fine, noted[0] + np.concatenate(([0.0], np.cumsum(shares * gained)))
+
+
+def _last_of_instants(
+    times: NDArray[np.float64], totals: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Of several notes of one instant the last."""
+    keep = np.append(np.diff(times) > 0, True)
+    return times[keep], totals[keep]
+
 
 def _growth(
     edges: NDArray[np.float64], times: NDArray[np.float64], totals: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """By how much a total grew from edge to edge; the last note of every instant counts."""
-    keep = np.append(np.diff(times) > 0, True)
-    grown: NDArray[np.float64] = np.diff(np.interp(edges, times[keep], totals[keep]))
+    """By how much a total grew from edge to edge."""
+    grown: NDArray[np.float64] = np.diff(np.interp(edges, *_last_of_instants(times, totals)))
     return grown

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["draw_series"]
 
 _DOWN = "#8c1c13"
-_NEARLY_ALL = 0.98
+_NEARLY_ALL = 0.95
 
 
 def draw_series(path: Path, series: Sequence[WindowSeries], title: str = "") -> None:
