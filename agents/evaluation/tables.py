@@ -6,7 +6,7 @@ import csv
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +34,8 @@ __all__ = [
 
 JOB_COLUMNS = ("policy", "sequence", "job_id", "submit", "start", "end", "nodes", "preemptions")
 """Columns of ``jobs.csv``: times in seconds; ``nodes`` has the node of each worker."""
+
+_Number = TypeVar("_Number", float, NDArray[np.float64])
 
 _HEADINGS = {
     "bounded_slowdown": ("slowdown", 1.0),
@@ -164,8 +166,8 @@ def heading(name: str) -> str:
     return _HEADINGS[name][0]
 
 
-def readable(name: str, value: float) -> float:
-    """A metric's value in that unit."""
+def readable(name: str, value: _Number) -> _Number:
+    """A metric's value, or several, in that unit."""
     return value * _HEADINGS[name][1]
 
 

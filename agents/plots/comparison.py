@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from agents.evaluation.outcomes import METRICS, EvaluationResult
 from agents.evaluation.report import Report
 from agents.evaluation.statistics import Comparison
+from agents.evaluation.tables import heading, readable
 from agents.plots.style import ACCENT, GREY, SECOND, figure_file, plain_ticks
 
 if TYPE_CHECKING:
@@ -44,13 +45,13 @@ def draw_comparison(path: Path, report: Report, variant: str = "") -> None:
     name = metric.replace("_", " ")
     with figure_file(path, (8.6, 4.0), ncols=2, width_ratios=(1.0, 1.15)) as (_, (left, right)):
         _scatter(left, mine, against, metric)
-        left.set_title(f"{len(mine.starts)} windows, mean {name}")
+        left.set_title(f"{len(mine.starts)} windows, mean: {heading(metric)}")
         _intervals(right, pairs)
         right.set_title(f"{name}, {mine.policy} relative to …")
 
 
 def _scatter(axes: Axes, mine: EvaluationResult, against: EvaluationResult, metric: str) -> None:
-    x, y = against.values[metric], mine.values[metric]
+    x, y = readable(metric, against.values[metric]), readable(metric, mine.values[metric])
     low, high = min(x.min(), y.min()) / 1.15, max(x.max(), y.max()) * 1.15
     if low > 0:
         axes.set(xscale="log", yscale="log")

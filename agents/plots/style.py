@@ -67,8 +67,9 @@ def plain_ticks(axes: Axes, which: str) -> None:
     if axis.get_scale() == "log":
         low, high = axis.get_view_interval()
         # Labels of a finer division would run into each other.
-        subs: tuple[float, ...] = (1.0, 3.0) if high > 30.0 * low else (1.0, 1.5, 2.0, 3.0, 5.0, 7.0)
-        subs = (1.0,) if high > 1000.0 * low else subs
+        subs: tuple[float, ...] = (1.0, 1.5, 2.0, 3.0, 5.0, 7.0)
+        if high > 30.0 * low:
+            subs = (1.0,) if high > 1000.0 * low else (1.0, 3.0)
         axis.set_major_locator(LogLocator(subs=subs, numticks=12))
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}"))
         axis.set_minor_formatter(NullFormatter())

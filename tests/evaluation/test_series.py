@@ -18,6 +18,7 @@ from orchestrator.kernels.codes import EventKind
 from tests.envs.cases import gpu_trace
 from tests.evaluation.policies import LastLegal
 
+_HOUR_MS = 3_600_000
 _STARTS = np.array([0, 60, 120], np.int64)
 _FAILING = Scenario(FailureModel(rate_scale=300.0))
 _CONFIG = replace(CLUSTER, episode_jobs=60, elastics=4)
@@ -57,10 +58,14 @@ def test_of_a_policy(config: EnvConfig) -> None:
 
 
 def test_failures_are_seen_where_nothing_is_decided() -> None:
-    """A window whose last job runs on alone, while nodes fail and recover."""
+    """Two jobs far apart, while nodes fail and recover."""
     trace = gpu_trace()
-    config = replace(CLUSTER, episode_jobs=1, victims=0)
-    start = np.array([trace.requests["duration_ms"].argmax()])
+    requests = trace.requests[:2].copy()
+    requests["submit_ms"] = 0, 100 * _HOUR_MS
+    requests["duration_ms"] = requests["requested_ms"] = _HOUR_MS, 150 * _HOUR_MS
+    trace = replace(trace, requests=requests)
+    config = replace(CLUSTER, episode_jobs=2)
+    start = np.zeros(1, np.int64)
     found = rule_series("fcfs", trace, config, start, points=2000, scenario=_FAILING)
     session = Session(trace, config, 1, start, scenario=_FAILING)
     hours = (found.edges[:-1] + found.edges[1:]) / 2
@@ -69,7 +74,7 @@ def test_failures_are_seen_where_nothing_is_decided() -> None:
         sign = -1 if incident["kind"] == EventKind.NODE_RECOVERY else 1
         down += sign * trace.nodes[incident["node"]].gpus * (incident["time_ms"] / 3.6e6 <= hours)
     assert down.max() > down.min()
-    assert np.isclose(found.capacity - found.values["in_service"], down).mean() > 0.9
+    assert np.isclose(found.capacity - found.values["in_service"], down, atol=0.01).mean() > 0.98
 
 
 def _sjf(config: EnvConfig):
