@@ -1,4 +1,4 @@
-"""What would be if a running job were gone: would another one fit, had it a better place itself?
+"""What would be if a running job were gone: who would fit, and where it would go itself.
 
 The same answers as lifting the job, asking, and putting it back: here they are worked out from the
 slot table, of which a job's absence changes only the entries of the nodes that it is on.
@@ -14,7 +14,6 @@ from orchestrator.kernels.feasibility import fits, least_workers
 from orchestrator.kernels.jit import kernel, small_kernel
 from orchestrator.kernels.migration import plan_migration, touched_nodes
 from orchestrator.kernels.scores import MOST_FREE, share_of
-from orchestrator.kernels.slots import WHOLE, node_allows
 from orchestrator.kernels.slot_table import (
     find_ask,
     has_slot_table,
@@ -24,6 +23,7 @@ from orchestrator.kernels.slot_table import (
     sum_up,
     update_rooms,
 )
+from orchestrator.kernels.slots import WHOLE, node_allows
 from orchestrator.kernels.tables import ask_memo, job, node, request, room, slot, worker
 from orchestrator.kernels.transition.whatif import lift_gang, restore_gang
 
@@ -133,7 +133,10 @@ def _single_moves(row, j, s):
     gpu = room(row, own).gpu_milli + ask.gpus_per_worker * ask.gpu_milli
     cpu = room(row, own).cpu_milli + ask.cpu_milli
     if node(row, own).state == NodeCode.UP and node_allows(row, j, own):
-        share, own_share = min(room(row, other).share, MOST_FREE), min(share_of(gpu, cpu), MOST_FREE)
+        share, own_share = (
+            min(room(row, other).share, MOST_FREE),
+            min(share_of(gpu, cpu), MOST_FREE),
+        )
         if own_share < share or (own_share == share and own < other):
             return False
     return _room(row, other) < (gpu if row.unit != 0 else cpu)
