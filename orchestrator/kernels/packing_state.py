@@ -78,7 +78,7 @@ TOUCH_DTYPE = np.dtype([("node", "i8")], align=True)
 ASK_DTYPE = np.dtype(
     [
         ("used", "i8"),  # when last; 0: empty
-        ("seen", "i8"),  # touches that it takes account of
+        ("seen", "i8"),  # touches that it takes account of; -1: none
         ("word", "u8"),  # JOB_DTYPE.ask of all jobs whose workers ask for this
         ("total", "i8"),  # workers that all nodes together hold
         ("summed", "i8"),  # touches that the nodes below take account of; -1: none

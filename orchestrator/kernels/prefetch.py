@@ -25,7 +25,9 @@ _JOB_SIZE = state.JOB_DTYPE.itemsize
 _WORKER_SIZE = state.WORKER_DTYPE.itemsize
 _RUNNING_SIZE = state.RUNNING_DTYPE.itemsize
 _STATIC_SIZE = 4 * STATIC_WIDTH
-_MOST_SHOWN = 32  # of a large window most jobs stay as they are
+_ROW_SIZE = state.ROW_DTYPE.itemsize
+_MOST_SHOWN = 32  # the processor itself goes on with what lies one behind the other
+_ARRIVALS = 2
 
 
 @intrinsic
@@ -78,18 +80,20 @@ def prefetch_row(row, e, action, buffers):
         Where it is in the buffers, and what it is going to do.
     buffers : Buffers
     """
-    if row.next_arrival < row.num_jobs:
-        _prefetch_job(row, row.next_arrival)
+    statics = np.int64(buffers.static.ctypes.data) + e * row.max_jobs * _STATIC_SIZE
+    last = min(row.next_arrival + _ARRIVALS, row.num_jobs)
+    for j in range(row.next_arrival, last):
+        _prefetch_job(row, j)
+        _prefetch(statics + j * _STATIC_SIZE)
     if row.heap_len > 0:
         _prefetch_placed(row, heap(row, 0).entity)
     shown = min(np.int64(buffers.shown[e, 0]), np.int64(_MOST_SHOWN))
     if row.commitment != 0:
         if 0 <= action < buffers.shown[e, 0]:
-            _prefetch_job(row, buffers.window[e, action])
-        shown = np.int64(0)
-    statics = np.int64(buffers.static.ctypes.data) + e * row.max_jobs * _STATIC_SIZE
+            _prefetch_placed(row, buffers.window[e, action])
     for i in range(shown):
-        _prefetch_job(row, buffers.window[e, i])
+        if row.commitment == 0:  # else what is read of them is their static features
+            _prefetch_job(row, buffers.window[e, i])
         _prefetch(statics + np.int64(buffers.window[e, i]) * _STATIC_SIZE)
     for i in range(buffers.shown[e, 1]):
         _prefetch_placed(row, buffers.victim_jobs[e, i])

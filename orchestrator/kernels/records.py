@@ -81,6 +81,7 @@ JOB_DTYPE = np.dtype(
         ("onset_ms", "i8"),  # while waiting: when its slowdown begins to exceed 1
         ("shape", "u8"),  # jobs of equal shape ask for equal resources
         ("ask", "u8"),  # jobs of equal ask do so for each worker
+        ("ask_at", "i8"),  # where that was in the slot table when last looked up
         ("excess", "f8"),  # while running: its bounded slowdown - 1, as projected
         ("moves_seen", "i8"),  # memo of victim_plans.moves_to_better: 2 touches + answer; -1: none
         ("heap_slot", "i8"),  # position of its event in the event queue, or -1

@@ -65,8 +65,9 @@ def _is_far_behind(row, seen):
 
 
 @kernel
-def _catch_up(row, s, j, seen):
-    """Take account of the nodes that changed since an ask was last looked up; -1: of all."""
+def _catch_up(row, s, j):
+    """Take account of the nodes that changed since an ask was last looked up."""
+    seen = ask_memo(row, s).seen
     if seen < 0 or _is_far_behind(row, seen):
         ask_memo(row, s).total = 0
         for n in range(row.num_nodes):
@@ -103,26 +104,35 @@ def update_rooms(row):
 
 
 @kernel
-def find_ask(row, j):
-    """The place of what a worker of job ``j`` asks for in the table, up to date."""
+def _look_up(row, j):
+    """Find what a worker of job ``j`` asks for; the least recently used makes way."""
     word = job(row, j).ask
     base = np.int64(word & np.uint64(row.max_asks - 1)) // _WAYS * _WAYS
-    row.shape_clock += 1
     oldest = base
     for s in range(base, base + _WAYS):
         memo = ask_memo(row, s)
         if memo.used > 0 and memo.word == word:
-            ask_memo(row, s).used = row.shape_clock
-            if memo.seen != row.touched:
-                _catch_up(row, s, j, memo.seen)
             return s
         if memo.used < ask_memo(row, oldest).used:
             oldest = s
-    ask_memo(row, oldest).used = row.shape_clock
     ask_memo(row, oldest).word = word
+    ask_memo(row, oldest).seen = -1
     ask_memo(row, oldest).summed = -1
-    _catch_up(row, oldest, j, np.int64(-1))
     return oldest
+
+
+@kernel
+def find_ask(row, j):
+    """The place of what a worker of job ``j`` asks for in the table, up to date."""
+    s = job(row, j).ask_at
+    if ask_memo(row, s).used == 0 or ask_memo(row, s).word != job(row, j).ask:
+        s = np.int64(_look_up(row, j))
+        job(row, j).ask_at = s
+    row.shape_clock += 1
+    ask_memo(row, s).used = row.shape_clock
+    if ask_memo(row, s).seen != row.touched:
+        _catch_up(row, s, j)
+    return s
 
 
 @kernel

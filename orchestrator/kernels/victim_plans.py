@@ -1,4 +1,4 @@
-"""What would be if a running job were gone: whether another one would fit, or it itself move.
+"""What would be if a running job were gone: who would fit, and where it would go itself.
 
 The same answers as lifting the job, asking, and putting it back: here they are worked out from the
 slot table, of which a job's absence changes only the entries of the nodes that it is on.

@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 import envs.session
 from envs import CLUSTER, EnvConfig, Scenario, Session
@@ -89,7 +90,15 @@ def _assert_same(one: Session, other: Session) -> None:
     np.testing.assert_array_equal(one.state.rows["log_hash"], other.state.rows["log_hash"])
 
 
-def _step(session: Session, actions: np.ndarray) -> None:
+def _pick(mask: NDArray[np.int8], rng: np.random.Generator) -> NDArray[np.int64]:
+    """Wait at half of the steps, so that a queue builds up; else a random legal action."""
+    actions = pick_legal(mask, rng)
+    waits = (rng.random(len(actions)) < 0.5) & (mask[:, -1] != 0)
+    actions[waits] = mask.shape[1] - 1
+    return actions
+
+
+def _step(session: Session, actions: NDArray[np.int64]) -> None:
     session.step(actions)
     over = session.buffers.terminated | session.buffers.truncated
     if over.any():
@@ -114,10 +123,13 @@ def test_a_table_shows_what_a_scan_shows(case, monkeypatch) -> None:
         mask = plain.buffers.mask
         grown += np.count_nonzero(mask[:, resizes + config.elastics : resizes + 12])
         moved += np.count_nonzero(mask[:, resizes + 2 * config.elastics : -1])
-        actions = pick_legal(mask, rng)
+        actions = _pick(mask, rng)
         _step(plain, actions)
         _step(quick, actions)
-    assert min(helped, moved, grown) > 0
+    assert moved > 0
+    assert grown > 0
+    # Where everything is spread, no single job makes room for a whole gang.
+    assert helped > 0 or config.placements == (Placement.SPREAD,)
     assert (quick.state.ask_memo["used"] > 0).any()
 
 
@@ -133,7 +145,7 @@ def test_a_copy_does_not_remember_what_its_tables_held(monkeypatch) -> None:
                 entry.copy_row(session.state.rows, 1, session.state.rows, 0)
                 for part in session.buffers:
                     part[0] = part[1]
-        actions = pick_legal(plain.buffers.mask, rng)
+        actions = _pick(plain.buffers.mask, rng)
         plain.step(actions)
         quick.step(actions)
         _assert_same(plain, quick)
@@ -141,10 +153,11 @@ def test_a_copy_does_not_remember_what_its_tables_held(monkeypatch) -> None:
 
 @pytest.mark.parametrize("threads", [2, 3, 8])
 def test_threads_change_nothing(threads: int) -> None:
-    one, many = _session(_crowded(), _EVERY_SET), _session(_crowded(), _EVERY_SET, threads)
+    trace = _crowded()
+    one, many = _session(trace, _EVERY_SET), _session(trace, _EVERY_SET, threads)
     rng = np.random.default_rng(6)
     for _ in range(200):
-        actions = pick_legal(one.buffers.mask, rng)
+        actions = _pick(one.buffers.mask, rng)
         _step(one, actions)
         _step(many, actions)
         _assert_same(one, many)

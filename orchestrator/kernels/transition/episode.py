@@ -153,6 +153,7 @@ def clear_job(row, j):
     job(row, j).state = np.uint8(JobCode.ABSENT)
     job(row, j).heap_slot = -1
     job(row, j).moves_seen = -1
+    job(row, j).ask_at = 0
 
 
 @small_kernel
