@@ -113,10 +113,8 @@ class Session:
         windows : int64 [E] or None
             Index into ``source.starts`` of the window to play; -1 or None: by the sampling.
         """
-        if which is None:
-            which = np.ones(self.envs, np.bool_)
-        if windows is None:
-            windows = self._any_window
+        which = np.ones(self.envs, np.bool_) if which is None else which
+        windows = self._any_window if windows is None else windows
         _check_shape("reset: 'which'", which, self.envs)
         _check_windows(windows, -1, self)
         kernels.reset_rows(
@@ -238,6 +236,7 @@ def _make_source(
         plans=standing.plans,
         series_range=around.series_range,
         typical=around.typical,
+        gittins=around.gittins,
         starts=np.array(starts, np.int64),
         reference=np.full(len(starts), np.nan),
         reference_rule=config.reward.reference_rule.to_record(),
