@@ -241,6 +241,7 @@ def build_task(cfg: DictConfig) -> Task:
 def build_suite(cfg: Any) -> Suite:
     """Make a suite of evaluation from plain values."""
     options = plain(cfg)
+    options.pop("kind", None)
     check_fields("suite of evaluation", Suite, options)
     options["published"] = tuple(Published(**row) for row in options.get("published", ()))
     return Suite(**options)
@@ -249,6 +250,7 @@ def build_suite(cfg: Any) -> Suite:
 def build_speed_suite(cfg: Any, traces: str | None) -> SpeedSuite:
     """Make a suite of measurements from plain values, and the folder of public traces."""
     options = plain(cfg)
+    options.pop("kind", None)
     check_fields("suite of measurements", SpeedSuite, options)
     check_fields("suite of measurements, 'bench'", Workbench, options["bench"])
     options["bench"] = Workbench(**options["bench"], traces=traces)

@@ -63,7 +63,7 @@ def evaluate_rule(
     table = OutcomeTable(session, starts, len(starts) if keep_jobs is None else keep_jobs)
     for window in range(len(starts)):
         session.replay(rule, np.array([window]))
-        table.collect(0, window, rule.name)
+        table.collect(0, window)
         if advance is not None:
             advance(1)
     return table.result(rule.name, learned=False)
@@ -115,7 +115,7 @@ def evaluate_policy(
         for e in np.flatnonzero(live & session.buffers.terminated):
             # Without choices a window can end as it begins, hence a loop.
             while live[e] and session.buffers.terminated[e]:
-                table.collect(int(e), int(windows[e]), policy.name)
+                table.collect(int(e), int(windows[e]))
                 if advance is not None:
                     advance(1)
                 live[e] = following < len(starts)

@@ -70,6 +70,10 @@ class Suite:
         Of the drawn windows and of the bootstrap.
     keep_jobs : int or None, optional
         Windows whose jobs go into the per-job table; None: all.
+    columns : sequence of str, optional
+        Further metrics to be shown in tables and pictures; empty: the usual few.
+    series : sequence of str, optional
+        Rules whose course through one window is drawn.
     published : sequence of Published, optional
     """
 
@@ -84,15 +88,18 @@ class Suite:
     windows: int = 200
     seed: int = 0
     keep_jobs: int | None = None
+    columns: Sequence[str] = ()
+    series: Sequence[str] = ()
     published: Sequence[Published] = ()
 
     def __post_init__(self) -> None:
         """Reject unknown names."""
-        for name in (*self.rules, *self.baselines):
+        for name in (*self.rules, *self.baselines, *self.series):
             rule_named(name)
-        if self.metric not in METRICS:
-            known = ", ".join(METRICS)
-            raise ConfigurationError(f"suite: unknown metric '{self.metric}'; known: {known}")
+        for name in (self.metric, *self.columns):
+            if name not in METRICS:
+                known = ", ".join(METRICS)
+                raise ConfigurationError(f"suite: unknown metric '{name}'; known: {known}")
         for name in self.baselines:
             if name not in self.rules:
                 raise ConfigurationError(f"suite: baseline '{name}' is not among the rules")

@@ -21,8 +21,12 @@ from agents.evaluation.suite import Suite
 __all__ = [
     "JOB_COLUMNS",
     "comparison_table",
+    "heading",
     "number",
+    "outcome_tables",
+    "policy_markdown",
     "policy_table",
+    "readable",
     "write_csv",
     "write_jobs",
 ]
@@ -37,10 +41,21 @@ _HEADINGS = {
     "makespan": ("makespan, h", 1 / 3600),
     "utilisation": ("in use", 1.0),
     "preemptions": ("preempted", 1.0),
+    "interruptions": ("interrupted", 1.0),
+    "lost_hours": ("lost, h", 1.0),
+    "resizes": ("resized", 1.0),
+    "migrations": ("moved", 1.0),
+    "finish_time_fairness": ("rho", 1.0),
+    "worst_finish_time": ("worst rho", 1.0),
+    "unfinished": ("unfinished", 1.0),
+    "tenant_fairness": ("fairness", 1.0),
+    "violations": ("violated, %", 100.0),
+    "replica_hours": ("replicas, h", 1.0),
+    "node_cost": ("cost", 1.0),
 }
 """Headings on the terminal, and the factors that their units need; files are in seconds."""
 
-_BESIDE = ("bounded_slowdown", "wait", "utilisation", "preemptions")
+_BESIDE = ("bounded_slowdown", "wait", "utilisation", "preemptions", "unfinished")
 """Metrics that the terminal shows beside a suite's own."""
 
 
@@ -101,7 +116,8 @@ def policy_table(
     """Policies of a variant, for the terminal; the best by the suite's metric is bold."""
     metric, sign = suite.metric, METRICS[suite.metric]
     heading, factor = _HEADINGS[metric]
-    others = [name for name in _BESIDE if name != metric and _varies(summaries, name)]
+    beside = () if suite.columns else _BESIDE  # what a suite names has tables of its own
+    others = [name for name in beside if name != metric and _varies(summaries, name)]
     if metric == "completion_time" and "wait" in others:
         others.remove("wait")  # the same but for the run times
     table = _table(title)
@@ -129,7 +145,79 @@ def policy_table(
 
 def _varies(summaries: Mapping[str, Mapping[str, Summary]], name: str) -> bool:
     """Whether a column says anything: preemptions, for one, are often all zero."""
-    return len({found[name].mean.value for found in summaries.values()}) > 1
+    return len({found[name].mean.value for found in summaries.values() if name in found}) > 1
+
+
+def _telling(summaries: Mapping[str, Mapping[str, Summary]], columns: Sequence[str]) -> list[str]:
+    """Those of the columns that are known of all policies, and not zero of all."""
+    return [
+        name
+        for name in columns
+        if all(name in found for found in summaries.values())
+        and any(found[name].mean.value != 0 for found in summaries.values())
+    ]
+
+
+def heading(name: str) -> str:
+    """A metric's heading, with the unit in which people read it."""
+    return _HEADINGS[name][0]
+
+
+def readable(name: str, value: float) -> float:
+    """A metric's value in that unit."""
+    return value * _HEADINGS[name][1]
+
+
+def outcome_tables(
+    summaries: Mapping[str, Mapping[str, Summary]], columns: Sequence[str], width: int
+) -> list[Table]:
+    """Means of further metrics, for the terminal: as many tables as its width makes necessary.
+
+    Columns that say nothing here, all of them zero or not known, are left out.
+    """
+    names = max(len(policy) for policy in summaries)
+    groups: list[list[str]] = []
+    room = 0
+    for name in _telling(summaries, columns):
+        cells = [_mean(found, name) for found in summaries.values()]
+        wide = max(len(heading(name)), *(len(cell) for cell in cells)) + 1
+        if room < wide:
+            groups.append([])
+            room = width - names - 4
+        groups[-1].append(name)
+        room -= wide
+    tables = []
+    for group in groups:
+        table = _table("")
+        table.add_column("policy", no_wrap=True)
+        for name in group:
+            table.add_column(heading(name), justify="right", no_wrap=True)
+        for policy, found in summaries.items():
+            table.add_row(policy, *(_mean(found, name) for name in group))
+        tables.append(table)
+    return tables
+
+
+def policy_markdown(summaries: Mapping[str, Mapping[str, Summary]], suite: Suite) -> str:
+    """Policies as a table in Markdown: the suite's metric with its interval, means of others."""
+    metric = suite.metric
+    others = [name for name in suite.columns or _BESIDE if name != metric]
+    shown = _telling(summaries, others)
+    lines = [
+        ["policy", heading(metric), "95 %", "IQM", *(heading(name) for name in shown)],
+        ["---", *["---:"] * (3 + len(shown))],
+    ]
+    factor = readable(metric, 1.0)
+    for policy, found in summaries.items():
+        mean = found[metric].mean
+        cells = [number(mean.value * factor), _range(mean, factor)]
+        cells.append(number(found[metric].iqm.value * factor))
+        lines.append([policy, *cells, *(_mean(found, name) for name in shown)])
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _mean(found: Mapping[str, Summary], name: str) -> str:
+    return number(readable(name, found[name].mean.value))
 
 
 def comparison_table(comparisons: Sequence[Comparison], title: str) -> Table:
