@@ -113,8 +113,10 @@ class Session:
         windows : int64 [E] or None
             Index into ``source.starts`` of the window to play; -1 or None: by the sampling.
         """
-        which = np.ones(self.envs, np.bool_) if which is None else which
-        windows = self._any_window if windows is None else windows
+        if which is None:
+            which = np.ones(self.envs, np.bool_)
+        if windows is None:
+            windows = self._any_window
         _check_shape("reset: 'which'", which, self.envs)
         _check_windows(windows, -1, self)
         kernels.reset_rows(
@@ -146,6 +148,14 @@ class Session:
         kernels.replay_rows(
             self.state.rows, 0, self.envs, windows, rule.to_record(), self.source, self.bench
         )
+
+    def begin(self, windows: NDArray[np.int64]) -> None:
+        """Begin window ``windows[e]`` in each row as :meth:`replay` does, and play nothing of it.
+
+        The rows are then for :func:`orchestrator.scheduler.rollout.rollout`.
+        """
+        _check_windows(windows, 0, self)
+        kernels.begin_rows(self.state.rows, 0, self.envs, windows, self.source)
 
     def require_legal(self) -> None:
         """Raise if the last step's action was refused in any row."""

@@ -30,7 +30,10 @@ def main(cfg: DictConfig) -> None:
     policies = [load_bundle(path, config.schema) for path in bundles]
     trace = instantiate(cfg.workload)
     scenario = instantiate(cfg.scenario)
-    results = run_suite(suite, trace, config, policies, console, scenario)
+    history = instantiate(cfg.history) if cfg.get("history") else None
+    results = run_suite(
+        suite, trace, config, policies, console, scenario, history, processes=cfg.processes
+    )
     report = make_report(suite, trace, config, results, scenario)
     print_report(report, console)
     write_report(report, Path(cfg.output), plain(cfg))
