@@ -74,7 +74,7 @@ class Rightsizer:
             raise ConfigurationError(f"Rightsizer: 'most_groups' is {most_groups}; at least 1")
         self._group = group
         self._most_groups = most_groups
-        self._make = lambda: VerticalScaler(
+        self._make: Callable[[], VerticalScaler] = lambda: VerticalScaler(
             bounds,
             percentiles=_PERCENTILES,
             margin=margin,
@@ -133,7 +133,8 @@ class Rightsizer:
 
     def rightsized(self, spec: JobSpec) -> JobSpec:
         """A job that asks for what is recommended."""
-        return replace(spec, **self.recommend(spec).amounts)
+        amounts: dict[str, Any] = dict(self.recommend(spec).amounts)
+        return replace(spec, **amounts)
 
     def status(self) -> dict[str, Any]:
         """``watched`` jobs, and completed jobs by group, as plain data."""
