@@ -55,7 +55,8 @@ def run_benchmark(cfg: DictConfig, console: Console) -> bool:
 def evaluate(cfg: DictConfig, console: Console) -> bool:
     """Play a suite's windows under its rules and under the policies of bundles.
 
-    ``cfg`` has ``suite``, ``workload``, ``env``, ``scenario``, ``bundle``, ``card`` and ``output``.
+    ``cfg`` has ``suite``, ``workload``, ``env``, ``scenario``, ``bundle``, ``card``,
+    ``processes`` and ``output``, and may have ``history``.
     """
     suite = build_suite(cfg.suite)
     config: EnvConfig = instantiate(cfg.env)
@@ -64,7 +65,10 @@ def evaluate(cfg: DictConfig, console: Console) -> bool:
     bundles = [bundles] if isinstance(bundles, str) else bundles
     policies = [load_bundle(path, config.schema) for path in bundles]
     trace: Trace = instantiate(cfg.workload)
-    results = run_suite(suite, trace, config, policies, console, scenario)
+    history = instantiate(cfg.history) if cfg.get("history") else None
+    results = run_suite(
+        suite, trace, config, policies, console, scenario, history, processes=cfg.processes
+    )
     report = make_report(suite, trace, config, results, scenario)
     print_report(report, console)
     if cfg.output is not None:

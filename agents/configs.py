@@ -289,7 +289,8 @@ def judging_suite(cfg: DictConfig, task: Task) -> Suite:
     """The suite that judges a trained policy: the test windows of its own task."""
     options = plain(cfg.evaluation)
     starts = task.evaluation_starts("test", options.pop("windows"))
-    return Suite(cfg.name, task.evaluation_jobs, starts=starts.tolist(), **options)
+    parts = {name: getattr(task.split, name) for name in ("train", "validation", "test")}
+    return Suite(cfg.name, task.evaluation_jobs, starts=starts.tolist(), split=parts, **options)
 
 
 def command_line(script: str) -> str:

@@ -18,6 +18,7 @@ from orchestrator.kernels.codes import Placement, QuotaMode, Stream
 from orchestrator.kernels.packing_state import TYPICAL_DTYPE
 from orchestrator.kernels.state import (
     CURVE_DTYPE,
+    GITTINS_DTYPE,
     INCIDENT_DTYPE,
     SERVICE_DTYPE,
     TENANT_DTYPE,
@@ -27,6 +28,7 @@ from orchestrator.kernels.state import (
 from orchestrator.mesh.specs import service_records
 from orchestrator.resources.records import node_records
 from orchestrator.resources.tenants import check_quotas, tenant_records
+from orchestrator.scheduler.gittins import gittins_table
 from orchestrator.types import TenantSpec
 from orchestrator.workloads.throughput import ThroughputModel, curve_records
 
@@ -67,6 +69,10 @@ class Scenario:
         Nodes that can be ordered and given up.
     pods : REQUEST_DTYPE [n] or None
         The pods that are typical, where fragmentation is measured; None: the trace's own.
+    past_services : tuple of float
+        Service of jobs that ended before, GPU-seconds (core-seconds where there are no GPUs): what
+        the rule ``gittins`` expects of others (none: it serves in order of submission).
+        See :func:`orchestrator.scheduler.gittins.job_services`.
     """
 
     failures: FailureModel | None = None
@@ -78,6 +84,7 @@ class Scenario:
     services: ServiceMix | None = None
     fleet: FleetPlan | None = None
     pods: NDArray[np.void] | None = field(default=None, compare=False)
+    past_services: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         """Reject what makes no sense."""
@@ -119,6 +126,7 @@ class Surroundings:
     nodes: NDArray[np.void]  # NODE_DTYPE, spare ones included
     services: NDArray[np.void]  # SERVICE_DTYPE
     series_range: NDArray[np.int64]  # [M, 2] ticks of the series that each window plays
+    gittins: NDArray[np.void]  # GITTINS_DTYPE
 
     @property
     def most_incidents(self) -> int:
@@ -185,6 +193,7 @@ def surroundings(
         if services is None
         else service_records(services.specs, range(len(services.specs))),
         series_range=_window_ticks(scenario, trace, starts, config),
+        gittins=_expectations(scenario.past_services),
     )
 
 
@@ -269,6 +278,12 @@ def _window_ticks(
             "longer series, or shorter episodes"
         )
     return ranges
+
+
+def _expectations(services: tuple[float, ...]) -> NDArray[np.void]:
+    """Gittins index by past services; jobs that held no capacity say nothing."""
+    held = [service for service in services if service > 0]
+    return gittins_table(held) if held else np.zeros(0, GITTINS_DTYPE)
 
 
 def _window_failures(

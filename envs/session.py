@@ -171,6 +171,14 @@ class Session:
         """End the threads that step rows."""
         self._crew.close()
 
+    def begin(self, windows: NDArray[np.int64]) -> None:
+        """Begin window ``windows[e]`` in each row as :meth:`replay` does, and play nothing of it.
+
+        The rows are then for :func:`orchestrator.scheduler.rollout.rollout`.
+        """
+        _check_windows(windows, 0, self)
+        kernels.begin_rows(self.state.rows, 0, self.envs, windows, self.source)
+
     def require_legal(self) -> None:
         """Raise if the last step's action was refused in any row."""
         refused = np.flatnonzero(self.buffers.reason != Reason.OK)
@@ -253,6 +261,7 @@ def _make_source(
         plans=standing.plans,
         series_range=around.series_range,
         typical=around.typical,
+        gittins=around.gittins,
         starts=np.array(starts, np.int64),
         reference=np.full(len(starts), np.nan),
         reference_rule=config.reward.reference_rule.to_record(),

@@ -17,6 +17,7 @@ from orchestrator.kernels.packing_state import TYPICAL_DTYPE
 from orchestrator.kernels.session import SETTINGS_DTYPE, Bench, Buffers, Source
 from orchestrator.kernels.state import (
     CURVE_DTYPE,
+    GITTINS_DTYPE,
     INCIDENT_DTYPE,
     NODE_DTYPE,
     REQUEST_DTYPE,
@@ -139,6 +140,7 @@ def _source(config: EnvConfig) -> Source:
         plans=np.zeros(0, SCALING_DTYPE),
         series_range=np.zeros((0, 2), np.int64),
         typical=np.zeros(0, TYPICAL_DTYPE),
+        gittins=np.zeros(0, GITTINS_DTYPE),
         starts=np.zeros(0, np.int64),
         reference=np.zeros(0),
         reference_rule=config.reward.reference_rule.to_record(),

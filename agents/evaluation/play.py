@@ -16,13 +16,13 @@ from envs.session import Session
 from envs.workloads import Trace
 from orchestrator.scheduler.rules import Rule, rule_named
 
-__all__ = ["evaluate_policy", "evaluate_rule"]
+__all__ = ["Advance", "evaluate_policy", "evaluate_rule", "judged"]
 
 Advance = Callable[[int], None]
 """Told how many windows have just ended."""
 
 
-def _judged(config: EnvConfig) -> EnvConfig:
+def judged(config: EnvConfig) -> EnvConfig:
     """The environment as policies are judged in it: every window is played to its end."""
     return replace(config, step_limit=0, skip_forced=config.commitment)
 
@@ -59,7 +59,7 @@ def evaluate_rule(
     EvaluationResult
     """
     rule = rule_named(rule) if isinstance(rule, str) else rule
-    session = Session(trace, _judged(config), 1, starts, scenario=scenario)
+    session = Session(trace, judged(config), 1, starts, scenario=scenario)
     table = OutcomeTable(session, starts, len(starts) if keep_jobs is None else keep_jobs)
     for window in range(len(starts)):
         session.replay(rule, np.array([window]))
@@ -104,7 +104,7 @@ def evaluate_policy(
         If the policy chooses an action that its mask forbids.
     """
     count = min(rows, len(starts))
-    session = Session(trace, _judged(config), count, starts, scenario=scenario)
+    session = Session(trace, judged(config), count, starts, scenario=scenario)
     table = OutcomeTable(session, starts, len(starts) if keep_jobs is None else keep_jobs)
     windows = np.arange(session.envs, dtype=np.int64)
     following = session.envs

@@ -78,6 +78,14 @@ class Report:
         results = self.flat()
         return [name for name in METRICS if all(name in result.values for result in results)]
 
+    @property
+    def partial(self) -> dict[str, int]:
+        """Policies that played the first windows only, and how many: not ranked by their means."""
+        results = self.flat()
+        most = max(len(result.starts) for result in results)
+        played = {result.policy: len(result.starts) for result in results}
+        return {policy: count for policy, count in played.items() if count < most}
+
 
 def make_report(
     suite: Suite,
@@ -123,22 +131,32 @@ def make_report(
 
 
 def _pairs(suite: Suite, variant: str, group: Sequence[EvaluationResult]) -> list[Comparison]:
+    """Every policy against the baselines; the learned ones against the zoo, too.
+
+    Who played the first windows only is compared on these.
+    """
     by_name = {result.policy: result for result in group}
     metric = suite.metric
-    return [
-        compare(
-            result.policy,
-            baseline,
-            metric,
-            result.values[metric],
-            by_name[baseline].values[metric],
-            sign=METRICS[metric],
-            seed=suite.seed,
-        )
-        for result in group
-        for baseline in (label(name, variant) for name in suite.baselines)
-        if result.policy != baseline
-    ]
+    baselines = [label(name, variant) for name in suite.baselines]
+    zoo = [label(name, variant) for name in suite.zoo]
+    pairs = []
+    for result in group:
+        for name in [*baselines, *(zoo if result.learned else [])]:
+            other = by_name[name]
+            if other is result:
+                continue
+            count = min(len(result.starts), len(other.starts))
+            pair = compare(
+                result.policy,
+                name,
+                metric,
+                result.values[metric][:count],
+                other.values[metric][:count],
+                sign=METRICS[metric],
+                seed=suite.seed,
+            )
+            pairs.append(pair)
+    return pairs
 
 
 def print_report(report: Report, console: Console) -> None:
@@ -152,7 +170,7 @@ def print_report(report: Report, console: Console) -> None:
         title = variant.replace("_", " ")
         means = {result.policy: report.summaries[result.policy] for result in group}
         console.print()
-        console.print(policy_table(means, suite, variant, title or "policies"))
+        console.print(policy_table(means, suite, variant, title or "policies", report.partial))
         for table in outcome_tables(means, suite.columns, console.width):
             console.print(table)
         learned = {result.policy for result in group if result.learned}
@@ -211,6 +229,12 @@ def _notes(report: Report) -> list[str]:
         notes.append(
             f"The windows share jobs ({distinct:,} different ones in all), so the intervals are "
             "narrower than they should be."
+        )
+    if report.partial:
+        who = ", ".join(f"{policy} {count}" for policy, count in report.partial.items())
+        notes.append(
+            f"Some played the first windows only ({who}), so their means are not comparable with "
+            "the others; the pairs are of the same windows."
         )
     left = {r.policy: int(r.values["unfinished"].sum()) for r in report.flat()}
     if any(left.values()):

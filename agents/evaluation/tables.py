@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -114,9 +114,16 @@ def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]])
 
 
 def policy_table(
-    summaries: Mapping[str, Mapping[str, Summary]], suite: Suite, variant: str, title: str
+    summaries: Mapping[str, Mapping[str, Summary]],
+    suite: Suite,
+    variant: str,
+    title: str,
+    unranked: Collection[str] = (),
 ) -> Table:
-    """Policies of a variant, for the terminal; the best by the suite's metric is bold."""
+    """Policies of a variant, for the terminal; the best by the suite's metric is bold.
+
+    The ``unranked`` ones played other windows, and come in grey.
+    """
     metric, sign = suite.metric, METRICS[suite.metric]
     heading, factor = _HEADINGS[metric]
     beside = () if suite.columns else _BESIDE  # what a suite names has tables of its own
@@ -127,7 +134,8 @@ def policy_table(
     table.add_column("policy", no_wrap=True)
     for column in (heading, "95 %", "IQM", *(_HEADINGS[name][0] for name in others)):
         table.add_column(column, justify="right", no_wrap=True)
-    best = max(sign * found[metric].mean.value for found in summaries.values())
+    ranked = [found for policy, found in summaries.items() if policy not in unranked]
+    best = max(sign * found[metric].mean.value for found in ranked)
     for policy, found in summaries.items():
         mean = found[metric].mean
         table.add_row(
@@ -136,7 +144,7 @@ def policy_table(
             _range(mean, factor),
             number(found[metric].iqm.value * factor),
             *(number(found[name].mean.value * _HEADINGS[name][1]) for name in others),
-            style="bold" if sign * mean.value == best else "",
+            style=_style(policy in unranked, sign * mean.value == best),
         )
     for row in suite.published:
         if row.variant == variant:
@@ -144,6 +152,10 @@ def policy_table(
                 row.policy, number(row.value * factor), *[""] * (2 + len(others)), style="dim"
             )
     return table
+
+
+def _style(unranked: bool, best: bool) -> str:
+    return "dim" if unranked else "bold" if best else ""
 
 
 def _varies(summaries: Mapping[str, Mapping[str, Summary]], name: str) -> bool:
@@ -224,7 +236,11 @@ def _mean(found: Mapping[str, Summary], name: str) -> str:
 
 
 def comparison_table(comparisons: Sequence[Comparison], title: str) -> Table:
-    """Pairs of policies, for the terminal; ratios that are clear of 1 are bold."""
+    """Pairs of policies, for the terminal; ratios that are clear of 1 are bold.
+
+    Where a pair shares the first windows only, their number stands beside the name.
+    """
+    most = max(pair.windows for pair in comparisons)
     table = _table(title)
     for column in ("policy", "against"):
         table.add_column(column, no_wrap=True)
@@ -233,7 +249,7 @@ def comparison_table(comparisons: Sequence[Comparison], title: str) -> Table:
     for pair in comparisons:
         table.add_row(
             pair.policy,
-            pair.baseline,
+            pair.baseline if pair.windows == most else f"{pair.baseline} ({pair.windows})",
             _clear(pair.ratio),
             _range(pair.ratio),
             _clear(pair.iqm_ratio),

@@ -59,6 +59,7 @@ class Source(NamedTuple):
     series_range: NDArray[np.int64]  # [M, 2] ticks of the series that each window plays
     uplinks: NDArray[np.void]  # UPLINK_DTYPE, by rack
     typical: NDArray[np.void]  # TYPICAL_DTYPE, by which fragmentation is measured
+    gittins: NDArray[np.void]  # GITTINS_DTYPE, by attained service; none: every index is 0
     starts: NDArray[np.int64]  # [M] first job of each window; without jobs, its first tick
     reference: NDArray[np.float64]  # [M] the reference rule's cost; NaN: not computed yet
     reference_rule: NDArray[np.void]  # [1] RULE_DTYPE

@@ -39,6 +39,7 @@ from orchestrator.kernels.transition.decide import close_point
 from orchestrator.kernels.transition.episode import (
     begin_episode,
     load_curves,
+    load_gittins,
     load_incidents,
     load_plans,
     load_services,
@@ -53,6 +54,7 @@ __all__ = [
     "RewardForm",
     "Sampling",
     "Source",
+    "begin_rows",
     "load_surroundings",
     "replay_rows",
     "reset_rows",
@@ -120,6 +122,7 @@ def load_surroundings(row, source, index):
     row.series_stop = source.series_range[index, 1]
     load_services(row, source.services)
     load_plans(row, source.plans)
+    load_gittins(row, source.gittins)
 
 
 @part
@@ -258,6 +261,28 @@ def step_rows(
         buffers.truncated[e] = row.done == 0 and limit > 0 and buffers.steps[e] >= limit
         if reason == Reason.OK or buffers.truncated[e]:
             _pay(row, e, source, buffers)
+
+
+@kernel
+def begin_rows(
+    rows: Rows,
+    begin: int,
+    end: int,
+    indices: NDArray[np.int64],
+    source: Source,
+) -> None:
+    """Begin a window in each row from ``begin`` to ``end``, and play nothing of it.
+
+    Parameters
+    ----------
+    rows : ROW_DTYPE [E]
+    begin, end : int
+    indices : int64 [E]
+        Window of each row; it also seeds the row's random streams.
+    source
+    """
+    for e in range(begin, end):
+        _begin(rows[e], random_bits(np.uint64(indices[e]), 0, 0), source, indices[e])
 
 
 @kernel
