@@ -9,12 +9,19 @@ from numpy.typing import NDArray
 
 from envs.config import EnvConfig
 from envs.fitting import check_fit
-from envs.workloads.trace import Trace
+from envs.scaling import FleetPlan, ServiceMix
+from envs.workloads.trace import Trace, unplaceable
 from orchestrator.errors import ConfigurationError
 from orchestrator.kernels.codes import EventKind
 from orchestrator.kernels.state import INCIDENT_DTYPE
 
-__all__ = ["check_incidents", "check_starts", "check_threads", "check_trace"]
+__all__ = [
+    "check_incidents",
+    "check_services",
+    "check_starts",
+    "check_threads",
+    "check_trace",
+]
 
 
 def check_trace(trace: Trace, config: EnvConfig) -> None:
@@ -27,6 +34,21 @@ def check_trace(trace: Trace, config: EnvConfig) -> None:
     if not trace.nodes:
         raise ConfigurationError(f"trace '{trace.name}' names no cluster; give its 'nodes'")
     check_fit(trace, config.choose_node)
+
+
+def check_services(trace: Trace, services: ServiceMix | None, fleet: FleetPlan | None) -> None:
+    """Raise if a service's fewest replicas could not run even if all nodes were empty."""
+    if services is None:
+        return
+    spare = 0 if fleet is None else fleet.spare
+    nodes = trace.nodes + tuple(trace.nodes[n % len(trace.nodes)] for n in range(spare))
+    never = np.flatnonzero(unplaceable(services.requests(), nodes))
+    if len(never) > 0:
+        spec = services.specs[never[0]]
+        raise ConfigurationError(
+            f"services: {spec.min_replicas} replicas of '{spec.name}' can never fit into the "
+            f"cluster of trace '{trace.name}'; lower 'min_replicas' or what a replica takes"
+        )
 
 
 def check_incidents(incidents: NDArray[np.void], nodes: int) -> None:
@@ -53,8 +75,12 @@ def check_starts(trace: Trace, config: EnvConfig, starts: NDArray[np.int64]) -> 
     """Raise if windows lie outside of the trace."""
     if len(starts) == 0:
         raise ConfigurationError("environment: no windows to play; 'starts' is empty")
-    if config.episode_jobs == 0:
-        return  # its windows are ticks of the services
+    if config.episode_jobs == 0:  # its windows are ticks of the services
+        if starts.min() < 0:
+            raise ConfigurationError(
+                f"environment: a window begins at tick {starts.min()}; the first tick is 0"
+            )
+        return
     if starts.min() < 0 or starts.max() + config.episode_jobs > len(trace):
         raise ConfigurationError(
             f"environment: windows of {config.episode_jobs} jobs reach beyond the {len(trace)} "

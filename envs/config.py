@@ -201,6 +201,11 @@ class EnvConfig:
             raise ConfigurationError("environment: the published encoding needs 'commitment'")
 
     @property
+    def shows_surroundings(self) -> bool:
+        """Whether fleet, tenants or racks are described, or the tenants of jobs."""
+        return self.fleet or self.tenants > 0 or self.racks > 0 or self.encoding == Encoding.FULL
+
+    @property
     def length(self) -> int:
         """Jobs of an episode or, without jobs, ticks."""
         return self.episode_jobs or self.episode_ticks
@@ -223,16 +228,6 @@ class EnvConfig:
             raise ConfigurationError(
                 "environment: 'commitment' knows no services, no changing fleet and no sets of "
                 "tenants and racks; turn it off, or leave them out"
-            )
-        shown = self.tenants > 0 or self.racks > 0 or self.encoding == Encoding.FULL
-        if self.fleet and (self.encoding == Encoding.PLACEMENT or self.choose_node):
-            raise ConfigurationError(
-                "environment: 'fleet' does not go with choosing nodes; turn one of them off"
-            )
-        if shown and not self.fleet:
-            raise ConfigurationError(
-                "environment: sets of tenants and racks, and the full encoding, come with the "
-                "description of the fleet; turn 'fleet' on"
             )
         if self.autoscale != Scaling.NONE and (self.services > 0 or self.capacity_steps > 0):
             raise ConfigurationError(

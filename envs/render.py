@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.kernels.codes import JobCode, NodeCode
+from orchestrator.kernels.codes import JobCode, JobKind, NodeCode
 
 if TYPE_CHECKING:
     from envs.session import Session
@@ -46,6 +46,12 @@ def describe_decision(session: Session, e: int) -> str:
         lines.append(f"{slot:>4} {j:>6} {wait:>9.0f} {estimate:>11.0f} {demand:>7g}")
     if len(window) > _SHOWN:
         lines.append(f"  ... and {len(window) - _SHOWN} more")
+    for s, own in enumerate(session.state.service[e][: row["num_services"]]):
+        replicas = session.state.job[e, own["job"]]["workers_now"]
+        lines.append(
+            f"service {s}   {own['rate_rps']:.1f} requests/s   replicas {replicas}, "
+            f"ready {own['ready']}   use {own['utilisation']:.2f}"
+        )
     return "\n".join(lines) + "\n"
 
 
@@ -81,6 +87,8 @@ def draw_occupancy(session: Session, e: int) -> NDArray[np.uint8]:
     running = np.isin(jobs["state"][held], (JobCode.RUNNING, JobCode.CHECKPOINTING))
     start = jobs["start_ms"][held].astype(np.float64)
     end = np.where(running, jobs["expected_end_ms"][held], jobs["end_ms"][held]).astype(float)
+    forever = session.state.request[e][held]["kind"] == JobKind.SERVICE
+    end = np.where(running & forever, float(row["now_ms"]), end)
     low = float(session.state.request[e, 0]["submit_ms"])
     high = max(float(end.max()), float(row["now_ms"]), low + 1.0)
     edges = np.linspace(low, high, _WIDTH + 1)

@@ -20,16 +20,18 @@ from orchestrator.kernels.state import NODE_DTYPE, SCALING_DTYPE
 from orchestrator.mesh.specs import ServiceSpec
 from orchestrator.types import JobPriority, NodeSpec
 
-__all__ = ["FleetPlan", "ServiceMix", "Standing", "forecast_from_tables"]
+__all__ = ["FleetPlan", "ServiceMix", "Standing", "forecast_from_tables", "seasonal_rates"]
 
 _PRICE = 1000.0
+_NOBODY = (1 << 31) - 1  # a tenant that has no account: services are the cluster's own
 
 
 @dataclass(frozen=True)
 class ServiceMix:
     """Services that run from the beginning of every episode to its end.
 
-    Their replicas are the workers of an elastic job each, which is deployed by the cluster itself.
+    Their replicas are the workers of an elastic job each, which is deployed by the cluster itself
+    and charged to no tenant.
 
     Parameters
     ----------
@@ -129,6 +131,7 @@ class ServiceMix:
         asks["workers"] = [spec.replicas for spec in self.specs]
         asks["min_workers"] = [spec.min_replicas for spec in self.specs]
         asks["max_workers"] = [spec.max_replicas for spec in self.specs]
+        asks["tenant"] = _NOBODY
         asks["source_id"] = -1 - np.arange(len(self.specs))
         return asks
 
@@ -173,6 +176,10 @@ class FleetPlan:
             value = getattr(self, name)
             if not (math.isfinite(value) and value >= 0):
                 raise ConfigurationError(f"fleet: '{name}' is {value}; at least 0")
+        if 0 < self.most < self.least:
+            raise ConfigurationError(
+                f"fleet: 'most' is {self.most}, and 'least' {self.least}; give at least that, or 0"
+            )
         if self.review_seconds <= 0:
             raise ConfigurationError("fleet: 'review_seconds' is 0; more than 0")
         self.plan(1, 1.0)
@@ -259,7 +266,7 @@ def forecast_from_tables(
     Returns
     -------
     float32 [services, ticks]
-        Where a table has no forecast yet, 0.
+        Before a table's first origin that has quantiles nothing is known: 0 there.
 
     Raises
     ------
@@ -268,11 +275,41 @@ def forecast_from_tables(
     """
     rates = np.zeros((len(tables), ticks), np.float32)
     for s, table in enumerate(tables):
-        if level in table.levels:  # until errors are known, there are no quantiles
-            known = np.isfinite(table.bands[:, : ahead + 1, table.levels.index(level)]).all(axis=1)
-            begin = table.first + int(np.argmax(known)) if known.any() else ticks - 1
-        else:
-            begin = table.first
-        upper = table.upper(level, begin, ticks - 1, ahead)
-        rates[s, begin + 1 :] = np.maximum(upper[:, 1:].max(axis=1), 0.0)
+        known = np.isfinite(table.bands[:, : ahead + 1]).all(axis=(1, 2))
+        first = table.first + int(np.argmax(known))
+        upper = table.upper(level, first, ticks - 1, ahead)
+        rates[s, first + 1 :] = np.maximum(upper[:, 1:].max(axis=1), 0.0)
+    return rates
+
+
+def seasonal_rates(series: ServiceSeries, *, period: int, ahead: int) -> NDArray[np.float32]:
+    """Rates to prepare for, from the seasonal naive forecast: the highest of the next ticks.
+
+    Parameters
+    ----------
+    series : ServiceSeries
+    period : int
+        Ticks after which demand is taken to repeat itself.
+    ahead : int
+        Ticks to look ahead, the one that is about to begin included; at most a period.
+
+    Returns
+    -------
+    float32 [services, ticks]
+        In the first period nothing is known: 0 there.
+
+    Raises
+    ------
+    ConfigurationError
+        If the look-ahead is not within the period: it would see demand that is yet to come.
+    """
+    if not 1 <= ahead <= period:
+        raise ConfigurationError(
+            f"seasonal_rates: 'ahead' is {ahead}; give 1 to the period of {period} ticks"
+        )
+    rates = np.zeros_like(series.rates)
+    for k in range(ahead if series.ticks > period else 0):
+        known = series.rates[:, k : series.ticks - period + k]
+        later = rates[:, period:]
+        np.maximum(later, known, out=later)
     return rates

@@ -14,7 +14,7 @@ from envs.workloads.failures import FailureModel, sample_failures
 from envs.workloads.openb import typical_pods
 from envs.workloads.trace import Trace
 from orchestrator.errors import ConfigurationError
-from orchestrator.kernels.codes import Placement, QuotaMode, Stream
+from orchestrator.kernels.codes import Placement, QuotaMode
 from orchestrator.kernels.packing_state import TYPICAL_DTYPE
 from orchestrator.kernels.state import (
     CURVE_DTYPE,
@@ -247,8 +247,9 @@ def _window_ticks(
 ) -> NDArray[np.int64]:
     """Ticks of the series that each window plays, int64 [M, 2].
 
-    A window of jobs plays a part of the series drawn by its first job, long enough for jobs that
-    run on after the last arrival.
+    A window of jobs plays a part of the series that lies where the window lies in the trace: parts
+    of a trace meet parts of the demand. It is long enough for jobs that run on after the last
+    arrival.
     """
     ranges = np.zeros((len(starts), 2), np.int64)
     tick_ms, length, services = scenario.tick_ms, config.episode_jobs, scenario.services
@@ -264,9 +265,7 @@ def _window_ticks(
         ticks = 1 + math.ceil((_HORIZON * span + longest) / tick_ms)
         first = 0
         if services is not None and services.series.ticks >= ticks:
-            room = services.series.ticks - ticks + 1
-            seed = [scenario.failure_seed, Stream.SERVICES, start]
-            first = int(np.random.SeedSequence(seed).generate_state(1)[0]) % room
+            first = (services.series.ticks - ticks) * start // max(len(submit) - length, 1)
         ranges[m] = first, first + ticks
     beyond = ranges[:, 1] > (services.series.ticks if services is not None else np.inf)
     if beyond.any():

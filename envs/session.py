@@ -8,7 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from envs.buffers import configure_view, make_bench, make_buffers, observed
-from envs.checks import check_incidents, check_starts, check_threads, check_trace
+from envs.checks import (
+    check_incidents,
+    check_services,
+    check_starts,
+    check_threads,
+    check_trace,
+)
 from envs.config import EnvConfig
 from envs.crew import Crew
 from envs.fitting import most_workers, request_shapes
@@ -80,6 +86,7 @@ class Session:
             check_incidents(incidents, len(trace.nodes))
         check_starts(trace, config, starts)
         check_heads(scenario, config)
+        check_services(trace, scenario.services, scenario.fleet)
         self.scenario = scenario  # rows hold the address of its series
         around = surroundings(scenario, trace, starts, config, incidents)
         standing = Standing.of(scenario.services, scenario.fleet, trace.nodes)
@@ -241,6 +248,7 @@ def _make_source(
     settings["advice"] = config.advice is not None
     settings["tenants"] = config.tenants > 0
     settings["fleet"] = config.fleet
+    settings["around"] = config.shows_surroundings
     fields = ("user", "group", "application")
     largest = [trace.requests["requested_ms"].max() / 1000.0]
     largest += [max(float(trace.requests[name].max()), 1.0) for name in fields]

@@ -10,41 +10,43 @@ import numpy as np
 from numpy.typing import NDArray
 
 from envs.config import EnvConfig
+from envs.defaults import default_scenario, default_trace
+from envs.scaling import ServiceMix
 from envs.scenario import Scenario
 from envs.session import Session
-from envs.workloads import Trace, WindowSplit, gpu_cluster, gpu_pods, lublin_feitelson
+from envs.workloads import Trace, WindowSplit
 from orchestrator.errors import ConfigurationError
 
-__all__ = ["default_trace", "make_session", "part_starts", "row_seeds"]
+__all__ = ["make_session", "part_starts", "row_seeds"]
 
-_DEFAULT_JOBS = 20_000
-_DEFAULT_SEED = 1
 _MOST_WINDOWS = 4096
 
 
-def default_trace(config: EnvConfig) -> Trace:
-    """The embedded workload.
+def part_starts(
+    trace: Trace,
+    config: EnvConfig,
+    part: str,
+    seed: int = 0,
+    services: ServiceMix | None = None,
+) -> NDArray[np.int64]:
+    """Windows of a part of a trace: ``train``, ``validation``, ``test`` or ``all``.
 
-    Lublin-Feitelson for job ordering, pods of a GPU-sharing cluster where nodes are chosen, a GPU
-    cluster otherwise.
+    Where episodes have no jobs, they are windows of ticks, and parts of the services' series.
     """
-    if config.commitment:
-        return lublin_feitelson(_DEFAULT_JOBS, _DEFAULT_SEED)
-    if config.choose_node:
-        return gpu_pods(_DEFAULT_JOBS, _DEFAULT_SEED)
-    return gpu_cluster(_DEFAULT_JOBS, _DEFAULT_SEED)
-
-
-def part_starts(trace: Trace, config: EnvConfig, part: str, seed: int = 0) -> NDArray[np.int64]:
-    """Windows of a part of a trace: ``train``, ``validation``, ``test`` or ``all``."""
+    total, length = len(trace), config.episode_jobs
+    if length == 0:
+        if services is None:
+            raise ConfigurationError(
+                "environment: 'episode_jobs' is 0, and the scenario has no 'services'; add either"
+            )
+        total, length = services.series.ticks, config.episode_ticks
     if part == "all":
-        split = WindowSplit(len(trace), train=1.0, validation=0.0, test=0.0)
+        split = WindowSplit(total, train=1.0, validation=0.0, test=0.0)
         part = "train"
     else:
-        split = WindowSplit(len(trace))
-    possible = len(split.admissible(part, config.episode_jobs))  # type: ignore[arg-type]
-    count = min(possible, _MOST_WINDOWS)
-    return split.starts(part, count, config.episode_jobs, seed)  # type: ignore[arg-type]
+        split = WindowSplit(total)
+    count = min(len(split.admissible(part, length)), _MOST_WINDOWS)  # type: ignore[arg-type]
+    return split.starts(part, count, length, seed)  # type: ignore[arg-type]
 
 
 def row_seeds(seed: int | None, envs: int) -> NDArray[np.uint64]:
@@ -73,6 +75,8 @@ def make_session(
     config = replace(base, **overrides)
     if trace is None:
         trace = default_trace(config)
+    if scenario is None:
+        scenario = default_scenario(config, trace)
     if starts is None:
-        starts = part_starts(trace, config, part)
+        starts = part_starts(trace, config, part, services=scenario.services)
     return Session(trace, config, envs, starts, incidents, scenario, threads)

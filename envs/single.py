@@ -8,7 +8,7 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
-from envs.config import CLUSTER, JOB_ORDERING, PLACEMENT, EnvConfig
+from envs.config import AUTOSCALING, CLUSTER, JOB_ORDERING, PLACEMENT, EnvConfig
 from envs.render import describe_decision, draw_occupancy
 from envs.scenario import Scenario
 from envs.setup import make_session, row_seeds
@@ -17,7 +17,13 @@ from envs.workloads import Trace
 from orchestrator.errors import ConfigurationError, IllegalActionError
 from orchestrator.kernels.codes import Reason
 
-__all__ = ["SchedulingEnv", "cluster_env", "job_ordering_env", "placement_env"]
+__all__ = [
+    "SchedulingEnv",
+    "autoscaling_env",
+    "cluster_env",
+    "job_ordering_env",
+    "placement_env",
+]
 
 Observation = dict[str, NDArray[Any]]
 
@@ -37,6 +43,9 @@ class SchedulingEnv(gymnasium.Env[Any, Any]):
         The windows themselves, as first jobs; replaces ``part``.
     incidents : INCIDENT_DTYPE [I] or None
         Node failures and recoveries, times from the start of the episode.
+    scenario : Scenario or None
+        What surrounds the jobs; None: nothing or, where the environment has services, those of
+        ``envs.defaults``.
     strict : bool
         Raise ``IllegalActionError`` on an illegal action. Otherwise it is a counted no-op.
     render_mode : {"ansi", "rgb_array"} or None
@@ -155,3 +164,8 @@ def cluster_env(**kwargs: Any) -> SchedulingEnv:
 def placement_env(**kwargs: Any) -> SchedulingEnv:
     """Entry point of ``quartermaster/Placement-v0``."""
     return SchedulingEnv(PLACEMENT, **kwargs)
+
+
+def autoscaling_env(**kwargs: Any) -> SchedulingEnv:
+    """Entry point of ``quartermaster/Autoscaling-v0``."""
+    return SchedulingEnv(AUTOSCALING, **kwargs)

@@ -10,7 +10,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
-from envs.config import CLUSTER, JOB_ORDERING, PLACEMENT, EnvConfig
+from envs.config import AUTOSCALING, CLUSTER, JOB_ORDERING, PLACEMENT, EnvConfig
 from envs.scenario import Scenario
 from envs.setup import make_session, row_seeds
 from envs.spaces import action_space, observation_space
@@ -19,6 +19,7 @@ from orchestrator.errors import ConfigurationError
 
 __all__ = [
     "SchedulingVectorEnv",
+    "autoscaling_vector_env",
     "cluster_vector_env",
     "job_ordering_vector_env",
     "placement_vector_env",
@@ -44,7 +45,7 @@ class SchedulingVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]
         Raise on an illegal action in any row.
     threads : int
         Threads that step the rows; they change the speed only.
-    trace, part, starts, incidents, **overrides
+    trace, part, starts, incidents, scenario, **overrides
         As for ``SchedulingEnv``.
     """
 
@@ -209,3 +210,8 @@ def cluster_vector_env(num_envs: int = 1, **kwargs: Any) -> SchedulingVectorEnv:
 def placement_vector_env(num_envs: int = 1, **kwargs: Any) -> SchedulingVectorEnv:
     """Vector entry point of ``quartermaster/Placement-v0``."""
     return SchedulingVectorEnv(PLACEMENT, num_envs, **kwargs)
+
+
+def autoscaling_vector_env(num_envs: int = 1, **kwargs: Any) -> SchedulingVectorEnv:
+    """Vector entry point of ``quartermaster/Autoscaling-v0``."""
+    return SchedulingVectorEnv(AUTOSCALING, num_envs, **kwargs)

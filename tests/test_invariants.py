@@ -10,7 +10,15 @@ import pytest
 from orchestrator.errors import InvariantError
 from orchestrator.invariants import assert_invariants
 from orchestrator.kernels import entry
-from orchestrator.kernels.codes import ActionKind, EventKind, Information, JobCode, NodeCode, Reason
+from orchestrator.kernels.codes import (
+    ActionKind,
+    EventKind,
+    Information,
+    JobCode,
+    JobKind,
+    NodeCode,
+    Reason,
+)
 from orchestrator.kernels.state import (
     NODE_DTYPE,
     REQUEST_DTYPE,
@@ -124,6 +132,14 @@ _BREACHES = {
     "passing state": (_set("job", (_RUNS,), "state", JobCode.SCHEDULED), "passing state SCHEDULED"),
     "lost job": (_set("job", (_WAITS,), "state", JobCode.ABSENT), "the queue is"),
     "active jobs": (_add("rows", (), "active_jobs", 1), "active_jobs is 5, should be 4"),
+    "active services": (
+        _add("rows", (), "active_services", 1),
+        "active_services is 1, should be 0",
+    ),
+    "a job that serves": (
+        _set("request", (_RUNS,), "kind", JobKind.SERVICE),
+        "active_services is 0",
+    ),
     "completed jobs": (_add("rows", (), "completed_jobs", 1), "completed_jobs is 2"),
     "failed jobs": (_add("rows", (), "failed_jobs", 1), "failed_jobs is 1, should be 0"),
     "preemptions": (_add("rows", (), "preemptions", 1), "preemptions is 2, should be 1"),

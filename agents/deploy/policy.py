@@ -124,6 +124,7 @@ def _source(config: EnvConfig) -> Source:
     settings["advice"] = config.advice is not None
     settings["tenants"] = config.tenants > 0
     settings["fleet"] = config.fleet
+    settings["around"] = config.shows_surroundings
     no_jobs = np.zeros(0, REQUEST_DTYPE)
     no_jobs.flags.writeable = False  # as a session's: kernels are compiled for one of them
     return Source(

@@ -1,8 +1,9 @@
 """Nodes and replicas: changed by a policy's actions, by a rule, or by the cluster itself.
 
-A rule sizes fleet and services as ``kernels.scaling`` does, each by its plan. The demand on the
-fleet is what its jobs hold and what the waiting ones ask for; on a service, the rate of the last
-tick, and where a forecast is looked at, that one if it is higher.
+A rule sizes fleet and services as ``kernels.scaling`` does, each by its plan, and where actions
+are smaller than what it wants, by several at one instant. The demand on the fleet is what its jobs
+hold and what the waiting ones ask for; on a service, the rate of the last tick, and where a
+forecast is looked at, that one if it is higher.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ from orchestrator.kernels.decisions import (
 )
 from orchestrator.kernels.feasibility import fits
 from orchestrator.kernels.growth import island_of, place_more
-from orchestrator.kernels.jit import kernel
+from orchestrator.kernels.jit import kernel, small_kernel
 from orchestrator.kernels.placement import place_gang
-from orchestrator.kernels.scaling import scaled_size
+from orchestrator.kernels.scaling import NO_CHANGE_MS, scaled_size
 from orchestrator.kernels.tables import job, plan, queue, series_value, service
 from orchestrator.kernels.transition.capacity import count_fleet, scale_capacity
 from orchestrator.kernels.transition.elastic import grow_job, shrink_job
@@ -105,6 +106,12 @@ def fleet_demand(row):
     return row.capacity_units - row.free_units, waiting
 
 
+@small_kernel
+def _last_change(row, scaled_ms):
+    """When the last change was, as windows count: one of this instant is still under way."""
+    return np.int64(NO_CHANGE_MS) if scaled_ms == row.now_ms else np.int64(scaled_ms)
+
+
 @kernel
 def _service_action(row, s, mode, nodes):
     """Replicas that a service is to have now: as many of those wanted as find room."""
@@ -117,7 +124,7 @@ def _service_action(row, s, mode, nodes):
     if mode == Scaling.PREDICTIVE:
         demand = max(demand, forecast_rps(row, s))
     wanted, _ = scaled_size(
-        plan(row, s + 1), now, demand, np.int64(row.now_ms), np.int64(own.scaled_ms)
+        plan(row, s + 1), now, demand, np.int64(row.now_ms), _last_change(row, own.scaled_ms)
     )
     if wanted > now:
         room = min(wanted - now, np.int64(nodes.shape[0]))
@@ -139,7 +146,7 @@ def _fleet_action(row):
         size,
         np.float64(busy + waiting),
         np.int64(row.now_ms),
-        np.int64(row.scaled_ms),
+        _last_change(row, row.scaled_ms),
     )
     delta = wanted - size
     if delta <= 0 and is_stuck(row):
@@ -154,6 +161,8 @@ def _fleet_action(row):
 def scaling_action(row, mode, nodes):
     """What sizes of services and fleet are to be changed to, one at a time.
 
+    Unless the cluster scales by itself, what the policy has no actions for is left alone.
+
     Parameters
     ----------
     row : ROW_DTYPE record
@@ -167,12 +176,14 @@ def scaling_action(row, mode, nodes):
     tuple of int
         (kind, service or NO_JOB, replicas or nodes); of kind WAIT if nothing is to be changed.
     """
+    by_itself = row.autoscale != Scaling.NONE
     if row.scaling_open != 0:
-        for s in range(row.num_services):
+        for s in range(row.num_services if by_itself else min(row.services, row.num_services)):
             replicas = _service_action(row, np.int64(s), mode, nodes)
             if replicas != job(row, service(row, s).job).workers_now:
                 return np.int64(ActionKind.SERVICE), np.int64(s), replicas
-    if plan(row, np.int64(0)).unit_capacity > 0.0 and (row.scaling_open != 0 or is_stuck(row)):
+    sized = plan(row, np.int64(0)).unit_capacity > 0.0 and (by_itself or row.capacity_steps > 0)
+    if sized and (row.scaling_open != 0 or is_stuck(row)):
         delta = _fleet_action(row)
         if delta != 0:
             return np.int64(ActionKind.CAPACITY), np.int64(NO_JOB), delta
@@ -181,7 +192,10 @@ def scaling_action(row, mode, nodes):
 
 @kernel
 def scale_by_itself(row, nodes):
-    """Change nodes and replicas as the cluster's own autoscaler does."""
+    """Change nodes and replicas as the cluster's own autoscaler does.
+
+    What a change makes room for starts before the next one, as it does when a policy makes them.
+    """
     mode = np.int64(row.autoscale)
     kind, subject, value = scaling_action(row, mode, nodes)
     while kind != ActionKind.WAIT:
@@ -191,4 +205,5 @@ def scale_by_itself(row, nodes):
             reason = commit_service(row, subject, value, nodes)
         if reason != Reason.OK:
             raise RuntimeError("the autoscaler chose an illegal change")
+        start_services(row, nodes)
         kind, subject, value = scaling_action(row, mode, nodes)

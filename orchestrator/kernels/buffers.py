@@ -36,6 +36,7 @@ SETTINGS_DTYPE = np.dtype(
         ("scaled", "u1"),  # divide by the reference rule's cost on the same window
         ("sampling", "u1"),  # Sampling
         ("tenants", "u1"),  # tenants are shown
+        ("around", "u1"),  # fleet, tenants or racks are shown, or a job's tenant
         ("fleet", "u1"),  # the global vector describes the fleet, too
         ("advice", "u1"),  # the advisor's choice is marked
     ],

@@ -142,8 +142,11 @@ def can_wait(row):
 
 @kernel
 def is_stuck(row):
-    """Whether jobs wait and nothing is left to wait for: only nodes that are ordered can help."""
-    return row.queue_len > 0 and not can_wait(row)
+    """Whether jobs wait and nothing is left to wait for: only nodes that are ordered can help.
+
+    Services that still wait at the end of an episode are none of these jobs.
+    """
+    return row.queue_len > 0 and row.active_jobs > row.active_services and not can_wait(row)
 
 
 @small_kernel

@@ -188,10 +188,12 @@ def _encode_scaling(row, e, buffers, bench):
 
 @part
 def _encode_surroundings(row, e, source, buffers, bench):
-    """What no action is about: the fleet, tenants, racks, and the tenants of queued jobs."""
-    fleet, shares = buffers.globals[e, GLOBALS:], bench.tenants
+    """What no action is about, each where it is shown: fleet, tenants, racks, a job's tenant."""
+    settings, shares = source.settings[0], bench.tenants
+    fleet = buffers.globals[e, GLOBALS:] if settings.fleet != 0 else buffers.globals[e, :0]
     survey_tenants(row, shares)
-    encode_fleet(row, shares, fleet)
+    if settings.fleet != 0:
+        encode_fleet(row, shares, fleet)
     if buffers.nodes_seen[e] != row.touched:  # some node has changed
         encode_nodes(row, bench.racks, fleet, buffers.racks[e])
         buffers.nodes_seen[e] = row.touched
@@ -316,7 +318,7 @@ def encode(row, e, source, buffers, bench):
         choices += _encode_elastics(row, e, source, buffers, bench)
     if row.capacity_steps > 0 or row.services > 0:
         choices += _encode_scaling(row, e, buffers, bench)
-    if source.settings[0].fleet != 0:
+    if source.settings[0].around != 0:
         _encode_surroundings(row, e, source, buffers, bench)
     buffers.mask[e, buffers.mask.shape[1] - 1] = np.int8(row.done == 0 and can_wait(row))
     if source.settings[0].advice != 0:

@@ -152,7 +152,7 @@ def _reset_row(row, e, seed, index, source, buffers, bench):
     if settings.scaled != 0:
         # The windows' lengths are equal, so adding it keeps a calm window from weighing most.
         cost = abs(_reference_cost(row, seed, source, index, bench))
-        buffers.scale[e] = 1.0 / (cost + settings.length)
+        buffers.scale[e] = 1.0 / (cost + max(settings.length, np.int64(1)))
     _begin(row, seed, source, index)
     fill_static(row, np.int64(settings.encoding), source.maxima, buffers.static[e])
     forget_nodes(buffers.nodes, e)

@@ -295,7 +295,7 @@ def encode_nodes(row, sums, fleet, out):
     sums : float64 [R, len(RACK_NAMES) + 4]
         Scratch: the numerators, then nodes, capacity of those up, GPUs, GPUs of the largest node.
     fleet : float32 [len(FLEET_NAMES)]
-        ``down`` and ``fragmentation`` are filled.
+        ``down`` and ``fragmentation`` are filled; of no length where it is not shown.
     out : float32 [R, len(RACK_NAMES)]
         Filled.
     """
@@ -330,8 +330,9 @@ def encode_nodes(row, sums, fleet, out):
         out[r, 3] = _F(own[3] / max(own[9], 1.0))
         out[r, 4] = _F(0.5) * fast_log(_F(1.0 + own[4]))
         out[r, 5] = _F(own[5] / (1000.0 * gpus))
-    fleet[6] = _F(down / max(row.num_nodes, 1))
-    fleet[8] = _F(min(wasted / max(row.free_units, 1), _MOST))
+    if fleet.shape[0] > 0:
+        fleet[6] = _F(down / max(row.num_nodes, 1))
+        fleet[8] = _F(min(wasted / max(row.free_units, 1), _MOST))
 
 
 @kernel

@@ -11,7 +11,15 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
-from envs import CLUSTER, JOB_ORDERING, RewardConfig, SchedulingEnv, SchedulingVectorEnv, Session
+from envs import (
+    AUTOSCALING,
+    CLUSTER,
+    JOB_ORDERING,
+    RewardConfig,
+    SchedulingEnv,
+    SchedulingVectorEnv,
+    Session,
+)
 from envs.setup import make_session
 from envs.workloads import Trace, gpu_cluster, lublin_feitelson
 from orchestrator.kernels.codes import EventKind, Information, RuleKey
@@ -32,6 +40,7 @@ __all__ = [
     "table_bytes",
 ]
 
+_BASES = {"Cluster": CLUSTER, "JobOrdering": JOB_ORDERING, "Autoscaling": AUTOSCALING}
 Actions = NDArray[np.int64]
 
 
@@ -86,7 +95,7 @@ class EnvCase:
     @property
     def options(self) -> dict[str, Any]:
         """Keyword arguments of the environment."""
-        small = {"window": 8, "episode_jobs": 24}
+        small = {} if self.env == "Autoscaling" else {"window": 8, "episode_jobs": 24}
         if self.env == "Cluster":
             small |= {"window": 6, "victims": 4, "min_run_seconds": 30.0}
         given = {"trace": self.trace(), "part": "all"}
@@ -107,9 +116,10 @@ class EnvCase:
         return env
 
     def session(self, rows: int = 1, **more: Any) -> Session:
-        base = CLUSTER if self.env == "Cluster" else JOB_ORDERING
+        base = _BASES[self.env]
         changes = {**self.options, **more}
-        fixed = {name: changes.pop(name, None) for name in ("trace", "part", "incidents", "starts")}
+        names = ("trace", "part", "incidents", "starts", "scenario")
+        fixed = {name: changes.pop(name, None) for name in names}
         return make_session(
             base,
             rows,
@@ -118,6 +128,7 @@ class EnvCase:
             fixed["starts"],
             fixed["incidents"],
             changes,
+            fixed["scenario"],
         )
 
 
@@ -178,7 +189,8 @@ def play(session: Session, rng: np.random.Generator, stop: int = 10_000) -> NDAr
 def keep_log(session: Session, records: int = 4096) -> None:
     """Let a session that has not begun keep its event logs."""
     state = allocate(replace(session.state.shape, log=records))
-    for name, _ in CONFIG_FIELDS:
+    scenario = ("series_at", "forecast_at", "series_len")
+    for name in (*(name for name, _ in CONFIG_FIELDS), *scenario):
         state.rows[name] = session.state.rows[name]
     state.rows["keep_log"] = 1
     session.state = state

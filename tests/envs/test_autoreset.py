@@ -13,6 +13,7 @@ from envs import SchedulingEnv, SchedulingVectorEnv
 from orchestrator.errors import ConfigurationError, IllegalActionError
 from orchestrator.kernels.codes import Reason
 from tests.envs.cases import CASES, EnvCase, pick_legal
+from tests.envs.scaling_cases import SCALING_CASES
 
 _ROWS = 3
 _SHORT = {"episode_jobs": 6}
@@ -23,14 +24,17 @@ _NAMES = (
     "cluster",
     "cluster-incidents",
     "cluster-step-limit",
+    "full-advised",
+    "autoscaling-step-limit",
 )
-some_cases = pytest.mark.parametrize("case", [CASES[name] for name in _NAMES], ids=_NAMES)
+_EVERY = {**CASES, **SCALING_CASES}
+some_cases = pytest.mark.parametrize("case", [_EVERY[name] for name in _NAMES], ids=_NAMES)
 both = pytest.mark.parametrize("case", [CASES["ordering"], CASES["cluster"]], ids=lambda c: c.env)
 
 
 def _pair(case: EnvCase, mode: AutoresetMode, **more: Any) -> tuple[Any, SchedulingVectorEnv]:
     """The reference, and ours."""
-    short = {**_SHORT, **more}
+    short = {**({} if case.env == "Autoscaling" else _SHORT), **more}
     reference = SyncVectorEnv([lambda: case.make(**short)] * _ROWS, autoreset_mode=mode)
     return reference, case.make_vec(_ROWS, autoreset_mode=mode, **short)
 

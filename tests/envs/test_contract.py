@@ -1,4 +1,4 @@
-"""What Gymnasium and stable-baselines3 ask of an environment, for both registered ones."""
+"""What Gymnasium and stable-baselines3 ask of an environment, for all registered ones."""
 
 from __future__ import annotations
 
@@ -19,9 +19,14 @@ from envs.render import job_colour
 from envs.workloads import Trace, gpu_cluster, lublin_feitelson
 from orchestrator.errors import ConfigurationError
 from tests.envs.cases import CASES, EnvCase, pick_legal
+from tests.envs.scaling_cases import SCALING_CASES
 
-every_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+_EVERY = {**CASES, **SCALING_CASES}
+every_case = pytest.mark.parametrize("case", _EVERY.values(), ids=_EVERY)
 both = pytest.mark.parametrize("case", [CASES["ordering"], CASES["cluster"]], ids=lambda c: c.env)
+registered = pytest.mark.parametrize(
+    "case", [CASES["ordering"], CASES["cluster"], SCALING_CASES["autoscaling"]], ids=lambda c: c.env
+)
 # Remarks, not faults: the features have no hard bounds, and sets of them are matrices.
 _REMARKS = ("infinity", "unconventional shape")
 
@@ -91,9 +96,11 @@ def test_same_seed_same_trajectory(case: EnvCase) -> None:
     assert len(windows) > 1
 
 
-@both
+@registered
 def test_registered_environments_have_a_vector_form_of_their_own(case: EnvCase) -> None:
     small = {"trace": case.trace(), "episode_jobs": 24}
+    if case.env == "Autoscaling":
+        small = {"episode_ticks": 24}
     single = gymnasium.make(case.id, **small)
     vector = gymnasium.make_vec(case.id, num_envs=3, **small)
     assert isinstance(vector.unwrapped, SchedulingVectorEnv)
@@ -113,7 +120,7 @@ def test_registered_environments_have_a_vector_form_of_their_own(case: EnvCase) 
     vector.close()
 
 
-@both
+@registered
 def test_an_environment_needs_no_arguments(case: EnvCase) -> None:
     env = gymnasium.make(case.id)
     seen, info = env.reset(seed=0)

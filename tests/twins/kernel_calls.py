@@ -36,7 +36,8 @@ _step_event = apply.step_event
 _speed, _load_curves = throughput.speed_milli, episode.load_curves
 _load_gittins = episode.load_gittins
 _position, _load_incidents = queue_positions.queue_position, episode.load_incidents
-_load_tenants = episode.load_tenants
+_load_tenants, _load_services = episode.load_tenants, episode.load_services
+_load_plans, _begin_episode = episode.load_plans, episode.begin_episode
 _placement_reason, _preemption_reason = decisions.placement_reason, decisions.preemption_reason
 
 
@@ -135,6 +136,14 @@ def load_incidents(rows, e, incidents):
 @kernel
 def load_tenants(rows, e, tenants):
     _load_tenants(rows[e], tenants)
+
+
+@kernel
+def begin_with_services(rows, e, seed, nodes, standing, requests, services, plans):
+    """Begin an episode in which the jobs ``standing`` are services."""
+    _begin_episode(rows[e], np.uint64(seed), nodes, standing, requests)
+    _load_services(rows[e], services)
+    _load_plans(rows[e], plans)
 
 
 @kernel

@@ -63,7 +63,8 @@ class NaiveCluster(NaiveState):
         ask = job.ask
         self.record(LogKind.PLACEMENT, job.index, placement_word(job.spots))
         self.set_state(job, JobCode.RUNNING)
-        self.lost_units += stall * self.units(job)
+        if ask.kind != JobKind.SERVICE:
+            self.lost_units += stall * self.units(job)
         job.work_start, job.changed = self.now + stall, self.now
         job.speed = self.speed_of(job, len(job.spots))
 
@@ -130,6 +131,8 @@ class NaiveCluster(NaiveState):
         if job.state == JobCode.RUNNING:
             saved = self.saved(job)
             lost = self.progress(job) - saved
+        if job.ask.kind == JobKind.SERVICE:
+            lost = 0
         job.lost += lost
         job.interruptions += 1
         self.lost_units += lost * self.demand(job)
@@ -147,7 +150,8 @@ class NaiveCluster(NaiveState):
     def pause(self, job: Job) -> int:
         """Stop a running job's clock; how long the stall it is in still lasts."""
         stall = max(job.work_start - self.now, 0)
-        self.lost_units -= stall * self.units(job)  # go_on counts it anew
+        if job.ask.kind != JobKind.SERVICE:
+            self.lost_units -= stall * self.units(job)  # go_on counts it anew
         job.unsaved = self.progress(job) - job.progress
         self.count_service(job)
         self.set_state(job, JobCode.SCALING)

@@ -91,7 +91,8 @@ def start_job(row, position, nodes, workers, generator):
         hold_storage(row, j)
     else:
         restart = request(row, j).restart_ms
-        row.lost_unit_ms += restart * units_of(row, j, workers)
+        if request(row, j).kind != JobKind.SERVICE:
+            row.lost_unit_ms += restart * units_of(row, j, workers)
     job(row, j).start_ms = now
     job(row, j).resized_ms = now
     set_state(row, j, JobCode.SCHEDULED)
@@ -179,6 +180,8 @@ def interrupt_job(row, j):
     else:
         saved = saved_progress(row, j)
         lost = progress_now(row, j) - saved
+    if request(row, j).kind == JobKind.SERVICE:
+        lost = np.int64(0)  # replicas hold no work that could be lost
     job(row, j).lost_ms += lost
     job(row, j).interruptions += 1
     row.interruptions += 1

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from orchestrator.kernels.codes import JobCode
+from orchestrator.kernels.codes import JobCode, JobKind
 from orchestrator.kernels.jit import kernel, small_kernel
-from orchestrator.kernels.tables import copy_record, job, worker
+from orchestrator.kernels.tables import copy_record, job, request, worker
 from orchestrator.kernels.transition.jobs import record_placement, set_state
 from orchestrator.kernels.transition.progress import set_pace, settle_progress, units_of
 from orchestrator.kernels.transition.resources import (
@@ -25,7 +25,8 @@ def begin_change(row, j):
     What is left of that stall was counted as lost when it began; :func:`end_change` counts anew.
     """
     stall = max(job(row, j).work_start_ms - row.now_ms, np.int64(0))
-    row.lost_unit_ms -= stall * job(row, j).units
+    if request(row, j).kind != JobKind.SERVICE:
+        row.lost_unit_ms -= stall * job(row, j).units
     settle_progress(row, j)
     release_traffic(row, j, job(row, j).workers_now)
     set_state(row, j, JobCode.SCALING)
@@ -37,7 +38,8 @@ def end_change(row, j, stall_ms):
     """A job goes on with other workers after a stall."""
     if not reserve_traffic(row, j, job(row, j).workers_now):
         raise RuntimeError("a gang was spread over links that cannot carry it")
-    row.lost_unit_ms += stall_ms * units_of(row, j, job(row, j).workers_now)
+    if request(row, j).kind != JobKind.SERVICE:  # its other replicas go on, and no work is lost
+        row.lost_unit_ms += stall_ms * units_of(row, j, job(row, j).workers_now)
     record_placement(row, j)
     set_state(row, j, JobCode.RUNNING)
     set_pace(row, j, row.now_ms + stall_ms)

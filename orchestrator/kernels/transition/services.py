@@ -41,6 +41,7 @@ from orchestrator.kernels.mesh.retry import BudgetState, RetryRule, retried_load
 from orchestrator.kernels.randomness import random_unit
 from orchestrator.kernels.scaling import NO_CHANGE_MS
 from orchestrator.kernels.tables import job, request, series_value, service
+from orchestrator.kernels.transition.timeline import is_over
 
 __all__ = ["begin_service", "note_scaling", "ready_replicas", "serve_tick"]
 
@@ -309,7 +310,8 @@ def _add_up(row, own, offered, shed, retries, failed, served, within):
 def serve_tick(row):
     """Settle the tick that ends now, for every service of a row; nodes and replicas may change.
 
-    Past the end of the series there is no demand.
+    Past the end of the series there is no demand. The last tick of an episode of services only
+    settles: whatever changed then would serve nobody.
     """
     at = row.series_first + row.tick
     for s in range(row.num_services):
@@ -318,4 +320,4 @@ def serve_tick(row):
             rate = series_value(row.series_at, s * row.series_len + at)
         _serve(row, s, rate)
     row.tick += 1
-    row.scaling_open = 1
+    row.scaling_open = np.uint8(not is_over(row))

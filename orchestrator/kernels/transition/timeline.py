@@ -8,7 +8,15 @@ from orchestrator.kernels.codes import FOREVER_MS, NEVER, EventKind
 from orchestrator.kernels.jit import kernel, small_kernel
 from orchestrator.kernels.tables import arrival, heap, incident, job, node, request
 
-__all__ = ["advance_clock", "cancel_event", "next_event", "pop_event", "push_event", "ticks_go_on"]
+__all__ = [
+    "advance_clock",
+    "cancel_event",
+    "is_over",
+    "next_event",
+    "pop_event",
+    "push_event",
+    "ticks_go_on",
+]
 
 _FAR_MS = FOREVER_MS // 2  # an end further away belongs to a job that lasts for ever
 
@@ -123,16 +131,30 @@ def ticks_go_on(row):
 
 
 @kernel
+def is_over(row):
+    """Whether a row with ticks has neither jobs left, besides services, nor ticks.
+
+    Nodes that would still arrive, fail or recover are not waited for: they would only cost.
+    """
+    if row.tick_ms <= 0 or row.next_arrival < row.num_jobs:
+        return False
+    return row.active_jobs <= row.active_services and not ticks_go_on(row)
+
+
+@kernel
 def next_event(row):
     """The next thing to happen to row ``e``: (time_ms, codes.EventKind, subject).
 
     Arrivals, incidents, nodes on order, the event queue and service ticks are merged in the order
     (time, kind). The time is ``NEVER`` and the kind ``NONE`` when nothing is left. The end of a
-    job that lasts for ever (``FOREVER_MS``) is nothing to wait for.
+    job that lasts for ever (``FOREVER_MS``) is nothing to wait for, and neither is anything once
+    the row is over (:func:`is_over`).
     """
     time_ms = NEVER
     kind = np.int64(EventKind.NONE)
     subject = np.int64(-1)
+    if is_over(row):
+        return time_ms, kind, subject
     if row.next_arrival < row.num_jobs:
         subject = row.next_arrival
         time_ms = request(row, subject).submit_ms
