@@ -69,6 +69,11 @@ class BundlePolicy:
                 "deployment: the published encoding scales by the largest values of a whole trace, "
                 "which a live cluster does not know; train with another encoding"
             )
+        if config.choose_node:
+            raise ConfigurationError(
+                "deployment: a live cluster takes placements by generator, not nodes by number; "
+                "train a policy that chooses among 'placements'"
+            )
         self.policy = policy
         self.config = config
         self._schema = config.schema
