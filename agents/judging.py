@@ -1,4 +1,4 @@
-"""What a training ends with: the policy judged on what it never saw, tables, pictures, a card."""
+"""What a training ends with: its policy judged on what it never saw, and a card."""
 
 from __future__ import annotations
 

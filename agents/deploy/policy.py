@@ -77,6 +77,11 @@ class BundlePolicy:
                 "deployment: a live cluster's fleet and replicas are changed by its autoscaler; "
                 "train with 'services' and 'capacity_steps' 0"
             )
+        if config.choose_node:
+            raise ConfigurationError(
+                "deployment: a live cluster takes placements by generator, not nodes by number; "
+                "train a policy that chooses among 'placements'"
+            )
         self.policy = policy
         self.config = config
         self._schema = config.schema

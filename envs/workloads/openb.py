@@ -232,8 +232,8 @@ def read_openb_orders(
     Returns
     -------
     Trace
-        All at time 0: a window of as many pods as an order has is a random order of its own,
-        wherever it begins.
+        A pod a second, so that what is integrated over time is a sum over arrivals. A window of
+        as many pods as an order has is a random order of its own, wherever it begins.
     """
     for name, value in (("orders", orders), ("keep_every", keep_every)):
         if value < 1:
@@ -244,6 +244,7 @@ def read_openb_orders(
     parts = [inflate(trace, ratio, seed + k).requests for k in range(orders)]
     requests = np.concatenate(parts)
     requests["duration_ms"] = requests["requested_ms"] = FOREVER_MS
+    requests["submit_ms"] = 1000 * np.arange(len(requests))
     return replace(trace, name=f"{trace.name}-{ratio:g}x{orders}-{seed}", requests=requests)
 
 

@@ -15,9 +15,13 @@ from gymnasium.utils.env_checker import check_env
 from numpy.typing import NDArray
 from stable_baselines3.common.env_checker import check_env as check_env_for_sb3
 
+from agents.cma.scorer import LinearScorer
+from agents.cma.scorer_evaluator import ScorerEvaluator
+from agents.deploy.policy import BundlePolicy
+from agents.evaluation.packing import PackingSuite, run_packing
 from envs import CLUSTER, PLACEMENT, EnvConfig, RewardConfig, SchedulingEnv, Session
 from envs.vector import SchedulingVectorEnv
-from envs.workloads import Trace, gpu_pods, load_workload, typical_pods
+from envs.workloads import Trace, gpu_pods, load_workload, read_openb_orders, typical_pods
 from orchestrator.errors import ConfigurationError
 from orchestrator.invariants import assert_invariants
 from orchestrator.kernels import entry, packing
@@ -27,6 +31,7 @@ from orchestrator.kernels.node_memo import NODE_NAMES, make_node_memo
 from orchestrator.kernels.state import ClusterShape, allocate
 from orchestrator.resources.records import node_records
 from orchestrator.scheduler.rules import rule_named
+from orchestrator.scheduler.vectors import named_vector
 from tests.envs.cases import incidents, keep_log, pick_legal, play
 from tests.envs.naive_nodes import NaiveNodes
 from tests.twins.naive_scores import fragmentation
@@ -427,9 +432,6 @@ def test_fgd_on_openb_is_as_published(traces_dir: Path) -> None:
 
 
 def _costs(weights: dict[str, float]) -> NDArray[np.float64]:
-    from agents.cma.scorer_evaluator import ScorerEvaluator
-    from orchestrator.scheduler.vectors import named_vector
-
     session = _session()
     evaluator = ScorerEvaluator(_pods(), replace(PLACEMENT, episode_jobs=60), 1)
     vector = named_vector(session.config.schema, weights, by_head=True)
@@ -445,3 +447,41 @@ def test_a_linear_scorer_that_follows_the_gradient_is_fgd() -> None:
         session.replay(rule_named("fgd"), np.array([window]))
         assert found[window] == -_allocation(session)
     assert (_costs({"head:wait": 1.0}) == 0.0).all()
+
+
+def test_packing_suites_judge_policies_that_choose_nodes() -> None:
+    """One that follows the gradient is FGD there, too, with the same typical pods."""
+    weights = {"candidate:gradient": 1.0, "head:wait": -9.0}
+    trace = _pods()
+    learned = LinearScorer.from_names(weights, PLACEMENT.schema, "mine")
+    worse = LinearScorer.from_names({"head:wait": 1.0}, PLACEMENT.schema, "refuses")
+    suite = PackingSuite("small", {"FGD": "fgd"}, [1, 2])
+    mine, nobody, fgd = run_packing(suite, trace, None, [learned, worse], PLACEMENT)
+    assert (mine.policy, nobody.policy, fgd.policy) == ("mine", "refuses", "FGD")
+    np.testing.assert_allclose(mine.allocation, fgd.allocation)
+    np.testing.assert_allclose(mine.curve, fgd.curve)
+    np.testing.assert_array_equal(mine.placed, fgd.placed)
+    assert fgd.mean > 80
+    assert nobody.allocation.tolist() == nobody.placed.tolist() == [0, 0]
+    with pytest.raises(ConfigurationError, match="'choose_node' and 'turn_away'"):
+        run_packing(suite, trace, None, [learned], CLUSTER)
+
+
+def test_live_clusters_refuse_policies_that_choose_nodes() -> None:
+    learned = LinearScorer.from_names({"head:wait": 1.0}, PLACEMENT.schema)
+    with pytest.raises(ConfigurationError, match="not nodes by number"):
+        BundlePolicy(learned, PLACEMENT)
+
+
+@pytest.mark.traces
+def test_orders_of_openb_on_fewer_machines(traces_dir: Path) -> None:
+    folder = traces_dir / "alibaba_openb_2023"
+    quarter = read_openb_orders(folder, keep_every=4, orders=2, seed=7)
+    size = quarter.requests["gpus_per_worker"] * quarter.requests["gpu_milli"]
+    assert len(quarter.nodes) == 304
+    assert 2.58 < size.sum() / 1000 / quarter.gpus <= 2.6
+    assert (quarter.requests["duration_ms"] == FOREVER_MS).all()
+    with pytest.raises(ConfigurationError, match="'orders' is 0"):
+        read_openb_orders(folder, orders=0)
+    with pytest.raises(ConfigurationError, match="leaves no machine with GPU model"):
+        read_openb_orders(folder, keep_every=200)
