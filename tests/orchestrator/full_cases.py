@@ -23,6 +23,7 @@ from orchestrator.kernels.codes import (
     Status,
 )
 from orchestrator.kernels.state import SCALING_DTYPE, ClusterState, allocate
+from orchestrator.kernels.transition import live
 from orchestrator.mesh.specs import ServiceSpec, service_records
 from orchestrator.resources.jobs import request_record
 from orchestrator.resources.records import node_records
@@ -207,7 +208,7 @@ class Episode:
             codes = {NodeCode.PROVISIONING: "order", NodeCode.DRAINING: "drain"}
             changed = [(n, code) for _, what, n, code in records if what == LogKind.NODE_STATE]
             ops = [(codes[NodeCode(code)], n, 0) for n, code in changed if code in codes]
-        elif kind == ActionKind.SERVICE:
+        elif kind == ActionKind.SERVICE or (kind == ActionKind.RESIZE and subject < _SERVICES):
             ops = [("replicas", subject, value)]
         else:
             ops = [(ActionKind(kind).name.lower(), subject, value)]
@@ -240,9 +241,17 @@ class Episode:
         entry.copy_row(self.state.rows, 0, self._trial.rows, 0)
         if entry.commit(self._trial.rows, 0, *action, self._nodes) != Reason.OK:
             return action[0] == ActionKind.WAIT
+        if action[0] == ActionKind.MIGRATE:
+            return self._would_ask()
         if action[0] != ActionKind.CAPACITY:
             return True
         if action[2] < 0 and row["arrival_len"] > 0:
             return False
         before, after = self.state.node[0]["state"], self._trial.node[0]["state"]
         return bool((before[:own] == after[:own]).all())
+
+    def _would_ask(self) -> bool:
+        """Whether a live cluster would ask its policy now: it does not for the sake of scaling."""
+        entry.copy_row(self.state.rows, 0, self._trial.rows, 0)
+        self._trial.rows["services"] = self._trial.rows["capacity_steps"] = 0
+        return live.settle(self._trial.rows, 0, self._nodes) == Status.DECISION
