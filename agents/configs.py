@@ -21,6 +21,7 @@ from agents.evaluation.suite import Published, Suite
 from agents.speed import Ratio, SpeedSuite, Target, Workbench
 from agents.task import Task
 from envs.config import EnvConfig
+from envs.scenario import playable
 from envs.workloads import Enrichment, Trace, WindowSplit, enrich, load_workload, of_tenants
 from orchestrator.errors import ConfigurationError, QuartermasterError
 from orchestrator.kernels.codes import Information, Placement, RuleKey, Scaling
@@ -228,19 +229,21 @@ def build_task(cfg: DictConfig) -> Task:
     options = plain(cfg.task)
     length = options.pop("evaluation_jobs")
     options["exclude"] = tuple((int(start), int(stop)) for start, stop in options["exclude"])
+    config, scenario = hydra.utils.instantiate(cfg.env), hydra.utils.instantiate(cfg.scenario)
     return Task(
         trace=trace,
-        config=hydra.utils.instantiate(cfg.env),
-        split=WindowSplit(len(trace), **options),
+        config=config,
+        split=WindowSplit(playable(trace, config, scenario), **options),
         evaluation_jobs=length,
         seed=cfg.seed,
-        scenario=hydra.utils.instantiate(cfg.scenario),
+        scenario=scenario,
     )
 
 
 def build_suite(cfg: Any) -> Suite:
     """Make a suite of evaluation from plain values."""
     options = plain(cfg)
+    options.pop("kind", None)
     check_fields("suite of evaluation", Suite, options)
     options["published"] = tuple(Published(**row) for row in options.get("published", ()))
     return Suite(**options)
@@ -249,6 +252,7 @@ def build_suite(cfg: Any) -> Suite:
 def build_speed_suite(cfg: Any, traces: str | None) -> SpeedSuite:
     """Make a suite of measurements from plain values, and the folder of public traces."""
     options = plain(cfg)
+    options.pop("kind", None)
     check_fields("suite of measurements", SpeedSuite, options)
     check_fields("suite of measurements, 'bench'", Workbench, options["bench"])
     options["bench"] = Workbench(**options["bench"], traces=traces)
@@ -285,7 +289,8 @@ def judging_suite(cfg: DictConfig, task: Task) -> Suite:
     """The suite that judges a trained policy: the test windows of its own task."""
     options = plain(cfg.evaluation)
     starts = task.evaluation_starts("test", options.pop("windows"))
-    return Suite(cfg.name, task.evaluation_jobs, starts=starts.tolist(), **options)
+    parts = {name: getattr(task.split, name) for name in ("train", "validation", "test")}
+    return Suite(cfg.name, task.evaluation_jobs, starts=starts.tolist(), split=parts, **options)
 
 
 def command_line(script: str) -> str:

@@ -7,6 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 from agents.configs import check_fields
+from agents.services import fleet_plan, service_mix
+from envs.scaling import FleetPlan, ServiceMix
 from envs.scenario import Scenario
 from envs.workloads.failures import FAILURE_MODELS, FailureModel
 from orchestrator.errors import ConfigurationError
@@ -26,7 +28,9 @@ def scenario_config(**options: Any) -> Scenario:
         Fields of :class:`envs.Scenario`: ``failures`` as for :func:`failure_model`, ``tenants`` as
         a mapping of name to the other fields of :class:`orchestrator.types.TenantSpec`,
         ``quota_mode`` by name, ``curves`` by names of
-        :data:`orchestrator.workloads.throughput.APPLICATIONS`, the others as they are.
+        :data:`orchestrator.workloads.throughput.APPLICATIONS`, ``services`` as for
+        :func:`agents.services.service_mix`, ``fleet`` as for :func:`agents.services.fleet_plan`,
+        the others as they are.
 
     Returns
     -------
@@ -99,6 +103,14 @@ def _curves(names: Sequence[str]) -> tuple[ThroughputModel, ...]:
     return tuple(application_named(name) for name in names)
 
 
+def _services(options: Mapping[str, Any] | None) -> ServiceMix | None:
+    return None if options is None else service_mix(**options)
+
+
+def _fleet(options: Mapping[str, Any] | None) -> FleetPlan | None:
+    return None if options is None else fleet_plan(**options)
+
+
 def _frozen(value: Any) -> Any:
     """Lists, as configs have them, as tuples, as frozen dataclasses do."""
     return tuple(_frozen(item) for item in value) if isinstance(value, list) else value
@@ -110,4 +122,6 @@ _BUILDERS: Mapping[str, Callable[[Any], Any]] = {
     "quota_mode": _quota_mode,
     "curves": _curves,
     "uplinks_gbps": tuple,
+    "services": _services,
+    "fleet": _fleet,
 }

@@ -55,7 +55,7 @@ class Task:
     split : WindowSplit
         Training, validation and test parts.
     evaluation_jobs : int
-        Length of validation and test windows.
+        Length of validation and test windows: jobs or, where episodes have none, ticks.
     seed : int
     scenario : Scenario, optional
         What training, validation and test windows happen in.
@@ -68,9 +68,13 @@ class Task:
     seed: int = 0
     scenario: Scenario = field(default_factory=Scenario)
 
+    def __post_init__(self) -> None:
+        """Size the environment to the trace's cluster, for policies' features and actions."""
+        object.__setattr__(self, "config", self.config.for_nodes(len(self.trace.nodes)))
+
     def training_session(self, envs: int, windows: int = 4096) -> Session:
         """Rows that play training windows."""
-        length = self.config.episode_jobs
+        length = self.config.length
         starts = self.split.starts("train", windows, length, self.seed)
         return Session(self.trace, self.config, envs, starts, scenario=self.scenario)
 
@@ -82,7 +86,7 @@ class Task:
     def evaluation_config(self) -> EnvConfig:
         """The environment as policies are judged in it: longer windows, rewards unscaled."""
         reward = replace(self.config.reward, reference=None)
-        return replace(self.config, episode_jobs=self.evaluation_jobs, reward=reward)
+        return replace(self.config, reward=reward).of_length(self.evaluation_jobs)
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,14 @@
 """Gymnasium environments over the orchestrator's engine.
 
-Importing this package registers ``quartermaster/JobOrdering-v0``, ``quartermaster/Cluster-v0`` and
-``quartermaster/Autoscaling-v0``.
+Importing this package registers ``quartermaster/JobOrdering-v0``, ``quartermaster/Cluster-v0``,
+``quartermaster/Placement-v0`` and ``quartermaster/Autoscaling-v0``.
 """
 
 from __future__ import annotations
 
 import gymnasium
 
-from envs.config import AUTOSCALING, CLUSTER, JOB_ORDERING, EnvConfig
+from envs.config import AUTOSCALING, CLUSTER, JOB_ORDERING, PLACEMENT, EnvConfig
 from envs.reward import RewardConfig
 from envs.scenario import Scenario
 from envs.session import Session
@@ -19,6 +19,7 @@ __all__ = [
     "AUTOSCALING",
     "CLUSTER",
     "JOB_ORDERING",
+    "PLACEMENT",
     "EnvConfig",
     "RewardConfig",
     "Scenario",
@@ -30,6 +31,7 @@ __all__ = [
 for _name, _entry in (
     ("JobOrdering", "job_ordering"),
     ("Cluster", "cluster"),
+    ("Placement", "placement"),
     ("Autoscaling", "autoscaling"),
 ):
     gymnasium.register(

@@ -14,6 +14,7 @@ from orchestrator.kernels.codes import NO_JOB
 from orchestrator.kernels.elastics import ELASTIC_NAMES
 from orchestrator.kernels.features import STATIC_WIDTH, make_scratch
 from orchestrator.kernels.metrics import Metric
+from orchestrator.kernels.node_memo import make_node_memo
 from orchestrator.kernels.state import ClusterShape, ClusterState
 from orchestrator.kernels.surroundings import (
     CAPACITY_NAMES,
@@ -52,7 +53,7 @@ def configure_view(state: ClusterState, config: EnvConfig) -> None:
     rows = state.rows
     rows["queue_window"] = config.window
     rows["window_order"] = config.window_order
-    rows["candidates"] = len(config.placements)
+    rows["candidates"] = config.schema.actions.candidates
     rows["victims"] = config.victims
     rows["elastics"] = config.elastics
     rows["migrate"] = config.migrate
@@ -64,11 +65,11 @@ def make_buffers(shape: ClusterShape, config: EnvConfig) -> kernels.Buffers:
     """Allocate what steps of rows of a shape write."""
     E, Q, V = shape.envs, config.window, max(config.victims, 1)
     schema = config.schema
-    pairs = Q * len(config.placements) if schema.candidates else 1
+    pairs = Q * schema.actions.candidates if schema.candidates else 1
     return kernels.Buffers(
         queue=np.zeros((E, Q, len(schema.queue)), np.float32),
         globals=np.zeros((E, len(schema.globals)), np.float32),
-        candidates=np.zeros((E, pairs, len(CANDIDATE_NAMES)), np.float32),
+        candidates=np.zeros((E, pairs, len(schema.candidates or CANDIDATE_NAMES)), np.float32),
         victims=np.zeros((E, V, len(VICTIM_NAMES)), np.float32),
         elastics=np.zeros((E, max(config.elastics, 1), len(ELASTIC_NAMES)), np.float32),
         services=np.zeros((E, max(config.services, 1), len(SERVICE_NAMES)), np.float32),
@@ -81,6 +82,7 @@ def make_buffers(shape: ClusterShape, config: EnvConfig) -> kernels.Buffers:
         terminated=np.zeros(E, np.bool_),
         truncated=np.zeros(E, np.bool_),
         reason=np.zeros(E, np.int32),
+        nodes_seen=np.full(E, -1, np.int64),
         shown=np.zeros((E, 3), np.int32),
         advised=np.full(E, -1, np.int32),
         window=np.full((E, Q), NO_JOB, np.int32),
@@ -92,6 +94,7 @@ def make_buffers(shape: ClusterShape, config: EnvConfig) -> kernels.Buffers:
         episode=np.zeros(E, np.int64),
         start_index=np.zeros(E, np.int64),
         steps=np.zeros(E, np.int64),
+        nodes=make_node_memo(E, config.nodes),
     )
 
 
@@ -106,5 +109,7 @@ def make_bench(shape: ClusterShape, config: EnvConfig) -> kernels.Bench:
         table=table,
         columns=columns,
         scores=np.zeros(config.window),
+        racks=np.zeros((max(config.racks, 1), len(RACK_NAMES) + 4)),
+        tenants=np.zeros((shape.tenants, 2)),
         metrics=np.zeros((1, len(Metric))),
     )

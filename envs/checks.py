@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import numbers
+
 import numpy as np
 from numpy.typing import NDArray
 
 from envs.config import EnvConfig
+from envs.fitting import check_fit
 from envs.scaling import FleetPlan, ServiceMix
 from envs.workloads.trace import Trace, unplaceable
 from orchestrator.errors import ConfigurationError
 from orchestrator.kernels.codes import EventKind
 from orchestrator.kernels.state import INCIDENT_DTYPE
-from orchestrator.resources.records import gpu_models
 
-__all__ = ["check_incidents", "check_services", "check_starts", "check_trace"]
+__all__ = [
+    "check_incidents",
+    "check_services",
+    "check_starts",
+    "check_threads",
+    "check_trace",
+]
 
 
 def check_trace(trace: Trace, config: EnvConfig) -> None:
@@ -25,49 +33,7 @@ def check_trace(trace: Trace, config: EnvConfig) -> None:
         )
     if not trace.nodes:
         raise ConfigurationError(f"trace '{trace.name}' names no cluster; give its 'nodes'")
-    never = np.flatnonzero(_never_fits(trace, trace.requests))
-    if len(never) > 0:
-        job = trace.requests[never[:1]]
-        field = _too_large_field(trace, job)
-        raise ConfigurationError(
-            f"trace '{trace.name}': job {job['source_id'][0]} can never fit into its cluster "
-            f"('{field}' is {job[field][0]}), nor can {len(never) - 1} others; drop them or "
-            f"enlarge 'nodes'"
-        )
-
-
-def _never_fits(trace: Trace, requests: NDArray[np.void]) -> NDArray[np.bool_]:
-    """Which jobs could not run even if the trace's cluster were empty, bool [jobs]."""
-    models = gpu_models(trace.nodes)
-    never = np.zeros(len(requests), np.bool_)
-    for mask in np.unique(requests["model_mask"]).tolist():
-        admitted = tuple(
-            node for node in trace.nodes if mask == 0 or mask >> models.index(node.gpu_model) & 1
-        )
-        asking = requests["model_mask"] == mask
-        never[asking] = unplaceable(requests[asking], admitted)
-    return never
-
-
-def _too_large_field(trace: Trace, job: NDArray[np.void]) -> str:
-    """The field of a job [1] that cannot fit without which it would."""
-    least = {
-        "model_mask": 0,
-        "topology": 0,
-        "bandwidth_mbps": 0,
-        "workers": 1,
-        "gpu_memory_mib": 0,
-        "memory_mib": 0,
-        "cpu_milli": 0,
-    }
-    for field, value in least.items():
-        smaller = job.copy()
-        smaller[field] = value
-        if field == "workers":
-            smaller["min_workers"] = value
-        if not _never_fits(trace, smaller)[0]:
-            return field
-    return "gpus_per_worker"
+    check_fit(trace, config.choose_node)
 
 
 def check_services(trace: Trace, services: ServiceMix | None, fleet: FleetPlan | None) -> None:
@@ -120,3 +86,9 @@ def check_starts(trace: Trace, config: EnvConfig, starts: NDArray[np.int64]) -> 
             f"environment: windows of {config.episode_jobs} jobs reach beyond the {len(trace)} "
             f"jobs of trace '{trace.name}'; shorten the episodes or move the windows"
         )
+
+
+def check_threads(threads: int) -> None:
+    """Raise if a number of threads is none."""
+    if isinstance(threads, bool) or not isinstance(threads, numbers.Integral) or threads < 1:
+        raise ConfigurationError(f"environment: 'threads' is {threads!r}; give at least 1")

@@ -5,19 +5,22 @@ from __future__ import annotations
 import math
 import numbers
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from envs.reward import RewardConfig
 from orchestrator.errors import ConfigurationError
-from orchestrator.kernels.codes import Information, Placement, RuleKey, Scaling
+from orchestrator.kernels.codes import NODE_CHOICE, Information, Placement, RuleKey, Scaling
 from orchestrator.kernels.features import Encoding
 from orchestrator.kernels.session import Sampling
 from orchestrator.scheduler.rules import rule_named
 from orchestrator.scheduler.schema import ActionLayout, FeatureSchema
 
-__all__ = ["AUTOSCALING", "CLUSTER", "JOB_ORDERING", "EnvConfig"]
+__all__ = ["AUTOSCALING", "CLUSTER", "JOB_ORDERING", "PLACEMENT", "EnvConfig"]
 
 _KINDS: Mapping[str, type[IntEnum]] = {
     "window_order": RuleKey,
@@ -38,6 +41,7 @@ _LEAST = {
     "elastics": 0,
     "preemption_limit": 0,
     "step_limit": 0,
+    "nodes": 0,
 }
 
 
@@ -110,6 +114,15 @@ class EnvConfig:
         With commitment: take the only queued job without asking.
     step_limit : int
         Steps after which an episode is truncated; 0: never.
+    choose_node : bool
+        The K candidates are the nodes of the cluster: all of a job's workers go to the chosen
+        one. ``placements`` then serves rules only.
+    nodes : int
+        With ``choose_node``, K. Sessions and tasks set it from their trace, see
+        :meth:`for_nodes`.
+    turn_away : bool
+        Every event is decided by itself, and a job that is not placed at its decision point (it
+        does not fit, or the policy waits) fails: nobody queues.
     sampling : Sampling
         How episodes pick their window.
     reward : RewardConfig
@@ -139,6 +152,9 @@ class EnvConfig:
     encoding: Encoding = Encoding.DEFAULT
     skip_forced: bool = False
     step_limit: int = 0
+    choose_node: bool = False
+    nodes: int = 0
+    turn_away: bool = False
     sampling: Sampling = Sampling.RANDOM
     reward: RewardConfig = field(default_factory=RewardConfig)
 
@@ -169,10 +185,36 @@ class EnvConfig:
         self._check_heads()
         if self.migrate and self.victims == 0:
             raise ConfigurationError("environment: 'migrate' needs 'victims': it moves them")
+        if self.commitment and (self.choose_node or self.turn_away):
+            raise ConfigurationError(
+                "environment: 'choose_node' and 'turn_away' contradict 'commitment'; turn it off"
+            )
+        if self.choose_node and self.migrate:
+            raise ConfigurationError("environment: 'migrate' has no candidates to choose nodes by")
+        if self.turn_away and self.victims > 0:
+            raise ConfigurationError(
+                "environment: with 'turn_away' preempted jobs would fail; set 'victims' to 0"
+            )
         if self.backfill and not self.commitment:
             raise ConfigurationError("environment: 'backfill' needs 'commitment'")
         if self.encoding == Encoding.PUBLISHED and not self.commitment:
             raise ConfigurationError("environment: the published encoding needs 'commitment'")
+
+    @property
+    def shows_surroundings(self) -> bool:
+        """Whether fleet, tenants or racks are described, or the tenants of jobs."""
+        return self.fleet or self.tenants > 0 or self.racks > 0 or self.encoding == Encoding.FULL
+
+    @property
+    def length(self) -> int:
+        """Jobs of an episode or, without jobs, ticks."""
+        return self.episode_jobs or self.episode_ticks
+
+    def of_length(self, length: int) -> EnvConfig:
+        """The same with longer or shorter episodes, jobs or ticks."""
+        if self.episode_jobs == 0:
+            return replace(self, episode_ticks=length)
+        return replace(self, episode_jobs=length)
 
     def _check_heads(self) -> None:
         """Reject heads that contradict each other."""
@@ -209,17 +251,36 @@ class EnvConfig:
         """Features and actions of this environment."""
         layout = ActionLayout(
             self.window,
-            len(self.placements),
+            max(self.nodes, 1) if self.choose_node else len(self.placements),
             self.victims,
             self.elastics,
             self.migrate,
             self.capacity_steps,
             self.services,
             can_wait=not self.commitment,
+            choose_node=self.choose_node,
         )
         return FeatureSchema(
             self.encoding, layout, self.advice, self.fleet, self.tenants, self.racks
         )
+
+    @property
+    def generators(self) -> NDArray[np.int32]:
+        """What proposes each of the K candidates, as kernels take it."""
+        if self.choose_node:
+            return np.arange(NODE_CHOICE, NODE_CHOICE + max(self.nodes, 1), dtype=np.int32)
+        return np.array(self.placements, np.int32)
+
+    @property
+    def generated_by(self) -> tuple[Placement, ...]:
+        """All that this environment places by; choosing nodes measures fragmentation, too."""
+        rules = [self.reward.reference_rule, rule_named(self.advice or "fcfs")]
+        chosen = (Placement.FGD,) if self.choose_node else ()
+        return (*self.placements, *(rule.placement for rule in rules), *chosen)
+
+    def for_nodes(self, nodes: int) -> EnvConfig:
+        """The same environment on a cluster of so many nodes."""
+        return replace(self, nodes=nodes) if self.choose_node else self
 
 
 JOB_ORDERING = EnvConfig()
@@ -249,3 +310,15 @@ AUTOSCALING = EnvConfig(
     reward=RewardConfig(terms={"node_cost": 1.0, "service_violations": 0.01}),
 )
 """Order nodes or give them up, and change the number of services' replicas, tick by tick."""
+
+PLACEMENT = EnvConfig(
+    commitment=False,
+    window=1,
+    placements=(Placement.FGD,),
+    choose_node=True,
+    turn_away=True,
+    episode_jobs=72,
+    encoding=Encoding.PLACEMENT,
+    reward=RewardConfig(terms={"allocation": 1.0}),
+)
+"""Choose a node for one pod after the other; nobody queues."""

@@ -7,7 +7,7 @@ import numpy as np
 from envs.config import EnvConfig
 from envs.scaling import FleetPlan, ServiceMix, seasonal_rates
 from envs.scenario import Scenario
-from envs.workloads import Trace, gpu_cluster, lublin_feitelson
+from envs.workloads import Trace, gpu_cluster, gpu_pods, lublin_feitelson
 from envs.workloads.services.generator import generate_services
 from orchestrator.mesh.specs import ServiceSpec
 
@@ -25,14 +25,17 @@ _TARGET = 0.7
 
 
 def default_trace(config: EnvConfig) -> Trace:
-    """The embedded workload: Lublin-Feitelson for job ordering, a GPU cluster otherwise.
+    """The embedded workload.
 
-    Of an environment without jobs it is the cluster: four nodes of eight GPUs.
+    Lublin-Feitelson for job ordering, pods of a GPU-sharing cluster where nodes are chosen, a GPU
+    cluster otherwise. Of an environment without jobs it is the cluster: four nodes of eight GPUs.
     """
     if config.commitment:
         return lublin_feitelson(_JOBS, _SEED)
     if config.episode_jobs == 0:
         return gpu_cluster(2, _SEED, nodes=_NODES)
+    if config.choose_node:
+        return gpu_pods(_JOBS, _SEED)
     return gpu_cluster(_JOBS, _SEED)
 
 

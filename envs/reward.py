@@ -18,7 +18,7 @@ from orchestrator.kernels.metrics import Metric
 from orchestrator.kernels.session import RewardForm
 from orchestrator.scheduler.rules import Rule, rule_named
 
-__all__ = ["TERMS", "RewardConfig"]
+__all__ = ["POTENTIALS", "TERMS", "RewardConfig"]
 
 TERMS: Mapping[str, tuple[Metric, float]] = {
     "bounded_slowdown": (Metric.SLOWDOWN_EXCESS, 1.0),
@@ -30,6 +30,8 @@ TERMS: Mapping[str, tuple[Metric, float]] = {
     "service_violations": (Metric.SERVICE_VIOLATIONS, 1.0),
     "shed": (Metric.SERVICE_SHED, 1.0),
     "node_cost": (Metric.NODE_COST, 1.0),
+    "allocation": (Metric.ALLOCATED_SHARE, -1.0),
+    "fragmentation": (Metric.FRAGMENTED_SHARE, 1.0),
 }
 """Terms by name: the metric whose growth they charge for, and its sign as a cost.
 
@@ -51,7 +53,15 @@ shed
     Requests that rate limiters turned away; they are violations, too.
 node_cost
     Price of all nodes that are paid for, integrated over time.
+allocation
+    Allocated share of the capacity: earned. It is a potential: an episode sums up to its end.
+fragmentation
+    Expected share of all GPUs that typical pods could not use, a potential as well; the first
+    step is charged what the empty cluster has. 0 where no typical pods are loaded.
 """
+
+POTENTIALS = frozenset({"allocation", "fragmentation"})
+"""Terms that depend on the state alone: an episode's rewards sum up to what it ends with."""
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,7 @@ from orchestrator.kernels.codes import Placement, QuotaMode
 from orchestrator.kernels.packing_state import TYPICAL_DTYPE
 from orchestrator.kernels.state import (
     CURVE_DTYPE,
+    GITTINS_DTYPE,
     INCIDENT_DTYPE,
     SERVICE_DTYPE,
     TENANT_DTYPE,
@@ -27,10 +28,18 @@ from orchestrator.kernels.state import (
 from orchestrator.mesh.specs import service_records
 from orchestrator.resources.records import node_records
 from orchestrator.resources.tenants import check_quotas, tenant_records
+from orchestrator.scheduler.gittins import gittins_table
 from orchestrator.types import TenantSpec
 from orchestrator.workloads.throughput import ThroughputModel, curve_records
 
-__all__ = ["Scenario", "Surroundings", "check_heads", "configure_scenario", "surroundings"]
+__all__ = [
+    "Scenario",
+    "Surroundings",
+    "check_heads",
+    "configure_scenario",
+    "playable",
+    "surroundings",
+]
 
 _HORIZON = 2.0
 """Failures are drawn for so many times the span of a window: jobs run on after the last arrival."""
@@ -58,6 +67,12 @@ class Scenario:
         Inference services that run throughout.
     fleet : FleetPlan or None
         Nodes that can be ordered and given up.
+    pods : REQUEST_DTYPE [n] or None
+        The pods that are typical, where fragmentation is measured; None: the trace's own.
+    past_services : tuple of float
+        Service of jobs that ended before, GPU-seconds (core-seconds where there are no GPUs): what
+        the rule ``gittins`` expects of others (none: it serves in order of submission).
+        See :func:`orchestrator.scheduler.gittins.job_services`.
     """
 
     failures: FailureModel | None = None
@@ -68,6 +83,8 @@ class Scenario:
     uplinks_gbps: tuple[float, ...] = ()
     services: ServiceMix | None = None
     fleet: FleetPlan | None = None
+    pods: NDArray[np.void] | None = field(default=None, compare=False)
+    past_services: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         """Reject what makes no sense."""
@@ -89,6 +106,13 @@ class Scenario:
         return 0 if self.fleet is None else round(1000 * self.fleet.review_seconds)
 
 
+def playable(trace: Trace, config: EnvConfig, scenario: Scenario) -> int:
+    """What windows are cut from: jobs of the trace or, for episodes without jobs, ticks."""
+    if config.episode_jobs == 0 and scenario.services is not None:
+        return scenario.services.series.ticks
+    return len(trace)
+
+
 @dataclass(frozen=True)
 class Surroundings:
     """A scenario as kernels take it; M windows."""
@@ -102,6 +126,7 @@ class Surroundings:
     nodes: NDArray[np.void]  # NODE_DTYPE, spare ones included
     services: NDArray[np.void]  # SERVICE_DTYPE
     series_range: NDArray[np.int64]  # [M, 2] ticks of the series that each window plays
+    gittins: NDArray[np.void]  # GITTINS_DTYPE
 
     @property
     def most_incidents(self) -> int:
@@ -126,7 +151,7 @@ def surroundings(
         First job of each window; of windows without jobs, their first tick.
     config : EnvConfig
         How long windows are. Where it offers placement by fragmentation gradients, these need
-        typical pods: the trace's own are taken.
+        typical pods.
     incidents : INCIDENT_DTYPE [I] or None
         Failures of every window, instead of the scenario's.
 
@@ -152,7 +177,8 @@ def surroundings(
         )
     uplinks = np.zeros(len(scenario.uplinks_gbps), UPLINK_DTYPE)
     uplinks["capacity_mbps"] = [round(gbps * 1000) for gbps in scenario.uplinks_gbps]
-    gradient = Placement.FGD in config.placements
+    pods = trace.requests if scenario.pods is None else scenario.pods
+    gradient = Placement.FGD in config.generated_by
     nodes = node_records(trace.nodes)
     services = scenario.services
     return Surroundings(
@@ -161,12 +187,13 @@ def surroundings(
         tenants=_accounts(scenario, trace),
         curves=curve_records(scenario.curves) if scenario.curves else np.zeros(0, CURVE_DTYPE),
         uplinks=uplinks,
-        typical=typical_pods(trace.requests) if gradient else np.zeros(0, TYPICAL_DTYPE),
+        typical=typical_pods(pods) if gradient else np.zeros(0, TYPICAL_DTYPE),
         nodes=nodes if scenario.fleet is None else scenario.fleet.records(nodes),
         services=np.zeros(0, SERVICE_DTYPE)
         if services is None
         else service_records(services.specs, range(len(services.specs))),
         series_range=_window_ticks(scenario, trace, starts, config),
+        gittins=_expectations(scenario.past_services),
     )
 
 
@@ -204,6 +231,10 @@ def check_heads(scenario: Scenario, config: EnvConfig) -> None:
     if config.episode_jobs == 0 and scenario.services is None:
         raise ConfigurationError(
             "environment: 'episode_jobs' is 0, and the scenario has no 'services'; add either"
+        )
+    if config.choose_node and scenario.fleet is not None:
+        raise ConfigurationError(
+            "environment: 'choose_node' knows no changing 'fleet'; leave one of them out"
         )
     if config.commitment and scenario.tick_ms > 0:
         raise ConfigurationError(
@@ -246,6 +277,12 @@ def _window_ticks(
             "longer series, or shorter episodes"
         )
     return ranges
+
+
+def _expectations(services: tuple[float, ...]) -> NDArray[np.void]:
+    """Gittins index by past services; jobs that held no capacity say nothing."""
+    held = [service for service in services if service > 0]
+    return gittins_table(held) if held else np.zeros(0, GITTINS_DTYPE)
 
 
 def _window_failures(

@@ -8,26 +8,38 @@ import numpy as np
 from numpy.typing import NDArray
 
 from envs.buffers import configure_view, make_bench, make_buffers, observed
-from envs.checks import check_incidents, check_services, check_starts, check_trace
+from envs.checks import (
+    check_incidents,
+    check_services,
+    check_starts,
+    check_threads,
+    check_trace,
+)
 from envs.config import EnvConfig
+from envs.crew import Crew
+from envs.fitting import most_workers, request_shapes
 from envs.scaling import Standing
 from envs.scenario import (
     Scenario,
     Surroundings,
     check_heads,
     configure_scenario,
+    playable,
     surroundings,
 )
 from envs.workloads.trace import Trace
 from orchestrator.errors import ConfigurationError, IllegalActionError
 from orchestrator.kernels import session as kernels
-from orchestrator.kernels.codes import Reason
+from orchestrator.kernels.codes import Placement, Reason
 from orchestrator.kernels.state import ClusterShape, ClusterState, allocate
 from orchestrator.scheduler.rules import Rule, rule_named
 
 __all__ = ["Session"]
 
 Observation = dict[str, NDArray[Any]]
+
+_ASKS = 64
+_TABLE_NODES = 256  # with more, looking up the best node beats looking at all
 
 
 class Session:
@@ -47,6 +59,8 @@ class Session:
         Node failures and recoveries of every episode, times from its start.
     scenario : Scenario or None
         Failures drawn for each window, tenants, throughput curves, links, services, fleet.
+    threads : int
+        Threads that step the rows, each a range of them; they change the speed only.
     """
 
     def __init__(
@@ -57,7 +71,10 @@ class Session:
         starts: NDArray[np.int64] | None = None,
         incidents: NDArray[np.void] | None = None,
         scenario: Scenario | None = None,
+        threads: int = 1,
     ) -> None:
+        check_threads(threads)
+        config = config.for_nodes(len(trace.nodes))
         check_trace(trace, config)
         scenario = scenario or Scenario()
         self.trace = trace
@@ -78,7 +95,7 @@ class Session:
         shape = ClusterShape(
             envs=envs,
             jobs=max(config.episode_jobs + self.standing, 1),
-            workers=max(_most_workers(trace), int(standing.requests["max_workers"].max(initial=1))),
+            workers=max(most_workers(trace), int(standing.requests["max_workers"].max(initial=1))),
             nodes=len(self.source.nodes),
             devices=max(node.gpus for node in trace.nodes),
             incidents=around.most_incidents,
@@ -87,12 +104,16 @@ class Session:
             uplinks=max(len(around.uplinks), 1),
             typical=len(around.typical),
             services=max(self.standing, 1),
+            asks=_asks(config, len(self.source.nodes)),
+            shapes=request_shapes(trace, envs) if config.choose_node else -1,
         )
         self.state = allocate(shape)
         _configure(self.state, config)
         configure_scenario(self.state, scenario)
         self.buffers = make_buffers(shape, config)
         self.bench = make_bench(shape, config)
+        helpers = [make_bench(shape, config) for _ in range(min(threads, envs) - 1)]
+        self._crew = Crew([self.bench, *helpers])
         self.seeds = np.zeros(envs, np.uint64)
         self._any_window = np.full(envs, -1, np.int64)
 
@@ -137,18 +158,33 @@ class Session:
     def step(self, actions: NDArray[np.int64]) -> None:
         """Step all rows; the results are in ``buffers``."""
         _check_shape("step: 'actions'", actions, self.envs)
-        kernels.step_rows(
-            self.state.rows, 0, self.envs, actions, self.source, self.buffers, self.bench
-        )
+        self._crew.step(self.state.rows, actions, self.source, self.buffers)
 
     def replay(self, rule: Rule, windows: NDArray[np.int64] | None = None) -> None:
         """Play window ``windows[e]`` (None: window e) to its end in each row, under a rule."""
         if windows is None:
             windows = np.arange(self.envs, dtype=np.int64)
         _check_windows(windows, 0, self)
+        if rule.placement == Placement.FGD and len(self.source.typical) == 0:
+            raise ConfigurationError(
+                f"rule '{rule.name}' measures fragmentation, and this environment does not: name "
+                f"'fgd' among its 'placements'"
+            )
         kernels.replay_rows(
             self.state.rows, 0, self.envs, windows, rule.to_record(), self.source, self.bench
         )
+
+    def close(self) -> None:
+        """End the threads that step rows."""
+        self._crew.close()
+
+    def begin(self, windows: NDArray[np.int64]) -> None:
+        """Begin window ``windows[e]`` in each row as :meth:`replay` does, and play nothing of it.
+
+        The rows are then for :func:`orchestrator.scheduler.rollout.rollout`.
+        """
+        _check_windows(windows, 0, self)
+        kernels.begin_rows(self.state.rows, 0, self.envs, windows, self.source)
 
     def require_legal(self) -> None:
         """Raise if the last step's action was refused in any row."""
@@ -172,20 +208,13 @@ class Session:
 
 def _all_starts(trace: Trace, config: EnvConfig, scenario: Scenario) -> NDArray[np.int64]:
     """Every window that there is."""
-    if config.episode_jobs > 0 or scenario.services is None:
-        return np.arange(len(trace) - config.episode_jobs + 1, dtype=np.int64)
-    last = max(scenario.services.series.ticks - config.episode_ticks, 0)
+    last = max(playable(trace, config, scenario) - config.length, 0)
     return np.arange(last + 1, dtype=np.int64)
 
 
-def _most_workers(trace: Trace) -> int:
-    """Most workers that any job of a trace may have."""
-    elastic = trace.requests["elastic"] != 0
-    grown = trace.requests["max_workers"][elastic].max(initial=1)
-    gpus = sum(node.gpus for node in trace.nodes)
-    cores = sum(node.cpu_cores for node in trace.nodes)
-    # Nobody has more workers than there are GPUs or cores: a lavish maximum costs no memory.
-    return int(max(trace.requests["workers"].max(), min(int(grown), max(gpus, cores, 1))))
+def _asks(config: EnvConfig, nodes: int) -> int:
+    """Entries of a row's slot table: where a step describes many placements, but not too large."""
+    return 0 if config.commitment or nodes > _TABLE_NODES else _ASKS
 
 
 def _check_shape(what: str, values: NDArray[Any], rows: int) -> None:
@@ -218,7 +247,8 @@ def _make_source(
     settings["sampling"] = config.sampling
     settings["advice"] = config.advice is not None
     settings["tenants"] = config.tenants > 0
-    settings["racks"] = config.racks > 0
+    settings["fleet"] = config.fleet
+    settings["around"] = config.shows_surroundings
     fields = ("user", "group", "application")
     largest = [trace.requests["requested_ms"].max() / 1000.0]
     largest += [max(float(trace.requests[name].max()), 1.0) for name in fields]
@@ -239,12 +269,13 @@ def _make_source(
         plans=standing.plans,
         series_range=around.series_range,
         typical=around.typical,
+        gittins=around.gittins,
         starts=np.array(starts, np.int64),
         reference=np.full(len(starts), np.nan),
         reference_rule=config.reward.reference_rule.to_record(),
         advisor=rule_named(config.advice or "fcfs").to_record(),
         weights=config.reward.weights,
-        generators=np.array(config.placements, np.int32),
+        generators=config.generators,
         maxima=np.array(largest, np.float64),
     )
 
@@ -259,5 +290,6 @@ def _configure(state: ClusterState, config: EnvConfig) -> None:
     rows["min_run_ms"] = round(config.min_run_seconds * 1000)
     rows["information"] = config.information
     rows["skip_forced"] = config.skip_forced
+    rows["turn_away"] = config.turn_away
     rows["step_limit"] = config.step_limit
     rows["autoscale"] = config.autoscale

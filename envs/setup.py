@@ -63,6 +63,7 @@ def make_session(
     incidents: NDArray[np.void] | None,
     overrides: Mapping[str, Any],
     scenario: Scenario | None = None,
+    threads: int = 1,
 ) -> Session:
     """Make the session of an environment; see ``SchedulingEnv`` for the arguments."""
     known = [field.name for field in fields(EnvConfig)]
@@ -78,4 +79,4 @@ def make_session(
         scenario = default_scenario(config, trace)
     if starts is None:
         starts = part_starts(trace, config, part, services=scenario.services)
-    return Session(trace, config, envs, starts, incidents, scenario)
+    return Session(trace, config, envs, starts, incidents, scenario, threads)

@@ -8,7 +8,7 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
-from envs.config import AUTOSCALING, CLUSTER, JOB_ORDERING, EnvConfig
+from envs.config import AUTOSCALING, CLUSTER, JOB_ORDERING, PLACEMENT, EnvConfig
 from envs.render import describe_decision, draw_occupancy
 from envs.scenario import Scenario
 from envs.setup import make_session, row_seeds
@@ -17,7 +17,13 @@ from envs.workloads import Trace
 from orchestrator.errors import ConfigurationError, IllegalActionError
 from orchestrator.kernels.codes import Reason
 
-__all__ = ["SchedulingEnv", "autoscaling_env", "cluster_env", "job_ordering_env"]
+__all__ = [
+    "SchedulingEnv",
+    "autoscaling_env",
+    "cluster_env",
+    "job_ordering_env",
+    "placement_env",
+]
 
 Observation = dict[str, NDArray[Any]]
 
@@ -153,6 +159,11 @@ def job_ordering_env(**kwargs: Any) -> SchedulingEnv:
 def cluster_env(**kwargs: Any) -> SchedulingEnv:
     """Entry point of ``quartermaster/Cluster-v0``."""
     return SchedulingEnv(CLUSTER, **kwargs)
+
+
+def placement_env(**kwargs: Any) -> SchedulingEnv:
+    """Entry point of ``quartermaster/Placement-v0``."""
+    return SchedulingEnv(PLACEMENT, **kwargs)
 
 
 def autoscaling_env(**kwargs: Any) -> SchedulingEnv:

@@ -10,7 +10,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
-from envs.config import AUTOSCALING, CLUSTER, JOB_ORDERING, EnvConfig
+from envs.config import AUTOSCALING, CLUSTER, JOB_ORDERING, PLACEMENT, EnvConfig
 from envs.scenario import Scenario
 from envs.setup import make_session, row_seeds
 from envs.spaces import action_space, observation_space
@@ -22,6 +22,7 @@ __all__ = [
     "autoscaling_vector_env",
     "cluster_vector_env",
     "job_ordering_vector_env",
+    "placement_vector_env",
 ]
 
 Observation = dict[str, NDArray[Any]]
@@ -42,6 +43,8 @@ class SchedulingVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]
         overwrites.
     strict : bool
         Raise on an illegal action in any row.
+    threads : int
+        Threads that step the rows; they change the speed only.
     trace, part, starts, incidents, scenario, **overrides
         As for ``SchedulingEnv``.
     """
@@ -59,6 +62,7 @@ class SchedulingVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
         copy: bool = True,
         strict: bool = False,
+        threads: int = 1,
         render_mode: str | None = None,
         **overrides: Any,
     ) -> None:
@@ -67,7 +71,7 @@ class SchedulingVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]
                 f"render_mode is '{render_mode}'; a vector environment draws nothing, leave it out"
             )
         self.session = make_session(
-            base, num_envs, trace, part, starts, incidents, overrides, scenario
+            base, num_envs, trace, part, starts, incidents, overrides, scenario, threads
         )
         self.config = self.session.config
         self.num_envs = num_envs
@@ -143,6 +147,10 @@ class SchedulingVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]
             session.reset(self._over)
         return self._observe(), reward, terminated, truncated, infos
 
+    def close_extras(self, **kwargs: Any) -> None:
+        """End the threads that step rows."""
+        self.session.close()
+
     def action_masks(self) -> NDArray[np.bool_]:
         """Legal actions of all rows, bool [E, A]."""
         return self.session.buffers.mask.view(np.bool_)
@@ -197,6 +205,11 @@ def job_ordering_vector_env(num_envs: int = 1, **kwargs: Any) -> SchedulingVecto
 def cluster_vector_env(num_envs: int = 1, **kwargs: Any) -> SchedulingVectorEnv:
     """Vector entry point of ``quartermaster/Cluster-v0``."""
     return SchedulingVectorEnv(CLUSTER, num_envs, **kwargs)
+
+
+def placement_vector_env(num_envs: int = 1, **kwargs: Any) -> SchedulingVectorEnv:
+    """Vector entry point of ``quartermaster/Placement-v0``."""
+    return SchedulingVectorEnv(PLACEMENT, num_envs, **kwargs)
 
 
 def autoscaling_vector_env(num_envs: int = 1, **kwargs: Any) -> SchedulingVectorEnv:

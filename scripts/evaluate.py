@@ -9,35 +9,16 @@ Usage:
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from hydra.utils import instantiate
 from omegaconf import DictConfig
 from rich.console import Console
 
-from agents.bundle import load_bundle
-from agents.configs import build_suite, entry_point, plain
-from agents.evaluation import add_to_card, make_report, print_report, run_suite, write_report
+from agents.benchmarks import evaluate
+from agents.configs import entry_point
 
 
 @entry_point("evaluate")
 def main(cfg: DictConfig) -> None:
-    console = Console()
-    suite = build_suite(cfg.suite)
-    config = instantiate(cfg.env)
-    bundles = plain(cfg.bundle) or []
-    bundles = [bundles] if isinstance(bundles, str) else bundles
-    policies = [load_bundle(path, config.schema) for path in bundles]
-    trace = instantiate(cfg.workload)
-    scenario = instantiate(cfg.scenario)
-    results = run_suite(suite, trace, config, policies, console, scenario)
-    report = make_report(suite, trace, config, results, scenario)
-    print_report(report, console)
-    write_report(report, Path(cfg.output), plain(cfg))
-    if cfg.card:
-        for path in bundles:
-            add_to_card(Path(path), report)
-    console.print(f"written to {cfg.output}: jobs.csv, table.csv, comparisons.csv, summary.json")
+    evaluate(cfg, Console())
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ from agents.evaluation import Suite
 from agents.scenarios import scenario_config
 from agents.speed import SpeedSuite
 from agents.task import Task
-from envs.config import CLUSTER, JOB_ORDERING, EnvConfig
+from envs.config import CLUSTER, JOB_ORDERING, PLACEMENT, EnvConfig
 from envs.reward import RewardConfig
 from envs.scenario import Scenario
 from envs.workloads import Trace
@@ -38,12 +38,14 @@ from orchestrator.kernels.codes import QuotaMode
 
 GROUPS = {
     *("workload", "env", "reward", "agent", "tracker", "suite", "experiment", "entry"),
-    *("failures", "scenario", "forecaster"),
+    *("failures", "services", "fleet", "scenario", "forecaster"),
 }
 ROOTS = {"train", "evaluate", "benchmark", "forecast"}
 NEEDS_TRACES = {
     "lublin_256",
     "nasa_ipsc",
+    "openb",
+    "openb_times",
     "philly",
     "philly_elastic",
     "philly_elastic_unseen",
@@ -86,6 +88,7 @@ def test_workloads(name: str, request: pytest.FixtureRequest, monkeypatch: pytes
     else:
         monkeypatch.delenv("TRACES_DIR", raising=False)
     fewer = ["workload.jobs=2000"] if name in SMALL else []
+    fewer += ["workload.orders=2"] if name == "openb" else []
     trace = instantiate(composed("train", f"workload={name}", *fewer).workload)
     assert isinstance(trace, Trace)
     assert trace.nodes
@@ -104,6 +107,8 @@ def test_environments_are_the_registered_ones() -> None:
     assert filled == replace(JOB_ORDERING, backfill=True)
     cluster = composed("train", "env=cluster", "reward=completion_time", *plain)
     assert instantiate(cluster.env) == CLUSTER
+    placement = composed("train", "env=placement", "reward=allocation", *plain)
+    assert instantiate(placement.env) == PLACEMENT
 
 
 @pytest.mark.parametrize("name", options("reward"))
@@ -120,6 +125,30 @@ def test_failures(root: str, name: str) -> None:
         cfg = composed(root, f"failures={name}", "failures.rate_scale=3", "+failures.frailty=1.5")
         model = instantiate(cfg.scenario).failures
         assert (model.rate_scale, model.frailty) == (3, 1.5)
+
+
+@pytest.mark.parametrize("name", options("services"))
+def test_services(name: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch):
+    if name == "servegen":
+        monkeypatch.setenv("TRACES_DIR", str(request.getfixturevalue("traces_dir")))
+    fewer = ["services.demand.days=3"] if name == "generated" else []
+    services = instantiate(composed("train", f"services={name}", *fewer).scenario).services
+    if name in ("none", "replicas"):
+        assert services is None
+        return
+    assert len(services.specs) == 4
+    assert services.forecast.shape == services.series.rates.shape
+    second_day = services.forecast[:, 1500:]
+    assert (second_day > 0).mean() > 0.9
+    assert 0.4 < (second_day >= services.series.rates[:, 1500:]).mean() < 1.0
+
+
+@pytest.mark.parametrize("name", options("fleet"))
+def test_fleets(name: str) -> None:
+    fleet = instantiate(composed("train", f"fleet={name}").scenario).fleet
+    assert (fleet is None) == (name == "fixed")
+    if fleet is not None:
+        assert fleet.spare > 0
 
 
 @pytest.mark.parametrize("name", options("scenario"))
@@ -220,18 +249,24 @@ def test_wandb_is_offline_unless_asked() -> None:
 
 @pytest.mark.parametrize("name", options("suite"))
 def test_suites(name: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
-    if name.startswith("speed"):
-        suite = build_speed_suite(composed("benchmark", f"suite={name}").suite, None)
+    cfg = composed("benchmark", f"suite={name}")
+    kind = cfg.suite.kind
+    if kind == "speed":
+        suite = build_speed_suite(cfg.suite, None)
         assert isinstance(suite, SpeedSuite)
-    elif name == "openb":
+    elif kind == "packing":
         monkeypatch.setenv("TRACES_DIR", str(request.getfixturevalue("traces_dir")))
         suite, _ = build_packing_suite(composed("benchmark", f"suite={name}").suite)
     else:
-        cfg = composed("evaluate", f"suite={name}")
         suite = build_suite(cfg.suite)
         assert isinstance(suite, Suite)
         for changes in suite.variants.values():
             replace(instantiate(cfg.env), **changes)
+        assert isinstance(instantiate(cfg.scenario), Scenario)
+        # The same in both scripts.
+        other = composed("evaluate", f"suite={name}")
+        for group in ("suite", "workload", "env", "reward", "failures", "scenario"):
+            assert other[group] == cfg[group]
     assert suite.name == name
 
 
@@ -249,7 +284,10 @@ def test_rlscheduler_suite_is_the_published_one() -> None:
 def test_experiments(name: str) -> None:
     # What needs public traces runs on generated jobs as well.
     other = ["workload=gpu_cluster_elastic"] if name.startswith("philly") else []
-    jobs = "workload.otherwise.jobs=20000" if name == "demo" else "workload.jobs=20000"
+    size = {"demo": "otherwise.jobs"}.get(name, "jobs")
+    if name == "placement_cma":
+        other, size = ["workload=gpu_pods", "~workload.keep_every", "~workload.orders"], "pods"
+    jobs = f"workload.{size}=20000"
     cfg = composed("train", f"experiment={name}", *other, jobs)
     assert cfg.name == name
     task = build_task(cfg)

@@ -76,6 +76,32 @@ def test_train_then_evaluate(tmp_path: Path) -> None:
     assert len(again["tables"]) == len(card["tables"]) + 2
 
 
+@pytest.mark.slow
+def test_benchmark_plays_suites_with_everything_on(tmp_path: Path) -> None:
+    done = script(
+        "benchmark",
+        tmp_path,
+        "suite=full",
+        "workload.jobs=3000",
+        "suite.length=100",
+        "suite.windows=3",
+        "suite.rules=[fcfs,elastic_srtf,drf]",
+        "failures.rate_scale=100",
+    )
+    assert done.returncode == 0, done.stderr
+    output = tmp_path / "results" / "runs" / "benchmark" / "full"
+    assert {path.name for path in output.iterdir()} == {
+        *("jobs.csv", "table.csv", "table.md", "comparisons.csv", "summary.json"),
+        *("comparison.png", "outcomes.png", "series.png"),
+    }
+    summary = json.loads((output / "summary.json").read_text())
+    assert summary["scenario"]["failures"]["rate_scale"] == 100
+    assert len(summary["scenario"]["tenants"]) == 11
+    interruptions = [found["interruptions"] for found in summary["policies"].values()]
+    assert sum(sum(found["windows"]) for found in interruptions) > 0
+    assert "fairness" in (output / "table.md").read_text()
+
+
 @pytest.mark.parametrize(
     ("name", "arguments", "message"),
     [
@@ -88,6 +114,23 @@ def test_train_then_evaluate(tmp_path: Path) -> None:
         ("train", ["env.window=0", "output=out"], "error: environment: 'window' is 0"),
         ("train", ["task.test=0.3", "output=out"], "error: WindowSplit: train + validation"),
         ("benchmark", ["suite.measures=[warp]", "output=out"], "error: suite: unknown measurement"),
+        (
+            "benchmark",
+            ["suite.kind=ordeal"],
+            "error: suite: 'kind' is 'ordeal'; choose from evalua",
+        ),
+        (
+            "benchmark",
+            ["suite=demo", "+suite.columns=[luck]"],
+            "error: suite: unknown metric 'luck'",
+        ),
+        (
+            "evaluate",
+            ["env=cluster", "scenario.quota_mode=hard"],
+            "error: scenario: 'quota_mode' is set, but 'tenants' names nobody",
+        ),
+        ("train", ["failures=weibull", "failures.shape=0"], "error: failures: 'shape' is 0"),
+        ("train", ["failures=weibull"], "error: rankers are replayed on jobs and nodes alone"),
         ("forecast", ["demand=[{kind: oracle}]"], "error: demand: 'kind' is 'oracle'; choose from"),
         ("forecast", ["forecaster=naive", "+forecaster.oracle={}"], "error: unknown forecaster"),
     ],

@@ -172,7 +172,9 @@ def _in_short(value: Any) -> Any:
         return [_in_short(item) for item in value]
     if isinstance(value, np.ndarray) and value.size > _LONG:
         return f"{value.dtype} {list(value.shape)}"
-    return _plain(value)
+    found = _plain(value)
+    plain = found is None or isinstance(found, str | int | float | list)
+    return found if plain else type(found).__name__
 
 
 def scenario_text(described: Mapping[str, Any]) -> str:

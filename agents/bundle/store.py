@@ -42,6 +42,7 @@ KINDS: dict[str, str] = {
 
 _MANIFEST, _CARD, _CARD_TEXT = "manifest.json", "card.json", "card.md"
 _ARRAYS, _TENSORS = "weights.npz", "weights.pt"
+_LATER = ("scenario",)  # fields that bundles of earlier releases do not have
 
 Weights = Mapping[str, Any]
 Loader = Callable[[Manifest, Weights], BatchPolicy]
@@ -158,7 +159,7 @@ def read_manifest(directory: str | Path) -> Manifest:
         remedy = "use the release that wrote it, or train the policy anew"
         raise BundleError(path, f"has format {found!r}, not {FORMAT}", remedy)
     known = {item.name: item for item in fields(Manifest)}
-    missing = [name for name in known if name not in content]
+    missing = [name for name in known if name not in content and name not in _LATER]
     unknown = [name for name in content if name not in known]
     if missing or unknown:
         problem = " and ".join(

@@ -28,7 +28,7 @@ Worker = Callable[[Session, Source, int], None]
 _OF_WINDOWS = ("incidents", "incident_range", "series_range")
 """What of a source depends on its windows, besides their starts."""
 
-_ACTIONS_PER_JOB = 20
+_ACTIONS_PER_JOB = 20  # or a tick
 _RESORT = "srtf"
 
 
@@ -58,13 +58,13 @@ class ScorerEvaluator:
                 "scorers choose among all actions of a cluster: set 'commitment' of the "
                 "environment to false, or train a ranker"
             )
-        self.length = config.episode_jobs
-        limit = config.step_limit or _ACTIONS_PER_JOB * config.episode_jobs
+        self.length = config.length
+        limit = config.step_limit or _ACTIONS_PER_JOB * config.length
         self._trace, self._threads = trace, threads
         self._scenario = scenario or Scenario()
         self._config = replace(config, reward=replace(config.reward, reference=None))
         self._sessions = self._make_sessions(0)
-        schema, buffers = config.schema, self._sessions[0].buffers
+        schema, buffers = self._sessions[0].schema, self._sessions[0].buffers
         self._scoring = Scoring(
             layout=vector_layout(
                 schema, [getattr(buffers, part).shape[1] for part in SETS], by_head=True
@@ -130,7 +130,7 @@ class ScorerEvaluator:
         """Let each thread take the next window until none is left: windows differ in cost."""
         todo = itertools.count()
         windows = np.array(starts, np.int64)
-        around = surroundings(self._scenario, self._trace, windows, self._config, None)
+        around = surroundings(self._scenario, self._trace, windows, self._sessions[0].config, None)
         self._make_room(windows, around)
         changes = {name: getattr(around, name) for name in _OF_WINDOWS}
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from agents.cma.search import Search
 from agents.task import Task, TrainingResult
 from agents.tracking import Tracker
 from envs.config import EnvConfig
+from envs.reward import POTENTIALS
 from orchestrator.errors import ConfigurationError
 from orchestrator.kernels.features import CLUSTER_EXTRA
 from orchestrator.scheduler.rules import rule_named
@@ -131,7 +132,6 @@ class CMATrainer:
         -------
         TrainingResult
         """
-        output.mkdir(parents=True, exist_ok=True)
         checkpoint = output / _CHECKPOINT
         space = _Space.of(task.config, self.prior, self.features)
         if self.resume and checkpoint.is_file():
@@ -139,7 +139,9 @@ class CMATrainer:
         else:
             begin = space.reduced(space.prior)
             search = Search.begin(begin, self.sigma, self.population, task.seed)
-        _Run(self, task, tracker, search, space, checkpoint).work()
+        run = _Run(self, task, tracker, search, space, checkpoint)
+        output.mkdir(parents=True, exist_ok=True)
+        run.work()
         found = search.kept if search.kept is not None else search.average()
         weights = _unit(space.whole(found[None])[0])
         ranks = task.config.commitment
@@ -185,7 +187,7 @@ class _Run:
         config = task.evaluation_config
         length = trainer.window_jobs or task.evaluation_jobs
         self._possible = task.split.admissible("train", length)
-        windows = replace(config, episode_jobs=length)
+        windows = config.of_length(length)
         self._train = _evaluator(task, windows, trainer.threads)
         self._judge = _evaluator(task, config, trainer.threads)
         self._starts = task.evaluation_starts("validation", trainer.validation_windows)
@@ -248,12 +250,17 @@ class _Run:
         search.history.append(entry)
         self._tracker.log(search.generation, entry)
         search.save(self._checkpoint)
-        shown = f"{entry['validation']:.1f} ({self._rule.name} {entry['reference']:.1f})"
+        shown = f"{entry['validation']:.4g} ({self._rule.name} {entry['reference']:.4g})"
         return f"generation {search.generation}, validation {shown}"
 
     def _per_job(self, costs: NDArray[np.float64]) -> float:
-        """Mean cost per job; as mean bounded slowdown where that is what rewards are made of."""
+        """Mean cost per job; as mean bounded slowdown where that is what rewards are made of.
+
+        Shares that a window ends with are no sums over its jobs, and are left as they are.
+        """
         terms = self._task.config.reward.terms
+        if POTENTIALS.issuperset(terms):
+            return float(costs.mean())
         least = terms.get("bounded_slowdown", 0.0) if len(terms) == 1 else 0.0
         return float(costs.mean() / self._judge.length + least)
 
@@ -312,7 +319,8 @@ def _named(config: EnvConfig, weights: Mapping[str, float]) -> NDArray[np.float6
 
 def _relative(costs: NDArray[np.float64], reference: NDArray[np.float64]) -> NDArray[np.float64]:
     """Costs in proportion to the reference's, softened so that no calm window weighs most."""
-    return costs / (reference + reference.mean())
+    scale = np.abs(reference)  # what is earned costs less than nothing
+    return costs / (scale + scale.mean())
 
 
 def _unit(weights: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -17,6 +17,7 @@ from orchestrator.kernels.packing_state import TYPICAL_DTYPE
 from orchestrator.kernels.session import SETTINGS_DTYPE, Bench, Buffers, Source
 from orchestrator.kernels.state import (
     CURVE_DTYPE,
+    GITTINS_DTYPE,
     INCIDENT_DTYPE,
     NODE_DTYPE,
     REQUEST_DTYPE,
@@ -76,6 +77,11 @@ class BundlePolicy:
                 "deployment: a live cluster's fleet and replicas are changed by its autoscaler; "
                 "train with 'services' and 'capacity_steps' 0"
             )
+        if config.choose_node:
+            raise ConfigurationError(
+                "deployment: a live cluster takes placements by generator, not nodes by number; "
+                "train a policy that chooses among 'placements'"
+            )
         self.policy = policy
         self.config = config
         self._schema = config.schema
@@ -122,7 +128,8 @@ def _source(config: EnvConfig) -> Source:
     settings["encoding"] = config.encoding
     settings["advice"] = config.advice is not None
     settings["tenants"] = config.tenants > 0
-    settings["racks"] = config.racks > 0
+    settings["fleet"] = config.fleet
+    settings["around"] = config.shows_surroundings
     no_jobs = np.zeros(0, REQUEST_DTYPE)
     no_jobs.flags.writeable = False  # as a session's: kernels are compiled for one of them
     return Source(
@@ -139,11 +146,12 @@ def _source(config: EnvConfig) -> Source:
         plans=np.zeros(0, SCALING_DTYPE),
         series_range=np.zeros((0, 2), np.int64),
         typical=np.zeros(0, TYPICAL_DTYPE),
+        gittins=np.zeros(0, GITTINS_DTYPE),
         starts=np.zeros(0, np.int64),
         reference=np.zeros(0),
         reference_rule=config.reward.reference_rule.to_record(),
         advisor=rule_named(config.advice or "fcfs").to_record(),
         weights=config.reward.weights,
-        generators=np.array(config.placements, np.int32),
+        generators=config.generators,
         maxima=np.ones(4),
     )

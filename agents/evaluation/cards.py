@@ -64,14 +64,16 @@ def card_tables(report: Report) -> tuple[CardTable, ...]:
         for result in group:
             summary = report.summaries[result.policy][metric]
             mean = summary.mean
-            rows.append((result.policy, mean.value, mean.low, mean.high, summary.iqm.value))
+            partial = report.partial.get(result.policy)
+            name = result.policy + (f" (first {partial} windows)" if partial else "")
+            rows.append((name, mean.value, mean.low, mean.high, summary.iqm.value))
         rows += [_published_row(row) for row in suite.published if row.variant == variant]
         tables.append(CardTable(title, ("policy", "mean", "95 % low", "high", "IQM"), rows))
         learned = {result.policy for result in group if result.learned}
         pairs = [
             (
                 pair.policy,
-                pair.baseline,
+                pair.baseline + (f" (first {pair.windows})" if pair.windows < count else ""),
                 pair.ratio.value,
                 pair.ratio.low,
                 pair.ratio.high,

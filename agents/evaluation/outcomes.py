@@ -8,8 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from agents.evaluation.fairness import finish_time_ratios, tenant_fairness
 from envs.session import Session
-from orchestrator.errors import QuartermasterError
+from orchestrator.kernels import entry
+from orchestrator.kernels.codes import JobCode, JobKind
 
 __all__ = ["JOB_OUTCOME", "METRICS", "EvaluationResult", "OutcomeTable"]
 
@@ -20,8 +22,23 @@ METRICS: Mapping[str, int] = {
     "makespan": -1,
     "utilisation": 1,
     "preemptions": -1,
+    "interruptions": -1,
+    "lost_hours": -1,
+    "resizes": -1,
+    "migrations": -1,
+    "finish_time_fairness": -1,
+    "worst_finish_time": -1,
+    "unfinished": -1,
+    "tenant_fairness": 1,
+    "violations": -1,
+    "replica_hours": -1,
+    "node_cost": -1,
+    "objective": -1,
 }
 """Metrics of a window, and whether more (1) or less (-1) is better.
+
+The last four are known only where there are tenants with entitlements, services, and nodes that
+have a price.
 
 bounded_slowdown
     Mean over jobs of max(1, (end - submit) / max(run time, 10 s)).
@@ -32,11 +49,28 @@ makespan
     From the first submission to the last end, s.
 utilisation
     Allocated share of the capacity over the makespan.
-preemptions
-    Number of them.
+preemptions, interruptions, resizes, migrations
+    Number of them; interruptions are those by failures of nodes.
+lost_hours
+    Capacity spent on work that was lost and on starting again, GPU hours (or processor hours).
+finish_time_fairness, worst_finish_time
+    Mean over jobs, and the largest, of Themis' rho; see :func:`finish_time_ratios`.
+unfinished
+    Jobs that were still queued when nothing was left to happen. Their times count until then.
+tenant_fairness
+    Jain's index of tenants' normalised shares; see :func:`tenant_fairness`.
+violations
+    Share of requests that services did not answer within their objective.
+replica_hours
+    Hours of ready replicas of all services.
+objective
+    What the environment's reward charges for: its terms, weighted and added up.
+node_cost
+    Prices of nodes that are paid for, integrated over the window.
 """
 
 _BOUND_MS = 10_000
+_HOUR_MS = 3_600_000.0
 
 JOB_OUTCOME = np.dtype(
     [
@@ -65,7 +99,7 @@ class EvaluationResult:
     starts : int64 [M]
         First job of each window.
     values : mapping of str to float64 [M]
-        Each of :data:`METRICS`, by window.
+        Those of :data:`METRICS` that are known, by window.
     jobs : JOB_OUTCOME [rows]
         Jobs of the windows that they were kept for, by window and submission.
     nodes : int32 [rows, W]
@@ -106,38 +140,37 @@ class OutcomeTable:
     def __init__(self, session: Session, starts: NDArray[np.int64], keep_jobs: int) -> None:
         self._session = session
         self._starts = starts
-        self._values = {name: np.zeros(len(starts)) for name in METRICS}
+        self._values: dict[str, NDArray[np.float64]] = {}
         length, workers = session.config.episode_jobs, session.state.shape.workers
         kept = min(keep_jobs, len(starts))
         self._jobs = np.zeros((kept, length), JOB_OUTCOME)
         self._nodes = np.full((kept, length, workers), -1, np.int32)
 
-    def collect(self, e: int, window: int, policy: str) -> None:
+    def collect(self, e: int, window: int) -> None:
         """Take the outcome of row ``e``, in which a window has ended."""
         state = self._session.state
         row = state.rows[e]
-        length = int(row["num_jobs"])
-        if row["completed_jobs"] != length:
-            raise QuartermasterError(
-                f"policy '{policy}' left {length - row['completed_jobs']} of {length} jobs of "
-                f"window {window} unfinished; such a window cannot be compared"
-            )
-        ask, outcome = state.request[e, :length], state.job[e, :length]
-        taken_ms = outcome["end_ms"] - ask["submit_ms"]
-        makespan_ms = int(outcome["end_ms"].max() - ask["submit_ms"].min())
-        slowdown = taken_ms / np.maximum(ask["duration_ms"], _BOUND_MS)
-        busy = row["busy_unit_ms"] / max(int(row["nominal_units"]) * makespan_ms, 1)
-        for name, value in (
-            ("bounded_slowdown", np.maximum(slowdown, 1.0).mean()),
-            ("wait", row["wait_ms"] / 1000.0 / length),
-            ("completion_time", taken_ms.mean() / 1000.0),
-            ("makespan", makespan_ms / 1000.0),
-            ("utilisation", busy),
-            ("preemptions", row["preemptions"]),
-        ):
-            self._values[name][window] = value
+        present = state.request[e, : int(row["num_jobs"])]["kind"] != JobKind.SERVICE
+        ask = state.request[e, : len(present)][present]
+        done = state.job[e, : len(present)][present]  # a copy: unfinished jobs end here
+        unfinished = done["state"] != JobCode.COMPLETED
+        done["end_ms"][unfinished] = row["now_ms"]
+        values = _job_values(row, ask, done) if len(ask) else {}
+        values |= _row_values(row) | {"unfinished": float(unfinished.sum())}
+        values["objective"] = self._charged(e)
+        if row["num_tenants"] > 0 and len(ask):
+            values["tenant_fairness"] = _tenant_value(row, state.tenant[e], ask, done)
+        for name, value in values.items():
+            self._values.setdefault(name, np.zeros(len(self._starts)))[window] = value
         if window < len(self._jobs):
-            self._keep(e, window, length)
+            self._keep(e, window, ask, done, np.flatnonzero(present))
+
+    def _charged(self, e: int) -> float:
+        """The reward's terms of a row, weighted."""
+        session = self._session
+        metrics = np.zeros(len(session.source.weights))
+        entry.read_metrics(session.state.rows, e, metrics)
+        return float(metrics @ session.source.weights)
 
     def result(self, policy: str, learned: bool) -> EvaluationResult:
         """Everything collected, under the policy's name."""
@@ -155,19 +188,88 @@ class OutcomeTable:
             node_names=tuple(node.node_id for node in session.trace.nodes),
         )
 
-    def _keep(self, e: int, window: int, length: int) -> None:
-        state = self._session.state
-        ask, outcome = state.request[e, :length], state.job[e, :length]
+    def _keep(
+        self,
+        e: int,
+        window: int,
+        ask: NDArray[np.void],
+        done: NDArray[np.void],
+        jobs: NDArray[np.int64],
+    ) -> None:
         kept = self._jobs[window]
         kept["sequence"] = window
         kept["job_id"] = ask["source_id"]
         kept["submit_ms"] = ask["submit_ms"]
-        kept["start_ms"] = outcome["first_start_ms"]
-        kept["last_start_ms"] = outcome["start_ms"]
-        kept["end_ms"] = outcome["end_ms"]
-        kept["units"] = outcome["units"]
-        kept["preemptions"] = outcome["preemptions"]
+        kept["start_ms"] = done["first_start_ms"]
+        kept["last_start_ms"] = done["start_ms"]
+        kept["end_ms"] = done["end_ms"]
+        kept["units"] = done["units"]
+        kept["preemptions"] = done["preemptions"]
         width = self._nodes.shape[2]
         held = np.arange(width) < ask["workers"][:, np.newaxis]
-        placed = state.worker[e, :length, :width]["node"]
+        placed = self._session.state.worker[e, jobs, :width]["node"]
         self._nodes[window] = np.where(held, placed, -1)
+
+
+def _asked_units(row: np.void, ask: NDArray[np.void]) -> NDArray[np.int64]:
+    """Demand of jobs as they asked for it, capacity units."""
+    each = ask["gpus_per_worker"] * ask["gpu_milli"] if row["unit"] else ask["cpu_milli"]
+    units: NDArray[np.int64] = ask["workers"] * each
+    return units
+
+
+def _job_values(row: np.void, ask: NDArray[np.void], done: NDArray[np.void]) -> dict[str, float]:
+    """Metrics that follow from a window's jobs."""
+    taken_ms = done["end_ms"] - ask["submit_ms"]
+    makespan_ms = int(done["end_ms"].max() - ask["submit_ms"].min())
+    slowdown = taken_ms / np.maximum(ask["duration_ms"], _BOUND_MS)
+    # Replicas of services hold capacity to the end.
+    span_ms = int(row["now_ms"] - ask["submit_ms"].min()) if row["num_services"] else makespan_ms
+    capacity = int(row["nominal_units"])
+    ratios = finish_time_ratios(
+        ask["submit_ms"], done["end_ms"], ask["duration_ms"], _asked_units(row, ask), capacity
+    )
+    return {
+        "bounded_slowdown": np.maximum(slowdown, 1.0).mean(),
+        "wait": row["wait_ms"] / 1000.0 / len(ask),
+        "completion_time": taken_ms.mean() / 1000.0,
+        "makespan": makespan_ms / 1000.0,
+        "utilisation": row["busy_unit_ms"] / max(capacity * span_ms, 1),
+        "finish_time_fairness": ratios.mean(),
+        "worst_finish_time": ratios.max(),
+    }
+
+
+def _row_values(row: np.void) -> dict[str, float]:
+    """Metrics that a row counts by itself."""
+    found = {
+        "preemptions": float(row["preemptions"]),
+        "interruptions": float(row["interruptions"]),
+        "lost_hours": row["lost_unit_ms"] / 1000.0 / _HOUR_MS,
+        "resizes": float(row["resizes"]),
+        "migrations": float(row["migrations"]),
+    }
+    if row["num_services"] > 0:
+        found["violations"] = row["request_violations"] / max(float(row["requests_offered"]), 1.0)
+        found["replica_hours"] = row["replica_ms"] / _HOUR_MS
+    if row["cost_milli_ms"] > 0:
+        found["node_cost"] = row["cost_milli_ms"] / 1000.0 / _HOUR_MS
+    return found
+
+
+def _tenant_value(
+    row: np.void, tenants: NDArray[np.void], ask: NDArray[np.void], done: NDArray[np.void]
+) -> float:
+    """Fairness towards tenants: by quotas, or by weights where nobody has a quota."""
+    own = tenants[: int(row["num_tenants"])]
+    weights = np.where(own["weight"] > 0.0, own["weight"], 1.0)
+    by_weight = row["nominal_units"] * weights / weights.sum()
+    quotas = own["quota_units"]
+    return tenant_fairness(
+        ask["submit_ms"],
+        done["end_ms"],
+        _asked_units(row, ask),
+        done["attained_unit_ms"],
+        ask["tenant"],
+        quotas.astype(np.float64) if quotas.any() else by_weight,
+    )

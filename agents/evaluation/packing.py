@@ -19,6 +19,9 @@ from rich.console import Console
 from rich.table import Table
 
 from agents.evaluation.files import write_json, write_text
+from agents.evaluation.placing import place_by_policy
+from agents.task import BatchPolicy
+from envs.config import PLACEMENT, EnvConfig
 from envs.workloads import Trace, inflate, typical_pods
 from orchestrator.errors import ConfigurationError
 from orchestrator.kernels import entry, packing
@@ -118,7 +121,11 @@ class PackingResult:
 
 
 def run_packing(
-    suite: PackingSuite, trace: Trace, advance: Callable[[str], None] | None = None
+    suite: PackingSuite,
+    trace: Trace,
+    advance: Callable[[str], None] | None = None,
+    learned: Sequence[BatchPolicy] = (),
+    config: EnvConfig | None = None,
 ) -> list[PackingResult]:
     """Pack a trace's cluster with its pods under every policy and seed.
 
@@ -129,15 +136,20 @@ def run_packing(
         Pods of one worker each, and their cluster.
     advance : callable or None, optional
         Called with the name of the policy before each run.
+    learned : sequence of BatchPolicy, optional
+        Policies that choose nodes, to be judged beside the suite's.
+    config : EnvConfig or None, optional
+        The environment that they see.
 
     Returns
     -------
     list of PackingResult
+        The learned policies first.
     """
     nodes, typical = node_records(trace.nodes), typical_pods(trace.requests)
     percents = np.arange(round(suite.ratio * 100) + 1)
     found: dict[str, list[tuple[float, NDArray[np.float64], int, float]]] = {
-        policy: [] for policy in suite.policies
+        policy: [] for policy in (*(policy.name for policy in learned), *suite.policies)
     }
     for seed in suite.seeds:
         arrivals = inflate(trace, suite.ratio, seed).requests
@@ -166,9 +178,16 @@ def run_packing(
             count = packing.pack_arrivals(state.rows, 0, len(arrivals), generator, scratch, free)
             spent = perf_counter() - begun
             held = 100.0 * (1.0 - free / int(state.rows[0]["capacity_units"]))
-            last = np.searchsorted(asked, percents, side="right") - 1
-            curve = np.where(last >= 0, held[last], 0.0)
-            found[policy].append((float(held[-1]), curve, int(count), spent))
+            found[policy].append((float(held[-1]), _curve(held, asked, percents), count, spent))
+        for chooser in learned:
+            if advance is not None:
+                advance(chooser.name)
+            begun = perf_counter()
+            placed = place_by_policy(chooser, config or PLACEMENT, trace, arrivals)
+            spent = perf_counter() - begun
+            held = 100.0 * np.cumsum(size * placed) / (1000 * trace.gpus)
+            curve = _curve(held, asked, percents)
+            found[chooser.name].append((float(held[-1]), curve, int(placed.sum()), spent))
     return [
         PackingResult(
             policy=policy,
@@ -179,6 +198,15 @@ def run_packing(
         )
         for policy, runs in found.items()
     ]
+
+
+def _curve(
+    held: NDArray[np.float64], asked: NDArray[np.float64], percents: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """What is held when so many percent have been asked for."""
+    last = np.searchsorted(asked, percents, side="right") - 1
+    curve: NDArray[np.float64] = np.where(last >= 0, held[last], 0.0)
+    return curve
 
 
 _HEADER = ("policy", "GPU allocation %", "sd", "published %", "difference", "pods placed", "s/run")

@@ -16,13 +16,13 @@ from envs.session import Session
 from envs.workloads import Trace
 from orchestrator.scheduler.rules import Rule, rule_named
 
-__all__ = ["evaluate_policy", "evaluate_rule"]
+__all__ = ["Advance", "evaluate_policy", "evaluate_rule", "judged"]
 
 Advance = Callable[[int], None]
 """Told how many windows have just ended."""
 
 
-def _judged(config: EnvConfig) -> EnvConfig:
+def judged(config: EnvConfig) -> EnvConfig:
     """The environment as policies are judged in it: every window is played to its end."""
     return replace(config, step_limit=0, skip_forced=config.commitment)
 
@@ -59,11 +59,11 @@ def evaluate_rule(
     EvaluationResult
     """
     rule = rule_named(rule) if isinstance(rule, str) else rule
-    session = Session(trace, _judged(config), 1, starts, scenario=scenario)
+    session = Session(trace, judged(config), 1, starts, scenario=scenario)
     table = OutcomeTable(session, starts, len(starts) if keep_jobs is None else keep_jobs)
     for window in range(len(starts)):
         session.replay(rule, np.array([window]))
-        table.collect(0, window, rule.name)
+        table.collect(0, window)
         if advance is not None:
             advance(1)
     return table.result(rule.name, learned=False)
@@ -104,7 +104,7 @@ def evaluate_policy(
         If the policy chooses an action that its mask forbids.
     """
     count = min(rows, len(starts))
-    session = Session(trace, _judged(config), count, starts, scenario=scenario)
+    session = Session(trace, judged(config), count, starts, scenario=scenario)
     table = OutcomeTable(session, starts, len(starts) if keep_jobs is None else keep_jobs)
     windows = np.arange(session.envs, dtype=np.int64)
     following = session.envs
@@ -115,7 +115,7 @@ def evaluate_policy(
         for e in np.flatnonzero(live & session.buffers.terminated):
             # Without choices a window can end as it begins, hence a loop.
             while live[e] and session.buffers.terminated[e]:
-                table.collect(int(e), int(windows[e]), policy.name)
+                table.collect(int(e), int(windows[e]))
                 if advance is not None:
                     advance(1)
                 live[e] = following < len(starts)

@@ -13,12 +13,19 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from agents.bundle import describe_scenario
-from agents.evaluation.files import write_json
+from agents.bundle import describe_scenario, scenario_text
+from agents.evaluation.files import write_json, write_text
 from agents.evaluation.outcomes import METRICS, EvaluationResult
 from agents.evaluation.statistics import Comparison, Summary, compare, summarise
 from agents.evaluation.suite import Suite, label
-from agents.evaluation.tables import comparison_table, policy_table, write_csv, write_jobs
+from agents.evaluation.tables import (
+    comparison_table,
+    outcome_tables,
+    policy_markdown,
+    policy_table,
+    write_csv,
+    write_jobs,
+)
 from envs.config import EnvConfig
 from envs.scenario import Scenario
 from envs.workloads import Trace
@@ -65,6 +72,20 @@ class Report:
         """The results of all variants."""
         return [result for results in self.results.values() for result in results]
 
+    @property
+    def metrics(self) -> list[str]:
+        """Metrics that are known of every result."""
+        results = self.flat()
+        return [name for name in METRICS if all(name in result.values for result in results)]
+
+    @property
+    def partial(self) -> dict[str, int]:
+        """Policies that played the first windows only, and how many: not ranked by their means."""
+        results = self.flat()
+        most = max(len(result.starts) for result in results)
+        played = {result.policy: len(result.starts) for result in results}
+        return {policy: count for policy, count in played.items() if count < most}
+
 
 def make_report(
     suite: Suite,
@@ -110,43 +131,48 @@ def make_report(
 
 
 def _pairs(suite: Suite, variant: str, group: Sequence[EvaluationResult]) -> list[Comparison]:
+    """Every policy against the baselines; the learned ones against the zoo, too.
+
+    Who played the first windows only is compared on these.
+    """
     by_name = {result.policy: result for result in group}
     metric = suite.metric
-    return [
-        compare(
-            result.policy,
-            baseline,
-            metric,
-            result.values[metric],
-            by_name[baseline].values[metric],
-            sign=METRICS[metric],
-            seed=suite.seed,
-        )
-        for result in group
-        for baseline in (label(name, variant) for name in suite.baselines)
-        if result.policy != baseline
-    ]
+    baselines = [label(name, variant) for name in suite.baselines]
+    zoo = [label(name, variant) for name in suite.zoo]
+    pairs = []
+    for result in group:
+        for name in [*baselines, *(zoo if result.learned else [])]:
+            other = by_name[name]
+            if other is result:
+                continue
+            count = min(len(result.starts), len(other.starts))
+            pair = compare(
+                result.policy,
+                name,
+                metric,
+                result.values[metric][:count],
+                other.values[metric][:count],
+                sign=METRICS[metric],
+                seed=suite.seed,
+            )
+            pairs.append(pair)
+    return pairs
 
 
 def print_report(report: Report, console: Console) -> None:
     """Show a report on the terminal: per variant, the policies and the paired comparisons."""
     suite = report.suite
     count = len(report.flat()[0].starts)
-    console.print(
-        f"[bold]{suite.name}[/]: {count} windows of {_length(report)} jobs of "
-        f"{report.trace_name}; run times known: {report.information}"
-    )
-    distinct = _distinct_jobs(report)
-    if distinct < 0.5 * len(report.flat()[0].starts) * _length(report):
-        console.print(
-            f"[dim]The windows share jobs ({distinct:,} different ones in all), so the intervals "
-            "are narrower than they should be.[/]"
-        )
+    console.print(f"[bold]{suite.name}[/]: {_headline(report)}")
+    for note in _notes(report):
+        console.print(f"[dim]{note}[/]")
     for variant, group in report.results.items():
         title = variant.replace("_", " ")
         means = {result.policy: report.summaries[result.policy] for result in group}
         console.print()
-        console.print(policy_table(means, suite, variant, title or "policies"))
+        console.print(policy_table(means, suite, variant, title or "policies", report.partial))
+        for table in outcome_tables(means, suite.columns, console.width):
+            console.print(table)
         learned = {result.policy for result in group if result.learned}
         pairs = [pair for pair in report.comparisons[variant] if pair.policy in learned]
         if count > 1 and pairs:
@@ -155,7 +181,7 @@ def print_report(report: Report, console: Console) -> None:
 
 
 def write_report(report: Report, folder: Path, config: Mapping[str, Any]) -> None:
-    """Write ``jobs.csv``, ``table.csv``, ``comparisons.csv`` and ``summary.json``.
+    """Write ``jobs.csv``, ``table.csv``, ``table.md``, ``comparisons.csv`` and ``summary.json``.
 
     Parameters
     ----------
@@ -167,19 +193,68 @@ def write_report(report: Report, folder: Path, config: Mapping[str, Any]) -> Non
     """
     write_jobs(folder / "jobs.csv", report.flat())
     write_csv(folder / "table.csv", *_policy_rows(report))
+    write_text(folder / "table.md", _markdown(report))
     write_csv(folder / "comparisons.csv", *_comparison_rows(report))
     write_json(folder / "summary.json", _finite(_summary(report, config)))
 
 
+def _markdown(report: Report) -> str:
+    parts = [f"{_headline(report)}."]
+    if report.scenario:
+        parts.append(f"Scenario: {scenario_text(report.scenario)}.")
+    parts += _notes(report)
+    for variant, group in report.results.items():
+        if variant:
+            parts.append(f"**{variant.replace('_', ' ')}**")
+        means = {result.policy: report.summaries[result.policy] for result in group}
+        parts.append(policy_markdown(means, report.suite))
+    return "\n\n".join(parts) + "\n"
+
+
+def _headline(report: Report) -> str:
+    count = len(report.flat()[0].starts)
+    if "completion_time" not in report.flat()[0].values:  # episodes without jobs
+        return f"{count} windows of {_length(report)} ticks on the nodes of {report.trace_name}"
+    return (
+        f"{count} windows of {_length(report)} jobs of {report.trace_name}; run times known: "
+        f"{report.information}"
+    )
+
+
+def _notes(report: Report) -> list[str]:
+    """What a reader of the tables must know."""
+    notes = []
+    distinct = _distinct_jobs(report)
+    if distinct < 0.5 * len(report.flat()[0].starts) * _length(report):
+        notes.append(
+            f"The windows share jobs ({distinct:,} different ones in all), so the intervals are "
+            "narrower than they should be."
+        )
+    if report.partial:
+        who = ", ".join(f"{policy} {count}" for policy, count in report.partial.items())
+        notes.append(
+            f"Some played the first windows only ({who}), so their means are not comparable with "
+            "the others; the pairs are of the same windows."
+        )
+    left = {r.policy: int(r.values["unfinished"].sum()) for r in report.flat()}
+    if any(left.values()):
+        who = ", ".join(f"{policy} {count}" for policy, count in left.items() if count)
+        notes.append(
+            f"Jobs that were never finished ({who}) count until the end of their window, which "
+            "flatters whoever left them."
+        )
+    return notes
+
+
 def _policy_rows(report: Report) -> tuple[list[str], list[list[Any]]]:
     columns = ["policy", "windows"]
-    for name in METRICS:
+    for name in report.metrics:
         columns += [name, f"{name}_low", f"{name}_high"]
         columns += [f"{name}_iqm", f"{name}_iqm_low", f"{name}_iqm_high", f"{name}_median"]
     rows = []
     for result in report.flat():
         row: list[Any] = [result.policy, len(result.starts)]
-        for name in METRICS:
+        for name in report.metrics:
             summary = report.summaries[result.policy][name]
             for estimate in (summary.mean, summary.iqm):
                 row += [estimate.value, estimate.low, estimate.high]

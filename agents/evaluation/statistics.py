@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from orchestrator.errors import ValidationError
 
-__all__ = ["Comparison", "Interval", "Summary", "compare", "summarise"]
+__all__ = ["Comparison", "Interval", "Summary", "compare", "mean_difference", "summarise"]
 
 _LEVEL = 0.95
 _CUT = 0.25  # of the interquartile mean, at each end
@@ -140,15 +140,21 @@ def compare(
         baseline=baseline,
         metric=metric,
         windows=len(values),
-        difference=_interval(
-            float((values - reference).mean()), (values - reference)[drawn].mean(axis=1)
-        ),
+        difference=mean_difference(values, reference, seed, draws),
         ratio=_ratio(values.mean(), reference.mean(), mine.mean(axis=1), theirs.mean(axis=1)),
         iqm_ratio=_ratio(iqm, reference_iqm, _iqm(mine), _iqm(theirs)),
         improvement=_interval(float(improvement), better[drawn].mean(axis=1)),
         won=float((gain > 0).mean()),
         tied=float((gain == 0).mean()),
     )
+
+
+def mean_difference(
+    values: Values, reference: Values, seed: int = 0, draws: int = 10_000
+) -> Interval:
+    """Mean over windows, [M] each, of one policy minus another, with its interval."""
+    gap = _checked(values) - _checked(reference)
+    return _interval(float(gap.mean()), gap[_draws(len(gap), seed, draws)].mean(axis=1))
 
 
 def _checked(values: Values) -> Values:

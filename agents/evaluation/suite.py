@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,11 +14,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from agents.evaluation.outcomes import METRICS, EvaluationResult
 from agents.evaluation.play import evaluate_policy, evaluate_rule
+from agents.evaluation.zoo import evaluate_zoo, zoo_policy
 from agents.task import BatchPolicy
 from envs.config import EnvConfig
-from envs.scenario import Scenario
+from envs.scenario import Scenario, playable
 from envs.workloads import Trace, WindowSplit
+from envs.workloads.windows import Part
 from orchestrator.errors import ConfigurationError
+from orchestrator.kernels.codes import RuleKey
+from orchestrator.scheduler.gittins import job_services
 from orchestrator.scheduler.rules import rule_named
 
 __all__ = ["Published", "Suite", "run_suite"]
@@ -70,6 +74,18 @@ class Suite:
         Of the drawn windows and of the bootstrap.
     keep_jobs : int or None, optional
         Windows whose jobs go into the per-job table; None: all.
+    split : mapping of str to float, optional
+        Fractions of the jobs for training, validation and test; empty: those of
+        :class:`envs.workloads.WindowSplit`.
+    zoo : sequence of str, optional
+        Policies of :mod:`agents.evaluation.zoo` to play.
+    zoo_windows : mapping of str to int, optional
+        For those of them that are slow, how many windows to play: the first ones. They are
+        compared with others on these.
+    columns : sequence of str, optional
+        Further metrics to be shown in tables and pictures; empty: the usual few.
+    series : sequence of str, optional
+        Rules whose course through one window is drawn.
     published : sequence of Published, optional
     """
 
@@ -84,37 +100,68 @@ class Suite:
     windows: int = 200
     seed: int = 0
     keep_jobs: int | None = None
+    split: Mapping[str, float] = field(default_factory=dict)
+    zoo: Sequence[str] = ()
+    zoo_windows: Mapping[str, int] = field(default_factory=dict)
+    columns: Sequence[str] = ()
+    series: Sequence[str] = ()
     published: Sequence[Published] = ()
 
     def __post_init__(self) -> None:
         """Reject unknown names."""
-        for name in (*self.rules, *self.baselines):
+        for name in (*self.rules, *self.baselines, *self.series):
             rule_named(name)
-        if self.metric not in METRICS:
-            known = ", ".join(METRICS)
-            raise ConfigurationError(f"suite: unknown metric '{self.metric}'; known: {known}")
+        for name in self.zoo:
+            zoo_policy(name)
+            if name in self.rules:
+                raise ConfigurationError(f"suite: '{name}' is both in 'rules' and in 'zoo'")
+        for name in self.split:
+            if name not in get_args(Part):
+                raise ConfigurationError(
+                    f"suite: 'split' has '{name}'; known: {', '.join(get_args(Part))}"
+                )
+        for name, count in self.zoo_windows.items():
+            if name not in self.zoo or count < 1:
+                raise ConfigurationError(
+                    f"suite: 'zoo_windows' gives '{name}' {count} windows; name policies of "
+                    f"'zoo', and give each at least 1"
+                )
+        for name in (self.metric, *self.columns):
+            if name not in METRICS:
+                known = ", ".join(METRICS)
+                raise ConfigurationError(f"suite: unknown metric '{name}'; known: {known}")
         for name in self.baselines:
             if name not in self.rules:
                 raise ConfigurationError(f"suite: baseline '{name}' is not among the rules")
+
+    def judged_in(self, variant: str, config: EnvConfig, trace: Trace) -> EnvConfig:
+        """The environment of a variant."""
+        return replace(config, **self.variants[variant]).of_length(self.window_length(trace))
+
+    def split_of(self, total: int) -> WindowSplit:
+        """Parts of so many jobs (or ticks)."""
+        fractions: dict[str, Any] = dict(self.split)
+        return WindowSplit(total, **fractions)
 
     def window_length(self, trace: Trace) -> int:
         """Jobs of a window of a trace."""
         return self.length or len(trace)
 
-    def window_starts(self, trace: Trace) -> NDArray[np.int64]:
-        """First job of each window."""
+    def window_starts(self, trace: Trace, total: int | None = None) -> NDArray[np.int64]:
+        """First job of each window; of windows of ticks, of which there are ``total``, the tick."""
         length = self.window_length(trace)
+        total = len(trace) if total is None else total
         starts = np.array(self.starts, np.int64)
         if self.length == 0:
             starts = np.zeros(1, np.int64)
         elif len(starts) == 0:
-            split = WindowSplit(len(trace))
+            split = self.split_of(total)
             starts = split.starts(self.part, self.windows, length, self.seed)  # type: ignore[arg-type]
-        beyond = starts[starts + length > len(trace)]
+        beyond = starts[starts + length > total]
         if len(beyond) > 0:
             raise ConfigurationError(
-                f"suite '{self.name}': a window of {length} jobs from job {beyond[0]} reaches "
-                f"beyond the {len(trace)} jobs of trace '{trace.name}'; choose the trace that the "
+                f"suite '{self.name}': a window of {length} from {beyond[0]} on reaches beyond the "
+                f"{total} jobs (or ticks) of trace '{trace.name}'; choose the trace that the "
                 f"suite is about"
             )
         return starts
@@ -132,6 +179,8 @@ def run_suite(
     policies: Sequence[BatchPolicy] = (),
     console: Console | None = None,
     scenario: Scenario | None = None,
+    history: Trace | None = None,
+    processes: int = 1,
 ) -> dict[str, list[EvaluationResult]]:
     """Play a suite's windows under its rules and further policies.
 
@@ -146,14 +195,21 @@ def run_suite(
         Where a progress bar is shown.
     scenario : Scenario or None, optional
         What the windows happen in.
+    history : Trace or None, optional
+        From the training part of this one the rule ``gittins`` knows how long jobs take; None: of
+        ``trace``.
+    processes : int, optional
+        Windows of a policy of the zoo that are played at the same time.
 
     Returns
     -------
     dict of str to list of EvaluationResult
-        By variant; the policies first, then the rules.
+        By variant; the policies first, then the rules, then the zoo.
     """
-    starts = suite.window_starts(trace)
-    plays = len(starts) * len(suite.variants) * (len(policies) + len(suite.rules))
+    total = playable(trace, config, scenario or Scenario())
+    starts = suite.window_starts(trace, total)
+    scenario = _informed(suite, trace if history is None else history, scenario)
+    plays = len(suite.variants) * _plays(suite, len(starts), len(policies))
     progress = None if console is None else _progress(console)
     with nullcontext() if progress is None else progress:
         bar = None if progress is None else progress.add_task("evaluating", total=plays)
@@ -163,8 +219,8 @@ def run_suite(
                 progress.advance(bar, count)
 
         outcome: dict[str, list[EvaluationResult]] = {}
-        for variant, changes in suite.variants.items():
-            judged = replace(config, **changes, episode_jobs=suite.window_length(trace))
+        for variant in suite.variants:
+            judged = suite.judged_in(variant, config, trace)
             options: Any = {
                 "keep_jobs": suite.keep_jobs,
                 "advance": advance,
@@ -176,8 +232,37 @@ def run_suite(
             results += [
                 evaluate_rule(rule, trace, judged, starts, **options) for rule in suite.rules
             ]
+            results += [
+                evaluate_zoo(
+                    name,
+                    trace,
+                    judged,
+                    starts,
+                    **options,
+                    windows=suite.zoo_windows.get(name),
+                    processes=processes,
+                )
+                for name in suite.zoo
+            ]
             outcome[variant] = _labelled(results, variant)
     return outcome
+
+
+def _plays(suite: Suite, windows: int, policies: int) -> int:
+    """Windows that are played under a variant, all in all."""
+    zoo = sum(min(suite.zoo_windows.get(name, windows), windows) for name in suite.zoo)
+    return windows * (policies + len(suite.rules)) + zoo
+
+
+def _informed(suite: Suite, history: Trace, scenario: Scenario | None) -> Scenario | None:
+    """A scenario with what ``gittins`` expects of jobs, if the suite plays it."""
+    if all(rule_named(name).key != RuleKey.GITTINS for name in suite.rules):
+        return scenario
+    scenario = scenario or Scenario()
+    if scenario.past_services:
+        return scenario
+    first, stop = suite.split_of(len(history)).region("train")
+    return replace(scenario, past_services=job_services(history.requests[first:stop]))
 
 
 def _labelled(results: Sequence[EvaluationResult], variant: str) -> list[EvaluationResult]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,14 +21,21 @@ from agents.evaluation.suite import Suite
 __all__ = [
     "JOB_COLUMNS",
     "comparison_table",
+    "heading",
     "number",
+    "outcome_tables",
+    "policy_markdown",
     "policy_table",
+    "readable",
+    "telling",
     "write_csv",
     "write_jobs",
 ]
 
 JOB_COLUMNS = ("policy", "sequence", "job_id", "submit", "start", "end", "nodes", "preemptions")
 """Columns of ``jobs.csv``: times in seconds; ``nodes`` has the node of each worker."""
+
+_Number = TypeVar("_Number", float, NDArray[np.float64])
 
 _HEADINGS = {
     "bounded_slowdown": ("slowdown", 1.0),
@@ -37,10 +44,21 @@ _HEADINGS = {
     "makespan": ("makespan, h", 1 / 3600),
     "utilisation": ("in use", 1.0),
     "preemptions": ("preempted", 1.0),
+    "interruptions": ("interrupted", 1.0),
+    "lost_hours": ("lost, h", 1.0),
+    "resizes": ("resized", 1.0),
+    "migrations": ("moved", 1.0),
+    "finish_time_fairness": ("rho", 1.0),
+    "worst_finish_time": ("worst rho", 1.0),
+    "unfinished": ("unfinished", 1.0),
+    "tenant_fairness": ("fairness", 1.0),
+    "violations": ("violated, %", 100.0),
+    "replica_hours": ("replicas, h", 1.0),
+    "node_cost": ("cost", 1.0),
 }
 """Headings on the terminal, and the factors that their units need; files are in seconds."""
 
-_BESIDE = ("bounded_slowdown", "wait", "utilisation", "preemptions")
+_BESIDE = ("bounded_slowdown", "wait", "utilisation", "preemptions", "unfinished")
 """Metrics that the terminal shows beside a suite's own."""
 
 
@@ -96,19 +114,28 @@ def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]])
 
 
 def policy_table(
-    summaries: Mapping[str, Mapping[str, Summary]], suite: Suite, variant: str, title: str
+    summaries: Mapping[str, Mapping[str, Summary]],
+    suite: Suite,
+    variant: str,
+    title: str,
+    unranked: Collection[str] = (),
 ) -> Table:
-    """Policies of a variant, for the terminal; the best by the suite's metric is bold."""
+    """Policies of a variant, for the terminal; the best by the suite's metric is bold.
+
+    The ``unranked`` ones played other windows, and come in grey.
+    """
     metric, sign = suite.metric, METRICS[suite.metric]
     heading, factor = _HEADINGS[metric]
-    others = [name for name in _BESIDE if name != metric and _varies(summaries, name)]
+    beside = () if suite.columns else _BESIDE  # what a suite names has tables of its own
+    others = [name for name in beside if name != metric and _varies(summaries, name)]
     if metric == "completion_time" and "wait" in others:
         others.remove("wait")  # the same but for the run times
     table = _table(title)
     table.add_column("policy", no_wrap=True)
     for column in (heading, "95 %", "IQM", *(_HEADINGS[name][0] for name in others)):
         table.add_column(column, justify="right", no_wrap=True)
-    best = max(sign * found[metric].mean.value for found in summaries.values())
+    ranked = [found for policy, found in summaries.items() if policy not in unranked]
+    best = max(sign * found[metric].mean.value for found in ranked)
     for policy, found in summaries.items():
         mean = found[metric].mean
         table.add_row(
@@ -117,7 +144,7 @@ def policy_table(
             _range(mean, factor),
             number(found[metric].iqm.value * factor),
             *(number(found[name].mean.value * _HEADINGS[name][1]) for name in others),
-            style="bold" if sign * mean.value == best else "",
+            style=_style(policy in unranked, sign * mean.value == best),
         )
     for row in suite.published:
         if row.variant == variant:
@@ -127,13 +154,93 @@ def policy_table(
     return table
 
 
+def _style(unranked: bool, best: bool) -> str:
+    return "dim" if unranked else "bold" if best else ""
+
+
 def _varies(summaries: Mapping[str, Mapping[str, Summary]], name: str) -> bool:
     """Whether a column says anything: preemptions, for one, are often all zero."""
-    return len({found[name].mean.value for found in summaries.values()}) > 1
+    return len({found[name].mean.value for found in summaries.values() if name in found}) > 1
+
+
+def telling(summaries: Mapping[str, Mapping[str, Summary]], columns: Sequence[str]) -> list[str]:
+    """Those of the columns that are known of all policies, and not zero of all."""
+    return [
+        name
+        for name in columns
+        if all(name in found for found in summaries.values())
+        and any(found[name].mean.value != 0 for found in summaries.values())
+    ]
+
+
+def heading(name: str) -> str:
+    """A metric's heading, with the unit in which people read it."""
+    return _HEADINGS[name][0]
+
+
+def readable(name: str, value: _Number) -> _Number:
+    """A metric's value, or several, in that unit."""
+    return value * _HEADINGS[name][1]
+
+
+def outcome_tables(
+    summaries: Mapping[str, Mapping[str, Summary]], columns: Sequence[str], width: int
+) -> list[Table]:
+    """Means of further metrics, for the terminal: as many tables as its width makes necessary.
+
+    Columns that say nothing here, all of them zero or not known, are left out.
+    """
+    names = max(len(policy) for policy in summaries)
+    groups: list[list[str]] = []
+    room = 0
+    for name in telling(summaries, columns):
+        cells = [_mean(found, name) for found in summaries.values()]
+        wide = max(len(heading(name)), *(len(cell) for cell in cells)) + 1
+        if room < wide:
+            groups.append([])
+            room = width - names - 4
+        groups[-1].append(name)
+        room -= wide
+    tables = []
+    for group in groups:
+        table = _table("")
+        table.add_column("policy", no_wrap=True)
+        for name in group:
+            table.add_column(heading(name), justify="right", no_wrap=True)
+        for policy, found in summaries.items():
+            table.add_row(policy, *(_mean(found, name) for name in group))
+        tables.append(table)
+    return tables
+
+
+def policy_markdown(summaries: Mapping[str, Mapping[str, Summary]], suite: Suite) -> str:
+    """Policies as a table in Markdown: the suite's metric with its interval, means of others."""
+    metric = suite.metric
+    others = [name for name in suite.columns or _BESIDE if name != metric]
+    shown = telling(summaries, others)
+    lines = [
+        ["policy", heading(metric), "95 %", "IQM", *(heading(name) for name in shown)],
+        ["---", *["---:"] * (3 + len(shown))],
+    ]
+    factor = readable(metric, 1.0)
+    for policy, found in summaries.items():
+        mean = found[metric].mean
+        cells = [number(mean.value * factor), _range(mean, factor)]
+        cells.append(number(found[metric].iqm.value * factor))
+        lines.append([policy, *cells, *(_mean(found, name) for name in shown)])
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _mean(found: Mapping[str, Summary], name: str) -> str:
+    return number(readable(name, found[name].mean.value))
 
 
 def comparison_table(comparisons: Sequence[Comparison], title: str) -> Table:
-    """Pairs of policies, for the terminal; ratios that are clear of 1 are bold."""
+    """Pairs of policies, for the terminal; ratios that are clear of 1 are bold.
+
+    Where a pair shares the first windows only, their number stands beside the name.
+    """
+    most = max(pair.windows for pair in comparisons)
     table = _table(title)
     for column in ("policy", "against"):
         table.add_column(column, no_wrap=True)
@@ -142,7 +249,7 @@ def comparison_table(comparisons: Sequence[Comparison], title: str) -> Table:
     for pair in comparisons:
         table.add_row(
             pair.policy,
-            pair.baseline,
+            pair.baseline if pair.windows == most else f"{pair.baseline} ({pair.windows})",
             _clear(pair.ratio),
             _range(pair.ratio),
             _clear(pair.iqm_ratio),

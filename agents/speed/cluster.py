@@ -1,4 +1,4 @@
-"""Stepping whole clusters: placement, preemption, resizing and moving, with everything on."""
+"""Stepping whole clusters with everything on: jobs, failures, tenants, services, a fleet."""
 
 from __future__ import annotations
 
@@ -8,10 +8,14 @@ from dataclasses import replace
 import numpy as np
 
 from envs import CLUSTER, Scenario, Session
+from envs.scaling import FleetPlan, ServiceMix
 from envs.setup import part_starts, row_seeds
 from envs.workloads import gpu_cluster
 from envs.workloads.enrich import enrich
 from envs.workloads.failures import FailureModel
+from envs.workloads.services import generate_services
+from orchestrator.kernels.features import Encoding
+from orchestrator.mesh.specs import ServiceSpec
 from orchestrator.types import TenantSpec
 
 __all__ = ["CrowdedClusters"]
@@ -19,6 +23,7 @@ __all__ = ["CrowdedClusters"]
 _NODES = 64
 _LOAD = 8.0  # far more than it can do: the queue fills the window
 _JOBS = 2048
+_SERVICES, _SPARE, _TICKS = 4, 8, 120_000
 _WARM = 1500  # steps until it has
 _WAITS = 0.5  # share of steps that wait: otherwise arrivals are rarer than what is done with them
 
@@ -27,20 +32,40 @@ class CrowdedClusters:
     """Rows of 64 nodes with 8 GPUs whose window of 32 queued jobs is full.
 
     Four candidate placements for each of them, 16 victims that may be preempted or moved, 8
-    elastic jobs that may be resized; nodes fail, and tenants' accounts are kept.
+    elastic jobs that may be resized, four services that scale, 8 more nodes that may be ordered;
+    nodes fail, tenants' accounts are kept, and tenants, racks and the fleet are described.
 
     Parameters
     ----------
     rows : int
+    threads : int, optional
+        Threads that step them.
     """
 
-    def __init__(self, rows: int) -> None:
+    def __init__(self, rows: int, threads: int = 1) -> None:
         trace = enrich(gpu_cluster(20_000, 1, nodes=_NODES, load=_LOAD))
-        config = replace(CLUSTER, elastics=8, migrate=True, episode_jobs=_JOBS)
-        tenants = tuple(TenantSpec(name) for name in trace.tenants)
-        scenario = Scenario(failures=FailureModel(), tenants=tenants)
+        series = generate_services(_SERVICES, _TICKS, 1)
+        specs = tuple(ServiceSpec(name, 200.0, 8, max_replicas=24) for name in series.names)
+        scenario = Scenario(
+            failures=FailureModel(),
+            tenants=tuple(TenantSpec(name) for name in trace.tenants),
+            services=ServiceMix(specs, series, forecast=series.rates),
+            fleet=FleetPlan(spare=_SPARE, least=_NODES // 2),
+        )
+        config = replace(
+            CLUSTER,
+            elastics=8,
+            migrate=True,
+            services=_SERVICES,
+            capacity_steps=2,
+            tenants=len(trace.tenants),
+            racks=8,
+            fleet=True,
+            encoding=Encoding.FULL,
+            episode_jobs=_JOBS,
+        )
         starts = part_starts(trace, config, "all")[:64]
-        self.session = Session(trace, config, rows, starts, scenario=scenario)
+        self.session = Session(trace, config, rows, starts, scenario=scenario, threads=threads)
         self.session.reseed(row_seeds(0, rows))
         self.session.reset()
         self._rng = np.random.default_rng(0)

@@ -13,12 +13,14 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from agents.evaluation.files import write_json
+from agents.evaluation.files import write_json, write_text
 from agents.speed.suite import Outcome, SpeedSuite
 
-__all__ = ["print_speed", "write_speed"]
+__all__ = ["SMALLER", "print_speed", "write_speed"]
 
-_SMALLER = ("s", "MiB")
+SMALLER = ("s", "MiB")
+"""Units of which less is better."""
+
 _CLOCKS = {"wall": "wall time", "cpu": "processor time where one thread works"}
 
 
@@ -61,7 +63,7 @@ def _cells(suite: SpeedSuite, outcome: Outcome) -> list[str]:
     target = suite.targets.get(outcome.name)
     if target is None:
         return cells
-    small = measure.unit in _SMALLER
+    small = measure.unit in SMALLER
     for bound in (target.least, target.aim):
         met = measure.value <= bound if small else measure.value >= bound
         cells.append(f"[green]{_short(bound)} ✓[/]" if met else f"[red]{_short(bound)} ✗[/]")
@@ -93,8 +95,10 @@ def _machine() -> str:
     return f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
 
 
-def write_speed(suite: SpeedSuite, outcomes: Sequence[Outcome], path: Path) -> None:
-    """Write the measurements as JSON."""
+def write_speed(suite: SpeedSuite, outcomes: Sequence[Outcome], folder: Path) -> None:
+    """Write ``summary.json``, ``table.md`` and, where there are targets, ``speed.png``."""
+    from agents.plots import draw_speed
+
     content: dict[str, Any] = {
         "suite": suite.name,
         "machine": _machine(),
@@ -106,4 +110,23 @@ def write_speed(suite: SpeedSuite, outcomes: Sequence[Outcome], path: Path) -> N
         },
         "ratios": [{"text": text, "holds": holds} for text, holds in _ratios(suite, outcomes)],
     }
-    write_json(path, content)
+    write_json(folder / "summary.json", content)
+    write_text(folder / "table.md", _markdown(suite, outcomes))
+    if any(item.measure is not None and item.name in suite.targets for item in outcomes):
+        draw_speed(folder / "speed.png", suite, outcomes)
+
+
+def _markdown(suite: SpeedSuite, outcomes: Sequence[Outcome]) -> str:
+    rows = [("what", "median", "unit", "range", "at least", "aim"), ("---", *["---:"] * 5)]
+    for item in outcomes:
+        measure, target = item.measure, suite.targets.get(item.name)
+        if measure is None:
+            rows.append((f"{item.what} (skipped: {item.reason})", "", "", "", "", ""))
+            continue
+        spread = f"{_short(measure.low)}–{_short(measure.high)}"
+        bounds = ("", "") if target is None else (_short(target.least), _short(target.aim))
+        what = f"{item.what} ({measure.note})" if measure.note else item.what
+        rows.append((what, _short(measure.value), measure.unit, spread, *bounds))
+    clock = _CLOCKS[suite.bench.clock]
+    head = f"{_machine()}; medians of {suite.bench.repeats} repeats, {clock}."
+    return "\n".join([head, "", *("| " + " | ".join(row) + " |" for row in rows), ""])

@@ -9,8 +9,9 @@ from envs.workloads.failures import FAILURE_MODELS, FailureModel, make_failures,
 from envs.workloads.fault_logs import FaultLog, read_faults
 from envs.workloads.gpu_cluster import gpu_cluster
 from envs.workloads.gpu_parameters import GpuClusterParameters
+from envs.workloads.gpu_pods import gpu_pods
 from envs.workloads.lublin import LublinParameters, lublin_feitelson
-from envs.workloads.openb import inflate, read_openb, typical_pods
+from envs.workloads.openb import inflate, read_openb, read_openb_orders, typical_pods
 from envs.workloads.pai import read_pai
 from envs.workloads.philly import read_philly, read_tiresias
 from envs.workloads.philly_json import read_philly_json
@@ -38,6 +39,7 @@ __all__ = [
     "WindowSplit",
     "enrich",
     "gpu_cluster",
+    "gpu_pods",
     "inflate",
     "load_workload",
     "lublin_feitelson",
@@ -50,6 +52,7 @@ __all__ = [
     "read_faults",
     "read_helios",
     "read_openb",
+    "read_openb_orders",
     "read_pai",
     "read_philly",
     "read_philly_json",

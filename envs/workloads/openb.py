@@ -22,11 +22,12 @@ from envs.workloads.csvfile import Kind, csv_line, header, read_columns, require
 from envs.workloads.files import read_text
 from envs.workloads.trace import Trace, trace_from_file
 from orchestrator.errors import ConfigurationError, TraceError
+from orchestrator.kernels.codes import FOREVER_MS
 from orchestrator.kernels.packing_state import TYPICAL_DTYPE
 from orchestrator.resources.records import gpu_models
 from orchestrator.types import JobPriority, NodeSpec
 
-__all__ = ["inflate", "read_openb", "typical_pods"]
+__all__ = ["inflate", "read_openb", "read_openb_orders", "typical_pods"]
 
 _PODS = "openb_pod_list_default.csv.gz"
 _NODES = "openb_node_list_all_node.csv.gz"
@@ -202,6 +203,61 @@ def inflate(trace: Trace, ratio: float, seed: int) -> Trace:
     requests = trace.requests[chosen]
     requests["submit_ms"] = 0
     return replace(trace, name=f"{trace.name}-{ratio:g}-{seed}", requests=requests)
+
+
+def read_openb_orders(
+    path: str | Path,
+    *,
+    nodes: str | Path | None = None,
+    keep_every: int = 1,
+    ratio: float = 1.3,
+    orders: int = 10,
+    seed: int = 0,
+) -> Trace:
+    """Read openb's pods in several random orders of arrival, one after the other; nobody leaves.
+
+    Parameters
+    ----------
+    path, nodes
+        As for :func:`read_openb`; machines without GPUs are left out.
+    keep_every : int, optional
+        Keep every so many-th machine.
+    ratio : float, optional
+        GPUs that each order asks for, as a multiple of those that there are.
+    orders : int, optional
+        How many.
+    seed : int, optional
+        Of the first order, as :func:`inflate` takes it; the next one has the next seed.
+
+    Returns
+    -------
+    Trace
+        A pod a second, so that what is integrated over time is a sum over arrivals. A window of
+        as many pods as an order has is a random order of its own, wherever it begins.
+    """
+    for name, value in (("orders", orders), ("keep_every", keep_every)):
+        if value < 1:
+            raise ConfigurationError(f"openb_orders: '{name}' is {value}; at least 1")
+    trace = read_openb(path, nodes=nodes, gpu_nodes_only=True)
+    if keep_every > 1:
+        trace = _on_fewer(trace, keep_every)
+    parts = [inflate(trace, ratio, seed + k).requests for k in range(orders)]
+    requests = np.concatenate(parts)
+    requests["duration_ms"] = requests["requested_ms"] = FOREVER_MS
+    requests["submit_ms"] = 1000 * np.arange(len(requests))
+    return replace(trace, name=f"{trace.name}-{ratio:g}x{orders}-{seed}", requests=requests)
+
+
+def _on_fewer(trace: Trace, keep_every: int) -> Trace:
+    """The same pods and every so many-th machine."""
+    machines = trace.nodes[::keep_every]
+    lost = sorted(set(gpu_models(trace.nodes)) - set(gpu_models(machines)))
+    if lost:
+        raise ConfigurationError(
+            f"openb_orders: 'keep_every' is {keep_every}, which leaves no machine with GPU model "
+            f"{lost[0]} that pods ask for; keep more"
+        )
+    return replace(trace, name=f"{trace.name}/{keep_every}", nodes=machines)
 
 
 def _refuse(path: Path, text: str, bad: NDArray[np.bool_], problem: str, remedy: str) -> None:

@@ -8,8 +8,9 @@ from typing import Any
 
 from envs.workloads.gpu_cluster import gpu_cluster
 from envs.workloads.gpu_parameters import GpuClusterParameters
+from envs.workloads.gpu_pods import gpu_pods
 from envs.workloads.lublin import LublinParameters, lublin_feitelson
-from envs.workloads.openb import read_openb
+from envs.workloads.openb import read_openb, read_openb_orders
 from envs.workloads.pai import read_pai
 from envs.workloads.philly import read_philly, read_tiresias
 from envs.workloads.philly_json import read_philly_json
@@ -25,12 +26,14 @@ WORKLOADS: Mapping[str, Callable[..., Trace]] = {
     "lublin": lublin_feitelson,
     "philly": read_philly,
     "openb": read_openb,
+    "openb_orders": read_openb_orders,
     "philly_json": read_philly_json,
     "helios": read_helios,
     "acme": read_acme,
     "pai": read_pai,
     "tiresias": read_tiresias,
     "gpu_cluster": gpu_cluster,
+    "gpu_pods": gpu_pods,
     "table": Trace.read_table,
 }
 """What makes a trace, by kind."""

@@ -118,7 +118,7 @@ class VerticalScaler:
         Parameters
         ----------
         current : mapping of str to float
-            Requests by resource.
+            Requests by resource; of others nothing is said.
 
         Returns
         -------
@@ -127,7 +127,7 @@ class VerticalScaler:
         """
         amounts, changes = dict(current), []
         for name, used in self._used.items():
-            if len(used) < self.least_samples:
+            if name not in current or len(used) < self.least_samples:
                 continue
             q = self.percentiles[name]
             bounds = self.bounds[name]

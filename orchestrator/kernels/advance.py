@@ -18,7 +18,7 @@ from orchestrator.kernels.transition.decide import (
     finish_episode,
     open_point,
 )
-from orchestrator.kernels.transition.jobs import start_job
+from orchestrator.kernels.transition.jobs import start_job, turn_away
 from orchestrator.kernels.transition.queue import queue_position
 from orchestrator.kernels.transition.timeline import next_event
 
@@ -49,10 +49,13 @@ def serve_commitment(row, nodes):
 
 @part
 def _step_instant(row):
-    """Apply the next event and, without commitment, all others at the same instant."""
+    """Apply the next event and, as a rule, all others at the same instant.
+
+    Under commitment semantics, and where jobs are turned away, every event is decided by itself.
+    """
     if not step_event(row):
         return False
-    if row.commitment == 0:
+    if row.commitment == 0 and row.turn_away == 0:
         time_ms, kind, _ = next_event(row)
         while kind != EventKind.NONE and time_ms <= row.now_ms:
             step_event(row)
@@ -88,6 +91,8 @@ def advance(row, nodes):
             if decision_open(row):
                 return Status.DECISION
             close_point(row)
+        if row.turn_away != 0:
+            turn_away(row)
         if _step_instant(row):
             open_point(row)
         elif row.queue_len > 0 and row.preemptions_here > 0:

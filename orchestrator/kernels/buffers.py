@@ -8,6 +8,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from orchestrator.kernels.node_memo import NodeMemo
+
 __all__ = ["SETTINGS_DTYPE", "Bench", "Buffers", "RewardForm", "Sampling", "Source"]
 
 
@@ -34,7 +36,8 @@ SETTINGS_DTYPE = np.dtype(
         ("scaled", "u1"),  # divide by the reference rule's cost on the same window
         ("sampling", "u1"),  # Sampling
         ("tenants", "u1"),  # tenants are shown
-        ("racks", "u1"),  # racks are shown
+        ("around", "u1"),  # fleet, tenants or racks are shown, or a job's tenant
+        ("fleet", "u1"),  # the global vector describes the fleet, too
         ("advice", "u1"),  # the advisor's choice is marked
     ],
     align=True,
@@ -57,12 +60,13 @@ class Source(NamedTuple):
     series_range: NDArray[np.int64]  # [M, 2] ticks of the series that each window plays
     uplinks: NDArray[np.void]  # UPLINK_DTYPE, by rack
     typical: NDArray[np.void]  # TYPICAL_DTYPE, by which fragmentation is measured
+    gittins: NDArray[np.void]  # GITTINS_DTYPE, by attained service; none: every index is 0
     starts: NDArray[np.int64]  # [M] first job of each window; without jobs, its first tick
     reference: NDArray[np.float64]  # [M] the reference rule's cost; NaN: not computed yet
     reference_rule: NDArray[np.void]  # [1] RULE_DTYPE
     advisor: NDArray[np.void]  # [1] RULE_DTYPE; used if the settings ask for advice
     weights: NDArray[np.float64]  # [len(Metric)] cost of one unit of each metric
-    generators: NDArray[np.int32]  # [K] Placement of each candidate
+    generators: NDArray[np.int32]  # [K] of each candidate: its Placement, or NODE_CHOICE + node
     maxima: NDArray[np.float64]  # [4] for the published encoding
 
 
@@ -85,6 +89,7 @@ class Buffers(NamedTuple):
     truncated: NDArray[np.bool_]  # [E]
     reason: NDArray[np.int32]  # [E] Reason of the last action
     # --- the session's own memory ---
+    nodes_seen: NDArray[np.int64]  # [E] changes of nodes when racks were described
     shown: NDArray[np.int32]  # [E, 3] jobs, victims and elastic jobs of the last encoding
     advised: NDArray[np.int32]  # [E] the advisor's choice, or -1
     window: NDArray[np.int32]  # [E, Q] the jobs shown
@@ -96,6 +101,7 @@ class Buffers(NamedTuple):
     episode: NDArray[np.int64]  # [E] episodes begun
     start_index: NDArray[np.int64]  # [E] window being played
     steps: NDArray[np.int64]  # [E] steps of this episode
+    nodes: NodeMemo  # of candidates that are nodes
 
 
 class Bench(NamedTuple):
@@ -108,4 +114,6 @@ class Bench(NamedTuple):
     table: NDArray[np.int32]
     columns: NDArray[np.float32]
     scores: NDArray[np.float64]  # [Q]
+    racks: NDArray[np.float64]  # [R, len(RACK_NAMES) + 4]
+    tenants: NDArray[np.float64]  # [tenants, 2]
     metrics: NDArray[np.float64]  # [1, len(Metric)]

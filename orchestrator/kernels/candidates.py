@@ -6,13 +6,21 @@ import numpy as np
 
 from orchestrator.kernels.codes import NO_JOB, Reason
 from orchestrator.kernels.decisions import preemption_reason, start_reason
+from orchestrator.kernels.domains import is_bound
 from orchestrator.kernels.fastlog import fast_log
-from orchestrator.kernels.feasibility import fits
+from orchestrator.kernels.feasibility import fits, least_workers
 from orchestrator.kernels.jit import kernel, part, small_kernel
 from orchestrator.kernels.placement import place_gang
+from orchestrator.kernels.slot_table import (
+    find_ask,
+    has_slot_table,
+    is_served,
+    place_by_table,
+    update_rooms,
+)
 from orchestrator.kernels.tables import job, node, queue, request, running
 from orchestrator.kernels.transition.progress import progress_now, saved_progress
-from orchestrator.kernels.transition.whatif import lift_gang, restore_gang
+from orchestrator.kernels.victim_plans import lets_in
 
 __all__ = [
     "CANDIDATE_NAMES",
@@ -80,19 +88,33 @@ def _describe_candidate(row, j, nodes, workers, out):
     out[4] = _F(0.5) * fast_log(_F(1.0 + failures))
 
 
+@kernel
+def _place(row, j, s, generator, nodes):
+    """Place the gang, by entry ``s`` of the slot table or, without (-1), by a scan."""
+    workers = np.int64(request(row, j).workers)
+    if s < 0 or not is_served(workers, generator):
+        return place_gang(row, j, generator, nodes)
+    placed = place_by_table(row, j, s, workers, generator, False, nodes)
+    return placed if placed >= least_workers(row, j) else np.int64(0)
+
+
 @part
 def _fill_candidates(row, j, generators, nodes, mask, out):
     """Describe the K candidates of one job: ``mask`` [K], ``out`` [K, C]; how many there are."""
     W = row.max_workers
     found = 0
     room = fits(row, j)
+    s = np.int64(-1)
+    if room and has_slot_table(row) and not is_bound(row, j):
+        update_rooms(row)
+        s = find_ask(row, j)
     for k in range(generators.shape[0]):
         mask[k] = 0
         out[k, :] = _F(0.0)
         if not room:
             continue
         mine = nodes[k * W : (k + 1) * W]
-        placed = place_gang(row, j, np.int64(generators[k]), mine)
+        placed = _place(row, j, s, np.int64(generators[k]), mine)
         if placed == 0:
             continue
         mask[k] = 1
@@ -202,9 +224,5 @@ def encode_victims(row, victims, count, out):
         out[i, 4] = _F(0.5) * fast_log(_F(1.0 + job(row, j).preemptions))
         out[i, 5] = _F(1.0 - ask.priority / 3.0)
         out[i, 6] = _log_seconds(ask.checkpoint_ms + ask.restart_ms)
-        helps = False
-        if waits:
-            lift_gang(row, j)
-            helps = fits(row, first)
-            restore_gang(row, j)
+        helps = waits and lets_in(row, first, j)
         out[i, 7] = _F(1.0) if helps else _F(0.0)

@@ -10,6 +10,7 @@ __all__ = [
     "FOREVER_MS",
     "LEGAL_TRANSITIONS",
     "NEVER",
+    "NODE_CHOICE",
     "NO_JOB",
     "ActionKind",
     "EventKind",
@@ -38,6 +39,9 @@ FOREVER_MS = 1 << 40
 Its end is an event like any other, so far away that it is never waited for; see
 ``transition.timeline.next_event``.
 """
+
+NODE_CHOICE = 1 << 10
+"""Placement generators from here on: "all workers on node ``generator - NODE_CHOICE``, or none"."""
 
 NO_JOB = -1
 """The absence of a job where a job index is expected."""

@@ -133,7 +133,9 @@ def resize_reason(row, j, workers):
 
 @small_kernel
 def can_wait(row):
-    """Whether anything is left to wait for."""
+    """Whether anything is left to wait for, or somebody can be turned away."""
+    if row.turn_away != 0 and row.queue_len > 0:
+        return True
     _, kind, _ = next_event(row)
     return kind != EventKind.NONE
 
@@ -212,9 +214,9 @@ def _scaling_open(row):
 def _resize_open(row):
     """Whether any running job may be resized, room for it left out of account."""
     for k in range(row.running_len):
-        j = running(row, k).job
-        if request(row, j).elastic == 0 or request(row, j).kind == JobKind.SERVICE:
+        if running(row, k).elastic == 0:
             continue
+        j = running(row, k).job
         now = np.int64(job(row, j).workers_now)
         if resize_reason(row, j, now + 1) == Reason.OK:
             return True

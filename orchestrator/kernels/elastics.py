@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from orchestrator.kernels.codes import NO_JOB, JobKind, Reason
+from orchestrator.kernels.codes import NO_JOB, Reason, Topology
 from orchestrator.kernels.decisions import resize_reason
 from orchestrator.kernels.elasticity import marginal_speed
 from orchestrator.kernels.fastlog import fast_log
 from orchestrator.kernels.growth import place_more
 from orchestrator.kernels.jit import kernel, small_kernel
-from orchestrator.kernels.tables import job, request, running
+from orchestrator.kernels.slot_table import find_ask, has_slot_table
+from orchestrator.kernels.tables import ask_memo, job, request, running
 from orchestrator.kernels.transition.progress import progress_now, units_of
 
 __all__ = ["ELASTIC_NAMES", "encode_elastics", "fewer_workers", "select_elastics"]
@@ -49,7 +50,7 @@ def select_elastics(row, jobs):
     k = row.running_len - 1
     while k >= 0 and count < jobs.shape[0]:
         j = running(row, k).job
-        if request(row, j).elastic != 0 and request(row, j).kind != JobKind.SERVICE:
+        if running(row, k).elastic != 0:
             jobs[count] = np.int32(j)
             count += 1
         k -= 1
@@ -66,6 +67,15 @@ def fewer_workers(row, j):
     """
     now = np.int64(job(row, j).workers_now)
     return max(min(now - 1, np.int64(request(row, j).workers)), np.int64(0))
+
+
+@kernel
+def _has_place(row, j, nodes):
+    """Whether there is room for one more worker of a running job."""
+    ask = request(row, j)
+    if has_slot_table(row) and ask.topology == Topology.ANY and ask.bandwidth_mbps == 0:
+        return ask_memo(row, find_ask(row, j)).total > 0
+    return place_more(row, j, np.int64(1), nodes) == 1
 
 
 @kernel
@@ -101,7 +111,7 @@ def encode_elastics(row, jobs, count, nodes, mask, out):
         now = np.int64(job(row, j).workers_now)
         shrinks = resize_reason(row, j, fewer_workers(row, j)) == Reason.OK
         grows = resize_reason(row, j, now + 1) == Reason.OK
-        grows = grows and place_more(row, j, np.int64(1), nodes) == 1
+        grows = grows and _has_place(row, j, nodes)
         mask[i] = np.int8(shrinks)
         mask[E + i] = np.int8(grows)
         legal += np.int64(shrinks) + np.int64(grows)

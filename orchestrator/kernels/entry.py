@@ -17,6 +17,8 @@ from orchestrator.kernels.feasibility import fits as _fits
 from orchestrator.kernels.feasibility import why_not as _why_not
 from orchestrator.kernels.features import fill_static as _fill_static
 from orchestrator.kernels.jit import kernel
+from orchestrator.kernels.metrics import read_metrics as _read_metrics
+from orchestrator.kernels.node_memo import forget_nodes as _forget_nodes
 from orchestrator.kernels.observe import decode as _decode
 from orchestrator.kernels.observe import encode as _encode
 from orchestrator.kernels.ordering import job_score as _job_score
@@ -43,6 +45,7 @@ __all__ = [
     "fits",
     "job_score",
     "open_point",
+    "read_metrics",
     "replay",
     "rule_action",
     "speed_milli",
@@ -292,6 +295,20 @@ def job_score(rows: Rows, e: int, job: int, key: int) -> float:
 
 
 @kernel
+def read_metrics(rows: Rows, e: int, out: NDArray[np.float64]) -> None:
+    """Write the metric vector of row ``e``, one number for each ``Metric``, into ``out``.
+
+    Parameters
+    ----------
+    rows : ROW_DTYPE [envs]
+    e : int
+        Row.
+    out : float64 [len(Metric)]
+    """
+    _read_metrics(rows[e], out)
+
+
+@kernel
 def assume_future(rows: Rows, e: int, arrivals: NDArray[np.void]) -> None:
     """Replace all that row ``e``, a copy, knows of the future.
 
@@ -328,6 +345,8 @@ def describe(rows: Rows, e: int, source: Source, buffers: Buffers, bench: Bench)
     """
     encoding = np.int64(source.settings[0].encoding)
     _fill_static(rows[e], encoding, source.maxima, buffers.static[e])
+    buffers.nodes_seen[e] = -1
+    _forget_nodes(buffers.nodes, e)
     return int(np.int64(_encode(rows[e], e, source, buffers, bench)))
 
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from orchestrator.kernels.fastlog import fast_log
 from orchestrator.kernels.jit import kernel, small_kernel
+from orchestrator.kernels.pods import encode_pods, encode_pool
 from orchestrator.kernels.tables import job, request, running
 
 __all__ = [
@@ -40,6 +41,8 @@ class Encoding(IntEnum):
     PUBLISHED = 0
     DEFAULT = 1
     CLUSTER = 2
+    PLACEMENT = 3
+    """Pods that look for a node, see :mod:`orchestrator.kernels.pods`; other global features."""
     FULL = 4
     """With what is known of a job's tenant."""
 
@@ -147,6 +150,8 @@ def fill_static(row, encoding, maxima, static):
     static : float32 [jobs, STATIC_WIDTH]
         Filled.
     """
+    if encoding == Encoding.PLACEMENT:
+        return  # nothing that is worth keeping
     capacity = max(row.nominal_units / 1000.0, 1.0)
     log_capacity = max(np.log(capacity), 1.0)  # a share of one GPU must not divide by ln 1
     bound = row.slowdown_bound_ms / 1000.0
@@ -194,25 +199,25 @@ def _encode_published(row, window, count, static, out):
 
 
 @kernel
-def _release_table(row, releases, table):
-    """When capacity becomes free.
+def _release_table(row, most, releases, table):
+    """When capacity becomes free, up to ``most`` buckets.
 
     Column k of ``releases`` [3, >= running + 1] holds the time d, s from now, until the first k
     running jobs have released theirs (d = 0 for k = 0), .1 ln(1 + d) and .1 ln(1 + W d);
-    ``table[b]`` is the first such k at which b buckets are free.
+    ``table[b]`` is the first such k at which b buckets are free, b up to ``most``.
     """
     to_bucket = BUCKETS / max(row.nominal_units, 1)
     rate = _F(max(row.request_rate, 0.0))
     free = row.free_units
     filled = min(max(np.int64(free * to_bucket), -1), BUCKETS) + 1
-    for b in range(filled):
+    for b in range(min(filled, most + 1)):
         table[b] = 0
     releases[0, 0] = _F(0.0)
     releases[1, 0] = _F(0.0)
     releases[2, 0] = _F(0.0)
     count = 1
     for k in range(row.running_len):
-        if filled > BUCKETS:
+        if filled > most:
             break
         free += running(row, k).units
         d = _F(max(running(row, k).expected_end_ms - row.now_ms, 0) / 1000.0)
@@ -220,11 +225,11 @@ def _release_table(row, releases, table):
         releases[1, count] = _F(0.1) * fast_log(_F(1.0) + d)
         releases[2, count] = _F(0.1) * fast_log(_F(1.0) + rate * d)
         upto = min(max(np.int64(free * to_bucket), -1), BUCKETS) + 1
-        for b in range(filled, upto):
+        for b in range(filled, min(upto, most + 1)):
             table[b] = count
         filled = max(filled, upto)
         count += 1
-    for b in range(filled, BUCKETS + 1):
+    for b in range(filled, most + 1):
         table[b] = count - 1
 
 
@@ -259,7 +264,11 @@ def encode_window(row, window, count, static, releases, table, columns, out):
     out : float32 [window, >= 14]
         Rows up to ``count`` are filled.
     """
-    _release_table(row, releases, table)
+    most = _ZERO
+    for i in range(count):
+        bucket = static[np.uint64(window[i]), _BUCKET]
+        most = bucket if bucket > most else most
+    _release_table(row, np.int64(most), releases, table)
     now_s = _F((row.now_ms - request(row, 0).submit_ms) / 1000.0)
     free = _F(row.free_units / 1000.0)
     per_capacity = _F(1000.0 / max(row.nominal_units, 1))
@@ -319,14 +328,20 @@ def encode_queue(row, encoding, window, count, static, releases, table, columns,
     if encoding == Encoding.PUBLISHED:
         _encode_published(row, window, count, static, out)
         return
+    if encoding == Encoding.PLACEMENT:
+        encode_pods(row, window, count, out)
+        return
     encode_window(row, window, count, static, releases, table, columns, out)
     if encoding == Encoding.CLUSTER or encoding == Encoding.FULL:
         _encode_extra(row, window, count, out)
 
 
 @kernel
-def encode_global(row, out):
-    """The global vector, float32 [len(GLOBAL_NAMES)]."""
+def encode_global(row, encoding, out):
+    """The global vector under an ``Encoding``, float32 [len(GLOBAL_NAMES)]."""
+    if encoding == Encoding.PLACEMENT:
+        encode_pool(row, out)
+        return
     capacity = max(row.nominal_units, 1)
     first, last = np.int64(0), np.int64(0)
     if row.running_len > 0:

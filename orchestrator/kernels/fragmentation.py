@@ -16,7 +16,13 @@ from orchestrator.kernels.jit import kernel, small_kernel
 from orchestrator.kernels.slots import WHOLE, device_shares
 from orchestrator.kernels.tables import device, node, request, typical
 
-__all__ = ["fragmentation", "gradient_device", "gradient_score"]
+__all__ = [
+    "fragmentation",
+    "fragmentation_after",
+    "gradient_device",
+    "gradient_score",
+    "score_change",
+]
 
 _NONE = np.uint64(0)
 _ONE = np.uint64(1)
@@ -94,8 +100,8 @@ def fragmentation(row, n, cpu_milli, taken, milli):
 
 
 @small_kernel
-def _score(before, after):
-    """100 sigmoid((F before - F after) / 1000), truncated."""
+def score_change(before, after):
+    """FGD's score of a change of F: 100 sigmoid((F before - F after) / 1000), truncated."""
     return np.int64(1.0 / (1.0 + math.exp(-((before - after) / 1000.0))) * 100.0)
 
 
@@ -119,10 +125,16 @@ def _tightest(row, j, n):
 
 @kernel
 def gradient_device(row, j, n):
-    """The score of a worker with a share of one GPU on node ``n``, and its best device; or -1."""
+    """Where a worker with a share of one GPU goes on node ``n``.
+
+    Returns
+    -------
+    tuple
+        The best score and its device, -1 if none serves the worker; and F of the node then.
+    """
     ask = request(row, j)
     before = node(row, n).fragmentation
-    best, best_score = np.int64(-1), np.int64(-1)
+    best, best_score, best_after = np.int64(-1), np.int64(-1), before
     for g in range(node(row, n).gpus):
         if device_shares(row, n, g, ask.gpu_milli, ask.gpu_memory_mib) <= 0:
             continue
@@ -132,10 +144,24 @@ def gradient_device(row, j, n):
         if same and ask.gpu_memory_mib == 0:
             continue
         after = fragmentation(row, n, ask.cpu_milli, _ONE << np.uint64(g), ask.gpu_milli)
-        score = _score(before, after)
+        score = score_change(before, after)
         if score > best_score:
-            best, best_score = g, score
-    return best_score, best
+            best, best_score, best_after = g, score, after
+    return best_score, best, best_after
+
+
+@kernel
+def fragmentation_after(row, j, n):
+    """F of node ``n`` with one worker of job ``j`` on it, and the mask of the devices it takes.
+
+    The worker must fit. Devices are those that it would get if FGD had chosen the node.
+    """
+    ask = request(row, j)
+    if ask.gpus_per_worker == 1 and ask.gpu_milli < WHOLE:
+        _, g, after = gradient_device(row, j, n)
+        return after, _ONE << np.uint64(g)
+    taken = _tightest(row, j, n)
+    return fragmentation(row, n, ask.cpu_milli, taken, ask.gpu_milli), taken
 
 
 @kernel
@@ -143,8 +169,7 @@ def gradient_score(row, j, n):
     """FGD's score of one worker of job ``j`` on node ``n``; the highest wins."""
     ask = request(row, j)
     if ask.gpus_per_worker == 1 and ask.gpu_milli < WHOLE:
-        score, _ = gradient_device(row, j, n)
+        score, _, _ = gradient_device(row, j, n)
         return score
-    taken = _tightest(row, j, n)
-    after = fragmentation(row, n, ask.cpu_milli, taken, ask.gpu_milli)
-    return _score(node(row, n).fragmentation, after)
+    after, _ = fragmentation_after(row, j, n)
+    return score_change(node(row, n).fragmentation, after)

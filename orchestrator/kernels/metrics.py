@@ -6,12 +6,13 @@ from enum import IntEnum
 
 import numpy as np
 
+from orchestrator.kernels.codes import NodeCode
 from orchestrator.kernels.jit import kernel
-from orchestrator.kernels.tables import job, queue, request
+from orchestrator.kernels.tables import job, node, queue, request
 
 _MILLI_MS_PER_COST = 3_600_000.0 * 1000.0  # prices are thousandths per hour
 
-__all__ = ["Metric", "metric_value", "read_metrics", "total_excess"]
+__all__ = ["Metric", "fragmented_milli", "metric_value", "read_metrics", "total_excess"]
 
 
 class Metric(IntEnum):
@@ -34,6 +35,10 @@ class Metric(IntEnum):
     """Requests that rate limiters turned away; they are violations too."""
     NODE_COST = 8
     """Price of all nodes paid for, integrated over time, in units of cost."""
+    ALLOCATED_SHARE = 9
+    """Allocated share of the capacity now."""
+    FRAGMENTED_SHARE = 10
+    """Expected share of all GPUs that typical pods could not use now (Weng et al., ATC 2023)."""
 
 
 @kernel
@@ -60,6 +65,20 @@ def total_excess(row):
 
 
 @kernel
+def fragmented_milli(row):
+    """Fragmentation of all nodes that are up, milli-GPUs; 0 if no typical pods are loaded.
+
+    Added up anew each time, so that it is the same whatever led to the state.
+    """
+    total = 0.0
+    if row.num_typical > 0:
+        for n in range(row.num_nodes):
+            if node(row, n).state == NodeCode.UP:
+                total += node(row, n).fragmentation
+    return total
+
+
+@kernel
 def metric_value(row, metric):
     """Value of one ``Metric`` of a row."""
     if metric == Metric.SLOWDOWN_EXCESS:
@@ -76,6 +95,10 @@ def metric_value(row, metric):
         return row.requests_shed
     if metric == Metric.NODE_COST:
         return row.cost_milli_ms / _MILLI_MS_PER_COST
+    if metric == Metric.ALLOCATED_SHARE:
+        return (row.capacity_units - row.free_units) / max(row.nominal_units, 1)
+    if metric == Metric.FRAGMENTED_SHARE:
+        return fragmented_milli(row) / max(row.nominal_gpu_milli, 1)
     share_ms = row.busy_unit_ms if metric == Metric.BUSY_SHARE_SECONDS else row.lost_unit_ms
     return share_ms / 1000.0 / max(row.nominal_units, 1)
 

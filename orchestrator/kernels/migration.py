@@ -10,11 +10,11 @@ from orchestrator.kernels.placement import place_workers
 from orchestrator.kernels.tables import job, node, request, worker
 from orchestrator.kernels.transition.whatif import lift_gang, restore_gang
 
-__all__ = ["migration_reason", "plan_migration"]
+__all__ = ["migration_reason", "plan_migration", "touched_nodes"]
 
 
 @kernel
-def _touched(nodes, workers):
+def touched_nodes(nodes, workers):
     """Distinct nodes among the first ``workers`` entries."""
     count = 0
     for w in range(workers):
@@ -88,7 +88,7 @@ def plan_migration(row, j, generator, nodes):
     restore_gang(row, j)
     if placed < workers:
         return False
-    after = _touched(nodes, workers)
+    after = touched_nodes(nodes, workers)
     if after == before:  # among the nodes that it is on already, a move would change nothing
         return room_there < room_here and _moves(row, j, nodes, workers) > 0
     return after < before

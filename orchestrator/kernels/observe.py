@@ -18,7 +18,14 @@ from orchestrator.kernels.candidates import (
     encode_victims,
     select_victims,
 )
-from orchestrator.kernels.codes import NO_JOB, ActionKind, Placement, Reason, RuleKey
+from orchestrator.kernels.codes import (
+    NO_JOB,
+    NODE_CHOICE,
+    ActionKind,
+    Placement,
+    Reason,
+    RuleKey,
+)
 from orchestrator.kernels.decisions import can_wait
 from orchestrator.kernels.elastics import encode_elastics, fewer_workers, select_elastics
 from orchestrator.kernels.features import (
@@ -30,18 +37,21 @@ from orchestrator.kernels.features import (
     encode_queue,
 )
 from orchestrator.kernels.jit import kernel, part, small_kernel
-from orchestrator.kernels.migration import migration_reason, plan_migration
+from orchestrator.kernels.migration import migration_reason
+from orchestrator.kernels.node_choices import encode_choices
 from orchestrator.kernels.ordering import job_score
+from orchestrator.kernels.placement import chosen_node
 from orchestrator.kernels.rules import rule_action
 from orchestrator.kernels.surroundings import (
     encode_capacity,
     encode_fleet,
-    encode_racks,
+    encode_nodes,
     encode_services,
     encode_tenants,
-    tenant_excess,
+    survey_tenants,
 )
 from orchestrator.kernels.tables import job, queue, request, service
+from orchestrator.kernels.victim_plans import moves_to_better
 
 __all__ = ["decode", "encode"]
 
@@ -86,16 +96,28 @@ def _blank(rows, count, before):
 def _encode_placements(row, e, count, source, buffers, bench):
     """Candidates of every job of the window; legal placements."""
     K = source.generators.shape[0]
-    legal = encode_candidates(
-        row,
-        buffers.window[e],
-        count,
-        source.generators,
-        bench.nodes,
-        bench.shapes,
-        buffers.mask[e],
-        buffers.candidates[e],
-    )
+    if source.generators[0] >= NODE_CHOICE:
+        legal = encode_choices(
+            row,
+            e,
+            buffers.window[e],
+            count,
+            np.int64(K),
+            buffers.nodes,
+            buffers.mask[e],
+            buffers.candidates[e],
+        )
+    else:
+        legal = encode_candidates(
+            row,
+            buffers.window[e],
+            count,
+            source.generators,
+            bench.nodes,
+            bench.shapes,
+            buffers.mask[e],
+            buffers.candidates[e],
+        )
     before = buffers.shown[e, 0]
     _blank(buffers.candidates[e], count * K, before * K)
     for a in range(count * K, before * K):
@@ -122,7 +144,7 @@ def _encode_victims(row, e, source, buffers, bench):
             if v < victims:
                 j = np.int64(buffers.victim_jobs[e, v])
                 moves = migration_reason(row, j) == Reason.OK
-                moves = moves and plan_migration(row, j, generator, bench.nodes)
+                moves = moves and moves_to_better(row, j, generator, bench.nodes)
             buffers.mask[e, at + v] = np.int8(moves)
             choices += np.int64(moves)
     return choices
@@ -165,20 +187,24 @@ def _encode_scaling(row, e, buffers, bench):
 
 
 @part
-def _encode_surroundings(row, e, source, buffers):
+def _encode_surroundings(row, e, source, buffers, bench):
     """What no action is about, each where it is shown: fleet, tenants, racks, a job's tenant."""
-    if buffers.globals.shape[1] > GLOBALS:
-        encode_fleet(row, buffers.globals[e, GLOBALS:])
+    settings, shares = source.settings[0], bench.tenants
+    fleet = buffers.globals[e, GLOBALS:] if settings.fleet != 0 else buffers.globals[e, :0]
+    survey_tenants(row, shares)
+    if settings.fleet != 0:
+        encode_fleet(row, shares, fleet)
+    if buffers.nodes_seen[e] != row.touched:  # some node has changed
+        encode_nodes(row, bench.racks, fleet, buffers.racks[e])
+        buffers.nodes_seen[e] = row.touched
     if source.settings[0].tenants != 0:
-        encode_tenants(row, buffers.tenants[e])
-    if source.settings[0].racks != 0:
-        encode_racks(row, buffers.racks[e])
+        encode_tenants(row, shares, buffers.tenants[e])
     if source.settings[0].encoding == Encoding.FULL:
         for i in range(buffers.shown[e, 0]):
             tenant = np.int64(request(row, buffers.window[e, i]).tenant)
             share, entitled = 0.0, 0.0
             if tenant < row.num_tenants:
-                share, entitled = tenant_excess(row, tenant)
+                share, entitled = shares[tenant, 0], shares[tenant, 1]
             buffers.queue[e, i, _TENANT_AT] = np.float32(share)
             buffers.queue[e, i, _TENANT_AT + 1] = np.float32(share - entitled)
 
@@ -193,13 +219,16 @@ def _place_of(jobs, count, j):
 
 
 @part
-def _number(row, e, kind, j, value, source, buffers):
+def _number(row, e, kind, j, value, source, buffers, bench):
     """Flat number of an action, or -1 if the sets that are shown do not hold it."""
     Q, K, V, E = buffers.queue.shape[1], source.generators.shape[0], row.victims, row.elastics
     if kind == ActionKind.WAIT:
         return buffers.mask.shape[1] - 1
     if kind == ActionKind.PLACE:
         i = _place_of(buffers.window[e], buffers.shown[e, 0], j)
+        if i >= 0 and source.generators[0] >= NODE_CHOICE:
+            n = chosen_node(row, j, value, bench.nodes)
+            return i * K + n if n >= 0 else -1
         for k in range(K):
             if i >= 0 and source.generators[k] == value:
                 return i * K + k
@@ -232,7 +261,7 @@ def _advise(row, e, source, buffers, bench):
     if row.done != 0:
         return
     kind, j, value = rule_action(row, source.advisor[0], bench.jobs)
-    a = _number(row, e, kind, j, value, source, buffers)
+    a = _number(row, e, kind, j, value, source, buffers, bench)
     if a >= 0 and buffers.mask[e, a] != 0:
         buffers.advised[e] = np.int32(a)
         buffers.advice[e, a] = np.float32(1.0)
@@ -268,7 +297,7 @@ def encode(row, e, source, buffers, bench):
         bench.columns,
         buffers.queue[e],
     )
-    encode_global(row, buffers.globals[e])
+    encode_global(row, np.int64(source.settings[0].encoding), buffers.globals[e])
     before = buffers.shown[e, 0]
     _blank(buffers.queue[e], count, before)
     if row.commitment != 0:
@@ -289,7 +318,8 @@ def encode(row, e, source, buffers, bench):
         choices += _encode_elastics(row, e, source, buffers, bench)
     if row.capacity_steps > 0 or row.services > 0:
         choices += _encode_scaling(row, e, buffers, bench)
-    _encode_surroundings(row, e, source, buffers)
+    if source.settings[0].around != 0:
+        _encode_surroundings(row, e, source, buffers, bench)
     buffers.mask[e, buffers.mask.shape[1] - 1] = np.int8(row.done == 0 and can_wait(row))
     if source.settings[0].advice != 0:
         _advise(row, e, source, buffers, bench)

@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import numpy as np
 
-from orchestrator.kernels.codes import Placement, Stream
+from orchestrator.kernels.codes import NODE_CHOICE, Placement, Stream
 from orchestrator.kernels.domains import is_bound, place_in_domains
 from orchestrator.kernels.feasibility import least_units, least_workers
 from orchestrator.kernels.index import fill_by_index, has_index
 from orchestrator.kernels.jit import kernel, small_kernel
 from orchestrator.kernels.randomness import random_below
 from orchestrator.kernels.scores import NO_KEY, free_share, node_key
-from orchestrator.kernels.slots import worker_slots
+from orchestrator.kernels.slots import alone_slots, worker_slots
 from orchestrator.kernels.tables import request
 
-__all__ = ["place_gang", "place_workers"]
+__all__ = ["chosen_node", "place_gang", "place_workers"]
 
 
 @kernel
@@ -94,11 +94,21 @@ def _spread(row, j, workers, nodes):
 
 
 @kernel
+def _fill_node(row, j, workers, n, nodes):
+    """As many workers as fit on node ``n``."""
+    if n >= row.num_nodes:
+        return np.int64(0)
+    return _fill(nodes, np.int64(0), n, alone_slots(row, j, n, workers))
+
+
+@kernel
 def place_workers(row, j, workers, generator, nodes):
     """Choose nodes for up to ``workers`` workers of job ``j``; how many found a place.
 
     Arguments as of :func:`place_gang`.
     """
+    if generator >= NODE_CHOICE:
+        return _fill_node(row, j, workers, np.int64(generator - NODE_CHOICE), nodes)
     offset = np.int64(0)
     if generator == Placement.RANDOM or generator == Placement.UNIFORM:
         offset = random_below(row.seed, Stream.PLACEMENT, row.point, row.num_nodes)
@@ -127,7 +137,7 @@ def place_gang(row, j, generator, nodes):
     j : int
         Job.
     generator : int
-        A ``Placement``.
+        A ``Placement``, or ``NODE_CHOICE + n`` for node ``n``.
     nodes : int32 [>= workers]
         Filled with node indices.
 
@@ -140,3 +150,13 @@ def place_gang(row, j, generator, nodes):
         return np.int64(0)
     placed = place_workers(row, j, np.int64(request(row, j).workers), generator, nodes)
     return placed if placed >= least_workers(row, j) else np.int64(0)
+
+
+@kernel
+def chosen_node(row, j, generator, nodes):
+    """The node on which a generator places the whole gang of job ``j``, or -1; see place_gang."""
+    placed = place_gang(row, j, generator, nodes)
+    for w in range(1, placed):
+        if nodes[w] != nodes[0]:
+            return np.int64(-1)
+    return np.int64(nodes[0]) if placed > 0 else np.int64(-1)

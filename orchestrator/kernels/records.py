@@ -80,7 +80,10 @@ JOB_DTYPE = np.dtype(
         ("blocked_point", "i8"),  # decision point at which it was preempted
         ("onset_ms", "i8"),  # while waiting: when its slowdown begins to exceed 1
         ("shape", "u8"),  # jobs of equal shape ask for equal resources
+        ("ask", "u8"),  # jobs of equal ask do so for each worker
+        ("ask_at", "i8"),  # where that was in the slot table when last looked up
         ("excess", "f8"),  # while running: its bounded slowdown - 1, as projected
+        ("moves_seen", "i8"),  # memo of victim_plans.moves_to_better: 2 touches + answer; -1: none
         ("heap_slot", "i8"),  # position of its event in the event queue, or -1
         ("resized_ms", "i8"),  # when its size or place last changed; its start at first
         ("speed_milli", "i8"),
@@ -128,7 +131,15 @@ EVENT_DTYPE = np.dtype(
 )
 """An entry of the event queue; entity is a job index."""
 
-RUNNING_DTYPE = np.dtype([("expected_end_ms", "i8"), ("units", "i8"), ("job", "i8")], align=True)
+RUNNING_DTYPE = np.dtype(
+    [
+        ("expected_end_ms", "i8"),
+        ("units", "i8"),
+        ("job", "i8"),
+        ("elastic", "i8"),  # it is elastic, and no service
+    ],
+    align=True,
+)
 """An entry of the running list, kept sorted by expected end."""
 
 INCIDENT_DTYPE = np.dtype([("time_ms", "i8"), ("kind", "i8"), ("node", "i8")], align=True)

@@ -15,7 +15,15 @@ from orchestrator.kernels.randomness import random_bits
 from orchestrator.kernels.slots import WHOLE, device_shares
 from orchestrator.kernels.tables import device, node, request, tag
 
-__all__ = ["NO_KEY", "buddy_cell", "free_share", "node_key", "worker_kind"]
+__all__ = [
+    "MOST_FREE",
+    "NO_KEY",
+    "buddy_cell",
+    "free_share",
+    "node_key",
+    "share_of",
+    "worker_kind",
+]
 
 NO_KEY = np.int64(-(1 << 62))
 """Below every key: the node cannot hold a worker."""
@@ -23,16 +31,22 @@ NO_KEY = np.int64(-(1 << 62))
 _MAX_CPU = 128_000.0  # the largest machine of the openb cluster, by which FGD's simulator scales
 _MAX_GPU = 8000.0
 _FREE_BITS = 40
-_MOST_FREE = (1 << _FREE_BITS) - 1
+MOST_FREE = (1 << _FREE_BITS) - 1
 _ONE = np.uint64(1)
 _TWO = np.uint64(2)
 _LAST_TAG = 9
 
 
 @small_kernel
+def share_of(gpu_milli, cpu_milli):
+    """Capacity as one number: GPUs first, CPU where there are equally many."""
+    return gpu_milli * 1048576 + cpu_milli // 1024
+
+
+@small_kernel
 def free_share(row, n):
-    """Free capacity of a node: GPUs first, CPU between nodes of equal GPUs."""
-    return node(row, n).gpu_free_milli * 1048576 + node(row, n).cpu_free_milli // 1024
+    """Free capacity of a node, as :func:`share_of` has it."""
+    return share_of(node(row, n).gpu_free_milli, node(row, n).cpu_free_milli)
 
 
 @small_kernel
@@ -170,7 +184,7 @@ def node_key(row, j, n, slots, generator):
         counter = (row.point << 32) + j
         bits = random_bits(row.seed + np.uint64(counter), Stream.PLACEMENT, n)
         return np.int64(bits >> _TWO)
-    free = min(free_share(row, n), np.int64(_MOST_FREE))
+    free = min(free_share(row, n), np.int64(MOST_FREE))
     if generator == Placement.WORST_FIT or generator == Placement.SPREAD:
         return free
     if generator == Placement.BUDDY:

@@ -29,7 +29,9 @@ from orchestrator.kernels.commit import commit
 from orchestrator.kernels.features import fill_static
 from orchestrator.kernels.jit import kernel, part
 from orchestrator.kernels.metrics import metric_value
+from orchestrator.kernels.node_memo import forget_nodes
 from orchestrator.kernels.observe import decode, encode
+from orchestrator.kernels.prefetch import prefetch_row
 from orchestrator.kernels.randomness import random_below, random_bits
 from orchestrator.kernels.rules import replay
 from orchestrator.kernels.tables import queue
@@ -37,6 +39,7 @@ from orchestrator.kernels.transition.decide import close_point
 from orchestrator.kernels.transition.episode import (
     begin_episode,
     load_curves,
+    load_gittins,
     load_incidents,
     load_plans,
     load_services,
@@ -51,6 +54,7 @@ __all__ = [
     "RewardForm",
     "Sampling",
     "Source",
+    "begin_rows",
     "load_surroundings",
     "replay_rows",
     "reset_rows",
@@ -118,6 +122,7 @@ def load_surroundings(row, source, index):
     row.series_stop = source.series_range[index, 1]
     load_services(row, source.services)
     load_plans(row, source.plans)
+    load_gittins(row, source.gittins)
 
 
 @part
@@ -150,7 +155,9 @@ def _reset_row(row, e, seed, index, source, buffers, bench):
         buffers.scale[e] = 1.0 / (cost + max(settings.length, np.int64(1)))
     _begin(row, seed, source, index)
     fill_static(row, np.int64(settings.encoding), source.maxima, buffers.static[e])
+    forget_nodes(buffers.nodes, e)
     buffers.start_index[e] = index
+    buffers.nodes_seen[e] = -1
     buffers.episode[e] += 1
     buffers.steps[e] = 0
     buffers.reward[e] = 0.0
@@ -236,6 +243,8 @@ def step_rows(
     source, buffers, bench
     """
     for e in range(begin, end):
+        if e + 1 < end:
+            prefetch_row(rows[e + 1], e + 1, actions[e + 1], buffers)
         row = rows[e]
         buffers.reward[e] = 0.0
         if row.done != 0:
@@ -252,6 +261,28 @@ def step_rows(
         buffers.truncated[e] = row.done == 0 and limit > 0 and buffers.steps[e] >= limit
         if reason == Reason.OK or buffers.truncated[e]:
             _pay(row, e, source, buffers)
+
+
+@kernel
+def begin_rows(
+    rows: Rows,
+    begin: int,
+    end: int,
+    indices: NDArray[np.int64],
+    source: Source,
+) -> None:
+    """Begin a window in each row from ``begin`` to ``end``, and play nothing of it.
+
+    Parameters
+    ----------
+    rows : ROW_DTYPE [E]
+    begin, end : int
+    indices : int64 [E]
+        Window of each row; it also seeds the row's random streams.
+    source
+    """
+    for e in range(begin, end):
+        _begin(rows[e], random_bits(np.uint64(indices[e]), 0, 0), source, indices[e])
 
 
 @kernel

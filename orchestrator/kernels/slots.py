@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from orchestrator.kernels.codes import NodeCode
+from orchestrator.kernels.codes import NodeCode, Topology
 from orchestrator.kernels.jit import kernel, small_kernel
 from orchestrator.kernels.tables import device, node, request
 
 __all__ = [
     "WHOLE",
+    "alone_slots",
     "device_shares",
     "device_slots",
     "empty_device_shares",
@@ -167,6 +168,14 @@ def island_slots(row, j, n, limit, empty):
         best = max(best, device_slots(row, j, n, first, first + size, slots))
         first += size
     return best
+
+
+@kernel
+def alone_slots(row, j, n, limit):
+    """Workers, at most ``limit``, that node ``n`` can hold now within the domain that they need."""
+    if request(row, j).topology == Topology.ISLAND:
+        return island_slots(row, j, n, limit, False)
+    return worker_slots(row, j, n, limit)
 
 
 @kernel

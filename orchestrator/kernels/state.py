@@ -15,10 +15,13 @@ from numpy.typing import NDArray
 from orchestrator.kernels.codes import NO_JOB, Information, JobCode
 from orchestrator.kernels.mesh.record import SERVICE_DTYPE
 from orchestrator.kernels.packing_state import (
+    ASK_DTYPE,
     BRANCH_DTYPE,
     MEMO_TABLES,
     ORDER_DTYPE,
+    ROOM_DTYPE,
     SHAPE_DTYPE,
+    SLOT_DTYPE,
     TAG_DTYPE,
     TAGS,
     TOUCH_DTYPE,
@@ -72,6 +75,7 @@ __all__ = [
     "allocate",
 ]
 
+_LEAST_ASKS = 8
 _MAX_DEVICES = 64  # devices of one worker are a 64-bit mask
 _AT_LEAST_ONE = ("envs", "jobs", "workers", "nodes", "tenants", "uplinks", "curves", "services")
 
@@ -107,7 +111,9 @@ _STRIDES = [
     ("max_devices", "i8"),
     ("max_log", "i8"),
     ("max_shapes", "i8"),  # request shapes whose placements are remembered; 0: none
-    ("max_touches", "i8"),  # a power of two
+    ("max_touches", "i8"),  # a power of two; 1: touches are not kept
+    ("max_asks", "i8"),  # of the slot table: a power of two, or 0
+    ("max_rooms", "i8"),  # nodes in it
     ("arrival_slots", "i8"),
     ("tree", "i8"),  # entries of one shape's tree: twice a power of two
 ]
@@ -139,6 +145,7 @@ CONFIG_FIELDS = [
     ("migrate", "u1"),  # running jobs may be moved
     ("skip_forced", "u1"),  # a single legal action is taken without asking
     ("information", "u1"),  # codes.Information
+    ("turn_away", "u1"),  # jobs that are not placed at their decision point fail
     ("keep_log", "u1"),  # keep records (the hash is always kept)
 ]
 """Semantics of one row, constant during an episode."""
@@ -165,6 +172,7 @@ _SCALARS = [
     ("busy_unit_ms", "i8"),
     ("capacity_unit_ms", "i8"),
     ("lost_unit_ms", "i8"),
+    ("all_prices_milli", "i8"),  # price per hour of all nodes that the table describes
     ("cost_rate_milli", "i8"),  # price per hour of all nodes that are paid for now
     ("cost_milli_ms", "i8"),  # that, integrated over time
     # bounded slowdown, see metrics.total_excess
@@ -208,6 +216,7 @@ _SCALARS = [
     ("num_typical", "i8"),
     ("touched", "i8"),  # nodes that changed, counted since the episode began
     ("shape_clock", "i8"),
+    ("rooms_seen", "i8"),  # touches that the slot table's rooms take account of; -1: none
     ("arrival_head", "i8"),  # of the ring of nodes on order
     ("arrival_len", "i8"),
     ("queue_len", "i8"),
@@ -254,7 +263,12 @@ class ClusterShape:
         Classes of typical pods, by which fragmentation is measured.
     shapes : int
         Request shapes of which the best node is remembered: rows with many nodes are then not
-        scanned for every placement. Below 0: 32 from 64 nodes up (8 where there are many rows).
+        scanned for every placement. Below 0: 32 from 64 nodes up (8 where there are many rows),
+        none with a slot table.
+    asks : int
+        Different requests of single workers for which a table says how many each node holds (see
+        ``slot_table``): a power of two of at least 8, or 0. For rows whose every candidate is
+        described at every step.
     """
 
     envs: int
@@ -270,6 +284,7 @@ class ClusterShape:
     services: int = 1
     typical: int = 0
     shapes: int = -1
+    asks: int = 0
 
     def __post_init__(self) -> None:
         """Check the bounds."""
@@ -279,6 +294,8 @@ class ClusterShape:
         for name in ("devices", "incidents", "log", "typical"):
             if getattr(self, name) < 0:
                 raise ValueError(f"ClusterShape: '{name}' must not be negative")
+        if self.asks != 0 and (self.asks < _LEAST_ASKS or self.asks & (self.asks - 1) != 0):
+            raise ValueError("ClusterShape: 'asks' must be 0 or a power of two of at least 8")
         if self.devices > _MAX_DEVICES:
             raise ValueError(f"ClusterShape: 'devices' must be at most {_MAX_DEVICES}")
 
@@ -310,9 +327,12 @@ class ClusterState:
     typical: NDArray[np.void]  # [E, max(typical, 1)] TYPICAL_DTYPE
     order: NDArray[np.void]  # [E, N] ORDER_DTYPE, nodes by (spine, rack)
     tag: NDArray[np.void]  # [E, N, TAGS] TAG_DTYPE
-    shape_memo: NDArray[np.void]  # [E, H] SHAPE_DTYPE; this and the next two are a memo
+    shape_memo: NDArray[np.void]  # [E, H] SHAPE_DTYPE; this and the next five are a memo
     branch: NDArray[np.void]  # [E, H, 2 P] BRANCH_DTYPE
     touch: NDArray[np.void]  # [E, T] TOUCH_DTYPE
+    ask_memo: NDArray[np.void]  # [E, A] ASK_DTYPE
+    slot: NDArray[np.void]  # [E, A, N] SLOT_DTYPE
+    room: NDArray[np.void]  # [E, N] ROOM_DTYPE
     arrival: NDArray[np.void]  # [E, N] ARRIVAL_DTYPE, a ring
     plan: NDArray[np.void]  # [E, S + 1] SCALING_DTYPE: of the fleet, then of each service
     gittins: NDArray[np.void]  # [E, GITTINS_ENTRIES] GITTINS_DTYPE, by attained service
@@ -336,7 +356,8 @@ def allocate(shape: ClusterShape) -> ClusterState:
     ClusterState
     """
     envs, jobs, devices = shape.envs, shape.jobs, max(shape.devices, 1)
-    shapes, tree, touches = memo_sizes(shape.nodes, shape.shapes, envs)
+    shapes, tree, touches = memo_sizes(shape.nodes, shape.shapes, envs, shape.asks)
+    rooms = shape.nodes if shape.asks > 0 else 1
     state = ClusterState(
         shape=shape,
         rows=np.zeros(envs, ROW_DTYPE),
@@ -360,6 +381,9 @@ def allocate(shape: ClusterShape) -> ClusterState:
         shape_memo=np.zeros((envs, max(shapes, 1)), SHAPE_DTYPE),
         branch=np.zeros((envs, max(shapes, 1), tree), BRANCH_DTYPE),
         touch=np.zeros((envs, touches), TOUCH_DTYPE),
+        ask_memo=np.zeros((envs, max(shape.asks, 1)), ASK_DTYPE),
+        slot=np.zeros((envs, max(shape.asks, 1), rooms), SLOT_DTYPE),
+        room=np.zeros((envs, rooms), ROOM_DTYPE),
         arrival=np.zeros((envs, shape.nodes), ARRIVAL_DTYPE),
         plan=np.zeros((envs, shape.services + 1), SCALING_DTYPE),
         gittins=np.zeros((envs, GITTINS_ENTRIES), GITTINS_DTYPE),
@@ -373,6 +397,9 @@ def allocate(shape: ClusterShape) -> ClusterState:
     state.rows["max_log"] = max(shape.log, 1)
     state.rows["max_shapes"] = shapes
     state.rows["max_touches"] = touches
+    state.rows["max_asks"] = shape.asks
+    state.rows["max_rooms"] = rooms
+    state.rows["rooms_seen"] = -1
     state.rows["tree"] = tree
     state.rows["arrival_slots"] = shape.nodes
     state.rows["slowdown_bound_ms"] = 10_000

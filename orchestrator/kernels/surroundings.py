@@ -27,10 +27,10 @@ __all__ = [
     "TENANT_NAMES",
     "encode_capacity",
     "encode_fleet",
-    "encode_racks",
+    "encode_nodes",
     "encode_services",
     "encode_tenants",
-    "tenant_excess",
+    "survey_tenants",
 ]
 
 SERVICE_NAMES = (
@@ -211,10 +211,8 @@ def encode_capacity(row, mask, out):
     fleet = count_fleet(row)
     unit = plan(row, np.int64(0)).unit_capacity
     busiest = _busiest(row)
-    prices = np.int64(0)
-    for n in range(row.num_nodes):
-        prices += node(row, n).price_milli
-    mean_price = prices / max(row.num_nodes, 1)
+    prices = max(row.all_prices_milli, np.int64(1))
+    mean_price = row.all_prices_milli / max(row.num_nodes, 1)
     legal = 0
     for i in range(2 * steps):
         delta = _step_of(i, steps)
@@ -228,47 +226,53 @@ def encode_capacity(row, mask, out):
         out[i, 3] = _F(busiest)
         out[i, 4] = _F(row.arrival_len / max(fleet, 1))
         cost = row.cost_rate_milli + delta * mean_price
-        out[i, 5] = _F(cost / max(prices, 1))
+        out[i, 5] = _F(cost / prices)
         out[i, 6] = _log_seconds(row.now_ms - max(row.scaled_ms, request(row, 0).submit_ms))
     return legal
 
 
 @kernel
-def tenant_excess(row, t):
-    """(dominant share, entitled share) of a tenant.
+def survey_tenants(row, shares):
+    """Dominant and entitled share of every tenant, float64 [tenants, 2].
 
     Entitled is its quota as a share of the cluster; where there is none, its weight as a share of
     all weights. The dominant share is that of dominant resource fairness (Ghodsi et al., NSDI
     2011).
     """
-    own = tenant(row, t)
-    share = own.used_units / max(row.nominal_units, 1)
-    if row.nominal_gpu_milli > 0:
-        share = max(share, own.used_gpu_milli / row.nominal_gpu_milli)
-    if row.nominal_cpu_milli > 0:
-        share = max(share, own.used_cpu_milli / row.nominal_cpu_milli)
-    if row.nominal_memory_mib > 0:
-        share = max(share, own.used_memory_mib / row.nominal_memory_mib)
-    if own.quota_units > 0:
-        return share, own.quota_units / max(row.nominal_units, 1)
     weights = 0.0
-    for other in range(row.num_tenants):
-        weights += tenant(row, other).weight if tenant(row, other).weight > 0.0 else 1.0
-    return share, (own.weight if own.weight > 0.0 else 1.0) / weights
+    for t in range(row.num_tenants):
+        weights += tenant(row, t).weight if tenant(row, t).weight > 0.0 else 1.0
+    capacity = max(row.nominal_units, 1)
+    for t in range(row.num_tenants):
+        own = tenant(row, t)
+        share = own.used_units / capacity
+        if row.nominal_gpu_milli > 0:
+            share = max(share, own.used_gpu_milli / row.nominal_gpu_milli)
+        if row.nominal_cpu_milli > 0:
+            share = max(share, own.used_cpu_milli / row.nominal_cpu_milli)
+        if row.nominal_memory_mib > 0:
+            share = max(share, own.used_memory_mib / row.nominal_memory_mib)
+        shares[t, 0] = share
+        if own.quota_units > 0:
+            shares[t, 1] = own.quota_units / capacity
+        else:
+            shares[t, 1] = (own.weight if own.weight > 0.0 else 1.0) / weights
 
 
 @kernel
-def encode_tenants(row, out):
-    """Describe the tenants, float32 [T, len(TENANT_NAMES)]; those beyond T are not shown."""
+def encode_tenants(row, shares, out):
+    """Describe the tenants, float32 [T, len(TENANT_NAMES)]; those beyond T are not shown.
+
+    ``shares`` is from :func:`survey_tenants`.
+    """
     capacity = max(row.nominal_units, 1)
     shown = min(row.num_tenants, out.shape[0])
+    elapsed = max(row.capacity_unit_ms, np.int64(1))
     for t in range(shown):
-        share, entitled = tenant_excess(row, np.int64(t))
-        out[t, 0] = _F(share)
-        out[t, 1] = _F(entitled)
-        out[t, 2] = _F(share - entitled)
+        out[t, 0] = _F(shares[t, 0])
+        out[t, 1] = _F(shares[t, 1])
+        out[t, 2] = _F(shares[t, 0] - shares[t, 1])
         out[t, 3] = _F(0.0)
-        elapsed = max(row.capacity_unit_ms, np.int64(1))
         out[t, 4] = _F(tenant(row, t).attained_unit_ms / elapsed)
     for q in range(row.queue_len):
         j = queue(row, q).job
@@ -280,71 +284,81 @@ def encode_tenants(row, out):
 
 
 @kernel
-def encode_racks(row, out):
-    """Describe racks, float32 [R, len(RACK_NAMES)]; nodes of racks beyond R are not shown."""
-    R = out.shape[0]
-    out[:, :] = _F(0.0)
-    for r in range(R):
-        nodes, up, gpus, whole, largest, most_gpus = 0, 0, 0, 0, 0, 1
-        free, capacity = np.int64(0), np.int64(0)
-        failures, wasted = np.int64(0), 0.0
-        for n in range(row.num_nodes):
-            here = node(row, n)
-            if here.rack != r or here.state == NodeCode.ABSENT:
-                continue
-            nodes += 1
-            failures = max(failures, here.failures)
-            gpus += here.gpus
-            most_gpus = max(most_gpus, here.gpus)
-            if here.state != NodeCode.UP:
-                continue
-            up += 1
-            whole += here.whole_free
-            largest = max(largest, here.whole_free)
+def encode_nodes(row, sums, fleet, out):
+    """Describe racks, and of the fleet what has to be counted node by node.
+
+    Nodes of racks beyond R are not shown, but counted.
+
+    Parameters
+    ----------
+    row : ROW_DTYPE record
+    sums : float64 [R, len(RACK_NAMES) + 4]
+        Scratch: the numerators, then nodes, capacity of those up, GPUs, GPUs of the largest node.
+    fleet : float32 [len(FLEET_NAMES)]
+        ``down`` and ``fragmentation`` are filled; of no length where it is not shown.
+    out : float32 [R, len(RACK_NAMES)]
+        Filled.
+    """
+    sums[:, :] = 0.0
+    down, wasted = 0, 0.0
+    for n in range(row.num_nodes):
+        here = node(row, n)
+        down += np.int64(here.state == NodeCode.DOWN)
+        if here.state == NodeCode.UP:
             wasted += here.fragmentation
-            free += here.gpu_free_milli if row.unit != 0 else here.cpu_free_milli
-            capacity += here.gpus * 1000 if row.unit != 0 else here.cpu_cap_milli
-        if nodes == 0:
+        if here.rack >= out.shape[0] or here.state == NodeCode.ABSENT:
             continue
-        out[r, 0] = _F(up / nodes)
-        out[r, 1] = _F(free / max(capacity, np.int64(1)))
-        out[r, 2] = _F(whole / max(gpus, 1))
-        out[r, 3] = _F(largest / most_gpus)
-        out[r, 4] = _F(0.5) * fast_log(_F(1.0 + failures))
-        out[r, 5] = _F(wasted / (1000.0 * max(gpus, 1)))
+        own = sums[here.rack]
+        own[4] = max(own[4], np.float64(here.failures))
+        own[6] += 1.0
+        own[8] += here.gpus
+        own[9] = max(own[9], np.float64(here.gpus))
+        if here.state != NodeCode.UP:
+            continue
+        own[0] += 1.0
+        own[1] += here.gpu_free_milli if row.unit != 0 else here.cpu_free_milli
+        own[2] += here.whole_free
+        own[3] = max(own[3], np.float64(here.whole_free))
+        own[5] += here.fragmentation
+        own[7] += here.gpus * 1000 if row.unit != 0 else here.cpu_cap_milli
+    for r in range(out.shape[0]):
+        own = sums[r]
+        gpus = max(own[8], 1.0)
+        out[r, 0] = _F(own[0] / max(own[6], 1.0))
+        out[r, 1] = _F(own[1] / max(own[7], 1.0))
+        out[r, 2] = _F(own[2] / gpus)
+        out[r, 3] = _F(own[3] / max(own[9], 1.0))
+        out[r, 4] = _F(0.5) * fast_log(_F(1.0 + own[4]))
+        out[r, 5] = _F(own[5] / (1000.0 * gpus))
+    if fleet.shape[0] > 0:
+        fleet[6] = _F(down / max(row.num_nodes, 1))
+        fleet[8] = _F(min(wasted / max(row.free_units, 1), _MOST))
 
 
 @kernel
-def encode_fleet(row, out):
-    """Describe the cluster as a whole beyond ``encode_global``, float32 [len(FLEET_NAMES)]."""
+def encode_fleet(row, shares, out):
+    """Describe the cluster as a whole beyond ``encode_global``, float32 [len(FLEET_NAMES)].
+
+    ``shares`` is from :func:`survey_tenants`; :func:`encode_nodes` fills two of the features.
+    """
     time_ms = np.float64(row.now_ms)
     if row.num_services > 0:  # the time of day of their series
         time_ms += (row.series_first + row.tick + 1) * row.tick_ms - row.next_tick_ms
     hour = 2.0 * math.pi * ((time_ms % _DAY_MS) / _DAY_MS)
     week = 2.0 * math.pi * ((time_ms % _WEEK_MS) / _WEEK_MS)
-    down, prices, wasted = 0, np.int64(0), 0.0
-    for n in range(row.num_nodes):
-        here = node(row, n)
-        down += np.int64(here.state == NodeCode.DOWN)
-        prices += here.price_milli
-        if here.state == NodeCode.UP:
-            wasted += here.fragmentation
     missed = 0.0
     for s in range(row.num_services):
         missed += service(row, s).missed_share
     excess = 0.0
     for t in range(row.num_tenants):
-        share, entitled = tenant_excess(row, np.int64(t))
-        excess = max(excess, share - entitled)
+        excess = max(excess, shares[t, 0] - shares[t, 1])
     out[0] = _F(math.sin(hour))
     out[1] = _F(math.cos(hour))
     out[2] = _F(math.sin(week))
     out[3] = _F(math.cos(week))
     out[4] = _F(row.capacity_units / max(row.nominal_units, 1))
     out[5] = _F(row.arrival_len / max(row.num_nodes, 1))
-    out[6] = _F(down / max(row.num_nodes, 1))
-    out[7] = _F(row.cost_rate_milli / max(prices, np.int64(1)))
-    out[8] = _F(min(wasted / max(row.free_units, 1), _MOST))
+    out[7] = _F(row.cost_rate_milli / max(row.all_prices_milli, np.int64(1)))
     out[9] = _F(_busiest(row))
     out[10] = _F(missed / max(row.num_services, 1))
     out[11] = _F(excess)

@@ -19,6 +19,7 @@ from orchestrator.kernels.jit import small_kernel
 
 __all__ = [
     "arrival",
+    "ask_memo",
     "branch",
     "copy_record",
     "copy_scalars",
@@ -35,10 +36,12 @@ __all__ = [
     "plan",
     "queue",
     "request",
+    "room",
     "running",
     "series_value",
     "service",
     "shape_memo",
+    "slot",
     "tag",
     "tenant",
     "touch",
@@ -91,6 +94,9 @@ _tag_at = _record_at(packing_state.TAG_DTYPE)
 _shape_at = _record_at(packing_state.SHAPE_DTYPE)
 _branch_at = _record_at(packing_state.BRANCH_DTYPE)
 _touch_at = _record_at(packing_state.TOUCH_DTYPE)
+_ask_at = _record_at(packing_state.ASK_DTYPE)
+_slot_at = _record_at(packing_state.SLOT_DTYPE)
+_room_at = _record_at(packing_state.ROOM_DTYPE)
 
 
 @intrinsic
@@ -307,6 +313,24 @@ def branch(row, s, entry):
 def touch(row, slot):
     """An entry of the ring of touched nodes (TOUCH_DTYPE)."""
     return _touch_at(row.touch_at, slot)
+
+
+@small_kernel
+def ask_memo(row, s):
+    """An entry of the slot table: what a worker asks for (ASK_DTYPE)."""
+    return _ask_at(row.ask_memo_at, s)
+
+
+@small_kernel
+def slot(row, s, n):
+    """Workers of entry ``s`` of the slot table that node ``n`` holds (SLOT_DTYPE)."""
+    return _slot_at(row.slot_at, np.int64(s) * row.max_rooms + n)
+
+
+@small_kernel
+def room(row, n):
+    """What is free on node ``n``, by the slot table (ROOM_DTYPE)."""
+    return _room_at(row.room_at, n)
 
 
 @small_kernel

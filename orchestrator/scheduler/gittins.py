@@ -8,7 +8,26 @@ from numpy.typing import ArrayLike, NDArray
 from orchestrator.errors import ValidationError
 from orchestrator.kernels.state import GITTINS_DTYPE, GITTINS_ENTRIES
 
-__all__ = ["gittins_index", "gittins_table"]
+__all__ = ["gittins_index", "gittins_table", "job_services"]
+
+
+def job_services(requests: NDArray[np.void]) -> tuple[float, ...]:
+    """Service that each of a trace's jobs needs at the size it asks for.
+
+    Parameters
+    ----------
+    requests : REQUEST_DTYPE [n]
+
+    Returns
+    -------
+    tuple of float
+        GPU-seconds; core-seconds if none of the jobs asks for a GPU.
+    """
+    fields = ("workers", "gpus_per_worker", "gpu_milli", "cpu_milli", "duration_ms")
+    workers, gpus, milli, cores, duration_ms = (requests[f].astype(np.float64) for f in fields)
+    each = gpus * milli
+    units = workers * (each if each.any() else cores)
+    return tuple((units * np.maximum(duration_ms, 1) / 1e6).tolist())
 
 
 def gittins_index(services: ArrayLike, attained: float) -> float:

@@ -80,9 +80,12 @@ RULES: dict[str, Rule] = {
         Rule("unicep_compat", RuleKey.UNICEP_COMPAT),
         Rule("largest", RuleKey.LARGEST),
         Rule("random", RuleKey.RANDOM, Placement.RANDOM),
+        Rule("fgd", RuleKey.FCFS, Placement.FGD),
     )
 }
 """The rules by name. ``fcfs`` lets later jobs overtake a first one that does not fit; ``fifo`` not.
+
+``fgd`` needs typical pods: environments that name it (or its placement) load their trace's.
 
 The ``_compat`` rules reproduce a quirk of published numbers and serve the golden tests.
 """

@@ -16,6 +16,8 @@ from orchestrator.kernels.features import (
     PUBLISHED_NAMES,
     Encoding,
 )
+from orchestrator.kernels.node_memo import NODE_NAMES
+from orchestrator.kernels.pods import POD_NAMES, POOL_NAMES
 from orchestrator.kernels.surroundings import (
     CAPACITY_NAMES,
     FLEET_NAMES,
@@ -31,6 +33,7 @@ _QUEUE_NAMES: dict[Encoding, tuple[str, ...]] = {
     Encoding.DEFAULT: DEFAULT_NAMES,
     Encoding.CLUSTER: DEFAULT_NAMES + CLUSTER_EXTRA,
     Encoding.FULL: DEFAULT_NAMES + CLUSTER_EXTRA + FULL_EXTRA,
+    Encoding.PLACEMENT: POD_NAMES,
 }
 
 
@@ -68,6 +71,8 @@ class ActionLayout:
         Services whose replicas may be changed by one, S.
     can_wait : bool
         Whether *wait* exists; under commitment semantics it does not.
+    choose_node : bool
+        Whether the K candidates are the nodes of the cluster.
     """
 
     window: int
@@ -78,6 +83,7 @@ class ActionLayout:
     capacity_steps: int = 0
     services: int = 0
     can_wait: bool = False
+    choose_node: bool = False
 
     @property
     def heads(self) -> tuple[Head, ...]:
@@ -111,8 +117,9 @@ class ActionLayout:
             if head.offset <= action < head.offset + head.size:
                 index = action - head.offset
                 if head.name == "place":
-                    return f"place job {index // self.candidates} of the window by candidate \
-{index % self.candidates}"
+                    by = "on node" if self.choose_node else "by candidate"
+                    job, candidate = divmod(index, self.candidates)
+                    return f"place job {job} of the window {by} {candidate}"
                 if head.name in ("scale_in", "scale_out"):
                     return f"{head.name} by {index + 1}"
                 return f"{head.name} {index}" if head.size > 1 else head.name
@@ -153,11 +160,15 @@ class FeatureSchema:
     @property
     def globals(self) -> tuple[str, ...]:
         """Features of the cluster as a whole."""
+        if self.encoding == Encoding.PLACEMENT:
+            return POOL_NAMES
         return GLOBAL_NAMES + FLEET_NAMES if self.fleet else GLOBAL_NAMES
 
     @property
     def candidates(self) -> tuple[str, ...]:
         """Features of a candidate placement; none where placements are not chosen."""
+        if self.actions.choose_node:
+            return NODE_NAMES
         return CANDIDATE_NAMES if self.actions.can_wait and self.actions.window > 0 else ()
 
     @property

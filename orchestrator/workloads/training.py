@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.errors import UnknownEntityError, ValidationError
-from orchestrator.kernels.codes import JobKind, NodeCode
+from orchestrator.autoscaler.vertical import ResourceRequest
+from orchestrator.errors import ConfigurationError, UnknownEntityError, ValidationError
+from orchestrator.kernels.codes import JobCode, JobKind, NodeCode
 from orchestrator.types import JobSpec
+from orchestrator.workloads.rightsizing import Rightsizer
 from orchestrator.workloads.throughput import ThroughputModel
 
 if TYPE_CHECKING:
     from orchestrator.orchestrator import InfrastructureOrchestrator
 
 __all__ = ["ElasticTrainer", "TrainingJobManager"]
+
+_ENDED = (JobCode.COMPLETED, JobCode.FAILED)
 
 
 class TrainingJobManager:
@@ -23,13 +27,24 @@ class TrainingJobManager:
     ----------
     orchestrator : InfrastructureOrchestrator
         Where they run.
+    rightsizer : Rightsizer or None, optional
+        Learns from reported usage what jobs should ask for; None: nothing is recommended.
     """
 
-    def __init__(self, orchestrator: InfrastructureOrchestrator) -> None:
+    def __init__(
+        self, orchestrator: InfrastructureOrchestrator, *, rightsizer: Rightsizer | None = None
+    ) -> None:
         self._orchestrator = orchestrator
+        self._rightsizer = rightsizer
 
-    async def submit(self, spec: JobSpec) -> str:
+    async def submit(self, spec: JobSpec, *, rightsize: bool = False) -> str:
         """Submit a training job; its identity.
+
+        Parameters
+        ----------
+        spec : JobSpec
+        rightsize : bool, optional
+            Ask for what :meth:`recommended` says instead of what ``spec`` says.
 
         Raises
         ------
@@ -39,7 +54,39 @@ class TrainingJobManager:
         if spec.kind != JobKind.TRAINING:
             me, problem = f"JobSpec '{spec.job_id}'", f"is {spec.kind.name}"
             raise ValidationError(me, "kind", problem, "give a job of kind TRAINING")
+        self._settle()
+        if rightsize:
+            spec = self._sizes().rightsized(spec)
         return await self._orchestrator.submit_job(spec)
+
+    def report_usage(self, job_id: str, *, cpus: float, memory_gb: float) -> None:
+        """Say what one worker of a job uses now: cores, and GiB of host memory.
+
+        Raises
+        ------
+        ConfigurationError
+            If this manager has no rightsizer.
+        UnknownEntityError
+            If there is no such training job.
+        ValidationError
+            If an amount is negative or not finite.
+        """
+        sizes = self._sizes()
+        self._require(job_id)
+        if self._state(job_id) not in _ENDED:
+            sizes.note(job_id, cpus=cpus, memory_gb=memory_gb)
+        self._settle()
+
+    def recommended(self, spec: JobSpec) -> ResourceRequest:
+        """What a job should ask for, by what completed jobs of its group used, and why.
+
+        Raises
+        ------
+        ConfigurationError
+            If this manager has no rightsizer.
+        """
+        self._settle()
+        return self._sizes().recommend(spec)
 
     async def pause(self, job_id: str, reason: str = "paused") -> bool:
         """Save a job and put it back into the queue, from which it may be scheduled again."""
@@ -47,14 +94,42 @@ class TrainingJobManager:
         return await self._orchestrator.preempt_job(job_id, reason)
 
     def status(self, job_id: str) -> dict[str, Any]:
-        """What is known of a job."""
+        """What is known of a job.
+
+        With a rightsizer, ``peak_usage`` (of its worker that used most; None: not reported, or the
+        job has ended) and ``recommended`` (amounts, and the reason) besides.
+        """
         self._require(job_id)
-        return self._orchestrator.get_job_status(job_id)
+        found = self._orchestrator.get_job_status(job_id)
+        if self._rightsizer is not None:
+            advice = self.recommended(self._orchestrator.jobs[job_id])
+            found["peak_usage"] = self._rightsizer.peak(job_id)
+            found["recommended"] = {**advice.amounts, "reason": advice.reason}
+        return found
 
     def jobs(self) -> list[str]:
         """Training jobs that are known, in the order of their submission."""
         specs = self._orchestrator.jobs.values()
         return [spec.job_id for spec in specs if spec.kind == JobKind.TRAINING]
+
+    def _settle(self) -> None:
+        """Let the rightsizer learn from jobs that have ended since."""
+        sizes = self._rightsizer
+        for job_id in sizes.watched if sizes is not None else ():
+            spec = self._orchestrator.jobs.get(job_id)
+            state = None if spec is None else self._state(job_id)
+            if sizes is not None and (state is None or state in _ENDED):
+                sizes.ended(job_id, spec, completed=state == JobCode.COMPLETED)
+
+    def _state(self, job_id: str) -> JobCode:
+        return self._orchestrator.engine.jobs.code(job_id)
+
+    def _sizes(self) -> Rightsizer:
+        if self._rightsizer is None:
+            raise ConfigurationError(
+                "TrainingJobManager: there is no 'rightsizer'; construct it with one"
+            )
+        return self._rightsizer
 
     def _require(self, job_id: str) -> None:
         spec = self._orchestrator.jobs.get(job_id)

@@ -200,7 +200,7 @@ def test_published_bundles_decide_alike(name: str, monkeypatch: pytest.MonkeyPat
 
 
 def test_all_kinds_of_actions_are_taken_by_some_bundle() -> None:
-    sizes = {head.name: head for head in CONFIG.schema.actions.heads}
+    sizes = {head.name: head for head in CONFIG.schema.actions.heads if head.size > 0}
     counts = dict.fromkeys(sizes, 0)
     interruptions = 0
     for seed in range(3):
@@ -218,6 +218,12 @@ def test_semantics_are_those_of_the_environment() -> None:
     assert semantics.min_run_ms == 2500
     assert semantics_of(CONFIG).resize
     assert semantics_of(CONFIG).migrate
+
+
+def test_what_a_live_policy_cannot_change_is_refused() -> None:
+    for head in ({"services": 2}, {"capacity_steps": 1}):
+        with pytest.raises(ConfigurationError, match="changed by its autoscaler"):
+            BundlePolicy(linear(0), replace(CONFIG, **head))
 
 
 def test_the_published_encoding_is_refused() -> None:

@@ -16,8 +16,6 @@ from tests.envs.cases import CASES, all_terms, incidents, keep_log, pick_legal, 
 
 _FAILURES = incidents()[incidents()["kind"] != EventKind.NODE_DRAIN]
 _ROWS = 3
-# What services and nodes cost is in test_scaling_rewards.
-_TERMS = [term for term in TERMS if term not in ("service_violations", "shed", "node_cost")]
 _BOUND_MS = 10_000
 _RUNS = {
     "ordering": ("ordering", {}),
@@ -104,11 +102,17 @@ def _costs(session: Session, e: int) -> dict[str, float]:
         / nominal,
         "preemption": float(sum(life.seen.count(JobCode.CHECKPOINTING) for life in lives)),
         "lost_work": float((lost * units).sum() / 1000 / nominal),
+        "allocation": -float(units[job["state"] == JobCode.RUNNING].sum()) / nominal,
+        "fragmentation": 0.0,  # no typical pods are loaded; see test_placement_env
     }
 
 
+_OF_JOBS = [term for term in TERMS if term not in ("service_violations", "shed", "node_cost")]
+"""Terms of environments without services and prices; test_scaling_rewards.py has the others."""
+
+
 @runs
-@pytest.mark.parametrize("term", _TERMS)
+@pytest.mark.parametrize("term", _OF_JOBS)
 def test_dense_rewards_and_the_terminal_one_add_up_to_the_metric(run: str, term: str) -> None:
     dense = _session(run, RewardConfig({term: 1.0}))
     paid = _rewards(dense)
@@ -128,13 +132,15 @@ def test_dense_rewards_and_the_terminal_one_add_up_to_the_metric(run: str, term:
 
 def test_the_runs_exercise_what_costs() -> None:
     """Each term costs something somewhere, so that the identities above are not empty."""
-    total = dict.fromkeys(_TERMS, 0.0)
+    total = dict.fromkeys(_OF_JOBS, 0.0)
     for run in ("ordering", "cluster", "cluster-failures"):
         session = _session(run, RewardConfig())
         _rewards(session)
         for e in range(_ROWS):
             for term, cost in _costs(session, e).items():
                 total[term] += abs(cost)
+    # In the end nothing is allocated here; tests/envs/test_placement_env.py is about these two.
+    del total["allocation"], total["fragmentation"]
     assert all(value > 0 for value in total.values()), total
     session = _session("cluster-failures", RewardConfig())
     _rewards(session)

@@ -14,10 +14,11 @@ from envs.workloads.failures import FailureModel
 from orchestrator.errors import ConfigurationError, ValidationError
 from orchestrator.invariants import assert_invariants
 from orchestrator.kernels.codes import Placement, QuotaMode
+from orchestrator.scheduler.gittins import gittins_table, job_services
 from orchestrator.scheduler.rules import rule_named
 from orchestrator.types import TenantSpec
 from orchestrator.workloads.throughput import APPLICATIONS
-from tests.envs.cases import gpu_trace
+from tests.envs.cases import gpu_trace, lublin_trace
 
 _STARTS = np.array([0, 60, 120], np.int64)
 
@@ -91,6 +92,29 @@ def test_fragmentation_is_measured_where_a_gradient_is_offered() -> None:
     assert session.source.typical["weight"].sum() == pytest.approx(1.0)
     session.reset()
     assert (session.state.rows["num_typical"] == len(session.source.typical)).all()
+
+
+def test_gittins_expects_what_past_jobs_needed() -> None:
+    trace = gpu_trace()
+    services = job_services(trace.requests[200:])
+    asks = trace.requests[200:]
+    gpu_ms = asks["workers"] * asks["gpus_per_worker"] * asks["gpu_milli"] / 1000
+    np.testing.assert_allclose(services, gpu_ms * asks["duration_ms"] / 1000)
+    session = _session(trace, Scenario(past_services=(*services, 0.0)))
+    ends = _ends(session, "gittins")
+    table = gittins_table(services)
+    assert (session.state.rows["num_gittins"] == len(table)).all()
+    assert (session.state.gittins[:, : len(table)] == table).all()
+    ignorant = _session(trace, Scenario())
+    assert (ends != _ends(ignorant, "gittins")).any()
+    assert (ignorant.state.rows["num_gittins"] == 0).all()
+
+
+def test_services_are_of_cores_where_there_are_no_gpus() -> None:
+    jobs = lublin_trace().requests
+    assert job_services(jobs) == pytest.approx(
+        (jobs["workers"] * jobs["cpu_milli"] / 1000 * jobs["duration_ms"] / 1000).tolist()
+    )
 
 
 def test_what_contradicts_is_named() -> None:

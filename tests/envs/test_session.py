@@ -30,7 +30,7 @@ _WRONG: list[tuple[dict[str, Any], str]] = [
     ({"window": 0}, "'window' is 0"),
     ({"window": 1.5}, "'window' is 1.5"),
     ({"window": True}, "'window' is True"),
-    ({"episode_jobs": 0}, r"an episode without jobs \('episode_jobs' 0\) lasts"),
+    ({"episode_jobs": 0}, r"without jobs \('episode_jobs' 0\)"),
     ({"victims": -1}, "'victims' is -1"),
     ({"step_limit": -1}, "'step_limit' is -1"),
     ({"preemption_limit": -2}, "'preemption_limit' is -2"),
@@ -295,7 +295,8 @@ def test_points_at_which_nothing_shown_can_be_chosen_are_passed_over() -> None:
 def test_a_thousand_rows_of_job_ordering_take_less_than_a_gibibyte() -> None:
     trace = lublin_feitelson(2000, 1)
     session = Session(trace, JOB_ORDERING, envs=1024)
-    buffers = sum(array.nbytes for array in session.buffers)
+    *plain, memo = session.buffers
+    buffers = sum(array.nbytes for array in (*plain, *memo))
     bench = sum(array.nbytes for array in session.bench)
     assert session.state.nbytes + buffers + bench < 1 << 30
 
@@ -348,13 +349,18 @@ def _allocations(session: Session, actions: list[NDArray[np.int64]]) -> int:
 def test_memory_does_not_grow(name: str) -> None:
     session = CASES[name].session(4)
     actions = _recorded(session)
+
+    def play() -> None:
+        for _ in range(6000 // len(actions)):
+            session.reset()
+            for each in actions:
+                session.step(each)
+        gc.collect()
+
     tracemalloc.start()
+    play()  # what is made once for good is made now
     before, _ = tracemalloc.get_traced_memory()
-    for _ in range(6000 // len(actions)):
-        session.reset()
-        for each in actions:
-            session.step(each)
-    gc.collect()
+    play()
     grown = tracemalloc.get_traced_memory()[0] - before
     tracemalloc.stop()
     # Python keeps some small objects for later use; an object a step would be ten times as much.

@@ -13,7 +13,8 @@ from tests.evaluation.policies import Illegal, LastLegal, ShortestFirst
 
 
 def same(a, b):
-    for name in METRICS:
+    assert set(a.values) == set(b.values) <= set(METRICS)
+    for name in a.values:
         np.testing.assert_array_equal(a.values[name], b.values[name], err_msg=name)
     np.testing.assert_array_equal(a.jobs, b.jobs)
     np.testing.assert_array_equal(a.nodes, b.nodes)

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from agents.evaluation import Suite, make_report, run_suite
-from agents.plots import assign_lanes, draw_pictures
+from agents.evaluation.series import rule_series
+from agents.plots import assign_lanes, draw_comparison, draw_outcomes, draw_pictures, draw_series
 from tests.evaluation.policies import LastLegal
 
 PNG = b"\x89PNG"
@@ -54,3 +57,21 @@ def test_pictures_are_written(trace, config, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == names
     for path in tmp_path.iterdir():
         assert path.read_bytes().startswith(PNG)
+
+
+def test_pictures_of_many_metrics_and_of_a_window(trace, config, starts, tmp_path):
+    columns = ["wait", "utilisation", "preemptions", "finish_time_fairness", "violations"]
+    suite = Suite("small", 64, ["fcfs", "sjf", "f1"], ["sjf"], starts=starts, columns=columns)
+    report = make_report(suite, trace, config, run_suite(suite, trace, config))
+    assert "violations" not in report.metrics
+    draw_outcomes(tmp_path / "outcomes.png", report)
+    draw_comparison(tmp_path / "comparison.png", report)
+    series = [rule_series(rule, trace, config, starts, 1, 20) for rule in ("fcfs", "sjf")]
+    assert "offered" not in series[0].values
+    draw_series(tmp_path / "calm.png", series)
+    requests = {name: np.ones(20) for name in ("offered", "served", "violated")}
+    served = [replace(one, values={**one.values, **requests}) for one in series]
+    draw_series(tmp_path / "services.png", served, "with services")
+    sizes = {path.stem: path.stat().st_size for path in tmp_path.iterdir()}
+    assert set(sizes) == {"outcomes", "comparison", "calm", "services"}
+    assert sizes["services"] > sizes["calm"], "a row of panels more"

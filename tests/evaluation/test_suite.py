@@ -93,5 +93,5 @@ def test_unknown_names_are_refused(options, message):
 
 
 def test_windows_beyond_the_trace_are_refused(trace, config):
-    with pytest.raises(ConfigurationError, match=r"from job 1980 reaches beyond the 2000 jobs"):
+    with pytest.raises(ConfigurationError, match=r"from 1980 on reaches beyond the 2000 jobs"):
         run_suite(small(starts=[0, 1980]), trace, config)

@@ -86,8 +86,10 @@ def test_verdict(at_least, holds, tmp_path):
     assert ("BROKEN" in text) is not holds
     assert "✓" in text
     assert "✗" in text
-    write_speed(suite, outcomes, tmp_path / "speed.json")
-    written = json.loads((tmp_path / "speed.json").read_text())
+    write_speed(suite, outcomes, tmp_path)
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"summary.json", "table.md", "speed.png"}
+    written = json.loads((tmp_path / "summary.json").read_text())
     assert written["ratios"][0]["holds"] is holds
     assert written["measures"]["python_loop"]["unit"] == "jobs/s"
 

@@ -260,7 +260,8 @@ class NaiveCluster(NaiveState):
     def move_clock(self, time_ms: int) -> None:
         elapsed = max(time_ms - self.now, 0)
         waiting = len(self.queue())
-        self.job_ms += elapsed * (waiting + len(self.running))
+        services = sum(job.ask.kind == JobKind.SERVICE for job in [*self.queue(), *self.running])
+        self.job_ms += elapsed * (waiting + len(self.running) - services)
         self.wait_ms += elapsed * waiting
         self.busy += elapsed * (self.capacity() - self.free())
         self.capacity_time += elapsed * self.capacity()

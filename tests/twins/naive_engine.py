@@ -157,6 +157,8 @@ class NaiveEngine(NaiveCluster):
         queue = self.queue()
         if self.config.elastics:
             for job in self.running:
+                if job.ask.kind == JobKind.SERVICE:
+                    continue
                 sizes = (len(job.spots) + 1, len(job.spots) - 1)
                 if any(self.resize_reason(job, size) == Reason.OK for size in sizes):
                     return True

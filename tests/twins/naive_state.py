@@ -109,6 +109,8 @@ class NaiveState:
             time_ms = int(incident["time_ms"]) + self.now
             self.pending.append((time_ms, int(incident["kind"]), k, int(incident["node"])))
         for job in self.jobs:
+            if job.ask.kind == JobKind.SERVICE:
+                continue  # nobody expects it to end
             if config.information == Information.ORACLE:
                 job.ask.requested_ms = job.ask.duration_ms
             elif config.information == Information.NONE:

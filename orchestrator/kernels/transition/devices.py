@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from orchestrator.kernels.codes import Placement, Stream
+from orchestrator.kernels.codes import NODE_CHOICE, Placement, Stream
 from orchestrator.kernels.fragmentation import gradient_device
 from orchestrator.kernels.jit import kernel
 from orchestrator.kernels.randomness import random_bits
@@ -95,8 +95,9 @@ def choose_device(row, j, n, generator, taken, first, last):
             return _roomiest_device(row, j, n, taken, first, last)
     elif ask.gpu_milli < WHOLE:
         whole_node = first == 0 and last == node(row, n).gpus
-        if generator == Placement.FGD and row.num_typical > 0 and whole_node:
-            _, best = gradient_device(row, j, n)
+        by_gradient = generator == Placement.FGD or generator >= NODE_CHOICE
+        if by_gradient and row.num_typical > 0 and whole_node:
+            _, best, _ = gradient_device(row, j, n)
             return best
         if generator == Placement.UNIFORM:
             return _random_device(row, j, n, first, last)

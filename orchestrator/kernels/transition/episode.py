@@ -71,6 +71,7 @@ def load_nodes(row, nodes):
     row.nominal_gpu_milli = 0
     row.nominal_cpu_milli = 0
     row.nominal_memory_mib = 0
+    row.all_prices_milli = 0
     for n in range(nodes.shape[0]):
         copy_record(node(row, n), nodes[n])
         empty_node(row, n)
@@ -82,6 +83,7 @@ def load_nodes(row, nodes):
         row.nominal_gpu_milli += np.int64(nodes[n].gpus) * 1000
         row.nominal_cpu_milli += nodes[n].cpu_cap_milli
         row.nominal_memory_mib += nodes[n].memory_cap_mib
+        row.all_prices_milli += nodes[n].price_milli
         if nodes[n].state == NodeCode.UP:
             row.capacity_units += units
     row.free_units = row.capacity_units
@@ -98,17 +100,22 @@ def _fold(word, value):
 
 
 @kernel
-def _shape(ask):
-    """Fold all that a placement depends on into one word: equal for equal demands."""
-    word = _fold(np.uint64(1), ask.workers)
-    word = _fold(word, ask.min_workers if ask.elastic != 0 else ask.workers)
-    word = _fold(word, ask.gpus_per_worker)
+def _ask(ask):
+    """Fold what one worker asks of its node into one word: equal for equal demands."""
+    word = _fold(np.uint64(1), ask.gpus_per_worker)
     word = _fold(word, ask.gpu_milli)
     word = _fold(word, ask.gpu_memory_mib)
     word = _fold(word, ask.cpu_milli)
     word = _fold(word, ask.memory_mib)
+    return _fold(word, ask.model_mask)
+
+
+@kernel
+def _shape(ask, word):
+    """Fold all that a placement depends on into one word, from that of :func:`_ask` on."""
+    word = _fold(word, ask.workers)
+    word = _fold(word, ask.min_workers if ask.elastic != 0 else ask.workers)
     word = _fold(word, ask.bandwidth_mbps)
-    word = _fold(word, ask.model_mask)
     return _fold(word, ask.topology)
 
 
@@ -132,7 +139,8 @@ def clear_job(row, j):
     job(row, j).attained_unit_ms = 0
     job(row, j).blocked_point = -1
     job(row, j).onset_ms = 0
-    job(row, j).shape = _shape(ask)
+    job(row, j).ask = _ask(ask)
+    job(row, j).shape = _shape(ask, job(row, j).ask)
     job(row, j).excess = 0.0
     job(row, j).speed_milli = 1000
     job(row, j).workers_now = 0
@@ -144,6 +152,8 @@ def clear_job(row, j):
     job(row, j).spread = np.uint8(Topology.ANY)
     job(row, j).state = np.uint8(JobCode.ABSENT)
     job(row, j).heap_slot = -1
+    job(row, j).moves_seen = -1
+    job(row, j).ask_at = 0
 
 
 @small_kernel

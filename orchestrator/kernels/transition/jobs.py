@@ -35,6 +35,7 @@ __all__ = [
     "record_placement",
     "set_state",
     "start_job",
+    "turn_away",
 ]
 
 _HASH_STEP = np.uint64(0x9E3779B97F4A7C15)
@@ -200,3 +201,10 @@ def fail_waiting_job(row, position):
     row.active_services -= np.int64(request(row, j).kind == JobKind.SERVICE)
     row.failed_jobs += 1
     set_state(row, j, JobCode.FAILED)
+
+
+@kernel
+def turn_away(row):
+    """Give up on all that wait: nobody placed them at the decision point that has closed."""
+    while row.queue_len > 0:
+        fail_waiting_job(row, row.queue_len - 1)

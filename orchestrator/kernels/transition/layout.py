@@ -8,6 +8,7 @@ from orchestrator.kernels.fragmentation import fragmentation
 from orchestrator.kernels.jit import kernel, small_kernel
 from orchestrator.kernels.packing_state import TAGS
 from orchestrator.kernels.tables import (
+    ask_memo,
     copy_record,
     device,
     node,
@@ -34,7 +35,7 @@ _NOTHING = np.uint64(0)
 @small_kernel
 def touch_node(row, n):
     """Something on node ``n`` changed that placements depend on."""
-    if row.max_shapes > 0:
+    if row.max_touches > 1:
         touch(row, row.touched & (row.max_touches - 1)).node = np.int64(n)
         row.touched += 1
     if row.num_typical > 0:
@@ -84,9 +85,12 @@ def sort_nodes(row):
 
 @kernel
 def forget_shapes(row):
-    """Forget the best nodes of all request shapes: the row has become another one."""
+    """Forget what is remembered of the nodes: the row has become another one."""
     for s in range(row.max_shapes):
         shape_memo(row, s).used = 0
+    for s in range(row.max_asks):
+        ask_memo(row, s).used = 0
+    row.rooms_seen = -1
 
 
 @kernel

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from orchestrator.kernels.codes import NO_JOB
+from orchestrator.kernels.codes import NO_JOB, JobKind
 from orchestrator.kernels.jit import kernel, small_kernel
 from orchestrator.kernels.tables import (
     copy_record,
@@ -96,6 +96,8 @@ def list_running(row, j):
     running(row, k).expected_end_ms = end
     running(row, k).units = job(row, j).units
     running(row, k).job = np.int64(j)
+    ask = request(row, j)
+    running(row, k).elastic = np.int64(ask.elastic != 0 and ask.kind != JobKind.SERVICE)
     row.running_len += 1
 
 

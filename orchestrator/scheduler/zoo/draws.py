@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any
+import numpy as np
+from numpy.typing import NDArray
 
-from orchestrator.kernels import randomness
 from orchestrator.kernels.codes import Stream
+from orchestrator.kernels.jit import kernel
+from orchestrator.kernels.randomness import random_unit
 
-__all__ = ["uniform"]
-
-_unit: Any = randomness.random_unit
+__all__ = ["uniforms"]
 
 
-def uniform(seed: int, stream: Stream, counter: int) -> float:
-    """A number in [0, 1)."""
-    return float(_unit(seed, int(stream), counter))
+@kernel
+def _fill(seed: np.uint64, stream: int, first: int, drawn: NDArray[np.float64]) -> None:
+    for i in range(drawn.shape[0]):
+        drawn[i] = random_unit(seed, stream, first + i)  # type: ignore[arg-type]
+
+
+def uniforms(seed: int, stream: Stream, first: int, count: int) -> NDArray[np.float64]:
+    """Numbers in [0, 1), those of the counters from ``first`` on, float64 [count]."""
+    drawn = np.empty(count)
+    _fill(np.uint64(seed), int(stream), first, drawn)
+    return drawn

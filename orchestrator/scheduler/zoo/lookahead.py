@@ -20,7 +20,7 @@ from orchestrator.kernels.state import ClusterState, allocate
 from orchestrator.messages import Plan
 from orchestrator.scheduler.rules import Rule
 from orchestrator.scheduler.snapshot import Snapshot
-from orchestrator.scheduler.zoo.draws import uniform
+from orchestrator.scheduler.zoo.draws import uniforms
 
 __all__ = ["Lookahead", "LookaheadConfig"]
 
@@ -136,7 +136,7 @@ class Lookahead:
             return past[:0].copy()
         past = past[np.argsort(past["submit_ms"], kind="stable")]
         counter = (int(row["point"]) << 8) + future
-        draw = uniform(int(row["seed"]), Stream.LOOKAHEAD, counter)
+        draw = float(uniforms(int(row["seed"]), Stream.LOOKAHEAD, counter, 1)[0])
         start = int(draw * (len(past) - count + 1))
         block: NDArray[np.void] = past[start : start + count].copy()
         before = past[max(start - 1, 0)]["submit_ms"]

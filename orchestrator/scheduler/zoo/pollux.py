@@ -17,7 +17,7 @@ from orchestrator.kernels.codes import Stream
 from orchestrator.messages import Plan
 from orchestrator.scheduler.snapshot import Snapshot
 from orchestrator.scheduler.zoo.board import Board
-from orchestrator.scheduler.zoo.draws import uniform
+from orchestrator.scheduler.zoo.draws import uniforms
 
 __all__ = ["Pollux"]
 
@@ -146,27 +146,34 @@ class _Search:
         people = [self._repaired(self.now.copy()), self._repaired(self.least.copy())]
         while len(people) < population:
             people.append(self._repaired(self._mutated(people[len(people) % 2])))
-        ranked = sorted(people, key=self._fitness, reverse=True)
+        ranked = sorted(((self._fitness(workers), workers) for workers in people), key=_fitter)
         for _ in range(generations):
-            children = []
-            for _ in range(population):
-                a, b = self._pick(ranked), self._pick(ranked)
-                mask = self._uniform() < 0.5
-                children.append(self._repaired(self._mutated(np.where(mask, a, b))))
-            ranked = sorted(ranked + children, key=self._fitness, reverse=True)[:population]
-        return ranked[0]
+            children = self._children([workers for _, workers in ranked])
+            ranked += [(self._fitness(workers), workers) for workers in children]
+            ranked = sorted(ranked, key=_fitter)[:population]
+        return ranked[0][1]
+
+    def _children(self, ranked: list[_Ints]) -> list[_Ints]:
+        """As many as there are parents: each takes after two of them, job by job."""
+        children = []
+        for _ in ranked:
+            a, b = self._pick(ranked), self._pick(ranked)
+            mask = self._uniform() < 0.5
+            children.append(self._repaired(self._mutated(np.where(mask, a, b))))
+        return children
 
     def _fitness(self, workers: _Ints) -> float:
         gains = self.speedup[np.arange(len(workers)), workers]
         changed = (workers != self.now) & (self.now > 0)
         gains = np.where(changed, gains * self.keep, gains)
-        return float(np.mean(np.maximum(gains, _FLOOR / 10) ** _POWER) ** (1.0 / _POWER))
+        powers = np.maximum(gains, _FLOOR / 10) ** _POWER
+        return float((powers.sum() / len(powers)) ** (1.0 / _POWER))
 
     def _uniform(self) -> NDArray[np.float64]:
         """A random number in [0, 1) for each job."""
         first, count = self._counter, len(self.now)
         self._counter += count
-        return np.array([uniform(self._seed, Stream.ORDERING, first + i) for i in range(count)])
+        return uniforms(self._seed, Stream.ORDERING, first, count)
 
     def _pick(self, ranked: list[_Ints]) -> _Ints:
         """The better of two (tournament)."""
@@ -203,3 +210,8 @@ class _Search:
                     workers[i] -= take
                     used -= take * int(self.each[i])
         return workers
+
+
+def _fitter(person: tuple[float, _Ints]) -> float:
+    """Sorts the fittest first."""
+    return -person[0]

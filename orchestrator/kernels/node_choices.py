@@ -1,0 +1,215 @@
+"""Every node as a candidate: what a policy sees of it that chooses nodes itself.
+
+What a node's features depend on besides the request is the node alone, but for the last three.
+They are kept for each request shape, and nodes that changed since are described anew.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from orchestrator.kernels.codes import NodeCode, Reason
+from orchestrator.kernels.decisions import start_reason
+from orchestrator.kernels.fastlog import fast_log
+from orchestrator.kernels.feasibility import least_workers
+from orchestrator.kernels.fragmentation import fragmentation_after, score_change
+from orchestrator.kernels.jit import kernel
+from orchestrator.kernels.node_memo import MODELS
+from orchestrator.kernels.slots import WHOLE, alone_slots
+from orchestrator.kernels.tables import device, job, node, order, request, touch, typical
+
+__all__ = ["encode_choices"]
+
+_F = np.float32
+_ONE = np.uint64(1)
+_MODEL_FREE, _MODEL_DEMAND, _RACK_FREE = 14, 15, 16
+
+
+@kernel
+def _describe(row, j, n, out):
+    """The first features of node ``n`` for job ``j``; 0 where not even its least workers fit.
+
+    Devices and fragmentation are those of its first worker.
+    """
+    out[:] = _F(0.0)
+    ask = request(row, j)
+    workers = alone_slots(row, j, n, np.int64(ask.workers))
+    if workers < least_workers(row, j):
+        return
+    host = node(row, n)
+    after, taken = fragmentation_after(row, j, n)
+    fresh, left = np.int64(0), np.int64(0)
+    for g in range(host.gpus):
+        if (taken >> np.uint64(g)) & _ONE != 0:
+            free = device(row, n, g).free_milli
+            fresh += free == WHOLE
+            left += free - ask.gpu_milli
+    if ask.gpu_milli == WHOLE:
+        fresh = workers * ask.gpus_per_worker
+    gpus = max(host.gpus, 1)
+    milli = gpus * 1000.0
+    gpu_free = (host.gpu_free_milli - workers * ask.gpus_per_worker * ask.gpu_milli) / milli
+    cpu_free = (host.cpu_free_milli - workers * ask.cpu_milli) / max(host.cpu_cap_milli, 1)
+    memory_free = host.memory_free_mib - workers * ask.memory_mib
+    out[0] = _F(1.0)
+    out[1] = _F(host.gpu_free_milli / milli)
+    out[2] = _F(gpu_free)
+    out[3] = _F((host.whole_free - fresh) / gpus)
+    out[4] = _F(cpu_free)
+    out[5] = _F(memory_free / max(host.memory_cap_mib, 1))
+    out[6] = _F(abs(cpu_free - gpu_free))
+    out[7] = _F(left / 1000.0 / max(ask.gpus_per_worker, 1))
+    out[8] = _F(host.fragmentation / milli)
+    out[9] = _F((after - host.fragmentation) / 1000.0)
+    out[10] = _F(score_change(host.fragmentation, after) / 50.0 - 1.0)
+    out[11] = _F(1.0 if host.workers > 0 else 0.0)
+    out[12] = _F(host.gpus / 8.0)
+    out[13] = _F(0.5) * fast_log(_F(1.0 + host.failures))
+
+
+@kernel
+def _refresh(row, e, s, j, nodes, memo):
+    """Describe anew what changed since shape ``s`` was last asked for."""
+    seen = memo.seen[e, s]
+    memo.seen[e, s] = row.touched
+    if row.touched - seen > min(row.max_touches, nodes):
+        for n in range(nodes):
+            _describe(row, j, n, memo.features[e, s, n])
+        return
+    before = np.int64(-1)
+    for k in range(seen, row.touched):
+        n = touch(row, k & (row.max_touches - 1)).node
+        if n != before and n < nodes:
+            _describe(row, j, n, memo.features[e, s, n])
+        before = n
+
+
+@kernel
+def _recall(row, e, j, nodes, memo):
+    """Where the shape of job ``j`` is remembered, up to date; the least recently used makes way."""
+    shape = job(row, j).shape
+    memo.clock[e] += 1
+    oldest = np.int64(0)
+    for s in range(memo.used.shape[1]):
+        if memo.used[e, s] > 0 and memo.shape[e, s] == shape:
+            memo.used[e, s] = memo.clock[e]
+            _refresh(row, e, s, j, nodes, memo)
+            return s
+        if memo.used[e, s] < memo.used[e, oldest]:
+            oldest = s
+    memo.shape[e, oldest] = shape
+    memo.used[e, oldest] = memo.clock[e]
+    memo.seen[e, oldest] = np.int64(row.touched)
+    for n in range(nodes):
+        _describe(row, j, n, memo.features[e, oldest, n])
+    return oldest
+
+
+@kernel
+def _survey_models(row, models):
+    """GPUs free and installed of each model, milli-GPUs; and the share of demand bound to it."""
+    models[:, :] = 0.0
+    for n in range(row.num_nodes):
+        host = node(row, n)
+        if host.state == NodeCode.UP:
+            models[host.model & (MODELS - 1), 0] += host.gpu_free_milli
+            models[host.model & (MODELS - 1), 1] += host.gpus * 1000.0
+    total = 0.0
+    for t in range(row.num_typical):
+        pod = typical(row, t)
+        asked = pod.weight * pod.gpus * pod.gpu_milli
+        total += asked
+        for m in range(MODELS):
+            if (np.uint64(pod.model_mask) >> np.uint64(m)) & _ONE != 0:
+                models[m, 2] += asked
+    for m in range(MODELS):
+        models[m, 0] /= max(models[m, 1], 1.0)
+        models[m, 2] /= max(total, 1e-9)
+
+
+@kernel
+def _add_models(row, nodes, models, out):
+    """The features by GPU model of the nodes that fit."""
+    for n in range(nodes):
+        if out[n, 0] != 0:
+            model = node(row, n).model & (MODELS - 1)
+            out[n, _MODEL_FREE] = _F(models[model, 0])
+            out[n, _MODEL_DEMAND] = _F(models[model, 2])
+
+
+@kernel
+def _add_racks(row, nodes, out):
+    """The free share of each rack: racks are runs of the nodes in order."""
+    k = 0
+    while k < row.num_nodes:
+        first = node(row, order(row, k).node)
+        free, gpus = np.int64(0), np.int64(0)
+        last = k
+        while last < row.num_nodes:
+            host = node(row, order(row, last).node)
+            if host.rack != first.rack or host.spine != first.spine:
+                break
+            if host.state == NodeCode.UP:
+                free += host.gpu_free_milli
+                gpus += host.gpus
+            last += 1
+        share = _F(free / max(gpus * 1000.0, 1.0))
+        for i in range(k, last):
+            n = order(row, i).node
+            if n < nodes and out[n, 0] != 0:
+                out[n, _RACK_FREE] = share
+        k = last
+
+
+@kernel
+def encode_choices(row, e, window, count, candidates, memo, mask, out):
+    """Describe every node as a place for each job of the window, and which are legal.
+
+    Parameters
+    ----------
+    row : ROW_DTYPE record
+    e : int
+        Where in the memory the row is.
+    window : int32 [Q]
+        Jobs.
+    count : int
+        Jobs in it.
+    candidates : int
+        K: nodes that are offered, the first ones; where the row has fewer, the rest is illegal.
+    memo : NodeMemo
+        Brought up to date.
+    mask : int8 [>= Q * K]
+        Set for the first ``count * K`` entries.
+    out : float32 [Q * K, len(NODE_NAMES)]
+        The first ``count * K`` rows are filled.
+
+    Returns
+    -------
+    int
+        Legal placements.
+    """
+    nodes = min(candidates, row.num_nodes)
+    legal = np.int64(0)
+    if count > 0:
+        _survey_models(row, memo.models[e])
+    for i in range(count):
+        j = np.int64(window[i])
+        mine, allowed = out[i * candidates : (i + 1) * candidates], mask[i * candidates :]
+        allowed[:candidates] = np.int8(0)
+        if start_reason(row, j) != Reason.OK:
+            mine[:, :] = _F(0.0)
+            continue
+        mine[nodes:, :] = _F(0.0)
+        if row.max_shapes > 0:  # changes of nodes are noted
+            s = _recall(row, e, j, nodes, memo)
+            mine[:nodes, :] = memo.features[e, s, :nodes]
+        else:
+            for n in range(nodes):
+                _describe(row, j, n, mine[n])
+        for n in range(nodes):
+            if mine[n, 0] != 0:
+                allowed[n] = np.int8(1)
+                legal += 1
+        _add_models(row, nodes, memo.models[e], mine)
+        _add_racks(row, nodes, mine)
+    return legal

@@ -1,0 +1,198 @@
+"""What would be if a running job were gone: who would fit, and where it would go itself.
+
+The same answers as lifting the job, asking, and putting it back: here they are worked out from the
+slot table, of which a job's absence changes only the entries of the nodes that it is on.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from orchestrator.kernels.codes import NodeCode, Placement
+from orchestrator.kernels.domains import is_bound
+from orchestrator.kernels.feasibility import fits, least_workers
+from orchestrator.kernels.jit import kernel, small_kernel
+from orchestrator.kernels.migration import plan_migration, touched_nodes
+from orchestrator.kernels.scores import MOST_FREE, share_of
+from orchestrator.kernels.slot_table import (
+    find_ask,
+    has_slot_table,
+    is_served,
+    place_by_table,
+    refresh_room,
+    sum_up,
+    update_rooms,
+)
+from orchestrator.kernels.slots import WHOLE, node_allows
+from orchestrator.kernels.tables import ask_memo, job, node, request, room, slot, worker
+from orchestrator.kernels.transition.whatif import lift_gang, restore_gang
+
+__all__ = ["lets_in", "moves_to_better"]
+
+
+@small_kernel
+def _takes_whole_devices(row, j):
+    ask = request(row, j)
+    return ask.gpus_per_worker == 0 or ask.gpu_milli == WHOLE
+
+
+@kernel
+def _slots_without(row, first, v, n, mates):
+    """Workers of job ``first`` that node ``n`` holds when ``mates`` workers of job ``v`` are gone.
+
+    Both take whole devices, if any.
+    """
+    if node(row, n).state != NodeCode.UP or not node_allows(row, first, n):
+        return np.int64(0)
+    ask, gone = request(row, first), request(row, v)
+    slots = np.int64(1 << 20)
+    if ask.cpu_milli > 0:
+        slots = min(slots, (node(row, n).cpu_free_milli + mates * gone.cpu_milli) // ask.cpu_milli)
+    if ask.memory_mib > 0:
+        free = node(row, n).memory_free_mib + mates * gone.memory_mib
+        slots = min(slots, free // ask.memory_mib)
+    if ask.gpus_per_worker > 0:
+        devices = node(row, n).whole_free + mates * gone.gpus_per_worker
+        slots = min(slots, devices // ask.gpus_per_worker)
+    return slots
+
+
+@kernel
+def lets_in(row, first, v):
+    """Whether job ``first``, which does not fit, would fit if running job ``v`` were gone.
+
+    Parameters
+    ----------
+    row : ROW_DTYPE record
+    first, v : int
+    """
+    plain = _takes_whole_devices(row, first) and _takes_whole_devices(row, v)
+    if not plain or not has_slot_table(row) or is_bound(row, first):
+        lift_gang(row, v)
+        helps = fits(row, first)
+        restore_gang(row, v)
+        return helps
+    update_rooms(row)
+    s = find_ask(row, first)
+    total = ask_memo(row, s).total
+    workers = job(row, v).workers_now
+    for w in range(workers):
+        room(row, worker(row, v, w).node).mates += 1
+    for w in range(workers):
+        n = worker(row, v, w).node
+        if room(row, n).mates > 0:
+            total += _slots_without(row, first, v, n, room(row, n).mates)
+            total -= slot(row, s, n).workers
+            room(row, n).mates = 0
+    return total >= least_workers(row, first)
+
+
+@small_kernel
+def _room(row, n):
+    return room(row, n).gpu_milli if row.unit != 0 else room(row, n).cpu_milli
+
+
+@kernel
+def _lift_from_table(row, j, s):
+    """Take a running gang out of the table's entries; return how many nodes it is on."""
+    ask = request(row, j)
+    touched = np.int64(0)
+    for w in range(job(row, j).workers_now):
+        n = worker(row, j, w).node
+        touched += room(row, n).mates == 0
+        room(row, n).mates += 1
+        room(row, n).gpu_milli += ask.gpus_per_worker * ask.gpu_milli
+        room(row, n).cpu_milli += ask.cpu_milli
+        room(row, n).share = share_of(room(row, n).gpu_milli, room(row, n).cpu_milli)
+        if node(row, n).state == NodeCode.UP and node_allows(row, j, n):
+            slot(row, s, n).workers += np.int32(1)
+    return touched
+
+
+@kernel
+def _restore_to_table(row, j, s):
+    for w in range(job(row, j).workers_now):
+        n = worker(row, j, w).node
+        room(row, n).mates = 0
+        refresh_room(row, n)
+        if node(row, n).state == NodeCode.UP and node_allows(row, j, n):
+            slot(row, s, n).workers -= np.int32(1)
+
+
+@kernel
+def _single_moves(row, j, s):
+    """Whether a job of one worker has a tighter place, best fit, than the node that it is on."""
+    sum_up(row, s)
+    ask = request(row, j)
+    own = worker(row, j, 0).node
+    other = ask_memo(row, s).tightest
+    if other == own:
+        other = ask_memo(row, s).next_tightest
+    if other < 0:
+        return False
+    gpu = room(row, own).gpu_milli + ask.gpus_per_worker * ask.gpu_milli
+    cpu = room(row, own).cpu_milli + ask.cpu_milli
+    if node(row, own).state == NodeCode.UP and node_allows(row, j, own):
+        share, own_share = (
+            min(room(row, other).share, MOST_FREE),
+            min(share_of(gpu, cpu), MOST_FREE),
+        )
+        if own_share < share or (own_share == share and own < other):
+            return False
+    return _room(row, other) < (gpu if row.unit != 0 else cpu)
+
+
+@kernel
+def _gang_moves(row, j, s, generator, nodes):
+    workers = np.int64(job(row, j).workers_now)
+    before = _lift_from_table(row, j, s)
+    better = False
+    if place_by_table(row, j, s, workers, generator, True, nodes) >= workers:
+        here, there, moves = np.int64(0), np.int64(0), False
+        for w in range(workers):
+            here += _room(row, worker(row, j, w).node)
+            there += _room(row, np.int64(nodes[w]))
+            moves = moves or room(row, nodes[w]).mates == 0
+        after = touched_nodes(nodes, workers)
+        better = after < before or (after == before and there < here and moves)
+    _restore_to_table(row, j, s)
+    return better
+
+
+@kernel
+def _moves(row, j, generator, nodes):
+    workers = np.int64(job(row, j).workers_now)
+    update_rooms(row)
+    s = find_ask(row, j)
+    best_fit = generator == Placement.BEST_FIT or generator == Placement.TIGHTEST
+    if workers == 1 and best_fit:
+        return _single_moves(row, j, s)
+    return _gang_moves(row, j, s, generator, nodes)
+
+
+@kernel
+def moves_to_better(row, j, generator, nodes):
+    """Whether running job ``j`` has a better place, as ``migration.plan_migration`` finds it.
+
+    Parameters
+    ----------
+    row : ROW_DTYPE record
+    j : int
+    generator : int
+        ``Placement`` that proposes the place: of a row with a slot table, always the same one.
+    nodes : int32 [>= workers]
+        Scratch.
+    """
+    if not has_slot_table(row):
+        return plan_migration(row, j, generator, nodes)
+    seen = job(row, j).moves_seen
+    if seen >> 1 == row.touched and generator != Placement.RANDOM:  # nothing has changed since
+        return seen & 1 != 0
+    ask = request(row, j)
+    # A worker with shares of several devices may free no slot of its own kind: they are apart.
+    plain = ask.gpus_per_worker <= 1 or ask.gpu_milli == WHOLE
+    if not plain or is_bound(row, j) or not is_served(job(row, j).workers_now, generator):
+        return plan_migration(row, j, generator, nodes)
+    better = _moves(row, j, generator, nodes)
+    job(row, j).moves_seen = 2 * row.touched + np.int64(better)
+    return better

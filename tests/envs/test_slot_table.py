@@ -1,0 +1,178 @@
+"""The slot table and threads change the speed only: observations and masks are equal bit for bit.
+
+The twin is the same environment without a table: its rows scan all nodes for every placement, lift
+every victim to see what would be without it, and put it back.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+import envs.session
+from envs import CLUSTER, EnvConfig, Scenario, Session
+from envs.setup import row_seeds
+from envs.workloads import Trace, gpu_cluster
+from envs.workloads.enrich import enrich
+from envs.workloads.failures import FailureModel
+from orchestrator.errors import ConfigurationError
+from orchestrator.kernels import entry
+from orchestrator.kernels.codes import Placement, Topology
+from orchestrator.kernels.state import TABLES, ClusterShape
+from orchestrator.types import TenantSpec
+from tests.envs.cases import pick_legal
+
+_ROWS = 3
+_STEPS = 500
+_EVERY_SET = replace(
+    CLUSTER, window=16, elastics=6, migrate=True, episode_jobs=150, min_run_seconds=0.0
+)
+
+
+def _crowded() -> Trace:
+    """Whole GPUs, gangs, elastic jobs; far more than there is room for."""
+    return enrich(gpu_cluster(600, 1, nodes=8, load=6.0))
+
+
+def _mixed() -> Trace:
+    """Shares of one or several GPUs, GPU memory, gangs that need a rack, an island or bandwidth."""
+    trace = _crowded()
+    requests, rng = trace.requests.copy(), np.random.default_rng(2)
+    chance = rng.random(len(requests))
+    small = requests["gpus_per_worker"] <= 2
+    requests["gpu_milli"][small & (chance < 0.5)] = 300
+    requests["gpu_memory_mib"][small & (chance < 0.2)] = 9000
+    requests["topology"][chance > 0.9] = Topology.RACK
+    requests["topology"][chance > 0.97] = Topology.NODE
+    requests["bandwidth_mbps"][(chance > 0.8) & (chance < 0.9)] = 1000
+    fits = requests["topology"] != Topology.NODE
+    fits |= requests["workers"] * requests["gpus_per_worker"] <= 8
+    return replace(trace, requests=requests[fits])
+
+
+_CASES = {
+    "crowded": (_crowded, _EVERY_SET, 64),
+    "mixed": (_mixed, _EVERY_SET, 64),
+    "few asks": (_mixed, _EVERY_SET, 8),
+    "spread": (_crowded, replace(_EVERY_SET, placements=(Placement.SPREAD,)), 64),
+    "random first": (
+        _crowded,
+        replace(_EVERY_SET, placements=(Placement.RANDOM, Placement.WORST_FIT)),
+        64,
+    ),
+    "tightest, by fragmentation": (
+        _mixed,
+        replace(_EVERY_SET, placements=(Placement.TIGHTEST, Placement.FGD, Placement.UNIFORM)),
+        64,
+    ),
+}
+every_case = pytest.mark.parametrize("case", _CASES.values(), ids=_CASES)
+
+
+def _session(trace: Trace, config: EnvConfig, threads: int = 1) -> Session:
+    scenario = Scenario(
+        failures=FailureModel(), tenants=tuple(TenantSpec(name) for name in trace.tenants)
+    )
+    session = Session(trace, config, _ROWS, scenario=scenario, threads=threads)
+    session.reseed(row_seeds(4, _ROWS))
+    session.reset()
+    return session
+
+
+def _assert_same(one: Session, other: Session) -> None:
+    seen = other.observation()
+    for name, expected in one.observation().items():
+        np.testing.assert_array_equal(seen[name], expected, err_msg=name)
+    np.testing.assert_array_equal(one.buffers.reward, other.buffers.reward)
+    np.testing.assert_array_equal(one.state.rows["log_hash"], other.state.rows["log_hash"])
+
+
+def _pick(mask: NDArray[np.int8], rng: np.random.Generator) -> NDArray[np.int64]:
+    """Wait at half of the steps, so that a queue builds up; else a random legal action."""
+    actions = pick_legal(mask, rng)
+    waits = (rng.random(len(actions)) < 0.5) & (mask[:, -1] != 0)
+    actions[waits] = mask.shape[1] - 1
+    return actions
+
+
+def _step(session: Session, actions: NDArray[np.int64]) -> None:
+    session.step(actions)
+    over = session.buffers.terminated | session.buffers.truncated
+    if over.any():
+        session.reset(over)
+
+
+@every_case
+def test_a_table_shows_what_a_scan_shows(case, monkeypatch) -> None:
+    make, config, asks = case
+    trace = make()
+    monkeypatch.setattr(envs.session, "_ASKS", 0)
+    plain = _session(trace, config)
+    monkeypatch.setattr(envs.session, "_ASKS", asks)
+    quick = _session(trace, config)
+    assert (plain.state.shape.asks, quick.state.shape.asks) == (0, asks)
+    rng = np.random.default_rng(5)
+    helped, moved, grown = 0, 0, 0
+    resizes = config.window * len(config.placements) + config.victims
+    for _ in range(_STEPS):
+        _assert_same(plain, quick)
+        helped += np.count_nonzero(plain.buffers.victims[:, :, 7])
+        mask = plain.buffers.mask
+        grown += np.count_nonzero(mask[:, resizes + config.elastics : resizes + 12])
+        moved += np.count_nonzero(mask[:, resizes + 2 * config.elastics : -1])
+        actions = _pick(mask, rng)
+        _step(plain, actions)
+        _step(quick, actions)
+    assert moved > 0
+    assert grown > 0
+    # Where everything is spread, no single job makes room for a whole gang.
+    assert helped > 0 or config.placements == (Placement.SPREAD,)
+    assert (quick.state.ask_memo["used"] > 0).any()
+
+
+def test_a_copy_does_not_remember_what_its_tables_held(monkeypatch) -> None:
+    monkeypatch.setattr(envs.session, "_ASKS", 0)
+    plain = _session(_crowded(), _EVERY_SET)
+    monkeypatch.undo()
+    quick = _session(_crowded(), _EVERY_SET)
+    rng = np.random.default_rng(5)
+    for k in range(200):
+        if k % 20 == 0:  # row 0 becomes what row 1 is, whatever it was
+            for session in (plain, quick):
+                entry.copy_row(session.state.rows, 1, session.state.rows, 0)
+                for part in session.buffers:
+                    part[0] = part[1]
+        actions = _pick(plain.buffers.mask, rng)
+        plain.step(actions)
+        quick.step(actions)
+        _assert_same(plain, quick)
+
+
+@pytest.mark.parametrize("threads", [2, 3, 8])
+def test_threads_change_nothing(threads: int) -> None:
+    trace = _crowded()
+    one, many = _session(trace, _EVERY_SET), _session(trace, _EVERY_SET, threads)
+    rng = np.random.default_rng(6)
+    for _ in range(200):
+        actions = _pick(one.buffers.mask, rng)
+        _step(one, actions)
+        _step(many, actions)
+        _assert_same(one, many)
+    for name in TABLES:
+        assert getattr(one.state, name).tobytes() == getattr(many.state, name).tobytes(), name
+    many.close()
+
+
+@pytest.mark.parametrize("threads", [0, -1, 1.5, True])
+def test_a_wrong_number_of_threads_is_an_error(threads) -> None:
+    with pytest.raises(ConfigurationError, match="threads"):
+        Session(_crowded(), _EVERY_SET, 2, threads=threads)
+
+
+@pytest.mark.parametrize("asks", [-8, 4, 24])
+def test_asks_are_a_power_of_two(asks: int) -> None:
+    with pytest.raises(ValueError, match="asks"):
+        ClusterShape(envs=1, jobs=1, asks=asks)
