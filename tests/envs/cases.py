@@ -24,10 +24,12 @@ from envs.setup import make_session
 from envs.workloads import Trace, gpu_cluster, lublin_feitelson
 from orchestrator.kernels.codes import EventKind, Information, RuleKey
 from orchestrator.kernels.features import Encoding
+from orchestrator.kernels.packing_state import MEMO_TABLES
 from orchestrator.kernels.state import CONFIG_FIELDS, INCIDENT_DTYPE, TABLES, allocate
 
 __all__ = [
     "CASES",
+    "MEMO",
     "EnvCase",
     "all_terms",
     "case_named",
@@ -40,6 +42,8 @@ __all__ = [
     "table_bytes",
 ]
 
+MEMO = (*MEMO_TABLES, "touched", "shape_clock", "rooms_seen")
+"""Tables and scalars of a row that only save time: what they hold changes nothing."""
 _BASES = {"Cluster": CLUSTER, "JobOrdering": JOB_ORDERING, "Autoscaling": AUTOSCALING}
 Actions = NDArray[np.int64]
 

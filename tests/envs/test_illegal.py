@@ -13,7 +13,7 @@ from envs import Session
 from orchestrator.errors import IllegalActionError
 from orchestrator.invariants import assert_invariants
 from orchestrator.kernels.codes import Reason
-from tests.envs.cases import CASES, EnvCase, gpu_trace, pick_legal, table_bytes
+from tests.envs.cases import CASES, MEMO, EnvCase, gpu_trace, pick_legal, table_bytes
 from tests.envs.scaling_cases import SCALING_CASES
 
 _INT64 = np.iinfo(np.int64)
@@ -25,8 +25,13 @@ wild_actions = st.one_of(
 
 
 def _memory(session: Session) -> dict[str, bytes]:
-    """All that an illegal action must leave alone: tables, scalars, what is seen, what is owed."""
+    """All that an illegal action must leave alone: tables, scalars, what is seen, what is owed.
+
+    Not what is remembered of nodes: whether a move would fit is tried by lifting the job.
+    """
     kept = table_bytes(session, 0)
+    for name in MEMO:
+        kept.pop(name)
     counted = {"illegal_actions", "steps", "reason", "reward", "truncated"}
     kept |= {
         f"buffers.{name}": array[0].tobytes()
