@@ -238,6 +238,7 @@ _CASES = (
             "scenario": busy_scenario(),
             **_FULL,
             "advice": "elastic_srtf+predictive",
+            "step_limit": 25,
             "reward": _all_costs("terminal"),
         },
     ),
