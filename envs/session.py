@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-import numbers
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from envs.checks import check_incidents, check_threads, check_trace
 from envs.config import EnvConfig
 from envs.crew import Crew
 from envs.scenario import Scenario, Surroundings, surroundings
-from envs.workloads.trace import Trace, unplaceable
+from envs.workloads.trace import Trace
 from orchestrator.errors import ConfigurationError, IllegalActionError
 from orchestrator.kernels import session as kernels
 from orchestrator.kernels.candidates import CANDIDATE_NAMES, VICTIM_NAMES
-from orchestrator.kernels.codes import NO_JOB, EventKind, Reason
+from orchestrator.kernels.codes import NO_JOB, Reason
 from orchestrator.kernels.elastics import ELASTIC_NAMES
 from orchestrator.kernels.features import GLOBAL_NAMES, STATIC_WIDTH, make_scratch
 from orchestrator.kernels.metrics import Metric
-from orchestrator.kernels.state import INCIDENT_DTYPE, ClusterShape, ClusterState, allocate
-from orchestrator.resources.records import gpu_models, node_records
+from orchestrator.kernels.state import ClusterShape, ClusterState, allocate
+from orchestrator.resources.records import node_records
 from orchestrator.scheduler.rules import Rule, rule_named
 from orchestrator.scheduler.schema import FeatureSchema
 
@@ -63,15 +63,15 @@ class Session:
         scenario: Scenario | None = None,
         threads: int = 1,
     ) -> None:
-        _check_threads(threads)
-        _check_trace(trace, config)
+        check_threads(threads)
+        check_trace(trace, config)
         self.trace = trace
         self.config = config
         self.schema = config.schema
         if starts is None:
             starts = np.arange(len(trace) - config.episode_jobs + 1, dtype=np.int64)
         if incidents is not None:
-            _check_incidents(incidents, len(trace.nodes))
+            check_incidents(incidents, len(trace.nodes))
         _check_starts(trace, config, starts)
         scenario = scenario or Scenario()
         around = surroundings(
@@ -97,7 +97,7 @@ class Session:
         self.buffers = make_buffers(shape, config)
         self.bench = make_bench(shape, config)
         helpers = [make_bench(shape, config) for _ in range(min(threads, envs) - 1)]
-        self._crew = Crew([self.bench, *helpers])
+        self._crew = Crew(envs, [self.bench, *helpers])
         self.seeds = np.zeros(envs, np.uint64)
         self._any_window = np.full(envs, -1, np.int64)
 
@@ -210,83 +210,6 @@ def _most_workers(trace: Trace) -> int:
     cores = sum(node.cpu_cores for node in trace.nodes)
     # Nobody has more workers than there are GPUs or cores: a lavish maximum costs no memory.
     return int(max(trace.requests["workers"].max(), min(int(grown), max(gpus, cores, 1))))
-
-
-def _check_threads(threads: int) -> None:
-    if isinstance(threads, bool) or not isinstance(threads, numbers.Integral) or threads < 1:
-        raise ConfigurationError(f"environment: 'threads' is {threads!r}; give at least 1")
-
-
-def _check_trace(trace: Trace, config: EnvConfig) -> None:
-    if len(trace) < config.episode_jobs:
-        raise ConfigurationError(
-            f"trace '{trace.name}' has {len(trace)} jobs, less than 'episode_jobs' "
-            f"({config.episode_jobs}); use a longer trace or shorter episodes"
-        )
-    if not trace.nodes:
-        raise ConfigurationError(f"trace '{trace.name}' names no cluster; give its 'nodes'")
-    never = np.flatnonzero(_never_fits(trace, trace.requests))
-    if len(never) > 0:
-        job = trace.requests[never[:1]]
-        field = _too_large_field(trace, job)
-        raise ConfigurationError(
-            f"trace '{trace.name}': job {job['source_id'][0]} can never fit into its cluster "
-            f"('{field}' is {job[field][0]}), nor can {len(never) - 1} others; drop them or "
-            f"enlarge 'nodes'"
-        )
-
-
-def _never_fits(trace: Trace, requests: NDArray[np.void]) -> NDArray[np.bool_]:
-    """Which jobs could not run even if the trace's cluster were empty, bool [jobs]."""
-    models = gpu_models(trace.nodes)
-    never = np.zeros(len(requests), np.bool_)
-    for mask in np.unique(requests["model_mask"]).tolist():
-        admitted = tuple(
-            node for node in trace.nodes if mask == 0 or mask >> models.index(node.gpu_model) & 1
-        )
-        asking = requests["model_mask"] == mask
-        never[asking] = unplaceable(requests[asking], admitted)
-    return never
-
-
-def _too_large_field(trace: Trace, job: NDArray[np.void]) -> str:
-    """The field of a job [1] that cannot fit without which it would."""
-    least = {
-        "model_mask": 0,
-        "topology": 0,
-        "bandwidth_mbps": 0,
-        "workers": 1,
-        "gpu_memory_mib": 0,
-        "memory_mib": 0,
-        "cpu_milli": 0,
-    }
-    for field, value in least.items():
-        smaller = job.copy()
-        smaller[field] = value
-        if field == "workers":
-            smaller["min_workers"] = value
-        if not _never_fits(trace, smaller)[0]:
-            return field
-    return "gpus_per_worker"
-
-
-def _check_incidents(incidents: NDArray[np.void], nodes: int) -> None:
-    if incidents.dtype != INCIDENT_DTYPE or incidents.ndim != 1:
-        raise ConfigurationError(
-            f"environment: 'incidents' has type {incidents.dtype}; give an array of INCIDENT_DTYPE"
-        )
-    kinds = (EventKind.NODE_RECOVERY, EventKind.NODE_FAILURE, EventKind.NODE_DRAIN)
-    late = np.diff(incidents["time_ms"], prepend=0) < 0
-    for field, wrong, remedy in (
-        ("node", (incidents["node"] < 0) | (incidents["node"] >= nodes), f"0 to {nodes - 1}"),
-        ("kind", ~np.isin(incidents["kind"], kinds), "a node's EventKind"),
-        ("time_ms", late, "times from 0 on, in ascending order"),
-    ):
-        if wrong.any():
-            i = int(np.argmax(wrong))
-            raise ConfigurationError(
-                f"environment: incident {i}: '{field}' is {incidents[field][i]}; give {remedy}"
-            )
 
 
 def _check_shape(what: str, values: NDArray[Any], rows: int) -> None:
