@@ -22,30 +22,31 @@ class Crew:
 
     Parameters
     ----------
+    envs : int
+        Rows.
     benches : sequence of Bench
         Scratch, one for each thread.
     """
 
-    def __init__(self, benches: Sequence[Bench]) -> None:
-        self._benches = benches
-        helpers = len(benches) - 1
+    def __init__(self, envs: int, benches: Sequence[Bench]) -> None:
+        threads = len(benches)
+        bounds = [envs * k // threads for k in range(threads + 1)]
+        self._spans = list(zip(bounds, bounds[1:], benches, strict=False))
+        helpers = threads - 1
         self._pool = ThreadPoolExecutor(helpers, "rows") if helpers > 0 else None
 
     def step(
         self, rows: NDArray[np.void], actions: NDArray[np.int64], source: Source, buffers: Buffers
     ) -> None:
         """Step rows, ROW_DTYPE [E], by ``actions`` [E]; the results are in ``buffers``."""
-        threads = len(self._benches)
-        bounds = [len(rows) * k // threads for k in range(threads + 1)]
-        spans = list(zip(bounds, bounds[1:], self._benches, strict=False))
         helped: list[Future[Any]] = []
         if self._pool is not None:
             helped = [
                 self._pool.submit(step_rows, rows, begin, end, actions, source, buffers, bench)
-                for begin, end, bench in spans[1:]
+                for begin, end, bench in self._spans[1:]
             ]
         try:
-            begin, end, bench = spans[0]
+            begin, end, bench = self._spans[0]
             step_rows(rows, begin, end, actions, source, buffers, bench)
         finally:
             for part in helped:

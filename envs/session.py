@@ -113,7 +113,7 @@ class Session:
         self.buffers = make_buffers(shape, config)
         self.bench = make_bench(shape, config)
         helpers = [make_bench(shape, config) for _ in range(min(threads, envs) - 1)]
-        self._crew = Crew([self.bench, *helpers])
+        self._crew = Crew(envs, [self.bench, *helpers])
         self.seeds = np.zeros(envs, np.uint64)
         self._any_window = np.full(envs, -1, np.int64)
 

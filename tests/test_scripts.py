@@ -85,7 +85,8 @@ def test_benchmark_plays_suites_with_everything_on(tmp_path: Path) -> None:
         "workload.jobs=3000",
         "suite.length=100",
         "suite.windows=3",
-        "suite.rules=[fcfs,elastic_srtf,drf]",
+        "suite.rules=[fcfs+predictive,elastic_srtf+predictive,elastic_srtf]",
+        "services.demand.days=30",
         "failures.rate_scale=100",
     )
     assert done.returncode == 0, done.stderr

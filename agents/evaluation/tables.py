@@ -54,7 +54,8 @@ _HEADINGS = {
     "tenant_fairness": ("fairness", 1.0),
     "violations": ("violated, %", 100.0),
     "replica_hours": ("replicas, h", 1.0),
-    "node_cost": ("cost", 1.0),
+    "node_cost": ("node cost", 1.0),
+    "objective": ("charged", 1.0),
 }
 """Headings on the terminal, and the factors that their units need; files are in seconds."""
 

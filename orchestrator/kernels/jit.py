@@ -14,6 +14,8 @@ import numba
 from numba.core import event
 from numba.core.registry import CPUDispatcher
 
+from orchestrator.kernels import linking
+
 __all__ = ["kernel", "part", "small_kernel"]
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -89,8 +91,22 @@ def _options(function: Callable[..., Any]) -> dict[str, Any]:
     return options
 
 
+class _EntryDispatcher(CPUDispatcher):
+    """A kernel that Python calls, perhaps besides other kernels."""
+
+    def compile(self, signature: Any) -> Any:
+        """Compile it, or load it from the cache."""
+        with linking.compiling(inner=False):
+            return super().compile(signature)
+
+
 class _InnerDispatcher(CPUDispatcher):
     """A kernel without wrappers: called from Python, it would run nowhere."""
+
+    def compile(self, signature: Any) -> Any:
+        """Compile it, or load it from the cache, for kernels to link with."""
+        with linking.compiling(inner=True):
+            return super().compile(signature)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Refuse."""
@@ -103,8 +119,8 @@ class _InnerDispatcher(CPUDispatcher):
 def _compile(function: _F, **more: Any) -> _F:
     options = _options(function)
     dispatcher = numba.njit(**options, **more)(function)
-    if options.get("no_cpython_wrapper"):
-        dispatcher.__class__ = _InnerDispatcher
+    inner = options.get("no_cpython_wrapper", False)
+    dispatcher.__class__ = _InnerDispatcher if inner else _EntryDispatcher
     return cast(_F, dispatcher)
 
 

@@ -143,7 +143,8 @@ def test_a_copy_does_not_remember_what_its_tables_held(monkeypatch) -> None:
         if k % 20 == 0:  # row 0 becomes what row 1 is, whatever it was
             for session in (plain, quick):
                 entry.copy_row(session.state.rows, 1, session.state.rows, 0)
-                for part in session.buffers:
+                *plain_parts, memo = session.buffers
+                for part in (*plain_parts, *memo):
                     part[0] = part[1]
         actions = _pick(plain.buffers.mask, rng)
         plain.step(actions)

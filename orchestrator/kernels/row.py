@@ -1,0 +1,166 @@
+"""The record of a row: where its tables are, its semantics, and its scalars."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from orchestrator.kernels.packing_state import MEMO_TABLES
+
+__all__ = ["CONFIG_FIELDS", "ROW_DTYPE", "TABLES"]
+
+TABLES = (
+    "request",
+    "job",
+    "worker",
+    "node",
+    "device",
+    "queue",
+    "running",
+    "heap",
+    "incident",
+    "log",
+    "tenant",
+    "uplink",
+    "curve",
+    "service",
+    "typical",
+    "order",
+    "tag",
+    *MEMO_TABLES,
+    "arrival",
+    "gittins",
+    "plan",
+)
+"""Tables of a row; kernels reach them through the accessors in ``tables``."""
+
+_ADDRESSES = [(f"{name}_at", "i8") for name in TABLES]
+_STRIDES = [
+    ("max_jobs", "i8"),
+    ("max_workers", "i8"),
+    ("max_devices", "i8"),
+    ("max_log", "i8"),
+    ("max_shapes", "i8"),  # request shapes whose placements are remembered; 0: none
+    ("max_touches", "i8"),  # a power of two; 1: touches are not kept
+    ("max_asks", "i8"),  # of the slot table: a power of two, or 0
+    ("max_rooms", "i8"),  # nodes in it
+    ("arrival_slots", "i8"),
+    ("tree", "i8"),  # entries of one shape's tree: twice a power of two
+]
+
+CONFIG_FIELDS = [
+    ("min_run_ms", "i8"),  # a job may not be preempted before
+    ("slowdown_bound_ms", "i8"),
+    ("ageing_ms", "i8"),  # time since submission that is worth one priority class; 0: no ageing
+    ("las_first_s", "i8"),  # Tiresias: attained GPU-seconds that end a job's time in queue 0
+    ("las_second_s", "i8"),  # ... and in queue 1; 0: there is none
+    ("las_promote", "i8"),  # ... back to queue 0 after waiting this many times its run time; 0: no
+    ("tick_ms", "i8"),  # between service ticks; 0: services are not simulated
+    ("provision_ms", "i8"),  # from the order of a node to its arrival
+    ("preemption_limit", "i8"),  # preemptions per decision point
+    ("queue_window", "i8"),  # jobs that a policy sees
+    ("candidates", "i8"),  # placements offered per job
+    ("victims", "i8"),  # running jobs that a policy may preempt
+    ("elastics", "i8"),  # elastic jobs that a policy may resize
+    ("services", "i8"),  # services whose replicas a policy may change
+    ("capacity_steps", "i8"),  # nodes that a policy may order or give up in one action
+    ("min_nodes", "i8"),  # of the fleet, see transition.capacity
+    ("max_nodes", "i8"),  # 0: as many as the table describes
+    ("step_limit", "i8"),  # steps after which an episode is truncated; 0: none
+    ("window_order", "u1"),  # codes.RuleKey
+    ("commitment", "u1"),  # a chosen job is waited for
+    ("backfill", "u1"),  # EASY backfilling while waiting for it
+    ("quota_mode", "u1"),  # codes.QuotaMode
+    ("autoscale", "u1"),  # codes.Scaling: nodes and replicas are changed without asking
+    ("migrate", "u1"),  # running jobs may be moved
+    ("skip_forced", "u1"),  # a single legal action is taken without asking
+    ("information", "u1"),  # codes.Information
+    ("turn_away", "u1"),  # jobs that are not placed at their decision point fail
+    ("keep_log", "u1"),  # keep records (the hash is always kept)
+]
+"""Semantics of one row, constant during an episode."""
+
+_SCALARS = [
+    ("now_ms", "i8"),
+    ("seed", "u8"),
+    ("point", "i8"),  # number of the decision point
+    ("reservation_ms", "i8"),  # when the committed job is expected to fit
+    ("event_seq", "i8"),
+    ("log_count", "i8"),
+    ("log_hash", "u8"),
+    ("capacity_units", "i8"),  # milli-GPUs of all nodes up; milli-cores if there are no GPUs
+    ("nominal_units", "i8"),  # capacity with every node up
+    ("nominal_gpu_milli", "i8"),  # the same for each resource
+    ("nominal_cpu_milli", "i8"),
+    ("nominal_memory_mib", "i8"),
+    ("free_units", "i8"),
+    ("decisions", "i8"),
+    ("illegal_actions", "i8"),
+    # integrals over time
+    ("job_ms", "i8"),  # jobs in the system
+    ("wait_ms", "i8"),  # jobs waiting
+    ("busy_unit_ms", "i8"),
+    ("capacity_unit_ms", "i8"),
+    ("lost_unit_ms", "i8"),
+    ("all_prices_milli", "i8"),  # price per hour of all nodes that the table describes
+    ("cost_rate_milli", "i8"),  # price per hour of all nodes that are paid for now
+    ("cost_milli_ms", "i8"),  # that, integrated over time
+    # bounded slowdown, see metrics.total_excess
+    ("settled_excess", "f8"),
+    ("queue_rate", "f8"),  # sum over the queue of 1 / max(run, bound), per second
+    ("queue_onset", "f8"),
+    ("request_rate", "f8"),  # the same of the users' estimates
+    ("queued_unit_ms", "i8"),  # estimated work of the queue
+    ("preemptions", "i8"),
+    ("interruptions", "i8"),
+    ("resizes", "i8"),
+    ("migrations", "i8"),
+    # inference services: rates [services, series_len] float32, requests per second and tick
+    ("series_at", "i8"),  # address of the demand; whoever wrote it keeps the array alive
+    ("forecast_at", "i8"),  # address of a forecast of the same shape, or 0
+    ("series_len", "i8"),  # ticks of the series
+    ("series_first", "i8"),  # the series' tick with which the episode begins
+    ("series_stop", "i8"),  # the tick of the series at which the episode's ticks end
+    ("tick", "i8"),  # ticks done in this episode
+    ("next_tick_ms", "i8"),
+    ("replica_ms", "i8"),  # sums over services of their totals
+    ("overload_ticks", "i8"),
+    ("requests_offered", "f8"),
+    ("requests_within", "f8"),
+    ("requests_shed", "f8"),
+    ("requests_retried", "f8"),
+    ("request_violations", "f8"),
+    ("scaled_ms", "i8"),  # when nodes were last ordered or given up
+    ("scaled_by", "i8"),  # and how many: more than 0 if ordered
+    ("committed", "i8"),  # job that the scheduler is committed to, or NO_JOB
+    ("num_jobs", "i8"),
+    ("next_arrival", "i8"),
+    ("num_incidents", "i8"),
+    ("next_incident", "i8"),
+    ("num_nodes", "i8"),
+    ("num_tenants", "i8"),
+    ("num_uplinks", "i8"),
+    ("num_curves", "i8"),
+    ("num_services", "i8"),
+    ("num_gittins", "i8"),
+    ("num_typical", "i8"),
+    ("touched", "i8"),  # nodes that changed, counted since the episode began
+    ("shape_clock", "i8"),
+    ("rooms_seen", "i8"),  # touches that the slot table's rooms take account of; -1: none
+    ("arrival_head", "i8"),  # of the ring of nodes on order
+    ("arrival_len", "i8"),
+    ("queue_len", "i8"),
+    ("running_len", "i8"),
+    ("heap_len", "i8"),
+    ("active_jobs", "i8"),
+    ("active_services", "i8"),  # of them, those that are services
+    ("completed_jobs", "i8"),
+    ("failed_jobs", "i8"),
+    ("preemptions_here", "i8"),  # at this decision point
+    ("unit", "u1"),  # 0: capacity units are milli-cores, 1: milli-GPUs
+    ("point_open", "u1"),
+    ("scaling_open", "u1"),  # at this point nodes and replicas may be changed: a tick has passed
+    ("done", "u1"),
+]
+
+ROW_DTYPE = np.dtype(_ADDRESSES + _STRIDES + CONFIG_FIELDS + _SCALARS, align=True)
+"""One row: where its tables are (addresses and strides), its semantics, and its scalars."""

@@ -1,0 +1,44 @@
+"""Inner kernels exist for other kernels only, and are otherwise like any other."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from orchestrator.kernels import linking
+from orchestrator.kernels.codes import JobCode, Reason
+from orchestrator.kernels.decisions import start_reason
+from orchestrator.kernels.jit import kernel
+from orchestrator.kernels.state import ClusterShape, allocate
+from orchestrator.kernels.transition.jobs import set_state
+
+
+@kernel
+def _spoil(rows, j: int, state: int) -> None:
+    """A kernel that Python calls, around an inner one that raises."""
+    set_state(rows[0], j, np.int64(state))
+
+
+@kernel
+def _ask(rows, j: int) -> int:
+    return start_reason(rows[0], j)
+
+
+def test_numba_is_as_expected() -> None:
+    """Else everything works, but compiles for twice as long: ``linking`` has to be looked at."""
+    assert linking.installed
+
+
+def test_an_inner_kernel_has_no_machine_code() -> None:
+    state = allocate(ClusterShape(envs=1, jobs=1))
+    assert Reason(_ask(state.rows, 0)) == Reason.NOT_QUEUED
+    for compiled in start_reason.overloads.values():
+        assert compiled.library.get_pointer_to_function(compiled.fndesc.llvm_func_name) == 0
+    with pytest.raises(TypeError, match="called by kernels only"):
+        start_reason(state.rows[0], 0)
+
+
+def test_what_an_inner_kernel_raises_arrives() -> None:
+    state = allocate(ClusterShape(envs=1, jobs=1))
+    with pytest.raises(RuntimeError, match="illegal transition"):
+        _spoil(state.rows, 0, JobCode.COMPLETED)
