@@ -40,6 +40,7 @@ __all__ = [
     "pick_legal",
     "play",
     "table_bytes",
+    "without_memo",
 ]
 
 MEMO = (*MEMO_TABLES, "touched", "shape_clock", "rooms_seen")
@@ -198,6 +199,14 @@ def keep_log(session: Session, records: int = 4096) -> None:
         state.rows[name] = session.state.rows[name]
     state.rows["keep_log"] = 1
     session.state = state
+
+
+def without_memo(jobs: NDArray[np.void]) -> NDArray[np.void]:
+    """A copy of job records, with what they remember of tries blanked out."""
+    blank = np.frombuffer(bytearray(jobs.tobytes()), jobs.dtype)  # unused bytes and all
+    for name in ("ask_at", "moves_seen"):
+        blank[name] = 0
+    return blank
 
 
 def table_bytes(session: Session, e: int) -> dict[str, bytes]:

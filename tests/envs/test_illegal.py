@@ -13,7 +13,15 @@ from envs import Session
 from orchestrator.errors import IllegalActionError
 from orchestrator.invariants import assert_invariants
 from orchestrator.kernels.codes import Reason
-from tests.envs.cases import CASES, MEMO, EnvCase, gpu_trace, pick_legal, table_bytes
+from tests.envs.cases import (
+    CASES,
+    MEMO,
+    EnvCase,
+    gpu_trace,
+    pick_legal,
+    table_bytes,
+    without_memo,
+)
 from tests.envs.scaling_cases import SCALING_CASES
 
 _INT64 = np.iinfo(np.int64)
@@ -32,6 +40,7 @@ def _memory(session: Session) -> dict[str, bytes]:
     kept = table_bytes(session, 0)
     for name in MEMO:
         kept.pop(name)
+    kept["job"] = without_memo(session.state.job[0]).tobytes()
     counted = {"illegal_actions", "steps", "reason", "reward", "truncated"}
     kept |= {
         f"buffers.{name}": array[0].tobytes()
