@@ -262,7 +262,10 @@ def test_suites(name: str, monkeypatch: pytest.MonkeyPatch, request: pytest.Fixt
         assert isinstance(suite, Suite)
         for changes in suite.variants.values():
             replace(instantiate(cfg.env), **changes)
+        if cfg.services.kind == "generated":
+            cfg.services.demand.days = 3  # forecasts of two months take half a minute
         assert isinstance(instantiate(cfg.scenario), Scenario)
+        cfg = composed("benchmark", f"suite={name}")
         # The same in both scripts.
         other = composed("evaluate", f"suite={name}")
         for group in ("suite", "workload", "env", "reward", "failures", "scenario"):
@@ -290,6 +293,8 @@ def test_experiments(name: str) -> None:
     jobs = f"workload.{size}=20000"
     cfg = composed("train", f"experiment={name}", *other, jobs)
     assert cfg.name == name
+    if cfg.services.kind == "generated":
+        cfg.services.demand.days = 30  # forecasts of two months take half a minute
     task = build_task(cfg)
     assert isinstance(task, Task)
     assert task.config.backfill == name.endswith("_backfill")
