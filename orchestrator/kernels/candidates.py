@@ -177,7 +177,8 @@ def encode_candidates(row, window, count, generators, nodes, shapes, mask, out):
         if twin >= 0:
             for k in range(K):
                 mask[at + k] = mask[twin + k]
-                out[at + k, :] = out[twin + k, :]
+                for c in range(out.shape[1]):
+                    out[at + k, c] = out[twin + k, c]
                 legal += mask[at + k]
             continue
         shapes[known] = np.int32(i)

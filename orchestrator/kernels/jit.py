@@ -86,8 +86,12 @@ def _options(function: Callable[..., Any]) -> dict[str, Any]:
     other packages, the tests' for example, always get wrappers.
     """
     options: dict[str, Any] = {"cache": True, "nogil": True, "error_model": "numpy"}
-    if function.__module__.startswith(_PACKAGE) and not function.__annotations__:
-        options |= {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+    if function.__module__.startswith(_PACKAGE):
+        # Kernels allocate nothing, and whoever calls them holds their arrays: counting references,
+        # dozens of atomic additions for every call that passes on all buffers, took most of a step.
+        options["_nrt"] = False
+        if not function.__annotations__:
+            options |= {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
     return options
 
 

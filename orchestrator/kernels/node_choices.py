@@ -202,7 +202,9 @@ def encode_choices(row, e, window, count, candidates, memo, mask, out):
         mine[nodes:, :] = _F(0.0)
         if row.max_shapes > 0:  # changes of nodes are noted
             s = _recall(row, e, j, nodes, memo)
-            mine[:nodes, :] = memo.features[e, s, :nodes]
+            for n in range(nodes):  # slice by slice numba would set memory aside for a copy
+                for c in range(mine.shape[1]):
+                    mine[n, c] = memo.features[e, s, n, c]
         else:
             for n in range(nodes):
                 _describe(row, j, n, mine[n])

@@ -153,7 +153,8 @@ def prepare_ranker(row, weights, bench):
     bench : RankerBench
     """
     w, static = bench.weights, bench.static
-    w[:] = weights
+    for f in range(weights.shape[0]):
+        w[f] = weights[f]
     log_scale = _F(-0.2) * (w[5] + w[7])
     demand_share = w[11] - w[8]  # the slack is the free share minus this
     for j in range(row.num_jobs):
