@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from agents.evaluation.packing import PackingSuite, run_packing
+from envs.workloads import read_openb
 from orchestrator.kernels import entry, packing
 from orchestrator.kernels.codes import NodeCode, Placement, RuleKey
 from orchestrator.kernels.state import NODE_DTYPE, REQUEST_DTYPE, ClusterShape, allocate
 from orchestrator.scheduler.rules import Rule
 
-__all__ = ["Cycle", "cycle", "placed_per_second"]
+__all__ = ["Cycle", "cycle", "pack_openb", "placed_per_second"]
 
 _GPUS = 8
 _WAITING = 1000
@@ -91,3 +94,9 @@ def _requests(count: int) -> NDArray[np.void]:
     requests["cpu_milli"], requests["memory_mib"] = gpus * 8000, gpus * 65_536
     requests["duration_ms"] = requests["requested_ms"] = rng.integers(10**5, 10**8, count)
     return requests
+
+
+def pack_openb(folder: Path) -> None:
+    """Place openb's pods, in one order, by FGD until 130 % of the GPUs are asked for."""
+    suite = PackingSuite("openb", {"FGD": "fgd"}, (42,))
+    run_packing(suite, read_openb(folder, gpu_nodes_only=True))

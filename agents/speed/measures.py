@@ -18,7 +18,7 @@ import numpy as np
 
 from agents.speed.clock import CLOCKS, Measure, rate, seconds
 from agents.speed.cluster import CrowdedClusters
-from agents.speed.cycles import cycle, placed_per_second
+from agents.speed.cycles import cycle, pack_openb, placed_per_second
 from agents.speed.references import bytes_per_step, copy_seconds, python_event_loop
 from agents.task import Task
 from envs.config import CLUSTER, JOB_ORDERING
@@ -256,6 +256,15 @@ def _replay_philly(folder: Path, rule: Rule) -> None:
     Session(trace, config, 1).replay(rule)
 
 
+def openb(bench: Workbench) -> Measure:
+    """Pods of openb in one order under FGD, reading included."""
+    folder = Path(bench.traces) / "alibaba_openb_2023" if bench.traces else None
+    if folder is None or not folder.is_dir():
+        raise UnavailableError("needs Alibaba's openb trace: set TRACES_DIR")
+    pack_openb(folder)
+    return seconds(lambda: pack_openb(folder), min(bench.repeats, 3), "1,213 machines")
+
+
 def placements(bench: Workbench) -> Measure:
     """A scheduling cycle on 10,000 nodes of 8 GPUs with 1,000 gangs waiting."""
     curve = [placed_per_second(nodes, bench.now) for nodes in (100, 300, 1000, 3000)]
@@ -372,6 +381,7 @@ MEASURES: Mapping[str, Callable[[Workbench], Measure]] = {
         replay_sjf,
         replay_wfp3,
         philly,
+        openb,
         placements,
         cma,
         ppo,
