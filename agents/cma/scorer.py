@@ -64,7 +64,9 @@ class LinearScorer:
     ) -> NDArray[np.int64]:
         """Choose an action for each row; -1 where none is legal."""
         nothing = np.zeros((len(mask), 1, 0), np.float32)
-        sets = [np.ascontiguousarray(observation.get(part, nothing), np.float32) for part in SETS]
+        sets = tuple(
+            np.ascontiguousarray(observation.get(part, nothing), np.float32) for part in SETS
+        )
         sizes = tuple(
             seen.shape[1] if part in observation else 0
             for part, seen in zip(SETS, sets, strict=True)
@@ -74,12 +76,7 @@ class LinearScorer:
         advice = np.ascontiguousarray(observation.get("advice", nothing[:, 0]), np.float32)
         chosen = np.empty(len(mask), np.int64)
         best_actions(
-            sets[0],
-            sets[1],
-            sets[2],
-            sets[3],
-            sets[4],
-            sets[5],
+            sets,
             advice,
             np.ascontiguousarray(mask, np.bool_).view(np.int8),
             self._layouts[sizes],

@@ -7,10 +7,10 @@ import numpy as np
 from orchestrator.kernels.autoscale import scale_by_itself, start_services
 from orchestrator.kernels.backfill import backfill_queue
 from orchestrator.kernels.codes import EventKind, Placement, Scaling, Status
-from orchestrator.kernels.decisions import decision_open, permitted_workers
+from orchestrator.kernels.decisions import decision_open
 from orchestrator.kernels.feasibility import fits
+from orchestrator.kernels.gangs import start_gang
 from orchestrator.kernels.jit import kernel, part
-from orchestrator.kernels.placement import place_gang
 from orchestrator.kernels.transition.apply import step_event
 from orchestrator.kernels.transition.decide import (
     close_point,
@@ -18,7 +18,7 @@ from orchestrator.kernels.transition.decide import (
     finish_episode,
     open_point,
 )
-from orchestrator.kernels.transition.jobs import start_job, turn_away
+from orchestrator.kernels.transition.jobs import turn_away
 from orchestrator.kernels.transition.queue import queue_position
 from orchestrator.kernels.transition.timeline import next_event
 
@@ -37,11 +37,9 @@ def serve_commitment(row, nodes):
         Whether the row is still committed.
     """
     j = row.committed
-    if fits(row, j):
-        workers = permitted_workers(row, j, place_gang(row, j, _PLACEMENT, nodes))
-        if workers > 0 and start_job(row, queue_position(row, j), nodes, workers, _PLACEMENT):
-            end_commitment(row)
-            return False
+    if fits(row, j) and start_gang(row, queue_position(row, j), _PLACEMENT, nodes):
+        end_commitment(row)
+        return False
     if row.backfill != 0:
         backfill_queue(row, j, nodes)
     return True

@@ -11,22 +11,14 @@ from __future__ import annotations
 import numpy as np
 
 from orchestrator.kernels.codes import NO_JOB, ActionKind, JobCode, Placement, Reason, Scaling
-from orchestrator.kernels.decisions import (
-    fleet_reason,
-    is_stuck,
-    permitted_workers,
-    service_reason,
-    start_reason,
-)
+from orchestrator.kernels.decisions import fleet_reason, is_stuck, service_reason, start_reason
 from orchestrator.kernels.feasibility import fits
-from orchestrator.kernels.growth import island_of, place_more
+from orchestrator.kernels.gangs import change_size, start_gang
+from orchestrator.kernels.growth import place_more
 from orchestrator.kernels.jit import kernel, small_kernel
-from orchestrator.kernels.placement import place_gang
 from orchestrator.kernels.scaling import NO_CHANGE_MS, scaled_size
 from orchestrator.kernels.tables import job, plan, queue, series_value, service
 from orchestrator.kernels.transition.capacity import count_fleet, scale_capacity
-from orchestrator.kernels.transition.elastic import grow_job, shrink_job
-from orchestrator.kernels.transition.jobs import start_job
 from orchestrator.kernels.transition.queue import queue_position
 from orchestrator.kernels.transition.services import note_scaling
 
@@ -60,15 +52,9 @@ def commit_service(row, s, replicas, nodes):
         return reason
     j = np.int64(service(row, s).job)
     more = replicas - np.int64(job(row, j).workers_now)
-    if more < 0:
-        shrink_job(row, j, -more)
-    else:
-        if place_more(row, j, more, nodes) < more:
-            return np.int64(Reason.NO_CAPACITY)
-        first, last = island_of(row, j)
-        if not grow_job(row, j, nodes, more, first, last):
-            return np.int64(Reason.NO_CAPACITY)
-    note_scaling(row, s, more)
+    reason = change_size(row, j, replicas, nodes)
+    if reason == Reason.OK:
+        note_scaling(row, s, more)
     return reason
 
 
@@ -80,12 +66,8 @@ def start_services(row, nodes):
         state = job(row, j).state
         if state != JobCode.PENDING and state != JobCode.PREEMPTED:
             continue
-        if start_reason(row, j) != Reason.OK or not fits(row, j):
-            continue
-        workers = place_gang(row, j, _PLACEMENT, nodes)
-        workers = permitted_workers(row, j, workers) if workers > 0 else np.int64(0)
-        if workers > 0:
-            start_job(row, queue_position(row, j), nodes, workers, _PLACEMENT)
+        if start_reason(row, j) == Reason.OK and fits(row, j):
+            start_gang(row, queue_position(row, j), _PLACEMENT, nodes)
 
 
 @kernel

@@ -5,12 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from orchestrator.kernels.codes import Placement
-from orchestrator.kernels.decisions import permitted_workers
 from orchestrator.kernels.feasibility import fits, least_units
+from orchestrator.kernels.gangs import start_gang
 from orchestrator.kernels.jit import kernel
-from orchestrator.kernels.placement import place_gang
 from orchestrator.kernels.tables import job, queue, request, running, tenant
-from orchestrator.kernels.transition.jobs import start_job
 
 __all__ = ["backfill_queue", "earliest_start", "leaves_storage"]
 
@@ -65,16 +63,14 @@ def backfill_queue(row, committed, nodes):
     q = np.int64(0)
     while q < row.queue_len:
         j = queue(row, q).job
-        workers = np.int64(0)
         if (
             j != committed
             and request(row, j).requested_ms < slack
             and least_units(row, j) <= row.free_units
             and leaves_storage(row, j, committed)
             and fits(row, j)
+            and start_gang(row, q, _PLACEMENT, nodes)
         ):
-            workers = permitted_workers(row, j, place_gang(row, j, _PLACEMENT, nodes))
-        if workers > 0 and start_job(row, q, nodes, workers, _PLACEMENT):
             started += 1
         else:
             q += 1

@@ -7,9 +7,9 @@ import numpy as np
 from orchestrator.kernels.codes import NO_JOB, Reason
 from orchestrator.kernels.decisions import preemption_reason, start_reason
 from orchestrator.kernels.domains import is_bound
-from orchestrator.kernels.fastlog import fast_log
+from orchestrator.kernels.fastlog import fast_log, log_seconds
 from orchestrator.kernels.feasibility import fits, least_workers
-from orchestrator.kernels.jit import kernel, part, small_kernel
+from orchestrator.kernels.jit import kernel, part
 from orchestrator.kernels.placement import place_gang
 from orchestrator.kernels.slot_table import (
     find_ask,
@@ -51,11 +51,6 @@ VICTIM_NAMES = (
 )
 
 _F = np.float32
-
-
-@small_kernel
-def _log_seconds(ms):
-    return _F(0.1) * fast_log(_F(1.0 + max(ms, 0) / 1000.0))
 
 
 @kernel
@@ -218,12 +213,12 @@ def encode_victims(row, victims, count, out):
         j = np.int64(victims[i])
         ask = request(row, j)
         progress = progress_now(row, j)
-        out[i, 0] = _log_seconds(ask.requested_ms - progress)
-        out[i, 1] = _log_seconds(row.now_ms - job(row, j).start_ms)
-        out[i, 2] = _log_seconds(progress - saved_progress(row, j))
+        out[i, 0] = log_seconds(ask.requested_ms - progress)
+        out[i, 1] = log_seconds(row.now_ms - job(row, j).start_ms)
+        out[i, 2] = log_seconds(progress - saved_progress(row, j))
         out[i, 3] = _F(job(row, j).units / max(row.nominal_units, 1))
         out[i, 4] = _F(0.5) * fast_log(_F(1.0 + job(row, j).preemptions))
         out[i, 5] = _F(1.0 - ask.priority / 3.0)
-        out[i, 6] = _log_seconds(ask.checkpoint_ms + ask.restart_ms)
+        out[i, 6] = log_seconds(ask.checkpoint_ms + ask.restart_ms)
         helps = waits and lets_in(row, first, j)
         out[i, 7] = _F(1.0) if helps else _F(0.0)

@@ -15,18 +15,17 @@ from orchestrator.kernels.decisions import (
     resize_reason,
 )
 from orchestrator.kernels.feasibility import least_units
-from orchestrator.kernels.growth import island_of, place_more
+from orchestrator.kernels.gangs import change_size
 from orchestrator.kernels.jit import kernel, part
 from orchestrator.kernels.migration import migration_reason, plan_migration
 from orchestrator.kernels.placement import place_gang
-from orchestrator.kernels.tables import job
 from orchestrator.kernels.transition.decide import (
     close_point,
     commit_to,
     count_decision,
     count_illegal,
 )
-from orchestrator.kernels.transition.elastic import grow_job, migrate_job, shrink_job
+from orchestrator.kernels.transition.elastic import migrate_job
 from orchestrator.kernels.transition.jobs import begin_preemption, start_job
 from orchestrator.kernels.transition.queue import queue_position
 
@@ -50,23 +49,6 @@ def _commit_place(row, j, generator, nodes):
         return np.int64(Reason.NO_CAPACITY)
     commit_to(row, j, earliest_start(row, least_units(row, j)))
     return np.int64(Reason.OK)
-
-
-@part
-def _commit_resize(row, j, workers, nodes):
-    reason = np.int64(resize_reason(row, j, workers))
-    if reason != Reason.OK:
-        return reason
-    more = workers - job(row, j).workers_now
-    if more < 0:
-        shrink_job(row, j, -more)
-        return reason
-    if place_more(row, j, more, nodes) < more:
-        return np.int64(Reason.NO_CAPACITY)
-    first, last = island_of(row, j)
-    if not grow_job(row, j, nodes, more, first, last):
-        return np.int64(Reason.NO_CAPACITY)
-    return reason
 
 
 @part
@@ -122,7 +104,9 @@ def commit(row, kind, j, value, nodes):
         if reason == Reason.OK:
             begin_preemption(row, j)
     elif kind == ActionKind.RESIZE:
-        reason = _commit_resize(row, j, value, nodes)
+        reason = np.int64(resize_reason(row, j, value))
+        if reason == Reason.OK:
+            reason = change_size(row, j, value, nodes)
     elif kind == ActionKind.MIGRATE:
         reason = _commit_migrate(row, j, value, nodes)
     if reason == Reason.OK:

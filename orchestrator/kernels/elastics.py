@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from orchestrator.kernels.codes import NO_JOB, Reason, Topology
+from orchestrator.kernels.codes import NO_JOB, Reason
 from orchestrator.kernels.decisions import resize_reason
 from orchestrator.kernels.elasticity import marginal_speed
-from orchestrator.kernels.fastlog import fast_log
-from orchestrator.kernels.growth import place_more
+from orchestrator.kernels.fastlog import log_seconds
+from orchestrator.kernels.growth import has_room_for_one
 from orchestrator.kernels.jit import kernel, small_kernel
-from orchestrator.kernels.slot_table import find_ask, has_slot_table
-from orchestrator.kernels.tables import ask_memo, job, request, running
+from orchestrator.kernels.tables import job, request, running
 from orchestrator.kernels.transition.progress import progress_now, units_of
 
 __all__ = ["ELASTIC_NAMES", "encode_elastics", "fewer_workers", "select_elastics"]
@@ -30,11 +29,6 @@ ELASTIC_NAMES = (
 )
 
 _F = np.float32
-
-
-@small_kernel
-def _log_seconds(ms):
-    return _F(0.1) * fast_log(_F(1.0 + max(ms, 0) / 1000.0))
 
 
 @kernel
@@ -70,15 +64,6 @@ def fewer_workers(row, j):
 
 
 @kernel
-def _has_place(row, j, nodes):
-    """Whether there is room for one more worker of a running job."""
-    ask = request(row, j)
-    if has_slot_table(row) and ask.topology == Topology.ANY and ask.bandwidth_mbps == 0:
-        return ask_memo(row, find_ask(row, j)).total > 0
-    return place_more(row, j, np.int64(1), nodes) == 1
-
-
-@kernel
 def encode_elastics(row, jobs, count, nodes, mask, out):
     """Describe elastic jobs, and mask what may be done with them.
 
@@ -111,13 +96,13 @@ def encode_elastics(row, jobs, count, nodes, mask, out):
         now = np.int64(job(row, j).workers_now)
         shrinks = resize_reason(row, j, fewer_workers(row, j)) == Reason.OK
         grows = resize_reason(row, j, now + 1) == Reason.OK
-        grows = grows and _has_place(row, j, nodes)
+        grows = grows and has_room_for_one(row, j, nodes)
         mask[i] = np.int8(shrinks)
         mask[E + i] = np.int8(grows)
         legal += np.int64(shrinks) + np.int64(grows)
         asked = np.float64(ask.workers)
         each = max(units_of(row, j, np.int64(1)), np.int64(1)) * asked / 1000.0
-        out[i, 0] = _log_seconds(ask.requested_ms - progress_now(row, j))
+        out[i, 0] = log_seconds(ask.requested_ms - progress_now(row, j))
         out[i, 1] = _F(now / asked - 1.0)
         out[i, 2] = _F(min((now - ask.min_workers) / asked, 4.0))
         out[i, 3] = _F(min((ask.max_workers - now) / asked, 4.0))
@@ -125,6 +110,6 @@ def encode_elastics(row, jobs, count, nodes, mask, out):
         out[i, 5] = _F(min(-marginal_speed(row, j, max(now - 1, 1)) * each, 4.0))
         out[i, 6] = _F(job(row, j).units / max(row.nominal_units, 1))
         out[i, 7] = _F(1.0 - ask.priority / 3.0)
-        out[i, 8] = _log_seconds(ask.regroup_ms)
-        out[i, 9] = _log_seconds(row.now_ms - job(row, j).resized_ms)
+        out[i, 8] = log_seconds(ask.regroup_ms)
+        out[i, 9] = log_seconds(row.now_ms - job(row, j).resized_ms)
     return legal

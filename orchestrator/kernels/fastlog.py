@@ -13,7 +13,7 @@ from numba.extending import intrinsic
 
 from orchestrator.kernels.jit import small_kernel
 
-__all__ = ["fast_log"]
+__all__ = ["fast_log", "log_seconds"]
 
 
 @intrinsic
@@ -67,3 +67,9 @@ def fast_log(value):
     p = _C1 + f * p
     p = _C0 + f * p
     return np.float32(exponent) * _LN2 + (f + f * f * p)
+
+
+@small_kernel
+def log_seconds(ms):
+    """The feature of a time: ``.1 ln(1 + seconds)``, float32; negative times count as none."""
+    return np.float32(0.1) * fast_log(np.float32(1.0 + max(ms, 0) / 1000.0))

@@ -7,10 +7,11 @@ import numpy as np
 from orchestrator.kernels.codes import Topology
 from orchestrator.kernels.feasibility import worker_slots
 from orchestrator.kernels.jit import kernel, small_kernel
+from orchestrator.kernels.slot_table import find_ask, has_slot_table
 from orchestrator.kernels.slots import device_slots
-from orchestrator.kernels.tables import job, node, request, uplink, worker
+from orchestrator.kernels.tables import ask_memo, job, node, request, uplink, worker
 
-__all__ = ["island_of", "place_more"]
+__all__ = ["has_room_for_one", "island_of", "place_more"]
 
 _ONE = np.uint64(1)
 
@@ -135,3 +136,15 @@ def place_more(row, j, count, nodes):
         if request(row, j).bandwidth_mbps > 0:
             break  # what it takes of a shared uplink is not known until it is reserved
     return placed
+
+
+@kernel
+def has_room_for_one(row, j, nodes):
+    """Whether one more worker of a running gang has a place; ``nodes``, int32 [>= 1], is scratch.
+
+    Where the slot table knows, nobody looks for it.
+    """
+    ask = request(row, j)
+    if has_slot_table(row) and ask.topology == Topology.ANY and ask.bandwidth_mbps == 0:
+        return ask_memo(row, find_ask(row, j)).total > 0
+    return place_more(row, j, np.int64(1), nodes) == 1

@@ -55,7 +55,7 @@ from orchestrator.kernels.victim_plans import moves_to_better
 
 __all__ = ["decode", "encode"]
 
-GLOBALS = len(GLOBAL_NAMES)
+_GLOBALS = len(GLOBAL_NAMES)
 _TENANT_AT = len(DEFAULT_NAMES) + len(CLUSTER_EXTRA)
 
 
@@ -190,16 +190,16 @@ def _encode_scaling(row, e, buffers, bench):
 def _encode_surroundings(row, e, source, buffers, bench):
     """What no action is about, each where it is shown: fleet, tenants, racks, a job's tenant."""
     settings, shares = source.settings[0], bench.tenants
-    fleet = buffers.globals[e, GLOBALS:] if settings.fleet != 0 else buffers.globals[e, :0]
+    fleet = buffers.globals[e, _GLOBALS:] if settings.fleet != 0 else buffers.globals[e, :0]
     survey_tenants(row, shares)
     if settings.fleet != 0:
         encode_fleet(row, shares, fleet)
     if buffers.nodes_seen[e] != row.touched:  # some node has changed
         encode_nodes(row, bench.racks, fleet, buffers.racks[e])
         buffers.nodes_seen[e] = row.touched
-    if source.settings[0].tenants != 0:
+    if settings.tenants != 0:
         encode_tenants(row, shares, buffers.tenants[e])
-    if source.settings[0].encoding == Encoding.FULL:
+    if settings.encoding == Encoding.FULL:
         for i in range(buffers.shown[e, 0]):
             tenant = np.int64(request(row, buffers.window[e, i]).tenant)
             share, entitled = 0.0, 0.0
@@ -241,9 +241,8 @@ def _number(row, e, kind, j, value, source, buffers, bench):
         step = E if value > job(row, j).workers_now else 0
         return Q * K + V + step + i if i >= 0 else -1
     at, steps = _scaling_from(row, buffers), row.capacity_steps
-    if (
-        kind == ActionKind.CAPACITY and steps > 0
-    ):  # the largest step, if the rule takes a larger one
+    if kind == ActionKind.CAPACITY and steps > 0:
+        # The largest step, if the rule takes a larger one.
         return at + min(abs(value), steps) - 1 + (steps if value > 0 else 0)
     if kind == ActionKind.SERVICE and j < row.services:
         more = value > job(row, service(row, j).job).workers_now

@@ -22,7 +22,7 @@ from orchestrator.kernels.randomness import random_unit
 from orchestrator.kernels.tables import gittins, job, queue, request, tenant
 from orchestrator.kernels.transition.progress import progress_now, units_of
 
-__all__ = ["attained_now", "first_in_queue", "job_score"]
+__all__ = ["attained_now", "dominant_share", "first_in_queue", "job_score"]
 
 _TINY = 1e-15
 _UNIT_MS_PER_S = 1e6  # milli-units x ms in a GPU-second
@@ -137,11 +137,8 @@ def _gittins_index(row, j):
 
 
 @kernel
-def _dominant_share(row, j):
-    """Largest share of any resource that the job's tenant holds, over its weight; 0 without."""
-    t = request(row, j).tenant
-    if t >= row.num_tenants:
-        return 0.0
+def dominant_share(row, t):
+    """Largest share of any resource that tenant ``t`` holds (Ghodsi et al., NSDI 2011)."""
     share = 0.0
     if row.nominal_gpu_milli > 0:
         share = max(share, tenant(row, t).used_gpu_milli / row.nominal_gpu_milli)
@@ -149,8 +146,17 @@ def _dominant_share(row, j):
         share = max(share, tenant(row, t).used_cpu_milli / row.nominal_cpu_milli)
     if row.nominal_memory_mib > 0:
         share = max(share, tenant(row, t).used_memory_mib / row.nominal_memory_mib)
+    return share
+
+
+@kernel
+def _weighted_share(row, j):
+    """Dominant share of the job's tenant over its weight; 0 without a tenant."""
+    t = request(row, j).tenant
+    if t >= row.num_tenants:
+        return 0.0
     weight = tenant(row, t).weight
-    return share / (weight if weight > 0.0 else 1.0)
+    return dominant_share(row, t) / (weight if weight > 0.0 else 1.0)
 
 
 @kernel
@@ -165,7 +171,7 @@ def _service_score(row, j, key):
     if key == RuleKey.QSSF:
         units = units_of(row, j, request(row, j).workers)
         return np.float64(request(row, j).requested_ms) * units
-    return _dominant_share(row, j)
+    return _weighted_share(row, j)
 
 
 @kernel

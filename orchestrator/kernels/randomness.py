@@ -38,7 +38,7 @@ def random_bits(seed, stream, counter):
 
 
 @small_kernel
-def random_unit(seed: int, stream: int, counter: int) -> float:
+def random_unit(seed: int | np.uint64, stream: int, counter: int) -> float:
     """Uniform float64 in [0, 1)."""
     return np.float64(random_bits(seed, stream, counter) >> _S11) * (1.0 / 9007199254740992.0)
 

@@ -40,7 +40,7 @@ _STRIDES = [
     ("max_devices", "i8"),
     ("max_log", "i8"),
     ("max_shapes", "i8"),  # request shapes whose placements are remembered; 0: none
-    ("max_touches", "i8"),  # a power of two; 1: touches are not kept
+    ("max_touches", "i8"),  # a power of two
     ("max_asks", "i8"),  # of the slot table: a power of two, or 0
     ("max_rooms", "i8"),  # nodes in it
     ("arrival_slots", "i8"),

@@ -4,7 +4,7 @@ A scorer takes the legal action whose vector, weighted and summed, is largest; o
 A vector holds the features of what the action is about, which head it belongs to and whether the
 advising rule would take it; ``orchestrator.scheduler.vectors`` lays it out. It is never written
 down: features are weighted where the encoder left them, column after column, so that a policy
-outside the engine that calls :func:`best_action` decides alike, bit for bit.
+outside the engine that calls :func:`best_actions` decides alike, bit for bit.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from orchestrator.kernels.session import load_surroundings
 from orchestrator.kernels.transition.decide import close_point
 from orchestrator.kernels.transition.episode import begin_episode
 
-__all__ = ["Scoring", "best_action", "best_actions", "evaluate_rule_windows", "evaluate_scorers"]
+__all__ = ["Scoring", "best_actions", "evaluate_rule_windows", "evaluate_scorers"]
 
 _F = np.float32
 _ZERO = _F(0.0)
@@ -53,28 +53,17 @@ def _add(features, weights, start, score):
 
 
 @kernel
-def best_action(
-    queue,
-    candidates,
-    victims,
-    elastics,
-    services,
-    capacity,
-    advice,
-    mask,
-    layout,
-    advice_at,
-    weights,
-) -> int:
-    """The legal action of the highest score, or -1 if none is legal.
+def _best_action(sets, advice, mask, b, layout, advice_at, weights):
+    """The legal action of the highest score in state ``b``, or -1 if none is legal.
 
     Parameters
     ----------
-    queue, candidates, victims, elastics, services, capacity : float32 [entities, features]
-        The sets of an observation.
-    advice : float32 [A]
+    sets : tuple of float32 [B, entities, features]
+        ``vectors.SETS`` of B observations, in that order.
+    advice : float32 [B, A]
         Not read if ``advice_at`` is -1.
-    mask : int8 [A]
+    mask : int8 [B, A]
+    b : int
     layout : int64 [parts, 7]
     advice_at : int
     weights : float32 [D]
@@ -87,64 +76,28 @@ def best_action(
             last += 1
         for k in range(layout[p, 1]):
             a = layout[p, 0] + k
-            if mask[a] == 0:
+            if mask[b, a] == 0:
                 continue
             score = _ZERO
             for q in range(p, last + 1):
-                part, start = layout[q, 2], layout[q, 4]
-                i = layout[q, 6] + k // layout[q, 3]
-                if part == 0:
-                    score = _add(queue[i], weights, start, score)
-                elif part == 1:
-                    score = _add(candidates[i], weights, start, score)
-                elif part == 2:
-                    score = _add(victims[i], weights, start, score)
-                elif part == 3:
-                    score = _add(elastics[i], weights, start, score)
-                elif part == 4:
-                    score = _add(services[i], weights, start, score)
-                elif part == 5:
-                    score = _add(capacity[i], weights, start, score)
+                if layout[q, 2] >= 0:
+                    i = layout[q, 6] + k // layout[q, 3]
+                    score = _add(sets[layout[q, 2]][b, i], weights, layout[q, 4], score)
             if layout[p, 5] >= 0:
                 score += weights[layout[p, 5]]
             if advice_at >= 0:
-                score += weights[advice_at] * advice[a]
+                score += weights[advice_at] * advice[b, a]
             if best < 0 or score > best_score:
                 best, best_score = a, score
         p = last + 1
-    return int(best)
+    return best
 
 
 @kernel
-def best_actions(
-    queue,
-    candidates,
-    victims,
-    elastics,
-    services,
-    capacity,
-    advice,
-    mask,
-    layout,
-    advice_at,
-    weights,
-    actions,
-) -> None:
-    """:func:`best_action` for a batch: every array has a leading axis; ``actions`` is filled."""
+def best_actions(sets, advice, mask, layout, advice_at, weights, actions) -> None:
+    """The legal action of the highest score of every state, or -1: ``actions``, int64 [B]."""
     for b in range(actions.shape[0]):
-        actions[b] = best_action(
-            queue[b],
-            candidates[b],
-            victims[b],
-            elastics[b],
-            services[b],
-            capacity[b],
-            advice[b],
-            mask[b],
-            layout,
-            advice_at,
-            weights,
-        )
+        actions[b] = _best_action(sets, advice, mask, b, layout, advice_at, weights)
 
 
 @small_kernel
@@ -171,6 +124,14 @@ def _play(row, e, weights, source, buffers, bench, scoring):
     buffers.nodes_seen[e] = -1
     forget_nodes(buffers.nodes, e)
     advance(row, bench.nodes)
+    sets = (
+        buffers.queue,
+        buffers.candidates,
+        buffers.victims,
+        buffers.elastics,
+        buffers.services,
+        buffers.capacity,
+    )
     steps = 0
     while True:
         while encode(row, e, source, buffers, bench) == 0 and row.done == 0:
@@ -181,18 +142,8 @@ def _play(row, e, weights, source, buffers, bench, scoring):
         if steps == scoring.step_limit:
             replay(row, scoring.rules[0], bench.nodes, bench.jobs)
             return -1
-        action = best_action(
-            buffers.queue[e],
-            buffers.candidates[e],
-            buffers.victims[e],
-            buffers.elastics[e],
-            buffers.services[e],
-            buffers.capacity[e],
-            buffers.advice[e],
-            buffers.mask[e],
-            scoring.layout,
-            scoring.advice_at,
-            weights,
+        action = _best_action(
+            sets, buffers.advice, buffers.mask, e, scoring.layout, scoring.advice_at, weights
         )
         kind, j, value = decode(row, e, action, source, buffers)
         if commit(row, kind, j, value, bench.nodes) != Reason.OK:

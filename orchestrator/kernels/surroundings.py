@@ -12,10 +12,11 @@ import numpy as np
 from orchestrator.kernels.autoscale import fleet_demand, forecast_rps
 from orchestrator.kernels.codes import NodeCode, Reason
 from orchestrator.kernels.decisions import fleet_reason, service_reason
-from orchestrator.kernels.fastlog import fast_log
-from orchestrator.kernels.growth import place_more
+from orchestrator.kernels.fastlog import fast_log, log_seconds
+from orchestrator.kernels.growth import has_room_for_one
 from orchestrator.kernels.jit import kernel, small_kernel
 from orchestrator.kernels.mesh.breaker import BreakerMode
+from orchestrator.kernels.ordering import dominant_share
 from orchestrator.kernels.tables import job, node, plan, queue, request, service, tenant
 from orchestrator.kernels.transition.capacity import count_fleet
 
@@ -100,11 +101,6 @@ _WEEK_MS = 7.0 * _DAY_MS
 
 
 @small_kernel
-def _log_seconds(ms):
-    return _F(0.1) * fast_log(_F(1.0 + max(ms, 0) / 1000.0))
-
-
-@small_kernel
 def _use(rate, replicas, own):
     """Use of so many replicas at a rate, at most 4."""
     capacity = replicas * own.slots * 1000.0 / own.service_ms
@@ -158,7 +154,7 @@ def encode_services(row, nodes, mask, out):
         now = np.int64(job(row, j).workers_now)
         fewer = row.done == 0 and service_reason(row, s, now - 1) == Reason.OK
         more = row.done == 0 and service_reason(row, s, now + 1) == Reason.OK
-        more = more and place_more(row, j, np.int64(1), nodes) == 1
+        more = more and has_room_for_one(row, j, nodes)
         mask[i] = np.int8(fewer)
         mask[S + i] = np.int8(more)
         legal += np.int64(fewer) + np.int64(more)
@@ -178,7 +174,7 @@ def encode_services(row, nodes, mask, out):
         out[i, 10] = _F(0.1) * fast_log(_F(1.0 + own.backlog))
         out[i, 11] = _F(own.missed_share)
         out[i, 12] = _F(_breaker(own))
-        out[i, 13] = _log_seconds(row.now_ms - max(own.scaled_ms, request(row, 0).submit_ms))
+        out[i, 13] = log_seconds(row.now_ms - max(own.scaled_ms, request(row, 0).submit_ms))
         out[i, 14] = _F(job(row, j).units / max(row.nominal_units, 1))
     return legal
 
@@ -227,7 +223,7 @@ def encode_capacity(row, mask, out):
         out[i, 4] = _F(row.arrival_len / max(fleet, 1))
         cost = row.cost_rate_milli + delta * mean_price
         out[i, 5] = _F(cost / prices)
-        out[i, 6] = _log_seconds(row.now_ms - max(row.scaled_ms, request(row, 0).submit_ms))
+        out[i, 6] = log_seconds(row.now_ms - max(row.scaled_ms, request(row, 0).submit_ms))
     return legal
 
 
@@ -236,8 +232,7 @@ def survey_tenants(row, shares):
     """Dominant and entitled share of every tenant, float64 [tenants, 2].
 
     Entitled is its quota as a share of the cluster; where there is none, its weight as a share of
-    all weights. The dominant share is that of dominant resource fairness (Ghodsi et al., NSDI
-    2011).
+    all weights.
     """
     weights = 0.0
     for t in range(row.num_tenants):
@@ -245,14 +240,7 @@ def survey_tenants(row, shares):
     capacity = max(row.nominal_units, 1)
     for t in range(row.num_tenants):
         own = tenant(row, t)
-        share = own.used_units / capacity
-        if row.nominal_gpu_milli > 0:
-            share = max(share, own.used_gpu_milli / row.nominal_gpu_milli)
-        if row.nominal_cpu_milli > 0:
-            share = max(share, own.used_cpu_milli / row.nominal_cpu_milli)
-        if row.nominal_memory_mib > 0:
-            share = max(share, own.used_memory_mib / row.nominal_memory_mib)
-        shares[t, 0] = share
+        shares[t, 0] = dominant_share(row, t)
         if own.quota_units > 0:
             shares[t, 1] = own.quota_units / capacity
         else:

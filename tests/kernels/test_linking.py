@@ -33,7 +33,8 @@ def test_an_inner_kernel_has_no_machine_code() -> None:
     state = allocate(ClusterShape(envs=1, jobs=1))
     assert Reason(_ask(state.rows, 0)) == Reason.NOT_QUEUED
     for compiled in start_reason.overloads.values():
-        assert compiled.library.get_pointer_to_function(compiled.fndesc.llvm_func_name) == 0
+        code, name = compiled._asdict()["library"], compiled.fndesc.llvm_func_name
+        assert code.get_pointer_to_function(name) == 0
     with pytest.raises(TypeError, match="called by kernels only"):
         start_reason(state.rows[0], 0)
 

@@ -142,7 +142,7 @@ def test_scores_are_those_of_packed_vectors() -> None:
     schema = config.schema
     seen, mask = _observations(config)
     nothing = np.zeros((len(mask), 1, 0), np.float32)
-    sets = [seen.get(part, nothing) for part in SETS]
+    sets = tuple(seen.get(part, nothing) for part in SETS)
     sizes = [part.shape[1] if part.shape[2] else 0 for part in sets]
     layout = vector_layout(schema, sizes)
     rng, taken = np.random.default_rng(7), set[int]()
@@ -150,7 +150,7 @@ def test_scores_are_those_of_packed_vectors() -> None:
         weights = rng.normal(size=len(feature_names(schema))).astype(np.float32)
         chosen = np.empty(len(mask), np.int64)
         best_actions(
-            *sets,
+            sets,
             seen["advice"],
             seen["action_mask"],
             layout,

@@ -35,9 +35,8 @@ _NOTHING = np.uint64(0)
 @small_kernel
 def touch_node(row, n):
     """Something on node ``n`` changed that placements depend on."""
-    if row.max_touches > 1:
-        touch(row, row.touched & (row.max_touches - 1)).node = np.int64(n)
-        row.touched += 1
+    touch(row, row.touched & (row.max_touches - 1)).node = np.int64(n)
+    row.touched += 1
     if row.num_typical > 0:
         node(row, n).fragmentation = fragmentation(row, n, np.int64(0), _NOTHING, np.int64(0))
 
