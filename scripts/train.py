@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from agents.configs import build_task, entry_point
-from agents.judging import judge
+from agents.judging import build_judge
 
 
 @entry_point("train")
@@ -23,6 +23,7 @@ def main(cfg: DictConfig) -> None:
     console = Console()
     output = Path(cfg.output)
     task = build_task(cfg)
+    judge = build_judge(cfg, task)
     jobs = f"{task.trace.name}, {len(task.trace):,} jobs"
     console.print(f"[bold]{cfg.name}[/]: {jobs}, seed {cfg.seed}, results in {output}")
     tracker = instantiate(cfg.tracker)
@@ -31,7 +32,7 @@ def main(cfg: DictConfig) -> None:
     finally:
         tracker.close()
 
-    judge(cfg, task, result, output, console)
+    judge(result, output, console)
     console.print(f"written to {output}: the bundle, tables (.csv, .json), pictures (.png)")
 
 

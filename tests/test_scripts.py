@@ -114,6 +114,7 @@ def test_benchmark_plays_suites_with_everything_on(tmp_path: Path) -> None:
         ("evaluate", ["bundle=nowhere", "output=out"], "error: policy bundle nowhere"),
         ("train", ["env.window=0", "output=out"], "error: environment: 'window' is 0"),
         ("train", ["task.test=0.3", "output=out"], "error: WindowSplit: train + validation"),
+        ("train", ["evaluation.metric=luck", "output=out"], "error: suite: unknown metric 'luck'"),
         ("benchmark", ["suite.measures=[warp]", "output=out"], "error: suite: unknown measurement"),
         (
             "benchmark",
