@@ -20,7 +20,7 @@ from agents.evaluation.suite import label
 from agents.plots import draw_comparison, draw_outcomes, draw_series
 from agents.speed import print_speed, run_speed_suite, write_speed
 from envs.config import EnvConfig
-from envs.scenario import Scenario
+from envs.scenario import Scenario, playable
 from envs.workloads import Trace
 from orchestrator.errors import ConfigurationError
 
@@ -102,7 +102,7 @@ def _draw_course(
 ) -> None:
     suite, group = report.suite, report.results[variant]
     judged = suite.judged_in(variant, config, trace)
-    starts = suite.window_starts(trace)
+    starts = suite.window_starts(trace, playable(trace, config, scenario))
     wanted = label(suite.series[0], variant)
     shown = next((result for result in group if result.policy == wanted), group[0])
     # The window in the middle: neither the easiest nor the hardest.

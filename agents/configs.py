@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from enum import IntEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -38,6 +38,7 @@ __all__ = [
     "config_dir",
     "elastic_workload",
     "entry_point",
+    "enum_member",
     "env_config",
     "fewer_machines",
     "file_or_generator",
@@ -47,6 +48,7 @@ __all__ = [
 
 _HERE = Path(__file__).resolve().parent
 _WRONG_INPUT = 2
+_E = TypeVar("_E", bound=IntEnum)
 
 _ENUMS: Mapping[str, type[IntEnum]] = {
     "window_order": RuleKey,
@@ -107,14 +109,13 @@ def _on_purpose(error: BaseException | None) -> QuartermasterError | None:
     return error
 
 
-def _member(kind: type[IntEnum], field: str, name: Any) -> IntEnum:
+def enum_member(kind: type[_E], subject: str, field: str, name: Any) -> _E:
+    """A member of an enumeration by its name in small letters, as configs have it."""
     try:
         return kind[str(name).upper()]
     except KeyError:
         known = ", ".join(member.name.lower() for member in kind)
-        raise ConfigurationError(
-            f"environment: '{field}' is '{name}'; choose from {known}"
-        ) from None
+        raise ConfigurationError(f"{subject}: '{field}' is '{name}'; choose from {known}") from None
 
 
 def env_config(**options: Any) -> EnvConfig:
@@ -138,9 +139,9 @@ def env_config(**options: Any) -> EnvConfig:
     values: dict[str, Any] = {}
     for name, value in options.items():
         if name in _ENUMS:
-            value = _member(_ENUMS[name], name, value)
+            value = enum_member(_ENUMS[name], "environment", name, value)
         elif name == "placements":
-            value = tuple(_member(Placement, name, item) for item in value)
+            value = tuple(enum_member(Placement, "environment", name, item) for item in value)
         values[name] = value
     return EnvConfig(**values)
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from agents.configs import check_fields
+from agents.configs import check_fields, enum_member
 from agents.services import fleet_plan, service_mix
 from envs.scaling import FleetPlan, ServiceMix
 from envs.scenario import Scenario
@@ -90,13 +90,7 @@ def _tenants(options: Mapping[str, Mapping[str, Any] | None]) -> tuple[TenantSpe
 
 
 def _quota_mode(name: Any) -> QuotaMode:
-    try:
-        return QuotaMode[str(name).upper()]
-    except KeyError:
-        known = ", ".join(mode.name.lower() for mode in QuotaMode)
-        raise ConfigurationError(
-            f"scenario: 'quota_mode' is '{name}'; choose from {known}"
-        ) from None
+    return enum_member(QuotaMode, "scenario", "quota_mode", name)
 
 
 def _curves(names: Sequence[str]) -> tuple[ThroughputModel, ...]:

@@ -80,7 +80,7 @@ class Task:
 
     def evaluation_starts(self, part: str, windows: int) -> NDArray[np.int64]:
         """Windows of the ``validation`` or ``test`` part: the same for every seed and policy."""
-        return self.split.starts(part, windows, self.evaluation_jobs, 0)  # type: ignore[arg-type]
+        return self.split.starts(part, windows, self.evaluation_jobs, 0)
 
     @property
     def evaluation_config(self) -> EnvConfig:

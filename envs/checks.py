@@ -71,20 +71,17 @@ def check_incidents(incidents: NDArray[np.void], nodes: int) -> None:
             )
 
 
-def check_starts(trace: Trace, config: EnvConfig, starts: NDArray[np.int64]) -> None:
-    """Raise if windows lie outside of the trace."""
+def check_starts(trace: Trace, config: EnvConfig, starts: NDArray[np.int64], total: int) -> None:
+    """Raise if windows lie outside of the ``total`` jobs, or ticks, that there are."""
     if len(starts) == 0:
         raise ConfigurationError("environment: no windows to play; 'starts' is empty")
-    if config.episode_jobs == 0:  # its windows are ticks of the services
-        if starts.min() < 0:
-            raise ConfigurationError(
-                f"environment: a window begins at tick {starts.min()}; the first tick is 0"
-            )
-        return
-    if starts.min() < 0 or starts.max() + config.episode_jobs > len(trace):
+    if starts.min() < 0 or starts.max() + config.length > total:
+        unit, where = "jobs", f"of trace '{trace.name}'"
+        if config.episode_jobs == 0:
+            unit, where = "ticks", "of the services' series"
         raise ConfigurationError(
-            f"environment: windows of {config.episode_jobs} jobs reach beyond the {len(trace)} "
-            f"jobs of trace '{trace.name}'; shorten the episodes or move the windows"
+            f"environment: windows of {config.length} {unit} reach beyond the {total} {unit} "
+            f"{where}; shorten the episodes or move the windows"
         )
 
 

@@ -107,10 +107,20 @@ class Scenario:
 
 
 def playable(trace: Trace, config: EnvConfig, scenario: Scenario) -> int:
-    """What windows are cut from: jobs of the trace or, for episodes without jobs, ticks."""
-    if config.episode_jobs == 0 and scenario.services is not None:
-        return scenario.services.series.ticks
-    return len(trace)
+    """How much there is to cut windows from: jobs or, for episodes without jobs, ticks.
+
+    Raises
+    ------
+    ConfigurationError
+        When there is neither.
+    """
+    if config.episode_jobs > 0:
+        return len(trace)
+    if scenario.services is None:
+        raise ConfigurationError(
+            "environment: 'episode_jobs' is 0, and the scenario has no 'services'; add either"
+        )
+    return scenario.services.series.ticks
 
 
 @dataclass(frozen=True)
@@ -227,10 +237,6 @@ def check_heads(scenario: Scenario, config: EnvConfig) -> None:
     if config.capacity_steps > 0 and scenario.fleet is None:
         raise ConfigurationError(
             "environment: 'capacity_steps' is set, and the scenario has no 'fleet'; describe it"
-        )
-    if config.episode_jobs == 0 and scenario.services is None:
-        raise ConfigurationError(
-            "environment: 'episode_jobs' is 0, and the scenario has no 'services'; add either"
         )
     if config.choose_node and scenario.fleet is not None:
         raise ConfigurationError(

@@ -80,11 +80,12 @@ class Session:
         self.trace = trace
         self.config = config
         self.schema = config.schema
-        if starts is None:
-            starts = _all_starts(trace, config, scenario)
+        total = playable(trace, config, scenario)
+        if starts is None:  # every window that there is
+            starts = np.arange(max(total - config.length, 0) + 1, dtype=np.int64)
         if incidents is not None:
             check_incidents(incidents, len(trace.nodes))
-        check_starts(trace, config, starts)
+        check_starts(trace, config, starts, total)
         check_heads(scenario, config)
         check_services(trace, scenario.services, scenario.fleet)
         self.scenario = scenario  # rows hold the address of its series
@@ -204,12 +205,6 @@ class Session:
         """Trace indices of the jobs of a row's episode."""
         start = int(self.source.starts[self.buffers.start_index[e]])
         return np.arange(start, start + self.config.episode_jobs, dtype=np.int64)
-
-
-def _all_starts(trace: Trace, config: EnvConfig, scenario: Scenario) -> NDArray[np.int64]:
-    """Every window that there is."""
-    last = max(playable(trace, config, scenario) - config.length, 0)
-    return np.arange(last + 1, dtype=np.int64)
 
 
 def _asks(config: EnvConfig, nodes: int) -> int:

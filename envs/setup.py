@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 
 from envs.config import EnvConfig
 from envs.defaults import default_scenario, default_trace
-from envs.scaling import ServiceMix
-from envs.scenario import Scenario
+from envs.scenario import Scenario, playable
 from envs.session import Session
 from envs.workloads import Trace, WindowSplit
 from orchestrator.errors import ConfigurationError
@@ -27,26 +26,20 @@ def part_starts(
     config: EnvConfig,
     part: str,
     seed: int = 0,
-    services: ServiceMix | None = None,
+    scenario: Scenario | None = None,
 ) -> NDArray[np.int64]:
     """Windows of a part of a trace: ``train``, ``validation``, ``test`` or ``all``.
 
     Where episodes have no jobs, they are windows of ticks, and parts of the services' series.
     """
-    total, length = len(trace), config.episode_jobs
-    if length == 0:
-        if services is None:
-            raise ConfigurationError(
-                "environment: 'episode_jobs' is 0, and the scenario has no 'services'; add either"
-            )
-        total, length = services.series.ticks, config.episode_ticks
+    total = playable(trace, config, scenario or Scenario())
     if part == "all":
         split = WindowSplit(total, train=1.0, validation=0.0, test=0.0)
         part = "train"
     else:
         split = WindowSplit(total)
-    count = min(len(split.admissible(part, length)), _MOST_WINDOWS)  # type: ignore[arg-type]
-    return split.starts(part, count, length, seed)  # type: ignore[arg-type]
+    count = min(len(split.admissible(part, config.length)), _MOST_WINDOWS)
+    return split.starts(part, count, config.length, seed)
 
 
 def row_seeds(seed: int | None, envs: int) -> NDArray[np.uint64]:
@@ -78,5 +71,5 @@ def make_session(
     if scenario is None:
         scenario = default_scenario(config, trace)
     if starts is None:
-        starts = part_starts(trace, config, part, services=scenario.services)
+        starts = part_starts(trace, config, part, scenario=scenario)
     return Session(trace, config, envs, starts, incidents, scenario, threads)

@@ -37,8 +37,8 @@ METRICS: Mapping[str, int] = {
 }
 """Metrics of a window, and whether more (1) or less (-1) is better.
 
-The last four are known only where there are tenants with entitlements, services, and nodes that
-have a price.
+``tenant_fairness`` is known only where there are tenants with entitlements, ``violations`` and
+``replica_hours`` where there are services, ``node_cost`` where nodes have a price.
 
 bounded_slowdown
     Mean over jobs of max(1, (end - submit) / max(run time, 10 s)).
@@ -63,10 +63,10 @@ violations
     Share of requests that services did not answer within their objective.
 replica_hours
     Hours of ready replicas of all services.
-objective
-    What the environment's reward charges for: its terms, weighted and added up.
 node_cost
     Prices of nodes that are paid for, integrated over the window.
+objective
+    What the environment's reward charges for: its terms, weighted and added up.
 """
 
 _BOUND_MS = 10_000

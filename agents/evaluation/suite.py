@@ -156,7 +156,7 @@ class Suite:
             starts = np.zeros(1, np.int64)
         elif len(starts) == 0:
             split = self.split_of(total)
-            starts = split.starts(self.part, self.windows, length, self.seed)  # type: ignore[arg-type]
+            starts = split.starts(self.part, self.windows, length, self.seed)
         beyond = starts[starts + length > total]
         if len(beyond) > 0:
             raise ConfigurationError(

@@ -70,7 +70,7 @@ class WindowSplit:
                     f"give intervals within the {self.jobs} jobs"
                 )
 
-    def region(self, part: Part) -> tuple[int, int]:
+    def region(self, part: str) -> tuple[int, int]:
         """First job of a part's region, and the job after its last.
 
         Parameters
@@ -89,7 +89,7 @@ class WindowSplit:
         at = _index(part)
         return edges[at], edges[at + 1]
 
-    def admissible(self, part: Part, length: int) -> NDArray[np.int64]:
+    def admissible(self, part: str, length: int) -> NDArray[np.int64]:
         """Every job at which a window of a part may start.
 
         Parameters
@@ -129,7 +129,7 @@ class WindowSplit:
             )
         return starts.astype(np.int64)
 
-    def starts(self, part: Part, count: int, length: int, seed: int) -> NDArray[np.int64]:
+    def starts(self, part: str, count: int, length: int, seed: int) -> NDArray[np.int64]:
         """Draw windows of a part.
 
         Parameters
@@ -161,7 +161,7 @@ class WindowSplit:
         return np.concatenate([*rounds, possible[:0]])[:count]
 
 
-def _index(part: Part) -> int:
+def _index(part: str) -> int:
     if part not in _PARTS:
         raise ConfigurationError(f"windows: unknown part {part!r}; use one of {list(_PARTS)}")
     return _PARTS.index(part)

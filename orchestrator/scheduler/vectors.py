@@ -3,8 +3,8 @@
 A vector holds the features of what the action is about, zeros elsewhere, which head it belongs to,
 and whether the advising rule would take it:
 ``[queued job | candidate | victim | elastic job | service | change of the fleet | head one-hot |
-advised]``. Sets that an
-environment does not have take no room; where only one head exists, there is no one-hot either.
+advised]``. Sets that an environment does not have take no room; where only one head exists, there
+is no one-hot either.
 
 What growing a job and shrinking it have in common a network can tell from the one-hot; to a linear
 scorer the same weight would have to serve both. ``by_head`` gives each head columns of its own.

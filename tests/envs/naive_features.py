@@ -8,22 +8,38 @@ from __future__ import annotations
 
 import math
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from envs import Session
+from envs import EnvConfig
+from envs.workloads import Trace
 from orchestrator.kernels.codes import JobCode, NodeCode, RuleKey
 from orchestrator.kernels.features import BUCKETS, Encoding
+from orchestrator.kernels.state import ClusterState
 from tests.twins import kernel_calls
 from tests.twins.naive_placement import Host
 from tests.twins.naive_state import plain
 
-__all__ = ["NaiveView"]
+__all__ = ["NaiveView", "Played"]
 
 Rows = list[list[float]]
 _ALMOST_ONE = 1.0 - 1e-5
+
+
+class Played(Protocol):
+    """What a view needs of a session: a bare row has it, too."""
+
+    state: ClusterState
+
+    @property
+    def config(self) -> EnvConfig: ...
+
+    @property
+    def trace(self) -> Trace: ...
+
+    def observation(self, e: int, /) -> dict[str, NDArray[Any]]: ...
 
 
 class NaiveView:
@@ -31,12 +47,12 @@ class NaiveView:
 
     Parameters
     ----------
-    session : Session
+    session : Session or bare row
     e : int
         Row.
     """
 
-    def __init__(self, session: Session, e: int) -> None:
+    def __init__(self, session: Played, e: int) -> None:
         self.session, self.config, self.e = session, session.config, e
         state = session.state
         self.rows, self.row = state.rows, plain(state.rows[e])

@@ -7,8 +7,9 @@ from the scenario's series. Rates are requests per second.
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import Protocol
 
-from envs import Session
+from envs import Scenario
 from orchestrator.kernels.codes import (
     NO_JOB,
     ActionKind,
@@ -19,17 +20,23 @@ from orchestrator.kernels.codes import (
     Scaling,
 )
 from orchestrator.kernels.scaling import NO_CHANGE_MS
-from tests.envs.naive_features import NaiveView, _slots
-from tests.twins.naive_placement import Host
+from tests.envs.naive_features import NaiveView, Played, _slots
 from tests.twins.naive_state import plain
 
 __all__ = ["ScalingView"]
 
 
+class PlayedScenario(Played, Protocol):
+    """The same in a scenario."""
+
+    @property
+    def scenario(self) -> Scenario: ...
+
+
 class Rates:
     """The forecast of a scenario, by service and tick."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: PlayedScenario) -> None:
         mix = session.scenario.services
         self.forecast = None if mix is None else mix.forecast
 
@@ -43,7 +50,7 @@ class Rates:
 class ScalingView(NaiveView):
     """A row at its decision point, with its services and its fleet."""
 
-    def __init__(self, session: Session, e: int) -> None:
+    def __init__(self, session: PlayedScenario, e: int) -> None:
         super().__init__(session, e)
         state, row = session.state, self.row
         self.services = [plain(record) for record in state.service[e, : row.num_services]]
@@ -152,18 +159,8 @@ class ScalingView(NaiveView):
 
     def room(self, j: int, most: int) -> int:
         """Workers, at most so many, that a running job without ties finds a place for."""
-        hosts = [
-            Host(
-                node.state == NodeCode.UP,
-                node.model,
-                node.cpu_free_milli,
-                node.memory_free_mib,
-                [int(f) for f in self.session.state.device[self.e, n, : node.gpus]["free_milli"]],
-            )
-            for n, node in enumerate(self.nodes)
-        ]
         ask = SimpleNamespace(**{**vars(self.asks[j]), "workers": most})
-        return min(most, sum(_slots(ask, host) for host in hosts))
+        return min(most, sum(_slots(ask, host) for host in self._hosts()))
 
     def may_order(self, delta: int) -> bool:
         """Whether nodes may be ordered or given up."""

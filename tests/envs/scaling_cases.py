@@ -50,13 +50,18 @@ def bare_trace(
         fields = {"requested_ms": fields["duration_ms"], **fields}
         for name, value in fields.items():
             record[name] = value
-    machine = {"gpus": gpus, "gpu_memory_gb": 80.0, "cpu_cores": 64, "memory_gb": 512.0}
+    machine: dict[str, Any] = {
+        "gpus": gpus,
+        "gpu_memory_gb": 80.0,
+        "cpu_cores": 64,
+        "memory_gb": 512.0,
+    }
     machine |= {"network_bandwidth_gbps": 100.0, "gpu_topology": "NVLink"}
     return Trace(
         "bare",
         requests,
         tuple(f"tenant-{t}" for t in range(tenants)),
-        tuple(NodeSpec(node_id=f"n{n}", **machine) for n in range(nodes)),  # type: ignore[arg-type]
+        tuple(NodeSpec(node_id=f"n{n}", **machine) for n in range(nodes)),
     )
 
 

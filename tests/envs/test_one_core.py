@@ -177,7 +177,7 @@ class BareRow:
         return Reason(entry.commit(self.state.rows, 0, kind, job, generator, self.scratch))
 
     def mask(self) -> NDArray[np.int8]:
-        mask: NDArray[np.int8] = NaiveView(self, 0).observation()["action_mask"]  # type: ignore[arg-type]
+        mask: NDArray[np.int8] = NaiveView(self, 0).observation()["action_mask"]
         return mask
 
     def step(self, action: int) -> Reason:
@@ -191,7 +191,7 @@ class BareRow:
 
     def _decode(self, action: int) -> tuple[int, int, int]:
         """What a flat action says: (kind, job, generator)."""
-        view, placements = NaiveView(self, 0), self.config.placements  # type: ignore[arg-type]
+        view, placements = NaiveView(self, 0), self.config.placements
         place, victims = self.config.window * len(placements), self.config.victims
         if 0 <= action < place:
             i, k = divmod(action, len(placements))

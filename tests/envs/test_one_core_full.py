@@ -152,7 +152,7 @@ class BareRow:
         return {"action_mask": np.zeros(self.config.schema.actions.size)}
 
     def view(self) -> FullView:
-        return FullView(self, 0)  # type: ignore[arg-type]
+        return FullView(self, 0)
 
     def become_a_copy(self) -> None:
         """Go on in other memory, in which another row has left its traces."""

@@ -59,7 +59,7 @@ def test_heads_without_an_object() -> None:
         ({"services": 2}, Scenario(services=services, fleet=fleet), "the scenario has 1"),
         ({}, Scenario(services=services), "the scenario has no 'fleet'"),
         ({"services": 0}, Scenario(fleet=fleet), "the scenario has no 'services'"),
-        ({"episode_ticks": 41}, Scenario(services=services, fleet=fleet), "has 40 ticks"),
+        ({"episode_ticks": 41}, Scenario(services=services, fleet=fleet), "beyond the 40 ticks"),
     ):
         with pytest.raises(ConfigurationError, match=words):
             make(scenario, **changes)
@@ -67,7 +67,7 @@ def test_heads_without_an_object() -> None:
         with pytest.raises(ConfigurationError, match="'commitment' knows no services"):
             Session(trace, replace(JOB_ORDERING, episode_jobs=1), 1, scenario=scenario)
     starts = np.array([-3], np.int64)
-    with pytest.raises(ConfigurationError, match="begins at tick -3"):
+    with pytest.raises(ConfigurationError, match="windows of 10 ticks reach beyond the 40"):
         Session(
             trace,
             replace(AUTOSCALING, services=1, episode_ticks=10),
@@ -224,18 +224,18 @@ def test_a_table_s_forecast_is_the_highest_quantile_of_the_next_ticks() -> None:
 
 def test_parts_of_the_series_do_not_overlap() -> None:
     trace = default_trace(AUTOSCALING)
-    services = default_scenario(AUTOSCALING, trace).services
-    assert services is not None
+    scenario = default_scenario(AUTOSCALING, trace)
+    assert scenario.services is not None
     played = {}
     for part in ("train", "validation", "test"):
-        starts = part_starts(trace, AUTOSCALING, part, services=services)
+        starts = part_starts(trace, AUTOSCALING, part, scenario=scenario)
         assert len(starts) > 1000
         ticks = (starts[:, None] + np.arange(AUTOSCALING.episode_ticks)).ravel()
-        assert 0 <= ticks.min() <= ticks.max() < services.series.ticks
+        assert 0 <= ticks.min() <= ticks.max() < scenario.services.series.ticks
         played[part] = set(ticks.tolist())
     assert not played["train"] & played["validation"]
     assert not played["validation"] & played["test"]
-    assert len(part_starts(trace, AUTOSCALING, "all", services=services)) > 1000
+    assert len(part_starts(trace, AUTOSCALING, "all", scenario=scenario)) > 1000
     with pytest.raises(ConfigurationError, match="has no 'services'"):
         part_starts(trace, AUTOSCALING, "train")
 

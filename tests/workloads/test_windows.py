@@ -25,7 +25,7 @@ def splits(draw: st.DrawFn) -> WindowSplit:
 @settings(max_examples=300, deadline=None)
 @given(split=splits())
 def test_regions_tile_the_trace(split: WindowSplit) -> None:
-    edges = [split.region(part) for part in PARTS]  # type: ignore[arg-type]
+    edges = [split.region(part) for part in PARTS]
     assert edges[0][0] == 0
     assert edges[-1][1] == split.jobs
     assert [edge[1] for edge in edges[:-1]] == [edge[0] for edge in edges[1:]]
@@ -41,7 +41,7 @@ def test_windows_stay_inside_and_parts_share_no_job(
     excluded = {job for start, stop in split.exclude for job in range(start, stop)}
     seen: dict[str, set[int]] = {}
     for part in PARTS:
-        low, high = split.region(part)  # type: ignore[arg-type]
+        low, high = split.region(part)
         possible = [
             start
             for start in range(low, high - length + 1)
@@ -49,10 +49,10 @@ def test_windows_stay_inside_and_parts_share_no_job(
         ]
         if not possible:
             with pytest.raises(ConfigurationError, match=f"the {part} part"):
-                split.starts(part, 5, length, seed)  # type: ignore[arg-type]
+                split.starts(part, 5, length, seed)
             continue
-        assert split.admissible(part, length).tolist() == possible  # type: ignore[arg-type]
-        starts = split.starts(part, 5, length, seed).tolist()  # type: ignore[arg-type]
+        assert split.admissible(part, length).tolist() == possible
+        starts = split.starts(part, 5, length, seed).tolist()
         assert len(starts) == 5
         assert set(starts) <= set(possible)
         seen[part] = {job for start in starts for job in range(start, start + length)}
@@ -90,7 +90,7 @@ def test_clear_errors() -> None:
     with pytest.raises(ConfigurationError, match="excluded"):
         WindowSplit(100, exclude=((85, 90),)).starts("test", 1, 15, 0)
     with pytest.raises(ConfigurationError, match="unknown part 'tset'"):
-        WindowSplit(100).starts("tset", 1, 5, 0)  # type: ignore[arg-type]
+        WindowSplit(100).starts("tset", 1, 5, 0)
     with pytest.raises(ConfigurationError, match="sum to 1"):
         WindowSplit(100, 0.5, 0.2, 0.2)
     with pytest.raises(ConfigurationError, match=r"'test' is -0\.5"):

@@ -15,7 +15,7 @@ __all__ = ["uniforms"]
 @kernel
 def _fill(seed: np.uint64, stream: int, first: int, drawn: NDArray[np.float64]) -> None:
     for i in range(drawn.shape[0]):
-        drawn[i] = random_unit(seed, stream, first + i)  # type: ignore[arg-type]
+        drawn[i] = random_unit(seed, stream, first + i)
 
 
 def uniforms(seed: int, stream: Stream, first: int, count: int) -> NDArray[np.float64]:
