@@ -8,8 +8,7 @@ from typing import Any
 
 from agents.configs import check_fields, enum_member
 from agents.services import fleet_plan, service_mix
-from envs.scaling import FleetPlan, ServiceMix
-from envs.scenario import Scenario
+from envs.scenario import FleetPlan, Scenario, ServiceMix
 from envs.workloads.failures import FAILURE_MODELS, FailureModel
 from orchestrator.errors import ConfigurationError
 from orchestrator.kernels.codes import QuotaMode

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from agents.configs import check_fields
-from envs.scaling import FleetPlan, ServiceMix, forecast_from_tables
+from envs.scenario import FleetPlan, ServiceMix, forecast_from_tables
 from envs.workloads.services import (
     GapFill,
     ServiceRhythm,
@@ -41,8 +41,8 @@ def service_mix(kind: str, **options: Any) -> ServiceMix | None:
         of :class:`orchestrator.mesh.ServiceSpec` that all of them have, where ``replicas`` null
         stands for as many as their mean demand takes; ``forecast``: ``forecasters`` by kind, as
         in the group ``forecaster``, ``level`` and ``ahead`` of
-        :func:`envs.scaling.forecast_from_tables`, or null; the other fields of
-        :class:`envs.scaling.ServiceMix`.
+        :func:`envs.scenario.forecast_from_tables`, or null; the other fields of
+        :class:`envs.scenario.ServiceMix`.
 
     Returns
     -------
@@ -74,7 +74,7 @@ def service_mix(kind: str, **options: Any) -> ServiceMix | None:
 
 
 def fleet_plan(spare: int | None = None, **options: Any) -> FleetPlan | None:
-    """Make the fleet of a scenario: fields of :class:`envs.scaling.FleetPlan`.
+    """Make the fleet of a scenario: fields of :class:`envs.scenario.FleetPlan`.
 
     Without ``spare`` the fleet does not change.
     """

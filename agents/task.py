@@ -31,7 +31,7 @@ class BatchPolicy(Protocol):
         Parameters
         ----------
         observation : mapping of str to array
-            As ``envs.spaces.observation_space`` lays it out, with a leading row axis.
+            As ``envs.gym.observation_space`` lays it out, with a leading row axis.
         mask : bool [rows, actions]
             Legal actions.
 

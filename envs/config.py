@@ -2,74 +2,51 @@
 
 from __future__ import annotations
 
-import math
 import numbers
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from enum import IntEnum
-from typing import Any
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from envs.reward import RewardConfig
 from orchestrator.errors import ConfigurationError
-from orchestrator.kernels.codes import NODE_CHOICE, Information, Placement, RuleKey, Scaling
+from orchestrator.kernels.buffers import Sampling
+from orchestrator.kernels.codes import NODE_CHOICE, Placement, RuleKey, Scaling
 from orchestrator.kernels.features import Encoding
-from orchestrator.kernels.session import Sampling
 from orchestrator.scheduler.rules import rule_named
 from orchestrator.scheduler.schema import ActionLayout, FeatureSchema
+from orchestrator.semantics import Semantics
 
 __all__ = ["AUTOSCALING", "CLUSTER", "JOB_ORDERING", "PLACEMENT", "EnvConfig"]
 
-_KINDS: Mapping[str, type[IntEnum]] = {
-    "window_order": RuleKey,
-    "information": Information,
-    "encoding": Encoding,
-    "sampling": Sampling,
-    "autoscale": Scaling,
-}
-_LEAST = {
-    "window": 0,
-    "episode_jobs": 0,
-    "episode_ticks": 0,
-    "services": 0,
-    "capacity_steps": 0,
-    "tenants": 0,
-    "racks": 0,
-    "victims": 0,
-    "elastics": 0,
-    "preemption_limit": 0,
-    "step_limit": 0,
-    "nodes": 0,
-}
-
-
-def _member(kind: type[IntEnum], field: str, value: Any) -> IntEnum:
-    """A member of an enumeration from itself, its value or its name."""
-    try:
-        return kind[value.upper()] if isinstance(value, str) else kind(value)
-    except (KeyError, ValueError):
-        known = ", ".join(member.name.lower() for member in kind)
-        raise ConfigurationError(
-            f"environment: '{field}' is {value!r}; choose from {known}"
-        ) from None
+_COUNTS = (
+    "window",
+    "episode_jobs",
+    "episode_ticks",
+    "services",
+    "capacity_steps",
+    "tenants",
+    "racks",
+    "victims",
+    "elastics",
+    "step_limit",
+    "nodes",
+)
 
 
 @dataclass(frozen=True)
-class EnvConfig:
-    """Semantics, observation and reward of an environment.
+class EnvConfig(Semantics):
+    """Rules, observation, episodes and reward of an environment.
 
+    The rules are those of :class:`orchestrator.semantics.Semantics`, whose fields come first.
     Enumerations may be given by name.
 
     Parameters
     ----------
-    commitment : bool
-        A chosen job is waited for until it fits (RLScheduler's semantics); there is no *wait*
-        action, and jobs are placed first fit. Otherwise a job is placed by a chosen candidate
-        or the policy waits.
-    backfill : bool
-        EASY backfilling around the job that is waited for.
+    commitment, backfill, preemption_limit, min_run_seconds, migrate, ...
+        See :class:`orchestrator.semantics.Semantics`. ``resize`` follows from ``elastics``, and
+        sessions take ``quota_mode`` from their scenario.
     window : int
         Queued jobs that a policy sees, Q.
     window_order : RuleKey
@@ -77,15 +54,9 @@ class EnvConfig:
     placements : tuple of Placement
         Generators of the K candidates (without commitment).
     victims : int
-        Running jobs that may be preempted, V.
-    preemption_limit : int
-        Preemptions per decision point.
-    min_run_seconds : float
-        A job may not be preempted, resized or moved before it has run so long.
+        Running jobs that may be preempted or, with ``migrate``, moved, V.
     elastics : int
         Running elastic jobs that may be resized, E.
-    migrate : bool
-        Whether the V jobs may also be moved to a better place.
     services : int
         Services whose replicas may be changed, one at a time, S: as many as the scenario has.
     capacity_steps : int
@@ -100,14 +71,10 @@ class EnvConfig:
     advice : str or None
         A rule whose choice is marked among the actions: a policy that follows it starts at that
         rule's level.
-    ageing_seconds : float
-        Waiting time that is worth one priority class, for rules by priority; 0: none.
     episode_jobs : int
         Jobs of an episode; 0: it has services only.
     episode_ticks : int
         Length of an episode without jobs, in ticks of the services.
-    information : Information
-        What rules and policies may know of run times.
     encoding : Encoding
         Features of a queued job.
     skip_forced : bool
@@ -128,16 +95,19 @@ class EnvConfig:
     reward : RewardConfig
     """
 
+    subject: ClassVar[str] = "environment"
+
+    # Rules of which an environment's defaults are not a live cluster's.
     commitment: bool = True
-    backfill: bool = False
+    preemption_limit: int = 0
+    resize: bool = False
+    migrate: bool = False
+
     window: int = 128
     window_order: RuleKey = RuleKey.FCFS
     placements: tuple[Placement, ...] = (Placement.FIRST_FIT,)
     victims: int = 0
-    preemption_limit: int = 0
-    min_run_seconds: float = 0.0
     elastics: int = 0
-    migrate: bool = False
     services: int = 0
     capacity_steps: int = 0
     autoscale: Scaling = Scaling.NONE
@@ -145,10 +115,8 @@ class EnvConfig:
     racks: int = 0
     fleet: bool = False
     advice: str | None = None
-    ageing_seconds: float = 0.0
     episode_jobs: int = 256
     episode_ticks: int = 0
-    information: Information = Information.ESTIMATE
     encoding: Encoding = Encoding.DEFAULT
     skip_forced: bool = False
     step_limit: int = 0
@@ -160,20 +128,13 @@ class EnvConfig:
 
     def __post_init__(self) -> None:
         """Reject what makes no sense."""
-        for name, kind in _KINDS.items():
-            object.__setattr__(self, name, _member(kind, name, getattr(self, name)))
-        placements = tuple(_member(Placement, "placements", item) for item in self.placements)
-        object.__setattr__(self, "placements", placements)
-        for name, least in _LEAST.items():
+        super().__post_init__()
+        for name in _COUNTS:
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < least:
+            if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 0:
                 raise ConfigurationError(
-                    f"environment: '{name}' is {value!r}; give an integer of at least {least}"
+                    f"environment: '{name}' is {value!r}; give an integer of at least 0"
                 )
-        for name in ("min_run_seconds", "ageing_seconds"):
-            seconds = getattr(self, name)
-            if not (math.isfinite(seconds) and seconds >= 0):
-                raise ConfigurationError(f"environment: '{name}' is {seconds}; at least 0")
         if not isinstance(self.reward, RewardConfig):
             raise ConfigurationError(
                 f"environment: 'reward' is {self.reward!r}; give a RewardConfig"
@@ -182,6 +143,7 @@ class EnvConfig:
             rule_named(self.advice)
         if not self.placements:
             raise ConfigurationError("environment: 'placements' is empty; name at least one")
+        object.__setattr__(self, "resize", self.elastics > 0)
         self._check_heads()
         if self.migrate and self.victims == 0:
             raise ConfigurationError("environment: 'migrate' needs 'victims': it moves them")

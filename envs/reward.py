@@ -14,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.errors import ConfigurationError
+from orchestrator.kernels.buffers import RewardForm
 from orchestrator.kernels.metrics import Metric
-from orchestrator.kernels.session import RewardForm
 from orchestrator.scheduler.rules import Rule, rule_named
+from orchestrator.semantics import resolve_enums
 
 __all__ = ["POTENTIALS", "TERMS", "RewardConfig"]
 
@@ -72,19 +73,20 @@ class RewardConfig:
     ----------
     terms : mapping of str to float
         Weight of each of :data:`TERMS`; at least one.
-    form : {"dense", "terminal"}
-        Pay as the metrics grow, or once at the end.
+    form : RewardForm
+        By name, too. Pay as the metrics grow, or once at the end.
     reference : str or None
         Scale an episode's rewards by 1 / (cost of this rule on the same window + its jobs), so
         that easy and hard windows weigh alike. None: no scaling.
     """
 
     terms: Mapping[str, float] = field(default_factory=lambda: {"bounded_slowdown": 1.0})
-    form: str = "dense"
+    form: RewardForm = RewardForm.DENSE
     reference: str | None = None
 
     def __post_init__(self) -> None:
         """Reject unknown names."""
+        resolve_enums(self, "reward")
         if not self.terms:
             raise ConfigurationError(f"reward: 'terms' is empty; choose from {', '.join(TERMS)}")
         for name, weight in self.terms.items():
@@ -94,8 +96,6 @@ class RewardConfig:
                 )
             if not math.isfinite(weight):
                 raise ConfigurationError(f"reward: the weight of '{name}' is {weight}; not finite")
-        if self.form.upper() not in RewardForm.__members__:
-            raise ConfigurationError(f"reward: 'form' is '{self.form}'; use dense or terminal")
         if self.reference is not None:
             rule_named(self.reference)
 

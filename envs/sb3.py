@@ -12,9 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecEnv
 
+from envs.gym import action_space, observation_space, row_seeds
 from envs.session import Session
-from envs.setup import row_seeds
-from envs.spaces import action_space, observation_space
 from orchestrator.errors import ConfigurationError
 
 __all__ = ["SchedulingVecEnv"]

@@ -2,44 +2,81 @@
 
 from __future__ import annotations
 
+import numbers
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from envs.buffers import configure_view, make_bench, make_buffers, observed
-from envs.checks import (
-    check_incidents,
-    check_services,
-    check_starts,
-    check_threads,
-    check_trace,
-)
 from envs.config import EnvConfig
-from envs.crew import Crew
-from envs.fitting import most_workers, request_shapes
-from envs.scaling import Standing
 from envs.scenario import (
+    FleetPlan,
     Scenario,
+    ServiceMix,
+    Standing,
     Surroundings,
     check_heads,
     configure_scenario,
     playable,
     surroundings,
 )
-from envs.workloads.trace import Trace
+from envs.workloads.trace import Trace, unplaceable
 from orchestrator.errors import ConfigurationError, IllegalActionError
-from orchestrator.kernels import session as kernels
-from orchestrator.kernels.codes import Placement, Reason
-from orchestrator.kernels.state import ClusterShape, ClusterState, allocate
+from orchestrator.kernels.buffers import SETTINGS_DTYPE, Bench, Buffers, Source
+from orchestrator.kernels.candidates import CANDIDATE_NAMES, VICTIM_NAMES
+from orchestrator.kernels.codes import NO_JOB, EventKind, Placement, Reason, Topology
+from orchestrator.kernels.elastics import ELASTIC_NAMES
+from orchestrator.kernels.features import STATIC_WIDTH, make_scratch
+from orchestrator.kernels.metrics import Metric
+from orchestrator.kernels.node_memo import make_node_memo
+from orchestrator.kernels.packing_state import BRANCH_DTYPE
+from orchestrator.kernels.session import begin_rows, replay_rows, reset_rows, step_rows
+from orchestrator.kernels.state import INCIDENT_DTYPE, ClusterShape, ClusterState, allocate
+from orchestrator.kernels.surroundings import (
+    CAPACITY_NAMES,
+    RACK_NAMES,
+    SERVICE_NAMES,
+    TENANT_NAMES,
+)
+from orchestrator.resources.records import gpu_models
 from orchestrator.scheduler.rules import Rule, rule_named
+from orchestrator.scheduler.schema import FeatureSchema
 
-__all__ = ["Session"]
+__all__ = [
+    "Crew",
+    "Session",
+    "check_fit",
+    "check_incidents",
+    "check_services",
+    "check_starts",
+    "check_threads",
+    "check_trace",
+    "configure_view",
+    "make_bench",
+    "make_buffers",
+    "most_workers",
+    "observed",
+    "request_shapes",
+]
 
 Observation = dict[str, NDArray[Any]]
 
 _ASKS = 64
 _TABLE_NODES = 256  # with more, looking up the best node beats looking at all
+_SHAPE_FIELDS = (
+    "cpu_milli",
+    "memory_mib",
+    "gpus_per_worker",
+    "gpu_milli",
+    "gpu_memory_mib",
+    "model_mask",
+)
+_INDEXED_NODES = 64  # as in kernels.packing_state: below, a scan is faster
+_BUDGET = 256 << 20  # bytes of all rows together
+_MOST_SHAPES = 512
 
 
 class Session:
@@ -74,9 +111,9 @@ class Session:
         threads: int = 1,
     ) -> None:
         check_threads(threads)
-        config = config.for_nodes(len(trace.nodes))
-        check_trace(trace, config)
         scenario = scenario or Scenario()
+        config = replace(config.for_nodes(len(trace.nodes)), quota_mode=scenario.quota_mode)
+        check_trace(trace, config)
         self.trace = trace
         self.config = config
         self.schema = config.schema
@@ -93,23 +130,11 @@ class Session:
         standing = Standing.of(scenario.services, scenario.fleet, trace.nodes)
         self.source = _make_source(trace, config, starts, around, standing)
         self.standing = len(standing.requests)
-        shape = ClusterShape(
-            envs=envs,
-            jobs=max(config.episode_jobs + self.standing, 1),
-            workers=max(most_workers(trace), int(standing.requests["max_workers"].max(initial=1))),
-            nodes=len(self.source.nodes),
-            devices=max(node.gpus for node in trace.nodes),
-            incidents=around.most_incidents,
-            tenants=max(len(around.tenants), 1),
-            curves=max(len(around.curves), 1),
-            uplinks=max(len(around.uplinks), 1),
-            typical=len(around.typical),
-            services=max(self.standing, 1),
-            asks=_asks(config, len(self.source.nodes)),
-            shapes=request_shapes(trace, envs) if config.choose_node else -1,
-        )
+        shape = _shape(trace, config, envs, around, standing)
         self.state = allocate(shape)
-        _configure(self.state, config)
+        config.write(self.state.rows)
+        configure_view(self.state, config)
+        _configure_episode(self.state, config)
         configure_scenario(self.state, scenario)
         self.buffers = make_buffers(shape, config)
         self.bench = make_bench(shape, config)
@@ -142,7 +167,7 @@ class Session:
             windows = self._any_window
         _check_shape("reset: 'which'", which, self.envs)
         _check_windows(windows, -1, self)
-        kernels.reset_rows(
+        reset_rows(
             self.state.rows, which, self.seeds, windows, self.source, self.buffers, self.bench
         )
 
@@ -171,7 +196,7 @@ class Session:
                 f"rule '{rule.name}' measures fragmentation, and this environment does not: name "
                 f"'fgd' among its 'placements'"
             )
-        kernels.replay_rows(
+        replay_rows(
             self.state.rows, 0, self.envs, windows, rule.to_record(), self.source, self.bench
         )
 
@@ -185,7 +210,7 @@ class Session:
         The rows are then for :func:`orchestrator.scheduler.rollout.rollout`.
         """
         _check_windows(windows, 0, self)
-        kernels.begin_rows(self.state.rows, 0, self.envs, windows, self.source)
+        begin_rows(self.state.rows, 0, self.envs, windows, self.source)
 
     def require_legal(self) -> None:
         """Raise if the last step's action was refused in any row."""
@@ -205,6 +230,28 @@ class Session:
         """Trace indices of the jobs of a row's episode."""
         start = int(self.source.starts[self.buffers.start_index[e]])
         return np.arange(start, start + self.config.episode_jobs, dtype=np.int64)
+
+
+def _shape(
+    trace: Trace, config: EnvConfig, envs: int, around: Surroundings, standing: Standing
+) -> ClusterShape:
+    """What rows must have room for."""
+    services, nodes = len(standing.requests), len(around.nodes)
+    return ClusterShape(
+        envs=envs,
+        jobs=max(config.episode_jobs + services, 1),
+        workers=max(most_workers(trace), int(standing.requests["max_workers"].max(initial=1))),
+        nodes=nodes,
+        devices=max(node.gpus for node in trace.nodes),
+        incidents=around.most_incidents,
+        tenants=max(len(around.tenants), 1),
+        curves=max(len(around.curves), 1),
+        uplinks=max(len(around.uplinks), 1),
+        typical=len(around.typical),
+        services=max(services, 1),
+        asks=_asks(config, nodes),
+        shapes=request_shapes(trace, envs) if config.choose_node else -1,
+    )
 
 
 def _asks(config: EnvConfig, nodes: int) -> int:
@@ -233,11 +280,11 @@ def _make_source(
     starts: NDArray[np.int64],
     around: Surroundings,
     standing: Standing,
-) -> kernels.Source:
-    settings = np.zeros(1, kernels.SETTINGS_DTYPE)
+) -> Source:
+    settings = np.zeros(1, SETTINGS_DTYPE)
     settings["length"] = config.episode_jobs
     settings["encoding"] = config.encoding
-    settings["form"] = kernels.RewardForm[config.reward.form.upper()]
+    settings["form"] = config.reward.form
     settings["scaled"] = config.reward.reference is not None
     settings["sampling"] = config.sampling
     settings["advice"] = config.advice is not None
@@ -250,7 +297,7 @@ def _make_source(
     # Kernels are compiled anew for arrays that differ in being writeable, as copies of a trace may.
     requests = trace.requests.view()
     requests.flags.writeable = False
-    return kernels.Source(
+    return Source(
         settings=settings,
         trace=requests,
         nodes=around.nodes,
@@ -275,16 +322,298 @@ def _make_source(
     )
 
 
-def _configure(state: ClusterState, config: EnvConfig) -> None:
-    configure_view(state, config)
+def _configure_episode(state: ClusterState, config: EnvConfig) -> None:
+    """Say in all rows of a state how episodes go on by themselves."""
     rows = state.rows
-    rows["commitment"] = config.commitment
-    rows["backfill"] = config.backfill
-    rows["ageing_ms"] = round(config.ageing_seconds * 1000)
-    rows["preemption_limit"] = config.preemption_limit
-    rows["min_run_ms"] = round(config.min_run_seconds * 1000)
-    rows["information"] = config.information
     rows["skip_forced"] = config.skip_forced
     rows["turn_away"] = config.turn_away
     rows["step_limit"] = config.step_limit
     rows["autoscale"] = config.autoscale
+
+
+def observed(buffers: Buffers, schema: FeatureSchema, e: int | slice = slice(None)) -> Observation:
+    """What buffers say of a row, or of all, as observations hold it: views, not copies."""
+    seen: Observation = {"global": buffers.globals[e], "action_mask": buffers.mask[e]}
+    if schema.queue:
+        seen["queue"] = buffers.queue[e]
+    if schema.candidates:
+        seen["candidates"] = buffers.candidates[e]
+    if schema.victims:
+        seen["victims"] = buffers.victims[e]
+    if schema.advice:
+        seen["advice"] = buffers.advice[e]
+    for part in ("elastics", "services", "capacity", "tenants", "racks"):
+        if getattr(schema, part):
+            seen[part] = getattr(buffers, part)[e]
+    return seen
+
+
+def configure_view(state: ClusterState, config: EnvConfig) -> None:
+    """Say in all rows of a state which sets of its entities policies see.
+
+    Rows of a live cluster are shown as those of the environment were: with its heads, moves among
+    them, whatever else the cluster's own rules are.
+    """
+    rows = state.rows
+    rows["queue_window"] = config.window
+    rows["window_order"] = config.window_order
+    rows["candidates"] = config.schema.actions.candidates
+    rows["victims"] = config.victims
+    rows["elastics"] = config.elastics
+    rows["migrate"] = config.migrate
+    rows["services"] = config.services
+    rows["capacity_steps"] = config.capacity_steps
+
+
+def make_buffers(shape: ClusterShape, config: EnvConfig) -> Buffers:
+    """Allocate what steps of rows of a shape write."""
+    E, Q, V = shape.envs, config.window, max(config.victims, 1)
+    schema = config.schema
+    pairs = Q * schema.actions.candidates if schema.candidates else 1
+    return Buffers(
+        queue=np.zeros((E, Q, len(schema.queue)), np.float32),
+        globals=np.zeros((E, len(schema.globals)), np.float32),
+        candidates=np.zeros((E, pairs, len(schema.candidates or CANDIDATE_NAMES)), np.float32),
+        victims=np.zeros((E, V, len(VICTIM_NAMES)), np.float32),
+        elastics=np.zeros((E, max(config.elastics, 1), len(ELASTIC_NAMES)), np.float32),
+        services=np.zeros((E, max(config.services, 1), len(SERVICE_NAMES)), np.float32),
+        capacity=np.zeros((E, max(2 * config.capacity_steps, 1), len(CAPACITY_NAMES)), np.float32),
+        tenants=np.zeros((E, max(config.tenants, 1), len(TENANT_NAMES)), np.float32),
+        racks=np.zeros((E, max(config.racks, 1), len(RACK_NAMES)), np.float32),
+        advice=np.zeros((E, schema.actions.size if schema.advice else 1), np.float32),
+        mask=np.zeros((E, schema.actions.size), np.int8),
+        reward=np.zeros(E),
+        terminated=np.zeros(E, np.bool_),
+        truncated=np.zeros(E, np.bool_),
+        reason=np.zeros(E, np.int32),
+        nodes_seen=np.full(E, -1, np.int64),
+        shown=np.zeros((E, 3), np.int32),
+        advised=np.full(E, -1, np.int32),
+        window=np.full((E, Q), NO_JOB, np.int32),
+        victim_jobs=np.full((E, V), NO_JOB, np.int32),
+        elastic_jobs=np.full((E, max(config.elastics, 1)), NO_JOB, np.int32),
+        static=np.zeros((E, shape.jobs, STATIC_WIDTH), np.float32),
+        metrics=np.zeros((E, len(Metric))),
+        scale=np.ones(E),
+        episode=np.zeros(E, np.int64),
+        start_index=np.zeros(E, np.int64),
+        steps=np.zeros(E, np.int64),
+        nodes=make_node_memo(E, config.nodes),
+    )
+
+
+def make_bench(shape: ClusterShape, config: EnvConfig) -> Bench:
+    """Allocate the scratch of one thread for rows of a shape."""
+    releases, table, columns = make_scratch(shape.jobs, config.window)
+    return Bench(
+        nodes=np.zeros((len(config.placements) + 1) * shape.workers, np.int32),
+        jobs=np.zeros(max(shape.jobs, shape.workers), np.int32),
+        shapes=np.zeros(config.window, np.int32),
+        releases=releases,
+        table=table,
+        columns=columns,
+        scores=np.zeros(config.window),
+        racks=np.zeros((max(config.racks, 1), len(RACK_NAMES) + 4)),
+        tenants=np.zeros((shape.tenants, 2)),
+        metrics=np.zeros((1, len(Metric))),
+    )
+
+
+def most_workers(trace: Trace) -> int:
+    """Most workers that any job of a trace may have."""
+    elastic = trace.requests["elastic"] != 0
+    grown = trace.requests["max_workers"][elastic].max(initial=1)
+    gpus = sum(node.gpus for node in trace.nodes)
+    cores = sum(node.cpu_cores for node in trace.nodes)
+    # Nobody has more workers than there are GPUs or cores: a lavish maximum costs no memory.
+    return int(max(trace.requests["workers"].max(), min(int(grown), max(gpus, cores, 1))))
+
+
+def request_shapes(trace: Trace, rows: int) -> int:
+    """Request shapes whose best node is worth remembering, as ``ClusterShape`` takes it.
+
+    Under each of two keys, if memory allows: rules that place by another key than best fit ask
+    for both.
+    """
+    nodes = len(trace.nodes)
+    if nodes < _INDEXED_NODES:
+        return -1
+    tree = (2 << max(nodes - 1, 1).bit_length()) * BRANCH_DTYPE.itemsize
+    distinct = len(np.unique(trace.requests[list(_SHAPE_FIELDS)]))
+    return max(min(2 * distinct, _BUDGET // (tree * rows), _MOST_SHAPES), 8)
+
+
+def check_fit(trace: Trace, one_node: bool) -> None:
+    """Refuse a trace with jobs that could not run even if its cluster were empty.
+
+    Parameters
+    ----------
+    trace : Trace
+    one_node : bool
+        Whether all of a job's workers must be on the same node.
+
+    Raises
+    ------
+    ConfigurationError
+        Naming the first such job and the field that is too large.
+    """
+    requests = trace.requests
+    if one_node:
+        requests = requests.copy()
+        requests["topology"] = np.maximum(requests["topology"], Topology.NODE)
+    never = np.flatnonzero(_never_fits(trace, requests))
+    if len(never) > 0:
+        job = requests[never[:1]]
+        field = _too_large_field(trace, job, one_node)
+        place = "any single node of its cluster" if one_node else "its cluster"
+        raise ConfigurationError(
+            f"trace '{trace.name}': job {job['source_id'][0]} can never fit into {place} "
+            f"('{field}' is {job[field][0]}), nor can {len(never) - 1} others; drop them or "
+            f"enlarge 'nodes'"
+        )
+
+
+def _never_fits(trace: Trace, requests: NDArray[np.void]) -> NDArray[np.bool_]:
+    """Which jobs could not run even if the trace's cluster were empty, bool [jobs]."""
+    models = gpu_models(trace.nodes)
+    never = np.zeros(len(requests), np.bool_)
+    for mask in np.unique(requests["model_mask"]).tolist():
+        admitted = tuple(
+            node for node in trace.nodes if mask == 0 or mask >> models.index(node.gpu_model) & 1
+        )
+        asking = requests["model_mask"] == mask
+        never[asking] = unplaceable(requests[asking], admitted)
+    return never
+
+
+def _too_large_field(trace: Trace, job: NDArray[np.void], one_node: bool) -> str:
+    """The field of a job [1] that cannot fit without which it would."""
+    least = {
+        "model_mask": 0,
+        "topology": 0,
+        "bandwidth_mbps": 0,
+        "workers": 1,
+        "gpu_memory_mib": 0,
+        "memory_mib": 0,
+        "cpu_milli": 0,
+    }
+    if one_node:
+        del least["topology"]  # the job did not ask for that
+    for field, value in least.items():
+        smaller = job.copy()
+        smaller[field] = value
+        if field == "workers":
+            smaller["min_workers"] = value
+        if not _never_fits(trace, smaller)[0]:
+            return field
+    return "gpus_per_worker"
+
+
+def check_trace(trace: Trace, config: EnvConfig) -> None:
+    """Raise if a trace is too short, or has jobs that its cluster can never run."""
+    if len(trace) < config.episode_jobs:
+        raise ConfigurationError(
+            f"trace '{trace.name}' has {len(trace)} jobs, less than 'episode_jobs' "
+            f"({config.episode_jobs}); use a longer trace or shorter episodes"
+        )
+    if not trace.nodes:
+        raise ConfigurationError(f"trace '{trace.name}' names no cluster; give its 'nodes'")
+    check_fit(trace, config.choose_node)
+
+
+def check_services(trace: Trace, services: ServiceMix | None, fleet: FleetPlan | None) -> None:
+    """Raise if a service's fewest replicas could not run even if all nodes were empty."""
+    if services is None:
+        return
+    spare = 0 if fleet is None else fleet.spare
+    nodes = trace.nodes + tuple(trace.nodes[n % len(trace.nodes)] for n in range(spare))
+    never = np.flatnonzero(unplaceable(services.requests(), nodes))
+    if len(never) > 0:
+        spec = services.specs[never[0]]
+        raise ConfigurationError(
+            f"services: {spec.min_replicas} replicas of '{spec.name}' can never fit into the "
+            f"cluster of trace '{trace.name}'; lower 'min_replicas' or what a replica takes"
+        )
+
+
+def check_incidents(incidents: NDArray[np.void], nodes: int) -> None:
+    """Raise if incidents are out of order, or of no node or kind that there is."""
+    if incidents.dtype != INCIDENT_DTYPE or incidents.ndim != 1:
+        raise ConfigurationError(
+            f"environment: 'incidents' has type {incidents.dtype}; give an array of INCIDENT_DTYPE"
+        )
+    kinds = (EventKind.NODE_RECOVERY, EventKind.NODE_FAILURE, EventKind.NODE_DRAIN)
+    late = np.diff(incidents["time_ms"], prepend=0) < 0
+    for field, wrong, remedy in (
+        ("node", (incidents["node"] < 0) | (incidents["node"] >= nodes), f"0 to {nodes - 1}"),
+        ("kind", ~np.isin(incidents["kind"], kinds), "a node's EventKind"),
+        ("time_ms", late, "times from 0 on, in ascending order"),
+    ):
+        if wrong.any():
+            i = int(np.argmax(wrong))
+            raise ConfigurationError(
+                f"environment: incident {i}: '{field}' is {incidents[field][i]}; give {remedy}"
+            )
+
+
+def check_starts(trace: Trace, config: EnvConfig, starts: NDArray[np.int64], total: int) -> None:
+    """Raise if windows lie outside of the ``total`` jobs, or ticks, that there are."""
+    if len(starts) == 0:
+        raise ConfigurationError("environment: no windows to play; 'starts' is empty")
+    if starts.min() < 0 or starts.max() + config.length > total:
+        unit, where = "jobs", f"of trace '{trace.name}'"
+        if config.episode_jobs == 0:
+            unit, where = "ticks", "of the services' series"
+        raise ConfigurationError(
+            f"environment: windows of {config.length} {unit} reach beyond the {total} {unit} "
+            f"{where}; shorten the episodes or move the windows"
+        )
+
+
+def check_threads(threads: int) -> None:
+    """Raise if a number of threads is none."""
+    if isinstance(threads, bool) or not isinstance(threads, numbers.Integral) or threads < 1:
+        raise ConfigurationError(f"environment: 'threads' is {threads!r}; give at least 1")
+
+
+class Crew:
+    """Steps all rows, each thread a range of them; results do not depend on how many there are.
+
+    Rows share nothing that a step writes. The caller's thread takes the first range.
+
+    Parameters
+    ----------
+    envs : int
+        Rows.
+    benches : sequence of Bench
+        Scratch, one for each thread.
+    """
+
+    def __init__(self, envs: int, benches: Sequence[Bench]) -> None:
+        threads = len(benches)
+        bounds = [envs * k // threads for k in range(threads + 1)]
+        self._spans = list(zip(bounds, bounds[1:], benches, strict=False))
+        helpers = threads - 1
+        self._pool = ThreadPoolExecutor(helpers, "rows") if helpers > 0 else None
+
+    def step(
+        self, rows: NDArray[np.void], actions: NDArray[np.int64], source: Source, buffers: Buffers
+    ) -> None:
+        """Step rows, ROW_DTYPE [E], by ``actions`` [E]; the results are in ``buffers``."""
+        helped: list[Future[Any]] = []
+        if self._pool is not None:
+            helped = [
+                self._pool.submit(step_rows, rows, begin, end, actions, source, buffers, bench)
+                for begin, end, bench in self._spans[1:]
+            ]
+        try:
+            begin, end, bench = self._spans[0]
+            step_rows(rows, begin, end, actions, source, buffers, bench)
+        finally:
+            for part in helped:
+                part.result()
+
+    def close(self) -> None:
+        """End the threads."""
+        if self._pool is not None:
+            self._pool.shutdown()

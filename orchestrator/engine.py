@@ -124,11 +124,7 @@ class Engine:
         self.shape = replace(shape, envs=1, jobs=shape.jobs + 1, log=log)
         self.semantics = semantics or Semantics()
         self.state = allocate(self.shape)
-        for name in ("min_run_ms", "preemption_limit", "slowdown_bound_ms", "commitment"):
-            self.state.rows[name] = getattr(self.semantics, name)
-        for name in ("backfill", "information", "migrate", "quota_mode", "ageing_ms"):
-            self.state.rows[name] = getattr(self.semantics, name)
-        self.state.rows["elastics"] = int(self.semantics.resize)
+        self.semantics.write(self.state.rows)
         self.state.rows["keep_log"] = 1
         no_nodes, no_jobs = np.zeros(0, NODE_DTYPE), np.zeros(0, REQUEST_DTYPE)
         kernels.begin_episode(self.state.rows, 0, seed, no_nodes, no_jobs)

@@ -1,7 +1,8 @@
-"""Where the three packages come from, what importing them costs, and how long their files are."""
+"""Where the three packages come from, what importing them costs, and how big their parts are."""
 
 from __future__ import annotations
 
+import ast
 import importlib
 import subprocess
 import sys
@@ -11,7 +12,13 @@ import pytest
 
 _ROOT = Path(__file__).resolve().parents[1]
 _PACKAGES = ("agents", "envs", "orchestrator")
-_MOST_LINES = 400
+_MEASURED = ("envs",)
+"""Packages whose files, functions and folders are measured."""
+_LEAST_LINES, _MOST_LINES = 80, 700
+_SMALL: dict[str, str] = {}
+"""Files that are shorter, because their concept is small: which one it is."""
+_Function = ast.FunctionDef | ast.AsyncFunctionDef
+_MOST_FUNCTION_LINES, _MOST_ARGUMENTS, _MOST_FILES = 60, 7, 10
 _HEAVY = ("torch", "stable_baselines3", "sb3_contrib", "gymnasium", "pandas", "hydra", "matplotlib")
 _HEAVY += ("prophet", "cmdstanpy", "pyarrow")
 
@@ -50,13 +57,79 @@ def test_the_orchestrator_loads_no_learning_library(statement: str) -> None:
 
 def test_environments_load_neither_torch_nor_pandas() -> None:
     assert _loaded_by("import envs") == {"gymnasium"}
+    assert _loaded_by("from envs import CLUSTER, Session, load_workload") == {"gymnasium"}
 
 
-@pytest.mark.parametrize("name", _PACKAGES)
-def test_no_file_is_too_long_to_read(name: str) -> None:
-    lengths = {
-        str(path.relative_to(_ROOT)): len(path.read_text(encoding="utf-8").splitlines())
-        for path in sorted((_ROOT / name).rglob("*.py"))
+def _modules(package: str) -> list[Path]:
+    """A package's files, but for those that only say what their folder is."""
+    found = sorted((_ROOT / package).rglob("*.py"))
+    assert len(found) > 5
+    return [path for path in found if path.name != "__init__.py"]
+
+
+def _name(path: Path) -> str:
+    return path.relative_to(_ROOT).as_posix()
+
+
+@pytest.mark.parametrize("package", _MEASURED)
+def test_a_file_is_a_concept(package: str) -> None:
+    """Neither a splinter nor a heap."""
+    lines = {
+        _name(path): len(path.read_text(encoding="utf-8").splitlines())
+        for path in _modules(package)
     }
-    assert len(lengths) > 5
-    assert {path: n for path, n in lengths.items() if n > _MOST_LINES} == {}
+    assert {path: n for path, n in lines.items() if n > _MOST_LINES} == {}
+    small = {path for path, n in lines.items() if n < _LEAST_LINES}
+    assert small == {path for path in _SMALL if path.startswith(f"{package}/")}
+
+
+@pytest.mark.parametrize("package", _MEASURED)
+def test_a_folder_fits_on_a_page(package: str) -> None:
+    files: dict[str, int] = {}
+    for path in _modules(package):
+        files[_name(path.parent)] = files.get(_name(path.parent), 0) + 1
+    assert {folder: n for folder, n in files.items() if n > _MOST_FILES} == {}
+
+
+def _functions(tree: ast.AST, owner: str = "") -> list[tuple[str, _Function]]:
+    """All functions of a module, those inside others too, by their qualified names."""
+    found: list[tuple[str, _Function]] = []
+    for node in ast.iter_child_nodes(tree):
+        inner = owner
+        if isinstance(node, _Function | ast.ClassDef):
+            inner = f"{owner}.{node.name}".removeprefix(".")
+            if not isinstance(node, ast.ClassDef):
+                found.append((inner, node))
+        found += _functions(node, inner)
+    return found
+
+
+def _arguments(name: str, node: _Function) -> int:
+    """Arguments that a reader of a call has to know.
+
+    ``self`` and ``cls`` are none. Keyword-only arguments of a public class's constructor are
+    options that the class documents, and a call names those that it gives: they do not count.
+    """
+    given = [arg.arg for arg in (*node.args.posonlyargs, *node.args.args)]
+    count = len([arg for arg in given if arg not in ("self", "cls")])
+    owner, _, method = name.rpartition(".")
+    constructs = method == "__init__" and not owner.startswith("_")
+    return count if constructs else count + len(node.args.kwonlyargs)
+
+
+@pytest.mark.parametrize("package", _MEASURED)
+def test_a_function_fits_into_a_head(package: str) -> None:
+    too_long, too_many, seen = {}, {}, 0
+    for path in _modules(package):
+        for name, node in _functions(ast.parse(path.read_text(encoding="utf-8"))):
+            seen += 1
+            assert node.end_lineno is not None
+            lines = node.end_lineno - node.lineno + 1
+            arguments = _arguments(name, node)
+            if lines > _MOST_FUNCTION_LINES:
+                too_long[f"{_name(path)}: {name}"] = lines
+            if arguments > _MOST_ARGUMENTS:
+                too_many[f"{_name(path)}: {name}"] = arguments
+    assert seen > 50
+    assert too_long == {}
+    assert too_many == {}

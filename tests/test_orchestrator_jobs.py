@@ -118,7 +118,7 @@ async def test_a_stranded_victim_is_reviewed() -> None:
 
 
 async def test_what_may_not_be_preempted_is_not() -> None:
-    s = stage(node("n0"), semantics=Semantics(min_run_ms=MINUTE_MS, preemption_limit=1))
+    s = stage(node("n0"), semantics=Semantics(min_run_seconds=60.0, preemption_limit=1))
     for name, preemptible in (("a", True), ("b", True), ("fixed", False)):
         await s.orchestrator.submit_job(job(name, preemptible=preemptible))
     assert not await s.orchestrator.preempt_job("a", "it waits")

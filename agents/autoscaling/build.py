@@ -6,14 +6,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from envs.workloads.demand import read_servegen, read_spot_hourly
+from envs.workloads.demand import read_client_demand, read_spot_hourly
 from orchestrator.autoscaler import DemandSeries, Forecaster, forecaster_named
 from orchestrator.errors import ConfigurationError
 
 __all__ = ["build_forecasters", "read_series"]
 
 _READERS: Mapping[str, Callable[..., Any]] = {
-    "servegen": read_servegen,
+    "servegen": read_client_demand,
     "spot_hourly": read_spot_hourly,
 }
 

@@ -8,8 +8,8 @@ import numpy as np
 
 from agents.bundle import load_bundle, read_manifest, restore_environment
 from agents.task import BatchPolicy
-from envs.buffers import configure_view, make_bench, make_buffers, observed
 from envs.config import EnvConfig
+from envs.session import configure_view, make_bench, make_buffers, observed
 from orchestrator.errors import ConfigurationError
 from orchestrator.kernels import entry
 from orchestrator.kernels.features import Encoding
@@ -30,23 +30,8 @@ from orchestrator.kernels.state import (
 from orchestrator.messages import Plan, Wait
 from orchestrator.scheduler.rules import rule_named
 from orchestrator.scheduler.snapshot import Snapshot
-from orchestrator.semantics import Semantics
 
-__all__ = ["BundlePolicy", "semantics_of"]
-
-
-def semantics_of(config: EnvConfig) -> Semantics:
-    """The semantics of a live cluster in which a policy finds what it was trained for."""
-    return Semantics(
-        min_run_ms=round(config.min_run_seconds * 1000),
-        preemption_limit=config.preemption_limit,
-        commitment=config.commitment,
-        backfill=config.backfill,
-        resize=config.elastics > 0,
-        migrate=config.migrate,
-        ageing_ms=round(config.ageing_seconds * 1000),
-        information=config.information,
-    )
+__all__ = ["BundlePolicy"]
 
 
 class BundlePolicy:
@@ -63,7 +48,8 @@ class BundlePolicy:
     ----------
     policy : BatchPolicy
     config : EnvConfig
-        The environment that it was trained in.
+        The environment that it was trained in; the live cluster's ``semantics`` may be the same
+        object.
     """
 
     def __init__(self, policy: BatchPolicy, config: EnvConfig) -> None:

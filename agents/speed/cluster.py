@@ -8,8 +8,8 @@ from dataclasses import replace
 import numpy as np
 
 from envs import CLUSTER, Scenario, Session
-from envs.scaling import FleetPlan, ServiceMix
-from envs.setup import part_starts, row_seeds
+from envs.gym import part_starts, row_seeds
+from envs.scenario import FleetPlan, ServiceMix
 from envs.workloads import gpu_cluster
 from envs.workloads.enrich import enrich
 from envs.workloads.failures import FailureModel

@@ -1,10 +1,15 @@
-"""Read typed columns from CSV text; a failure names the line, the column and the remedy."""
+"""Text of trace files, compressed or not, and typed columns of CSV text.
+
+A failure names the file, the line, the column and the remedy. Every reader of tables reads by this.
+"""
 
 from __future__ import annotations
 
 import csv
+import gzip
 import io
 import math
+import zlib
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from enum import Enum
@@ -16,7 +21,15 @@ from orchestrator.errors import TraceError
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["Kind", "csv_line", "header", "read_columns", "require_columns"]
+__all__ = [
+    "Kind",
+    "csv_line",
+    "header",
+    "plain_or_packed",
+    "read_columns",
+    "read_text",
+    "require_columns",
+]
 
 
 class Kind(Enum):
@@ -165,3 +178,47 @@ def _diagnose(path: Path, text: str, kinds: Mapping[str, Kind], first_line: int)
             if cell and not _TESTS[kind](cell):
                 problem = f"column '{name}' is {cell!r}, not {kind.value}"
                 raise TraceError(str(path), problem, "correct the cell", line)
+
+
+def plain_or_packed(path: Path) -> Path:
+    """The file, or its compressed form where only that is there."""
+    packed = path.with_name(path.name + ".gz")
+    return packed if packed.exists() and not path.exists() else path
+
+
+def read_text(path: Path) -> str:
+    """Read a text file; a name that ends in ``.gz`` is decompressed.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+
+    Returns
+    -------
+    str
+        Its text.
+
+    Raises
+    ------
+    TraceError
+        When it is absent, cannot be read, is not valid gzip or is not text.
+    """
+    name = str(path)
+    data = b""
+    try:
+        data = path.read_bytes()
+        if path.suffix == ".gz":
+            data = gzip.decompress(data)
+        return data.decode("utf-8-sig")
+    except FileNotFoundError:
+        raise TraceError(name, "no such file", "check the path of the trace") from None
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        problem = f"is not text (byte {error.start})"
+        raise TraceError(name, problem, "give a UTF-8 text file", line) from None
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        problem = f"cannot be decompressed ({error})"
+        raise TraceError(name, problem, "the file is damaged or not gzip: fetch it again") from None
+    except OSError as error:
+        raise TraceError(name, f"cannot be read ({error})", "check the path and rights") from None

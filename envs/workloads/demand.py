@@ -13,18 +13,17 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from envs.workloads.csvfile import Kind, header, read_columns, require_columns
-from envs.workloads.files import read_text
+from envs.workloads.csvfile import Kind, header, read_columns, read_text, require_columns
 from orchestrator.autoscaler import DemandSeries, fill_gaps
 from orchestrator.errors import TraceError
 
-__all__ = ["read_servegen", "read_spot_hourly"]
+__all__ = ["read_client_demand", "read_spot_hourly"]
 
 _TEN_MINUTES = 600
 _HOUR = 3600
 
 
-def read_servegen(
+def read_client_demand(
     path: str | Path, *, clients: int = 0, longest_gap: int = 144
 ) -> tuple[DemandSeries, ...]:
     """Read the request rates of one model, requests per second every ten minutes.

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from envs.workloads.gpu_parameters import GpuClusterParameters
+from envs.workloads.generators.gpu_cluster import GpuClusterParameters
 from envs.workloads.trace import Trace, unplaceable
 from orchestrator.errors import ConfigurationError
 

@@ -6,16 +6,15 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from envs.workloads.gpu_cluster import gpu_cluster
-from envs.workloads.gpu_parameters import GpuClusterParameters
-from envs.workloads.gpu_pods import gpu_pods
-from envs.workloads.lublin import LublinParameters, lublin_feitelson
-from envs.workloads.openb import read_openb, read_openb_orders
-from envs.workloads.pai import read_pai
-from envs.workloads.philly import read_philly, read_tiresias
-from envs.workloads.philly_json import read_philly_json
-from envs.workloads.slurm_like import read_acme, read_helios
-from envs.workloads.swf import read_swf
+from envs.workloads.generators.gpu_cluster import GpuClusterParameters, gpu_cluster
+from envs.workloads.generators.gpu_pods import gpu_pods
+from envs.workloads.generators.lublin import LublinParameters, lublin_feitelson
+from envs.workloads.readers.gpu_jobs import read_tiresias
+from envs.workloads.readers.openb import read_openb, read_openb_orders
+from envs.workloads.readers.pai import read_pai
+from envs.workloads.readers.philly import read_philly, read_philly_json
+from envs.workloads.readers.slurm import read_acme, read_helios
+from envs.workloads.readers.swf import read_swf
 from envs.workloads.trace import Trace
 from orchestrator.errors import ConfigurationError
 

@@ -1,8 +1,10 @@
-"""The canonical trace table as a file: CSV or Parquet.
+"""The canonical trace table: its columns, and reading and writing it as CSV or Parquet.
 
-A file written here also carries the trace's name, tenants and nodes: a CSV file in a first line
-that starts with ``# quartermaster trace``, a Parquet file in its schema's metadata. A table
-without them is read all the same. ``docs/trace-format.md`` is the documentation for users.
+The columns are the fields of :data:`orchestrator.kernels.state.REQUEST_DTYPE`, in its order: a
+table and the engine's array hold the same integers. A file written here also carries the trace's
+name, tenants and nodes: a CSV file in a first line that starts with ``# quartermaster trace``, a
+Parquet file in its schema's metadata. A table without them is read all the same.
+``docs/trace-format.md`` shows it to users.
 """
 
 from __future__ import annotations
@@ -20,24 +22,233 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from envs.workloads.columns import COLUMNS, Column, blank_requests, first_violation
-from envs.workloads.csvfile import Kind, csv_line, header, read_columns
-from envs.workloads.files import read_text
-from envs.workloads.trace import Trace, trace_from_file, unplaceable
+from envs.workloads.csvfile import Kind, csv_line, header, read_columns, read_text
 from orchestrator.errors import ConfigurationError, TraceError
-from orchestrator.types import NodeSpec
+from orchestrator.kernels.codes import JobKind, Topology
+from orchestrator.kernels.state import REQUEST_DTYPE
+from orchestrator.types import JobPriority, NodeSpec
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["read_table", "to_table", "write_table"]
+__all__ = [
+    "COLUMNS",
+    "Column",
+    "Table",
+    "Violation",
+    "blank_requests",
+    "first_violation",
+    "line_of",
+    "read_table",
+    "to_frame",
+    "write_table",
+]
+
+_I4_MAX = int(np.iinfo(np.int32).max)
+_I8_MAX = int(np.iinfo(np.int64).max)
+_MS_MAX = 1 << 53
+"""Times above this (285,000 years) would lose precision wherever a float is computed from them."""
 
 _MARK = "# quartermaster trace "
 _META_KEY = b"quartermaster.trace"
 _DEFAULT_TENANT = "default"
 _ENDINGS = (".csv", ".csv.gz", ".parquet")
-_BY_NAME = {column.name: column for column in COLUMNS}
 _NODE_FIELDS = tuple(field.name for field in fields(NodeSpec))
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of the canonical trace table.
+
+    Parameters
+    ----------
+    name : str
+        Field of ``REQUEST_DTYPE``.
+    unit : str
+        Unit of the integer values; ``tenant`` alone holds text.
+    meaning : str
+        For people.
+    low, high : int
+        Smallest and largest value allowed.
+    default : int or str or None
+        Value when the column is absent or a cell is empty; the name of another column means
+        "the same as that one", ``"row"`` the zero-based number of the row; None means that the
+        column is required.
+    """
+
+    name: str
+    unit: str
+    meaning: str
+    low: int
+    high: int
+    default: int | str | None
+
+
+COLUMNS: tuple[Column, ...] = (
+    Column("submit_ms", "ms", "submission time, from the start of the trace", 0, _MS_MAX, None),
+    Column("duration_ms", "ms", "true run time at nominal speed", 1, _MS_MAX, None),
+    Column("requested_ms", "ms", "the user's estimate of it", 1, _MS_MAX, "duration_ms"),
+    Column("checkpoint_interval_ms", "ms", "time between saves; 0: never saved", 0, _MS_MAX, 0),
+    Column("checkpoint_ms", "ms", "cost of a planned checkpoint", 0, _MS_MAX, 0),
+    Column("restart_ms", "ms", "cost of starting again", 0, _MS_MAX, 0),
+    Column("regroup_ms", "ms", "cost of changing the number of workers", 0, _MS_MAX, 0),
+    Column("deadline_ms", "ms", "deadline, from submission; 0: none", 0, _MS_MAX, 0),
+    Column("storage_mib", "MiB", "size of a checkpoint", 0, _MS_MAX, 0),
+    Column("memory_mib", "MiB", "host memory of one worker", 0, _MS_MAX, 0),
+    Column("cpu_milli", "milli-core", "CPU of one worker", 0, _I4_MAX, 0),
+    Column("workers", "count", "workers of the job", 1, _I4_MAX, 1),
+    Column("min_workers", "count", "fewest workers of an elastic job", 1, _I4_MAX, "workers"),
+    Column("max_workers", "count", "most workers of an elastic job", 1, _I4_MAX, "workers"),
+    Column("gpus_per_worker", "count", "GPUs of one worker, all on one node", 0, 64, 0),
+    Column("gpu_milli", "milli-GPU", "share of each of its GPUs", 1, 1000, 1000),
+    Column("gpu_memory_mib", "MiB", "memory needed on each GPU", 0, _I4_MAX, 0),
+    Column("bandwidth_mbps", "Mbit/s", "one worker's traffic across nodes", 0, _I4_MAX, 0),
+    Column("curve", "number", "throughput curve; 0: proportional to workers", 0, _I4_MAX, 0),
+    Column("service", "number", "service that its workers are replicas of", 0, _I4_MAX, 0),
+    Column("tenant", "text", "who pays", 0, _I4_MAX, 0),
+    Column("user", "number", "user in the source trace; -1: unknown", -1, _I4_MAX, -1),
+    Column("group", "number", "group in the source trace; -1: unknown", -1, _I4_MAX, -1),
+    Column("application", "number", "application in the source; -1: unknown", -1, _I4_MAX, -1),
+    Column("model_mask", "bits", "GPU models that will do; 0: any", 0, (1 << 32) - 1, 0),
+    Column("source_id", "number", "the job's number in its source", -_I8_MAX, _I8_MAX, "row"),
+    Column(
+        "priority",
+        "code",
+        "0 critical, 1 production, 2 batch, 3 best effort",
+        0,
+        max(p.value for p in JobPriority),
+        JobPriority.BATCH.value,
+    ),
+    Column("preemptible", "0 or 1", "may be preempted", 0, 1, 0),
+    Column("elastic", "0 or 1", "may change its number of workers", 0, 1, 0),
+    Column("gang", "0 or 1", "all workers start together", 0, 1, 1),
+    Column(
+        "topology",
+        "code",
+        "narrowest domain: 0 any, 1 spine, 2 rack, 3 node, 4 NVLink island",
+        0,
+        max(Topology),
+        int(Topology.ANY),
+    ),
+    Column("kind", "code", "0 training, 1 batch inference, 2 service", 0, max(JobKind), 0),
+)
+"""Every column of the canonical trace table, in the order of ``REQUEST_DTYPE``."""
+
+_BY_NAME = {column.name: column for column in COLUMNS}
+
+if tuple(_BY_NAME) != REQUEST_DTYPE.names:  # pragma: no cover
+    raise AssertionError("COLUMNS and REQUEST_DTYPE have drifted apart")
+
+
+def blank_requests(count: int) -> NDArray[np.void]:
+    """Make requests that hold every column's default.
+
+    Parameters
+    ----------
+    count : int
+        Number of jobs.
+
+    Returns
+    -------
+    ndarray of REQUEST_DTYPE, shape [count]
+        Required columns are zero; columns whose default is another column are zero too and
+        are for the caller to fill; ``source_id`` counts from 0.
+    """
+    requests = np.zeros(count, REQUEST_DTYPE)
+    for column in COLUMNS:
+        if isinstance(column.default, int):
+            requests[column.name] = column.default
+    requests["workers"] = requests["min_workers"] = requests["max_workers"] = 1
+    requests["source_id"] = np.arange(count)
+    return requests
+
+
+@dataclass(frozen=True)
+class Violation:
+    """A row that breaks a column's bounds, or the bounds between columns.
+
+    Parameters
+    ----------
+    row : int
+        Index of the first offending row.
+    field : str
+        Its column.
+    problem, remedy : str
+        What is wrong, and what to do.
+    """
+
+    row: int
+    field: str
+    problem: str
+    remedy: str
+
+
+def first_violation(requests: NDArray[np.void], tenants: int) -> Violation | None:
+    """Find the first value that no engine could work with.
+
+    Parameters
+    ----------
+    requests : ndarray of REQUEST_DTYPE, shape [jobs]
+        What is checked.
+    tenants : int
+        Number of tenants that ``tenant`` may index.
+
+    Returns
+    -------
+    Violation or None
+        None when everything is in order.
+    """
+    for column in COLUMNS:
+        values = requests[column.name]
+        high = tenants - 1 if column.name == "tenant" else column.high
+        bad = (values < column.low) | (values > high)
+        if bad.any():
+            row = int(np.argmax(bad))
+            value = int(values[row])
+            return Violation(row, column.name, f"is {value}", f"allowed are {column.low} to {high}")
+    checks = (
+        (
+            "min_workers",
+            (requests["elastic"] == 1) & (requests["min_workers"] > requests["workers"]),
+            "lower it to at most 'workers'",
+        ),
+        (
+            "max_workers",
+            (requests["elastic"] == 1) & (requests["max_workers"] < requests["workers"]),
+            "raise it to at least 'workers'",
+        ),
+        (
+            "gpus_per_worker",
+            (requests["gpus_per_worker"] == 0)
+            & (requests["cpu_milli"] == 0)
+            & (requests["memory_mib"] == 0),
+            "the job asks for nothing: give it GPUs, CPU or memory",
+        ),
+    )
+    for field, bad, remedy in checks:
+        if bad.any():
+            row = int(np.argmax(bad))
+            return Violation(row, field, f"is {int(requests[field][row])}", remedy)
+    return None
+
+
+@dataclass(frozen=True)
+class Table:
+    """What a file of the canonical table holds: the parts of a trace.
+
+    Parameters
+    ----------
+    name : str
+    requests : ndarray of REQUEST_DTYPE, shape [jobs]
+    tenants : tuple of str
+        Names that ``requests['tenant']`` indexes.
+    nodes : tuple of NodeSpec
+    """
+
+    name: str
+    requests: NDArray[np.void]
+    tenants: tuple[str, ...]
+    nodes: tuple[NodeSpec, ...]
 
 
 @dataclass(frozen=True)
@@ -51,34 +262,22 @@ class _Raw:
     meta: Mapping[str, Any]
 
 
-def to_table(trace: Trace) -> pd.DataFrame:
-    """Convert a trace's jobs to the canonical trace table.
-
-    Parameters
-    ----------
-    trace : Trace
-        The trace.
-
-    Returns
-    -------
-    pandas.DataFrame
-        One row per job; integer columns, and the tenant's name.
-    """
+def to_frame(requests: NDArray[np.void], tenants: tuple[str, ...]) -> pd.DataFrame:
+    """Jobs as a data frame: one row each, integer columns, and the tenant's name."""
     import pandas as pd
 
-    names = np.array(trace.tenants, dtype=object)
-    columns: dict[str, Any] = {c.name: trace.requests[c.name] for c in COLUMNS}
-    columns["tenant"] = names[trace.requests["tenant"]]
+    names = np.array(tenants, dtype=object)
+    columns: dict[str, Any] = {c.name: requests[c.name] for c in COLUMNS}
+    columns["tenant"] = names[requests["tenant"]]
     return pd.DataFrame(columns)
 
 
-def write_table(trace: Trace, path: Path) -> None:
-    """Write a trace as a canonical table; the file appears whole or not at all.
+def write_table(table: Table, path: Path) -> None:
+    """Write a canonical table; the file appears whole or not at all.
 
     Parameters
     ----------
-    trace : Trace
-        The trace.
+    table : Table
     path : Path
         Ends in ``.csv``, ``.csv.gz`` or ``.parquet``.
 
@@ -90,7 +289,7 @@ def write_table(trace: Trace, path: Path) -> None:
     ending = _ending(path)
     if ending is None:
         raise ConfigurationError(f"{path}: unknown table format; use one of {list(_ENDINGS)}")
-    data = _parquet_bytes(trace) if ending == ".parquet" else _csv_bytes(trace)
+    data = _parquet_bytes(table) if ending == ".parquet" else _csv_bytes(table)
     if ending == ".csv.gz":
         data = gzip.compress(data, mtime=0)  # no time stamp: equal traces, equal bytes
     handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
@@ -104,7 +303,7 @@ def write_table(trace: Trace, path: Path) -> None:
         raise
 
 
-def read_table(path: Path) -> Trace:
+def read_table(path: Path) -> Table:
     """Read a canonical table.
 
     Parameters
@@ -114,7 +313,7 @@ def read_table(path: Path) -> Trace:
 
     Returns
     -------
-    Trace
+    Table
         Equal to the one that was written. Without metadata it is named after the file, its
         tenants are in the order of their appearance, and it has no nodes.
 
@@ -135,8 +334,16 @@ def read_table(path: Path) -> Trace:
     requests["tenant"] = indices
     name = str(raw.meta.get("name", path.name.removesuffix(ending)))
     nodes = _nodes(path, raw.meta)
-    _check(path, requests, len(tenants), nodes)
-    return trace_from_file(path, name, requests, tenants, nodes)
+    _check_rows(path, requests, len(tenants))
+    return Table(name, requests, tenants, nodes)
+
+
+def line_of(path: Path, row: int) -> int:
+    """One-based line of a job's row in a CSV file; in a Parquet file, its one-based row."""
+    if path.name.endswith(".parquet"):
+        return row + 1
+    text, _, first_line = _split(path, read_text(path))
+    return csv_line(text, row, first_line)
 
 
 def _ending(path: Path) -> str | None:
@@ -146,29 +353,29 @@ def _ending(path: Path) -> str | None:
 # --- writing -----------------------------------------------------------------------------------
 
 
-def _meta_json(trace: Trace) -> str:
-    rows = [[getattr(node, field) for field in _NODE_FIELDS] for node in trace.nodes]
+def _meta_json(table: Table) -> str:
+    rows = [[getattr(node, field) for field in _NODE_FIELDS] for node in table.nodes]
     meta = {
         "version": 1,
-        "name": trace.name,
-        "tenants": list(trace.tenants),
+        "name": table.name,
+        "tenants": list(table.tenants),
         "nodes": {"fields": list(_NODE_FIELDS), "rows": rows},
     }
     return json.dumps(meta, separators=(",", ":"))
 
 
-def _csv_bytes(trace: Trace) -> bytes:
-    body = to_table(trace).to_csv(index=False, lineterminator="\n")
-    return f"{_MARK}{_meta_json(trace)}\n{body}".encode()
+def _csv_bytes(table: Table) -> bytes:
+    body = to_frame(table.requests, table.tenants).to_csv(index=False, lineterminator="\n")
+    return f"{_MARK}{_meta_json(table)}\n{body}".encode()
 
 
-def _parquet_bytes(trace: Trace) -> bytes:
+def _parquet_bytes(table: Table) -> bytes:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    table = pa.Table.from_pandas(to_table(trace), preserve_index=False)
+    arrow = pa.Table.from_pandas(to_frame(table.requests, table.tenants), preserve_index=False)
     stream = io.BytesIO()
-    pq.write_table(table.replace_schema_metadata({_META_KEY: _meta_json(trace)}), stream)
+    pq.write_table(arrow.replace_schema_metadata({_META_KEY: _meta_json(table)}), stream)
     return stream.getvalue()
 
 
@@ -287,13 +494,13 @@ def _check_column(
     if column.default is None and absent.any():
         row = int(np.argmax(absent))
         problem = f"column '{column.name}' is empty"
-        raise TraceError(str(path), problem, f"fill it in ({column.unit})", _line(path, row))
+        raise TraceError(str(path), problem, f"fill it in ({column.unit})", line_of(path, row))
     bad = ~absent & ((values < column.low) | (values > column.high))
     if bad.any():
         row = int(np.argmax(bad))
         problem = f"column '{column.name}' is {values[row]}"
         remedy = f"allowed are {column.low} to {column.high} {column.unit}"
-        raise TraceError(str(path), problem, remedy, _line(path, row))
+        raise TraceError(str(path), problem, remedy, line_of(path, row))
 
 
 def _index_tenants(raw: _Raw) -> tuple[tuple[str, ...], NDArray[np.int64]]:
@@ -317,31 +524,15 @@ def _nodes(path: Path, meta: Mapping[str, Any]) -> tuple[NodeSpec, ...]:
         raise TraceError(str(path), problem, "write the table again", 1) from None
 
 
-def _check(
-    path: Path, requests: NDArray[np.void], tenants: int, nodes: tuple[NodeSpec, ...]
-) -> None:
+def _check_rows(path: Path, requests: NDArray[np.void], tenants: int) -> None:
     """Check what needs more than one column or row."""
     fault = first_violation(requests, tenants)
     if fault is not None:
-        line = _line(path, fault.row)
+        line = line_of(path, fault.row)
         raise TraceError(str(path), f"column '{fault.field}' {fault.problem}", fault.remedy, line)
     submit = requests["submit_ms"]
     early = submit[1:] < submit[:-1]
     if early.any():
         row = int(np.argmax(early)) + 1
         problem = f"column 'submit_ms' is {submit[row]}, earlier than the row before it"
-        raise TraceError(str(path), problem, "sort the table by submit_ms", _line(path, row))
-    if nodes:
-        lost = unplaceable(requests, nodes)
-        if lost.any():
-            row = int(np.argmax(lost))
-            problem = f"job {requests['source_id'][row]} can never fit the trace's nodes"
-            raise TraceError(str(path), problem, "remove the job or shrink it", _line(path, row))
-
-
-def _line(path: Path, row: int) -> int:
-    """One-based line of a job's row in a CSV file; in a Parquet file, its one-based row."""
-    if path.name.endswith(".parquet"):
-        return row + 1
-    text, _, first_line = _split(path, read_text(path))
-    return csv_line(text, row, first_line)
+        raise TraceError(str(path), problem, "sort the table by submit_ms", line_of(path, row))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from envs.workloads.columns import first_violation
+from envs.workloads.table import Table, first_violation, line_of, read_table, to_frame, write_table
 from orchestrator.errors import TraceError, ValidationError
 from orchestrator.kernels.codes import Topology
 from orchestrator.kernels.state import REQUEST_DTYPE
@@ -189,9 +189,7 @@ class Trace:
         pandas.DataFrame
             One row per job; integer columns, and the tenant's name.
         """
-        from envs.workloads.table import to_table
-
-        return to_table(self)
+        return to_frame(self.requests, self.tenants)
 
     def write_table(self, path: str | Path) -> None:
         """Write the canonical trace table as ``.csv``, ``.csv.gz`` or ``.parquet``.
@@ -204,9 +202,7 @@ class Trace:
         path : str or Path
             The file; its ending chooses the format.
         """
-        from envs.workloads.table import write_table
-
-        write_table(self, Path(path))
+        write_table(Table(self.name, self.requests, self.tenants, self.nodes), Path(path))
 
     @staticmethod
     def read_table(path: str | Path) -> Trace:
@@ -226,9 +222,14 @@ class Trace:
         TraceError
             Naming file, line and column of what is wrong, and the remedy.
         """
-        from envs.workloads.table import read_table
-
-        return read_table(Path(path))
+        path = Path(path)
+        table = read_table(path)
+        lost = unplaceable(table.requests, table.nodes)
+        if table.nodes and lost.any():
+            row = int(np.argmax(lost))
+            problem = f"job {table.requests['source_id'][row]} can never fit the trace's nodes"
+            raise TraceError(str(path), problem, "remove the job or shrink it", line_of(path, row))
+        return trace_from_file(path, table.name, table.requests, table.tenants, table.nodes)
 
 
 def trace_from_file(

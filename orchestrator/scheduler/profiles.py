@@ -13,13 +13,13 @@ kernels carry out; it holds no code.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from enum import IntEnum
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from orchestrator.errors import ConfigurationError
 from orchestrator.kernels.codes import Placement, Preemption, RuleKey
 from orchestrator.scheduler.rules import Rule
+from orchestrator.semantics import enum_member
 
 __all__ = ["FILTERS", "parse_profile", "read_profile"]
 
@@ -33,7 +33,6 @@ _PREEMPTION = {
     "reclaim": Preemption.RECLAIM,
 }
 _FIELDS = ("name", "sort", "filters", "score", "preemption", "strict_order", "elastic")
-_Member = TypeVar("_Member", bound=IntEnum)
 
 
 def read_profile(path: str | Path) -> Rule:
@@ -104,7 +103,7 @@ def parse_profile(content: Any, source: str = "profile") -> Rule:
         raise ConfigurationError(f"{source}: 'elastic' is {elastic!r}; give true or false")
     return Rule(
         name,
-        _member(source, "sort", RuleKey, content["sort"]),
+        enum_member(RuleKey, source, "sort", str(content["sort"])),
         _placement(source, content.get("score", "best_fit")),
         preemption=_PREEMPTION[preemption],
         blocking=strict,
@@ -136,12 +135,4 @@ def _placement(source: str, score: Any) -> Placement:
                 "mixed: give exactly one"
             )
         score = used[0]
-    return _member(source, "score", Placement, score)
-
-
-def _member(source: str, field: str, kind: type[_Member], name: Any) -> _Member:
-    try:
-        return kind[str(name).upper()]
-    except KeyError:
-        known = ", ".join(member.name.lower() for member in kind)
-        raise ConfigurationError(f"{source}: '{field}' is {name!r}; choose from {known}") from None
+    return enum_member(Placement, source, "score", str(score))

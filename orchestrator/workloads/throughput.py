@@ -246,7 +246,7 @@ APPLICATIONS = MappingProxyType(
 )
 """Six applications on nodes of four T4 GPUs.
 
-Fitted with ``envs.workloads.throughput_profiles.fit_throughput`` to the step times that the authors
+Fitted with ``envs.workloads.profiles.fit_throughput`` to the step times that the authors
 of Pollux measured (petuum/adaptdl, branch osdi21-artifact, commit c793c70, Apache-2.0); the local
 batch is the initial batch size, the noise scale its median there.
 """
@@ -266,7 +266,7 @@ GPU_SPEEDS_MILLI = MappingProxyType(
 
 Medians over the batch sizes that Gavel measured (Narayanan et al., OSDI 2020;
 stanford-futuredata/gavel, commit c4fa400, MIT), see
-``envs.workloads.throughput_profiles.read_gavel_ratios``. Recommendation is slower on a V100 than on
+``envs.workloads.profiles.read_gavel_ratios``. Recommendation is slower on a V100 than on
 the older types there.
 """
 

@@ -14,7 +14,7 @@ import torch
 
 from agents.bundle import load_bundle, read_manifest, restore_environment, save_bundle
 from agents.cma import LinearScorer
-from agents.deploy import BundlePolicy, semantics_of
+from agents.deploy import BundlePolicy
 from agents.ppo.inference import ScorerPolicy
 from agents.ppo.network import SetScorer
 from agents.task import BatchPolicy
@@ -99,7 +99,7 @@ def window(seed: int) -> Case:
     down, up = EventKind.NODE_FAILURE, EventKind.NODE_RECOVERY
     hours_of = [(0.3, down, 1), (0.6, up, 1), (1.0, down, 0), (1.1, down, 2), (1.5, up, 0)]
     incidents = tuple((int(_HOUR_MS * h), kind, n) for h, kind, n in [*hours_of, (1.7, up, 2)])
-    return Case(nodes, tuple(jobs), incidents, semantics_of(CONFIG), seed)
+    return Case(nodes, tuple(jobs), incidents, CONFIG, seed)
 
 
 def linear(seed: int) -> LinearScorer:
@@ -195,7 +195,7 @@ def test_published_bundles_decide_alike(name: str, monkeypatch: pytest.MonkeyPat
     bundle = _PUBLISHED / name
     trained = restore_environment(read_manifest(bundle).environment)
     config = replace(trained, episode_jobs=JOBS)
-    case = replace(window(1), semantics=semantics_of(config))
+    case = replace(window(1), semantics=config)
     assert {"PlaceJob", "PreemptJob", "ResizeJob", "Wait"} <= _require_same(case, bundle, config)
 
 
@@ -210,14 +210,6 @@ def test_all_kinds_of_actions_are_taken_by_some_bundle() -> None:
         interruptions += int(session.state.rows[0]["interruptions"])
     assert min(counts.values()) > 0, counts
     assert interruptions > 0
-
-
-def test_semantics_are_those_of_the_environment() -> None:
-    semantics = semantics_of(EnvConfig(commitment=True, backfill=True, min_run_seconds=2.5))
-    assert (semantics.commitment, semantics.backfill, semantics.resize) == (True, True, False)
-    assert semantics.min_run_ms == 2500
-    assert semantics_of(CONFIG).resize
-    assert semantics_of(CONFIG).migrate
 
 
 def test_what_a_live_policy_cannot_change_is_refused() -> None:

@@ -20,7 +20,7 @@ from envs import (
     SchedulingVectorEnv,
     Session,
 )
-from envs.setup import make_session
+from envs.gym import make_session, override
 from envs.workloads import Trace, gpu_cluster, lublin_feitelson
 from orchestrator.kernels.codes import EventKind, Information, RuleKey
 from orchestrator.kernels.features import Encoding
@@ -125,16 +125,10 @@ class EnvCase:
         changes = {**self.options, **more}
         names = ("trace", "part", "incidents", "starts", "scenario")
         fixed = {name: changes.pop(name, None) for name in names}
-        return make_session(
-            base,
-            rows,
-            fixed["trace"],
-            fixed["part"],
-            fixed["starts"],
-            fixed["incidents"],
-            changes,
-            fixed["scenario"],
-        )
+        windows = fixed["part"] if fixed["starts"] is None else fixed["starts"]
+        config = override(base, changes)
+        trace, scenario = fixed["trace"], fixed["scenario"]
+        return make_session(config, rows, trace, windows, fixed["incidents"], scenario)
 
 
 def _ordering(name: str, **changes: Any) -> EnvCase:

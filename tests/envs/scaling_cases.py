@@ -11,14 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from envs import AUTOSCALING, EnvConfig, RewardConfig, Scenario, Session
-from envs.scaling import FleetPlan, ServiceMix, seasonal_rates
+from envs.scenario import FleetPlan, ServiceMix, seasonal_rates
 from envs.workloads import Trace
-from envs.workloads.columns import blank_requests
 from envs.workloads.enrich import Enrichment, enrich
 from envs.workloads.failures import FailureModel
-from envs.workloads.gpu_cluster import gpu_cluster
+from envs.workloads.generators.gpu_cluster import gpu_cluster
 from envs.workloads.services.generator import ServiceRhythm, generate_services
 from envs.workloads.services.series import ServiceSeries
+from envs.workloads.table import blank_requests
 from orchestrator.kernels.codes import NodeCode, QuotaMode, Reason
 from orchestrator.mesh.specs import BreakerSpec, LimitSpec, ServiceSpec
 from orchestrator.types import NodeSpec, TenantSpec

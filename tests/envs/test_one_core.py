@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from envs import CLUSTER, JOB_ORDERING, EnvConfig, SchedulingEnv, SchedulingVectorEnv
-from envs.setup import row_seeds
+from envs.gym import row_seeds
 from envs.workloads import Trace, gpu_cluster, lublin_feitelson
 from orchestrator.invariants import assert_invariants
 from orchestrator.kernels import entry

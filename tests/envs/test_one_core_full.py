@@ -18,10 +18,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from envs import CLUSTER, EnvConfig, Scenario, SchedulingEnv, SchedulingVectorEnv
-from envs.buffers import configure_view
-from envs.scaling import FleetPlan
-from envs.scenario import configure_scenario
-from envs.setup import row_seeds
+from envs.gym import row_seeds
+from envs.scenario import FleetPlan, configure_scenario
+from envs.session import configure_view
 from envs.workloads.failures import FailureModel
 from orchestrator.invariants import assert_invariants
 from orchestrator.kernels import entry

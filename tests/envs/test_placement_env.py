@@ -20,7 +20,7 @@ from agents.cma.scorer_evaluator import ScorerEvaluator
 from agents.deploy.policy import BundlePolicy
 from agents.evaluation.packing import PackingSuite, run_packing
 from envs import CLUSTER, PLACEMENT, EnvConfig, RewardConfig, SchedulingEnv, Session
-from envs.vector import SchedulingVectorEnv
+from envs.gym import SchedulingVectorEnv
 from envs.workloads import Trace, gpu_pods, load_workload, read_openb_orders, typical_pods
 from orchestrator.errors import ConfigurationError
 from orchestrator.invariants import assert_invariants

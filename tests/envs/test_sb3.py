@@ -12,8 +12,8 @@ from stable_baselines3.common.vec_env import VecEnv, VecMonitor
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 
 from envs import SchedulingEnv, SchedulingVectorEnv
+from envs.gym import row_seeds
 from envs.sb3 import SchedulingVecEnv
-from envs.setup import row_seeds
 from orchestrator.errors import ConfigurationError
 from tests.envs.cases import CASES, EnvCase, pick_legal
 

@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 
 from envs import AUTOSCALING, CLUSTER, JOB_ORDERING, Scenario, SchedulingVectorEnv, Session
-from envs.defaults import default_scenario, default_trace
-from envs.scaling import FleetPlan, ServiceMix, forecast_from_tables, seasonal_rates
-from envs.setup import part_starts
+from envs.gym import default_scenario, default_trace, part_starts
+from envs.scenario import FleetPlan, ServiceMix, forecast_from_tables, seasonal_rates
 from envs.workloads.services.series import ServiceSeries
 from orchestrator.autoscaler.table import ForecastTable
 from orchestrator.errors import ConfigurationError, ValidationError

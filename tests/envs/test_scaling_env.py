@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from envs.scaling import FleetPlan
+from envs.scenario import FleetPlan
 from envs.workloads.failures import FailureModel
 from orchestrator.invariants import assert_invariants
 from orchestrator.kernels import entry

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from envs import RewardConfig, Session
-from envs.scaling import FleetPlan
+from envs.scenario import FleetPlan
 from orchestrator.invariants import assert_invariants
 from orchestrator.kernels.codes import LogKind, NodeCode
 from orchestrator.scheduler.rules import rule_named

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 import envs.session
 from envs import CLUSTER, EnvConfig, Scenario, Session
-from envs.setup import row_seeds
+from envs.gym import row_seeds
 from envs.workloads import Trace, gpu_cluster
 from envs.workloads.enrich import enrich
 from envs.workloads.failures import FailureModel

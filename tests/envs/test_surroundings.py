@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from envs import Scenario, Session
-from envs.scaling import FleetPlan, ServiceMix
+from envs.scenario import FleetPlan, ServiceMix
 from orchestrator.kernels.autoscale import scaling_action
 from orchestrator.kernels.codes import ActionKind, Placement, QuotaMode, Scaling
 from orchestrator.kernels.features import GLOBAL_NAMES

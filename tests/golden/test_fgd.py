@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from envs.workloads.openb import read_openb, typical_pods
+from envs.workloads.readers.openb import read_openb, typical_pods
 from orchestrator.kernels import entry, packing
 from orchestrator.kernels.codes import JobCode, Placement
 from orchestrator.kernels.state import ClusterShape, allocate

@@ -128,13 +128,13 @@ def cases(draw: st.DrawFn, *, commitment: bool, backfill: bool = False) -> Case:
         jobs=tuple(jobs),
         incidents=tuple((shift_ms + t, kind, n) for t, kind, n in incidents),
         semantics=Semantics(
-            min_run_ms=draw(st.sampled_from([0, 0, 500])),
+            min_run_seconds=draw(st.sampled_from([0.0, 0.0, 0.5])),
             preemption_limit=draw(st.sampled_from([0, 1, 3])),
             commitment=commitment,
             backfill=backfill,
             resize=draw(st.booleans()),
             migrate=draw(st.booleans()),
-            ageing_ms=draw(st.sampled_from([0, 1000])),
+            ageing_seconds=draw(st.sampled_from([0.0, 1.0])),
         ),
         seed=draw(st.integers(0, 1 << 32)),
     )
@@ -198,7 +198,7 @@ def _preemptible(state: ClusterState, semantics: Semantics) -> list[int]:
         for j in placed
         if state.job[0, j]["state"] == JobCode.RUNNING
         and state.request[0, j]["preemptible"]
-        and row["now_ms"] - state.job[0, j]["start_ms"] >= semantics.min_run_ms
+        and row["now_ms"] - state.job[0, j]["start_ms"] >= 1000 * semantics.min_run_seconds
     ]
 
 

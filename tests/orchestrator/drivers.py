@@ -78,11 +78,7 @@ def load(case: Case) -> ClusterState:
     """A case as a row that has just begun."""
     state = allocate(SHAPE)
     row = state.rows[0]
-    for name in ("min_run_ms", "preemption_limit", "commitment", "backfill", "information"):
-        row[name] = int(getattr(case.semantics, name))
-    for name in ("migrate", "quota_mode", "ageing_ms"):
-        row[name] = int(getattr(case.semantics, name))
-    row["elastics"] = int(case.semantics.resize)
+    case.semantics.write(state.rows)
     row["keep_log"] = 1
     requests = np.concatenate([request_record(spec, submit, 0) for submit, spec in case.jobs])
     entry.begin_episode(state.rows, 0, case.seed, node_records(case.nodes), requests)

@@ -115,11 +115,10 @@ def full_cases(draw: st.DrawFn) -> FullCase:
 
 def _load(case: FullCase) -> tuple[ClusterState, np.ndarray]:
     """The case as a row that has just begun; and what its addresses point to."""
-    state, semantics = allocate(FULL_SHAPE), case.base.semantics
+    state = allocate(FULL_SHAPE)
     row = state.rows[0]
-    for name in ("min_run_ms", "preemption_limit", "information", "migrate", "quota_mode"):
-        row[name] = int(getattr(semantics, name))
-    row["ageing_ms"], row["elastics"], row["keep_log"] = semantics.ageing_ms, semantics.resize, 1
+    case.base.semantics.write(state.rows)
+    row["keep_log"] = 1
     row["services"], row["capacity_steps"] = _SERVICES, 2
     row["tick_ms"], row["provision_ms"], row["min_nodes"] = _TICK_MS, case.provision_ms, 1
     rates = np.random.default_rng(case.base.seed).gamma(1.0, 9.0, (_SERVICES, 200))

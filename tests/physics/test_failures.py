@@ -13,8 +13,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from envs.workloads.failures import FailureModel, make_failures, sample_failures
-from envs.workloads.fault_logs import FaultLog, merge_intervals, read_faults
+from envs.workloads.failures import (
+    FAILURE_MODELS,
+    FailureModel,
+    FaultLog,
+    merge_intervals,
+    read_faults,
+    sample_failures,
+)
 from orchestrator.errors import ConfigurationError, TraceError
 from orchestrator.kernels.codes import EventKind
 from orchestrator.kernels.state import INCIDENT_DTYPE
@@ -140,18 +146,16 @@ def test_the_rate_scales() -> None:
 
 
 def test_without_its_extras_the_process_is_plain_weibull() -> None:
-    incidents = make_failures("weibull", 2000, 300 * DAY_MS, 1, rate_scale=2.0)
+    plain = FAILURE_MODELS["weibull"]
+    assert plain is not None
+    incidents = sample_failures(replace(plain, rate_scale=2.0), 2000, 300 * DAY_MS, 1)
     found = statistics(incidents, 2000, 300)
     assert found["per_1000_node_days"] == pytest.approx(8.34, rel=0.1)
     assert found["same_minute"] < 0.05
-    assert len(make_failures("none", 10, DAY_MS, 0)) == 0
+    assert len(sample_failures(replace(plain, rate_scale=0.0), 10, DAY_MS, 0)) == 0
 
 
 def test_faulty_configurations_are_refused() -> None:
-    with pytest.raises(ConfigurationError, match="unknown failures 'poisson'"):
-        make_failures("poisson", 1, 1, 0)
-    with pytest.raises(ConfigurationError, match="unknown field 'speed'"):
-        make_failures("weibull", 1, 1, 0, speed=1)
     for field, value in [
         ("shape", 0.0),
         ("burst_share", 1.0),

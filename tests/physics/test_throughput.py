@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from envs.workloads.throughput_profiles import (
+from envs.workloads.profiles import (
     StepTimes,
     fit_error,
     fit_throughput,

@@ -15,7 +15,7 @@ from agents.ppo.buffer import PackedRolloutBuffer
 from agents.ppo.packing import ActionPacker
 from agents.ppo.policy import SetPolicy
 from envs import Session
-from envs.spaces import action_space, observation_space
+from envs.gym import action_space, observation_space
 from tests.ppo.states import NAMES, Observation, session_of, visit
 
 _STEPS, _ROWS = 6, 3

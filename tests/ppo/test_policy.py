@@ -13,7 +13,7 @@ import torch
 from agents.ppo.inference import ScorerPolicy
 from agents.ppo.policy import SetPolicy
 from envs import JOB_ORDERING, Session
-from envs.spaces import action_space, observation_space
+from envs.gym import action_space, observation_space
 from envs.workloads import lublin_feitelson
 from orchestrator.errors import ConfigurationError
 from orchestrator.kernels import entry

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from envs.workloads.demand import read_servegen, read_spot_hourly
+from envs.workloads.demand import read_client_demand, read_spot_hourly
 from orchestrator.errors import TraceError, ValidationError
 
 
@@ -18,7 +18,7 @@ from orchestrator.errors import TraceError, ValidationError
 def test_servegen(traces_dir: Path, model: str, gaps: int, mean: float) -> None:
     """Means over all ticks, gaps counted as 0, are those of the traces' own statistics."""
     path = traces_dir / "servegen_2025" / f"client_rates_{model}.csv.gz"
-    total, *clients = read_servegen(path, clients=3)
+    total, *clients = read_client_demand(path, clients=3)
     assert (len(total), total.tick_s, total.day, len(clients)) == (2016, 600, 144, 3)
     held = total.values[1:] == total.values[:-1]
     assert held.sum() >= gaps
@@ -51,14 +51,14 @@ def _write(folder: Path, text: str) -> Path:
 
 def test_gaps_are_ticks_without_any_client(tmp_path: Path) -> None:
     rows = ["0,1,5", "600,0,0", "1200,0,2", "1800,3,0"]
-    total, largest = read_servegen(
+    total, largest = read_client_demand(
         _write(tmp_path, "t,client_0,client_1\n" + "\n".join(rows) + "\n"), clients=1
     )
     assert (total.name, largest.name) == ("tiny", "tiny client 1")
     np.testing.assert_array_equal(total.values, [6, 6, 2, 3])
     np.testing.assert_array_equal(largest.values, [5, 5, 2, 0])
     with pytest.raises(ValidationError, match="gap of more than 0"):
-        read_servegen(tmp_path / "client_rates_tiny.csv", longest_gap=0)
+        read_client_demand(tmp_path / "client_rates_tiny.csv", longest_gap=0)
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_gaps_are_ticks_without_any_client(tmp_path: Path) -> None:
 )
 def test_broken_tables_name_the_line(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(TraceError) as caught:
-        read_servegen(_write(tmp_path, text))
+        read_client_demand(_write(tmp_path, text))
     assert message in str(caught.value)
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from envs.workloads import LublinParameters, Trace, lublin_feitelson, read_swf
-from envs.workloads.lublin import daily_weights, on_daily_clock
+from envs.workloads.generators.lublin import daily_weights, on_daily_clock
 from orchestrator.errors import ConfigurationError
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from envs.workloads import read_philly, read_tiresias
-from envs.workloads.philly import split_gpus
+from envs.workloads.readers.gpu_jobs import split_gpus
 from orchestrator.errors import TraceError
 
 HEAD = "job_id,submit_time,duration_s,num_gpus,vc,source,duration_with_gaps_s"

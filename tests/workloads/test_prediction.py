@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from envs.workloads import Trace, read_philly
-from envs.workloads.columns import blank_requests
 from envs.workloads.prediction import predict_durations, prediction_error
+from envs.workloads.table import blank_requests
 from orchestrator.errors import ConfigurationError
 
 

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from envs.workloads import load_workload
-from envs.workloads.pai import read_pai
-from envs.workloads.philly_json import read_philly_json
-from envs.workloads.slurm_like import read_acme, read_helios
+from envs.workloads.readers.pai import read_pai
+from envs.workloads.readers.philly import read_philly_json
+from envs.workloads.readers.slurm import read_acme, read_helios
 from orchestrator.errors import TraceError
 
 HELIOS = (

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from envs.workloads import Trace, gpu_cluster
-from envs.workloads.columns import COLUMNS, blank_requests
+from envs.workloads.table import COLUMNS, blank_requests
 from orchestrator.errors import ConfigurationError, TraceError
 from orchestrator.types import NodeSpec
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from envs.workloads import Trace, processor_pool, unplaceable
-from envs.workloads.columns import COLUMNS, blank_requests
+from envs.workloads.table import COLUMNS, blank_requests
 from orchestrator.errors import ValidationError
 from orchestrator.kernels.state import REQUEST_DTYPE
 from orchestrator.types import NodeSpec

@@ -1,9 +1,8 @@
 """Demand of inference services: series of request rates, read or generated."""
 
-from envs.workloads.services.azure import AzureService, read_azure_llm
 from envs.workloads.services.generator import ServiceRhythm, generate_services
+from envs.workloads.services.readers import AzureService, read_azure_llm, read_servegen
 from envs.workloads.services.series import GapFill, ServiceSeries
-from envs.workloads.services.servegen import read_servegen
 
 __all__ = [
     "AzureService",

@@ -17,9 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from envs.workloads.columns import blank_requests
-from envs.workloads.csvfile import Kind, csv_line, header, read_columns, require_columns
-from envs.workloads.files import read_text
+from envs.workloads.csvfile import Kind, csv_line, header, read_columns, read_text, require_columns
+from envs.workloads.table import blank_requests
 from envs.workloads.trace import Trace, trace_from_file
 from orchestrator.errors import ConfigurationError, TraceError
 from orchestrator.kernels.codes import FOREVER_MS

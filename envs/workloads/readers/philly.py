@@ -1,33 +1,40 @@
-"""Read traces of deep-learning clusters: Microsoft's Philly, and Tiresias' 60 jobs.
+"""Read traces of Microsoft's Philly cluster, as tables and as its publisher's log.
 
 Philly (Jeon et al., USENIX ATC 2019; msr-fiddle/philly-traces) lists jobs with their GPUs and the
 time that they held them. It has no user estimates, so the estimate equals the duration, and no CPU
-or memory requests, so GPUs alone limit a machine. Tiresias' trace (Gu et al., NSDI 2019;
-SymbioticLab/Tiresias) is a small mix of models for a cluster seen as one pool of GPUs.
+or memory requests, so GPUs alone limit a machine.
 """
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from envs.workloads.csvfile import Kind
-from envs.workloads.dl import (
+from envs.workloads.csvfile import Kind, read_text
+from envs.workloads.readers.gpu_jobs import (
+    GpuJobs,
     check_fit,
     check_rows,
     dl_requests,
     encode_text,
+    epoch_seconds,
     gpu_node,
     read_filled,
     split_gpus,
 )
-from envs.workloads.files import read_text
 from envs.workloads.trace import Trace, trace_from_file
 from orchestrator.errors import TraceError
 from orchestrator.types import NodeSpec
 
-__all__ = ["read_machines", "read_philly", "read_tiresias", "split_gpus"]
+__all__ = [
+    "read_machines",
+    "read_philly",
+    "read_philly_json",
+]
 
 _PHILLY_JOBS = "philly_jobs.csv.gz"
 _PHILLY_MACHINES = "philly_machines_original.csv.gz"
@@ -38,14 +45,10 @@ _PHILLY_KINDS = {
     "num_gpus": Kind.INTEGER,
     "vc": Kind.TEXT,
 }
-_TIRESIAS_KINDS = {
-    "job_id": Kind.INTEGER,
-    "num_gpu": Kind.INTEGER,
-    "submit_time": Kind.INTEGER,
-    "model_name": Kind.TEXT,
-    "duration": Kind.INTEGER,
-}
 _MACHINE_COLUMNS = ("machineId", "number of GPUs", "single GPU mem")
+_LOG = "cluster_job_log"
+_LOG_MACHINES = "cluster_machine_list"
+_UNKNOWN = (None, "", "None")
 
 
 def read_philly(path: str | Path, *, since: str | None = None) -> Trace:
@@ -105,48 +108,6 @@ def read_philly(path: str | Path, *, since: str | None = None) -> Trace:
     return trace_from_file(path, "philly", requests, tenants, nodes)
 
 
-def read_tiresias(path: str | Path, *, gpus: int = 16) -> Trace:
-    """Read a trace in the format of Tiresias' simulator.
-
-    Parameters
-    ----------
-    path : str or Path
-        A CSV file with job_id, num_gpu, submit_time (s), model_name and duration (s).
-    gpus : int, optional
-        Size of the cluster, one pool (its simulator ignores node boundaries), at most 64.
-
-    Returns
-    -------
-    Trace
-        One worker per job, preemptible at no cost; ``application`` numbers the models in
-        alphabetical order.
-
-    Raises
-    ------
-    TraceError
-        Naming file, line and column of what is wrong, and the remedy.
-    """
-    path = Path(path)
-    text = read_text(path)
-    columns = read_filled(path, text, _TIRESIAS_KINDS)
-    _, models = encode_text(columns["model_name"])
-    fields = {
-        "submit": np.asarray(columns["submit_time"]),
-        "duration": np.asarray(columns["duration"]),
-        "gpus": np.asarray(columns["num_gpu"]),
-        "id": np.asarray(columns["job_id"]),
-    }
-    names = {"submit": "submit_time", "duration": "duration", "gpus": "num_gpu"}
-    check_rows(path, text, fields, names)
-    requests = dl_requests(fields)
-    requests["gpus_per_worker"] = fields["gpus"].clip(max=1 << 30)
-    requests["application"] = models
-    nodes = (gpu_node("pool", gpus, 0.0),)
-    check_fit(path, requests, nodes)
-    name = path.name.removesuffix(".gz").removesuffix(".csv")
-    return trace_from_file(path, name, requests, nodes=nodes)
-
-
 def _parse_since(path: Path, since: str) -> int:
     try:
         return int(np.datetime64(since, "s").astype(np.int64))
@@ -180,3 +141,81 @@ def read_machines(path: Path) -> tuple[NodeSpec, ...]:
     if not nodes:
         raise TraceError(str(path), "lists no machines", "give at least one")
     return tuple(nodes)
+
+
+def read_philly_json(path: str | Path) -> Trace:
+    """Read the published job log of Philly.
+
+    Parameters
+    ----------
+    path : str or Path
+        A folder with ``cluster_job_log`` (a list of jobs with status, vc, jobid, user,
+        submitted_time and attempts, each with start_time, end_time and detail: machines and their
+        GPUs) and ``cluster_machine_list`` (machineId, number of GPUs, single GPU mem).
+
+    Returns
+    -------
+    Trace
+        Jobs with at least one attempt whose start, end and GPUs are recorded. The run time is that
+        of all such attempts together: the scheduler's retries are work that was really done. GPUs
+        and machines are those of the last. Tenants are the virtual clusters.
+
+    Raises
+    ------
+    TraceError
+        Naming file, job and field of what is wrong, and the remedy.
+    """
+    folder = Path(path)
+    machines = read_machines(folder / _LOG_MACHINES)
+    log = folder / _LOG
+    text = read_text(log)
+    try:
+        entries = json.loads(text)
+    except json.JSONDecodeError as error:
+        problem = f"is not JSON ({error.msg})"
+        raise TraceError(str(log), problem, "fetch it again", error.lineno) from None
+    if not isinstance(entries, list):
+        raise TraceError(str(log), "is not a list of jobs", "give the publisher's file")
+    jobs = GpuJobs()
+    for number, entry in enumerate(entries):
+        me = f"job {number}"
+        if not isinstance(entry, Mapping):
+            raise TraceError(str(log), f"{me} is not an object", "give the publisher's file")
+        submit = _seconds(log, me, entry, "submitted_time")
+        attempts = _field(log, me, entry, "attempts")
+        run, gpus, hosts = _attempts(log, me, attempts)
+        if gpus > 0 and submit is not None:
+            tenant, user = str(_field(log, me, entry, "vc")), str(entry.get("user", ""))
+            jobs.add(submit, run, gpus, nodes=hosts, tenant=tenant, user=user)
+    return jobs.to_trace(log, "philly", machines)
+
+
+def _attempts(path: Path, me: str, attempts: Any) -> tuple[int, int, int]:
+    """Run time of all recorded attempts, and GPUs and machines of the last one."""
+    run = gpus = hosts = 0
+    for number, attempt in enumerate(attempts):
+        where = f"{me}, attempt {number}"
+        start = _seconds(path, where, attempt, "start_time")
+        end = _seconds(path, where, attempt, "end_time")
+        detail = _field(path, where, attempt, "detail")
+        count = sum(len(_field(path, where, part, "gpus")) for part in detail)
+        if start is None or end is None or count == 0:
+            continue
+        if end < start:
+            problem = f"{where}: 'end_time' is earlier than 'start_time'"
+            raise TraceError(str(path), problem, "correct or remove the attempt")
+        run, gpus, hosts = run + end - start, count, len(detail)
+    return run, gpus, hosts
+
+
+def _field(path: Path, me: str, entry: Any, name: str) -> Any:
+    try:
+        return entry[name]
+    except (KeyError, TypeError):
+        raise TraceError(str(path), f"{me} lacks '{name}'", "add the field") from None
+
+
+def _seconds(path: Path, me: str, entry: Any, name: str) -> int | None:
+    """A time of an entry; None where the log has none."""
+    value = _field(path, me, entry, name)
+    return None if value in _UNKNOWN else epoch_seconds(path, f"{name}' of '{me}", value, None)

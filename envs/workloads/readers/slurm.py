@@ -11,10 +11,15 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from envs.workloads.csvfile import Kind, header, read_columns, require_columns
-from envs.workloads.dl import gpu_node
-from envs.workloads.files import read_text
-from envs.workloads.gpu_jobs import GpuJobs, epoch_seconds, whole_number
+from envs.workloads.csvfile import (
+    Kind,
+    header,
+    plain_or_packed,
+    read_columns,
+    read_text,
+    require_columns,
+)
+from envs.workloads.readers.gpu_jobs import GpuJobs, epoch_seconds, gpu_node, whole_number
 from envs.workloads.trace import Trace
 from orchestrator.errors import TraceError
 from orchestrator.types import NodeSpec
@@ -64,7 +69,9 @@ def read_helios(path: str | Path, *, nodes: int | None = None) -> Trace:
     """
     folder = Path(path)
     count = nodes if nodes is not None else _helios_nodes(folder / _HELIOS_GPUS)
-    return _read(_found(folder / _HELIOS_JOBS), "helios", _HELIOS_KINDS, "vc", _machines(count))
+    return _read(
+        plain_or_packed(folder / _HELIOS_JOBS), "helios", _HELIOS_KINDS, "vc", _machines(count)
+    )
 
 
 def read_acme(path: str | Path, *, nodes: int | None = None) -> Trace:
@@ -104,14 +111,8 @@ def _machines(count: int) -> tuple[NodeSpec, ...]:
     return tuple(gpu_node(f"node-{n}", _GPUS_PER_NODE) for n in range(count))
 
 
-def _found(path: Path) -> Path:
-    """The file, or its compressed form."""
-    packed = path.with_name(path.name + ".gz")
-    return packed if packed.exists() and not path.exists() else path
-
-
 def _helios_nodes(path: Path) -> int:
-    path = _found(path)
+    path = plain_or_packed(path)
     text = read_text(path)
     kinds = {"total": Kind.NUMBER}
     require_columns(path, header(text), kinds, 1)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from envs.workloads.columns import blank_requests
+from envs.workloads.table import blank_requests
 from envs.workloads.trace import Trace
 from orchestrator.errors import ConfigurationError
 from orchestrator.kernels.codes import FOREVER_MS, Stream

@@ -13,9 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from envs.workloads.columns import blank_requests
-from envs.workloads.csvfile import Kind, read_columns
-from envs.workloads.files import read_text
+from envs.workloads.csvfile import Kind, plain_or_packed, read_columns, read_text
+from envs.workloads.table import blank_requests
 from envs.workloads.trace import Trace, trace_from_file, unplaceable
 from orchestrator.errors import TraceError
 from orchestrator.types import NodeSpec
@@ -78,13 +77,13 @@ def read_pai(path: str | Path, *, drop_unplaceable: bool = False) -> Trace:
         Naming file, line and column of what is wrong, and the remedy.
     """
     folder = Path(path)
-    nodes = _machines(_found(folder / "pai_machine_spec.csv"))
-    jobs_path = _found(folder / "pai_job_table.csv")
+    nodes = _machines(plain_or_packed(folder / "pai_machine_spec.csv"))
+    jobs_path = plain_or_packed(folder / "pai_job_table.csv")
     submitted: dict[str, tuple[float, str]] = {}
     for cells in _rows(jobs_path, _JOB):
         if cells["start_time"] is not None:
             submitted[cells["job_name"]] = (cells["start_time"], cells["user"])
-    tasks_path = _found(folder / "pai_task_table.csv")
+    tasks_path = plain_or_packed(folder / "pai_task_table.csv")
     chosen = _largest_tasks(tasks_path, submitted)
     if not chosen:
         problem = "holds no GPU task that ran"
@@ -177,11 +176,6 @@ def _machines(path: Path) -> tuple[NodeSpec, ...]:
             )
         )
     return tuple(nodes)
-
-
-def _found(path: Path) -> Path:
-    packed = path.with_name(path.name + ".gz")
-    return packed if packed.exists() and not path.exists() else path
 
 
 def _rows(path: Path, kinds: Mapping[str, Kind]) -> list[dict[str, Any]]:

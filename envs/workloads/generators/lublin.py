@@ -23,8 +23,8 @@ from dataclasses import dataclass, fields
 import numpy as np
 from numpy.typing import NDArray
 
-from envs.workloads.columns import blank_requests
-from envs.workloads.swf import processor_pool
+from envs.workloads.readers.swf import processor_pool
+from envs.workloads.table import blank_requests
 from envs.workloads.trace import Trace
 from orchestrator.errors import ConfigurationError
 from orchestrator.kernels.codes import Stream

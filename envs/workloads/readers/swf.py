@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from envs.workloads.columns import blank_requests
-from envs.workloads.files import read_text
+from envs.workloads.csvfile import read_text
+from envs.workloads.table import blank_requests
 from envs.workloads.trace import Trace, trace_from_file
 from orchestrator.errors import TraceError
 from orchestrator.types import NodeSpec

@@ -1,0 +1,1 @@
+"""Readers of public traces, one format a module."""
