@@ -49,6 +49,7 @@ NEEDS_TRACES = {
     "philly",
     "philly_elastic",
     "philly_elastic_unseen",
+    "philly_predicted",
     "philly_quarter",
     "tiresias",
 }

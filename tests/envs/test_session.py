@@ -14,94 +14,14 @@ import pytest
 from numba.core.runtime import _nrt_python, rtsys
 from numpy.typing import NDArray
 
-from envs import CLUSTER, JOB_ORDERING, EnvConfig, RewardConfig, Session
+from envs import CLUSTER, JOB_ORDERING, Session
 from envs.workloads import Trace, lublin_feitelson
 from orchestrator.errors import ConfigurationError, ValidationError
-from orchestrator.kernels.codes import EventKind, Placement, RuleKey
-from orchestrator.kernels.features import Encoding
+from orchestrator.kernels.codes import EventKind
 from orchestrator.kernels.jit import kernel
 from orchestrator.kernels.session import Sampling
 from orchestrator.kernels.state import INCIDENT_DTYPE
 from tests.envs.cases import CASES, gpu_trace, lublin_trace, pick_legal
-
-# --- bad input -----------------------------------------------------------------------------------
-
-_WRONG: list[tuple[dict[str, Any], str]] = [
-    ({"window": 0}, "'window' is 0"),
-    ({"window": 1.5}, "'window' is 1.5"),
-    ({"window": True}, "'window' is True"),
-    ({"episode_jobs": 0}, r"without jobs \('episode_jobs' 0\)"),
-    ({"victims": -1}, "'victims' is -1"),
-    ({"step_limit": -1}, "'step_limit' is -1"),
-    ({"preemption_limit": -2}, "'preemption_limit' is -2"),
-    ({"min_run_seconds": -1.0}, "'min_run_seconds' is -1.0"),
-    ({"min_run_seconds": float("nan")}, "'min_run_seconds' is nan"),
-    ({"placements": ()}, "'placements' is empty"),
-    ({"placements": (99,)}, "'placements' is 99; choose from first_fit"),
-    ({"placements": ("loosest",)}, "'placements' is 'loosest'; choose from"),
-    ({"window_order": "shortest"}, "'window_order' is 'shortest'; choose from fcfs, sjf"),
-    ({"window_order": 99}, "'window_order' is 99"),
-    ({"encoding": "images"}, "'encoding' is 'images'; choose from published, default"),
-    ({"information": "everything"}, "'information' is 'everything'; choose from none, estimate"),
-    ({"sampling": "backwards"}, "'sampling' is 'backwards'; choose from random, sequential"),
-    ({"reward": {"wait": 1.0}}, "'reward' is .*RewardConfig"),
-    ({"victims": 3}, "'commitment' leaves no choice"),
-    ({"placements": (0, 1)}, "'commitment' leaves no choice"),
-    ({"commitment": False, "backfill": True}, "'backfill' needs 'commitment'"),
-    ({"commitment": False, "encoding": "published"}, "published encoding needs 'commitment'"),
-]
-
-
-@pytest.mark.parametrize(("changes", "words"), _WRONG, ids=[str(w[0]) for w in _WRONG])
-def test_configurations_that_make_no_sense_are_refused(changes: dict[str, Any], words: str) -> None:
-    with pytest.raises(ConfigurationError, match=words):
-        replace(JOB_ORDERING, **changes)
-
-
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        ({"terms": {}}, "'terms' is empty; choose from bounded_slowdown"),
-        ({"terms": {"speed": 1.0}}, "unknown term 'speed'; known: bounded_slowdown"),
-        ({"terms": {"wait": float("inf")}}, "weight of 'wait' is inf"),
-        ({"form": "sparse"}, "'form' is 'sparse'; use dense or terminal"),
-        ({"reference": "best"}, "unknown rule 'best'; known: fcfs"),
-    ],
-)
-def test_rewards_that_make_no_sense_are_refused(options: dict[str, Any], words: str) -> None:
-    with pytest.raises(ConfigurationError, match=words):
-        RewardConfig(**options)
-
-
-def test_enumerations_may_be_given_by_name_or_value() -> None:
-    config = EnvConfig(
-        commitment=False,
-        window_order="sjf",
-        encoding=2,
-        placements=["spread", 1],
-        sampling="Random",
-    )  # type: ignore[arg-type]
-    assert config.window_order is RuleKey.SJF
-    assert config.encoding is Encoding.CLUSTER
-    assert config.placements == (Placement.SPREAD, Placement.BEST_FIT)
-    assert config.sampling is Sampling.RANDOM
-    env = gymnasium.make(
-        "quartermaster/JobOrdering-v0",
-        trace=lublin_trace(),
-        episode_jobs=8,
-        part="all",
-        window_order="sjf",
-    ).unwrapped
-    assert env.session.state.rows["window_order"].tolist() == [RuleKey.SJF]
-
-
-@pytest.mark.parametrize("make", [gymnasium.make, gymnasium.make_vec])
-def test_unknown_options_are_refused_by_name(make: Any) -> None:
-    for name in ("JobOrdering", "Cluster"):
-        with pytest.raises(ConfigurationError, match="unknown option 'widow'; known: commitment"):
-            make(f"quartermaster/{name}-v0", trace=lublin_trace(), widow=3)
-    with pytest.raises(ConfigurationError, match="unknown part 'holdout'"):
-        make("quartermaster/JobOrdering-v0", trace=lublin_trace(), part="holdout", episode_jobs=8)
 
 
 def test_traces_shorter_than_an_episode_are_refused() -> None:

@@ -1,14 +1,17 @@
+"""None"""
+
 from __future__ import annotations
 
 import gzip
+import json
 import time
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pytest
 
-from envs.workloads import read_philly, read_tiresias
-from envs.workloads.readers.gpu_jobs import split_gpus
+from envs.workloads import load_workload, read_philly
+from envs.workloads.readers.philly import read_philly_json
 from orchestrator.errors import TraceError
 
 HEAD = "job_id,submit_time,duration_s,num_gpus,vc,source,duration_with_gaps_s"
@@ -59,12 +62,6 @@ def test_since_leaves_out_the_sparse_beginning(tmp_path: Path) -> None:
         read_philly(tmp_path, since="2018-01-01")
     with pytest.raises(TraceError, match="'since' was given as 'soon'"):
         read_philly(tmp_path, since="soon")
-
-
-def test_split_gpus() -> None:
-    gpus = np.array([1, 3, 5, 7, 8, 9, 10, 12, 16, 20, 24, 128])
-    assert split_gpus(gpus).tolist() == [1, 3, 5, 7, 8, 1, 2, 4, 8, 4, 8, 8]
-    assert split_gpus(gpus, 4).tolist() == [1, 3, 1, 1, 4, 1, 2, 4, 4, 4, 4, 4]
 
 
 @pytest.mark.parametrize(
@@ -122,24 +119,6 @@ def test_absent_folder(tmp_path: Path) -> None:
         read_philly(tmp_path / "absent")
 
 
-def test_tiresias_format(tmp_path: Path) -> None:
-    path = tmp_path / "jobs.csv"
-    path.write_text(
-        "job_id,num_gpu,submit_time,iterations,model_name,duration,interval\n"
-        "7,4,0,100,vgg,60,5\n8,16,30,100,alexnet,90,5\n"
-    )
-    trace = read_tiresias(path)
-    r = trace.requests
-    assert (trace.name, trace.gpus, len(trace.nodes)) == ("jobs", 16, 1)
-    assert r["gpus_per_worker"].tolist() == [4, 16]
-    assert r["workers"].tolist() == [1, 1]
-    assert r["source_id"].tolist() == [7, 8]
-    assert r["application"].tolist() == [1, 0]
-    assert r["submit_ms"].tolist() == [0, 30_000]
-    with pytest.raises(TraceError, match="job 8 needs 16 GPUs"):
-        read_tiresias(path, gpus=8)
-
-
 @pytest.mark.traces
 def test_published_trace(traces_dir: Path) -> None:
     trace = read_philly(traces_dir / "philly")
@@ -156,8 +135,75 @@ def test_published_trace(traces_dir: Path) -> None:
     assert min(seconds) < 0.4
 
 
-@pytest.mark.traces
-def test_published_tiresias_trace(traces_dir: Path) -> None:
-    trace = read_tiresias(traces_dir / "tiresias_fixture" / "60_job.csv.gz")
-    assert (len(trace), trace.gpus, trace.name) == (60, 16, "60_job")
-    assert trace.requests["duration_ms"][0] == 164_000
+def write(path: Path, lines: tuple[str, ...]) -> Path:
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def attempt(start: str, end: str | None, gpus: int, hosts: int = 1) -> dict[str, Any]:
+    detail = [{"ip": f"m{h}", "gpus": [f"gpu{g}" for g in range(gpus)]} for h in range(hosts)]
+    return {"start_time": start, "end_time": end, "detail": detail}
+
+
+def philly_log(folder: Path, jobs: object) -> Path:
+    (folder / "cluster_job_log").write_text(json.dumps(jobs))
+    machines = ("machineId, number of GPUs, single GPU mem", "m0,8, 24GB", "m1,8, 24GB")
+    write(folder / "cluster_machine_list", machines)
+    return folder
+
+
+def philly_job(*attempts: dict[str, Any], submit: object = "2017-10-07 01:11:39") -> dict[str, Any]:
+    return {
+        "status": "Pass",
+        "vc": "ee9e8c",
+        "jobid": "application_1506638472019_14199",
+        "attempts": list(attempts),
+        "submitted_time": submit,
+        "user": "ce2f4c",
+    }
+
+
+def test_philly_json(tmp_path: Path) -> None:
+    first = philly_job(
+        attempt("2017-10-07 01:12:09", "2017-10-07 01:13:23", 8),
+        attempt("2017-10-07 01:13:30", "2017-10-07 02:13:30", 4, hosts=2),
+        attempt("2017-10-07 03:00:00", None, 8),
+    )
+    never = philly_job()
+    early = philly_job(
+        attempt("2017-10-07 01:11:00", "2017-10-07 01:11:01", 1), submit="2017-10-07 01:10:39"
+    )
+    lost = philly_job(attempt("2017-10-07 01:11:00", "2017-10-07 01:11:01", 1), submit="None")
+    trace = read_philly_json(philly_log(tmp_path, [first, never, early, lost]))
+    assert trace.requests["submit_ms"].tolist() == [0, 60_000]
+    assert trace.requests["duration_ms"].tolist() == [1000, 3_674_000]
+    assert trace.requests["workers"].tolist() == [1, 2]
+    assert trace.requests["gpus_per_worker"].tolist() == [1, 4]
+    assert trace.tenants == ("ee9e8c",)
+    assert trace.gpus == 16
+    assert trace == load_workload("philly_json", path=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("jobs", "words"),
+    [
+        ({}, ["not a list"]),
+        ([3], ["job 0 is not an object"]),
+        ([{"vc": "a"}], ["job 0 lacks 'submitted_time'"]),
+        ([philly_job(submit="soon")], ["'soon'"]),
+        ([philly_job({"start_time": None})], ["job 0, attempt 0 lacks 'end_time'"]),
+        (
+            [philly_job(attempt("2017-10-07 02:00:00", "2017-10-07 01:00:00", 1))],
+            ["job 0, attempt 0", "earlier"],
+        ),
+        ([philly_job()], ["no GPU job"]),
+    ],
+)
+def test_faults_of_philly_json_are_named(tmp_path: Path, jobs: object, words: list[str]) -> None:
+    with pytest.raises(TraceError) as error:
+        read_philly_json(philly_log(tmp_path, jobs))
+    for word in ["cluster_job_log", *words]:
+        assert word in str(error.value)
+    (tmp_path / "cluster_job_log").write_text("[\n{")
+    with pytest.raises(TraceError, match="line 2: is not JSON"):
+        read_philly_json(tmp_path)
