@@ -46,20 +46,11 @@ from orchestrator.scheduler.rules import Rule, rule_named
 from orchestrator.scheduler.schema import FeatureSchema
 
 __all__ = [
-    "Crew",
     "Session",
-    "check_fit",
-    "check_incidents",
-    "check_services",
-    "check_starts",
-    "check_threads",
-    "check_trace",
     "configure_view",
     "make_bench",
     "make_buffers",
-    "most_workers",
     "observed",
-    "request_shapes",
 ]
 
 Observation = dict[str, NDArray[Any]]
@@ -110,10 +101,10 @@ class Session:
         scenario: Scenario | None = None,
         threads: int = 1,
     ) -> None:
-        check_threads(threads)
+        _check_threads(threads)
         scenario = scenario or Scenario()
         config = replace(config.for_nodes(len(trace.nodes)), quota_mode=scenario.quota_mode)
-        check_trace(trace, config)
+        _check_trace(trace, config)
         self.trace = trace
         self.config = config
         self.schema = config.schema
@@ -121,10 +112,10 @@ class Session:
         if starts is None:  # every window that there is
             starts = np.arange(max(total - config.length, 0) + 1, dtype=np.int64)
         if incidents is not None:
-            check_incidents(incidents, len(trace.nodes))
-        check_starts(trace, config, starts, total)
+            _check_incidents(incidents, len(trace.nodes))
+        _check_starts(trace, config, starts, total)
         check_heads(scenario, config)
-        check_services(trace, scenario.services, scenario.fleet)
+        _check_services(trace, scenario.services, scenario.fleet)
         self.scenario = scenario  # rows hold the address of its series
         around = surroundings(scenario, trace, starts, config, incidents)
         standing = Standing.of(scenario.services, scenario.fleet, trace.nodes)
@@ -139,7 +130,7 @@ class Session:
         self.buffers = make_buffers(shape, config)
         self.bench = make_bench(shape, config)
         helpers = [make_bench(shape, config) for _ in range(min(threads, envs) - 1)]
-        self._crew = Crew(envs, [self.bench, *helpers])
+        self._crew = _Crew(envs, [self.bench, *helpers])
         self.seeds = np.zeros(envs, np.uint64)
         self._any_window = np.full(envs, -1, np.int64)
 
@@ -240,7 +231,7 @@ def _shape(
     return ClusterShape(
         envs=envs,
         jobs=max(config.episode_jobs + services, 1),
-        workers=max(most_workers(trace), int(standing.requests["max_workers"].max(initial=1))),
+        workers=max(_most_workers(trace), int(standing.requests["max_workers"].max(initial=1))),
         nodes=nodes,
         devices=max(node.gpus for node in trace.nodes),
         incidents=around.most_incidents,
@@ -250,7 +241,7 @@ def _shape(
         typical=len(around.typical),
         services=max(services, 1),
         asks=_asks(config, nodes),
-        shapes=request_shapes(trace, envs) if config.choose_node else -1,
+        shapes=_request_shapes(trace, envs) if config.choose_node else -1,
     )
 
 
@@ -419,7 +410,7 @@ def make_bench(shape: ClusterShape, config: EnvConfig) -> Bench:
     )
 
 
-def most_workers(trace: Trace) -> int:
+def _most_workers(trace: Trace) -> int:
     """Most workers that any job of a trace may have."""
     elastic = trace.requests["elastic"] != 0
     grown = trace.requests["max_workers"][elastic].max(initial=1)
@@ -429,7 +420,7 @@ def most_workers(trace: Trace) -> int:
     return int(max(trace.requests["workers"].max(), min(int(grown), max(gpus, cores, 1))))
 
 
-def request_shapes(trace: Trace, rows: int) -> int:
+def _request_shapes(trace: Trace, rows: int) -> int:
     """Request shapes whose best node is worth remembering, as ``ClusterShape`` takes it.
 
     Under each of two keys, if memory allows: rules that place by another key than best fit ask
@@ -443,7 +434,7 @@ def request_shapes(trace: Trace, rows: int) -> int:
     return max(min(2 * distinct, _BUDGET // (tree * rows), _MOST_SHAPES), 8)
 
 
-def check_fit(trace: Trace, one_node: bool) -> None:
+def _check_fit(trace: Trace, one_node: bool) -> None:
     """Refuse a trace with jobs that could not run even if its cluster were empty.
 
     Parameters
@@ -509,7 +500,7 @@ def _too_large_field(trace: Trace, job: NDArray[np.void], one_node: bool) -> str
     return "gpus_per_worker"
 
 
-def check_trace(trace: Trace, config: EnvConfig) -> None:
+def _check_trace(trace: Trace, config: EnvConfig) -> None:
     """Raise if a trace is too short, or has jobs that its cluster can never run."""
     if len(trace) < config.episode_jobs:
         raise ConfigurationError(
@@ -518,10 +509,10 @@ def check_trace(trace: Trace, config: EnvConfig) -> None:
         )
     if not trace.nodes:
         raise ConfigurationError(f"trace '{trace.name}' names no cluster; give its 'nodes'")
-    check_fit(trace, config.choose_node)
+    _check_fit(trace, config.choose_node)
 
 
-def check_services(trace: Trace, services: ServiceMix | None, fleet: FleetPlan | None) -> None:
+def _check_services(trace: Trace, services: ServiceMix | None, fleet: FleetPlan | None) -> None:
     """Raise if a service's fewest replicas could not run even if all nodes were empty."""
     if services is None:
         return
@@ -536,7 +527,7 @@ def check_services(trace: Trace, services: ServiceMix | None, fleet: FleetPlan |
         )
 
 
-def check_incidents(incidents: NDArray[np.void], nodes: int) -> None:
+def _check_incidents(incidents: NDArray[np.void], nodes: int) -> None:
     """Raise if incidents are out of order, or of no node or kind that there is."""
     if incidents.dtype != INCIDENT_DTYPE or incidents.ndim != 1:
         raise ConfigurationError(
@@ -556,7 +547,7 @@ def check_incidents(incidents: NDArray[np.void], nodes: int) -> None:
             )
 
 
-def check_starts(trace: Trace, config: EnvConfig, starts: NDArray[np.int64], total: int) -> None:
+def _check_starts(trace: Trace, config: EnvConfig, starts: NDArray[np.int64], total: int) -> None:
     """Raise if windows lie outside of the ``total`` jobs, or ticks, that there are."""
     if len(starts) == 0:
         raise ConfigurationError("environment: no windows to play; 'starts' is empty")
@@ -570,13 +561,13 @@ def check_starts(trace: Trace, config: EnvConfig, starts: NDArray[np.int64], tot
         )
 
 
-def check_threads(threads: int) -> None:
+def _check_threads(threads: int) -> None:
     """Raise if a number of threads is none."""
     if isinstance(threads, bool) or not isinstance(threads, numbers.Integral) or threads < 1:
         raise ConfigurationError(f"environment: 'threads' is {threads!r}; give at least 1")
 
 
-class Crew:
+class _Crew:
     """Steps all rows, each thread a range of them; results do not depend on how many there are.
 
     Rows share nothing that a step writes. The caller's thread takes the first range.

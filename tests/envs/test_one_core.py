@@ -124,9 +124,7 @@ class BareRow:
                 incidents=len(scenario.befalls),
             )
         )
-        for name in ("commitment", "backfill", "preemption_limit", "information"):
-            self.state.rows[name] = getattr(config, name)
-        self.state.rows["min_run_ms"] = int(config.min_run_seconds * 1000)
+        config.write(self.state.rows)
         self.scratch = np.zeros(workers, np.int32)
 
     @property

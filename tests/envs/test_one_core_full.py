@@ -133,11 +133,11 @@ class BareRow:
         self.source = source
         self.seed, self.episode = int(row_seeds(seed, 1)[0]), 0
         self.state = allocate(replace(shape, envs=1))
+        replace(config, quota_mode=case.scenario.quota_mode).write(self.state.rows)
         configure_view(self.state, config)
         configure_scenario(self.state, case.scenario)
-        for name in ("preemption_limit", "information", "autoscale", "step_limit"):
+        for name in ("autoscale", "step_limit"):
             self.state.rows[name] = getattr(config, name)
-        self.state.rows["min_run_ms"] = int(config.min_run_seconds * 1000)
         self.advisor = rule_named(str(config.advice)).to_record()
         self.scratch = np.zeros(max(shape.jobs, shape.workers), np.int32)
         self._trial = allocate(self.state.shape)

@@ -128,7 +128,7 @@ def _costs(session: Session, e: int) -> dict[str, float]:
 
 
 _OF_JOBS = [term for term in TERMS if term not in ("service_violations", "shed", "node_cost")]
-"""Terms of environments without services and prices; test_scaling_rewards.py has the others."""
+"""Terms of environments without services and prices; the others: _TOTALS."""
 
 
 @runs
