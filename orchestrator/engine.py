@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from orchestrator.invariants import assert_invariants
 from orchestrator.kernels import entry as kernels
@@ -61,7 +60,7 @@ from orchestrator.messages import (
 )
 from orchestrator.resources.tables import JobTable, NodeTable
 from orchestrator.resources.tenants import check_quotas, tenant_records
-from orchestrator.runtimes.effects import EffectReader
+from orchestrator.runtimes.effects import EffectReader, placements
 from orchestrator.scheduler.snapshot import Snapshot
 from orchestrator.semantics import Semantics
 from orchestrator.types import NodeSpec, TenantSpec
@@ -118,14 +117,16 @@ class Engine:
         seed: int = 0,
         check: bool = False,
     ) -> None:
-        # The job table has a spare row (see JobTable). The log holds what one entry can write: a
-        # job is preempted and starts again in five records, a node changes in one.
-        log = max(shape.log, 5 * shape.jobs + shape.nodes + 16)
-        self.shape = replace(shape, envs=1, jobs=shape.jobs + 1, log=log)
+        # An action changes one job and releases nodes, and jobs may start in its wake; an event may
+        # stop all jobs before that. The job table has a spare row (see JobTable).
+        self._most_effects = shape.jobs + shape.nodes + 1  # of an action
+        effects = self._most_effects + shape.jobs
+        self.shape = replace(shape, envs=1, jobs=shape.jobs + 1, effects=effects)
         self.semantics = semantics or Semantics()
+        self._copy_shape = replace(self.shape, log=0, effects=0)  # nobody acts on what-ifs
         self.state = allocate(self.shape)
         self.semantics.write(self.state.rows)
-        self.state.rows["keep_log"] = 1
+        self.state.rows["keep_log"] = int(shape.log > 0)
         no_nodes, no_jobs = np.zeros(0, NODE_DTYPE), np.zeros(0, REQUEST_DTYPE)
         kernels.begin_episode(self.state.rows, 0, seed, no_nodes, no_jobs)
         self.nodes = NodeTable(self.state)
@@ -179,36 +180,31 @@ class Engine:
         """Whether something happened that no policy has had the chance to react to."""
         return self._happened or self.decision_open
 
-    def event_log(self) -> NDArray[np.void]:
-        """The records of the event log that are kept, oldest first (LOG_DTYPE)."""
-        count = int(self.row["log_count"])
-        slots = np.arange(max(0, count - self.shape.log), count) % self.shape.log
-        records: NDArray[np.void] = self.state.log[0, slots]
-        return records
-
     def can_ever_fit(self, job_id: str) -> bool:
         """Whether a job would fit into the nodes that there are, if they were empty."""
         return kernels.can_ever_fit(self.state.rows, 0, self.jobs.slots.find(job_id))
 
     def placed(self) -> dict[str, int]:
         """Jobs whose workers exist or are about to, and the number of their run."""
-        held = np.flatnonzero(self._reader.held)
-        return {self.jobs.slots.ids[j]: int(self._reader.runs[j]) for j in held}
+        jobs, ids = self.state.job[0], self.jobs.slots.ids
+        return {ids[j]: int(jobs["runs"][j]) for j in np.flatnonzero(jobs["workers_now"] > 0)}
 
     def runs_of(self, job_id: str) -> int:
         """How often a job has started."""
-        return int(self._reader.runs[self.jobs.slots.find(job_id)])
+        return int(self.state.job[0, self.jobs.slots.find(job_id)]["runs"])
 
     def workers_of(self, job_id: str) -> tuple[WorkerPlacement, ...]:
         """Where the workers of a job are; empty if it is not placed."""
-        return self._reader.workers(self.jobs.slots.find(job_id))
+        j = self.jobs.slots.find(job_id)
+        workers = self.state.worker[0, j, : self.state.job[0, j]["workers_now"]]
+        return placements(workers, self.nodes)
 
     def is_current(self, event: Event) -> bool:
         """Whether an event is about the present run of a job, and not overtaken."""
         if event.job_id not in self.jobs.slots:
             return False
-        j = self.jobs.slots.find(event.job_id)
-        if not self._reader.held[j] or self._reader.runs[j] != event.run:
+        run: Any = self.state.job[0, self.jobs.slots.find(event.job_id)]
+        if run["workers_now"] == 0 or run["runs"] != event.run:
             return False
         saving = self.jobs.code(event.job_id) == JobCode.CHECKPOINTING
         return saving or not isinstance(event, CheckpointCommitted)
@@ -220,7 +216,7 @@ class Engine:
 
     def state_at(self, time_ms: int) -> ClusterState:
         """A copy of the cluster's state, as it will be at a time if nothing happens before."""
-        state = allocate(replace(self.shape, log=1))
+        state = allocate(self._copy_shape)
         kernels.copy_row(self.state.rows, 0, state.rows, 0)
         kernels.apply_event(state.rows, 0, time_ms, int(EventKind.NONE), 0)
         return state
@@ -239,14 +235,18 @@ class Engine:
             self.nodes.slots.find(body.node_id)
 
     def handle(self, entry: Entry) -> Outcome:
-        """Apply an entry of the log.
+        """Apply an entry of the log, if it makes sense.
 
         Raises
         ------
         QuartermasterError
-            If the entry makes no sense (:meth:`check`); nothing changed then.
+            If it makes none (:meth:`check`); nothing changed then.
         """
         self.check(entry.body)
+        return self.apply(entry)
+
+    def apply(self, entry: Entry) -> Outcome:
+        """Apply an entry of the log that makes sense as things are: :meth:`check` has said so."""
         time_ms = max(entry.time_ms, self.now_ms)
         if self._begun:
             kernels.apply_event(self.state.rows, 0, time_ms, int(EventKind.NONE), 0)
@@ -339,7 +339,8 @@ class Engine:
             if reason != Reason.OK:
                 return reason
             self._settle()
-            self._collect()  # one at a time: a plan may start and preempt the same job
+            if self._reader.room < self._most_effects:  # so long a plan is read in parts
+                self._collect()
         return Reason.OK
 
     def _collect(self) -> None:
@@ -348,7 +349,7 @@ class Engine:
     def _rehearse(self, actions: Sequence[Action]) -> Reason:
         """Carry a plan out on a copy: it is all legal, or none of it happens."""
         if self._rehearsal is None:
-            self._rehearsal = allocate(replace(self.shape, log=1))
+            self._rehearsal = allocate(self._copy_shape)
         kernels.copy_row(self.state.rows, 0, self._rehearsal.rows, 0)
         for action in actions:
             reason = self._act(self._rehearsal, action)

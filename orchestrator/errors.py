@@ -9,7 +9,6 @@ __all__ = [
     "CapacityError",
     "ConfigurationError",
     "IllegalActionError",
-    "IllegalTransitionError",
     "InvariantError",
     "NoHealthyEndpointError",
     "QuartermasterError",
@@ -94,10 +93,6 @@ class UnknownEntityError(QuartermasterError, KeyError):
 
 class IllegalActionError(QuartermasterError, ValueError):
     """A policy chose an action that its mask forbids (raised in strict mode only)."""
-
-
-class IllegalTransitionError(QuartermasterError, RuntimeError):
-    """A job was asked to change state along an edge that the transition table does not have."""
 
 
 class InvariantError(QuartermasterError, AssertionError):

@@ -8,6 +8,7 @@ a runtime carries it out and answers with events.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum
 from typing import TypeAlias
 
 from orchestrator.errors import ValidationError
@@ -39,6 +40,7 @@ __all__ = [
     "Scale",
     "StartJob",
     "StopJob",
+    "StopReason",
     "Submit",
     "Wait",
     "WorkerExited",
@@ -282,6 +284,17 @@ class SaveCheckpoint:
     progress_ms: int
 
 
+class StopReason(Enum):
+    """Why the workers of a job are to be stopped."""
+
+    PREEMPTED = "preempted"
+    """It is saved, and gives up its place."""
+    INTERRUPTED = "interrupted"
+    """It lost its workers, or a node under them, and falls back to its last checkpoint."""
+    UNEXPECTED = "unexpected"
+    """They were found at start-up, and nothing is known of this run."""
+
+
 @dataclass(frozen=True)
 class StopJob:
     """Stop what is left of a job's workers; nothing is reported.
@@ -292,7 +305,7 @@ class StopJob:
 
     job_id: str
     run: int
-    reason: str
+    reason: StopReason
     progress_ms: int
     lost_ms: int = 0
     save: bool = False

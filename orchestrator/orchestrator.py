@@ -263,7 +263,6 @@ class InfrastructureOrchestrator:
             False if the node had left, or was leaving already.
         """
         await self.start()
-        self.engine.check(Decommission(node_id))
         code = self.engine.nodes.code(node_id)
         await self._propose(Decommission(node_id, drain))
         await self._cycle.react()
@@ -293,7 +292,6 @@ class InfrastructureOrchestrator:
     async def handle_node_recovery(self, node_id: str) -> bool:
         """A node that had failed is back, as it was and empty; False if it was not down."""
         await self.start()
-        self.engine.check(NodeRecovered(node_id))
         down = self.engine.nodes.code(node_id) == NodeCode.DOWN
         await self._propose(NodeRecovered(node_id))
         self._trust(node_id)

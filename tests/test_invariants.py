@@ -12,6 +12,7 @@ from orchestrator.invariants import assert_invariants
 from orchestrator.kernels import entry
 from orchestrator.kernels.codes import (
     ActionKind,
+    EffectKind,
     EventKind,
     Information,
     JobCode,
@@ -33,7 +34,7 @@ _DONE, _RUNS, _SAVES, _WAITS, _ALSO_WAITS, _TO_COME = range(6)
 @pytest.fixture
 def state() -> ClusterState:
     """One job of each kind: completed, running, checkpointing, waiting (two), to come."""
-    state = allocate(ClusterShape(envs=1, jobs=8, workers=2, nodes=2, devices=2))
+    state = allocate(ClusterShape(envs=1, jobs=8, workers=2, nodes=2, devices=2, effects=8))
     state.rows["information"] = Information.ESTIMATE
     state.rows["preemption_limit"] = 4
     nodes = np.zeros(2, NODE_DTYPE)
@@ -157,6 +158,24 @@ _BREACHES = {
     "queued work": (_add("rows", (), "queued_unit_ms", 1), "queued_unit_ms is"),
     "settled excess": (_add("rows", (), "settled_excess", 1e-6), "settled_excess is"),
     "commitment": (_set("rows", (), "committed", _RUNS), "committed to job 1, which does not wait"),
+    "runs of nobody": (_set("job", (_WAITS,), "runs", 1), "whether job 3 has runs is True"),
+    "another run": (_set("job", (_RUNS,), "runs", 2), "run last told of job 1 is 1, should be 2"),
+    "untold": (
+        _set("effect", (3,), "kind", EffectKind.RELEASE),
+        "last told of the CHECKPOINTING job 2 is START",
+    ),
+    "told otherwise": (
+        _set("effect", (1,), "kind", EffectKind.STOP),
+        "last told of the RUNNING job 1 is STOP",
+    ),
+    "told another size": (
+        _set("effect", (1,), "workers", 1),
+        "workers last told of job 1 is 1, should be 2",
+    ),
+    "told another place": (
+        _set("effect_worker", (1, 1), "devices", 0),
+        "the workers of job 1 are elsewhere than was last told",
+    ),
     "too many jobs": (_set("rows", (), "num_jobs", 9), "num_jobs is 9, outside 0..8"),
 }
 

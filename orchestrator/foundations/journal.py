@@ -53,7 +53,7 @@ class Journal:
         self._lock = asyncio.Lock()
         self.applied = 0
         for entry in consensus.entries():
-            self._apply(entry, lambda outcome: None)
+            self._apply(entry, engine.handle, lambda outcome: None)
 
     async def propose(self, body: Command | Event) -> Outcome:
         """Log and apply; what came of it.
@@ -67,19 +67,26 @@ class Journal:
             self._engine.check(body)
             time_ms = max(self._clock.now_ms(), self._engine.now_ms)
             index = await self._consensus.append(Entry(time_ms, body))
-            first = self.applied
-            entries = self._consensus.entries(first)
-            mine = [self._apply(entry, self._carry_out) for entry in entries][index - first]
+            first, outcomes = self.applied, []
+            for at, entry in enumerate(self._consensus.entries(first), first):
+                # Only what comes next is still as it was when it was checked.
+                checked = at == index == first
+                apply = self._engine.apply if checked else self._engine.handle
+                outcomes.append(self._apply(entry, apply, self._carry_out))
+            mine = outcomes[index - first]
         if isinstance(mine, QuartermasterError):
             raise mine
         return mine
 
     def _apply(
-        self, entry: Entry, carry_out: Callable[[Outcome], None]
+        self,
+        entry: Entry,
+        apply: Callable[[Entry], Outcome],
+        carry_out: Callable[[Outcome], None],
     ) -> Outcome | QuartermasterError:
         """Apply the next entry. One that is refused is refused alike by every replica."""
         try:
-            outcome = self._engine.handle(entry)
+            outcome = apply(entry)
         except QuartermasterError as error:
             _log.info("entry %d of the log was refused: %s", self.applied, error)
             self.applied += 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from orchestrator.engine import Outcome
-from orchestrator.messages import SaveCheckpoint, StopJob
+from orchestrator.messages import SaveCheckpoint, StopJob, StopReason
 from orchestrator.ports import CheckpointManager
 
 __all__ = ["CheckpointKeeper"]
@@ -38,7 +38,7 @@ class CheckpointKeeper:
 
     def _note_stop(self, stop: StopJob, now_ms: int) -> None:
         checkpoint_id = self._writing.pop(stop.job_id, None)
-        if checkpoint_id is not None and stop.reason == "preempted":
+        if checkpoint_id is not None and stop.reason == StopReason.PREEMPTED:
             self._checkpoints.commit(checkpoint_id)
         elif checkpoint_id is not None:
             self._checkpoints.discard(checkpoint_id)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 
 from orchestrator.engine import Engine
-from orchestrator.messages import Event, StopJob, WorkersLost
+from orchestrator.messages import Event, StopJob, StopReason, WorkersLost
 from orchestrator.ports import Runtime
 
 __all__ = ["reconcile"]
@@ -31,7 +31,7 @@ async def reconcile(
     placed, observed = engine.placed(), runtime.observe()
     runtime.carry_out(
         [
-            StopJob(job_id, run, "not expected at start-up", 0)
+            StopJob(job_id, run, StopReason.UNEXPECTED, 0)
             for job_id, run in observed.items()
             if placed.get(job_id) != run
         ]

@@ -12,7 +12,13 @@ from orchestrator.invariants.holdings import (
     check_orders,
     check_tenants,
 )
-from orchestrator.invariants.jobs import check_counters, check_jobs, check_progress, check_services
+from orchestrator.invariants.jobs import (
+    check_counters,
+    check_effects,
+    check_jobs,
+    check_progress,
+    check_services,
+)
 from orchestrator.invariants.queues import check_heap, check_queue, check_queue_sums, check_running
 from orchestrator.invariants.view import PLACED, view_of
 from orchestrator.kernels.state import ClusterState
@@ -50,3 +56,4 @@ def assert_invariants(state: ClusterState, e: int) -> None:
     check_progress(view)
     check_counters(view)
     check_services(view)
+    check_effects(view)

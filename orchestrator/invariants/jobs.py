@@ -1,11 +1,25 @@
-"""Invariants of jobs: states, times, gangs, progress, counters, services."""
+"""Invariants of jobs: states, times, gangs, progress, counters, services, effects."""
 
 from __future__ import annotations
 
-from orchestrator.invariants.view import ENDED, PASSING, PLACED, WAITING, View
-from orchestrator.kernels.codes import NO_JOB, JobCode, JobKind
+import numpy as np
 
-__all__ = ["check_counters", "check_jobs", "check_progress", "check_services"]
+from orchestrator.invariants.view import ENDED, PASSING, PLACED, WAITING, View
+from orchestrator.kernels.codes import NO_JOB, EffectKind, JobCode, JobKind
+
+__all__ = ["check_counters", "check_effects", "check_jobs", "check_progress", "check_services"]
+
+_HOLDS = (EffectKind.START, EffectKind.REGROUP, EffectKind.MOVE)
+_ENDS = (EffectKind.STOP, EffectKind.SAVE_AND_STOP, EffectKind.INTERRUPT)
+_TOLD_LAST = {
+    JobCode.RUNNING: _HOLDS,
+    JobCode.COMPLETED: _HOLDS,
+    JobCode.CHECKPOINTING: (EffectKind.SAVE,),
+    JobCode.PENDING: _ENDS,
+    JobCode.PREEMPTED: _ENDS,
+    JobCode.FAILED: _ENDS,
+}
+"""Effects of which a job's last one is, once it has started."""
 
 
 def check_jobs(v: View) -> None:
@@ -19,6 +33,7 @@ def check_jobs(v: View) -> None:
         placed = state in PLACED
         _check_gang(v, j, state, placed=placed)
         started = run["first_start_ms"] >= 0
+        v.require_equal(bool(run["runs"] > 0), bool(started), f"whether job {j} has runs")
         if state == JobCode.ABSENT:
             v.require(not started, f"job {j} has started before it was submitted")
             continue
@@ -104,3 +119,22 @@ def check_services(v: View) -> None:
             v.require(own[name] >= 0, f"{name} of service {s} is {own[name]}")
         v.require(0 <= own["sick"] <= own["ready"], f"service {s} has {own['sick']} sick replicas")
         v.require(0 <= own["job"] < len(v.job), f"service {s} belongs to job {own['job']}")
+
+
+def check_effects(v: View) -> None:
+    """What a runtime was told last of a job, as far as that is kept, is what the job does."""
+    of_jobs = np.flatnonzero(v.effect["kind"] != EffectKind.RELEASE)
+    for j, at in {int(v.effect[at]["subject"]): at for at in of_jobs}.items():
+        told, run = v.effect[at], v.job[j]
+        if run["runs"] == 0:
+            continue  # another job has the row now
+        v.require_equal(int(told["run"]), int(run["runs"]), f"run last told of job {j}")
+        kind, state = EffectKind(told["kind"]), JobCode(run["state"])
+        v.require(
+            kind in _TOLD_LAST[state], f"last told of the {state.name} job {j} is {kind.name}"
+        )
+        if state == JobCode.RUNNING:
+            count = int(run["workers_now"])
+            v.require_equal(int(told["workers"]), count, f"workers last told of job {j}")
+            same = np.array_equal(v.effect_worker[at, :count], v.worker[j, :count])
+            v.require(same, f"the workers of job {j} are elsewhere than was last told")

@@ -39,6 +39,8 @@ class View:
     tenant: NDArray[np.void]  # [num_tenants]
     on_order: list[int]  # [arrival_len] nodes
     service: NDArray[np.void]  # [num_services]
+    effect: NDArray[np.void]  # [F] those that are kept, oldest first
+    effect_worker: NDArray[np.void]  # [F, W]
 
     def require(self, ok: bool, message: str) -> None:
         """Raise :class:`InvariantError` unless ``ok``."""
@@ -73,6 +75,8 @@ def view_of(state: ClusterState, e: int) -> View:
         if not 0 <= row[name] <= limit:
             raise InvariantError(f"row {e}: {name} is {row[name]}, outside 0..{limit}")
     jobs, nodes = int(row["num_jobs"]), int(row["num_nodes"])
+    count, ring = int(row["effect_count"]), state.shape.effects
+    kept = np.arange(max(0, count - ring), count) % max(ring, 1)
     return View(
         e=e,
         row=row,
@@ -90,4 +94,6 @@ def view_of(state: ClusterState, e: int) -> View:
             for k in range(int(row["arrival_len"]))
         ],
         service=state.service[e, : row["num_services"]],
+        effect=state.effect[e, kept],
+        effect_worker=state.effect_worker[e, kept],
     )

@@ -13,6 +13,7 @@ __all__ = [
     "NODE_CHOICE",
     "NO_JOB",
     "ActionKind",
+    "EffectKind",
     "EventKind",
     "Information",
     "JobCode",
@@ -123,6 +124,27 @@ class LogKind(IntEnum):
     JOB_STATE = 0
     NODE_STATE = 1
     PLACEMENT = 2
+
+
+class EffectKind(IntEnum):
+    """What a change of state asks of a runtime."""
+
+    START = 0
+    """All workers of a job are to be started."""
+    REGROUP = 1
+    """The workers of a job are others from now on; those that stay are not restarted."""
+    MOVE = 2
+    """The same, and none of them stays: the job is saved and started again elsewhere."""
+    SAVE = 3
+    """A job is to be saved, in its place, and that is to be reported."""
+    STOP = 4
+    """A job is saved; its workers are to be stopped."""
+    SAVE_AND_STOP = 5
+    """The same of a job that is saved at no cost, so that nobody waited for its checkpoint."""
+    INTERRUPT = 6
+    """What is left of a job's workers is to be stopped: it falls back to its last checkpoint."""
+    RELEASE = 7
+    """A node that was to leave is empty."""
 
 
 class ActionKind(IntEnum):

@@ -11,6 +11,7 @@ __all__ = [
     "ARRIVAL_DTYPE",
     "CURVE_DTYPE",
     "DEVICE_DTYPE",
+    "EFFECT_DTYPE",
     "EVENT_DTYPE",
     "GITTINS_DTYPE",
     "GITTINS_ENTRIES",
@@ -94,6 +95,7 @@ JOB_DTYPE = np.dtype(
         ("migrations", "i8"),
         ("state", "u1"),  # codes.JobCode
         ("spread", "u1"),  # codes.Topology: the narrowest domain that holds its workers
+        ("runs", "u4"),  # how often it has started: the number of its current (or last) run
     ],
     align=True,
 )
@@ -149,6 +151,21 @@ LOG_DTYPE = np.dtype(
     [("time_ms", "i8"), ("value", "i8"), ("kind", "i8"), ("subject", "i8")], align=True
 )
 """A record of the event log."""
+
+EFFECT_DTYPE = np.dtype(
+    [
+        ("time_ms", "i8"),
+        ("kind", "i8"),  # codes.EffectKind
+        ("subject", "i8"),  # the node of a RELEASE, else the job; what follows is of jobs only
+        ("run", "i8"),
+        ("workers", "i8"),  # that it has now: the table beside this one says where
+        ("cost_ms", "i8"),  # until work goes on, or the job is saved; of an INTERRUPT: lost work
+        ("progress_ms", "i8"),  # work that it goes on from
+        ("speed_milli", "i8"),
+    ],
+    align=True,
+)
+"""What a runtime is to do, with all that it needs to know: nothing is read from the state later."""
 
 WORKER_DTYPE = np.dtype([("devices", "u8"), ("node", "i8")], align=True)
 """Where a placed worker is: its node, and its devices there as a bit mask."""

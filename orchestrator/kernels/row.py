@@ -19,6 +19,8 @@ TABLES = (
     "heap",
     "incident",
     "log",
+    "effect",
+    "effect_worker",
     "tenant",
     "uplink",
     "curve",
@@ -39,6 +41,7 @@ _STRIDES = [
     ("max_workers", "i8"),
     ("max_devices", "i8"),
     ("max_log", "i8"),
+    ("max_effects", "i8"),  # kept for a runtime; 0: there is none
     ("max_shapes", "i8"),  # request shapes whose placements are remembered; 0: none
     ("max_touches", "i8"),  # a power of two
     ("max_asks", "i8"),  # of the slot table: a power of two, or 0
@@ -87,6 +90,7 @@ _SCALARS = [
     ("event_seq", "i8"),
     ("log_count", "i8"),
     ("log_hash", "u8"),
+    ("effect_count", "i8"),  # of rows that keep them
     ("capacity_units", "i8"),  # milli-GPUs of all nodes up; milli-cores if there are no GPUs
     ("nominal_units", "i8"),  # capacity with every node up
     ("nominal_gpu_milli", "i8"),  # the same for each resource
@@ -155,6 +159,13 @@ _SCALARS = [
     ("active_services", "i8"),  # of them, those that are services
     ("completed_jobs", "i8"),
     ("failed_jobs", "i8"),
+    # the same of jobs whose rows a live cluster has given to others
+    ("forgotten_completed_jobs", "i8"),
+    ("forgotten_failed_jobs", "i8"),
+    ("forgotten_preemptions", "i8"),
+    ("forgotten_interruptions", "i8"),
+    ("forgotten_resizes", "i8"),
+    ("forgotten_migrations", "i8"),
     ("preemptions_here", "i8"),  # at this decision point
     ("unit", "u1"),  # 0: capacity units are milli-cores, 1: milli-GPUs
     ("point_open", "u1"),

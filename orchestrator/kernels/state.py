@@ -31,6 +31,7 @@ from orchestrator.kernels.records import (
     ARRIVAL_DTYPE,
     CURVE_DTYPE,
     DEVICE_DTYPE,
+    EFFECT_DTYPE,
     EVENT_DTYPE,
     GITTINS_DTYPE,
     GITTINS_ENTRIES,
@@ -53,6 +54,7 @@ __all__ = [
     "CONFIG_FIELDS",
     "CURVE_DTYPE",
     "DEVICE_DTYPE",
+    "EFFECT_DTYPE",
     "EVENT_DTYPE",
     "GITTINS_DTYPE",
     "GITTINS_ENTRIES",
@@ -100,6 +102,8 @@ class ClusterShape:
         Node failures and recoveries of one episode.
     log : int
         Records of the event log that are kept (a ring); the hash covers all.
+    effects : int
+        What a runtime is to do, kept until it is read (a ring); 0 for rows without a runtime.
     tenants, uplinks, curves, services : int
         Tenants, racks with an uplink, throughput curves, inference services.
     typical : int
@@ -121,6 +125,7 @@ class ClusterShape:
     devices: int = 0
     incidents: int = 0
     log: int = 0
+    effects: int = 0
     tenants: int = 16
     uplinks: int = 1
     curves: int = 1
@@ -134,7 +139,7 @@ class ClusterShape:
         for name in _AT_LEAST_ONE:
             if getattr(self, name) < 1:
                 raise ValueError(f"ClusterShape: '{name}' must be at least 1")
-        for name in ("devices", "incidents", "log", "typical"):
+        for name in ("devices", "incidents", "log", "effects", "typical"):
             if getattr(self, name) < 0:
                 raise ValueError(f"ClusterShape: '{name}' must not be negative")
         if self.asks != 0 and (self.asks < _LEAST_ASKS or self.asks & (self.asks - 1) != 0):
@@ -163,6 +168,8 @@ class ClusterState:
     heap: NDArray[np.void]  # [E, J] EVENT_DTYPE, binary heap
     incident: NDArray[np.void]  # [E, max(incidents, 1)] INCIDENT_DTYPE, by time
     log: NDArray[np.void]  # [E, max(log, 1)] LOG_DTYPE, a ring
+    effect: NDArray[np.void]  # [E, F = max(effects, 1)] EFFECT_DTYPE, a ring
+    effect_worker: NDArray[np.void]  # [E, F, W] WORKER_DTYPE: workers of each; W = 1 without
     tenant: NDArray[np.void]  # [E, T] TENANT_DTYPE
     uplink: NDArray[np.void]  # [E, R] UPLINK_DTYPE, by rack
     curve: NDArray[np.void]  # [E, C] CURVE_DTYPE; entry 0 is not used
@@ -201,6 +208,7 @@ def allocate(shape: ClusterShape) -> ClusterState:
     envs, jobs, devices = shape.envs, shape.jobs, max(shape.devices, 1)
     shapes, tree, touches = memo_sizes(shape.nodes, shape.shapes, envs, shape.asks)
     rooms = shape.nodes if shape.asks > 0 else 1
+    effect_workers = (shape.effects, shape.workers) if shape.effects > 0 else (1, 1)
     state = ClusterState(
         shape=shape,
         rows=np.zeros(envs, ROW_DTYPE),
@@ -214,6 +222,8 @@ def allocate(shape: ClusterShape) -> ClusterState:
         heap=np.zeros((envs, jobs), EVENT_DTYPE),
         incident=np.zeros((envs, max(shape.incidents, 1)), INCIDENT_DTYPE),
         log=np.zeros((envs, max(shape.log, 1)), LOG_DTYPE),
+        effect=np.zeros((envs, max(shape.effects, 1)), EFFECT_DTYPE),
+        effect_worker=np.zeros((envs, *effect_workers), WORKER_DTYPE),
         tenant=np.zeros((envs, shape.tenants), TENANT_DTYPE),
         uplink=np.zeros((envs, shape.uplinks), UPLINK_DTYPE),
         curve=np.zeros((envs, shape.curves), CURVE_DTYPE),
@@ -238,6 +248,7 @@ def allocate(shape: ClusterShape) -> ClusterState:
     state.rows["max_workers"] = shape.workers
     state.rows["max_devices"] = devices
     state.rows["max_log"] = max(shape.log, 1)
+    state.rows["max_effects"] = shape.effects
     state.rows["max_shapes"] = shapes
     state.rows["max_touches"] = touches
     state.rows["max_asks"] = shape.asks

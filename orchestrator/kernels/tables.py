@@ -25,6 +25,8 @@ __all__ = [
     "copy_scalars",
     "curve",
     "device",
+    "effect",
+    "effect_worker",
     "gittins",
     "heap",
     "incident",
@@ -81,6 +83,7 @@ _running_at = _record_at(state.RUNNING_DTYPE)
 _heap_at = _record_at(state.EVENT_DTYPE)
 _incident_at = _record_at(state.INCIDENT_DTYPE)
 _log_at = _record_at(state.LOG_DTYPE)
+_effect_at = _record_at(state.EFFECT_DTYPE)
 _tenant_at = _record_at(state.TENANT_DTYPE)
 _uplink_at = _record_at(state.UPLINK_DTYPE)
 _curve_at = _record_at(state.CURVE_DTYPE)
@@ -235,6 +238,18 @@ def incident(row, position):
 def log_entry(row, slot):
     """A record of the event log (LOG_DTYPE)."""
     return _log_at(row.log_at, slot)
+
+
+@small_kernel
+def effect(row, slot):
+    """What a runtime is to do (EFFECT_DTYPE)."""
+    return _effect_at(row.effect_at, slot)
+
+
+@small_kernel
+def effect_worker(row, slot, w):
+    """Where worker ``w`` was when entry ``slot`` of the effects was written (WORKER_DTYPE)."""
+    return _worker_at(row.effect_worker_at, np.int64(slot) * row.max_workers + w)
 
 
 @small_kernel

@@ -22,14 +22,6 @@ from orchestrator.types import JobSpec, NodeSpec
 __all__ = ["JobTable", "NodeTable"]
 
 _ENDED = (JobCode.COMPLETED, JobCode.FAILED)
-_COUNTED = (
-    "completed_jobs",
-    "failed_jobs",
-    "preemptions",
-    "interruptions",
-    "resizes",
-    "migrations",
-)
 
 
 class JobTable:
@@ -50,7 +42,6 @@ class JobTable:
         self._nodes = nodes
         self._spare = state.shape.jobs - 1
         self.tenants = Names("tenant", state.shape.tenants)
-        self._forgotten = dict.fromkeys(_COUNTED, 0)
         self.slots = Slots("job", self._spare)
         self.specs: dict[str, JobSpec] = {}
 
@@ -60,7 +51,8 @@ class JobTable:
 
     def count(self, name: str) -> int:
         """A counter of the row, over all jobs there have been, forgotten ones included."""
-        return int(self._state.rows[0][name]) + self._forgotten[name]
+        row = self._state.rows[0]
+        return int(row[name]) + int(row[f"forgotten_{name}"])
 
     def check(self, spec: JobSpec) -> None:
         """Raise unless a job can be submitted."""
@@ -90,7 +82,6 @@ class JobTable:
         j = self._free_row()
         if j is None:
             raise CapacityError(f"JobSpec '{spec.job_id}': the job table is full")
-        before = self._state.rows[0].copy()
         forgotten = self.slots.assign(j, spec.job_id)
         if forgotten:
             del self.specs[forgotten]
@@ -98,8 +89,6 @@ class JobTable:
         tenant = self.tenants.number(spec.tenant)
         ask = request_record(spec, time_ms, tenant, self._nodes.models)
         live.admit_live_job(self._state.rows, 0, time_ms, j, ask)
-        for name in _COUNTED:
-            self._forgotten[name] += int(before[name]) - int(self._state.rows[0][name])
         return forgotten
 
     def _free_row(self) -> int | None:

@@ -1,12 +1,14 @@
-"""What the event log's new records ask of a runtime."""
+"""What a row's effects are called when a runtime is told of them."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from orchestrator.kernels.codes import JobCode, LogKind, NodeCode
+from orchestrator.errors import InvariantError
+from orchestrator.kernels.codes import EffectKind
 from orchestrator.kernels.state import ClusterState
 from orchestrator.messages import (
     Effect,
@@ -15,140 +17,79 @@ from orchestrator.messages import (
     SaveCheckpoint,
     StartJob,
     StopJob,
+    StopReason,
     WorkerPlacement,
 )
 from orchestrator.resources.tables import JobTable, NodeTable
 
-__all__ = ["EffectReader"]
+__all__ = ["EffectReader", "placements"]
+
+_STOPS = {  # why, and whether the job is to be saved first
+    EffectKind.STOP: (StopReason.PREEMPTED, False),
+    EffectKind.SAVE_AND_STOP: (StopReason.PREEMPTED, True),
+    EffectKind.INTERRUPT: (StopReason.INTERRUPTED, False),
+}
 
 
 class EffectReader:
-    """Turns records that were written since it last looked into effects, in their order.
-
-    A job starts, or its workers change, at most once between two looks, and it stops at most once
-    before that, so the state after the last record still says everything about each of them.
+    """Turns the effects of a row that were not read before into messages, in their order.
 
     Parameters
     ----------
     state : ClusterState
-        State of one cluster, with its log kept.
+        State of one cluster, with a ring for effects.
     jobs, nodes : JobTable, NodeTable
         Who is in it.
-
-    Attributes
-    ----------
-    runs : int64 [jobs]
-        How often each job has started.
-    held : bool [jobs]
-        Whether its workers are, or are about to be, in the runtime's hands.
     """
 
     def __init__(self, state: ClusterState, jobs: JobTable, nodes: NodeTable) -> None:
         self._state = state
         self._jobs = jobs
         self._nodes = nodes
-        self._seen = int(state.rows[0]["log_count"])
-        self._lost_ms = np.zeros(state.shape.jobs, np.int64)  # so far, by job
-        self._migrations = np.zeros(state.shape.jobs, np.int64)  # so far, by job
-        self._scaling = np.zeros(state.shape.jobs, np.bool_)  # the next placement is no start
-        self.runs = np.zeros(state.shape.jobs, np.int64)
-        self.held = np.zeros(state.shape.jobs, np.bool_)
+        self._read = int(state.rows[0]["effect_count"])
+
+    @property
+    def room(self) -> int:
+        """Effects that may still come before one that was not read is lost."""
+        return self._state.shape.effects - (self._count() - self._read)
 
     def read(self) -> tuple[Effect, ...]:
-        """The effects of what was recorded since the last call."""
-        effects: list[Effect] = []
-        count = int(self._state.rows[0]["log_count"])
-        for position in range(self._seen, count):
-            record = self._state.log[0, position % self._state.shape.log]
-            effect = self._effect(record)
-            if effect is not None:
-                effects.append(effect)
-        self._seen = count
-        return tuple(effects)
+        """The effects that came since the last call."""
+        if self.room < 0:
+            raise InvariantError(f"{-self.room} effects were overwritten before they were read")
+        first, self._read = self._read, self._count()
+        ring = self._state.shape.effects
+        return tuple(self._message(position % ring) for position in range(first, self._read))
 
-    def _effect(self, record: Any) -> Effect | None:
-        kind, subject, value = int(record["kind"]), int(record["subject"]), int(record["value"])
-        if kind == LogKind.PLACEMENT:
-            return self._regroup(subject) if self._scaling[subject] else self._start(subject)
-        if kind == LogKind.NODE_STATE:
-            left = value == NodeCode.ABSENT
-            return ReleaseNode(self._nodes.slots.ids[subject]) if left else None
-        return self._state_change(subject, JobCode(value))
+    def _count(self) -> int:
+        return int(self._state.rows[0]["effect_count"])
 
-    def _state_change(self, j: int, code: JobCode) -> Effect | None:
-        run: Any = self._state.job[0, j]
-        cost_ms = int(self._state.request[0, j]["checkpoint_ms"])
-        if code == JobCode.CHECKPOINTING and cost_ms > 0:
-            progress_ms = int(run["progress_ms"]) + int(run["unsaved_ms"])
-            return SaveCheckpoint(self._jobs.slots.ids[j], int(self.runs[j]), cost_ms, progress_ms)
-        if code == JobCode.PREEMPTED:
-            return self._stop(j, "preempted", save=cost_ms <= 0)
-        if code == JobCode.PENDING and self.held[j]:
-            return self._stop(j, "interrupted", save=False)
-        if code == JobCode.PENDING:
-            self.runs[j] = 0  # a new job, perhaps in the row of one that is forgotten
-            self._lost_ms[j] = 0
-            self._migrations[j] = 0
-        elif code == JobCode.SCALING:
-            self._scaling[j] = True
-        elif code == JobCode.COMPLETED:
-            self.held[j] = False
-        return None
+    def _message(self, slot: int) -> Effect:
+        record: Any = self._state.effect[0, slot]
+        kind, subject = EffectKind(record["kind"]), int(record["subject"])
+        if kind == EffectKind.RELEASE:
+            return ReleaseNode(self._nodes.slots.ids[subject])
+        job_id, run = self._jobs.slots.ids[subject], int(record["run"])
+        cost_ms, progress_ms = int(record["cost_ms"]), int(record["progress_ms"])
+        if kind == EffectKind.SAVE:
+            return SaveCheckpoint(job_id, run, cost_ms, progress_ms)
+        if kind in _STOPS:
+            reason, save = _STOPS[kind]
+            return StopJob(job_id, run, reason, progress_ms, lost_ms=cost_ms, save=save)
+        spec, time_ms = self._jobs.specs[job_id], int(record["time_ms"])
+        workers = placements(self._state.effect_worker[0, slot, : record["workers"]], self._nodes)
+        speed = int(record["speed_milli"])
+        if kind == EffectKind.START:
+            return StartJob(job_id, run, spec, workers, time_ms, cost_ms, progress_ms, speed)
+        resume_ms, moved = time_ms + cost_ms, kind == EffectKind.MOVE
+        return RegroupJob(job_id, run, spec, workers, resume_ms, progress_ms, speed, moved)
 
-    def _stop(self, j: int, reason: str, *, save: bool) -> StopJob:
-        self.held[j] = False
-        run: Any = self._state.job[0, j]
-        lost_ms = int(run["lost_ms"] - self._lost_ms[j])
-        self._lost_ms[j] = run["lost_ms"]
-        return StopJob(
-            job_id=self._jobs.slots.ids[j],
-            run=int(self.runs[j]),
-            reason=reason,
-            progress_ms=int(run["progress_ms"]),
-            lost_ms=lost_ms,
-            save=save,
-        )
 
-    def _start(self, j: int) -> StartJob:
-        self.runs[j] += 1
-        self.held[j] = True
-        run: Any = self._state.job[0, j]
-        job_id = self._jobs.slots.ids[j]
-        return StartJob(
-            job_id=job_id,
-            run=int(self.runs[j]),
-            spec=self._jobs.specs[job_id],
-            workers=self.workers(j),
-            start_ms=int(run["start_ms"]),
-            restart_ms=int(run["work_start_ms"]) - int(run["start_ms"]),
-            progress_ms=int(run["progress_ms"]),
-            speed_milli=int(run["speed_milli"]),
-        )
-
-    def _regroup(self, j: int) -> RegroupJob:
-        self._scaling[j] = False
-        run: Any = self._state.job[0, j]
-        job_id = self._jobs.slots.ids[j]
-        moved = bool(run["migrations"] > self._migrations[j])
-        self._migrations[j] = run["migrations"]
-        return RegroupJob(
-            job_id=job_id,
-            run=int(self.runs[j]),
-            spec=self._jobs.specs[job_id],
-            workers=self.workers(j),
-            resume_ms=int(run["work_start_ms"]),
-            progress_ms=int(run["progress_ms"]) + int(run["unsaved_ms"]),
-            speed_milli=int(run["speed_milli"]),
-            moved=moved,
-        )
-
-    def workers(self, j: int) -> tuple[WorkerPlacement, ...]:
-        """Where the workers of a job are."""
-        count = int(self._state.job[0, j]["workers_now"])
-        return tuple(self._worker(j, w) for w in range(count))
-
-    def _worker(self, j: int, w: int) -> WorkerPlacement:
-        place: Any = self._state.worker[0, j, w]
+def placements(workers: NDArray[np.void], nodes: NodeTable) -> tuple[WorkerPlacement, ...]:
+    """Where workers (WORKER_DTYPE) are, as runtimes are told."""
+    places = []
+    for place in workers:
         mask = int(place["devices"])
         gpus = tuple(g for g in range(mask.bit_length()) if mask >> g & 1)
-        return WorkerPlacement(self._nodes.slots.ids[int(place["node"])], gpus)
+        places.append(WorkerPlacement(nodes.slots.ids[int(place["node"])], gpus))
+    return tuple(places)

@@ -18,6 +18,7 @@ from orchestrator.messages import (
     SaveCheckpoint,
     StartJob,
     StopJob,
+    StopReason,
     WorkerExited,
     WorkerPlacement,
 )
@@ -79,7 +80,7 @@ async def test_a_job_runs_and_ends(
 async def test_a_stopped_job_reports_nothing(
     clock: VirtualClock, runtime: Runtime, heard: list[tuple[int, Event]]
 ) -> None:
-    runtime.carry_out((_start("a", 5), StopJob("a", 1, "interrupted", 0)))
+    runtime.carry_out((_start("a", 5), StopJob("a", 1, StopReason.INTERRUPTED, 0)))
     assert runtime.observe() == {}
     await clock.run_until_idle()
     assert heard == []
@@ -88,7 +89,7 @@ async def test_a_stopped_job_reports_nothing(
 async def test_stopping_what_does_not_run_is_fine(
     clock: VirtualClock, runtime: Runtime, heard: list[tuple[int, Event]]
 ) -> None:
-    runtime.carry_out((StopJob("a", 1, "interrupted", 0), ReleaseNode("node")))
+    runtime.carry_out((StopJob("a", 1, StopReason.INTERRUPTED, 0), ReleaseNode("node")))
     await clock.run_until_idle()
     assert heard == []
 
@@ -107,7 +108,7 @@ async def test_a_job_that_is_saved_stands_still(
 async def test_a_restart_is_another_run(
     clock: VirtualClock, runtime: Runtime, heard: list[tuple[int, Event]]
 ) -> None:
-    runtime.carry_out((_start("a", 5), StopJob("a", 1, "preempted", 2 * _MINUTE_MS)))
+    runtime.carry_out((_start("a", 5), StopJob("a", 1, StopReason.PREEMPTED, 2 * _MINUTE_MS)))
     again = replace(_start("a", 5, run=2), restart_ms=1000, progress_ms=2 * _MINUTE_MS)
     runtime.carry_out((again,))
     assert runtime.observe() == {"a": 2}
@@ -155,7 +156,7 @@ async def test_a_regrouped_job_can_be_saved_and_stopped(
     runtime.carry_out((start, _regroup(start, moved=True), SaveCheckpoint("a", 1, 3000, 0)))
     await clock.run_until_idle()
     assert heard == [(3000, CheckpointCommitted("a", 1))]
-    runtime.carry_out((StopJob("a", 1, "preempted", 0),))
+    runtime.carry_out((StopJob("a", 1, StopReason.PREEMPTED, 0),))
     assert runtime.observe() == {}
 
 

@@ -18,7 +18,7 @@ from orchestrator.foundations import in_memory
 from orchestrator.invariants import assert_invariants
 from orchestrator.kernels import entry
 from orchestrator.kernels.codes import ActionKind, EventKind, Placement, Reason, Status
-from orchestrator.kernels.state import ClusterState, allocate
+from orchestrator.kernels.state import ClusterShape, ClusterState, allocate
 from orchestrator.messages import (
     MigrateJob,
     PlaceJob,
@@ -74,9 +74,9 @@ def trace_of(state: ClusterState) -> Trace:
 # --- a row of the kernels, as environments and replays use it ------------------------------------
 
 
-def load(case: Case) -> ClusterState:
+def load(case: Case, shape: ClusterShape = SHAPE) -> ClusterState:
     """A case as a row that has just begun."""
-    state = allocate(SHAPE)
+    state = allocate(shape)
     row = state.rows[0]
     case.semantics.write(state.rows)
     row["keep_log"] = 1
@@ -90,7 +90,12 @@ def load(case: Case) -> ClusterState:
 
 def drive_row(case: Case) -> Trace:
     """The kernels alone: one row, stepped from decision to decision."""
-    state = load(case)
+    return trace_of(play_row(case))
+
+
+def play_row(case: Case, shape: ClusterShape = SHAPE) -> ClusterState:
+    """The row at the end of that."""
+    state = load(case, shape)
     nodes = np.zeros(SHAPE.workers, np.int32)
     assert_invariants(state, 0)
     while entry.advance(state.rows, 0, nodes) == Status.DECISION:
@@ -102,7 +107,7 @@ def drive_row(case: Case) -> Trace:
             break  # the policy wants nothing more, and nothing more will happen
         assert reason == Reason.OK
     assert_invariants(state, 0)
-    return trace_of(state)
+    return state
 
 
 # --- the orchestrator on a virtual clock ---------------------------------------------------------

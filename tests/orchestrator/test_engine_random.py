@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from orchestrator.engine import Engine, Outcome
 from orchestrator.errors import QuartermasterError
-from orchestrator.kernels.codes import NodeCode, Placement
+from orchestrator.kernels.codes import JobKind, NodeCode, Placement
 from orchestrator.kernels.state import ClusterShape
 from orchestrator.messages import (
     Action,
@@ -49,6 +49,7 @@ from orchestrator.messages import (
 )
 from orchestrator.semantics import Semantics
 from orchestrator.types import JobPriority, JobSpec, NodeSpec
+from tests.orchestrator.naive_effects import NaiveEffects
 
 pytestmark = pytest.mark.property
 
@@ -56,7 +57,13 @@ SHAPE = ClusterShape(envs=1, jobs=4, workers=3, nodes=3, devices=2)
 
 
 def _job(
-    job_id: str, workers: int, gpus: int, share: float, save_s: float, elastic: bool
+    job_id: str,
+    workers: int,
+    gpus: int,
+    share: float,
+    save_s: float,
+    elastic: bool,
+    kind: JobKind,
 ) -> JobSpec:
     return JobSpec(
         job_id=job_id,
@@ -74,6 +81,7 @@ def _job(
         restart_seconds=1.0,
         elastic=elastic,
         max_workers=3,
+        kind=kind,
     )
 
 
@@ -112,9 +120,9 @@ def _report(engine: Engine, dice: random.Random) -> Event:
 def _body(engine: Engine, dice: random.Random, count: int) -> Command | Event:
     """Something that somebody might send, given what there is."""
     gpus, save_s = dice.randint(0, 2), dice.choice([0.0, 2.0])
-    job = _job(
-        f"j{count}", dice.randint(1, 3), gpus, dice.choice([1.0, 0.5]), save_s, dice.random() < 0.5
-    )
+    share, elastic = dice.choice([1.0, 0.5]), dice.random() < 0.5
+    kind = JobKind.SERVICE if dice.random() < 0.3 else JobKind.TRAINING
+    job = _job(f"j{count}", dice.randint(1, 3), gpus, share, save_s, elastic, kind)
     if dice.random() < 0.1 and engine.jobs.specs:
         job = replace(job, job_id=dice.choice(list(engine.jobs.specs)))
     node_id = f"n{dice.randint(0, 4)}"
@@ -233,3 +241,31 @@ def test_whatever_happens_state_and_effects_are_sound(
     assert again.placed() == engine.placed()
     for name in ("now_ms", "point", "busy_unit_ms", "capacity_unit_ms", "free_units", "decisions"):
         assert again.row[name] == engine.row[name]
+
+
+@given(seed=st.integers(0, 1 << 32), length=st.integers(0, 120), semantics=_semantics)
+def test_effects_are_what_a_slow_reading_of_the_log_infers(
+    seed: int, length: int, semantics: Semantics
+) -> None:
+    dice = random.Random(seed)
+    engine = Engine(SHAPE, semantics=semantics)
+    slow = Engine(replace(SHAPE, log=1 << 14), semantics=semantics)
+    reader = NaiveEffects(slow)
+    told: list[Effect] = []
+    time_ms = 0
+    for count in range(length):
+        time_ms += dice.choice([0, 0, 500, dice.randint(0, 20_000)])
+        entry = Entry(time_ms, _body(engine, dice, count))
+        try:
+            outcome = engine.handle(entry)
+        except QuartermasterError:
+            continue
+        assert outcome.effects == reader.effects_of(entry, outcome.reason)
+        told += outcome.effects
+    assert slow.log_hash == engine.log_hash
+    saved = [effect for effect in told if isinstance(effect, SaveCheckpoint)]
+    saved_at_once = [effect for effect in told if isinstance(effect, StopJob) and effect.save]
+    moved = [effect for effect in told if isinstance(effect, RegroupJob) and effect.moved]
+    preempted = len(saved) + len(saved_at_once)
+    assert preempted == engine.jobs.count("preemptions"), "forgotten jobs included"
+    assert len(moved) == engine.jobs.count("migrations"), "forgotten jobs included"

@@ -269,6 +269,7 @@ _JOB_FIELDS = {
     "interruptions": "interruptions",
     "resizes": "resizes",
     "migrations": "migrations",
+    "runs": "runs",
     "excess": "excess",
 }
 

@@ -85,6 +85,7 @@ class NaiveCluster(NaiveState):
         if job.first_start < 0:
             job.first_start = self.now
         job.start = self.now
+        job.runs += 1
         self.set_state(job, JobCode.SCHEDULED)
         self.go_on(job, restart)
         return True

@@ -54,6 +54,7 @@ class Job:
     interruptions: int = 0
     resizes: int = 0
     migrations: int = 0
+    runs: int = 0
     excess: float = 0.0
     spots: list[tuple[int, tuple[int, ...]]] = field(default_factory=list)
 

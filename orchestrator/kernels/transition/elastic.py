@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from orchestrator.kernels.codes import Placement
+from orchestrator.kernels.codes import EffectKind, Placement
 from orchestrator.kernels.jit import kernel
 from orchestrator.kernels.tables import job, request, worker
 from orchestrator.kernels.transition.nodes import retire_if_empty
@@ -65,7 +65,7 @@ def grow_job(row, j, nodes, count, first, last):
     job(row, j).workers_now = np.int64(before + count)
     job(row, j).resizes += 1
     row.resizes += 1
-    end_change(row, j, max(stall, request(row, j).regroup_ms))
+    end_change(row, j, max(stall, request(row, j).regroup_ms), EffectKind.REGROUP)
     return True
 
 
@@ -93,7 +93,7 @@ def shrink_job(row, j, count):
         retire_if_empty(row, worker(row, j, job(row, j).workers_now + w).node)
     job(row, j).resizes += 1
     row.resizes += 1
-    end_change(row, j, max(stall, request(row, j).regroup_ms))
+    end_change(row, j, max(stall, request(row, j).regroup_ms), EffectKind.REGROUP)
 
 
 @kernel
@@ -116,4 +116,5 @@ def migrate_job(row, j, nodes, generator):
     job(row, j).migrations += 1
     row.migrations += 1
     release_traffic(row, j, workers)  # what reserving took: the end of the change takes it again
-    end_change(row, j, stall + request(row, j).checkpoint_ms + request(row, j).restart_ms)
+    stall += request(row, j).checkpoint_ms + request(row, j).restart_ms
+    end_change(row, j, stall, EffectKind.MOVE)

@@ -151,6 +151,7 @@ def clear_job(row, j):
     job(row, j).resized_ms = 0
     job(row, j).spread = np.uint8(Topology.ANY)
     job(row, j).state = np.uint8(JobCode.ABSENT)
+    job(row, j).runs = np.uint32(0)
     job(row, j).heap_slot = -1
     job(row, j).moves_seen = -1
     job(row, j).ask_at = 0
@@ -200,6 +201,7 @@ def begin_episode(row, seed, nodes, standing, requests):
     row.event_seq = 0
     row.log_count = 0
     row.log_hash = np.uint64(0)
+    row.effect_count = 0
     row.decisions = 0
     row.illegal_actions = 0
     row.job_ms = 0
@@ -249,6 +251,12 @@ def begin_episode(row, seed, nodes, standing, requests):
     row.scaled_by = 0
     row.completed_jobs = 0
     row.failed_jobs = 0
+    row.forgotten_completed_jobs = 0
+    row.forgotten_failed_jobs = 0
+    row.forgotten_preemptions = 0
+    row.forgotten_interruptions = 0
+    row.forgotten_resizes = 0
+    row.forgotten_migrations = 0
     row.done = 0
     load_nodes(row, nodes)
     for j in range(standing.shape[0]):
@@ -327,7 +335,8 @@ def load_plans(row, plans):
 def copy_row(source, target):
     """Copy row ``source`` onto row ``target``, which keeps its own tables and must be as large.
 
-    Only what is in use is copied.
+    Only what is in use is copied. The log's records and the effects stay with the row where they
+    came about: nobody acts on what happens in a copy.
     """
     copy_scalars(target, source)
     for j in range(source.num_jobs):

@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 
-from orchestrator.kernels.codes import LEGAL_TRANSITIONS, EventKind, JobCode, JobKind, LogKind
+from orchestrator.kernels.codes import (
+    LEGAL_TRANSITIONS,
+    EffectKind,
+    EventKind,
+    JobCode,
+    JobKind,
+    LogKind,
+)
 from orchestrator.kernels.jit import kernel
 from orchestrator.kernels.tables import job, queue, request, worker
-from orchestrator.kernels.transition.log import record
+from orchestrator.kernels.transition.log import job_effect, record
 from orchestrator.kernels.transition.progress import (
     accrue_service,
     progress_now,
@@ -93,12 +100,14 @@ def start_job(row, position, nodes, workers, generator):
         restart = request(row, j).restart_ms
         if request(row, j).kind != JobKind.SERVICE:
             row.lost_unit_ms += restart * units_of(row, j, workers)
+    job(row, j).runs = np.uint32(job(row, j).runs + 1)
     job(row, j).start_ms = now
     job(row, j).resized_ms = now
     set_state(row, j, JobCode.SCHEDULED)
     record_placement(row, j)
     set_state(row, j, JobCode.RUNNING)
     set_pace(row, j, now + restart)
+    job_effect(row, EffectKind.START, j, restart)
     return True
 
 
@@ -161,6 +170,7 @@ def begin_preemption(row, j):
     list_running(row, j)
     cancel_event(row, j)
     push_event(row, row.now_ms + cost, EventKind.CHECKPOINTED, j)
+    job_effect(row, EffectKind.SAVE, j, cost)
 
 
 @kernel
@@ -169,6 +179,9 @@ def finish_preemption(row, j):
     _stop_running(row, j)
     progress = job(row, j).progress_ms + job(row, j).unsaved_ms
     _requeue(row, j, progress, JobCode.PREEMPTED)
+    waited = request(row, j).checkpoint_ms > 0
+    kind = EffectKind.STOP if waited else EffectKind.SAVE_AND_STOP
+    job_effect(row, kind, j, np.int64(0))
 
 
 @kernel
@@ -188,6 +201,7 @@ def interrupt_job(row, j):
     row.lost_unit_ms += lost * units_of(row, j, request(row, j).workers)
     _stop_running(row, j)
     _requeue(row, j, saved, JobCode.PENDING)
+    job_effect(row, EffectKind.INTERRUPT, j, lost)
 
 
 @kernel

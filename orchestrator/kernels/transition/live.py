@@ -170,13 +170,19 @@ def could_ever_fit(rows: Rows, e: int, spare: int, asks: NDArray[np.void]) -> bo
 
 @small_kernel
 def _forget_job(row, j):
-    """Take an ended job out of the counts: a row counts the jobs that its table holds."""
+    """Take an ended job out of the counts of the jobs in the table, into those of the forgotten."""
     if job(row, j).state == JobCode.COMPLETED:
         row.completed_jobs -= 1
+        row.forgotten_completed_jobs += 1
     elif job(row, j).state == JobCode.FAILED:
         row.failed_jobs -= 1
+        row.forgotten_failed_jobs += 1
     else:
         raise RuntimeError("only a job that has ended can be forgotten")
+    row.forgotten_preemptions += job(row, j).preemptions
+    row.forgotten_interruptions += job(row, j).interruptions
+    row.forgotten_resizes += job(row, j).resizes
+    row.forgotten_migrations += job(row, j).migrations
     row.preemptions -= job(row, j).preemptions
     row.interruptions -= job(row, j).interruptions
     row.resizes -= job(row, j).resizes

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from orchestrator.kernels.codes import JobCode, JobKind, LogKind, NodeCode
+from orchestrator.kernels.codes import EffectKind, JobCode, JobKind, LogKind, NodeCode
 from orchestrator.kernels.feasibility import least_workers
 from orchestrator.kernels.jit import kernel, small_kernel
 from orchestrator.kernels.tables import job, node, request, running, worker
 from orchestrator.kernels.transition.jobs import begin_preemption, interrupt_job
 from orchestrator.kernels.transition.layout import touch_node
-from orchestrator.kernels.transition.log import record
+from orchestrator.kernels.transition.log import node_effect, record
 from orchestrator.kernels.transition.regroup import drop_workers_on
 
 __all__ = [
@@ -78,6 +78,8 @@ def set_node_state(row, n, state):
     node(row, n).state = np.uint8(state)
     touch_node(row, n)
     record(row, LogKind.NODE_STATE, n, state)
+    if state == NodeCode.ABSENT:
+        node_effect(row, EffectKind.RELEASE, n)
 
 
 @kernel

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from orchestrator.kernels.codes import JobCode, JobKind
+from orchestrator.kernels.codes import EffectKind, JobCode, JobKind
 from orchestrator.kernels.jit import kernel, small_kernel
 from orchestrator.kernels.tables import copy_record, job, request, worker
 from orchestrator.kernels.transition.jobs import record_placement, set_state
+from orchestrator.kernels.transition.log import job_effect
 from orchestrator.kernels.transition.progress import set_pace, settle_progress, units_of
 from orchestrator.kernels.transition.resources import (
     release_traffic,
@@ -34,8 +35,8 @@ def begin_change(row, j):
 
 
 @small_kernel
-def end_change(row, j, stall_ms):
-    """A job goes on with other workers after a stall."""
+def end_change(row, j, stall_ms, kind):
+    """A job goes on with other workers after a stall; ``kind`` is REGROUP or MOVE."""
     if not reserve_traffic(row, j, job(row, j).workers_now):
         raise RuntimeError("a gang was spread over links that cannot carry it")
     if request(row, j).kind != JobKind.SERVICE:  # its other replicas go on, and no work is lost
@@ -43,6 +44,7 @@ def end_change(row, j, stall_ms):
     record_placement(row, j)
     set_state(row, j, JobCode.RUNNING)
     set_pace(row, j, row.now_ms + stall_ms)
+    job_effect(row, kind, j, stall_ms)
 
 
 @small_kernel
@@ -70,4 +72,4 @@ def drop_workers_on(row, j, n):
             drop_worker(row, j, w)
         else:
             w += 1
-    end_change(row, j, stall)
+    end_change(row, j, stall, EffectKind.REGROUP)
