@@ -11,7 +11,7 @@ import pytest
 
 _ROOT = Path(__file__).resolve().parents[1]
 _PACKAGES = ("agents", "envs", "orchestrator")
-_MOST_LINES = 400
+_MOST_LINES = 700
 _HEAVY = ("torch", "stable_baselines3", "sb3_contrib", "gymnasium", "pandas", "hydra", "matplotlib")
 _HEAVY += ("prophet", "cmdstanpy", "pyarrow")
 
@@ -50,6 +50,12 @@ def test_the_orchestrator_loads_no_learning_library(statement: str) -> None:
 
 def test_environments_load_neither_torch_nor_pandas() -> None:
     assert _loaded_by("import envs") == {"gymnasium"}
+
+
+def test_learning_loads_what_is_asked_for() -> None:
+    assert _loaded_by("import agents") == set()
+    judging = "from agents import EvaluationResult, Suite, evaluate_rule, load_bundle, run_suite"
+    assert _loaded_by(judging) == {"gymnasium"}
 
 
 @pytest.mark.parametrize("name", _PACKAGES)
