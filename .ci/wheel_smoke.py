@@ -25,11 +25,11 @@ def check_packages() -> None:
 def check_configs() -> int:
     from hydra import compose, initialize_config_dir
 
-    import agents
+    # Which also offers the trainers' settings, the defaults of the group `agent`.
+    from agents.build import config_dir
 
-    assert agents.__file__ is not None
-    folder = Path(agents.__file__).with_name("_conf")
-    assert folder.is_dir(), f"the wheel holds no configs: {folder} is missing"
+    folder = config_dir()
+    assert folder.name == "_conf", f"the wheel holds no configs, found {folder}"
     names = sorted(path.stem for path in folder.glob("*.yaml"))
     assert names, f"no top-level config in {folder}"
     with initialize_config_dir(str(folder), version_base=None):

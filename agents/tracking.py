@@ -1,4 +1,4 @@
-"""Where training runs report their numbers: nowhere, TensorBoard, Weights & Biases, or several.
+"""Where training runs report their numbers: nowhere, TensorBoard, or Weights & Biases.
 
 Trainers know only the :class:`Tracker` protocol. The libraries behind it are imported when a
 tracker is made, not before, and nothing here talks to a network unless asked to.
@@ -6,15 +6,13 @@ tracker is made, not before, and nothing here talks to a network unless asked to
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Protocol, get_args
 
 from orchestrator.errors import ConfigurationError
 
-__all__ = ["MultiTracker", "NullTracker", "TensorBoardTracker", "Tracker", "WandbTracker"]
+__all__ = ["NullTracker", "TensorBoardTracker", "Tracker", "WandbTracker"]
 
 WandbMode = Literal["offline", "online", "disabled"]
 
@@ -122,27 +120,3 @@ class WandbTracker:
         if self._open:
             self._run.finish()
             self._open = False
-
-
-class MultiTracker:
-    """Reports to several trackers; numbers that are not finite are left out for all of them.
-
-    Parameters
-    ----------
-    trackers : sequence of Tracker
-    """
-
-    def __init__(self, trackers: Sequence[Tracker]) -> None:
-        self.trackers = tuple(trackers)
-
-    def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Report metrics after a step."""
-        finite = {name: value for name, value in metrics.items() if math.isfinite(value)}
-        for tracker in self.trackers:
-            tracker.log(step, finite)
-
-    def close(self) -> None:
-        """Close them all, even if one of them fails."""
-        with ExitStack() as stack:
-            for tracker in self.trackers:
-                stack.callback(tracker.close)

@@ -10,8 +10,8 @@ import sys
 from omegaconf import DictConfig
 from rich.console import Console
 
-from agents.benchmarks import run_benchmark
-from agents.configs import entry_point
+from agents.build import entry_point
+from agents.run import run_benchmark
 
 
 @entry_point("benchmark")

@@ -12,8 +12,8 @@ from __future__ import annotations
 from omegaconf import DictConfig
 from rich.console import Console
 
-from agents.benchmarks import evaluate
-from agents.configs import entry_point
+from agents.build import entry_point
+from agents.run import evaluate
 
 
 @entry_point("evaluate")

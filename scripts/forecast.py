@@ -15,8 +15,8 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from rich.console import Console
 
-from agents.autoscaling import make_tables, publish_study, read_series, study_tables
-from agents.configs import entry_point, plain
+from agents.autoscaling.run import make_tables, publish_study, read_series, study_tables
+from agents.build import entry_point, plain
 
 
 @entry_point("forecast")

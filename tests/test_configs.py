@@ -12,22 +12,24 @@ from hydra.errors import HydraException
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from agents.autoscaling import Study
-from agents.configs import (
+from agents.autoscaling.study import Study
+from agents.build import (
     build_packing_suite,
+    build_problem,
     build_speed_suite,
     build_suite,
-    build_task,
     config_dir,
     env_config,
     fewer_machines,
     file_or_generator,
     judging_suite,
+    scenario_config,
 )
-from agents.evaluation import Suite
-from agents.scenarios import scenario_config
-from agents.speed import SpeedSuite
-from agents.task import Task
+from agents.evaluation.suite import Suite
+from agents.linear.train import CMATrainer
+from agents.ppo.train import PPOTrainer
+from agents.problem import Problem
+from agents.speed.table import SpeedSuite
 from envs.config import CLUSTER, JOB_ORDERING, PLACEMENT, EnvConfig
 from envs.reward import RewardConfig
 from envs.scenario import Scenario
@@ -35,10 +37,11 @@ from envs.workloads import Trace
 from envs.workloads.failures import FAILURE_MODELS
 from orchestrator.errors import ConfigurationError, TraceError, ValidationError
 from orchestrator.kernels.codes import QuotaMode
+from orchestrator.scheduler.rules import rule_named
 
 GROUPS = {
     *("workload", "env", "reward", "agent", "tracker", "suite", "experiment", "entry"),
-    *("failures", "services", "fleet", "scenario", "forecaster"),
+    *("failures", "services", "fleet", "scenario", "forecaster", "rules"),
 }
 ROOTS = {"train", "evaluate", "benchmark", "forecast"}
 NEEDS_TRACES = {
@@ -175,7 +178,7 @@ PLAIN = {
 
 
 @pytest.mark.usefixtures("made_without_traces")
-def test_tasks_bring_their_scenario() -> None:
+def test_problems_bring_their_scenario() -> None:
     cfg = composed(
         "train",
         "experiment=philly_cma",
@@ -184,12 +187,12 @@ def test_tasks_bring_their_scenario() -> None:
         "scenario=everything",
         "workload.jobs=3000",
     )
-    task = build_task(cfg)
-    assert task.scenario.failures == FAILURE_MODELS["infinitehbd"]
-    assert task.scenario.quota_mode == QuotaMode.BORROW
-    assert len(task.scenario.curves) == task.trace.requests["curve"].max() == 6
-    session = task.training_session(1, 16)
-    assert len(session.source.tenants) == len(task.trace.tenants)
+    problem = build_problem(cfg)
+    assert problem.scenario.failures == FAILURE_MODELS["infinitehbd"]
+    assert problem.scenario.quota_mode == QuotaMode.BORROW
+    assert len(problem.scenario.curves) == problem.trace.requests["curve"].max() == 6
+    session = problem.training_session(1, 16)
+    assert len(session.source.tenants) == len(problem.trace.tenants)
     assert len(session.source.curves) == 7
 
 
@@ -225,6 +228,27 @@ def test_agents(name: str) -> None:
     assert trainer.budget_seconds > 0
 
 
+def test_agents_are_the_default_trainers_unless_they_say_otherwise() -> None:
+    assert instantiate(composed("train", "agent=cma").agent) == CMATrainer()
+    assert instantiate(composed("train", "agent=ppo").agent) == PPOTrainer()
+    # A prior replaces the default one; it is not added to it.
+    for name in ("cma_cluster", "cma_autoscaling", "ppo_cluster"):
+        assert instantiate(composed("train", f"agent={name}").agent).start == {"advice": 1.0}
+    assert composed("train", "agent.windows=3", "agent.threads=1").agent.windows == 3
+
+
+@pytest.mark.parametrize("name", options("rules"))
+def test_rules(name: str) -> None:
+    evaluation = composed("train", f"rules@evaluation={name}").evaluation
+    assert set(evaluation.baselines) <= set(evaluation.rules)
+    assert all(rule_named(rule) for rule in evaluation.rules)
+
+
+def test_the_folder_of_traces_is_said_once() -> None:
+    paths = [p for p in config_dir().rglob("*.yaml") if "oc.env:TRACES_DIR" in p.read_text()]
+    assert [path.name for path in paths] == ["in_place.yaml"]
+
+
 @pytest.mark.parametrize("name", options("forecaster"))
 def test_forecasters(name: str) -> None:
     cfg = composed("forecast", f"forecaster={name}")
@@ -253,7 +277,7 @@ def test_suites(name: str, monkeypatch: pytest.MonkeyPatch, request: pytest.Fixt
     cfg = composed("benchmark", f"suite={name}")
     kind = cfg.suite.kind
     if kind == "speed":
-        suite = build_speed_suite(cfg.suite, None)
+        suite = build_speed_suite(cfg.suite)
         assert isinstance(suite, SpeedSuite)
     elif kind == "packing":
         monkeypatch.setenv("TRACES_DIR", str(request.getfixturevalue("traces_dir")))
@@ -296,13 +320,13 @@ def test_experiments(name: str) -> None:
     assert cfg.name == name
     if cfg.services.kind == "generated":
         cfg.services.demand.days = 30  # forecasts of two months take half a minute
-    task = build_task(cfg)
-    assert isinstance(task, Task)
-    assert task.config.backfill == name.endswith("_backfill")
-    suite = judging_suite(cfg, task)
+    problem = build_problem(cfg)
+    assert isinstance(problem, Problem)
+    assert problem.config.backfill == name.endswith("_backfill")
+    suite = judging_suite(cfg, problem)
     assert len(suite.starts) == cfg.evaluation.windows
     # Test windows lie behind everything that was trained or validated on.
-    assert min(suite.starts) >= task.split.region("validation")[1]
+    assert min(suite.starts) >= problem.parts.region("validation")[1]
     assert instantiate(cfg.agent).budget_seconds <= 600
 
 
@@ -346,10 +370,10 @@ def test_wrong_suite_fields_name_the_choices() -> None:
     with pytest.raises(ConfigurationError, match="unknown field 'measures'; known: name"):
         build_suite(composed("benchmark", "suite=speed_short").suite)
     with pytest.raises(ConfigurationError, match="unknown field 'length'; known: name"):
-        build_speed_suite(composed("evaluate", "suite=demo").suite, None)
+        build_speed_suite(composed("evaluate", "suite=demo").suite)
 
 
-@pytest.mark.parametrize("group", sorted(GROUPS - {"entry", "suite"}))
+@pytest.mark.parametrize("group", sorted(GROUPS - {"entry", "suite", "rules"}))
 def test_unknown_config_names_list_the_choices(group: str) -> None:
     root = "forecast" if group == "forecaster" else "train"
     with pytest.raises(HydraException) as caught:

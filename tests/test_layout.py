@@ -60,6 +60,12 @@ def test_environments_load_neither_torch_nor_pandas() -> None:
     assert _loaded_by("from envs import CLUSTER, Session, load_workload") == {"gymnasium"}
 
 
+def test_learning_loads_what_is_asked_for() -> None:
+    assert _loaded_by("import agents") == set()
+    judging = "from agents import EvaluationResult, Suite, evaluate_rule, load_bundle, run_suite"
+    assert _loaded_by(judging) == {"gymnasium"}
+
+
 def _modules(package: str) -> list[Path]:
     """A package's files, but for those that only say what their folder is."""
     found = sorted((_ROOT / package).rglob("*.py"))

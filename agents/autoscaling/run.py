@@ -1,29 +1,72 @@
-"""From series to tables, from tables to outcomes, from outcomes to files."""
+"""From configs to series and forecasters, from these to tables, outcomes and files."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from agents.autoscaling.picture import draw_study
-from agents.autoscaling.report import print_study, write_study
-from agents.autoscaling.store import Bases, make_bases
+from agents.autoscaling.report import draw_study, print_study, write_study
 from agents.autoscaling.study import (
+    Bases,
     Outcome,
     Study,
     forecast_errors,
     judge_series,
+    make_bases,
     rolling_settings,
 )
-from orchestrator.autoscaler import DemandSeries, Forecaster, ForecastTable
+from envs.workloads.demand import read_client_demand, read_spot_hourly
+from orchestrator.autoscaler import DemandSeries, Forecaster, ForecastTable, forecaster_named
 from orchestrator.autoscaler.table import table_from_bases
+from orchestrator.errors import ConfigurationError
 
-__all__ = ["make_tables", "publish_study", "study_tables"]
+__all__ = ["build_forecasters", "make_tables", "publish_study", "read_series", "study_tables"]
+
+
+_READERS: Mapping[str, Callable[..., Any]] = {
+    "servegen": read_client_demand,
+    "spot_hourly": read_spot_hourly,
+}
+
 
 Found = tuple[list[Outcome], list[dict[str, object]]]
+
+
+def build_forecasters(**kinds: Mapping[str, Any] | None) -> tuple[Forecaster, ...]:
+    """Make forecasters: options by kind, in the order in which they are given."""
+    if not kinds:
+        raise ConfigurationError("forecaster: none is given")
+    return tuple(forecaster_named(name, **(options or {})) for name, options in kinds.items())
+
+
+def read_series(folder: str | Path, sources: Sequence[Mapping[str, Any]]) -> list[DemandSeries]:
+    """Read demand series.
+
+    Parameters
+    ----------
+    folder : str or Path
+        Folder of public traces, which the paths are relative to.
+    sources : sequence of mappings
+        ``kind`` (``servegen`` or ``spot_hourly``), ``path``, and the options of its reader.
+
+    Returns
+    -------
+    list of DemandSeries
+    """
+    found: list[DemandSeries] = []
+    for source in sources:
+        options = dict(source)
+        kind = options.pop("kind", None)
+        if kind not in _READERS:
+            raise ConfigurationError(
+                f"demand: 'kind' is '{kind}'; choose from {', '.join(_READERS)}"
+            )
+        read = _READERS[kind](Path(folder) / options.pop("path"), **options)
+        found.extend(read if isinstance(read, tuple) else (read,))
+    return found
 
 
 def make_tables(
@@ -37,7 +80,7 @@ def make_tables(
     series : sequence of DemandSeries
     forecasters : sequence of Forecaster
     **options
-        ``folder``, ``workers`` and ``console`` of :func:`agents.autoscaling.store.make_bases`.
+        ``folder``, ``workers`` and ``console`` of :func:`agents.autoscaling.study.make_bases`.
 
     Returns
     -------

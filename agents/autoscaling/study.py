@@ -1,40 +1,69 @@
-"""Reactive against predictive scaling: chosen on what is past, judged on what comes."""
+"""Reactive against predictive scaling: chosen on what is past, judged on what comes.
+
+Forecasters are fitted along series in parallel processes, and what was made is kept: one file for
+each (series, forecaster), named after the content that it was made from. A run that was cut short
+goes on where it stopped, and a series or an option that changes is made anew.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import multiprocessing
+import os
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from itertools import product
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from agents.autoscaling.store import Bases
+from agents.files import replacing
 from orchestrator.autoscaler import (
     DemandSeries,
     FleetAccount,
+    Forecaster,
     ForecastTable,
     RollingSettings,
     ScalingPlan,
     hold_peak,
     replay,
 )
+from orchestrator.autoscaler.rolling import structures
 from orchestrator.autoscaler.table import DEFAULT_LEVELS
 from orchestrator.errors import ConfigurationError
 
 __all__ = [
+    "Bases",
     "Choice",
     "Outcome",
     "Study",
     "forecast_errors",
     "judge_series",
+    "make_bases",
     "played",
     "rolling_settings",
 ]
 
+
+Bases = tuple[NDArray[np.float64], NDArray[np.float64]]
+
+
+_VERSION = 1
+
+
 _NORMAL_90 = 1.2815515655446004
+
+
 _FOLLOWED = "followed"
+
+
 _SLACK = 0.1  # how far one stretch may leave the budget to make up for earlier ones
+
+
 _TARGETS = (0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1.0)
 
 
@@ -146,6 +175,107 @@ class Outcome:
     node_hours: float
     changes: int
     choices: tuple[Choice, ...]
+
+
+def judge_series(
+    study: Study, series: DemandSeries, table: ForecastTable, delay: int
+) -> list[Outcome]:
+    """Play the test part of a series with scalers that are chosen anew from time to time.
+
+    Every choice is made on a window that ends where the stretch begins that it is used on.
+
+    Parameters
+    ----------
+    study : Study
+    series : DemandSeries
+    table : ForecastTable
+        Of this very series.
+    delay : int
+        Provisioning delay, ticks.
+
+    Returns
+    -------
+    list of Outcome
+        ``reactive``: the cheapest that is short at no more than ``short_share`` of the ticks.
+        ``reactive, same budget``: the reactive scaler with the fewest events at the node hours
+        that the predictive one may use. ``predictive``: the fewest events within the budget.
+        ``predictive, no extra hours``: the same with a budget of 1.
+    """
+    table.require_series(series)
+    bench = _Bench(study, series, table, delay)
+    plain = [Choice(0.0, u, hold) for u, hold in product(study.utilisations, study.holds)]
+    ahead = [Choice(*x) for x in product(study.levels, _TARGETS, study.holds)]
+    reactive = _reactive_choices(bench)
+    governed = {
+        "reactive, same budget": (plain, study.budget),
+        "predictive": (ahead, study.budget),
+        "predictive, no extra hours": (ahead, 1.0),
+    }
+    outcomes = [bench.outcome("reactive", reactive)]
+    for scaler, (choices, budget) in governed.items():
+        chosen = _governed_choices(bench, choices, reactive, budget)
+        outcomes.append(bench.outcome(scaler, chosen))
+    return outcomes
+
+
+def played(
+    study: Study,
+    series: DemandSeries,
+    table: ForecastTable,
+    delay: int,
+    outcomes: Sequence[Outcome],
+) -> tuple[float, dict[str, FleetAccount]]:
+    """Size of a node, and the accounts behind the outcomes of one series and delay, by scaler."""
+    bench = _Bench(study, series, table, delay)
+    mine = (x for x in outcomes if (x.series, x.delay_s) == (series.name, delay * series.tick_s))
+    return bench.unit, {x.scaler: bench.judged(x.choices) for x in mine}
+
+
+def forecast_errors(
+    study: Study, series: DemandSeries, table: ForecastTable, bases: Sequence[Bases]
+) -> Iterator[dict[str, object]]:
+    """Errors on the test part, by forecaster and delay: relative to persistence, and coverage.
+
+    ``own_80`` is how often the demand was within the forecaster's own 80 % interval (normal, its
+    own standard deviation, around its structure), ``calibrated_80`` within the calibrated one.
+    """
+    start = study.test(series) - table.first
+    for delay in study.delays_of(series):
+        actual = series.values[table.first + start + delay :]
+        rows = slice(start, start + len(actual))
+        points = {name: table.points[f, rows, delay] for f, name in enumerate(table.forecasters)}
+        points[_FOLLOWED] = table.point[rows, delay]
+        reference = float(np.abs(actual - points[table.forecasters[0]]).mean())
+        low, high = (table.bands[rows, delay, table.levels.index(level)] for level in (0.1, 0.9))
+        for name, point in points.items():
+            entry: dict[str, object] = {
+                "series": series.name,
+                "delay_s": delay * series.tick_s,
+                "forecaster": name,
+                "mean_absolute_error": float(np.abs(actual - point).mean()),
+                "ratio_to_persistence": float(np.abs(actual - point).mean()) / reference,
+            }
+            if name == _FOLLOWED:
+                entry["calibrated_80"] = float(((low <= actual) & (actual <= high)).mean())
+            else:
+                f = table.forecasters.index(name)
+                entry["followed_share"] = float((table.winner[rows, delay] == f).mean())
+                base, sigma = bases[f]
+                if np.isfinite(sigma).all():
+                    miss = np.abs(actual - base[rows, delay])
+                    entry["own_80"] = float((miss <= _NORMAL_90 * sigma[rows]).mean())
+            yield entry
+
+
+def rolling_settings(series: DemandSeries) -> RollingSettings:
+    """Windows in days rather than ticks, but with enough ticks of long ones too."""
+    day = series.day
+    return RollingSettings(
+        carry=max(3 * day, 72),
+        recent=max(day, 72),
+        memory=max(5 * day, 480),
+        local=max(day // 2, 36),
+    )
 
 
 class _Bench:
@@ -278,102 +408,80 @@ def _governed_choices(
     return chosen
 
 
-def judge_series(
-    study: Study, series: DemandSeries, table: ForecastTable, delay: int
-) -> list[Outcome]:
-    """Play the test part of a series with scalers that are chosen anew from time to time.
+# --- What was fitted -----------------------------------------------------------------------------
 
-    Every choice is made on a window that ends where the stretch begins that it is used on.
+
+def make_bases(
+    series: Sequence[DemandSeries],
+    forecasters: Sequence[Forecaster],
+    *,
+    first: Sequence[int],
+    horizon: int,
+    folder: Path,
+    workers: int = 0,
+    console: Console | None = None,
+) -> list[list[Bases]]:
+    """Structures of every forecaster along every series, from the cache or made now.
 
     Parameters
     ----------
-    study : Study
-    series : DemandSeries
-    table : ForecastTable
-        Of this very series.
-    delay : int
-        Provisioning delay, ticks.
+    series : sequence of DemandSeries
+    forecasters : sequence of Forecaster
+    first : sequence of int
+        First origin of each series.
+    horizon : int
+        Ticks ahead.
+    folder : Path
+        The cache.
+    workers : int, optional
+        Processes; 0: one for each core.
+    console : rich.console.Console or None, optional
+        Where progress is shown.
 
     Returns
     -------
-    list of Outcome
-        ``reactive``: the cheapest that is short at no more than ``short_share`` of the ticks.
-        ``reactive, same budget``: the reactive scaler with the fewest events at the node hours
-        that the predictive one may use. ``predictive``: the fewest events within the budget.
-        ``predictive, no extra hours``: the same with a budget of 1.
+    list of lists of (base, sigma)
+        By series, then by forecaster; see :func:`orchestrator.autoscaler.rolling.structures`.
     """
-    table.require_series(series)
-    bench = _Bench(study, series, table, delay)
-    plain = [Choice(0.0, u, hold) for u, hold in product(study.utilisations, study.holds)]
-    ahead = [Choice(*x) for x in product(study.levels, _TARGETS, study.holds)]
-    reactive = _reactive_choices(bench)
-    governed = {
-        "reactive, same budget": (plain, study.budget),
-        "predictive": (ahead, study.budget),
-        "predictive, no extra hours": (ahead, 1.0),
-    }
-    outcomes = [bench.outcome("reactive", reactive)]
-    for scaler, (choices, budget) in governed.items():
-        chosen = _governed_choices(bench, choices, reactive, budget)
-        outcomes.append(bench.outcome(scaler, chosen))
-    return outcomes
+    paths = [
+        [base_path(folder, one, f, start, horizon) for f in forecasters]
+        for one, start in zip(series, first, strict=True)
+    ]
+    missing = [
+        (paths[s][f], series[s], forecasters[f], first[s], horizon)
+        for s in range(len(series))
+        for f in range(len(forecasters))
+        if not paths[s][f].exists()
+    ]
+    columns = (TextColumn("forecasting"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, disable=console is None) as progress:
+        bar = progress.add_task("forecasting", total=len(missing))
+        if missing:
+            # Spawned, not forked: Stan and the thread pools of NumPy do not like to be forked.
+            context = multiprocessing.get_context("spawn")
+            most = workers or os.cpu_count() or 1
+            with ProcessPoolExecutor(min(most, len(missing)), mp_context=context) as pool:
+                for done in as_completed([pool.submit(_make, *task) for task in missing]):
+                    done.result()
+                    progress.advance(bar)
+    return [[_load(path) for path in row] for row in paths]
 
 
-def played(
-    study: Study,
-    series: DemandSeries,
-    table: ForecastTable,
-    delay: int,
-    outcomes: Sequence[Outcome],
-) -> tuple[float, dict[str, FleetAccount]]:
-    """Size of a node, and the accounts behind the outcomes of one series and delay, by scaler."""
-    bench = _Bench(study, series, table, delay)
-    mine = (x for x in outcomes if (x.series, x.delay_s) == (series.name, delay * series.tick_s))
-    return bench.unit, {x.scaler: bench.judged(x.choices) for x in mine}
+def base_path(
+    folder: Path, series: DemandSeries, forecaster: Forecaster, first: int, horizon: int
+) -> Path:
+    """Where the structures of a forecaster along a series are kept."""
+    key = f"{_VERSION}:{series.digest}:{forecaster!r}:{first}:{horizon}"
+    digest = hashlib.sha256(key.encode()).hexdigest()[:16]
+    return folder / f"{forecaster.name}-{digest}.npz"
 
 
-def forecast_errors(
-    study: Study, series: DemandSeries, table: ForecastTable, bases: Sequence[Bases]
-) -> Iterator[dict[str, object]]:
-    """Errors on the test part, by forecaster and delay: relative to persistence, and coverage.
-
-    ``own_80`` is how often the demand was within the forecaster's own 80 % interval (normal, its
-    own standard deviation, around its structure), ``calibrated_80`` within the calibrated one.
-    """
-    start = study.test(series) - table.first
-    for delay in study.delays_of(series):
-        actual = series.values[table.first + start + delay :]
-        rows = slice(start, start + len(actual))
-        points = {name: table.points[f, rows, delay] for f, name in enumerate(table.forecasters)}
-        points[_FOLLOWED] = table.point[rows, delay]
-        reference = float(np.abs(actual - points[table.forecasters[0]]).mean())
-        low, high = (table.bands[rows, delay, table.levels.index(level)] for level in (0.1, 0.9))
-        for name, point in points.items():
-            entry: dict[str, object] = {
-                "series": series.name,
-                "delay_s": delay * series.tick_s,
-                "forecaster": name,
-                "mean_absolute_error": float(np.abs(actual - point).mean()),
-                "ratio_to_persistence": float(np.abs(actual - point).mean()) / reference,
-            }
-            if name == _FOLLOWED:
-                entry["calibrated_80"] = float(((low <= actual) & (actual <= high)).mean())
-            else:
-                f = table.forecasters.index(name)
-                entry["followed_share"] = float((table.winner[rows, delay] == f).mean())
-                base, sigma = bases[f]
-                if np.isfinite(sigma).all():
-                    miss = np.abs(actual - base[rows, delay])
-                    entry["own_80"] = float((miss <= _NORMAL_90 * sigma[rows]).mean())
-            yield entry
+def _make(path: Path, series: DemandSeries, one: Forecaster, first: int, horizon: int) -> None:
+    base, sigma = structures(series.values, series.day, one, first, horizon)
+    with replacing(path) as temporary:
+        np.savez_compressed(temporary, base=base, sigma=sigma)
 
 
-def rolling_settings(series: DemandSeries) -> RollingSettings:
-    """Windows in days rather than ticks, but with enough ticks of long ones too."""
-    day = series.day
-    return RollingSettings(
-        carry=max(3 * day, 72),
-        recent=max(day, 72),
-        memory=max(5 * day, 480),
-        local=max(day // 2, 36),
-    )
+def _load(path: Path) -> Bases:
+    with np.load(path, allow_pickle=False) as stored:
+        return stored["base"], stored["sigma"]

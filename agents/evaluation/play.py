@@ -1,67 +1,108 @@
-"""Play every window once: under a rule, compiled, or under a policy, many windows side by side."""
+"""Play every window once: under a rule, compiled; under a policy, many side by side; or planned.
+
+Policies that plan in Python, the zoo, are those of others that ours are compared with. They get
+the rows, the random streams and the information that rules and learned policies get, and decide at
+the engine's decision points. They are slow, so windows can be played by several processes.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from multiprocessing import get_context
 
 import numpy as np
 from numpy.typing import NDArray
 
 from agents.evaluation.outcomes import EvaluationResult, OutcomeTable
-from agents.task import BatchPolicy
-from envs.config import EnvConfig
-from envs.scenario import Scenario
+from agents.problem import BatchPolicy, Windows
 from envs.session import Session
-from envs.workloads import Trace
+from orchestrator.errors import ConfigurationError
+from orchestrator.ports import Policy
+from orchestrator.scheduler.policy import RulePolicy
+from orchestrator.scheduler.rollout import rollout
 from orchestrator.scheduler.rules import Rule, rule_named
+from orchestrator.scheduler.zoo.gavel import GavelFinishTime, GavelLas
+from orchestrator.scheduler.zoo.lookahead import Lookahead
+from orchestrator.scheduler.zoo.pollux import Pollux
+from orchestrator.scheduler.zoo.themis import Themis
 
-__all__ = ["Advance", "evaluate_policy", "evaluate_rule", "judged"]
+__all__ = ["ZOO", "Advance", "evaluate_policy", "evaluate_rule", "evaluate_zoo", "zoo_policy"]
+
 
 Advance = Callable[[int], None]
 """Told how many windows have just ended."""
 
 
-def judged(config: EnvConfig) -> EnvConfig:
-    """The environment as policies are judged in it: every window is played to its end."""
-    return replace(config, step_limit=0, skip_forced=config.commitment)
+ZOO: Mapping[str, Callable[[], Policy]] = {
+    "gavel_las": GavelLas,
+    "gavel_ftf": GavelFinishTime,
+    "themis": Themis,
+    "pollux": Pollux,
+    "lookahead": lambda: Lookahead(rule_named("elastic_srtf")),
+}
+"""The policies by name, and how each is made anew for every window.
+
+gavel_las, gavel_ftf
+    Gavel's max-min fairness and finish-time fairness, in rounds of six minutes.
+themis
+    Themis' finish-time fairness, in leases of six minutes.
+pollux
+    Pollux' search for goodput, every minute, with 32 allocations over 30 generations (the paper:
+    100 and 100). It is itself only where jobs have throughput curves; without, speed is in
+    proportion to the workers, and goodput is their number.
+lookahead
+    ``elastic_srtf``, unless one of three other actions is cheaper in three futures of 48 jobs. Its
+    cost is bounded slowdown, whatever a suite's metric is.
+"""
+
+
+def zoo_policy(name: str) -> Policy:
+    """A new policy of a name: one of :data:`ZOO`, or a rule, which then plays like one of them.
+
+    Raises
+    ------
+    ConfigurationError
+        If there is none of that name.
+    """
+    if name in ZOO:
+        return ZOO[name]()
+    try:
+        return RulePolicy(rule_named(name))
+    except ConfigurationError:
+        known = ", ".join(ZOO)
+        raise ConfigurationError(
+            f"unknown policy of the zoo '{name}'; known: {known}, and the rules"
+        ) from None
 
 
 def evaluate_rule(
     rule: Rule | str,
-    trace: Trace,
-    config: EnvConfig,
-    starts: NDArray[np.int64],
+    windows: Windows,
     keep_jobs: int | None = None,
     advance: Advance | None = None,
-    *,
-    scenario: Scenario | None = None,
 ) -> EvaluationResult:
     """Play windows under a rule.
 
     Parameters
     ----------
     rule : Rule or str
-    trace : Trace
-    config : EnvConfig
-        Semantics and the length of the windows, ``episode_jobs``.
-    starts : int64 [M]
-        First job of each window.
+    windows : Windows
     keep_jobs : int or None, optional
         Keep the per-job table of the first windows only; None: of all.
     advance : callable or None, optional
         Told how many windows have just ended, for a progress bar.
-    scenario : Scenario or None, optional
-        What the windows happen in.
 
     Returns
     -------
     EvaluationResult
     """
     rule = rule_named(rule) if isinstance(rule, str) else rule
-    session = Session(trace, judged(config), 1, starts, scenario=scenario)
-    table = OutcomeTable(session, starts, len(starts) if keep_jobs is None else keep_jobs)
-    for window in range(len(starts)):
+    session = windows.played_out().session(1)
+    table = OutcomeTable(session, windows.starts, _kept(windows, keep_jobs))
+    for window in range(len(windows)):
         session.replay(rule, np.array([window]))
         table.collect(0, window)
         if advance is not None:
@@ -71,14 +112,10 @@ def evaluate_rule(
 
 def evaluate_policy(
     policy: BatchPolicy,
-    trace: Trace,
-    config: EnvConfig,
-    starts: NDArray[np.int64],
+    windows: Windows,
     rows: int = 64,
     keep_jobs: int | None = None,
     advance: Advance | None = None,
-    *,
-    scenario: Scenario | None = None,
 ) -> EvaluationResult:
     """Play windows under a policy's greedy actions.
 
@@ -89,7 +126,7 @@ def evaluate_policy(
     Parameters
     ----------
     policy : BatchPolicy
-    trace, config, starts, keep_jobs, advance, scenario
+    windows, keep_jobs, advance
         As for :func:`evaluate_rule`.
     rows : int, optional
         Windows that are played side by side.
@@ -103,31 +140,72 @@ def evaluate_policy(
     IllegalActionError
         If the policy chooses an action that its mask forbids.
     """
-    count = min(rows, len(starts))
-    session = Session(trace, judged(config), count, starts, scenario=scenario)
-    table = OutcomeTable(session, starts, len(starts) if keep_jobs is None else keep_jobs)
-    windows = np.arange(session.envs, dtype=np.int64)
+    total = len(windows)
+    session = windows.played_out().session(min(rows, total))
+    table = OutcomeTable(session, windows.starts, _kept(windows, keep_jobs))
+    playing = np.arange(session.envs, dtype=np.int64)
     following = session.envs
     actions = np.zeros(session.envs, np.int64)
-    _begin(session, np.ones(session.envs, np.bool_), windows)
+    _begin(session, np.ones(session.envs, np.bool_), playing)
     live = np.ones(session.envs, np.bool_)
     while True:
         for e in np.flatnonzero(live & session.buffers.terminated):
             # Without choices a window can end as it begins, hence a loop.
             while live[e] and session.buffers.terminated[e]:
-                table.collect(int(e), int(windows[e]))
+                table.collect(int(e), int(playing[e]))
                 if advance is not None:
                     advance(1)
-                live[e] = following < len(starts)
+                live[e] = following < total
                 if live[e]:
-                    windows[e] = following
+                    playing[e] = following
                     following += 1
-                    _begin(session, np.arange(session.envs) == e, windows)
+                    _begin(session, np.arange(session.envs) == e, playing)
         if not live.any():
             return table.result(policy.name, learned=True)
         actions[live] = _choose(policy, session, live)
         session.step(actions)
         session.require_legal()
+
+
+def evaluate_zoo(
+    name: str,
+    windows: Windows,
+    keep_jobs: int | None = None,
+    advance: Advance | None = None,
+    *,
+    processes: int = 1,
+) -> EvaluationResult:
+    """Play windows under a policy of the zoo.
+
+    Every window has a policy of its own, so the outcome does not depend on the processes.
+
+    Parameters
+    ----------
+    name : str
+        See :func:`zoo_policy`.
+    windows, keep_jobs, advance
+        As for :func:`evaluate_rule`.
+    processes : int, optional
+        Windows that are played at the same time; 1: in this process.
+
+    Returns
+    -------
+    EvaluationResult
+    """
+    zoo_policy(name)
+    play = _Play(name, windows.played_out(), _kept(windows, keep_jobs))
+    count = len(windows)
+    found: dict[int, EvaluationResult] = {}
+    with _outcomes(play, min(processes, count)) as outcomes:
+        for window, outcome in outcomes:
+            found[window] = outcome
+            if advance is not None:
+                advance(1)
+    return _joined([found[window] for window in range(count)])
+
+
+def _kept(windows: Windows, keep_jobs: int | None) -> int:
+    return len(windows) if keep_jobs is None else keep_jobs
 
 
 def _begin(session: Session, which: NDArray[np.bool_], windows: NDArray[np.int64]) -> None:
@@ -139,3 +217,77 @@ def _begin(session: Session, which: NDArray[np.bool_], windows: NDArray[np.int64
 def _choose(policy: BatchPolicy, session: Session, live: NDArray[np.bool_]) -> NDArray[np.int64]:
     seen = session.observation(slice(None) if live.all() else live)  # type: ignore[arg-type]
     return policy.actions(seen, seen["action_mask"].astype(np.bool_))
+
+
+@dataclass(frozen=True)
+class _Play:
+    """All that a process needs to know."""
+
+    name: str
+    windows: Windows
+    keep_jobs: int
+
+
+@contextmanager
+def _outcomes(play: _Play, processes: int) -> Iterator[Iterator[tuple[int, EvaluationResult]]]:
+    """The outcomes of windows, as they end."""
+    count = len(play.windows)
+    if processes <= 1:
+        player = _Player(play)
+        yield ((window, player.outcome(window)) for window in range(count))
+        return
+    pool = ProcessPoolExecutor(processes, get_context("spawn"), _begin_process, (play,))
+    try:
+        futures = {pool.submit(_play_window, window): window for window in range(count)}
+        yield ((futures[done], done.result()) for done in as_completed(futures))
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+class _Player:
+    """Plays windows one after another."""
+
+    def __init__(self, play: _Play) -> None:
+        self._play = play
+        self._session = play.windows.session(1)
+
+    def outcome(self, window: int) -> EvaluationResult:
+        """What becomes of a window."""
+        play, session = self._play, self._session
+        starts = play.windows.starts[window : window + 1]
+        table = OutcomeTable(session, starts, int(window < play.keep_jobs))
+        session.begin(np.array([window]))
+        rollout(session.state, zoo_policy(play.name))
+        table.collect(0, 0)
+        result = table.result(play.name, learned=False)
+        result.jobs["sequence"] = window
+        return result
+
+
+_player: _Player | None = None
+"""Of a process that plays for another one."""
+
+
+def _begin_process(play: _Play) -> None:
+    global _player
+    _player = _Player(play)
+
+
+def _play_window(window: int) -> EvaluationResult:
+    assert _player is not None
+    return _player.outcome(window)
+
+
+def _joined(results: Sequence[EvaluationResult]) -> EvaluationResult:
+    """Several windows' results as one, in their order."""
+    first = results[0]
+    return replace(
+        first,
+        starts=np.concatenate([result.starts for result in results]),
+        values={
+            name: np.concatenate([result.values[name] for result in results])
+            for name in first.values
+        },
+        jobs=np.concatenate([result.jobs for result in results]),
+        nodes=np.concatenate([result.nodes for result in results]),
+    )

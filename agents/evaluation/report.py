@@ -1,41 +1,51 @@
-"""The report of an evaluation: what is printed, and what is written to its folder."""
+"""The report of an evaluation: what is printed and written, and what bundles' cards say of it."""
 
 from __future__ import annotations
 
 import math
-import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from rich.console import Console
 
-from agents.bundle import describe_scenario, scenario_text
-from agents.evaluation.files import write_json, write_text
+from agents.bundle import (
+    BundleError,
+    CardTable,
+    EvaluationCard,
+    describe_scenario,
+    read_card,
+    scenario_text,
+    write_card,
+)
 from agents.evaluation.outcomes import METRICS, EvaluationResult
-from agents.evaluation.statistics import Comparison, Summary, compare, summarise
-from agents.evaluation.suite import Suite, label
+from agents.evaluation.statistics import Comparison, Sample, Summary, compare, summarise
+from agents.evaluation.suite import Published, Suite, label
 from agents.evaluation.tables import (
     comparison_table,
     outcome_tables,
     policy_markdown,
     policy_table,
-    write_csv,
     write_jobs,
 )
-from envs.config import EnvConfig
-from envs.scenario import Scenario
-from envs.workloads import Trace
+from agents.files import versions, write_csv, write_json, write_text
+from agents.problem import Problem
 
-__all__ = ["SCHEMA_VERSION", "Report", "make_report", "print_report", "write_report"]
+__all__ = [
+    "SCHEMA_VERSION",
+    "Report",
+    "add_to_card",
+    "card_tables",
+    "make_report",
+    "print_report",
+    "training_card",
+    "write_report",
+]
 
 SCHEMA_VERSION = 1
 """Version of the layout of ``summary.json``."""
-
-_LIBRARIES = ("quartermaster", "numpy", "numba", "scipy", "rliable", "torch", "sb3-contrib", "cma")
 
 
 @dataclass(frozen=True)
@@ -88,24 +98,17 @@ class Report:
 
 
 def make_report(
-    suite: Suite,
-    trace: Trace,
-    config: EnvConfig,
-    results: Mapping[str, Sequence[EvaluationResult]],
-    scenario: Scenario | None = None,
+    suite: Suite, problem: Problem, results: Mapping[str, Sequence[EvaluationResult]]
 ) -> Report:
     """Summarise the results of a suite, and compare every policy with its baselines.
 
     Parameters
     ----------
     suite : Suite
-    trace : Trace
-    config : EnvConfig
-        The environment that the suite was run in.
+    problem : Problem
+        What the suite was run on.
     results : mapping of str to sequence of EvaluationResult
         As :func:`agents.evaluation.suite.run_suite` returns them.
-    scenario : Scenario or None, optional
-        The one that the suite was run in.
 
     Returns
     -------
@@ -120,13 +123,13 @@ def make_report(
     }
     return Report(
         suite=suite,
-        trace_name=trace.name,
-        trace_jobs=len(trace),
-        information=config.information.name.lower(),
+        trace_name=problem.trace.name,
+        trace_jobs=len(problem.trace),
+        information=problem.config.information.name.lower(),
         results=results,
         summaries=summaries,
         comparisons={variant: _pairs(suite, variant, group) for variant, group in results.items()},
-        scenario=describe_scenario(scenario or Scenario()),
+        scenario=describe_scenario(problem.scenario),
     )
 
 
@@ -135,27 +138,20 @@ def _pairs(suite: Suite, variant: str, group: Sequence[EvaluationResult]) -> lis
 
     Who played the first windows only is compared on these.
     """
-    by_name = {result.policy: result for result in group}
-    metric = suite.metric
+    metric, sign = suite.metric, METRICS[suite.metric]
+    samples = {result.policy: Sample(result.policy, result.values[metric]) for result in group}
     baselines = [label(name, variant) for name in suite.baselines]
     zoo = [label(name, variant) for name in suite.zoo]
     pairs = []
     for result in group:
+        mine = samples[result.policy]
         for name in [*baselines, *(zoo if result.learned else [])]:
-            other = by_name[name]
-            if other is result:
+            if name == mine.policy:
                 continue
-            count = min(len(result.starts), len(other.starts))
-            pair = compare(
-                result.policy,
-                name,
-                metric,
-                result.values[metric][:count],
-                other.values[metric][:count],
-                sign=METRICS[metric],
-                seed=suite.seed,
-            )
-            pairs.append(pair)
+            other = samples[name]
+            count = min(len(mine.values), len(other.values))
+            pair = (mine.first(count), other.first(count))
+            pairs.append(compare(*pair, metric, sign=sign, seed=suite.seed))
     return pairs
 
 
@@ -306,7 +302,7 @@ def _summary(report: Report, config: Mapping[str, Any]) -> dict[str, Any]:
         "comparisons": [asdict(pair) for pairs in report.comparisons.values() for pair in pairs],
         "published": [asdict(row) for row in suite.published],
         "bootstrap_seed": suite.seed,
-        "versions": _versions(),
+        "versions": versions(),
         "config": config,
     }
 
@@ -322,16 +318,6 @@ def _distinct_jobs(report: Report) -> int:
     return int(np.minimum(gaps, _length(report)).sum())
 
 
-def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for name in _LIBRARIES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
 def _finite(content: Any) -> Any:
     """Plain data with None in the place of numbers that JSON does not have."""
     if isinstance(content, Mapping):
@@ -341,3 +327,85 @@ def _finite(content: Any) -> Any:
     if isinstance(content, float) and not math.isfinite(content):
         return None
     return content
+
+
+def training_card(report: Report, title: str, command: str, notes: Sequence[str]) -> EvaluationCard:
+    """The first card of a bundle, with the report on the windows that it never saw.
+
+    Parameters
+    ----------
+    report : Report
+    title : str
+    command : str
+        The one command that regenerates the bundle.
+    notes : sequence of str
+        What a reader must know, such as the data that was trained on.
+    """
+    if report.scenario:
+        notes = [*notes, f"Scenario: {scenario_text(report.scenario)}."]
+    return EvaluationCard(title, command, card_tables(report), tuple(notes))
+
+
+def add_to_card(bundle: Path, report: Report) -> None:
+    """Add the tables of a report to a bundle's card; tables of the same title are replaced."""
+    try:
+        card = read_card(bundle)
+    except BundleError:
+        card = EvaluationCard(f"Policy bundle {bundle.name}", "not recorded")
+    new = card_tables(report)
+    titles = {table.title for table in new}
+    kept = [table for table in card.tables if table.title not in titles]
+    write_card(bundle, EvaluationCard(card.title, card.command, (*kept, *new), card.notes))
+
+
+def card_tables(report: Report) -> tuple[CardTable, ...]:
+    """For every variant, the policies' means; and the pairs with a learned policy."""
+    suite = report.suite
+    metric = suite.metric
+    tables = []
+    for variant, group in report.results.items():
+        where = f"{suite.name}{', ' + variant.replace('_', ' ') if variant else ''}"
+        count, length = len(group[0].starts), suite.length or report.trace_jobs
+        title = (
+            f"{where}: {metric.replace('_', ' ')}, {count} windows of {length} jobs of "
+            f"{report.trace_name}, run times known: {report.information}"
+        )
+        rows: list[Sequence[str | float | None]] = []
+        for result in group:
+            summary = report.summaries[result.policy][metric]
+            mean = summary.mean
+            partial = report.partial.get(result.policy)
+            name = result.policy + (f" (first {partial} windows)" if partial else "")
+            rows.append((name, mean.value, mean.low, mean.high, summary.iqm.value))
+        rows += [_published_row(row) for row in suite.published if row.variant == variant]
+        tables.append(CardTable(title, ("policy", "mean", "95 % low", "high", "IQM"), rows))
+        learned = {result.policy for result in group if result.learned}
+        pairs = [
+            (
+                pair.policy,
+                pair.baseline + (f" (first {pair.windows})" if pair.windows < count else ""),
+                pair.ratio.value,
+                pair.ratio.low,
+                pair.ratio.high,
+                pair.improvement.value,
+                pair.won,
+            )
+            for pair in report.comparisons[variant]
+            if pair.policy in learned
+        ]
+        if pairs:
+            columns = (
+                "policy",
+                "against",
+                "ratio of means",
+                "95 % low",
+                "high",
+                "P(better)",
+                "won",
+            )
+            tables.append(CardTable(f"Paired: {title}", columns, pairs))
+    return tuple(tables)
+
+
+def _published_row(row: Published) -> tuple[str, float, None, None, None]:
+    return (f"{row.policy} ({row.source})", row.value, None, None, None)

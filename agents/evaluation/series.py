@@ -1,4 +1,4 @@
-"""The course of one window under a rule or a policy: what was in use, in service and waiting."""
+"""The course of one window under a rule: what was in use, in service and waiting."""
 
 from __future__ import annotations
 
@@ -8,17 +8,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from agents.task import BatchPolicy
-from envs.config import EnvConfig
-from envs.scenario import Scenario
+from agents.problem import Windows
 from envs.session import Session
-from envs.workloads import Trace
 from orchestrator.errors import ConfigurationError
 from orchestrator.kernels import entry
 from orchestrator.kernels.codes import ActionKind, EventKind, JobKind, Reason, Status
 from orchestrator.scheduler.rules import Rule, rule_named
 
-__all__ = ["WindowSeries", "policy_series", "rule_series"]
+__all__ = ["WindowSeries", "rule_series"]
 
 _HOUR_MS = 3_600_000.0
 _TOTALS = ("busy_unit_ms", "capacity_unit_ms", "job_ms", "wait_ms", "cost_milli_ms")
@@ -59,39 +56,37 @@ class WindowSeries:
 
 
 def rule_series(
-    rule: Rule | str,
-    trace: Trace,
-    config: EnvConfig,
-    starts: NDArray[np.int64],
-    window: int = 0,
-    points: int = 240,
-    *,
-    scenario: Scenario | None = None,
+    rule: Rule | str, windows: Windows, window: int = 0, points: int = 240
 ) -> WindowSeries:
     """Play one window under a rule, and say how it went.
 
     Parameters
     ----------
     rule : Rule or str
-    trace : Trace
-    config : EnvConfig
-        Semantics and the length of the windows.
-    starts : int64 [M]
-        First job of each window, as they were evaluated: the window's number seeds its random
-        streams.
+    windows : Windows
+        All of them, as they were evaluated: a window's number seeds its random streams.
     window : int, optional
         Which one.
     points : int, optional
         Intervals of time.
-    scenario : Scenario or None, optional
-        What the window happens in.
 
     Returns
     -------
     WindowSeries
     """
+    if not 0 <= window < len(windows):
+        raise ConfigurationError(
+            f"series: 'window' is {window} of {len(windows)}; give a number below"
+        )
     rule = rule_named(rule) if isinstance(rule, str) else rule
-    session, notes = _begin(trace, replace(config, skip_forced=False), starts, window, scenario)
+    config = windows.config
+    plain = replace(
+        config, skip_forced=False, step_limit=0, reward=replace(config.reward, reference=None)
+    )
+    session = replace(windows, config=plain).session(1)
+    session.reseed_row(0, window)
+    session.reset(windows=np.array([window]))
+    notes = _Notes(session)
     rows, bench, record = session.state.rows, session.bench, rule.to_record()
     while entry.advance(rows, 0, bench.nodes) == Status.DECISION:
         kind, j, value = entry.rule_action(rows, 0, record, bench.jobs)
@@ -101,45 +96,6 @@ def rule_series(
             break
         notes.take()
     return notes.series(rule.name, points)
-
-
-def policy_series(
-    policy: BatchPolicy,
-    trace: Trace,
-    config: EnvConfig,
-    starts: NDArray[np.int64],
-    window: int = 0,
-    points: int = 240,
-    *,
-    scenario: Scenario | None = None,
-) -> WindowSeries:
-    """Play one window under a policy's greedy actions; as :func:`rule_series`."""
-    forced = replace(config, skip_forced=config.commitment)
-    session, notes = _begin(trace, forced, starts, window, scenario)
-    while not session.buffers.terminated[0]:
-        seen = session.observation()
-        session.step(policy.actions(seen, seen["action_mask"].astype(np.bool_)))
-        session.require_legal()
-        notes.take()
-    return notes.series(policy.name, points)
-
-
-def _begin(
-    trace: Trace,
-    config: EnvConfig,
-    starts: NDArray[np.int64],
-    window: int,
-    scenario: Scenario | None,
-) -> tuple[Session, _Notes]:
-    if not 0 <= window < len(starts):
-        raise ConfigurationError(
-            f"series: 'window' is {window} of {len(starts)}; give a number below"
-        )
-    plain = replace(config, step_limit=0, reward=replace(config.reward, reference=None))
-    session = Session(trace, plain, 1, starts, scenario=scenario)
-    session.reseed_row(0, window)
-    session.reset(windows=np.array([window]))
-    return session, _Notes(session)
 
 
 class _Notes:

@@ -14,7 +14,15 @@ from numpy.typing import NDArray
 
 from orchestrator.errors import ValidationError
 
-__all__ = ["Comparison", "Interval", "Summary", "compare", "mean_difference", "summarise"]
+__all__ = [
+    "Comparison",
+    "Interval",
+    "Sample",
+    "Summary",
+    "compare",
+    "mean_difference",
+    "summarise",
+]
 
 _LEVEL = 0.95
 _CUT = 0.25  # of the interquartile mean, at each end
@@ -45,6 +53,25 @@ class Summary:
     mean: Interval
     iqm: Interval
     median: float
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A policy's values of a metric, window by window.
+
+    Parameters
+    ----------
+    policy : str
+        Its name in tables.
+    values : float64 [M]
+    """
+
+    policy: str
+    values: Values
+
+    def first(self, count: int) -> Sample:
+        """The values of the first windows."""
+        return Sample(self.policy, self.values[:count])
 
 
 @dataclass(frozen=True)
@@ -92,11 +119,9 @@ def summarise(values: Values, seed: int = 0, draws: int = 10_000) -> Summary:
 
 
 def compare(
-    policy: str,
-    baseline: str,
+    mine: Sample,
+    other: Sample,
     metric: str,
-    values: Values,
-    reference: Values,
     *,
     sign: int = -1,
     seed: int = 0,
@@ -106,10 +131,10 @@ def compare(
 
     Parameters
     ----------
-    policy, baseline, metric : str
-        Names for the table.
-    values, reference : float64 [M]
-        The policy's and the baseline's values, window by window.
+    mine, other : Sample
+        The policy and its baseline.
+    metric : str
+        Its name for the table.
     sign : {-1, 1}, optional
         Whether less (-1) or more (1) is better.
     seed : int, optional
@@ -123,12 +148,14 @@ def compare(
     """
     from rliable.metrics import aggregate_iqm, probability_of_improvement
 
-    values, reference = _checked(values), _checked(reference)
+    values, reference = _checked(mine.values), _checked(other.values)
     if len(values) != len(reference):
-        problem = f"has {len(values)} windows, '{baseline}' {len(reference)}"
-        raise ValidationError(f"'{policy}'", metric, problem, "evaluate both on the same windows")
+        problem = f"has {len(values)} windows, '{other.policy}' {len(reference)}"
+        raise ValidationError(
+            f"'{mine.policy}'", metric, problem, "evaluate both on the same windows"
+        )
     drawn = _draws(len(values), seed, draws)
-    mine, theirs = values[drawn], reference[drawn]
+    ours, theirs = values[drawn], reference[drawn]
     gain = sign * (values - reference)
     better = np.where(gain == 0, 0.5, gain > 0)
     iqm, reference_iqm = (float(aggregate_iqm(v[np.newaxis])) for v in (values, reference))
@@ -136,13 +163,13 @@ def compare(
         sign * values[np.newaxis], sign * reference[np.newaxis]
     )
     return Comparison(
-        policy=policy,
-        baseline=baseline,
+        policy=mine.policy,
+        baseline=other.policy,
         metric=metric,
         windows=len(values),
         difference=mean_difference(values, reference, seed, draws),
-        ratio=_ratio(values.mean(), reference.mean(), mine.mean(axis=1), theirs.mean(axis=1)),
-        iqm_ratio=_ratio(iqm, reference_iqm, _iqm(mine), _iqm(theirs)),
+        ratio=_ratio(values.mean(), reference.mean(), ours.mean(axis=1), theirs.mean(axis=1)),
+        iqm_ratio=_ratio(iqm, reference_iqm, _iqm(ours), _iqm(theirs)),
         improvement=_interval(float(improvement), better[drawn].mean(axis=1)),
         won=float((gain > 0).mean()),
         tied=float((gain == 0).mean()),

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, get_args
 
@@ -13,11 +13,14 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from agents.evaluation.outcomes import METRICS, EvaluationResult
-from agents.evaluation.play import evaluate_policy, evaluate_rule
-from agents.evaluation.zoo import evaluate_zoo, zoo_policy
-from agents.task import BatchPolicy
-from envs.config import EnvConfig
-from envs.scenario import Scenario, playable
+from agents.evaluation.play import (
+    Advance,
+    evaluate_policy,
+    evaluate_rule,
+    evaluate_zoo,
+    zoo_policy,
+)
+from agents.problem import BatchPolicy, Problem, Windows
 from envs.workloads import Trace, WindowSplit
 from envs.workloads.windows import Part
 from orchestrator.errors import ConfigurationError
@@ -25,7 +28,7 @@ from orchestrator.kernels.codes import RuleKey
 from orchestrator.scheduler.gittins import job_services
 from orchestrator.scheduler.rules import rule_named
 
-__all__ = ["Published", "Suite", "run_suite"]
+__all__ = ["Published", "Suite", "label", "run_suite"]
 
 
 @dataclass(frozen=True)
@@ -78,7 +81,7 @@ class Suite:
         Fractions of the jobs for training, validation and test; empty: those of
         :class:`envs.workloads.WindowSplit`.
     zoo : sequence of str, optional
-        Policies of :mod:`agents.evaluation.zoo` to play.
+        Policies of :data:`agents.evaluation.play.ZOO` to play.
     zoo_windows : mapping of str to int, optional
         For those of them that are slow, how many windows to play: the first ones. They are
         compared with others on these.
@@ -96,7 +99,7 @@ class Suite:
     variants: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: {"": {}})
     metric: str = "bounded_slowdown"
     starts: Sequence[int] = ()
-    part: str = "test"
+    part: Part = "test"
     windows: int = 200
     seed: int = 0
     keep_jobs: int | None = None
@@ -115,11 +118,11 @@ class Suite:
             zoo_policy(name)
             if name in self.rules:
                 raise ConfigurationError(f"suite: '{name}' is both in 'rules' and in 'zoo'")
-        for name in self.split:
-            if name not in get_args(Part):
-                raise ConfigurationError(
-                    f"suite: 'split' has '{name}'; known: {', '.join(get_args(Part))}"
-                )
+        known = ", ".join(get_args(Part))
+        for field_name, parts in (("split", self.split), ("part", (self.part,))):
+            for name in parts:
+                if name not in get_args(Part):
+                    raise ConfigurationError(f"suite: '{field_name}' has '{name}'; known: {known}")
         for name, count in self.zoo_windows.items():
             if name not in self.zoo or count < 1:
                 raise ConfigurationError(
@@ -134,9 +137,12 @@ class Suite:
             if name not in self.rules:
                 raise ConfigurationError(f"suite: baseline '{name}' is not among the rules")
 
-    def judged_in(self, variant: str, config: EnvConfig, trace: Trace) -> EnvConfig:
-        """The environment of a variant."""
-        return replace(config, **self.variants[variant]).of_length(self.window_length(trace))
+    def windows_of(self, variant: str, problem: Problem) -> Windows:
+        """The windows of a problem's trace, in the environment of a variant."""
+        starts = self.window_starts(problem.trace, problem.playable)
+        length = self.window_length(problem.trace)
+        config = replace(problem.config, **self.variants[variant]).of_length(length)
+        return Windows(problem.trace, config, starts, problem.scenario)
 
     def split_of(self, total: int) -> WindowSplit:
         """Parts of so many jobs (or ticks)."""
@@ -174,11 +180,9 @@ def label(policy: str, variant: str) -> str:
 
 def run_suite(
     suite: Suite,
-    trace: Trace,
-    config: EnvConfig,
+    problem: Problem,
     policies: Sequence[BatchPolicy] = (),
     console: Console | None = None,
-    scenario: Scenario | None = None,
     history: Trace | None = None,
     processes: int = 1,
 ) -> dict[str, list[EvaluationResult]]:
@@ -187,17 +191,15 @@ def run_suite(
     Parameters
     ----------
     suite : Suite
-    trace : Trace
-    config : EnvConfig
-        The environment that the suite's variants change.
+    problem : Problem
+        Trace, scenario, and the environment that the suite's variants change; which windows are
+        played, and how long they are, says the suite.
     policies : sequence of BatchPolicy, optional
     console : Console or None, optional
         Where a progress bar is shown.
-    scenario : Scenario or None, optional
-        What the windows happen in.
     history : Trace or None, optional
         From the training part of this one the rule ``gittins`` knows how long jobs take; None: of
-        ``trace``.
+        the problem's.
     processes : int, optional
         Windows of a policy of the zoo that are played at the same time.
 
@@ -206,46 +208,33 @@ def run_suite(
     dict of str to list of EvaluationResult
         By variant; the policies first, then the rules, then the zoo.
     """
-    total = playable(trace, config, scenario or Scenario())
-    starts = suite.window_starts(trace, total)
-    scenario = _informed(suite, trace if history is None else history, scenario)
-    plays = len(suite.variants) * _plays(suite, len(starts), len(policies))
-    progress = None if console is None else _progress(console)
-    with nullcontext() if progress is None else progress:
-        bar = None if progress is None else progress.add_task("evaluating", total=plays)
+    problem = _informed(suite, problem, problem.trace if history is None else history)
+    variants = {variant: suite.windows_of(variant, problem) for variant in suite.variants}
+    plays = sum(_plays(suite, len(windows), len(policies)) for windows in variants.values())
+    with _progress(console, plays) as advance:
+        return {
+            variant: _labelled(_play(suite, windows, policies, advance, processes), variant)
+            for variant, windows in variants.items()
+        }
 
-        def advance(count: int) -> None:
-            if progress is not None and bar is not None:
-                progress.advance(bar, count)
 
-        outcome: dict[str, list[EvaluationResult]] = {}
-        for variant in suite.variants:
-            judged = suite.judged_in(variant, config, trace)
-            options: Any = {
-                "keep_jobs": suite.keep_jobs,
-                "advance": advance,
-                "scenario": scenario,
-            }
-            results = [
-                evaluate_policy(policy, trace, judged, starts, **options) for policy in policies
-            ]
-            results += [
-                evaluate_rule(rule, trace, judged, starts, **options) for rule in suite.rules
-            ]
-            results += [
-                evaluate_zoo(
-                    name,
-                    trace,
-                    judged,
-                    starts,
-                    **options,
-                    windows=suite.zoo_windows.get(name),
-                    processes=processes,
-                )
-                for name in suite.zoo
-            ]
-            outcome[variant] = _labelled(results, variant)
-    return outcome
+def _play(
+    suite: Suite,
+    windows: Windows,
+    policies: Sequence[BatchPolicy],
+    advance: Advance,
+    processes: int,
+) -> list[EvaluationResult]:
+    """Play a variant's windows: under the policies, then the rules, then the zoo."""
+    keep = suite.keep_jobs
+    results = [
+        evaluate_policy(policy, windows, keep_jobs=keep, advance=advance) for policy in policies
+    ]
+    results += [evaluate_rule(rule, windows, keep, advance) for rule in suite.rules]
+    for name in suite.zoo:
+        some = windows.first(suite.zoo_windows.get(name, len(windows)))
+        results.append(evaluate_zoo(name, some, keep, advance, processes=processes))
+    return results
 
 
 def _plays(suite: Suite, windows: int, policies: int) -> int:
@@ -254,15 +243,14 @@ def _plays(suite: Suite, windows: int, policies: int) -> int:
     return windows * (policies + len(suite.rules)) + zoo
 
 
-def _informed(suite: Suite, history: Trace, scenario: Scenario | None) -> Scenario | None:
-    """A scenario with what ``gittins`` expects of jobs, if the suite plays it."""
-    if all(rule_named(name).key != RuleKey.GITTINS for name in suite.rules):
-        return scenario
-    scenario = scenario or Scenario()
-    if scenario.past_services:
-        return scenario
+def _informed(suite: Suite, problem: Problem, history: Trace) -> Problem:
+    """A problem with what ``gittins`` expects of jobs, if the suite plays it."""
+    plays = any(rule_named(name).key == RuleKey.GITTINS for name in suite.rules)
+    if not plays or problem.scenario.past_services:
+        return problem
     first, stop = suite.split_of(len(history)).region("train")
-    return replace(scenario, past_services=job_services(history.requests[first:stop]))
+    past = job_services(history.requests[first:stop])
+    return replace(problem, scenario=replace(problem.scenario, past_services=past))
 
 
 def _labelled(results: Sequence[EvaluationResult], variant: str) -> list[EvaluationResult]:
@@ -277,13 +265,19 @@ def _labelled(results: Sequence[EvaluationResult], variant: str) -> list[Evaluat
     return named
 
 
-def _progress(console: Console) -> Progress:
-    return Progress(
+@contextmanager
+def _progress(console: Console | None, total: int) -> Iterator[Advance]:
+    """A progress bar, if there is a console to show it on."""
+    progress = Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("windows"),
         TimeElapsedColumn(),
         console=console,
+        disable=console is None,
         transient=True,
     )
+    bar = progress.add_task("evaluating", total=total)
+    with progress:
+        yield lambda count: progress.advance(bar, count)

@@ -6,17 +6,17 @@ import csv
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from agents.evaluation.files import replacing
 from agents.evaluation.outcomes import METRICS, EvaluationResult
 from agents.evaluation.statistics import Comparison, Interval, Summary
 from agents.evaluation.suite import Suite
+from agents.files import markdown_table, replacing
 
 __all__ = [
     "JOB_COLUMNS",
@@ -28,7 +28,6 @@ __all__ = [
     "policy_table",
     "readable",
     "telling",
-    "write_csv",
     "write_jobs",
 ]
 
@@ -104,14 +103,6 @@ def _places(result: EvaluationResult) -> list[str]:
     if result.nodes.shape[1] == 1:
         return [names[n] for n in result.nodes[:, 0].tolist()]
     return [";".join(names[n] for n in places if n >= 0) for places in result.nodes.tolist()]
-
-
-def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Write a table as CSV; None becomes an empty cell."""
-    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(columns)
-        writer.writerows(["" if cell is None else cell for cell in row] for row in rows)
 
 
 def policy_table(
@@ -219,17 +210,15 @@ def policy_markdown(summaries: Mapping[str, Mapping[str, Summary]], suite: Suite
     metric = suite.metric
     others = [name for name in suite.columns or _BESIDE if name != metric]
     shown = telling(summaries, others)
-    lines = [
-        ["policy", heading(metric), "95 %", "IQM", *(heading(name) for name in shown)],
-        ["---", *["---:"] * (3 + len(shown))],
-    ]
+    head = ["policy", heading(metric), "95 %", "IQM", *(heading(name) for name in shown)]
+    rows = []
     factor = readable(metric, 1.0)
     for policy, found in summaries.items():
         mean = found[metric].mean
         cells = [number(mean.value * factor), _range(mean, factor)]
         cells.append(number(found[metric].iqm.value * factor))
-        lines.append([policy, *cells, *(_mean(found, name) for name in shown)])
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+        rows.append([policy, *cells, *(_mean(found, name) for name in shown)])
+    return markdown_table(head, rows, text_columns=1)
 
 
 def _mean(found: Mapping[str, Summary], name: str) -> str:

@@ -1,22 +1,26 @@
-"""The course of one window: what is in use and in service, who waits, what services are asked."""
+"""Curves: the course of one window, and a cluster's allocation as ever more is asked for."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from agents.evaluation.pods import PackingResult
 from agents.evaluation.series import WindowSeries
 from agents.plots.style import ACCENT, GREY, INK, PALE, SECOND, figure_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["draw_series"]
+__all__ = ["draw_packing", "draw_series"]
+
 
 _DOWN = "#8c1c13"
+
+
 _NEARLY_ALL = 0.95
 
 
@@ -63,6 +67,37 @@ def draw_series(path: Path, series: Sequence[WindowSeries], title: str = "") -> 
             grid[2, 0].set_ylabel("requests / s")
         if title:
             figure.suptitle(title, fontsize=9, x=0.01, ha="left")
+
+
+def draw_packing(
+    path: Path, results: Sequence[PackingResult], published: Mapping[str, float]
+) -> None:
+    """Draw how much of a cluster's GPUs each policy allocates while ever more are asked for.
+
+    Parameters
+    ----------
+    path : Path
+    results : sequence of PackingResult
+    published : mapping of str to float
+        Published allocations in the end, percent, marked on the right.
+    """
+    ranked = sorted(results, key=lambda result: -result.mean)
+    percents = np.arange(ranked[0].curve.shape[1])
+    with figure_file(path, (6.8, 4.0)) as (_, axes):
+        axes.grid(axis="y")
+        for number, result in enumerate(ranked):
+            shade = str(0.75 * number / max(len(ranked) - 1, 1))
+            color = ACCENT if number == 0 else shade
+            name = f"{result.policy}  {result.mean:.1f}"
+            axes.plot(percents, result.curve.mean(axis=0), color=color, lw=1.6, label=name)
+            if result.policy in published:
+                end = (percents[-1] + 1, published[result.policy])
+                axes.plot(*end, marker="<", color=SECOND, ms=5, clip_on=False)
+        axes.set(xlabel="GPUs asked for, % of the cluster", ylabel="GPUs allocated, %")
+        axes.set_title("GPU allocation; triangles: published")
+        axes.set_xlim(80.0, float(percents[-1]))
+        axes.set_ylim(78.0, 97.0)
+        axes.legend(fontsize=8)
 
 
 def _mostly_over(one: WindowSeries) -> float:

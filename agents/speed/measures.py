@@ -16,14 +16,20 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from agents.speed.clock import CLOCKS, Measure, rate, seconds
-from agents.speed.cluster import CrowdedClusters
-from agents.speed.cycles import cycle, pack_openb, placed_per_second
-from agents.speed.references import bytes_per_step, copy_seconds, python_event_loop
-from agents.task import Task
+from agents.problem import Problem
+from agents.speed.clock import (
+    CLOCKS,
+    Measure,
+    bytes_per_step,
+    copy_seconds,
+    python_event_loop,
+    rate,
+    seconds,
+)
+from agents.speed.cluster import CrowdedClusters, Cycle, pack_openb, placed_per_second
 from envs.config import CLUSTER, JOB_ORDERING
 from envs.session import Session
-from envs.workloads import Trace, WindowSplit, lublin_feitelson, read_philly, read_swf
+from envs.workloads import Trace, lublin_feitelson, read_philly, read_swf
 from orchestrator.errors import ConfigurationError
 from orchestrator.kernels.codes import Placement
 from orchestrator.kernels.features import Encoding
@@ -268,7 +274,7 @@ def openb(bench: Workbench) -> Measure:
 def placements(bench: Workbench) -> Measure:
     """A scheduling cycle on 10,000 nodes of 8 GPUs with 1,000 gangs waiting."""
     curve = [placed_per_second(nodes, bench.now) for nodes in (100, 300, 1000, 3000)]
-    run = cycle(10_000, bench.now)
+    run = Cycle(10_000, bench.now)
     placed = run.placed
     per_decision = [1e6 / speed for speed in curve]
     found = rate(run.seconds, placed, "placements/s", bench.repeats)
@@ -323,8 +329,8 @@ def _first_step(environment: Mapping[str, str]) -> None:
 
 def cma(bench: Workbench) -> Measure:
     """CMA-ES, evaluation of rankers."""
-    from agents.cma import RankerEvaluator
-    from agents.cma.policy import named_weights
+    from agents.linear.evaluate import RankerEvaluator
+    from agents.linear.policy import named_weights
 
     threads = 2
     config = replace(JOB_ORDERING, episode_jobs=bench.length)
@@ -348,19 +354,19 @@ def cma(bench: Workbench) -> Measure:
 
 def ppo(bench: Workbench) -> Measure:
     """MaskablePPO, rollouts and updates."""
-    from agents.ppo.trainer import PPOTrainer
+    from agents.ppo.train import PPOTrainer
     from agents.tracking import NullTracker
 
     trace = lublin_feitelson(50_000, 1)
-    task = Task(trace, replace(JOB_ORDERING, skip_forced=True), WindowSplit(len(trace)))
+    problem = Problem(trace, replace(JOB_ORDERING, skip_forced=True))
     never = 1_000_000
     trainer = PPOTrainer(
         budget_seconds=bench.train_seconds, validate_every=never, validation_windows=1
     )
     with tempfile.TemporaryDirectory() as folder:
         # What is imported and compiled on the way is not training.
-        replace(trainer, budget_seconds=1.0).train(task, NullTracker(), Path(folder) / "warm")
-        history = trainer.train(task, NullTracker(), Path(folder)).history
+        replace(trainer, budget_seconds=1.0).train(problem, NullTracker(), Path(folder) / "warm")
+        history = trainer.train(problem, NullTracker(), Path(folder)).history
     first, last = history[0], history[-1]
     speed = last["steps"] / (last["seconds"] - first["seconds"])
     return Measure(speed, "steps/s", speed, speed, f"one run of {last['seconds']:.0f} s, 2 threads")

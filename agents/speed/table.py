@@ -1,11 +1,11 @@
-"""The table of a speed suite, and its verdict."""
+"""Speed suites: which measurements, what they should reach, which ratios must hold; their table."""
 
 from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +13,106 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from agents.evaluation.files import write_json, write_text
-from agents.speed.suite import Outcome, SpeedSuite
+from agents.files import markdown_table, write_json, write_text
+from agents.speed.clock import Measure
+from agents.speed.measures import MEASURES, UnavailableError, Workbench
+from orchestrator.errors import ConfigurationError
 
-__all__ = ["SMALLER", "print_speed", "write_speed"]
+__all__ = [
+    "SMALLER",
+    "Outcome",
+    "Ratio",
+    "SpeedSuite",
+    "Target",
+    "print_speed",
+    "run_speed_suite",
+    "write_speed",
+]
+
 
 SMALLER = ("s", "MiB")
 """Units of which less is better."""
 
+
 _CLOCKS = {"wall": "wall time", "cpu": "processor time where one thread works"}
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a measurement should reach, and what it aims at; times and memory: at most."""
+
+    least: float
+    aim: float
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """A quotient of two measurements of the same run, which holds on any machine.
+
+    Parameters
+    ----------
+    of, to : str
+        Measurements.
+    at_least : float
+    """
+
+    of: str
+    to: str
+    at_least: float
+
+
+@dataclass(frozen=True)
+class SpeedSuite:
+    """What is to be measured.
+
+    Parameters
+    ----------
+    name : str
+    measures : sequence of str
+        Some of :data:`MEASURES`.
+    bench : Workbench
+    targets : mapping of str to Target, optional
+    ratios : sequence of Ratio, optional
+        The run fails when one does not hold.
+    """
+
+    name: str
+    measures: Sequence[str]
+    bench: Workbench
+    targets: Mapping[str, Target] = field(default_factory=dict)
+    ratios: Sequence[Ratio] = ()
+
+    def __post_init__(self) -> None:
+        """Reject unknown names."""
+        for name in (*self.measures, *self.targets):
+            if name not in MEASURES:
+                known = ", ".join(MEASURES)
+                raise ConfigurationError(f"suite: unknown measurement '{name}'; known: {known}")
+        for ratio in self.ratios:
+            for name in (ratio.of, ratio.to):
+                if name not in self.measures:
+                    raise ConfigurationError(f"suite: a ratio needs '{name}': add it to 'measures'")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A measurement, or why it could not be made."""
+
+    name: str
+    what: str
+    measure: Measure | None
+    reason: str = ""
+
+
+def run_speed_suite(suite: SpeedSuite) -> Iterator[Outcome]:
+    """Make the measurements of a suite, one after the other."""
+    for name in suite.measures:
+        function = MEASURES[name]
+        what = (function.__doc__ or name).splitlines()[0].rstrip(".")
+        try:
+            yield Outcome(name, what, function(suite.bench))
+        except UnavailableError as error:
+            yield Outcome(name, what, None, str(error))
 
 
 def print_speed(suite: SpeedSuite, outcomes: Sequence[Outcome], console: Console) -> bool:
@@ -51,6 +142,23 @@ def print_speed(suite: SpeedSuite, outcomes: Sequence[Outcome], console: Console
     for text, holds in found:
         console.print(f"{'[green]holds[/] ' if holds else '[red]BROKEN[/]'} {text}")
     return all(holds for _, holds in found)
+
+
+def write_speed(suite: SpeedSuite, outcomes: Sequence[Outcome], folder: Path) -> None:
+    """Write ``summary.json`` and ``table.md``."""
+    content: dict[str, Any] = {
+        "suite": suite.name,
+        "machine": _machine(),
+        "measures": {
+            item.name: {"what": item.what, "reason": item.reason}
+            if item.measure is None
+            else {"what": item.what, **asdict(item.measure)}
+            for item in outcomes
+        },
+        "ratios": [{"text": text, "holds": holds} for text, holds in _ratios(suite, outcomes)],
+    }
+    write_json(folder / "summary.json", content)
+    write_text(folder / "table.md", _markdown(suite, outcomes))
 
 
 def _cells(suite: SpeedSuite, outcome: Outcome) -> list[str]:
@@ -95,29 +203,9 @@ def _machine() -> str:
     return f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
 
 
-def write_speed(suite: SpeedSuite, outcomes: Sequence[Outcome], folder: Path) -> None:
-    """Write ``summary.json``, ``table.md`` and, where there are targets, ``speed.png``."""
-    from agents.plots import draw_speed
-
-    content: dict[str, Any] = {
-        "suite": suite.name,
-        "machine": _machine(),
-        "measures": {
-            item.name: {"what": item.what, "reason": item.reason}
-            if item.measure is None
-            else {"what": item.what, **asdict(item.measure)}
-            for item in outcomes
-        },
-        "ratios": [{"text": text, "holds": holds} for text, holds in _ratios(suite, outcomes)],
-    }
-    write_json(folder / "summary.json", content)
-    write_text(folder / "table.md", _markdown(suite, outcomes))
-    if any(item.measure is not None and item.name in suite.targets for item in outcomes):
-        draw_speed(folder / "speed.png", suite, outcomes)
-
-
 def _markdown(suite: SpeedSuite, outcomes: Sequence[Outcome]) -> str:
-    rows = [("what", "median", "unit", "range", "at least", "aim"), ("---", *["---:"] * 5)]
+    columns = ("what", "median", "unit", "range", "at least", "aim")
+    rows: list[tuple[str, ...]] = []
     for item in outcomes:
         measure, target = item.measure, suite.targets.get(item.name)
         if measure is None:
@@ -129,4 +217,4 @@ def _markdown(suite: SpeedSuite, outcomes: Sequence[Outcome]) -> str:
         rows.append((what, _short(measure.value), measure.unit, spread, *bounds))
     clock = _CLOCKS[suite.bench.clock]
     head = f"{_machine()}; medians of {suite.bench.repeats} repeats, {clock}."
-    return "\n".join([head, "", *("| " + " | ".join(row) + " |" for row in rows), ""])
+    return f"{head}\n\n{markdown_table(columns, rows, text_columns=1)}\n"

@@ -5,10 +5,13 @@ import sys
 import numpy as np
 import pytest
 
+from agents import bundle as store
 from agents.bundle import (
     BundleError,
     CardTable,
     EvaluationCard,
+    Origin,
+    PolicyParts,
     describe_environment,
     load_bundle,
     load_weights,
@@ -16,10 +19,9 @@ from agents.bundle import (
     read_manifest,
     restore_environment,
     save_bundle,
-    store,
     write_card,
 )
-from agents.cma.policy import LinearRanker
+from agents.linear.policy import LinearRanker
 from envs.config import CLUSTER, JOB_ORDERING, EnvConfig
 from envs.reward import RewardConfig
 from orchestrator.errors import SchemaMismatchError
@@ -35,15 +37,12 @@ CARD = EvaluationCard(
 
 
 def save(directory, **changes):
-    arguments = {
-        "kind": "linear_ranker",
-        "weights": {"weights": WEIGHTS},
-        "config": JOB_ORDERING,
-        "seed": 7,
-        "name": "my ranker",
-        "training": {"sigma": np.float64(0.15), "windows": (1, 2)},
-    }
-    return save_bundle(directory, **{**arguments, **changes})
+    given = {"kind": "linear_ranker", "weights": {"weights": WEIGHTS}, "seed": 7, "card": None}
+    given |= changes
+    parts = PolicyParts(given["kind"], given["weights"], "my ranker")
+    training = {"sigma": np.float64(0.15), "windows": (1, 2)}
+    origin = Origin(JOB_ORDERING, given["seed"], training=training)
+    return save_bundle(directory, parts, origin, given["card"])
 
 
 def files(directory):

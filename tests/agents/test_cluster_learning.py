@@ -9,23 +9,21 @@ import numpy as np
 import torch
 
 from agents.bundle import load_bundle, read_manifest
-from agents.cma import CMATrainer, LinearScorer
-from agents.evaluation import evaluate_policy, evaluate_rule
-from agents.ppo.inference import ScorerPolicy
-from agents.ppo.network import SetScorer
-from agents.ppo.trainer import PPOTrainer
-from agents.task import Task
+from agents.evaluation.play import evaluate_policy, evaluate_rule
+from agents.linear.policy import LinearScorer
+from agents.linear.train import CMATrainer
+from agents.ppo.model import ScorerPolicy, SetScorer
+from agents.ppo.train import PPOTrainer
+from agents.problem import Problem, Windows
 from agents.tracking import NullTracker
-from envs.workloads import WindowSplit
 from orchestrator.scheduler.vectors import advice_column, feature_names
 from tests.kernels.test_scorer import ELASTIC, JOBS, STARTS, trace
 
 _ADVICE = {"advice": 1.0}
 
 
-def _task(seed: int = 0) -> Task:
-    split = WindowSplit(len(trace()), 0.6, 0.2, 0.2)
-    return Task(trace(), ELASTIC, split, evaluation_jobs=JOBS, seed=seed)
+def _problem(seed: int = 0) -> Problem:
+    return Problem(trace(), ELASTIC, evaluation_jobs=JOBS, seed=seed)
 
 
 def test_an_untrained_network_is_the_advising_rule() -> None:
@@ -34,8 +32,9 @@ def test_an_untrained_network_is_the_advising_rule() -> None:
     torch.manual_seed(3)
     scorer = SetScorer(width, len(schema.globals), 8, {advice_column(schema): 1.0}, gain=7.0)
     policy = ScorerPolicy(scorer.state_dict(), schema, 8)
-    played = evaluate_policy(policy, trace(), ELASTIC, STARTS, keep_jobs=JOBS)
-    rule = evaluate_rule("elastic_srtf", trace(), ELASTIC, STARTS, keep_jobs=JOBS)
+    windows = Windows(trace(), ELASTIC, STARTS)
+    played = evaluate_policy(policy, windows, keep_jobs=JOBS)
+    rule = evaluate_rule("elastic_srtf", windows, keep_jobs=JOBS)
     for metric, values in rule.values.items():
         np.testing.assert_array_equal(played.values[metric], values)
     np.testing.assert_array_equal(played.jobs, rule.jobs)
@@ -60,13 +59,12 @@ def test_ppo_begins_at_the_rule_and_leaves_a_bundle(tmp_path: Path) -> None:
         validation_windows=3,
         windows=16,
     )
-    result = trainer.train(_task(), NullTracker(), tmp_path)
+    result = trainer.train(_problem(), NullTracker(), tmp_path)
     assert result.history[0]["validation"] == result.history[0]["reference"]
     policy = load_bundle(result.bundle, ELASTIC.schema)
     assert policy.name == "ppo"
-    first, second = (
-        evaluate_policy(p, trace(), ELASTIC, STARTS, keep_jobs=0) for p in (result.policy, policy)
-    )
+    windows = Windows(trace(), ELASTIC, STARTS)
+    first, second = (evaluate_policy(p, windows, keep_jobs=0) for p in (result.policy, policy))
     np.testing.assert_array_equal(first.values["completion_time"], second.values["completion_time"])
 
 
@@ -82,7 +80,7 @@ def test_cma_begins_at_the_rule_and_leaves_a_bundle_that_decides_alike(tmp_path:
         validation_windows=3,
         threads=1,
     )
-    result = trainer.train(_task(), NullTracker(), tmp_path)
+    result = trainer.train(_problem(), NullTracker(), tmp_path)
     assert result.history[0]["validation"] == result.history[0]["reference"]
     assert read_manifest(result.bundle).kind == "linear_scorer"
     policy = load_bundle(result.bundle, ELASTIC.schema)
@@ -90,8 +88,6 @@ def test_cma_begins_at_the_rule_and_leaves_a_bundle_that_decides_alike(tmp_path:
     names = feature_names(ELASTIC.schema, by_head=True)
     moved = {name for name, weight in zip(names, policy.weights, strict=True) if weight != 0}
     assert moved <= {"log_request", "grow:log_remaining", "head:wait", names[-1]}
-    first, second = (
-        evaluate_policy(p, trace(), replace(ELASTIC, window=16), STARTS, keep_jobs=0)
-        for p in (result.policy, policy)
-    )
+    windows = Windows(trace(), replace(ELASTIC, window=16), STARTS)
+    first, second = (evaluate_policy(p, windows, keep_jobs=0) for p in (result.policy, policy))
     np.testing.assert_array_equal(first.values["completion_time"], second.values["completion_time"])

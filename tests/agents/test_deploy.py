@@ -12,12 +12,18 @@ import numpy as np
 import pytest
 import torch
 
-from agents.bundle import load_bundle, read_manifest, restore_environment, save_bundle
-from agents.cma import LinearScorer
+from agents.bundle import (
+    Origin,
+    PolicyParts,
+    load_bundle,
+    read_manifest,
+    restore_environment,
+    save_bundle,
+)
 from agents.deploy import BundlePolicy
-from agents.ppo.inference import ScorerPolicy
-from agents.ppo.network import SetScorer
-from agents.task import BatchPolicy
+from agents.linear.policy import LinearScorer
+from agents.ppo.model import ScorerPolicy, SetScorer
+from agents.problem import BatchPolicy
 from envs.config import JOB_ORDERING, EnvConfig
 from envs.session import Session
 from envs.workloads import Trace
@@ -163,14 +169,8 @@ def test_a_bundle_decides_alike_in_a_row_and_live(
     policy = make(seed)
     kind = "ppo" if isinstance(policy, ScorerPolicy) else "linear_scorer"
     weights = policy.state() if kind == "ppo" else {"weights": policy.weights}
-    bundle = save_bundle(
-        tmp_path / "bundle",
-        kind=kind,
-        weights=weights,
-        config=CONFIG,
-        seed=seed,
-        model={"hidden": 8} if kind == "ppo" else None,
-    )
+    parts = PolicyParts(kind, weights, model={"hidden": 8} if kind == "ppo" else {})
+    bundle = save_bundle(tmp_path / "bundle", parts, Origin(CONFIG, seed))
     kinds = _require_same(window(seed), bundle, CONFIG)
     assert {"PlaceJob", "ResizeJob", "Wait"} <= kinds
 

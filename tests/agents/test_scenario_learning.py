@@ -9,14 +9,13 @@ import numpy as np
 import pytest
 
 from agents.bundle import describe_scenario, read_manifest, scenario_text
-from agents.cma import CMATrainer, RankerEvaluator
-from agents.cma.scorer_evaluator import ScorerEvaluator
-from agents.evaluation import evaluate_policy, evaluate_rule
-from agents.task import Task
+from agents.evaluation.play import evaluate_policy, evaluate_rule
+from agents.linear.evaluate import RankerEvaluator, ScorerEvaluator
+from agents.linear.train import CMATrainer
+from agents.problem import Problem, Windows
 from agents.tracking import NullTracker
 from envs.config import JOB_ORDERING
 from envs.scenario import Scenario
-from envs.workloads import WindowSplit
 from envs.workloads.failures import FailureModel
 from orchestrator.errors import ConfigurationError
 from orchestrator.kernels.codes import QuotaMode
@@ -37,8 +36,8 @@ def test_scorers_are_judged_in_the_failures_that_policies_meet() -> None:
     other = ScorerEvaluator(trace(), _CONFIG, 1, _FAILURES)
     for m in np.argsort(STARTS)[::-1]:
         assert other.rule_costs(rule, STARTS[m : m + 1])[0] == costs[m]
-    found = evaluate_rule(rule, trace(), _CONFIG, STARTS, scenario=_FAILURES)
-    calm = evaluate_rule(rule, trace(), _CONFIG, STARTS)
+    found = evaluate_rule(rule, Windows(trace(), _CONFIG, STARTS, _FAILURES))
+    calm = evaluate_rule(rule, Windows(trace(), _CONFIG, STARTS))
     assert (found.values["completion_time"] != calm.values["completion_time"]).any()
     np.testing.assert_allclose(costs, found.values["completion_time"] * JOBS, rtol=1e-9)
     evaluator.close()
@@ -46,9 +45,8 @@ def test_scorers_are_judged_in_the_failures_that_policies_meet() -> None:
 
 
 def test_a_policy_is_trained_judged_and_kept_with_its_scenario(tmp_path: Path) -> None:
-    split = WindowSplit(len(trace()), 0.6, 0.2, 0.2)
-    task = Task(trace(), _CONFIG, split, evaluation_jobs=JOBS, scenario=_FAILURES)
-    assert len(task.training_session(2, 8).source.incidents) > 0
+    problem = Problem(trace(), _CONFIG, evaluation_jobs=JOBS, scenario=_FAILURES)
+    assert len(problem.training_session(2, 8).source.incidents) > 0
     trainer = CMATrainer(
         generations=1,
         population=4,
@@ -60,14 +58,14 @@ def test_a_policy_is_trained_judged_and_kept_with_its_scenario(tmp_path: Path) -
         validation_windows=3,
         threads=1,
     )
-    result = trainer.train(task, NullTracker(), tmp_path)
+    result = trainer.train(problem, NullTracker(), tmp_path)
     assert result.history[0]["validation"] == result.history[0]["reference"]
     described = read_manifest(result.bundle).scenario
     assert described["failure_seed"] == 5
     assert described["failures"]["rate_scale"] == 300.0
-    config = task.evaluation_config
-    played = evaluate_policy(result.policy, trace(), config, STARTS, scenario=_FAILURES)
-    calm = evaluate_policy(result.policy, trace(), config, STARTS)
+    config = problem.judged.config
+    played = evaluate_policy(result.policy, Windows(trace(), config, STARTS, _FAILURES))
+    calm = evaluate_policy(result.policy, Windows(trace(), config, STARTS))
     assert (played.values["completion_time"] != calm.values["completion_time"]).any()
 
 

@@ -1,26 +1,10 @@
-import math
 import subprocess
 import sys
 
 import pytest
 
-from agents.tracking import MultiTracker, NullTracker, TensorBoardTracker, Tracker, WandbTracker
+from agents.tracking import NullTracker, TensorBoardTracker, Tracker, WandbTracker
 from orchestrator.errors import ConfigurationError
-
-
-class Memory:
-    def __init__(self, fails=False):
-        self.rows = []
-        self.closed = 0
-        self.fails = fails
-
-    def log(self, step, metrics):
-        self.rows.append((step, dict(metrics)))
-
-    def close(self):
-        self.closed += 1
-        if self.fails:
-            raise RuntimeError("disk full")
 
 
 def test_null_tracker_takes_anything():
@@ -63,22 +47,6 @@ def test_wandb_offline_writes_into_its_directory(tmp_path, monkeypatch):
 def test_unknown_wandb_mode_is_named(tmp_path):
     with pytest.raises(ConfigurationError, match="'ofline'; use one of: offline"):
         WandbTracker("quartermaster", tmp_path, mode="ofline")
-
-
-def test_multi_tracker_reports_to_all_and_leaves_out_what_is_not_finite():
-    first, second = Memory(), Memory()
-    tracker = MultiTracker([first, second])
-    tracker.log(3, {"a": 1.0, "b": math.nan, "c": math.inf})
-    assert first.rows == second.rows == [(3, {"a": 1.0})]
-    tracker.close()
-    assert first.closed == second.closed == 1
-
-
-def test_multi_tracker_closes_the_others_when_one_fails():
-    first, second = Memory(), Memory(fails=True)
-    with pytest.raises(RuntimeError, match="disk full"):
-        MultiTracker([first, second]).close()
-    assert first.closed == second.closed == 1
 
 
 def test_libraries_are_imported_only_when_used():

@@ -15,10 +15,10 @@ from gymnasium.utils.env_checker import check_env
 from numpy.typing import NDArray
 from stable_baselines3.common.env_checker import check_env as check_env_for_sb3
 
-from agents.cma.scorer import LinearScorer
-from agents.cma.scorer_evaluator import ScorerEvaluator
-from agents.deploy.policy import BundlePolicy
-from agents.evaluation.packing import PackingSuite, run_packing
+from agents.deploy import BundlePolicy
+from agents.evaluation.pods import PackingSuite, run_packing
+from agents.linear.evaluate import ScorerEvaluator
+from agents.linear.policy import LinearScorer
 from envs import CLUSTER, PLACEMENT, EnvConfig, RewardConfig, SchedulingEnv, Session
 from envs.gym import SchedulingVectorEnv
 from envs.workloads import Trace, gpu_pods, load_workload, read_openb_orders, typical_pods

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from agents.cma import LinearRanker
+from agents.linear.policy import LinearRanker
 from envs.config import EnvConfig
 from envs.session import Session
 from envs.workloads import gpu_cluster, lublin_feitelson

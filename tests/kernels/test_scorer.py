@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from agents.cma import LinearScorer, ScorerEvaluator
-from agents.evaluation import evaluate_policy
-from agents.ppo.packing import ActionPacker
+from agents.evaluation.play import evaluate_policy
+from agents.linear.evaluate import ScorerEvaluator
+from agents.linear.policy import LinearScorer
+from agents.ppo.batches import ActionPacker
+from agents.problem import Windows
 from envs.config import CLUSTER, EnvConfig
 from envs.session import Session
 from envs.workloads import Enrichment, Trace, enrich, gpu_cluster
@@ -77,7 +79,7 @@ def test_the_environment_comes_to_the_same_costs(seed: int) -> None:
     costs = evaluator.costs(weights[None], STARTS)[0] / JOBS
     evaluator.close()
     policy = LinearScorer(weights, ELASTIC.schema)
-    played = evaluate_policy(policy, trace(), ELASTIC, STARTS, keep_jobs=0)
+    played = evaluate_policy(policy, Windows(trace(), ELASTIC, STARTS), keep_jobs=0)
     np.testing.assert_allclose(played.values["completion_time"], costs, rtol=1e-9)
 
 

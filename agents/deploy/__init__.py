@@ -1,5 +1,0 @@
-"""Trained policies as the policies of live clusters."""
-
-from agents.deploy.policy import BundlePolicy
-
-__all__ = ["BundlePolicy"]

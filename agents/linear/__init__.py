@@ -1,0 +1,1 @@
+"""CMA-ES over linear policies that are evaluated wholly inside the compiled engine."""

@@ -1,0 +1,166 @@
+"""Linear policies: the queued job, or the legal action, whose features weigh most."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agents.bundle import Manifest, restore_environment
+from orchestrator.errors import ConfigurationError
+from orchestrator.kernels.features import DEFAULT_NAMES
+from orchestrator.kernels.scorer import best_actions
+from orchestrator.scheduler.schema import FeatureSchema
+from orchestrator.scheduler.vectors import (
+    SETS,
+    advice_column,
+    feature_names,
+    named_vector,
+    vector_layout,
+)
+
+__all__ = ["LinearRanker", "LinearScorer", "load_ranker", "load_scorer", "named_weights"]
+
+
+class LinearRanker:
+    """Chooses the job with the largest ``weights . features``; ties: the first in the window.
+
+    It is permutation-equivariant and serves any window, but only environments that ask for a job
+    and nothing else (``commitment``) and describe jobs by the default features.
+
+    Parameters
+    ----------
+    weights : float [14]
+        Weight of each of ``features.DEFAULT_NAMES``.
+    name : str, optional
+        For tables.
+    """
+
+    def __init__(self, weights: NDArray[np.floating[Any]], name: str = "linear_ranker") -> None:
+        values = np.asarray(weights, np.float32)
+        if values.shape != (len(DEFAULT_NAMES),) or not np.all(np.isfinite(values)):
+            raise ConfigurationError(
+                f"ranker: 'weights' has shape {values.shape} or values that are not finite; give "
+                f"one number for each of the {len(DEFAULT_NAMES)} features"
+            )
+        self.weights: NDArray[np.float32] = values
+        self.name = name
+
+    @classmethod
+    def from_names(cls, weights: Mapping[str, float], name: str = "linear_ranker") -> LinearRanker:
+        """A ranker from weights by feature name; the others are 0."""
+        return cls(named_weights(weights), name)
+
+    def actions(
+        self, observation: Mapping[str, NDArray[Any]], mask: NDArray[np.bool_]
+    ) -> NDArray[np.int64]:
+        """Choose an action for each row."""
+        features = observation["queue"]
+        if mask.shape != features.shape[:2] or features.shape[2] != len(self.weights):
+            raise ConfigurationError(
+                f"ranker: features {features.shape} and actions {mask.shape} are not those of job "
+                f"ordering with default features"
+            )
+        # One feature after the other, as compiled replays add them up: the same sums, bit for bit.
+        scores = features[:, :, 0] * self.weights[0]
+        for k in range(1, len(self.weights)):
+            scores += features[:, :, k] * self.weights[k]
+        return np.where(mask, scores, -np.inf).argmax(axis=1)
+
+    def __repr__(self) -> str:
+        """Show the weights by name."""
+        pairs = zip(DEFAULT_NAMES, self.weights, strict=True)
+        return f"LinearRanker({', '.join(f'{name}={weight:.3g}' for name, weight in pairs)})"
+
+
+def named_weights(weights: Mapping[str, float]) -> NDArray[np.float64]:
+    """Weights by feature name as a vector in the order of the features; the others are 0."""
+    vector = np.zeros(len(DEFAULT_NAMES))
+    for name, weight in weights.items():
+        if name not in DEFAULT_NAMES:
+            known = ", ".join(DEFAULT_NAMES)
+            raise ConfigurationError(f"ranker: unknown feature '{name}'; known: {known}")
+        vector[DEFAULT_NAMES.index(name)] = weight
+    return vector
+
+
+def load_ranker(manifest: Manifest, weights: Mapping[str, Any]) -> LinearRanker:
+    """Make the policy of a bundle of kind ``linear_ranker``."""
+    return LinearRanker(weights["weights"], manifest.name)
+
+
+class LinearScorer:
+    """Takes the legal action with the largest ``weights . vector``; of equals the first.
+
+    It serves any window and cluster. It decides with the kernel that training plays windows with.
+
+    Parameters
+    ----------
+    weights : float [D]
+        Weight of each of ``vectors.feature_names(schema, by_head=True)``.
+    schema : FeatureSchema
+    name : str, optional
+        For tables.
+    """
+
+    def __init__(
+        self, weights: NDArray[np.floating[Any]], schema: FeatureSchema, name: str = "cma"
+    ) -> None:
+        values = np.ascontiguousarray(weights, np.float32)
+        names = feature_names(schema, by_head=True)
+        if values.shape != (len(names),) or not np.all(np.isfinite(values)):
+            raise ConfigurationError(
+                f"scorer: 'weights' has shape {values.shape} or values that are not finite; give "
+                f"one number for each of the {len(names)} features"
+            )
+        self.weights: NDArray[np.float32] = values
+        self.schema = schema
+        self.name = name
+        self._layouts: dict[tuple[int, ...], NDArray[np.int64]] = {}
+
+    @classmethod
+    def from_names(
+        cls, weights: Mapping[str, float], schema: FeatureSchema, name: str = "cma"
+    ) -> LinearScorer:
+        """A scorer from weights by feature name; the others are 0."""
+        return cls(named_vector(schema, weights, by_head=True), schema, name)
+
+    def actions(
+        self, observation: Mapping[str, NDArray[Any]], mask: NDArray[np.bool_]
+    ) -> NDArray[np.int64]:
+        """Choose an action for each row; -1 where none is legal."""
+        nothing = np.zeros((len(mask), 1, 0), np.float32)
+        sets = tuple(
+            np.ascontiguousarray(observation.get(part, nothing), np.float32) for part in SETS
+        )
+        sizes = tuple(
+            seen.shape[1] if part in observation else 0
+            for part, seen in zip(SETS, sets, strict=True)
+        )
+        if sizes not in self._layouts:
+            self._layouts[sizes] = vector_layout(self.schema, sizes, by_head=True)
+        advice = np.ascontiguousarray(observation.get("advice", nothing[:, 0]), np.float32)
+        chosen = np.empty(len(mask), np.int64)
+        best_actions(
+            sets,
+            advice,
+            np.ascontiguousarray(mask, np.bool_).view(np.int8),
+            self._layouts[sizes],
+            advice_column(self.schema, by_head=True),
+            self.weights,
+            chosen,
+        )
+        return chosen
+
+    def __repr__(self) -> str:
+        """Show the weights by name."""
+        pairs = zip(feature_names(self.schema, by_head=True), self.weights, strict=True)
+        return f"LinearScorer({', '.join(f'{name}={weight:.3g}' for name, weight in pairs)})"
+
+
+def load_scorer(manifest: Manifest, weights: Mapping[str, Any]) -> LinearScorer:
+    """Make the policy of a bundle of kind ``linear_scorer``."""
+    schema = restore_environment(manifest.environment).schema
+    return LinearScorer(weights["weights"], schema, manifest.name)

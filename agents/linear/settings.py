@@ -1,0 +1,91 @@
+"""The parameters of CMA-ES, stated once: ``conf/agent`` takes its keys and defaults from here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from agents.linear.policy import named_weights
+from orchestrator.errors import ConfigurationError
+from orchestrator.kernels.features import CLUSTER_EXTRA
+from orchestrator.scheduler.rules import rule_named
+
+__all__ = ["CMASettings"]
+
+_SHORTEST_FIRST = {"log_request": -1.0}
+_LEAST = {
+    "generations": 1,
+    "population": 4,
+    "windows": 1,
+    "validate_every": 1,
+    "validation_windows": 1,
+}
+
+
+@dataclass(frozen=True)
+class CMASettings:
+    """Covariance matrix adaptation over the weights of a linear ranker, or scorer of actions.
+
+    Parameters
+    ----------
+    budget_seconds : float
+        Training stops after so long, earlier sittings included.
+    generations : int
+        It stops after so many generations at the latest.
+    population : int
+        Rankers of a generation.
+    sigma : float
+        Standard deviation of the weights to begin with.
+    windows : int
+        Windows of a generation.
+    window_jobs : int or None
+        Their length; None: that of the problem's evaluation windows.
+    prior : mapping of str to float, or None
+        Initial weights by feature name: where the search begins. ``{"advice": 1}`` starts at the
+        environment's advising rule; None: ``{"log_request": -1}``, which equals SJF.
+    features : sequence of str or None
+        Weights to search over, by name; the others stay as the prior has them. None: all.
+    reference : str
+        The rule whose costs scale those of rankers.
+    validate_every : int
+        Generations between validations.
+    validation_windows : int
+        Windows that choose the checkpoint.
+    threads : int
+        Threads that replay windows.
+    resume : bool
+        Go on from the output folder's checkpoint, if there is one.
+    """
+
+    budget_seconds: float = 300.0
+    generations: int = 10_000
+    population: int = 16
+    sigma: float = 0.15
+    windows: int = 64
+    window_jobs: int | None = None
+    prior: Mapping[str, float] | None = None
+    features: Sequence[str] | None = None
+    reference: str = "sjf"
+    validate_every: int = 10
+    validation_windows: int = 192
+    threads: int = 2
+    resume: bool = False
+
+    def __post_init__(self) -> None:
+        """Reject what makes no sense."""
+        for name, least in _LEAST.items():
+            if getattr(self, name) < least:
+                raise ConfigurationError(
+                    f"agent: '{name}' is {getattr(self, name)}; at least {least}"
+                )
+        if not self.sigma > 0.0:
+            raise ConfigurationError(f"agent: 'sigma' is {self.sigma}; give a positive number")
+        rule_named(self.reference)
+        plain = {name: 1.0 for name in self.start if ":" not in name and name != "advice"}
+        # The others depend on the environment, and are looked up when there is one.
+        named_weights({name: 1.0 for name in plain if name not in CLUSTER_EXTRA})
+
+    @property
+    def start(self) -> Mapping[str, float]:
+        """Where training starts: the prior, or the default one."""
+        return _SHORTEST_FIRST if self.prior is None else self.prior

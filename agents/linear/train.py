@@ -1,0 +1,317 @@
+"""Training linear policies with CMA-ES (Hansen, 2016), every replay inside the compiled engine.
+
+Where an environment asks for a job and nothing else, the policy is a ranker of jobs; otherwise it
+is a scorer of all legal actions.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import cma
+import numpy as np
+from numpy.typing import NDArray
+
+from agents.bundle import Origin, PolicyParts, save_bundle
+from agents.files import replacing
+from agents.linear.evaluate import RankerEvaluator, ScorerEvaluator
+from agents.linear.policy import LinearRanker, LinearScorer, named_weights
+from agents.linear.settings import CMASettings
+from agents.problem import Problem
+from agents.tracking import Tracker
+from agents.training import Best, Course, Reference, TrainingResult
+from envs.config import EnvConfig
+from envs.reward import POTENTIALS
+from orchestrator.errors import ConfigurationError
+from orchestrator.scheduler.rules import rule_named
+from orchestrator.scheduler.vectors import named_vector
+
+__all__ = ["CMATrainer", "Search"]
+
+_CHECKPOINT = "checkpoint.pkl"
+
+
+class CMATrainer(CMASettings):
+    """Searches the weights of a linear policy; its parameters are those of :class:`CMASettings`.
+
+    All policies of a generation are judged on the same windows, which are drawn anew for every
+    generation, by their costs relative to a rule's. Every few generations, the average of the last
+    third of the generations' means is validated, and kept unless it is clearly worse than the best.
+    """
+
+    def train(self, problem: Problem, tracker: Tracker, output: Path) -> TrainingResult:
+        """Search on the problem's training windows and keep what validates best.
+
+        Parameters
+        ----------
+        problem : Problem
+        tracker : Tracker
+        output : Path
+            Folder for the checkpoint and the bundle.
+
+        Returns
+        -------
+        TrainingResult
+        """
+        checkpoint = output / _CHECKPOINT
+        space = _Space.of(problem.config, self.start, self.features)
+        if self.resume and checkpoint.is_file():
+            search = Search.restore(checkpoint, problem.seed)
+        else:
+            begin = space.reduced(space.prior)
+            search = Search.begin(begin, self.sigma, self.population, problem.seed)
+        course = Course(
+            "CMA-ES", self.budget_seconds, self.budget_seconds, tracker, search.seconds,
+            search.history,
+        )  # fmt: skip
+        run = _Run(self, problem, search, space, course)
+        output.mkdir(parents=True, exist_ok=True)
+        run.work(checkpoint)
+        found = search.best.kept if search.best.kept is not None else search.average()
+        weights = _unit(space.whole(found[None])[0])
+        ranks, schema = problem.config.commitment, problem.config.schema
+        policy = LinearRanker(weights, "cma") if ranks else LinearScorer(weights, schema, "cma")
+        kind = "linear_ranker" if ranks else "linear_scorer"
+        parts = PolicyParts(kind, {"weights": policy.weights}, policy.name)
+        features = None if self.features is None else list(self.features)
+        training = {**asdict(self), "prior": dict(self.start), "features": features}
+        training["algorithm"] = "CMA-ES"
+        origin = Origin(problem.config, problem.seed, problem.scenario, training)
+        return TrainingResult(policy, save_bundle(output / "bundle", parts, origin), search.history)
+
+
+class _Normal:
+    """Normal deviates of its own generator: the library would use and seed NumPy's global one."""
+
+    def __init__(self, seed: int) -> None:
+        self.generator = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, 1])))
+
+    def __call__(self, *size: int) -> NDArray[np.float64]:
+        return self.generator.standard_normal(size)
+
+
+@dataclass
+class Search:
+    """A search in progress: what one generation leaves for the next, and a checkpoint holds.
+
+    Parameters
+    ----------
+    strategy : cma.CMAEvolutionStrategy
+    seed : int
+    seconds : float, optional
+        Spent so far, in all sittings.
+    jobs : int, optional
+        Jobs replayed so far.
+    means : list of float64 [n], optional
+        Mean of the search distribution after each generation.
+    best : Best, optional
+        The weights that will be the policy. Later averages are less noisy than earlier ones, so
+        they may be worse by a standard error.
+    history : list of dict, optional
+        One entry for each validation.
+    """
+
+    strategy: cma.CMAEvolutionStrategy
+    seed: int
+    seconds: float = 0.0
+    jobs: int = 0
+    means: list[NDArray[np.float64]] = field(default_factory=list)
+    best: Best[NDArray[np.float64]] = field(default_factory=lambda: Best(tolerance=1.0))
+    history: list[dict[str, float]] = field(default_factory=list)
+
+    @classmethod
+    def begin(cls, start: NDArray[np.float64], sigma: float, population: int, seed: int) -> Search:
+        """A search around ``start``."""
+        options = {
+            "popsize": population,
+            "randn": _Normal(seed),
+            "seed": np.nan,  # leave NumPy's global generator alone
+            "verbose": -9,
+            "verb_log": 0,
+        }
+        return cls(cma.CMAEvolutionStrategy(start, sigma, options), seed)
+
+    @property
+    def generation(self) -> int:
+        """Generations completed."""
+        return len(self.means)
+
+    def ask(self) -> NDArray[np.float64]:
+        """The next population, [P, n]."""
+        return np.array(self.strategy.ask())
+
+    def tell(self, population: NDArray[np.float64], fitness: NDArray[np.float64]) -> None:
+        """Report how the population did; lower is better."""
+        self.strategy.tell(list(population), list(fitness))
+        self.means.append(np.array(self.strategy.mean))
+
+    def average(self) -> NDArray[np.float64]:
+        """Mean of the last third of the generations' means: less noisy than any of them."""
+        if not self.means:
+            return np.array(self.strategy.mean)
+        count = max(-(-len(self.means) // 3), 1)
+        return np.mean(self.means[-count:], axis=0)
+
+    def save(self, path: Path) -> None:
+        """Write a checkpoint, whole or not at all."""
+        with replacing(path) as temporary:
+            temporary.write_bytes(pickle.dumps(self))
+
+    @classmethod
+    def restore(cls, path: Path, seed: int) -> Search:
+        """Read a checkpoint of a run with the same seed.
+
+        A checkpoint is a pickle, as the library provides for: read none of unknown origin.
+        """
+        remedy = "delete it to begin anew, or choose another output folder"
+        try:
+            search = pickle.loads(path.read_bytes())
+        except (pickle.UnpicklingError, EOFError, AttributeError, ImportError) as error:
+            raise ConfigurationError(
+                f"checkpoint {path}: cannot be read ({error}); {remedy}"
+            ) from None
+        if not isinstance(search, cls) or search.seed != seed:
+            found = f"seed {search.seed}" if isinstance(search, cls) else "something else"
+            raise ConfigurationError(f"checkpoint {path}: is of {found}, not seed {seed}; {remedy}")
+        return search
+
+
+class _Run:
+    """One sitting of a training."""
+
+    def __init__(
+        self,
+        settings: CMASettings,
+        problem: Problem,
+        search: Search,
+        space: _Space,
+        course: Course,
+    ) -> None:
+        self._settings, self._problem = settings, problem
+        self._search, self._space, self._course = search, space, course
+        self._rule = rule_named(settings.reference)
+        length = settings.window_jobs or problem.evaluation_jobs
+        self._possible = problem.parts.admissible("train", length)
+        judging = problem.judging_windows("validation", settings.validation_windows)
+        config = judging.config
+        self._train = _evaluator(problem, config.of_length(length), settings.threads)
+        self._judge = _evaluator(problem, config, settings.threads)
+        self._starts = judging.starts
+        costs = self._judge.rule_costs(self._rule, self._starts)
+        self._reference = Reference(settings.reference, costs)
+        self._fitness = np.nan
+
+    def work(self, checkpoint: Path) -> None:
+        """Search until the budget is spent."""
+        search, settings, course = self._search, self._settings, self._course
+        with course:
+            if not search.history:
+                self._validate(checkpoint)
+            while search.generation < settings.generations:
+                self._step()
+                search.seconds = course.seconds
+                last = course.over or search.generation >= settings.generations
+                if last or search.generation % settings.validate_every == 0:
+                    self._validate(checkpoint)
+                course.advance(search.seconds)
+                if last:
+                    break
+        self._train.close()
+        self._judge.close()
+
+    def _step(self) -> None:
+        """One generation."""
+        search = self._search
+        entropy = np.random.SeedSequence([search.seed, 0, search.generation])
+        rng = np.random.Generator(np.random.Philox(entropy))
+        starts = rng.choice(self._possible, self._settings.windows)
+        reference = Reference(self._rule.name, self._train.rule_costs(self._rule, starts))
+        population = search.ask()
+        costs = self._train.costs(self._space.whole(population), starts)
+        fitness = reference.relative(costs).mean(axis=1)
+        search.tell(population, fitness)
+        search.jobs += (costs.size + reference.costs.size) * self._train.length
+        self._fitness = float(fitness.mean())
+
+    def _validate(self, checkpoint: Path) -> None:
+        """Validate the average of late means, and keep it if it is good."""
+        search = self._search
+        candidate = search.average()
+        costs = self._judge.costs(self._space.whole(candidate[None]), self._starts)[0]
+        relative = self._reference.relative(costs)
+        kept = search.best.offer(candidate, relative)
+        entry = {
+            "steps": float(search.generation),
+            "jobs": float(search.jobs),
+            "jobs_per_second": search.jobs / max(search.seconds, 1e-9),
+            **({} if np.isnan(self._fitness) else {"fitness": self._fitness}),
+            "sigma": float(search.strategy.sigma),
+            "validation": self._per_job(costs),
+            "reference": self._per_job(self._reference.costs),
+            "score": float(relative.mean()),
+            "kept": float(kept),
+        }
+        self._course.record(search.generation, entry, self._reference)
+        search.save(checkpoint)
+
+    def _per_job(self, costs: NDArray[np.float64]) -> float:
+        """Mean cost per job; as mean bounded slowdown where that is what rewards are made of.
+
+        Shares that a window ends with are no sums over its jobs, and are left as they are.
+        """
+        terms = self._problem.config.reward.terms
+        if POTENTIALS.issuperset(terms):
+            return float(costs.mean())
+        least = terms.get("bounded_slowdown", 0.0) if len(terms) == 1 else 0.0
+        return float(costs.mean() / self._judge.length + least)
+
+
+def _evaluator(
+    problem: Problem, config: EnvConfig, threads: int
+) -> RankerEvaluator | ScorerEvaluator:
+    """What plays windows in such an environment."""
+    kind = RankerEvaluator if config.commitment else ScorerEvaluator
+    return kind(problem.trace, config, threads, problem.scenario)
+
+
+@dataclass(frozen=True)
+class _Space:
+    """The weights that are searched over, among all that a policy has."""
+
+    prior: NDArray[np.float64]
+    chosen: NDArray[np.int64]
+
+    @classmethod
+    def of(
+        cls, config: EnvConfig, prior: Mapping[str, float], features: Sequence[str] | None
+    ) -> _Space:
+        """The space of a kind of environment."""
+        begin = _named(config, prior)
+        if features is None:
+            return cls(begin, np.arange(len(begin)))
+        return cls(begin, np.flatnonzero(_named(config, dict.fromkeys(features, 1.0))))
+
+    def reduced(self, weights: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The searched ones of all weights [D]."""
+        return weights[self.chosen]
+
+    def whole(self, population: NDArray[np.float64]) -> NDArray[np.float64]:
+        """All weights [P, D] of a population of searched ones [P, n]."""
+        weights = np.tile(self.prior, (len(population), 1))
+        weights[:, self.chosen] = population
+        return weights
+
+
+def _named(config: EnvConfig, weights: Mapping[str, float]) -> NDArray[np.float64]:
+    """Weights in the order of the features that such an environment's policy has."""
+    if config.commitment:
+        return named_weights(weights)
+    return named_vector(config.schema, weights, by_head=True)
+
+
+def _unit(weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The same policy with weights of length 1: only their direction matters."""
+    return weights / np.linalg.norm(weights)

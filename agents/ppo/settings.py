@@ -1,0 +1,100 @@
+"""The parameters of PPO, stated once: ``conf/agent`` takes its keys and defaults from here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from agents.evaluation.outcomes import METRICS
+from orchestrator.errors import ConfigurationError
+from orchestrator.scheduler.rules import rule_named
+
+__all__ = ["PPOSettings"]
+
+_SHORTEST_FIRST = {"log_request": -2.0}
+
+
+@dataclass(frozen=True)
+class PPOSettings:
+    """Proximal policy optimisation with action masks.
+
+    Parameters
+    ----------
+    total_steps : int
+        Environment steps; the learning rate falls linearly to ``final_rate`` of itself over them.
+    budget_seconds : float
+        Training stops after so long even if steps are left.
+    envs, steps : int
+        Rows, and steps per row between updates.
+    batch, epochs : int
+        Minibatch size and passes over a rollout.
+    learning_rate, final_rate, discount, gae, clip, value_weight, entropy : float
+        The usual.
+    hidden, critic_summary : int
+        Units of the networks' hidden layers.
+    prior : mapping of str to float, or None
+        Initial linear weights by feature name (or ``candidate:NAME``, ``victim:NAME``,
+        ``elastic:NAME``, ``head:NAME``): where training starts. ``{"advice": 1}`` starts at the
+        advising rule; None: ``{"log_request": -2}``, at shortest job first.
+    gain : float
+        Factor of the scores; see ``SetScorer``.
+    by_head : bool
+        Whether each head has columns, and so linear weights, of its own.
+    averaging : float
+        Decay, per update, of the moving average of the weights that is validated and kept.
+    validate_every : int
+        Updates between validations.
+    validation_windows : int
+        Windows that choose the checkpoint.
+    reference : str
+        The rule whose values scale those of validation windows.
+    metric : str
+        Metric of ``agents.evaluation`` that they choose it by; lower is better.
+    windows : int
+        Training windows to draw from.
+    threads : int
+        Threads of torch.
+    resume : bool
+        Go on from the output folder's last checkpoint, if there is one.
+    """
+
+    total_steps: int = 1_500_000
+    budget_seconds: float = 540.0
+    envs: int = 256
+    steps: int = 64
+    batch: int = 2048
+    epochs: int = 3
+    learning_rate: float = 3e-3
+    final_rate: float = 0.1
+    discount: float = 0.98
+    gae: float = 0.95
+    clip: float = 0.2
+    value_weight: float = 0.5
+    entropy: float = 0.0
+    hidden: int = 32
+    critic_summary: int = 64
+    prior: Mapping[str, float] | None = None
+    gain: float = 10.0
+    by_head: bool = False
+    averaging: float = 0.95
+    validate_every: int = 10
+    validation_windows: int = 32
+    reference: str = "sjf"
+    metric: str = "bounded_slowdown"
+    windows: int = 4096
+    threads: int = 1
+    resume: bool = False
+
+    def __post_init__(self) -> None:
+        """Reject metrics that checkpoints cannot be chosen by, and unknown rules."""
+        rule_named(self.reference)
+        known = [name for name, sign in METRICS.items() if sign < 0]
+        if self.metric not in known:
+            raise ConfigurationError(
+                f"PPO: 'metric' is '{self.metric}'; choose from {', '.join(known)}"
+            )
+
+    @property
+    def start(self) -> Mapping[str, float]:
+        """Where training starts: the prior, or the default one."""
+        return _SHORTEST_FIRST if self.prior is None else self.prior

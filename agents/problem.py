@@ -1,0 +1,139 @@
+"""What is to be learned or judged: a trace, its windows, an environment and a scenario."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from envs.config import EnvConfig
+from envs.scenario import Scenario, playable
+from envs.session import Session
+from envs.workloads import Trace, WindowSplit
+from envs.workloads.windows import Part
+
+__all__ = ["BatchPolicy", "Problem", "Windows"]
+
+
+class BatchPolicy(Protocol):
+    """A policy as evaluation runs it: greedy actions for a batch of observations."""
+
+    name: str
+
+    def actions(
+        self, observation: Mapping[str, NDArray[Any]], mask: NDArray[np.bool_]
+    ) -> NDArray[np.int64]:
+        """Choose an action for each row.
+
+        Parameters
+        ----------
+        observation : mapping of str to array
+            As ``envs.gym.observation_space`` lays it out, with a leading row axis.
+        mask : bool [rows, actions]
+            Legal actions.
+
+        Returns
+        -------
+        int64 [rows]
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Windows of a trace to be played, in an environment and a scenario.
+
+    Parameters
+    ----------
+    trace : Trace
+    config : EnvConfig
+        Semantics, observation and the length of the windows.
+    starts : int64 [M]
+        First job of each window; where episodes have no jobs, the first tick.
+    scenario : Scenario, optional
+        What the windows happen in.
+    """
+
+    trace: Trace
+    config: EnvConfig
+    starts: NDArray[np.int64]
+    scenario: Scenario = field(default_factory=Scenario)
+
+    def __len__(self) -> int:
+        """Number of windows."""
+        return len(self.starts)
+
+    def first(self, count: int) -> Windows:
+        """The first so many of them, or all."""
+        return replace(self, starts=self.starts[:count])
+
+    def played_out(self) -> Windows:
+        """The same as policies are judged in them: every window is played to its end."""
+        config = replace(self.config, step_limit=0, skip_forced=self.config.commitment)
+        return replace(self, config=config)
+
+    def session(self, rows: int) -> Session:
+        """Rows that play them."""
+        return Session(self.trace, self.config, rows, self.starts, scenario=self.scenario)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A learning problem, or what policies are compared on.
+
+    Parameters
+    ----------
+    trace : Trace
+        Jobs and cluster; its parts never overlap.
+    config : EnvConfig
+        The environment as the agent trains in it.
+    split : WindowSplit or None, optional
+        Training, validation and test parts; None: 60, 20 and 20 % of what can be played.
+    evaluation_jobs : int, optional
+        Length of validation and test windows: jobs or, where episodes have none, ticks.
+    seed : int, optional
+    scenario : Scenario, optional
+        What training, validation and test windows happen in.
+    """
+
+    trace: Trace
+    config: EnvConfig
+    split: WindowSplit | None = None
+    evaluation_jobs: int = 1024
+    seed: int = 0
+    scenario: Scenario = field(default_factory=Scenario)
+
+    def __post_init__(self) -> None:
+        """Size the environment to the trace's cluster, for policies' features and actions."""
+        object.__setattr__(self, "config", self.config.for_nodes(len(self.trace.nodes)))
+
+    @property
+    def playable(self) -> int:
+        """Jobs that windows can be made of or, where episodes have none, ticks."""
+        return playable(self.trace, self.config, self.scenario)
+
+    @cached_property
+    def parts(self) -> WindowSplit:
+        """Training, validation and test parts."""
+        return WindowSplit(self.playable) if self.split is None else self.split
+
+    @property
+    def judged(self) -> Problem:
+        """The same as policies are judged in it: longer windows, rewards unscaled."""
+        reward = replace(self.config.reward, reference=None)
+        config = replace(self.config, reward=reward).of_length(self.evaluation_jobs)
+        return replace(self, config=config)
+
+    def training_session(self, envs: int, windows: int = 4096) -> Session:
+        """Rows that play training windows."""
+        starts = self.parts.starts("train", windows, self.config.length, self.seed)
+        return Windows(self.trace, self.config, starts, self.scenario).session(envs)
+
+    def judging_windows(self, part: Part, count: int) -> Windows:
+        """Windows of the validation or test part: the same for every seed and policy."""
+        starts = self.parts.starts(part, count, self.evaluation_jobs, 0)
+        return Windows(self.trace, self.judged.config, starts, self.scenario)

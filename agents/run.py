@@ -1,0 +1,276 @@
+"""What scripts run: suites by kind, and the judging that a training ends with.
+
+Here results are shown, written and drawn; what makes them knows nothing of files and pictures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from enum import StrEnum
+from functools import partial
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from rich.console import Console
+
+from agents.build import (
+    build_packing_suite,
+    build_problem,
+    build_speed_suite,
+    build_suite,
+    command_line,
+    judging_suite,
+    plain,
+)
+from agents.bundle import CardTable, EvaluationCard, load_bundle, write_card
+from agents.evaluation.pods import (
+    PackingResult,
+    PackingSuite,
+    print_packing,
+    run_packing,
+    write_packing,
+)
+from agents.evaluation.report import (
+    Report,
+    add_to_card,
+    make_report,
+    print_report,
+    training_card,
+    write_report,
+)
+from agents.evaluation.series import rule_series
+from agents.evaluation.suite import Suite, label, run_suite
+from agents.plots.results import draw_comparison, draw_outcomes, draw_pictures, draw_speed
+from agents.plots.series import draw_packing, draw_series
+from agents.problem import Problem
+from agents.speed.table import print_speed, run_speed_suite, write_speed
+from agents.training import TrainingResult
+from envs.config import EnvConfig
+from envs.workloads import Trace
+from orchestrator.errors import ConfigurationError
+
+__all__ = ["SuiteKind", "evaluate", "run_benchmark", "train"]
+
+_SCRIPT = "scripts/train.py"
+
+
+class SuiteKind(StrEnum):
+    """What a suite does, as its ``kind`` says."""
+
+    EVALUATION = "evaluation"
+    PACKING = "packing"
+    SPEED = "speed"
+
+
+class _Judge(Protocol):
+    """Judges a trained policy; writes what it finds to ``output``, and the bundle's card."""
+
+    def __call__(self, result: TrainingResult, output: Path, console: Console) -> None:
+        """Judge."""
+        ...
+
+
+# --- Training ------------------------------------------------------------------------------------
+
+
+def train(cfg: DictConfig, console: Console) -> None:
+    """Train the agent of a config, then judge it on what it never saw.
+
+    Parameters
+    ----------
+    cfg : DictConfig
+        Of ``conf/train.yaml``. Results are written to ``output``. With a ``suite`` of packing it
+        is that suite's orders that judge, else the test windows of the problem.
+    console : Console
+    """
+    output = Path(cfg.output)
+    problem = build_problem(cfg)
+    judge = _judge_of(cfg, problem)
+    jobs = f"{problem.trace.name}, {len(problem.trace):,} jobs"
+    console.print(f"[bold]{cfg.name}[/]: {jobs}, seed {cfg.seed}, results in {output}")
+    tracker = instantiate(cfg.tracker)
+    try:
+        result = instantiate(cfg.agent).train(problem, tracker, output)
+    finally:
+        tracker.close()
+    judge(result, output, console)
+    console.print(f"written to {output}: the bundle, tables (.csv, .json), pictures (.png)")
+
+
+def _judge_of(cfg: DictConfig, problem: Problem) -> _Judge:
+    """The judge of a training, before it begins: what is wrong in a suite is said then."""
+    if cfg.get("suite") is not None:
+        suite, trace = build_packing_suite(cfg.suite)
+        return partial(_judge_packing, cfg, problem, suite, trace)
+    return partial(_judge_windows, cfg, problem, judging_suite(cfg, problem))
+
+
+def _judge_windows(
+    cfg: DictConfig,
+    problem: Problem,
+    suite: Suite,
+    result: TrainingResult,
+    output: Path,
+    console: Console,
+) -> None:
+    judged = problem.judged
+    outcomes = run_suite(suite, judged, [result.policy], console)
+    report = make_report(suite, judged, outcomes)
+    print_report(report, console)
+    write_report(report, output, plain(cfg))
+    draw_pictures(output, report, result.history, f"{cfg.name}, seed {cfg.seed}")
+    card = training_card(report, cfg.name, command_line(_SCRIPT), [_origin(cfg, problem)])
+    write_card(result.bundle, card)
+
+
+def _judge_packing(
+    cfg: DictConfig,
+    problem: Problem,
+    suite: PackingSuite,
+    trace: Trace,
+    result: TrainingResult,
+    output: Path,
+    console: Console,
+) -> None:
+    with console.status("packing"):
+        results = run_packing(suite, trace, None, [result.policy], problem.config)
+    print_packing(suite, results, console)
+    _publish_packing(suite, trace, results, output)
+    rows = [(one.policy, one.mean, one.deviation) for one in results]
+    table = CardTable(
+        f"{suite.name}: GPUs allocated when {suite.ratio:.0%} are asked for, "
+        f"{len(suite.seeds)} orders of {trace.name}",
+        ("policy", "mean, %", "standard deviation"),
+        rows,
+    )
+    notes = (_origin(cfg, problem),)
+    write_card(result.bundle, EvaluationCard(cfg.name, command_line(_SCRIPT), (table,), notes))
+
+
+def _origin(cfg: DictConfig, problem: Problem) -> str:
+    """What a policy was trained on, for its card."""
+    jobs = f"{problem.trace.name}, {len(problem.trace):,} jobs"
+    return f"Trained on the first {cfg.task.train:.0%} of {jobs}."
+
+
+# --- Suites --------------------------------------------------------------------------------------
+
+
+def run_benchmark(cfg: DictConfig, console: Console) -> bool:
+    """Run a suite of any kind, ``suite.kind``: an evaluation unless it says otherwise.
+
+    Parameters
+    ----------
+    cfg : DictConfig
+        Of ``conf/benchmark.yaml``. Results are written to ``output``, unless it is null.
+    console : Console
+
+    Returns
+    -------
+    bool
+        Whether all holds that the suite demands.
+
+    Raises
+    ------
+    ConfigurationError
+        If there are no suites of that kind.
+    """
+    kind = cfg.suite.get("kind", SuiteKind.EVALUATION)
+    if kind not in _RUNNERS:
+        raise ConfigurationError(f"suite: 'kind' is '{kind}'; choose from {', '.join(_RUNNERS)}")
+    return _RUNNERS[kind](cfg, console)
+
+
+def evaluate(cfg: DictConfig, console: Console) -> bool:
+    """Play a suite's windows under its rules and under the policies of bundles.
+
+    ``cfg`` has ``suite``, ``workload``, ``env``, ``scenario``, ``bundle``, ``card``,
+    ``processes`` and ``output``, and may have ``history``.
+    """
+    suite = build_suite(cfg.suite)
+    config: EnvConfig = instantiate(cfg.env)
+    scenario = instantiate(cfg.scenario)
+    bundles = plain(cfg.bundle) or []
+    bundles = [bundles] if isinstance(bundles, str) else bundles
+    policies = [load_bundle(path, config.schema) for path in bundles]
+    problem = Problem(instantiate(cfg.workload), config, scenario=scenario)
+    history = instantiate(cfg.history) if cfg.get("history") else None
+    results = run_suite(suite, problem, policies, console, history, cfg.processes)
+    report = make_report(suite, problem, results)
+    print_report(report, console)
+    if cfg.output is not None:
+        folder = Path(cfg.output)
+        write_report(report, folder, plain(cfg))
+        _draw(report, problem, folder)
+        console.print(f"written to {cfg.output}: tables (.csv, .md), summary.json, pictures (.png)")
+    if cfg.card:
+        for path in bundles:
+            add_to_card(Path(path), report)
+    return True
+
+
+def _draw(report: Report, problem: Problem, folder: Path) -> None:
+    """Pictures of an evaluation; of every variant, those that a suite has the data for."""
+    suite = report.suite
+    for variant, pairs in report.comparisons.items():
+        end = f"_{variant}.png" if variant else ".png"
+        if pairs:
+            draw_comparison(folder / f"comparison{end}", report, variant)
+        if suite.columns:
+            draw_outcomes(folder / f"outcomes{end}", report, variant)
+        if suite.series:
+            _draw_course(report, variant, problem, folder / f"series{end}")
+
+
+def _draw_course(report: Report, variant: str, problem: Problem, path: Path) -> None:
+    suite, group = report.suite, report.results[variant]
+    windows = suite.windows_of(variant, problem)
+    wanted = label(suite.series[0], variant)
+    shown = next((result for result in group if result.policy == wanted), group[0])
+    # The window in the middle: neither the easiest nor the hardest.
+    window = int(np.argsort(shown.values[suite.metric])[len(windows) // 2])
+    series = [rule_series(rule, windows, window) for rule in suite.series]
+    draw_series(path, series, f"suite {suite.name}, window {window} of {len(windows)}")
+
+
+def _pack(cfg: DictConfig, console: Console) -> bool:
+    suite, trace = build_packing_suite(cfg.suite)
+    with console.status("packing") as status:
+        results = run_packing(suite, trace, lambda policy: status.update(f"packing by {policy}"))
+    print_packing(suite, results, console)
+    if cfg.output is not None:
+        _publish_packing(suite, trace, results, Path(cfg.output))
+    return True
+
+
+def _publish_packing(
+    suite: PackingSuite, trace: Trace, results: list[PackingResult], folder: Path
+) -> None:
+    write_packing(suite, trace, results, folder)
+    draw_packing(folder / "allocation.png", results, suite.published)
+
+
+def _measure(cfg: DictConfig, console: Console) -> bool:
+    suite = build_speed_suite(cfg.suite)
+    outcomes = []
+    with console.status("measuring") as status:
+        for outcome in run_speed_suite(suite):
+            outcomes.append(outcome)
+            status.update(f"measuring, {len(outcomes)} of {len(suite.measures)} done")
+    holds = print_speed(suite, outcomes, console)
+    if cfg.output is not None:
+        folder = Path(cfg.output)
+        write_speed(suite, outcomes, folder)
+        if any(item.measure is not None and item.name in suite.targets for item in outcomes):
+            draw_speed(folder / "speed.png", suite, outcomes)
+    return holds
+
+
+_RUNNERS: Mapping[str, Callable[[DictConfig, Console], bool]] = {
+    SuiteKind.EVALUATION: evaluate,
+    SuiteKind.PACKING: _pack,
+    SuiteKind.SPEED: _measure,
+}

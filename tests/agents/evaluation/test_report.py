@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+import csv
+import json
+
+import pytest
+from rich.console import Console
+
+from agents.bundle import EvaluationCard
+from agents.evaluation.outcomes import METRICS
+from agents.evaluation.report import (
+    SCHEMA_VERSION,
+    card_tables,
+    make_report,
+    print_report,
+    training_card,
+    write_report,
+)
+from agents.evaluation.suite import Published, Suite, run_suite
+from agents.problem import Problem
+from envs.config import CLUSTER
+from envs.workloads import gpu_cluster
+from tests.agents.evaluation.policies import LastLegal
+
+
+@pytest.fixture(scope="module")
+def report(trace, config):
+    suite = Suite(
+        "small",
+        64,
+        rules=["fcfs", "sjf"],
+        baselines=["sjf"],
+        windows=6,
+        variants={"": {}, "backfill": {"backfill": True}},
+        published=[Published("somebody's", "backfill", 1.5, "a paper")],
+        keep_jobs=2,
+    )
+    problem = Problem(trace, config)
+    return make_report(suite, problem, run_suite(suite, problem, [LastLegal()]))
+
+
+def test_summary(report, tmp_path):
+    write_report(report, tmp_path, {"seed": 7})
+    names = {"jobs.csv", "table.csv", "table.md", "comparisons.csv", "summary.json"}
+    assert {path.name for path in tmp_path.iterdir()} == names
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["schema_version"] == SCHEMA_VERSION
+    assert summary["information"] == "estimate"
+    assert summary["config"] == {"seed": 7}
+    assert summary["windows"]["in_jobs_csv"] == 2
+    assert len(summary["windows"]["starts"]) == 6
+    assert summary["windows"]["distinct_jobs"] <= 6 * 64
+    assert summary["versions"]["numpy"]
+    assert len(summary["policies"]) == 6
+    for metrics in summary["policies"].values():
+        assert {"wait", "unfinished", "finish_time_fairness"} < set(metrics) < set(METRICS)
+        assert "node_cost" not in metrics, "its nodes have no price"
+        waits = metrics["wait"]
+        assert waits["mean"]["value"] == pytest.approx(sum(waits["windows"]) / 6)
+    pairs = {(pair["policy"], pair["baseline"]) for pair in summary["comparisons"]}
+    assert pairs == {
+        ("last", "sjf"),
+        ("fcfs", "sjf"),
+        ("last_backfill", "sjf_backfill"),
+        ("fcfs_backfill", "sjf_backfill"),
+    }
+
+
+def test_tables_agree_with_the_summary(report, tmp_path):
+    write_report(report, tmp_path, {})
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    with (tmp_path / "table.csv").open(newline="") as stream:
+        for row in csv.DictReader(stream):
+            metrics = summary["policies"][row["policy"]]
+            for name in metrics:
+                assert float(row[name]) == metrics[name]["mean"]["value"]
+                assert float(row[f"{name}_iqm_high"]) == metrics[name]["iqm"]["high"]
+    with (tmp_path / "comparisons.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert [float(row["ratio"]) for row in rows] == [
+        pair["ratio"]["value"] for pair in summary["comparisons"]
+    ]
+
+
+def test_terminal(report):
+    console = Console(width=80)
+    with console.capture() as capture:
+        print_report(report, console)
+    text = capture.get()
+    assert "6 windows of 64 jobs" in text
+    assert "run times known: estimate" in text
+    assert "somebody's" in text
+    for name in ("last", "fcfs_backfill", "P(better)"):
+        assert name in text
+    assert all(len(line) <= 80 for line in text.splitlines())
+    assert "…" not in text
+
+
+def test_card(report):
+    tables = card_tables(report)
+    assert [table.title.split(": bounded")[0] for table in tables] == [
+        "small",
+        "Paired: small",
+        "small, backfill",
+        "Paired: small, backfill",
+    ]
+    card = training_card(report, "title", "make it", ["a note"])
+    assert EvaluationCard.from_dict(json.loads(json.dumps(card.as_dict()))).to_markdown()
+
+
+def test_preemptive_rules_fit_the_terminal_too():
+    trace = gpu_cluster(400, 1, nodes=4, load=1.2)
+    suite = Suite(
+        "gpus", 200, ["fifo", "srtf"], ["srtf"], metric="completion_time", starts=[0, 150]
+    )
+    problem = Problem(trace, CLUSTER)
+    report = make_report(suite, problem, run_suite(suite, problem))
+    console = Console(width=80)
+    with console.capture() as capture:
+        print_report(report, console)
+    text = capture.get()
+    assert "preempted" in text
+    assert "complete, h" in text
+    assert "…" not in text

@@ -1,0 +1,56 @@
+"""Problems: parts that never overlap, and what policies are judged in."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from agents.problem import Problem, Windows
+from envs.config import JOB_ORDERING, PLACEMENT
+from envs.reward import RewardConfig
+from envs.workloads import WindowSplit, gpu_pods
+
+
+@pytest.fixture
+def problem(trace, config) -> Problem:
+    scaled = replace(config, reward=RewardConfig(reference="sjf"))
+    return Problem(trace, scaled, evaluation_jobs=100, seed=3)
+
+
+def test_without_a_split_three_fifths_train(problem, trace) -> None:
+    assert problem.parts == WindowSplit(len(trace), 0.6, 0.2, 0.2)
+    other = WindowSplit(len(trace), 0.5, 0.25, 0.25)
+    assert replace(problem, split=other).parts == other
+
+
+def test_judging_windows_are_longer_unscaled_and_the_same_for_every_seed(problem) -> None:
+    windows = problem.judging_windows("validation", 8)
+    assert windows.config.episode_jobs == 100
+    assert windows.config.reward.reference is None
+    low, high = problem.parts.region("validation")
+    assert low <= windows.starts.min()
+    assert windows.starts.max() + 100 <= high
+    again = replace(problem, seed=4).judging_windows("validation", 8)
+    assert (again.starts == windows.starts).all()
+    assert problem.judged.config == windows.config
+
+
+def test_training_sessions_play_training_windows_of_their_seed(problem) -> None:
+    starts = problem.training_session(2, 16).source.starts
+    assert starts.max() + problem.config.episode_jobs <= problem.parts.region("train")[1]
+    other = replace(problem, seed=4).training_session(2, 16).source.starts
+    assert not np.array_equal(starts, other)
+
+
+def test_environments_that_choose_nodes_are_sized_to_the_cluster() -> None:
+    pods = gpu_pods(50, 1, nodes=5)
+    assert Problem(pods, PLACEMENT).config.nodes == 5
+
+
+def test_played_out_windows_ask_wherever_there_is_a_choice(trace, starts) -> None:
+    hasty = Windows(trace, replace(JOB_ORDERING, step_limit=3), starts).played_out()
+    assert (hasty.config.step_limit, hasty.config.skip_forced) == (0, True)
+    assert len(hasty.first(2)) == 2
+    assert hasty.first(99).starts.tolist() == starts.tolist()

@@ -1,0 +1,65 @@
+"""What trainers share: which candidate is kept, costs in proportion to a rule's, and the course."""
+
+import time
+
+import numpy as np
+import pytest
+
+from agents.tracking import NullTracker
+from agents.training import Best, Course, Reference
+
+
+class Memory(NullTracker):
+    def __init__(self):
+        self.rows = []
+
+    def log(self, step, metrics):
+        self.rows.append((step, dict(metrics)))
+
+
+def test_the_latest_candidate_is_kept_unless_it_is_clearly_worse():
+    best = Best(tolerance=1.0)
+    rng = np.random.default_rng(0)
+    base = rng.uniform(0.5, 1.5, 100)
+    assert best.offer("first", base)
+    assert best.offer("luckier", base - 0.05)
+    noise = rng.normal(0.0, 0.1, 100)
+    assert best.offer("similar", base - 0.05 + noise - noise.mean() + 0.005)
+    assert not best.offer("worse", base - 0.05 + noise - noise.mean() + 0.03)
+    assert best.kept == "similar"
+    assert best.lowest.mean() == pytest.approx(base.mean() - 0.05)
+    alone = Best(tolerance=1.0)
+    assert alone.offer("first", base[:1])
+    assert not alone.offer("worse", base[:1] + 1.0)
+
+
+def test_without_tolerance_only_what_is_better_is_kept():
+    best = Best()
+    costs = np.array([1.0, 2.0])
+    assert best.offer("first", costs)
+    assert not best.offer("equal", costs.copy())
+    assert not best.offer("a little worse", np.array([1.3, 1.8]))
+    assert best.offer("better", np.array([1.3, 1.6]))
+    assert best.kept == "better"
+
+
+def test_hard_windows_do_not_drown_the_others():
+    reference = Reference("sjf", np.array([1.0, 99.0]))
+    assert reference.relative(np.array([1.0, 99.0])).tolist() == [1 / 51, 99 / 149]
+    earned = Reference("fgd", np.array([-1.0, -3.0]))
+    assert earned.relative(np.array([[-3.0, -5.0]])).tolist() == [[-1.0, -1.0]]
+
+
+def test_a_course_goes_on_where_earlier_sittings_stopped():
+    tracker = Memory()
+    course = Course("search", 10.0, 100.0, tracker, spent=99.5)
+    reference = Reference("sjf", np.ones(2))
+    with course:
+        assert not course.over
+        course.advance(5.0)
+        course.record(3, {"validation": 2.0, "reference": 1.0}, reference)
+        time.sleep(0.6)
+        assert course.over
+    assert course.history == [entry for _, entry in tracker.rows]
+    assert [step for step, _ in tracker.rows] == [3]
+    assert course.history[0]["seconds"] >= 99.5
