@@ -13,7 +13,7 @@ from envs.scaling import FleetPlan, ServiceMix
 from envs.workloads.trace import Trace, unplaceable
 from orchestrator.errors import ConfigurationError
 from orchestrator.kernels.codes import EventKind
-from orchestrator.kernels.state import INCIDENT_DTYPE
+from orchestrator.kernels.records import INCIDENT_DTYPE
 
 __all__ = [
     "check_incidents",

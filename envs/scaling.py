@@ -16,7 +16,8 @@ from orchestrator.autoscaler.horizontal import ScalingPlan
 from orchestrator.autoscaler.table import ForecastTable
 from orchestrator.errors import ConfigurationError
 from orchestrator.kernels.codes import FOREVER_MS, JobKind, NodeCode
-from orchestrator.kernels.state import NODE_DTYPE, SCALING_DTYPE
+from orchestrator.kernels.records import NODE_DTYPE
+from orchestrator.kernels.scaling import SCALING_DTYPE
 from orchestrator.mesh.specs import ServiceSpec
 from orchestrator.types import JobPriority, NodeSpec
 

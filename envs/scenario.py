@@ -15,16 +15,16 @@ from envs.workloads.openb import typical_pods
 from envs.workloads.trace import Trace
 from orchestrator.errors import ConfigurationError
 from orchestrator.kernels.codes import Placement, QuotaMode
+from orchestrator.kernels.mesh.record import SERVICE_DTYPE
 from orchestrator.kernels.packing_state import TYPICAL_DTYPE
-from orchestrator.kernels.state import (
+from orchestrator.kernels.records import (
     CURVE_DTYPE,
     GITTINS_DTYPE,
     INCIDENT_DTYPE,
-    SERVICE_DTYPE,
     TENANT_DTYPE,
     UPLINK_DTYPE,
-    ClusterState,
 )
+from orchestrator.kernels.state import ClusterState
 from orchestrator.mesh.specs import service_records
 from orchestrator.resources.records import node_records
 from orchestrator.resources.tenants import check_quotas, tenant_records

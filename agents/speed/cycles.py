@@ -12,7 +12,8 @@ from agents.evaluation.packing import PackingSuite, run_packing
 from envs.workloads import read_openb
 from orchestrator.kernels import entry, packing
 from orchestrator.kernels.codes import NodeCode, Placement, RuleKey
-from orchestrator.kernels.state import NODE_DTYPE, REQUEST_DTYPE, ClusterShape, allocate
+from orchestrator.kernels.records import NODE_DTYPE, REQUEST_DTYPE
+from orchestrator.kernels.state import ClusterShape, allocate
 from orchestrator.scheduler.rules import Rule
 
 __all__ = ["Cycle", "cycle", "pack_openb", "placed_per_second"]

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.kernels.codes import JobKind, Topology
-from orchestrator.kernels.state import REQUEST_DTYPE
+from orchestrator.kernels.records import REQUEST_DTYPE
 from orchestrator.types import JobPriority
 
 __all__ = ["COLUMNS", "Column", "Violation", "blank_requests", "first_violation"]

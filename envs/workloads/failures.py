@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from orchestrator.errors import ConfigurationError
 from orchestrator.kernels.codes import EventKind
-from orchestrator.kernels.state import INCIDENT_DTYPE
+from orchestrator.kernels.records import INCIDENT_DTYPE
 
 __all__ = ["FAILURE_MODELS", "FailureModel", "incident_records", "make_failures", "sample_failures"]
 

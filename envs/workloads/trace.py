@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from envs.workloads.columns import first_violation
 from orchestrator.errors import TraceError, ValidationError
 from orchestrator.kernels.codes import Topology
-from orchestrator.kernels.state import REQUEST_DTYPE
+from orchestrator.kernels.records import REQUEST_DTYPE
 from orchestrator.resources.fitting import never_fit
 from orchestrator.types import NodeSpec
 
