@@ -13,20 +13,20 @@ from envs.session import configure_view, make_bench, make_buffers, observed
 from orchestrator.errors import ConfigurationError
 from orchestrator.kernels import entry
 from orchestrator.kernels.features import Encoding
+from orchestrator.kernels.mesh.record import SERVICE_DTYPE
 from orchestrator.kernels.packing_state import TYPICAL_DTYPE
-from orchestrator.kernels.session import SETTINGS_DTYPE, Bench, Buffers, Source
-from orchestrator.kernels.state import (
+from orchestrator.kernels.records import (
     CURVE_DTYPE,
     GITTINS_DTYPE,
     INCIDENT_DTYPE,
     NODE_DTYPE,
     REQUEST_DTYPE,
-    SCALING_DTYPE,
-    SERVICE_DTYPE,
     TENANT_DTYPE,
     UPLINK_DTYPE,
-    ClusterShape,
 )
+from orchestrator.kernels.scaling import SCALING_DTYPE
+from orchestrator.kernels.session import SETTINGS_DTYPE, Bench, Buffers, Source
+from orchestrator.kernels.state import ClusterShape
 from orchestrator.messages import Plan, Wait
 from orchestrator.scheduler.rules import rule_named
 from orchestrator.scheduler.snapshot import Snapshot

@@ -20,18 +20,18 @@ from orchestrator.autoscaler.horizontal import ScalingPlan
 from orchestrator.autoscaler.table import ForecastTable
 from orchestrator.errors import ConfigurationError
 from orchestrator.kernels.codes import FOREVER_MS, JobKind, NodeCode, Placement, QuotaMode
+from orchestrator.kernels.mesh.record import SERVICE_DTYPE
 from orchestrator.kernels.packing_state import TYPICAL_DTYPE
-from orchestrator.kernels.state import (
+from orchestrator.kernels.records import (
     CURVE_DTYPE,
     GITTINS_DTYPE,
     INCIDENT_DTYPE,
     NODE_DTYPE,
-    SCALING_DTYPE,
-    SERVICE_DTYPE,
     TENANT_DTYPE,
     UPLINK_DTYPE,
-    ClusterState,
 )
+from orchestrator.kernels.scaling import SCALING_DTYPE
+from orchestrator.kernels.state import ClusterState
 from orchestrator.mesh.specs import ServiceSpec, service_records
 from orchestrator.resources.records import node_records
 from orchestrator.resources.tenants import check_quotas, tenant_records

@@ -33,8 +33,9 @@ from orchestrator.kernels.features import STATIC_WIDTH, make_scratch
 from orchestrator.kernels.metrics import Metric
 from orchestrator.kernels.node_memo import make_node_memo
 from orchestrator.kernels.packing_state import BRANCH_DTYPE
+from orchestrator.kernels.records import INCIDENT_DTYPE
 from orchestrator.kernels.session import begin_rows, replay_rows, reset_rows, step_rows
-from orchestrator.kernels.state import INCIDENT_DTYPE, ClusterShape, ClusterState, allocate
+from orchestrator.kernels.state import ClusterShape, ClusterState, allocate
 from orchestrator.kernels.surroundings import (
     CAPACITY_NAMES,
     RACK_NAMES,

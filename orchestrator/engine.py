@@ -23,13 +23,8 @@ from orchestrator.kernels.codes import (
     Reason,
     Status,
 )
-from orchestrator.kernels.state import (
-    NODE_DTYPE,
-    REQUEST_DTYPE,
-    ClusterShape,
-    ClusterState,
-    allocate,
-)
+from orchestrator.kernels.records import NODE_DTYPE, REQUEST_DTYPE
+from orchestrator.kernels.state import ClusterShape, ClusterState, allocate
 from orchestrator.kernels.transition import live
 from orchestrator.messages import (
     Action,

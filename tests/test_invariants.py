@@ -20,13 +20,8 @@ from orchestrator.kernels.codes import (
     NodeCode,
     Reason,
 )
-from orchestrator.kernels.state import (
-    NODE_DTYPE,
-    REQUEST_DTYPE,
-    ClusterShape,
-    ClusterState,
-    allocate,
-)
+from orchestrator.kernels.records import NODE_DTYPE, REQUEST_DTYPE
+from orchestrator.kernels.state import ClusterShape, ClusterState, allocate
 
 _DONE, _RUNS, _SAVES, _WAITS, _ALSO_WAITS, _TO_COME = range(6)
 

@@ -20,7 +20,8 @@ from envs.workloads.services import generate_services
 from orchestrator.kernels import entry, packing
 from orchestrator.kernels.codes import NodeCode, Placement, RuleKey
 from orchestrator.kernels.features import Encoding
-from orchestrator.kernels.state import NODE_DTYPE, REQUEST_DTYPE, ClusterShape, allocate
+from orchestrator.kernels.records import NODE_DTYPE, REQUEST_DTYPE
+from orchestrator.kernels.state import ClusterShape, allocate
 from orchestrator.mesh.specs import ServiceSpec
 from orchestrator.scheduler.rules import Rule
 from orchestrator.types import TenantSpec

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from envs.workloads.csvfile import Kind, csv_line, header, read_columns, read_text
 from orchestrator.errors import ConfigurationError, TraceError
 from orchestrator.kernels.codes import JobKind, Topology
-from orchestrator.kernels.state import REQUEST_DTYPE
+from orchestrator.kernels.records import REQUEST_DTYPE
 from orchestrator.types import JobPriority, NodeSpec
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from envs.workloads.table import Table, first_violation, line_of, read_table, to_frame, write_table
 from orchestrator.errors import TraceError, ValidationError
 from orchestrator.kernels.codes import Topology
-from orchestrator.kernels.state import REQUEST_DTYPE
+from orchestrator.kernels.records import REQUEST_DTYPE
 from orchestrator.resources.fitting import never_fit
 from orchestrator.types import NodeSpec
 

@@ -1,10 +1,17 @@
-"""Entry points for Python callers: each takes ``(rows, e, ...)`` and works on row ``rows[e]``.
+"""Kernels as Python calls them: ``(rows, e, ...)`` stands for row ``rows[e]``, ROW_DTYPE [envs].
 
-Kernels take a single row. Indexing a structured array in Python makes a copy-like object of
-another type on every call; here the row is taken inside the compiled code instead.
+``nodes`` is scratch, int32 [>= workers], and so is ``scratch``, int32 [>= jobs]. A rule is handed
+over as an array of one RULE_DTYPE record. An action is (``ActionKind``, job, value). The job of an
+action on a service is the service, and ignored for capacity and when waiting. Its value is, for a
+placement or a move, the ``Placement`` generator of the chosen candidate; for a resize, the new
+number of workers; for a service, of replicas; for capacity, the nodes to order, or to give up if
+negative.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +23,7 @@ from orchestrator.kernels.feasibility import can_ever_fit as _can_ever_fit
 from orchestrator.kernels.feasibility import fits as _fits
 from orchestrator.kernels.feasibility import why_not as _why_not
 from orchestrator.kernels.features import fill_static as _fill_static
-from orchestrator.kernels.jit import kernel
+from orchestrator.kernels.jit import entry, on_row
 from orchestrator.kernels.metrics import read_metrics as _read_metrics
 from orchestrator.kernels.node_memo import forget_nodes as _forget_nodes
 from orchestrator.kernels.observe import decode as _decode
@@ -52,307 +59,101 @@ __all__ = [
     "why_not",
 ]
 
-Rows = NDArray[np.void]
-Nodes = NDArray[np.int32]
+Rows: TypeAlias = NDArray[np.void]
+Nodes: TypeAlias = NDArray[np.int32]
+_Action: TypeAlias = tuple[int, int, int]
+
+advance: Callable[[Rows, int, Nodes], int] = on_row(_advance)
+"""``(nodes)``: on to the next decision point, or to the end; a ``Status``."""
+
+commit: Callable[[Rows, int, int, int, int, Nodes], int] = on_row(_commit)
+"""``(kind, job, value, nodes)``: carry out an action; a ``Reason``, OK if it was carried out."""
+
+decode: Callable[[Rows, int, int, Source, Buffers], _Action] = on_row(_decode)
+"""``(action, source, buffers)``: the action that a flat number stands for."""
+
+open_point: Callable[[Rows, int], None] = on_row(_open_point)
+"""Say that something happened: there may be something to decide."""
+
+fits: Callable[[Rows, int, int], bool] = on_row(_fits)
+"""``(job)``: whether its whole gang could start now."""
+
+can_ever_fit: Callable[[Rows, int, int], bool] = on_row(_can_ever_fit)
+"""``(job)``: whether its whole gang would fit into the cluster if it were empty."""
+
+why_not: Callable[[Rows, int, int], int] = on_row(_why_not)
+"""``(job)``: why its gang could not start now; a ``Reason``, OK if it could."""
+
+speed_milli: Callable[[Rows, int, int, int, int, int], int] = on_row(_speed_milli)
+"""``(job, workers, spread, model)``: its speed, thousandths of its nominal one.
+
+``spread`` is the narrowest ``Topology`` domain that holds the workers, ``model`` the index of the
+GPU model of the slowest.
+"""
+
+job_score: Callable[[Rows, int, int, int], float] = on_row(_job_score)
+"""``(job, key)``: its score now under a ``RuleKey``; lowest first."""
+
+read_metrics: Callable[[Rows, int, NDArray[np.float64]], None] = on_row(_read_metrics)
+"""``(out)``: write one number for each ``Metric`` into ``out``, float64 [len(Metric)]."""
+
+assume_future: Callable[[Rows, int, NDArray[np.void]], None] = on_row(_assume_future)
+"""``(arrivals)``: replace all that a copied row knows of the future.
+
+``arrivals`` are the jobs that arrive instead, REQUEST_DTYPE [n] by submit time; the row has room
+for them.
+"""
 
 
-@kernel
+@entry
 def begin_episode(
     rows: Rows, e: int, seed: int, nodes: NDArray[np.void], requests: NDArray[np.void]
 ) -> None:
-    """Start row ``e`` afresh.
-
-    Parameters
-    ----------
-    rows : ROW_DTYPE [envs]
-    e : int
-        Row; its config is kept.
-    seed : int
-        Seed of the row's random streams, not negative.
-    nodes : NODE_DTYPE [n]
-        Machines.
-    requests : REQUEST_DTYPE [jobs]
-        Jobs in submit order.
-    """
+    """Start a row afresh, which keeps its config: NODE_DTYPE [n], REQUEST_DTYPE [jobs] by time."""
     _begin_episode(rows[e], np.uint64(seed), nodes, requests[:0], requests)
 
 
-@kernel
-def advance(rows: Rows, e: int, nodes: Nodes) -> int:
-    """Advance row ``e`` to its next decision point, or to its end: a ``Status``.
-
-    Parameters
-    ----------
-    rows : ROW_DTYPE [envs]
-    e : int
-        Row.
-    nodes : int32 [>= workers]
-        Scratch.
-    """
-    return int(np.int64(_advance(rows[e], nodes)))
-
-
-@kernel
-def commit(rows: Rows, e: int, kind: int, job: int, value: int, nodes: Nodes) -> int:
-    """Carry out one action of row ``e``: a ``Reason``, ``OK`` if it was carried out.
-
-    Parameters
-    ----------
-    rows : ROW_DTYPE [envs]
-    e : int
-        Row.
-    kind : int
-        An ``ActionKind``.
-    job : int
-        The job that it is about, or the service; ignored for capacity and when waiting.
-    value : int
-        For a placement or a move, the ``Placement`` generator of the chosen candidate; for a
-        resize, the new number of workers; for a service, of replicas; for capacity, the nodes to
-        order, or to give up if negative.
-    nodes : int32 [>= workers]
-        Scratch.
-    """
-    return int(_commit(rows[e], np.int64(kind), np.int64(job), np.int64(value), nodes))
-
-
-@kernel
+@entry
 def replay(
     rows: Rows, e: int, rules: NDArray[np.void], nodes: Nodes, scratch: NDArray[np.int32]
 ) -> int:
-    """Run row ``e``, just begun, to its end under a rule; the number of decisions taken.
-
-    Parameters
-    ----------
-    rows : ROW_DTYPE [envs]
-    e : int
-        Row.
-    rules : RULE_DTYPE [1]
-        The rule.
-    nodes : int32 [>= workers]
-        Scratch.
-    scratch : int32 [>= jobs]
-        Scratch.
-    """
+    """Run a row, just begun, to its end under a rule; the number of decisions taken."""
     return int(_replay(rows[e], rules[0], nodes, scratch))
 
 
-@kernel
-def rule_action(
-    rows: Rows, e: int, rules: NDArray[np.void], scratch: NDArray[np.int32]
-) -> tuple[int, int, int]:
-    """What a rule does at the decision point at which row ``e`` stands.
-
-    Returns (``ActionKind``, job, value as :func:`commit` takes it).
-
-    Parameters
-    ----------
-    rows : ROW_DTYPE [envs]
-    e : int
-        Row.
-    rules : RULE_DTYPE [1]
-        The rule.
-    scratch : int32 [>= jobs]
-        Scratch.
-    """
+@entry
+def rule_action(rows: Rows, e: int, rules: NDArray[np.void], scratch: NDArray[np.int32]) -> _Action:
+    """What a rule does at the decision point at which a row stands."""
     return _rule_action(rows[e], rules[0], scratch)
 
 
-@kernel
+@entry
 def copy_row(source_rows: Rows, i: int, target_rows: Rows, k: int) -> None:
-    """Copy row ``i`` of ``source_rows`` onto row ``k`` of ``target_rows``, tables included.
-
-    The target keeps its own tables, which must be as large as the source's.
-
-    Parameters
-    ----------
-    source_rows, target_rows : ROW_DTYPE [envs]
-    i, k : int
-        Rows.
-    """
+    """Copy a row onto another, which keeps its own tables: they must be as large."""
     _copy_row(source_rows[i], target_rows[k])
 
 
-@kernel
+@entry
 def apply_event(rows: Rows, e: int, time_ms: int, kind: int, subject: int) -> None:
-    """Move the clock of row ``e`` to ``time_ms`` (never backwards) and apply an event there.
+    """Move the clock to ``time_ms`` (never backwards) and apply an ``EventKind`` there.
 
     The event comes from outside: nothing is taken off the row's own event queue, except what the
-    event itself cancels.
-
-    Parameters
-    ----------
-    rows : ROW_DTYPE [envs]
-    e : int
-        Row.
-    time_ms : int
-        When it happened.
-    kind : int
-        An ``EventKind``.
-    subject : int
-        Index of the job or node that it happens to.
+    event itself cancels. ``subject`` is the job or node that it happens to.
     """
     _advance_clock(rows[e], np.int64(time_ms))
     _apply_event(rows[e], np.int64(kind), np.int64(subject))
 
 
-@kernel
-def open_point(rows: Rows, e: int) -> None:
-    """Say that something happened in row ``e``: there may be something to decide.
-
-    Parameters
-    ----------
-    rows : ROW_DTYPE [envs]
-    e : int
-        Row.
-    """
-    _open_point(rows[e])
-
-
-@kernel
-def fits(rows: Rows, e: int, job: int) -> bool:
-    """Whether the whole gang of a job of row ``e`` could start now.
-
-    Parameters
-    ----------
-    rows : ROW_DTYPE [envs]
-    e : int
-        Row.
-    job : int
-        Job.
-    """
-    return bool(_fits(rows[e], np.int64(job)))
-
-
-@kernel
-def can_ever_fit(rows: Rows, e: int, job: int) -> bool:
-    """Whether the whole gang of a job of row ``e`` would fit into its cluster if it were empty.
-
-    Parameters
-    ----------
-    rows : ROW_DTYPE [envs]
-    e : int
-        Row.
-    job : int
-        Job.
-    """
-    return bool(_can_ever_fit(rows[e], np.int64(job)))
-
-
-@kernel
-def why_not(rows: Rows, e: int, job: int) -> int:
-    """Why the gang of a job of row ``e`` could not start now: a ``Reason``, OK if it could.
-
-    Parameters
-    ----------
-    rows : ROW_DTYPE [envs]
-    e : int
-        Row.
-    job : int
-        Job.
-    """
-    return int(_why_not(rows[e], np.int64(job)))
-
-
-@kernel
-def speed_milli(rows: Rows, e: int, job: int, workers: int, spread: int, model: int) -> int:
-    """Speed of a job of row ``e``, thousandths of its nominal one.
-
-    Parameters
-    ----------
-    rows : ROW_DTYPE [envs]
-    e : int
-        Row.
-    job : int
-        Job.
-    workers : int
-        Workers that it would run on.
-    spread : int
-        The narrowest ``Topology`` domain that holds them.
-    model : int
-        Index of the GPU model of the slowest.
-    """
-    speed = _speed_milli(
-        rows[e], np.int64(job), np.int64(workers), np.int64(spread), np.int64(model)
-    )
-    return int(speed)
-
-
-@kernel
-def job_score(rows: Rows, e: int, job: int, key: int) -> float:
-    """Score of a job of row ``e`` now under a sort key; lowest first.
-
-    Parameters
-    ----------
-    rows : ROW_DTYPE [envs]
-    e : int
-        Row.
-    job : int
-        Job.
-    key : int
-        A ``RuleKey``.
-    """
-    return float(_job_score(rows[e], np.int64(job), np.int64(key)))
-
-
-@kernel
-def read_metrics(rows: Rows, e: int, out: NDArray[np.float64]) -> None:
-    """Write the metric vector of row ``e``, one number for each ``Metric``, into ``out``.
-
-    Parameters
-    ----------
-    rows : ROW_DTYPE [envs]
-    e : int
-        Row.
-    out : float64 [len(Metric)]
-    """
-    _read_metrics(rows[e], out)
-
-
-@kernel
-def assume_future(rows: Rows, e: int, arrivals: NDArray[np.void]) -> None:
-    """Replace all that row ``e``, a copy, knows of the future.
-
-    Parameters
-    ----------
-    rows : ROW_DTYPE [envs]
-    e : int
-        Row, with room for n more jobs.
-    arrivals : REQUEST_DTYPE [n]
-        Jobs that arrive instead, by submit time.
-    """
-    _assume_future(rows[e], arrivals)
-
-
-@kernel
+@entry
 def describe(rows: Rows, e: int, source: Source, buffers: Buffers, bench: Bench) -> int:
-    """Describe the decision point at which row ``e`` stands, whatever it was before.
+    """Describe the decision point at which a row stands, whatever it was before.
 
     Unlike an episode's row, a live cluster's has jobs that came a moment ago: what is constant of
-    a job is worked out anew each time.
-
-    Parameters
-    ----------
-    rows : ROW_DTYPE [envs]
-    e : int
-        Row, and where in the buffers it is described.
-    source, buffers, bench
-        Of the source, its settings, generators, advisor and maxima.
-
-    Returns
-    -------
-    int
-        Choices besides waiting.
+    a job is worked out anew each time. Of the source it takes settings, generators, advisor and
+    maxima. The result is the number of choices besides waiting.
     """
     encoding = np.int64(source.settings[0].encoding)
     _fill_static(rows[e], encoding, source.maxima, buffers.static[e])
     buffers.nodes_seen[e] = -1
     _forget_nodes(buffers.nodes, e)
     return int(np.int64(_encode(rows[e], e, source, buffers, bench)))
-
-
-@kernel
-def decode(
-    rows: Rows, e: int, action: int, source: Source, buffers: Buffers
-) -> tuple[int, int, int]:
-    """(``ActionKind``, job, value as :func:`commit` takes it) of a flat action of row ``e``."""
-    return _decode(rows[e], e, action, source, buffers)

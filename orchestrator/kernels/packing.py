@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeAlias
+
 import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.kernels.codes import ActionKind, Reason
 from orchestrator.kernels.commit import commit
-from orchestrator.kernels.jit import kernel
+from orchestrator.kernels.jit import entry, kernel, on_row
 from orchestrator.kernels.placement import place_gang
 from orchestrator.kernels.rules import rule_action
 from orchestrator.kernels.tables import request
@@ -19,19 +22,14 @@ from orchestrator.kernels.transition.queue import queue_position
 
 __all__ = ["admit_arrivals", "load_typical", "load_uplinks", "pack_arrivals", "schedule"]
 
-Rows = NDArray[np.void]
+Rows: TypeAlias = NDArray[np.void]
 
 
-@kernel
-def load_typical(rows: Rows, e: int, pods: NDArray[np.void]) -> None:
-    """Give row ``e`` its typical pods, TYPICAL_DTYPE [n], by which fragmentation is measured."""
-    _load_typical(rows[e], pods)
+load_typical: Callable[[Rows, int, NDArray[np.void]], None] = on_row(_load_typical)
+"""``(pods)``: typical pods, TYPICAL_DTYPE [n], by which fragmentation is measured."""
 
-
-@kernel
-def load_uplinks(rows: Rows, e: int, uplinks: NDArray[np.void]) -> None:
-    """Give row ``e`` its racks' uplinks, UPLINK_DTYPE [racks]; nobody may run yet."""
-    _load_uplinks(rows[e], uplinks)
+load_uplinks: Callable[[Rows, int, NDArray[np.void]], None] = on_row(_load_uplinks)
+"""``(uplinks)``: the racks' uplinks, UPLINK_DTYPE [racks]; nobody may run yet."""
 
 
 @kernel
@@ -41,7 +39,7 @@ def _arrive(row, j):
     admit_job(row, np.int64(j))
 
 
-@kernel
+@entry
 def pack_arrivals(
     rows: Rows,
     e: int,
@@ -88,7 +86,7 @@ def pack_arrivals(
     return count
 
 
-@kernel
+@entry
 def admit_arrivals(rows: Rows, e: int, last: int) -> None:
     """Let the jobs of row ``e`` up to ``last`` (exclusive) join the queue, and open a point."""
     row = rows[e]
@@ -97,7 +95,7 @@ def admit_arrivals(rows: Rows, e: int, last: int) -> None:
     open_point(row)
 
 
-@kernel
+@entry
 def schedule(
     rows: Rows,
     e: int,

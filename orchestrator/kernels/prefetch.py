@@ -12,26 +12,25 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-from orchestrator.kernels import state
 from orchestrator.kernels.features import STATIC_WIDTH
 from orchestrator.kernels.jit import part, small_kernel
+from orchestrator.kernels.records import JOB_DTYPE, REQUEST_DTYPE, RUNNING_DTYPE, WORKER_DTYPE
 from orchestrator.kernels.tables import heap
 
-__all__ = ["prefetch_row"]
+__all__ = ["prefetch", "prefetch_row"]
 
 _LINE = 64
-_REQUEST_SIZE = state.REQUEST_DTYPE.itemsize
-_JOB_SIZE = state.JOB_DTYPE.itemsize
-_WORKER_SIZE = state.WORKER_DTYPE.itemsize
-_RUNNING_SIZE = state.RUNNING_DTYPE.itemsize
+_REQUEST_SIZE = REQUEST_DTYPE.itemsize
+_JOB_SIZE = JOB_DTYPE.itemsize
+_WORKER_SIZE = WORKER_DTYPE.itemsize
+_RUNNING_SIZE = RUNNING_DTYPE.itemsize
 _STATIC_SIZE = 4 * STATIC_WIDTH
-_ROW_SIZE = state.ROW_DTYPE.itemsize
 _MOST_SHOWN = 32  # the processor itself goes on with what lies one behind the other
 _ARRIVALS = 2
 
 
 @intrinsic
-def _prefetch(typing_context, address):
+def prefetch(typing_context, address):
     """Ask for the cache line at an address; it is read soon, and often."""
 
     def generate(context, builder, signature, arguments):
@@ -52,9 +51,9 @@ def _prefetch_record(address, index, size):
     last = (first + size - 1) // _LINE * _LINE
     at = first
     while at < last:
-        _prefetch(at)
+        prefetch(at)
         at += _LINE
-    _prefetch(last)
+    prefetch(last)
 
 
 @small_kernel
@@ -66,7 +65,7 @@ def _prefetch_job(row, j):
 @small_kernel
 def _prefetch_placed(row, j):
     _prefetch_job(row, j)
-    _prefetch(row.worker_at + np.int64(j) * row.max_workers * _WORKER_SIZE)
+    prefetch(row.worker_at + np.int64(j) * row.max_workers * _WORKER_SIZE)
 
 
 @part
@@ -84,7 +83,7 @@ def prefetch_row(row, e, action, buffers):
     last = min(row.next_arrival + _ARRIVALS, row.num_jobs)
     for j in range(row.next_arrival, last):
         _prefetch_job(row, j)
-        _prefetch(statics + j * _STATIC_SIZE)
+        prefetch(statics + j * _STATIC_SIZE)
     if row.heap_len > 0:
         _prefetch_placed(row, heap(row, 0).entity)
     shown = min(np.int64(buffers.shown[e, 0]), np.int64(_MOST_SHOWN))
@@ -94,7 +93,7 @@ def prefetch_row(row, e, action, buffers):
     for i in range(shown):
         if row.commitment == 0:  # else what is read of them is their static features
             _prefetch_job(row, buffers.window[e, i])
-        _prefetch(statics + np.int64(buffers.window[e, i]) * _STATIC_SIZE)
+        prefetch(statics + np.int64(buffers.window[e, i]) * _STATIC_SIZE)
     for i in range(buffers.shown[e, 1]):
         _prefetch_placed(row, buffers.victim_jobs[e, i])
     for i in range(buffers.shown[e, 2]):

@@ -41,7 +41,7 @@ from orchestrator.kernels.features import (
     Encoding,
     fill_static,
 )
-from orchestrator.kernels.jit import kernel, small_kernel
+from orchestrator.kernels.jit import entry, kernel, small_kernel
 from orchestrator.kernels.metrics import metric_value
 from orchestrator.kernels.rules import replay
 from orchestrator.kernels.tables import queue, request, running
@@ -312,7 +312,7 @@ def _cost(row, prices):
     return total
 
 
-@kernel
+@entry
 def evaluate_rankers(
     rows: NDArray[np.void],
     e: int,
@@ -351,7 +351,7 @@ def evaluate_rankers(
             costs[p, m] = _cost(row, source.prices)
 
 
-@kernel
+@entry
 def evaluate_rule(
     rows: NDArray[np.void],
     e: int,

@@ -5,11 +5,29 @@ Integers are 64 bits wide throughout: kernels are compiled once for each combina
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 import numpy as np
+
+from orchestrator.kernels.mesh.record import SERVICE_DTYPE
+from orchestrator.kernels.packing_state import (
+    ASK_DTYPE,
+    BRANCH_DTYPE,
+    ORDER_DTYPE,
+    ROOM_DTYPE,
+    SHAPE_DTYPE,
+    SLOT_DTYPE,
+    TAG_DTYPE,
+    TAGS,
+    TOUCH_DTYPE,
+    TYPICAL_DTYPE,
+)
+from orchestrator.kernels.scaling import SCALING_DTYPE
 
 __all__ = [
     "ARRIVAL_DTYPE",
     "CURVE_DTYPE",
+    "CURVE_MODELS",
     "DEVICE_DTYPE",
     "EFFECT_DTYPE",
     "EVENT_DTYPE",
@@ -22,9 +40,11 @@ __all__ = [
     "QUEUE_DTYPE",
     "REQUEST_DTYPE",
     "RUNNING_DTYPE",
+    "TABLES",
     "TENANT_DTYPE",
     "UPLINK_DTYPE",
     "WORKER_DTYPE",
+    "Table",
 ]
 
 REQUEST_DTYPE = np.dtype(
@@ -192,6 +212,9 @@ TENANT_DTYPE = np.dtype(
 UPLINK_DTYPE = np.dtype([("capacity_mbps", "i8"), ("free_mbps", "i8")], align=True)
 """The link from a rack to the rest of the network; capacity 0: no limit."""
 
+CURVE_MODELS = 8
+"""GPU models that a curve knows the speed of."""
+
 CURVE_DTYPE = np.dtype(
     [
         ("grad_fixed_s", "f8"),  # a_c: time of a gradient, constant part
@@ -204,14 +227,7 @@ CURVE_DTYPE = np.dtype(
         ("local_batch", "f8"),  # samples of one worker in one step
         ("batch", "f8"),  # M0: the batch size at which progress is counted
         ("noise_scale", "f8"),  # phi; 0: larger batches are as good as more steps
-        ("model_milli_0", "i8"),  # speed on GPU model 0 .. 7, thousandths of the nominal one
-        ("model_milli_1", "i8"),  # 0: nominal
-        ("model_milli_2", "i8"),
-        ("model_milli_3", "i8"),
-        ("model_milli_4", "i8"),
-        ("model_milli_5", "i8"),
-        ("model_milli_6", "i8"),
-        ("model_milli_7", "i8"),
+        ("model_milli", "i8", (CURVE_MODELS,)),  # speed on a GPU model, thousandths; 0: nominal
     ],
     align=True,
 )
@@ -234,3 +250,44 @@ ARRIVAL_DTYPE = np.dtype([("node", "i8")], align=True)
 
 QUEUE_DTYPE = np.dtype([("job", "i8")], align=True)
 """An entry of the queue, in submit order."""
+
+
+class Table(NamedTuple):
+    """A table of every row."""
+
+    dtype: np.dtype[Any]
+    axes: tuple[str | int, ...]  # sizes by name, see row.CAPACITIES and state.ClusterShape
+
+
+TABLES = {
+    "request": Table(REQUEST_DTYPE, ("jobs",)),  # by submit time
+    "job": Table(JOB_DTYPE, ("jobs",)),
+    "worker": Table(WORKER_DTYPE, ("jobs", "workers")),
+    "node": Table(NODE_DTYPE, ("nodes",)),
+    "device": Table(DEVICE_DTYPE, ("nodes", "devices")),
+    "queue": Table(QUEUE_DTYPE, ("jobs",)),  # waiting jobs in submit order
+    "running": Table(RUNNING_DTYPE, ("jobs",)),  # by expected end
+    "heap": Table(EVENT_DTYPE, ("jobs",)),  # a binary heap
+    "incident": Table(INCIDENT_DTYPE, ("incidents",)),  # by time
+    "log": Table(LOG_DTYPE, ("log",)),  # a ring
+    "effect": Table(EFFECT_DTYPE, ("effects",)),  # a ring
+    "effect_worker": Table(WORKER_DTYPE, ("effects", "workers")),  # workers of each
+    "tenant": Table(TENANT_DTYPE, ("tenants",)),
+    "uplink": Table(UPLINK_DTYPE, ("uplinks",)),  # by rack
+    "curve": Table(CURVE_DTYPE, ("curves",)),  # entry 0 is not used
+    "service": Table(SERVICE_DTYPE, ("services",)),
+    "typical": Table(TYPICAL_DTYPE, ("typical",)),
+    "order": Table(ORDER_DTYPE, ("nodes",)),  # by (spine, rack)
+    "tag": Table(TAG_DTYPE, ("nodes", TAGS)),
+    # this and the next five are a memo: packing_state.MEMO_TABLES
+    "shape_memo": Table(SHAPE_DTYPE, ("shapes",)),
+    "branch": Table(BRANCH_DTYPE, ("shapes", "tree")),
+    "touch": Table(TOUCH_DTYPE, ("touches",)),
+    "ask_memo": Table(ASK_DTYPE, ("asks",)),
+    "slot": Table(SLOT_DTYPE, ("asks", "rooms")),
+    "room": Table(ROOM_DTYPE, ("rooms",)),
+    "arrival": Table(ARRIVAL_DTYPE, ("nodes",)),  # a ring
+    "plan": Table(SCALING_DTYPE, ("plans",)),  # of the fleet, then of each service
+    "gittins": Table(GITTINS_DTYPE, (GITTINS_ENTRIES,)),  # by attained service
+}
+"""Tables of a row, by name; kernels reach them through the accessors in ``tables``."""

@@ -1,54 +1,42 @@
-"""The record of a row: where its tables are, its semantics, and its scalars."""
+"""The record of a row, in groups: where its tables are, its semantics, and what an episode changes.
+
+Each group is a run of neighbouring fields. Kernels see one flat record: ``row.now_ms``.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 
-from orchestrator.kernels.packing_state import MEMO_TABLES
+from orchestrator.kernels.records import TABLES
 
-__all__ = ["CONFIG_FIELDS", "ROW_DTYPE", "TABLES"]
+__all__ = [
+    "CAPACITIES",
+    "CONFIG_FIELDS",
+    "COPIED",
+    "GROUPS",
+    "MEMO_FIELDS",
+    "ROW_DTYPE",
+    "RUN_GROUPS",
+    "ZEROED",
+]
 
-TABLES = (
-    "request",
-    "job",
-    "worker",
-    "node",
-    "device",
-    "queue",
-    "running",
-    "heap",
-    "incident",
-    "log",
-    "effect",
-    "effect_worker",
-    "tenant",
-    "uplink",
-    "curve",
-    "service",
-    "typical",
-    "order",
-    "tag",
-    *MEMO_TABLES,
-    "arrival",
-    "gittins",
-    "plan",
-)
-"""Tables of a row; kernels reach them through the accessors in ``tables``."""
+CAPACITIES = {
+    "jobs": "max_jobs",
+    "workers": "max_workers",
+    "devices": "max_devices",
+    "log": "max_log",
+    "effects": "max_effects",  # kept for a runtime; 0: there is none
+    "shapes": "max_shapes",  # request shapes whose placements are remembered; 0: none
+    "touches": "max_touches",  # a power of two
+    "asks": "max_asks",  # of the slot table: a power of two, or 0
+    "rooms": "max_rooms",  # nodes in it
+    "nodes": "arrival_slots",
+    "tree": "tree",  # entries of one shape's tree: twice a power of two
+}
+"""Sizes that kernels need, by the name of the axis in ``records.TABLES``: fields of a row."""
 
 _ADDRESSES = [(f"{name}_at", "i8") for name in TABLES]
-_STRIDES = [
-    ("max_jobs", "i8"),
-    ("max_workers", "i8"),
-    ("max_devices", "i8"),
-    ("max_log", "i8"),
-    ("max_effects", "i8"),  # kept for a runtime; 0: there is none
-    ("max_shapes", "i8"),  # request shapes whose placements are remembered; 0: none
-    ("max_touches", "i8"),  # a power of two
-    ("max_asks", "i8"),  # of the slot table: a power of two, or 0
-    ("max_rooms", "i8"),  # nodes in it
-    ("arrival_slots", "i8"),
-    ("tree", "i8"),  # entries of one shape's tree: twice a power of two
-]
+_CAPACITIES = [(field, "i8") for field in CAPACITIES.values()]
 
 CONFIG_FIELDS = [
     ("min_run_ms", "i8"),  # a job may not be preempted before
@@ -82,60 +70,36 @@ CONFIG_FIELDS = [
 ]
 """Semantics of one row, constant during an episode."""
 
-_SCALARS = [
-    ("now_ms", "i8"),
-    ("seed", "u8"),
-    ("point", "i8"),  # number of the decision point
-    ("reservation_ms", "i8"),  # when the committed job is expected to fit
-    ("event_seq", "i8"),
-    ("log_count", "i8"),
-    ("log_hash", "u8"),
-    ("effect_count", "i8"),  # of rows that keep them
-    ("capacity_units", "i8"),  # milli-GPUs of all nodes up; milli-cores if there are no GPUs
-    ("nominal_units", "i8"),  # capacity with every node up
-    ("nominal_gpu_milli", "i8"),  # the same for each resource
-    ("nominal_cpu_milli", "i8"),
-    ("nominal_memory_mib", "i8"),
-    ("free_units", "i8"),
-    ("decisions", "i8"),
-    ("illegal_actions", "i8"),
-    # integrals over time
-    ("job_ms", "i8"),  # jobs in the system
-    ("wait_ms", "i8"),  # jobs waiting
-    ("busy_unit_ms", "i8"),
-    ("capacity_unit_ms", "i8"),
-    ("lost_unit_ms", "i8"),
-    ("all_prices_milli", "i8"),  # price per hour of all nodes that the table describes
-    ("cost_rate_milli", "i8"),  # price per hour of all nodes that are paid for now
-    ("cost_milli_ms", "i8"),  # that, integrated over time
-    # bounded slowdown, see metrics.total_excess
-    ("settled_excess", "f8"),
-    ("queue_rate", "f8"),  # sum over the queue of 1 / max(run, bound), per second
-    ("queue_onset", "f8"),
-    ("request_rate", "f8"),  # the same of the users' estimates
-    ("queued_unit_ms", "i8"),  # estimated work of the queue
-    ("preemptions", "i8"),
-    ("interruptions", "i8"),
-    ("resizes", "i8"),
-    ("migrations", "i8"),
-    # inference services: rates [services, series_len] float32, requests per second and tick
+_SERIES = [  # of services' demand: rates [services, series_len] float32, requests per s and tick
     ("series_at", "i8"),  # address of the demand; whoever wrote it keeps the array alive
     ("forecast_at", "i8"),  # address of a forecast of the same shape, or 0
     ("series_len", "i8"),  # ticks of the series
     ("series_first", "i8"),  # the series' tick with which the episode begins
     ("series_stop", "i8"),  # the tick of the series at which the episode's ticks end
+]
+
+_CLOCK = [
+    ("now_ms", "i8"),
+    ("seed", "u8"),
+    ("event_seq", "i8"),
+    ("log_count", "i8"),
+    ("log_hash", "u8"),
+    ("effect_count", "i8"),  # of rows that keep them
     ("tick", "i8"),  # ticks done in this episode
     ("next_tick_ms", "i8"),
-    ("replica_ms", "i8"),  # sums over services of their totals
-    ("overload_ticks", "i8"),
-    ("requests_offered", "f8"),
-    ("requests_within", "f8"),
-    ("requests_shed", "f8"),
-    ("requests_retried", "f8"),
-    ("request_violations", "f8"),
     ("scaled_ms", "i8"),  # when nodes were last ordered or given up
     ("scaled_by", "i8"),  # and how many: more than 0 if ordered
+    ("point", "i8"),  # number of the decision point
+    ("preemptions_here", "i8"),  # at this decision point
     ("committed", "i8"),  # job that the scheduler is committed to, or NO_JOB
+    ("reservation_ms", "i8"),  # when the committed job is expected to fit
+    ("point_open", "u1"),
+    ("scaling_open", "u1"),  # at this point nodes and replicas may be changed: a tick has passed
+    ("done", "u1"),
+    ("unit", "u1"),  # 0: capacity units are milli-cores, 1: milli-GPUs
+]
+
+_LENGTHS = [
     ("num_jobs", "i8"),
     ("next_arrival", "i8"),
     ("num_incidents", "i8"),
@@ -147,14 +111,27 @@ _SCALARS = [
     ("num_services", "i8"),
     ("num_gittins", "i8"),
     ("num_typical", "i8"),
-    ("touched", "i8"),  # nodes that changed, counted since the episode began
-    ("shape_clock", "i8"),
-    ("rooms_seen", "i8"),  # touches that the slot table's rooms take account of; -1: none
     ("arrival_head", "i8"),  # of the ring of nodes on order
     ("arrival_len", "i8"),
     ("queue_len", "i8"),
     ("running_len", "i8"),
     ("heap_len", "i8"),
+]
+
+_CAPACITY = [
+    ("capacity_units", "i8"),  # milli-GPUs of all nodes up; milli-cores if there are no GPUs
+    ("nominal_units", "i8"),  # capacity with every node up
+    ("nominal_gpu_milli", "i8"),  # the same for each resource
+    ("nominal_cpu_milli", "i8"),
+    ("nominal_memory_mib", "i8"),
+    ("free_units", "i8"),
+    ("all_prices_milli", "i8"),  # price per hour of all nodes that the table describes
+    ("cost_rate_milli", "i8"),  # price per hour of all nodes that are paid for now
+]
+
+_COUNTERS = [
+    ("decisions", "i8"),
+    ("illegal_actions", "i8"),
     ("active_jobs", "i8"),
     ("active_services", "i8"),  # of them, those that are services
     ("completed_jobs", "i8"),
@@ -166,12 +143,75 @@ _SCALARS = [
     ("forgotten_interruptions", "i8"),
     ("forgotten_resizes", "i8"),
     ("forgotten_migrations", "i8"),
-    ("preemptions_here", "i8"),  # at this decision point
-    ("unit", "u1"),  # 0: capacity units are milli-cores, 1: milli-GPUs
-    ("point_open", "u1"),
-    ("scaling_open", "u1"),  # at this point nodes and replicas may be changed: a tick has passed
-    ("done", "u1"),
+    ("preemptions", "i8"),
+    ("interruptions", "i8"),
+    ("resizes", "i8"),
+    ("migrations", "i8"),
 ]
 
-ROW_DTYPE = np.dtype(_ADDRESSES + _STRIDES + CONFIG_FIELDS + _SCALARS, align=True)
-"""One row: where its tables are (addresses and strides), its semantics, and its scalars."""
+_METRICS = [
+    # integrals over time
+    ("job_ms", "i8"),  # jobs in the system
+    ("wait_ms", "i8"),  # jobs waiting
+    ("busy_unit_ms", "i8"),
+    ("capacity_unit_ms", "i8"),
+    ("lost_unit_ms", "i8"),
+    ("cost_milli_ms", "i8"),  # cost_rate_milli, integrated over time
+    # bounded slowdown, see metrics.total_excess
+    ("settled_excess", "f8"),
+    ("queue_rate", "f8"),  # sum over the queue of 1 / max(run, bound), per second
+    ("queue_onset", "f8"),
+    ("request_rate", "f8"),  # the same of the users' estimates
+    ("queued_unit_ms", "i8"),  # estimated work of the queue
+    # sums over services of their totals
+    ("replica_ms", "i8"),
+    ("overload_ticks", "i8"),
+    ("requests_offered", "f8"),
+    ("requests_within", "f8"),
+    ("requests_shed", "f8"),
+    ("requests_retried", "f8"),
+    ("request_violations", "f8"),
+]
+
+_MEMO = [  # what is remembered of nodes: it only saves time
+    ("touched", "i8"),  # nodes that changed, counted since the episode began
+    ("shape_clock", "i8"),
+    ("rooms_seen", "i8"),  # touches that the slot table's rooms take account of; -1: none
+]
+
+_GROUPS = {
+    "addresses": _ADDRESSES,
+    "capacities": _CAPACITIES,
+    "config": CONFIG_FIELDS,
+    "series": _SERIES,
+    "clock": _CLOCK,
+    "lengths": _LENGTHS,
+    "capacity": _CAPACITY,
+    "counters": _COUNTERS,
+    "metrics": _METRICS,
+    "memo": _MEMO,
+}
+
+GROUPS = {group: tuple(name for name, _ in fields) for group, fields in _GROUPS.items()}
+"""Names of the fields of a row, group after group as they lie in memory."""
+
+RUN_GROUPS = ("clock", "lengths", "capacity", "counters", "metrics")
+"""What an episode changes, besides the memo: it begins with zeros here."""
+
+MEMO_FIELDS = GROUPS["memo"]
+"""Fields that only save time: what they hold changes no decision."""
+
+ROW_DTYPE = np.dtype([field for fields in _GROUPS.values() for field in fields], align=True)
+"""One row."""
+
+
+def _offset(group: str) -> int:
+    """Where a group begins in a row."""
+    return int(ROW_DTYPE.fields[GROUPS[group][0]][1])  # type: ignore[index]
+
+
+COPIED = (_offset("config"), ROW_DTYPE.itemsize - _offset("config"))
+"""(offset, bytes) of all of a row but where its tables are and how large."""
+
+ZEROED = (_offset(RUN_GROUPS[0]), _offset("memo") - _offset(RUN_GROUPS[0]))
+"""(offset, bytes) of ``RUN_GROUPS``."""

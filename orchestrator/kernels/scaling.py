@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.kernels.jit import kernel, small_kernel
+from orchestrator.kernels.jit import entry, kernel
 
 __all__ = [
     "NO_CHANGE_MS",
@@ -58,7 +58,7 @@ def desired_size(demand, unit_capacity, target, min_size, max_size):
     return np.int64(min(max(units, np.float64(min_size)), np.float64(max_size)))
 
 
-@small_kernel
+@entry
 def cooldown_left(now_ms: int, last_change_ms: int, window_ms: int) -> int:
     """Time until a change is allowed again, ms; 0 if it is allowed now."""
     return max(0, last_change_ms + window_ms - now_ms)
@@ -102,7 +102,7 @@ def scaled_size(plan, size, demand, now_ms, last_change_ms):
     return (np.int64(size) if left > 0 else wanted), np.int64(left)
 
 
-@kernel
+@entry
 def scale_one(
     plans: NDArray[np.void], k: int, size: int, demand: float, now_ms: int, last_change_ms: int
 ) -> tuple[int, int]:

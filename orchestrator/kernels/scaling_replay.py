@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.kernels.jit import kernel
+from orchestrator.kernels.jit import entry
 from orchestrator.kernels.scaling import NO_CHANGE_MS, scaled_size
 
 __all__ = ["replay_fleet"]
 
 
-@kernel
+@entry
 def replay_fleet(
     demand: NDArray[np.float64],
     need: NDArray[np.float64],

@@ -19,7 +19,7 @@ from orchestrator.kernels.buffers import Bench, Buffers, Source
 from orchestrator.kernels.codes import Reason
 from orchestrator.kernels.commit import commit
 from orchestrator.kernels.features import fill_static
-from orchestrator.kernels.jit import kernel, small_kernel
+from orchestrator.kernels.jit import entry, kernel, small_kernel
 from orchestrator.kernels.metrics import metric_value
 from orchestrator.kernels.node_memo import forget_nodes
 from orchestrator.kernels.observe import decode, encode
@@ -93,7 +93,7 @@ def _best_action(sets, advice, mask, b, layout, advice_at, weights):
     return best
 
 
-@kernel
+@entry
 def best_actions(sets, advice, mask, layout, advice_at, weights, actions) -> None:
     """The legal action of the highest score of every state, or -1: ``actions``, int64 [B]."""
     for b in range(actions.shape[0]):
@@ -152,7 +152,7 @@ def _play(row, e, weights, source, buffers, bench, scoring):
         steps += 1
 
 
-@kernel
+@entry
 def evaluate_scorers(
     rows: NDArray[np.void],
     e: int,
@@ -190,7 +190,7 @@ def evaluate_scorers(
             costs[p, m] = cost if steps >= 0 else _TWICE * cost
 
 
-@kernel
+@entry
 def evaluate_rule_windows(
     rows: NDArray[np.void],
     e: int,

@@ -27,7 +27,7 @@ from orchestrator.kernels.codes import (
 )
 from orchestrator.kernels.commit import commit
 from orchestrator.kernels.features import fill_static
-from orchestrator.kernels.jit import kernel, part
+from orchestrator.kernels.jit import entry, kernel, part
 from orchestrator.kernels.metrics import metric_value
 from orchestrator.kernels.node_memo import forget_nodes
 from orchestrator.kernels.observe import decode, encode
@@ -42,6 +42,7 @@ from orchestrator.kernels.transition.episode import (
     load_gittins,
     load_incidents,
     load_plans,
+    load_series,
     load_services,
     load_tenants,
 )
@@ -118,8 +119,7 @@ def load_surroundings(row, source, index):
     load_curves(row, source.curves)
     load_uplinks(row, source.uplinks)
     load_typical(row, source.typical)
-    row.series_first = source.series_range[index, 0]
-    row.series_stop = source.series_range[index, 1]
+    load_series(row, source.series_range[index, 0], source.series_range[index, 1])
     load_services(row, source.services)
     load_plans(row, source.plans)
     load_gittins(row, source.gittins)
@@ -174,7 +174,7 @@ def _reset_row(row, e, seed, index, source, buffers, bench):
     buffers.terminated[e] = row.done != 0
 
 
-@kernel
+@entry
 def reset_rows(
     rows: Rows,
     which: NDArray[np.bool_],
@@ -220,7 +220,7 @@ def _pay(row, e, source, buffers):
     buffers.reward[e] = -cost * buffers.scale[e]
 
 
-@kernel
+@entry
 def step_rows(
     rows: Rows,
     begin: int,
@@ -263,7 +263,7 @@ def step_rows(
             _pay(row, e, source, buffers)
 
 
-@kernel
+@entry
 def begin_rows(
     rows: Rows,
     begin: int,
@@ -285,7 +285,7 @@ def begin_rows(
         _begin(rows[e], random_bits(np.uint64(indices[e]), 0, 0), source, indices[e])
 
 
-@kernel
+@entry
 def replay_rows(
     rows: Rows,
     begin: int,

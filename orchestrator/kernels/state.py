@@ -7,75 +7,17 @@ GPU shares in milli-GPUs, so that reserve and release are exact. Record types do
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.kernels.codes import NO_JOB, Information, JobCode
-from orchestrator.kernels.mesh.record import SERVICE_DTYPE
-from orchestrator.kernels.packing_state import (
-    ASK_DTYPE,
-    BRANCH_DTYPE,
-    ORDER_DTYPE,
-    ROOM_DTYPE,
-    SHAPE_DTYPE,
-    SLOT_DTYPE,
-    TAG_DTYPE,
-    TAGS,
-    TOUCH_DTYPE,
-    TYPICAL_DTYPE,
-    memo_sizes,
-)
-from orchestrator.kernels.records import (
-    ARRIVAL_DTYPE,
-    CURVE_DTYPE,
-    DEVICE_DTYPE,
-    EFFECT_DTYPE,
-    EVENT_DTYPE,
-    GITTINS_DTYPE,
-    GITTINS_ENTRIES,
-    INCIDENT_DTYPE,
-    JOB_DTYPE,
-    LOG_DTYPE,
-    NODE_DTYPE,
-    QUEUE_DTYPE,
-    REQUEST_DTYPE,
-    RUNNING_DTYPE,
-    TENANT_DTYPE,
-    UPLINK_DTYPE,
-    WORKER_DTYPE,
-)
-from orchestrator.kernels.row import CONFIG_FIELDS, ROW_DTYPE, TABLES
-from orchestrator.kernels.scaling import SCALING_DTYPE
+from orchestrator.kernels.packing_state import memo_sizes
+from orchestrator.kernels.records import TABLES
+from orchestrator.kernels.row import CAPACITIES, ROW_DTYPE
 
-__all__ = [
-    "ARRIVAL_DTYPE",
-    "CONFIG_FIELDS",
-    "CURVE_DTYPE",
-    "DEVICE_DTYPE",
-    "EFFECT_DTYPE",
-    "EVENT_DTYPE",
-    "GITTINS_DTYPE",
-    "GITTINS_ENTRIES",
-    "INCIDENT_DTYPE",
-    "JOB_DTYPE",
-    "LOG_DTYPE",
-    "NODE_DTYPE",
-    "QUEUE_DTYPE",
-    "REQUEST_DTYPE",
-    "ROW_DTYPE",
-    "RUNNING_DTYPE",
-    "SCALING_DTYPE",
-    "SERVICE_DTYPE",
-    "TABLES",
-    "TENANT_DTYPE",
-    "UPLINK_DTYPE",
-    "WORKER_DTYPE",
-    "ClusterShape",
-    "ClusterState",
-    "allocate",
-]
+__all__ = ["ClusterShape", "ClusterState", "allocate"]
 
 _LEAST_ASKS = 8
 _MAX_DEVICES = 64  # devices of one worker are a 64-bit mask
@@ -150,47 +92,61 @@ class ClusterShape:
 
 @dataclass(frozen=True)
 class ClusterState:
-    """All state of all rows: E = envs, J = jobs, W = workers, N = nodes, D = devices.
+    """All state of all rows: arrays [envs, ...], of each table as ``records.TABLES`` says.
 
     Kernels take single rows of ``rows``, which hold the addresses of their tables: the arrays
     here own the memory, and must live as long as ``rows`` is used.
     """
 
     shape: ClusterShape
-    rows: NDArray[np.void]  # [E] ROW_DTYPE
-    request: NDArray[np.void]  # [E, J] REQUEST_DTYPE, sorted by submit time
-    job: NDArray[np.void]  # [E, J] JOB_DTYPE
-    worker: NDArray[np.void]  # [E, J, W] WORKER_DTYPE
-    node: NDArray[np.void]  # [E, N] NODE_DTYPE
-    device: NDArray[np.void]  # [E, N, max(D, 1)] DEVICE_DTYPE
-    queue: NDArray[np.void]  # [E, J] QUEUE_DTYPE, waiting jobs in submit order
-    running: NDArray[np.void]  # [E, J] RUNNING_DTYPE, by expected end
-    heap: NDArray[np.void]  # [E, J] EVENT_DTYPE, binary heap
-    incident: NDArray[np.void]  # [E, max(incidents, 1)] INCIDENT_DTYPE, by time
-    log: NDArray[np.void]  # [E, max(log, 1)] LOG_DTYPE, a ring
-    effect: NDArray[np.void]  # [E, F = max(effects, 1)] EFFECT_DTYPE, a ring
-    effect_worker: NDArray[np.void]  # [E, F, W] WORKER_DTYPE: workers of each; W = 1 without
-    tenant: NDArray[np.void]  # [E, T] TENANT_DTYPE
-    uplink: NDArray[np.void]  # [E, R] UPLINK_DTYPE, by rack
-    curve: NDArray[np.void]  # [E, C] CURVE_DTYPE; entry 0 is not used
-    service: NDArray[np.void]  # [E, S] SERVICE_DTYPE
-    typical: NDArray[np.void]  # [E, max(typical, 1)] TYPICAL_DTYPE
-    order: NDArray[np.void]  # [E, N] ORDER_DTYPE, nodes by (spine, rack)
-    tag: NDArray[np.void]  # [E, N, TAGS] TAG_DTYPE
-    shape_memo: NDArray[np.void]  # [E, H] SHAPE_DTYPE; this and the next five are a memo
-    branch: NDArray[np.void]  # [E, H, 2 P] BRANCH_DTYPE
-    touch: NDArray[np.void]  # [E, T] TOUCH_DTYPE
-    ask_memo: NDArray[np.void]  # [E, A] ASK_DTYPE
-    slot: NDArray[np.void]  # [E, A, N] SLOT_DTYPE
-    room: NDArray[np.void]  # [E, N] ROOM_DTYPE
-    arrival: NDArray[np.void]  # [E, N] ARRIVAL_DTYPE, a ring
-    plan: NDArray[np.void]  # [E, S + 1] SCALING_DTYPE: of the fleet, then of each service
-    gittins: NDArray[np.void]  # [E, GITTINS_ENTRIES] GITTINS_DTYPE, by attained service
+    rows: NDArray[np.void]
+    request: NDArray[np.void]
+    job: NDArray[np.void]
+    worker: NDArray[np.void]
+    node: NDArray[np.void]
+    device: NDArray[np.void]
+    queue: NDArray[np.void]
+    running: NDArray[np.void]
+    heap: NDArray[np.void]
+    incident: NDArray[np.void]
+    log: NDArray[np.void]
+    effect: NDArray[np.void]
+    effect_worker: NDArray[np.void]
+    tenant: NDArray[np.void]
+    uplink: NDArray[np.void]
+    curve: NDArray[np.void]
+    service: NDArray[np.void]
+    typical: NDArray[np.void]
+    order: NDArray[np.void]
+    tag: NDArray[np.void]
+    shape_memo: NDArray[np.void]
+    branch: NDArray[np.void]
+    touch: NDArray[np.void]
+    ask_memo: NDArray[np.void]
+    slot: NDArray[np.void]
+    room: NDArray[np.void]
+    arrival: NDArray[np.void]
+    plan: NDArray[np.void]
+    gittins: NDArray[np.void]
 
     @property
     def nbytes(self) -> int:
         """Memory of all arrays, bytes."""
         return self.rows.nbytes + sum(getattr(self, name).nbytes for name in TABLES)
+
+
+def _sizes(shape: ClusterShape) -> dict[str, int]:
+    """Sizes of all axes of ``records.TABLES``, by name; kernels see them as in CAPACITIES."""
+    shapes, tree, touches = memo_sizes(shape.nodes, shape.shapes, shape.envs, shape.asks)
+    return asdict(shape) | {
+        "devices": max(shape.devices, 1),
+        "log": max(shape.log, 1),
+        "plans": shape.services + 1,
+        "rooms": shape.nodes if shape.asks > 0 else 1,
+        "shapes": shapes,
+        "touches": touches,
+        "tree": tree,
+    }
 
 
 def allocate(shape: ClusterShape) -> ClusterState:
@@ -205,63 +161,22 @@ def allocate(shape: ClusterShape) -> ClusterState:
     -------
     ClusterState
     """
-    envs, jobs, devices = shape.envs, shape.jobs, max(shape.devices, 1)
-    shapes, tree, touches = memo_sizes(shape.nodes, shape.shapes, envs, shape.asks)
-    rooms = shape.nodes if shape.asks > 0 else 1
-    effect_workers = (shape.effects, shape.workers) if shape.effects > 0 else (1, 1)
-    state = ClusterState(
-        shape=shape,
-        rows=np.zeros(envs, ROW_DTYPE),
-        request=np.zeros((envs, jobs), REQUEST_DTYPE),
-        job=np.zeros((envs, jobs), JOB_DTYPE),
-        worker=np.zeros((envs, jobs, shape.workers), WORKER_DTYPE),
-        node=np.zeros((envs, shape.nodes), NODE_DTYPE),
-        device=np.zeros((envs, shape.nodes, devices), DEVICE_DTYPE),
-        queue=np.zeros((envs, jobs), QUEUE_DTYPE),
-        running=np.zeros((envs, jobs), RUNNING_DTYPE),
-        heap=np.zeros((envs, jobs), EVENT_DTYPE),
-        incident=np.zeros((envs, max(shape.incidents, 1)), INCIDENT_DTYPE),
-        log=np.zeros((envs, max(shape.log, 1)), LOG_DTYPE),
-        effect=np.zeros((envs, max(shape.effects, 1)), EFFECT_DTYPE),
-        effect_worker=np.zeros((envs, *effect_workers), WORKER_DTYPE),
-        tenant=np.zeros((envs, shape.tenants), TENANT_DTYPE),
-        uplink=np.zeros((envs, shape.uplinks), UPLINK_DTYPE),
-        curve=np.zeros((envs, shape.curves), CURVE_DTYPE),
-        service=np.zeros((envs, shape.services), SERVICE_DTYPE),
-        typical=np.zeros((envs, max(shape.typical, 1)), TYPICAL_DTYPE),
-        order=np.zeros((envs, shape.nodes), ORDER_DTYPE),
-        tag=np.zeros((envs, shape.nodes, TAGS), TAG_DTYPE),
-        shape_memo=np.zeros((envs, max(shapes, 1)), SHAPE_DTYPE),
-        branch=np.zeros((envs, max(shapes, 1), tree), BRANCH_DTYPE),
-        touch=np.zeros((envs, touches), TOUCH_DTYPE),
-        ask_memo=np.zeros((envs, max(shape.asks, 1)), ASK_DTYPE),
-        slot=np.zeros((envs, max(shape.asks, 1), rooms), SLOT_DTYPE),
-        room=np.zeros((envs, rooms), ROOM_DTYPE),
-        arrival=np.zeros((envs, shape.nodes), ARRIVAL_DTYPE),
-        plan=np.zeros((envs, shape.services + 1), SCALING_DTYPE),
-        gittins=np.zeros((envs, GITTINS_ENTRIES), GITTINS_DTYPE),
-    )
-    for name in TABLES:
-        table = getattr(state, name)
-        state.rows[f"{name}_at"] = table.ctypes.data + np.arange(envs) * table.strides[0]
-    state.rows["max_jobs"] = jobs
-    state.rows["max_workers"] = shape.workers
-    state.rows["max_devices"] = devices
-    state.rows["max_log"] = max(shape.log, 1)
-    state.rows["max_effects"] = shape.effects
-    state.rows["max_shapes"] = shapes
-    state.rows["max_touches"] = touches
-    state.rows["max_asks"] = shape.asks
-    state.rows["max_rooms"] = rooms
-    state.rows["rooms_seen"] = -1
-    state.rows["tree"] = tree
-    state.rows["arrival_slots"] = shape.nodes
-    state.rows["slowdown_bound_ms"] = 10_000
+    sizes = _sizes(shape)
+    rows = np.zeros(shape.envs, ROW_DTYPE)
+    tables = {}
+    for name, (dtype, axes) in TABLES.items():
+        extents = [axis if isinstance(axis, int) else max(sizes[axis], 1) for axis in axes]
+        tables[name] = table = np.zeros((shape.envs, *extents), dtype)
+        rows[f"{name}_at"] = table.ctypes.data + np.arange(shape.envs) * table.strides[0]
+    for axis, field in CAPACITIES.items():
+        rows[field] = sizes[axis]
+    rows["rooms_seen"] = -1
+    rows["slowdown_bound_ms"] = 10_000
     # First and last of the queue limits in Tiresias' simulator (SymbioticLab/Tiresias).
-    state.rows["las_first_s"] = 3250
-    state.rows["las_second_s"] = 18_000
-    state.rows["information"] = Information.ESTIMATE
-    state.rows["committed"] = NO_JOB
-    state.job["state"] = JobCode.ABSENT
-    state.job["heap_slot"] = -1
-    return state
+    rows["las_first_s"] = 3250
+    rows["las_second_s"] = 18_000
+    rows["information"] = Information.ESTIMATE
+    rows["committed"] = NO_JOB
+    tables["job"]["state"] = JobCode.ABSENT
+    tables["job"]["heap_slot"] = -1
+    return ClusterState(shape=shape, rows=rows, **tables)

@@ -6,7 +6,6 @@ arrays. An accessor computes ``address + index * size`` and nothing else: indice
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numba
@@ -14,10 +13,12 @@ import numpy as np
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-from orchestrator.kernels import packing_state, state
 from orchestrator.kernels.jit import small_kernel
+from orchestrator.kernels.records import QUEUE_DTYPE, TABLES
+from orchestrator.kernels.row import CAPACITIES, COPIED, ZEROED
 
 __all__ = [
+    "address_of",
     "arrival",
     "ask_memo",
     "branch",
@@ -27,16 +28,19 @@ __all__ = [
     "device",
     "effect",
     "effect_worker",
+    "float32_at",
     "gittins",
     "heap",
     "incident",
     "job",
     "log_entry",
+    "move_bytes",
     "move_queue",
     "node",
     "order",
     "plan",
     "queue",
+    "record_at",
     "request",
     "room",
     "running",
@@ -50,60 +54,51 @@ __all__ = [
     "typical",
     "uplink",
     "worker",
+    "zero_bytes",
+    "zero_record",
+    "zero_run",
 ]
 
 
-def _record_at(dtype: np.dtype[Any]) -> Callable[..., Any]:
-    """Make an intrinsic (address, index) -> reference to a record of ``dtype``."""
-    record_type = numba.from_dtype(dtype)
-    size = dtype.itemsize
+def record_at(dtype: np.dtype[Any], address: str, inner: str | int | None = None) -> Any:
+    """Make an accessor ``(row, index) -> record``, or ``(row, outer, inner) -> record``.
+
+    ``address`` is the row's field that holds the address of the table. ``inner`` is the size of the
+    inner index, or the row's field that holds it; None for a table with a single index.
+    """
+    record = numba.from_dtype(dtype)
+
+    def generate(context, builder, signature, arguments):
+        kind, row = signature.args[0], arguments[0]
+
+        def number(value):
+            if isinstance(value, int):
+                return context.get_constant(types.int64, value)
+            return context.get_getattr(kind, value)(context, builder, kind, row, value)
+
+        position = arguments[1]
+        if inner is not None:
+            position = builder.add(builder.mul(position, number(inner)), arguments[2])
+        where = builder.add(number(address), builder.mul(position, number(dtype.itemsize)))
+        return builder.inttoptr(where, context.get_value_type(record))
+
+    if inner is None:
+
+        @intrinsic
+        def at(typing_context, row, index):
+            return record(row, types.int64), generate
+
+        return at
 
     @intrinsic
-    def at(typing_context, address, index):
-        signature = record_type(types.int64, types.int64)
+    def at_both(typing_context, row, outer, inner):
+        return record(row, types.int64, types.int64), generate
 
-        def generate(context, builder, signature, arguments):
-            base, position = arguments
-            stride = context.get_constant(types.int64, size)
-            where = builder.add(base, builder.mul(position, stride))
-            return builder.inttoptr(where, context.get_value_type(record_type))
-
-        return signature, generate
-
-    return at
-
-
-_request_at = _record_at(state.REQUEST_DTYPE)
-_job_at = _record_at(state.JOB_DTYPE)
-_worker_at = _record_at(state.WORKER_DTYPE)
-_node_at = _record_at(state.NODE_DTYPE)
-_device_at = _record_at(state.DEVICE_DTYPE)
-_queue_at = _record_at(state.QUEUE_DTYPE)
-_running_at = _record_at(state.RUNNING_DTYPE)
-_heap_at = _record_at(state.EVENT_DTYPE)
-_incident_at = _record_at(state.INCIDENT_DTYPE)
-_log_at = _record_at(state.LOG_DTYPE)
-_effect_at = _record_at(state.EFFECT_DTYPE)
-_tenant_at = _record_at(state.TENANT_DTYPE)
-_uplink_at = _record_at(state.UPLINK_DTYPE)
-_curve_at = _record_at(state.CURVE_DTYPE)
-_service_at = _record_at(state.SERVICE_DTYPE)
-_plan_at = _record_at(state.SCALING_DTYPE)
-_gittins_at = _record_at(state.GITTINS_DTYPE)
-_arrival_at = _record_at(state.ARRIVAL_DTYPE)
-_typical_at = _record_at(packing_state.TYPICAL_DTYPE)
-_order_at = _record_at(packing_state.ORDER_DTYPE)
-_tag_at = _record_at(packing_state.TAG_DTYPE)
-_shape_at = _record_at(packing_state.SHAPE_DTYPE)
-_branch_at = _record_at(packing_state.BRANCH_DTYPE)
-_touch_at = _record_at(packing_state.TOUCH_DTYPE)
-_ask_at = _record_at(packing_state.ASK_DTYPE)
-_slot_at = _record_at(packing_state.SLOT_DTYPE)
-_room_at = _record_at(packing_state.ROOM_DTYPE)
+    return at_both
 
 
 @intrinsic
-def _float32_at(typing_context, address, index):
+def float32_at(typing_context, address, index):
     """The float32 at ``address + 4 * index``, as float64."""
 
     def generate(context, builder, signature, arguments):
@@ -132,7 +127,32 @@ def copy_record(typing_context, target, source):
 
 
 @intrinsic
-def _move_bytes(typing_context, target, source, size):
+def zero_record(typing_context, record):
+    """Set every byte of a record to 0."""
+    size = record.size
+
+    def generate(context, builder, signature, arguments):
+        pointer = builder.bitcast(arguments[0], cgutils.voidptr_t)
+        cgutils.memset(builder, pointer, context.get_constant(types.intp, size), 0)
+        return context.get_dummy_value()
+
+    return types.void(record), generate
+
+
+@intrinsic
+def zero_bytes(typing_context, address, size):
+    """Set ``size`` bytes from an address on to 0."""
+
+    def generate(context, builder, signature, arguments):
+        pointer = builder.inttoptr(arguments[0], cgutils.voidptr_t)
+        cgutils.memset(builder, pointer, arguments[1], 0)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64), generate
+
+
+@intrinsic
+def move_bytes(typing_context, target, source, size):
     """``memmove`` between addresses."""
 
     def generate(context, builder, signature, arguments):
@@ -150,7 +170,7 @@ def _move_bytes(typing_context, target, source, size):
 
 
 @intrinsic
-def _address_of(typing_context, record):
+def address_of(typing_context, record):
     """Address of a record."""
 
     def generate(context, builder, signature, arguments):
@@ -159,196 +179,73 @@ def _address_of(typing_context, record):
     return types.int64(record), generate
 
 
-_SCALARS_FROM = int(state.ROW_DTYPE.fields["min_run_ms"][1])  # type: ignore[index]
-_SCALARS_SIZE = state.ROW_DTYPE.itemsize - _SCALARS_FROM
-_QUEUE_SIZE = state.QUEUE_DTYPE.itemsize
-_TAGS = packing_state.TAGS
+def _table(name: str) -> Any:
+    """The accessor of a table, with as many indices as its list of axes is long."""
+    table = TABLES[name]
+    inner = [axis if isinstance(axis, int) else CAPACITIES[axis] for axis in table.axes[1:]]
+    return record_at(table.dtype, f"{name}_at", *inner)
+
+
+request = _table("request")
+job = _table("job")
+worker = _table("worker")
+node = _table("node")
+device = _table("device")
+queue = _table("queue")
+running = _table("running")
+heap = _table("heap")
+incident = _table("incident")
+log_entry = _table("log")
+effect = _table("effect")
+effect_worker = _table("effect_worker")
+tenant = _table("tenant")
+uplink = _table("uplink")
+curve = _table("curve")
+service = _table("service")
+plan = _table("plan")
+gittins = _table("gittins")
+typical = _table("typical")
+order = _table("order")
+tag = _table("tag")
+shape_memo = _table("shape_memo")
+branch = _table("branch")
+touch = _table("touch")
+ask_memo = _table("ask_memo")
+slot = _table("slot")
+room = _table("room")
+_arrival = _table("arrival")
+
+_COPIED_FROM, _COPIED_SIZE = COPIED
+_ZEROED_FROM, _ZEROED_SIZE = ZEROED
+_QUEUE_SIZE = QUEUE_DTYPE.itemsize
+
+
+@small_kernel
+def arrival(row, position):
+    """An entry of the ring of nodes on order (ARRIVAL_DTYPE), counted from the next to come."""
+    return _arrival(row, (row.arrival_head + position) % row.arrival_slots)
 
 
 @small_kernel
 def copy_scalars(target, source):
-    """Copy a row's semantics and scalars, not the addresses of its tables."""
-    _move_bytes(
-        _address_of(target) + _SCALARS_FROM, _address_of(source) + _SCALARS_FROM, _SCALARS_SIZE
-    )
+    """Copy all of a row but where its tables are and how large."""
+    move_bytes(address_of(target) + _COPIED_FROM, address_of(source) + _COPIED_FROM, _COPIED_SIZE)
+
+
+@small_kernel
+def zero_run(row):
+    """Set to 0 all of a row that an episode changes, but for the memo."""
+    zero_bytes(address_of(row) + _ZEROED_FROM, _ZEROED_SIZE)
 
 
 @small_kernel
 def move_queue(row, to, start, count):
     """Move ``count`` queue entries from position ``start`` to position ``to``."""
     base = row.queue_at
-    _move_bytes(base + to * _QUEUE_SIZE, base + start * _QUEUE_SIZE, count * _QUEUE_SIZE)
-
-
-@small_kernel
-def request(row, j):
-    """What job ``j`` asks for (REQUEST_DTYPE)."""
-    return _request_at(row.request_at, j)
-
-
-@small_kernel
-def job(row, j):
-    """What has become of job ``j`` (JOB_DTYPE)."""
-    return _job_at(row.job_at, j)
-
-
-@small_kernel
-def worker(row, j, w):
-    """Where worker ``w`` of job ``j`` is (WORKER_DTYPE)."""
-    return _worker_at(row.worker_at, np.int64(j) * row.max_workers + w)
-
-
-@small_kernel
-def node(row, n):
-    """Node ``n`` (NODE_DTYPE)."""
-    return _node_at(row.node_at, n)
-
-
-@small_kernel
-def device(row, n, g):
-    """GPU ``g`` of node ``n`` (DEVICE_DTYPE)."""
-    return _device_at(row.device_at, np.int64(n) * row.max_devices + g)
-
-
-@small_kernel
-def queue(row, position):
-    """An entry of the waiting queue (QUEUE_DTYPE)."""
-    return _queue_at(row.queue_at, position)
-
-
-@small_kernel
-def running(row, position):
-    """An entry of the running list (RUNNING_DTYPE)."""
-    return _running_at(row.running_at, position)
-
-
-@small_kernel
-def heap(row, slot):
-    """An entry of the event queue (EVENT_DTYPE)."""
-    return _heap_at(row.heap_at, slot)
-
-
-@small_kernel
-def incident(row, position):
-    """An incident (INCIDENT_DTYPE)."""
-    return _incident_at(row.incident_at, position)
-
-
-@small_kernel
-def log_entry(row, slot):
-    """A record of the event log (LOG_DTYPE)."""
-    return _log_at(row.log_at, slot)
-
-
-@small_kernel
-def effect(row, slot):
-    """What a runtime is to do (EFFECT_DTYPE)."""
-    return _effect_at(row.effect_at, slot)
-
-
-@small_kernel
-def effect_worker(row, slot, w):
-    """Where worker ``w`` was when entry ``slot`` of the effects was written (WORKER_DTYPE)."""
-    return _worker_at(row.effect_worker_at, np.int64(slot) * row.max_workers + w)
-
-
-@small_kernel
-def tenant(row, t):
-    """Tenant ``t`` (TENANT_DTYPE)."""
-    return _tenant_at(row.tenant_at, t)
-
-
-@small_kernel
-def uplink(row, rack):
-    """The uplink of a rack (UPLINK_DTYPE)."""
-    return _uplink_at(row.uplink_at, rack)
-
-
-@small_kernel
-def curve(row, c):
-    """Throughput curve ``c`` (CURVE_DTYPE)."""
-    return _curve_at(row.curve_at, c)
-
-
-@small_kernel
-def service(row, s):
-    """Service ``s`` (SERVICE_DTYPE)."""
-    return _service_at(row.service_at, s)
-
-
-@small_kernel
-def plan(row, k):
-    """How the fleet (0) or service ``k - 1`` is scaled (SCALING_DTYPE)."""
-    return _plan_at(row.plan_at, k)
-
-
-@small_kernel
-def gittins(row, k):
-    """Entry ``k`` of the Gittins index (GITTINS_DTYPE)."""
-    return _gittins_at(row.gittins_at, k)
-
-
-@small_kernel
-def arrival(row, position):
-    """An entry of the ring of nodes on order (ARRIVAL_DTYPE), counted from the next to come."""
-    return _arrival_at(row.arrival_at, (row.arrival_head + position) % row.arrival_slots)
-
-
-@small_kernel
-def typical(row, t):
-    """Class ``t`` of typical pods (TYPICAL_DTYPE)."""
-    return _typical_at(row.typical_at, t)
-
-
-@small_kernel
-def order(row, position):
-    """A node in the order of (spine, rack) (ORDER_DTYPE)."""
-    return _order_at(row.order_at, position)
-
-
-@small_kernel
-def tag(row, n, kind):
-    """Workers of a kind on node ``n`` (TAG_DTYPE)."""
-    return _tag_at(row.tag_at, np.int64(n) * _TAGS + kind)
-
-
-@small_kernel
-def shape_memo(row, s):
-    """A remembered request shape (SHAPE_DTYPE)."""
-    return _shape_at(row.shape_memo_at, s)
-
-
-@small_kernel
-def branch(row, s, entry):
-    """An entry of the tree of shape ``s`` (BRANCH_DTYPE)."""
-    return _branch_at(row.branch_at, np.int64(s) * row.tree + entry)
-
-
-@small_kernel
-def touch(row, slot):
-    """An entry of the ring of touched nodes (TOUCH_DTYPE)."""
-    return _touch_at(row.touch_at, slot)
-
-
-@small_kernel
-def ask_memo(row, s):
-    """An entry of the slot table: what a worker asks for (ASK_DTYPE)."""
-    return _ask_at(row.ask_memo_at, s)
-
-
-@small_kernel
-def slot(row, s, n):
-    """Workers of entry ``s`` of the slot table that node ``n`` holds (SLOT_DTYPE)."""
-    return _slot_at(row.slot_at, np.int64(s) * row.max_rooms + n)
-
-
-@small_kernel
-def room(row, n):
-    """What is free on node ``n``, by the slot table (ROOM_DTYPE)."""
-    return _room_at(row.room_at, n)
+    move_bytes(base + to * _QUEUE_SIZE, base + start * _QUEUE_SIZE, count * _QUEUE_SIZE)
 
 
 @small_kernel
 def series_value(address, position):
     """Entry ``position`` of a float32 array at an address, as float64."""
-    return _float32_at(np.int64(address), np.int64(position))
+    return float32_at(np.int64(address), np.int64(position))

@@ -13,6 +13,7 @@ import numpy as np
 from orchestrator.kernels.codes import Topology
 from orchestrator.kernels.feasibility import node_allows
 from orchestrator.kernels.jit import kernel, small_kernel
+from orchestrator.kernels.records import CURVE_MODELS
 from orchestrator.kernels.tables import curve, node, request
 
 __all__ = ["MOST_SPEED_MILLI", "nominal_within_node", "speed_milli"]
@@ -27,22 +28,8 @@ _NOMINAL_MILLI = 1000
 def _model_milli(shape, model):
     """Speed of a gradient on a GPU model, thousandths of the nominal one."""
     milli = np.int64(0)
-    if model == 0:
-        milli = np.int64(shape.model_milli_0)
-    elif model == 1:
-        milli = np.int64(shape.model_milli_1)
-    elif model == 2:
-        milli = np.int64(shape.model_milli_2)
-    elif model == 3:
-        milli = np.int64(shape.model_milli_3)
-    elif model == 4:
-        milli = np.int64(shape.model_milli_4)
-    elif model == 5:
-        milli = np.int64(shape.model_milli_5)
-    elif model == 6:
-        milli = np.int64(shape.model_milli_6)
-    elif model == 7:
-        milli = np.int64(shape.model_milli_7)
+    if 0 <= model < CURVE_MODELS:
+        milli = np.int64(shape.model_milli[model])
     return milli if milli > 0 else np.int64(_NOMINAL_MILLI)
 
 

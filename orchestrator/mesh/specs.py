@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from orchestrator.errors import ValidationError
 from orchestrator.kernels.mesh.breaker import BreakerRule
 from orchestrator.kernels.mesh.limiter import LimitRule
+from orchestrator.kernels.mesh.record import SERVICE_DTYPE
 from orchestrator.kernels.mesh.retry import RetryRule
-from orchestrator.kernels.state import SERVICE_DTYPE
 
 __all__ = ["BreakerSpec", "LimitSpec", "RetrySpec", "ServiceSpec", "service_records"]
 

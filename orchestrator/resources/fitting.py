@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.kernels import entry
-from orchestrator.kernels.state import REQUEST_DTYPE, ClusterShape, allocate
+from orchestrator.kernels.records import REQUEST_DTYPE
+from orchestrator.kernels.state import ClusterShape, allocate
 from orchestrator.resources.records import node_records
 from orchestrator.types import NodeSpec
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.errors import ValidationError
-from orchestrator.kernels.state import REQUEST_DTYPE
+from orchestrator.kernels.records import REQUEST_DTYPE
 from orchestrator.types import JobSpec
 
 __all__ = ["duration_ms", "request_record"]

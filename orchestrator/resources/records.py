@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from orchestrator.errors import ValidationError
 from orchestrator.kernels.codes import NodeCode
-from orchestrator.kernels.state import NODE_DTYPE
+from orchestrator.kernels.records import NODE_DTYPE
 from orchestrator.types import NodeSpec
 
 __all__ = ["check_racks", "gpu_models", "node_records"]

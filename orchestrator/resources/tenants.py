@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.errors import ValidationError
-from orchestrator.kernels.state import TENANT_DTYPE
+from orchestrator.kernels.records import TENANT_DTYPE
 from orchestrator.types import NodeSpec, TenantSpec
 
 __all__ = ["check_quotas", "tenant_records"]

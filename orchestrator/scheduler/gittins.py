@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from orchestrator.errors import ValidationError
-from orchestrator.kernels.state import GITTINS_DTYPE, GITTINS_ENTRIES
+from orchestrator.kernels.records import GITTINS_DTYPE, GITTINS_ENTRIES
 
 __all__ = ["gittins_index", "gittins_table", "job_services"]
 

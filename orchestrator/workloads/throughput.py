@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from orchestrator.errors import ConfigurationError, ValidationError
-from orchestrator.kernels.state import CURVE_DTYPE
+from orchestrator.kernels.records import CURVE_DTYPE, CURVE_MODELS
 
 __all__ = [
     "APPLICATIONS",
@@ -22,8 +22,6 @@ __all__ = [
     "application_named",
     "curve_records",
 ]
-
-_MODELS = 8  # GPU models that a curve knows the speed of
 
 
 @dataclass(frozen=True)
@@ -66,7 +64,7 @@ class ThroughputModel:
         """Refuse what is no time, batch or exponent."""
         me = f"ThroughputModel '{self.name}'"
         for field in CURVE_DTYPE.names or ():
-            if field.startswith("model_milli"):
+            if field == "model_milli":
                 continue
             value = float(getattr(self, field))
             if not (np.isfinite(value) and value >= 0):
@@ -165,17 +163,16 @@ class ThroughputModel:
         model_milli : tuple of int, optional
             Speed of a gradient on GPU models 0 .. 7, thousandths of the measured one; 0: the same.
         """
-        if len(model_milli) > _MODELS:
+        if len(model_milli) > CURVE_MODELS:
             raise ConfigurationError(
                 f"throughput '{self.name}': 'model_milli' has {len(model_milli)} values; "
-                f"a curve knows at most {_MODELS} GPU models"
+                f"a curve knows at most {CURVE_MODELS} GPU models"
             )
         record = np.zeros(1, CURVE_DTYPE)
         for field in CURVE_DTYPE.names or ():
-            if not field.startswith("model_milli"):
+            if field != "model_milli":
                 record[field] = getattr(self, field)
-        for model, milli in enumerate(model_milli):
-            record[f"model_milli_{model}"] = milli
+        record["model_milli"][0, : len(model_milli)] = model_milli
         return record
 
 

@@ -30,7 +30,8 @@ from envs.workloads import Trace
 from orchestrator.errors import ConfigurationError
 from orchestrator.kernels.codes import EventKind, RuleKey
 from orchestrator.kernels.features import Encoding
-from orchestrator.kernels.state import INCIDENT_DTYPE, ClusterShape
+from orchestrator.kernels.records import INCIDENT_DTYPE
+from orchestrator.kernels.state import ClusterShape
 from orchestrator.messages import Plan
 from orchestrator.resources.jobs import request_record
 from orchestrator.scheduler.snapshot import Snapshot

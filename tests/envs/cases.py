@@ -25,7 +25,9 @@ from envs.workloads import Trace, gpu_cluster, lublin_feitelson
 from orchestrator.kernels.codes import EventKind, Information, RuleKey
 from orchestrator.kernels.features import Encoding
 from orchestrator.kernels.packing_state import MEMO_TABLES
-from orchestrator.kernels.state import CONFIG_FIELDS, INCIDENT_DTYPE, TABLES, allocate
+from orchestrator.kernels.records import INCIDENT_DTYPE, TABLES
+from orchestrator.kernels.row import CONFIG_FIELDS
+from orchestrator.kernels.state import allocate
 
 __all__ = [
     "CASES",

@@ -13,7 +13,7 @@ from envs.workloads import gpu_cluster, lublin_feitelson
 from orchestrator.kernels import fastlog
 from orchestrator.kernels.codes import Placement, RuleKey
 from orchestrator.kernels.features import Encoding
-from orchestrator.kernels.jit import kernel
+from orchestrator.kernels.jit import entry
 from orchestrator.scheduler import schema as schemas
 from orchestrator.scheduler.schema import ActionLayout, FeatureSchema
 from tests.envs.cases import CASES, EnvCase, pick_legal
@@ -140,7 +140,7 @@ def test_there_is_always_something_legal_until_the_end() -> None:
             session.step(pick_legal(session.buffers.mask, rng))
 
 
-@kernel
+@entry
 def _take_logs(values, out):
     for i in range(values.shape[0]):
         out[i] = _fast_log(values[i])

@@ -32,7 +32,8 @@ from orchestrator.kernels.codes import (
     Status,
     Stream,
 )
-from orchestrator.kernels.state import INCIDENT_DTYPE, ClusterShape, allocate
+from orchestrator.kernels.records import INCIDENT_DTYPE
+from orchestrator.kernels.state import ClusterShape, allocate
 from orchestrator.resources.records import node_records
 from tests.envs.cases import pick_legal
 from tests.envs.naive_features import NaiveView

@@ -35,9 +35,10 @@ from orchestrator.kernels.codes import (
     Status,
     Stream,
 )
-from orchestrator.kernels.jit import kernel
+from orchestrator.kernels.jit import entry as from_python
+from orchestrator.kernels.records import TABLES
 from orchestrator.kernels.session import Source, load_surroundings
-from orchestrator.kernels.state import TABLES, ClusterState, allocate
+from orchestrator.kernels.state import ClusterState, allocate
 from orchestrator.kernels.transition import episode
 from orchestrator.scheduler.rules import rule_named
 from orchestrator.types import TenantSpec
@@ -52,7 +53,7 @@ _STEPS = 30
 _load, _begin_episode = load_surroundings, episode.begin_episode
 
 
-@kernel
+@from_python
 def _begin(rows, e, seed, source, index):
     start = source.starts[index]
     requests = source.trace[start : start + source.settings[0].length]

@@ -15,7 +15,7 @@ from envs.workloads.failures import FailureModel
 from orchestrator.invariants import assert_invariants
 from orchestrator.kernels import entry
 from orchestrator.kernels.codes import ActionKind, EventKind, JobCode, Reason
-from orchestrator.kernels.state import INCIDENT_DTYPE
+from orchestrator.kernels.records import INCIDENT_DTYPE
 from orchestrator.scheduler.rules import rule_named
 from tests.envs.scaling_cases import Play, bare_trace, mix_of, play_of, spec
 

@@ -11,6 +11,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 import pytest
+from numba import njit
 from numba.core.runtime import _nrt_python, rtsys
 from numpy.typing import NDArray
 
@@ -18,9 +19,8 @@ from envs import CLUSTER, JOB_ORDERING, Session
 from envs.workloads import Trace, lublin_feitelson
 from orchestrator.errors import ConfigurationError, ValidationError
 from orchestrator.kernels.codes import EventKind
-from orchestrator.kernels.jit import kernel
+from orchestrator.kernels.records import INCIDENT_DTYPE
 from orchestrator.kernels.session import Sampling
-from orchestrator.kernels.state import INCIDENT_DTYPE
 from tests.envs.cases import CASES, gpu_trace, lublin_trace, pick_legal
 
 
@@ -295,6 +295,6 @@ def test_allocations_would_be_noticed() -> None:
     assert len(kept) == 3
 
 
-@kernel
+@njit
 def _make_array(size):
     return np.zeros(size)

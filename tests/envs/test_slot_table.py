@@ -21,7 +21,8 @@ from envs.workloads.failures import FailureModel
 from orchestrator.errors import ConfigurationError
 from orchestrator.kernels import entry
 from orchestrator.kernels.codes import Placement, Topology
-from orchestrator.kernels.state import TABLES, ClusterShape
+from orchestrator.kernels.records import TABLES
+from orchestrator.kernels.state import ClusterShape
 from orchestrator.types import TenantSpec
 from tests.envs.cases import pick_legal
 

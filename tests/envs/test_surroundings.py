@@ -15,7 +15,7 @@ from envs.scenario import FleetPlan, ServiceMix
 from orchestrator.kernels.autoscale import scaling_action
 from orchestrator.kernels.codes import ActionKind, Placement, QuotaMode, Scaling
 from orchestrator.kernels.features import GLOBAL_NAMES
-from orchestrator.kernels.jit import kernel
+from orchestrator.kernels.jit import entry
 from orchestrator.scheduler import schema as schemas
 from orchestrator.types import TenantSpec
 from tests.envs.cases import EnvCase, pick_legal
@@ -25,7 +25,7 @@ from tests.envs.scaling_cases import SCALING_CASES, bare_trace, busy_scenario, b
 _action = scaling_action
 
 
-@kernel
+@entry
 def _scaling_action(rows, e, mode, nodes):
     kind, subject, value = _action(rows[e], mode, nodes)
     return int(kind), int(subject), int(value)

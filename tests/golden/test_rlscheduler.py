@@ -13,7 +13,8 @@ import pytest
 from envs.workloads import read_swf
 from orchestrator.kernels import entry
 from orchestrator.kernels.codes import Information, JobCode, NodeCode
-from orchestrator.kernels.state import NODE_DTYPE, ClusterShape, allocate
+from orchestrator.kernels.records import NODE_DTYPE
+from orchestrator.kernels.state import ClusterShape, allocate
 from orchestrator.scheduler.rules import rule_named
 
 pytestmark = [pytest.mark.golden, pytest.mark.traces]

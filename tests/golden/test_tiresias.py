@@ -11,7 +11,8 @@ import pytest
 from envs.workloads import read_tiresias
 from orchestrator.kernels import entry
 from orchestrator.kernels.codes import Information, JobCode, NodeCode, Preemption, RuleKey
-from orchestrator.kernels.state import NODE_DTYPE, ClusterShape, allocate
+from orchestrator.kernels.records import NODE_DTYPE
+from orchestrator.kernels.state import ClusterShape, allocate
 from orchestrator.scheduler.rules import Rule, rule_named
 
 pytestmark = [pytest.mark.golden, pytest.mark.traces]

@@ -8,18 +8,18 @@ import pytest
 from orchestrator.kernels import linking
 from orchestrator.kernels.codes import JobCode, Reason
 from orchestrator.kernels.decisions import start_reason
-from orchestrator.kernels.jit import kernel
+from orchestrator.kernels.jit import entry
 from orchestrator.kernels.state import ClusterShape, allocate
 from orchestrator.kernels.transition.jobs import set_state
 
 
-@kernel
+@entry
 def _spoil(rows, j: int, state: int) -> None:
     """A kernel that Python calls, around an inner one that raises."""
     set_state(rows[0], j, np.int64(state))
 
 
-@kernel
+@entry
 def _ask(rows, j: int) -> int:
     return start_reason(rows[0], j)
 

@@ -9,7 +9,7 @@ from envs.session import Session
 from envs.workloads import gpu_cluster, lublin_feitelson
 from orchestrator.kernels import ranker
 from orchestrator.kernels.features import DEFAULT_NAMES
-from orchestrator.kernels.jit import kernel
+from orchestrator.kernels.jit import entry
 from orchestrator.scheduler.rules import rule_named
 
 JOBS = 192
@@ -62,7 +62,7 @@ def ranker_costs(session, weights, e=0):
     return costs
 
 
-@kernel
+@entry
 def scores_here(rows, e, weights, bench):
     """Scores of the jobs shown at the decision point at which row ``e`` stands."""
     row = rows[e]
@@ -71,7 +71,7 @@ def scores_here(rows, e, weights, bench):
     return ranker.score_window(row, bench)
 
 
-@kernel
+@entry
 def replay_here(rows, e, weights, bench):
     """Finish row ``e`` under a ranker."""
     row = rows[e]

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import numpy as np
 
-from orchestrator.kernels.jit import kernel
-from orchestrator.kernels.metrics import read_metrics
+from orchestrator.kernels.jit import entry, on_row
 from orchestrator.kernels.transition import episode, services, timeline
 
 _load, _begin = episode.load_services, episode.begin_episode
-_tick, _ready = services.serve_tick, services.ready_replicas
+_tick = services.serve_tick
 _next, _pop, _clock = timeline.next_event, timeline.pop_event, timeline.advance_clock
-_push, _metrics = timeline.push_event, read_metrics
+
+ready_replicas, push_event = on_row(services.ready_replicas), on_row(timeline.push_event)
 
 
-@kernel
+@entry
 def begin(rows, e, seed, nodes, requests, records):
     _begin(rows[e], np.uint64(seed), nodes, requests[:0], requests)
     _load(rows[e], records)
 
 
-@kernel
+@entry
 def tick(rows, e):
     """Move on to the next tick, whatever else there is, and settle it."""
     row = rows[e]
@@ -29,13 +29,13 @@ def tick(rows, e):
     _tick(row)
 
 
-@kernel
+@entry
 def peek_next(rows, e):
     time_ms, kind, subject = _next(rows[e])
     return time_ms, int(kind), int(subject)
 
 
-@kernel
+@entry
 def take_next(rows, e):
     """Move on to the next event and take it off its source, without applying it."""
     time_ms, kind, subject = _next(rows[e])
@@ -43,20 +43,3 @@ def take_next(rows, e):
         _clock(rows[e], time_ms)
     _pop(rows[e], kind)
     return time_ms, int(kind), int(subject)
-
-
-@kernel
-def ready_replicas(rows, e, s):
-    return int(_ready(rows[e], s))
-
-
-@kernel
-def push_event(rows, e, time_ms, kind, j):
-    _push(rows[e], time_ms, kind, j)
-
-
-@kernel
-def metrics(rows, e, count):
-    out = np.zeros(count)
-    _metrics(rows[e], out)
-    return out

@@ -9,14 +9,8 @@ from orchestrator.invariants import assert_invariants
 from orchestrator.kernels import entry
 from orchestrator.kernels.codes import FOREVER_MS, EventKind, JobCode, JobKind, NodeCode, RuleKey
 from orchestrator.kernels.metrics import Metric
-from orchestrator.kernels.state import (
-    INCIDENT_DTYPE,
-    NODE_DTYPE,
-    REQUEST_DTYPE,
-    ClusterShape,
-    ClusterState,
-    allocate,
-)
+from orchestrator.kernels.records import INCIDENT_DTYPE, NODE_DTYPE, REQUEST_DTYPE
+from orchestrator.kernels.state import ClusterShape, ClusterState, allocate
 from orchestrator.mesh.specs import ServiceSpec, service_records
 from orchestrator.scheduler.rules import Rule
 from tests.mesh import kernel_calls as calls
@@ -109,7 +103,8 @@ def test_a_failed_node_takes_the_service_down_until_it_is_placed_again() -> None
 
 def test_metrics_are_the_row_s_totals() -> None:
     state = _play([{"duration_ms": 95_000}], [(5000, EventKind.NODE_FAILURE, 0)])
-    values = calls.metrics(state.rows, 0, len(Metric))
+    values = np.zeros(len(Metric))
+    entry.read_metrics(state.rows, 0, values)
     assert values[Metric.SERVICE_VIOLATIONS] == state.rows[0]["request_violations"] > 100
     assert values[Metric.SERVICE_SHED] == 0.0
     assert values[Metric.PREEMPTIONS] == 0.0

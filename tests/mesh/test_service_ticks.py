@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from orchestrator.kernels.codes import FOREVER_MS, NEVER, EventKind, JobCode, JobKind
 from orchestrator.kernels.mesh.breaker import BreakerMode
-from orchestrator.kernels.state import NODE_DTYPE, REQUEST_DTYPE, ClusterShape, allocate
+from orchestrator.kernels.records import NODE_DTYPE, REQUEST_DTYPE
+from orchestrator.kernels.state import ClusterShape, allocate
 from orchestrator.mesh.specs import (
     BreakerSpec,
     LimitSpec,

@@ -22,7 +22,8 @@ from orchestrator.kernels.codes import (
     Reason,
     Status,
 )
-from orchestrator.kernels.state import SCALING_DTYPE, ClusterState, allocate
+from orchestrator.kernels.scaling import SCALING_DTYPE
+from orchestrator.kernels.state import ClusterState, allocate
 from orchestrator.kernels.transition import live
 from orchestrator.mesh.specs import ServiceSpec, service_records
 from orchestrator.resources.jobs import request_record

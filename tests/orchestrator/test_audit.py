@@ -10,14 +10,8 @@ import pytest
 from orchestrator.errors import InvariantError
 from orchestrator.kernels import entry, packing
 from orchestrator.kernels.codes import NodeCode, Placement
-from orchestrator.kernels.state import (
-    NODE_DTYPE,
-    REQUEST_DTYPE,
-    UPLINK_DTYPE,
-    ClusterShape,
-    ClusterState,
-    allocate,
-)
+from orchestrator.kernels.records import NODE_DTYPE, REQUEST_DTYPE, UPLINK_DTYPE
+from orchestrator.kernels.state import ClusterShape, ClusterState, allocate
 from orchestrator.resources.audit import assert_links
 from tests.twins import kernel_calls
 
@@ -38,7 +32,7 @@ def state() -> ClusterState:
     uplinks["capacity_mbps"] = 9000
     packing.load_uplinks(state.rows, 0, uplinks)
     where = np.array([0, 1], np.int32)
-    assert kernel_calls.reserve_workers(state.rows, 0, 0, where, 2, int(Placement.FIRST_FIT))
+    assert kernel_calls.reserve_gang(state.rows, 0, 0, where, 2, int(Placement.FIRST_FIT))
     return state
 
 

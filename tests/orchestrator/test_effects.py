@@ -11,7 +11,7 @@ from hypothesis import assume, given
 from orchestrator import ClusterShape
 from orchestrator.engine import Engine
 from orchestrator.errors import InvariantError
-from orchestrator.kernels.state import TABLES
+from orchestrator.kernels.records import TABLES
 from orchestrator.messages import (
     Action,
     Decide,

@@ -10,7 +10,7 @@ import pytest
 
 from orchestrator.errors import ConfigurationError
 from orchestrator.kernels.codes import Placement, Preemption, RuleKey, Topology
-from orchestrator.kernels.state import REQUEST_DTYPE
+from orchestrator.kernels.records import REQUEST_DTYPE
 from orchestrator.scheduler.components import BinPacker, GangScheduler, TopologyAwareScheduler
 from orchestrator.scheduler.profiles import FILTERS, parse_profile, read_profile
 from orchestrator.scheduler.rules import Rule

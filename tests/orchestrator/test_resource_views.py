@@ -8,7 +8,8 @@ import pytest
 from orchestrator.errors import UnknownEntityError, ValidationError
 from orchestrator.kernels import entry, packing
 from orchestrator.kernels.codes import Placement, Reason, Topology
-from orchestrator.kernels.state import REQUEST_DTYPE, UPLINK_DTYPE, ClusterShape, allocate
+from orchestrator.kernels.records import REQUEST_DTYPE, UPLINK_DTYPE
+from orchestrator.kernels.state import ClusterShape, allocate
 from orchestrator.resources.fitting import never_fit
 from orchestrator.resources.gpus import GPUAllocator
 from orchestrator.resources.memory import MemoryManager
@@ -55,7 +56,7 @@ def test_views_follow_a_gang_that_comes_and_goes() -> None:
     assert gpus.total().free == gpus.total().capacity == 8000
     assert gpus.why_not(0) == Reason.OK
     placed = np.array([0, 1], np.int32)
-    assert kernel_calls.reserve_workers(state.rows, 0, 0, placed, 2, int(Placement.FIRST_FIT))
+    assert kernel_calls.reserve_gang(state.rows, 0, 0, placed, 2, int(Placement.FIRST_FIT))
     assert gpus.total().used == 1000
     assert [device.free_milli for device in gpus.devices(0)] == [500, 1000, 1000, 1000]
     assert [device.island for device in gpus.devices(0)] == [0, 0, 1, 1]

@@ -22,14 +22,8 @@ from envs.workloads.profiles import (
 from orchestrator.errors import ConfigurationError, TraceError, ValidationError
 from orchestrator.kernels import entry
 from orchestrator.kernels.codes import NodeCode, Topology
-from orchestrator.kernels.state import (
-    CURVE_DTYPE,
-    NODE_DTYPE,
-    REQUEST_DTYPE,
-    ClusterShape,
-    ClusterState,
-    allocate,
-)
+from orchestrator.kernels.records import CURVE_DTYPE, NODE_DTYPE, REQUEST_DTYPE
+from orchestrator.kernels.state import ClusterShape, ClusterState, allocate
 from orchestrator.workloads.throughput import (
     APPLICATIONS,
     GPU_SPEEDS_MILLI,
@@ -87,7 +81,7 @@ _CURVE = st.fixed_dictionaries(
         "local_batch": st.sampled_from([1.0, 16.0, 256.0]),
         "batch": st.sampled_from([1.0, 64.0]),
         "noise_scale": st.sampled_from([0.0, 10.0, 1e4]),
-        "model_milli_1": st.sampled_from([0, 250, 1900]),
+        "model_milli": st.sampled_from([0, 250, 1900]).map(lambda milli: (0, milli, *[0] * 6)),
     }
 )
 
@@ -103,7 +97,7 @@ _CURVE = st.fixed_dictionaries(
     share=st.sampled_from([1000, 500]),
 )
 def test_speed_equals_its_twin(
-    shape: dict[str, float],
+    shape: dict[str, Any],
     asked: int,
     workers: int,
     spread: Topology,
@@ -116,7 +110,7 @@ def test_speed_equals_its_twin(
         curves[1][name] = value
     state = cluster(curves, asked, 1, gpus, share)
     found = int(kernel_calls.speed_milli(state.rows, 0, 0, workers, int(spread), model))
-    milli = (int(curves[1]["model_milli_1"]) or 1000) if model == 1 else 1000
+    milli = (int(curves[1]["model_milli"][1]) or 1000) if model == 1 else 1000
     here = goodput_by_hand(curves[1], workers, spread >= Topology.NODE, milli)
     nominal = goodput_by_hand(curves[1], asked, asked <= gpus * (1000 // share), 1000)
     expected = min(max(round(1000 * here / nominal), 1), 1_000_000)
@@ -243,7 +237,7 @@ def test_fitting_again_gives_the_constants_in_the_code(traces_dir: Path) -> None
         batch, scale = noise[name]
         found = fit_throughput(name, steps[name], batch, batch, scale)
         for field in CURVE_DTYPE.names or ():
-            if field.startswith("model_milli"):
+            if field == "model_milli":
                 continue
             value = getattr(found, field)
             assert getattr(kept, field) == pytest.approx(value, rel=0.02, abs=1e-7), (name, field)

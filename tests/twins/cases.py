@@ -20,18 +20,16 @@ from orchestrator.kernels.codes import (
     QuotaMode,
     RuleKey,
 )
-from orchestrator.kernels.state import (
-    CONFIG_FIELDS,
+from orchestrator.kernels.records import (
     GITTINS_DTYPE,
     INCIDENT_DTYPE,
     NODE_DTYPE,
     REQUEST_DTYPE,
     TENANT_DTYPE,
-    ClusterShape,
-    ClusterState,
-    allocate,
 )
-from orchestrator.kernels.state import LOG_DTYPE as _LOG_DTYPE
+from orchestrator.kernels.records import LOG_DTYPE as _LOG_DTYPE
+from orchestrator.kernels.row import CONFIG_FIELDS
+from orchestrator.kernels.state import ClusterShape, ClusterState, allocate
 from orchestrator.scheduler.rules import Rule
 from tests.twins.kernel_calls import load_gittins, load_incidents, load_tenants
 from tests.twins.naive_engine import NaiveEngine

@@ -9,13 +9,8 @@ import numpy as np
 from orchestrator.invariants import assert_invariants
 from orchestrator.kernels import entry
 from orchestrator.kernels.codes import ActionKind, NodeCode, Reason, Status
-from orchestrator.kernels.state import (
-    INCIDENT_DTYPE,
-    NODE_DTYPE,
-    REQUEST_DTYPE,
-    TENANT_DTYPE,
-    ClusterState,
-)
+from orchestrator.kernels.records import INCIDENT_DTYPE, NODE_DTYPE, REQUEST_DTYPE, TENANT_DTYPE
+from orchestrator.kernels.state import ClusterState
 from orchestrator.scheduler.rules import Rule
 from tests.twins.cases import Case, assert_same, begin, nodes_buffer, scratch
 from tests.twins.naive_engine import NaiveEngine

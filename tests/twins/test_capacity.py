@@ -16,14 +16,9 @@ from orchestrator.invariants import assert_invariants
 from orchestrator.kernels import entry
 from orchestrator.kernels.codes import NO_JOB, ActionKind, EventKind, NodeCode, Reason, Status
 from orchestrator.kernels.metrics import Metric
-from orchestrator.kernels.state import (
-    CONFIG_FIELDS,
-    NODE_DTYPE,
-    REQUEST_DTYPE,
-    ClusterShape,
-    ClusterState,
-    allocate,
-)
+from orchestrator.kernels.records import NODE_DTYPE, REQUEST_DTYPE
+from orchestrator.kernels.row import CONFIG_FIELDS
+from orchestrator.kernels.state import ClusterShape, ClusterState, allocate
 from tests.twins.cases import MAX_WORKERS, Case, assert_same, begin, cases, nodes_buffer
 from tests.twins.kernel_calls import capacity_reason, read_metric, scale_capacity, step_event
 from tests.twins.naive_capacity import NaiveFleet

@@ -30,16 +30,9 @@ from orchestrator.kernels.codes import (
     Scaling,
     Status,
 )
-from orchestrator.kernels.state import (
-    INCIDENT_DTYPE,
-    NODE_DTYPE,
-    REQUEST_DTYPE,
-    SCALING_DTYPE,
-    TENANT_DTYPE,
-    ClusterShape,
-    ClusterState,
-    allocate,
-)
+from orchestrator.kernels.records import INCIDENT_DTYPE, NODE_DTYPE, REQUEST_DTYPE, TENANT_DTYPE
+from orchestrator.kernels.scaling import SCALING_DTYPE
+from orchestrator.kernels.state import ClusterShape, ClusterState, allocate
 from orchestrator.mesh.specs import LimitSpec, ServiceSpec, service_records
 from tests.twins.kernel_calls import begin_with_services, load_incidents, load_tenants
 

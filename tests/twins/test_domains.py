@@ -13,15 +13,8 @@ from hypothesis import strategies as st
 
 from orchestrator.kernels import entry, packing
 from orchestrator.kernels.codes import NodeCode, Placement, Reason, Topology
-from orchestrator.kernels.state import (
-    NODE_DTYPE,
-    REQUEST_DTYPE,
-    TABLES,
-    UPLINK_DTYPE,
-    ClusterShape,
-    ClusterState,
-    allocate,
-)
+from orchestrator.kernels.records import NODE_DTYPE, REQUEST_DTYPE, TABLES, UPLINK_DTYPE
+from orchestrator.kernels.state import ClusterShape, ClusterState, allocate
 from tests.twins import kernel_calls
 from tests.twins.naive_domains import Fabric, in_domain, most_placeable
 from tests.twins.naive_placement import Host
@@ -97,7 +90,7 @@ class _Stage:
         counts = tuple(nodes.count(n) for n in range(len(self.fabric.racks)))
         assert in_domain(ask, self.fabric, counts)
         assert self.fabric.carries(ask, counts)
-        assert kernel_calls.reserve_workers(self.state.rows, 0, j, buffer, workers, generator)
+        assert kernel_calls.reserve_gang(self.state.rows, 0, j, buffer, workers, generator)
         self.placed[j] = counts
         self.fabric.takes(ask, counts, 1)
         if ask.topology == Topology.ISLAND and ask.gpus_per_worker:
@@ -222,7 +215,7 @@ def test_a_gang_that_requires_one_domain_waits_although_enough_is_free() -> None
     # KAI #1591, #1760: half of each rack is taken; what is free in all would do.
     state = _scene(4, 4, topology=int(Topology.RACK))
     nodes = np.array([0, 1, 2, 3], np.int32)
-    assert kernel_calls.reserve_workers(state.rows, 0, 0, nodes, 4, int(Placement.FIRST_FIT))
+    assert kernel_calls.reserve_gang(state.rows, 0, 0, nodes, 4, int(Placement.FIRST_FIT))
     assert state.rows[0]["free_units"] == 8000
     assert not entry.fits(state.rows, 0, 1)
     assert kernel_calls.why_not(state.rows, 0, 1) == Reason.TOPOLOGY
@@ -238,7 +231,7 @@ def test_scattered_gpus_are_no_room_for_whole_workers() -> None:
     state = _scene(4, 4, workers=2)
     state.request[0, 0]["gpus_per_worker"] = 3
     nodes = np.array([0, 1, 2, 3], np.int32)
-    assert kernel_calls.reserve_workers(state.rows, 0, 0, nodes, 4, int(Placement.FIRST_FIT))
+    assert kernel_calls.reserve_gang(state.rows, 0, 0, nodes, 4, int(Placement.FIRST_FIT))
     assert state.rows[0]["free_units"] == 4000
     assert kernel_calls.why_not(state.rows, 0, 1) == Reason.FRAGMENTED
     assert not entry.fits(state.rows, 0, 1)
@@ -256,7 +249,7 @@ def test_the_tightest_domain_is_chosen() -> None:
     # Rack 0 is empty, rack 1 half full: the gang fills up rack 1, not the empty one.
     state = _scene(4, 2)
     nodes = np.array([2, 3], np.int32)
-    assert kernel_calls.reserve_workers(state.rows, 0, 0, nodes, 2, int(Placement.FIRST_FIT))
+    assert kernel_calls.reserve_gang(state.rows, 0, 0, nodes, 2, int(Placement.FIRST_FIT))
     found = np.zeros(8, np.int32)
     state.request[0, 1]["gpus_per_worker"] = 2
     assert kernel_calls.place_gang(state.rows, 0, 1, int(Placement.TIGHTEST), found) == 2

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from orchestrator.invariants import assert_invariants
 from orchestrator.kernels import entry
 from orchestrator.kernels.codes import NO_JOB, ActionKind, Reason, Status
-from orchestrator.kernels.state import TABLES
+from orchestrator.kernels.records import TABLES
 from orchestrator.scheduler.rules import Rule
 from tests.twins.cases import (
     MAX_WORKERS,

@@ -19,6 +19,8 @@ from tests.twins.naive_state import hold
 
 pytestmark = pytest.mark.property
 
+_BY = int(Placement.BEST_FIT)
+
 
 def _fill(state: ClusterState, twin: NaiveEngine, rng: random.Random) -> None:
     """Place some jobs anyhow, so that nodes are full to different degrees."""
@@ -26,7 +28,7 @@ def _fill(state: ClusterState, twin: NaiveEngine, rng: random.Random) -> None:
     for job in rng.sample(twin.jobs, len(twin.jobs) // 2):
         nodes = twin.place(job, rng.choice([Placement.FIRST_FIT, Placement.SPREAD]))
         buffer[: len(nodes)] = nodes
-        assert kernel_calls.reserve_gang(state.rows, 0, job.index, buffer, len(nodes))
+        assert kernel_calls.reserve_gang(state.rows, 0, job.index, buffer, len(nodes), _BY)
         hosts = twin.hosts()
         for n in nodes:
             devices = take_devices(job.ask, hosts[n])

@@ -10,14 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.kernels import entry
-from orchestrator.kernels.codes import ActionKind, JobCode, NodeCode, Status
-from orchestrator.kernels.state import (
-    INCIDENT_DTYPE,
-    NODE_DTYPE,
-    REQUEST_DTYPE,
-    TABLES,
-    ClusterState,
-)
+from orchestrator.kernels.codes import ActionKind, JobCode, NodeCode, Placement, Status
+from orchestrator.kernels.records import INCIDENT_DTYPE, NODE_DTYPE, REQUEST_DTYPE, TABLES
+from orchestrator.kernels.state import ClusterState
 from tests.twins.cases import Case, begin, cases, nodes_buffer
 from tests.twins.kernel_calls import (
     lift_gang,
@@ -31,6 +26,8 @@ from tests.twins.naive_placement import take_devices
 from tests.twins.naive_state import hold
 
 pytestmark = pytest.mark.property
+
+_BY = int(Placement.BEST_FIT)
 
 
 def all_bytes(state: ClusterState) -> dict[str, bytes]:
@@ -76,7 +73,7 @@ def test_reserve_and_release_equal_their_twin(case: Case, seed: int) -> None:
             before = all_bytes(state)
             nodes = [rng.randrange(len(case.nodes)) for _ in range(twin.jobs[j].ask.workers)]
             buffer[: len(nodes)] = nodes
-            done = reserve_gang(state.rows, 0, j, buffer, len(nodes))
+            done = reserve_gang(state.rows, 0, j, buffer, len(nodes), _BY)
             assert done == _reserve_twin(twin, j, nodes)
             changed = [name for name, old in all_bytes(state).items() if old != before[name]]
             assert done or set(changed) <= {"worker"}  # where it would have been: nobody reads it
@@ -126,8 +123,8 @@ def test_shared_gpus_of_a_gang_are_packed() -> None:
     state, _ = begin(Case(nodes, requests, np.zeros(0, INCIDENT_DTYPE), {"information": 1}, 0))
     buffer = nodes_buffer()
     for j in range(2):
-        workers = place_gang(state.rows, 0, j, 1, buffer)
+        workers = place_gang(state.rows, 0, j, _BY, buffer)
         assert workers == j + 1
-        assert reserve_gang(state.rows, 0, j, buffer, workers)
+        assert reserve_gang(state.rows, 0, j, buffer, workers, _BY)
     assert state.rows[0]["free_units"] == 0
     assert (state.job[0, :2]["state"] == JobCode.ABSENT).all()

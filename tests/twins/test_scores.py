@@ -109,7 +109,7 @@ def test_generators_equal_their_formulas(
         assert buffer[:workers].tolist() == expected
         if workers == 0:
             continue
-        assert kernel_calls.reserve_workers(state.rows, 0, j, buffer, workers, int(generator))
+        assert kernel_calls.reserve_gang(state.rows, 0, j, buffer, workers, int(generator))
         placed[j] = workers
         if generator == Placement.FGD and workers == 1 and ask.gpus_per_worker == 1:
             _, taken = naive_scores.gradient(ask, hosts[expected[0]], classes)
@@ -149,7 +149,7 @@ def test_the_index_finds_what_a_scan_finds(case: Case, pods: np.ndarray, seed: i
         if workers > 0 and rng.random() < 0.8:
             placed.add(j)
             for rows in both:
-                assert kernel_calls.reserve_workers(rows, 0, j, here, workers, generator)
+                assert kernel_calls.reserve_gang(rows, 0, j, here, workers, generator)
 
 
 @given(case=cases(incidents=False), pods=_typical(), seed=st.integers(0, 1 << 16))
@@ -170,7 +170,7 @@ def test_a_copied_row_remembers_nothing_of_its_former_self(
             generator = int(rng.choice(_INDEXED))
             workers = kernel_calls.place_gang(state.rows, e, j, generator, here)
             if workers:
-                assert kernel_calls.reserve_workers(state.rows, e, j, here, workers, generator)
+                assert kernel_calls.reserve_gang(state.rows, e, j, here, workers, generator)
         if step % 5 != 4:
             continue
         # Only jobs on the running list take their workers along; here nobody is on it.

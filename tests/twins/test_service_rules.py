@@ -12,14 +12,8 @@ from hypothesis import strategies as st
 from orchestrator.errors import ValidationError
 from orchestrator.kernels import entry
 from orchestrator.kernels.codes import NodeCode, RuleKey
-from orchestrator.kernels.state import (
-    INCIDENT_DTYPE,
-    NODE_DTYPE,
-    REQUEST_DTYPE,
-    ClusterShape,
-    ClusterState,
-    allocate,
-)
+from orchestrator.kernels.records import INCIDENT_DTYPE, NODE_DTYPE, REQUEST_DTYPE
+from orchestrator.kernels.state import ClusterShape, ClusterState, allocate
 from orchestrator.scheduler.gittins import gittins_index, gittins_table
 from orchestrator.scheduler.rules import RULES
 from tests.twins import kernel_calls

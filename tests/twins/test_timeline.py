@@ -11,14 +11,8 @@ from hypothesis import strategies as st
 
 from orchestrator.kernels import entry
 from orchestrator.kernels.codes import NEVER, EventKind
-from orchestrator.kernels.state import (
-    INCIDENT_DTYPE,
-    NODE_DTYPE,
-    REQUEST_DTYPE,
-    ClusterShape,
-    ClusterState,
-    allocate,
-)
+from orchestrator.kernels.records import INCIDENT_DTYPE, NODE_DTYPE, REQUEST_DTYPE
+from orchestrator.kernels.state import ClusterShape, ClusterState, allocate
 from tests.twins.kernel_calls import cancel_event, load_incidents, push_event, take_next
 
 pytestmark = pytest.mark.property

@@ -8,13 +8,8 @@ import numpy as np
 
 from orchestrator.kernels import entry
 from orchestrator.kernels.codes import NodeCode
-from orchestrator.kernels.state import (
-    NODE_DTYPE,
-    REQUEST_DTYPE,
-    ClusterShape,
-    ClusterState,
-    allocate,
-)
+from orchestrator.kernels.records import NODE_DTYPE, REQUEST_DTYPE
+from orchestrator.kernels.state import ClusterShape, ClusterState, allocate
 
 SECOND, HOUR = 1000, 3_600_000
 

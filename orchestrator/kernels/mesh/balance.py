@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from orchestrator.kernels.codes import Stream
-from orchestrator.kernels.jit import kernel, small_kernel
+from orchestrator.kernels.jit import entry, small_kernel
 from orchestrator.kernels.randomness import random_bits
 
 __all__ = [
@@ -38,7 +38,7 @@ class LatencyState(NamedTuple):
     stamp_ms: int
 
 
-@kernel
+@entry
 def fold_latency(
     state: LatencyState, now_ms: int, sample_ms: float, decay_ms: float
 ) -> LatencyState:
@@ -60,7 +60,7 @@ def load_cost(mean_ms: float, in_flight: int) -> float:
     return max(mean_ms, 0.001) * (in_flight + 1)
 
 
-@kernel
+@entry
 def two_of(bits: int, count: int) -> tuple[int, int]:
     """Two different indices below ``count`` from 64 random bits (the same one if it is 1)."""
     word = np.uint64(bits)
@@ -73,13 +73,13 @@ def two_of(bits: int, count: int) -> tuple[int, int]:
     return first, second
 
 
-@kernel
+@entry
 def draw_two(seed: int, draw: int, count: int) -> tuple[int, int]:
     """:func:`two_of` with the bits of draw number ``draw`` of a seed."""
     return two_of(random_bits(seed, Stream.BALANCING, draw), count)
 
 
-@kernel
+@entry
 def second_is_better(
     first_ms: float, first_in_flight: int, second_ms: float, second_in_flight: int
 ) -> bool:
@@ -95,7 +95,7 @@ def second_is_better(
     return load_cost(second_ms, second_in_flight) < load_cost(first_ms, first_in_flight)
 
 
-@small_kernel
+@entry
 def even_share(rate: float, endpoints: int) -> float:
     """The fluid limit of balancing among equal endpoints: each gets the same."""
     return rate / endpoints if endpoints > 0 else 0.0

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from orchestrator.kernels.jit import kernel, small_kernel
+from orchestrator.kernels.jit import entry, kernel, small_kernel
 
 __all__ = [
     "BreakerMode",
@@ -70,7 +70,7 @@ class BreakerState(NamedTuple):
     """Probes that succeeded."""
 
 
-@small_kernel
+@entry
 def closed_breaker(now_ms: int) -> BreakerState:
     """A breaker that has seen nothing."""
     now = np.int64(now_ms)
@@ -85,7 +85,7 @@ def _in_mode(mode, now_ms, probing):
     return BreakerState(np.int64(mode), now, zero, now, zero, zero, np.int64(probing), zero)
 
 
-@kernel
+@entry
 def breaker_admit(rule: BreakerRule, state: BreakerState, now_ms: int) -> tuple[bool, BreakerState]:
     """Whether a request may go through now, and the state after that.
 
@@ -135,7 +135,7 @@ def _record_closed(rule, state, now_ms, good, count):
     return BreakerState(state.mode, state.since_ms, in_row, window_ms, seen, failed, zero, zero)
 
 
-@kernel
+@entry
 def breaker_record(
     rule: BreakerRule, state: BreakerState, now_ms: int, good: bool, count: int
 ) -> BreakerState:
@@ -161,7 +161,7 @@ def breaker_record(
     )
 
 
-@kernel
+@entry
 def leaked_requests(
     rule: BreakerRule, state: BreakerState, now_ms: int, span_ms: int, rate: float
 ) -> tuple[float, BreakerState]:

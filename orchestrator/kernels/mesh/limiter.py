@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from orchestrator.kernels.jit import kernel
+from orchestrator.kernels.jit import entry
 
 __all__ = ["BucketState", "LimitRule", "admitted_amount", "full_bucket", "take_token"]
 
@@ -30,13 +30,13 @@ class BucketState(NamedTuple):
     stamp_ms: int
 
 
-@kernel
+@entry
 def full_bucket(rule: LimitRule, now_ms: int) -> BucketState:
     """A bucket that is full."""
     return BucketState(np.float64(rule.burst), np.int64(now_ms))
 
 
-@kernel
+@entry
 def take_token(rule: LimitRule, state: BucketState, now_ms: int) -> tuple[bool, BucketState]:
     """Whether a request passes now, and the bucket after it."""
     if rule.rate_rps <= 0.0:
@@ -49,7 +49,7 @@ def take_token(rule: LimitRule, state: BucketState, now_ms: int) -> tuple[bool, 
     return True, BucketState(tokens - 1.0, stamp_ms)
 
 
-@kernel
+@entry
 def admitted_amount(
     rule: LimitRule, state: BucketState, now_ms: int, requests: float
 ) -> tuple[float, BucketState]:

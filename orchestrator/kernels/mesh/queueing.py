@@ -25,7 +25,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from orchestrator.kernels.jit import kernel, small_kernel
+from orchestrator.kernels.jit import entry, small_kernel
 
 __all__ = [
     "Response",
@@ -50,7 +50,7 @@ class Response(NamedTuple):
     variance: float
 
 
-@kernel
+@entry
 def erlang_c(servers: int, load: float) -> float:
     """Probability of having to wait at M/M/c, for an offered ``load`` in Erlangs; 1 if unstable."""
     if load <= 0.0:
@@ -64,7 +64,7 @@ def erlang_c(servers: int, load: float) -> float:
     return blocked / (1.0 - use * (1.0 - blocked))
 
 
-@kernel
+@entry
 def steady_queue(servers: int, use: float, scatter: float) -> float:
     """Mean number of waiting requests at a utilisation below 1 (Allen and Cunneen).
 
@@ -82,7 +82,7 @@ def steady_queue(servers: int, use: float, scatter: float) -> float:
     return scatter * erlang_c(servers, use * servers) * use / (1.0 - use)
 
 
-@kernel
+@entry
 def steady_wait(servers: int, rate: float, service: float, scatter: float) -> float:
     """Mean wait before service in steady state, in the unit of ``service``; inf if unstable."""
     use = rate * service / servers
@@ -100,7 +100,7 @@ def _excess(servers, use, work, capacity, scatter):
     return (1.0 - use) * (work - capacity * use) - scatter * waiting * use
 
 
-@kernel
+@entry
 def queue_after(
     servers: int, work: float, capacity: float, scatter: float
 ) -> tuple[float, float, float]:
@@ -153,7 +153,7 @@ def queue_after(
     return work - served, served, use
 
 
-@kernel
+@entry
 def response_moments(
     servers: int, use: float, wait: float, drift: float, service: float, service_cv2: float
 ) -> Response:
@@ -188,7 +188,7 @@ def _shape(response):
     return response.mean * response.mean / max(response.variance, _SMALL * response.mean**2)
 
 
-@kernel
+@entry
 def share_within(response: Response, limit: float) -> float:
     """Share of the response times that are at most ``limit``."""
     if limit <= 0.0:
@@ -200,7 +200,7 @@ def share_within(response: Response, limit: float) -> float:
     return 0.5 * math.erfc(-z / math.sqrt(2.0))
 
 
-@kernel
+@entry
 def quantile_ms(response: Response, z: float) -> float:
     """A quantile of the response time; ``z`` is that quantile of the standard normal."""
     if response.mean <= 0.0:
@@ -210,7 +210,7 @@ def quantile_ms(response: Response, z: float) -> float:
     return response.mean * root * root * root
 
 
-@kernel
+@entry
 def normal_quantile(share: float) -> float:
     """Quantile of the standard normal distribution, for a share in (0, 1).
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from orchestrator.kernels.codes import Stream
-from orchestrator.kernels.jit import kernel
+from orchestrator.kernels.jit import entry
 from orchestrator.kernels.randomness import random_unit
 
 __all__ = [
@@ -56,7 +56,7 @@ class BudgetState(NamedTuple):
     stamp_ms: int
 
 
-@kernel
+@entry
 def backoff_ms(rule: RetryRule, retry: int, draw: float) -> float:
     """Wait before retry number ``retry`` (0 is the first), for a uniform ``draw`` in [0, 1)."""
     wait = rule.base_ms
@@ -67,19 +67,19 @@ def backoff_ms(rule: RetryRule, retry: int, draw: float) -> float:
     return min(wait, rule.cap_ms) * (1.0 - rule.jitter * draw)
 
 
-@kernel
+@entry
 def drawn_backoff_ms(rule: RetryRule, retry: int, seed: int, draw: int) -> float:
     """:func:`backoff_ms` with draw number ``draw`` of a seed."""
     return backoff_ms(rule, retry, random_unit(seed, Stream.BACKOFF, draw))
 
 
-@kernel
+@entry
 def full_budget(rule: RetryRule, now_ms: int) -> BudgetState:
     """A budget with its reserve full."""
     return BudgetState(np.float64(rule.reserve), np.int64(now_ms))
 
 
-@kernel
+@entry
 def budget_earn(rule: RetryRule, state: BudgetState, now_ms: int, requests: float) -> BudgetState:
     """The budget after so many first attempts."""
     seconds = max(now_ms - state.stamp_ms, np.int64(0)) / 1000.0
@@ -88,7 +88,7 @@ def budget_earn(rule: RetryRule, state: BudgetState, now_ms: int, requests: floa
     return BudgetState(min(balance, np.float64(rule.reserve)), stamp_ms)
 
 
-@kernel
+@entry
 def budget_spend(state: BudgetState) -> tuple[bool, BudgetState]:
     """Whether one retry may be made, and the budget after it."""
     if state.balance < 1.0:
@@ -96,7 +96,7 @@ def budget_spend(state: BudgetState) -> tuple[bool, BudgetState]:
     return True, BudgetState(state.balance - 1.0, state.stamp_ms)
 
 
-@kernel
+@entry
 def retried_load(
     rule: RetryRule, state: BudgetState, now_ms: int, requests: float, failure: float
 ) -> tuple[float, BudgetState]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from orchestrator.kernels.codes import NO_JOB, Information, JobCode, JobKind, NodeCode, Topology
+from orchestrator.kernels.codes import NO_JOB, Information, JobCode, JobKind, NodeCode
 from orchestrator.kernels.jit import kernel, small_kernel
 from orchestrator.kernels.packing_state import TAGS
 from orchestrator.kernels.randomness import mix
+from orchestrator.kernels.records import GITTINS_ENTRIES
 from orchestrator.kernels.scaling import NO_CHANGE_MS
-from orchestrator.kernels.state import GITTINS_ENTRIES
 from orchestrator.kernels.tables import (
     arrival,
     copy_record,
@@ -32,6 +32,8 @@ from orchestrator.kernels.tables import (
     typical,
     uplink,
     worker,
+    zero_record,
+    zero_run,
 )
 from orchestrator.kernels.transition.layout import empty_node, forget_shapes, sort_nodes
 from orchestrator.kernels.transition.nodes import cost_rate
@@ -49,6 +51,7 @@ __all__ = [
     "load_job",
     "load_nodes",
     "load_plans",
+    "load_series",
     "load_services",
     "load_tenants",
 ]
@@ -56,7 +59,7 @@ __all__ = [
 
 @kernel
 def load_nodes(row, nodes):
-    """Fill row ``e``'s node table from ``nodes`` [n] NODE_DTYPE, all capacity free.
+    """Fill the node table of a row that is all zeros from ``nodes`` [n] NODE_DTYPE, all free.
 
     Capacity units are milli-GPUs, or milli-cores where no node has a GPU. Nodes are up, down or
     absent: those on order were ordered in the row (``transition.capacity``).
@@ -66,12 +69,6 @@ def load_nodes(row, nodes):
         gpus += nodes[n].gpus
     row.unit = np.uint8(gpus > 0)
     row.num_nodes = nodes.shape[0]
-    row.capacity_units = 0
-    row.nominal_units = 0
-    row.nominal_gpu_milli = 0
-    row.nominal_cpu_milli = 0
-    row.nominal_memory_mib = 0
-    row.all_prices_milli = 0
     for n in range(nodes.shape[0]):
         copy_record(node(row, n), nodes[n])
         empty_node(row, n)
@@ -87,8 +84,6 @@ def load_nodes(row, nodes):
         if nodes[n].state == NodeCode.UP:
             row.capacity_units += units
     row.free_units = row.capacity_units
-    row.arrival_head = 0
-    row.arrival_len = 0
     row.cost_rate_milli = cost_rate(row)
     sort_nodes(row)
     forget_shapes(row)
@@ -127,34 +122,18 @@ def clear_job(row, j):
         units = np.int64(ask.workers) * ask.gpus_per_worker * ask.gpu_milli
     else:
         units = np.int64(ask.workers) * ask.cpu_milli
+    zero_record(job(row, j))
     job(row, j).units = units
     job(row, j).start_ms = -1
     job(row, j).first_start_ms = -1
     job(row, j).end_ms = -1
-    job(row, j).work_start_ms = 0
-    job(row, j).expected_end_ms = 0
-    job(row, j).progress_ms = 0
-    job(row, j).unsaved_ms = 0
-    job(row, j).lost_ms = 0
-    job(row, j).attained_unit_ms = 0
     job(row, j).blocked_point = -1
-    job(row, j).onset_ms = 0
     job(row, j).ask = _ask(ask)
     job(row, j).shape = _shape(ask, job(row, j).ask)
-    job(row, j).excess = 0.0
     job(row, j).speed_milli = 1000
-    job(row, j).workers_now = 0
-    job(row, j).preemptions = 0
-    job(row, j).interruptions = 0
-    job(row, j).resizes = 0
-    job(row, j).migrations = 0
-    job(row, j).resized_ms = 0
-    job(row, j).spread = np.uint8(Topology.ANY)
     job(row, j).state = np.uint8(JobCode.ABSENT)
-    job(row, j).runs = np.uint32(0)
     job(row, j).heap_slot = -1
     job(row, j).moves_seen = -1
-    job(row, j).ask_at = 0
 
 
 @small_kernel
@@ -176,13 +155,11 @@ def load_job(row, j, ask):
 
 @kernel
 def begin_episode(row, seed, nodes, standing, requests):
-    """Start row ``e`` afresh.
+    """Start a row afresh; its config is kept.
 
     Parameters
     ----------
-    s : ClusterState
-    e : int
-        Row; its config is kept.
+    row : ROW_DTYPE record
     seed : uint64
         Seed of the row's random streams.
     nodes : NODE_DTYPE [n]
@@ -192,72 +169,14 @@ def begin_episode(row, seed, nodes, standing, requests):
     requests : REQUEST_DTYPE [jobs]
         Jobs in submit order.
     """
+    zero_run(row)
     row.now_ms = requests[0].submit_ms if requests.shape[0] > 0 else 0
     row.seed = seed
-    row.point = 0
-    row.point_open = 0
-    row.preemptions_here = 0
-    row.reservation_ms = 0
-    row.event_seq = 0
-    row.log_count = 0
-    row.log_hash = np.uint64(0)
-    row.effect_count = 0
-    row.decisions = 0
-    row.illegal_actions = 0
-    row.job_ms = 0
-    row.wait_ms = 0
-    row.busy_unit_ms = 0
-    row.capacity_unit_ms = 0
-    row.lost_unit_ms = 0
-    row.cost_milli_ms = 0
-    row.settled_excess = 0.0
-    row.queue_rate = 0.0
-    row.queue_onset = 0.0
-    row.request_rate = 0.0
-    row.queued_unit_ms = 0
-    row.preemptions = 0
-    row.interruptions = 0
-    row.resizes = 0
-    row.migrations = 0
     row.committed = NO_JOB
     row.num_jobs = standing.shape[0] + requests.shape[0]
-    row.next_arrival = 0
-    row.num_incidents = 0
-    row.num_tenants = 0
-    row.num_uplinks = 0
-    row.num_curves = 0
-    row.num_services = 0
-    row.num_typical = 0
+    row.scaled_ms = NO_CHANGE_MS
     row.touched = 0
     row.shape_clock = 0
-    row.num_gittins = 0
-    row.next_incident = 0
-    row.tick = 0
-    row.next_tick_ms = 0
-    row.replica_ms = 0
-    row.overload_ticks = 0
-    row.requests_offered = 0.0
-    row.requests_within = 0.0
-    row.requests_shed = 0.0
-    row.requests_retried = 0.0
-    row.request_violations = 0.0
-    row.queue_len = 0
-    row.running_len = 0
-    row.heap_len = 0
-    row.active_jobs = 0
-    row.active_services = 0
-    row.scaling_open = 0
-    row.scaled_ms = NO_CHANGE_MS
-    row.scaled_by = 0
-    row.completed_jobs = 0
-    row.failed_jobs = 0
-    row.forgotten_completed_jobs = 0
-    row.forgotten_failed_jobs = 0
-    row.forgotten_preemptions = 0
-    row.forgotten_interruptions = 0
-    row.forgotten_resizes = 0
-    row.forgotten_migrations = 0
-    row.done = 0
     load_nodes(row, nodes)
     for j in range(standing.shape[0]):
         load_job(row, np.int64(j), standing[j])
@@ -306,6 +225,13 @@ def load_tenants(row, tenants):
         tenant(row, t).used_memory_mib = 0
         tenant(row, t).storage_mib = 0
         tenant(row, t).attained_unit_ms = 0
+
+
+@small_kernel
+def load_series(row, first, stop):
+    """Let the ticks of a row be those of its series from ``first`` up to ``stop`` (exclusive)."""
+    row.series_first = first
+    row.series_stop = stop
 
 
 @kernel

@@ -7,6 +7,9 @@ prediction, for what-ifs, and nothing here takes events off it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeAlias
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -14,7 +17,7 @@ from orchestrator.kernels.advance import serve_commitment
 from orchestrator.kernels.codes import EventKind, JobCode, NodeCode, Status
 from orchestrator.kernels.decisions import decision_open
 from orchestrator.kernels.feasibility import can_ever_fit
-from orchestrator.kernels.jit import kernel, small_kernel
+from orchestrator.kernels.jit import entry, kernel, on_row, small_kernel
 from orchestrator.kernels.tables import (
     copy_record,
     job,
@@ -60,10 +63,10 @@ __all__ = [
     "work_done",
 ]
 
-Rows = NDArray[np.void]
+Rows: TypeAlias = NDArray[np.void]
 
 
-@kernel
+@entry
 def begin_time(rows: Rows, e: int, time_ms: int) -> None:
     """Set the clock of a row in which nothing has happened yet."""
     rows[e].now_ms = time_ms
@@ -117,7 +120,7 @@ def _describe_node(row, n, record):
     forget_shapes(row)
 
 
-@kernel
+@entry
 def put_node(rows: Rows, e: int, n: int, records: NDArray[np.void]) -> None:
     """Describe node ``n`` by ``records[0]`` (NODE_DTYPE), empty and in the record's state.
 
@@ -134,20 +137,18 @@ def put_node(rows: Rows, e: int, n: int, records: NDArray[np.void]) -> None:
     _recount(row)
 
 
-@kernel
-def put_tenants(rows: Rows, e: int, records: NDArray[np.void]) -> None:
-    """Give a row in which nothing has happened yet its tenants, TENANT_DTYPE [n]."""
-    load_tenants(rows[e], records)
+put_tenants: Callable[[Rows, int, NDArray[np.void]], None] = on_row(load_tenants)
+"""``(records)``: give a row in which nothing has happened yet its tenants, TENANT_DTYPE [n]."""
 
 
-@kernel
+@entry
 def join_node(rows: Rows, e: int, time_ms: int, n: int) -> None:
     """A node that is described, but absent, joins."""
     advance_clock(rows[e], np.int64(time_ms))
     register_node(rows[e], np.int64(n))
 
 
-@kernel
+@entry
 def remove_node(rows: Rows, e: int, time_ms: int, n: int) -> None:
     """Take a node out at once: its jobs fall back to their last checkpoints and queue again."""
     row = rows[e]
@@ -158,7 +159,7 @@ def remove_node(rows: Rows, e: int, time_ms: int, n: int) -> None:
     drain_node(row, np.int64(n))
 
 
-@kernel
+@entry
 def could_ever_fit(rows: Rows, e: int, spare: int, asks: NDArray[np.void]) -> bool:
     """Whether a job that is not here would fit into the cluster if it were empty.
 
@@ -190,7 +191,7 @@ def _forget_job(row, j):
     row.settled_excess -= job(row, j).excess
 
 
-@kernel
+@entry
 def admit_live_job(rows: Rows, e: int, time_ms: int, j: int, asks: NDArray[np.void]) -> None:
     """A job (``asks[0]``, REQUEST_DTYPE) arrives in row ``j`` of the job table.
 
@@ -207,7 +208,7 @@ def admit_live_job(rows: Rows, e: int, time_ms: int, j: int, asks: NDArray[np.vo
     apply_event(row, np.int64(EventKind.ARRIVAL), np.int64(j))
 
 
-@kernel
+@entry
 def complete_live_job(rows: Rows, e: int, time_ms: int, j: int) -> None:
     """A running job has done all its work, sooner or later than predicted, or on time."""
     row = rows[e]
@@ -226,14 +227,14 @@ def _lose(row, j):
     leave_nodes(row, j, workers)
 
 
-@kernel
+@entry
 def lose_workers(rows: Rows, e: int, time_ms: int, j: int) -> None:
     """The workers of a placed job are gone: it falls back to its last checkpoint and queues."""
     advance_clock(rows[e], np.int64(time_ms))
     _lose(rows[e], np.int64(j))
 
 
-@kernel
+@entry
 def fail_live_job(rows: Rows, e: int, time_ms: int, j: int) -> None:
     """A placed job has failed by itself: it gives up its resources, and is given up."""
     row = rows[e]
@@ -242,7 +243,7 @@ def fail_live_job(rows: Rows, e: int, time_ms: int, j: int) -> None:
     fail_waiting_job(row, queue_position(row, np.int64(j)))
 
 
-@kernel
+@entry
 def work_done(rows: Rows, e: int, j: int) -> int:
     """Work that a job has done by now, saved or not, ms."""
     row = rows[e]
@@ -251,14 +252,14 @@ def work_done(rows: Rows, e: int, j: int) -> int:
     return int(job(row, j).progress_ms + job(row, j).unsaved_ms)
 
 
-@kernel
+@entry
 def wait(rows: Rows, e: int) -> None:
     """Nothing more is decided now. In a live cluster there is always something to wait for."""
     close_point(rows[e])
     count_decision(rows[e])
 
 
-@kernel
+@entry
 def settle(rows: Rows, e: int, nodes: NDArray[np.int32]) -> int:
     """What :func:`orchestrator.kernels.advance.advance` does at one instant: a ``Status``.
 

@@ -6,13 +6,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.kernels.codes import Stream
-from orchestrator.kernels.jit import kernel
+from orchestrator.kernels.jit import entry
 from orchestrator.kernels.randomness import random_unit
 
 __all__ = ["uniforms"]
 
 
-@kernel
+@entry
 def _fill(seed: np.uint64, stream: int, first: int, drawn: NDArray[np.float64]) -> None:
     for i in range(drawn.shape[0]):
         drawn[i] = random_unit(seed, stream, first + i)

@@ -1,0 +1,80 @@
+"""Kernels that Python calls: what becomes of their arguments, and that they stay compiled."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from orchestrator.kernels.codes import NO_JOB, EventKind
+from orchestrator.kernels.jit import kernel, on_row, sources_digest
+from orchestrator.kernels.state import ClusterShape, allocate
+
+_HERE = Path(__file__).resolve().parent
+_ROOT = _HERE.parents[1]
+
+
+@kernel
+def _note(row, e, kind, share):
+    row.now_ms = kind
+    row.queue_rate = share
+    return EventKind.NODE_FAILURE if e == 1 else EventKind.ARRIVAL
+
+
+@kernel
+def _is_open(row):
+    return row.point_open != 0
+
+
+def test_a_row_is_taken_by_its_number() -> None:
+    state = allocate(ClusterShape(envs=2, jobs=1))
+    note = on_row(_note)
+    found = note(state.rows, 1, EventKind.SERVICE_TICK, 0.5)
+    assert type(found) is int
+    assert found == EventKind.NODE_FAILURE
+    assert note(state.rows, 0, np.uint8(7), 2.5) == EventKind.ARRIVAL
+    assert list(state.rows["now_ms"]) == [7, EventKind.SERVICE_TICK]
+    assert list(state.rows["queue_rate"]) == [2.5, 0.5]
+    assert list(state.rows["committed"]) == [NO_JOB, NO_JOB]
+    assert len(_note.overloads) == 1  # integers of all kinds are of one kind to it
+
+
+def test_a_truth_stays_one() -> None:
+    state = allocate(ClusterShape(envs=1, jobs=1))
+    assert on_row(_is_open)(state.rows, 0) is False
+
+
+def test_a_kernel_is_wrapped_once() -> None:
+    assert on_row(_note) is on_row(_note)
+    assert on_row(_note).__doc__ == _note.__doc__
+    with pytest.raises(TypeError):
+        on_row(_note)(allocate(ClusterShape(envs=1, jobs=1)).rows)
+
+
+def test_another_process_compiles_nothing_anew(tmp_path: Path) -> None:
+    """Nor does it take one kernel for another that looks the same."""
+    found = []
+    for _ in range(2):
+        done = subprocess.run(
+            [sys.executable, _HERE / "again.py"],
+            capture_output=True,
+            text=True,
+            check=True,
+            env=os.environ | {"NUMBA_CACHE_DIR": str(tmp_path), "PYTHONPATH": str(_ROOT)},
+        )
+        found.append(done.stdout.splitlines())
+    assert found == [["0 1", "0 0", "0 1", "0 1"], ["0 1", "0 0", "1 0", "1 0"]]
+
+
+def test_the_digest_knows_where_a_file_is(tmp_path: Path) -> None:
+    digests = set()
+    for folder, text in (("a", "1"), ("b", "1"), ("b", "2")):
+        root = tmp_path / f"{folder}{text}"
+        (root / folder).mkdir(parents=True)
+        (root / folder / "rows.py").write_text(text)
+        digests.add(sources_digest(root))
+    assert len(digests) == 3
