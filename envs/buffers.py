@@ -9,22 +9,32 @@ from numpy.typing import NDArray
 
 from envs.config import EnvConfig
 from orchestrator.kernels import session as kernels
-from orchestrator.kernels.candidates import CANDIDATE_NAMES, VICTIM_NAMES
 from orchestrator.kernels.codes import NO_JOB
-from orchestrator.kernels.elastics import ELASTIC_NAMES
 from orchestrator.kernels.features import STATIC_WIDTH, make_scratch
 from orchestrator.kernels.metrics import Metric
 from orchestrator.kernels.node_memo import make_node_memo
-from orchestrator.kernels.state import ClusterShape, ClusterState
-from orchestrator.kernels.surroundings import (
+from orchestrator.kernels.see.layout import (
+    CANDIDATE_NAMES,
     CAPACITY_NAMES,
+    ELASTIC_NAMES,
+    NODE_NAMES,
     RACK_NAMES,
     SERVICE_NAMES,
+    SETS,
+    SURROUNDINGS,
     TENANT_NAMES,
+    VICTIM_NAMES,
+    Maximum,
+    ShareColumn,
+    Shown,
+    head_offsets,
 )
+from orchestrator.kernels.state import ClusterShape, ClusterState
+from orchestrator.kernels.surroundings import RACK_SUMS
+from orchestrator.scheduler.rules import rule_named
 from orchestrator.scheduler.schema import FeatureSchema
 
-__all__ = ["configure_view", "make_bench", "make_buffers", "observed"]
+__all__ = ["configure_view", "make_bench", "make_buffers", "make_view", "observed"]
 
 Observation = dict[str, NDArray[Any]]
 
@@ -34,15 +44,7 @@ def observed(
 ) -> Observation:
     """What buffers say of a row, or of all, as observations hold it: views, not copies."""
     seen: Observation = {"global": buffers.globals[e], "action_mask": buffers.mask[e]}
-    if schema.queue:
-        seen["queue"] = buffers.queue[e]
-    if schema.candidates:
-        seen["candidates"] = buffers.candidates[e]
-    if schema.victims:
-        seen["victims"] = buffers.victims[e]
-    if schema.advice:
-        seen["advice"] = buffers.advice[e]
-    for part in ("elastics", "services", "capacity", "tenants", "racks"):
+    for part in (*SETS, *SURROUNDINGS, "advice"):
         if getattr(schema, part):
             seen[part] = getattr(buffers, part)[e]
     return seen
@@ -59,6 +61,30 @@ def configure_view(state: ClusterState, config: EnvConfig) -> None:
     rows["migrate"] = config.migrate
     rows["services"] = config.services
     rows["capacity_steps"] = config.capacity_steps
+
+
+def make_view(config: EnvConfig, maxima: NDArray[np.float64] | None = None) -> kernels.View:
+    """How rows of an environment are shown.
+
+    Parameters
+    ----------
+    config : EnvConfig
+    maxima : float64 [len(Maximum)] or None, optional
+        What the published encoding scales by; no other one reads it.
+    """
+    settings = np.zeros(1, kernels.SETTINGS_DTYPE)
+    settings["encoding"] = config.encoding
+    settings["advice"] = config.advice is not None
+    settings["tenants"] = config.tenants > 0
+    settings["fleet"] = config.fleet
+    settings["around"] = config.shows_surroundings
+    return kernels.View(
+        settings=settings,
+        heads=head_offsets(config.schema.actions),
+        generators=config.generators,
+        advisor=rule_named(config.advice or "fcfs").to_record(),
+        maxima=np.ones(len(Maximum)) if maxima is None else maxima,
+    )
 
 
 def make_buffers(shape: ClusterShape, config: EnvConfig) -> kernels.Buffers:
@@ -83,7 +109,7 @@ def make_buffers(shape: ClusterShape, config: EnvConfig) -> kernels.Buffers:
         truncated=np.zeros(E, np.bool_),
         reason=np.zeros(E, np.int32),
         nodes_seen=np.full(E, -1, np.int64),
-        shown=np.zeros((E, 3), np.int32),
+        shown=np.zeros((E, len(Shown)), np.int32),
         advised=np.full(E, -1, np.int32),
         window=np.full((E, Q), NO_JOB, np.int32),
         victim_jobs=np.full((E, V), NO_JOB, np.int32),
@@ -94,7 +120,7 @@ def make_buffers(shape: ClusterShape, config: EnvConfig) -> kernels.Buffers:
         episode=np.zeros(E, np.int64),
         start_index=np.zeros(E, np.int64),
         steps=np.zeros(E, np.int64),
-        nodes=make_node_memo(E, config.nodes),
+        nodes=make_node_memo(E, config.nodes, len(NODE_NAMES)),
     )
 
 
@@ -109,7 +135,6 @@ def make_bench(shape: ClusterShape, config: EnvConfig) -> kernels.Bench:
         table=table,
         columns=columns,
         scores=np.zeros(config.window),
-        racks=np.zeros((max(config.racks, 1), len(RACK_NAMES) + 4)),
-        tenants=np.zeros((shape.tenants, 2)),
-        metrics=np.zeros((1, len(Metric))),
+        racks=np.zeros((max(config.racks, 1), RACK_SUMS)),
+        tenants=np.zeros((shape.tenants, len(ShareColumn))),
     )

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from envs.buffers import configure_view, make_bench, make_buffers, observed
+from envs.buffers import configure_view, make_bench, make_buffers, make_view, observed
 from envs.checks import (
     check_incidents,
     check_services,
@@ -31,8 +31,9 @@ from envs.workloads.trace import Trace
 from orchestrator.errors import ConfigurationError, IllegalActionError
 from orchestrator.kernels import session as kernels
 from orchestrator.kernels.codes import Placement, Reason
+from orchestrator.kernels.see.layout import Maximum
 from orchestrator.kernels.state import ClusterShape, ClusterState, allocate
-from orchestrator.scheduler.rules import Rule, rule_named
+from orchestrator.scheduler.rules import Rule
 
 __all__ = ["Session"]
 
@@ -93,11 +94,12 @@ class Session:
         standing = Standing.of(scenario.services, scenario.fleet, trace.nodes)
         self.source = _make_source(trace, config, starts, around, standing)
         self.standing = len(standing.requests)
+        episode = self.source.episode
         shape = ClusterShape(
             envs=envs,
             jobs=max(config.episode_jobs + self.standing, 1),
             workers=max(most_workers(trace), int(standing.requests["max_workers"].max(initial=1))),
-            nodes=len(self.source.nodes),
+            nodes=len(episode.nodes),
             devices=max(node.gpus for node in trace.nodes),
             incidents=around.most_incidents,
             tenants=max(len(around.tenants), 1),
@@ -105,7 +107,7 @@ class Session:
             uplinks=max(len(around.uplinks), 1),
             typical=len(around.typical),
             services=max(self.standing, 1),
-            asks=_asks(config, len(self.source.nodes)),
+            asks=_asks(config, len(episode.nodes)),
             shapes=request_shapes(trace, envs) if config.choose_node else -1,
         )
         self.state = allocate(shape)
@@ -134,7 +136,7 @@ class Session:
         ----------
         which : bool [E] or None
         windows : int64 [E] or None
-            Index into ``source.starts`` of the window to play; -1 or None: by the sampling.
+            Index into ``source.episode.starts`` of the window to play; -1 or None: by the sampling.
         """
         if which is None:
             which = np.ones(self.envs, np.bool_)
@@ -166,14 +168,13 @@ class Session:
         if windows is None:
             windows = np.arange(self.envs, dtype=np.int64)
         _check_windows(windows, 0, self)
-        if rule.placement == Placement.FGD and len(self.source.typical) == 0:
+        if rule.placement == Placement.FGD and len(self.source.episode.typical) == 0:
             raise ConfigurationError(
                 f"rule '{rule.name}' measures fragmentation, and this environment does not: name "
                 f"'fgd' among its 'placements'"
             )
-        kernels.replay_rows(
-            self.state.rows, 0, self.envs, windows, rule.to_record(), self.source, self.bench
-        )
+        rules, episode = rule.to_record(), self.source.episode
+        kernels.replay_rows(self.state.rows, 0, self.envs, windows, rules, episode, self.bench)
 
     def close(self) -> None:
         """End the threads that step rows."""
@@ -185,7 +186,7 @@ class Session:
         The rows are then for :func:`orchestrator.scheduler.rollout.rollout`.
         """
         _check_windows(windows, 0, self)
-        kernels.begin_rows(self.state.rows, 0, self.envs, windows, self.source)
+        kernels.begin_rows(self.state.rows, 0, self.envs, windows, self.source.episode)
 
     def require_legal(self) -> None:
         """Raise if the last step's action was refused in any row."""
@@ -203,7 +204,7 @@ class Session:
 
     def window_jobs(self, e: int) -> NDArray[np.int64]:
         """Trace indices of the jobs of a row's episode."""
-        start = int(self.source.starts[self.buffers.start_index[e]])
+        start = int(self.source.episode.starts[self.buffers.start_index[e]])
         return np.arange(start, start + self.config.episode_jobs, dtype=np.int64)
 
 
@@ -221,7 +222,7 @@ def _check_shape(what: str, values: NDArray[Any], rows: int) -> None:
 
 def _check_windows(windows: NDArray[np.int64], least: int, session: Session) -> None:
     _check_shape("'windows'", windows, session.envs)
-    known = len(session.source.starts)
+    known = len(session.source.episode.starts)
     wrong = windows[(windows < least) | (windows >= known)]
     if len(wrong) > 0:
         raise ConfigurationError(f"window {wrong[0]} of {known}; give an index below {known}")
@@ -234,24 +235,16 @@ def _make_source(
     around: Surroundings,
     standing: Standing,
 ) -> kernels.Source:
-    settings = np.zeros(1, kernels.SETTINGS_DTYPE)
-    settings["length"] = config.episode_jobs
-    settings["encoding"] = config.encoding
-    settings["form"] = kernels.RewardForm[config.reward.form.upper()]
-    settings["scaled"] = config.reward.reference is not None
-    settings["sampling"] = config.sampling
-    settings["advice"] = config.advice is not None
-    settings["tenants"] = config.tenants > 0
-    settings["fleet"] = config.fleet
-    settings["around"] = config.shows_surroundings
-    fields = ("user", "group", "application")
-    largest = [trace.requests["requested_ms"].max() / 1000.0]
-    largest += [max(float(trace.requests[name].max()), 1.0) for name in fields]
+    maxima = np.empty(len(Maximum))
+    maxima[Maximum.REQUEST] = trace.requests["requested_ms"].max() / 1000.0
+    for column in (Maximum.USER, Maximum.GROUP, Maximum.APPLICATION):
+        maxima[column] = max(float(trace.requests[column.name.lower()].max()), 1.0)
     # Kernels are compiled anew for arrays that differ in being writeable, as copies of a trace may.
     requests = trace.requests.view()
     requests.flags.writeable = False
-    return kernels.Source(
-        settings=settings,
+    episode = kernels.Episode(
+        length=config.episode_jobs,
+        sampling=int(config.sampling),
         trace=requests,
         nodes=around.nodes,
         incidents=around.incidents,
@@ -266,13 +259,15 @@ def _make_source(
         typical=around.typical,
         gittins=around.gittins,
         starts=np.array(starts, np.int64),
+    )
+    prices = kernels.Prices(
+        form=int(kernels.RewardForm[config.reward.form.upper()]),
+        scaled=int(config.reward.reference is not None),
+        weights=config.reward.weights,
         reference=np.full(len(starts), np.nan),
         reference_rule=config.reward.reference_rule.to_record(),
-        advisor=rule_named(config.advice or "fcfs").to_record(),
-        weights=config.reward.weights,
-        generators=config.generators,
-        maxima=np.array(largest, np.float64),
     )
+    return kernels.Source(episode, make_view(config, maxima), prices)
 
 
 def _configure(state: ClusterState, config: EnvConfig) -> None:

@@ -188,8 +188,8 @@ def test_tasks_bring_their_scenario() -> None:
     assert task.scenario.quota_mode == QuotaMode.BORROW
     assert len(task.scenario.curves) == task.trace.requests["curve"].max() == 6
     session = task.training_session(1, 16)
-    assert len(session.source.tenants) == len(task.trace.tenants)
-    assert len(session.source.curves) == 7
+    assert len(session.source.episode.tenants) == len(task.trace.tenants)
+    assert len(session.source.episode.curves) == 7
 
 
 @pytest.mark.parametrize(

@@ -20,11 +20,11 @@ from orchestrator.kernels.codes import RuleKey
 from orchestrator.kernels.features import Encoding
 from orchestrator.kernels.ranker import (
     RankerBench,
-    WindowSource,
     evaluate_rankers,
     evaluate_rule,
     make_bench,
 )
+from orchestrator.kernels.session import Source
 from orchestrator.scheduler.rules import Rule
 
 __all__ = ["RankerEvaluator"]
@@ -98,15 +98,9 @@ class RankerEvaluator:
         """Let the threads go."""
         self._pool.shutdown()
 
-    def _source(self, starts: NDArray[np.int64]) -> WindowSource:
-        source = self._sessions[0].source
-        return WindowSource(
-            trace=source.trace,
-            nodes=source.nodes,
-            starts=np.ascontiguousarray(starts, np.int64),
-            length=self.length,
-            prices=source.weights,
-        )
+    def _source(self, starts: NDArray[np.int64]) -> Source:
+        source, windows = self._sessions[0].source, np.ascontiguousarray(starts, np.int64)
+        return source._replace(episode=source.episode._replace(starts=windows))
 
     def _share(self, windows: int, work: Worker) -> None:
         """Let each thread take the next window until none is left: windows differ in cost."""

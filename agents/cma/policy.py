@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from agents.bundle import Manifest
 from orchestrator.errors import ConfigurationError
-from orchestrator.kernels.features import DEFAULT_NAMES
+from orchestrator.kernels.see.layout import DEFAULT_NAMES
 
 __all__ = ["LinearRanker", "load_ranker", "named_weights"]
 
@@ -24,7 +24,7 @@ class LinearRanker:
     Parameters
     ----------
     weights : float [14]
-        Weight of each of ``features.DEFAULT_NAMES``.
+        Weight of each of ``layout.DEFAULT_NAMES``.
     name : str, optional
         For tables.
     """
@@ -55,9 +55,9 @@ class LinearRanker:
                 f"ordering with default features"
             )
         # One feature after the other, as compiled replays add them up: the same sums, bit for bit.
-        scores = features[:, :, 0] * self.weights[0]
-        for k in range(1, len(self.weights)):
-            scores += features[:, :, k] * self.weights[k]
+        scores = np.zeros(mask.shape, np.result_type(features, self.weights))
+        for k, weight in enumerate(self.weights):
+            scores += features[:, :, k] * weight
         return np.where(mask, scores, -np.inf).argmax(axis=1)
 
     def __repr__(self) -> str:

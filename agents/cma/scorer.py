@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from agents.bundle import Manifest, restore_environment
 from orchestrator.errors import ConfigurationError
 from orchestrator.kernels.scorer import best_actions
+from orchestrator.kernels.see.layout import SETS
 from orchestrator.scheduler.schema import FeatureSchema
 from orchestrator.scheduler.vectors import (
-    SETS,
     advice_column,
     feature_names,
     named_vector,

@@ -17,9 +17,10 @@ from envs.session import Session
 from envs.workloads import Trace
 from orchestrator.errors import ConfigurationError
 from orchestrator.kernels.scorer import Scoring, evaluate_rule_windows, evaluate_scorers
+from orchestrator.kernels.see.layout import SETS
 from orchestrator.kernels.session import Source
 from orchestrator.scheduler.rules import Rule, rule_named
-from orchestrator.scheduler.vectors import SETS, advice_column, vector_layout
+from orchestrator.scheduler.vectors import advice_column, vector_layout
 
 __all__ = ["ScorerEvaluator"]
 
@@ -135,7 +136,8 @@ class ScorerEvaluator:
         changes = {name: getattr(around, name) for name in _OF_WINDOWS}
 
         def run(session: Session) -> None:
-            source = session.source._replace(starts=windows, **changes)
+            episode = session.source.episode._replace(starts=windows, **changes)
+            source = session.source._replace(episode=episode)
             while (m := next(todo)) < len(windows):
                 work(session, source, m)
 
@@ -153,5 +155,5 @@ class ScorerEvaluator:
     def _make_room(self, starts: NDArray[np.int64], around: Surroundings) -> None:
         """Make sessions anew if a window has more failures than any before it."""
         if around.most_incidents > self._sessions[0].state.shape.incidents:
-            counts = np.diff(around.incident_range, axis=1)[:, 0]
-            self._sessions = self._make_sessions(int(starts[counts.argmax()]))
+            first, behind = around.incident_range.T
+            self._sessions = self._make_sessions(int(starts[(behind - first).argmax()]))

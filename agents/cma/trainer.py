@@ -34,7 +34,7 @@ from agents.tracking import Tracker
 from envs.config import EnvConfig
 from envs.reward import POTENTIALS
 from orchestrator.errors import ConfigurationError
-from orchestrator.kernels.features import CLUSTER_EXTRA
+from orchestrator.kernels.see.layout import CLUSTER_EXTRA
 from orchestrator.scheduler.rules import rule_named
 from orchestrator.scheduler.vectors import named_vector
 

@@ -10,20 +10,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.kernels.advance import advance as _advance
-from orchestrator.kernels.buffers import Bench, Buffers, Source
+from orchestrator.kernels.buffers import Bench, Buffers, View
 from orchestrator.kernels.commit import commit as _commit
 from orchestrator.kernels.feasibility import can_ever_fit as _can_ever_fit
 from orchestrator.kernels.feasibility import fits as _fits
 from orchestrator.kernels.feasibility import why_not as _why_not
-from orchestrator.kernels.features import fill_static as _fill_static
 from orchestrator.kernels.jit import kernel
 from orchestrator.kernels.metrics import read_metrics as _read_metrics
-from orchestrator.kernels.node_memo import forget_nodes as _forget_nodes
-from orchestrator.kernels.observe import decode as _decode
 from orchestrator.kernels.observe import encode as _encode
+from orchestrator.kernels.observe import look_anew as _look_anew
 from orchestrator.kernels.ordering import job_score as _job_score
 from orchestrator.kernels.rules import replay as _replay
 from orchestrator.kernels.rules import rule_action as _rule_action
+from orchestrator.kernels.see.layout import decode as _decode
 from orchestrator.kernels.throughput import speed_milli as _speed_milli
 from orchestrator.kernels.transition.apply import apply_event as _apply_event
 from orchestrator.kernels.transition.decide import open_point as _open_point
@@ -324,7 +323,7 @@ def assume_future(rows: Rows, e: int, arrivals: NDArray[np.void]) -> None:
 
 
 @kernel
-def describe(rows: Rows, e: int, source: Source, buffers: Buffers, bench: Bench) -> int:
+def describe(rows: Rows, e: int, view: View, buffers: Buffers, bench: Bench) -> int:
     """Describe the decision point at which row ``e`` stands, whatever it was before.
 
     Unlike an episode's row, a live cluster's has jobs that came a moment ago: what is constant of
@@ -335,24 +334,18 @@ def describe(rows: Rows, e: int, source: Source, buffers: Buffers, bench: Bench)
     rows : ROW_DTYPE [envs]
     e : int
         Row, and where in the buffers it is described.
-    source, buffers, bench
-        Of the source, its settings, generators, advisor and maxima.
+    view, buffers, bench
 
     Returns
     -------
     int
         Choices besides waiting.
     """
-    encoding = np.int64(source.settings[0].encoding)
-    _fill_static(rows[e], encoding, source.maxima, buffers.static[e])
-    buffers.nodes_seen[e] = -1
-    _forget_nodes(buffers.nodes, e)
-    return int(np.int64(_encode(rows[e], e, source, buffers, bench)))
+    _look_anew(rows[e], e, view, buffers)
+    return int(np.int64(_encode(rows[e], e, view, buffers, bench)))
 
 
 @kernel
-def decode(
-    rows: Rows, e: int, action: int, source: Source, buffers: Buffers
-) -> tuple[int, int, int]:
+def decode(rows: Rows, e: int, action: int, view: View, buffers: Buffers) -> tuple[int, int, int]:
     """(``ActionKind``, job, value as :func:`commit` takes it) of a flat action of row ``e``."""
-    return _decode(rows[e], e, action, source, buffers)
+    return _decode(rows[e], e, action, view, buffers)

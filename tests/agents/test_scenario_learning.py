@@ -48,7 +48,7 @@ def test_scorers_are_judged_in_the_failures_that_policies_meet() -> None:
 def test_a_policy_is_trained_judged_and_kept_with_its_scenario(tmp_path: Path) -> None:
     split = WindowSplit(len(trace()), 0.6, 0.2, 0.2)
     task = Task(trace(), _CONFIG, split, evaluation_jobs=JOBS, scenario=_FAILURES)
-    assert len(task.training_session(2, 8).source.incidents) > 0
+    assert len(task.training_session(2, 8).source.episode.incidents) > 0
     trainer = CMATrainer(
         generations=1,
         population=4,

@@ -244,11 +244,11 @@ def test_windows_of_jobs_play_the_part_of_the_series_where_they_lie() -> None:
     trace, services = gpu_trace(), mix_of([5.0] * 60_000)
     config = replace(CLUSTER, episode_jobs=20, services=1)
     session = Session(trace, config, 1, scenario=Scenario(services=services))
-    first, stop = session.source.series_range.T
+    first, stop = session.source.episode.series_range.T
     assert (np.diff(first) >= 0).all() or len(np.unique(stop - first)) > 1
     assert first.min() >= 0
     assert stop.max() <= 60_000
-    share = session.source.starts / (len(trace) - 20)
+    share = session.source.episode.starts / (len(trace) - 20)
     longest = (stop - first).max()
     assert (np.abs(first - share * 60_000) <= longest).all()
 
@@ -275,8 +275,8 @@ def test_the_default_environment_rewards_scaling() -> None:
     env = gymnasium.make_vec("quartermaster/Autoscaling-v0", num_envs=8, part="test")
     assert isinstance(env.unwrapped, SchedulingVectorEnv)
     session = env.unwrapped.session
-    assert len(session.source.nodes) == 8
-    assert (session.source.nodes["state"] == NodeCode.UP).sum() == 4
+    assert len(session.source.episode.nodes) == 8
+    assert (session.source.episode.nodes["state"] == NodeCode.UP).sum() == 4
     costs = {}
     for name in ("fcfs", "fcfs+reactive", "fcfs+predictive"):
         session.replay(rule_named(name))

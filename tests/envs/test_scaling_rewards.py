@@ -33,7 +33,7 @@ _TOTALS = {
 
 def _cost_by_the_log(session: Session, e: int) -> float:
     """Price of the nodes paid for, integrated from the records of their states."""
-    row, nodes = session.state.rows[e], session.source.nodes
+    row, nodes = session.state.rows[e], session.source.episode.nodes
     states = nodes["state"].astype(int).copy()
     count = int(row["log_count"])
     assert count <= session.state.shape.log

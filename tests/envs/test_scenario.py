@@ -38,7 +38,7 @@ def _ends(session: Session, rule: str = "fcfs") -> NDArray[np.int64]:
 def test_every_window_has_failures_of_its_own() -> None:
     model = FailureModel(rate_scale=200.0)
     session = _session(gpu_trace(), Scenario(failures=model, failure_seed=3))
-    counts = np.diff(session.source.incident_range, axis=1)[:, 0]
+    counts = np.diff(session.source.episode.incident_range, axis=1)[:, 0]
     assert (counts > 0).all()
     calm = _ends(_session(gpu_trace(), Scenario()))
     ends = _ends(session)
@@ -48,8 +48,10 @@ def test_every_window_has_failures_of_its_own() -> None:
     alone = Session(
         gpu_trace(), session.config, 1, _STARTS[1:2], scenario=Scenario(model, failure_seed=3)
     )
-    first, last = session.source.incident_range[1]
-    assert np.array_equal(alone.source.incidents, session.source.incidents[first:last])
+    first, last = session.source.episode.incident_range[1]
+    assert np.array_equal(
+        alone.source.episode.incidents, session.source.episode.incidents[first:last]
+    )
 
 
 def test_a_hard_quota_holds_in_every_episode() -> None:
@@ -57,7 +59,7 @@ def test_a_hard_quota_holds_in_every_episode() -> None:
     busiest = trace.tenants[int(np.bincount(trace.requests["tenant"]).argmax())]
     spec = TenantSpec(busiest, weight=2.0, quota=4.0)
     session = _session(trace, Scenario(tenants=(spec,)))
-    assert len(session.source.tenants) == len(trace.tenants)
+    assert len(session.source.episode.tenants) == len(trace.tenants)
     _ends(session)  # the invariants check the accounts
     attained = session.state.tenant["attained_unit_ms"].sum()
     assert attained == session.state.job["attained_unit_ms"].sum()
@@ -89,9 +91,9 @@ def test_a_curve_changes_how_much_elastic_gangs_gain() -> None:
 def test_fragmentation_is_measured_where_a_gradient_is_offered() -> None:
     config = replace(CLUSTER, episode_jobs=60, placements=(Placement.FGD, Placement.BEST_FIT))
     session = Session(gpu_trace(), config, 2, _STARTS)
-    assert session.source.typical["weight"].sum() == pytest.approx(1.0)
+    assert session.source.episode.typical["weight"].sum() == pytest.approx(1.0)
     session.reset()
-    assert (session.state.rows["num_typical"] == len(session.source.typical)).all()
+    assert (session.state.rows["num_typical"] == len(session.source.episode.typical)).all()
 
 
 def test_gittins_expects_what_past_jobs_needed() -> None:
