@@ -9,26 +9,13 @@ import numpy as np
 from agents.bundle import load_bundle, read_manifest, restore_environment
 from agents.problem import BatchPolicy
 from envs.config import EnvConfig
-from envs.session import configure_view, make_bench, make_buffers, observed
+from envs.session import configure_view, make_bench, make_buffers, make_view, observed
 from orchestrator.errors import ConfigurationError
 from orchestrator.kernels import entry
 from orchestrator.kernels.features import Encoding
-from orchestrator.kernels.mesh.record import SERVICE_DTYPE
-from orchestrator.kernels.packing_state import TYPICAL_DTYPE
-from orchestrator.kernels.records import (
-    CURVE_DTYPE,
-    GITTINS_DTYPE,
-    INCIDENT_DTYPE,
-    NODE_DTYPE,
-    REQUEST_DTYPE,
-    TENANT_DTYPE,
-    UPLINK_DTYPE,
-)
-from orchestrator.kernels.scaling import SCALING_DTYPE
-from orchestrator.kernels.session import SETTINGS_DTYPE, Bench, Buffers, Source
+from orchestrator.kernels.session import Bench, Buffers
 from orchestrator.kernels.state import ClusterShape
 from orchestrator.messages import Plan, Wait
-from orchestrator.scheduler.rules import rule_named
 from orchestrator.scheduler.snapshot import Snapshot
 
 __all__ = ["BundlePolicy"]
@@ -71,7 +58,7 @@ class BundlePolicy:
         self.policy = policy
         self.config = config
         self._schema = config.schema
-        self._source = _source(config)
+        self._view = make_view(config)
         self._memory: tuple[ClusterShape, Buffers, Bench] | None = None
 
     @classmethod
@@ -91,13 +78,13 @@ class BundlePolicy:
         state = snapshot.state
         buffers, bench = self._buffers(state.shape)
         configure_view(state, self.config)
-        choices = entry.describe(state.rows, 0, self._source, buffers, bench)
+        choices = entry.describe(state.rows, 0, self._view, buffers, bench)
         if choices == 0:
             return Plan((Wait(),))
         seen = observed(buffers, self._schema)
         mask = seen["action_mask"].astype(np.bool_)
         chosen = int(self.policy.actions(seen, mask)[0])
-        kind, j, value = entry.decode(state.rows, 0, chosen, self._source, buffers)
+        kind, j, value = entry.decode(state.rows, 0, chosen, self._view, buffers)
         return Plan((snapshot.action(kind, j, value),))
 
     def _buffers(self, shape: ClusterShape) -> tuple[Buffers, Bench]:
@@ -106,38 +93,3 @@ class BundlePolicy:
             buffers, bench = make_buffers(shape, self.config), make_bench(shape, self.config)
             self._memory = (shape, buffers, bench)
         return self._memory[1:]
-
-
-def _source(config: EnvConfig) -> Source:
-    """What describing a row reads of a source; nobody begins an episode from it."""
-    settings = np.zeros(1, SETTINGS_DTYPE)
-    settings["encoding"] = config.encoding
-    settings["advice"] = config.advice is not None
-    settings["tenants"] = config.tenants > 0
-    settings["fleet"] = config.fleet
-    settings["around"] = config.shows_surroundings
-    no_jobs = np.zeros(0, REQUEST_DTYPE)
-    no_jobs.flags.writeable = False  # as a session's: kernels are compiled for one of them
-    return Source(
-        settings=settings,
-        trace=no_jobs,
-        nodes=np.zeros(0, NODE_DTYPE),
-        incidents=np.zeros(0, INCIDENT_DTYPE),
-        incident_range=np.zeros((0, 2), np.int64),
-        tenants=np.zeros(0, TENANT_DTYPE),
-        curves=np.zeros(0, CURVE_DTYPE),
-        uplinks=np.zeros(0, UPLINK_DTYPE),
-        services=np.zeros(0, SERVICE_DTYPE),
-        standing=no_jobs,
-        plans=np.zeros(0, SCALING_DTYPE),
-        series_range=np.zeros((0, 2), np.int64),
-        typical=np.zeros(0, TYPICAL_DTYPE),
-        gittins=np.zeros(0, GITTINS_DTYPE),
-        starts=np.zeros(0, np.int64),
-        reference=np.zeros(0),
-        reference_rule=config.reward.reference_rule.to_record(),
-        advisor=rule_named(config.advice or "fcfs").to_record(),
-        weights=config.reward.weights,
-        generators=config.generators,
-        maxima=np.ones(4),
-    )

@@ -25,23 +25,40 @@ from envs.scenario import (
 )
 from envs.workloads.trace import Trace, unplaceable
 from orchestrator.errors import ConfigurationError, IllegalActionError
-from orchestrator.kernels.buffers import SETTINGS_DTYPE, Bench, Buffers, Source
-from orchestrator.kernels.candidates import CANDIDATE_NAMES, VICTIM_NAMES
+from orchestrator.kernels.buffers import (
+    SETTINGS_DTYPE,
+    Bench,
+    Buffers,
+    Episode,
+    Prices,
+    Source,
+    View,
+)
 from orchestrator.kernels.codes import NO_JOB, EventKind, Placement, Reason, Topology
-from orchestrator.kernels.elastics import ELASTIC_NAMES
 from orchestrator.kernels.features import STATIC_WIDTH, make_scratch
 from orchestrator.kernels.metrics import Metric
 from orchestrator.kernels.node_memo import make_node_memo
 from orchestrator.kernels.packing_state import BRANCH_DTYPE
 from orchestrator.kernels.records import INCIDENT_DTYPE
-from orchestrator.kernels.session import begin_rows, replay_rows, reset_rows, step_rows
-from orchestrator.kernels.state import ClusterShape, ClusterState, allocate
-from orchestrator.kernels.surroundings import (
+from orchestrator.kernels.see.layout import (
+    CANDIDATE_NAMES,
     CAPACITY_NAMES,
+    ELASTIC_NAMES,
+    NODE_NAMES,
     RACK_NAMES,
     SERVICE_NAMES,
+    SETS,
+    SURROUNDINGS,
     TENANT_NAMES,
+    VICTIM_NAMES,
+    Maximum,
+    ShareColumn,
+    Shown,
+    head_offsets,
 )
+from orchestrator.kernels.session import begin_rows, replay_rows, reset_rows, step_rows
+from orchestrator.kernels.state import ClusterShape, ClusterState, allocate
+from orchestrator.kernels.surroundings import RACK_SUMS
 from orchestrator.resources.records import gpu_models
 from orchestrator.scheduler.rules import Rule, rule_named
 from orchestrator.scheduler.schema import FeatureSchema
@@ -51,6 +68,7 @@ __all__ = [
     "configure_view",
     "make_bench",
     "make_buffers",
+    "make_view",
     "observed",
 ]
 
@@ -151,7 +169,7 @@ class Session:
         ----------
         which : bool [E] or None
         windows : int64 [E] or None
-            Index into ``source.starts`` of the window to play; -1 or None: by the sampling.
+            Index into ``source.episode.starts`` of the window to play; -1 or None: by the sampling.
         """
         if which is None:
             which = np.ones(self.envs, np.bool_)
@@ -183,14 +201,13 @@ class Session:
         if windows is None:
             windows = np.arange(self.envs, dtype=np.int64)
         _check_windows(windows, 0, self)
-        if rule.placement == Placement.FGD and len(self.source.typical) == 0:
+        if rule.placement == Placement.FGD and len(self.source.episode.typical) == 0:
             raise ConfigurationError(
                 f"rule '{rule.name}' measures fragmentation, and this environment does not: name "
                 f"'fgd' among its 'placements'"
             )
-        replay_rows(
-            self.state.rows, 0, self.envs, windows, rule.to_record(), self.source, self.bench
-        )
+        rules, episode = rule.to_record(), self.source.episode
+        replay_rows(self.state.rows, 0, self.envs, windows, rules, episode, self.bench)
 
     def close(self) -> None:
         """End the threads that step rows."""
@@ -202,7 +219,7 @@ class Session:
         The rows are then for :func:`orchestrator.scheduler.rollout.rollout`.
         """
         _check_windows(windows, 0, self)
-        begin_rows(self.state.rows, 0, self.envs, windows, self.source)
+        begin_rows(self.state.rows, 0, self.envs, windows, self.source.episode)
 
     def require_legal(self) -> None:
         """Raise if the last step's action was refused in any row."""
@@ -220,7 +237,7 @@ class Session:
 
     def window_jobs(self, e: int) -> NDArray[np.int64]:
         """Trace indices of the jobs of a row's episode."""
-        start = int(self.source.starts[self.buffers.start_index[e]])
+        start = int(self.source.episode.starts[self.buffers.start_index[e]])
         return np.arange(start, start + self.config.episode_jobs, dtype=np.int64)
 
 
@@ -260,7 +277,7 @@ def _check_shape(what: str, values: NDArray[Any], rows: int) -> None:
 
 def _check_windows(windows: NDArray[np.int64], least: int, session: Session) -> None:
     _check_shape("'windows'", windows, session.envs)
-    known = len(session.source.starts)
+    known = len(session.source.episode.starts)
     wrong = windows[(windows < least) | (windows >= known)]
     if len(wrong) > 0:
         raise ConfigurationError(f"window {wrong[0]} of {known}; give an index below {known}")
@@ -273,24 +290,16 @@ def _make_source(
     around: Surroundings,
     standing: Standing,
 ) -> Source:
-    settings = np.zeros(1, SETTINGS_DTYPE)
-    settings["length"] = config.episode_jobs
-    settings["encoding"] = config.encoding
-    settings["form"] = config.reward.form
-    settings["scaled"] = config.reward.reference is not None
-    settings["sampling"] = config.sampling
-    settings["advice"] = config.advice is not None
-    settings["tenants"] = config.tenants > 0
-    settings["fleet"] = config.fleet
-    settings["around"] = config.shows_surroundings
-    fields = ("user", "group", "application")
-    largest = [trace.requests["requested_ms"].max() / 1000.0]
-    largest += [max(float(trace.requests[name].max()), 1.0) for name in fields]
+    maxima = np.empty(len(Maximum))
+    maxima[Maximum.REQUEST] = trace.requests["requested_ms"].max() / 1000.0
+    for column in (Maximum.USER, Maximum.GROUP, Maximum.APPLICATION):
+        maxima[column] = max(float(trace.requests[column.name.lower()].max()), 1.0)
     # Kernels are compiled anew for arrays that differ in being writeable, as copies of a trace may.
     requests = trace.requests.view()
     requests.flags.writeable = False
-    return Source(
-        settings=settings,
+    episode = Episode(
+        length=config.episode_jobs,
+        sampling=int(config.sampling),
         trace=requests,
         nodes=around.nodes,
         incidents=around.incidents,
@@ -305,13 +314,15 @@ def _make_source(
         typical=around.typical,
         gittins=around.gittins,
         starts=np.array(starts, np.int64),
+    )
+    prices = Prices(
+        form=int(config.reward.form),
+        scaled=int(config.reward.reference is not None),
+        weights=config.reward.weights,
         reference=np.full(len(starts), np.nan),
         reference_rule=config.reward.reference_rule.to_record(),
-        advisor=rule_named(config.advice or "fcfs").to_record(),
-        weights=config.reward.weights,
-        generators=config.generators,
-        maxima=np.array(largest, np.float64),
     )
+    return Source(episode, make_view(config, maxima), prices)
 
 
 def _configure_episode(state: ClusterState, config: EnvConfig) -> None:
@@ -326,15 +337,7 @@ def _configure_episode(state: ClusterState, config: EnvConfig) -> None:
 def observed(buffers: Buffers, schema: FeatureSchema, e: int | slice = slice(None)) -> Observation:
     """What buffers say of a row, or of all, as observations hold it: views, not copies."""
     seen: Observation = {"global": buffers.globals[e], "action_mask": buffers.mask[e]}
-    if schema.queue:
-        seen["queue"] = buffers.queue[e]
-    if schema.candidates:
-        seen["candidates"] = buffers.candidates[e]
-    if schema.victims:
-        seen["victims"] = buffers.victims[e]
-    if schema.advice:
-        seen["advice"] = buffers.advice[e]
-    for part in ("elastics", "services", "capacity", "tenants", "racks"):
+    for part in (*SETS, *SURROUNDINGS, "advice"):
         if getattr(schema, part):
             seen[part] = getattr(buffers, part)[e]
     return seen
@@ -355,6 +358,30 @@ def configure_view(state: ClusterState, config: EnvConfig) -> None:
     rows["migrate"] = config.migrate
     rows["services"] = config.services
     rows["capacity_steps"] = config.capacity_steps
+
+
+def make_view(config: EnvConfig, maxima: NDArray[np.float64] | None = None) -> View:
+    """How rows of an environment are shown.
+
+    Parameters
+    ----------
+    config : EnvConfig
+    maxima : float64 [len(Maximum)] or None, optional
+        What the published encoding scales by; no other one reads it.
+    """
+    settings = np.zeros(1, SETTINGS_DTYPE)
+    settings["encoding"] = config.encoding
+    settings["advice"] = config.advice is not None
+    settings["tenants"] = config.tenants > 0
+    settings["fleet"] = config.fleet
+    settings["around"] = config.shows_surroundings
+    return View(
+        settings=settings,
+        heads=head_offsets(config.schema.actions),
+        generators=config.generators,
+        advisor=rule_named(config.advice or "fcfs").to_record(),
+        maxima=np.ones(len(Maximum)) if maxima is None else maxima,
+    )
 
 
 def make_buffers(shape: ClusterShape, config: EnvConfig) -> Buffers:
@@ -379,7 +406,7 @@ def make_buffers(shape: ClusterShape, config: EnvConfig) -> Buffers:
         truncated=np.zeros(E, np.bool_),
         reason=np.zeros(E, np.int32),
         nodes_seen=np.full(E, -1, np.int64),
-        shown=np.zeros((E, 3), np.int32),
+        shown=np.zeros((E, len(Shown)), np.int32),
         advised=np.full(E, -1, np.int32),
         window=np.full((E, Q), NO_JOB, np.int32),
         victim_jobs=np.full((E, V), NO_JOB, np.int32),
@@ -390,7 +417,7 @@ def make_buffers(shape: ClusterShape, config: EnvConfig) -> Buffers:
         episode=np.zeros(E, np.int64),
         start_index=np.zeros(E, np.int64),
         steps=np.zeros(E, np.int64),
-        nodes=make_node_memo(E, config.nodes),
+        nodes=make_node_memo(E, config.nodes, len(NODE_NAMES)),
     )
 
 
@@ -405,9 +432,8 @@ def make_bench(shape: ClusterShape, config: EnvConfig) -> Bench:
         table=table,
         columns=columns,
         scores=np.zeros(config.window),
-        racks=np.zeros((max(config.racks, 1), len(RACK_NAMES) + 4)),
-        tenants=np.zeros((shape.tenants, 2)),
-        metrics=np.zeros((1, len(Metric))),
+        racks=np.zeros((max(config.racks, 1), RACK_SUMS)),
+        tenants=np.zeros((shape.tenants, len(ShareColumn))),
     )
 
 

@@ -192,8 +192,8 @@ def test_problems_bring_their_scenario() -> None:
     assert problem.scenario.quota_mode == QuotaMode.BORROW
     assert len(problem.scenario.curves) == problem.trace.requests["curve"].max() == 6
     session = problem.training_session(1, 16)
-    assert len(session.source.tenants) == len(problem.trace.tenants)
-    assert len(session.source.curves) == 7
+    assert len(session.source.episode.tenants) == len(problem.trace.tenants)
+    assert len(session.source.episode.curves) == 7
 
 
 @pytest.mark.parametrize(

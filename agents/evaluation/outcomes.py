@@ -181,10 +181,10 @@ class OutcomeTable:
 
     def _charged(self, e: int) -> float:
         """The reward's terms of a row, weighted."""
-        session = self._session
-        metrics = np.zeros(len(session.source.weights))
+        session, weights = self._session, self._session.source.prices.weights
+        metrics = np.zeros(len(weights))
         entry.read_metrics(session.state.rows, e, metrics)
-        return float(metrics @ session.source.weights)
+        return float(metrics @ weights)
 
     def result(self, policy: str, learned: bool) -> EvaluationResult:
         """Everything collected, under the policy's name."""

@@ -21,15 +21,15 @@ from orchestrator.kernels.codes import RuleKey
 from orchestrator.kernels.features import Encoding
 from orchestrator.kernels.ranker import (
     RankerBench,
-    WindowSource,
     evaluate_rankers,
     evaluate_rule,
     make_bench,
 )
 from orchestrator.kernels.scorer import Scoring, evaluate_rule_windows, evaluate_scorers
+from orchestrator.kernels.see.layout import SETS
 from orchestrator.kernels.session import Source
 from orchestrator.scheduler.rules import Rule, rule_named
-from orchestrator.scheduler.vectors import SETS, advice_column, vector_layout
+from orchestrator.scheduler.vectors import advice_column, vector_layout
 
 __all__ = ["RankerEvaluator", "ScorerEvaluator"]
 
@@ -116,15 +116,9 @@ class RankerEvaluator:
         """Let the threads go."""
         self._pool.shutdown()
 
-    def _source(self, starts: NDArray[np.int64]) -> WindowSource:
-        source = self._workers[0][0].source
-        return WindowSource(
-            trace=source.trace,
-            nodes=source.nodes,
-            starts=np.ascontiguousarray(starts, np.int64),
-            length=self.length,
-            prices=source.weights,
-        )
+    def _source(self, starts: NDArray[np.int64]) -> Source:
+        source, windows = self._workers[0][0].source, np.ascontiguousarray(starts, np.int64)
+        return source._replace(episode=source.episode._replace(starts=windows))
 
 
 class ScorerEvaluator:
@@ -231,10 +225,10 @@ class ScorerEvaluator:
         around = surroundings(self._scenario, self._trace, windows, self._sessions[0].config, None)
         self._make_room(windows, around)
         changes = {name: getattr(around, name) for name in _OF_WINDOWS}
-        workers = [
-            (session, session.source._replace(starts=windows, **changes))
-            for session in self._sessions
-        ]
+        workers = []
+        for session in self._sessions:
+            episode = session.source.episode._replace(starts=windows, **changes)
+            workers.append((session, session.source._replace(episode=episode)))
         _share(self._pool, workers, len(windows), work)
 
     def _make_sessions(self, start: int) -> list[Session]:
@@ -248,8 +242,8 @@ class ScorerEvaluator:
     def _make_room(self, starts: NDArray[np.int64], around: Surroundings) -> None:
         """Make sessions anew if a window has more failures than any before it."""
         if around.most_incidents > self._sessions[0].state.shape.incidents:
-            counts = np.diff(around.incident_range, axis=1)[:, 0]
-            self._sessions = self._make_sessions(int(starts[counts.argmax()]))
+            first, behind = around.incident_range.T
+            self._sessions = self._make_sessions(int(starts[(behind - first).argmax()]))
 
 
 def _check(config: EnvConfig, threads: int, scenario: Scenario) -> None:

@@ -10,11 +10,10 @@ from numpy.typing import NDArray
 
 from agents.bundle import Manifest, restore_environment
 from orchestrator.errors import ConfigurationError
-from orchestrator.kernels.features import DEFAULT_NAMES
 from orchestrator.kernels.scorer import best_actions
+from orchestrator.kernels.see.layout import DEFAULT_NAMES, SETS
 from orchestrator.scheduler.schema import FeatureSchema
 from orchestrator.scheduler.vectors import (
-    SETS,
     advice_column,
     feature_names,
     named_vector,
@@ -33,7 +32,7 @@ class LinearRanker:
     Parameters
     ----------
     weights : float [14]
-        Weight of each of ``features.DEFAULT_NAMES``.
+        Weight of each of ``layout.DEFAULT_NAMES``.
     name : str, optional
         For tables.
     """
@@ -64,9 +63,9 @@ class LinearRanker:
                 f"ordering with default features"
             )
         # One feature after the other, as compiled replays add them up: the same sums, bit for bit.
-        scores = features[:, :, 0] * self.weights[0]
-        for k in range(1, len(self.weights)):
-            scores += features[:, :, k] * self.weights[k]
+        scores = np.zeros(mask.shape, np.result_type(features, self.weights))
+        for k, weight in enumerate(self.weights):
+            scores += features[:, :, k] * weight
         return np.where(mask, scores, -np.inf).argmax(axis=1)
 
     def __repr__(self) -> str:

@@ -13,8 +13,9 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from orchestrator.kernels.see.layout import SETS, VectorPart
 from orchestrator.scheduler.schema import FeatureSchema
-from orchestrator.scheduler.vectors import SETS, advice_column, feature_names, vector_layout
+from orchestrator.scheduler.vectors import advice_column, feature_names, vector_layout
 
 __all__ = ["ActionPacker", "PackedActions"]
 
@@ -95,22 +96,23 @@ def _pack(mask, sets, parts, advice, advice_at, vectors, actions):
         p = 0
         while p < parts.shape[0]:
             # The rows of one head follow each other.
-            last = p
-            while last + 1 < parts.shape[0] and parts[last + 1, 0] == parts[p, 0]:
+            last, first = p, parts[p, VectorPart.FIRST_ACTION]
+            while last + 1 < parts.shape[0] and parts[last + 1, VectorPart.FIRST_ACTION] == first:
                 last += 1
-            for k in range(parts[p, 1]):
-                a = parts[p, 0] + k
+            for k in range(parts[p, VectorPart.ACTIONS]):
+                a = first + k
                 if not mask[b, a]:
                     continue
                 actions[n] = a
                 for q in range(p, last + 1):
-                    if parts[q, 2] >= 0:
-                        features = sets[parts[q, 2]][b, parts[q, 6] + k // parts[q, 3]]
-                        start = parts[q, 4]
+                    if parts[q, VectorPart.SET] >= 0:
+                        i = parts[q, VectorPart.FIRST_ENTITY] + k // parts[q, VectorPart.SHARED_BY]
+                        features = sets[parts[q, VectorPart.SET]][b, i]
+                        start = parts[q, VectorPart.COLUMN]
                         for f in range(features.shape[0]):
                             vectors[n, start + f] = features[f]
-                if parts[p, 5] >= 0:
-                    vectors[n, parts[p, 5]] = 1.0
+                if parts[p, VectorPart.ONE_HOT] >= 0:
+                    vectors[n, parts[p, VectorPart.ONE_HOT]] = 1.0
                 if advice_at >= 0:
                     vectors[n, advice_at] = advice[b, a]
                 n += 1

@@ -10,7 +10,17 @@ from numpy.typing import NDArray
 
 from orchestrator.kernels.node_memo import NodeMemo
 
-__all__ = ["SETTINGS_DTYPE", "Bench", "Buffers", "RewardForm", "Sampling", "Source"]
+__all__ = [
+    "SETTINGS_DTYPE",
+    "Bench",
+    "Buffers",
+    "Episode",
+    "Prices",
+    "RewardForm",
+    "Sampling",
+    "Source",
+    "View",
+]
 
 
 class Sampling(IntEnum):
@@ -30,11 +40,7 @@ class RewardForm(IntEnum):
 
 SETTINGS_DTYPE = np.dtype(
     [
-        ("length", "i4"),  # jobs of an episode
         ("encoding", "u1"),  # features.Encoding
-        ("form", "u1"),  # RewardForm
-        ("scaled", "u1"),  # divide by the reference rule's cost on the same window
-        ("sampling", "u1"),  # Sampling
         ("tenants", "u1"),  # tenants are shown
         ("around", "u1"),  # fleet, tenants or racks are shown, or a job's tenant
         ("fleet", "u1"),  # the global vector describes the fleet, too
@@ -42,12 +48,14 @@ SETTINGS_DTYPE = np.dtype(
     ],
     align=True,
 )
+"""How rows are shown."""
 
 
-class Source(NamedTuple):
-    """Where episodes come from, and what they are worth; T trace jobs, M windows, K candidates."""
+class Episode(NamedTuple):
+    """What episodes are made from; T trace jobs, M windows."""
 
-    settings: NDArray[np.void]  # [1] SETTINGS_DTYPE
+    length: int  # jobs of an episode
+    sampling: int  # Sampling
     trace: NDArray[np.void]  # [T] REQUEST_DTYPE
     nodes: NDArray[np.void]  # [N] NODE_DTYPE
     incidents: NDArray[np.void]  # [I] INCIDENT_DTYPE, times relative to the episode's start
@@ -62,12 +70,34 @@ class Source(NamedTuple):
     typical: NDArray[np.void]  # TYPICAL_DTYPE, by which fragmentation is measured
     gittins: NDArray[np.void]  # GITTINS_DTYPE, by attained service; none: every index is 0
     starts: NDArray[np.int64]  # [M] first job of each window; without jobs, its first tick
+
+
+class View(NamedTuple):
+    """What rows are described by, and what the numbers of actions mean; K candidates."""
+
+    settings: NDArray[np.void]  # [1] SETTINGS_DTYPE
+    heads: NDArray[np.int64]  # see layout.head_offsets
+    generators: NDArray[np.int32]  # [K] of each candidate: its Placement, or NODE_CHOICE + node
+    advisor: NDArray[np.void]  # [1] RULE_DTYPE; used if the settings ask for advice
+    maxima: NDArray[np.float64]  # [len(Maximum)] for the published encoding
+
+
+class Prices(NamedTuple):
+    """What rewards are paid by; M windows."""
+
+    form: int  # RewardForm
+    scaled: int  # 1: divided by the reference rule's cost on the same window
+    weights: NDArray[np.float64]  # [len(Metric)] cost of one unit of each metric
     reference: NDArray[np.float64]  # [M] the reference rule's cost; NaN: not computed yet
     reference_rule: NDArray[np.void]  # [1] RULE_DTYPE
-    advisor: NDArray[np.void]  # [1] RULE_DTYPE; used if the settings ask for advice
-    weights: NDArray[np.float64]  # [len(Metric)] cost of one unit of each metric
-    generators: NDArray[np.int32]  # [K] of each candidate: its Placement, or NODE_CHOICE + node
-    maxima: NDArray[np.float64]  # [4] for the published encoding
+
+
+class Source(NamedTuple):
+    """Where episodes come from, what is seen of them, and what they are worth."""
+
+    episode: Episode
+    seen: View  # numba keeps the name `view` to itself
+    prices: Prices
 
 
 class Buffers(NamedTuple):
@@ -90,7 +120,7 @@ class Buffers(NamedTuple):
     reason: NDArray[np.int32]  # [E] Reason of the last action
     # --- the session's own memory ---
     nodes_seen: NDArray[np.int64]  # [E] changes of nodes when racks were described
-    shown: NDArray[np.int32]  # [E, 3] jobs, victims and elastic jobs of the last encoding
+    shown: NDArray[np.int32]  # [E, len(Shown)] jobs of the last encoding
     advised: NDArray[np.int32]  # [E] the advisor's choice, or -1
     window: NDArray[np.int32]  # [E, Q] the jobs shown
     victim_jobs: NDArray[np.int32]  # [E, max(V, 1)]
@@ -114,6 +144,5 @@ class Bench(NamedTuple):
     table: NDArray[np.int32]
     columns: NDArray[np.float32]
     scores: NDArray[np.float64]  # [Q]
-    racks: NDArray[np.float64]  # [R, len(RACK_NAMES) + 4]
-    tenants: NDArray[np.float64]  # [tenants, 2]
-    metrics: NDArray[np.float64]  # [1, len(Metric)]
+    racks: NDArray[np.float64]  # [R, surroundings.RACK_SUMS]
+    tenants: NDArray[np.float64]  # [tenants, len(ShareColumn)]

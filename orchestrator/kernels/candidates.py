@@ -11,6 +11,7 @@ from orchestrator.kernels.fastlog import fast_log, log_seconds
 from orchestrator.kernels.feasibility import fits, least_workers
 from orchestrator.kernels.jit import kernel, part
 from orchestrator.kernels.placement import place_gang
+from orchestrator.kernels.see.layout import CandidateColumn, VictimColumn
 from orchestrator.kernels.slot_table import (
     find_ask,
     has_slot_table,
@@ -23,39 +24,17 @@ from orchestrator.kernels.transition.progress import progress_now, saved_progres
 from orchestrator.kernels.victim_plans import lets_in
 
 __all__ = [
-    "CANDIDATE_NAMES",
-    "VICTIM_NAMES",
     "encode_candidates",
     "encode_victims",
     "select_victims",
 ]
-
-CANDIDATE_NAMES = (
-    "feasible",
-    "spread",  # nodes touched / workers
-    "crosses_racks",  # 0 one node, .5 one rack, 1 several racks
-    "room_left",  # free share of the touched nodes after the placement
-    "failures",  # .5 ln(1 + failures of its worst node)
-    "duplicate",  # the same nodes as an earlier candidate of this job
-)
-
-VICTIM_NAMES = (
-    "log_remaining",  # .1 ln(1 + estimated work left, s)
-    "log_elapsed",  # .1 ln(1 + time since its start, s)
-    "log_unsaved",  # .1 ln(1 + work since its last checkpoint, s)
-    "demand_share",
-    "log_preemptions",
-    "priority",
-    "log_checkpoint_cost",
-    "helps",  # without it the first waiting job would fit
-)
 
 _F = np.float32
 
 
 @kernel
 def _describe_candidate(row, j, nodes, workers, out):
-    """Features 0..4 of a placement of ``workers`` workers."""
+    """Features, but whether it is a duplicate, of a placement of ``workers`` workers."""
     touched, failures = 0, node(row, nodes[0]).failures
     one_rack = True
     free, capacity = np.int64(0), np.int64(0)
@@ -75,12 +54,12 @@ def _describe_candidate(row, j, nodes, workers, out):
             if row.unit != 0
             else np.int64(node(row, n).cpu_cap_milli)
         )
-    out[0] = _F(1.0)
-    out[1] = _F(touched / workers)
-    out[2] = _F(0.0 if touched == 1 else (0.5 if one_rack else 1.0))
+    out[CandidateColumn.FEASIBLE] = _F(1.0)
+    out[CandidateColumn.SPREAD] = _F(touched / workers)
+    out[CandidateColumn.CROSSES_RACKS] = _F(0.0 if touched == 1 else (0.5 if one_rack else 1.0))
     units = job(row, j).units // request(row, j).workers * workers
-    out[3] = _F((free - units) / max(capacity, 1))
-    out[4] = _F(0.5) * fast_log(_F(1.0 + failures))
+    out[CandidateColumn.ROOM_LEFT] = _F((free - units) / max(capacity, 1))
+    out[CandidateColumn.FAILURES] = _F(0.5) * fast_log(_F(1.0 + failures))
 
 
 @kernel
@@ -120,7 +99,7 @@ def _fill_candidates(row, j, generators, nodes, mask, out):
             for w in range(placed):
                 same = same and nodes[other * W + w] == mine[w]
             if same:
-                out[k, 5] = _F(1.0)
+                out[k, CandidateColumn.DUPLICATE] = _F(1.0)
                 break
     return found
 
@@ -213,12 +192,12 @@ def encode_victims(row, victims, count, out):
         j = np.int64(victims[i])
         ask = request(row, j)
         progress = progress_now(row, j)
-        out[i, 0] = log_seconds(ask.requested_ms - progress)
-        out[i, 1] = log_seconds(row.now_ms - job(row, j).start_ms)
-        out[i, 2] = log_seconds(progress - saved_progress(row, j))
-        out[i, 3] = _F(job(row, j).units / max(row.nominal_units, 1))
-        out[i, 4] = _F(0.5) * fast_log(_F(1.0 + job(row, j).preemptions))
-        out[i, 5] = _F(1.0 - ask.priority / 3.0)
-        out[i, 6] = log_seconds(ask.checkpoint_ms + ask.restart_ms)
+        out[i, VictimColumn.LOG_REMAINING] = log_seconds(ask.requested_ms - progress)
+        out[i, VictimColumn.LOG_ELAPSED] = log_seconds(row.now_ms - job(row, j).start_ms)
+        out[i, VictimColumn.LOG_UNSAVED] = log_seconds(progress - saved_progress(row, j))
+        out[i, VictimColumn.DEMAND_SHARE] = _F(job(row, j).units / max(row.nominal_units, 1))
+        out[i, VictimColumn.LOG_PREEMPTIONS] = _F(0.5) * fast_log(_F(1.0 + job(row, j).preemptions))
+        out[i, VictimColumn.PRIORITY] = _F(1.0 - ask.priority / 3.0)
+        out[i, VictimColumn.LOG_CHECKPOINT_COST] = log_seconds(ask.checkpoint_ms + ask.restart_ms)
         helps = waits and lets_in(row, first, j)
-        out[i, 7] = _F(1.0) if helps else _F(0.0)
+        out[i, VictimColumn.HELPS] = _F(1.0) if helps else _F(0.0)

@@ -18,7 +18,7 @@ from orchestrator.kernels.tables import job, node, request, running, worker
 from orchestrator.kernels.throughput import speed_milli
 from orchestrator.kernels.transition.progress import units_of
 
-__all__ = ["elastic_action", "marginal_speed"]
+__all__ = ["elastic_action", "fewer_workers", "marginal_speed"]
 
 
 @small_kernel
@@ -32,6 +32,16 @@ def marginal_speed(row, j, workers):
     spread = np.int64(job(row, j).spread)
     gain = speed_milli(row, j, np.int64(workers), spread, model) - job(row, j).speed_milli
     return np.float64(gain) / max(abs(units_of(row, j, workers - now)), 1)
+
+
+@small_kernel
+def fewer_workers(row, j):
+    """The next smaller size of a running elastic job: what it asked for, or one worker fewer.
+
+    What was lent comes back at once, as rules take it back: one change of size, one regroup.
+    """
+    now = np.int64(job(row, j).workers_now)
+    return max(min(now - 1, np.int64(request(row, j).workers)), np.int64(0))
 
 
 @part

@@ -6,27 +6,15 @@ import numpy as np
 
 from orchestrator.kernels.codes import NO_JOB, Reason
 from orchestrator.kernels.decisions import resize_reason
-from orchestrator.kernels.elasticity import marginal_speed
+from orchestrator.kernels.elasticity import fewer_workers, marginal_speed
 from orchestrator.kernels.fastlog import log_seconds
 from orchestrator.kernels.growth import has_room_for_one
-from orchestrator.kernels.jit import kernel, small_kernel
+from orchestrator.kernels.jit import kernel
+from orchestrator.kernels.see.layout import ElasticColumn
 from orchestrator.kernels.tables import job, request, running
 from orchestrator.kernels.transition.progress import progress_now, units_of
 
-__all__ = ["ELASTIC_NAMES", "encode_elastics", "fewer_workers", "select_elastics"]
-
-ELASTIC_NAMES = (
-    "log_remaining",  # .1 ln(1 + estimated work left, s)
-    "size",  # workers now / workers asked for, -1
-    "room_below",  # (workers - minimum) / workers asked for
-    "room_above",  # (maximum - workers) / workers asked for
-    "gain",  # speed gained by one more worker, relative to its share of the workers asked for
-    "loss",  # speed lost by one fewer, likewise
-    "demand_share",
-    "priority",
-    "log_regroup",  # .1 ln(1 + cost of a regroup, s)
-    "log_since_change",  # .1 ln(1 + time since its size last changed, s)
-)
+__all__ = ["encode_elastics", "select_elastics"]
 
 _F = np.float32
 
@@ -51,16 +39,6 @@ def select_elastics(row, jobs):
     for i in range(count, jobs.shape[0]):
         jobs[i] = np.int32(NO_JOB)
     return count
-
-
-@small_kernel
-def fewer_workers(row, j):
-    """The next smaller size of a running elastic job: what it asked for, or one worker fewer.
-
-    What was lent comes back at once, as rules take it back: one change of size, one regroup.
-    """
-    now = np.int64(job(row, j).workers_now)
-    return max(min(now - 1, np.int64(request(row, j).workers)), np.int64(0))
 
 
 @kernel
@@ -102,14 +80,14 @@ def encode_elastics(row, jobs, count, nodes, mask, out):
         legal += np.int64(shrinks) + np.int64(grows)
         asked = np.float64(ask.workers)
         each = max(units_of(row, j, np.int64(1)), np.int64(1)) * asked / 1000.0
-        out[i, 0] = log_seconds(ask.requested_ms - progress_now(row, j))
-        out[i, 1] = _F(now / asked - 1.0)
-        out[i, 2] = _F(min((now - ask.min_workers) / asked, 4.0))
-        out[i, 3] = _F(min((ask.max_workers - now) / asked, 4.0))
-        out[i, 4] = _F(min(marginal_speed(row, j, now + 1) * each, 4.0))
-        out[i, 5] = _F(min(-marginal_speed(row, j, max(now - 1, 1)) * each, 4.0))
-        out[i, 6] = _F(job(row, j).units / max(row.nominal_units, 1))
-        out[i, 7] = _F(1.0 - ask.priority / 3.0)
-        out[i, 8] = log_seconds(ask.regroup_ms)
-        out[i, 9] = log_seconds(row.now_ms - job(row, j).resized_ms)
+        out[i, ElasticColumn.LOG_REMAINING] = log_seconds(ask.requested_ms - progress_now(row, j))
+        out[i, ElasticColumn.SIZE] = _F(now / asked - 1.0)
+        out[i, ElasticColumn.ROOM_BELOW] = _F(min((now - ask.min_workers) / asked, 4.0))
+        out[i, ElasticColumn.ROOM_ABOVE] = _F(min((ask.max_workers - now) / asked, 4.0))
+        out[i, ElasticColumn.GAIN] = _F(min(marginal_speed(row, j, now + 1) * each, 4.0))
+        out[i, ElasticColumn.LOSS] = _F(min(-marginal_speed(row, j, max(now - 1, 1)) * each, 4.0))
+        out[i, ElasticColumn.DEMAND_SHARE] = _F(job(row, j).units / max(row.nominal_units, 1))
+        out[i, ElasticColumn.PRIORITY] = _F(1.0 - ask.priority / 3.0)
+        out[i, ElasticColumn.LOG_REGROUP] = log_seconds(ask.regroup_ms)
+        out[i, ElasticColumn.LOG_SINCE_CHANGE] = log_seconds(row.now_ms - job(row, j).resized_ms)
     return legal

@@ -17,20 +17,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.kernels.advance import advance as _advance
-from orchestrator.kernels.buffers import Bench, Buffers, Source
+from orchestrator.kernels.buffers import Bench, Buffers, View
 from orchestrator.kernels.commit import commit as _commit
 from orchestrator.kernels.feasibility import can_ever_fit as _can_ever_fit
 from orchestrator.kernels.feasibility import fits as _fits
 from orchestrator.kernels.feasibility import why_not as _why_not
-from orchestrator.kernels.features import fill_static as _fill_static
 from orchestrator.kernels.jit import entry, on_row
 from orchestrator.kernels.metrics import read_metrics as _read_metrics
-from orchestrator.kernels.node_memo import forget_nodes as _forget_nodes
-from orchestrator.kernels.observe import decode as _decode
 from orchestrator.kernels.observe import encode as _encode
+from orchestrator.kernels.observe import look_anew as _look_anew
 from orchestrator.kernels.ordering import job_score as _job_score
 from orchestrator.kernels.rules import replay as _replay
 from orchestrator.kernels.rules import rule_action as _rule_action
+from orchestrator.kernels.see.layout import decode as _decode
 from orchestrator.kernels.throughput import speed_milli as _speed_milli
 from orchestrator.kernels.transition.apply import apply_event as _apply_event
 from orchestrator.kernels.transition.decide import open_point as _open_point
@@ -69,8 +68,8 @@ advance: Callable[[Rows, int, Nodes], int] = on_row(_advance)
 commit: Callable[[Rows, int, int, int, int, Nodes], int] = on_row(_commit)
 """``(kind, job, value, nodes)``: carry out an action; a ``Reason``, OK if it was carried out."""
 
-decode: Callable[[Rows, int, int, Source, Buffers], _Action] = on_row(_decode)
-"""``(action, source, buffers)``: the action that a flat number stands for."""
+decode: Callable[[Rows, int, int, View, Buffers], _Action] = on_row(_decode)
+"""``(action, view, buffers)``: the action that a flat number stands for."""
 
 open_point: Callable[[Rows, int], None] = on_row(_open_point)
 """Say that something happened: there may be something to decide."""
@@ -145,15 +144,11 @@ def apply_event(rows: Rows, e: int, time_ms: int, kind: int, subject: int) -> No
 
 
 @entry
-def describe(rows: Rows, e: int, source: Source, buffers: Buffers, bench: Bench) -> int:
+def describe(rows: Rows, e: int, view: View, buffers: Buffers, bench: Bench) -> int:
     """Describe the decision point at which a row stands, whatever it was before.
 
     Unlike an episode's row, a live cluster's has jobs that came a moment ago: what is constant of
-    a job is worked out anew each time. Of the source it takes settings, generators, advisor and
-    maxima. The result is the number of choices besides waiting.
+    a job is worked out anew each time. The result is the number of choices besides waiting.
     """
-    encoding = np.int64(source.settings[0].encoding)
-    _fill_static(rows[e], encoding, source.maxima, buffers.static[e])
-    buffers.nodes_seen[e] = -1
-    _forget_nodes(buffers.nodes, e)
-    return int(np.int64(_encode(rows[e], e, source, buffers, bench)))
+    _look_anew(rows[e], e, view, buffers)
+    return int(np.int64(_encode(rows[e], e, view, buffers, bench)))

@@ -17,15 +17,18 @@ from numpy.typing import NDArray
 from orchestrator.kernels.fastlog import fast_log
 from orchestrator.kernels.jit import kernel, small_kernel
 from orchestrator.kernels.pods import encode_pods, encode_pool
+from orchestrator.kernels.see.layout import (
+    PUBLISHED_NAMES,
+    GlobalColumn,
+    Maximum,
+    PublishedColumn,
+    QueueColumn,
+    StaticColumn,
+)
 from orchestrator.kernels.tables import job, request, running
 
 __all__ = [
     "BUCKETS",
-    "CLUSTER_EXTRA",
-    "DEFAULT_NAMES",
-    "FULL_EXTRA",
-    "GLOBAL_NAMES",
-    "PUBLISHED_NAMES",
     "STATIC_WIDTH",
     "Encoding",
     "encode_global",
@@ -47,69 +50,20 @@ class Encoding(IntEnum):
     """With what is known of a job's tenant."""
 
 
-PUBLISHED_NAMES = (
-    "wait",
-    "request_time",
-    "processors",
-    "memory",
-    "user",
-    "group",
-    "application",
-    "fits_now",
-)
-
-DEFAULT_NAMES = (
-    "log_wait",  # .1 ln(1 + w)
-    "log_request",  # .1 ln r
-    "log_demand",  # ln p / max(ln P, 1)
-    "fits_now",
-    "log_time_to_start",  # .1 ln(1 + d)
-    "log_slowdown",  # .2 ln(1 + w / m)
-    "log_queue_cost_of_waiting",  # .1 ln(1 + W d)
-    "log_relative_time_to_start",  # .2 ln(1 + d / m)
-    "slack",  # (free - p) / P
-    "log_area",  # ln(r p) / ln(10 P), roughly within [0, 2]
-    "log_rank",  # ln(1 + position) / ln(1 + window)
-    "demand_share",  # p / P
-    "log_cost_of_choosing",  # .1 ln(1 + (d + r)(W - 1 / m))
-    "is_short",  # r < 10
-)
-
-CLUSTER_EXTRA = (
-    "priority",  # 0 best effort .. 1 critical
-    "log_preemptions",
-    "progress",  # share of the estimate that is done and saved
-    "log_workers",
-    "log_attained",  # .1 ln(1 + attained service in seconds of the whole capacity)
-)
-
-FULL_EXTRA = (
-    "tenant_share",  # its tenant's dominant share
-    "tenant_excess",  # that, beyond what its tenant is entitled to
-)
-
-GLOBAL_NAMES = (
-    "free_share",
-    "log_queue",
-    "log_queue_rate",
-    "log_first_release",
-    "log_last_release",
-    "running",
-    "log_queued_area",
-    "log_hidden_queue",
-)
-
 BUCKETS = 1024
 """Demands are looked up in a table of so many steps of capacity, rounded up."""
 
 STATIC_WIDTH = 16
 """Floats of the per-job constants: one cache line."""
 
-_SUBMIT, _REQUEST, _SCALE, _LOG_SCALE, _RATE, _BUCKET, _DEMAND = 0, 1, 2, 3, 4, 5, 6
-_LOG_REQUEST, _LOG_DEMAND, _LOG_AREA, _DEMAND_SHARE, _SHORT = 7, 8, 9, 10, 11
-# Of the published encoding, in the order of its columns; 0 and 7 are dynamic.
-_PUBLISHED_WIDTH = 8
+# Scratch. Rows of releases: the time, and what follows from it for the features.
+_AT, _LOG_AT, _LOG_COST = 0, 1, 2
+# Rows of columns: first those of which logarithms are taken, then what is added to them.
+_WAIT, _SLOWDOWN, _RELATIVE, _CHOOSING, _SCALES, _RANKS = 0, 1, 2, 3, 4, 5
+_LOGS = 4
+_ROWS = 6
 
+_PUBLISHED_WIDTH = len(PUBLISHED_NAMES)
 _F = np.float32
 _ALMOST_ONE = _F(1.0 - 1e-5)
 _ALMOST_ZERO = _F(1e-5)
@@ -131,8 +85,8 @@ def make_scratch(
         The last row is constant: ln(1 + position) / ln(1 + window).
     """
     padded = -(-window // _BLOCK) * _BLOCK
-    columns = np.ones((6, padded), np.float32)
-    columns[5] = np.log1p(np.arange(padded)) / np.log1p(window)
+    columns = np.ones((_ROWS, padded), np.float32)
+    columns[_RANKS] = np.log1p(np.arange(padded)) / np.log1p(window)
     return np.zeros((3, jobs + 1), np.float32), np.zeros(BUCKETS + 1, np.int32), columns
 
 
@@ -145,8 +99,8 @@ def fill_static(row, encoding, maxima, static):
     row : ROW_DTYPE record
     encoding : int
         An ``Encoding``.
-    maxima : float64 [4]
-        Largest estimate (s), user, group and application of the trace, for the published encoding.
+    maxima : float64 [len(Maximum)]
+        For the published encoding.
     static : float32 [jobs, STATIC_WIDTH]
         Filled.
     """
@@ -160,28 +114,33 @@ def fill_static(row, encoding, maxima, static):
         estimate = max(ask.requested_ms / 1000.0, 1e-3)
         demand = job(row, j).units / 1000.0
         if encoding == Encoding.PUBLISHED:
-            static[j, 0] = (ask.submit_ms - request(row, 0).submit_ms) / 1000.0
-            static[j, 1] = min(estimate / maxima[0], 1.0 - 1e-5)
-            static[j, 2] = min(demand / capacity, 1.0 - 1e-5)
-            static[j, 3] = 0.0
-            static[j, 4] = min(ask.user / maxima[1], 1.0 - 1e-5)
-            static[j, 5] = min(ask.group / maxima[2], 1.0 - 1e-5)
-            static[j, 6] = min(ask.application / maxima[3], 1.0 - 1e-5)
-            static[j, 7] = demand
+            most = 1.0 - 1e-5
+            length, user = estimate / maxima[Maximum.REQUEST], ask.user / maxima[Maximum.USER]
+            group = ask.group / maxima[Maximum.GROUP]
+            application = ask.application / maxima[Maximum.APPLICATION]
+            static[j, PublishedColumn.WAIT] = (ask.submit_ms - request(row, 0).submit_ms) / 1000.0
+            static[j, PublishedColumn.REQUEST_TIME] = min(length, most)
+            static[j, PublishedColumn.PROCESSORS] = min(demand / capacity, most)
+            static[j, PublishedColumn.MEMORY] = 0.0
+            static[j, PublishedColumn.USER] = min(user, most)
+            static[j, PublishedColumn.GROUP] = min(group, most)
+            static[j, PublishedColumn.APPLICATION] = min(application, most)
+            static[j, PublishedColumn.FITS_NOW] = demand
             continue
         scale = max(estimate, bound)
-        static[j, _SUBMIT] = (ask.submit_ms - request(row, 0).submit_ms) / 1000.0
-        static[j, _REQUEST] = estimate
-        static[j, _SCALE] = scale
-        static[j, _LOG_SCALE] = np.log(scale)
-        static[j, _RATE] = 1.0 / scale
-        static[j, _BUCKET] = min(np.ceil(demand / capacity * BUCKETS), BUCKETS)
-        static[j, _DEMAND] = demand
-        static[j, _LOG_REQUEST] = 0.1 * np.log(estimate)
-        static[j, _LOG_DEMAND] = np.log(max(demand, 1e-3)) / log_capacity
-        static[j, _LOG_AREA] = np.log(max(estimate * demand, 1e-3)) / np.log(10.0 * capacity)
-        static[j, _DEMAND_SHARE] = demand / capacity
-        static[j, _SHORT] = 1.0 if estimate < bound else 0.0
+        static[j, StaticColumn.SUBMIT] = (ask.submit_ms - request(row, 0).submit_ms) / 1000.0
+        static[j, StaticColumn.REQUEST] = estimate
+        static[j, StaticColumn.SCALE] = scale
+        static[j, StaticColumn.LOG_SCALE] = np.log(scale)
+        static[j, StaticColumn.RATE] = 1.0 / scale
+        static[j, StaticColumn.BUCKET] = min(np.ceil(demand / capacity * BUCKETS), BUCKETS)
+        static[j, StaticColumn.DEMAND] = demand
+        static[j, StaticColumn.LOG_REQUEST] = 0.1 * np.log(estimate)
+        static[j, StaticColumn.LOG_DEMAND] = np.log(max(demand, 1e-3)) / log_capacity
+        log_area = np.log(max(estimate * demand, 1e-3))
+        static[j, StaticColumn.LOG_AREA] = log_area / np.log(10.0 * capacity)
+        static[j, StaticColumn.DEMAND_SHARE] = demand / capacity
+        static[j, StaticColumn.SHORT] = 1.0 if estimate < bound else 0.0
 
 
 @kernel
@@ -193,9 +152,10 @@ def _encode_published(row, window, count, static, out):
         j = np.uint64(window[i])
         for c in range(_PUBLISHED_WIDTH):
             out[i, c] = static[j, c]
-        wait = (now_s - static[j, 0]) * _PER_MAX_WAIT
-        out[i, 0] = wait if wait < _ALMOST_ONE else _ALMOST_ONE
-        out[i, 7] = _ALMOST_ONE if static[j, 7] <= free else _ALMOST_ZERO
+        wait = (now_s - static[j, PublishedColumn.WAIT]) * _PER_MAX_WAIT
+        out[i, PublishedColumn.WAIT] = wait if wait < _ALMOST_ONE else _ALMOST_ONE
+        fits = static[j, PublishedColumn.FITS_NOW] <= free
+        out[i, PublishedColumn.FITS_NOW] = _ALMOST_ONE if fits else _ALMOST_ZERO
 
 
 @kernel
@@ -212,18 +172,18 @@ def _release_table(row, most, releases, table):
     filled = min(max(np.int64(free * to_bucket), -1), BUCKETS) + 1
     for b in range(min(filled, most + 1)):
         table[b] = 0
-    releases[0, 0] = _F(0.0)
-    releases[1, 0] = _F(0.0)
-    releases[2, 0] = _F(0.0)
+    releases[_AT, 0] = _F(0.0)
+    releases[_LOG_AT, 0] = _F(0.0)
+    releases[_LOG_COST, 0] = _F(0.0)
     count = 1
     for k in range(row.running_len):
         if filled > most:
             break
         free += running(row, k).units
         d = _F(max(running(row, k).expected_end_ms - row.now_ms, 0) / 1000.0)
-        releases[0, count] = d
-        releases[1, count] = _F(0.1) * fast_log(_F(1.0) + d)
-        releases[2, count] = _F(0.1) * fast_log(_F(1.0) + rate * d)
+        releases[_AT, count] = d
+        releases[_LOG_AT, count] = _F(0.1) * fast_log(_F(1.0) + d)
+        releases[_LOG_COST, count] = _F(0.1) * fast_log(_F(1.0) + rate * d)
         upto = min(max(np.int64(free * to_bucket), -1), BUCKETS) + 1
         for b in range(filled, min(upto, most + 1)):
             table[b] = count
@@ -240,7 +200,7 @@ def _take_logs(columns, count):
     The inner loop has a fixed length, so that it compiles to one wide operation without a scalar
     remainder; entries beyond ``count`` in the last block are computed for nothing.
     """
-    for c in range(4):
+    for c in range(_LOGS):
         for block in range((count + _BLOCK - 1) // _BLOCK):
             at = block * _BLOCK
             for i in range(_BLOCK):
@@ -266,7 +226,7 @@ def encode_window(row, window, count, static, releases, table, columns, out):
     """
     most = _ZERO
     for i in range(count):
-        bucket = static[np.uint64(window[i]), _BUCKET]
+        bucket = static[np.uint64(window[i]), StaticColumn.BUCKET]
         most = bucket if bucket > most else most
     _release_table(row, np.int64(most), releases, table)
     now_s = _F((row.now_ms - request(row, 0).submit_ms) / 1000.0)
@@ -275,35 +235,37 @@ def encode_window(row, window, count, static, releases, table, columns, out):
     rate = _F(row.request_rate)
     for i in range(count):
         j = np.uint64(window[i])
-        k = np.uint64(table[np.uint64(static[j, _BUCKET])])
-        wait = now_s - static[j, _SUBMIT]
+        k = np.uint64(table[np.uint64(static[j, StaticColumn.BUCKET])])
+        wait = now_s - static[j, StaticColumn.SUBMIT]
         wait = wait if wait > _ZERO else _ZERO
-        start = releases[0, k]
-        scale = static[j, _SCALE]
-        rest = rate - static[j, _RATE]
+        start = releases[_AT, k]
+        scale = static[j, StaticColumn.SCALE]
+        rest = rate - static[j, StaticColumn.RATE]
         rest = rest if rest > _ZERO else _ZERO
-        demand = static[j, _DEMAND]
-        columns[0, i] = _ONE + wait
-        columns[1, i] = scale + wait
-        columns[2, i] = scale + start
-        columns[3, i] = _ONE + (start + static[j, _REQUEST]) * rest
-        columns[4, i] = static[j, _LOG_SCALE]
-        out[i, 1] = static[j, _LOG_REQUEST]
-        out[i, 2] = static[j, _LOG_DEMAND]
-        out[i, 3] = _ONE if demand <= free else _ZERO
-        out[i, 4] = releases[1, k]
-        out[i, 6] = releases[2, k]
-        out[i, 8] = (free - demand) * per_capacity
-        out[i, 9] = static[j, _LOG_AREA]
-        out[i, 10] = columns[5, i]
-        out[i, 11] = static[j, _DEMAND_SHARE]
-        out[i, 13] = static[j, _SHORT]
+        demand = static[j, StaticColumn.DEMAND]
+        columns[_WAIT, i] = _ONE + wait
+        columns[_SLOWDOWN, i] = scale + wait
+        columns[_RELATIVE, i] = scale + start
+        columns[_CHOOSING, i] = _ONE + (start + static[j, StaticColumn.REQUEST]) * rest
+        columns[_SCALES, i] = static[j, StaticColumn.LOG_SCALE]
+        out[i, QueueColumn.LOG_REQUEST] = static[j, StaticColumn.LOG_REQUEST]
+        out[i, QueueColumn.LOG_DEMAND] = static[j, StaticColumn.LOG_DEMAND]
+        out[i, QueueColumn.FITS_NOW] = _ONE if demand <= free else _ZERO
+        out[i, QueueColumn.LOG_TIME_TO_START] = releases[_LOG_AT, k]
+        out[i, QueueColumn.LOG_QUEUE_COST_OF_WAITING] = releases[_LOG_COST, k]
+        out[i, QueueColumn.SLACK] = (free - demand) * per_capacity
+        out[i, QueueColumn.LOG_AREA] = static[j, StaticColumn.LOG_AREA]
+        out[i, QueueColumn.LOG_RANK] = columns[_RANKS, i]
+        out[i, QueueColumn.DEMAND_SHARE] = static[j, StaticColumn.DEMAND_SHARE]
+        out[i, QueueColumn.IS_SHORT] = static[j, StaticColumn.SHORT]
     _take_logs(columns, count)
     for i in range(count):
-        out[i, 0] = _F(0.1) * columns[0, i]
-        out[i, 5] = _F(0.2) * (columns[1, i] - columns[4, i])
-        out[i, 7] = _F(0.2) * (columns[2, i] - columns[4, i])
-        out[i, 12] = _F(0.1) * columns[3, i]
+        out[i, QueueColumn.LOG_WAIT] = _F(0.1) * columns[_WAIT, i]
+        out[i, QueueColumn.LOG_SLOWDOWN] = _F(0.2) * (columns[_SLOWDOWN, i] - columns[_SCALES, i])
+        out[i, QueueColumn.LOG_RELATIVE_TIME_TO_START] = _F(0.2) * (
+            columns[_RELATIVE, i] - columns[_SCALES, i]
+        )
+        out[i, QueueColumn.LOG_COST_OF_CHOOSING] = _F(0.1) * columns[_CHOOSING, i]
 
 
 @small_kernel
@@ -314,12 +276,12 @@ def _encode_extra(row, window, count, out):
         j = window[i]
         ask = request(row, j)
         me = job(row, j)
-        out[i, 14] = _F(1.0 - ask.priority / 3.0)
-        out[i, 15] = _F(0.5) * fast_log(_F(1.0 + me.preemptions))
-        out[i, 16] = _F(min(me.progress_ms / max(ask.requested_ms, 1), 1.0))
-        out[i, 17] = _F(0.2) * fast_log(_F(ask.workers))
+        out[i, QueueColumn.PRIORITY] = _F(1.0 - ask.priority / 3.0)
+        out[i, QueueColumn.LOG_PREEMPTIONS] = _F(0.5) * fast_log(_F(1.0 + me.preemptions))
+        out[i, QueueColumn.PROGRESS] = _F(min(me.progress_ms / max(ask.requested_ms, 1), 1.0))
+        out[i, QueueColumn.LOG_WORKERS] = _F(0.2) * fast_log(_F(ask.workers))
         attained = me.attained_unit_ms / capacity / 1000.0
-        out[i, 18] = _F(0.1) * fast_log(_F(1.0 + attained))
+        out[i, QueueColumn.LOG_ATTAINED] = _F(0.1) * fast_log(_F(1.0 + attained))
 
 
 @kernel
@@ -347,13 +309,13 @@ def encode_global(row, encoding, out):
     if row.running_len > 0:
         first = max(running(row, 0).expected_end_ms - row.now_ms, 0)
         last = max(running(row, row.running_len - 1).expected_end_ms - row.now_ms, 0)
-    out[0] = _F(row.free_units / capacity)
-    out[1] = _F(0.2) * fast_log(_F(1.0 + row.queue_len))
-    out[2] = _F(0.1) * fast_log(_F(1e-4 + max(row.request_rate, 0.0)))
-    out[3] = _F(0.1) * fast_log(_F(1.0 + first / 1000.0))
-    out[4] = _F(0.1) * fast_log(_F(1.0 + last / 1000.0))
-    out[5] = _F(row.running_len / 64.0)
+    out[GlobalColumn.FREE_SHARE] = _F(row.free_units / capacity)
+    out[GlobalColumn.LOG_QUEUE] = _F(0.2) * fast_log(_F(1.0 + row.queue_len))
+    out[GlobalColumn.LOG_QUEUE_RATE] = _F(0.1) * fast_log(_F(1e-4 + max(row.request_rate, 0.0)))
+    out[GlobalColumn.LOG_FIRST_RELEASE] = _F(0.1) * fast_log(_F(1.0 + first / 1000.0))
+    out[GlobalColumn.LOG_LAST_RELEASE] = _F(0.1) * fast_log(_F(1.0 + last / 1000.0))
+    out[GlobalColumn.RUNNING] = _F(row.running_len / 64.0)
     area_s = row.queued_unit_ms / capacity / 1000.0
-    out[6] = _F(0.1) * fast_log(_F(1.0 + area_s))
+    out[GlobalColumn.LOG_QUEUED_AREA] = _F(0.1) * fast_log(_F(1.0 + area_s))
     hidden = max(row.queue_len - row.queue_window, 0)
-    out[7] = _F(0.2) * fast_log(_F(1.0 + hidden))
+    out[GlobalColumn.LOG_HIDDEN_QUEUE] = _F(0.2) * fast_log(_F(1.0 + hidden))

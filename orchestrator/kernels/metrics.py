@@ -12,7 +12,15 @@ from orchestrator.kernels.tables import job, node, queue, request
 
 _MILLI_MS_PER_COST = 3_600_000.0 * 1000.0  # prices are thousandths per hour
 
-__all__ = ["Metric", "fragmented_milli", "metric_value", "read_metrics", "total_excess"]
+__all__ = [
+    "Metric",
+    "cost",
+    "fragmented_milli",
+    "grown_cost",
+    "metric_value",
+    "read_metrics",
+    "total_excess",
+]
 
 
 class Metric(IntEnum):
@@ -108,3 +116,25 @@ def read_metrics(row, out):
     """Write the metric vector of a row into ``out`` [len(Metric)], float64."""
     for metric in range(out.shape[0]):
         out[metric] = metric_value(row, metric)
+
+
+@kernel
+def cost(row, weights):
+    """Weighted sum of the metrics that cost anything; ``weights`` float64 [len(Metric)]."""
+    total = 0.0
+    for m in range(weights.shape[0]):
+        if weights[m] != 0.0:
+            total += weights[m] * metric_value(row, m)
+    return total
+
+
+@kernel
+def grown_cost(row, weights, noted):
+    """What :func:`cost` has grown by since ``noted`` [len(Metric)], which is brought up to date."""
+    total = 0.0
+    for m in range(weights.shape[0]):
+        if weights[m] != 0.0:
+            value = metric_value(row, m)
+            total += weights[m] * (value - noted[m])
+            noted[m] = value
+    return total

@@ -15,6 +15,7 @@ from orchestrator.kernels.feasibility import least_workers
 from orchestrator.kernels.fragmentation import fragmentation_after, score_change
 from orchestrator.kernels.jit import kernel
 from orchestrator.kernels.node_memo import MODELS
+from orchestrator.kernels.see.layout import NodeColumn
 from orchestrator.kernels.slots import WHOLE, alone_slots
 from orchestrator.kernels.tables import device, job, node, order, request, touch, typical
 
@@ -22,7 +23,8 @@ __all__ = ["encode_choices"]
 
 _F = np.float32
 _ONE = np.uint64(1)
-_MODEL_FREE, _MODEL_DEMAND, _RACK_FREE = 14, 15, 16
+# Of each GPU model.
+_FREE, _CAPACITY, _DEMAND = 0, 1, 2
 
 
 @kernel
@@ -51,20 +53,20 @@ def _describe(row, j, n, out):
     gpu_free = (host.gpu_free_milli - workers * ask.gpus_per_worker * ask.gpu_milli) / milli
     cpu_free = (host.cpu_free_milli - workers * ask.cpu_milli) / max(host.cpu_cap_milli, 1)
     memory_free = host.memory_free_mib - workers * ask.memory_mib
-    out[0] = _F(1.0)
-    out[1] = _F(host.gpu_free_milli / milli)
-    out[2] = _F(gpu_free)
-    out[3] = _F((host.whole_free - fresh) / gpus)
-    out[4] = _F(cpu_free)
-    out[5] = _F(memory_free / max(host.memory_cap_mib, 1))
-    out[6] = _F(abs(cpu_free - gpu_free))
-    out[7] = _F(left / 1000.0 / max(ask.gpus_per_worker, 1))
-    out[8] = _F(host.fragmentation / milli)
-    out[9] = _F((after - host.fragmentation) / 1000.0)
-    out[10] = _F(score_change(host.fragmentation, after) / 50.0 - 1.0)
-    out[11] = _F(1.0 if host.workers > 0 else 0.0)
-    out[12] = _F(host.gpus / 8.0)
-    out[13] = _F(0.5) * fast_log(_F(1.0 + host.failures))
+    out[NodeColumn.FEASIBLE] = _F(1.0)
+    out[NodeColumn.GPU_FREE_BEFORE] = _F(host.gpu_free_milli / milli)
+    out[NodeColumn.GPU_FREE_AFTER] = _F(gpu_free)
+    out[NodeColumn.WHOLE_FREE_AFTER] = _F((host.whole_free - fresh) / gpus)
+    out[NodeColumn.CPU_FREE_AFTER] = _F(cpu_free)
+    out[NodeColumn.MEMORY_FREE_AFTER] = _F(memory_free / max(host.memory_cap_mib, 1))
+    out[NodeColumn.IMBALANCE_AFTER] = _F(abs(cpu_free - gpu_free))
+    out[NodeColumn.DEVICE_LEFT] = _F(left / 1000.0 / max(ask.gpus_per_worker, 1))
+    out[NodeColumn.FRAGMENTATION_BEFORE] = _F(host.fragmentation / milli)
+    out[NodeColumn.FRAGMENTATION_CHANGE] = _F((after - host.fragmentation) / 1000.0)
+    out[NodeColumn.GRADIENT] = _F(score_change(host.fragmentation, after) / 50.0 - 1.0)
+    out[NodeColumn.USED] = _F(1.0 if host.workers > 0 else 0.0)
+    out[NodeColumn.SIZE] = _F(host.gpus / 8.0)
+    out[NodeColumn.FAILURES] = _F(0.5) * fast_log(_F(1.0 + host.failures))
 
 
 @kernel
@@ -112,8 +114,8 @@ def _survey_models(row, models):
     for n in range(row.num_nodes):
         host = node(row, n)
         if host.state == NodeCode.UP:
-            models[host.model & (MODELS - 1), 0] += host.gpu_free_milli
-            models[host.model & (MODELS - 1), 1] += host.gpus * 1000.0
+            models[host.model & (MODELS - 1), _FREE] += host.gpu_free_milli
+            models[host.model & (MODELS - 1), _CAPACITY] += host.gpus * 1000.0
     total = 0.0
     for t in range(row.num_typical):
         pod = typical(row, t)
@@ -121,20 +123,20 @@ def _survey_models(row, models):
         total += asked
         for m in range(MODELS):
             if (np.uint64(pod.model_mask) >> np.uint64(m)) & _ONE != 0:
-                models[m, 2] += asked
+                models[m, _DEMAND] += asked
     for m in range(MODELS):
-        models[m, 0] /= max(models[m, 1], 1.0)
-        models[m, 2] /= max(total, 1e-9)
+        models[m, _FREE] /= max(models[m, _CAPACITY], 1.0)
+        models[m, _DEMAND] /= max(total, 1e-9)
 
 
 @kernel
 def _add_models(row, nodes, models, out):
     """The features by GPU model of the nodes that fit."""
     for n in range(nodes):
-        if out[n, 0] != 0:
+        if out[n, NodeColumn.FEASIBLE] != 0:
             model = node(row, n).model & (MODELS - 1)
-            out[n, _MODEL_FREE] = _F(models[model, 0])
-            out[n, _MODEL_DEMAND] = _F(models[model, 2])
+            out[n, NodeColumn.MODEL_FREE] = _F(models[model, _FREE])
+            out[n, NodeColumn.MODEL_DEMAND] = _F(models[model, _DEMAND])
 
 
 @kernel
@@ -156,8 +158,8 @@ def _add_racks(row, nodes, out):
         share = _F(free / max(gpus * 1000.0, 1.0))
         for i in range(k, last):
             n = order(row, i).node
-            if n < nodes and out[n, 0] != 0:
-                out[n, _RACK_FREE] = share
+            if n < nodes and out[n, NodeColumn.FEASIBLE] != 0:
+                out[n, NodeColumn.RACK_FREE] = share
         k = last
 
 
@@ -209,7 +211,7 @@ def encode_choices(row, e, window, count, candidates, memo, mask, out):
             for n in range(nodes):
                 _describe(row, j, n, mine[n])
         for n in range(nodes):
-            if mine[n, 0] != 0:
+            if mine[n, NodeColumn.FEASIBLE] != 0:
                 allowed[n] = np.int8(1)
                 legal += 1
         _add_models(row, nodes, memo.models[e], mine)

@@ -1,12 +1,7 @@
-"""What a policy sees at a decision point, and what its answer means: encode and decode.
+"""What a policy sees at a decision point: the sets in order, the mask, the advice.
 
-The same functions serve the rows of a session and the one row of a live cluster's snapshot.
-Actions are numbered head by head:
-
-``place`` [Q, K] | ``preempt`` [V] | ``shrink`` [E] | ``grow`` [E] | ``migrate`` [V] |
-``scale_in`` [c] | ``scale_out`` [c] | ``fewer_replicas`` [S] | ``more_replicas`` [S] | ``wait``
-
-Heads that an environment does not have are of size 0.
+The same functions serve the rows of a session and the one row of a live cluster's snapshot. Where
+everything is in what they write, :mod:`orchestrator.kernels.see.layout` says.
 """
 
 from __future__ import annotations
@@ -18,30 +13,24 @@ from orchestrator.kernels.candidates import (
     encode_victims,
     select_victims,
 )
-from orchestrator.kernels.codes import (
-    NO_JOB,
-    NODE_CHOICE,
-    ActionKind,
-    Placement,
-    Reason,
-    RuleKey,
-)
+from orchestrator.kernels.codes import NODE_CHOICE, Reason, RuleKey
 from orchestrator.kernels.decisions import can_wait
-from orchestrator.kernels.elastics import encode_elastics, fewer_workers, select_elastics
-from orchestrator.kernels.features import (
-    CLUSTER_EXTRA,
-    DEFAULT_NAMES,
-    GLOBAL_NAMES,
-    Encoding,
-    encode_global,
-    encode_queue,
-)
+from orchestrator.kernels.elastics import encode_elastics, select_elastics
+from orchestrator.kernels.features import Encoding, encode_global, encode_queue, fill_static
 from orchestrator.kernels.jit import kernel, part, small_kernel
 from orchestrator.kernels.migration import migration_reason
 from orchestrator.kernels.node_choices import encode_choices
+from orchestrator.kernels.node_memo import forget_nodes
 from orchestrator.kernels.ordering import job_score
-from orchestrator.kernels.placement import chosen_node
 from orchestrator.kernels.rules import rule_action
+from orchestrator.kernels.see.layout import (
+    GLOBAL_NAMES,
+    ActionHead,
+    QueueColumn,
+    ShareColumn,
+    Shown,
+    number,
+)
 from orchestrator.kernels.surroundings import (
     encode_capacity,
     encode_fleet,
@@ -50,13 +39,12 @@ from orchestrator.kernels.surroundings import (
     encode_tenants,
     survey_tenants,
 )
-from orchestrator.kernels.tables import job, queue, request, service
+from orchestrator.kernels.tables import queue, request
 from orchestrator.kernels.victim_plans import moves_to_better
 
-__all__ = ["decode", "encode"]
+__all__ = ["encode", "look_anew"]
 
 _GLOBALS = len(GLOBAL_NAMES)
-_TENANT_AT = len(DEFAULT_NAMES) + len(CLUSTER_EXTRA)
 
 
 @part
@@ -93,10 +81,11 @@ def _blank(rows, count, before):
 
 
 @part
-def _encode_placements(row, e, count, source, buffers, bench):
+def _encode_placements(row, e, count, view, buffers, bench):
     """Candidates of every job of the window; legal placements."""
-    K = source.generators.shape[0]
-    if source.generators[0] >= NODE_CHOICE:
+    K = view.generators.shape[0]
+    mask = buffers.mask[e, view.heads[ActionHead.PLACE] : view.heads[ActionHead.PREEMPT]]
+    if view.generators[0] >= NODE_CHOICE:
         legal = encode_choices(
             row,
             e,
@@ -104,7 +93,7 @@ def _encode_placements(row, e, count, source, buffers, bench):
             count,
             np.int64(K),
             buffers.nodes,
-            buffers.mask[e],
+            mask,
             buffers.candidates[e],
         )
     else:
@@ -112,33 +101,33 @@ def _encode_placements(row, e, count, source, buffers, bench):
             row,
             buffers.window[e],
             count,
-            source.generators,
+            view.generators,
             bench.nodes,
             bench.shapes,
-            buffers.mask[e],
+            mask,
             buffers.candidates[e],
         )
-    before = buffers.shown[e, 0]
+    before = buffers.shown[e, Shown.JOBS]
     _blank(buffers.candidates[e], count * K, before * K)
     for a in range(count * K, before * K):
-        buffers.mask[e, a] = np.int8(0)
+        mask[a] = np.int8(0)
     return legal
 
 
 @part
-def _encode_victims(row, e, source, buffers, bench):
+def _encode_victims(row, e, view, buffers, bench):
     """Jobs that may be preempted, or moved; how many choices that makes."""
-    V, at = row.victims, buffers.queue.shape[1] * source.generators.shape[0]
+    V, at = row.victims, view.heads[ActionHead.PREEMPT]
     victims = select_victims(row, buffers.victim_jobs[e]) if row.done == 0 else 0
     encode_victims(row, buffers.victim_jobs[e], victims, buffers.victims[e])
-    _blank(buffers.victims[e], victims, buffers.shown[e, 1])
-    buffers.shown[e, 1] = victims
+    _blank(buffers.victims[e], victims, buffers.shown[e, Shown.VICTIMS])
+    buffers.shown[e, Shown.VICTIMS] = victims
     choices = victims
     for v in range(V):
         buffers.mask[e, at + v] = np.int8(v < victims)
     if row.migrate != 0:
-        at += V + 2 * row.elastics
-        generator = np.int64(source.generators[0])
+        at = view.heads[ActionHead.MIGRATE]
+        generator = np.int64(view.generators[0])
         for v in range(V):
             moves = False
             if v < victims:
@@ -151,45 +140,36 @@ def _encode_victims(row, e, source, buffers, bench):
 
 
 @part
-def _encode_elastics(row, e, source, buffers, bench):
+def _encode_elastics(row, e, view, buffers, bench):
     """Elastic jobs; how many resizes are legal."""
-    E = row.elastics
-    at = buffers.queue.shape[1] * source.generators.shape[0] + row.victims
-    mask = buffers.mask[e, at : at + 2 * E]
+    mask = buffers.mask[e, view.heads[ActionHead.SHRINK] : view.heads[ActionHead.MIGRATE]]
     mask[:] = np.int8(0)
     count = select_elastics(row, buffers.elastic_jobs[e]) if row.done == 0 else 0
     legal = encode_elastics(
         row, buffers.elastic_jobs[e], count, bench.nodes, mask, buffers.elastics[e]
     )
-    _blank(buffers.elastics[e], count, buffers.shown[e, 2])
-    buffers.shown[e, 2] = count
+    _blank(buffers.elastics[e], count, buffers.shown[e, Shown.ELASTICS])
+    buffers.shown[e, Shown.ELASTICS] = count
     return legal
 
 
-@small_kernel
-def _scaling_from(row, buffers):
-    """Number of the first action that changes nodes or replicas."""
-    return np.int64(buffers.mask.shape[1] - 1 - 2 * row.capacity_steps - 2 * row.services)
-
-
 @part
-def _encode_scaling(row, e, buffers, bench):
+def _encode_scaling(row, e, view, buffers, bench):
     """Services and changes of the fleet; how many changes are legal."""
-    at, steps, services = _scaling_from(row, buffers), row.capacity_steps, row.services
-    legal = 0
-    if steps > 0:
-        legal += encode_capacity(row, buffers.mask[e, at : at + 2 * steps], buffers.capacity[e])
-    at += 2 * steps
-    if services > 0:
-        mask = buffers.mask[e, at : at + 2 * services]
+    heads, legal = view.heads, 0
+    if row.capacity_steps > 0:
+        mask = buffers.mask[e, heads[ActionHead.SCALE_IN] : heads[ActionHead.FEWER_REPLICAS]]
+        legal += encode_capacity(row, heads, mask, buffers.capacity[e])
+    if row.services > 0:
+        mask = buffers.mask[e, heads[ActionHead.FEWER_REPLICAS] : heads[ActionHead.WAIT]]
         legal += encode_services(row, bench.nodes, mask, buffers.services[e])
     return legal
 
 
 @part
-def _encode_surroundings(row, e, source, buffers, bench):
+def _encode_surroundings(row, e, view, buffers, bench):
     """What no action is about, each where it is shown: fleet, tenants, racks, a job's tenant."""
-    settings, shares = source.settings[0], bench.tenants
+    settings, shares = view.settings[0], bench.tenants
     fleet = buffers.globals[e, _GLOBALS:] if settings.fleet != 0 else buffers.globals[e, :0]
     survey_tenants(row, shares)
     if settings.fleet != 0:
@@ -200,58 +180,18 @@ def _encode_surroundings(row, e, source, buffers, bench):
     if settings.tenants != 0:
         encode_tenants(row, shares, buffers.tenants[e])
     if settings.encoding == Encoding.FULL:
-        for i in range(buffers.shown[e, 0]):
+        for i in range(buffers.shown[e, Shown.JOBS]):
             tenant = np.int64(request(row, buffers.window[e, i]).tenant)
             share, entitled = 0.0, 0.0
             if tenant < row.num_tenants:
-                share, entitled = shares[tenant, 0], shares[tenant, 1]
-            buffers.queue[e, i, _TENANT_AT] = np.float32(share)
-            buffers.queue[e, i, _TENANT_AT + 1] = np.float32(share - entitled)
-
-
-@small_kernel
-def _place_of(jobs, count, j):
-    """Where a job is in a set, or -1."""
-    for i in range(count):
-        if jobs[i] == j:
-            return i
-    return -1
+                share = shares[tenant, ShareColumn.SHARE]
+                entitled = shares[tenant, ShareColumn.ENTITLED]
+            buffers.queue[e, i, QueueColumn.TENANT_SHARE] = np.float32(share)
+            buffers.queue[e, i, QueueColumn.TENANT_EXCESS] = np.float32(share - entitled)
 
 
 @part
-def _number(row, e, kind, j, value, source, buffers, bench):
-    """Flat number of an action, or -1 if the sets that are shown do not hold it."""
-    Q, K, V, E = buffers.queue.shape[1], source.generators.shape[0], row.victims, row.elastics
-    if kind == ActionKind.WAIT:
-        return buffers.mask.shape[1] - 1
-    if kind == ActionKind.PLACE:
-        i = _place_of(buffers.window[e], buffers.shown[e, 0], j)
-        if i >= 0 and source.generators[0] >= NODE_CHOICE:
-            n = chosen_node(row, j, value, bench.nodes)
-            return i * K + n if n >= 0 else -1
-        for k in range(K):
-            if i >= 0 and source.generators[k] == value:
-                return i * K + k
-        return -1
-    if kind == ActionKind.PREEMPT:
-        i = _place_of(buffers.victim_jobs[e], buffers.shown[e, 1], j)
-        return Q * K + i if i >= 0 else -1
-    if kind == ActionKind.RESIZE:
-        i = _place_of(buffers.elastic_jobs[e], buffers.shown[e, 2], j)
-        step = E if value > job(row, j).workers_now else 0
-        return Q * K + V + step + i if i >= 0 else -1
-    at, steps = _scaling_from(row, buffers), row.capacity_steps
-    if kind == ActionKind.CAPACITY and steps > 0:
-        # The largest step, if the rule takes a larger one.
-        return at + min(abs(value), steps) - 1 + (steps if value > 0 else 0)
-    if kind == ActionKind.SERVICE and j < row.services:
-        more = value > job(row, service(row, j).job).workers_now
-        return at + 2 * steps + j + (row.services if more else 0)
-    return -1
-
-
-@part
-def _advise(row, e, source, buffers, bench):
+def _advise(row, e, view, buffers, bench):
     """Mark what the advising rule would do here, if that is among the actions shown."""
     last = buffers.advised[e]
     if last >= 0:
@@ -259,15 +199,23 @@ def _advise(row, e, source, buffers, bench):
     buffers.advised[e] = -1
     if row.done != 0:
         return
-    kind, j, value = rule_action(row, source.advisor[0], bench.jobs)
-    a = _number(row, e, kind, j, value, source, buffers, bench)
+    action = rule_action(row, view.advisor[0], bench.jobs)
+    a = number(row, e, action, view, buffers, bench.nodes)
     if a >= 0 and buffers.mask[e, a] != 0:
         buffers.advised[e] = np.int32(a)
         buffers.advice[e, a] = np.float32(1.0)
 
 
+@part
+def look_anew(row, e, view, buffers):
+    """Forget how a row looked: it has become another one, or nobody knows what happened to it."""
+    fill_static(row, np.int64(view.settings[0].encoding), view.maxima, buffers.static[e])
+    forget_nodes(buffers.nodes, e)
+    buffers.nodes_seen[e] = -1
+
+
 @kernel
-def encode(row, e, source, buffers, bench):
+def encode(row, e, view, buffers, bench):
     """Describe the decision point at which a row stands.
 
     Parameters
@@ -275,19 +223,21 @@ def encode(row, e, source, buffers, bench):
     row : ROW_DTYPE record
     e : int
         Where in the buffers it is described.
-    source, buffers, bench : Source, Buffers, Bench
+    view, buffers, bench : View, Buffers, Bench
 
     Returns
     -------
     int
         Choices besides waiting.
     """
+    settings, heads = view.settings[0], view.heads
+    encoding = np.int64(settings.encoding)
     count = 0
     if row.done == 0:
         count = _select_window(row, buffers.window[e], bench.scores)
     encode_queue(
         row,
-        np.int64(source.settings[0].encoding),
+        encoding,
         buffers.window[e],
         count,
         buffers.static[e],
@@ -296,79 +246,31 @@ def encode(row, e, source, buffers, bench):
         bench.columns,
         buffers.queue[e],
     )
-    encode_global(row, np.int64(source.settings[0].encoding), buffers.globals[e])
-    before = buffers.shown[e, 0]
+    encode_global(row, encoding, buffers.globals[e])
+    before = buffers.shown[e, Shown.JOBS]
     _blank(buffers.queue[e], count, before)
     if row.commitment != 0:
         # Any job of the window may be chosen: only the difference to the last mask is written.
+        at = heads[ActionHead.PLACE]
         for i in range(before, count):
-            buffers.mask[e, i] = np.int8(1)
+            buffers.mask[e, at + i] = np.int8(1)
         for i in range(count, before):
-            buffers.mask[e, i] = np.int8(0)
-        buffers.shown[e, 0] = count
-        if source.settings[0].advice != 0:
-            _advise(row, e, source, buffers, bench)
+            buffers.mask[e, at + i] = np.int8(0)
+        buffers.shown[e, Shown.JOBS] = count
+        if settings.advice != 0:
+            _advise(row, e, view, buffers, bench)
         return count
-    choices = _encode_placements(row, e, count, source, buffers, bench)
-    buffers.shown[e, 0] = count
+    choices = _encode_placements(row, e, count, view, buffers, bench)
+    buffers.shown[e, Shown.JOBS] = count
     if row.victims > 0:
-        choices += _encode_victims(row, e, source, buffers, bench)
+        choices += _encode_victims(row, e, view, buffers, bench)
     if row.elastics > 0:
-        choices += _encode_elastics(row, e, source, buffers, bench)
+        choices += _encode_elastics(row, e, view, buffers, bench)
     if row.capacity_steps > 0 or row.services > 0:
-        choices += _encode_scaling(row, e, buffers, bench)
-    if source.settings[0].around != 0:
-        _encode_surroundings(row, e, source, buffers, bench)
-    buffers.mask[e, buffers.mask.shape[1] - 1] = np.int8(row.done == 0 and can_wait(row))
-    if source.settings[0].advice != 0:
-        _advise(row, e, source, buffers, bench)
+        choices += _encode_scaling(row, e, view, buffers, bench)
+    if settings.around != 0:
+        _encode_surroundings(row, e, view, buffers, bench)
+    buffers.mask[e, heads[ActionHead.WAIT]] = np.int8(row.done == 0 and can_wait(row))
+    if settings.advice != 0:
+        _advise(row, e, view, buffers, bench)
     return choices
-
-
-@small_kernel
-def _shown(jobs, index, count):
-    """The job at a place of a set, or NO_JOB."""
-    return np.int64(jobs[index]) if index < count else np.int64(NO_JOB)
-
-
-@kernel
-def decode(row, e, action, source, buffers):
-    """(kind, job, value) of a flat action, as ``commit`` takes them.
-
-    An action without an object has job NO_JOB, and one that does not exist has kind -1.
-    """
-    Q, K, V, E = buffers.queue.shape[1], source.generators.shape[0], row.victims, row.elastics
-    value = np.int64(Placement.FIRST_FIT)
-    if row.commitment == 0 and action == buffers.mask.shape[1] - 1:
-        return np.int64(ActionKind.WAIT), np.int64(0), value
-    if action < 0 or action >= buffers.mask.shape[1]:
-        return np.int64(-1), np.int64(0), value
-    if action < Q * K:
-        j = _shown(buffers.window[e], action // K, buffers.shown[e, 0])
-        return np.int64(ActionKind.PLACE), j, np.int64(source.generators[action % K])
-    action -= Q * K
-    if action < V:
-        j = _shown(buffers.victim_jobs[e], action, buffers.shown[e, 1])
-        return np.int64(ActionKind.PREEMPT), j, value
-    action -= V
-    if action < 2 * E:
-        j = _shown(buffers.elastic_jobs[e], action % E, buffers.shown[e, 2])
-        if j >= 0:
-            more = np.int64(job(row, j).workers_now) + 1
-            value = fewer_workers(row, j) if action < E else more
-        return np.int64(ActionKind.RESIZE), j, value
-    action -= 2 * E
-    if row.migrate != 0 and action < V:
-        j = _shown(buffers.victim_jobs[e], action, buffers.shown[e, 1])
-        return np.int64(ActionKind.MIGRATE), j, np.int64(source.generators[0])
-    action -= V if row.migrate != 0 else 0
-    steps, services = row.capacity_steps, row.services
-    if action < 2 * steps:
-        delta = np.int64(-1 - action) if action < steps else np.int64(action - steps + 1)
-        return np.int64(ActionKind.CAPACITY), np.int64(NO_JOB), delta
-    action -= 2 * steps
-    s = np.int64(action % max(services, 1))
-    if s < row.num_services:
-        step = np.int64(-1) if action < services else np.int64(1)
-        value = np.int64(job(row, service(row, s).job).workers_now) + step
-    return np.int64(ActionKind.SERVICE), s, value

@@ -11,33 +11,11 @@ from orchestrator.kernels.codes import NodeCode
 from orchestrator.kernels.fastlog import fast_log
 from orchestrator.kernels.jit import kernel
 from orchestrator.kernels.metrics import fragmented_milli
+from orchestrator.kernels.see.layout import PodColumn, PoolColumn
 from orchestrator.kernels.slots import WHOLE, node_allows
 from orchestrator.kernels.tables import node, request
 
-__all__ = ["POD_NAMES", "POOL_NAMES", "encode_pods", "encode_pool"]
-
-POD_NAMES = (
-    "gpus",  # of all workers / 8
-    "gpu_share",  # of each of them; 0 without GPUs
-    "shared",  # it asks for a part of a GPU
-    "cpu",  # of all workers, in shares of the largest node
-    "memory",
-    "admitted",  # share of all GPUs that are of a model that will do
-    "priority",  # 0 best effort .. 1 critical
-    "log_workers",  # .2 ln workers
-    "log_request",  # .1 ln(1 + estimated run time, s)
-    "log_wait",  # .1 ln(1 + time since its submission, s)
-)
-
-POOL_NAMES = (
-    "free_share",  # of the GPUs that are up
-    "cpu_free_share",
-    "memory_free_share",
-    "fragmented_share",  # expected share of all GPUs that typical pods could not use
-    "whole_share",  # GPUs that are entirely free
-    "empty_nodes",  # share of nodes on which nobody is
-    "log_queue",  # .2 ln(1 + waiting jobs)
-)
+__all__ = ["encode_pods", "encode_pool"]
 
 _F = np.float32
 
@@ -65,16 +43,18 @@ def encode_pods(row, window, count, out):
         j = np.int64(window[i])
         ask = request(row, j)
         gpus = ask.workers * ask.gpus_per_worker
-        out[i, 0] = _F(gpus / 8.0)
-        out[i, 1] = _F(ask.gpu_milli / 1000.0 if gpus > 0 else 0.0)
-        out[i, 2] = _F(1.0 if gpus > 0 and ask.gpu_milli < WHOLE else 0.0)
-        out[i, 3] = _F(ask.workers * ask.cpu_milli / cpu)
-        out[i, 4] = _F(ask.workers * ask.memory_mib / memory)
-        out[i, 5] = _F(_admitted(row, j))
-        out[i, 6] = _F(1.0 - ask.priority / 3.0)
-        out[i, 7] = _F(0.2) * fast_log(_F(ask.workers))
-        out[i, 8] = _F(0.1) * fast_log(_F(1.0 + ask.requested_ms / 1000.0))
-        out[i, 9] = _F(0.1) * fast_log(_F(1.0 + (row.now_ms - ask.submit_ms) / 1000.0))
+        out[i, PodColumn.GPUS] = _F(gpus / 8.0)
+        out[i, PodColumn.GPU_SHARE] = _F(ask.gpu_milli / 1000.0 if gpus > 0 else 0.0)
+        out[i, PodColumn.SHARED] = _F(1.0 if gpus > 0 and ask.gpu_milli < WHOLE else 0.0)
+        out[i, PodColumn.CPU] = _F(ask.workers * ask.cpu_milli / cpu)
+        out[i, PodColumn.MEMORY] = _F(ask.workers * ask.memory_mib / memory)
+        out[i, PodColumn.ADMITTED] = _F(_admitted(row, j))
+        out[i, PodColumn.PRIORITY] = _F(1.0 - ask.priority / 3.0)
+        out[i, PodColumn.LOG_WORKERS] = _F(0.2) * fast_log(_F(ask.workers))
+        out[i, PodColumn.LOG_REQUEST] = _F(0.1) * fast_log(_F(1.0 + ask.requested_ms / 1000.0))
+        out[i, PodColumn.LOG_WAIT] = _F(0.1) * fast_log(
+            _F(1.0 + (row.now_ms - ask.submit_ms) / 1000.0)
+        )
 
 
 @kernel
@@ -91,10 +71,10 @@ def encode_pool(row, out):
             whole += host.whole_free
             empty += host.workers == 0
     gpus = max(row.nominal_gpu_milli, 1)
-    out[0] = _F(gpu / gpus)
-    out[1] = _F(cpu / max(row.nominal_cpu_milli, 1))
-    out[2] = _F(memory / max(row.nominal_memory_mib, 1))
-    out[3] = _F(fragmented_milli(row) / gpus)
-    out[4] = _F(whole * 1000.0 / gpus)
-    out[5] = _F(empty / max(row.num_nodes, 1))
-    out[6] = _F(0.2) * fast_log(_F(1.0 + row.queue_len))
+    out[PoolColumn.FREE_SHARE] = _F(gpu / gpus)
+    out[PoolColumn.CPU_FREE_SHARE] = _F(cpu / max(row.nominal_cpu_milli, 1))
+    out[PoolColumn.MEMORY_FREE_SHARE] = _F(memory / max(row.nominal_memory_mib, 1))
+    out[PoolColumn.FRAGMENTED_SHARE] = _F(fragmented_milli(row) / gpus)
+    out[PoolColumn.WHOLE_SHARE] = _F(whole * 1000.0 / gpus)
+    out[PoolColumn.EMPTY_NODES] = _F(empty / max(row.num_nodes, 1))
+    out[PoolColumn.LOG_QUEUE] = _F(0.2) * fast_log(_F(1.0 + row.queue_len))

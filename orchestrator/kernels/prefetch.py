@@ -15,6 +15,7 @@ from numba.extending import intrinsic
 from orchestrator.kernels.features import STATIC_WIDTH
 from orchestrator.kernels.jit import part, small_kernel
 from orchestrator.kernels.records import JOB_DTYPE, REQUEST_DTYPE, RUNNING_DTYPE, WORKER_DTYPE
+from orchestrator.kernels.see.layout import Shown
 from orchestrator.kernels.tables import heap
 
 __all__ = ["prefetch", "prefetch_row"]
@@ -86,16 +87,16 @@ def prefetch_row(row, e, action, buffers):
         prefetch(statics + j * _STATIC_SIZE)
     if row.heap_len > 0:
         _prefetch_placed(row, heap(row, 0).entity)
-    shown = min(np.int64(buffers.shown[e, 0]), np.int64(_MOST_SHOWN))
+    shown = min(np.int64(buffers.shown[e, Shown.JOBS]), np.int64(_MOST_SHOWN))
     if row.commitment != 0:
-        if 0 <= action < buffers.shown[e, 0]:
+        if 0 <= action < buffers.shown[e, Shown.JOBS]:
             _prefetch_placed(row, buffers.window[e, action])
     for i in range(shown):
         if row.commitment == 0:  # else what is read of them is their static features
             _prefetch_job(row, buffers.window[e, i])
         prefetch(statics + np.int64(buffers.window[e, i]) * _STATIC_SIZE)
-    for i in range(buffers.shown[e, 1]):
+    for i in range(buffers.shown[e, Shown.VICTIMS]):
         _prefetch_placed(row, buffers.victim_jobs[e, i])
-    for i in range(buffers.shown[e, 2]):
+    for i in range(buffers.shown[e, Shown.ELASTICS]):
         _prefetch_placed(row, buffers.elastic_jobs[e, i])
     _prefetch_record(row.running_at, np.int64(0), row.running_len * _RUNNING_SIZE)

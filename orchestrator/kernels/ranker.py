@@ -19,37 +19,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.kernels.advance import advance
+from orchestrator.kernels.buffers import Source
 from orchestrator.kernels.codes import NO_JOB, ActionKind, Placement, Reason, Status
 from orchestrator.kernels.commit import commit
 from orchestrator.kernels.fastlog import fast_log
-from orchestrator.kernels.features import (
-    _BUCKET,
-    _DEMAND,
-    _DEMAND_SHARE,
-    _LOG_AREA,
-    _LOG_DEMAND,
-    _LOG_REQUEST,
-    _LOG_SCALE,
-    _RATE,
-    _REQUEST,
-    _SCALE,
-    _SHORT,
-    _SUBMIT,
-    BUCKETS,
-    DEFAULT_NAMES,
-    STATIC_WIDTH,
-    Encoding,
-    fill_static,
-)
+from orchestrator.kernels.features import BUCKETS, STATIC_WIDTH, Encoding, fill_static
 from orchestrator.kernels.jit import entry, kernel, small_kernel
-from orchestrator.kernels.metrics import metric_value
+from orchestrator.kernels.metrics import cost
 from orchestrator.kernels.rules import replay
+from orchestrator.kernels.see.layout import DEFAULT_NAMES, Maximum, QueueColumn, StaticColumn
+from orchestrator.kernels.session import begin_jobs
 from orchestrator.kernels.tables import queue, request, running
-from orchestrator.kernels.transition.episode import begin_episode
 
 __all__ = [
     "RankerBench",
-    "WindowSource",
     "evaluate_rankers",
     "evaluate_rule",
     "make_bench",
@@ -86,17 +69,7 @@ class RankerBench(NamedTuple):
     starts: NDArray[np.float32]  # [BUCKETS + 1] when demands could start
     shift: NDArray[np.int64]  # [1] demands are multiples of 2 ** shift buckets
     columns: NDArray[np.float32]  # [8, Q]
-    maxima: NDArray[np.float64]  # [4] not used by this encoding
-
-
-class WindowSource(NamedTuple):
-    """Windows to be judged on, and what they cost; T trace jobs, N nodes, M windows."""
-
-    trace: NDArray[np.void]  # [T] REQUEST_DTYPE
-    nodes: NDArray[np.void]  # [N] NODE_DTYPE
-    starts: NDArray[np.int64]  # [M] first job of each window
-    length: int  # jobs of a window
-    prices: NDArray[np.float64]  # [len(Metric)] cost of one unit of each metric
+    maxima: NDArray[np.float64]  # not used by this encoding
 
 
 def make_bench(jobs: int, window: int, workers: int = 1) -> RankerBench:
@@ -123,7 +96,7 @@ def make_bench(jobs: int, window: int, workers: int = 1) -> RankerBench:
         starts=np.zeros(BUCKETS + 1, np.float32),
         shift=np.zeros(1, np.int64),
         columns=np.zeros((_COLUMNS, padded), np.float32),
-        maxima=np.ones(4),
+        maxima=np.ones(len(Maximum)),
     )
 
 
@@ -133,7 +106,7 @@ def prepare_jobs(row, bench):
     fill_static(row, np.int64(Encoding.DEFAULT), bench.maxima, bench.static)
     common = np.int64(BUCKETS)
     for j in range(row.num_jobs):
-        common |= np.int64(bench.static[j, _BUCKET])
+        common |= np.int64(bench.static[j, StaticColumn.BUCKET])
     shift = np.int64(0)
     while (common >> shift) & 1 == 0:
         shift += 1
@@ -149,24 +122,26 @@ def prepare_ranker(row, weights, bench):
     row : ROW_DTYPE record
         Prepared by :func:`prepare_jobs`.
     weights : float32 [14]
-        Of the features, in the order of ``features.DEFAULT_NAMES``.
+        Of the features, in the order of ``layout.DEFAULT_NAMES``.
     bench : RankerBench
     """
     w, static = bench.weights, bench.static
     for f in range(weights.shape[0]):
         w[f] = weights[f]
-    log_scale = _F(-0.2) * (w[5] + w[7])
-    demand_share = w[11] - w[8]  # the slack is the free share minus this
+    relative = w[QueueColumn.LOG_SLOWDOWN] + w[QueueColumn.LOG_RELATIVE_TIME_TO_START]
+    log_scale = _F(-0.2) * relative
+    # The slack is the free share minus the demand's.
+    demand_share = w[QueueColumn.DEMAND_SHARE] - w[QueueColumn.SLACK]
     for j in range(row.num_jobs):
         bench.constant[j] = (
-            w[1] * static[j, _LOG_REQUEST]
-            + w[2] * static[j, _LOG_DEMAND]
-            + w[9] * static[j, _LOG_AREA]
-            + demand_share * static[j, _DEMAND_SHARE]
-            + w[13] * static[j, _SHORT]
-            + log_scale * static[j, _LOG_SCALE]
+            w[QueueColumn.LOG_REQUEST] * static[j, StaticColumn.LOG_REQUEST]
+            + w[QueueColumn.LOG_DEMAND] * static[j, StaticColumn.LOG_DEMAND]
+            + w[QueueColumn.LOG_AREA] * static[j, StaticColumn.LOG_AREA]
+            + demand_share * static[j, StaticColumn.DEMAND_SHARE]
+            + w[QueueColumn.IS_SHORT] * static[j, StaticColumn.SHORT]
+            + log_scale * static[j, StaticColumn.LOG_SCALE]
         )
-    per_log = w[10] / fast_log(_F(1.0 + bench.window))
+    per_log = w[QueueColumn.LOG_RANK] / fast_log(_F(1.0 + bench.window))
     for i in range(bench.window):
         bench.rank[i] = per_log * fast_log(_F(1.0 + i))
 
@@ -207,17 +182,17 @@ def _start_table(row, shift, starts):
 def _gather(row, count, bench):
     """Bring what the scores of the window's jobs are made of into contiguous columns."""
     free = _F(row.free_units / 1000.0)
-    fits_now = bench.weights[3]
+    fits_now = bench.weights[QueueColumn.FITS_NOW]
     shift = np.uint64(bench.shift[0])
     static, columns = bench.static, bench.columns
     for i in range(count):
         j = np.uint64(queue(row, i).job)  # unsigned: see _fill
-        columns[_SUBMITS, i] = static[j, _SUBMIT]
-        columns[_SCALES, i] = static[j, _SCALE]
-        columns[_RATES, i] = static[j, _RATE]
-        columns[_REQUESTS, i] = static[j, _REQUEST]
-        columns[_STARTS, i] = bench.starts[np.uint64(static[j, _BUCKET]) >> shift]
-        fits = fits_now if static[j, _DEMAND] <= free else _F(0.0)
+        columns[_SUBMITS, i] = static[j, StaticColumn.SUBMIT]
+        columns[_SCALES, i] = static[j, StaticColumn.SCALE]
+        columns[_RATES, i] = static[j, StaticColumn.RATE]
+        columns[_REQUESTS, i] = static[j, StaticColumn.REQUEST]
+        columns[_STARTS, i] = bench.starts[np.uint64(static[j, StaticColumn.BUCKET]) >> shift]
+        fits = fits_now if static[j, StaticColumn.DEMAND] <= free else _F(0.0)
         columns[_PARTS, i] = bench.constant[j] + fits
 
 
@@ -228,8 +203,12 @@ def _combine(now_s, rate, count, w, rank, columns):
     The inner loop has a fixed length, so that it compiles to wide operations without a scalar
     remainder; entries beyond ``count`` in the last block are computed for nothing.
     """
-    w_wait, w_start, w_choosing = _F(0.1) * w[0], _F(0.1) * w[4], _F(0.1) * w[12]
-    w_slowdown, w_waiting, w_relative = _F(0.2) * w[5], _F(0.1) * w[6], _F(0.2) * w[7]
+    w_wait = _F(0.1) * w[QueueColumn.LOG_WAIT]
+    w_start = _F(0.1) * w[QueueColumn.LOG_TIME_TO_START]
+    w_choosing = _F(0.1) * w[QueueColumn.LOG_COST_OF_CHOOSING]
+    w_slowdown = _F(0.2) * w[QueueColumn.LOG_SLOWDOWN]
+    w_waiting = _F(0.1) * w[QueueColumn.LOG_QUEUE_COST_OF_WAITING]
+    w_relative = _F(0.2) * w[QueueColumn.LOG_RELATIVE_TIME_TO_START]
     for block in range((count + _BLOCK - 1) // _BLOCK):
         for lane in range(_BLOCK):
             i = np.uint64(block * _BLOCK + lane)
@@ -259,8 +238,8 @@ def score_window(row, bench):
     Returns
     -------
     int
-        How many there are; their scores are the first entries of ``bench.columns[6]``, all short
-        of the features' dot product by the weighted free share, which they have in common.
+        How many there are; their scores are the first entries of ``bench.columns[_SCORES]``, all
+        short of the features' dot product by the weighted free share, which they have in common.
     """
     count = min(np.int64(row.queue_len), bench.window)
     _start_table(row, bench.shift[0], bench.starts)
@@ -303,15 +282,6 @@ def replay_ranker(row, bench):
     return count
 
 
-@small_kernel
-def _cost(row, prices):
-    total = 0.0
-    for m in range(prices.shape[0]):
-        if prices[m] != 0.0:
-            total += prices[m] * metric_value(row, m)
-    return total
-
-
 @entry
 def evaluate_rankers(
     rows: NDArray[np.void],
@@ -319,7 +289,7 @@ def evaluate_rankers(
     begin: int,
     end: int,
     weights: NDArray[np.float32],
-    source: WindowSource,
+    source: Source,
     bench: RankerBench,
     costs: NDArray[np.float64],
 ) -> None:
@@ -333,22 +303,21 @@ def evaluate_rankers(
         Configured; ``commitment`` on.
     e, begin, end : int
     weights : float32 [P, 14]
-    source : WindowSource
+    source : Source
+        Windows to be judged on: of an episode, its jobs and nodes; and what they cost.
     bench : RankerBench
     costs : float64 [P, M]
         Columns ``begin`` to ``end`` are filled.
     """
     row = rows[e]
     for m in range(begin, end):
-        start = source.starts[m]
-        requests = source.trace[start : start + source.length]
         for p in range(weights.shape[0]):
-            begin_episode(row, np.uint64(0), source.nodes, requests[:0], requests)
+            begin_jobs(row, np.uint64(0), source.episode, m)
             if p == 0:
                 prepare_jobs(row, bench)
             prepare_ranker(row, weights[p], bench)
             replay_ranker(row, bench)
-            costs[p, m] = _cost(row, source.prices)
+            costs[p, m] = cost(row, source.prices.weights)
 
 
 @entry
@@ -358,7 +327,7 @@ def evaluate_rule(
     begin: int,
     end: int,
     rules: NDArray[np.void],
-    source: WindowSource,
+    source: Source,
     bench: RankerBench,
     costs: NDArray[np.float64],
 ) -> None:
@@ -368,8 +337,6 @@ def evaluate_rule(
     """
     row = rows[e]
     for m in range(begin, end):
-        start = source.starts[m]
-        requests = source.trace[start : start + source.length]
-        begin_episode(row, np.uint64(0), source.nodes, requests[:0], requests)
+        begin_jobs(row, np.uint64(0), source.episode, m)
         replay(row, rules[0], bench.nodes, bench.jobs)
-        costs[m] = _cost(row, source.prices)
+        costs[m] = cost(row, source.prices.weights)

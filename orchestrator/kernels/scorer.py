@@ -18,16 +18,13 @@ from orchestrator.kernels.advance import advance
 from orchestrator.kernels.buffers import Bench, Buffers, Source
 from orchestrator.kernels.codes import Reason
 from orchestrator.kernels.commit import commit
-from orchestrator.kernels.features import fill_static
-from orchestrator.kernels.jit import entry, kernel, small_kernel
-from orchestrator.kernels.metrics import metric_value
-from orchestrator.kernels.node_memo import forget_nodes
-from orchestrator.kernels.observe import decode, encode
+from orchestrator.kernels.jit import entry, kernel, part, small_kernel
+from orchestrator.kernels.metrics import cost
+from orchestrator.kernels.observe import look_anew
 from orchestrator.kernels.randomness import random_bits
 from orchestrator.kernels.rules import replay
-from orchestrator.kernels.session import load_surroundings
-from orchestrator.kernels.transition.decide import close_point
-from orchestrator.kernels.transition.episode import begin_episode
+from orchestrator.kernels.see.layout import VectorPart, decode
+from orchestrator.kernels.session import begin_window, open_choice
 
 __all__ = ["Scoring", "best_actions", "evaluate_rule_windows", "evaluate_scorers"]
 
@@ -39,7 +36,7 @@ _TWICE = 2.0
 class Scoring(NamedTuple):
     """How vectors are laid out, and what ends windows that a scorer cannot."""
 
-    layout: NDArray[np.int64]  # [parts, 7] see vectors.vector_layout
+    layout: NDArray[np.int64]  # [parts, len(VectorPart)] see vectors.vector_layout
     advice_at: int  # column of the advice, or -1
     rules: NDArray[np.void]  # [1] RULE_DTYPE that plays on beyond the step limit
     step_limit: int  # actions of a window
@@ -59,12 +56,12 @@ def _best_action(sets, advice, mask, b, layout, advice_at, weights):
     Parameters
     ----------
     sets : tuple of float32 [B, entities, features]
-        ``vectors.SETS`` of B observations, in that order.
+        ``layout.SETS`` of B observations, in that order.
     advice : float32 [B, A]
         Not read if ``advice_at`` is -1.
     mask : int8 [B, A]
     b : int
-    layout : int64 [parts, 7]
+    layout : int64 [parts, len(VectorPart)]
     advice_at : int
     weights : float32 [D]
     """
@@ -72,19 +69,21 @@ def _best_action(sets, advice, mask, b, layout, advice_at, weights):
     p = 0
     while p < layout.shape[0]:
         last = p  # the rows of one head follow each other
-        while last + 1 < layout.shape[0] and layout[last + 1, 0] == layout[p, 0]:
+        first = layout[p, VectorPart.FIRST_ACTION]
+        while last + 1 < layout.shape[0] and layout[last + 1, VectorPart.FIRST_ACTION] == first:
             last += 1
-        for k in range(layout[p, 1]):
-            a = layout[p, 0] + k
+        for k in range(layout[p, VectorPart.ACTIONS]):
+            a = first + k
             if mask[b, a] == 0:
                 continue
             score = _ZERO
             for q in range(p, last + 1):
-                if layout[q, 2] >= 0:
-                    i = layout[q, 6] + k // layout[q, 3]
-                    score = _add(sets[layout[q, 2]][b, i], weights, layout[q, 4], score)
-            if layout[p, 5] >= 0:
-                score += weights[layout[p, 5]]
+                if layout[q, VectorPart.SET] >= 0:
+                    i = layout[q, VectorPart.FIRST_ENTITY] + k // layout[q, VectorPart.SHARED_BY]
+                    features = sets[layout[q, VectorPart.SET]][b, i]
+                    score = _add(features, weights, layout[q, VectorPart.COLUMN], score)
+            if layout[p, VectorPart.ONE_HOT] >= 0:
+                score += weights[layout[p, VectorPart.ONE_HOT]]
             if advice_at >= 0:
                 score += weights[advice_at] * advice[b, a]
             if best < 0 or score > best_score:
@@ -100,31 +99,10 @@ def best_actions(sets, advice, mask, layout, advice_at, weights, actions) -> Non
         actions[b] = _best_action(sets, advice, mask, b, layout, advice_at, weights)
 
 
-@small_kernel
-def _begin(row, source, m):
-    start = source.starts[m]
-    requests = source.trace[start : start + source.settings[0].length]
-    begin_episode(row, random_bits(np.uint64(m), 0, 0), source.nodes, source.standing, requests)
-    load_surroundings(row, source, m)
-
-
-@kernel
-def _cost(row, prices):
-    total = 0.0
-    for m in range(prices.shape[0]):
-        if prices[m] != 0.0:
-            total += prices[m] * metric_value(row, m)
-    return total
-
-
-@kernel
-def _play(row, e, weights, source, buffers, bench, scoring):
-    """Play a window that has just begun to its end; actions taken, or -1 beyond the limit."""
-    fill_static(row, np.int64(source.settings[0].encoding), source.maxima, buffers.static[e])
-    buffers.nodes_seen[e] = -1
-    forget_nodes(buffers.nodes, e)
-    advance(row, bench.nodes)
-    sets = (
+@part
+def _sets_of(buffers):
+    """``layout.SETS`` of buffers, in that order."""
+    return (
         buffers.queue,
         buffers.candidates,
         buffers.victims,
@@ -132,11 +110,17 @@ def _play(row, e, weights, source, buffers, bench, scoring):
         buffers.services,
         buffers.capacity,
     )
+
+
+@kernel
+def _play(row, e, weights, view, buffers, bench, scoring):
+    """Play a window that has just begun to its end; actions taken, or -1 beyond the limit."""
+    look_anew(row, e, view, buffers)
+    advance(row, bench.nodes)
+    sets = _sets_of(buffers)
     steps = 0
     while True:
-        while encode(row, e, source, buffers, bench) == 0 and row.done == 0:
-            close_point(row)
-            advance(row, bench.nodes)
+        open_choice(row, e, view, buffers, bench)
         if row.done != 0:
             return steps
         if steps == scoring.step_limit:
@@ -145,7 +129,7 @@ def _play(row, e, weights, source, buffers, bench, scoring):
         action = _best_action(
             sets, buffers.advice, buffers.mask, e, scoring.layout, scoring.advice_at, weights
         )
-        kind, j, value = decode(row, e, action, source, buffers)
+        kind, j, value = decode(row, e, action, view, buffers)
         if commit(row, kind, j, value, bench.nodes) != Reason.OK:
             raise RuntimeError("a scorer chose an action that its mask allows and commit refuses")
         advance(row, bench.nodes)
@@ -184,10 +168,10 @@ def evaluate_scorers(
     row = rows[e]
     for m in range(begin, end):
         for p in range(weights.shape[0]):
-            _begin(row, source, m)
-            steps = _play(row, e, weights[p], source, buffers, bench, scoring)
-            cost = _cost(row, source.weights)
-            costs[p, m] = cost if steps >= 0 else _TWICE * cost
+            begin_window(row, random_bits(np.uint64(m), 0, 0), source.episode, m)
+            steps = _play(row, e, weights[p], source.seen, buffers, bench, scoring)
+            paid = cost(row, source.prices.weights)
+            costs[p, m] = paid if steps >= 0 else _TWICE * paid
 
 
 @entry
@@ -204,6 +188,6 @@ def evaluate_rule_windows(
     """Replay windows ``begin`` to ``end`` under a rule: RULE_DTYPE [1]; ``costs`` float64 [M]."""
     row = rows[e]
     for m in range(begin, end):
-        _begin(row, source, m)
+        begin_window(row, random_bits(np.uint64(m), 0, 0), source.episode, m)
         replay(row, rules[0], bench.nodes, bench.jobs)
-        costs[m] = _cost(row, source.weights)
+        costs[m] = cost(row, source.prices.weights)

@@ -14,9 +14,12 @@ from orchestrator.kernels.buffers import (
     SETTINGS_DTYPE,
     Bench,
     Buffers,
+    Episode,
+    Prices,
     RewardForm,
     Sampling,
     Source,
+    View,
 )
 from orchestrator.kernels.codes import (
     ActionKind,
@@ -26,14 +29,13 @@ from orchestrator.kernels.codes import (
     Stream,
 )
 from orchestrator.kernels.commit import commit
-from orchestrator.kernels.features import fill_static
 from orchestrator.kernels.jit import entry, kernel, part
-from orchestrator.kernels.metrics import metric_value
-from orchestrator.kernels.node_memo import forget_nodes
-from orchestrator.kernels.observe import decode, encode
+from orchestrator.kernels.metrics import cost, grown_cost
+from orchestrator.kernels.observe import encode, look_anew
 from orchestrator.kernels.prefetch import prefetch_row
 from orchestrator.kernels.randomness import random_below, random_bits
 from orchestrator.kernels.rules import replay
+from orchestrator.kernels.see.layout import decode
 from orchestrator.kernels.tables import queue
 from orchestrator.kernels.transition.decide import close_point
 from orchestrator.kernels.transition.episode import (
@@ -52,15 +54,23 @@ __all__ = [
     "SETTINGS_DTYPE",
     "Bench",
     "Buffers",
+    "Episode",
+    "Prices",
     "RewardForm",
     "Sampling",
     "Source",
+    "View",
+    "begin_jobs",
     "begin_rows",
+    "begin_window",
     "load_surroundings",
+    "open_choice",
     "replay_rows",
     "reset_rows",
     "step_rows",
 ]
+
+_FIRST, _BEHIND = 0, 1  # columns of ranges
 
 
 Rows = NDArray[np.void]
@@ -87,77 +97,69 @@ def _advance_to_choice(row, bench):
 
 
 @part
-def _open_choice(row, e, source, buffers, bench):
+def open_choice(row, e, view, buffers, bench):
     """Describe the decision point; pass over those at which the windows show nothing to choose.
 
     What could be chosen may lie beyond the window. Where there is nothing to wait for either, the
     episode would otherwise never end.
     """
-    while encode(row, e, source, buffers, bench) == 0 and row.done == 0:
+    while encode(row, e, view, buffers, bench) == 0 and row.done == 0:
         close_point(row)
         advance(row, bench.nodes)
 
 
 @kernel
-def _grown_cost(row, e, weights, metrics):
-    """Weighted growth of the metrics that cost anything, since ``metrics`` [E, m] was noted."""
-    cost = 0.0
-    for m in range(weights.shape[0]):
-        if weights[m] != 0.0:
-            value = metric_value(row, m)
-            cost += weights[m] * (value - metrics[e, m])
-            metrics[e, m] = value
-    return cost
-
-
-@kernel
-def load_surroundings(row, source, index):
+def load_surroundings(row, episode, index):
     """Give a row that has just begun all that window ``index`` has besides jobs and nodes."""
-    first, last = source.incident_range[index, 0], source.incident_range[index, 1]
-    load_incidents(row, source.incidents[first:last])
-    load_tenants(row, source.tenants)
-    load_curves(row, source.curves)
-    load_uplinks(row, source.uplinks)
-    load_typical(row, source.typical)
-    load_series(row, source.series_range[index, 0], source.series_range[index, 1])
-    load_services(row, source.services)
-    load_plans(row, source.plans)
-    load_gittins(row, source.gittins)
+    first, last = episode.incident_range[index, _FIRST], episode.incident_range[index, _BEHIND]
+    load_incidents(row, episode.incidents[first:last])
+    load_tenants(row, episode.tenants)
+    load_curves(row, episode.curves)
+    load_uplinks(row, episode.uplinks)
+    load_typical(row, episode.typical)
+    load_series(row, episode.series_range[index, _FIRST], episode.series_range[index, _BEHIND])
+    load_services(row, episode.services)
+    load_plans(row, episode.plans)
+    load_gittins(row, episode.gittins)
 
 
 @part
-def _begin(row, seed, source, index):
-    start = source.starts[index]
-    requests = source.trace[start : start + source.settings[0].length]
-    begin_episode(row, seed, source.nodes, source.standing, requests)
-    load_surroundings(row, source, index)
+def begin_jobs(row, seed, episode, index):
+    """Begin a window of jobs and nodes, and of nothing else."""
+    start = episode.starts[index]
+    requests = episode.trace[start : start + episode.length]
+    begin_episode(row, seed, episode.nodes, episode.standing, requests)
+
+
+@part
+def begin_window(row, seed, episode, index):
+    """Begin a window."""
+    begin_jobs(row, seed, episode, index)
+    load_surroundings(row, episode, index)
 
 
 @part
 def _reference_cost(row, seed, source, index, bench):
     """Cost of the reference rule on a window, computed once."""
-    if np.isnan(source.reference[index]):
-        _begin(row, seed, source, index)
-        bench.metrics[:] = 0.0
-        replay(row, source.reference_rule[0], bench.nodes, bench.jobs)
-        source.reference[index] = _grown_cost(row, 0, source.weights, bench.metrics)
-    return source.reference[index]
+    prices = source.prices
+    if np.isnan(prices.reference[index]):
+        begin_window(row, seed, source.episode, index)
+        replay(row, prices.reference_rule[0], bench.nodes, bench.jobs)
+        prices.reference[index] = cost(row, prices.weights)
+    return prices.reference[index]
 
 
 @part
 def _reset_row(row, e, seed, index, source, buffers, bench):
     """Begin an episode of row ``e`` on window ``index`` and advance to its first decision."""
-    settings = source.settings[0]
     buffers.scale[e] = 1.0
-    if settings.scaled != 0:
+    if source.prices.scaled != 0:
         # The windows' lengths are equal, so adding it keeps a calm window from weighing most.
-        cost = abs(_reference_cost(row, seed, source, index, bench))
-        buffers.scale[e] = 1.0 / (cost + max(settings.length, np.int64(1)))
-    _begin(row, seed, source, index)
-    fill_static(row, np.int64(settings.encoding), source.maxima, buffers.static[e])
-    forget_nodes(buffers.nodes, e)
+        usual = abs(_reference_cost(row, seed, source, index, bench))
+        buffers.scale[e] = 1.0 / (usual + max(source.episode.length, 1))
+    begin_window(row, seed, source.episode, index)
+    look_anew(row, e, source.seen, buffers)
     buffers.start_index[e] = index
-    buffers.nodes_seen[e] = -1
     buffers.episode[e] += 1
     buffers.steps[e] = 0
     buffers.reward[e] = 0.0
@@ -168,9 +170,9 @@ def _reset_row(row, e, seed, index, source, buffers, bench):
     _advance_to_choice(row, bench)
     if row.done != 0 and row.skip_forced != 0:
         # Every decision was forced: the first one is asked for all the same, so that there is one.
-        _begin(row, seed, source, index)
+        begin_window(row, seed, source.episode, index)
         advance(row, bench.nodes)
-    _open_choice(row, e, source, buffers, bench)
+    open_choice(row, e, source.seen, buffers, bench)
     buffers.terminated[e] = row.done != 0
 
 
@@ -196,13 +198,13 @@ def reset_rows(
         Window to play, or -1 to pick one by the settings' sampling.
     source, buffers, bench
     """
-    count = source.starts.shape[0]
+    count = source.episode.starts.shape[0]
     for e in range(rows.shape[0]):
         if not which[e]:
             continue
         index = indices[e]
         if index < 0:
-            if source.settings[0].sampling == Sampling.SEQUENTIAL:
+            if source.episode.sampling == Sampling.SEQUENTIAL:
                 index = (e + buffers.episode[e] * rows.shape[0]) % count
             else:
                 index = random_below(seeds[e], Stream.WORKLOAD, buffers.episode[e], count)
@@ -211,13 +213,13 @@ def reset_rows(
 
 
 @part
-def _pay(row, e, source, buffers):
+def _pay(row, e, prices, buffers):
     """Reward of a step: minus the cost that its metrics' growth adds up to, scaled."""
     over = buffers.terminated[e] or buffers.truncated[e]
-    if source.settings[0].form == RewardForm.TERMINAL and not over:
+    if prices.form == RewardForm.TERMINAL and not over:
         return
-    cost = _grown_cost(row, e, source.weights, buffers.metrics)
-    buffers.reward[e] = -cost * buffers.scale[e]
+    grown = grown_cost(row, prices.weights, buffers.metrics[e])
+    buffers.reward[e] = -grown * buffers.scale[e]
 
 
 @entry
@@ -250,17 +252,17 @@ def step_rows(
         if row.done != 0:
             continue
         buffers.steps[e] += 1
-        kind, j, value = decode(row, e, actions[e], source, buffers)
+        kind, j, value = decode(row, e, actions[e], source.seen, buffers)
         reason = commit(row, kind, j, value, bench.nodes)
         buffers.reason[e] = np.int32(reason)
         if reason == Reason.OK:
             _advance_to_choice(row, bench)
-            _open_choice(row, e, source, buffers, bench)
+            open_choice(row, e, source.seen, buffers, bench)
         buffers.terminated[e] = row.done != 0
         limit = row.step_limit
         buffers.truncated[e] = row.done == 0 and limit > 0 and buffers.steps[e] >= limit
         if reason == Reason.OK or buffers.truncated[e]:
-            _pay(row, e, source, buffers)
+            _pay(row, e, source.prices, buffers)
 
 
 @entry
@@ -269,7 +271,7 @@ def begin_rows(
     begin: int,
     end: int,
     indices: NDArray[np.int64],
-    source: Source,
+    episode: Episode,
 ) -> None:
     """Begin a window in each row from ``begin`` to ``end``, and play nothing of it.
 
@@ -279,10 +281,10 @@ def begin_rows(
     begin, end : int
     indices : int64 [E]
         Window of each row; it also seeds the row's random streams.
-    source
+    episode
     """
     for e in range(begin, end):
-        _begin(rows[e], random_bits(np.uint64(indices[e]), 0, 0), source, indices[e])
+        begin_window(rows[e], random_bits(np.uint64(indices[e]), 0, 0), episode, indices[e])
 
 
 @entry
@@ -292,7 +294,7 @@ def replay_rows(
     end: int,
     indices: NDArray[np.int64],
     rules: NDArray[np.void],
-    source: Source,
+    episode: Episode,
     bench: Bench,
 ) -> None:
     """Play a window to its end in each row from ``begin`` to ``end``, under a rule.
@@ -304,9 +306,9 @@ def replay_rows(
     indices : int64 [E]
         Window of each row; it also seeds the row's random streams.
     rules : RULE_DTYPE [1]
-    source, bench
+    episode, bench
     """
     for e in range(begin, end):
         seed = random_bits(np.uint64(indices[e]), 0, 0)
-        _begin(rows[e], seed, source, indices[e])
+        begin_window(rows[e], seed, episode, indices[e])
         replay(rows[e], rules[0], bench.nodes, bench.jobs)

@@ -6,24 +6,29 @@ import hashlib
 import json
 from dataclasses import dataclass
 
-from orchestrator.kernels.candidates import CANDIDATE_NAMES, VICTIM_NAMES
-from orchestrator.kernels.elastics import ELASTIC_NAMES
-from orchestrator.kernels.features import (
+from orchestrator.kernels.features import Encoding
+from orchestrator.kernels.see.layout import (
+    CANDIDATE_NAMES,
+    CAPACITY_NAMES,
     CLUSTER_EXTRA,
     DEFAULT_NAMES,
+    ELASTIC_NAMES,
+    FLEET_NAMES,
     FULL_EXTRA,
     GLOBAL_NAMES,
+    HEADS,
+    NODE_NAMES,
+    POD_NAMES,
+    POOL_NAMES,
     PUBLISHED_NAMES,
-    Encoding,
-)
-from orchestrator.kernels.node_memo import NODE_NAMES
-from orchestrator.kernels.pods import POD_NAMES, POOL_NAMES
-from orchestrator.kernels.surroundings import (
-    CAPACITY_NAMES,
-    FLEET_NAMES,
     RACK_NAMES,
     SERVICE_NAMES,
+    SETS,
+    SURROUNDINGS,
     TENANT_NAMES,
+    VICTIM_NAMES,
+    ActionHead,
+    head_offsets,
 )
 
 __all__ = ["ActionLayout", "FeatureSchema", "Head"]
@@ -36,8 +41,8 @@ _QUEUE_NAMES: dict[Encoding, tuple[str, ...]] = {
     Encoding.PLACEMENT: POD_NAMES,
 }
 
-
-_LATER = ("elastics", "services", "capacity", "tenants", "racks")
+_FIRST = ("queue", "candidates", "victims")
+_LATER = tuple(part for part in (*SETS, *SURROUNDINGS) if part not in _FIRST)
 
 
 @dataclass(frozen=True)
@@ -48,10 +53,15 @@ class Head:
     offset: int
     size: int
 
+    @property
+    def kind(self) -> ActionHead:
+        """Which of the heads it is."""
+        return ActionHead[self.name.upper()]
+
 
 @dataclass(frozen=True)
 class ActionLayout:
-    """The flat action space, head by head, as ``orchestrator.kernels.observe`` numbers it.
+    """The flat action space, head by head, as ``orchestrator.kernels.see.layout`` numbers it.
 
     Parameters
     ----------
@@ -88,39 +98,25 @@ class ActionLayout:
     @property
     def heads(self) -> tuple[Head, ...]:
         """The heads in the order of their offsets."""
-        sizes = {
-            "place": self.window * self.candidates,
-            "preempt": self.victims,
-            "shrink": self.elastics,
-            "grow": self.elastics,
-            "migrate": self.victims if self.migrate else 0,
-            "scale_in": self.capacity_steps,
-            "scale_out": self.capacity_steps,
-            "fewer_replicas": self.services,
-            "more_replicas": self.services,
-            "wait": int(self.can_wait),
-        }
-        heads, offset = [], 0
-        for name, size in sizes.items():
-            heads.append(Head(name, offset, size))
-            offset += size
-        return tuple(heads)
+        offsets = head_offsets(self).tolist()
+        bounds = zip(HEADS, offsets, offsets[1:], strict=False)
+        return tuple(Head(head.name.lower(), first, end - first) for head, first, end in bounds)
 
     @property
     def size(self) -> int:
         """Number of actions."""
-        return sum(head.size for head in self.heads)
+        return int(head_offsets(self)[-1])
 
     def describe(self, action: int) -> str:
         """An action in words, for logs and renderings."""
         for head in self.heads:
             if head.offset <= action < head.offset + head.size:
                 index = action - head.offset
-                if head.name == "place":
+                if head.kind == ActionHead.PLACE:
                     by = "on node" if self.choose_node else "by candidate"
                     job, candidate = divmod(index, self.candidates)
                     return f"place job {job} of the window {by} {candidate}"
-                if head.name in ("scale_in", "scale_out"):
+                if head.kind in (ActionHead.SCALE_IN, ActionHead.SCALE_OUT):
                     return f"{head.name} by {index + 1}"
                 return f"{head.name} {index}" if head.size > 1 else head.name
         return f"no such action: {action}"

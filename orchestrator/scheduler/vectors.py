@@ -19,12 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.errors import ConfigurationError
+from orchestrator.kernels.see.layout import HEADS, SETS, ActionHead, VectorPart
 from orchestrator.scheduler.schema import FeatureSchema
 
-__all__ = ["SETS", "advice_column", "feature_names", "named_vector", "vector_layout"]
-
-SETS = ("queue", "candidates", "victims", "elastics", "services", "capacity")
-"""Sets of an observation in the order in which an action's vector holds them."""
+__all__ = ["advice_column", "feature_names", "named_vector", "vector_layout"]
 
 _PREFIX = {
     "queue": "",
@@ -35,20 +33,6 @@ _PREFIX = {
     "capacity": "capacity:",
 }
 
-_HEAD_SETS = {
-    "place": ("queue", "candidates"),
-    "preempt": ("victims",),
-    "shrink": ("elastics",),
-    "grow": ("elastics",),
-    "migrate": ("victims",),
-    "scale_in": ("capacity",),
-    "scale_out": ("capacity",),
-    "fewer_replicas": ("services",),
-    "more_replicas": ("services",),
-    "wait": (),
-}
-"""Whose features describe an action of a head."""
-
 
 def _columns(schema: FeatureSchema, by_head: bool) -> dict[tuple[str, str], str]:
     """Prefix of each block of columns, by (head, set); blocks that are shared have head ''."""
@@ -56,9 +40,10 @@ def _columns(schema: FeatureSchema, by_head: bool) -> dict[tuple[str, str], str]
         return {("", part): _PREFIX[part] for part in SETS if getattr(schema, part)}
     blocks = {}
     for head in schema.actions.heads:
-        for part in _HEAD_SETS[head.name] if head.size > 0 else ():
+        for part in HEADS[head.kind].sets if head.size > 0 else ():
             if getattr(schema, part):
-                prefix = _PREFIX[part] if head.name == "place" else f"{head.name}:"
+                own = head.kind != ActionHead.PLACE
+                prefix = f"{head.name}:" if own else _PREFIX[part]
                 blocks[head.name, part] = prefix
     return blocks
 
@@ -107,18 +92,15 @@ def vector_layout(
     ----------
     schema : FeatureSchema
     sizes : sequence of int
-        Entities in each of the observation's :data:`SETS`; there may be more than the schema has
-        use for. Candidates count those of all jobs together.
+        Entities in each of ``layout.SETS``; there may be more than the schema has use for.
+        Candidates count those of all jobs together.
     by_head : bool, optional
         Whether each head has columns of its own.
 
     Returns
     -------
-    int64 [parts, 7]
-        One row for each set that describes a head: first action of the head, number of actions,
-        set (index into :data:`SETS`; -1: none), actions that share an element, the set's first
-        column, column of the one-hot (-1: none), the head's first element in the set. Rows of one
-        head follow each other.
+    int64 [parts, len(VectorPart)]
+        One row for each set that describes a head; rows of one head follow each other.
     """
     window, candidates, victims, elastics, services, changes = sizes
     per_job = candidates // window if schema.candidates else 1
@@ -134,18 +116,23 @@ def vector_layout(
     blocks = _columns(schema, by_head)
     widths = [len(getattr(schema, part)) for _, part in blocks]
     starts = dict(zip(blocks, np.cumsum([0, *widths]).tolist(), strict=False))
+    known = {head.kind: head for head in layout.heads}
     heads = [head for head in layout.heads if head.size > 0]
     one_hot = sum(widths)
-    parts = []
+    rows = []
     for at, head in enumerate(heads):
-        hot = one_hot + at if len(heads) > 1 else -1
-        sets = [part for part in _HEAD_SETS[head.name] if getattr(schema, part)]
+        spec = HEADS[head.kind]
+        sets = [part for part in spec.sets if getattr(schema, part)]
         for part in sets or [""]:
+            row = np.zeros(len(VectorPart), np.int64)
+            row[VectorPart.FIRST_ACTION] = head.offset
+            row[VectorPart.ACTIONS] = head.size
+            row[VectorPart.SET] = SETS.index(part) if part else -1
             # Candidates are numbered as the actions are; their job is one for all of them.
-            share = per_job if part == "queue" else 1
-            number, start, first = -1, 0, 0
-            if part:
-                number, start = SETS.index(part), starts[head.name if by_head else "", part]
-                first = head.size if head.name == "scale_out" else 0
-            parts.append((head.offset, head.size, number, share, start, hot, first))
-    return np.array(parts, np.int64)
+            row[VectorPart.SHARED_BY] = per_job if part == "queue" else 1
+            row[VectorPart.COLUMN] = starts[head.name if by_head else "", part] if part else 0
+            row[VectorPart.ONE_HOT] = one_hot + at if len(heads) > 1 else -1
+            if spec.behind is not None:
+                row[VectorPart.FIRST_ENTITY] = known[spec.behind].size
+            rows.append(row)
+    return np.array(rows)

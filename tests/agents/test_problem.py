@@ -38,9 +38,9 @@ def test_judging_windows_are_longer_unscaled_and_the_same_for_every_seed(problem
 
 
 def test_training_sessions_play_training_windows_of_their_seed(problem) -> None:
-    starts = problem.training_session(2, 16).source.starts
+    starts = problem.training_session(2, 16).source.episode.starts
     assert starts.max() + problem.config.episode_jobs <= problem.parts.region("train")[1]
-    other = replace(problem, seed=4).training_session(2, 16).source.starts
+    other = replace(problem, seed=4).training_session(2, 16).source.episode.starts
     assert not np.array_equal(starts, other)
 
 

@@ -46,7 +46,7 @@ def test_scorers_are_judged_in_the_failures_that_policies_meet() -> None:
 
 def test_a_policy_is_trained_judged_and_kept_with_its_scenario(tmp_path: Path) -> None:
     problem = Problem(trace(), _CONFIG, evaluation_jobs=JOBS, scenario=_FAILURES)
-    assert len(problem.training_session(2, 8).source.incidents) > 0
+    assert len(problem.training_session(2, 8).source.episode.incidents) > 0
     trainer = CMATrainer(
         generations=1,
         population=4,

@@ -33,7 +33,7 @@ class NaiveNodes:
         self.row, self.config = plain(state.rows[e]), session.config
         self.asks = [plain(record) for record in state.request[e, : self.row.num_jobs]]
         self.nodes = [plain(record) for record in state.node[e, : self.row.num_nodes]]
-        self.typical = [plain(record) for record in session.source.typical]
+        self.typical = [plain(record) for record in session.source.episode.typical]
         self.running = int((state.job[e]["state"] == JobCode.RUNNING).sum())
         self.hosts = [
             Host(

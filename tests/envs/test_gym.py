@@ -438,8 +438,8 @@ def test_the_default_environment_rewards_scaling() -> None:
     env = gymnasium.make_vec("quartermaster/Autoscaling-v0", num_envs=8, part="test")
     assert isinstance(env.unwrapped, SchedulingVectorEnv)
     session = env.unwrapped.session
-    assert len(session.source.nodes) == 8
-    assert (session.source.nodes["state"] == NodeCode.UP).sum() == 4
+    assert len(session.source.episode.nodes) == 8
+    assert (session.source.episode.nodes["state"] == NodeCode.UP).sum() == 4
     costs = {}
     for name in ("fcfs", "fcfs+reactive", "fcfs+predictive"):
         session.replay(rule_named(name))

@@ -55,10 +55,11 @@ _load, _begin_episode = load_surroundings, episode.begin_episode
 
 @from_python
 def _begin(rows, e, seed, source, index):
-    start = source.starts[index]
-    requests = source.trace[start : start + source.settings[0].length]
-    _begin_episode(rows[e], seed, source.nodes, source.standing, requests)
-    _load(rows[e], source, index)
+    windows = source.episode
+    start = windows.starts[index]
+    requests = windows.trace[start : start + windows.length]
+    _begin_episode(rows[e], seed, windows.nodes, windows.standing, requests)
+    _load(rows[e], windows, index)
 
 
 @dataclass(frozen=True)
@@ -163,7 +164,9 @@ class BareRow:
         self.state = other
 
     def reset(self) -> None:
-        index = random_below(self.seed, Stream.WORKLOAD, self.episode, len(self.source.starts))
+        index = random_below(
+            self.seed, Stream.WORKLOAD, self.episode, len(self.source.episode.starts)
+        )
         seed = np.uint64(random_bits(self.seed, 0, self.episode))
         _begin(self.state.rows, 0, seed, self.source, index)
         self.episode += 1

@@ -27,7 +27,8 @@ from orchestrator.invariants import assert_invariants
 from orchestrator.kernels import entry, packing
 from orchestrator.kernels.codes import FOREVER_MS, JobCode, Placement, Topology
 from orchestrator.kernels.metrics import Metric
-from orchestrator.kernels.node_memo import NODE_NAMES, make_node_memo
+from orchestrator.kernels.node_memo import make_node_memo
+from orchestrator.kernels.see.layout import NODE_NAMES
 from orchestrator.kernels.state import ClusterShape, allocate
 from orchestrator.resources.records import node_records
 from orchestrator.scheduler.rules import rule_named
@@ -174,7 +175,7 @@ def test_observations_equal_their_twin(scene: str) -> None:
     assert (session.state.shape.shapes >= 0) == (scene == "remembered")
     if scene == "remembered":  # less than there are shapes, so that they make way
         session.buffers = session.buffers._replace(
-            nodes=make_node_memo(2, 70)._replace(
+            nodes=make_node_memo(2, 70, len(NODE_NAMES))._replace(
                 features=np.zeros((2, 5, 70, len(NODE_NAMES)), np.float32),
                 shape=np.zeros((2, 5), np.uint64),
                 seen=np.zeros((2, 5), np.int64),
@@ -425,7 +426,7 @@ def test_fgd_on_openb_is_as_published(traces_dir: Path) -> None:
         session.replay(rule_named("fgd"), np.array([window]))
         allocation, placed = _allocation(session), _placed(session)
         assert 0.9505 < allocation < 0.957
-        start = int(session.source.starts[window])
+        start = int(session.source.episode.starts[window])
         assert placed == _packed(trace, start, config.episode_jobs, Placement.FGD)
     _play(session, 1, _by_gradient)
     assert _placed(session) == placed

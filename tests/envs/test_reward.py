@@ -232,11 +232,11 @@ def test_rewards_are_scaled_by_the_reference_rule(run: str, rule: str, form: str
     weights = all_terms().terms
     for e in range(_ROWS):
         if run == "cluster-drain":  # see above: utilisation is not what the log says
-            expected = float(scaled.source.reference[windows[e]])
+            expected = float(scaled.source.prices.reference[windows[e]])
         else:
             costs = _costs(replayed, e)
             expected = sum(weight * costs[term] for term, weight in weights.items())
-            assert scaled.source.reference[windows[e]] == pytest.approx(expected, rel=1e-9)
+            assert scaled.source.prices.reference[windows[e]] == pytest.approx(expected, rel=1e-9)
         scale = 1.0 / (abs(expected) + scaled.config.episode_jobs)
         assert scaled.buffers.scale[e] == pytest.approx(scale, rel=1e-9)
         np.testing.assert_allclose(paid_scaled[:, e], paid[:, e] * scale, rtol=1e-7, atol=1e-9)
@@ -244,13 +244,13 @@ def test_rewards_are_scaled_by_the_reference_rule(run: str, rule: str, form: str
 
 def test_the_reference_is_computed_once_for_each_window() -> None:
     session = _session("ordering", RewardConfig(reference="sjf"), starts=np.array([10, 40, 80]))
-    assert np.isnan(session.source.reference).all()
+    assert np.isnan(session.source.prices.reference).all()
     session.reset(windows=np.array([1, 1, 2]))
-    assert np.isnan(session.source.reference).tolist() == [True, False, False]
-    session.source.reference[1] = 476.0
+    assert np.isnan(session.source.prices.reference).tolist() == [True, False, False]
+    session.source.prices.reference[1] = 476.0
     session.reset(windows=np.array([1, 0, 2]))
     assert session.buffers.scale[0] == 1 / (476.0 + session.config.episode_jobs)
-    assert not np.isnan(session.source.reference).any()
+    assert not np.isnan(session.source.prices.reference).any()
 
 
 def test_any_rule_can_be_the_reference() -> None:
@@ -278,7 +278,7 @@ def test_rewards_that_make_no_sense_are_refused(options: dict[str, Any], words: 
 
 def _cost_by_the_log(session: Session, e: int) -> float:
     """Price of the nodes paid for, integrated from the records of their states."""
-    row, nodes = session.state.rows[e], session.source.nodes
+    row, nodes = session.state.rows[e], session.source.episode.nodes
     states = nodes["state"].astype(int).copy()
     count = int(row["log_count"])
     assert count <= session.state.shape.log

@@ -46,7 +46,7 @@ def _ends(session: Session, rule: str = "fcfs") -> NDArray[np.int64]:
 def test_every_window_has_failures_of_its_own() -> None:
     model = FailureModel(rate_scale=200.0)
     session = _session(gpu_trace(), Scenario(failures=model, failure_seed=3))
-    counts = np.diff(session.source.incident_range, axis=1)[:, 0]
+    counts = np.diff(session.source.episode.incident_range, axis=1)[:, 0]
     assert (counts > 0).all()
     calm = _ends(_session(gpu_trace(), Scenario()))
     ends = _ends(session)
@@ -56,8 +56,10 @@ def test_every_window_has_failures_of_its_own() -> None:
     alone = Session(
         gpu_trace(), session.config, 1, _STARTS[1:2], scenario=Scenario(model, failure_seed=3)
     )
-    first, last = session.source.incident_range[1]
-    assert np.array_equal(alone.source.incidents, session.source.incidents[first:last])
+    first, last = session.source.episode.incident_range[1]
+    assert np.array_equal(
+        alone.source.episode.incidents, session.source.episode.incidents[first:last]
+    )
 
 
 def test_a_hard_quota_holds_in_every_episode() -> None:
@@ -65,7 +67,7 @@ def test_a_hard_quota_holds_in_every_episode() -> None:
     busiest = trace.tenants[int(np.bincount(trace.requests["tenant"]).argmax())]
     spec = TenantSpec(busiest, weight=2.0, quota=4.0)
     session = _session(trace, Scenario(tenants=(spec,)))
-    assert len(session.source.tenants) == len(trace.tenants)
+    assert len(session.source.episode.tenants) == len(trace.tenants)
     _ends(session)  # the invariants check the accounts
     attained = session.state.tenant["attained_unit_ms"].sum()
     assert attained == session.state.job["attained_unit_ms"].sum()
@@ -97,9 +99,9 @@ def test_a_curve_changes_how_much_elastic_gangs_gain() -> None:
 def test_fragmentation_is_measured_where_a_gradient_is_offered() -> None:
     config = replace(CLUSTER, episode_jobs=60, placements=(Placement.FGD, Placement.BEST_FIT))
     session = Session(gpu_trace(), config, 2, _STARTS)
-    assert session.source.typical["weight"].sum() == pytest.approx(1.0)
+    assert session.source.episode.typical["weight"].sum() == pytest.approx(1.0)
     session.reset()
-    assert (session.state.rows["num_typical"] == len(session.source.typical)).all()
+    assert (session.state.rows["num_typical"] == len(session.source.episode.typical)).all()
 
 
 def test_gittins_expects_what_past_jobs_needed() -> None:
@@ -315,10 +317,10 @@ def test_windows_of_jobs_play_the_part_of_the_series_where_they_lie() -> None:
     trace, services = gpu_trace(), mix_of([5.0] * 60_000)
     config = replace(CLUSTER, episode_jobs=20, services=1)
     session = Session(trace, config, 1, scenario=Scenario(services=services))
-    first, stop = session.source.series_range.T
+    first, stop = session.source.episode.series_range.T
     assert (np.diff(first) >= 0).all() or len(np.unique(stop - first)) > 1
     assert first.min() >= 0
     assert stop.max() <= 60_000
-    share = session.source.starts / (len(trace) - 20)
+    share = session.source.episode.starts / (len(trace) - 20)
     longest = (stop - first).max()
     assert (np.abs(first - share * 60_000) <= longest).all()

@@ -30,7 +30,9 @@ def test_traces_shorter_than_an_episode_are_refused() -> None:
         Session(trace, replace(JOB_ORDERING, episode_jobs=21), 1)
     with pytest.raises(ConfigurationError, match="train part has 12 of the trace's 20 jobs"):
         gymnasium.make("quartermaster/JobOrdering-v0", trace=trace, episode_jobs=13)
-    assert Session(trace, replace(JOB_ORDERING, episode_jobs=20), 1).source.starts.tolist() == [0]
+    assert Session(
+        trace, replace(JOB_ORDERING, episode_jobs=20), 1
+    ).source.episode.starts.tolist() == [0]
 
 
 def test_empty_traces_are_refused() -> None:

@@ -14,8 +14,8 @@ from envs import Scenario, Session
 from envs.scenario import FleetPlan, ServiceMix
 from orchestrator.kernels.autoscale import scaling_action
 from orchestrator.kernels.codes import ActionKind, Placement, QuotaMode, Scaling
-from orchestrator.kernels.features import GLOBAL_NAMES
 from orchestrator.kernels.jit import entry
+from orchestrator.kernels.see.layout import GLOBAL_NAMES
 from orchestrator.scheduler import schema as schemas
 from orchestrator.types import TenantSpec
 from tests.envs.cases import EnvCase, pick_legal

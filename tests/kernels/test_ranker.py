@@ -8,8 +8,8 @@ from envs.config import EnvConfig
 from envs.session import Session
 from envs.workloads import gpu_cluster, lublin_feitelson
 from orchestrator.kernels import ranker
-from orchestrator.kernels.features import DEFAULT_NAMES
 from orchestrator.kernels.jit import entry
+from orchestrator.kernels.see.layout import DEFAULT_NAMES
 from orchestrator.scheduler.rules import rule_named
 
 JOBS = 192
@@ -42,22 +42,15 @@ def play(weights, session):
         session.step(policy.actions(seen, seen["action_mask"].astype(bool)))
 
 
-def make_source(session):
-    source = session.source
-    return ranker.WindowSource(
-        source.trace, source.nodes, source.starts, session.config.episode_jobs, source.weights
-    )
-
-
 def bench_of(session):
     shape = session.state.shape
     return ranker.make_bench(shape.jobs, session.config.window, shape.workers)
 
 
 def ranker_costs(session, weights, e=0):
-    costs = np.full((len(weights), len(session.source.starts)), np.nan)
-    source, bench = make_source(session), bench_of(session)
-    windows = len(session.source.starts)
+    costs = np.full((len(weights), len(session.source.episode.starts)), np.nan)
+    source, bench = session.source, bench_of(session)
+    windows = len(session.source.episode.starts)
     ranker.evaluate_rankers(session.state.rows, e, 0, windows, weights, source, bench, costs)
     return costs
 
@@ -149,10 +142,10 @@ def test_gangs_on_several_machines():
 def test_rankers_that_are_rules_cost_the_same(trace, backfill, rule, weights):
     config = EnvConfig(episode_jobs=JOBS, backfill=backfill, window=JOBS)
     session = Session(trace, config, 1, np.arange(0, 2800, 700))
-    windows = len(session.source.starts)
+    windows = len(session.source.episode.starts)
     expected = np.full(windows, np.nan)
     record = rule_named(rule).to_record()
-    source, bench = make_source(session), bench_of(session)
+    source, bench = session.source, bench_of(session)
     ranker.evaluate_rule(session.state.rows, 0, 0, windows, record, source, bench, expected)
     assert np.allclose(ranker_costs(session, weights)[0], expected, rtol=1e-9)
     assert expected.min() > 0.0
@@ -180,7 +173,7 @@ def test_only_the_range_asked_for_is_filled(trace):
     weights = random_weights(6, 3)
     whole = ranker_costs(session, weights)
     part = np.full_like(whole, -1.0)
-    source, bench = make_source(session), bench_of(session)
+    source, bench = session.source, bench_of(session)
     ranker.evaluate_rankers(session.state.rows, 1, 1, 3, weights, source, bench, part)
     assert np.array_equal(part[:, 1:3], whole[:, 1:3])
     assert (np.delete(part, [1, 2], axis=1) == -1.0).all()

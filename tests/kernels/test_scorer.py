@@ -21,10 +21,10 @@ from envs.workloads import Enrichment, Trace, enrich, gpu_cluster
 from orchestrator.errors import ConfigurationError
 from orchestrator.kernels.codes import Placement, RuleKey
 from orchestrator.kernels.scorer import best_actions
+from orchestrator.kernels.see.layout import SETS, VectorPart
 from orchestrator.scheduler.rules import rule_named
 from orchestrator.scheduler.schema import FeatureSchema
 from orchestrator.scheduler.vectors import (
-    SETS,
     advice_column,
     feature_names,
     named_vector,
@@ -171,13 +171,15 @@ def test_heads_of_their_own_have_columns_of_their_own() -> None:
     assert len(set(names)) == len(names)
     assert {"log_wait", "preempt:helps", "shrink:size", "grow:size", "head:wait"} <= set(names)
     layout = vector_layout(ELASTIC.schema, [JOBS] * 4 + [0, 0], by_head=True)
-    blocks = sorted((int(row[4]), int(row[2])) for row in layout if row[2] >= 0)
+    columns, sets = layout[:, VectorPart.COLUMN], layout[:, VectorPart.SET]
+    blocks = sorted(zip(columns[sets >= 0].tolist(), sets[sets >= 0].tolist(), strict=True))
     widths = {at: len(getattr(ELASTIC.schema, part)) for at, part in enumerate(SETS)}
     end = 0
     for start, part in blocks:
         assert start == end
         end += widths[part]
-    assert sorted(row[5] for row in layout if row[2] != 1) == list(range(end, end + 5))
+    hot = layout[sets != SETS.index("candidates"), VectorPart.ONE_HOT]
+    assert sorted(hot.tolist()) == list(range(end, end + 5))
 
 
 def test_a_ranking_environment_is_refused() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from orchestrator.kernels.features import DEFAULT_NAMES
+from orchestrator.kernels.see.layout import DEFAULT_NAMES
 
 
 class ShortestFirst:

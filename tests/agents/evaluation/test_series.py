@@ -68,7 +68,7 @@ def test_failures_are_seen_where_nothing_is_decided() -> None:
     session = windows.session(1)
     hours = (found.edges[:-1] + found.edges[1:]) / 2
     down = np.zeros(len(hours))
-    for incident in session.source.incidents:
+    for incident in session.source.episode.incidents:
         sign = -1 if incident["kind"] == EventKind.NODE_RECOVERY else 1
         down += sign * trace.nodes[incident["node"]].gpus * (incident["time_ms"] / 3.6e6 <= hours)
     assert down.max() > down.min()

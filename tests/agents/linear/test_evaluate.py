@@ -9,7 +9,8 @@ from envs.config import CLUSTER, EnvConfig
 from envs.workloads import lublin_feitelson
 from orchestrator.errors import ConfigurationError
 from orchestrator.kernels.codes import RuleKey
-from orchestrator.kernels.features import DEFAULT_NAMES, Encoding
+from orchestrator.kernels.features import Encoding
+from orchestrator.kernels.see.layout import DEFAULT_NAMES
 from orchestrator.scheduler.rules import rule_named
 
 WINDOW = 128

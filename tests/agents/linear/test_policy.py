@@ -5,7 +5,7 @@ import pytest
 
 from agents.linear.policy import LinearRanker
 from orchestrator.errors import ConfigurationError
-from orchestrator.kernels.features import DEFAULT_NAMES
+from orchestrator.kernels.see.layout import DEFAULT_NAMES
 
 
 def test_ranker_respects_the_mask_and_breaks_ties_by_position():
