@@ -14,7 +14,9 @@ from orchestrator.kernels.codes import NO_JOB
 from orchestrator.kernels.elastics import ELASTIC_NAMES
 from orchestrator.kernels.features import STATIC_WIDTH, make_scratch
 from orchestrator.kernels.metrics import Metric
-from orchestrator.kernels.node_memo import make_node_memo
+from orchestrator.kernels.node_choices import MODELS, NODE_NAMES
+from orchestrator.kernels.packing_state import memo_described
+from orchestrator.kernels.place.memo import make_node_memo
 from orchestrator.kernels.state import ClusterShape, ClusterState
 from orchestrator.kernels.surroundings import (
     CAPACITY_NAMES,
@@ -65,6 +67,7 @@ def make_buffers(shape: ClusterShape, config: EnvConfig) -> kernels.Buffers:
     """Allocate what steps of rows of a shape write."""
     E, Q, V = shape.envs, config.window, max(config.victims, 1)
     schema = config.schema
+    described = memo_described(config.nodes, E, max(shape.kinds, 0), len(NODE_NAMES))
     pairs = Q * schema.actions.candidates if schema.candidates else 1
     return kernels.Buffers(
         queue=np.zeros((E, Q, len(schema.queue)), np.float32),
@@ -94,7 +97,7 @@ def make_buffers(shape: ClusterShape, config: EnvConfig) -> kernels.Buffers:
         episode=np.zeros(E, np.int64),
         start_index=np.zeros(E, np.int64),
         steps=np.zeros(E, np.int64),
-        nodes=make_node_memo(E, config.nodes),
+        nodes=make_node_memo(E, described, config.nodes, len(NODE_NAMES), MODELS),
     )
 
 

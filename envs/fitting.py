@@ -8,15 +8,9 @@ from numpy.typing import NDArray
 from envs.workloads.trace import Trace, unplaceable
 from orchestrator.errors import ConfigurationError
 from orchestrator.kernels.codes import Topology
-from orchestrator.kernels.packing_state import BRANCH_DTYPE
 from orchestrator.resources.records import gpu_models
 
-__all__ = ["check_fit", "most_workers", "request_shapes"]
-
-_SHAPE = ("cpu_milli", "memory_mib", "gpus_per_worker", "gpu_milli", "gpu_memory_mib", "model_mask")
-_INDEXED_NODES = 64  # as in kernels.packing_state: below, a scan is faster
-_BUDGET = 256 << 20  # bytes of all rows together
-_MOST_SHAPES = 512
+__all__ = ["check_fit", "most_workers"]
 
 
 def most_workers(trace: Trace) -> int:
@@ -27,20 +21,6 @@ def most_workers(trace: Trace) -> int:
     cores = sum(node.cpu_cores for node in trace.nodes)
     # Nobody has more workers than there are GPUs or cores: a lavish maximum costs no memory.
     return int(max(trace.requests["workers"].max(), min(int(grown), max(gpus, cores, 1))))
-
-
-def request_shapes(trace: Trace, rows: int) -> int:
-    """Request shapes whose best node is worth remembering, as ``ClusterShape`` takes it.
-
-    Under each of two keys, if memory allows: rules that place by another key than best fit ask
-    for both.
-    """
-    nodes = len(trace.nodes)
-    if nodes < _INDEXED_NODES:
-        return -1
-    tree = (2 << max(nodes - 1, 1).bit_length()) * BRANCH_DTYPE.itemsize
-    distinct = len(np.unique(trace.requests[list(_SHAPE)]))
-    return max(min(2 * distinct, _BUDGET // (tree * rows), _MOST_SHAPES), 8)
 
 
 def check_fit(trace: Trace, one_node: bool) -> None:

@@ -17,7 +17,7 @@ from envs.checks import (
 )
 from envs.config import EnvConfig
 from envs.crew import Crew
-from envs.fitting import most_workers, request_shapes
+from envs.fitting import most_workers
 from envs.scaling import Standing
 from envs.scenario import (
     Scenario,
@@ -31,15 +31,13 @@ from envs.workloads.trace import Trace
 from orchestrator.errors import ConfigurationError, IllegalActionError
 from orchestrator.kernels import session as kernels
 from orchestrator.kernels.codes import Placement, Reason
+from orchestrator.kernels.packing_state import count_kinds, memo_kinds
 from orchestrator.kernels.state import ClusterShape, ClusterState, allocate
 from orchestrator.scheduler.rules import Rule, rule_named
 
 __all__ = ["Session"]
 
 Observation = dict[str, NDArray[Any]]
-
-_ASKS = 64
-_TABLE_NODES = 256  # with more, looking up the best node beats looking at all
 
 
 class Session:
@@ -105,8 +103,12 @@ class Session:
             uplinks=max(len(around.uplinks), 1),
             typical=len(around.typical),
             services=max(self.standing, 1),
-            asks=_asks(config, len(self.source.nodes)),
-            shapes=request_shapes(trace, envs) if config.choose_node else -1,
+            kinds=memo_kinds(
+                len(self.source.nodes),
+                envs,
+                count_kinds(trace.requests) + self.standing,
+                often=not config.commitment,
+            ),
         )
         self.state = allocate(shape)
         _configure(self.state, config)
@@ -205,11 +207,6 @@ class Session:
         """Trace indices of the jobs of a row's episode."""
         start = int(self.source.starts[self.buffers.start_index[e]])
         return np.arange(start, start + self.config.episode_jobs, dtype=np.int64)
-
-
-def _asks(config: EnvConfig, nodes: int) -> int:
-    """Entries of a row's slot table: where a step describes many placements, but not too large."""
-    return 0 if config.commitment or nodes > _TABLE_NODES else _ASKS
 
 
 def _check_shape(what: str, values: NDArray[Any], rows: int) -> None:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.kernels.node_memo import NodeMemo
+from orchestrator.kernels.place.memo import NodeMemo
 
 __all__ = ["SETTINGS_DTYPE", "Bench", "Buffers", "RewardForm", "Sampling", "Source"]
 

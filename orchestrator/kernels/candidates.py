@@ -6,18 +6,11 @@ import numpy as np
 
 from orchestrator.kernels.codes import NO_JOB, Reason
 from orchestrator.kernels.decisions import preemption_reason, start_reason
-from orchestrator.kernels.domains import is_bound
 from orchestrator.kernels.fastlog import fast_log, log_seconds
-from orchestrator.kernels.feasibility import fits, least_workers
+from orchestrator.kernels.feasibility import fits
 from orchestrator.kernels.jit import kernel, part
+from orchestrator.kernels.place.memo import same_request
 from orchestrator.kernels.placement import place_gang
-from orchestrator.kernels.slot_table import (
-    find_ask,
-    has_slot_table,
-    is_served,
-    place_by_table,
-    update_rooms,
-)
 from orchestrator.kernels.tables import job, node, queue, request, running
 from orchestrator.kernels.transition.progress import progress_now, saved_progress
 from orchestrator.kernels.victim_plans import lets_in
@@ -83,33 +76,19 @@ def _describe_candidate(row, j, nodes, workers, out):
     out[4] = _F(0.5) * fast_log(_F(1.0 + failures))
 
 
-@kernel
-def _place(row, j, s, generator, nodes):
-    """Place the gang, by entry ``s`` of the slot table or, without (-1), by a scan."""
-    workers = np.int64(request(row, j).workers)
-    if s < 0 or not is_served(workers, generator):
-        return place_gang(row, j, generator, nodes)
-    placed = place_by_table(row, j, s, workers, generator, False, nodes)
-    return placed if placed >= least_workers(row, j) else np.int64(0)
-
-
 @part
 def _fill_candidates(row, j, generators, nodes, mask, out):
     """Describe the K candidates of one job: ``mask`` [K], ``out`` [K, C]; how many there are."""
     W = row.max_workers
     found = 0
     room = fits(row, j)
-    s = np.int64(-1)
-    if room and has_slot_table(row) and not is_bound(row, j):
-        update_rooms(row)
-        s = find_ask(row, j)
     for k in range(generators.shape[0]):
         mask[k] = 0
         out[k, :] = _F(0.0)
         if not room:
             continue
         mine = nodes[k * W : (k + 1) * W]
-        placed = _place(row, j, s, np.int64(generators[k]), mine)
+        placed = place_gang(row, j, np.int64(generators[k]), mine)
         if placed == 0:
             continue
         mask[k] = 1
@@ -143,7 +122,7 @@ def encode_candidates(row, window, count, generators, nodes, shapes, mask, out):
     nodes : int32 [(K + 1) * workers]
         Scratch.
     shapes : int32 [Q]
-        Scratch: places in the window at which a shape came up first.
+        Scratch: places in the window at which a request came up first.
     mask : int8 [>= Q * K]
         Set for the first ``count * K`` entries.
     out : float32 [Q * K, len(CANDIDATE_NAMES)]
@@ -166,7 +145,7 @@ def encode_candidates(row, window, count, generators, nodes, shapes, mask, out):
             continue
         twin = -1
         for s in range(known):
-            if job(row, window[shapes[s]]).shape == job(row, j).shape:
+            if same_request(row, np.int64(window[shapes[s]]), j):
                 twin = shapes[s] * K
                 break
         if twin >= 0:

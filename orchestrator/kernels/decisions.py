@@ -227,11 +227,7 @@ def _resize_open(row):
 
 @part
 def _placement_open(row):
-    """Whether any queued job could be placed now.
-
-    Queues hold many jobs of few shapes: the last four that did not fit are not tried again.
-    """
-    a, b, c, d = np.uint64(0), np.uint64(0), np.uint64(0), np.uint64(0)
+    """Whether any queued job could be placed now."""
     for q in range(row.queue_len):
         j = queue(row, q).job
         if row.commitment != 0:
@@ -240,14 +236,8 @@ def _placement_open(row):
             continue
         if least_units(row, j) > row.free_units:
             continue
-        shape = job(row, j).shape
-        if shape in (a, b, c, d):
-            continue
-        if start_reason(row, j) != Reason.OK:
-            continue
-        if fits(row, j):
+        if start_reason(row, j) == Reason.OK and fits(row, j):
             return True
-        a, b, c, d = shape, a, b, c
     return False
 
 

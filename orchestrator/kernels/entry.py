@@ -18,7 +18,6 @@ from orchestrator.kernels.feasibility import why_not as _why_not
 from orchestrator.kernels.features import fill_static as _fill_static
 from orchestrator.kernels.jit import kernel
 from orchestrator.kernels.metrics import read_metrics as _read_metrics
-from orchestrator.kernels.node_memo import forget_nodes as _forget_nodes
 from orchestrator.kernels.observe import decode as _decode
 from orchestrator.kernels.observe import encode as _encode
 from orchestrator.kernels.ordering import job_score as _job_score
@@ -346,7 +345,6 @@ def describe(rows: Rows, e: int, source: Source, buffers: Buffers, bench: Bench)
     encoding = np.int64(source.settings[0].encoding)
     _fill_static(rows[e], encoding, source.maxima, buffers.static[e])
     buffers.nodes_seen[e] = -1
-    _forget_nodes(buffers.nodes, e)
     return int(np.int64(_encode(rows[e], e, source, buffers, bench)))
 
 

@@ -6,11 +6,10 @@ import numpy as np
 
 from orchestrator.kernels.codes import Reason
 from orchestrator.kernels.domains import domain_room, is_bound
-from orchestrator.kernels.index import has_index, room_by_index
 from orchestrator.kernels.jit import kernel, small_kernel
-from orchestrator.kernels.slot_table import find_ask, has_slot_table
+from orchestrator.kernels.place.memo import find_kind
 from orchestrator.kernels.slots import node_allows, worker_slots, worker_slots_when_empty
-from orchestrator.kernels.tables import ask_memo, request
+from orchestrator.kernels.tables import kind, request
 
 __all__ = [
     "can_ever_fit",
@@ -51,10 +50,9 @@ def _traffic(row, j):
 def _workers_fit(row, j):
     """Whether the workers fit, wherever they are."""
     missing = least_workers(row, j)
-    if has_slot_table(row):
-        return ask_memo(row, find_ask(row, j)).total >= missing
-    if has_index(row):
-        return room_by_index(row, j) >= missing
+    k = find_kind(row, j)
+    if k > 0:
+        return kind(row, k).total >= missing
     for n in range(row.num_nodes):
         missing -= worker_slots(row, j, n, missing)
         if missing <= 0:

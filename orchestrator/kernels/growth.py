@@ -7,9 +7,9 @@ import numpy as np
 from orchestrator.kernels.codes import Topology
 from orchestrator.kernels.feasibility import worker_slots
 from orchestrator.kernels.jit import kernel, small_kernel
-from orchestrator.kernels.slot_table import find_ask, has_slot_table
+from orchestrator.kernels.place.memo import find_kind
 from orchestrator.kernels.slots import device_slots
-from orchestrator.kernels.tables import ask_memo, job, node, request, uplink, worker
+from orchestrator.kernels.tables import job, kind, node, request, uplink, worker
 
 __all__ = ["has_room_for_one", "island_of", "place_more"]
 
@@ -142,9 +142,9 @@ def place_more(row, j, count, nodes):
 def has_room_for_one(row, j, nodes):
     """Whether one more worker of a running gang has a place; ``nodes``, int32 [>= 1], is scratch.
 
-    Where the slot table knows, nobody looks for it.
+    Where it is remembered, nobody looks for it.
     """
     ask = request(row, j)
-    if has_slot_table(row) and ask.topology == Topology.ANY and ask.bandwidth_mbps == 0:
-        return ask_memo(row, find_ask(row, j)).total > 0
+    if job(row, j).kind > 0 and ask.topology == Topology.ANY and ask.bandwidth_mbps == 0:
+        return kind(row, find_kind(row, j)).total > 0
     return place_more(row, j, np.int64(1), nodes) == 1

@@ -79,11 +79,9 @@ JOB_DTYPE = np.dtype(
         ("attained_unit_ms", "i8"),  # units x time held
         ("blocked_point", "i8"),  # decision point at which it was preempted
         ("onset_ms", "i8"),  # while waiting: when its slowdown begins to exceed 1
-        ("shape", "u8"),  # jobs of equal shape ask for equal resources
-        ("ask", "u8"),  # jobs of equal ask do so for each worker
-        ("ask_at", "i8"),  # where that was in the slot table when last looked up
+        ("kind", "i8"),  # number of its request's kind (see place.memo); 0: not remembered
         ("excess", "f8"),  # while running: its bounded slowdown - 1, as projected
-        ("moves_seen", "i8"),  # memo of victim_plans.moves_to_better: 2 touches + answer; -1: none
+        ("moves_seen", "i8"),  # memo of victim_plans.moves_to_better: 2 touches + answer; 0: none
         ("heap_slot", "i8"),  # position of its event in the event queue, or -1
         ("resized_ms", "i8"),  # when its size or place last changed; its start at first
         ("speed_milli", "i8"),

@@ -39,12 +39,12 @@ _STRIDES = [
     ("max_workers", "i8"),
     ("max_devices", "i8"),
     ("max_log", "i8"),
-    ("max_shapes", "i8"),  # request shapes whose placements are remembered; 0: none
+    ("kinds", "i8"),  # request kinds that are remembered (see place.memo); 0: none, all is scanned
     ("max_touches", "i8"),  # a power of two
-    ("max_asks", "i8"),  # of the slot table: a power of two, or 0
-    ("max_rooms", "i8"),  # nodes in it
+    ("memo_nodes", "i8"),  # nodes of which it is remembered
+    ("leaves", "i8"),  # of a tournament tree over them, a power of two
+    ("scanned_nodes", "i8"),  # with more, trees are used however cheap a node's key is
     ("arrival_slots", "i8"),
-    ("tree", "i8"),  # entries of one shape's tree: twice a power of two
 ]
 
 CONFIG_FIELDS = [
@@ -143,9 +143,9 @@ _SCALARS = [
     ("num_services", "i8"),
     ("num_gittins", "i8"),
     ("num_typical", "i8"),
-    ("touched", "i8"),  # nodes that changed, counted since the episode began
-    ("shape_clock", "i8"),
-    ("rooms_seen", "i8"),  # touches that the slot table's rooms take account of; -1: none
+    ("touched", "i8"),  # changes of nodes: the validity of memos, hence never counted anew
+    ("num_kinds", "i8"),  # request kinds that are in use
+    ("rooms_seen", "i8"),  # touches that the rooms take account of
     ("arrival_head", "i8"),  # of the ring of nodes on order
     ("arrival_len", "i8"),
     ("queue_len", "i8"),

@@ -21,7 +21,6 @@ from orchestrator.kernels.commit import commit
 from orchestrator.kernels.features import fill_static
 from orchestrator.kernels.jit import kernel, small_kernel
 from orchestrator.kernels.metrics import metric_value
-from orchestrator.kernels.node_memo import forget_nodes
 from orchestrator.kernels.observe import decode, encode
 from orchestrator.kernels.randomness import random_bits
 from orchestrator.kernels.rules import replay
@@ -122,7 +121,6 @@ def _play(row, e, weights, source, buffers, bench, scoring):
     """Play a window that has just begun to its end; actions taken, or -1 beyond the limit."""
     fill_static(row, np.int64(source.settings[0].encoding), source.maxima, buffers.static[e])
     buffers.nodes_seen[e] = -1
-    forget_nodes(buffers.nodes, e)
     advance(row, bench.nodes)
     sets = (
         buffers.queue,

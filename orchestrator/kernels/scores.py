@@ -16,6 +16,7 @@ from orchestrator.kernels.slots import WHOLE, device_shares
 from orchestrator.kernels.tables import device, node, request, tag
 
 __all__ = [
+    "FREE_BITS",
     "MOST_FREE",
     "NO_KEY",
     "buddy_cell",
@@ -30,8 +31,8 @@ NO_KEY = np.int64(-(1 << 62))
 
 _MAX_CPU = 128_000.0  # the largest machine of the openb cluster, by which FGD's simulator scales
 _MAX_GPU = 8000.0
-_FREE_BITS = 40
-MOST_FREE = (1 << _FREE_BITS) - 1
+FREE_BITS = 40
+MOST_FREE = (1 << FREE_BITS) - 1
 _ONE = np.uint64(1)
 _TWO = np.uint64(2)
 _LAST_TAG = 9
@@ -191,6 +192,6 @@ def node_key(row, j, n, slots, generator):
         size = 0
         if request(row, j).gpu_milli == WHOLE and request(row, j).gpus_per_worker > 0:
             size, _ = buddy_cell(row, n, request(row, j).gpus_per_worker)
-        return -((np.int64(size) << _FREE_BITS) + free)
+        return -((np.int64(size) << FREE_BITS) + free)
     # Best fit: a node that holds all that is left, the tightest one; else the one that holds most.
-    return (np.int64(slots) << _FREE_BITS) - free
+    return (np.int64(slots) << FREE_BITS) - free

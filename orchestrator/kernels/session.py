@@ -29,7 +29,6 @@ from orchestrator.kernels.commit import commit
 from orchestrator.kernels.features import fill_static
 from orchestrator.kernels.jit import kernel, part
 from orchestrator.kernels.metrics import metric_value
-from orchestrator.kernels.node_memo import forget_nodes
 from orchestrator.kernels.observe import decode, encode
 from orchestrator.kernels.prefetch import prefetch_row
 from orchestrator.kernels.randomness import random_below, random_bits
@@ -155,7 +154,6 @@ def _reset_row(row, e, seed, index, source, buffers, bench):
         buffers.scale[e] = 1.0 / (cost + max(settings.length, np.int64(1)))
     _begin(row, seed, source, index)
     fill_static(row, np.int64(settings.encoding), source.maxima, buffers.static[e])
-    forget_nodes(buffers.nodes, e)
     buffers.start_index[e] = index
     buffers.nodes_seen[e] = -1
     buffers.episode[e] += 1

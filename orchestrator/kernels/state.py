@@ -7,7 +7,7 @@ GPU shares in milli-GPUs, so that reserve and release are exact. Record types do
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,16 +15,20 @@ from numpy.typing import NDArray
 from orchestrator.kernels.codes import NO_JOB, Information, JobCode
 from orchestrator.kernels.mesh.record import SERVICE_DTYPE
 from orchestrator.kernels.packing_state import (
-    ASK_DTYPE,
-    BRANCH_DTYPE,
+    KEY_DTYPE,
+    KIND_DTYPE,
     ORDER_DTYPE,
     ROOM_DTYPE,
-    SHAPE_DTYPE,
+    SCANNED_NODES,
     SLOT_DTYPE,
     TAG_DTYPE,
     TAGS,
     TOUCH_DTYPE,
     TYPICAL_DTYPE,
+    VIEW_DTYPE,
+    VIEWS,
+    WINNER_DTYPE,
+    memo_kinds,
     memo_sizes,
 )
 from orchestrator.kernels.records import (
@@ -75,7 +79,6 @@ __all__ = [
     "allocate",
 ]
 
-_LEAST_ASKS = 8
 _MAX_DEVICES = 64  # devices of one worker are a 64-bit mask
 _AT_LEAST_ONE = ("envs", "jobs", "workers", "nodes", "tenants", "uplinks", "curves", "services")
 
@@ -104,14 +107,10 @@ class ClusterShape:
         Tenants, racks with an uplink, throughput curves, inference services.
     typical : int
         Classes of typical pods, by which fragmentation is measured.
-    shapes : int
-        Request shapes of which the best node is remembered: rows with many nodes are then not
-        scanned for every placement. Below 0: 32 from 64 nodes up (8 where there are many rows),
-        none with a slot table.
-    asks : int
-        Different requests of single workers for which a table says how many each node holds (see
-        ``slot_table``): a power of two of at least 8, or 0. For rows whose every candidate is
-        described at every step.
+    kinds : int
+        Kinds of requests of single workers of which is remembered what they find on each node (see
+        ``place.memo``): rows are then not scanned for every placement. 0: none. Below 0: as many
+        as pay, which is none in small clusters; :func:`allocate` says how many that is.
     """
 
     envs: int
@@ -126,8 +125,7 @@ class ClusterShape:
     curves: int = 1
     services: int = 1
     typical: int = 0
-    shapes: int = -1
-    asks: int = 0
+    kinds: int = -1
 
     def __post_init__(self) -> None:
         """Check the bounds."""
@@ -137,8 +135,6 @@ class ClusterShape:
         for name in ("devices", "incidents", "log", "typical"):
             if getattr(self, name) < 0:
                 raise ValueError(f"ClusterShape: '{name}' must not be negative")
-        if self.asks != 0 and (self.asks < _LEAST_ASKS or self.asks & (self.asks - 1) != 0):
-            raise ValueError("ClusterShape: 'asks' must be 0 or a power of two of at least 8")
         if self.devices > _MAX_DEVICES:
             raise ValueError(f"ClusterShape: 'devices' must be at most {_MAX_DEVICES}")
 
@@ -170,12 +166,13 @@ class ClusterState:
     typical: NDArray[np.void]  # [E, max(typical, 1)] TYPICAL_DTYPE
     order: NDArray[np.void]  # [E, N] ORDER_DTYPE, nodes by (spine, rack)
     tag: NDArray[np.void]  # [E, N, TAGS] TAG_DTYPE
-    shape_memo: NDArray[np.void]  # [E, H] SHAPE_DTYPE; this and the next five are a memo
-    branch: NDArray[np.void]  # [E, H, 2 P] BRANCH_DTYPE
-    touch: NDArray[np.void]  # [E, T] TOUCH_DTYPE
-    ask_memo: NDArray[np.void]  # [E, A] ASK_DTYPE
-    slot: NDArray[np.void]  # [E, A, N] SLOT_DTYPE
+    kind: NDArray[np.void]  # [E, K + 1] KIND_DTYPE; this and the next six are a memo
+    slot: NDArray[np.void]  # [E, K + 1, N] SLOT_DTYPE
     room: NDArray[np.void]  # [E, N] ROOM_DTYPE
+    view: NDArray[np.void]  # [E, K + 1, VIEWS] VIEW_DTYPE
+    key: NDArray[np.void]  # [E, K + 1, VIEWS, N] KEY_DTYPE
+    winner: NDArray[np.void]  # [E, K + 1, VIEWS, L] WINNER_DTYPE, a tree over L leaves
+    touch: NDArray[np.void]  # [E, T] TOUCH_DTYPE, a ring
     arrival: NDArray[np.void]  # [E, N] ARRIVAL_DTYPE, a ring
     plan: NDArray[np.void]  # [E, S + 1] SCALING_DTYPE: of the fleet, then of each service
     gittins: NDArray[np.void]  # [E, GITTINS_ENTRIES] GITTINS_DTYPE, by attained service
@@ -197,10 +194,13 @@ def allocate(shape: ClusterShape) -> ClusterState:
     Returns
     -------
     ClusterState
+        Its shape says how many kinds are remembered.
     """
     envs, jobs, devices = shape.envs, shape.jobs, max(shape.devices, 1)
-    shapes, tree, touches = memo_sizes(shape.nodes, shape.shapes, envs, shape.asks)
-    rooms = shape.nodes if shape.asks > 0 else 1
+    if shape.kinds < 0:
+        shape = replace(shape, kinds=memo_kinds(shape.nodes, envs))
+    known, leaves, touches = memo_sizes(shape.nodes, shape.kinds)
+    kinds = shape.kinds + 1
     state = ClusterState(
         shape=shape,
         rows=np.zeros(envs, ROW_DTYPE),
@@ -221,12 +221,13 @@ def allocate(shape: ClusterShape) -> ClusterState:
         typical=np.zeros((envs, max(shape.typical, 1)), TYPICAL_DTYPE),
         order=np.zeros((envs, shape.nodes), ORDER_DTYPE),
         tag=np.zeros((envs, shape.nodes, TAGS), TAG_DTYPE),
-        shape_memo=np.zeros((envs, max(shapes, 1)), SHAPE_DTYPE),
-        branch=np.zeros((envs, max(shapes, 1), tree), BRANCH_DTYPE),
+        kind=np.zeros((envs, kinds), KIND_DTYPE),
+        slot=np.zeros((envs, kinds, known), SLOT_DTYPE),
+        room=np.zeros((envs, known), ROOM_DTYPE),
+        view=np.zeros((envs, kinds, VIEWS), VIEW_DTYPE),
+        key=np.zeros((envs, kinds, VIEWS, known), KEY_DTYPE),
+        winner=np.zeros((envs, kinds, VIEWS, max(leaves, 1)), WINNER_DTYPE),
         touch=np.zeros((envs, touches), TOUCH_DTYPE),
-        ask_memo=np.zeros((envs, max(shape.asks, 1)), ASK_DTYPE),
-        slot=np.zeros((envs, max(shape.asks, 1), rooms), SLOT_DTYPE),
-        room=np.zeros((envs, rooms), ROOM_DTYPE),
         arrival=np.zeros((envs, shape.nodes), ARRIVAL_DTYPE),
         plan=np.zeros((envs, shape.services + 1), SCALING_DTYPE),
         gittins=np.zeros((envs, GITTINS_ENTRIES), GITTINS_DTYPE),
@@ -238,12 +239,11 @@ def allocate(shape: ClusterShape) -> ClusterState:
     state.rows["max_workers"] = shape.workers
     state.rows["max_devices"] = devices
     state.rows["max_log"] = max(shape.log, 1)
-    state.rows["max_shapes"] = shapes
+    state.rows["kinds"] = shape.kinds
     state.rows["max_touches"] = touches
-    state.rows["max_asks"] = shape.asks
-    state.rows["max_rooms"] = rooms
-    state.rows["rooms_seen"] = -1
-    state.rows["tree"] = tree
+    state.rows["memo_nodes"] = known
+    state.rows["leaves"] = leaves
+    state.rows["scanned_nodes"] = SCANNED_NODES
     state.rows["arrival_slots"] = shape.nodes
     state.rows["slowdown_bound_ms"] = 10_000
     # First and last of the queue limits in Tiresias' simulator (SymbioticLab/Tiresias).

@@ -19,8 +19,6 @@ from orchestrator.kernels.jit import small_kernel
 
 __all__ = [
     "arrival",
-    "ask_memo",
-    "branch",
     "copy_record",
     "copy_scalars",
     "curve",
@@ -29,6 +27,8 @@ __all__ = [
     "heap",
     "incident",
     "job",
+    "key",
+    "kind",
     "log_entry",
     "move_queue",
     "node",
@@ -40,13 +40,14 @@ __all__ = [
     "running",
     "series_value",
     "service",
-    "shape_memo",
     "slot",
     "tag",
     "tenant",
     "touch",
     "typical",
     "uplink",
+    "view",
+    "winner",
     "worker",
 ]
 
@@ -91,12 +92,13 @@ _arrival_at = _record_at(state.ARRIVAL_DTYPE)
 _typical_at = _record_at(packing_state.TYPICAL_DTYPE)
 _order_at = _record_at(packing_state.ORDER_DTYPE)
 _tag_at = _record_at(packing_state.TAG_DTYPE)
-_shape_at = _record_at(packing_state.SHAPE_DTYPE)
-_branch_at = _record_at(packing_state.BRANCH_DTYPE)
-_touch_at = _record_at(packing_state.TOUCH_DTYPE)
-_ask_at = _record_at(packing_state.ASK_DTYPE)
+_kind_at = _record_at(packing_state.KIND_DTYPE)
 _slot_at = _record_at(packing_state.SLOT_DTYPE)
 _room_at = _record_at(packing_state.ROOM_DTYPE)
+_view_at = _record_at(packing_state.VIEW_DTYPE)
+_key_at = _record_at(packing_state.KEY_DTYPE)
+_winner_at = _record_at(packing_state.WINNER_DTYPE)
+_touch_at = _record_at(packing_state.TOUCH_DTYPE)
 
 
 @intrinsic
@@ -298,39 +300,45 @@ def tag(row, n, kind):
 
 
 @small_kernel
-def shape_memo(row, s):
-    """A remembered request shape (SHAPE_DTYPE)."""
-    return _shape_at(row.shape_memo_at, s)
+def kind(row, k):
+    """A kind of requests (KIND_DTYPE); entry 0 stands for those that are not remembered."""
+    return _kind_at(row.kind_at, k)
 
 
 @small_kernel
-def branch(row, s, entry):
-    """An entry of the tree of shape ``s`` (BRANCH_DTYPE)."""
-    return _branch_at(row.branch_at, np.int64(s) * row.tree + entry)
+def slot(row, k, n):
+    """Workers of kind ``k`` that node ``n`` holds (SLOT_DTYPE)."""
+    return _slot_at(row.slot_at, np.int64(k) * row.memo_nodes + n)
+
+
+@small_kernel
+def room(row, n):
+    """What is free on node ``n``, as far as it is remembered (ROOM_DTYPE)."""
+    return _room_at(row.room_at, n)
+
+
+@small_kernel
+def view(row, v):
+    """View ``v`` of the nodes, counted over all kinds (VIEW_DTYPE)."""
+    return _view_at(row.view_at, v)
+
+
+@small_kernel
+def key(row, v, n):
+    """Key of node ``n`` in view ``v`` (KEY_DTYPE)."""
+    return _key_at(row.key_at, np.int64(v) * row.memo_nodes + n)
+
+
+@small_kernel
+def winner(row, v, entry):
+    """An inner entry of the tree of view ``v`` (WINNER_DTYPE)."""
+    return _winner_at(row.winner_at, np.int64(v) * row.leaves + entry)
 
 
 @small_kernel
 def touch(row, slot):
     """An entry of the ring of touched nodes (TOUCH_DTYPE)."""
     return _touch_at(row.touch_at, slot)
-
-
-@small_kernel
-def ask_memo(row, s):
-    """An entry of the slot table: what a worker asks for (ASK_DTYPE)."""
-    return _ask_at(row.ask_memo_at, s)
-
-
-@small_kernel
-def slot(row, s, n):
-    """Workers of entry ``s`` of the slot table that node ``n`` holds (SLOT_DTYPE)."""
-    return _slot_at(row.slot_at, np.int64(s) * row.max_rooms + n)
-
-
-@small_kernel
-def room(row, n):
-    """What is free on node ``n``, by the slot table (ROOM_DTYPE)."""
-    return _room_at(row.room_at, n)
 
 
 @small_kernel

@@ -16,7 +16,7 @@ from orchestrator.kernels.features import (
     PUBLISHED_NAMES,
     Encoding,
 )
-from orchestrator.kernels.node_memo import NODE_NAMES
+from orchestrator.kernels.node_choices import NODE_NAMES
 from orchestrator.kernels.pods import POD_NAMES, POOL_NAMES
 from orchestrator.kernels.surroundings import (
     CAPACITY_NAMES,

@@ -52,7 +52,7 @@ from orchestrator.types import JobPriority, JobSpec, NodeSpec
 
 pytestmark = pytest.mark.property
 
-SHAPE = ClusterShape(envs=1, jobs=4, workers=3, nodes=3, devices=2)
+SHAPE = ClusterShape(envs=1, jobs=4, workers=3, nodes=3, devices=2, kinds=2)
 
 
 def _job(

@@ -7,7 +7,7 @@ import numpy as np
 from orchestrator.kernels.codes import NO_JOB, Information, JobCode, JobKind, NodeCode, Topology
 from orchestrator.kernels.jit import kernel, small_kernel
 from orchestrator.kernels.packing_state import TAGS
-from orchestrator.kernels.randomness import mix
+from orchestrator.kernels.place.memo import copy_kinds, forget_kinds, forget_nodes, intern_kind
 from orchestrator.kernels.scaling import NO_CHANGE_MS
 from orchestrator.kernels.state import GITTINS_ENTRIES
 from orchestrator.kernels.tables import (
@@ -33,7 +33,7 @@ from orchestrator.kernels.tables import (
     uplink,
     worker,
 )
-from orchestrator.kernels.transition.layout import empty_node, forget_shapes, sort_nodes
+from orchestrator.kernels.transition.layout import empty_node, sort_nodes
 from orchestrator.kernels.transition.nodes import cost_rate
 from orchestrator.kernels.transition.services import begin_service
 
@@ -91,32 +91,7 @@ def load_nodes(row, nodes):
     row.arrival_len = 0
     row.cost_rate_milli = cost_rate(row)
     sort_nodes(row)
-    forget_shapes(row)
-
-
-@small_kernel
-def _fold(word, value):
-    return mix(word ^ np.uint64(value))
-
-
-@kernel
-def _ask(ask):
-    """Fold what one worker asks of its node into one word: equal for equal demands."""
-    word = _fold(np.uint64(1), ask.gpus_per_worker)
-    word = _fold(word, ask.gpu_milli)
-    word = _fold(word, ask.gpu_memory_mib)
-    word = _fold(word, ask.cpu_milli)
-    word = _fold(word, ask.memory_mib)
-    return _fold(word, ask.model_mask)
-
-
-@kernel
-def _shape(ask, word):
-    """Fold all that a placement depends on into one word, from that of :func:`_ask` on."""
-    word = _fold(word, ask.workers)
-    word = _fold(word, ask.min_workers if ask.elastic != 0 else ask.workers)
-    word = _fold(word, ask.bandwidth_mbps)
-    return _fold(word, ask.topology)
+    forget_nodes(row)
 
 
 @kernel
@@ -139,8 +114,6 @@ def clear_job(row, j):
     job(row, j).attained_unit_ms = 0
     job(row, j).blocked_point = -1
     job(row, j).onset_ms = 0
-    job(row, j).ask = _ask(ask)
-    job(row, j).shape = _shape(ask, job(row, j).ask)
     job(row, j).excess = 0.0
     job(row, j).speed_milli = 1000
     job(row, j).workers_now = 0
@@ -152,8 +125,8 @@ def clear_job(row, j):
     job(row, j).spread = np.uint8(Topology.ANY)
     job(row, j).state = np.uint8(JobCode.ABSENT)
     job(row, j).heap_slot = -1
-    job(row, j).moves_seen = -1
-    job(row, j).ask_at = 0
+    job(row, j).moves_seen = 0
+    intern_kind(row, j)
 
 
 @small_kernel
@@ -226,8 +199,6 @@ def begin_episode(row, seed, nodes, standing, requests):
     row.num_curves = 0
     row.num_services = 0
     row.num_typical = 0
-    row.touched = 0
-    row.shape_clock = 0
     row.num_gittins = 0
     row.next_incident = 0
     row.tick = 0
@@ -251,6 +222,7 @@ def begin_episode(row, seed, nodes, standing, requests):
     row.failed_jobs = 0
     row.done = 0
     load_nodes(row, nodes)
+    forget_kinds(row)
     for j in range(standing.shape[0]):
         load_job(row, np.int64(j), standing[j])
         request(row, j).submit_ms = row.now_ms
@@ -329,10 +301,13 @@ def copy_row(source, target):
 
     Only what is in use is copied.
     """
+    touched = target.touched
     copy_scalars(target, source)
+    target.touched = max(touched, source.touched)
     for j in range(source.num_jobs):
         copy_record(request(target, j), request(source, j))
         copy_record(job(target, j), job(source, j))
+    copy_kinds(source, target)
     for k in range(source.running_len):
         copy_record(running(target, k), running(source, k))
         j = running(source, k).job
@@ -351,7 +326,7 @@ def copy_row(source, target):
         order(target, n).node = order(source, n).node
     for t in range(source.num_typical):
         copy_record(typical(target, t), typical(source, t))
-    forget_shapes(target)
+    forget_nodes(target)
     for k in range(source.num_incidents):
         copy_record(incident(target, k), incident(source, k))
     for t in range(source.num_tenants):

@@ -15,6 +15,7 @@ from orchestrator.kernels.codes import EventKind, JobCode, NodeCode, Status
 from orchestrator.kernels.decisions import decision_open
 from orchestrator.kernels.feasibility import can_ever_fit
 from orchestrator.kernels.jit import kernel, small_kernel
+from orchestrator.kernels.place.memo import forget_kind, forget_nodes
 from orchestrator.kernels.tables import (
     copy_record,
     job,
@@ -30,7 +31,7 @@ from orchestrator.kernels.transition.jobs import (
     fail_waiting_job,
     interrupt_job,
 )
-from orchestrator.kernels.transition.layout import empty_node, forget_shapes, sort_nodes
+from orchestrator.kernels.transition.layout import empty_node, sort_nodes
 from orchestrator.kernels.transition.nodes import (
     cost_rate,
     drain_node,
@@ -114,7 +115,7 @@ def _describe_node(row, n, record):
     copy_record(node(row, n), record)
     empty_node(row, n)
     sort_nodes(row)
-    forget_shapes(row)
+    forget_nodes(row)
 
 
 @kernel
@@ -165,6 +166,7 @@ def could_ever_fit(rows: Rows, e: int, spare: int, asks: NDArray[np.void]) -> bo
     ``spare`` is a row of the job table that no job ever gets: it holds the job for the moment.
     """
     load_job(rows[e], np.int64(spare), asks[0])
+    forget_kind(rows[e], np.int64(spare))
     return bool(can_ever_fit(rows[e], np.int64(spare)))
 
 
@@ -182,6 +184,7 @@ def _forget_job(row, j):
     row.resizes -= job(row, j).resizes
     row.migrations -= job(row, j).migrations
     row.settled_excess -= job(row, j).excess
+    forget_kind(row, j)
 
 
 @kernel
