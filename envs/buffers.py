@@ -107,7 +107,6 @@ def make_bench(shape: ClusterShape, config: EnvConfig) -> kernels.Bench:
     return kernels.Bench(
         nodes=np.zeros((len(config.placements) + 1) * shape.workers, np.int32),
         jobs=np.zeros(max(shape.jobs, shape.workers), np.int32),
-        shapes=np.zeros(config.window, np.int32),
         releases=releases,
         table=table,
         columns=columns,

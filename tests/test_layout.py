@@ -11,7 +11,7 @@ import pytest
 
 _ROOT = Path(__file__).resolve().parents[1]
 _PACKAGES = ("agents", "envs", "orchestrator")
-_MOST_LINES = 400
+_MOST_LINES = 700
 _HEAVY = ("torch", "stable_baselines3", "sb3_contrib", "gymnasium", "pandas", "hydra", "matplotlib")
 _HEAVY += ("prophet", "cmdstanpy", "pyarrow")
 

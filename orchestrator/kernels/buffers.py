@@ -109,7 +109,6 @@ class Bench(NamedTuple):
 
     nodes: NDArray[np.int32]  # [(K + 1) * W]
     jobs: NDArray[np.int32]  # [max(J, W)]
-    shapes: NDArray[np.int32]  # [Q]
     releases: NDArray[np.float32]  # see features.make_scratch
     table: NDArray[np.int32]
     columns: NDArray[np.float32]

@@ -9,8 +9,8 @@ from orchestrator.kernels.decisions import preemption_reason, start_reason
 from orchestrator.kernels.fastlog import fast_log, log_seconds
 from orchestrator.kernels.feasibility import fits
 from orchestrator.kernels.jit import kernel, part
-from orchestrator.kernels.place.memo import same_request
 from orchestrator.kernels.placement import place_gang
+from orchestrator.kernels.slots import free_units, is_new_node, node_units
 from orchestrator.kernels.tables import job, node, queue, request, running
 from orchestrator.kernels.transition.progress import progress_now, saved_progress
 from orchestrator.kernels.victim_plans import lets_in
@@ -56,18 +56,11 @@ def _describe_candidate(row, j, nodes, workers, out):
         n = np.int64(nodes[w])
         failures = max(failures, node(row, n).failures)
         one_rack = one_rack and node(row, n).rack == node(row, nodes[0]).rack
-        earlier = w - 1
-        while earlier >= 0 and nodes[earlier] != n:
-            earlier -= 1
-        if earlier >= 0:  # spread placements come back to a node
+        if not is_new_node(nodes, w):  # spread placements come back to a node
             continue
         touched += 1
-        free += node(row, n).gpu_free_milli if row.unit != 0 else node(row, n).cpu_free_milli
-        capacity += (
-            np.int64(node(row, n).gpus) * 1000
-            if row.unit != 0
-            else np.int64(node(row, n).cpu_cap_milli)
-        )
+        free += free_units(row, n)
+        capacity += node_units(row, n)
     out[0] = _F(1.0)
     out[1] = _F(touched / workers)
     out[2] = _F(0.0 if touched == 1 else (0.5 if one_rack else 1.0))
@@ -105,10 +98,8 @@ def _fill_candidates(row, j, generators, nodes, mask, out):
 
 
 @kernel
-def encode_candidates(row, window, count, generators, nodes, shapes, mask, out):
+def encode_candidates(row, window, count, generators, nodes, mask, out):
     """Describe the K candidate placements of each job of the window, and which are legal.
-
-    Jobs that ask for the same have the same candidates: they are worked out once.
 
     Parameters
     ----------
@@ -121,8 +112,6 @@ def encode_candidates(row, window, count, generators, nodes, shapes, mask, out):
         ``Placement`` of each candidate.
     nodes : int32 [(K + 1) * workers]
         Scratch.
-    shapes : int32 [Q]
-        Scratch: places in the window at which a request came up first.
     mask : int8 [>= Q * K]
         Set for the first ``count * K`` entries.
     out : float32 [Q * K, len(CANDIDATE_NAMES)]
@@ -134,7 +123,7 @@ def encode_candidates(row, window, count, generators, nodes, shapes, mask, out):
         Legal placements.
     """
     K = generators.shape[0]
-    legal, known = 0, 0
+    legal = 0
     for i in range(count):
         j = np.int64(window[i])
         at = i * K
@@ -143,20 +132,6 @@ def encode_candidates(row, window, count, generators, nodes, shapes, mask, out):
                 mask[at + k] = 0
                 out[at + k, :] = _F(0.0)
             continue
-        twin = -1
-        for s in range(known):
-            if same_request(row, np.int64(window[shapes[s]]), j):
-                twin = shapes[s] * K
-                break
-        if twin >= 0:
-            for k in range(K):
-                mask[at + k] = mask[twin + k]
-                for c in range(out.shape[1]):
-                    out[at + k, c] = out[twin + k, c]
-                legal += mask[at + k]
-            continue
-        shapes[known] = np.int32(i)
-        known += 1
         legal += _fill_candidates(row, j, generators, nodes, mask[at : at + K], out[at : at + K])
     return legal
 

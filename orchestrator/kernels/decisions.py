@@ -7,9 +7,9 @@ import numpy as np
 from orchestrator.kernels.codes import EventKind, JobCode, JobKind, QuotaMode, Reason
 from orchestrator.kernels.feasibility import fits, least_units, least_workers
 from orchestrator.kernels.jit import kernel, part, small_kernel
+from orchestrator.kernels.slots import units_of
 from orchestrator.kernels.tables import job, plan, queue, request, running, service, tenant
 from orchestrator.kernels.transition.capacity import capacity_reason
-from orchestrator.kernels.transition.progress import units_of
 from orchestrator.kernels.transition.timeline import next_event
 
 __all__ = [
@@ -234,9 +234,7 @@ def _placement_open(row):
             if start_reason(row, j) == Reason.OK:
                 return True
             continue
-        if least_units(row, j) > row.free_units:
-            continue
-        if start_reason(row, j) == Reason.OK and fits(row, j):
+        if fits(row, j) and start_reason(row, j) == Reason.OK:
             return True
     return False
 

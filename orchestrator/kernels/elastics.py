@@ -10,8 +10,9 @@ from orchestrator.kernels.elasticity import marginal_speed
 from orchestrator.kernels.fastlog import log_seconds
 from orchestrator.kernels.growth import has_room_for_one
 from orchestrator.kernels.jit import kernel, small_kernel
+from orchestrator.kernels.slots import units_of
 from orchestrator.kernels.tables import job, request, running
-from orchestrator.kernels.transition.progress import progress_now, units_of
+from orchestrator.kernels.transition.progress import progress_now
 
 __all__ = ["ELASTIC_NAMES", "encode_elastics", "fewer_workers", "select_elastics"]
 

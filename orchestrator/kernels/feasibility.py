@@ -8,7 +8,7 @@ from orchestrator.kernels.codes import Reason
 from orchestrator.kernels.domains import domain_room, is_bound
 from orchestrator.kernels.jit import kernel, small_kernel
 from orchestrator.kernels.place.memo import find_kind
-from orchestrator.kernels.slots import node_allows, worker_slots, worker_slots_when_empty
+from orchestrator.kernels.slots import node_allows, units_of, worker_slots, worker_slots_when_empty
 from orchestrator.kernels.tables import kind, request
 
 __all__ = [
@@ -33,10 +33,7 @@ def least_workers(row, j):
 @small_kernel
 def least_units(row, j):
     """Capacity without which job ``j`` cannot start, whatever it holds now."""
-    ask = request(row, j)
-    if row.unit != 0:
-        return least_workers(row, j) * ask.gpus_per_worker * ask.gpu_milli
-    return least_workers(row, j) * ask.cpu_milli
+    return units_of(row, j, least_workers(row, j))
 
 
 @small_kernel
@@ -48,7 +45,7 @@ def _traffic(row, j):
 
 @kernel
 def _workers_fit(row, j):
-    """Whether the workers fit, wherever they are."""
+    """Whether the workers fit, each on its own."""
     missing = least_workers(row, j)
     k = find_kind(row, j)
     if k > 0:
@@ -64,6 +61,9 @@ def _workers_fit(row, j):
 def _gang_fits(row, j):
     if not is_bound(row, j):
         return _workers_fit(row, j)
+    k = find_kind(row, j)
+    if k > 0 and kind(row, k).total < least_workers(row, j):
+        return False  # wherever they are
     least = least_workers(row, j)
     return domain_room(row, j, least, _traffic(row, j), False) >= least
 

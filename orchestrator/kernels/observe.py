@@ -114,7 +114,6 @@ def _encode_placements(row, e, count, source, buffers, bench):
             count,
             source.generators,
             bench.nodes,
-            bench.shapes,
             buffers.mask[e],
             buffers.candidates[e],
         )

@@ -40,7 +40,7 @@ MEMO_TABLES = ("kind", "slot", "room", "view", "key", "winner", "touch")
 MEMO_FIELDS = ("num_kinds", "rooms_seen")
 """Scalars of a row that only save time."""
 
-JOB_MEMO_FIELDS = ("kind", "moves_seen")
+JOB_MEMO_FIELDS = ("kind",)
 """Fields of a job that only save time."""
 
 TAGS = 10
@@ -99,7 +99,7 @@ SLOT_DTYPE = np.dtype([("workers", "i4")], align=True)
 
 ROOM_DTYPE = np.dtype(
     [
-        ("share", "i8"),  # scores.free_share
+        ("share", "i8"),  # slots.free_share
         ("gpu_milli", "i8"),  # free
         ("cpu_milli", "i8"),  # free
         ("mates", "i8"),  # scratch: workers here of the gang that is looked at

@@ -26,28 +26,11 @@ from orchestrator.kernels.place.memo import (
     uses_tree,
 )
 from orchestrator.kernels.randomness import random_below
-from orchestrator.kernels.scores import FREE_BITS, MOST_FREE, NO_KEY, node_key, share_of
-from orchestrator.kernels.slots import WHOLE, alone_slots
+from orchestrator.kernels.scores import FREE_BITS, MOST_FREE, NO_KEY, node_key
+from orchestrator.kernels.slots import WHOLE, alone_slots, put_workers, worker_share, workers_on
 from orchestrator.kernels.tables import kind, request, room
 
 __all__ = ["chosen_node", "fill_nodes", "place_gang", "place_workers"]
-
-
-@kernel
-def _taken(nodes, placed, n):
-    """Workers of this gang that are on node ``n`` already."""
-    count = np.int64(0)
-    for w in range(placed):
-        if nodes[w] == n:
-            count += 1
-    return count
-
-
-@small_kernel
-def _fill(nodes, placed, n, count):
-    for w in range(placed, placed + count):
-        nodes[w] = np.int32(n)
-    return placed + count
 
 
 @kernel
@@ -55,7 +38,7 @@ def _fill_in_order(row, j, k, workers, offset, nodes):
     """Nodes in order of their index, starting at ``offset``, each filled up."""
     placed, n = np.int64(0), np.int64(offset)
     for _ in range(row.num_nodes):
-        placed = _fill(nodes, placed, n, slots_at(row, j, k, n, workers - placed))
+        placed = put_workers(nodes, placed, n, slots_at(row, j, k, n, workers - placed))
         if placed == workers:
             break
         n += 1
@@ -86,26 +69,25 @@ def _fill_by_key(row, j, k, workers, generator, nodes):
             if slots <= 0:
                 continue
             key = _key(row, j, k, np.int64(n), slots, generator)
-            if key > best_key and _taken(nodes, placed, n) == 0:
+            if key > best_key and workers_on(nodes, placed, n) == 0:
                 best, best_slots, best_key = np.int64(n), slots, key
         if best < 0:
             break
-        placed = _fill(nodes, placed, best, best_slots)
+        placed = put_workers(nodes, placed, best, best_slots)
     return placed
 
 
 @kernel
 def _spread(row, j, k, workers, nodes):
     """One worker at a time on the node with the most room left."""
-    ask = request(row, j)
-    each = share_of(np.int64(ask.gpus_per_worker) * ask.gpu_milli, ask.cpu_milli)
+    each = worker_share(row, j)
     for placed in range(workers):
         best, best_room = np.int64(-1), np.int64(0)
         for n in range(row.num_nodes):
             room_left = share_at(row, k, n)
             if best >= 0 and room_left <= best_room:
                 continue
-            taken = _taken(nodes, placed, n)
+            taken = workers_on(nodes, placed, n)
             if slots_at(row, j, k, np.int64(n), taken + 1) <= taken:
                 continue
             room_left -= taken * each
@@ -145,7 +127,7 @@ def _fill_by_tree(row, j, k, workers, generator, nodes):
         n = best_node(row, v)
         if n < 0:
             break
-        placed = _fill(nodes, placed, n, slots_at(row, j, k, n, workers - placed))
+        placed = put_workers(nodes, placed, n, slots_at(row, j, k, n, workers - placed))
     unmask_nodes(row, j, k, v, nodes, masked)
     return placed
 
@@ -196,7 +178,7 @@ def _fill_node(row, j, workers, n, nodes):
     """As many workers as fit on node ``n``."""
     if n >= row.num_nodes:
         return np.int64(0)
-    return _fill(nodes, np.int64(0), n, alone_slots(row, j, n, workers))
+    return put_workers(nodes, np.int64(0), n, alone_slots(row, j, n, workers))
 
 
 @kernel

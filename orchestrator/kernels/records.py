@@ -81,7 +81,6 @@ JOB_DTYPE = np.dtype(
         ("onset_ms", "i8"),  # while waiting: when its slowdown begins to exceed 1
         ("kind", "i8"),  # number of its request's kind (see place.memo); 0: not remembered
         ("excess", "f8"),  # while running: its bounded slowdown - 1, as projected
-        ("moves_seen", "i8"),  # memo of victim_plans.moves_to_better: 2 touches + answer; 0: none
         ("heap_slot", "i8"),  # position of its event in the event queue, or -1
         ("resized_ms", "i8"),  # when its size or place last changed; its start at first
         ("speed_milli", "i8"),

@@ -17,6 +17,7 @@ from orchestrator.kernels.growth import has_room_for_one
 from orchestrator.kernels.jit import kernel, small_kernel
 from orchestrator.kernels.mesh.breaker import BreakerMode
 from orchestrator.kernels.ordering import dominant_share
+from orchestrator.kernels.slots import free_units, node_units
 from orchestrator.kernels.tables import job, node, plan, queue, request, service, tenant
 from orchestrator.kernels.transition.capacity import count_fleet
 
@@ -304,11 +305,11 @@ def encode_nodes(row, sums, fleet, out):
         if here.state != NodeCode.UP:
             continue
         own[0] += 1.0
-        own[1] += here.gpu_free_milli if row.unit != 0 else here.cpu_free_milli
+        own[1] += free_units(row, n)
         own[2] += here.whole_free
         own[3] = max(own[3], np.float64(here.whole_free))
         own[5] += here.fragmentation
-        own[7] += here.gpus * 1000 if row.unit != 0 else here.cpu_cap_milli
+        own[7] += node_units(row, n)
     for r in range(out.shape[0]):
         own = sums[r]
         gpus = max(own[8], 1.0)

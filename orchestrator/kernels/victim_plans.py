@@ -12,11 +12,11 @@ from orchestrator.kernels.codes import NodeCode, Placement
 from orchestrator.kernels.domains import is_bound
 from orchestrator.kernels.feasibility import fits, least_workers
 from orchestrator.kernels.jit import kernel, small_kernel
-from orchestrator.kernels.migration import plan_migration, touched_nodes
+from orchestrator.kernels.migration import plan_migration
 from orchestrator.kernels.place.memo import find_kind, refresh_room, sum_up, update_rooms
 from orchestrator.kernels.placement import fill_nodes
-from orchestrator.kernels.scores import MOST_FREE, share_of
-from orchestrator.kernels.slots import WHOLE, node_allows
+from orchestrator.kernels.scores import MOST_FREE
+from orchestrator.kernels.slots import WHOLE, distinct_nodes, node_allows, share_of
 from orchestrator.kernels.tables import job, kind, node, request, room, slot, worker
 from orchestrator.kernels.transition.whatif import lift_gang, restore_gang
 
@@ -146,7 +146,7 @@ def _gang_moves(row, j, k, generator, nodes):
             here += _room(row, worker(row, j, w).node)
             there += _room(row, np.int64(nodes[w]))
             moves = moves or room(row, nodes[w]).mates == 0
-        after = touched_nodes(nodes, workers)
+        after = distinct_nodes(nodes, workers)
         better = after < before or (after == before and there < here and moves)
     _restore_remembered(row, j, k)
     return better
@@ -161,17 +161,6 @@ def _is_served(workers, generator):
 
 
 @kernel
-def _moves(row, j, generator, nodes):
-    workers = np.int64(job(row, j).workers_now)
-    update_rooms(row)
-    k = find_kind(row, j)
-    best_fit = generator == Placement.BEST_FIT or generator == Placement.TIGHTEST
-    if workers == 1 and best_fit:
-        return _single_moves(row, j, k)
-    return _gang_moves(row, j, k, generator, nodes)
-
-
-@kernel
 def moves_to_better(row, j, generator, nodes):
     """Whether running job ``j`` has a better place, as ``migration.plan_migration`` finds it.
 
@@ -180,20 +169,19 @@ def moves_to_better(row, j, generator, nodes):
     row : ROW_DTYPE record
     j : int
     generator : int
-        ``Placement`` that proposes the place: of a remembered kind, always the same one.
+        ``Placement`` that proposes the place.
     nodes : int32 [>= workers]
         Scratch.
     """
     if job(row, j).kind == 0:
         return plan_migration(row, j, generator, nodes)
-    seen = job(row, j).moves_seen
-    if seen >> 1 == row.touched and generator != Placement.RANDOM:  # nothing has changed since
-        return seen & 1 != 0
-    ask = request(row, j)
+    ask, workers = request(row, j), np.int64(job(row, j).workers_now)
     # A worker with shares of several devices may free no slot of its own kind: they are apart.
     plain = ask.gpus_per_worker <= 1 or ask.gpu_milli == WHOLE
-    if not plain or is_bound(row, j) or not _is_served(job(row, j).workers_now, generator):
+    if not plain or is_bound(row, j) or not _is_served(workers, generator):
         return plan_migration(row, j, generator, nodes)
-    better = _moves(row, j, generator, nodes)
-    job(row, j).moves_seen = 2 * row.touched + np.int64(better)
-    return better
+    update_rooms(row)
+    k = find_kind(row, j)
+    if workers == 1 and (generator == Placement.BEST_FIT or generator == Placement.TIGHTEST):
+        return _single_moves(row, j, k)
+    return _gang_moves(row, j, k, generator, nodes)

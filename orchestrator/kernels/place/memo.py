@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 from orchestrator.kernels.codes import Placement
 from orchestrator.kernels.jit import kernel, small_kernel
 from orchestrator.kernels.packing_state import VIEWS
-from orchestrator.kernels.scores import MOST_FREE, NO_KEY, free_share, node_key
-from orchestrator.kernels.slots import worker_slots
+from orchestrator.kernels.scores import MOST_FREE, NO_KEY, node_key
+from orchestrator.kernels.slots import free_share, worker_slots
 from orchestrator.kernels.tables import (
     copy_record,
     job,
@@ -55,7 +55,6 @@ __all__ = [
     "make_node_memo",
     "mask_nodes",
     "refresh_room",
-    "same_request",
     "share_at",
     "slots_at",
     "sum_up",
@@ -140,21 +139,6 @@ def copy_kinds(source, target):
         forget_kinds(target)
         for j in range(target.num_jobs):
             intern_kind(target, j)
-
-
-@small_kernel
-def same_request(row, i, j):
-    """Whether two jobs are of one remembered kind, and their gangs are placed alike."""
-    a, b = request(row, i), request(row, j)
-    return (
-        job(row, i).kind > 0
-        and job(row, i).kind == job(row, j).kind
-        and a.workers == b.workers
-        and a.elastic == b.elastic
-        and a.min_workers == b.min_workers
-        and a.bandwidth_mbps == b.bandwidth_mbps
-        and a.topology == b.topology
-    )
 
 
 # --- validity ------------------------------------------------------------------------------------
@@ -249,7 +233,7 @@ def slots_at(row, j, k, n, limit):
 
 @small_kernel
 def share_at(row, k, n):
-    """Free capacity of node ``n`` as ``scores.free_share`` has it; with a kind, from the rooms."""
+    """Free capacity of node ``n`` as ``slots.free_share`` has it; with a kind, from the rooms."""
     return room(row, n).share if k > 0 else free_share(row, n)
 
 

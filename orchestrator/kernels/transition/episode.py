@@ -9,6 +9,7 @@ from orchestrator.kernels.jit import kernel, small_kernel
 from orchestrator.kernels.packing_state import TAGS
 from orchestrator.kernels.place.memo import copy_kinds, forget_kinds, forget_nodes, intern_kind
 from orchestrator.kernels.scaling import NO_CHANGE_MS
+from orchestrator.kernels.slots import node_units, units_of
 from orchestrator.kernels.state import GITTINS_ENTRIES
 from orchestrator.kernels.tables import (
     arrival,
@@ -76,9 +77,7 @@ def load_nodes(row, nodes):
         copy_record(node(row, n), nodes[n])
         empty_node(row, n)
         node(row, n).failures = 0
-        units = nodes[n].cpu_cap_milli
-        if gpus > 0:
-            units = np.int64(nodes[n].gpus) * 1000
+        units = node_units(row, n)
         row.nominal_units += units
         row.nominal_gpu_milli += np.int64(nodes[n].gpus) * 1000
         row.nominal_cpu_milli += nodes[n].cpu_cap_milli
@@ -97,12 +96,7 @@ def load_nodes(row, nodes):
 @kernel
 def clear_job(row, j):
     """Forget what became of the job in row ``j`` of the job table."""
-    ask = request(row, j)
-    if row.unit != 0:
-        units = np.int64(ask.workers) * ask.gpus_per_worker * ask.gpu_milli
-    else:
-        units = np.int64(ask.workers) * ask.cpu_milli
-    job(row, j).units = units
+    job(row, j).units = units_of(row, j, request(row, j).workers)
     job(row, j).start_ms = -1
     job(row, j).first_start_ms = -1
     job(row, j).end_ms = -1
@@ -125,7 +119,6 @@ def clear_job(row, j):
     job(row, j).spread = np.uint8(Topology.ANY)
     job(row, j).state = np.uint8(JobCode.ABSENT)
     job(row, j).heap_slot = -1
-    job(row, j).moves_seen = 0
     intern_kind(row, j)
 
 

@@ -6,6 +6,7 @@ import numpy as np
 
 from orchestrator.kernels.codes import LEGAL_TRANSITIONS, EventKind, JobCode, JobKind, LogKind
 from orchestrator.kernels.jit import kernel
+from orchestrator.kernels.slots import units_of
 from orchestrator.kernels.tables import job, queue, request, worker
 from orchestrator.kernels.transition.log import record
 from orchestrator.kernels.transition.progress import (
@@ -13,7 +14,6 @@ from orchestrator.kernels.transition.progress import (
     progress_now,
     saved_progress,
     set_pace,
-    units_of,
 )
 from orchestrator.kernels.transition.queue import (
     dequeue,

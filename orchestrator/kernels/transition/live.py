@@ -16,6 +16,7 @@ from orchestrator.kernels.decisions import decision_open
 from orchestrator.kernels.feasibility import can_ever_fit
 from orchestrator.kernels.jit import kernel, small_kernel
 from orchestrator.kernels.place.memo import forget_kind, forget_nodes
+from orchestrator.kernels.slots import free_units, node_units, units_of
 from orchestrator.kernels.tables import (
     copy_record,
     job,
@@ -37,10 +38,9 @@ from orchestrator.kernels.transition.nodes import (
     drain_node,
     fail_node,
     leave_nodes,
-    node_units,
     register_node,
 )
-from orchestrator.kernels.transition.progress import progress_now, units_of
+from orchestrator.kernels.transition.progress import progress_now
 from orchestrator.kernels.transition.queue import queue_position
 from orchestrator.kernels.transition.tenants import recount_tenants
 from orchestrator.kernels.transition.timeline import advance_clock
@@ -94,8 +94,7 @@ def _recount(row):
         row.nominal_memory_mib += node(row, n).memory_cap_mib
         if node(row, n).state == NodeCode.UP:
             row.capacity_units += node_units(row, n)
-            free = node(row, n).gpu_free_milli if gpus > 0 else node(row, n).cpu_free_milli
-            row.free_units += free
+            row.free_units += free_units(row, n)
     row.cost_rate_milli = cost_rate(row)
     for j in range(row.num_jobs):
         workers = np.int64(job(row, j).workers_now)  # of a placed job; others ask for theirs
