@@ -37,8 +37,9 @@ from orchestrator.kernels.buffers import (
 from orchestrator.kernels.codes import NO_JOB, EventKind, Placement, Reason, Topology
 from orchestrator.kernels.features import STATIC_WIDTH, make_scratch
 from orchestrator.kernels.metrics import Metric
-from orchestrator.kernels.node_memo import make_node_memo
-from orchestrator.kernels.packing_state import BRANCH_DTYPE
+from orchestrator.kernels.node_choices import MODELS
+from orchestrator.kernels.packing_state import count_kinds, memo_described, memo_kinds
+from orchestrator.kernels.place.memo import make_node_memo
 from orchestrator.kernels.records import INCIDENT_DTYPE
 from orchestrator.kernels.see.layout import (
     CANDIDATE_NAMES,
@@ -73,20 +74,6 @@ __all__ = [
 ]
 
 Observation = dict[str, NDArray[Any]]
-
-_ASKS = 64
-_TABLE_NODES = 256  # with more, looking up the best node beats looking at all
-_SHAPE_FIELDS = (
-    "cpu_milli",
-    "memory_mib",
-    "gpus_per_worker",
-    "gpu_milli",
-    "gpu_memory_mib",
-    "model_mask",
-)
-_INDEXED_NODES = 64  # as in kernels.packing_state: below, a scan is faster
-_BUDGET = 256 << 20  # bytes of all rows together
-_MOST_SHAPES = 512
 
 
 class Session:
@@ -246,6 +233,7 @@ def _shape(
 ) -> ClusterShape:
     """What rows must have room for."""
     services, nodes = len(standing.requests), len(around.nodes)
+    kinds = count_kinds(trace.requests) + services
     return ClusterShape(
         envs=envs,
         jobs=max(config.episode_jobs + services, 1),
@@ -258,14 +246,8 @@ def _shape(
         uplinks=max(len(around.uplinks), 1),
         typical=len(around.typical),
         services=max(services, 1),
-        asks=_asks(config, nodes),
-        shapes=_request_shapes(trace, envs) if config.choose_node else -1,
+        kinds=memo_kinds(nodes, envs, kinds, often=not config.commitment),
     )
-
-
-def _asks(config: EnvConfig, nodes: int) -> int:
-    """Entries of a row's slot table: where a step describes many placements, but not too large."""
-    return 0 if config.commitment or nodes > _TABLE_NODES else _ASKS
 
 
 def _check_shape(what: str, values: NDArray[Any], rows: int) -> None:
@@ -389,6 +371,7 @@ def make_buffers(shape: ClusterShape, config: EnvConfig) -> Buffers:
     E, Q, V = shape.envs, config.window, max(config.victims, 1)
     schema = config.schema
     pairs = Q * schema.actions.candidates if schema.candidates else 1
+    described = memo_described(config.nodes, E, max(shape.kinds, 0), len(NODE_NAMES))
     return Buffers(
         queue=np.zeros((E, Q, len(schema.queue)), np.float32),
         globals=np.zeros((E, len(schema.globals)), np.float32),
@@ -417,7 +400,7 @@ def make_buffers(shape: ClusterShape, config: EnvConfig) -> Buffers:
         episode=np.zeros(E, np.int64),
         start_index=np.zeros(E, np.int64),
         steps=np.zeros(E, np.int64),
-        nodes=make_node_memo(E, config.nodes, len(NODE_NAMES)),
+        nodes=make_node_memo(E, described, config.nodes, len(NODE_NAMES), MODELS),
     )
 
 
@@ -427,7 +410,6 @@ def make_bench(shape: ClusterShape, config: EnvConfig) -> Bench:
     return Bench(
         nodes=np.zeros((len(config.placements) + 1) * shape.workers, np.int32),
         jobs=np.zeros(max(shape.jobs, shape.workers), np.int32),
-        shapes=np.zeros(config.window, np.int32),
         releases=releases,
         table=table,
         columns=columns,
@@ -445,20 +427,6 @@ def _most_workers(trace: Trace) -> int:
     cores = sum(node.cpu_cores for node in trace.nodes)
     # Nobody has more workers than there are GPUs or cores: a lavish maximum costs no memory.
     return int(max(trace.requests["workers"].max(), min(int(grown), max(gpus, cores, 1))))
-
-
-def _request_shapes(trace: Trace, rows: int) -> int:
-    """Request shapes whose best node is worth remembering, as ``ClusterShape`` takes it.
-
-    Under each of two keys, if memory allows: rules that place by another key than best fit ask
-    for both.
-    """
-    nodes = len(trace.nodes)
-    if nodes < _INDEXED_NODES:
-        return -1
-    tree = (2 << max(nodes - 1, 1).bit_length()) * BRANCH_DTYPE.itemsize
-    distinct = len(np.unique(trace.requests[list(_SHAPE_FIELDS)]))
-    return max(min(2 * distinct, _BUDGET // (tree * rows), _MOST_SHAPES), 8)
 
 
 def _check_fit(trace: Trace, one_node: bool) -> None:

@@ -60,8 +60,8 @@ class PackingSuite:
         GPU allocation that others published for a policy, percent.
     source : str, optional
         Who.
-    shapes : int, optional
-        Request shapes whose best node is remembered.
+    kinds : int, optional
+        Request kinds that are remembered; 0: every placement looks at all nodes.
     """
 
     name: str
@@ -70,7 +70,7 @@ class PackingSuite:
     ratio: float = 1.3
     published: Mapping[str, float] = field(default_factory=dict)
     source: str = ""
-    shapes: int = 512
+    kinds: int = 512
 
     def __post_init__(self) -> None:
         """Reject unknown names and empty lists."""
@@ -204,7 +204,7 @@ class _Order:
                 nodes=len(nodes),
                 devices=int(nodes["gpus"].max()),
                 typical=len(typical),
-                shapes=suite.shapes,
+                kinds=suite.kinds,
             )
         )
         self._size = arrivals["gpus_per_worker"].astype(np.int64) * arrivals["gpu_milli"]

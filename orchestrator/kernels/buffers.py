@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.kernels.node_memo import NodeMemo
+from orchestrator.kernels.place.memo import NodeMemo
 
 __all__ = [
     "SETTINGS_DTYPE",
@@ -139,7 +139,6 @@ class Bench(NamedTuple):
 
     nodes: NDArray[np.int32]  # [(K + 1) * W]
     jobs: NDArray[np.int32]  # [max(J, W)]
-    shapes: NDArray[np.int32]  # [Q]
     releases: NDArray[np.float32]  # see features.make_scratch
     table: NDArray[np.int32]
     columns: NDArray[np.float32]

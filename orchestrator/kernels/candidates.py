@@ -6,19 +6,12 @@ import numpy as np
 
 from orchestrator.kernels.codes import NO_JOB, Reason
 from orchestrator.kernels.decisions import preemption_reason, start_reason
-from orchestrator.kernels.domains import is_bound
 from orchestrator.kernels.fastlog import fast_log, log_seconds
-from orchestrator.kernels.feasibility import fits, least_workers
+from orchestrator.kernels.feasibility import fits
 from orchestrator.kernels.jit import kernel, part
 from orchestrator.kernels.placement import place_gang
 from orchestrator.kernels.see.layout import CandidateColumn, VictimColumn
-from orchestrator.kernels.slot_table import (
-    find_ask,
-    has_slot_table,
-    is_served,
-    place_by_table,
-    update_rooms,
-)
+from orchestrator.kernels.slots import free_units, is_new_node, node_units
 from orchestrator.kernels.tables import job, node, queue, request, running
 from orchestrator.kernels.transition.progress import progress_now, saved_progress
 from orchestrator.kernels.victim_plans import lets_in
@@ -42,18 +35,11 @@ def _describe_candidate(row, j, nodes, workers, out):
         n = np.int64(nodes[w])
         failures = max(failures, node(row, n).failures)
         one_rack = one_rack and node(row, n).rack == node(row, nodes[0]).rack
-        earlier = w - 1
-        while earlier >= 0 and nodes[earlier] != n:
-            earlier -= 1
-        if earlier >= 0:  # spread placements come back to a node
+        if not is_new_node(nodes, w):  # spread placements come back to a node
             continue
         touched += 1
-        free += node(row, n).gpu_free_milli if row.unit != 0 else node(row, n).cpu_free_milli
-        capacity += (
-            np.int64(node(row, n).gpus) * 1000
-            if row.unit != 0
-            else np.int64(node(row, n).cpu_cap_milli)
-        )
+        free += free_units(row, n)
+        capacity += node_units(row, n)
     out[CandidateColumn.FEASIBLE] = _F(1.0)
     out[CandidateColumn.SPREAD] = _F(touched / workers)
     out[CandidateColumn.CROSSES_RACKS] = _F(0.0 if touched == 1 else (0.5 if one_rack else 1.0))
@@ -62,33 +48,19 @@ def _describe_candidate(row, j, nodes, workers, out):
     out[CandidateColumn.FAILURES] = _F(0.5) * fast_log(_F(1.0 + failures))
 
 
-@kernel
-def _place(row, j, s, generator, nodes):
-    """Place the gang, by entry ``s`` of the slot table or, without (-1), by a scan."""
-    workers = np.int64(request(row, j).workers)
-    if s < 0 or not is_served(workers, generator):
-        return place_gang(row, j, generator, nodes)
-    placed = place_by_table(row, j, s, workers, generator, False, nodes)
-    return placed if placed >= least_workers(row, j) else np.int64(0)
-
-
 @part
 def _fill_candidates(row, j, generators, nodes, mask, out):
     """Describe the K candidates of one job: ``mask`` [K], ``out`` [K, C]; how many there are."""
     W = row.max_workers
     found = 0
     room = fits(row, j)
-    s = np.int64(-1)
-    if room and has_slot_table(row) and not is_bound(row, j):
-        update_rooms(row)
-        s = find_ask(row, j)
     for k in range(generators.shape[0]):
         mask[k] = 0
         out[k, :] = _F(0.0)
         if not room:
             continue
         mine = nodes[k * W : (k + 1) * W]
-        placed = _place(row, j, s, np.int64(generators[k]), mine)
+        placed = place_gang(row, j, np.int64(generators[k]), mine)
         if placed == 0:
             continue
         mask[k] = 1
@@ -105,10 +77,8 @@ def _fill_candidates(row, j, generators, nodes, mask, out):
 
 
 @kernel
-def encode_candidates(row, window, count, generators, nodes, shapes, mask, out):
+def encode_candidates(row, window, count, generators, nodes, mask, out):
     """Describe the K candidate placements of each job of the window, and which are legal.
-
-    Jobs that ask for the same have the same candidates: they are worked out once.
 
     Parameters
     ----------
@@ -121,8 +91,6 @@ def encode_candidates(row, window, count, generators, nodes, shapes, mask, out):
         ``Placement`` of each candidate.
     nodes : int32 [(K + 1) * workers]
         Scratch.
-    shapes : int32 [Q]
-        Scratch: places in the window at which a shape came up first.
     mask : int8 [>= Q * K]
         Set for the first ``count * K`` entries.
     out : float32 [Q * K, len(CANDIDATE_NAMES)]
@@ -134,7 +102,7 @@ def encode_candidates(row, window, count, generators, nodes, shapes, mask, out):
         Legal placements.
     """
     K = generators.shape[0]
-    legal, known = 0, 0
+    legal = 0
     for i in range(count):
         j = np.int64(window[i])
         at = i * K
@@ -143,20 +111,6 @@ def encode_candidates(row, window, count, generators, nodes, shapes, mask, out):
                 mask[at + k] = 0
                 out[at + k, :] = _F(0.0)
             continue
-        twin = -1
-        for s in range(known):
-            if job(row, window[shapes[s]]).shape == job(row, j).shape:
-                twin = shapes[s] * K
-                break
-        if twin >= 0:
-            for k in range(K):
-                mask[at + k] = mask[twin + k]
-                for c in range(out.shape[1]):
-                    out[at + k, c] = out[twin + k, c]
-                legal += mask[at + k]
-            continue
-        shapes[known] = np.int32(i)
-        known += 1
         legal += _fill_candidates(row, j, generators, nodes, mask[at : at + K], out[at : at + K])
     return legal
 

@@ -7,9 +7,9 @@ import numpy as np
 from orchestrator.kernels.codes import EventKind, JobCode, JobKind, QuotaMode, Reason
 from orchestrator.kernels.feasibility import fits, least_units, least_workers
 from orchestrator.kernels.jit import kernel, part, small_kernel
+from orchestrator.kernels.slots import units_of
 from orchestrator.kernels.tables import job, plan, queue, request, running, service, tenant
 from orchestrator.kernels.transition.capacity import capacity_reason
-from orchestrator.kernels.transition.progress import units_of
 from orchestrator.kernels.transition.timeline import next_event
 
 __all__ = [
@@ -227,27 +227,15 @@ def _resize_open(row):
 
 @part
 def _placement_open(row):
-    """Whether any queued job could be placed now.
-
-    Queues hold many jobs of few shapes: the last four that did not fit are not tried again.
-    """
-    a, b, c, d = np.uint64(0), np.uint64(0), np.uint64(0), np.uint64(0)
+    """Whether any queued job could be placed now."""
     for q in range(row.queue_len):
         j = queue(row, q).job
         if row.commitment != 0:
             if start_reason(row, j) == Reason.OK:
                 return True
             continue
-        if least_units(row, j) > row.free_units:
-            continue
-        shape = job(row, j).shape
-        if shape in (a, b, c, d):
-            continue
-        if start_reason(row, j) != Reason.OK:
-            continue
-        if fits(row, j):
+        if fits(row, j) and start_reason(row, j) == Reason.OK:
             return True
-        a, b, c, d = shape, a, b, c
     return False
 
 

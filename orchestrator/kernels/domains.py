@@ -14,8 +14,16 @@ import numpy as np
 
 from orchestrator.kernels.codes import NodeCode, Placement, Topology
 from orchestrator.kernels.jit import kernel, part, small_kernel
-from orchestrator.kernels.scores import NO_KEY, free_share, node_key
-from orchestrator.kernels.slots import island_slots, worker_slots, worker_slots_when_empty
+from orchestrator.kernels.scores import NO_KEY, node_key
+from orchestrator.kernels.slots import (
+    free_share,
+    island_slots,
+    put_workers,
+    worker_share,
+    worker_slots,
+    worker_slots_when_empty,
+    workers_on,
+)
 from orchestrator.kernels.tables import node, order, request, uplink
 
 __all__ = ["domain_room", "is_bound", "place_in_domains"]
@@ -154,15 +162,14 @@ def _choose_domain(row, j, want, level, traffic, generator, offset):
 @kernel
 def _fill_domain(row, j, want, start, end, level, traffic, generator, nodes):
     """Fill a domain node by node (SPREAD: worker by worker), the highest key first."""
-    ask = request(row, j)
+    each = worker_share(row, j)
     placed = np.int64(0)
     while placed < want:
         best, best_key, best_count = np.int64(-1), NO_KEY, np.int64(0)
         for k in range(start, end):
             n = order(row, k).node
-            taken, in_rack = np.int64(0), np.int64(0)
+            taken, in_rack = workers_on(nodes, placed, n), np.int64(0)
             for w in range(placed):
-                taken += nodes[w] == n
                 in_rack += node(row, nodes[w]).rack == node(row, n).rack
             if taken > 0 and generator != Placement.SPREAD:
                 continue
@@ -173,15 +180,12 @@ def _fill_domain(row, j, want, start, end, level, traffic, generator, nodes):
             if count <= 0:
                 continue
             key = node_key(row, j, n, count, generator)
-            key -= taken * (np.int64(ask.gpus_per_worker) * ask.gpu_milli * 1048576)
-            key -= taken * (ask.cpu_milli // 1024)
+            key -= taken * each
             if best < 0 or key > best_key or (key == best_key and n < best):
                 best, best_key, best_count = n, key, count
         if best < 0:
             break
-        for w in range(placed, placed + best_count):
-            nodes[w] = best
-        placed += best_count
+        placed = put_workers(nodes, placed, best, best_count)
     return placed
 
 

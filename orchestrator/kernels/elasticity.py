@@ -14,9 +14,9 @@ from orchestrator.kernels.codes import NO_JOB, ActionKind, JobKind, Reason
 from orchestrator.kernels.decisions import resize_reason
 from orchestrator.kernels.growth import place_more
 from orchestrator.kernels.jit import kernel, part, small_kernel
+from orchestrator.kernels.slots import units_of
 from orchestrator.kernels.tables import job, node, request, running, worker
 from orchestrator.kernels.throughput import speed_milli
-from orchestrator.kernels.transition.progress import units_of
 
 __all__ = ["elastic_action", "fewer_workers", "marginal_speed"]
 

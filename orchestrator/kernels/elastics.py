@@ -11,8 +11,9 @@ from orchestrator.kernels.fastlog import log_seconds
 from orchestrator.kernels.growth import has_room_for_one
 from orchestrator.kernels.jit import kernel
 from orchestrator.kernels.see.layout import ElasticColumn
+from orchestrator.kernels.slots import units_of
 from orchestrator.kernels.tables import job, request, running
-from orchestrator.kernels.transition.progress import progress_now, units_of
+from orchestrator.kernels.transition.progress import progress_now
 
 __all__ = ["encode_elastics", "select_elastics"]
 

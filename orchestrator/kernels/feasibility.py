@@ -6,11 +6,10 @@ import numpy as np
 
 from orchestrator.kernels.codes import Reason
 from orchestrator.kernels.domains import domain_room, is_bound
-from orchestrator.kernels.index import has_index, room_by_index
 from orchestrator.kernels.jit import kernel, small_kernel
-from orchestrator.kernels.slot_table import find_ask, has_slot_table
-from orchestrator.kernels.slots import node_allows, worker_slots, worker_slots_when_empty
-from orchestrator.kernels.tables import ask_memo, request
+from orchestrator.kernels.place.memo import find_kind
+from orchestrator.kernels.slots import node_allows, units_of, worker_slots, worker_slots_when_empty
+from orchestrator.kernels.tables import kind, request
 
 __all__ = [
     "can_ever_fit",
@@ -34,10 +33,7 @@ def least_workers(row, j):
 @small_kernel
 def least_units(row, j):
     """Capacity without which job ``j`` cannot start, whatever it holds now."""
-    ask = request(row, j)
-    if row.unit != 0:
-        return least_workers(row, j) * ask.gpus_per_worker * ask.gpu_milli
-    return least_workers(row, j) * ask.cpu_milli
+    return units_of(row, j, least_workers(row, j))
 
 
 @small_kernel
@@ -49,12 +45,11 @@ def _traffic(row, j):
 
 @kernel
 def _workers_fit(row, j):
-    """Whether the workers fit, wherever they are."""
+    """Whether the workers fit, each on its own."""
     missing = least_workers(row, j)
-    if has_slot_table(row):
-        return ask_memo(row, find_ask(row, j)).total >= missing
-    if has_index(row):
-        return room_by_index(row, j) >= missing
+    k = find_kind(row, j)
+    if k > 0:
+        return kind(row, k).total >= missing
     for n in range(row.num_nodes):
         missing -= worker_slots(row, j, n, missing)
         if missing <= 0:
@@ -66,6 +61,9 @@ def _workers_fit(row, j):
 def _gang_fits(row, j):
     if not is_bound(row, j):
         return _workers_fit(row, j)
+    k = find_kind(row, j)
+    if k > 0 and kind(row, k).total < least_workers(row, j):
+        return False  # wherever they are
     least = least_workers(row, j)
     return domain_room(row, j, least, _traffic(row, j), False) >= least
 

@@ -13,7 +13,7 @@ import math
 import numpy as np
 
 from orchestrator.kernels.jit import kernel, small_kernel
-from orchestrator.kernels.slots import WHOLE, device_shares
+from orchestrator.kernels.slots import WHOLE, device_shares, tightest_device
 from orchestrator.kernels.tables import device, node, request, typical
 
 __all__ = [
@@ -108,18 +108,12 @@ def score_change(before, after):
 @kernel
 def _tightest(row, j, n):
     """Mask of the devices that a worker takes in ascending order of their idle share."""
-    ask = request(row, j)
     taken = _NONE
-    for _ in range(ask.gpus_per_worker):
-        best, best_free = np.int64(-1), WHOLE + 1
-        for g in range(node(row, n).gpus):
-            free = device(row, n, g).free_milli
-            serves = device_shares(row, n, g, ask.gpu_milli, ask.gpu_memory_mib) > 0
-            if serves and free < best_free and (taken >> np.uint64(g)) & _ONE == 0:
-                best, best_free = g, free
-        if best < 0:
+    for _ in range(request(row, j).gpus_per_worker):
+        g = tightest_device(row, j, n, taken, np.int64(0), node(row, n).gpus)
+        if g < 0:
             break
-        taken |= _ONE << np.uint64(best)
+        taken |= _ONE << np.uint64(g)
     return taken
 
 

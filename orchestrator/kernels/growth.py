@@ -7,9 +7,9 @@ import numpy as np
 from orchestrator.kernels.codes import Topology
 from orchestrator.kernels.feasibility import worker_slots
 from orchestrator.kernels.jit import kernel, small_kernel
-from orchestrator.kernels.slot_table import find_ask, has_slot_table
-from orchestrator.kernels.slots import device_slots
-from orchestrator.kernels.tables import ask_memo, job, node, request, uplink, worker
+from orchestrator.kernels.place.memo import find_kind
+from orchestrator.kernels.slots import device_slots, free_units, put_workers, workers_on
+from orchestrator.kernels.tables import job, kind, node, request, uplink, worker
 
 __all__ = ["has_room_for_one", "island_of", "place_more"]
 
@@ -113,16 +113,13 @@ def place_more(row, j, count, nodes):
             np.int64(0),
         )
         for n in range(row.num_nodes):
-            chosen = False
-            for k in range(placed):
-                chosen = chosen or nodes[k] == n
-            if chosen or not _stays_close(row, j, n):
+            if workers_on(nodes, placed, n) > 0 or not _stays_close(row, j, n):
                 continue
             mates = _mates(row, j, n)
             slots = _slots(row, j, n, mates, left)
             if slots == 0:
                 continue
-            free = node(row, n).gpu_free_milli if row.unit != 0 else node(row, n).cpu_free_milli
+            free = free_units(row, n)
             better = mates > best_mates
             if mates == best_mates:
                 better = slots > best_slots or (slots == best_slots and free < best_free)
@@ -130,9 +127,7 @@ def place_more(row, j, count, nodes):
                 best, best_slots, best_mates, best_free = n, slots, mates, free
         if best < 0:
             break
-        for k in range(placed, placed + best_slots):
-            nodes[k] = np.int32(best)
-        placed += best_slots
+        placed = put_workers(nodes, placed, best, best_slots)
         if request(row, j).bandwidth_mbps > 0:
             break  # what it takes of a shared uplink is not known until it is reserved
     return placed
@@ -142,9 +137,9 @@ def place_more(row, j, count, nodes):
 def has_room_for_one(row, j, nodes):
     """Whether one more worker of a running gang has a place; ``nodes``, int32 [>= 1], is scratch.
 
-    Where the slot table knows, nobody looks for it.
+    Where it is remembered, nobody looks for it.
     """
     ask = request(row, j)
-    if has_slot_table(row) and ask.topology == Topology.ANY and ask.bandwidth_mbps == 0:
-        return ask_memo(row, find_ask(row, j)).total > 0
+    if job(row, j).kind > 0 and ask.topology == Topology.ANY and ask.bandwidth_mbps == 0:
+        return kind(row, find_kind(row, j)).total > 0
     return place_more(row, j, np.int64(1), nodes) == 1

@@ -5,25 +5,13 @@ from __future__ import annotations
 import numpy as np
 
 from orchestrator.kernels.codes import JobCode, JobKind, Reason
-from orchestrator.kernels.jit import kernel, small_kernel
+from orchestrator.kernels.jit import kernel
 from orchestrator.kernels.placement import place_workers
-from orchestrator.kernels.tables import job, node, request, worker
+from orchestrator.kernels.slots import distinct_nodes, free_units
+from orchestrator.kernels.tables import job, request, worker
 from orchestrator.kernels.transition.whatif import lift_gang, restore_gang
 
-__all__ = ["migration_reason", "plan_migration", "touched_nodes"]
-
-
-@kernel
-def touched_nodes(nodes, workers):
-    """Distinct nodes among the first ``workers`` entries."""
-    count = 0
-    for w in range(workers):
-        first = True
-        for other in range(w):
-            first = first and nodes[other] != nodes[w]
-        if first:
-            count += 1
-    return count
+__all__ = ["migration_reason", "plan_migration"]
 
 
 @kernel
@@ -37,23 +25,6 @@ def _moves(row, j, nodes, workers):
         if not here:
             moves += 1
     return moves
-
-
-@kernel
-def _touched_now(row, j):
-    count = 0
-    for w in range(job(row, j).workers_now):
-        first = True
-        for other in range(w):
-            first = first and worker(row, j, other).node != worker(row, j, w).node
-        if first:
-            count += 1
-    return count
-
-
-@small_kernel
-def _free(row, n):
-    return node(row, n).gpu_free_milli if row.unit != 0 else node(row, n).cpu_free_milli
 
 
 @kernel
@@ -77,18 +48,20 @@ def plan_migration(row, j, generator, nodes):
         one whose nodes have less room besides is the tighter fit.
     """
     workers = np.int64(job(row, j).workers_now)
-    before = _touched_now(row, j)
+    for w in range(workers):
+        nodes[w] = np.int32(worker(row, j, w).node)
+    before = distinct_nodes(nodes, workers)
     lift_gang(row, j)
     placed = place_workers(row, j, workers, generator, nodes)
     room_here, room_there = np.int64(0), np.int64(0)
     if placed >= workers:
         for w in range(workers):
-            room_here += _free(row, worker(row, j, w).node)
-            room_there += _free(row, np.int64(nodes[w]))
+            room_here += free_units(row, worker(row, j, w).node)
+            room_there += free_units(row, np.int64(nodes[w]))
     restore_gang(row, j)
     if placed < workers:
         return False
-    after = touched_nodes(nodes, workers)
+    after = distinct_nodes(nodes, workers)
     if after == before:  # among the nodes that it is on already, a move would change nothing
         return room_there < room_here and _moves(row, j, nodes, workers) > 0
     return after < before

@@ -1,7 +1,7 @@
 """Every node as a candidate: what a policy sees of it that chooses nodes itself.
 
 What a node's features depend on besides the request is the node alone, but for the last three.
-They are kept for each request shape, and nodes that changed since are described anew.
+They are kept for each request kind, and nodes that changed since are described anew.
 """
 
 from __future__ import annotations
@@ -14,12 +14,36 @@ from orchestrator.kernels.fastlog import fast_log
 from orchestrator.kernels.feasibility import least_workers
 from orchestrator.kernels.fragmentation import fragmentation_after, score_change
 from orchestrator.kernels.jit import kernel
-from orchestrator.kernels.node_memo import MODELS
+from orchestrator.kernels.place.memo import is_far_behind, is_last_touch
 from orchestrator.kernels.see.layout import NodeColumn
 from orchestrator.kernels.slots import WHOLE, alone_slots
 from orchestrator.kernels.tables import device, job, node, order, request, touch, typical
 
-__all__ = ["encode_choices"]
+__all__ = ["MODELS", "NODE_NAMES", "encode_choices"]
+
+NODE_NAMES = (
+    "feasible",
+    "gpu_free_before",  # share of its GPUs
+    "gpu_free_after",  # the same once the gang is on it; and so on
+    "whole_free_after",  # share of its GPUs that are entirely free
+    "cpu_free_after",
+    "memory_free_after",
+    "imbalance_after",  # |share of CPU free - share of GPUs free|
+    "device_left",  # free share of the devices taken, once they are
+    "fragmentation_before",  # F / its GPUs: what typical pods could not use
+    "fragmentation_change",  # of F by the placement, GPUs
+    "gradient",  # FGD's score / 50 - 1: the highest, of equals the first, is its choice
+    "used",  # somebody is on it
+    "size",  # GPUs / 8
+    "failures",  # .5 ln(1 + failures)
+    "model_free",  # free share of all GPUs of its model
+    "model_demand",  # share of typical pods' GPUs that must be of its model (or one of a few)
+    "rack_free",  # free share of its rack's GPUs
+)
+"""Features of a node as a place for a job; all 0 where the job does not fit."""
+
+MODELS = 32
+"""GPU models that requests can tell apart."""
 
 _F = np.float32
 _ONE = np.uint64(1)
@@ -70,41 +94,21 @@ def _describe(row, j, n, out):
 
 
 @kernel
-def _refresh(row, e, s, j, nodes, memo):
-    """Describe anew what changed since shape ``s`` was last asked for."""
-    seen = memo.seen[e, s]
-    memo.seen[e, s] = row.touched
-    if row.touched - seen > min(row.max_touches, nodes):
+def _recall(row, e, k, j, nodes, memo):
+    """Describe anew what changed since a gang like that of job ``j``, of kind ``k``, was here."""
+    ask = request(row, j)
+    gang = (ask.workers << 32) + (least_workers(row, j) << 8) + ask.topology
+    seen = memo.seen[e, k]
+    if memo.gang[e, k] != gang or is_far_behind(row, seen):
         for n in range(nodes):
-            _describe(row, j, n, memo.features[e, s, n])
-        return
-    before = np.int64(-1)
-    for k in range(seen, row.touched):
-        n = touch(row, k & (row.max_touches - 1)).node
-        if n != before and n < nodes:
-            _describe(row, j, n, memo.features[e, s, n])
-        before = n
-
-
-@kernel
-def _recall(row, e, j, nodes, memo):
-    """Where the shape of job ``j`` is remembered, up to date; the least recently used makes way."""
-    shape = job(row, j).shape
-    memo.clock[e] += 1
-    oldest = np.int64(0)
-    for s in range(memo.used.shape[1]):
-        if memo.used[e, s] > 0 and memo.shape[e, s] == shape:
-            memo.used[e, s] = memo.clock[e]
-            _refresh(row, e, s, j, nodes, memo)
-            return s
-        if memo.used[e, s] < memo.used[e, oldest]:
-            oldest = s
-    memo.shape[e, oldest] = shape
-    memo.used[e, oldest] = memo.clock[e]
-    memo.seen[e, oldest] = np.int64(row.touched)
-    for n in range(nodes):
-        _describe(row, j, n, memo.features[e, oldest, n])
-    return oldest
+            _describe(row, j, n, memo.features[e, k, n])
+    else:
+        for number in range(seen, row.touched):
+            n = touch(row, number & (row.max_touches - 1)).node
+            if n < nodes and is_last_touch(row, n, number):
+                _describe(row, j, n, memo.features[e, k, n])
+    memo.gang[e, k] = gang
+    memo.seen[e, k] = row.touched
 
 
 @kernel
@@ -202,11 +206,12 @@ def encode_choices(row, e, window, count, candidates, memo, mask, out):
             mine[:, :] = _F(0.0)
             continue
         mine[nodes:, :] = _F(0.0)
-        if row.max_shapes > 0:  # changes of nodes are noted
-            s = _recall(row, e, j, nodes, memo)
+        k = job(row, j).kind
+        if 0 < k < memo.seen.shape[1]:
+            _recall(row, e, k, j, nodes, memo)
             for n in range(nodes):  # slice by slice numba would set memory aside for a copy
                 for c in range(mine.shape[1]):
-                    mine[n, c] = memo.features[e, s, n, c]
+                    mine[n, c] = memo.features[e, k, n, c]
         else:
             for n in range(nodes):
                 _describe(row, j, n, mine[n])

@@ -20,7 +20,6 @@ from orchestrator.kernels.features import Encoding, encode_global, encode_queue,
 from orchestrator.kernels.jit import kernel, part, small_kernel
 from orchestrator.kernels.migration import migration_reason
 from orchestrator.kernels.node_choices import encode_choices
-from orchestrator.kernels.node_memo import forget_nodes
 from orchestrator.kernels.ordering import job_score
 from orchestrator.kernels.rules import rule_action
 from orchestrator.kernels.see.layout import (
@@ -103,7 +102,6 @@ def _encode_placements(row, e, count, view, buffers, bench):
             count,
             view.generators,
             bench.nodes,
-            bench.shapes,
             mask,
             buffers.candidates[e],
         )
@@ -210,7 +208,6 @@ def _advise(row, e, view, buffers, bench):
 def look_anew(row, e, view, buffers):
     """Forget how a row looked: it has become another one, or nobody knows what happened to it."""
     fill_static(row, np.int64(view.settings[0].encoding), view.maxima, buffers.static[e])
-    forget_nodes(buffers.nodes, e)
     buffers.nodes_seen[e] = -1
 
 

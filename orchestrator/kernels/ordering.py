@@ -19,8 +19,9 @@ import numpy as np
 from orchestrator.kernels.codes import NO_JOB, JobCode, RuleKey, Stream
 from orchestrator.kernels.jit import kernel, small_kernel
 from orchestrator.kernels.randomness import random_unit
+from orchestrator.kernels.slots import units_of
 from orchestrator.kernels.tables import gittins, job, queue, request, tenant
-from orchestrator.kernels.transition.progress import progress_now, units_of
+from orchestrator.kernels.transition.progress import progress_now
 
 __all__ = ["attained_now", "dominant_share", "first_in_queue", "job_score"]
 

@@ -12,85 +12,165 @@ import numpy as np
 from orchestrator.kernels.codes import NODE_CHOICE, Placement, Stream
 from orchestrator.kernels.domains import is_bound, place_in_domains
 from orchestrator.kernels.feasibility import least_units, least_workers
-from orchestrator.kernels.index import fill_by_index, has_index
 from orchestrator.kernels.jit import kernel, small_kernel
+from orchestrator.kernels.place.memo import (
+    best_node,
+    find_kind,
+    find_view,
+    mask_nodes,
+    share_at,
+    slots_at,
+    sum_up,
+    unmask_nodes,
+    update_rooms,
+    uses_tree,
+)
 from orchestrator.kernels.randomness import random_below
-from orchestrator.kernels.scores import NO_KEY, free_share, node_key
-from orchestrator.kernels.slots import alone_slots, worker_slots
-from orchestrator.kernels.tables import request
+from orchestrator.kernels.scores import FREE_BITS, MOST_FREE, NO_KEY, node_key
+from orchestrator.kernels.slots import WHOLE, alone_slots, put_workers, worker_share, workers_on
+from orchestrator.kernels.tables import kind, request, room
 
-__all__ = ["chosen_node", "place_gang", "place_workers"]
-
-
-@kernel
-def _taken(nodes, placed, n):
-    """Workers of this gang that are on node ``n`` already."""
-    count = np.int64(0)
-    for w in range(placed):
-        if nodes[w] == n:
-            count += 1
-    return count
-
-
-@small_kernel
-def _fill(nodes, placed, n, count):
-    for w in range(placed, placed + count):
-        nodes[w] = np.int32(n)
-    return placed + count
+__all__ = ["chosen_node", "fill_nodes", "place_gang", "place_workers"]
 
 
 @kernel
-def _first_fit(row, j, workers, nodes, offset):
+def _fill_in_order(row, j, k, workers, offset, nodes):
     """Nodes in order of their index, starting at ``offset``, each filled up."""
-    total = row.num_nodes
-    placed = np.int64(0)
-    for k in range(total):
-        n = (k + offset) % total
-        placed = _fill(nodes, placed, n, worker_slots(row, j, n, workers - placed))
+    placed, n = np.int64(0), np.int64(offset)
+    for _ in range(row.num_nodes):
+        placed = put_workers(nodes, placed, n, slots_at(row, j, k, n, workers - placed))
         if placed == workers:
             break
+        n += 1
+        if n == row.num_nodes:
+            n = np.int64(0)
     return placed
 
 
+@small_kernel
+def _key(row, j, k, n, slots, generator):
+    """``scores.node_key``, where it is that of the free share without reading the node."""
+    if k > 0 and generator == Placement.BEST_FIT:
+        return (slots << FREE_BITS) - min(room(row, n).share, MOST_FREE)
+    if k > 0 and generator == Placement.WORST_FIT:
+        return min(room(row, n).share, MOST_FREE)
+    return node_key(row, j, n, slots, generator)
+
+
 @kernel
-def _fill_by_key(row, j, workers, generator, nodes):
+def _fill_by_key(row, j, k, workers, generator, nodes):
     """Fill one node after the other, the one of the highest key first."""
     placed = np.int64(0)
     while placed < workers:
         left = workers - placed
         best, best_slots, best_key = np.int64(-1), np.int64(0), NO_KEY
         for n in range(row.num_nodes):
-            slots = worker_slots(row, j, n, left)
-            if slots <= 0 or (placed > 0 and _taken(nodes, placed, n) > 0):
+            slots = slots_at(row, j, k, np.int64(n), left)
+            if slots <= 0:
                 continue
-            key = node_key(row, j, n, slots, generator)
-            if key > best_key:
-                best, best_slots, best_key = n, slots, key
+            key = _key(row, j, k, np.int64(n), slots, generator)
+            if key > best_key and workers_on(nodes, placed, n) == 0:
+                best, best_slots, best_key = np.int64(n), slots, key
         if best < 0:
             break
-        placed = _fill(nodes, placed, best, best_slots)
+        placed = put_workers(nodes, placed, best, best_slots)
     return placed
 
 
 @kernel
-def _spread(row, j, workers, nodes):
+def _spread(row, j, k, workers, nodes):
     """One worker at a time on the node with the most room left."""
+    each = worker_share(row, j)
     for placed in range(workers):
         best, best_room = np.int64(-1), np.int64(0)
         for n in range(row.num_nodes):
-            taken = _taken(nodes, placed, n)
-            if worker_slots(row, j, n, taken + 1) <= taken:
+            room_left = share_at(row, k, n)
+            if best >= 0 and room_left <= best_room:
                 continue
-            ask = request(row, j)
-            room = free_share(row, n) + 1
-            room -= taken * (np.int64(ask.gpus_per_worker) * ask.gpu_milli * 1048576)
-            room -= taken * (ask.cpu_milli // 1024)
-            if best < 0 or room > best_room:
-                best, best_room = n, room
+            taken = workers_on(nodes, placed, n)
+            if slots_at(row, j, k, np.int64(n), taken + 1) <= taken:
+                continue
+            room_left -= taken * each
+            if best < 0 or room_left > best_room:
+                best, best_room = np.int64(n), room_left
         if best < 0:
             return np.int64(placed)
         nodes[placed] = np.int32(best)
-    return workers
+    return np.int64(workers)
+
+
+@small_kernel
+def _cap(row, j, workers):
+    """Workers beyond which no node can tell a difference."""
+    ask = request(row, j)
+    if ask.gpus_per_worker == 0:
+        return np.int64(workers)
+    most = np.int64(row.max_devices) * (WHOLE // ask.gpu_milli) // ask.gpus_per_worker
+    return max(min(np.int64(workers), most), np.int64(1))
+
+
+@kernel
+def _fill_by_tree(row, j, k, workers, generator, nodes):
+    """What :func:`_fill_by_key` does, by a tournament tree of kind ``k``."""
+    placed, masked = np.int64(0), np.int64(0)
+    by_slots = generator == Placement.BEST_FIT  # the key depends on how many are left
+    limit = _cap(row, j, workers) if by_slots else np.int64(0)
+    v = find_view(row, j, k, generator, limit)
+    while placed < workers:
+        left = _cap(row, j, workers - placed)
+        if by_slots and left != limit:
+            unmask_nodes(row, j, k, v, nodes, masked)
+            limit, masked = left, np.int64(0)
+            v = find_view(row, j, k, generator, limit)
+        mask_nodes(row, v, nodes, masked, placed)
+        masked = placed
+        n = best_node(row, v)
+        if n < 0:
+            break
+        placed = put_workers(nodes, placed, n, slots_at(row, j, k, n, workers - placed))
+    unmask_nodes(row, j, k, v, nodes, masked)
+    return placed
+
+
+@kernel
+def _place_one(row, k, generator, nodes):
+    """One worker of a remembered kind: first fit, best fit or spread."""
+    sum_up(row, k)
+    n = kind(row, k).first
+    if generator == Placement.BEST_FIT:
+        n = kind(row, k).tightest
+    elif generator == Placement.SPREAD:
+        n = kind(row, k).roomiest
+    nodes[0] = np.int32(n)
+    return np.int64(n >= 0)
+
+
+@kernel
+def fill_nodes(row, j, k, workers, generator, nodes):
+    """Fill nodes with up to ``workers`` workers of a gang that is bound to no domain.
+
+    Parameters
+    ----------
+    row : ROW_DTYPE record
+    j, k : int
+        Job, and its kind, 0 if it is not remembered; else slots and rooms are read as they stand.
+    workers, generator : int
+    nodes : int32 [>= workers]
+        Filled with node indices.
+
+    Returns
+    -------
+    int
+        Workers that found a place.
+    """
+    if generator == Placement.SPREAD:
+        return _spread(row, j, k, workers, nodes)
+    if generator == Placement.FIRST_FIT:
+        return _fill_in_order(row, j, k, workers, np.int64(0), nodes)
+    if generator == Placement.RANDOM:
+        offset = random_below(row.seed, Stream.PLACEMENT, row.point, row.num_nodes)
+        return _fill_in_order(row, j, k, workers, offset, nodes)
+    return _fill_by_key(row, j, k, workers, generator, nodes)
 
 
 @kernel
@@ -98,7 +178,7 @@ def _fill_node(row, j, workers, n, nodes):
     """As many workers as fit on node ``n``."""
     if n >= row.num_nodes:
         return np.int64(0)
-    return _fill(nodes, np.int64(0), n, alone_slots(row, j, n, workers))
+    return put_workers(nodes, np.int64(0), n, alone_slots(row, j, n, workers))
 
 
 @kernel
@@ -114,17 +194,17 @@ def place_workers(row, j, workers, generator, nodes):
         offset = random_below(row.seed, Stream.PLACEMENT, row.point, row.num_nodes)
     if is_bound(row, j) or (generator == Placement.TIGHTEST and workers > 1):
         return place_in_domains(row, j, workers, generator, offset, nodes)
-    if generator == Placement.SPREAD:
-        return _spread(row, j, workers, nodes)
     key = np.int64(generator)
     if generator == Placement.TIGHTEST:
         key = np.int64(Placement.BEST_FIT)
-    by_index = has_index(row) and generator != Placement.UNIFORM
-    if generator == Placement.RANDOM or (generator == Placement.FIRST_FIT and not by_index):
-        return _first_fit(row, j, workers, nodes, offset)
-    if by_index:
-        return fill_by_index(row, j, workers, key, nodes)
-    return _fill_by_key(row, j, workers, key, nodes)
+    k = find_kind(row, j)
+    if k > 0:
+        if uses_tree(row, key):
+            return _fill_by_tree(row, j, k, workers, key, nodes)
+        update_rooms(row)
+        if workers == 1 and key <= Placement.SPREAD:
+            return _place_one(row, k, key, nodes)
+    return fill_nodes(row, j, k, workers, key, nodes)
 
 
 @kernel

@@ -11,16 +11,17 @@ import numpy as np
 
 from orchestrator.kernels.mesh.record import SERVICE_DTYPE
 from orchestrator.kernels.packing_state import (
-    ASK_DTYPE,
-    BRANCH_DTYPE,
+    KEY_DTYPE,
+    KIND_DTYPE,
     ORDER_DTYPE,
     ROOM_DTYPE,
-    SHAPE_DTYPE,
     SLOT_DTYPE,
     TAG_DTYPE,
     TAGS,
     TOUCH_DTYPE,
     TYPICAL_DTYPE,
+    VIEW_DTYPE,
+    WINNER_DTYPE,
 )
 from orchestrator.kernels.scaling import SCALING_DTYPE
 
@@ -100,11 +101,8 @@ JOB_DTYPE = np.dtype(
         ("attained_unit_ms", "i8"),  # units x time held
         ("blocked_point", "i8"),  # decision point at which it was preempted
         ("onset_ms", "i8"),  # while waiting: when its slowdown begins to exceed 1
-        ("shape", "u8"),  # jobs of equal shape ask for equal resources
-        ("ask", "u8"),  # jobs of equal ask do so for each worker
-        ("ask_at", "i8"),  # where that was in the slot table when last looked up
+        ("kind", "i8"),  # number of its request's kind (see place.memo); 0: not remembered
         ("excess", "f8"),  # while running: its bounded slowdown - 1, as projected
-        ("moves_seen", "i8"),  # memo of victim_plans.moves_to_better: 2 touches + answer; -1: none
         ("heap_slot", "i8"),  # position of its event in the event queue, or -1
         ("resized_ms", "i8"),  # when its size or place last changed; its start at first
         ("speed_milli", "i8"),
@@ -279,13 +277,14 @@ TABLES = {
     "typical": Table(TYPICAL_DTYPE, ("typical",)),
     "order": Table(ORDER_DTYPE, ("nodes",)),  # by (spine, rack)
     "tag": Table(TAG_DTYPE, ("nodes", TAGS)),
-    # this and the next five are a memo: packing_state.MEMO_TABLES
-    "shape_memo": Table(SHAPE_DTYPE, ("shapes",)),
-    "branch": Table(BRANCH_DTYPE, ("shapes", "tree")),
-    "touch": Table(TOUCH_DTYPE, ("touches",)),
-    "ask_memo": Table(ASK_DTYPE, ("asks",)),
-    "slot": Table(SLOT_DTYPE, ("asks", "rooms")),
-    "room": Table(ROOM_DTYPE, ("rooms",)),
+    # this and the next six are a memo: packing_state.MEMO_TABLES; entry 0 of kinds: no kind
+    "kind": Table(KIND_DTYPE, ("kind_entries",)),
+    "slot": Table(SLOT_DTYPE, ("kind_entries", "memo_nodes")),
+    "room": Table(ROOM_DTYPE, ("memo_nodes",)),
+    "view": Table(VIEW_DTYPE, ("views",)),  # VIEWS of each kind
+    "key": Table(KEY_DTYPE, ("views", "memo_nodes")),
+    "winner": Table(WINNER_DTYPE, ("views", "leaves")),  # a tree over so many leaves
+    "touch": Table(TOUCH_DTYPE, ("touches",)),  # a ring
     "arrival": Table(ARRIVAL_DTYPE, ("nodes",)),  # a ring
     "plan": Table(SCALING_DTYPE, ("plans",)),  # of the fleet, then of each service
     "gittins": Table(GITTINS_DTYPE, (GITTINS_ENTRIES,)),  # by attained service

@@ -26,12 +26,12 @@ CAPACITIES = {
     "devices": "max_devices",
     "log": "max_log",
     "effects": "max_effects",  # kept for a runtime; 0: there is none
-    "shapes": "max_shapes",  # request shapes whose placements are remembered; 0: none
+    "kinds": "kinds",  # request kinds that are remembered (place.memo); 0: none, all is scanned
     "touches": "max_touches",  # a power of two
-    "asks": "max_asks",  # of the slot table: a power of two, or 0
-    "rooms": "max_rooms",  # nodes in it
+    "memo_nodes": "memo_nodes",  # nodes of which it is remembered
+    "leaves": "leaves",  # of a tournament tree over them, a power of two
+    "scanned_nodes": "scanned_nodes",  # with more, trees are used however cheap a node's key is
     "nodes": "arrival_slots",
-    "tree": "tree",  # entries of one shape's tree: twice a power of two
 }
 """Sizes that kernels need, by the name of the axis in ``records.TABLES``: fields of a row."""
 
@@ -173,10 +173,13 @@ _METRICS = [
     ("request_violations", "f8"),
 ]
 
+_STAMP = [
+    ("touched", "i8"),  # changes of nodes: the validity of memos, hence never counted anew
+]
+
 _MEMO = [  # what is remembered of nodes: it only saves time
-    ("touched", "i8"),  # nodes that changed, counted since the episode began
-    ("shape_clock", "i8"),
-    ("rooms_seen", "i8"),  # touches that the slot table's rooms take account of; -1: none
+    ("num_kinds", "i8"),  # request kinds that are in use
+    ("rooms_seen", "i8"),  # touches that the rooms take account of
 ]
 
 _GROUPS = {
@@ -189,6 +192,7 @@ _GROUPS = {
     "capacity": _CAPACITY,
     "counters": _COUNTERS,
     "metrics": _METRICS,
+    "stamp": _STAMP,
     "memo": _MEMO,
 }
 
@@ -196,7 +200,7 @@ GROUPS = {group: tuple(name for name, _ in fields) for group, fields in _GROUPS.
 """Names of the fields of a row, group after group as they lie in memory."""
 
 RUN_GROUPS = ("clock", "lengths", "capacity", "counters", "metrics")
-"""What an episode changes, besides the memo: it begins with zeros here."""
+"""What an episode changes, besides stamp and memo: it begins with zeros here."""
 
 MEMO_FIELDS = GROUPS["memo"]
 """Fields that only save time: what they hold changes no decision."""
@@ -213,5 +217,5 @@ def _offset(group: str) -> int:
 COPIED = (_offset("config"), ROW_DTYPE.itemsize - _offset("config"))
 """(offset, bytes) of all of a row but where its tables are and how large."""
 
-ZEROED = (_offset(RUN_GROUPS[0]), _offset("memo") - _offset(RUN_GROUPS[0]))
+ZEROED = (_offset(RUN_GROUPS[0]), _offset("stamp") - _offset(RUN_GROUPS[0]))
 """(offset, bytes) of ``RUN_GROUPS``."""

@@ -12,16 +12,15 @@ from orchestrator.kernels.codes import Placement, Stream
 from orchestrator.kernels.fragmentation import gradient_score
 from orchestrator.kernels.jit import kernel, small_kernel
 from orchestrator.kernels.randomness import random_bits
-from orchestrator.kernels.slots import WHOLE, device_shares
+from orchestrator.kernels.slots import WHOLE, free_share, tightest_device
 from orchestrator.kernels.tables import device, node, request, tag
 
 __all__ = [
+    "FREE_BITS",
     "MOST_FREE",
     "NO_KEY",
     "buddy_cell",
-    "free_share",
     "node_key",
-    "share_of",
     "worker_kind",
 ]
 
@@ -30,23 +29,11 @@ NO_KEY = np.int64(-(1 << 62))
 
 _MAX_CPU = 128_000.0  # the largest machine of the openb cluster, by which FGD's simulator scales
 _MAX_GPU = 8000.0
-_FREE_BITS = 40
-MOST_FREE = (1 << _FREE_BITS) - 1
+FREE_BITS = 40
+MOST_FREE = (1 << FREE_BITS) - 1
 _ONE = np.uint64(1)
 _TWO = np.uint64(2)
 _LAST_TAG = 9
-
-
-@small_kernel
-def share_of(gpu_milli, cpu_milli):
-    """Capacity as one number: GPUs first, CPU where there are equally many."""
-    return gpu_milli * 1048576 + cpu_milli // 1024
-
-
-@small_kernel
-def free_share(row, n):
-    """Free capacity of a node, as :func:`share_of` has it."""
-    return share_of(node(row, n).gpu_free_milli, node(row, n).cpu_free_milli)
 
 
 @small_kernel
@@ -124,17 +111,12 @@ def _packing_score(row, j, n):
     taken = np.uint64(0)
     fresh, idle_percent = np.int64(0), np.int64(0)
     for _ in range(ask.gpus_per_worker):
-        best, best_free = np.int64(-1), WHOLE + 1
-        for g in range(gpus):
-            free = device(row, n, g).free_milli
-            serves = device_shares(row, n, g, ask.gpu_milli, ask.gpu_memory_mib) > 0
-            if serves and free < best_free and (taken >> np.uint64(g)) & _ONE == 0:
-                best, best_free = g, free
-        if best < 0:
+        g = tightest_device(row, j, n, taken, np.int64(0), gpus)
+        if g < 0:
             break
-        taken |= _ONE << np.uint64(best)
-        fresh += best_free == WHOLE
-        idle_percent += best_free * 100 // WHOLE
+        taken |= _ONE << np.uint64(g)
+        fresh += device(row, n, g).free_milli == WHOLE
+        idle_percent += device(row, n, g).free_milli * 100 // WHOLE
     if fresh > 0:
         return max(50 - fresh, np.int64(33))
     return max(100 - idle_percent // 10, np.int64(50))
@@ -191,6 +173,6 @@ def node_key(row, j, n, slots, generator):
         size = 0
         if request(row, j).gpu_milli == WHOLE and request(row, j).gpus_per_worker > 0:
             size, _ = buddy_cell(row, n, request(row, j).gpus_per_worker)
-        return -((np.int64(size) << _FREE_BITS) + free)
+        return -((np.int64(size) << FREE_BITS) + free)
     # Best fit: a node that holds all that is left, the tightest one; else the one that holds most.
-    return (np.int64(slots) << _FREE_BITS) - free
+    return (np.int64(slots) << FREE_BITS) - free

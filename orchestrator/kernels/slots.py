@@ -1,4 +1,8 @@
-"""Filter: how many workers of a job one node can hold, now or if it were empty."""
+"""What jobs ask for and nodes have, and how many workers of a job a node can hold.
+
+The capacity of a cluster is counted in its capacity unit: milli-GPUs, or milli-cores where no node
+has a GPU (``row.unit``).
+"""
 
 from __future__ import annotations
 
@@ -13,18 +17,109 @@ __all__ = [
     "alone_slots",
     "device_shares",
     "device_slots",
+    "distinct_nodes",
     "empty_device_shares",
+    "free_share",
+    "free_units",
+    "is_new_node",
     "island_slots",
     "node_allows",
+    "node_units",
+    "put_workers",
+    "share_of",
+    "tightest_device",
     "tightest_island",
+    "units_of",
+    "worker_share",
     "worker_slots",
     "worker_slots_when_empty",
+    "workers_on",
 ]
 
 WHOLE = 1000
 """Milli-GPUs of a device."""
 
 _ONE = np.uint32(1)
+_DEVICE = np.uint64(1)
+
+
+@small_kernel
+def units_of(row, j, workers):
+    """Capacity that ``workers`` workers of job ``j`` hold, in capacity units."""
+    ask = request(row, j)
+    if row.unit != 0:
+        return np.int64(workers) * ask.gpus_per_worker * ask.gpu_milli
+    return np.int64(workers) * ask.cpu_milli
+
+
+@small_kernel
+def node_units(row, n):
+    """Capacity of node ``n``, in capacity units."""
+    if row.unit != 0:
+        return np.int64(node(row, n).gpus) * WHOLE
+    return np.int64(node(row, n).cpu_cap_milli)
+
+
+@small_kernel
+def free_units(row, n):
+    """Free capacity of node ``n``, in capacity units."""
+    if row.unit != 0:
+        return np.int64(node(row, n).gpu_free_milli)
+    return np.int64(node(row, n).cpu_free_milli)
+
+
+@small_kernel
+def share_of(gpu_milli, cpu_milli):
+    """GPUs and CPU as one number: GPUs first, CPU where there are equally many."""
+    return gpu_milli * 1048576 + cpu_milli // 1024
+
+
+@small_kernel
+def free_share(row, n):
+    """Free capacity of node ``n``, as :func:`share_of` has it."""
+    return share_of(node(row, n).gpu_free_milli, node(row, n).cpu_free_milli)
+
+
+@small_kernel
+def worker_share(row, j):
+    """What one worker of job ``j`` takes of it."""
+    ask = request(row, j)
+    return share_of(np.int64(ask.gpus_per_worker) * ask.gpu_milli, ask.cpu_milli)
+
+
+@small_kernel
+def put_workers(nodes, placed, n, count):
+    """Put ``count`` workers of a gang, of which ``placed`` have a node, on node ``n``."""
+    for w in range(placed, placed + count):
+        nodes[w] = np.int32(n)
+    return placed + count
+
+
+@kernel
+def workers_on(nodes, placed, n):
+    """Workers of a gang, of which ``placed`` have a node, on node ``n``."""
+    count = np.int64(0)
+    for w in range(placed):
+        count += nodes[w] == n
+    return count
+
+
+@small_kernel
+def is_new_node(nodes, w):
+    """Whether no worker before worker ``w`` of a gang, on ``nodes`` [workers], is on its node."""
+    earlier = w - 1
+    while earlier >= 0 and nodes[earlier] != nodes[w]:
+        earlier -= 1
+    return earlier < 0
+
+
+@kernel
+def distinct_nodes(nodes, workers):
+    """Distinct nodes among the first ``workers`` entries."""
+    count = 0
+    for w in range(workers):
+        count += is_new_node(nodes, w)
+    return count
 
 
 @small_kernel
@@ -53,6 +148,22 @@ def empty_device_shares(row, n, milli, memory_mib):
     if memory_mib > 0:
         shares = min(shares, np.int64(node(row, n).gpu_memory_mib // memory_mib))
     return shares
+
+
+@kernel
+def tightest_device(row, j, n, taken, first, last):
+    """The device with least free that serves a worker of job ``j``, those taken left out, or -1.
+
+    ``taken`` is a mask; devices go from ``first`` to ``last`` (exclusive).
+    """
+    ask = request(row, j)
+    best, best_free = np.int64(-1), WHOLE + 1
+    for g in range(first, last):
+        free = device(row, n, g).free_milli
+        if ask.gpu_milli <= free < best_free and (taken >> np.uint64(g)) & _DEVICE == 0:
+            if device_shares(row, n, g, ask.gpu_milli, ask.gpu_memory_mib) > 0:
+                best, best_free = np.int64(g), free
+    return best
 
 
 @kernel

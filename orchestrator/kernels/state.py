@@ -7,19 +7,18 @@ GPU shares in milli-GPUs, so that reserve and release are exact. Record types do
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.kernels.codes import NO_JOB, Information, JobCode
-from orchestrator.kernels.packing_state import memo_sizes
+from orchestrator.kernels.packing_state import SCANNED_NODES, VIEWS, memo_kinds, memo_sizes
 from orchestrator.kernels.records import TABLES
 from orchestrator.kernels.row import CAPACITIES, ROW_DTYPE
 
 __all__ = ["ClusterShape", "ClusterState", "allocate"]
 
-_LEAST_ASKS = 8
 _MAX_DEVICES = 64  # devices of one worker are a 64-bit mask
 _AT_LEAST_ONE = ("envs", "jobs", "workers", "nodes", "tenants", "uplinks", "curves", "services")
 
@@ -50,14 +49,10 @@ class ClusterShape:
         Tenants, racks with an uplink, throughput curves, inference services.
     typical : int
         Classes of typical pods, by which fragmentation is measured.
-    shapes : int
-        Request shapes of which the best node is remembered: rows with many nodes are then not
-        scanned for every placement. Below 0: 32 from 64 nodes up (8 where there are many rows),
-        none with a slot table.
-    asks : int
-        Different requests of single workers for which a table says how many each node holds (see
-        ``slot_table``): a power of two of at least 8, or 0. For rows whose every candidate is
-        described at every step.
+    kinds : int
+        Kinds of requests of single workers of which is remembered what they find on each node (see
+        ``place.memo``): rows are then not scanned for every placement. 0: none. Below 0: as many
+        as pay, which is none in small clusters; :func:`allocate` says how many that is.
     """
 
     envs: int
@@ -73,8 +68,7 @@ class ClusterShape:
     curves: int = 1
     services: int = 1
     typical: int = 0
-    shapes: int = -1
-    asks: int = 0
+    kinds: int = -1
 
     def __post_init__(self) -> None:
         """Check the bounds."""
@@ -84,8 +78,6 @@ class ClusterShape:
         for name in ("devices", "incidents", "log", "effects", "typical"):
             if getattr(self, name) < 0:
                 raise ValueError(f"ClusterShape: '{name}' must not be negative")
-        if self.asks != 0 and (self.asks < _LEAST_ASKS or self.asks & (self.asks - 1) != 0):
-            raise ValueError("ClusterShape: 'asks' must be 0 or a power of two of at least 8")
         if self.devices > _MAX_DEVICES:
             raise ValueError(f"ClusterShape: 'devices' must be at most {_MAX_DEVICES}")
 
@@ -119,12 +111,13 @@ class ClusterState:
     typical: NDArray[np.void]
     order: NDArray[np.void]
     tag: NDArray[np.void]
-    shape_memo: NDArray[np.void]
-    branch: NDArray[np.void]
-    touch: NDArray[np.void]
-    ask_memo: NDArray[np.void]
+    kind: NDArray[np.void]
     slot: NDArray[np.void]
     room: NDArray[np.void]
+    view: NDArray[np.void]
+    key: NDArray[np.void]
+    winner: NDArray[np.void]
+    touch: NDArray[np.void]
     arrival: NDArray[np.void]
     plan: NDArray[np.void]
     gittins: NDArray[np.void]
@@ -137,15 +130,17 @@ class ClusterState:
 
 def _sizes(shape: ClusterShape) -> dict[str, int]:
     """Sizes of all axes of ``records.TABLES``, by name; kernels see them as in CAPACITIES."""
-    shapes, tree, touches = memo_sizes(shape.nodes, shape.shapes, shape.envs, shape.asks)
+    known, leaves, touches = memo_sizes(shape.nodes, shape.kinds)
     return asdict(shape) | {
         "devices": max(shape.devices, 1),
+        "kind_entries": shape.kinds + 1,
+        "leaves": leaves,
         "log": max(shape.log, 1),
+        "memo_nodes": known,
         "plans": shape.services + 1,
-        "rooms": shape.nodes if shape.asks > 0 else 1,
-        "shapes": shapes,
+        "scanned_nodes": SCANNED_NODES,
         "touches": touches,
-        "tree": tree,
+        "views": (shape.kinds + 1) * VIEWS,
     }
 
 
@@ -160,7 +155,10 @@ def allocate(shape: ClusterShape) -> ClusterState:
     Returns
     -------
     ClusterState
+        Its shape says how many kinds are remembered.
     """
+    if shape.kinds < 0:
+        shape = replace(shape, kinds=memo_kinds(shape.nodes, shape.envs))
     sizes = _sizes(shape)
     rows = np.zeros(shape.envs, ROW_DTYPE)
     tables = {}
@@ -170,7 +168,6 @@ def allocate(shape: ClusterShape) -> ClusterState:
         rows[f"{name}_at"] = table.ctypes.data + np.arange(shape.envs) * table.strides[0]
     for axis, field in CAPACITIES.items():
         rows[field] = sizes[axis]
-    rows["rooms_seen"] = -1
     rows["slowdown_bound_ms"] = 10_000
     # First and last of the queue limits in Tiresias' simulator (SymbioticLab/Tiresias).
     rows["las_first_s"] = 3250

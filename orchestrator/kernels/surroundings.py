@@ -28,6 +28,7 @@ from orchestrator.kernels.see.layout import (
     TenantColumn,
     nodes_changed,
 )
+from orchestrator.kernels.slots import free_units, node_units
 from orchestrator.kernels.tables import job, node, plan, queue, request, service, tenant
 from orchestrator.kernels.transition.capacity import count_fleet
 
@@ -259,11 +260,11 @@ def encode_nodes(row, sums, fleet, out):
         if here.state != NodeCode.UP:
             continue
         own[RackColumn.IN_SERVICE] += 1.0
-        own[RackColumn.FREE] += here.gpu_free_milli if row.unit != 0 else here.cpu_free_milli
+        own[RackColumn.FREE] += free_units(row, n)
         own[RackColumn.WHOLE_FREE] += here.whole_free
         own[RackColumn.LARGEST] = max(own[RackColumn.LARGEST], np.float64(here.whole_free))
         own[RackColumn.FRAGMENTATION] += here.fragmentation
-        own[_CAPACITY] += here.gpus * 1000 if row.unit != 0 else here.cpu_cap_milli
+        own[_CAPACITY] += node_units(row, n)
     for r in range(out.shape[0]):
         own = sums[r]
         gpus = max(own[_GPUS], 1.0)

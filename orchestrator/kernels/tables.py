@@ -20,8 +20,6 @@ from orchestrator.kernels.row import CAPACITIES, COPIED, ZEROED
 __all__ = [
     "address_of",
     "arrival",
-    "ask_memo",
-    "branch",
     "copy_record",
     "copy_scalars",
     "curve",
@@ -33,6 +31,8 @@ __all__ = [
     "heap",
     "incident",
     "job",
+    "key",
+    "kind",
     "log_entry",
     "move_bytes",
     "move_queue",
@@ -46,13 +46,14 @@ __all__ = [
     "running",
     "series_value",
     "service",
-    "shape_memo",
     "slot",
     "tag",
     "tenant",
     "touch",
     "typical",
     "uplink",
+    "view",
+    "winner",
     "worker",
     "zero_bytes",
     "zero_record",
@@ -207,12 +208,13 @@ gittins = _table("gittins")
 typical = _table("typical")
 order = _table("order")
 tag = _table("tag")
-shape_memo = _table("shape_memo")
-branch = _table("branch")
-touch = _table("touch")
-ask_memo = _table("ask_memo")
+kind = _table("kind")
 slot = _table("slot")
 room = _table("room")
+view = _table("view")
+key = _table("key")
+winner = _table("winner")
+touch = _table("touch")
 _arrival = _table("arrival")
 
 _COPIED_FROM, _COPIED_SIZE = COPIED

@@ -1,7 +1,7 @@
 """What would be if a running job were gone: who would fit, and where it would go itself.
 
-The same answers as lifting the job, asking, and putting it back: here they are worked out from the
-slot table, of which a job's absence changes only the entries of the nodes that it is on.
+The same answers as lifting the job, asking, and putting it back: here they are worked out from what
+is remembered, of which a job's absence changes only the entries of the nodes that it is on.
 """
 
 from __future__ import annotations
@@ -12,19 +12,12 @@ from orchestrator.kernels.codes import NodeCode, Placement
 from orchestrator.kernels.domains import is_bound
 from orchestrator.kernels.feasibility import fits, least_workers
 from orchestrator.kernels.jit import kernel, small_kernel
-from orchestrator.kernels.migration import plan_migration, touched_nodes
-from orchestrator.kernels.scores import MOST_FREE, share_of
-from orchestrator.kernels.slot_table import (
-    find_ask,
-    has_slot_table,
-    is_served,
-    place_by_table,
-    refresh_room,
-    sum_up,
-    update_rooms,
-)
-from orchestrator.kernels.slots import WHOLE, node_allows
-from orchestrator.kernels.tables import ask_memo, job, node, request, room, slot, worker
+from orchestrator.kernels.migration import plan_migration
+from orchestrator.kernels.place.memo import find_kind, refresh_room, sum_up, update_rooms
+from orchestrator.kernels.placement import fill_nodes
+from orchestrator.kernels.scores import MOST_FREE
+from orchestrator.kernels.slots import WHOLE, distinct_nodes, node_allows, share_of
+from orchestrator.kernels.tables import job, kind, node, request, room, slot, worker
 from orchestrator.kernels.transition.whatif import lift_gang, restore_gang
 
 __all__ = ["lets_in", "moves_to_better"]
@@ -67,14 +60,14 @@ def lets_in(row, first, v):
     first, v : int
     """
     plain = _takes_whole_devices(row, first) and _takes_whole_devices(row, v)
-    if not plain or not has_slot_table(row) or is_bound(row, first):
+    if not plain or job(row, first).kind == 0 or is_bound(row, first):
         lift_gang(row, v)
         helps = fits(row, first)
         restore_gang(row, v)
         return helps
     update_rooms(row)
-    s = find_ask(row, first)
-    total = ask_memo(row, s).total
+    k = find_kind(row, first)
+    total = kind(row, k).total
     workers = job(row, v).workers_now
     for w in range(workers):
         room(row, worker(row, v, w).node).mates += 1
@@ -82,7 +75,7 @@ def lets_in(row, first, v):
         n = worker(row, v, w).node
         if room(row, n).mates > 0:
             total += _slots_without(row, first, v, n, room(row, n).mates)
-            total -= slot(row, s, n).workers
+            total -= slot(row, k, n).workers
             room(row, n).mates = 0
     return total >= least_workers(row, first)
 
@@ -93,8 +86,8 @@ def _room(row, n):
 
 
 @kernel
-def _lift_from_table(row, j, s):
-    """Take a running gang out of the table's entries; return how many nodes it is on."""
+def _lift_remembered(row, j, k):
+    """Take a running gang out of what is remembered; return how many nodes it is on."""
     ask = request(row, j)
     touched = np.int64(0)
     for w in range(job(row, j).workers_now):
@@ -105,29 +98,29 @@ def _lift_from_table(row, j, s):
         room(row, n).cpu_milli += ask.cpu_milli
         room(row, n).share = share_of(room(row, n).gpu_milli, room(row, n).cpu_milli)
         if node(row, n).state == NodeCode.UP and node_allows(row, j, n):
-            slot(row, s, n).workers += np.int32(1)
+            slot(row, k, n).workers += np.int32(1)
     return touched
 
 
 @kernel
-def _restore_to_table(row, j, s):
+def _restore_remembered(row, j, k):
     for w in range(job(row, j).workers_now):
         n = worker(row, j, w).node
         room(row, n).mates = 0
         refresh_room(row, n)
         if node(row, n).state == NodeCode.UP and node_allows(row, j, n):
-            slot(row, s, n).workers -= np.int32(1)
+            slot(row, k, n).workers -= np.int32(1)
 
 
 @kernel
-def _single_moves(row, j, s):
+def _single_moves(row, j, k):
     """Whether a job of one worker has a tighter place, best fit, than the node that it is on."""
-    sum_up(row, s)
+    sum_up(row, k)
     ask = request(row, j)
     own = worker(row, j, 0).node
-    other = ask_memo(row, s).tightest
+    other = kind(row, k).tightest
     if other == own:
-        other = ask_memo(row, s).next_tightest
+        other = kind(row, k).next_tightest
     if other < 0:
         return False
     gpu = room(row, own).gpu_milli + ask.gpus_per_worker * ask.gpu_milli
@@ -143,31 +136,28 @@ def _single_moves(row, j, s):
 
 
 @kernel
-def _gang_moves(row, j, s, generator, nodes):
+def _gang_moves(row, j, k, generator, nodes):
     workers = np.int64(job(row, j).workers_now)
-    before = _lift_from_table(row, j, s)
+    before = _lift_remembered(row, j, k)
     better = False
-    if place_by_table(row, j, s, workers, generator, True, nodes) >= workers:
+    if fill_nodes(row, j, k, workers, generator, nodes) >= workers:
         here, there, moves = np.int64(0), np.int64(0), False
         for w in range(workers):
             here += _room(row, worker(row, j, w).node)
             there += _room(row, np.int64(nodes[w]))
             moves = moves or room(row, nodes[w]).mates == 0
-        after = touched_nodes(nodes, workers)
+        after = distinct_nodes(nodes, workers)
         better = after < before or (after == before and there < here and moves)
-    _restore_to_table(row, j, s)
+    _restore_remembered(row, j, k)
     return better
 
 
-@kernel
-def _moves(row, j, generator, nodes):
-    workers = np.int64(job(row, j).workers_now)
-    update_rooms(row)
-    s = find_ask(row, j)
-    best_fit = generator == Placement.BEST_FIT or generator == Placement.TIGHTEST
-    if workers == 1 and best_fit:
-        return _single_moves(row, j, s)
-    return _gang_moves(row, j, s, generator, nodes)
+@small_kernel
+def _is_served(workers, generator):
+    """Whether a generator needs nothing but slots and rooms for so many workers."""
+    if generator == Placement.TIGHTEST:
+        return workers == 1
+    return generator <= Placement.RANDOM or generator == Placement.WORST_FIT
 
 
 @kernel
@@ -179,20 +169,19 @@ def moves_to_better(row, j, generator, nodes):
     row : ROW_DTYPE record
     j : int
     generator : int
-        ``Placement`` that proposes the place: of a row with a slot table, always the same one.
+        ``Placement`` that proposes the place.
     nodes : int32 [>= workers]
         Scratch.
     """
-    if not has_slot_table(row):
+    if job(row, j).kind == 0:
         return plan_migration(row, j, generator, nodes)
-    seen = job(row, j).moves_seen
-    if seen >> 1 == row.touched and generator != Placement.RANDOM:  # nothing has changed since
-        return seen & 1 != 0
-    ask = request(row, j)
+    ask, workers = request(row, j), np.int64(job(row, j).workers_now)
     # A worker with shares of several devices may free no slot of its own kind: they are apart.
     plain = ask.gpus_per_worker <= 1 or ask.gpu_milli == WHOLE
-    if not plain or is_bound(row, j) or not is_served(job(row, j).workers_now, generator):
+    if not plain or is_bound(row, j) or not _is_served(workers, generator):
         return plan_migration(row, j, generator, nodes)
-    better = _moves(row, j, generator, nodes)
-    job(row, j).moves_seen = 2 * row.touched + np.int64(better)
-    return better
+    update_rooms(row)
+    k = find_kind(row, j)
+    if workers == 1 and (generator == Placement.BEST_FIT or generator == Placement.TIGHTEST):
+        return _single_moves(row, j, k)
+    return _gang_moves(row, j, k, generator, nodes)

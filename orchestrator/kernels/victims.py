@@ -9,8 +9,9 @@ from orchestrator.kernels.decisions import preemption_reason
 from orchestrator.kernels.feasibility import fits
 from orchestrator.kernels.jit import kernel, part, small_kernel
 from orchestrator.kernels.ordering import job_score
+from orchestrator.kernels.slots import units_of
 from orchestrator.kernels.tables import job, request, running, tenant
-from orchestrator.kernels.transition.progress import progress_now, saved_progress, units_of
+from orchestrator.kernels.transition.progress import progress_now, saved_progress
 from orchestrator.kernels.transition.whatif import lift_gang, restore_gang
 
 __all__ = ["ROOM_COMES", "interruption_cost", "serve_tier", "victim_for"]

@@ -61,7 +61,7 @@ def never_fit(requests: NDArray[np.void], nodes: Sequence[NodeSpec]) -> NDArray[
         workers=1,  # nobody is placed
         nodes=len(nodes),
         devices=max(node.gpus for node in nodes),
-        shapes=0,
+        kinds=0,
     )
     state = allocate(shape)
     entry.begin_episode(state.rows, 0, 0, node_records(nodes), asks)

@@ -24,9 +24,9 @@ from envs.gym import make_session, override
 from envs.workloads import Trace, gpu_cluster, lublin_feitelson
 from orchestrator.kernels.codes import EventKind, Information, RuleKey
 from orchestrator.kernels.features import Encoding
-from orchestrator.kernels.packing_state import MEMO_TABLES
+from orchestrator.kernels.packing_state import JOB_MEMO_FIELDS, MEMO_TABLES
 from orchestrator.kernels.records import INCIDENT_DTYPE, TABLES
-from orchestrator.kernels.row import CONFIG_FIELDS
+from orchestrator.kernels.row import CONFIG_FIELDS, MEMO_FIELDS
 from orchestrator.kernels.state import allocate
 
 __all__ = [
@@ -45,7 +45,7 @@ __all__ = [
     "without_memo",
 ]
 
-MEMO = (*MEMO_TABLES, "touched", "shape_clock", "rooms_seen")
+MEMO = (*MEMO_TABLES, *MEMO_FIELDS, "touched")
 """Tables and scalars of a row that only save time: what they hold changes nothing."""
 _BASES = {"Cluster": CLUSTER, "JobOrdering": JOB_ORDERING, "Autoscaling": AUTOSCALING}
 Actions = NDArray[np.int64]
@@ -200,7 +200,7 @@ def keep_log(session: Session, records: int = 4096) -> None:
 def without_memo(jobs: NDArray[np.void]) -> NDArray[np.void]:
     """A copy of job records, with what they remember of tries blanked out."""
     blank = np.frombuffer(bytearray(jobs.tobytes()), jobs.dtype)  # unused bytes and all
-    for name in ("ask_at", "moves_seen"):
+    for name in JOB_MEMO_FIELDS:
         blank[name] = 0
     return blank
 

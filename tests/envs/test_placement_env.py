@@ -27,7 +27,8 @@ from orchestrator.invariants import assert_invariants
 from orchestrator.kernels import entry, packing
 from orchestrator.kernels.codes import FOREVER_MS, JobCode, Placement, Topology
 from orchestrator.kernels.metrics import Metric
-from orchestrator.kernels.node_memo import make_node_memo
+from orchestrator.kernels.node_choices import MODELS
+from orchestrator.kernels.place.memo import make_node_memo
 from orchestrator.kernels.see.layout import NODE_NAMES
 from orchestrator.kernels.state import ClusterShape, allocate
 from orchestrator.resources.records import node_records
@@ -172,16 +173,9 @@ def test_observations_equal_their_twin(scene: str) -> None:
     config = replace(PLACEMENT, **{"episode_jobs": 60, **changes})
     befalls = incidents() if scene.startswith("gangs") else None
     session = Session(trace, config, 2, incidents=befalls)
-    assert (session.state.shape.shapes >= 0) == (scene == "remembered")
-    if scene == "remembered":  # less than there are shapes, so that they make way
-        session.buffers = session.buffers._replace(
-            nodes=make_node_memo(2, 70, len(NODE_NAMES))._replace(
-                features=np.zeros((2, 5, 70, len(NODE_NAMES)), np.float32),
-                shape=np.zeros((2, 5), np.uint64),
-                seen=np.zeros((2, 5), np.int64),
-                used=np.zeros((2, 5), np.int64),
-            )
-        )
+    if scene == "remembered":  # less than there are kinds
+        few = make_node_memo(2, 5, 70, len(NODE_NAMES), MODELS)
+        session.buffers = session.buffers._replace(nodes=few)
     session.reseed(np.array([3, 4], np.uint64))
     rng = np.random.default_rng(5)
     session.reset()
@@ -199,7 +193,7 @@ def test_remembered_nodes_are_those_described_anew() -> None:
     """Through whole episodes, one after the other, of which nothing may be left over."""
     with_memo = _session(2, _pods(70), episode_jobs=500)
     without = _session(2, _pods(70), episode_jobs=500)
-    without.state = allocate(replace(with_memo.state.shape, shapes=0))
+    without.state = allocate(replace(with_memo.state.shape, kinds=0))
     for name in ("queue_window", "candidates", "turn_away"):
         without.state.rows[name] = with_memo.state.rows[name]
     rng = np.random.default_rng(2)

@@ -33,9 +33,9 @@ _CASES = {
 }
 
 
-@pytest.mark.parametrize("shapes", [0, 64], ids=["scanned", "indexed"])
+@pytest.mark.parametrize("kinds", [0, 64], ids=["scanned", "remembered"])
 @pytest.mark.parametrize("policy", list(_CASES))
-def test_placements_are_those_of_the_reference(policy: str, shapes: int, golden_dir: Path) -> None:
+def test_placements_are_those_of_the_reference(policy: str, kinds: int, golden_dir: Path) -> None:
     folder = golden_dir / "fgd_small48"
     trace = read_openb(folder / "pods.csv", nodes=folder / "nodes.csv")
     typical = typical_pods(trace.requests)
@@ -46,7 +46,7 @@ def test_placements_are_those_of_the_reference(policy: str, shapes: int, golden_
             nodes=len(trace.nodes),
             devices=8,
             typical=len(typical),
-            shapes=shapes,
+            kinds=kinds,
         )
     )
     entry.begin_episode(state.rows, 0, 0, node_records(trace.nodes), trace.requests)

@@ -53,7 +53,7 @@ from tests.orchestrator.naive_effects import NaiveEffects
 
 pytestmark = pytest.mark.property
 
-SHAPE = ClusterShape(envs=1, jobs=4, workers=3, nodes=3, devices=2)
+SHAPE = ClusterShape(envs=1, jobs=4, workers=3, nodes=3, devices=2, kinds=2)
 
 
 def _job(

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from orchestrator.kernels import entry, packing
 from orchestrator.kernels.codes import NodeCode, Placement, Reason, Topology
+from orchestrator.kernels.packing_state import MEMO_TABLES
 from orchestrator.kernels.records import NODE_DTYPE, REQUEST_DTYPE, TABLES, UPLINK_DTYPE
 from orchestrator.kernels.state import ClusterShape, ClusterState, allocate
 from tests.twins import kernel_calls
@@ -142,7 +143,7 @@ def stages(draw: st.DrawFn) -> _Stage:
         nodes=_NODES,
         devices=_DEVICES,
         uplinks=2,
-        shapes=draw(st.sampled_from([0, 4])),
+        kinds=draw(st.sampled_from([0, 4])),
     )
     state = allocate(shape)
     entry.begin_episode(state.rows, 0, draw(st.integers(0, 99)), nodes, requests)
@@ -168,7 +169,7 @@ def test_what_fits_is_placed_and_given_back(stage: _Stage, seed: int) -> None:
             stage.check_links()
             continue
         before = stage.everything()
-        memo = ("shape_memo", "branch", "touch", "rows")
+        memo = (*MEMO_TABLES, "rows")
         if not stage.place(j, rng.choice(list(Placement))):
             continue
         stage.check_links()

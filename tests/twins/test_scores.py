@@ -32,11 +32,19 @@ _BY_SCORE = [
     Placement.GPU_CLUSTERING,
     Placement.BUDDY,
 ]
-_INDEXED = [*_BY_SCORE, Placement.FIRST_FIT, Placement.TIGHTEST]
+_REMEMBERED = [
+    *_BY_SCORE,
+    Placement.FIRST_FIT,
+    Placement.TIGHTEST,
+    Placement.SPREAD,
+    Placement.RANDOM,
+    Placement.UNIFORM,
+]
 
 
-def _begin(case: Case, pods: np.ndarray, shapes: int) -> ClusterState:
-    state = allocate(replace(_SHAPE, shapes=shapes))
+def _begin(case: Case, pods: np.ndarray, kinds: int, scanned: int = 0) -> ClusterState:
+    state = allocate(replace(_SHAPE, kinds=kinds))
+    state.rows["scanned_nodes"] = scanned
     case.requests["elastic"] = 0  # the formulas are of whole gangs
     entry.begin_episode(state.rows, 0, case.seed, case.nodes, case.requests)
     packing.load_typical(state.rows, 0, pods)
@@ -88,12 +96,12 @@ def _kinds(case: Case, state: ClusterState, placed: dict[int, int]) -> list[set[
     pods=_typical(),
     seed=st.integers(0, 1 << 16),
     generator=st.sampled_from(_BY_SCORE),
-    shapes=st.sampled_from([0, 8]),
+    kinds=st.sampled_from([0, 8]),
 )
 def test_generators_equal_their_formulas(
-    case: Case, pods: np.ndarray, seed: int, generator: Placement, shapes: int
+    case: Case, pods: np.ndarray, seed: int, generator: Placement, kinds: int
 ) -> None:
-    state = _begin(case, pods, shapes)
+    state = _begin(case, pods, kinds)
     rng, buffer = random.Random(seed), nodes_buffer()
     classes = [plain(pod) for pod in pods]
     placed: dict[int, int] = {}
@@ -117,13 +125,15 @@ def test_generators_equal_their_formulas(
 
 
 @given(case=cases(incidents=False), pods=_typical(), seed=st.integers(0, 1 << 16))
-def test_the_index_finds_what_a_scan_finds(case: Case, pods: np.ndarray, seed: int) -> None:
-    scanned, indexed = (_begin(case, pods, shapes) for shapes in (0, 3))
+def test_a_memo_finds_what_a_scan_finds(case: Case, pods: np.ndarray, seed: int) -> None:
     rng, placed = random.Random(seed), set()
+    scanned = _begin(case, pods, 0)
+    # All by trees, or slots looked at; and with fewer kinds than are asked for.
+    remembered = _begin(case, pods, rng.choice([2, 16]), rng.choice([0, 256]))
     here, there = nodes_buffer(), nodes_buffer()
     for _ in range(60):
         j = rng.randrange(len(case.requests))
-        both = (scanned.rows, indexed.rows)
+        both = (scanned.rows, remembered.rows)
         if rng.random() < 0.15:
             n = rng.randrange(len(case.nodes))
             busy = any(
@@ -141,10 +151,10 @@ def test_the_index_finds_what_a_scan_finds(case: Case, pods: np.ndarray, seed: i
             for rows in both:
                 kernel_calls.release_gang(rows, 0, j)
             continue
-        assert entry.fits(scanned.rows, 0, j) == entry.fits(indexed.rows, 0, j)
-        generator = int(rng.choice(_INDEXED))
+        assert entry.fits(scanned.rows, 0, j) == entry.fits(remembered.rows, 0, j)
+        generator = int(rng.choice(_REMEMBERED))
         workers = kernel_calls.place_gang(scanned.rows, 0, j, generator, here)
-        assert kernel_calls.place_gang(indexed.rows, 0, j, generator, there) == workers
+        assert kernel_calls.place_gang(remembered.rows, 0, j, generator, there) == workers
         assert here[:workers].tolist() == there[:workers].tolist()
         if workers > 0 and rng.random() < 0.8:
             placed.add(j)
@@ -156,7 +166,7 @@ def test_the_index_finds_what_a_scan_finds(case: Case, pods: np.ndarray, seed: i
 def test_a_copied_row_remembers_nothing_of_its_former_self(
     case: Case, pods: np.ndarray, seed: int
 ) -> None:
-    state = allocate(replace(_SHAPE, envs=2, shapes=3))
+    state = allocate(replace(_SHAPE, envs=2, kinds=8))
     for e in range(2):
         entry.begin_episode(state.rows, e, case.seed, case.nodes, case.requests)
         packing.load_typical(state.rows, e, pods)
@@ -167,7 +177,7 @@ def test_a_copied_row_remembers_nothing_of_its_former_self(
         if state.job[e, j]["workers_now"] > 0:
             kernel_calls.release_gang(state.rows, e, j)
         else:
-            generator = int(rng.choice(_INDEXED))
+            generator = int(rng.choice(_REMEMBERED))
             workers = kernel_calls.place_gang(state.rows, e, j, generator, here)
             if workers:
                 assert kernel_calls.reserve_gang(state.rows, e, j, here, workers, generator)
@@ -179,7 +189,7 @@ def test_a_copied_row_remembers_nothing_of_its_former_self(
                 kernel_calls.release_gang(state.rows, 0, k)
         entry.copy_row(state.rows, 0, state.rows, 1)
         for k in range(len(case.requests)):
-            generator = int(rng.choice(_INDEXED))
+            generator = int(rng.choice(_REMEMBERED))
             workers = kernel_calls.place_gang(state.rows, 0, k, generator, here)
             assert kernel_calls.place_gang(state.rows, 1, k, generator, there) == workers
             assert here[:workers].tolist() == there[:workers].tolist()

@@ -9,26 +9,13 @@ from orchestrator.kernels.fragmentation import gradient_device
 from orchestrator.kernels.jit import kernel
 from orchestrator.kernels.randomness import random_bits
 from orchestrator.kernels.scores import buddy_cell
-from orchestrator.kernels.slots import WHOLE, device_shares, tightest_island
+from orchestrator.kernels.slots import WHOLE, device_shares, tightest_device, tightest_island
 from orchestrator.kernels.tables import device, node, request
 
 __all__ = ["choose_device", "device_range"]
 
 _ONE = np.uint64(1)
 _TWO = np.uint64(2)
-
-
-@kernel
-def _tightest_device(row, j, n, taken, first, last):
-    """The device with the least free share that still fits; -1 if none does."""
-    ask = request(row, j)
-    best, best_free = np.int64(-1), WHOLE + 1
-    for g in range(first, last):
-        free = device(row, n, g).free_milli
-        if ask.gpu_milli <= free < best_free and (taken >> np.uint64(g)) & _ONE == 0:
-            if device_shares(row, n, g, ask.gpu_milli, ask.gpu_memory_mib) > 0:
-                best, best_free = g, free
-    return best
 
 
 @kernel
@@ -101,4 +88,4 @@ def choose_device(row, j, n, generator, taken, first, last):
             return best
         if generator == Placement.UNIFORM:
             return _random_device(row, j, n, first, last)
-    return _tightest_device(row, j, n, taken, first, last)
+    return tightest_device(row, j, n, taken, first, last)

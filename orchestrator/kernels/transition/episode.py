@@ -7,9 +7,10 @@ import numpy as np
 from orchestrator.kernels.codes import NO_JOB, Information, JobCode, JobKind, NodeCode
 from orchestrator.kernels.jit import kernel, small_kernel
 from orchestrator.kernels.packing_state import TAGS
-from orchestrator.kernels.randomness import mix
+from orchestrator.kernels.place.memo import copy_kinds, forget_kinds, forget_nodes, intern_kind
 from orchestrator.kernels.records import GITTINS_ENTRIES
 from orchestrator.kernels.scaling import NO_CHANGE_MS
+from orchestrator.kernels.slots import node_units, units_of
 from orchestrator.kernels.tables import (
     arrival,
     copy_record,
@@ -35,7 +36,7 @@ from orchestrator.kernels.tables import (
     zero_record,
     zero_run,
 )
-from orchestrator.kernels.transition.layout import empty_node, forget_shapes, sort_nodes
+from orchestrator.kernels.transition.layout import empty_node, sort_nodes
 from orchestrator.kernels.transition.nodes import cost_rate
 from orchestrator.kernels.transition.services import begin_service
 
@@ -73,9 +74,7 @@ def load_nodes(row, nodes):
         copy_record(node(row, n), nodes[n])
         empty_node(row, n)
         node(row, n).failures = 0
-        units = nodes[n].cpu_cap_milli
-        if gpus > 0:
-            units = np.int64(nodes[n].gpus) * 1000
+        units = node_units(row, n)
         row.nominal_units += units
         row.nominal_gpu_milli += np.int64(nodes[n].gpus) * 1000
         row.nominal_cpu_milli += nodes[n].cpu_cap_milli
@@ -86,54 +85,22 @@ def load_nodes(row, nodes):
     row.free_units = row.capacity_units
     row.cost_rate_milli = cost_rate(row)
     sort_nodes(row)
-    forget_shapes(row)
-
-
-@small_kernel
-def _fold(word, value):
-    return mix(word ^ np.uint64(value))
-
-
-@kernel
-def _ask(ask):
-    """Fold what one worker asks of its node into one word: equal for equal demands."""
-    word = _fold(np.uint64(1), ask.gpus_per_worker)
-    word = _fold(word, ask.gpu_milli)
-    word = _fold(word, ask.gpu_memory_mib)
-    word = _fold(word, ask.cpu_milli)
-    word = _fold(word, ask.memory_mib)
-    return _fold(word, ask.model_mask)
-
-
-@kernel
-def _shape(ask, word):
-    """Fold all that a placement depends on into one word, from that of :func:`_ask` on."""
-    word = _fold(word, ask.workers)
-    word = _fold(word, ask.min_workers if ask.elastic != 0 else ask.workers)
-    word = _fold(word, ask.bandwidth_mbps)
-    return _fold(word, ask.topology)
+    forget_nodes(row)
 
 
 @kernel
 def clear_job(row, j):
     """Forget what became of the job in row ``j`` of the job table."""
-    ask = request(row, j)
-    if row.unit != 0:
-        units = np.int64(ask.workers) * ask.gpus_per_worker * ask.gpu_milli
-    else:
-        units = np.int64(ask.workers) * ask.cpu_milli
     zero_record(job(row, j))
-    job(row, j).units = units
+    job(row, j).units = units_of(row, j, request(row, j).workers)
     job(row, j).start_ms = -1
     job(row, j).first_start_ms = -1
     job(row, j).end_ms = -1
     job(row, j).blocked_point = -1
-    job(row, j).ask = _ask(ask)
-    job(row, j).shape = _shape(ask, job(row, j).ask)
     job(row, j).speed_milli = 1000
     job(row, j).state = np.uint8(JobCode.ABSENT)
     job(row, j).heap_slot = -1
-    job(row, j).moves_seen = -1
+    intern_kind(row, j)
 
 
 @small_kernel
@@ -175,9 +142,8 @@ def begin_episode(row, seed, nodes, standing, requests):
     row.committed = NO_JOB
     row.num_jobs = standing.shape[0] + requests.shape[0]
     row.scaled_ms = NO_CHANGE_MS
-    row.touched = 0
-    row.shape_clock = 0
     load_nodes(row, nodes)
+    forget_kinds(row)
     for j in range(standing.shape[0]):
         load_job(row, np.int64(j), standing[j])
         request(row, j).submit_ms = row.now_ms
@@ -264,10 +230,13 @@ def copy_row(source, target):
     Only what is in use is copied. The log's records and the effects stay with the row where they
     came about: nobody acts on what happens in a copy.
     """
+    touched = target.touched
     copy_scalars(target, source)
+    target.touched = max(touched, source.touched)
     for j in range(source.num_jobs):
         copy_record(request(target, j), request(source, j))
         copy_record(job(target, j), job(source, j))
+    copy_kinds(source, target)
     for k in range(source.running_len):
         copy_record(running(target, k), running(source, k))
         j = running(source, k).job
@@ -286,7 +255,7 @@ def copy_row(source, target):
         order(target, n).node = order(source, n).node
     for t in range(source.num_typical):
         copy_record(typical(target, t), typical(source, t))
-    forget_shapes(target)
+    forget_nodes(target)
     for k in range(source.num_incidents):
         copy_record(incident(target, k), incident(source, k))
     for t in range(source.num_tenants):

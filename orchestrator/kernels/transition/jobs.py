@@ -13,6 +13,7 @@ from orchestrator.kernels.codes import (
     LogKind,
 )
 from orchestrator.kernels.jit import kernel
+from orchestrator.kernels.slots import units_of
 from orchestrator.kernels.tables import job, queue, request, worker
 from orchestrator.kernels.transition.log import job_effect, record
 from orchestrator.kernels.transition.progress import (
@@ -20,7 +21,6 @@ from orchestrator.kernels.transition.progress import (
     progress_now,
     saved_progress,
     set_pace,
-    units_of,
 )
 from orchestrator.kernels.transition.queue import (
     dequeue,

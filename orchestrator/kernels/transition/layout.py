@@ -7,13 +7,13 @@ import numpy as np
 from orchestrator.kernels.fragmentation import fragmentation
 from orchestrator.kernels.jit import kernel, small_kernel
 from orchestrator.kernels.packing_state import TAGS
+from orchestrator.kernels.place.memo import forget_nodes
 from orchestrator.kernels.tables import (
-    ask_memo,
     copy_record,
     device,
     node,
     order,
-    shape_memo,
+    room,
     tag,
     touch,
     typical,
@@ -22,7 +22,6 @@ from orchestrator.kernels.tables import (
 
 __all__ = [
     "empty_node",
-    "forget_shapes",
     "load_typical",
     "load_uplinks",
     "sort_nodes",
@@ -36,6 +35,8 @@ _NOTHING = np.uint64(0)
 def touch_node(row, n):
     """Something on node ``n`` changed that placements depend on."""
     touch(row, row.touched & (row.max_touches - 1)).node = np.int64(n)
+    if row.kinds > 0:
+        room(row, n).touched = row.touched
     row.touched += 1
     if row.num_typical > 0:
         node(row, n).fragmentation = fragmentation(row, n, np.int64(0), _NOTHING, np.int64(0))
@@ -83,16 +84,6 @@ def sort_nodes(row):
 
 
 @kernel
-def forget_shapes(row):
-    """Forget what is remembered of the nodes: the row has become another one."""
-    for s in range(row.max_shapes):
-        shape_memo(row, s).used = 0
-    for s in range(row.max_asks):
-        ask_memo(row, s).used = 0
-    row.rooms_seen = -1
-
-
-@kernel
 def load_typical(row, pods):
     """Give a row its typical pods, TYPICAL_DTYPE [n], and measure every node by them."""
     row.num_typical = pods.shape[0]
@@ -101,7 +92,7 @@ def load_typical(row, pods):
     for n in range(row.num_nodes):
         node(row, n).fragmentation = 0.0
         touch_node(row, n)
-    forget_shapes(row)
+    forget_nodes(row)
 
 
 @kernel

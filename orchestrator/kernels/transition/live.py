@@ -18,6 +18,8 @@ from orchestrator.kernels.codes import EventKind, JobCode, NodeCode, Status
 from orchestrator.kernels.decisions import decision_open
 from orchestrator.kernels.feasibility import can_ever_fit
 from orchestrator.kernels.jit import entry, kernel, on_row, small_kernel
+from orchestrator.kernels.place.memo import forget_kind, forget_nodes
+from orchestrator.kernels.slots import free_units, node_units, units_of
 from orchestrator.kernels.tables import (
     copy_record,
     job,
@@ -33,16 +35,15 @@ from orchestrator.kernels.transition.jobs import (
     fail_waiting_job,
     interrupt_job,
 )
-from orchestrator.kernels.transition.layout import empty_node, forget_shapes, sort_nodes
+from orchestrator.kernels.transition.layout import empty_node, sort_nodes
 from orchestrator.kernels.transition.nodes import (
     cost_rate,
     drain_node,
     fail_node,
     leave_nodes,
-    node_units,
     register_node,
 )
-from orchestrator.kernels.transition.progress import progress_now, units_of
+from orchestrator.kernels.transition.progress import progress_now
 from orchestrator.kernels.transition.queue import queue_position
 from orchestrator.kernels.transition.tenants import recount_tenants
 from orchestrator.kernels.transition.timeline import advance_clock
@@ -96,8 +97,7 @@ def _recount(row):
         row.nominal_memory_mib += node(row, n).memory_cap_mib
         if node(row, n).state == NodeCode.UP:
             row.capacity_units += node_units(row, n)
-            free = node(row, n).gpu_free_milli if gpus > 0 else node(row, n).cpu_free_milli
-            row.free_units += free
+            row.free_units += free_units(row, n)
     row.cost_rate_milli = cost_rate(row)
     for j in range(row.num_jobs):
         workers = np.int64(job(row, j).workers_now)  # of a placed job; others ask for theirs
@@ -117,7 +117,7 @@ def _describe_node(row, n, record):
     copy_record(node(row, n), record)
     empty_node(row, n)
     sort_nodes(row)
-    forget_shapes(row)
+    forget_nodes(row)
 
 
 @entry
@@ -166,6 +166,7 @@ def could_ever_fit(rows: Rows, e: int, spare: int, asks: NDArray[np.void]) -> bo
     ``spare`` is a row of the job table that no job ever gets: it holds the job for the moment.
     """
     load_job(rows[e], np.int64(spare), asks[0])
+    forget_kind(rows[e], np.int64(spare))
     return bool(can_ever_fit(rows[e], np.int64(spare)))
 
 
@@ -189,6 +190,7 @@ def _forget_job(row, j):
     row.resizes -= job(row, j).resizes
     row.migrations -= job(row, j).migrations
     row.settled_excess -= job(row, j).excess
+    forget_kind(row, j)
 
 
 @entry

@@ -7,6 +7,7 @@ import numpy as np
 from orchestrator.kernels.codes import EffectKind, JobCode, JobKind, LogKind, NodeCode
 from orchestrator.kernels.feasibility import least_workers
 from orchestrator.kernels.jit import kernel, small_kernel
+from orchestrator.kernels.slots import free_units, node_units
 from orchestrator.kernels.tables import job, node, request, running, worker
 from orchestrator.kernels.transition.jobs import begin_preemption, interrupt_job
 from orchestrator.kernels.transition.layout import touch_node
@@ -23,21 +24,6 @@ __all__ = [
     "retire_if_empty",
     "set_node_state",
 ]
-
-
-@small_kernel
-def node_units(row, n):
-    """Capacity of a node in the row's capacity units."""
-    if row.unit != 0:
-        return np.int64(node(row, n).gpus) * 1000
-    return node(row, n).cpu_cap_milli
-
-
-@small_kernel
-def _free_node_units(row, n):
-    if row.unit != 0:
-        return node(row, n).gpu_free_milli
-    return node(row, n).cpu_free_milli
 
 
 @small_kernel
@@ -67,10 +53,10 @@ def set_node_state(row, n, state):
     is_up = state == NodeCode.UP
     if was_up and not is_up:
         row.capacity_units -= node_units(row, n)
-        row.free_units -= _free_node_units(row, n)
+        row.free_units -= free_units(row, n)
     elif is_up and not was_up:
         row.capacity_units += node_units(row, n)
-        row.free_units += _free_node_units(row, n)
+        row.free_units += free_units(row, n)
     if _is_paid(node(row, n).state):
         row.cost_rate_milli -= node(row, n).price_milli
     if _is_paid(state):

@@ -6,6 +6,7 @@ import numpy as np
 
 from orchestrator.kernels.codes import EventKind, JobKind
 from orchestrator.kernels.jit import kernel, small_kernel
+from orchestrator.kernels.slots import units_of
 from orchestrator.kernels.tables import job, node, request, worker
 from orchestrator.kernels.throughput import speed_milli
 from orchestrator.kernels.transition.queue import list_running, unlist_running
@@ -19,17 +20,7 @@ __all__ = [
     "saved_progress",
     "set_pace",
     "settle_progress",
-    "units_of",
 ]
-
-
-@small_kernel
-def units_of(row, j, workers):
-    """Capacity that ``workers`` workers of job ``j`` hold."""
-    ask = request(row, j)
-    if row.unit != 0:
-        return np.int64(workers) * ask.gpus_per_worker * ask.gpu_milli
-    return np.int64(workers) * ask.cpu_milli
 
 
 @kernel

@@ -6,10 +6,11 @@ import numpy as np
 
 from orchestrator.kernels.codes import EffectKind, JobCode, JobKind
 from orchestrator.kernels.jit import kernel, small_kernel
+from orchestrator.kernels.slots import units_of
 from orchestrator.kernels.tables import copy_record, job, request, worker
 from orchestrator.kernels.transition.jobs import record_placement, set_state
 from orchestrator.kernels.transition.log import job_effect
-from orchestrator.kernels.transition.progress import set_pace, settle_progress, units_of
+from orchestrator.kernels.transition.progress import set_pace, settle_progress
 from orchestrator.kernels.transition.resources import (
     release_traffic,
     release_worker,

@@ -7,7 +7,7 @@ import numpy as np
 from orchestrator.kernels.codes import NodeCode, Topology
 from orchestrator.kernels.jit import kernel, small_kernel
 from orchestrator.kernels.scores import worker_kind
-from orchestrator.kernels.slots import WHOLE, tightest_island
+from orchestrator.kernels.slots import WHOLE, tightest_island, units_of
 from orchestrator.kernels.tables import device, job, node, request, tag, uplink, worker
 from orchestrator.kernels.transition.devices import choose_device, device_range
 from orchestrator.kernels.transition.layout import touch_node
@@ -25,14 +25,6 @@ __all__ = [
 ]
 
 _ONE = np.uint64(1)
-
-
-@small_kernel
-def _worker_units(row, j):
-    ask = request(row, j)
-    if row.unit != 0:
-        return np.int64(ask.gpus_per_worker) * ask.gpu_milli
-    return np.int64(ask.cpu_milli)
 
 
 @small_kernel
@@ -70,8 +62,9 @@ def _count_worker(row, j, n, sign):
     node(row, n).workers += np.int64(sign)
     if ask.gpus_per_worker > 0:
         tag(row, n, worker_kind(row, j)).workers += np.int64(sign)
-    _count_free(row, n, -sign * _worker_units(row, j))
-    charge_worker(row, j, _worker_units(row, j), np.int64(sign))
+    units = units_of(row, j, np.int64(1))
+    _count_free(row, n, -sign * units)
+    charge_worker(row, j, units, np.int64(sign))
     touch_node(row, n)
 
 

@@ -1,6 +1,6 @@
-"""The slot table and threads change the speed only: observations and masks are equal bit for bit.
+"""What is remembered, and threads, change the speed only: observations are equal bit for bit.
 
-The twin is the same environment without a table: its rows scan all nodes for every placement, lift
+The twin is the same environment without a memo: its rows scan all nodes for every placement, lift
 every victim to see what would be without it, and put it back.
 """
 
@@ -21,8 +21,11 @@ from envs.workloads.failures import FailureModel
 from orchestrator.errors import ConfigurationError
 from orchestrator.kernels import entry
 from orchestrator.kernels.codes import Placement, Topology
-from orchestrator.kernels.records import TABLES
-from orchestrator.kernels.state import ClusterShape
+from orchestrator.kernels.packing_state import JOB_MEMO_FIELDS, MEMO_TABLES
+from orchestrator.kernels.records import NODE_DTYPE, REQUEST_DTYPE, TABLES
+from orchestrator.kernels.row import MEMO_FIELDS
+from orchestrator.kernels.state import ClusterShape, ClusterState, allocate
+from orchestrator.kernels.transition import live
 from orchestrator.types import TenantSpec
 from tests.envs.cases import pick_legal
 
@@ -57,7 +60,7 @@ def _mixed() -> Trace:
 _CASES = {
     "crowded": (_crowded, _EVERY_SET, 64),
     "mixed": (_mixed, _EVERY_SET, 64),
-    "few asks": (_mixed, _EVERY_SET, 8),
+    "few kinds": (_mixed, _EVERY_SET, 4),
     "spread": (_crowded, replace(_EVERY_SET, placements=(Placement.SPREAD,)), 64),
     "random first": (
         _crowded,
@@ -73,11 +76,22 @@ _CASES = {
 every_case = pytest.mark.parametrize("case", _CASES.values(), ids=_CASES)
 
 
-def _session(trace: Trace, config: EnvConfig, threads: int = 1) -> Session:
+def _session(
+    trace: Trace,
+    config: EnvConfig,
+    monkeypatch: pytest.MonkeyPatch | None = None,
+    kinds: int = 64,
+    threads: int = 1,
+    scanned: int | None = None,
+) -> Session:
+    if monkeypatch is not None:
+        monkeypatch.setattr(envs.session, "memo_kinds", lambda *sizes, **more: kinds)
     scenario = Scenario(
         failures=FailureModel(), tenants=tuple(TenantSpec(name) for name in trace.tenants)
     )
     session = Session(trace, config, _ROWS, scenario=scenario, threads=threads)
+    if scanned is not None:
+        session.state.rows["scanned_nodes"] = scanned
     session.reseed(row_seeds(4, _ROWS))
     session.reset()
     return session
@@ -106,15 +120,14 @@ def _step(session: Session, actions: NDArray[np.int64]) -> None:
         session.reset(over)
 
 
+@pytest.mark.parametrize("scanned", [0, 256], ids=["by tree", "by slots"])
 @every_case
-def test_a_table_shows_what_a_scan_shows(case, monkeypatch) -> None:
-    make, config, asks = case
+def test_a_memo_shows_what_a_scan_shows(case, scanned, monkeypatch) -> None:
+    make, config, kinds = case
     trace = make()
-    monkeypatch.setattr(envs.session, "_ASKS", 0)
-    plain = _session(trace, config)
-    monkeypatch.setattr(envs.session, "_ASKS", asks)
-    quick = _session(trace, config)
-    assert (plain.state.shape.asks, quick.state.shape.asks) == (0, asks)
+    plain = _session(trace, config, monkeypatch, 0)
+    quick = _session(trace, config, monkeypatch, kinds, scanned=scanned)
+    assert (plain.state.shape.kinds, quick.state.shape.kinds) == (0, kinds)
     rng = np.random.default_rng(5)
     helped, moved, grown = 0, 0, 0
     resizes = config.window * len(config.placements) + config.victims
@@ -131,14 +144,13 @@ def test_a_table_shows_what_a_scan_shows(case, monkeypatch) -> None:
     assert grown > 0
     # Where everything is spread, no single job makes room for a whole gang.
     assert helped > 0 or config.placements == (Placement.SPREAD,)
-    assert (quick.state.ask_memo["used"] > 0).any()
+    assert (plain.state.job["kind"] == 0).all()
+    assert (quick.state.kind["seen"] > 0).any()
 
 
 def test_a_copy_does_not_remember_what_its_tables_held(monkeypatch) -> None:
-    monkeypatch.setattr(envs.session, "_ASKS", 0)
-    plain = _session(_crowded(), _EVERY_SET)
-    monkeypatch.undo()
-    quick = _session(_crowded(), _EVERY_SET)
+    plain = _session(_crowded(), _EVERY_SET, monkeypatch, 0)
+    quick = _session(_crowded(), _EVERY_SET, monkeypatch)
     rng = np.random.default_rng(5)
     for k in range(200):
         if k % 20 == 0:  # row 0 becomes what row 1 is, whatever it was
@@ -156,7 +168,7 @@ def test_a_copy_does_not_remember_what_its_tables_held(monkeypatch) -> None:
 @pytest.mark.parametrize("threads", [2, 3, 8])
 def test_threads_change_nothing(threads: int) -> None:
     trace = _crowded()
-    one, many = _session(trace, _EVERY_SET), _session(trace, _EVERY_SET, threads)
+    one, many = _session(trace, _EVERY_SET), _session(trace, _EVERY_SET, threads=threads)
     rng = np.random.default_rng(6)
     for _ in range(200):
         actions = _pick(one.buffers.mask, rng)
@@ -174,7 +186,77 @@ def test_a_wrong_number_of_threads_is_an_error(threads) -> None:
         Session(_crowded(), _EVERY_SET, 2, threads=threads)
 
 
-@pytest.mark.parametrize("asks", [-8, 4, 24])
-def test_asks_are_a_power_of_two(asks: int) -> None:
-    with pytest.raises(ValueError, match="asks"):
-        ClusterShape(envs=1, jobs=1, asks=asks)
+def _blank(state: ClusterState, e: int) -> None:
+    """Drop all that a row remembers."""
+    for name in MEMO_TABLES:
+        getattr(state, name)[e] = np.zeros(1, getattr(state, name).dtype)
+    for name in MEMO_FIELDS:
+        state.rows[name][e] = 0
+    for name in JOB_MEMO_FIELDS:
+        state.job[name][e] = 0
+
+
+def _forget(state: ClusterState, e: int) -> None:
+    """Drop the same, but for the kinds of the jobs: it will be remembered anew."""
+    kept = state.kind[e].copy()
+    jobs, kinds = state.job["kind"][e].copy(), state.rows["num_kinds"][e]
+    _blank(state, e)
+    kept["seen"] = kept["summed"] = 0
+    state.kind[e] = kept
+    state.job["kind"][e], state.rows["num_kinds"][e] = jobs, kinds
+
+
+@pytest.mark.parametrize("drop", [_blank, _forget])
+@pytest.mark.parametrize("scanned", [0, 256], ids=["by tree", "by slots"])
+def test_whoever_drops_the_memo_loses_nothing_but_time(scanned, drop, monkeypatch) -> None:
+    trace = _mixed()
+    whole = _session(trace, _EVERY_SET, monkeypatch, 24, scanned=scanned)
+    dropped = _session(trace, _EVERY_SET, monkeypatch, 24, scanned=scanned)
+    rng = np.random.default_rng(7)
+    for _ in range(_STEPS):
+        if rng.random() < 0.1:
+            drop(dropped.state, int(rng.integers(_ROWS)))
+        actions = _pick(whole.buffers.mask, rng)
+        _step(whole, actions)
+        _step(dropped, actions)
+        _assert_same(whole, dropped)
+
+
+def _requests(*memory_mib: int) -> NDArray[np.void]:
+    requests = np.zeros(len(memory_mib), REQUEST_DTYPE)
+    requests["memory_mib"] = memory_mib
+    requests["cpu_milli"] = requests["duration_ms"] = requests["requested_ms"] = 1000
+    requests["workers"] = requests["gpu_milli"] = 1
+    return requests
+
+
+def _nodes() -> NDArray[np.void]:
+    nodes = np.zeros(2, NODE_DTYPE)
+    nodes["cpu_cap_milli"], nodes["memory_cap_mib"], nodes["state"] = 8000, 1000, 1
+    return nodes
+
+
+def test_equal_requests_have_equal_kinds_and_the_first_come_first() -> None:
+    state = allocate(ClusterShape(envs=1, jobs=6, nodes=2, kinds=2))
+    asks = _requests(5, 7, 5, 9, 7, 5)
+    asks["workers"] = asks["priority"] = [1, 1, 1, 1, 1, 1]
+    asks["user"] = np.arange(6)
+    entry.begin_episode(state.rows, 0, 0, _nodes(), asks)
+    assert state.job["kind"][0].tolist() == [1, 2, 1, 0, 2, 1]  # there is no room for a third one
+    assert state.kind["jobs"][0].tolist() == [0, 3, 2]
+
+
+def test_kinds_without_jobs_make_way() -> None:
+    state = allocate(ClusterShape(envs=1, jobs=3, nodes=2, kinds=2))
+    entry.begin_episode(state.rows, 0, 0, _nodes(), _requests(5))
+    for memory in range(20, 30):
+        assert live.could_ever_fit(state.rows, 0, 2, _requests(memory))
+    live.admit_live_job(state.rows, 0, 0, 1, _requests(7))
+    assert state.job["kind"][0, :2].tolist() == [1, 2]
+    assert not live.could_ever_fit(state.rows, 0, 2, _requests(2000))
+    assert state.kind["memory_mib"][0].tolist() == [0, 5, 7]
+
+
+def test_small_clusters_that_are_seldom_asked_remember_nothing() -> None:
+    assert allocate(ClusterShape(envs=1, jobs=1, nodes=63)).shape.kinds == 0
+    assert allocate(ClusterShape(envs=1, jobs=1, nodes=64)).shape.kinds > 0

@@ -1,0 +1,1 @@
+"""Where gangs go: what fits where, and what is remembered of it."""
