@@ -21,6 +21,7 @@ from orchestrator.kernels.metrics import read_metrics as _read_metrics
 from orchestrator.kernels.node_memo import forget_nodes as _forget_nodes
 from orchestrator.kernels.observe import decode as _decode
 from orchestrator.kernels.observe import encode as _encode
+from orchestrator.kernels.ordering import attained_now as _attained_now
 from orchestrator.kernels.ordering import job_score as _job_score
 from orchestrator.kernels.rules import replay as _replay
 from orchestrator.kernels.rules import rule_action as _rule_action
@@ -30,12 +31,14 @@ from orchestrator.kernels.transition.decide import open_point as _open_point
 from orchestrator.kernels.transition.episode import begin_episode as _begin_episode
 from orchestrator.kernels.transition.episode import copy_row as _copy_row
 from orchestrator.kernels.transition.foresight import assume_future as _assume_future
+from orchestrator.kernels.transition.progress import units_of as _units_of
 from orchestrator.kernels.transition.timeline import advance_clock as _advance_clock
 
 __all__ = [
     "advance",
     "apply_event",
     "assume_future",
+    "attained_now",
     "begin_episode",
     "can_ever_fit",
     "commit",
@@ -49,6 +52,7 @@ __all__ = [
     "replay",
     "rule_action",
     "speed_milli",
+    "units_of",
     "why_not",
 ]
 
@@ -275,6 +279,18 @@ def speed_milli(rows: Rows, e: int, job: int, workers: int, spread: int, model: 
         rows[e], np.int64(job), np.int64(workers), np.int64(spread), np.int64(model)
     )
     return int(speed)
+
+
+@kernel
+def units_of(rows: Rows, e: int, job: int, workers: int) -> int:
+    """Capacity units that so many workers of a job of row ``e`` hold."""
+    return int(_units_of(rows[e], np.int64(job), np.int64(workers)))
+
+
+@kernel
+def attained_now(rows: Rows, e: int, job: int) -> int:
+    """Service that a job of row ``e`` has had by now, capacity units x ms."""
+    return int(_attained_now(rows[e], np.int64(job)))
 
 
 @kernel
