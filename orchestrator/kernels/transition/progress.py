@@ -15,6 +15,8 @@ from orchestrator.kernels.transition.timeline import cancel_event, push_event
 
 __all__ = [
     "accrue_service",
+    "amount_of",
+    "interruption_cost",
     "progress_now",
     "saved_progress",
     "set_pace",
@@ -24,12 +26,18 @@ __all__ = [
 
 
 @small_kernel
-def units_of(row, j, workers):
-    """Capacity that ``workers`` workers of job ``j`` hold."""
+def amount_of(row, j, workers, by_gpu):
+    """GPUs (``by_gpu``) or cores that ``workers`` workers of job ``j`` hold, thousandths."""
     ask = request(row, j)
-    if row.unit != 0:
+    if by_gpu:
         return np.int64(workers) * ask.gpus_per_worker * ask.gpu_milli
     return np.int64(workers) * ask.cpu_milli
+
+
+@small_kernel
+def units_of(row, j, workers):
+    """Capacity that ``workers`` workers of job ``j`` hold, in the row's capacity units."""
+    return amount_of(row, j, workers, row.unit != 0)
 
 
 @kernel
@@ -49,6 +57,18 @@ def saved_progress(row, j):
     if interval <= 0:
         return base
     return base + (progress_now(row, j) - base) // interval * interval
+
+
+@small_kernel
+def interruption_cost(row, v):
+    """What preempting running job ``v`` costs, capacity units x ms: work done again, and stalls.
+
+    Work since the last periodic checkpoint counts even though a planned preemption saves it:
+    saving takes the longer the more there is, and a failure meanwhile would lose it.
+    """
+    ask = request(row, v)
+    unsaved = progress_now(row, v) - saved_progress(row, v)
+    return np.float64(unsaved + ask.checkpoint_ms + ask.restart_ms) * job(row, v).units
 
 
 @kernel
