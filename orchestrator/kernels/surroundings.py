@@ -203,7 +203,7 @@ def encode_capacity(row, mask, out):
         Legal changes.
     """
     steps = out.shape[0] // 2
-    busy, waiting = fleet_demand(row)
+    held, waiting = fleet_demand(row)
     fleet = count_fleet(row)
     unit = plan(row, np.int64(0)).unit_capacity
     busiest = _busiest(row)
@@ -217,8 +217,8 @@ def encode_capacity(row, mask, out):
         legal += np.int64(ok)
         capacity = max((fleet + delta) * unit, 1.0)
         out[i, 0] = _F(delta / max(fleet, 1))
-        out[i, 1] = _F(min(busy / capacity, _MOST))
-        out[i, 2] = _F(min((busy + waiting) / capacity, _MOST))
+        out[i, 1] = _F(min(held / capacity, _MOST))
+        out[i, 2] = _F(min((held + waiting) / capacity, _MOST))
         out[i, 3] = _F(busiest)
         out[i, 4] = _F(row.arrival_len / max(fleet, 1))
         cost = row.cost_rate_milli + delta * mean_price
