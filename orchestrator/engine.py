@@ -17,7 +17,6 @@ from orchestrator.invariants import assert_invariants
 from orchestrator.kernels import entry as kernels
 from orchestrator.kernels.codes import (
     NO_JOB,
-    ActionKind,
     EventKind,
     JobCode,
     Reason,
@@ -35,10 +34,8 @@ from orchestrator.messages import (
     Effect,
     Entry,
     Event,
-    MigrateJob,
     NodeFailed,
     NodeRecovered,
-    PlaceJob,
     Plan,
     Preempt,
     PreemptJob,
@@ -48,11 +45,11 @@ from orchestrator.messages import (
     Review,
     Scale,
     Submit,
-    Wait,
     WorkerExited,
     WorkerPlacement,
     WorkersLost,
 )
+from orchestrator.plans import PlanExecutor
 from orchestrator.resources.tables import JobTable, NodeTable
 from orchestrator.resources.tenants import check_quotas, tenant_records
 from orchestrator.runtimes.effects import EffectReader, placements
@@ -132,9 +129,7 @@ class Engine:
             self.nodes.found(spec)
         self._reader = EffectReader(self.state, self.jobs, self.nodes)
         self._effects: list[Effect] = []  # of the entry that is being applied
-        self._rehearsal: ClusterState | None = None
-        self._scratch = np.empty(shape.workers, np.int32)
-        self._status = Status.DONE
+        self._plans = PlanExecutor(self.state, 0, self._find)
         self._begun = False  # time begins with the first entry, whenever that is
         self._happened = False  # something did since the last decision point opened
         self._opened_ms = -1  # when that was
@@ -168,7 +163,7 @@ class Engine:
     @property
     def decision_open(self) -> bool:
         """Whether there is something to decide."""
-        return self._status == Status.DECISION
+        return self._plans.status == Status.DECISION
 
     @property
     def undecided(self) -> bool:
@@ -216,6 +211,9 @@ class Engine:
         kernels.apply_event(state.rows, 0, time_ms, int(EventKind.NONE), 0)
         return state
 
+    def _find(self, job_id: str) -> int:
+        return self.jobs.slots.find(job_id) if job_id in self.jobs.slots else NO_JOB
+
     # --- entries -------------------------------------------------------------------------------
 
     def check(self, body: Command | Event) -> None:
@@ -251,18 +249,18 @@ class Engine:
         reason, forgotten = Reason.OK, ""
         body = entry.body
         if isinstance(body, Decide):
-            reason = self._decide(body.plan)
+            reason = self._plans.carry_out(body.plan, self._keep_room)
         elif isinstance(body, Review):
             self._open_point()
-            self._settle()
+            self._plans.settle()
         elif isinstance(body, Preempt | Scale):
             self._open_point()
             wanted: Action = PreemptJob(body.job_id)
             if isinstance(body, Scale):
                 wanted = ResizeJob(body.job_id, body.workers)
-            reason = self._act(self.state, wanted)
+            reason = self._plans.act(wanted)
             if self.semantics.commitment:
-                self._settle()
+                self._plans.settle()
         elif isinstance(body, WorkerExited | CheckpointCommitted | WorkersLost):
             reason = self._report(time_ms, body)
         else:
@@ -311,7 +309,7 @@ class Engine:
         self._happened = True
         if self.semantics.commitment:
             self._open_point()
-            self._settle()
+            self._plans.settle()
 
     def _open_point(self) -> None:
         """Open a decision point, unless one of this instant is open and has seen everything."""
@@ -320,50 +318,10 @@ class Engine:
             self._happened = False
             self._opened_ms = self.now_ms
 
-    def _settle(self) -> None:
-        self._status = Status(live.settle(self.state.rows, 0, self._scratch))
-
-    def _decide(self, plan: Plan) -> Reason:
-        actions = plan.actions or (Wait(),)
-        if len(actions) > 1:
-            reason = self._rehearse(actions)
-            if reason != Reason.OK:
-                return reason
-        for action in actions:
-            reason = self._act(self.state, action)
-            if reason != Reason.OK:
-                return reason
-            self._settle()
-            if self._reader.room < self._most_effects:  # so long a plan is read in parts
-                self._collect()
-        return Reason.OK
-
     def _collect(self) -> None:
         self._effects += self._reader.read()
 
-    def _rehearse(self, actions: Sequence[Action]) -> Reason:
-        """Carry a plan out on a copy: it is all legal, or none of it happens."""
-        if self._rehearsal is None:
-            self._rehearsal = allocate(self._copy_shape)
-        kernels.copy_row(self.state.rows, 0, self._rehearsal.rows, 0)
-        for action in actions:
-            reason = self._act(self._rehearsal, action)
-            if reason != Reason.OK:
-                return reason
-            live.settle(self._rehearsal.rows, 0, self._scratch)
-        return Reason.OK
-
-    def _act(self, state: ClusterState, action: Action) -> Reason:
-        if isinstance(action, Wait):
-            live.wait(state.rows, 0)
-            return Reason.OK
-        slots = self.jobs.slots
-        j = slots.find(action.job_id) if action.job_id in slots else NO_JOB
-        kind, value = ActionKind.PREEMPT, 0
-        if isinstance(action, PlaceJob):
-            kind, value = ActionKind.PLACE, int(action.generator)
-        elif isinstance(action, ResizeJob):
-            kind, value = ActionKind.RESIZE, action.workers
-        elif isinstance(action, MigrateJob):
-            kind, value = ActionKind.MIGRATE, int(action.generator)
-        return Reason(kernels.commit(state.rows, 0, int(kind), j, value, self._scratch))
+    def _keep_room(self) -> None:
+        """A plan that is so long that its effects fill the ring is read in parts."""
+        if self._reader.room < self._most_effects:
+            self._collect()

@@ -7,12 +7,13 @@ a runtime carries it out and answers with events.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
-from typing import TypeAlias
+from typing import TypeAlias, assert_never
 
-from orchestrator.errors import ValidationError
-from orchestrator.kernels.codes import Placement
+from orchestrator.errors import IllegalActionError, ValidationError
+from orchestrator.kernels.codes import NO_JOB, ActionKind, Placement
 from orchestrator.types import JobSpec, NodeSpec
 
 __all__ = [
@@ -46,6 +47,8 @@ __all__ = [
     "WorkerExited",
     "WorkerPlacement",
     "WorkersLost",
+    "from_code",
+    "to_code",
 ]
 
 # --- actions: what a policy may decide -----------------------------------------------------------
@@ -88,6 +91,69 @@ class Wait:
 
 
 Action: TypeAlias = PlaceJob | PreemptJob | ResizeJob | MigrateJob | Wait
+
+
+def to_code(action: Action, find: Callable[[str], int]) -> tuple[ActionKind, int, int]:
+    """An action as kernels take it.
+
+    Parameters
+    ----------
+    action : Action
+    find : callable
+        Index of a job in the job table, by its name.
+
+    Returns
+    -------
+    tuple of ActionKind and int
+        (kind, job, value); no job and 0 to wait.
+    """
+    match action:
+        case PlaceJob(job_id, generator):
+            return ActionKind.PLACE, find(job_id), int(generator)
+        case PreemptJob(job_id):
+            return ActionKind.PREEMPT, find(job_id), 0
+        case ResizeJob(job_id, workers):
+            return ActionKind.RESIZE, find(job_id), workers
+        case MigrateJob(job_id, generator):
+            return ActionKind.MIGRATE, find(job_id), int(generator)
+        case Wait():
+            return ActionKind.WAIT, NO_JOB, 0
+        case _:
+            assert_never(action)
+
+
+def from_code(kind: int, job_id: str, value: int) -> Action:
+    """An action as kernels put it, as a policy does: the inverse of :func:`to_code`.
+
+    Parameters
+    ----------
+    kind : int
+        An ``ActionKind``.
+    job_id : str
+        Name of the job; ignored when waiting.
+    value : int
+        A ``Placement`` or a number of workers.
+
+    Raises
+    ------
+    IllegalActionError
+        If policies of a live cluster do not decide on such things.
+    """
+    match kind:
+        case ActionKind.PLACE:
+            return PlaceJob(job_id, Placement(value))
+        case ActionKind.PREEMPT:
+            return PreemptJob(job_id)
+        case ActionKind.RESIZE:
+            return ResizeJob(job_id, int(value))
+        case ActionKind.MIGRATE:
+            return MigrateJob(job_id, Placement(value))
+        case ActionKind.WAIT:
+            return Wait()
+    raise IllegalActionError(
+        f"action kind {kind}: a policy of a live cluster may place, preempt, resize and move jobs"
+        " or wait; leave nodes and replicas to the autoscaler and to 'scale_job'"
+    )
 
 
 @dataclass(frozen=True)

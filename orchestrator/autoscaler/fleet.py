@@ -9,17 +9,20 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any, TypeAlias
 
+import numpy as np
+
 from orchestrator.autoscaler.horizontal import HorizontalScaler, ScalingPlan
 from orchestrator.autoscaler.predictive import PredictiveScaler
 from orchestrator.engine import Engine
 from orchestrator.errors import ConfigurationError, QuartermasterError, ValidationError
 from orchestrator.kernels.codes import NodeCode
+from orchestrator.kernels.transition.capacity import give_up_nodes
 from orchestrator.metrics.scaling import ScalingEfficiency
 from orchestrator.ports import Clock, Provisioner
 from orchestrator.resources.standing import Demand, demand_of
-from orchestrator.types import JobSpec, NodeSpec, ScalingDecision, ScalingDirection
+from orchestrator.types import NodeSpec, ScalingDecision, ScalingDirection
 
-__all__ = ["FleetController", "FleetScaler", "cheapest_to_empty"]
+__all__ = ["FleetController", "FleetScaler", "leaving_nodes"]
 
 FleetScaler: TypeAlias = HorizontalScaler | PredictiveScaler
 """Who may decide on the number of nodes."""
@@ -27,66 +30,35 @@ FleetScaler: TypeAlias = HorizontalScaler | PredictiveScaler
 _log = logging.getLogger(__name__)
 
 
-def cheapest_to_empty(
-    engine: Engine, count: int, demand: Demand, *, empty_only: bool = False
+def leaving_nodes(
+    engine: Engine, time_ms: int, count: int, *, empty_only: bool = False
 ) -> list[str]:
-    """Nodes that cost least to empty, at most ``count``.
+    """Nodes to give up, at most ``count``: those that a simulated fleet would give up.
 
-    The cost of a job is (checkpoint + restart seconds) x what its whole gang holds; a gang that is
-    on several of the chosen nodes counts once. Ties go to the node with the fewest workers, then
-    to the one that came last.
+    What empties them costs least (work since the last checkpoint, saving and restarting, times what
+    the gang holds; each gang once), and none has a job that may not be preempted. It is tried on a
+    copy of the cluster.
 
     Parameters
     ----------
     engine : Engine
         The cluster.
+    time_ms : int
+        Now.
     count : int
         How many are wanted.
-    demand : Demand
-        Says in what unit jobs are measured.
     empty_only : bool, optional
         Only nodes without work.
 
     Returns
     -------
     list of str
-        Nodes in service; none with a job that may not be preempted.
+        In the order in which they are to go.
     """
-    there: dict[str, list[str]] = {}
-    for job_id in engine.placed():
-        for node_id in {place.node_id for place in engine.workers_of(job_id)}:
-            there.setdefault(node_id, []).append(job_id)
-    specs = engine.jobs.specs
-    order = {node_id: -at for at, node_id in enumerate(engine.nodes.specs)}
-    left = [
-        node_id
-        for node_id in engine.nodes.specs
-        if engine.nodes.code(node_id) == NodeCode.UP
-        and all(specs[job_id].preemptible for job_id in there.get(node_id, ()))
-        and not (empty_only and node_id in there)
-    ]
-    paid: set[str] = set()  # jobs that are preempted already
-
-    def cost(node_id: str) -> tuple[float, int, int]:
-        jobs = [job_id for job_id in there.get(node_id, ()) if job_id not in paid]
-        total = sum(_interruption(engine, specs[job_id], demand) for job_id in jobs)
-        return total, len(jobs), order[node_id]
-
-    chosen: list[str] = []
-    while left and len(chosen) < count:
-        best = min(left, key=cost)
-        left.remove(best)
-        chosen.append(best)
-        paid.update(there.get(best, ()))
-    return chosen
-
-
-def _interruption(engine: Engine, spec: JobSpec, demand: Demand) -> float:
-    """Unit seconds that saving and restarting a job take."""
-    gpus = spec.gpus_per_worker * spec.gpu_fraction
-    each = gpus if demand.unit == "gpu" else spec.cpus_per_worker
-    workers = len(engine.workers_of(spec.job_id))
-    return (spec.checkpoint_seconds + spec.restart_seconds) * workers * each
+    nodes = np.empty(count, np.int32)
+    state = engine.state_at(max(time_ms, engine.now_ms))
+    found = give_up_nodes(state.rows, 0, empty_only, nodes)
+    return [engine.nodes.slots.ids[n] for n in nodes[:found]]
 
 
 class FleetController:
@@ -190,7 +162,7 @@ class FleetController:
                 done = self._order(more, now_ms)
             elif more < 0:
                 only = self.provisioner is None
-                leaving = cheapest_to_empty(self._engine, -more, demand, empty_only=only)
+                leaving = leaving_nodes(self._engine, now_ms, -more, empty_only=only)
                 for node_id in leaving:
                     await decommission(node_id)
                 done = len(leaving)

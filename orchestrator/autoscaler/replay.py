@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from orchestrator.autoscaler.horizontal import ScalingPlan
 from orchestrator.errors import ValidationError
-from orchestrator.kernels.scaling_replay import replay_fleet
+from orchestrator.kernels.scaling_replay import TICK_DTYPE, replay_fleet
 
 __all__ = ["FleetAccount", "hold_peak", "replay"]
 
@@ -94,13 +94,13 @@ def replay(
         )
     if delay < 1 or tick_s < 1:
         raise ValidationError("replay", "delay", f"is {delay} ticks of {tick_s} s", "at least 1")
-    here, paid = np.zeros(len(demand), np.int64), np.zeros(len(demand), np.int64)
     if held is None:
         held = hold_peak(need, 1 + round(plan.hold_s / tick_s))
-    ring = np.zeros(delay + 1, np.int64)
+    ticks = np.zeros(len(demand), TICK_DTYPE)
+    ticks["demand"], ticks["need"], ticks["held"] = demand, need, held
     record = replace(plan, hold_s=0.0).to_record()
-    args = (demand, need, held, record, 1000 * tick_s, delay, ring, here, paid)
-    events = replay_fleet(*args)
+    events = replay_fleet(ticks, record, 1000 * tick_s, np.zeros(delay + 1, np.int64))
+    here, paid = ticks["here"].copy(), ticks["paid"].copy()
     missing = np.maximum(demand - here * plan.unit_capacity, 0.0)
     return FleetAccount(
         reactive_events=int(events),

@@ -9,15 +9,34 @@ forecast is looked at, that one if it is higher.
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
-from orchestrator.kernels.codes import NO_JOB, ActionKind, JobCode, Placement, Reason, Scaling
+from orchestrator.kernels.codes import (
+    NO_JOB,
+    ActionKind,
+    JobCode,
+    NodeCode,
+    Placement,
+    Reason,
+    Scaling,
+)
 from orchestrator.kernels.decisions import fleet_reason, is_stuck, service_reason, start_reason
 from orchestrator.kernels.feasibility import fits
 from orchestrator.kernels.gangs import change_size, start_gang
 from orchestrator.kernels.growth import place_more
 from orchestrator.kernels.jit import kernel, small_kernel
 from orchestrator.kernels.scaling import NO_CHANGE_MS, scaled_size
-from orchestrator.kernels.tables import job, plan, queue, series_value, service
+from orchestrator.kernels.slots import amount_of
+from orchestrator.kernels.tables import (
+    job,
+    node,
+    plan,
+    queue,
+    request,
+    running,
+    series_value,
+    service,
+)
 from orchestrator.kernels.transition.capacity import count_fleet, scale_capacity
 from orchestrator.kernels.transition.queue import queue_position
 from orchestrator.kernels.transition.services import note_scaling
@@ -27,6 +46,7 @@ __all__ = [
     "commit_service",
     "fleet_demand",
     "forecast_rps",
+    "read_demand",
     "scale_by_itself",
     "scaling_action",
     "start_services",
@@ -81,11 +101,37 @@ def forecast_rps(row, s):
 
 @kernel
 def fleet_demand(row):
-    """Capacity units that jobs hold, and those that the waiting ones ask for."""
-    waiting = np.int64(0)
+    """Capacity units that jobs hold, and those that the waiting ones ask for.
+
+    What jobs hold on nodes that are leaving counts: they will want it elsewhere.
+    """
+    held, waiting = np.int64(0), np.int64(0)
+    for k in range(row.running_len):
+        held += running(row, k).units
     for q in range(row.queue_len):
         waiting += job(row, queue(row, q).job).units
-    return row.capacity_units - row.free_units, waiting
+    return held, waiting
+
+
+@kernel
+def read_demand(rows: NDArray[np.void], e: int) -> tuple[bool, int, int]:
+    """The demand on the fleet of row ``e``: (whether in GPUs or else in cores, held, waiting).
+
+    Both in thousandths. A row with nodes counts in its capacity units (:func:`fleet_demand`). One
+    without has none yet: it counts GPUs if any waiting job asks for some.
+    """
+    row = rows[e]
+    held, waiting = fleet_demand(row)
+    if row.unit != 0:
+        return True, held, waiting
+    for n in range(row.num_nodes):
+        if node(row, n).state != NodeCode.ABSENT:
+            return False, held, waiting
+    gpus = np.int64(0)
+    for q in range(row.queue_len):
+        j = np.int64(queue(row, q).job)
+        gpus += amount_of(row, j, request(row, j).workers, True)
+    return (True, np.int64(0), gpus) if gpus > 0 else (False, held, waiting)
 
 
 @small_kernel
@@ -121,12 +167,12 @@ def _service_action(row, s, mode, nodes):
 @kernel
 def _fleet_action(row):
     """Nodes to order now, or to give up if negative."""
-    busy, waiting = fleet_demand(row)
+    held, waiting = fleet_demand(row)
     size = count_fleet(row)
     wanted, _ = scaled_size(
         plan(row, np.int64(0)),
         size,
-        np.float64(busy + waiting),
+        np.float64(held + waiting),
         np.int64(row.now_ms),
         _last_change(row, row.scaled_ms),
     )

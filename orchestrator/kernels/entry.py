@@ -26,6 +26,7 @@ from orchestrator.kernels.jit import entry, on_row
 from orchestrator.kernels.metrics import read_metrics as _read_metrics
 from orchestrator.kernels.observe import encode as _encode
 from orchestrator.kernels.observe import look_anew as _look_anew
+from orchestrator.kernels.ordering import attained_now as _attained_now
 from orchestrator.kernels.ordering import job_score as _job_score
 from orchestrator.kernels.rules import replay as _replay
 from orchestrator.kernels.rules import rule_action as _rule_action
@@ -36,12 +37,14 @@ from orchestrator.kernels.transition.decide import open_point as _open_point
 from orchestrator.kernels.transition.episode import begin_episode as _begin_episode
 from orchestrator.kernels.transition.episode import copy_row as _copy_row
 from orchestrator.kernels.transition.foresight import assume_future as _assume_future
+from orchestrator.kernels.transition.progress import units_of as _units_of
 from orchestrator.kernels.transition.timeline import advance_clock as _advance_clock
 
 __all__ = [
     "advance",
     "apply_event",
     "assume_future",
+    "attained_now",
     "begin_episode",
     "can_ever_fit",
     "commit",
@@ -55,6 +58,7 @@ __all__ = [
     "replay",
     "rule_action",
     "speed_milli",
+    "units_of",
     "why_not",
 ]
 
@@ -89,6 +93,12 @@ speed_milli: Callable[[Rows, int, int, int, int, int], int] = on_row(_speed_mill
 ``spread`` is the narrowest ``Topology`` domain that holds the workers, ``model`` the index of the
 GPU model of the slowest.
 """
+
+units_of: Callable[[Rows, int, int, int], int] = on_row(_units_of)
+"""``(job, workers)``: capacity units that so many of its workers hold."""
+
+attained_now: Callable[[Rows, int, int], int] = on_row(_attained_now)
+"""``(job)``: service that it has had by now, capacity units x ms."""
 
 job_score: Callable[[Rows, int, int, int], float] = on_row(_job_score)
 """``(job, key)``: its score now under a ``RuleKey``; lowest first."""

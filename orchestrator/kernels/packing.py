@@ -8,17 +8,18 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.kernels.codes import ActionKind, Reason
+from orchestrator.kernels.codes import ActionKind, EventKind, Reason
 from orchestrator.kernels.commit import commit
 from orchestrator.kernels.jit import entry, kernel, on_row
 from orchestrator.kernels.placement import place_gang
 from orchestrator.kernels.rules import rule_action
 from orchestrator.kernels.tables import request
-from orchestrator.kernels.transition.decide import open_point
+from orchestrator.kernels.transition.decide import number_point, open_point
 from orchestrator.kernels.transition.jobs import admit_job, fail_waiting_job, start_job
 from orchestrator.kernels.transition.layout import load_typical as _load_typical
 from orchestrator.kernels.transition.layout import load_uplinks as _load_uplinks
 from orchestrator.kernels.transition.queue import queue_position
+from orchestrator.kernels.transition.timeline import advance_clock, pop_event
 
 __all__ = ["admit_arrivals", "load_typical", "load_uplinks", "pack_arrivals", "schedule"]
 
@@ -34,8 +35,9 @@ load_uplinks: Callable[[Rows, int, NDArray[np.void]], None] = on_row(_load_uplin
 
 @kernel
 def _arrive(row, j):
-    row.next_arrival = np.int64(j + 1)
-    row.now_ms = max(row.now_ms, request(row, j).submit_ms)
+    """Job ``j``, the next one, joins the queue; nothing else happens until then."""
+    advance_clock(row, request(row, j).submit_ms)
+    pop_event(row, np.int64(EventKind.ARRIVAL))
     admit_job(row, np.int64(j))
 
 
@@ -74,7 +76,7 @@ def pack_arrivals(
     row = rows[e]
     count = 0
     for j in range(row.next_arrival, last):
-        row.point = np.int64(j)
+        number_point(row, np.int64(j))
         _arrive(row, j)
         q = queue_position(row, np.int64(j))
         workers = place_gang(row, np.int64(j), np.int64(generator), nodes)

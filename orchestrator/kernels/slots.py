@@ -15,6 +15,7 @@ from orchestrator.kernels.tables import device, node, request
 __all__ = [
     "WHOLE",
     "alone_slots",
+    "amount_of",
     "device_shares",
     "device_slots",
     "distinct_nodes",
@@ -44,12 +45,18 @@ _DEVICE = np.uint64(1)
 
 
 @small_kernel
-def units_of(row, j, workers):
-    """Capacity that ``workers`` workers of job ``j`` hold, in capacity units."""
+def amount_of(row, j, workers, by_gpu):
+    """GPUs (``by_gpu``) or cores that ``workers`` workers of job ``j`` hold, thousandths."""
     ask = request(row, j)
-    if row.unit != 0:
+    if by_gpu:
         return np.int64(workers) * ask.gpus_per_worker * ask.gpu_milli
     return np.int64(workers) * ask.cpu_milli
+
+
+@small_kernel
+def units_of(row, j, workers):
+    """Capacity that ``workers`` workers of job ``j`` hold, in capacity units."""
+    return amount_of(row, j, workers, row.unit != 0)
 
 
 @small_kernel

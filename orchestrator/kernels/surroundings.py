@@ -155,7 +155,7 @@ def encode_capacity(row, heads, mask, out):
     int
         Legal changes.
     """
-    busy, waiting = fleet_demand(row)
+    held, waiting = fleet_demand(row)
     fleet = count_fleet(row)
     unit = plan(row, np.int64(0)).unit_capacity
     busiest = _busiest(row)
@@ -169,8 +169,8 @@ def encode_capacity(row, heads, mask, out):
         legal += np.int64(ok)
         capacity = max((fleet + delta) * unit, 1.0)
         out[i, CapacityColumn.NODES] = _F(delta / max(fleet, 1))
-        out[i, CapacityColumn.USE_AFTER] = _F(min(busy / capacity, _MOST))
-        out[i, CapacityColumn.LOAD_AFTER] = _F(min((busy + waiting) / capacity, _MOST))
+        out[i, CapacityColumn.USE_AFTER] = _F(min(held / capacity, _MOST))
+        out[i, CapacityColumn.LOAD_AFTER] = _F(min((held + waiting) / capacity, _MOST))
         out[i, CapacityColumn.SERVICES_AFTER] = _F(busiest)
         out[i, CapacityColumn.ARRIVING] = _F(row.arrival_len / max(fleet, 1))
         cost = row.cost_rate_milli + delta * mean_price

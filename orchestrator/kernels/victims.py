@@ -11,10 +11,10 @@ from orchestrator.kernels.jit import kernel, part, small_kernel
 from orchestrator.kernels.ordering import job_score
 from orchestrator.kernels.slots import units_of
 from orchestrator.kernels.tables import job, request, running, tenant
-from orchestrator.kernels.transition.progress import progress_now, saved_progress
+from orchestrator.kernels.transition.progress import interruption_cost
 from orchestrator.kernels.transition.whatif import lift_gang, restore_gang
 
-__all__ = ["ROOM_COMES", "interruption_cost", "serve_tier", "victim_for"]
+__all__ = ["ROOM_COMES", "serve_tier", "victim_for"]
 
 ROOM_COMES = -2
 """Instead of a victim: the jobs that are being checkpointed will leave room enough."""
@@ -22,18 +22,6 @@ ROOM_COMES = -2
 _BORROWER = 1e9  # whoever borrows is served after everybody who does not
 _RECLAIMED = 256.0  # borrowers give way before any priority class
 _NOT_ELIGIBLE = -np.inf
-
-
-@small_kernel
-def interruption_cost(row, v):
-    """What preempting running job ``v`` costs, capacity units x ms: work done again, and stalls.
-
-    Work since the last periodic checkpoint counts even though a planned preemption saves it:
-    saving takes the longer the more there is, and a failure meanwhile would lose it.
-    """
-    ask = request(row, v)
-    unsaved = progress_now(row, v) - saved_progress(row, v)
-    return np.float64(unsaved + ask.checkpoint_ms + ask.restart_ms) * job(row, v).units
 
 
 @small_kernel
@@ -121,9 +109,30 @@ def _lift_leaving(row, lifted):
 
 
 @kernel
-def _restore_all(row, lifted, count):
-    for k in range(count):
+def _restore_all(row, lifted, first, last):
+    """Put back the jobs at places ``first`` to ``last`` (exclusive) of those that were lifted."""
+    for k in range(first, last):
         restore_gang(row, np.int64(lifted[k]))
+
+
+@kernel
+def _spare_unneeded(row, j, lifted, first, last):
+    """Put back those lifted jobs without which waiting job ``j`` fits all the same, last first.
+
+    Returns
+    -------
+    int
+        The rest, which are needed, are at this place of ``lifted`` and after it, up to ``last``.
+    """
+    needed = last
+    for k in range(last - 1, first - 1, -1):
+        v = np.int64(lifted[k])
+        restore_gang(row, v)
+        if not fits(row, j):
+            lift_gang(row, v)
+            needed -= 1
+            lifted[needed] = np.int32(v)
+    return needed
 
 
 @kernel
@@ -148,7 +157,7 @@ def victim_for(row, rule, j, lifted):
     leaving = _lift_leaving(row, lifted)
     count = leaving
     if leaving > 0 and fits(row, j):
-        _restore_all(row, lifted, count)
+        _restore_all(row, lifted, 0, count)
         return ROOM_COMES
     allowed = row.preemption_limit - row.preemptions_here
     # By score nobody beyond the limit is looked at; by class and cost the limit holds for those
@@ -159,22 +168,14 @@ def victim_for(row, rule, j, lifted):
         if count - leaving < most:
             v = _first_victim(row, rule, j, bound, lifted, count)
         if v < 0:
-            _restore_all(row, lifted, count)
+            _restore_all(row, lifted, 0, count)
             return NO_JOB
         lift_gang(row, v)
         lifted[count] = v
         count += 1
-    needed, victims = np.int64(NO_JOB), 0
-    for k in range(count - 1, leaving - 1, -1):
-        restore_gang(row, np.int64(lifted[k]))
-        if not fits(row, j):
-            lift_gang(row, np.int64(lifted[k]))
-            needed = np.int64(lifted[k])
-            victims += 1
-            lifted[k] = -1 - lifted[k]  # still lifted
-    for k in range(leaving):
-        restore_gang(row, np.int64(lifted[k]))
-    for k in range(leaving, count):
-        if lifted[k] < 0:
-            restore_gang(row, np.int64(-1) - np.int64(lifted[k]))
-    return needed if victims <= allowed else np.int64(NO_JOB)
+    needed = _spare_unneeded(row, j, lifted, leaving, count)
+    _restore_all(row, lifted, 0, leaving)
+    _restore_all(row, lifted, needed, count)
+    if needed == count or count - needed > allowed:
+        return np.int64(NO_JOB)
+    return np.int64(lifted[needed])

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from orchestrator.engine import Engine
 from orchestrator.kernels import entry
-from orchestrator.kernels.codes import ActionKind, JobCode, NodeCode, Placement, Reason
+from orchestrator.kernels.autoscale import read_demand
+from orchestrator.kernels.codes import ActionKind, NodeCode, Placement, Reason
 from orchestrator.kernels.state import ClusterState
 from orchestrator.types import NodeSpec
 
@@ -23,13 +24,6 @@ __all__ = [
     "why_waiting",
 ]
 
-_WAITING = (int(JobCode.PENDING), int(JobCode.PREEMPTED))
-_PLACED = (
-    int(JobCode.SCHEDULED),
-    int(JobCode.RUNNING),
-    int(JobCode.CHECKPOINTING),
-    int(JobCode.SCALING),
-)
 _CAPACITY_REASONS = (Reason.NO_CAPACITY, Reason.FRAGMENTED, Reason.TOPOLOGY, Reason.BANDWIDTH)
 
 
@@ -60,22 +54,13 @@ class Demand:
 
 
 def demand_of(engine: Engine) -> Demand:
-    """The demand of an engine's jobs now.
+    """The demand of an engine's jobs now, as a simulated fleet is scaled by.
 
     A waiting job counts with the workers that it asked for, a placed one with those that it has.
     In a cluster with GPUs, jobs that need none count nothing.
     """
-    count = len(engine.jobs.slots.ids)
-    jobs, asks = engine.state.job[0, :count], engine.state.request[0, :count]
-    placed = np.isin(jobs["state"], _PLACED)
-    waiting = np.isin(jobs["state"], _WAITING)
-    workers = np.where(placed, jobs["workers_now"], asks["workers"])
-    gpus = workers * asks["gpus_per_worker"] * asks["gpu_milli"]
-    empty = not engine.nodes.specs
-    by_gpu = bool(engine.row["unit"]) or (empty and bool(np.any(gpus[placed | waiting] > 0)))
-    amounts = gpus if by_gpu else workers * asks["cpu_milli"]
-    held, queued = int(amounts[placed].sum()) / 1000, int(amounts[waiting].sum()) / 1000
-    return Demand("gpu" if by_gpu else "cpu", held, queued)
+    by_gpu, held, queued = read_demand(engine.state.rows, 0)
+    return Demand("gpu" if by_gpu else "cpu", held / 1000, queued / 1000)
 
 
 def fragmentation(engine: Engine) -> float:

@@ -9,12 +9,12 @@ from collections.abc import Awaitable, Callable
 from orchestrator.engine import Engine, Outcome
 from orchestrator.kernels.codes import EventKind, Reason
 from orchestrator.messages import Command, Decide, Event, Plan, Review, StartJob, Wait
+from orchestrator.plans import MOST_REFUSALS
 from orchestrator.ports import Clock, Policy
 
 __all__ = ["SchedulingCycle"]
 
 _AFTER_EVENTS = int(EventKind.NONE)  # order on the clock: when all of an instant has happened
-_REFUSALS = 3  # plans of one cycle that may be refused before it ends
 
 _log = logging.getLogger(__name__)
 
@@ -83,7 +83,7 @@ class SchedulingCycle:
                 if outcome.reason != Reason.OK:
                     refusals += 1
                     _log.warning("refused (%s): %s", outcome.reason.name.lower(), plan)
-                if refusals > _REFUSALS:
+                if refusals > MOST_REFUSALS:
                     await self._propose(Decide(Plan((Wait(),))))
         self._review_later()
         return started

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from orchestrator.kernels.codes import ActionKind, JobCode, NodeCode, Placement
+from orchestrator.kernels.codes import JobCode, NodeCode
 from orchestrator.kernels.state import ClusterState
-from orchestrator.messages import Action, MigrateJob, PlaceJob, PreemptJob, ResizeJob, Wait
+from orchestrator.messages import Action, from_code
 from orchestrator.types import JobState
 
 __all__ = ["JobView", "NodeView", "Snapshot"]
@@ -107,15 +107,7 @@ class Snapshot:
 
     def action(self, kind: int, j: int, value: int) -> Action:
         """An action as kernels put it, (``ActionKind``, job, value), as a policy does."""
-        if kind == ActionKind.PLACE:
-            return PlaceJob(self.job_ids[j], Placement(value))
-        if kind == ActionKind.PREEMPT:
-            return PreemptJob(self.job_ids[j])
-        if kind == ActionKind.RESIZE:
-            return ResizeJob(self.job_ids[j], int(value))
-        if kind == ActionKind.MIGRATE:
-            return MigrateJob(self.job_ids[j], Placement(value))
-        return Wait()
+        return from_code(kind, self.job_ids[j] if j >= 0 else "", value)
 
     def _is_up(self, n: int) -> bool:
         return bool(self.state.node[0, n]["state"] == NodeCode.UP)

@@ -181,6 +181,10 @@ class ScalingView(NaiveView):
             for j in self.held_on(n)
         )
 
+    def held_by_jobs(self) -> int:
+        """Capacity that jobs hold, on nodes that are leaving, too."""
+        return sum(self.units(j, self.jobs[j].workers_now) for j in self.running)
+
     def waiting_units(self) -> int:
         return sum(self.units(j, self.asks[j].workers) for j in self.queue)
 
@@ -238,8 +242,7 @@ class ScalingView(NaiveView):
 
     def fleet_target(self) -> int:
         """Nodes that a rule orders now, or gives up."""
-        busy, size = self.capacity_now() - self.free_now(), self.fleet()
-        demand = float(busy + self.waiting_units())
+        size, demand = self.fleet(), float(self.held_by_jobs() + self.waiting_units())
         delta = self.wanted(0, size, demand, self.row.scaled_ms) - size
         if delta <= 0 and self.stuck():
             delta = 1

@@ -62,7 +62,7 @@ class FullView(ScalingView):
         return [-k for k in steps] + list(steps)
 
     def capacity_features(self) -> Rows:
-        busy, waiting = self.capacity_now() - self.free_now(), self.waiting_units()
+        held, waiting = self.held_by_jobs(), self.waiting_units()
         fleet, unit = self.fleet(), self.plans[0].unit_capacity
         prices = [node.price_milli for node in self.nodes]
         rows = []
@@ -72,8 +72,8 @@ class FullView(ScalingView):
             rows.append(
                 [
                     delta / max(fleet, 1),
-                    min(busy / capacity, 4),
-                    min((busy + waiting) / capacity, 4),
+                    min(held / capacity, 4),
+                    min((held + waiting) / capacity, 4),
                     self.busiest(),
                     self.on_order() / max(fleet, 1),
                     cost / max(sum(prices), 1),

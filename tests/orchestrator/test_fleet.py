@@ -9,12 +9,11 @@ import pytest
 
 from orchestrator import InfrastructureOrchestrator, ScalingDirection, VirtualClock
 from orchestrator.autoscaler import HorizontalScaler, ScalingPlan
-from orchestrator.autoscaler.fleet import cheapest_to_empty
+from orchestrator.autoscaler.fleet import leaving_nodes
 from orchestrator.errors import ConfigurationError, ValidationError
 from orchestrator.foundations import in_memory
 from orchestrator.kernels.codes import JobKind
 from orchestrator.mesh import ServiceMesh
-from orchestrator.resources.standing import demand_of
 from orchestrator.runtimes import SimulatedProvisioner
 from orchestrator.scheduler.rules import RULES
 from tests.orchestrator.builders import MINUTE_MS, SHAPE, Stage, job, node, stage
@@ -140,20 +139,32 @@ async def test_a_gang_on_several_nodes_is_paid_for_once() -> None:
     wide = job("wide", num_workers=2, gpus_per_worker=4, checkpoint_seconds=10.0)
     await _place(s, wide, job("small", gpus_per_worker=4, checkpoint_seconds=30.0))
     engine = s.orchestrator.engine
-    demand = demand_of(engine)
     where = {place.node_id for place in engine.workers_of("wide")}
     (small,) = (place.node_id for place in engine.workers_of("small"))
     # The small job costs (30 + 20) x 4 GPU seconds, the wide one (10 + 20) x 8, for two nodes.
-    assert cheapest_to_empty(engine, 1, demand) == [small]
-    assert set(cheapest_to_empty(engine, 3, demand)[1:]) == where
-    assert cheapest_to_empty(engine, 3, demand, empty_only=True) == []
+    assert leaving_nodes(engine, 0, 1) == [small]
+    assert set(leaving_nodes(engine, 0, 3)[1:]) == where
+    assert leaving_nodes(engine, 0, 3, empty_only=True) == []
     await s.orchestrator.scale_job("small", 1)  # not elastic: nothing changes
     dear = job("dear", gpus_per_worker=4, checkpoint_seconds=70.0)
     t = _rented(_plan(), nodes=3)
     await _place(t, wide, dear)
     engine = t.orchestrator.engine
-    chosen = cheapest_to_empty(engine, 2, demand_of(engine))
+    chosen = leaving_nodes(engine, 0, 2)
     assert set(chosen) == {place.node_id for place in engine.workers_of("wide")}
+
+
+async def test_work_that_would_be_done_again_counts() -> None:
+    s = _rented(_plan(), nodes=2)
+    engine = s.orchestrator.engine
+    await _place(s, job("old", gpus_per_worker=4))
+    await s.wait(8)  # nothing of them is saved yet
+    await _place(s, job("new", gpus_per_worker=4))
+    await s.wait(1)
+    at = {name: engine.workers_of(name)[0].node_id for name in ("old", "new")}
+    assert leaving_nodes(engine, s.clock.now_ms(), 1) == [at["new"]]
+    await s.wait(2)  # the old job was saved a minute ago
+    assert leaving_nodes(engine, s.clock.now_ms(), 2) == [at["old"], at["new"]]
 
 
 async def test_decisions_that_are_asked_for_at_once_are_taken_one_after_the_other() -> None:

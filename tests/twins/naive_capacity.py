@@ -27,6 +27,17 @@ class NaiveFleet(NaiveEngine):
     def workers_on(self, n: int) -> int:
         return sum(node == n for job in self.running for node, _ in job.spots)
 
+    def emptying_cost(self, n: int) -> int:
+        """What is interrupted if a node goes, units x ms."""
+        cost = 0
+        for job in self.running:
+            if job.is_on(n) and job.state == JobCode.RUNNING:
+                if self.survives(job, n):
+                    cost += job.ask.restart_ms * self.units_of(job, job.mates_on(n))
+                else:
+                    cost += self.interruption_cost(job)
+        return cost
+
     def spare(self) -> list[int]:
         return [n for n in self.nodes_in(NodeCode.UP) if not self.stays(n)]
 
@@ -56,5 +67,10 @@ class NaiveFleet(NaiveEngine):
                 self.pending.remove((time, EventKind.NODE_ARRIVAL, number, n))
                 self.set_node_state(n, NodeCode.ABSENT)
             else:
-                self.drain_node(min(self.spare(), key=lambda n: (self.workers_on(n), -n)))
+                self.drain_node(
+                    min(
+                        self.spare(),
+                        key=lambda n: (self.emptying_cost(n), self.workers_on(n), -n),
+                    )
+                )
         return reason

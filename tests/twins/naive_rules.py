@@ -210,9 +210,7 @@ def _rank(
     )
     if not reclaims and other.ask.priority <= job.ask.priority:
         return None
-    unsaved = engine.progress(other) - engine.saved(other)
-    cost = (unsaved + other.ask.checkpoint_ms + other.ask.restart_ms) * engine.units(other)
-    return (reclaims, other.ask.priority, -cost)
+    return (reclaims, other.ask.priority, -engine.interruption_cost(other))
 
 
 def _victim_for(engine: NaiveEngine, rule: Rule, job: Job) -> Job | None:

@@ -195,6 +195,11 @@ class NaiveState:
         done = self.progress(job) - job.progress
         return job.progress + (done // interval * interval if interval else 0)
 
+    def interruption_cost(self, job: Job) -> int:
+        """What preempting a running job costs, units x ms."""
+        stall = job.ask.checkpoint_ms + job.ask.restart_ms
+        return (self.progress(job) - self.saved(job) + stall) * self.units(job)
+
     def speed_of(self, job: Job, workers: int) -> int:
         """Thousandths of the nominal speed."""
         if job.ask.kind == JobKind.SERVICE:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from orchestrator.errors import InvariantError
 from orchestrator.invariants import assert_invariants
 from orchestrator.kernels import entry
+from orchestrator.kernels.autoscale import read_demand
 from orchestrator.kernels.codes import NO_JOB, ActionKind, EventKind, NodeCode, Reason, Status
 from orchestrator.kernels.metrics import Metric
 from orchestrator.kernels.records import NODE_DTYPE, REQUEST_DTYPE
@@ -202,3 +203,33 @@ def test_broken_orders_are_reported(field: str, value: int, message: str) -> Non
     with pytest.raises(InvariantError) as caught:
         assert_invariants(state, 0)
     assert message in str(caught.value)
+
+
+def test_what_is_interrupted_counts_and_not_how_many() -> None:
+    jobs = [{"preemptible": 1, "checkpoint_ms": cost_ms} for cost_ms in (1000, 1000, 5000)]
+    state = _fleet(up=2, absent=0, jobs=jobs)  # node 0: two that are cheap; node 1: one that is not
+    assert state.node[0, :2]["workers"].tolist() == [2, 1]
+    assert scale_capacity(state.rows, 0, -1) == Reason.OK
+    assert _states(state) == ["DRAINING", "UP"]
+
+
+def test_a_gang_on_several_nodes_is_interrupted_once() -> None:
+    wide = {"preemptible": 1, "workers": 4, "checkpoint_ms": 2000}
+    jobs = [wide, {"preemptible": 1, "gpus_per_worker": 2, "checkpoint_ms": 3000}]
+    state = _fleet(up=3, absent=0, jobs=jobs)  # nodes 0 and 1: four workers; node 2: the other one
+    assert scale_capacity(state.rows, 0, -1) == Reason.OK
+    assert _states(state) == ["UP", "UP", "DRAINING"]
+    state = _fleet(up=3, absent=0, jobs=[wide, {**jobs[1], "checkpoint_ms": 9000}])
+    assert scale_capacity(state.rows, 0, -2) == Reason.OK
+    assert _states(state) == ["DRAINING", "DRAINING", "UP"]
+    assert_invariants(state, 0)
+
+
+def test_demand_counts_what_jobs_hold_on_nodes_that_leave() -> None:
+    state = _fleet(up=2, absent=1, jobs=[{"preemptible": 1, "checkpoint_ms": 9000}])
+    assert read_demand(state.rows, 0) == (True, 1000, 0)
+    entry.apply_event(state.rows, 0, 1000, int(EventKind.NODE_DRAIN), 0)
+    assert _states(state)[0] == "DRAINING"
+    assert read_demand(state.rows, 0) == (True, 1000, 0)
+    assert step_event(state.rows, 0)  # saved
+    assert read_demand(state.rows, 0) == (True, 0, 1000)

@@ -1,4 +1,4 @@
-"""Order nodes and give them up: the fleet grows after a delay, and shrinks at the cheapest end.
+"""Order nodes and give them up: the fleet grows after a delay, and shrinks where least is lost.
 
 Nodes that may be ordered are described in the node table from the start, as ``ABSENT``. An order
 makes one ``PROVISIONING``; it arrives ``provision_ms`` later as an event of the row's timeline.
@@ -11,13 +11,26 @@ down is broken, and one that is draining is leaving: neither counts, so both can
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from orchestrator.kernels.codes import JobCode, NodeCode, Reason
 from orchestrator.kernels.jit import kernel, small_kernel
-from orchestrator.kernels.tables import arrival, job, node, request, running
-from orchestrator.kernels.transition.nodes import drain_node, job_on_node, set_node_state
+from orchestrator.kernels.tables import arrival, job, node, request, running, worker
+from orchestrator.kernels.transition.nodes import (
+    drain_node,
+    job_on_node,
+    set_node_state,
+    survives_without,
+)
+from orchestrator.kernels.transition.progress import interruption_cost, units_of
 
-__all__ = ["capacity_reason", "count_fleet", "receive_node", "scale_capacity"]
+__all__ = [
+    "capacity_reason",
+    "count_fleet",
+    "give_up_nodes",
+    "receive_node",
+    "scale_capacity",
+]
 
 
 @kernel
@@ -112,16 +125,86 @@ def _cancel_last_order(row):
 
 
 @kernel
-def _cheapest_to_empty(row):
-    """The node with the fewest workers among those that may be emptied, the last of equals."""
-    best, fewest = np.int64(-1), np.int64(0)
-    for n in range(row.num_nodes):
-        workers = node(row, n).workers
-        if best >= 0 and workers > fewest:
+def _replicas_loss(row, j, n):
+    """What the replicas of a service on node ``n`` cost until others have started elsewhere."""
+    here = np.int64(0)
+    for w in range(job(row, j).workers_now):
+        if worker(row, j, w).node == n:
+            here += 1
+    return np.float64(request(row, j).restart_ms) * units_of(row, j, here)
+
+
+@kernel
+def _emptying_cost(row, n):
+    """What giving up node ``n`` interrupts, capacity units x ms; a gang counts once, and whole.
+
+    Jobs that are being saved leave anyway. Of services that keep replicas enough, only those on the
+    node are lost.
+    """
+    cost = 0.0
+    for k in range(row.running_len):
+        j = np.int64(running(row, k).job)
+        if job(row, j).state != JobCode.RUNNING or not job_on_node(row, j, n):
             continue
-        if _may_empty(row, n):
-            best, fewest = np.int64(n), np.int64(workers)
+        if survives_without(row, j, n):
+            cost += _replicas_loss(row, j, n)
+        else:
+            cost += interruption_cost(row, j)
+    return cost
+
+
+@kernel
+def _cheapest_to_empty(row, empty_only):
+    """The node that costs least to empty, or -1: of equals that with fewest workers, the last one.
+
+    Nodes without workers cost nothing, and go before all others.
+    """
+    best, fewest, least = np.int64(-1), np.int64(0), 0.0
+    for n in range(row.num_nodes):
+        workers = np.int64(node(row, n).workers)
+        if workers > 0 and (empty_only or (best >= 0 and fewest == 0)):
+            continue
+        if not _may_empty(row, n):
+            continue
+        cost = _emptying_cost(row, n) if workers > 0 else 0.0
+        if best < 0 or cost < least or (cost == least and workers <= fewest):
+            best, fewest, least = np.int64(n), workers, cost
     return best
+
+
+@kernel
+def give_up_nodes(
+    rows: NDArray[np.void], e: int, empty_only: bool, nodes: NDArray[np.int32]
+) -> int:
+    """Give up the nodes of row ``e`` that cost least to empty, as many as may be, up to [nodes].
+
+    One after the other: a gang that is being saved for the sake of one is not counted for the next.
+
+    Parameters
+    ----------
+    rows : ROW_DTYPE [envs]
+    e : int
+        Row.
+    empty_only : bool
+        Only nodes without work.
+    nodes : int32 [count]
+        As many as are wanted; filled with those that were given up.
+
+    Returns
+    -------
+    int
+        How many were.
+    """
+    row = rows[e]
+    count = 0
+    while count < nodes.shape[0]:
+        n = _cheapest_to_empty(row, empty_only)
+        if n < 0:
+            break
+        drain_node(row, n)
+        nodes[count] = np.int32(n)
+        count += 1
+    return count
 
 
 @kernel
@@ -129,8 +212,8 @@ def scale_capacity(row, delta):
     """Order ``delta`` nodes, or give up ``-delta``: all of it or nothing.
 
     Ordered are the absent nodes of lowest index. Given up are nodes on order, the last ordered
-    first, then empty nodes, then those whose jobs may all be preempted, fewest workers first:
-    they drain, and their jobs are checkpointed and queue again. No other node is touched.
+    first, then empty nodes, then, of those whose jobs may all be preempted, those that cost least
+    to empty: they drain, and their jobs are checkpointed and queue again. No other node is touched.
 
     Returns
     -------
@@ -152,7 +235,7 @@ def scale_capacity(row, delta):
         if row.arrival_len > 0:
             _cancel_last_order(row)
         else:
-            n = _cheapest_to_empty(row)
+            n = _cheapest_to_empty(row, False)
             if n < 0:
                 raise RuntimeError("fewer nodes can be given up than were counted")
             drain_node(row, n)

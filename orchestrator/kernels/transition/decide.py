@@ -12,6 +12,7 @@ __all__ = [
     "count_illegal",
     "end_commitment",
     "finish_episode",
+    "number_point",
     "open_point",
 ]
 
@@ -22,6 +23,12 @@ def open_point(row):
     row.point += 1
     row.point_open = 1
     row.preemptions_here = 0
+
+
+@small_kernel
+def number_point(row, number):
+    """What is decided now is decision ``number``: for rows without a timeline."""
+    row.point = number
 
 
 @small_kernel

@@ -18,11 +18,13 @@ __all__ = [
     "cost_rate",
     "drain_node",
     "fail_node",
+    "job_on_node",
     "leave_nodes",
     "recover_node",
     "register_node",
     "retire_if_empty",
     "set_node_state",
+    "survives_without",
 ]
 
 
@@ -78,7 +80,7 @@ def job_on_node(row, j, n):
 
 
 @kernel
-def _survives_without(row, j, n):
+def survives_without(row, j, n):
     """Whether a service keeps replicas enough when those on node ``n`` are gone."""
     if request(row, j).kind != JobKind.SERVICE or job(row, j).state != JobCode.RUNNING:
         return False
@@ -101,7 +103,7 @@ def fail_node(row, n):
         j = running(row, k).job
         if not job_on_node(row, j, n):
             k += 1
-        elif _survives_without(row, j, n):
+        elif survives_without(row, j, n):
             job(row, j).interruptions += 1
             row.interruptions += 1
             drop_workers_on(row, j, n)  # lists it anew, perhaps further on
@@ -158,7 +160,7 @@ def drain_node(row, n):
     while k < row.running_len:
         j = running(row, k).job
         if job(row, j).state == JobCode.RUNNING and job_on_node(row, j, n):
-            if _survives_without(row, j, n):
+            if survives_without(row, j, n):
                 drop_workers_on(row, j, n)
             else:
                 begin_preemption(row, j)

@@ -16,6 +16,7 @@ from orchestrator.kernels.transition.timeline import cancel_event, push_event
 
 __all__ = [
     "accrue_service",
+    "interruption_cost",
     "progress_now",
     "saved_progress",
     "set_pace",
@@ -40,6 +41,18 @@ def saved_progress(row, j):
     if interval <= 0:
         return base
     return base + (progress_now(row, j) - base) // interval * interval
+
+
+@small_kernel
+def interruption_cost(row, v):
+    """What preempting running job ``v`` costs, capacity units x ms: work done again, and stalls.
+
+    Work since the last periodic checkpoint counts even though a planned preemption saves it:
+    saving takes the longer the more there is, and a failure meanwhile would lose it.
+    """
+    ask = request(row, v)
+    unsaved = progress_now(row, v) - saved_progress(row, v)
+    return np.float64(unsaved + ask.checkpoint_ms + ask.restart_ms) * job(row, v).units
 
 
 @kernel

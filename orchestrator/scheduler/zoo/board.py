@@ -10,12 +10,11 @@ from numpy.typing import NDArray
 
 from orchestrator.kernels import entry
 from orchestrator.kernels.codes import ActionKind, JobCode, NodeCode, Placement, Reason, Topology
+from orchestrator.kernels.transition import live
 from orchestrator.messages import Action, Plan, Wait
 from orchestrator.scheduler.snapshot import Snapshot
 
 __all__ = ["Board"]
-
-_HELD = (JobCode.RUNNING, JobCode.CHECKPOINTING, JobCode.SCALING)
 
 
 class Board:
@@ -75,28 +74,16 @@ class Board:
 
     def units(self, j: int, workers: int | None = None) -> int:
         """Capacity that a job needs for so many workers; None: for those it asked for."""
-        ask = self.requests[j]
-        each = int(ask["cpu_milli"])
-        if self.row["unit"]:
-            each = int(ask["gpus_per_worker"]) * int(ask["gpu_milli"])
-        return each * (int(ask["workers"]) if workers is None else workers)
+        count = int(self.requests[j]["workers"]) if workers is None else workers
+        return entry.units_of(self.state.rows, 0, j, count)
 
     def attained(self, j: int) -> int:
         """Service that a job has had, units x ms."""
-        run = self.jobs[j]
-        held = 0
-        if run["state"] in _HELD:
-            held = (self.now_ms - int(run["resized_ms"])) * int(run["units"])
-        return int(run["attained_unit_ms"]) + held
+        return entry.attained_now(self.state.rows, 0, j)
 
     def progress(self, j: int) -> int:
         """Work that a job has done, ms at nominal speed."""
-        run = self.jobs[j]
-        done = int(run["progress_ms"]) + int(run["unsaved_ms"])
-        if run["state"] == JobCode.RUNNING:
-            elapsed = max(self.now_ms - int(run["work_start_ms"]), 0)
-            done += elapsed * int(run["speed_milli"]) // 1000
-        return done
+        return live.work_done(self.state.rows, 0, j)
 
     def remaining(self, j: int) -> int:
         """Estimated work left, ms at nominal speed; at least a second."""
