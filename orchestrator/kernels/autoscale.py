@@ -24,7 +24,7 @@ from orchestrator.kernels.decisions import fleet_reason, is_stuck, service_reaso
 from orchestrator.kernels.feasibility import fits
 from orchestrator.kernels.gangs import change_size, start_gang
 from orchestrator.kernels.growth import place_more
-from orchestrator.kernels.jit import kernel, small_kernel
+from orchestrator.kernels.jit import entry, kernel, small_kernel
 from orchestrator.kernels.scaling import NO_CHANGE_MS, scaled_size
 from orchestrator.kernels.slots import amount_of
 from orchestrator.kernels.tables import (
@@ -113,7 +113,7 @@ def fleet_demand(row):
     return held, waiting
 
 
-@kernel
+@entry
 def read_demand(rows: NDArray[np.void], e: int) -> tuple[bool, int, int]:
     """The demand on the fleet of row ``e``: (whether in GPUs or else in cores, held, waiting).
 

@@ -10,6 +10,7 @@ from orchestrator.kernels import (
     metrics,
     ordering,
     placement,
+    slots,
     throughput,
 )
 from orchestrator.kernels import randomness as rnd
@@ -25,7 +26,7 @@ _begin_episode = episode.begin_episode
 push_event, cancel_event = on_row(timeline.push_event), on_row(timeline.cancel_event)
 reserve_gang, release_gang = on_row(resources.reserve_gang), on_row(resources.release_gang)
 lift_gang, restore_gang = on_row(whatif.lift_gang), on_row(whatif.restore_gang)
-worker_slots = on_row(feasibility.worker_slots)
+worker_slots = on_row(slots.worker_slots)
 why_not = on_row(feasibility.why_not)
 place_gang = on_row(placement.place_gang)
 job_score, first_in_queue = on_row(ordering.job_score), on_row(ordering.first_in_queue)
