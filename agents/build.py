@@ -41,7 +41,7 @@ from envs.workloads.services import (
 )
 from orchestrator.autoscaler import DemandSeries, forecaster_named, make_table
 from orchestrator.errors import ConfigurationError, QuartermasterError
-from orchestrator.kernels.codes import QuotaMode
+from orchestrator.kernels.state.codes import QuotaMode
 from orchestrator.mesh.specs import BreakerSpec, LimitSpec, RetrySpec, ServiceSpec
 from orchestrator.types import TenantSpec
 from orchestrator.workloads.throughput import ThroughputModel, application_named

@@ -33,7 +33,7 @@ from envs.config import EnvConfig
 from envs.reward import RewardConfig
 from envs.scenario import Scenario
 from orchestrator.errors import QuartermasterError, SchemaMismatchError
-from orchestrator.scheduler.schema import FeatureSchema
+from orchestrator.scheduling.schema import FeatureSchema
 
 __all__ = [
     "FORMAT",

@@ -10,13 +10,13 @@ from agents.bundle import load_bundle, read_manifest, restore_environment
 from agents.problem import BatchPolicy
 from envs.config import EnvConfig
 from envs.session import configure_view, make_bench, make_buffers, make_view, observed
+from orchestrator.engine.snapshot import Snapshot
 from orchestrator.errors import ConfigurationError
-from orchestrator.kernels import entry
-from orchestrator.kernels.features import Encoding
-from orchestrator.kernels.session import Bench, Buffers
-from orchestrator.kernels.state import ClusterShape
+from orchestrator.kernels.run import rows as entry
+from orchestrator.kernels.run.buffers import Bench, Buffers
+from orchestrator.kernels.see.queue import Encoding
+from orchestrator.kernels.state.row import ClusterShape
 from orchestrator.messages import Plan, Wait
-from orchestrator.scheduler.snapshot import Snapshot
 
 __all__ = ["BundlePolicy"]
 

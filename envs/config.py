@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 
 from envs.reward import RewardConfig
 from orchestrator.errors import ConfigurationError
-from orchestrator.kernels.buffers import Sampling
-from orchestrator.kernels.codes import NODE_CHOICE, Placement, RuleKey, Scaling
-from orchestrator.kernels.features import Encoding
-from orchestrator.scheduler.rules import rule_named
-from orchestrator.scheduler.schema import ActionLayout, FeatureSchema
+from orchestrator.kernels.run.buffers import Sampling
+from orchestrator.kernels.see.queue import Encoding
+from orchestrator.kernels.state.codes import NODE_CHOICE, Placement, RuleKey, Scaling
+from orchestrator.scheduling.rules import rule_named
+from orchestrator.scheduling.schema import ActionLayout, FeatureSchema
 from orchestrator.semantics import Semantics
 
 __all__ = ["AUTOSCALING", "CLUSTER", "JOB_ORDERING", "PLACEMENT", "EnvConfig"]

@@ -20,7 +20,7 @@ from envs.session import Session
 from envs.workloads import Trace, WindowSplit, gpu_cluster, gpu_pods, lublin_feitelson
 from envs.workloads.services.generator import generate_services
 from orchestrator.errors import ConfigurationError, IllegalActionError
-from orchestrator.kernels.codes import Reason
+from orchestrator.kernels.state.codes import Reason
 from orchestrator.mesh.specs import ServiceSpec
 
 __all__ = [

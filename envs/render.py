@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.kernels.codes import JobCode, JobKind, NodeCode
+from orchestrator.kernels.state.codes import JobCode, JobKind, NodeCode
 
 if TYPE_CHECKING:
     from envs.session import Session

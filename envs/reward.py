@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.errors import ConfigurationError
-from orchestrator.kernels.buffers import RewardForm
-from orchestrator.kernels.metrics import Metric
-from orchestrator.scheduler.rules import Rule, rule_named
+from orchestrator.kernels.run.buffers import RewardForm
+from orchestrator.kernels.see.metrics import Metric
+from orchestrator.scheduling.rules import Rule, rule_named
 from orchestrator.semantics import resolve_enums
 
 __all__ = ["POTENTIALS", "TERMS", "RewardConfig"]

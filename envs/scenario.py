@@ -16,26 +16,25 @@ from envs.workloads.readers.openb import typical_pods
 from envs.workloads.services.series import ServiceSeries
 from envs.workloads.table import blank_requests
 from envs.workloads.trace import Trace
-from orchestrator.autoscaler.horizontal import ScalingPlan
+from orchestrator.autoscaler.policies import ScalingPlan
 from orchestrator.autoscaler.table import ForecastTable
+from orchestrator.engine.records import check_quotas, node_records, tenant_records
 from orchestrator.errors import ConfigurationError
-from orchestrator.kernels.codes import FOREVER_MS, JobKind, NodeCode, Placement, QuotaMode
-from orchestrator.kernels.mesh.record import SERVICE_DTYPE
-from orchestrator.kernels.packing_state import TYPICAL_DTYPE
-from orchestrator.kernels.records import (
+from orchestrator.kernels.state.codes import FOREVER_MS, JobKind, NodeCode, Placement, QuotaMode
+from orchestrator.kernels.state.records import (
     CURVE_DTYPE,
     GITTINS_DTYPE,
     INCIDENT_DTYPE,
     NODE_DTYPE,
+    SCALING_DTYPE,
+    SERVICE_DTYPE,
     TENANT_DTYPE,
+    TYPICAL_DTYPE,
     UPLINK_DTYPE,
 )
-from orchestrator.kernels.scaling import SCALING_DTYPE
-from orchestrator.kernels.state import ClusterState
+from orchestrator.kernels.state.row import ClusterState
 from orchestrator.mesh.specs import ServiceSpec, service_records
-from orchestrator.resources.records import node_records
-from orchestrator.resources.tenants import check_quotas, tenant_records
-from orchestrator.scheduler.gittins import gittins_table
+from orchestrator.scheduling.gittins import gittins_table
 from orchestrator.types import JobPriority, NodeSpec, TenantSpec
 from orchestrator.workloads.throughput import ThroughputModel, curve_records
 
@@ -375,7 +374,7 @@ class Scenario:
     past_services : tuple of float
         Service of jobs that ended before, GPU-seconds (core-seconds where there are no GPUs): what
         the rule ``gittins`` expects of others (none: it serves in order of submission).
-        See :func:`orchestrator.scheduler.gittins.job_services`.
+        See :func:`orchestrator.scheduling.gittins.job_services`.
     """
 
     failures: FailureModel | None = None

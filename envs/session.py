@@ -24,8 +24,10 @@ from envs.scenario import (
     surroundings,
 )
 from envs.workloads.trace import Trace, unplaceable
+from orchestrator.engine.records import gpu_models
 from orchestrator.errors import ConfigurationError, IllegalActionError
-from orchestrator.kernels.buffers import (
+from orchestrator.kernels.place.memo import make_node_memo
+from orchestrator.kernels.run.buffers import (
     SETTINGS_DTYPE,
     Bench,
     Buffers,
@@ -34,13 +36,9 @@ from orchestrator.kernels.buffers import (
     Source,
     View,
 )
-from orchestrator.kernels.codes import NO_JOB, EventKind, Placement, Reason, Topology
-from orchestrator.kernels.features import STATIC_WIDTH, make_scratch
-from orchestrator.kernels.metrics import Metric
-from orchestrator.kernels.node_choices import MODELS
-from orchestrator.kernels.packing_state import count_kinds, memo_described, memo_kinds
-from orchestrator.kernels.place.memo import make_node_memo
-from orchestrator.kernels.records import INCIDENT_DTYPE
+from orchestrator.kernels.run.session import begin_rows, replay_rows, reset_rows, step_rows
+from orchestrator.kernels.see.candidates import MODELS
+from orchestrator.kernels.see.cluster import RACK_SUMS
 from orchestrator.kernels.see.layout import (
     CANDIDATE_NAMES,
     CAPACITY_NAMES,
@@ -57,12 +55,20 @@ from orchestrator.kernels.see.layout import (
     Shown,
     head_offsets,
 )
-from orchestrator.kernels.session import begin_rows, replay_rows, reset_rows, step_rows
-from orchestrator.kernels.state import ClusterShape, ClusterState, allocate
-from orchestrator.kernels.surroundings import RACK_SUMS
-from orchestrator.resources.records import gpu_models
-from orchestrator.scheduler.rules import Rule, rule_named
-from orchestrator.scheduler.schema import FeatureSchema
+from orchestrator.kernels.see.metrics import Metric
+from orchestrator.kernels.see.queue import STATIC_WIDTH, make_scratch
+from orchestrator.kernels.state.codes import NO_JOB, EventKind, Placement, Reason, Topology
+from orchestrator.kernels.state.records import INCIDENT_DTYPE
+from orchestrator.kernels.state.row import (
+    ClusterShape,
+    ClusterState,
+    allocate,
+    count_kinds,
+    memo_described,
+    memo_kinds,
+)
+from orchestrator.scheduling.rules import Rule, rule_named
+from orchestrator.scheduling.schema import FeatureSchema
 
 __all__ = [
     "Session",
@@ -203,7 +209,7 @@ class Session:
     def begin(self, windows: NDArray[np.int64]) -> None:
         """Begin window ``windows[e]`` in each row as :meth:`replay` does, and play nothing of it.
 
-        The rows are then for :func:`orchestrator.scheduler.rollout.rollout`.
+        The rows are then for :func:`orchestrator.scheduling.rollout.rollout`.
         """
         _check_windows(windows, 0, self)
         begin_rows(self.state.rows, 0, self.envs, windows, self.source.episode)

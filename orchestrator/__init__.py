@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from orchestrator.clock import VirtualClock, WallClock
-    from orchestrator.engine import Engine
+    from orchestrator.engine.engine import Engine
     from orchestrator.foundations import in_memory
-    from orchestrator.kernels.state import ClusterShape
+    from orchestrator.kernels.state.row import ClusterShape
     from orchestrator.orchestrator import InfrastructureOrchestrator
     from orchestrator.runtimes import SimulatedRuntime
     from orchestrator.semantics import Semantics
@@ -46,8 +46,8 @@ __all__ = [
 ]
 
 _HOMES = {
-    "ClusterShape": "orchestrator.kernels.state",
-    "Engine": "orchestrator.engine",
+    "ClusterShape": "orchestrator.kernels.state.row",
+    "Engine": "orchestrator.engine.engine",
     "InfrastructureOrchestrator": "orchestrator.orchestrator",
     "JobPriority": "orchestrator.types",
     "JobSpec": "orchestrator.types",

@@ -13,6 +13,7 @@ from orchestrator.ports import Callback
 
 __all__ = ["VirtualClock", "WallClock"]
 
+
 _TURNS = 16
 
 

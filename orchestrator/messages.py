@@ -13,7 +13,7 @@ from enum import Enum
 from typing import TypeAlias, assert_never
 
 from orchestrator.errors import IllegalActionError, ValidationError
-from orchestrator.kernels.codes import NO_JOB, ActionKind, Placement
+from orchestrator.kernels.state.codes import NO_JOB, ActionKind, Placement
 from orchestrator.types import JobSpec, NodeSpec
 
 __all__ = [
@@ -50,6 +50,7 @@ __all__ = [
     "from_code",
     "to_code",
 ]
+
 
 # --- actions: what a policy may decide -----------------------------------------------------------
 
@@ -249,6 +250,7 @@ Command: TypeAlias = (
     | Review
     | Decide
 )
+
 
 # --- events: what a runtime reports --------------------------------------------------------------
 #

@@ -13,12 +13,11 @@ from typing import Any
 
 from orchestrator.autoscaler.fleet import FleetController, FleetScaler
 from orchestrator.clock import WallClock
-from orchestrator.engine import Engine, Outcome
-from orchestrator.foundations.journal import Journal
-from orchestrator.foundations.keeper import CheckpointKeeper
-from orchestrator.foundations.reconcile import reconcile
-from orchestrator.kernels.codes import NodeCode, Reason
-from orchestrator.kernels.state import ClusterShape
+from orchestrator.engine.engine import Engine, Outcome
+from orchestrator.kernels.state.codes import NodeCode, Reason
+from orchestrator.kernels.state.row import ClusterShape
+from orchestrator.live.cycle import SchedulingCycle
+from orchestrator.live.journal import CheckpointKeeper, Journal, reconcile
 from orchestrator.mesh.mesh import ServiceMesh, Transport
 from orchestrator.mesh.replicas import ReplicaRegistry
 from orchestrator.messages import (
@@ -45,17 +44,17 @@ from orchestrator.ports import (
     Runtime,
     ShardManager,
 )
-from orchestrator.resources.status import cluster_status, failure_report, job_status
 from orchestrator.runtimes.simulated import SimulatedRuntime
-from orchestrator.scheduler.cycle import SchedulingCycle
-from orchestrator.scheduler.policy import policy_of
-from orchestrator.scheduler.rules import Rule
+from orchestrator.scheduling.rules import Rule, policy_of
 from orchestrator.semantics import Semantics
+from orchestrator.status import cluster_status, failure_report, job_status
 from orchestrator.types import JobSpec, NodeSpec, ScalingDecision, TenantSpec
 
 __all__ = ["DEFAULT_SHAPE", "InfrastructureOrchestrator"]
 
+
 DEFAULT_SHAPE = ClusterShape(envs=1, jobs=4096, workers=64, nodes=256, devices=16, tenants=256)
+
 
 _log = logging.getLogger(__name__)
 
@@ -83,9 +82,9 @@ class InfrastructureOrchestrator:
     shape : ClusterShape or None
         Capacities; None: ``DEFAULT_SHAPE``.
     nodes, semantics, tenants, seed, check
-        See :class:`orchestrator.engine.Engine`.
+        See :class:`orchestrator.engine.engine.Engine`.
     schedule_on_events, review_ms
-        See :class:`orchestrator.scheduler.cycle.SchedulingCycle`. If it does not run by itself,
+        See :class:`orchestrator.live.cycle.SchedulingCycle`. If it does not run by itself,
         only :meth:`schedule` does, and :meth:`handle_node_failure`.
     autoscaler, provisioner
         See :class:`orchestrator.autoscaler.fleet.FleetController`.
@@ -335,7 +334,7 @@ class InfrastructureOrchestrator:
     # --- status --------------------------------------------------------------------------------
 
     def get_cluster_status(self) -> dict[str, Any]:
-        """What is going on: see :func:`orchestrator.resources.status.cluster_status`."""
+        """What is going on: see :func:`orchestrator.status.cluster_status`."""
         suspects = self.faults.suspects()
         return {
             **cluster_status(self.engine, self.clock.now_ms(), self.shards),
@@ -346,7 +345,7 @@ class InfrastructureOrchestrator:
         }
 
     def get_job_status(self, job_id: str) -> dict[str, Any]:
-        """What is known of a job: see :func:`orchestrator.resources.status.job_status`."""
+        """What is known of a job: see :func:`orchestrator.status.job_status`."""
         now_ms = self.clock.now_ms()
         return job_status(self.engine, now_ms, job_id, self.checkpoints, self.shards)
 

@@ -10,7 +10,7 @@ from orchestrator.messages import Effect, Entry, Event, Plan
 from orchestrator.types import NodeSpec
 
 if TYPE_CHECKING:
-    from orchestrator.scheduler.snapshot import Snapshot
+    from orchestrator.engine.snapshot import Snapshot
 
 __all__ = [
     "Checkpoint",
@@ -25,6 +25,7 @@ __all__ = [
     "ShardManager",
     "Timer",
 ]
+
 
 Callback: TypeAlias = Callable[[], Awaitable[object] | None]
 

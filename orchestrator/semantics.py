@@ -18,9 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.errors import ConfigurationError
-from orchestrator.kernels.codes import Information, QuotaMode
+from orchestrator.kernels.state.codes import Information, QuotaMode
 
 __all__ = ["Semantics", "enum_member", "resolve_enums"]
+
 
 _Member = TypeVar("_Member", bound=IntEnum)
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from orchestrator.errors import ValidationError
-from orchestrator.kernels.codes import JobKind, Topology
+from orchestrator.kernels.state.codes import JobKind, Topology
 
 __all__ = [
     "JobPriority",
@@ -44,7 +44,7 @@ class JobPriority(Enum):
 
 
 class JobState(Enum):
-    """State of a job; it changes only along ``orchestrator.kernels.codes.LEGAL_TRANSITIONS``."""
+    """State of a job; it changes only along ``LEGAL_TRANSITIONS`` of the kernels' codes."""
 
     PENDING = "pending"
     SCHEDULED = "scheduled"

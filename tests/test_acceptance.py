@@ -13,10 +13,10 @@ import pytest
 
 from orchestrator import ClusterShape, VirtualClock
 from orchestrator.autoscaler import HorizontalScaler, ScalingPlan
-from orchestrator.kernels.codes import JobKind
+from orchestrator.kernels.state.codes import JobKind
 from orchestrator.messages import StartJob
 from orchestrator.runtimes import SimulatedProvisioner
-from orchestrator.scheduler.rules import RULES
+from orchestrator.scheduling.rules import RULES
 from orchestrator.types import JobPriority
 from tests.orchestrator.builders import HOUR_MS, MINUTE_MS, job, node, stage
 

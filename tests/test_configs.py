@@ -36,8 +36,8 @@ from envs.scenario import Scenario
 from envs.workloads import Trace
 from envs.workloads.failures import FAILURE_MODELS
 from orchestrator.errors import ConfigurationError, TraceError, ValidationError
-from orchestrator.kernels.codes import QuotaMode
-from orchestrator.scheduler.rules import rule_named
+from orchestrator.kernels.state.codes import QuotaMode
+from orchestrator.scheduling.rules import rule_named
 
 GROUPS = {
     *("workload", "env", "reward", "agent", "tracker", "suite", "experiment", "entry"),

@@ -12,11 +12,10 @@ import pytest
 from orchestrator import ClusterShape, ScalingDirection, Semantics, TenantSpec, VirtualClock
 from orchestrator.autoscaler import HorizontalScaler, PredictiveScaler, ScalingPlan, SeasonalNaive
 from orchestrator.errors import NoHealthyEndpointError, UnknownServiceError
-from orchestrator.kernels.codes import JobKind, Placement, QuotaMode, Topology
+from orchestrator.kernels.state.codes import JobKind, Placement, QuotaMode, Topology
 from orchestrator.mesh import BreakerSpec, RetrySpec, ServiceSpec
 from orchestrator.runtimes import SimulatedProvisioner
-from orchestrator.scheduler.components import BinPacker, TopologyAwareScheduler
-from orchestrator.scheduler.rules import RULES
+from orchestrator.scheduling.rules import RULES, BinPacker, TopologyAwareScheduler
 from orchestrator.types import JobPriority, JobSpec, ScalingDecision
 from tests.orchestrator.builders import HOUR_MS, MINUTE_MS, Stage, job, node, stage
 

@@ -9,8 +9,8 @@ import pytest
 
 from orchestrator.errors import InvariantError
 from orchestrator.invariants import assert_invariants
-from orchestrator.kernels import entry
-from orchestrator.kernels.codes import (
+from orchestrator.kernels.run import rows as entry
+from orchestrator.kernels.state.codes import (
     ActionKind,
     EffectKind,
     EventKind,
@@ -20,8 +20,8 @@ from orchestrator.kernels.codes import (
     NodeCode,
     Reason,
 )
-from orchestrator.kernels.records import NODE_DTYPE, REQUEST_DTYPE
-from orchestrator.kernels.state import ClusterShape, ClusterState, allocate
+from orchestrator.kernels.state.records import NODE_DTYPE, REQUEST_DTYPE
+from orchestrator.kernels.state.row import ClusterShape, ClusterState, allocate
 
 _DONE, _RUNS, _SAVES, _WAITS, _ALSO_WAITS, _TO_COME = range(6)
 

@@ -46,9 +46,9 @@ def _loaded_by(statement: str) -> set[str]:
     [
         "import orchestrator",
         "from orchestrator import *",
-        "import orchestrator.orchestrator, orchestrator.engine, orchestrator.kernels.session",
-        "import orchestrator.scheduler.policy, orchestrator.scheduler.rules",
-        "import orchestrator.autoscaler, orchestrator.autoscaler.forecasting",
+        "import orchestrator.orchestrator, orchestrator.engine.engine",
+        "import orchestrator.kernels.run.session, orchestrator.scheduling.rules",
+        "import orchestrator.autoscaler, orchestrator.autoscaler.forecast",
     ],
 )
 def test_the_orchestrator_loads_no_learning_library(statement: str) -> None:

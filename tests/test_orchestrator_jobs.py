@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from orchestrator import ClusterShape, JobSpec, Semantics
+from orchestrator.engine.snapshot import Snapshot
 from orchestrator.errors import CapacityError, UnknownEntityError, ValidationError
 from orchestrator.messages import (
     PlaceJob,
@@ -17,8 +18,7 @@ from orchestrator.messages import (
     WorkerExited,
     WorkersLost,
 )
-from orchestrator.scheduler.rules import RULES
-from orchestrator.scheduler.snapshot import Snapshot
+from orchestrator.scheduling.rules import RULES
 from tests.orchestrator.builders import HOUR_MS, MINUTE_MS, SHAPE, job, node, stage
 
 

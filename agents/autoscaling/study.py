@@ -32,7 +32,7 @@ from orchestrator.autoscaler import (
     hold_peak,
     replay,
 )
-from orchestrator.autoscaler.rolling import structures
+from orchestrator.autoscaler.forecast import structures
 from orchestrator.autoscaler.table import DEFAULT_LEVELS
 from orchestrator.errors import ConfigurationError
 
@@ -441,7 +441,7 @@ def make_bases(
     Returns
     -------
     list of lists of (base, sigma)
-        By series, then by forecaster; see :func:`orchestrator.autoscaler.rolling.structures`.
+        By series, then by forecaster; see :func:`orchestrator.autoscaler.forecast.structures`.
     """
     paths = [
         [base_path(folder, one, f, start, horizon) for f in forecasters]

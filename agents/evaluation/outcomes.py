@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from envs.session import Session
-from orchestrator.kernels import entry
-from orchestrator.kernels.codes import JobCode, JobKind
-from orchestrator.resources.standing import jain_index
+from orchestrator.kernels.run import rows as entry
+from orchestrator.kernels.state.codes import JobCode, JobKind
+from orchestrator.status import jain_index
 
 __all__ = [
     "JOB_OUTCOME",

@@ -21,13 +21,12 @@ from agents.problem import BatchPolicy, Windows
 from envs.session import Session
 from orchestrator.errors import ConfigurationError
 from orchestrator.ports import Policy
-from orchestrator.scheduler.policy import RulePolicy
-from orchestrator.scheduler.rollout import rollout
-from orchestrator.scheduler.rules import Rule, rule_named
-from orchestrator.scheduler.zoo.gavel import GavelFinishTime, GavelLas
-from orchestrator.scheduler.zoo.lookahead import Lookahead
-from orchestrator.scheduler.zoo.pollux import Pollux
-from orchestrator.scheduler.zoo.themis import Themis
+from orchestrator.scheduling.rollout import rollout
+from orchestrator.scheduling.rules import Rule, RulePolicy, rule_named
+from orchestrator.scheduling.zoo.gavel import GavelFinishTime, GavelLas
+from orchestrator.scheduling.zoo.lookahead import Lookahead
+from orchestrator.scheduling.zoo.pollux import Pollux
+from orchestrator.scheduling.zoo.rounds import Themis
 
 __all__ = ["ZOO", "Advance", "evaluate_policy", "evaluate_rule", "evaluate_zoo", "zoo_policy"]
 

@@ -24,11 +24,12 @@ from envs.config import PLACEMENT, EnvConfig
 from envs.scenario import Scenario
 from envs.session import Session
 from envs.workloads import Trace, inflate, typical_pods
+from orchestrator.engine.records import node_records
 from orchestrator.errors import ConfigurationError
-from orchestrator.kernels import entry, packing
-from orchestrator.kernels.codes import FOREVER_MS, JobCode, Placement
-from orchestrator.kernels.state import ClusterShape, allocate
-from orchestrator.resources.records import node_records
+from orchestrator.kernels.run import packing
+from orchestrator.kernels.run import rows as entry
+from orchestrator.kernels.state.codes import FOREVER_MS, JobCode, Placement
+from orchestrator.kernels.state.row import ClusterShape, allocate
 
 __all__ = [
     "PackingResult",

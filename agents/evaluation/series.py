@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from agents.problem import Windows
 from envs.session import Session
 from orchestrator.errors import ConfigurationError
-from orchestrator.kernels import entry
-from orchestrator.kernels.codes import ActionKind, EventKind, JobKind, Reason, Status
-from orchestrator.scheduler.rules import Rule, rule_named
+from orchestrator.kernels.run import rows as entry
+from orchestrator.kernels.state.codes import ActionKind, EventKind, JobKind, Reason, Status
+from orchestrator.scheduling.rules import Rule, rule_named
 
 __all__ = ["WindowSeries", "rule_series"]
 

@@ -24,9 +24,9 @@ from agents.problem import BatchPolicy, Problem, Windows
 from envs.workloads import Trace, WindowSplit
 from envs.workloads.windows import Part
 from orchestrator.errors import ConfigurationError
-from orchestrator.kernels.codes import RuleKey
-from orchestrator.scheduler.gittins import job_services
-from orchestrator.scheduler.rules import rule_named
+from orchestrator.kernels.state.codes import RuleKey
+from orchestrator.scheduling.gittins import job_services
+from orchestrator.scheduling.rules import rule_named
 
 __all__ = ["Published", "Suite", "label", "run_suite"]
 

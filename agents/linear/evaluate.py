@@ -17,19 +17,21 @@ from envs.scenario import Scenario, Surroundings, surroundings
 from envs.session import Session
 from envs.workloads import Trace
 from orchestrator.errors import ConfigurationError
-from orchestrator.kernels.codes import RuleKey
-from orchestrator.kernels.features import Encoding
-from orchestrator.kernels.ranker import (
+from orchestrator.kernels.run.buffers import Source
+from orchestrator.kernels.run.linear import (
     RankerBench,
+    Scoring,
     evaluate_rankers,
     evaluate_rule,
+    evaluate_rule_windows,
+    evaluate_scorers,
     make_bench,
 )
-from orchestrator.kernels.scorer import Scoring, evaluate_rule_windows, evaluate_scorers
 from orchestrator.kernels.see.layout import SETS
-from orchestrator.kernels.session import Source
-from orchestrator.scheduler.rules import Rule, rule_named
-from orchestrator.scheduler.vectors import advice_column, vector_layout
+from orchestrator.kernels.see.queue import Encoding
+from orchestrator.kernels.state.codes import RuleKey
+from orchestrator.scheduling.rules import Rule, rule_named
+from orchestrator.scheduling.schema import advice_column, vector_layout
 
 __all__ = ["RankerEvaluator", "ScorerEvaluator"]
 

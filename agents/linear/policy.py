@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from agents.bundle import Manifest, restore_environment
 from orchestrator.errors import ConfigurationError
-from orchestrator.kernels.scorer import best_actions
+from orchestrator.kernels.run.linear import best_actions
 from orchestrator.kernels.see.layout import DEFAULT_NAMES, SETS
-from orchestrator.scheduler.schema import FeatureSchema
-from orchestrator.scheduler.vectors import (
+from orchestrator.scheduling.schema import (
+    FeatureSchema,
     advice_column,
     feature_names,
     named_vector,

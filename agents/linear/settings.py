@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from agents.linear.policy import named_weights
 from orchestrator.errors import ConfigurationError
 from orchestrator.kernels.see.layout import CLUSTER_EXTRA
-from orchestrator.scheduler.rules import rule_named
+from orchestrator.scheduling.rules import rule_named
 
 __all__ = ["CMASettings"]
 

@@ -26,8 +26,8 @@ from agents.training import Best, Course, Reference, TrainingResult
 from envs.config import EnvConfig
 from envs.reward import POTENTIALS
 from orchestrator.errors import ConfigurationError
-from orchestrator.scheduler.rules import rule_named
-from orchestrator.scheduler.vectors import named_vector
+from orchestrator.scheduling.rules import rule_named
+from orchestrator.scheduling.schema import named_vector
 
 __all__ = ["CMATrainer", "Search"]
 

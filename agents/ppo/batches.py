@@ -1,6 +1,6 @@
 """Legal actions as packed feature vectors: most windows are short, and padding is wasted work.
 
-``orchestrator.scheduler.vectors`` says how a vector is laid out.
+``orchestrator.scheduling.schema`` says how a vector is laid out.
 """
 
 from __future__ import annotations
@@ -14,8 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.kernels.see.layout import SETS, VectorPart
-from orchestrator.scheduler.schema import FeatureSchema
-from orchestrator.scheduler.vectors import advice_column, feature_names, vector_layout
+from orchestrator.scheduling.schema import (
+    FeatureSchema,
+    advice_column,
+    feature_names,
+    vector_layout,
+)
 
 __all__ = ["ActionPacker", "PackedActions"]
 

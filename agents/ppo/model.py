@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from agents.bundle import Manifest, restore_environment
 from agents.ppo.batches import ActionPacker, PackedActions
 from agents.problem import BatchPolicy
-from orchestrator.scheduler.schema import FeatureSchema
+from orchestrator.scheduling.schema import FeatureSchema
 
 __all__ = ["ActionSet", "ScorerPolicy", "SetCritic", "SetScorer", "load_policy"]
 

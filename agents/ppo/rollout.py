@@ -19,8 +19,7 @@ from torch import Tensor
 from agents.ppo.batches import ActionPacker, PackedActions
 from agents.ppo.model import ActionSet, SetCritic, SetScorer
 from agents.ppo.settings import PPOSettings
-from orchestrator.scheduler.schema import FeatureSchema
-from orchestrator.scheduler.vectors import named_vector
+from orchestrator.scheduling.schema import FeatureSchema, named_vector
 
 __all__ = ["PackedRolloutBuffer", "SetPolicy", "Transitions"]
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from agents.evaluation.outcomes import METRICS
 from orchestrator.errors import ConfigurationError
-from orchestrator.scheduler.rules import rule_named
+from orchestrator.scheduling.rules import rule_named
 
 __all__ = ["PPOSettings"]
 

@@ -17,13 +17,14 @@ from envs.workloads import gpu_cluster, read_openb
 from envs.workloads.enrich import enrich
 from envs.workloads.failures import FailureModel
 from envs.workloads.services import generate_services
-from orchestrator.kernels import entry, packing
-from orchestrator.kernels.codes import NodeCode, Placement, RuleKey
-from orchestrator.kernels.features import Encoding
-from orchestrator.kernels.records import NODE_DTYPE, REQUEST_DTYPE
-from orchestrator.kernels.state import ClusterShape, allocate
+from orchestrator.kernels.run import packing
+from orchestrator.kernels.run import rows as entry
+from orchestrator.kernels.see.queue import Encoding
+from orchestrator.kernels.state.codes import NodeCode, Placement, RuleKey
+from orchestrator.kernels.state.records import NODE_DTYPE, REQUEST_DTYPE
+from orchestrator.kernels.state.row import ClusterShape, allocate
 from orchestrator.mesh.specs import ServiceSpec
-from orchestrator.scheduler.rules import Rule
+from orchestrator.scheduling.rules import Rule
 from orchestrator.types import TenantSpec
 
 __all__ = ["CrowdedClusters", "Cycle", "pack_openb", "placed_per_second"]

@@ -31,9 +31,9 @@ from envs.config import CLUSTER, JOB_ORDERING
 from envs.session import Session
 from envs.workloads import Trace, lublin_feitelson, read_philly, read_swf
 from orchestrator.errors import ConfigurationError
-from orchestrator.kernels.codes import Placement
-from orchestrator.kernels.features import Encoding
-from orchestrator.scheduler.rules import Rule, rule_named
+from orchestrator.kernels.see.queue import Encoding
+from orchestrator.kernels.state.codes import Placement
+from orchestrator.scheduling.rules import Rule, rule_named
 
 __all__ = ["MEASURES", "UnavailableError", "Workbench"]
 

@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 
 from envs.workloads.csvfile import Kind, header, read_columns, read_text, require_columns
 from orchestrator.errors import ConfigurationError, TraceError
-from orchestrator.kernels.codes import EventKind
-from orchestrator.kernels.records import INCIDENT_DTYPE
+from orchestrator.kernels.state.codes import EventKind
+from orchestrator.kernels.state.records import INCIDENT_DTYPE
 
 __all__ = [
     "FAILURE_MODELS",

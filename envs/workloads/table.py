@@ -1,6 +1,6 @@
 """The canonical trace table: its columns, and reading and writing it as CSV or Parquet.
 
-The columns are the fields of :data:`orchestrator.kernels.state.REQUEST_DTYPE`, in its order: a
+The columns are the fields of :data:`orchestrator.kernels.state.row.REQUEST_DTYPE`, in its order: a
 table and the engine's array hold the same integers. A file written here also carries the trace's
 name, tenants and nodes: a CSV file in a first line that starts with ``# quartermaster trace``, a
 Parquet file in its schema's metadata. A table without them is read all the same.
@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 
 from envs.workloads.csvfile import Kind, csv_line, header, read_columns, read_text
 from orchestrator.errors import ConfigurationError, TraceError
-from orchestrator.kernels.codes import JobKind, Topology
-from orchestrator.kernels.records import REQUEST_DTYPE
+from orchestrator.kernels.state.codes import JobKind, Topology
+from orchestrator.kernels.state.records import REQUEST_DTYPE
 from orchestrator.types import JobPriority, NodeSpec
 
 if TYPE_CHECKING:

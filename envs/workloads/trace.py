@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from envs.workloads.table import Table, first_violation, line_of, read_table, to_frame, write_table
+from orchestrator.engine.records import never_fit
 from orchestrator.errors import TraceError, ValidationError
-from orchestrator.kernels.codes import Topology
-from orchestrator.kernels.records import REQUEST_DTYPE
-from orchestrator.resources.fitting import never_fit
+from orchestrator.kernels.state.codes import Topology
+from orchestrator.kernels.state.records import REQUEST_DTYPE
 from orchestrator.types import NodeSpec
 
 if TYPE_CHECKING:
@@ -290,7 +290,7 @@ def unplaceable(requests: NDArray[np.void], nodes: tuple[NodeSpec, ...]) -> NDAr
     -------
     ndarray of bool, shape [jobs]
         True where the nodes together hold fewer workers than the job needs to start, or no
-        domain that it may use does (see :func:`orchestrator.kernels.feasibility.can_ever_fit`).
+        domain that it may use does (see :func:`orchestrator.kernels.place.fit.can_ever_fit`).
         GPU models are not looked at; racks' uplinks are not known here.
     """
     columns = {name: requests[name].astype(np.int64) for name in _ASKED}

@@ -2,26 +2,37 @@
 
 ``cooldown``, ``horizontal`` and ``vertical`` decide on what is known now; ``forecasting``,
 ``rolling``, ``table`` and ``predictive`` plan for what is to come; ``replay`` accounts for a scaler
-along a demand series. The numbers come from ``orchestrator.kernels.scaling``.
+along a demand series. The numbers come from ``orchestrator.kernels.decide.scale``.
 """
 
-from orchestrator.autoscaler.cooldown import CooldownManager
-from orchestrator.autoscaler.forecasting import (
+from orchestrator.autoscaler.forecast import (
     Forecaster,
     Persistence,
     Prophet,
+    RollingSettings,
     SeasonalMean,
     SeasonalNaive,
     Structure,
     forecaster_named,
 )
-from orchestrator.autoscaler.horizontal import HorizontalScaler, ScalingPlan
-from orchestrator.autoscaler.predictive import Forecast, PredictiveScaler
+from orchestrator.autoscaler.policies import (
+    CooldownManager,
+    Forecast,
+    HorizontalScaler,
+    PredictiveScaler,
+    ResourceBounds,
+    ResourceRequest,
+    ScalingPlan,
+    VerticalScaler,
+)
 from orchestrator.autoscaler.replay import FleetAccount, hold_peak, replay
-from orchestrator.autoscaler.rolling import RollingSettings
-from orchestrator.autoscaler.series import DemandSeries, fill_gaps
-from orchestrator.autoscaler.table import DEFAULT_LEVELS, ForecastTable, make_table
-from orchestrator.autoscaler.vertical import ResourceBounds, ResourceRequest, VerticalScaler
+from orchestrator.autoscaler.table import (
+    DEFAULT_LEVELS,
+    DemandSeries,
+    ForecastTable,
+    fill_gaps,
+    make_table,
+)
 
 __all__ = [
     "DEFAULT_LEVELS",

@@ -11,21 +11,22 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from orchestrator.autoscaler.horizontal import HorizontalScaler, ScalingPlan
-from orchestrator.autoscaler.predictive import PredictiveScaler
-from orchestrator.engine import Engine
+from orchestrator.autoscaler.policies import HorizontalScaler, PredictiveScaler, ScalingPlan
+from orchestrator.engine.engine import Engine
 from orchestrator.errors import ConfigurationError, QuartermasterError, ValidationError
-from orchestrator.kernels.codes import NodeCode
-from orchestrator.kernels.transition.capacity import give_up_nodes
-from orchestrator.metrics.scaling import ScalingEfficiency
+from orchestrator.kernels.change.nodes import give_up_nodes
+from orchestrator.kernels.state.codes import NodeCode
+from orchestrator.metrics.views import ScalingEfficiency
 from orchestrator.ports import Clock, Provisioner
-from orchestrator.resources.standing import Demand, demand_of
+from orchestrator.status import Demand, demand_of
 from orchestrator.types import NodeSpec, ScalingDecision, ScalingDirection
 
 __all__ = ["FleetController", "FleetScaler", "leaving_nodes"]
 
+
 FleetScaler: TypeAlias = HorizontalScaler | PredictiveScaler
 """Who may decide on the number of nodes."""
+
 
 _log = logging.getLogger(__name__)
 

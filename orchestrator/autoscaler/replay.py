@@ -2,7 +2,7 @@
 
 A *reactive scaling event* is a way up that was decided when demand was above capacity already: it
 came too late. Nodes are paid for from their order on, for the reactive and the predictive scaler
-alike, as in the simulated cluster (``kernels/transition/nodes.py``).
+alike, as in the simulated cluster (``kernels/change/nodes.py``).
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from orchestrator.autoscaler.horizontal import ScalingPlan
+from orchestrator.autoscaler.policies import ScalingPlan
 from orchestrator.errors import ValidationError
-from orchestrator.kernels.scaling_replay import TICK_DTYPE, replay_fleet
+from orchestrator.kernels.decide.scale import TICK_DTYPE, replay_fleet
 
 __all__ = ["FleetAccount", "hold_peak", "replay"]
+
 
 Array = NDArray[np.float64]
 

@@ -1,4 +1,4 @@
-"""Forecast tables: rolling forecasts as plain arrays, which kernels and simulations look up.
+"""Demand series, and tables of their forecasts.
 
 Nothing is fitted inside a step. A table is made beforehand, only from the past of each of its
 origins, and says so when asked about a time that it does not cover.
@@ -6,6 +6,7 @@ origins, and says so when asked about a time that it does not cover.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import zipfile
@@ -16,20 +17,136 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.autoscaler.forecasting import Forecaster
-from orchestrator.autoscaler.rolling import (
+from orchestrator.autoscaler.forecast import (
+    Forecaster,
     RollingSettings,
     calibrate,
     carry_forward,
     choose,
     structures,
 )
-from orchestrator.autoscaler.series import DemandSeries
 from orchestrator.errors import ValidationError
 
-__all__ = ["DEFAULT_LEVELS", "ForecastTable", "make_table", "table_from_bases"]
+__all__ = [
+    "DEFAULT_LEVELS",
+    "DemandSeries",
+    "ForecastTable",
+    "fill_gaps",
+    "make_table",
+    "table_from_bases",
+]
+
+
+@dataclass(frozen=True)
+class DemandSeries:
+    """Demand over time.
+
+    Parameters
+    ----------
+    name : str
+        For people and files.
+    values : float64 [T]
+        Demand at each tick, in the unit of whatever serves it.
+    tick_s : int
+        Seconds between ticks.
+    unit : str
+        Of the values.
+
+    Raises
+    ------
+    ValidationError
+        If it is empty, has a gap (a value that is not finite) or a negative value; the message
+        names the first bad tick.
+    """
+
+    name: str
+    values: NDArray[np.float64]
+    tick_s: int
+    unit: str = ""
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        me = f"demand series '{self.name}'"
+        if self.values.ndim != 1 or len(self.values) == 0:
+            raise ValidationError(
+                me, "values", f"have shape {self.values.shape}", "give a list of numbers"
+            )
+        if self.tick_s < 1:
+            raise ValidationError(me, "tick_s", f"is {self.tick_s}", "at least 1 second")
+        if 86_400 % self.tick_s:
+            raise ValidationError(me, "tick_s", f"is {self.tick_s}", "it must divide a day")
+        gaps = np.flatnonzero(~np.isfinite(self.values))
+        if len(gaps):
+            raise ValidationError(
+                me,
+                "values",
+                f"have {len(gaps)} gaps, the first at tick {gaps[0]}",
+                "fill them from their past with fill_gaps, or choose a window without",
+            )
+        negative = np.flatnonzero(self.values < 0.0)
+        if len(negative):
+            first = negative[0]
+            raise ValidationError(
+                me, "values", f"are {self.values[first]} at tick {first}", "demand is at least 0"
+            )
+
+    def __len__(self) -> int:
+        """Ticks."""
+        return len(self.values)
+
+    @property
+    def day(self) -> int:
+        """Ticks of a day."""
+        return 86_400 // self.tick_s
+
+    @property
+    def digest(self) -> str:
+        """Hash of the content: name and unit do not count."""
+        digest = hashlib.sha256(f"{self.tick_s}:".encode())
+        digest.update(np.ascontiguousarray(self.values, np.float64).tobytes())
+        return digest.hexdigest()[:16]
+
+
+def fill_gaps(values: NDArray[np.float64], longest: int) -> NDArray[np.float64]:
+    """Carry the last value forward over gaps (values that are not finite).
+
+    Interpolation would look ahead; this does not.
+
+    Parameters
+    ----------
+    values : float64 [T]
+    longest : int
+        Ticks of the longest gap that may be filled.
+
+    Returns
+    -------
+    float64 [T]
+
+    Raises
+    ------
+    ValidationError
+        If the series begins with a gap, or one is longer.
+    """
+    known = np.isfinite(values)
+    me = "demand series"
+    if len(values) == 0 or not known[0]:
+        raise ValidationError(me, "values", "begin with a gap", "leave its beginning out")
+    last = np.maximum.accumulate(np.where(known, np.arange(len(values)), 0))
+    length = np.arange(len(values)) - last
+    if length.max() > longest:
+        first = int(last[np.argmax(length > longest)]) + 1
+        raise ValidationError(
+            me,
+            "values",
+            f"have a gap of more than {longest} ticks from tick {first} on",
+            "allow longer gaps, or choose a window without",
+        )
+    return np.asarray(values[last])
+
 
 DEFAULT_LEVELS = (0.1, 0.5, 0.8, 0.9, 0.95, 0.975, 0.99, 0.995)
+
+
 _REMEDY = "make a table of this series and window with scripts/forecast.py"
 
 
@@ -250,7 +367,7 @@ def table_from_bases(
     levels: tuple[float, ...] = DEFAULT_LEVELS,
     settings: RollingSettings | None = None,
 ) -> ForecastTable:
-    """The same from what :func:`orchestrator.autoscaler.rolling.structures` made beforehand."""
+    """The same from what :func:`orchestrator.autoscaler.forecast.structures` made beforehand."""
     settings = settings or RollingSettings()
     known = series.values[first:]
     points = np.stack([carry_forward(known, base, settings.carry) for base, _ in made])

@@ -6,13 +6,8 @@ import inspect
 from dataclasses import dataclass
 
 from orchestrator.errors import ConfigurationError
-from orchestrator.kernels.codes import EventKind
-from orchestrator.ports import (
-    Clock,
-    HealthListener,
-    NodeHealth,
-    Timer,
-)
+from orchestrator.kernels.state.codes import EventKind
+from orchestrator.ports import Clock, HealthListener, NodeHealth, Timer
 
 __all__ = ["HeartbeatFaultDetector"]
 

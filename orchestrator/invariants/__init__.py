@@ -7,6 +7,7 @@ waits, who runs. It is slow and meant to be: switch it on in tests and when hunt
 from __future__ import annotations
 
 from orchestrator.invariants.holdings import (
+    assert_links,
     check_capacity,
     check_holdings,
     check_orders,
@@ -21,8 +22,7 @@ from orchestrator.invariants.jobs import (
 )
 from orchestrator.invariants.queues import check_heap, check_queue, check_queue_sums, check_running
 from orchestrator.invariants.view import PLACED, view_of
-from orchestrator.kernels.state import ClusterState
-from orchestrator.resources.audit import assert_links
+from orchestrator.kernels.state.row import ClusterState
 
 __all__ = ["assert_invariants"]
 

@@ -5,12 +5,17 @@ from __future__ import annotations
 import numpy as np
 
 from orchestrator.invariants.view import ENDED, PASSING, PLACED, WAITING, View
-from orchestrator.kernels.codes import NO_JOB, EffectKind, JobCode, JobKind
+from orchestrator.kernels.state.codes import NO_JOB, EffectKind, JobCode, JobKind
 
 __all__ = ["check_counters", "check_effects", "check_jobs", "check_progress", "check_services"]
 
+
 _HOLDS = (EffectKind.START, EffectKind.REGROUP, EffectKind.MOVE)
+
+
 _ENDS = (EffectKind.STOP, EffectKind.SAVE_AND_STOP, EffectKind.INTERRUPT)
+
+
 _TOLD_LAST = {
     JobCode.RUNNING: _HOLDS,
     JobCode.COMPLETED: _HOLDS,

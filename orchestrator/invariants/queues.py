@@ -5,11 +5,14 @@ from __future__ import annotations
 import numpy as np
 
 from orchestrator.invariants.view import PLACED, WAITING, View
-from orchestrator.kernels.codes import EventKind, JobCode
+from orchestrator.kernels.state.codes import EventKind, JobCode
 
 __all__ = ["check_heap", "check_queue", "check_queue_sums", "check_running"]
 
+
 REL = 1e-9
+
+
 DRIFT = 1e-12  # of the largest term: rounding that terms long gone leave behind
 
 

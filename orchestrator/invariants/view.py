@@ -9,16 +9,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.errors import InvariantError
-from orchestrator.kernels.codes import JobCode, NodeCode
-from orchestrator.kernels.state import ClusterState
+from orchestrator.kernels.state.codes import JobCode, NodeCode
+from orchestrator.kernels.state.row import ClusterState
 
 __all__ = ["ENDED", "PAID", "PASSING", "PLACED", "WAITING", "WHOLE", "View", "view_of"]
 
+
 WAITING = (JobCode.PENDING, JobCode.PREEMPTED)
+
+
 PLACED = (JobCode.RUNNING, JobCode.CHECKPOINTING)
+
+
 ENDED = (JobCode.COMPLETED, JobCode.FAILED)
+
+
 PASSING = (JobCode.SCHEDULED, JobCode.SCALING)
+
+
 PAID = (NodeCode.UP, NodeCode.DRAINING, NodeCode.PROVISIONING)
+
+
 WHOLE = 1000
 
 

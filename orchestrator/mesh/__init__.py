@@ -4,10 +4,9 @@
 kernels', so that what is simulated is what runs.
 """
 
-from orchestrator.mesh.discovery import Endpoint, ServiceDiscovery
-from orchestrator.mesh.mesh import ServiceCounts, ServiceMesh, Transport
+from orchestrator.mesh.mesh import Endpoint, ServiceCounts, ServiceDiscovery, ServiceMesh, Transport
 from orchestrator.mesh.policies import CircuitBreaker, LoadBalancer, RateLimiter, RetryPolicy
-from orchestrator.mesh.probing import HealthProber, Probe, ProbeSpec
+from orchestrator.mesh.replicas import HealthProber, Probe, ProbeSpec
 from orchestrator.mesh.specs import (
     BreakerSpec,
     LimitSpec,

@@ -1,11 +1,11 @@
-"""The service mesh: finds a service's endpoints and gets requests to one that answers."""
+"""Route one request: discovery, balancing, breakers, retries, limits."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 from orchestrator.errors import (
     AttemptTimeoutError,
@@ -15,15 +15,153 @@ from orchestrator.errors import (
     RequestRejectedError,
     RetriesExhaustedError,
     UnknownServiceError,
+    ValidationError,
 )
-from orchestrator.kernels.mesh.breaker import BreakerMode
-from orchestrator.mesh.discovery import ServiceDiscovery
+from orchestrator.kernels.requests.breaker import BreakerMode
 from orchestrator.mesh.policies import CircuitBreaker, LoadBalancer, RateLimiter, RetryPolicy
 from orchestrator.mesh.specs import ServiceSpec
-from orchestrator.mesh.timing import within
 from orchestrator.ports import Clock
 
-__all__ = ["ServiceCounts", "ServiceMesh", "Transport"]
+__all__ = ["Endpoint", "ServiceCounts", "ServiceDiscovery", "ServiceMesh", "Transport", "within"]
+
+
+_T = TypeVar("_T")
+
+
+async def within(clock: Clock, work: Awaitable[_T], limit_ms: float) -> _T:
+    """Await something for at most so long, on a clock.
+
+    Parameters
+    ----------
+    clock : Clock
+        Whose milliseconds they are.
+    work : awaitable
+        What to wait for; it is cancelled when time is up.
+    limit_ms : float
+        0: for ever.
+
+    Returns
+    -------
+    What ``work`` returns.
+
+    Raises
+    ------
+    TimeoutError
+        When time is up.
+    """
+    if limit_ms <= 0:
+        return await work
+    task = asyncio.ensure_future(work)
+    expired = False
+
+    def expire() -> None:
+        nonlocal expired
+        expired = True
+        task.cancel()
+
+    timer = clock.call_at(clock.now_ms() + round(limit_ms), expire)
+    try:
+        return await task
+    except asyncio.CancelledError:
+        caller = asyncio.current_task()
+        if expired and not (caller is not None and caller.cancelling()):
+            raise TimeoutError(f"no answer within {limit_ms:g} ms") from None
+        raise
+    finally:
+        timer.cancel()
+
+
+@dataclass
+class Endpoint:
+    """One replica, by its address."""
+
+    address: str
+    healthy: bool = True
+    draining: bool = False
+
+    @property
+    def routable(self) -> bool:
+        """Whether new requests may go there."""
+        return self.healthy and not self.draining
+
+
+class ServiceDiscovery:
+    """A register of services and their endpoints, in the order of their registration."""
+
+    def __init__(self) -> None:
+        self._services: dict[str, dict[str, Endpoint]] = {}
+
+    @property
+    def services(self) -> list[str]:
+        """Names of the services."""
+        return list(self._services)
+
+    def declare(self, service: str) -> None:
+        """Make a service known, with no endpoints yet; nothing happens if it is."""
+        if not service:
+            raise ValidationError("ServiceDiscovery", "service", "is empty", "give it a name")
+        self._services.setdefault(service, {})
+
+    def forget(self, service: str) -> None:
+        """Take a service and its endpoints off the register."""
+        self._of(service)
+        del self._services[service]
+
+    def register(self, service: str, address: str, *, healthy: bool = True) -> Endpoint:
+        """Add an endpoint, or bring one that is there back from draining."""
+        if not address:
+            subject = f"service '{service}'"
+            raise ValidationError(subject, "address", "is empty", "give the endpoint's address")
+        self.declare(service)
+        endpoint = Endpoint(address, healthy)
+        self._services[service][address] = endpoint
+        return endpoint
+
+    def deregister(self, service: str, address: str) -> None:
+        """Take an endpoint off the register."""
+        self.endpoint(service, address)
+        del self._services[service][address]
+
+    def drain(self, service: str, address: str) -> None:
+        """Send an endpoint no new requests; those that it has may finish."""
+        self.endpoint(service, address).draining = True
+
+    def set_health(self, service: str, address: str, healthy: bool) -> None:
+        """Note whether an endpoint is well."""
+        self.endpoint(service, address).healthy = healthy
+
+    def endpoint(self, service: str, address: str) -> Endpoint:
+        """Look up one endpoint.
+
+        Raises
+        ------
+        UnknownServiceError
+            When there is no such service, or no such endpoint.
+        """
+        endpoints = self._of(service)
+        if address not in endpoints:
+            raise UnknownServiceError(address, list(endpoints))
+        return endpoints[address]
+
+    def endpoints(self, service: str) -> list[Endpoint]:
+        """All endpoints of a service, sick and draining ones too."""
+        return list(self._of(service).values())
+
+    def lookup(self, service: str) -> list[str]:
+        """Addresses of a service's endpoints that are well and not draining.
+
+        Raises
+        ------
+        UnknownServiceError
+            When there is no such service.
+        """
+        return [e.address for e in self._of(service).values() if e.routable]
+
+    def _of(self, service: str) -> dict[str, Endpoint]:
+        if service not in self._services:
+            raise UnknownServiceError(service, self.services)
+        return self._services[service]
+
 
 Transport: TypeAlias = Callable[[str, Any], Awaitable[Any]]
 """Carries a request to the endpoint at an address and returns its answer, or raises."""

@@ -1,26 +1,26 @@
 """The state machines of the request path, each with its rule and its state.
 
-All transitions are the kernels' (``orchestrator.kernels.mesh``), which the simulator runs too.
+All transitions are the kernels' (``orchestrator.kernels.requests``), which the simulator runs too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from orchestrator.kernels.mesh.balance import (
+from orchestrator.kernels.requests.balance import (
     LatencyState,
     draw_two,
     fold_latency,
     second_is_better,
 )
-from orchestrator.kernels.mesh.breaker import (
+from orchestrator.kernels.requests.breaker import (
     BreakerMode,
     breaker_admit,
     breaker_record,
     closed_breaker,
 )
-from orchestrator.kernels.mesh.limiter import full_bucket, take_token
-from orchestrator.kernels.mesh.retry import (
+from orchestrator.kernels.requests.limiter import full_bucket, take_token
+from orchestrator.kernels.requests.retry import (
     budget_earn,
     budget_spend,
     drawn_backoff_ms,
@@ -29,6 +29,7 @@ from orchestrator.kernels.mesh.retry import (
 from orchestrator.mesh.specs import BreakerSpec, LimitSpec, RetrySpec
 
 __all__ = ["CircuitBreaker", "LoadBalancer", "RateLimiter", "RetryPolicy"]
+
 
 _NO_LATENCY = LatencyState(0.0, 0)
 

@@ -14,12 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.errors import ValidationError
-from orchestrator.kernels.mesh.breaker import BreakerRule
-from orchestrator.kernels.mesh.limiter import LimitRule
-from orchestrator.kernels.mesh.record import SERVICE_DTYPE
-from orchestrator.kernels.mesh.retry import RetryRule
+from orchestrator.kernels.requests.breaker import BreakerRule
+from orchestrator.kernels.requests.limiter import LimitRule
+from orchestrator.kernels.requests.retry import RetryRule
+from orchestrator.kernels.state.records import SERVICE_DTYPE
 
 __all__ = ["BreakerSpec", "LimitSpec", "RetrySpec", "ServiceSpec", "service_records"]
+
 
 _MAX_ATTEMPTS = 64
 

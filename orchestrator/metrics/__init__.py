@@ -5,11 +5,13 @@ they survive a restart.
 """
 
 from orchestrator.metrics.collector import OrchestratorMetrics
-from orchestrator.metrics.completion import JobCompletionRate
-from orchestrator.metrics.latency import SchedulingLatency
-from orchestrator.metrics.scaling import ScalingEfficiency
-from orchestrator.metrics.series import Series
-from orchestrator.metrics.utilization import ClusterUtilization
+from orchestrator.metrics.views import (
+    ClusterUtilization,
+    JobCompletionRate,
+    ScalingEfficiency,
+    SchedulingLatency,
+    Series,
+)
 
 __all__ = [
     "ClusterUtilization",

@@ -7,19 +7,22 @@ from typing import Any
 
 import numpy as np
 
-from orchestrator.engine import Engine, Outcome
+from orchestrator.engine.engine import Engine, Outcome
 from orchestrator.errors import ConfigurationError
-from orchestrator.kernels.codes import NodeCode
+from orchestrator.kernels.state.codes import NodeCode
 from orchestrator.mesh.mesh import ServiceCounts
 from orchestrator.messages import StartJob
-from orchestrator.metrics.completion import JobCompletionRate
-from orchestrator.metrics.latency import SchedulingLatency
-from orchestrator.metrics.scaling import ScalingEfficiency
-from orchestrator.metrics.series import Series
-from orchestrator.metrics.utilization import ClusterUtilization
-from orchestrator.resources.standing import fragmentation, jain_index, tenant_shares
+from orchestrator.metrics.views import (
+    ClusterUtilization,
+    JobCompletionRate,
+    ScalingEfficiency,
+    SchedulingLatency,
+    Series,
+)
+from orchestrator.status import fragmentation, jain_index, tenant_shares
 
 __all__ = ["OrchestratorMetrics"]
+
 
 _HOUR_MS = 3_600_000
 
@@ -45,7 +48,7 @@ class OrchestratorMetrics:
     utilization, latency, completion, scaling
         The four of the interface.
     fragmentation, fairness, queue : Series
-        See :func:`orchestrator.resources.standing.fragmentation`; Jain's index of what tenants
+        See :func:`orchestrator.status.fragmentation`; Jain's index of what tenants
         with work hold, over their weights; waiting jobs.
     """
 

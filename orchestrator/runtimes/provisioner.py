@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 
 from orchestrator.errors import ConfigurationError, ValidationError
-from orchestrator.kernels.codes import EventKind
+from orchestrator.kernels.state.codes import EventKind
 from orchestrator.ports import Clock
 from orchestrator.types import NodeSpec
 

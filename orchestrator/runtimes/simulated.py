@@ -6,8 +6,9 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from orchestrator.engine.records import duration_ms
 from orchestrator.errors import ConfigurationError
-from orchestrator.kernels.codes import EventKind
+from orchestrator.kernels.state.codes import EventKind
 from orchestrator.messages import (
     CheckpointCommitted,
     Effect,
@@ -19,7 +20,6 @@ from orchestrator.messages import (
     WorkerExited,
 )
 from orchestrator.ports import Clock, Timer
-from orchestrator.resources.jobs import duration_ms
 
 __all__ = ["SimulatedRuntime"]
 

@@ -1,7 +1,7 @@
 """How fast a training job runs: the throughput model of Pollux, and six applications measured.
 
 Qiao et al., "Pollux: Co-adaptive Cluster Scheduling for Goodput-Optimized Deep Learning", OSDI
-2021. The kernels hold the same formula (``kernels/throughput.py``).
+2021. The kernels hold the same formula (``kernels/place/throughput.py``).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from orchestrator.errors import ConfigurationError, ValidationError
-from orchestrator.kernels.records import CURVE_DTYPE, CURVE_MODELS
+from orchestrator.kernels.state.records import CURVE_DTYPE, CURVE_MODELS
 
 __all__ = [
     "APPLICATIONS",
@@ -247,6 +247,7 @@ Fitted with ``envs.workloads.profiles.fit_throughput`` to the step times that th
 of Pollux measured (petuum/adaptdl, branch osdi21-artifact, commit c793c70, Apache-2.0); the local
 batch is the initial batch size, the noise scale its median there.
 """
+
 
 GPU_SPEEDS_MILLI = MappingProxyType(
     {

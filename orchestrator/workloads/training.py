@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.autoscaler.vertical import ResourceRequest
+from orchestrator.autoscaler.policies import ResourceRequest
 from orchestrator.errors import ConfigurationError, UnknownEntityError, ValidationError
-from orchestrator.kernels.codes import JobCode, JobKind, NodeCode
+from orchestrator.kernels.state.codes import JobCode, JobKind, NodeCode
 from orchestrator.types import JobSpec
-from orchestrator.workloads.rightsizing import Rightsizer
+from orchestrator.workloads.advice import Rightsizer
 from orchestrator.workloads.throughput import ThroughputModel
 
 if TYPE_CHECKING:
     from orchestrator.orchestrator import InfrastructureOrchestrator
 
 __all__ = ["ElasticTrainer", "TrainingJobManager"]
+
 
 _ENDED = (JobCode.COMPLETED, JobCode.FAILED)
 

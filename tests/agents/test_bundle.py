@@ -25,7 +25,7 @@ from agents.linear.policy import LinearRanker
 from envs.config import CLUSTER, JOB_ORDERING, EnvConfig
 from envs.reward import RewardConfig
 from orchestrator.errors import SchemaMismatchError
-from orchestrator.kernels.features import Encoding
+from orchestrator.kernels.see.queue import Encoding
 
 WEIGHTS = np.linspace(-1.0, 1.0, 14).astype(np.float32)
 CARD = EvaluationCard(

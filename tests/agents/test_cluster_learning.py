@@ -16,7 +16,7 @@ from agents.ppo.model import ScorerPolicy, SetScorer
 from agents.ppo.train import PPOTrainer
 from agents.problem import Problem, Windows
 from agents.tracking import NullTracker
-from orchestrator.scheduler.vectors import advice_column, feature_names
+from orchestrator.scheduling.schema import advice_column, feature_names
 from tests.kernels.test_scorer import ELASTIC, JOBS, STARTS, trace
 
 _ADVICE = {"advice": 1.0}

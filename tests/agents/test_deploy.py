@@ -27,15 +27,15 @@ from agents.problem import BatchPolicy
 from envs.config import JOB_ORDERING, EnvConfig
 from envs.session import Session
 from envs.workloads import Trace
+from orchestrator.engine.records import request_record
+from orchestrator.engine.snapshot import Snapshot
 from orchestrator.errors import ConfigurationError
-from orchestrator.kernels.codes import EventKind, RuleKey
-from orchestrator.kernels.features import Encoding
-from orchestrator.kernels.records import INCIDENT_DTYPE
-from orchestrator.kernels.state import ClusterShape
+from orchestrator.kernels.see.queue import Encoding
+from orchestrator.kernels.state.codes import EventKind, RuleKey
+from orchestrator.kernels.state.records import INCIDENT_DTYPE
+from orchestrator.kernels.state.row import ClusterShape
 from orchestrator.messages import Plan
-from orchestrator.resources.jobs import request_record
-from orchestrator.scheduler.snapshot import Snapshot
-from orchestrator.scheduler.vectors import advice_column, feature_names
+from orchestrator.scheduling.schema import advice_column, feature_names
 from orchestrator.types import JobPriority, JobSpec, NodeSpec
 from tests.kernels.test_scorer import ELASTIC
 from tests.orchestrator import drivers

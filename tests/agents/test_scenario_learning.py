@@ -18,8 +18,8 @@ from envs.config import JOB_ORDERING
 from envs.scenario import Scenario
 from envs.workloads.failures import FailureModel
 from orchestrator.errors import ConfigurationError
-from orchestrator.kernels.codes import QuotaMode
-from orchestrator.scheduler.rules import rule_named
+from orchestrator.kernels.state.codes import QuotaMode
+from orchestrator.scheduling.rules import rule_named
 from orchestrator.types import TenantSpec
 from tests.kernels.test_scorer import ELASTIC, JOBS, STARTS, trace
 

@@ -19,7 +19,8 @@ from orchestrator.autoscaler import (
     VerticalScaler,
 )
 from orchestrator.errors import ConfigurationError, ValidationError
-from orchestrator.kernels.scaling import NO_CHANGE_MS, scale_one
+from orchestrator.kernels.decide.scale import scale_one
+from orchestrator.kernels.state.codes import NO_CHANGE_MS
 from orchestrator.types import ScalingDirection
 
 _UNIT = st.sampled_from([1.0, 8.0, 0.7])

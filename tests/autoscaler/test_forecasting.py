@@ -25,7 +25,7 @@ from orchestrator.autoscaler import (
     forecaster_named,
     make_table,
 )
-from orchestrator.autoscaler.rolling import calibrate, carry_forward, choose
+from orchestrator.autoscaler.forecast import calibrate, carry_forward, choose
 from orchestrator.errors import ConfigurationError, ValidationError
 from orchestrator.types import ScalingDirection
 

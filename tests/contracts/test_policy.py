@@ -8,12 +8,11 @@ import random
 import pytest
 
 from orchestrator import InfrastructureOrchestrator, VirtualClock, in_memory
-from orchestrator.kernels.state import ClusterShape
+from orchestrator.engine.snapshot import Snapshot
+from orchestrator.kernels.state.row import ClusterShape
 from orchestrator.messages import Plan
 from orchestrator.ports import Policy
-from orchestrator.scheduler.policy import RulePolicy
-from orchestrator.scheduler.rules import RULES
-from orchestrator.scheduler.snapshot import Snapshot
+from orchestrator.scheduling.rules import RULES, RulePolicy
 from orchestrator.semantics import Semantics
 from orchestrator.types import JobPriority, JobSpec, NodeSpec
 

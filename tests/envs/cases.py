@@ -22,12 +22,10 @@ from envs import (
 )
 from envs.gym import make_session, override
 from envs.workloads import Trace, gpu_cluster, lublin_feitelson
-from orchestrator.kernels.codes import EventKind, Information, RuleKey
-from orchestrator.kernels.features import Encoding
-from orchestrator.kernels.packing_state import JOB_MEMO_FIELDS, MEMO_TABLES
-from orchestrator.kernels.records import INCIDENT_DTYPE, TABLES
-from orchestrator.kernels.row import CONFIG_FIELDS, MEMO_FIELDS
-from orchestrator.kernels.state import allocate
+from orchestrator.kernels.see.queue import Encoding
+from orchestrator.kernels.state.codes import EventKind, Information, RuleKey
+from orchestrator.kernels.state.records import INCIDENT_DTYPE, JOB_MEMO_FIELDS, MEMO_TABLES, TABLES
+from orchestrator.kernels.state.row import CONFIG_FIELDS, MEMO_FIELDS, allocate
 
 __all__ = [
     "CASES",

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from envs import EnvConfig
 from envs.workloads import Trace
-from orchestrator.kernels.codes import JobCode, NodeCode, RuleKey
-from orchestrator.kernels.features import BUCKETS, Encoding
-from orchestrator.kernels.state import ClusterState
+from orchestrator.kernels.see.queue import BUCKETS, Encoding
+from orchestrator.kernels.state.codes import JobCode, NodeCode, RuleKey
+from orchestrator.kernels.state.row import ClusterState
 from tests.twins import kernel_calls
 from tests.twins.naive_placement import Host
 from tests.twins.naive_state import plain

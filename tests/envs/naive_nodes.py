@@ -8,7 +8,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 from envs import Session
-from orchestrator.kernels.codes import JobCode, NodeCode, Topology
+from orchestrator.kernels.state.codes import JobCode, NodeCode, Topology
 from tests.twins.naive_placement import Host, least, slots
 from tests.twins.naive_scores import fragmentation, gradient
 from tests.twins.naive_state import plain

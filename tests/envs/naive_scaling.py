@@ -10,7 +10,8 @@ from types import SimpleNamespace
 from typing import Protocol
 
 from envs import Scenario
-from orchestrator.kernels.codes import (
+from orchestrator.kernels.state.codes import (
+    NO_CHANGE_MS,
     NO_JOB,
     ActionKind,
     JobCode,
@@ -19,7 +20,6 @@ from orchestrator.kernels.codes import (
     QuotaMode,
     Scaling,
 )
-from orchestrator.kernels.scaling import NO_CHANGE_MS
 from tests.envs.naive_features import NaiveView, Played, _slots
 from tests.twins.naive_state import plain
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.kernels.codes import NodeCode
-from orchestrator.kernels.mesh.breaker import BreakerMode
+from orchestrator.kernels.requests.breaker import BreakerMode
+from orchestrator.kernels.state.codes import NodeCode
 from tests.envs.naive_features import Rows
 from tests.envs.naive_scaling import ScalingView
 

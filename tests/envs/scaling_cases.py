@@ -19,7 +19,7 @@ from envs.workloads.generators.gpu_cluster import gpu_cluster
 from envs.workloads.services.generator import ServiceRhythm, generate_services
 from envs.workloads.services.series import ServiceSeries
 from envs.workloads.table import blank_requests
-from orchestrator.kernels.codes import NodeCode, QuotaMode, Reason
+from orchestrator.kernels.state.codes import NodeCode, QuotaMode, Reason
 from orchestrator.mesh.specs import BreakerSpec, LimitSpec, ServiceSpec
 from orchestrator.types import NodeSpec, TenantSpec
 from orchestrator.workloads.throughput import APPLICATIONS

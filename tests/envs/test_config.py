@@ -14,9 +14,9 @@ from envs import (
     EnvConfig,
 )
 from orchestrator.errors import ConfigurationError
-from orchestrator.kernels.codes import Placement, RuleKey
-from orchestrator.kernels.features import Encoding
-from orchestrator.kernels.session import Sampling
+from orchestrator.kernels.run.buffers import Sampling
+from orchestrator.kernels.see.queue import Encoding
+from orchestrator.kernels.state.codes import Placement, RuleKey
 from tests.envs.cases import lublin_trace
 
 _WRONG: list[tuple[dict[str, Any], str]] = [

@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 
 from envs import CLUSTER, JOB_ORDERING, Session
 from envs.workloads import gpu_cluster, lublin_feitelson
-from orchestrator.kernels import fastlog
-from orchestrator.kernels.codes import Placement, RuleKey
-from orchestrator.kernels.features import Encoding
-from orchestrator.kernels.jit import entry
-from orchestrator.scheduler import schema as schemas
-from orchestrator.scheduler.schema import ActionLayout, FeatureSchema
+from orchestrator.kernels.lang import numbers as fastlog
+from orchestrator.kernels.lang.jit import entry
+from orchestrator.kernels.see.queue import Encoding
+from orchestrator.kernels.state.codes import Placement, RuleKey
+from orchestrator.scheduling import schema as schemas
+from orchestrator.scheduling.schema import ActionLayout, FeatureSchema
 from tests.envs.cases import CASES, EnvCase, pick_legal
 from tests.envs.naive_features import NaiveView
 

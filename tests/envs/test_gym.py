@@ -27,8 +27,8 @@ from envs import (
 from envs.gym import default_scenario, default_trace, part_starts
 from envs.workloads import Trace, gpu_cluster, lublin_feitelson
 from orchestrator.errors import ConfigurationError, IllegalActionError
-from orchestrator.kernels.codes import NodeCode, Reason, Scaling
-from orchestrator.scheduler.rules import rule_named
+from orchestrator.kernels.state.codes import NodeCode, Reason, Scaling
+from orchestrator.scheduling.rules import rule_named
 from tests.envs.cases import CASES, EnvCase, gpu_trace, lublin_trace, pick_legal
 from tests.envs.scaling_cases import SCALING_CASES
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from envs import Session
 from orchestrator.errors import IllegalActionError
 from orchestrator.invariants import assert_invariants
-from orchestrator.kernels.codes import Reason
+from orchestrator.kernels.state.codes import Reason
 from tests.envs.cases import (
     CASES,
     MEMO,

@@ -19,13 +19,17 @@ from envs.workloads import Trace, gpu_cluster
 from envs.workloads.enrich import enrich
 from envs.workloads.failures import FailureModel
 from orchestrator.errors import ConfigurationError
-from orchestrator.kernels import entry
-from orchestrator.kernels.codes import Placement, Topology
-from orchestrator.kernels.packing_state import JOB_MEMO_FIELDS, MEMO_TABLES
-from orchestrator.kernels.records import NODE_DTYPE, REQUEST_DTYPE, TABLES
-from orchestrator.kernels.row import MEMO_FIELDS
-from orchestrator.kernels.state import ClusterShape, ClusterState, allocate
-from orchestrator.kernels.transition import live
+from orchestrator.kernels.change import events as live
+from orchestrator.kernels.run import rows as entry
+from orchestrator.kernels.state.codes import Placement, Topology
+from orchestrator.kernels.state.records import (
+    JOB_MEMO_FIELDS,
+    MEMO_TABLES,
+    NODE_DTYPE,
+    REQUEST_DTYPE,
+    TABLES,
+)
+from orchestrator.kernels.state.row import MEMO_FIELDS, ClusterShape, ClusterState, allocate
 from orchestrator.types import TenantSpec
 from tests.envs.cases import pick_legal
 

@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 from envs import CLUSTER, JOB_ORDERING, EnvConfig, SchedulingEnv, SchedulingVectorEnv
 from envs.gym import row_seeds
 from envs.workloads import Trace, gpu_cluster, lublin_feitelson
+from orchestrator.engine.records import node_records
 from orchestrator.invariants import assert_invariants
-from orchestrator.kernels import entry
-from orchestrator.kernels.codes import (
+from orchestrator.kernels.run import rows as entry
+from orchestrator.kernels.state.codes import (
     NO_JOB,
     ActionKind,
     EventKind,
@@ -32,9 +33,8 @@ from orchestrator.kernels.codes import (
     Status,
     Stream,
 )
-from orchestrator.kernels.records import INCIDENT_DTYPE
-from orchestrator.kernels.state import ClusterShape, allocate
-from orchestrator.resources.records import node_records
+from orchestrator.kernels.state.records import INCIDENT_DTYPE
+from orchestrator.kernels.state.row import ClusterShape, allocate
 from tests.envs.cases import pick_legal
 from tests.envs.naive_features import NaiveView
 from tests.twins import kernel_calls

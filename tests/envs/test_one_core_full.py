@@ -23,8 +23,12 @@ from envs.scenario import FleetPlan, configure_scenario
 from envs.session import configure_view
 from envs.workloads.failures import FailureModel
 from orchestrator.invariants import assert_invariants
-from orchestrator.kernels import entry
-from orchestrator.kernels.codes import (
+from orchestrator.kernels.change import episode
+from orchestrator.kernels.lang.jit import entry as from_python
+from orchestrator.kernels.run import rows as entry
+from orchestrator.kernels.run.buffers import Source
+from orchestrator.kernels.run.session import load_surroundings
+from orchestrator.kernels.state.codes import (
     NO_JOB,
     ActionKind,
     JobKind,
@@ -35,12 +39,9 @@ from orchestrator.kernels.codes import (
     Status,
     Stream,
 )
-from orchestrator.kernels.jit import entry as from_python
-from orchestrator.kernels.records import TABLES
-from orchestrator.kernels.session import Source, load_surroundings
-from orchestrator.kernels.state import ClusterState, allocate
-from orchestrator.kernels.transition import episode
-from orchestrator.scheduler.rules import rule_named
+from orchestrator.kernels.state.records import TABLES
+from orchestrator.kernels.state.row import ClusterState, allocate
+from orchestrator.scheduling.rules import rule_named
 from orchestrator.types import TenantSpec
 from tests.envs.cases import MEMO, pick_legal, without_memo
 from tests.envs.naive_surroundings import FullView

@@ -22,18 +22,19 @@ from agents.linear.policy import LinearScorer
 from envs import CLUSTER, PLACEMENT, EnvConfig, RewardConfig, SchedulingEnv, Session
 from envs.gym import SchedulingVectorEnv
 from envs.workloads import Trace, gpu_pods, load_workload, read_openb_orders, typical_pods
+from orchestrator.engine.records import node_records
 from orchestrator.errors import ConfigurationError
 from orchestrator.invariants import assert_invariants
-from orchestrator.kernels import entry, packing
-from orchestrator.kernels.codes import FOREVER_MS, JobCode, Placement, Topology
-from orchestrator.kernels.metrics import Metric
-from orchestrator.kernels.node_choices import MODELS
 from orchestrator.kernels.place.memo import make_node_memo
+from orchestrator.kernels.run import packing
+from orchestrator.kernels.run import rows as entry
+from orchestrator.kernels.see.candidates import MODELS
 from orchestrator.kernels.see.layout import NODE_NAMES
-from orchestrator.kernels.state import ClusterShape, allocate
-from orchestrator.resources.records import node_records
-from orchestrator.scheduler.rules import rule_named
-from orchestrator.scheduler.vectors import named_vector
+from orchestrator.kernels.see.metrics import Metric
+from orchestrator.kernels.state.codes import FOREVER_MS, JobCode, Placement, Topology
+from orchestrator.kernels.state.row import ClusterShape, allocate
+from orchestrator.scheduling.rules import rule_named
+from orchestrator.scheduling.schema import named_vector
 from tests.envs.cases import incidents, keep_log, pick_legal, play
 from tests.envs.naive_nodes import NaiveNodes
 from tests.twins.naive_scores import fragmentation

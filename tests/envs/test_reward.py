@@ -14,8 +14,8 @@ from envs.reward import TERMS
 from envs.scenario import FleetPlan
 from orchestrator.errors import ConfigurationError
 from orchestrator.invariants import assert_invariants
-from orchestrator.kernels.codes import EventKind, JobCode, LogKind, NodeCode
-from orchestrator.scheduler.rules import RULES, rule_named
+from orchestrator.kernels.state.codes import EventKind, JobCode, LogKind, NodeCode
+from orchestrator.scheduling.rules import RULES, rule_named
 from tests.envs.cases import (
     CASES,
     all_terms,

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from envs.scenario import FleetPlan
 from envs.workloads.failures import FailureModel
 from orchestrator.invariants import assert_invariants
-from orchestrator.kernels import entry
-from orchestrator.kernels.codes import ActionKind, EventKind, JobCode, Reason
-from orchestrator.kernels.records import INCIDENT_DTYPE
-from orchestrator.scheduler.rules import rule_named
+from orchestrator.kernels.run import rows as entry
+from orchestrator.kernels.state.codes import ActionKind, EventKind, JobCode, Reason
+from orchestrator.kernels.state.records import INCIDENT_DTYPE
+from orchestrator.scheduling.rules import rule_named
 from tests.envs.scaling_cases import Play, bare_trace, mix_of, play_of, spec
 
 _FLAT = [10.0] * 40

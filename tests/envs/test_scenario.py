@@ -15,12 +15,12 @@ from envs.workloads import Trace
 from envs.workloads.failures import FailureModel
 from envs.workloads.services.series import ServiceSeries
 from orchestrator.autoscaler.table import ForecastTable
+from orchestrator.engine.records import node_records
 from orchestrator.errors import ConfigurationError, ValidationError
 from orchestrator.invariants import assert_invariants
-from orchestrator.kernels.codes import NodeCode, Placement, QuotaMode
-from orchestrator.resources.records import node_records
-from orchestrator.scheduler.gittins import gittins_table, job_services
-from orchestrator.scheduler.rules import rule_named
+from orchestrator.kernels.state.codes import NodeCode, Placement, QuotaMode
+from orchestrator.scheduling.gittins import gittins_table, job_services
+from orchestrator.scheduling.rules import rule_named
 from orchestrator.types import TenantSpec
 from orchestrator.workloads.throughput import APPLICATIONS
 from tests.envs.cases import gpu_trace, lublin_trace

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from envs import CLUSTER, JOB_ORDERING, Session
 from envs.workloads import Trace, lublin_feitelson
 from orchestrator.errors import ConfigurationError, ValidationError
-from orchestrator.kernels.codes import EventKind
-from orchestrator.kernels.records import INCIDENT_DTYPE
-from orchestrator.kernels.session import Sampling
+from orchestrator.kernels.run.buffers import Sampling
+from orchestrator.kernels.state.codes import EventKind
+from orchestrator.kernels.state.records import INCIDENT_DTYPE
 from tests.envs.cases import CASES, gpu_trace, lublin_trace, pick_legal
 
 

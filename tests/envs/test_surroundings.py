@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 from envs import Scenario, Session
 from envs.scenario import FleetPlan, ServiceMix
-from orchestrator.kernels.autoscale import scaling_action
-from orchestrator.kernels.codes import ActionKind, Placement, QuotaMode, Scaling
-from orchestrator.kernels.jit import entry
-from orchestrator.kernels.see.layout import GLOBAL_NAMES
-from orchestrator.scheduler import schema as schemas
+from orchestrator.kernels.decide.scale import scaling_action
+from orchestrator.kernels.lang.jit import entry
+from orchestrator.kernels.see.layout import FULL_EXTRA, GLOBAL_NAMES
+from orchestrator.kernels.state.codes import ActionKind, Placement, QuotaMode, Scaling
+from orchestrator.scheduling import schema as schemas
 from orchestrator.types import TenantSpec
 from tests.envs.cases import EnvCase, pick_legal
 from tests.envs.naive_surroundings import FullView
@@ -42,7 +42,7 @@ def _assert_equals_twin(session: Session, e: int) -> tuple[int, int, int]:
     assert mask[len(mask) - 1 - size : -1].tolist() == twin.scaling_mask()
     assert bool(mask[-1]) == (twin.pending() and not twin.row.done)
     for i, j in enumerate(twin.window):
-        if schemas.FULL_EXTRA[0] in session.schema.queue:
+        if FULL_EXTRA[0] in session.schema.queue:
             t = twin.asks[j].tenant
             share, due = twin.shares(t) if t < len(twin.tenants) else (0.0, 0.0)
             np.testing.assert_allclose(seen["queue"][i, -2:], [share, share - due], atol=1e-6)

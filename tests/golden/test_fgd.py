@@ -17,10 +17,11 @@ import numpy as np
 import pytest
 
 from envs.workloads.readers.openb import read_openb, typical_pods
-from orchestrator.kernels import entry, packing
-from orchestrator.kernels.codes import JobCode, Placement
-from orchestrator.kernels.state import ClusterShape, allocate
-from orchestrator.resources.records import node_records
+from orchestrator.engine.records import node_records
+from orchestrator.kernels.run import packing
+from orchestrator.kernels.run import rows as entry
+from orchestrator.kernels.state.codes import JobCode, Placement
+from orchestrator.kernels.state.row import ClusterShape, allocate
 
 pytestmark = pytest.mark.golden
 

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from envs.workloads import read_swf
-from orchestrator.kernels import entry
-from orchestrator.kernels.codes import Information, JobCode, NodeCode
-from orchestrator.kernels.records import NODE_DTYPE
-from orchestrator.kernels.state import ClusterShape, allocate
-from orchestrator.scheduler.rules import rule_named
+from orchestrator.kernels.run import rows as entry
+from orchestrator.kernels.state.codes import Information, JobCode, NodeCode
+from orchestrator.kernels.state.records import NODE_DTYPE
+from orchestrator.kernels.state.row import ClusterShape, allocate
+from orchestrator.scheduling.rules import rule_named
 
 pytestmark = [pytest.mark.golden, pytest.mark.traces]
 _RULES = {"fcfs": "fcfs", "sjf": "sjf", "f1": "f1", "wfp3_compat": "wfp", "unicep_compat": "uni"}

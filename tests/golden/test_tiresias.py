@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from envs.workloads import read_tiresias
-from orchestrator.kernels import entry
-from orchestrator.kernels.codes import Information, JobCode, NodeCode, Preemption, RuleKey
-from orchestrator.kernels.records import NODE_DTYPE
-from orchestrator.kernels.state import ClusterShape, allocate
-from orchestrator.scheduler.rules import Rule, rule_named
+from orchestrator.kernels.run import rows as entry
+from orchestrator.kernels.state.codes import Information, JobCode, NodeCode, Preemption, RuleKey
+from orchestrator.kernels.state.records import NODE_DTYPE
+from orchestrator.kernels.state.row import ClusterShape, allocate
+from orchestrator.scheduling.rules import Rule, rule_named
 
 pytestmark = [pytest.mark.golden, pytest.mark.traces]
 _GPUS = 16  # 4 nodes of 4; the reference places by count, without node boundaries

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from orchestrator.kernels.jit import on_row
-from orchestrator.kernels.row import ROW_DTYPE
-from orchestrator.kernels.transition.decide import close_point, open_point
+from orchestrator.kernels.change.events import close_point, open_point
+from orchestrator.kernels.lang.jit import on_row
+from orchestrator.kernels.state.row import ROW_DTYPE
 
 if __name__ == "__main__":
     rows = np.zeros(2, ROW_DTYPE)

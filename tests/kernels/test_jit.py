@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from orchestrator.kernels.codes import NO_JOB, EventKind
-from orchestrator.kernels.jit import kernel, on_row, sources_digest
-from orchestrator.kernels.state import ClusterShape, allocate
+from orchestrator.kernels.lang.jit import kernel, on_row, sources_digest
+from orchestrator.kernels.state.codes import NO_JOB, EventKind
+from orchestrator.kernels.state.row import ClusterShape, allocate
 
 _HERE = Path(__file__).resolve().parent
 _ROOT = _HERE.parents[1]

@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 
 from envs import CLUSTER, JOB_ORDERING, PLACEMENT, Session
 from envs.workloads import gpu_pods
-from orchestrator.kernels import scorer
-from orchestrator.kernels.codes import ActionKind, Placement, Scaling
-from orchestrator.kernels.jit import kernel
+from orchestrator.kernels.lang.jit import kernel
+from orchestrator.kernels.run import linear as scorer
 from orchestrator.kernels.see import layout
 from orchestrator.kernels.see.layout import HEADS, SETS, ActionHead, decode, head_of, number
-from orchestrator.scheduler.schema import ActionLayout
+from orchestrator.kernels.state.codes import ActionKind, Placement, Scaling
+from orchestrator.scheduling.schema import ActionLayout
 from tests.envs.cases import lublin_trace, pick_legal
 from tests.envs.scaling_cases import busy_scenario, busy_trace
 

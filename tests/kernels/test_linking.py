@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from orchestrator.kernels import linking
-from orchestrator.kernels.codes import JobCode, Reason
-from orchestrator.kernels.decisions import start_reason
-from orchestrator.kernels.jit import entry
-from orchestrator.kernels.state import ClusterShape, allocate
-from orchestrator.kernels.transition.jobs import set_state
+from orchestrator.kernels.change.jobs import set_state
+from orchestrator.kernels.decide.legal import start_reason
+from orchestrator.kernels.lang import linking
+from orchestrator.kernels.lang.jit import entry
+from orchestrator.kernels.state.codes import JobCode, Reason
+from orchestrator.kernels.state.row import ClusterShape, allocate
 
 
 @entry

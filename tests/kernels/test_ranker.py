@@ -7,10 +7,10 @@ from agents.linear.policy import LinearRanker
 from envs.config import EnvConfig
 from envs.session import Session
 from envs.workloads import gpu_cluster, lublin_feitelson
-from orchestrator.kernels import ranker
-from orchestrator.kernels.jit import entry
+from orchestrator.kernels.lang.jit import entry
+from orchestrator.kernels.run import linear as ranker
 from orchestrator.kernels.see.layout import DEFAULT_NAMES
-from orchestrator.scheduler.rules import rule_named
+from orchestrator.scheduling.rules import rule_named
 
 JOBS = 192
 BASE = EnvConfig(episode_jobs=JOBS)

@@ -5,11 +5,19 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.kernels import entry
-from orchestrator.kernels.codes import NodeCode
-from orchestrator.kernels.records import JOB_DTYPE, NODE_DTYPE, REQUEST_DTYPE, TABLES
-from orchestrator.kernels.row import CAPACITIES, GROUPS, MEMO_FIELDS, ROW_DTYPE, RUN_GROUPS
-from orchestrator.kernels.state import ClusterShape, ClusterState, allocate
+from orchestrator.kernels.run import rows as entry
+from orchestrator.kernels.state.codes import NodeCode
+from orchestrator.kernels.state.records import JOB_DTYPE, NODE_DTYPE, REQUEST_DTYPE, TABLES
+from orchestrator.kernels.state.row import (
+    CAPACITIES,
+    GROUPS,
+    MEMO_FIELDS,
+    ROW_DTYPE,
+    RUN_GROUPS,
+    ClusterShape,
+    ClusterState,
+    allocate,
+)
 
 _RUN = [name for group in RUN_GROUPS for name in GROUPS[group]]
 _NODES, _JOBS = 3, 4

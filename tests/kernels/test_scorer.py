@@ -19,12 +19,12 @@ from envs.config import CLUSTER, EnvConfig
 from envs.session import Session
 from envs.workloads import Enrichment, Trace, enrich, gpu_cluster
 from orchestrator.errors import ConfigurationError
-from orchestrator.kernels.codes import Placement, RuleKey
-from orchestrator.kernels.scorer import best_actions
+from orchestrator.kernels.run.linear import best_actions
 from orchestrator.kernels.see.layout import SETS, VectorPart
-from orchestrator.scheduler.rules import rule_named
-from orchestrator.scheduler.schema import FeatureSchema
-from orchestrator.scheduler.vectors import (
+from orchestrator.kernels.state.codes import Placement, RuleKey
+from orchestrator.scheduling.rules import rule_named
+from orchestrator.scheduling.schema import (
+    FeatureSchema,
     advice_column,
     feature_names,
     named_vector,

@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 
 import orchestrator.kernels
-from orchestrator.kernels.packing_state import MEMO_TABLES
-from orchestrator.kernels.records import JOB_DTYPE, TABLES
-from orchestrator.kernels.row import MEMO_FIELDS
+from orchestrator.kernels.state.records import JOB_DTYPE, MEMO_TABLES, TABLES
+from orchestrator.kernels.state.row import MEMO_FIELDS
 
 _KERNELS = Path(orchestrator.kernels.__path__[0])
 _CHANGE = "transition"

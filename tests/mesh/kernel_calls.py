@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from orchestrator.kernels.jit import entry, on_row
-from orchestrator.kernels.transition import episode, services, timeline
+from orchestrator.kernels.change import episode, services, timeline
+from orchestrator.kernels.lang.jit import entry, on_row
 
 _load, _begin = episode.load_services, episode.begin_episode
 _tick = services.serve_tick

@@ -18,7 +18,7 @@ from orchestrator.errors import (
     UnknownServiceError,
     ValidationError,
 )
-from orchestrator.kernels.mesh.breaker import BreakerMode
+from orchestrator.kernels.requests.breaker import BreakerMode
 from orchestrator.mesh import (
     BreakerSpec,
     HealthProber,

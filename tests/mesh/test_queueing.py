@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import gamma, norm
 
-from orchestrator.kernels.mesh.queueing import (
+from orchestrator.kernels.requests.queueing import (
     Response,
     erlang_c,
     normal_quantile,

@@ -6,13 +6,20 @@ import numpy as np
 import pytest
 
 from orchestrator.invariants import assert_invariants
-from orchestrator.kernels import entry
-from orchestrator.kernels.codes import FOREVER_MS, EventKind, JobCode, JobKind, NodeCode, RuleKey
-from orchestrator.kernels.metrics import Metric
-from orchestrator.kernels.records import INCIDENT_DTYPE, NODE_DTYPE, REQUEST_DTYPE
-from orchestrator.kernels.state import ClusterShape, ClusterState, allocate
+from orchestrator.kernels.run import rows as entry
+from orchestrator.kernels.see.metrics import Metric
+from orchestrator.kernels.state.codes import (
+    FOREVER_MS,
+    EventKind,
+    JobCode,
+    JobKind,
+    NodeCode,
+    RuleKey,
+)
+from orchestrator.kernels.state.records import INCIDENT_DTYPE, NODE_DTYPE, REQUEST_DTYPE
+from orchestrator.kernels.state.row import ClusterShape, ClusterState, allocate
 from orchestrator.mesh.specs import ServiceSpec, service_records
-from orchestrator.scheduler.rules import Rule
+from orchestrator.scheduling.rules import Rule
 from tests.mesh import kernel_calls as calls
 from tests.twins.kernel_calls import load_incidents
 

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.kernels.codes import FOREVER_MS, NEVER, EventKind, JobCode, JobKind
-from orchestrator.kernels.mesh.breaker import BreakerMode
-from orchestrator.kernels.records import NODE_DTYPE, REQUEST_DTYPE
-from orchestrator.kernels.state import ClusterShape, allocate
+from orchestrator.kernels.requests.breaker import BreakerMode
+from orchestrator.kernels.state.codes import FOREVER_MS, NEVER, EventKind, JobCode, JobKind
+from orchestrator.kernels.state.records import NODE_DTYPE, REQUEST_DTYPE
+from orchestrator.kernels.state.row import ClusterShape, allocate
 from orchestrator.mesh.specs import (
     BreakerSpec,
     LimitSpec,

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from orchestrator.errors import ValidationError
-from orchestrator.kernels.mesh.record import SERVICE_DTYPE
+from orchestrator.kernels.state.records import SERVICE_DTYPE
 from orchestrator.mesh import BreakerSpec, LimitSpec, RetrySpec, ServiceSpec, service_records
 
 

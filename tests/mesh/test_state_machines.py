@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.kernels.mesh.balance import (
+from orchestrator.kernels.requests.balance import (
     LatencyState,
     even_share,
     fold_latency,
     second_is_better,
     two_of,
 )
-from orchestrator.kernels.mesh.breaker import (
+from orchestrator.kernels.requests.breaker import (
     BreakerMode,
     BreakerRule,
     breaker_admit,
@@ -24,8 +24,13 @@ from orchestrator.kernels.mesh.breaker import (
     closed_breaker,
     leaked_requests,
 )
-from orchestrator.kernels.mesh.limiter import LimitRule, admitted_amount, full_bucket, take_token
-from orchestrator.kernels.mesh.retry import (
+from orchestrator.kernels.requests.limiter import (
+    LimitRule,
+    admitted_amount,
+    full_bucket,
+    take_token,
+)
+from orchestrator.kernels.requests.retry import (
     RetryRule,
     backoff_ms,
     budget_earn,

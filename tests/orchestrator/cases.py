@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-from orchestrator.kernels import entry
-from orchestrator.kernels.codes import (
+from orchestrator.engine.records import node_records, request_record
+from orchestrator.kernels.run import rows as entry
+from orchestrator.kernels.state.codes import (
     ActionKind,
     EventKind,
     JobCode,
@@ -18,9 +19,7 @@ from orchestrator.kernels.codes import (
     Placement,
     Reason,
 )
-from orchestrator.kernels.state import ClusterShape, ClusterState, allocate
-from orchestrator.resources.jobs import request_record
-from orchestrator.resources.records import node_records
+from orchestrator.kernels.state.row import ClusterShape, ClusterState, allocate
 from orchestrator.semantics import Semantics
 from orchestrator.types import JobPriority, JobSpec, NodeSpec
 

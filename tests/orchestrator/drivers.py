@@ -14,11 +14,13 @@ from typing import Any
 import numpy as np
 
 from orchestrator.clock import VirtualClock
+from orchestrator.engine.records import node_records, request_record
+from orchestrator.engine.snapshot import Snapshot
 from orchestrator.foundations import in_memory
 from orchestrator.invariants import assert_invariants
-from orchestrator.kernels import entry
-from orchestrator.kernels.codes import ActionKind, EventKind, Placement, Reason, Status
-from orchestrator.kernels.state import ClusterShape, ClusterState, allocate
+from orchestrator.kernels.run import rows as entry
+from orchestrator.kernels.state.codes import ActionKind, EventKind, Placement, Reason, Status
+from orchestrator.kernels.state.row import ClusterShape, ClusterState, allocate
 from orchestrator.messages import (
     MigrateJob,
     PlaceJob,
@@ -29,12 +31,8 @@ from orchestrator.messages import (
 )
 from orchestrator.orchestrator import InfrastructureOrchestrator
 from orchestrator.ports import Policy
-from orchestrator.resources.jobs import request_record
-from orchestrator.resources.records import node_records
 from orchestrator.runtimes import SimulatedRuntime
-from orchestrator.scheduler.policy import RulePolicy
-from orchestrator.scheduler.rules import Rule
-from orchestrator.scheduler.snapshot import Snapshot
+from orchestrator.scheduling.rules import Rule, RulePolicy
 from tests.orchestrator.cases import SHAPE, Case, choose, log_of
 
 _COMPARED = (

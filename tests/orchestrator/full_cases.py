@@ -8,9 +8,11 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from hypothesis import strategies as st
 
+from orchestrator.engine.records import node_records, request_record, tenant_records
 from orchestrator.invariants import assert_invariants
-from orchestrator.kernels import entry
-from orchestrator.kernels.codes import (
+from orchestrator.kernels.run import rows as entry
+from orchestrator.kernels.run.rows import settle
+from orchestrator.kernels.state.codes import (
     FOREVER_MS,
     ActionKind,
     JobCode,
@@ -22,14 +24,10 @@ from orchestrator.kernels.codes import (
     Reason,
     Status,
 )
-from orchestrator.kernels.scaling import SCALING_DTYPE
-from orchestrator.kernels.state import ClusterState, allocate
-from orchestrator.kernels.transition import live
+from orchestrator.kernels.state.records import SCALING_DTYPE
+from orchestrator.kernels.state.row import ClusterState, allocate
 from orchestrator.mesh.specs import ServiceSpec, service_records
-from orchestrator.resources.jobs import request_record
-from orchestrator.resources.records import node_records
-from orchestrator.resources.tenants import tenant_records
-from orchestrator.scheduler.rules import rule_named
+from orchestrator.scheduling.rules import rule_named
 from orchestrator.types import JobPriority, JobSpec, NodeSpec, TenantSpec
 from tests.orchestrator.cases import HOUR_MS, MAX_JOBS, SHAPE, Case, cases, choose, log_of
 from tests.twins.kernel_calls import begin_with_services, load_incidents, load_tenants
@@ -254,4 +252,4 @@ class Episode:
         """Whether a live cluster would ask its policy now: it does not for the sake of scaling."""
         entry.copy_row(self.state.rows, 0, self._trial.rows, 0)
         self._trial.rows["services"] = self._trial.rows["capacity_steps"] = 0
-        return live.settle(self._trial.rows, 0, self._nodes) == Status.DECISION
+        return settle(self._trial.rows, 0, self._nodes) == Status.DECISION

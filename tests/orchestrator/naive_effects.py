@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from orchestrator.engine import Engine
-from orchestrator.kernels.codes import JobCode, LogKind, NodeCode, Reason
+from orchestrator.engine.engine import Engine
+from orchestrator.kernels.state.codes import JobCode, LogKind, NodeCode, Reason
 from orchestrator.messages import (
     Decide,
     Effect,

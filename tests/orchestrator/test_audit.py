@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 from orchestrator.errors import InvariantError
-from orchestrator.kernels import entry, packing
-from orchestrator.kernels.codes import NodeCode, Placement
-from orchestrator.kernels.records import NODE_DTYPE, REQUEST_DTYPE, UPLINK_DTYPE
-from orchestrator.kernels.state import ClusterShape, ClusterState, allocate
-from orchestrator.resources.audit import assert_links
+from orchestrator.invariants.holdings import assert_links
+from orchestrator.kernels.run import packing
+from orchestrator.kernels.run import rows as entry
+from orchestrator.kernels.state.codes import NodeCode, Placement
+from orchestrator.kernels.state.records import NODE_DTYPE, REQUEST_DTYPE, UPLINK_DTYPE
+from orchestrator.kernels.state.row import ClusterShape, ClusterState, allocate
 from tests.twins import kernel_calls
 
 

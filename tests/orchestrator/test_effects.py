@@ -9,9 +9,9 @@ import pytest
 from hypothesis import assume, given
 
 from orchestrator import ClusterShape
-from orchestrator.engine import Engine
+from orchestrator.engine.engine import Engine
 from orchestrator.errors import InvariantError
-from orchestrator.kernels.records import TABLES
+from orchestrator.kernels.state.records import TABLES
 from orchestrator.messages import (
     Action,
     Decide,

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from orchestrator import ClusterShape
-from orchestrator.engine import Engine
-from orchestrator.kernels.codes import Placement, Reason
+from orchestrator.engine.engine import Engine
+from orchestrator.kernels.state.codes import Placement, Reason
 from orchestrator.messages import (
     Decide,
     Entry,

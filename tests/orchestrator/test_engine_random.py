@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.engine import Engine, Outcome
+from orchestrator.engine.engine import Engine, Outcome
 from orchestrator.errors import QuartermasterError
-from orchestrator.kernels.codes import JobKind, NodeCode, Placement
-from orchestrator.kernels.state import ClusterShape
+from orchestrator.kernels.state.codes import JobKind, NodeCode, Placement
+from orchestrator.kernels.state.row import ClusterShape
 from orchestrator.messages import (
     Action,
     CheckpointCommitted,

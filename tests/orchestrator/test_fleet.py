@@ -12,10 +12,10 @@ from orchestrator.autoscaler import HorizontalScaler, ScalingPlan
 from orchestrator.autoscaler.fleet import leaving_nodes
 from orchestrator.errors import ConfigurationError, ValidationError
 from orchestrator.foundations import in_memory
-from orchestrator.kernels.codes import JobKind
+from orchestrator.kernels.state.codes import JobKind
 from orchestrator.mesh import ServiceMesh
 from orchestrator.runtimes import SimulatedProvisioner
-from orchestrator.scheduler.rules import RULES
+from orchestrator.scheduling.rules import RULES
 from tests.orchestrator.builders import MINUTE_MS, SHAPE, Stage, job, node, stage
 
 

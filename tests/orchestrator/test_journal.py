@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from orchestrator import ClusterShape, VirtualClock
-from orchestrator.engine import Engine, Outcome
+from orchestrator.engine.engine import Engine, Outcome
 from orchestrator.errors import ValidationError
 from orchestrator.foundations import InMemoryConsensus
-from orchestrator.foundations.journal import Journal
+from orchestrator.live.journal import Journal
 from orchestrator.messages import Command, Entry, Event, Submit
 from tests.orchestrator.builders import job, node
 

@@ -9,9 +9,9 @@ import pytest
 
 from orchestrator import ScalingDecision, ScalingDirection, TenantSpec
 from orchestrator.errors import ConfigurationError
-from orchestrator.kernels.codes import JobKind
+from orchestrator.kernels.state.codes import JobKind
 from orchestrator.metrics import OrchestratorMetrics, ScalingEfficiency, SchedulingLatency, Series
-from orchestrator.resources.standing import demand_of, fragmentation, jain_index
+from orchestrator.status import demand_of, fragmentation, jain_index
 from tests.orchestrator.builders import HOUR_MS, MINUTE_MS, job, node, stage
 
 

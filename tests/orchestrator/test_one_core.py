@@ -6,8 +6,8 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from orchestrator.kernels.codes import LogKind
-from orchestrator.scheduler.rules import RULES
+from orchestrator.kernels.state.codes import LogKind
+from orchestrator.scheduling.rules import RULES
 from tests.orchestrator.cases import Case, cases
 from tests.orchestrator.drivers import DRIVERS, Trace, drive_row, drive_rule
 

@@ -29,12 +29,12 @@ import pytest
 from hypothesis import assume, given, settings
 
 from orchestrator.clock import VirtualClock
+from orchestrator.engine.snapshot import Snapshot
 from orchestrator.foundations import in_memory
-from orchestrator.kernels.codes import EventKind, LogKind, NodeCode, Placement
+from orchestrator.kernels.state.codes import EventKind, LogKind, NodeCode, Placement
 from orchestrator.messages import Action, MigrateJob, PlaceJob, Plan, Wait
 from orchestrator.orchestrator import InfrastructureOrchestrator
 from orchestrator.runtimes import SimulatedProvisioner, SimulatedRuntime
-from orchestrator.scheduler.snapshot import Snapshot
 from orchestrator.types import NodeSpec
 from tests.orchestrator.cases import log_of
 from tests.orchestrator.full_cases import FULL_SHAPE, Episode, FullCase, full_cases

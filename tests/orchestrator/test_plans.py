@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 
 from orchestrator.autoscaler import HorizontalScaler, ScalingPlan
 from orchestrator.autoscaler.fleet import FleetController
+from orchestrator.engine.plans import PlanExecutor
 from orchestrator.errors import IllegalActionError
-from orchestrator.kernels import entry
-from orchestrator.kernels.autoscale import read_demand
-from orchestrator.kernels.codes import (
+from orchestrator.kernels.decide.scale import read_demand
+from orchestrator.kernels.run import rows as entry
+from orchestrator.kernels.state.codes import (
     NO_JOB,
     ActionKind,
     LogKind,
@@ -24,7 +25,7 @@ from orchestrator.kernels.codes import (
     Reason,
     Status,
 )
-from orchestrator.kernels.state import ClusterState, allocate
+from orchestrator.kernels.state.row import ClusterState, allocate
 from orchestrator.messages import (
     Action,
     MigrateJob,
@@ -37,9 +38,8 @@ from orchestrator.messages import (
     to_code,
 )
 from orchestrator.metrics import ScalingEfficiency
-from orchestrator.plans import PlanExecutor
-from orchestrator.resources.standing import demand_of
 from orchestrator.runtimes import SimulatedProvisioner
+from orchestrator.status import demand_of
 from tests.orchestrator.builders import node
 from tests.orchestrator.cases import SHAPE, Case, cases, choose, log_of
 from tests.orchestrator.drivers import Live, load

@@ -9,11 +9,17 @@ import numpy as np
 import pytest
 
 from orchestrator.errors import ConfigurationError
-from orchestrator.kernels.codes import Placement, Preemption, RuleKey, Topology
-from orchestrator.kernels.records import REQUEST_DTYPE
-from orchestrator.scheduler.components import BinPacker, GangScheduler, TopologyAwareScheduler
-from orchestrator.scheduler.profiles import FILTERS, parse_profile, read_profile
-from orchestrator.scheduler.rules import Rule
+from orchestrator.kernels.state.codes import Placement, Preemption, RuleKey, Topology
+from orchestrator.kernels.state.records import REQUEST_DTYPE
+from orchestrator.scheduling.rules import (
+    FILTERS,
+    BinPacker,
+    GangScheduler,
+    Rule,
+    TopologyAwareScheduler,
+    parse_profile,
+    read_profile,
+)
 
 _TEXT = """
 name: packing

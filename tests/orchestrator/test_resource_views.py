@@ -5,16 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from orchestrator.engine.records import never_fit, node_records
 from orchestrator.errors import UnknownEntityError, ValidationError
-from orchestrator.kernels import entry, packing
-from orchestrator.kernels.codes import Placement, Reason, Topology
-from orchestrator.kernels.records import REQUEST_DTYPE, UPLINK_DTYPE
-from orchestrator.kernels.state import ClusterShape, allocate
-from orchestrator.resources.fitting import never_fit
-from orchestrator.resources.gpus import GPUAllocator
-from orchestrator.resources.memory import MemoryManager
-from orchestrator.resources.network import NetworkBandwidthManager
-from orchestrator.resources.records import node_records
+from orchestrator.kernels.run import packing
+from orchestrator.kernels.run import rows as entry
+from orchestrator.kernels.state.codes import Placement, Reason, Topology
+from orchestrator.kernels.state.records import REQUEST_DTYPE, UPLINK_DTYPE
+from orchestrator.kernels.state.row import ClusterShape, allocate
+from orchestrator.resources import GPUAllocator, MemoryManager, NetworkBandwidthManager
 from orchestrator.types import NodeSpec
 from tests.twins import kernel_calls
 

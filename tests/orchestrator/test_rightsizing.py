@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from orchestrator.errors import ConfigurationError, UnknownEntityError, ValidationError
-from orchestrator.workloads.rightsizing import BOUNDS, Rightsizer, like_jobs
+from orchestrator.workloads.advice import BOUNDS, Rightsizer, like_jobs
 from orchestrator.workloads.training import TrainingJobManager
 from tests.orchestrator.builders import job, node, stage
 

@@ -12,8 +12,8 @@ from envs import CLUSTER, JOB_ORDERING, EnvConfig, Scenario, Session
 from envs.workloads import gpu_cluster
 from orchestrator import ClusterShape, Engine, Semantics, TenantSpec
 from orchestrator.errors import ConfigurationError
-from orchestrator.kernels.codes import Information, Placement, QuotaMode
-from orchestrator.kernels.row import ROW_DTYPE
+from orchestrator.kernels.state.codes import Information, Placement, QuotaMode
+from orchestrator.kernels.state.row import ROW_DTYPE
 from orchestrator.semantics import enum_member
 
 _SHAPE = ClusterShape(envs=1, jobs=4, workers=4, nodes=4, devices=4)

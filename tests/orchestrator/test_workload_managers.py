@@ -8,13 +8,12 @@ import pytest
 
 from orchestrator import TenantSpec
 from orchestrator.errors import UnknownEntityError, UnknownServiceError, ValidationError
-from orchestrator.kernels.codes import JobKind
+from orchestrator.kernels.state.codes import JobKind
 from orchestrator.mesh import ServiceSpec
-from orchestrator.resources.storage import StorageQuotaManager
-from orchestrator.scheduler.rules import RULES
+from orchestrator.resources import StorageQuotaManager
+from orchestrator.scheduling.rules import RULES
 from orchestrator.types import JobPriority, JobSpec
-from orchestrator.workloads.batch import BatchProcessor
-from orchestrator.workloads.inference import InferenceJobManager
+from orchestrator.workloads.serving import BatchProcessor, InferenceJobManager
 from orchestrator.workloads.throughput import application_named
 from orchestrator.workloads.training import ElasticTrainer, TrainingJobManager
 from tests.orchestrator.builders import MINUTE_MS, job, node, stage

@@ -6,11 +6,7 @@ import numpy as np
 import pytest
 
 from orchestrator.errors import ValidationError
-from orchestrator.workloads.checkpointing import (
-    checkpoint_interval_ms,
-    expected_overhead,
-    gang_mtbf_ms,
-)
+from orchestrator.workloads.advice import checkpoint_interval_ms, expected_overhead, gang_mtbf_ms
 
 HOUR = 3_600_000
 

@@ -20,10 +20,10 @@ from envs.workloads.profiles import (
     read_step_times,
 )
 from orchestrator.errors import ConfigurationError, TraceError, ValidationError
-from orchestrator.kernels import entry
-from orchestrator.kernels.codes import NodeCode, Topology
-from orchestrator.kernels.records import CURVE_DTYPE, NODE_DTYPE, REQUEST_DTYPE
-from orchestrator.kernels.state import ClusterShape, ClusterState, allocate
+from orchestrator.kernels.run import rows as entry
+from orchestrator.kernels.state.codes import NodeCode, Topology
+from orchestrator.kernels.state.records import CURVE_DTYPE, NODE_DTYPE, REQUEST_DTYPE
+from orchestrator.kernels.state.row import ClusterShape, ClusterState, allocate
 from orchestrator.workloads.throughput import (
     APPLICATIONS,
     GPU_SPEEDS_MILLI,

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-from orchestrator.kernels import entry
-from orchestrator.kernels.codes import (
+from orchestrator.kernels.run import rows as entry
+from orchestrator.kernels.state.codes import (
     EventKind,
     Information,
     JobCode,
@@ -20,17 +20,16 @@ from orchestrator.kernels.codes import (
     QuotaMode,
     RuleKey,
 )
-from orchestrator.kernels.records import (
+from orchestrator.kernels.state.records import (
     GITTINS_DTYPE,
     INCIDENT_DTYPE,
     NODE_DTYPE,
     REQUEST_DTYPE,
     TENANT_DTYPE,
 )
-from orchestrator.kernels.records import LOG_DTYPE as _LOG_DTYPE
-from orchestrator.kernels.row import CONFIG_FIELDS
-from orchestrator.kernels.state import ClusterShape, ClusterState, allocate
-from orchestrator.scheduler.rules import Rule
+from orchestrator.kernels.state.records import LOG_DTYPE as _LOG_DTYPE
+from orchestrator.kernels.state.row import CONFIG_FIELDS, ClusterShape, ClusterState, allocate
+from orchestrator.scheduling.rules import Rule
 from tests.twins.kernel_calls import load_gittins, load_incidents, load_tenants
 from tests.twins.naive_engine import NaiveEngine
 from tests.twins.naive_placement import Host, fits

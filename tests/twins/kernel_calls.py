@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import numpy as np
 
-from orchestrator.kernels import (
-    backfill,
-    feasibility,
-    metrics,
-    ordering,
-    placement,
-    slots,
-    throughput,
-)
-from orchestrator.kernels import randomness as rnd
-from orchestrator.kernels.jit import entry, on_row
-from orchestrator.kernels.transition import apply, capacity, episode, resources, timeline, whatif
-from orchestrator.kernels.transition import queue as queue_positions
+from orchestrator.kernels.change import episode, timeline
+from orchestrator.kernels.change import events as apply
+from orchestrator.kernels.change import hold as resources
+from orchestrator.kernels.change import hold as whatif
+from orchestrator.kernels.change import nodes as capacity
+from orchestrator.kernels.change import queue as queue_positions
+from orchestrator.kernels.decide import gang as backfill
+from orchestrator.kernels.decide import order as ordering
+from orchestrator.kernels.lang import numbers as rnd
+from orchestrator.kernels.lang.jit import entry, on_row
+from orchestrator.kernels.place import fit as feasibility
+from orchestrator.kernels.place import generate as placement
+from orchestrator.kernels.place import slots, throughput
+from orchestrator.kernels.see import metrics
 
 _random_bits, _random_unit, _random_below = rnd.random_bits, rnd.random_unit, rnd.random_below
 _next, _pop = timeline.next_event, timeline.pop_event

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from orchestrator.kernels.codes import EventKind, JobCode, NodeCode, Reason
+from orchestrator.kernels.state.codes import EventKind, JobCode, NodeCode, Reason
 from tests.twins.naive_engine import NaiveEngine
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from orchestrator.kernels.codes import (
+from orchestrator.kernels.state.codes import (
     LEGAL_TRANSITIONS,
     EventKind,
     JobCode,

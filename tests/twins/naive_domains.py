@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from itertools import product
 from types import SimpleNamespace
 
-from orchestrator.kernels.codes import Topology
+from orchestrator.kernels.state.codes import Topology
 from tests.twins.naive_placement import Host, most_workers, slots
 
 

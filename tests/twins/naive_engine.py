@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from orchestrator.kernels.codes import (
+from orchestrator.kernels.state.codes import (
     NO_JOB,
     ActionKind,
     JobCode,
@@ -14,7 +14,7 @@ from orchestrator.kernels.codes import (
     Stream,
     Topology,
 )
-from orchestrator.scheduler.rules import Rule
+from orchestrator.scheduling.rules import Rule
 from tests.twins.naive_cluster import NaiveCluster
 from tests.twins.naive_placement import choose, fits, least, place, slots
 from tests.twins.naive_random import random_below

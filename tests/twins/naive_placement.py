@@ -7,7 +7,7 @@ from functools import cache
 from itertools import combinations
 from types import SimpleNamespace
 
-from orchestrator.kernels.codes import Placement
+from orchestrator.kernels.state.codes import Placement
 
 
 @dataclass

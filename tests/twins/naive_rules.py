@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from orchestrator.kernels.codes import (
+from orchestrator.kernels.state.codes import (
     ActionKind,
     JobCode,
     JobKind,
@@ -14,7 +14,7 @@ from orchestrator.kernels.codes import (
     RuleKey,
     Stream,
 )
-from orchestrator.scheduler.rules import Rule
+from orchestrator.scheduling.rules import Rule
 from tests.twins.naive_placement import fits
 from tests.twins.naive_random import random_unit
 

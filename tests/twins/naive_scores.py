@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from types import SimpleNamespace
 
-from orchestrator.kernels.codes import Placement
+from orchestrator.kernels.state.codes import Placement
 from tests.twins.naive_placement import Host, room, slots
 
 Pod = SimpleNamespace

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
-from orchestrator.kernels.codes import (
+from orchestrator.kernels.state.codes import (
     NO_JOB,
     EventKind,
     Information,

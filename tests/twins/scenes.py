@@ -7,11 +7,16 @@ from typing import Any
 import numpy as np
 
 from orchestrator.invariants import assert_invariants
-from orchestrator.kernels import entry
-from orchestrator.kernels.codes import ActionKind, NodeCode, Reason, Status
-from orchestrator.kernels.records import INCIDENT_DTYPE, NODE_DTYPE, REQUEST_DTYPE, TENANT_DTYPE
-from orchestrator.kernels.state import ClusterState
-from orchestrator.scheduler.rules import Rule
+from orchestrator.kernels.run import rows as entry
+from orchestrator.kernels.state.codes import ActionKind, NodeCode, Reason, Status
+from orchestrator.kernels.state.records import (
+    INCIDENT_DTYPE,
+    NODE_DTYPE,
+    REQUEST_DTYPE,
+    TENANT_DTYPE,
+)
+from orchestrator.kernels.state.row import ClusterState
+from orchestrator.scheduling.rules import Rule
 from tests.twins.cases import Case, assert_same, begin, nodes_buffer, scratch
 from tests.twins.naive_engine import NaiveEngine
 

@@ -13,13 +13,12 @@ from hypothesis import strategies as st
 
 from orchestrator.errors import InvariantError
 from orchestrator.invariants import assert_invariants
-from orchestrator.kernels import entry
-from orchestrator.kernels.autoscale import read_demand
-from orchestrator.kernels.codes import NO_JOB, ActionKind, EventKind, NodeCode, Reason, Status
-from orchestrator.kernels.metrics import Metric
-from orchestrator.kernels.records import NODE_DTYPE, REQUEST_DTYPE
-from orchestrator.kernels.row import CONFIG_FIELDS
-from orchestrator.kernels.state import ClusterShape, ClusterState, allocate
+from orchestrator.kernels.decide.scale import read_demand
+from orchestrator.kernels.run import rows as entry
+from orchestrator.kernels.see.metrics import Metric
+from orchestrator.kernels.state.codes import NO_JOB, ActionKind, EventKind, NodeCode, Reason, Status
+from orchestrator.kernels.state.records import NODE_DTYPE, REQUEST_DTYPE
+from orchestrator.kernels.state.row import CONFIG_FIELDS, ClusterShape, ClusterState, allocate
 from tests.twins.cases import MAX_WORKERS, Case, assert_same, begin, cases, nodes_buffer
 from tests.twins.kernel_calls import capacity_reason, read_metric, scale_capacity, step_event
 from tests.twins.naive_capacity import NaiveFleet

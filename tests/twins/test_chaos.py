@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 
 from orchestrator.invariants import assert_invariants
-from orchestrator.kernels import entry
-from orchestrator.kernels.codes import (
+from orchestrator.kernels.run import rows as entry
+from orchestrator.kernels.state.codes import (
     FOREVER_MS,
     ActionKind,
     EventKind,
@@ -30,9 +30,14 @@ from orchestrator.kernels.codes import (
     Scaling,
     Status,
 )
-from orchestrator.kernels.records import INCIDENT_DTYPE, NODE_DTYPE, REQUEST_DTYPE, TENANT_DTYPE
-from orchestrator.kernels.scaling import SCALING_DTYPE
-from orchestrator.kernels.state import ClusterShape, ClusterState, allocate
+from orchestrator.kernels.state.records import (
+    INCIDENT_DTYPE,
+    NODE_DTYPE,
+    REQUEST_DTYPE,
+    SCALING_DTYPE,
+    TENANT_DTYPE,
+)
+from orchestrator.kernels.state.row import ClusterShape, ClusterState, allocate
 from orchestrator.mesh.specs import LimitSpec, ServiceSpec, service_records
 from tests.twins.kernel_calls import begin_with_services, load_incidents, load_tenants
 

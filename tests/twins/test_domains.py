@@ -11,11 +11,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.kernels import entry, packing
-from orchestrator.kernels.codes import NodeCode, Placement, Reason, Topology
-from orchestrator.kernels.packing_state import MEMO_TABLES
-from orchestrator.kernels.records import NODE_DTYPE, REQUEST_DTYPE, TABLES, UPLINK_DTYPE
-from orchestrator.kernels.state import ClusterShape, ClusterState, allocate
+from orchestrator.kernels.run import packing
+from orchestrator.kernels.run import rows as entry
+from orchestrator.kernels.state.codes import NodeCode, Placement, Reason, Topology
+from orchestrator.kernels.state.records import (
+    MEMO_TABLES,
+    NODE_DTYPE,
+    REQUEST_DTYPE,
+    TABLES,
+    UPLINK_DTYPE,
+)
+from orchestrator.kernels.state.row import ClusterShape, ClusterState, allocate
 from tests.twins import kernel_calls
 from tests.twins.naive_domains import Fabric, in_domain, most_placeable
 from tests.twins.naive_placement import Host

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 
-from orchestrator.kernels.codes import (
+from orchestrator.kernels.state.codes import (
     ActionKind,
     EventKind,
     JobCode,
@@ -15,7 +15,7 @@ from orchestrator.kernels.codes import (
     RuleKey,
     Status,
 )
-from orchestrator.scheduler.rules import RULES, Rule
+from orchestrator.scheduling.rules import RULES, Rule
 from tests.twins.scenes import Play, replayed, scene
 
 _PLACE, _PREEMPT, _RESIZE, _MIGRATE, _WAIT = (

@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.invariants import assert_invariants
-from orchestrator.kernels import entry
-from orchestrator.kernels.codes import NO_JOB, ActionKind, Reason, Status
-from orchestrator.kernels.records import TABLES
-from orchestrator.scheduler.rules import Rule
+from orchestrator.kernels.run import rows as entry
+from orchestrator.kernels.state.codes import NO_JOB, ActionKind, Reason, Status
+from orchestrator.kernels.state.records import TABLES
+from orchestrator.scheduling.rules import Rule
 from tests.twins.cases import (
     MAX_WORKERS,
     Case,

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.kernels import entry
-from orchestrator.kernels.codes import NodeCode, Placement
-from orchestrator.kernels.state import ClusterState
+from orchestrator.kernels.run import rows as entry
+from orchestrator.kernels.state.codes import NodeCode, Placement
+from orchestrator.kernels.state.row import ClusterState
 from tests.twins import kernel_calls, naive_placement
 from tests.twins.cases import Case, begin, cases, nodes_buffer
 from tests.twins.naive_engine import NaiveEngine

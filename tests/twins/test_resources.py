@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.kernels import entry
-from orchestrator.kernels.codes import ActionKind, JobCode, NodeCode, Placement, Status
-from orchestrator.kernels.records import INCIDENT_DTYPE, NODE_DTYPE, REQUEST_DTYPE, TABLES
-from orchestrator.kernels.state import ClusterState
+from orchestrator.kernels.run import rows as entry
+from orchestrator.kernels.state.codes import ActionKind, JobCode, NodeCode, Placement, Status
+from orchestrator.kernels.state.records import INCIDENT_DTYPE, NODE_DTYPE, REQUEST_DTYPE, TABLES
+from orchestrator.kernels.state.row import ClusterState
 from tests.twins.cases import Case, begin, cases, nodes_buffer
 from tests.twins.kernel_calls import (
     lift_gang,

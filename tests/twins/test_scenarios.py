@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from orchestrator.invariants import assert_invariants
-from orchestrator.kernels import entry
-from orchestrator.kernels.codes import (
+from orchestrator.kernels.run import rows as entry
+from orchestrator.kernels.state.codes import (
     ActionKind,
     EventKind,
     JobCode,
@@ -15,7 +15,7 @@ from orchestrator.kernels.codes import (
     RuleKey,
     Status,
 )
-from orchestrator.scheduler.rules import Rule
+from orchestrator.scheduling.rules import Rule
 from tests.twins.cases import assert_same, begin, nodes_buffer
 from tests.twins.scenes import replayed, scene
 

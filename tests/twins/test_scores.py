@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.kernels import entry, packing
-from orchestrator.kernels.codes import EventKind, Placement
-from orchestrator.kernels.packing_state import TYPICAL_DTYPE
-from orchestrator.kernels.state import ClusterShape, ClusterState, allocate
+from orchestrator.kernels.run import packing
+from orchestrator.kernels.run import rows as entry
+from orchestrator.kernels.state.codes import EventKind, Placement
+from orchestrator.kernels.state.records import TYPICAL_DTYPE
+from orchestrator.kernels.state.row import ClusterShape, ClusterState, allocate
 from tests.twins import kernel_calls, naive_scores
 from tests.twins.cases import MAX_WORKERS, Case, cases, nodes_buffer
 from tests.twins.naive_placement import Host

@@ -10,12 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.errors import ValidationError
-from orchestrator.kernels import entry
-from orchestrator.kernels.codes import NodeCode, RuleKey
-from orchestrator.kernels.records import INCIDENT_DTYPE, NODE_DTYPE, REQUEST_DTYPE
-from orchestrator.kernels.state import ClusterShape, ClusterState, allocate
-from orchestrator.scheduler.gittins import gittins_index, gittins_table
-from orchestrator.scheduler.rules import RULES
+from orchestrator.kernels.run import rows as entry
+from orchestrator.kernels.state.codes import NodeCode, RuleKey
+from orchestrator.kernels.state.records import INCIDENT_DTYPE, NODE_DTYPE, REQUEST_DTYPE
+from orchestrator.kernels.state.row import ClusterShape, ClusterState, allocate
+from orchestrator.scheduling.gittins import gittins_index, gittins_table
+from orchestrator.scheduling.rules import RULES
 from tests.twins import kernel_calls
 from tests.twins.cases import Case, assert_same, begin, nodes_buffer, scratch
 

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.kernels import entry
-from orchestrator.kernels.codes import NEVER, EventKind
-from orchestrator.kernels.records import INCIDENT_DTYPE, NODE_DTYPE, REQUEST_DTYPE
-from orchestrator.kernels.state import ClusterShape, ClusterState, allocate
+from orchestrator.kernels.run import rows as entry
+from orchestrator.kernels.state.codes import NEVER, EventKind
+from orchestrator.kernels.state.records import INCIDENT_DTYPE, NODE_DTYPE, REQUEST_DTYPE
+from orchestrator.kernels.state.row import ClusterShape, ClusterState, allocate
 from tests.twins.kernel_calls import cancel_event, load_incidents, push_event, take_next
 
 pytestmark = pytest.mark.property

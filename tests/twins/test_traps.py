@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from orchestrator.kernels.codes import (
+from orchestrator.kernels.state.codes import (
     EventKind,
     JobCode,
     NodeCode,
@@ -11,7 +11,7 @@ from orchestrator.kernels.codes import (
     QuotaMode,
     RuleKey,
 )
-from orchestrator.scheduler.rules import RULES, Rule
+from orchestrator.scheduling.rules import RULES, Rule
 from tests.twins.scenes import replayed, scene
 
 _FAILS, _RECOVERS, _DRAINS = (

@@ -22,8 +22,8 @@ from envs.workloads.failures import (
     sample_failures,
 )
 from orchestrator.errors import ConfigurationError, TraceError
-from orchestrator.kernels.codes import EventKind
-from orchestrator.kernels.records import INCIDENT_DTYPE
+from orchestrator.kernels.state.codes import EventKind
+from orchestrator.kernels.state.records import INCIDENT_DTYPE
 
 DAY_MS = 86_400_000
 NODES, DAYS = 400, 349  # of the trace

@@ -10,7 +10,7 @@ import pytest
 from envs.workloads import Trace, processor_pool, unplaceable
 from envs.workloads.table import COLUMNS, blank_requests
 from orchestrator.errors import ValidationError
-from orchestrator.kernels.records import REQUEST_DTYPE
+from orchestrator.kernels.state.records import REQUEST_DTYPE
 from orchestrator.types import NodeSpec
 
 

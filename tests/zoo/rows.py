@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from orchestrator.kernels import entry
-from orchestrator.kernels.codes import NodeCode
-from orchestrator.kernels.records import NODE_DTYPE, REQUEST_DTYPE
-from orchestrator.kernels.state import ClusterShape, ClusterState, allocate
+from orchestrator.kernels.run import rows as entry
+from orchestrator.kernels.state.codes import NodeCode
+from orchestrator.kernels.state.records import NODE_DTYPE, REQUEST_DTYPE
+from orchestrator.kernels.state.row import ClusterShape, ClusterState, allocate
 
 SECOND, HOUR = 1000, 3_600_000
 

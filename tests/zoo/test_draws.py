@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.kernels.codes import Stream
-from orchestrator.scheduler.zoo.draws import uniforms
+from orchestrator.kernels.state.codes import Stream
+from orchestrator.scheduling.zoo.rounds import uniforms
 from tests.twins import naive_random
 
 

@@ -8,25 +8,24 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 
+from orchestrator.engine.snapshot import Snapshot
 from orchestrator.errors import ConfigurationError, IllegalActionError
 from orchestrator.invariants import assert_invariants
-from orchestrator.kernels import entry
+from orchestrator.kernels.run import rows as entry
 from orchestrator.messages import PlaceJob, Plan, PreemptJob, ResizeJob, Wait
 from orchestrator.ports import Policy
-from orchestrator.scheduler.policy import RulePolicy
-from orchestrator.scheduler.rollout import rollout, snapshot_of
-from orchestrator.scheduler.rules import RULES
-from orchestrator.scheduler.snapshot import Snapshot
-from orchestrator.scheduler.zoo.board import Board
-from orchestrator.scheduler.zoo.gavel import (
+from orchestrator.scheduling.rollout import rollout, snapshot_of
+from orchestrator.scheduling.rules import RULES, RulePolicy
+from orchestrator.scheduling.zoo.board import Board
+from orchestrator.scheduling.zoo.gavel import (
     GavelFinishTime,
     GavelLas,
     finish_time_shares,
     max_min_shares,
 )
-from orchestrator.scheduler.zoo.lookahead import Lookahead, LookaheadConfig
-from orchestrator.scheduler.zoo.pollux import Pollux
-from orchestrator.scheduler.zoo.themis import Themis, finish_time_ratio
+from orchestrator.scheduling.zoo.lookahead import Lookahead, LookaheadConfig
+from orchestrator.scheduling.zoo.pollux import Pollux
+from orchestrator.scheduling.zoo.rounds import Themis, finish_time_ratio
 from orchestrator.workloads.throughput import ThroughputModel, curve_records
 from tests.orchestrator.cases import Case, cases
 from tests.orchestrator.drivers import Live, load, trace_of
@@ -91,7 +90,7 @@ def test_refused_plans_change_nothing_and_end_in_waiting() -> None:
 
 
 def test_a_policy_that_never_waits_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("orchestrator.scheduler.rollout._MOST_PLANS", 3)
+    monkeypatch.setattr("orchestrator.scheduling.rollout._MOST_PLANS", 3)
     state = row_of([{"duration_ms": 10_000}] * 6, [8])
     with pytest.raises(IllegalActionError, match="without end"):
         rollout(state, RulePolicy(RULES["fcfs"]))

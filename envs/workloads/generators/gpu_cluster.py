@@ -21,7 +21,7 @@ from envs.workloads.readers.gpu_jobs import split_gpus
 from envs.workloads.table import blank_requests
 from envs.workloads.trace import Trace
 from orchestrator.errors import ConfigurationError
-from orchestrator.kernels.codes import Stream
+from orchestrator.kernels.state.codes import Stream
 from orchestrator.types import JobPriority, NodeSpec
 
 __all__ = ["GpuClusterParameters", "gpu_cluster"]

@@ -11,9 +11,9 @@ import numpy as np
 
 from envs.workloads.table import blank_requests
 from envs.workloads.trace import Trace
+from orchestrator.engine.records import gpu_models
 from orchestrator.errors import ConfigurationError
-from orchestrator.kernels.codes import FOREVER_MS, Stream
-from orchestrator.resources.records import gpu_models
+from orchestrator.kernels.state.codes import FOREVER_MS, Stream
 from orchestrator.types import NodeSpec
 
 __all__ = ["gpu_pods"]

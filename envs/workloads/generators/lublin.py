@@ -27,7 +27,7 @@ from envs.workloads.readers.swf import processor_pool
 from envs.workloads.table import blank_requests
 from envs.workloads.trace import Trace
 from orchestrator.errors import ConfigurationError
-from orchestrator.kernels.codes import Stream
+from orchestrator.kernels.state.codes import Stream
 
 __all__ = ["LublinParameters", "daily_weights", "lublin_feitelson", "on_daily_clock"]
 

@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 from envs.workloads.csvfile import Kind, csv_line, header, read_columns, read_text, require_columns
 from envs.workloads.table import blank_requests
 from envs.workloads.trace import Trace, trace_from_file
+from orchestrator.engine.records import gpu_models
 from orchestrator.errors import ConfigurationError, TraceError
-from orchestrator.kernels.codes import FOREVER_MS
-from orchestrator.kernels.packing_state import TYPICAL_DTYPE
-from orchestrator.resources.records import gpu_models
+from orchestrator.kernels.state.codes import FOREVER_MS
+from orchestrator.kernels.state.records import TYPICAL_DTYPE
 from orchestrator.types import JobPriority, NodeSpec
 
 __all__ = ["inflate", "read_openb", "read_openb_orders", "typical_pods"]

@@ -15,7 +15,7 @@ import numpy as np
 
 from envs.workloads.services.series import ServiceSeries
 from orchestrator.errors import ConfigurationError
-from orchestrator.kernels.codes import Stream
+from orchestrator.kernels.state.codes import Stream
 
 __all__ = ["ServiceRhythm", "generate_services"]
 

@@ -21,13 +21,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.kernels.codes import Placement
-from orchestrator.kernels.jit import kernel, small_kernel
-from orchestrator.kernels.packing_state import VIEWS
-from orchestrator.kernels.scores import MOST_FREE, NO_KEY, node_key
-from orchestrator.kernels.slots import free_share, worker_slots
-from orchestrator.kernels.tables import (
-    copy_record,
+from orchestrator.kernels.lang.jit import kernel, small_kernel
+from orchestrator.kernels.lang.memory import copy_record
+from orchestrator.kernels.place.score import MOST_FREE, NO_KEY, node_key
+from orchestrator.kernels.place.slots import free_share, worker_slots
+from orchestrator.kernels.state.access import (
     job,
     key,
     kind,
@@ -39,6 +37,8 @@ from orchestrator.kernels.tables import (
     view,
     winner,
 )
+from orchestrator.kernels.state.codes import Placement
+from orchestrator.kernels.state.records import VIEWS
 
 __all__ = [
     "NodeMemo",
@@ -62,6 +62,7 @@ __all__ = [
     "update_rooms",
     "uses_tree",
 ]
+
 
 _ANY_NUMBER = np.int64(1 << 20)  # of workers: more than a node holds
 

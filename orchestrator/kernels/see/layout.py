@@ -22,11 +22,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.kernels.codes import NO_JOB, NODE_CHOICE, ActionKind, Placement
-from orchestrator.kernels.elasticity import fewer_workers
-from orchestrator.kernels.jit import kernel, part, small_kernel
-from orchestrator.kernels.placement import chosen_node
-from orchestrator.kernels.tables import job, service
+from orchestrator.kernels.decide.rules import fewer_workers
+from orchestrator.kernels.lang.jit import kernel, part, small_kernel
+from orchestrator.kernels.place.generate import chosen_node
+from orchestrator.kernels.state.access import job, service
+from orchestrator.kernels.state.codes import NO_JOB, NODE_CHOICE, ActionKind, Placement
 
 __all__ = [
     "CANDIDATE_NAMES",
@@ -76,6 +76,7 @@ __all__ = [
     "number",
 ]
 
+
 # --- features ------------------------------------------------------------------------------------
 
 
@@ -95,7 +96,7 @@ class PublishedColumn(IntEnum):
 class QueueColumn(IntEnum):
     """A queued job: ``DEFAULT`` up to ``IS_SHORT``, ``CLUSTER`` to ``LOG_ATTAINED``, ``FULL`` all.
 
-    Notation as in :mod:`orchestrator.kernels.features`.
+    Notation as in :mod:`orchestrator.kernels.see.queue`.
     """
 
     LOG_WAIT = 0  # .1 ln(1 + w)
@@ -342,27 +343,61 @@ def _names(columns: type[IntEnum]) -> tuple[str, ...]:
 
 
 PUBLISHED_NAMES = _names(PublishedColumn)
+
+
 _QUEUE_NAMES = _names(QueueColumn)
+
+
 DEFAULT_NAMES = _QUEUE_NAMES[: QueueColumn.PRIORITY]
+
+
 CLUSTER_EXTRA = _QUEUE_NAMES[QueueColumn.PRIORITY : QueueColumn.TENANT_SHARE]
+
+
 FULL_EXTRA = _QUEUE_NAMES[QueueColumn.TENANT_SHARE :]
+
+
 POD_NAMES = _names(PodColumn)
+
+
 GLOBAL_NAMES = _names(GlobalColumn)
+
+
 POOL_NAMES = _names(PoolColumn)
+
+
 CANDIDATE_NAMES = _names(CandidateColumn)
+
+
 NODE_NAMES = _names(NodeColumn)
+
+
 VICTIM_NAMES = _names(VictimColumn)
+
+
 ELASTIC_NAMES = _names(ElasticColumn)
+
+
 SERVICE_NAMES = _names(ServiceColumn)
+
+
 CAPACITY_NAMES = _names(CapacityColumn)
+
+
 FLEET_NAMES = _names(FleetColumn)
+
+
 TENANT_NAMES = _names(TenantColumn)
+
+
 RACK_NAMES = _names(RackColumn)
+
 
 # --- actions -------------------------------------------------------------------------------------
 
 SETS = ("queue", "candidates", "victims", "elastics", "services", "capacity")
 """Sets of what actions are about, in the order in which an action's vector holds them."""
+
 
 SURROUNDINGS = ("tenants", "racks")
 """Sets that no action is about."""
@@ -412,8 +447,13 @@ HEADS = {
     ActionHead.WAIT: HeadSpec(ActionKind.WAIT, ("can_wait",)),
 }
 
+
 _COUNT = len(HEADS)
+
+
 _KINDS = np.array([spec.kind for spec in HEADS.values()], np.int64)
+
+
 _STEPS = np.array([spec.step for spec in HEADS.values()], np.int64)
 
 

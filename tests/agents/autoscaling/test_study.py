@@ -20,7 +20,7 @@ from agents.autoscaling.run import (
 )
 from agents.autoscaling.study import Outcome, Study, judge_series, make_bases
 from orchestrator.autoscaler import DemandSeries, ForecastTable, make_table
-from orchestrator.autoscaler.rolling import RollingSettings
+from orchestrator.autoscaler.forecast import RollingSettings
 from orchestrator.errors import ConfigurationError, ValidationError
 
 _DAY = 24

@@ -13,7 +13,7 @@ from agents.problem import Windows
 from envs.config import CLUSTER
 from envs.scenario import Scenario
 from envs.workloads.failures import FailureModel
-from orchestrator.kernels.codes import QuotaMode
+from orchestrator.kernels.state.codes import QuotaMode
 from orchestrator.types import TenantSpec
 from tests.envs.cases import gpu_trace
 

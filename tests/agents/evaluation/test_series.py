@@ -14,7 +14,7 @@ from envs.config import CLUSTER, JOB_ORDERING
 from envs.scenario import Scenario
 from envs.workloads.failures import FailureModel
 from orchestrator.errors import ConfigurationError
-from orchestrator.kernels.codes import EventKind
+from orchestrator.kernels.state.codes import EventKind
 from tests.envs.cases import gpu_trace
 
 _HOUR_MS = 3_600_000

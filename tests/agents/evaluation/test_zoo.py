@@ -16,7 +16,7 @@ from envs import CLUSTER, Scenario
 from envs.workloads import Enrichment, WindowSplit, enrich, gpu_cluster
 from envs.workloads.failures import FailureModel
 from orchestrator.errors import ConfigurationError
-from orchestrator.scheduler.gittins import job_services
+from orchestrator.scheduling.gittins import job_services
 from tests.agents.evaluation.policies import LastLegal
 from tests.agents.evaluation.test_play import same
 

@@ -8,10 +8,10 @@ from agents.linear.policy import named_weights
 from envs.config import CLUSTER, EnvConfig
 from envs.workloads import lublin_feitelson
 from orchestrator.errors import ConfigurationError
-from orchestrator.kernels.codes import RuleKey
-from orchestrator.kernels.features import Encoding
 from orchestrator.kernels.see.layout import DEFAULT_NAMES
-from orchestrator.scheduler.rules import rule_named
+from orchestrator.kernels.see.queue import Encoding
+from orchestrator.kernels.state.codes import RuleKey
+from orchestrator.scheduling.rules import rule_named
 
 WINDOW = 128
 

@@ -14,7 +14,7 @@ from agents.tracking import NullTracker
 from envs.config import EnvConfig
 from envs.workloads import lublin_feitelson
 from orchestrator.errors import ConfigurationError
-from orchestrator.scheduler.rules import rule_named
+from orchestrator.scheduling.rules import rule_named
 
 JOBS, WINDOW = 4000, 128
 SMALL = {

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from agents.ppo.batches import ActionPacker
-from orchestrator.scheduler.schema import ActionLayout, FeatureSchema
+from orchestrator.scheduling.schema import ActionLayout, FeatureSchema
 from tests.agents.ppo.states import NAMES, Observation, session_of, visit
 
 

@@ -17,9 +17,9 @@ from envs import JOB_ORDERING, Session
 from envs.gym import action_space, observation_space
 from envs.workloads import lublin_feitelson
 from orchestrator.errors import ConfigurationError
-from orchestrator.kernels import entry
-from orchestrator.kernels.codes import ActionKind
-from orchestrator.scheduler.rules import rule_named
+from orchestrator.kernels.run import rows as entry
+from orchestrator.kernels.state.codes import ActionKind
+from orchestrator.scheduling.rules import rule_named
 from tests.agents.ppo.states import NAMES, session_of, visit
 from tests.envs.cases import CASES
 

@@ -21,7 +21,7 @@ from agents.tracking import NullTracker
 from agents.training import TrainingResult
 from envs import CLUSTER, JOB_ORDERING, EnvConfig, RewardConfig
 from orchestrator.errors import ConfigurationError, SchemaMismatchError
-from orchestrator.kernels.features import Encoding
+from orchestrator.kernels.see.queue import Encoding
 from tests.envs.cases import gpu_trace, lublin_trace
 
 _ORDERING = replace(

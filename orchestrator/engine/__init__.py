@@ -1,0 +1,1 @@
+"""The sans-IO engine: commands and events in, effects out."""

@@ -1,0 +1,321 @@
+"""The sans-IO engine: commands and events in, effects out.
+
+It owns one row of cluster state and is the only caller of the kernels' transitions when live. It
+knows no clock, no network and no coroutine: the same entries in the same order give the same
+state, effects and event-log hash, which is all that recovery needs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from orchestrator.engine.effects import EffectReader, placements
+from orchestrator.engine.plans import PlanExecutor
+from orchestrator.engine.records import check_quotas, tenant_records
+from orchestrator.engine.snapshot import Snapshot
+from orchestrator.engine.tables import JobTable, NodeTable
+from orchestrator.invariants import assert_invariants
+from orchestrator.kernels.change import events as live
+from orchestrator.kernels.run import rows as kernels
+from orchestrator.kernels.state.codes import NO_JOB, EventKind, JobCode, Reason, Status
+from orchestrator.kernels.state.records import NODE_DTYPE, REQUEST_DTYPE
+from orchestrator.kernels.state.row import ClusterShape, ClusterState, allocate
+from orchestrator.messages import (
+    Action,
+    CheckpointCommitted,
+    Command,
+    Decide,
+    Decommission,
+    Effect,
+    Entry,
+    Event,
+    NodeFailed,
+    NodeRecovered,
+    Plan,
+    Preempt,
+    PreemptJob,
+    Register,
+    ReleaseNode,
+    ResizeJob,
+    Review,
+    Scale,
+    Submit,
+    WorkerExited,
+    WorkerPlacement,
+    WorkersLost,
+)
+from orchestrator.semantics import Semantics
+from orchestrator.types import NodeSpec, TenantSpec
+
+__all__ = ["Engine", "Outcome"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of an entry.
+
+    Parameters
+    ----------
+    effects : tuple of Effect
+        What is to be done.
+    reason : Reason
+        ``OK``, or why it was refused; what is refused changes nothing but counters.
+    forgotten : str
+        A job that had ended and whose row was needed, or ``""``.
+    """
+
+    effects: tuple[Effect, ...] = ()
+    reason: Reason = Reason.OK
+    forgotten: str = ""
+
+
+class Engine:
+    """One cluster.
+
+    Parameters
+    ----------
+    shape : ClusterShape
+        Capacities of one cluster; ``jobs`` bounds the jobs that are waiting, running, or remembered
+        after their end.
+    nodes : sequence of NodeSpec
+        Machines that are there from the beginning.
+    semantics : Semantics or None
+        What is legal; None: the defaults.
+    tenants : sequence of TenantSpec
+        Who is entitled to what; tenants that are not named have weight 1 and no quota.
+    seed : int
+        Seed of random placements and orders.
+    check : bool
+        Check the invariants after every transition (slow).
+    """
+
+    def __init__(
+        self,
+        shape: ClusterShape,
+        *,
+        nodes: Sequence[NodeSpec] = (),
+        semantics: Semantics | None = None,
+        tenants: Sequence[TenantSpec] = (),
+        seed: int = 0,
+        check: bool = False,
+    ) -> None:
+        # An action changes one job and releases nodes, and jobs may start in its wake; an event may
+        # stop all jobs before that. The job table has a spare row (see JobTable).
+        self._most_effects = shape.jobs + shape.nodes + 1  # of an action
+        effects = self._most_effects + shape.jobs
+        self.shape = replace(shape, envs=1, jobs=shape.jobs + 1, effects=effects)
+        self.semantics = semantics or Semantics()
+        self._copy_shape = replace(self.shape, log=0, effects=0)  # nobody acts on what-ifs
+        self.state = allocate(self.shape)
+        self.semantics.write(self.state.rows)
+        self.state.rows["keep_log"] = int(shape.log > 0)
+        no_nodes, no_jobs = np.zeros(0, NODE_DTYPE), np.zeros(0, REQUEST_DTYPE)
+        kernels.begin_episode(self.state.rows, 0, seed, no_nodes, no_jobs)
+        self.nodes = NodeTable(self.state)
+        self.jobs = JobTable(self.state, self.nodes)
+        self._found_tenants(tenants, nodes)
+        for spec in nodes:
+            self.nodes.check(spec)
+            self.nodes.found(spec)
+        self._reader = EffectReader(self.state, self.jobs, self.nodes)
+        self._effects: list[Effect] = []  # of the entry that is being applied
+        self._plans = PlanExecutor(self.state, 0, self._find)
+        self._begun = False  # time begins with the first entry, whenever that is
+        self._happened = False  # something did since the last decision point opened
+        self._opened_ms = -1  # when that was
+        self._check = check
+
+    def _found_tenants(self, tenants: Sequence[TenantSpec], nodes: Sequence[NodeSpec]) -> None:
+        """Open an account for every tenant that there may be."""
+        check_quotas(tenants, nodes)
+        for tenant in tenants:
+            self.jobs.tenants.number(tenant.name)
+        others = [TenantSpec(f"tenant {k}") for k in range(len(tenants), self.shape.tenants)]
+        live.put_tenants(self.state.rows, 0, tenant_records([*tenants, *others]))
+
+    # --- reading -------------------------------------------------------------------------------
+
+    @property
+    def row(self) -> Any:
+        """The scalars of the cluster (a ROW_DTYPE record); to be read only."""
+        return self.state.rows[0]
+
+    @property
+    def now_ms(self) -> int:
+        """Time of the last entry."""
+        return int(self.row["now_ms"])
+
+    @property
+    def log_hash(self) -> int:
+        """Hash of the event log, 64 bits: equal histories have equal ones."""
+        return int(self.row["log_hash"])
+
+    @property
+    def decision_open(self) -> bool:
+        """Whether there is something to decide."""
+        return self._plans.status == Status.DECISION
+
+    @property
+    def undecided(self) -> bool:
+        """Whether something happened that no policy has had the chance to react to."""
+        return self._happened or self.decision_open
+
+    def can_ever_fit(self, job_id: str) -> bool:
+        """Whether a job would fit into the nodes that there are, if they were empty."""
+        return kernels.can_ever_fit(self.state.rows, 0, self.jobs.slots.find(job_id))
+
+    def placed(self) -> dict[str, int]:
+        """Jobs whose workers exist or are about to, and the number of their run."""
+        jobs, ids = self.state.job[0], self.jobs.slots.ids
+        return {ids[j]: int(jobs["runs"][j]) for j in np.flatnonzero(jobs["workers_now"] > 0)}
+
+    def runs_of(self, job_id: str) -> int:
+        """How often a job has started."""
+        return int(self.state.job[0, self.jobs.slots.find(job_id)]["runs"])
+
+    def workers_of(self, job_id: str) -> tuple[WorkerPlacement, ...]:
+        """Where the workers of a job are; empty if it is not placed."""
+        j = self.jobs.slots.find(job_id)
+        workers = self.state.worker[0, j, : self.state.job[0, j]["workers_now"]]
+        return placements(workers, self.nodes)
+
+    def is_current(self, event: Event) -> bool:
+        """Whether an event is about the present run of a job, and not overtaken."""
+        if event.job_id not in self.jobs.slots:
+            return False
+        run: Any = self.state.job[0, self.jobs.slots.find(event.job_id)]
+        if run["workers_now"] == 0 or run["runs"] != event.run:
+            return False
+        saving = self.jobs.code(event.job_id) == JobCode.CHECKPOINTING
+        return saving or not isinstance(event, CheckpointCommitted)
+
+    def snapshot(self) -> Snapshot:
+        """A copy of the cluster as it is now, for a policy."""
+        state = self.state_at(self.now_ms)
+        return Snapshot(state, tuple(self.jobs.slots.ids), tuple(self.nodes.slots.ids))
+
+    def state_at(self, time_ms: int) -> ClusterState:
+        """A copy of the cluster's state, as it will be at a time if nothing happens before."""
+        state = allocate(self._copy_shape)
+        kernels.copy_row(self.state.rows, 0, state.rows, 0)
+        kernels.apply_event(state.rows, 0, time_ms, int(EventKind.NONE), 0)
+        return state
+
+    def _find(self, job_id: str) -> int:
+        return self.jobs.slots.find(job_id) if job_id in self.jobs.slots else NO_JOB
+
+    # --- entries -------------------------------------------------------------------------------
+
+    def check(self, body: Command | Event) -> None:
+        """Raise a :class:`QuartermasterError` if a command makes no sense as things are."""
+        if isinstance(body, Submit):
+            self.jobs.check(body.spec)
+        elif isinstance(body, Register):
+            self.nodes.check(body.spec)
+        elif isinstance(body, Preempt | Scale):
+            self.jobs.slots.find(body.job_id)
+        elif isinstance(body, Decommission | NodeFailed | NodeRecovered):
+            self.nodes.slots.find(body.node_id)
+
+    def handle(self, entry: Entry) -> Outcome:
+        """Apply an entry of the log, if it makes sense.
+
+        Raises
+        ------
+        QuartermasterError
+            If it makes none (:meth:`check`); nothing changed then.
+        """
+        self.check(entry.body)
+        return self.apply(entry)
+
+    def apply(self, entry: Entry) -> Outcome:
+        """Apply an entry of the log that makes sense as things are: :meth:`check` has said so."""
+        time_ms = max(entry.time_ms, self.now_ms)
+        if self._begun:
+            kernels.apply_event(self.state.rows, 0, time_ms, int(EventKind.NONE), 0)
+        else:
+            live.begin_time(self.state.rows, 0, time_ms)
+            self._begun = True
+        reason, forgotten = Reason.OK, ""
+        body = entry.body
+        if isinstance(body, Decide):
+            reason = self._plans.carry_out(body.plan, self._keep_room)
+        elif isinstance(body, Review):
+            self._open_point()
+            self._plans.settle()
+        elif isinstance(body, Preempt | Scale):
+            self._open_point()
+            wanted: Action = PreemptJob(body.job_id)
+            if isinstance(body, Scale):
+                wanted = ResizeJob(body.job_id, body.workers)
+            reason = self._plans.act(wanted)
+            if self.semantics.commitment:
+                self._plans.settle()
+        elif isinstance(body, WorkerExited | CheckpointCommitted | WorkersLost):
+            reason = self._report(time_ms, body)
+        else:
+            if isinstance(body, Submit):
+                forgotten = self.jobs.submit(time_ms, body.spec)
+            elif isinstance(body, Register):
+                self.nodes.register(time_ms, body.spec)
+            else:
+                self.nodes.change(time_ms, body)
+            self._note_event()
+        if self._check:
+            assert_invariants(self.state, 0)
+        self._collect()
+        effects, self._effects = tuple(self._effects), []
+        for effect in effects:
+            if isinstance(effect, ReleaseNode):
+                del self.nodes.specs[effect.node_id]
+        return Outcome(effects, reason, forgotten)
+
+    def commit(self, action: Action, time_ms: int | None = None) -> Outcome:
+        """Carry out one action now, if it is legal; the outcome's reason says whether it was."""
+        now_ms = self.now_ms if time_ms is None else time_ms
+        return self.handle(Entry(now_ms, Decide(Plan((action,)))))
+
+    def _report(self, time_ms: int, event: Event) -> Reason:
+        if not self.is_current(event):
+            return Reason.NOT_RUNNING
+        rows, j = self.state.rows, self.jobs.slots.find(event.job_id)
+        runs = self.jobs.code(event.job_id) == JobCode.RUNNING
+        if isinstance(event, CheckpointCommitted):
+            kernels.apply_event(rows, 0, time_ms, int(EventKind.CHECKPOINTED), j)
+        elif isinstance(event, WorkersLost) or not runs:
+            # Workers that end while they are being saved leave no checkpoint behind.
+            live.lose_workers(rows, 0, time_ms, j)
+        elif event.exit_code == 0:
+            live.complete_live_job(rows, 0, time_ms, j)
+        else:
+            live.fail_live_job(rows, 0, time_ms, j)
+        self._note_event()
+        return Reason.OK
+
+    # --- decisions -----------------------------------------------------------------------------
+
+    def _note_event(self) -> None:
+        """Something happened. Under commitment every event is a decision point by itself."""
+        self._happened = True
+        if self.semantics.commitment:
+            self._open_point()
+            self._plans.settle()
+
+    def _open_point(self) -> None:
+        """Open a decision point, unless one of this instant is open and has seen everything."""
+        if self._happened or self._opened_ms != self.now_ms or not self.row["point_open"]:
+            kernels.open_point(self.state.rows, 0)
+            self._happened = False
+            self._opened_ms = self.now_ms
+
+    def _collect(self) -> None:
+        self._effects += self._reader.read()
+
+    def _keep_room(self) -> None:
+        """A plan that is so long that its effects fill the ring is read in parts."""
+        if self._reader.room < self._most_effects:
+            self._collect()

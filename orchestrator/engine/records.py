@@ -1,0 +1,267 @@
+"""Specifications as the records that kernels take, and whether a job could ever fit."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from orchestrator.errors import ValidationError
+from orchestrator.kernels.run import rows as entry
+from orchestrator.kernels.state.codes import NodeCode
+from orchestrator.kernels.state.records import NODE_DTYPE, REQUEST_DTYPE, TENANT_DTYPE
+from orchestrator.kernels.state.row import ClusterShape, allocate
+from orchestrator.types import JobSpec, NodeSpec, TenantSpec
+
+__all__ = [
+    "check_quotas",
+    "check_racks",
+    "duration_ms",
+    "gpu_models",
+    "never_fit",
+    "node_records",
+    "request_record",
+    "tenant_records",
+]
+
+
+_MIB_PER_GIB = 1024
+
+
+def gpu_models(nodes: Sequence[NodeSpec]) -> tuple[str, ...]:
+    """GPU models of a cluster in alphabetical order; a record's ``model`` is an index into it."""
+    return tuple(sorted({node.gpu_model for node in nodes}))
+
+
+def check_racks(nodes: Sequence[NodeSpec]) -> None:
+    """Raise :class:`ValidationError` if a rack is under two spines."""
+    spines: dict[int, NodeSpec] = {}
+    for node in nodes:
+        first = spines.setdefault(node.rack, node)
+        if first.spine != node.spine:
+            raise ValidationError(
+                f"NodeSpec '{node.node_id}'",
+                "rack",
+                f"is {node.rack} under spine {node.spine}, but under spine {first.spine} "
+                f"for node '{first.node_id}'",
+                "give every rack a number of its own",
+            )
+
+
+def node_records(nodes: Sequence[NodeSpec]) -> NDArray[np.void]:
+    """Node specifications as NODE_DTYPE records, [len(nodes)], all capacity free.
+
+    Raises
+    ------
+    ValidationError
+        If a rack is under two spines.
+    """
+    check_racks(nodes)
+    models = gpu_models(nodes)
+    records = np.zeros(len(nodes), NODE_DTYPE)
+    for record, node in zip(records, nodes, strict=True):
+        record["memory_cap_mib"] = int(node.memory_gb * _MIB_PER_GIB)
+        record["cpu_cap_milli"] = node.cpu_cores * 1000
+        record["gpus"] = node.gpus
+        record["gpu_memory_mib"] = int(node.gpu_memory_gb * _MIB_PER_GIB)
+        record["bandwidth_mbps"] = round(node.network_bandwidth_gbps * 1000)
+        record["rack"] = node.rack
+        record["spine"] = node.spine
+        record["island"] = node.island_gpus
+        record["model"] = models.index(node.gpu_model)
+        record["state"] = NodeCode.UP if node.available else NodeCode.DOWN
+    return records
+
+
+_MS_PER_HOUR = 3_600_000
+
+
+_LONGEST_MS = 2**53  # beyond, a float does not hold whole milliseconds
+
+
+def duration_ms(spec: JobSpec) -> int:
+    """True run time of a job, as far as anybody knows; at least 1 ms."""
+    return max(1, round(_true_hours(spec) * _MS_PER_HOUR))
+
+
+def _true_hours(spec: JobSpec) -> float:
+    return spec.max_duration_hours if spec.duration_hours is None else spec.duration_hours
+
+
+def request_record(
+    spec: JobSpec, submit_ms: int, tenant: int, models: Sequence[str] = ()
+) -> NDArray[np.void]:
+    """A job specification as one REQUEST_DTYPE record, [1].
+
+    Parameters
+    ----------
+    spec : JobSpec
+        What the user asks for.
+    submit_ms : int
+        When.
+    tenant : int
+        Index of ``spec.tenant``.
+    models : sequence of str
+        GPU models of the cluster, in the order of their numbers.
+
+    Raises
+    ------
+    ValidationError
+        If a value is too large to be stored, or a GPU model is unknown.
+    """
+    record = np.zeros(1, REQUEST_DTYPE)
+    milli = np.iinfo(np.int32).max
+    steps = _whole(spec, "checkpoint_interval_steps", spec.checkpoint_interval_steps, _LONGEST_MS)
+    interval_ms = steps * spec.step_seconds * 1000
+    longest_ms = _true_hours(spec) * _MS_PER_HOUR
+    deadline_ms = (spec.deadline_hours or 0.0) * _MS_PER_HOUR
+    values: dict[str, tuple[str, float, int]] = {
+        "requested_ms": ("max_duration_hours", spec.max_duration_hours * _MS_PER_HOUR, _LONGEST_MS),
+        "duration_ms": ("duration_hours", longest_ms, _LONGEST_MS),
+        "checkpoint_interval_ms": ("checkpoint_interval_steps", interval_ms, _LONGEST_MS),
+        "checkpoint_ms": ("checkpoint_seconds", spec.checkpoint_seconds * 1000, _LONGEST_MS),
+        "restart_ms": ("restart_seconds", spec.restart_seconds * 1000, _LONGEST_MS),
+        "regroup_ms": ("regroup_seconds", spec.regroup_seconds * 1000, _LONGEST_MS),
+        "deadline_ms": ("deadline_hours", deadline_ms, _LONGEST_MS),
+        "storage_mib": ("checkpoint_gb", spec.checkpoint_gb * _MIB_PER_GIB, _LONGEST_MS),
+        "gpu_memory_mib": ("gpu_memory_gb", spec.gpu_memory_gb * _MIB_PER_GIB, milli),
+        "bandwidth_mbps": ("network_gbps", spec.network_gbps * 1000, milli),
+        "cpu_milli": ("cpus_per_worker", spec.cpus_per_worker * 1000, milli),
+        "workers": ("num_workers", spec.num_workers, milli),
+        "min_workers": ("min_workers", spec.min_workers, milli),
+        "max_workers": ("max_workers", spec.max_workers, milli),
+        "gpus_per_worker": ("gpus_per_worker", spec.gpus_per_worker, milli),
+    }
+    for name, (field, value, limit) in values.items():
+        record[name] = _whole(spec, field, value, limit)
+    # Rounding never makes something out of nothing, nor nothing out of something.
+    memory_mib = spec.memory_per_worker_gb * _MIB_PER_GIB
+    _whole(spec, "memory_per_worker_gb", memory_mib, _LONGEST_MS)
+    record["memory_mib"] = math.ceil(memory_mib)
+    least = {"requested_ms": 1, "duration_ms": 1, "checkpoint_interval_ms": min(steps, 1)}
+    for name, value in least.items():
+        record[name] = np.maximum(record[name], value)
+    record["gpu_milli"] = max(1, round(spec.gpu_fraction * 1000))
+    record["submit_ms"] = submit_ms
+    record["tenant"] = tenant
+    record["priority"] = spec.priority.value
+    record["preemptible"] = spec.preemptible
+    record["elastic"] = spec.elastic
+    record["gang"] = spec.gang_schedule
+    record["topology"] = spec.topology
+    record["kind"] = spec.kind
+    record["model_mask"] = _model_mask(spec, models)
+    return record
+
+
+def _model_mask(spec: JobSpec, models: Sequence[str]) -> int:
+    mask = 0
+    for name in spec.gpu_models:
+        if name not in models:
+            known = ", ".join(models) or "none yet"
+            problem, remedy = f"name '{name}', which no node has", f"known models: {known}"
+            raise ValidationError(f"JobSpec '{spec.job_id}'", "gpu_models", problem, remedy)
+        mask |= 1 << models.index(name)
+    return mask
+
+
+def _whole(spec: JobSpec, field: str, value: float, limit: int) -> int:
+    """Round a value, in the unit in which it is stored, to an integer that is not too large."""
+    if not value <= limit:  # an overflow to infinity is not
+        raise ValidationError(
+            f"JobSpec '{spec.job_id}'", field, "is too large to be stored", "give a smaller value"
+        )
+    return round(value)
+
+
+def check_quotas(tenants: Sequence[TenantSpec], nodes: Sequence[NodeSpec]) -> None:
+    """Raise if tenants are entitled to more than a cluster has, or one is named twice.
+
+    A cluster without nodes is one that is being built; it may yet have anything.
+
+    Raises
+    ------
+    ValidationError
+        Naming the tenant that goes beyond the capacity.
+    """
+    names = [tenant.name for tenant in tenants]
+    for tenant in tenants:
+        if names.count(tenant.name) > 1:
+            me = f"TenantSpec '{tenant.name}'"
+            raise ValidationError(me, "name", "is given twice", "describe every tenant once")
+    gpus = sum(node.gpus for node in nodes)
+    capacity = gpus or sum(node.cpu_cores for node in nodes)
+    unit = "GPUs" if gpus else "CPU cores"
+    total = 0.0
+    for tenant in tenants if nodes else ():
+        total += tenant.quota
+        if total > capacity:
+            problem = f"is {tenant.quota:g}: with those before it {total:g} of {capacity} {unit}"
+            remedy = "lower quotas, or add nodes"
+            raise ValidationError(f"TenantSpec '{tenant.name}'", "quota", problem, remedy)
+
+
+def tenant_records(tenants: Sequence[TenantSpec]) -> NDArray[np.void]:
+    """Entitlements as TENANT_DTYPE records, [len(tenants)], nothing used."""
+    records = np.zeros(len(tenants), TENANT_DTYPE)
+    for record, tenant in zip(records, tenants, strict=True):
+        record["weight"] = tenant.weight
+        record["quota_units"] = round(tenant.quota * 1000)
+        record["storage_quota_mib"] = int((tenant.storage_quota_gb or 0.0) * _MIB_PER_GIB)
+    return records
+
+
+_SHAPE_FIELDS = (
+    "memory_mib",
+    "cpu_milli",
+    "workers",
+    "min_workers",
+    "gpus_per_worker",
+    "gpu_milli",
+    "gpu_memory_mib",
+    "bandwidth_mbps",
+    "elastic",
+    "topology",
+)
+
+
+def never_fit(requests: NDArray[np.void], nodes: Sequence[NodeSpec]) -> NDArray[np.bool_]:
+    """Tell which jobs would not fit even into an empty cluster.
+
+    Parameters
+    ----------
+    requests : ndarray of REQUEST_DTYPE, shape [jobs]
+        The jobs; GPU models are not looked at.
+    nodes : sequence of NodeSpec
+        The cluster.
+
+    Returns
+    -------
+    ndarray of bool, shape [jobs]
+
+    Raises
+    ------
+    ValidationError
+        If a rack is under two spines.
+    """
+    if len(requests) == 0 or len(nodes) == 0:
+        return np.ones(len(requests), np.bool_)
+    keys = np.stack([requests[name].astype(np.int64) for name in _SHAPE_FIELDS], axis=1)
+    kinds, which = np.unique(keys, axis=0, return_inverse=True)
+    asks = np.zeros(len(kinds), REQUEST_DTYPE)
+    for column, name in enumerate(_SHAPE_FIELDS):
+        asks[name] = kinds[:, column]
+    shape = ClusterShape(
+        envs=1,
+        jobs=len(asks),
+        workers=1,  # nobody is placed
+        nodes=len(nodes),
+        devices=max(node.gpus for node in nodes),
+        kinds=0,
+    )
+    state = allocate(shape)
+    entry.begin_episode(state.rows, 0, 0, node_records(nodes), asks)
+    never = [not entry.can_ever_fit(state.rows, 0, j) for j in range(len(asks))]
+    return np.array(never, np.bool_)[which.ravel()]

@@ -1,0 +1,297 @@
+"""Which job, node or tenant is in which row of a table, and what was asked of it.
+
+Parts of the engine: nobody else calls what changes the cluster here.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from orchestrator.engine.records import check_racks, node_records, request_record
+from orchestrator.errors import CapacityError, UnknownEntityError, ValidationError
+from orchestrator.kernels.change import events as live
+from orchestrator.kernels.run import rows as kernels
+from orchestrator.kernels.state.codes import EventKind, JobCode, NodeCode
+from orchestrator.kernels.state.row import ClusterState
+from orchestrator.messages import Decommission, NodeFailed, NodeRecovered
+from orchestrator.types import JobSpec, NodeSpec
+
+__all__ = ["JobTable", "Names", "NodeTable", "Slots"]
+
+
+class Slots:
+    """Which row of a table belongs to whom.
+
+    Parameters
+    ----------
+    kind : str
+        What is in the table, for messages.
+    size : int
+        Rows.
+    """
+
+    def __init__(self, kind: str, size: int) -> None:
+        self.kind = kind
+        self.size = size
+        self.ids: list[str] = []
+        self._index: dict[str, int] = {}
+
+    def __contains__(self, name: str) -> bool:
+        """Whether somebody has a row."""
+        return name in self._index
+
+    @property
+    def full(self) -> bool:
+        """Whether every row has been used."""
+        return len(self.ids) == self.size
+
+    def find(self, name: str) -> int:
+        """The row of somebody who has one.
+
+        Raises
+        ------
+        UnknownEntityError
+            If they have none.
+        """
+        try:
+            return self._index[name]
+        except KeyError:
+            raise UnknownEntityError(
+                f"no {self.kind} '{name}'; {len(self._index)} are known"
+            ) from None
+
+    def assign(self, row: int, name: str) -> str:
+        """Give somebody a row, the next unused one or one that is used; who had it, or ``""``."""
+        if row == len(self.ids):
+            before = ""
+            self.ids.append(name)
+        else:
+            before = self.ids[row]
+            del self._index[before]
+            self.ids[row] = name
+        self._index[name] = row
+        return before if before != name else ""
+
+
+class Names:
+    """Numbers for names, from 0, in the order in which they come up.
+
+    Parameters
+    ----------
+    kind : str
+        What is named, for messages.
+    limit : int
+        Most names.
+    """
+
+    def __init__(self, kind: str, limit: int) -> None:
+        self._kind = kind
+        self._limit = limit
+        self._numbers: dict[str, int] = {}
+
+    def require_room(self, name: str) -> None:
+        """Raise :class:`CapacityError` if there is no number for a name."""
+        if name not in self._numbers and len(self._numbers) >= self._limit:
+            raise CapacityError(
+                f"{self._kind} '{name}' would be one more than the {self._limit} that there may be"
+            )
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All names, in the order of their numbers."""
+        return tuple(self._numbers)
+
+    def number(self, name: str) -> int:
+        """The number of a name, a new one if need be."""
+        self.require_room(name)
+        return self._numbers.setdefault(name, len(self._numbers))
+
+
+_ENDED = (JobCode.COMPLETED, JobCode.FAILED)
+
+
+class JobTable:
+    """Jobs that wait, run, or are remembered after their end.
+
+    The last row is never given to a job: one that is only asked about is put there.
+
+    Parameters
+    ----------
+    state : ClusterState
+        State of one cluster.
+    nodes : NodeTable
+        Its nodes.
+    """
+
+    def __init__(self, state: ClusterState, nodes: NodeTable) -> None:
+        self._state = state
+        self._nodes = nodes
+        self._spare = state.shape.jobs - 1
+        self.tenants = Names("tenant", state.shape.tenants)
+        self.slots = Slots("job", self._spare)
+        self.specs: dict[str, JobSpec] = {}
+
+    def code(self, job_id: str) -> JobCode:
+        """State of a job."""
+        return JobCode(self._state.job[0, self.slots.find(job_id)]["state"])
+
+    def count(self, name: str) -> int:
+        """A counter of the row, over all jobs there have been, forgotten ones included."""
+        row = self._state.rows[0]
+        return int(row[name]) + int(row[f"forgotten_{name}"])
+
+    def check(self, spec: JobSpec) -> None:
+        """Raise unless a job can be submitted."""
+        nodes = len(self._nodes.specs)
+        me = f"JobSpec '{spec.job_id}'"
+        most = self._state.shape.workers
+        if spec.job_id in self.slots:
+            raise ValidationError(me, "job_id", "is taken", "give every job its own id")
+        if spec.num_workers > most:
+            problem = f"is {spec.num_workers}, and a job has at most {most}"
+            raise ValidationError(me, "num_workers", problem, "raise ClusterShape.workers")
+        self.tenants.require_room(spec.tenant)
+        ask = request_record(spec, 0, 0, self._nodes.models)
+        # A cluster without nodes is one that is being built; it may yet hold anything.
+        if nodes > 0 and not live.could_ever_fit(self._state.rows, 0, self._spare, ask):
+            problem = f"is {spec.num_workers}: more than the cluster can ever hold"
+            remedy = f"ask for less, or register more than the {nodes} nodes that there are"
+            raise ValidationError(me, "num_workers", problem, remedy)
+        if self._free_row() is None:
+            raise CapacityError(
+                f"{me}: all {self.slots.size} rows of the job table hold jobs that wait or run;"
+                " let some finish, or raise ClusterShape.jobs"
+            )
+
+    def submit(self, time_ms: int, spec: JobSpec) -> str:
+        """Queue a job; the job that had to be forgotten for it, or ``""``."""
+        j = self._free_row()
+        if j is None:
+            raise CapacityError(f"JobSpec '{spec.job_id}': the job table is full")
+        forgotten = self.slots.assign(j, spec.job_id)
+        if forgotten:
+            del self.specs[forgotten]
+        self.specs[spec.job_id] = spec
+        tenant = self.tenants.number(spec.tenant)
+        ask = request_record(spec, time_ms, tenant, self._nodes.models)
+        live.admit_live_job(self._state.rows, 0, time_ms, j, ask)
+        return forgotten
+
+    def _free_row(self) -> int | None:
+        """The next unused row; if there is none, that of the job which ended first."""
+        if not self.slots.full:
+            return len(self.slots.ids)
+        jobs = self._state.job[0, : self.slots.size]
+        ended = np.flatnonzero(np.isin(jobs["state"], _ENDED))
+        return int(ended[np.argmin(jobs["end_ms"][ended])]) if len(ended) else None
+
+
+class NodeTable:
+    """Nodes that are up, down or leaving, and the rows of those that have left.
+
+    Parameters
+    ----------
+    state : ClusterState
+        State of one cluster.
+    """
+
+    def __init__(self, state: ClusterState) -> None:
+        self._state = state
+        self._models = Names("GPU model", 32)  # constraints on models are 32-bit masks
+        self.slots = Slots("node", state.shape.nodes)
+        self.specs: dict[str, NodeSpec] = {}
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """GPU models that there have been, in the order of their numbers."""
+        return self._models.names
+
+    def code(self, node_id: str) -> NodeCode:
+        """State of a node."""
+        return NodeCode(self._state.node[0, self.slots.find(node_id)]["state"])
+
+    def check(self, spec: NodeSpec) -> None:
+        """Raise unless a node can be registered."""
+        me = f"NodeSpec '{spec.node_id}'"
+        most = self._state.shape.devices
+        if spec.node_id in self.specs and self.code(spec.node_id) != NodeCode.DOWN:
+            problem = f"is taken by a node that is {self.code(spec.node_id).name.lower()}"
+            raise ValidationError(me, "node_id", problem, "give every node its own id")
+        if spec.gpus > most:
+            problem = f"is {spec.gpus}, and a node has at most {most}"
+            raise ValidationError(me, "gpus", problem, "raise ClusterShape.devices")
+        self._models.require_room(spec.gpu_model)
+        self._record(spec, NodeCode.ABSENT)
+        there = [
+            other
+            for name, other in self.specs.items()
+            if name != spec.node_id and self.code(name) != NodeCode.ABSENT
+        ]
+        check_racks([*there, spec])
+        if spec.node_id not in self.slots and self._free_row() is None:
+            raise CapacityError(
+                f"{me}: all {self.slots.size} rows of the node table are in use;"
+                " decommission a node, or raise ClusterShape.nodes"
+            )
+
+    def found(self, spec: NodeSpec) -> None:
+        """A node has been there since before the cluster's log begins."""
+        self._put(spec, NodeCode.UP if spec.available else NodeCode.DOWN)
+
+    def register(self, time_ms: int, spec: NodeSpec) -> None:
+        """A node joins, or comes back under a new description."""
+        returns = spec.node_id in self.specs
+        # A node that joins while it is down becomes part of the log when it comes up.
+        joins = spec.available and not returns
+        n = self._put(spec, NodeCode.ABSENT if joins else NodeCode.DOWN)
+        if joins:
+            live.join_node(self._state.rows, 0, time_ms, n)
+        elif spec.available:
+            kernels.apply_event(self._state.rows, 0, time_ms, int(EventKind.NODE_RECOVERY), n)
+
+    def change(self, time_ms: int, body: Decommission | NodeFailed | NodeRecovered) -> None:
+        """Something happens to a node; to one that has left, nothing can."""
+        n = self.slots.find(body.node_id)
+        if isinstance(body, Decommission) and not body.drain:
+            live.remove_node(self._state.rows, 0, time_ms, n)
+            return
+        kind = EventKind.NODE_DRAIN
+        if isinstance(body, NodeFailed):
+            kind = EventKind.NODE_FAILURE
+        elif isinstance(body, NodeRecovered):
+            kind = EventKind.NODE_RECOVERY
+        kernels.apply_event(self._state.rows, 0, time_ms, int(kind), n)
+
+    def _put(self, spec: NodeSpec, code: NodeCode) -> int:
+        record = self._record(spec, code)
+        record["model"] = self._models.number(spec.gpu_model)
+        if spec.node_id in self.slots:
+            n = self.slots.find(spec.node_id)
+            record["failures"] = self._state.node[0, n]["failures"]
+        else:
+            row = self._free_row()
+            if row is None:
+                raise CapacityError(f"NodeSpec '{spec.node_id}': the node table is full")
+            n = row
+            self.slots.assign(n, spec.node_id)
+        self.specs[spec.node_id] = spec
+        live.put_node(self._state.rows, 0, n, record)
+        return n
+
+    def _free_row(self) -> int | None:
+        """The next unused row; if there is none, the first one whose node has left."""
+        if not self.slots.full:
+            return len(self.slots.ids)
+        left = np.flatnonzero(self._state.node[0]["state"] == NodeCode.ABSENT)
+        return int(left[0]) if len(left) else None
+
+    def _record(self, spec: NodeSpec, code: NodeCode) -> NDArray[np.void]:
+        try:
+            record = node_records([spec])
+        except OverflowError as error:
+            raise ValidationError(
+                f"NodeSpec '{spec.node_id}'", "capacity", f"cannot be stored ({error})", "give less"
+            ) from error
+        record["state"] = code
+        return record

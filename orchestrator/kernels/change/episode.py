@@ -1,0 +1,322 @@
+"""Begin a row: load its tables, copy it, replace what it knows of the future."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from orchestrator.kernels.change.hold import empty_node, sort_nodes
+from orchestrator.kernels.change.nodes import cost_rate
+from orchestrator.kernels.change.services import begin_service
+from orchestrator.kernels.change.timeline import cancel_event, push_event
+from orchestrator.kernels.lang.jit import kernel, small_kernel
+from orchestrator.kernels.lang.memory import copy_record, zero_record
+from orchestrator.kernels.place.memo import copy_kinds, forget_kinds, forget_nodes, intern_kind
+from orchestrator.kernels.place.slots import node_units, units_of
+from orchestrator.kernels.state.access import (
+    arrival,
+    copy_scalars,
+    curve,
+    device,
+    gittins,
+    heap,
+    incident,
+    job,
+    node,
+    order,
+    plan,
+    queue,
+    request,
+    running,
+    service,
+    tag,
+    tenant,
+    typical,
+    uplink,
+    worker,
+    zero_run,
+)
+from orchestrator.kernels.state.codes import (
+    NO_CHANGE_MS,
+    NO_JOB,
+    EventKind,
+    Information,
+    JobCode,
+    JobKind,
+    NodeCode,
+)
+from orchestrator.kernels.state.records import GITTINS_ENTRIES, TAGS
+
+__all__ = [
+    "assume_future",
+    "begin_episode",
+    "clear_job",
+    "copy_row",
+    "load_curves",
+    "load_gittins",
+    "load_incidents",
+    "load_job",
+    "load_nodes",
+    "load_plans",
+    "load_series",
+    "load_services",
+    "load_tenants",
+]
+
+
+_UNKNOWN_MS = 3_600_000  # the estimate of every job when nothing is known
+
+
+@kernel
+def load_nodes(row, nodes):
+    """Fill the node table of a row that is all zeros from ``nodes`` [n] NODE_DTYPE, all free.
+
+    Capacity units are milli-GPUs, or milli-cores where no node has a GPU. Nodes are up, down or
+    absent: those on order were ordered in the row (``transition.capacity``).
+    """
+    gpus = 0
+    for n in range(nodes.shape[0]):
+        gpus += nodes[n].gpus
+    row.unit = np.uint8(gpus > 0)
+    row.num_nodes = nodes.shape[0]
+    for n in range(nodes.shape[0]):
+        copy_record(node(row, n), nodes[n])
+        empty_node(row, n)
+        node(row, n).failures = 0
+        units = node_units(row, n)
+        row.nominal_units += units
+        row.nominal_gpu_milli += np.int64(nodes[n].gpus) * 1000
+        row.nominal_cpu_milli += nodes[n].cpu_cap_milli
+        row.nominal_memory_mib += nodes[n].memory_cap_mib
+        row.all_prices_milli += nodes[n].price_milli
+        if nodes[n].state == NodeCode.UP:
+            row.capacity_units += units
+    row.free_units = row.capacity_units
+    row.cost_rate_milli = cost_rate(row)
+    sort_nodes(row)
+    forget_nodes(row)
+
+
+@kernel
+def clear_job(row, j):
+    """Forget what became of the job in row ``j`` of the job table."""
+    zero_record(job(row, j))
+    job(row, j).units = units_of(row, j, request(row, j).workers)
+    job(row, j).start_ms = -1
+    job(row, j).first_start_ms = -1
+    job(row, j).end_ms = -1
+    job(row, j).blocked_point = -1
+    job(row, j).speed_milli = 1000
+    job(row, j).state = np.uint8(JobCode.ABSENT)
+    job(row, j).heap_slot = -1
+    intern_kind(row, j)
+
+
+@small_kernel
+def load_job(row, j, ask):
+    """Put a request into row ``j`` of the job table.
+
+    What may be known of run times is settled here, once, for rules and learned policies alike:
+    everything that decides reads ``requested_ms``.
+    """
+    copy_record(request(row, j), ask)
+    if ask.kind == JobKind.SERVICE:  # nobody expects it to end
+        pass
+    elif row.information == Information.ORACLE:
+        request(row, j).requested_ms = ask.duration_ms
+    elif row.information == Information.NONE:
+        request(row, j).requested_ms = _UNKNOWN_MS
+    clear_job(row, j)
+
+
+@kernel
+def begin_episode(row, seed, nodes, standing, requests):
+    """Start a row afresh; its config is kept.
+
+    Parameters
+    ----------
+    row : ROW_DTYPE record
+    seed : uint64
+        Seed of the row's random streams.
+    nodes : NODE_DTYPE [n]
+        Machines.
+    standing : REQUEST_DTYPE [k]
+        Jobs that are submitted before the first of the others, at the same time: services.
+    requests : REQUEST_DTYPE [jobs]
+        Jobs in submit order.
+    """
+    zero_run(row)
+    row.now_ms = requests[0].submit_ms if requests.shape[0] > 0 else 0
+    row.seed = seed
+    row.committed = NO_JOB
+    row.num_jobs = standing.shape[0] + requests.shape[0]
+    row.scaled_ms = NO_CHANGE_MS
+    load_nodes(row, nodes)
+    forget_kinds(row)
+    for j in range(standing.shape[0]):
+        load_job(row, np.int64(j), standing[j])
+        request(row, j).submit_ms = row.now_ms
+    for j in range(requests.shape[0]):
+        load_job(row, np.int64(standing.shape[0] + j), requests[j])
+
+
+@kernel
+def load_incidents(row, incidents):
+    """Give a row its incidents, INCIDENT_DTYPE [n] by time, counted from the episode's start."""
+    row.num_incidents = incidents.shape[0]
+    for k in range(incidents.shape[0]):
+        copy_record(incident(row, k), incidents[k])
+        incident(row, k).time_ms = incidents[k].time_ms + row.now_ms
+
+
+@kernel
+def load_curves(row, curves):
+    """Give a row its throughput curves, CURVE_DTYPE [n], after ``begin_episode``.
+
+    Entry 0 stands for "in proportion to the workers", whatever it holds.
+    """
+    row.num_curves = curves.shape[0]
+    for c in range(curves.shape[0]):
+        copy_record(curve(row, c), curves[c])
+
+
+@kernel
+def load_gittins(row, entries):
+    """Give a row its Gittins index, GITTINS_DTYPE [n <= GITTINS_ENTRIES] by attained service."""
+    row.num_gittins = min(entries.shape[0], GITTINS_ENTRIES)
+    for k in range(row.num_gittins):
+        copy_record(gittins(row, k), entries[k])
+
+
+@kernel
+def load_tenants(row, tenants):
+    """Give a row that has just begun its tenants, TENANT_DTYPE [n], with empty accounts."""
+    row.num_tenants = tenants.shape[0]
+    for t in range(tenants.shape[0]):
+        copy_record(tenant(row, t), tenants[t])
+        tenant(row, t).used_units = 0
+        tenant(row, t).used_gpu_milli = 0
+        tenant(row, t).used_cpu_milli = 0
+        tenant(row, t).used_memory_mib = 0
+        tenant(row, t).storage_mib = 0
+        tenant(row, t).attained_unit_ms = 0
+
+
+@small_kernel
+def load_series(row, first, stop):
+    """Let the ticks of a row be those of its series from ``first`` up to ``stop`` (exclusive)."""
+    row.series_first = first
+    row.series_stop = stop
+
+
+@kernel
+def load_services(row, services):
+    """Give a row its services, SERVICE_DTYPE [n]; their ticks begin one ``tick_ms`` from now.
+
+    Only what they are is taken from the records: their state begins anew. The row's ``tick_ms``,
+    ``series_at``, ``series_len``, ``series_first``, ``series_stop`` and ``forecast_at`` are the
+    caller's to set; an episode does not change them. Without services ticks are mere reviews.
+    """
+    row.num_services = services.shape[0]
+    row.tick = 0
+    row.next_tick_ms = row.now_ms + row.tick_ms
+    for s in range(services.shape[0]):
+        copy_record(service(row, s), services[s])
+        begin_service(service(row, s), row.now_ms)
+
+
+@kernel
+def load_plans(row, plans):
+    """Give a row the plans of its fleet and its services, SCALING_DTYPE [services + 1]."""
+    for k in range(plans.shape[0]):
+        copy_record(plan(row, k), plans[k])
+
+
+@kernel
+def copy_row(source, target):
+    """Copy row ``source`` onto row ``target``, which keeps its own tables and must be as large.
+
+    Only what is in use is copied. The log's records and the effects stay with the row where they
+    came about: nobody acts on what happens in a copy.
+    """
+    touched = target.touched
+    copy_scalars(target, source)
+    target.touched = max(touched, source.touched)
+    for j in range(source.num_jobs):
+        copy_record(request(target, j), request(source, j))
+        copy_record(job(target, j), job(source, j))
+    copy_kinds(source, target)
+    for k in range(source.running_len):
+        copy_record(running(target, k), running(source, k))
+        j = running(source, k).job
+        for w in range(job(source, j).workers_now):
+            copy_record(worker(target, j, w), worker(source, j, w))
+    for k in range(source.queue_len):
+        queue(target, k).job = queue(source, k).job
+    for k in range(source.heap_len):
+        copy_record(heap(target, k), heap(source, k))
+    for n in range(source.num_nodes):
+        copy_record(node(target, n), node(source, n))
+        for g in range(source.max_devices):
+            copy_record(device(target, n, g), device(source, n, g))
+        for kind in range(TAGS):
+            tag(target, n, kind).workers = tag(source, n, kind).workers
+        order(target, n).node = order(source, n).node
+    for t in range(source.num_typical):
+        copy_record(typical(target, t), typical(source, t))
+    forget_nodes(target)
+    for k in range(source.num_incidents):
+        copy_record(incident(target, k), incident(source, k))
+    for t in range(source.num_tenants):
+        copy_record(tenant(target, t), tenant(source, t))
+    for r in range(source.num_uplinks):
+        copy_record(uplink(target, r), uplink(source, r))
+    for c in range(source.num_curves):
+        copy_record(curve(target, c), curve(source, c))
+    for k in range(source.num_services):
+        copy_record(service(target, k), service(source, k))
+    for k in range(source.arrival_len):
+        copy_record(arrival(target, k), arrival(source, k))
+    for k in range(source.num_services + 1):
+        copy_record(plan(target, k), plan(source, k))
+    for k in range(source.num_gittins):
+        copy_record(gittins(target, k), gittins(source, k))
+
+
+@kernel
+def _assume_estimates(row):
+    """Every job that has not ended lasts as long as estimated; if it has lasted longer, to now."""
+    for j in range(row.num_jobs):
+        state = job(row, j).state
+        if state != JobCode.COMPLETED and state != JobCode.FAILED:
+            request(row, j).duration_ms = max(request(row, j).requested_ms, np.int64(1))
+    for k in range(row.running_len):
+        j = np.int64(running(row, k).job)
+        slot = job(row, j).heap_slot
+        if slot < 0 or request(row, j).kind == JobKind.SERVICE:
+            continue
+        if heap(row, slot).kind == EventKind.COMPLETION:
+            end = max(job(row, j).expected_end_ms, row.now_ms + 1)
+            cancel_event(row, j)
+            push_event(row, end, EventKind.COMPLETION, j)
+
+
+@kernel
+def assume_future(row, arrivals):
+    """Replace all that the row knows of the future by ``arrivals`` [n] and by estimates.
+
+    For copies of a row on which a policy thinks ahead: the original of a simulated one holds the
+    jobs that will arrive, the incidents that will happen and the true run times.
+
+    Parameters
+    ----------
+    row : ROW_DTYPE record
+        With room for n more jobs.
+    arrivals : REQUEST_DTYPE [n]
+        By submit time, none before now.
+    """
+    row.num_incidents = row.next_incident
+    row.num_jobs = row.next_arrival
+    _assume_estimates(row)
+    for i in range(arrivals.shape[0]):
+        load_job(row, row.num_jobs, arrivals[i])
+        row.num_jobs += 1

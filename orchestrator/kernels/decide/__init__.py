@@ -1,0 +1,1 @@
+"""What may and what should be done at a decision point."""

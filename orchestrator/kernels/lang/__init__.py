@@ -1,0 +1,1 @@
+"""What the language lacks: how kernels are compiled, memory, random numbers, logarithms."""

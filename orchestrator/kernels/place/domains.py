@@ -1,0 +1,232 @@
+"""Gangs that must stay close together, or whose traffic needs bandwidth when they spread.
+
+A domain is a run of the nodes in the order of (spine, rack): a node, a rack, a spine or all of
+them. A gang that spans nodes needs bandwidth for each of its workers on its node; one that spans
+racks needs it on its racks' uplinks, too. A node or rack without a stated bandwidth has no limit.
+
+How many workers fit into a domain is found exactly by filling it in any order: each node and each
+rack within a domain has a limit of its own.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from orchestrator.kernels.lang.jit import kernel, part, small_kernel
+from orchestrator.kernels.place.score import NO_KEY, node_key
+from orchestrator.kernels.place.slots import (
+    free_share,
+    island_slots,
+    put_workers,
+    worker_share,
+    worker_slots,
+    worker_slots_when_empty,
+    workers_on,
+)
+from orchestrator.kernels.state.access import node, order, request, uplink
+from orchestrator.kernels.state.codes import NodeCode, Placement, Topology
+
+__all__ = ["domain_room", "is_bound", "place_in_domains"]
+
+
+_UNLIMITED = np.int64(1 << 40)
+
+
+@small_kernel
+def is_bound(row, j):
+    """Whether it matters for job ``j`` how its nodes are connected."""
+    ask = request(row, j)
+    if ask.topology == Topology.ISLAND:
+        return True
+    return ask.workers > 1 and (ask.topology != Topology.ANY or ask.bandwidth_mbps > 0)
+
+
+@kernel
+def _slots(row, j, n, limit, level, traffic, empty):
+    """Workers that node ``n`` holds as a part of a domain of a level."""
+    if level == Topology.ISLAND:
+        return island_slots(row, j, n, limit, empty)
+    slots = worker_slots_when_empty(row, j, n, limit) if empty else worker_slots(row, j, n, limit)
+    if traffic > 0 and level < Topology.NODE and node(row, n).bandwidth_mbps > 0:
+        free = np.int64(node(row, n).bandwidth_mbps) if empty else node(row, n).bandwidth_free_mbps
+        slots = min(slots, free // traffic)
+    return slots
+
+
+@small_kernel
+def _uplink_slots(row, rack, level, traffic, empty):
+    """Workers whose traffic a rack's uplink carries, in a domain of several racks."""
+    if traffic == 0 or level >= Topology.RACK or rack >= row.num_uplinks:
+        return _UNLIMITED
+    link = uplink(row, rack)
+    if link.capacity_mbps == 0:
+        return _UNLIMITED
+    return (link.capacity_mbps if empty else link.free_mbps) // traffic
+
+
+@kernel
+def _domain_end(row, start, level):
+    """Where the domain of a level that begins at a position of the order ends."""
+    end = start + 1
+    if level >= Topology.NODE:
+        return end
+    first = node(row, order(row, start).node)
+    while end < row.num_nodes:
+        other = node(row, order(row, end).node)
+        if level != Topology.ANY and other.spine != first.spine:
+            break
+        if level == Topology.RACK and other.rack != first.rack:
+            break
+        end += 1
+    return end
+
+
+@kernel
+def _room(row, j, start, end, want, level, traffic, empty):
+    """Workers, at most ``want``, that a domain holds."""
+    total = np.int64(0)
+    k = start
+    while k < end and total < want:
+        rack = node(row, order(row, k).node).rack
+        here = np.int64(0)
+        while k < end and node(row, order(row, k).node).rack == rack:
+            if here < want:
+                n = order(row, k).node
+                here += _slots(row, j, n, want - here, level, traffic, empty)
+            k += 1
+        total += min(here, _uplink_slots(row, rack, level, traffic, empty))
+    return min(total, want)
+
+
+@small_kernel
+def _narrowest(row, j, traffic, generator):
+    """The narrowest level worth trying: the required one, unless being closer saves bandwidth."""
+    wanted = np.int64(request(row, j).topology)
+    if generator == Placement.TIGHTEST or traffic > 0:
+        return max(wanted, np.int64(Topology.NODE))
+    return wanted
+
+
+@kernel
+def domain_room(row, j, want, traffic, empty):
+    """Workers of job ``j``, at most ``want``, that some domain that it may use holds.
+
+    Parameters
+    ----------
+    row : ROW_DTYPE record
+    j, want : int
+        Job and workers.
+    traffic : int
+        Bandwidth that a worker needs, Mbit/s; 0 leaves bandwidth out of it.
+    empty : bool
+        Whether to suppose that the cluster is empty.
+    """
+    best = np.int64(0)
+    level = _narrowest(row, j, traffic, np.int64(Placement.BEST_FIT))
+    while level >= np.int64(request(row, j).topology):
+        start = np.int64(0)
+        while start < row.num_nodes:
+            end = _domain_end(row, start, level)
+            best = max(best, _room(row, j, start, end, want, level, traffic, empty))
+            if best >= want:
+                return best
+            start = end
+        level -= 1
+    return best
+
+
+@part
+def _choose_domain(row, j, want, level, traffic, generator, offset):
+    """The domain of a level, holding ``want`` workers, that suits a generator: (start, end)."""
+    best_start, best_end, best_cost = np.int64(-1), np.int64(-1), np.int64(0)
+    start = np.int64(0)
+    while start < row.num_nodes:
+        end = _domain_end(row, start, level)
+        if _room(row, j, start, end, want, level, traffic, False) >= want:
+            cost = np.int64(0)
+            if generator == Placement.RANDOM or generator == Placement.UNIFORM:
+                cost = np.int64((start - offset) % row.num_nodes)
+            elif generator == Placement.FIRST_FIT:
+                cost = np.int64(start)
+            else:
+                for k in range(start, end):
+                    if node(row, order(row, k).node).state == NodeCode.UP:
+                        cost += free_share(row, order(row, k).node)
+                if generator == Placement.SPREAD or generator == Placement.WORST_FIT:
+                    cost = -cost
+            if best_start < 0 or cost < best_cost:
+                best_start, best_end, best_cost = start, end, cost
+        start = end
+    return best_start, best_end
+
+
+@kernel
+def _fill_domain(row, j, want, start, end, level, traffic, generator, nodes):
+    """Fill a domain node by node (SPREAD: worker by worker), the highest key first."""
+    each = worker_share(row, j)
+    placed = np.int64(0)
+    while placed < want:
+        best, best_key, best_count = np.int64(-1), NO_KEY, np.int64(0)
+        for k in range(start, end):
+            n = order(row, k).node
+            taken, in_rack = workers_on(nodes, placed, n), np.int64(0)
+            for w in range(placed):
+                in_rack += node(row, nodes[w]).rack == node(row, n).rack
+            if taken > 0 and generator != Placement.SPREAD:
+                continue
+            step = np.int64(1) if generator == Placement.SPREAD else want - placed
+            count = _slots(row, j, n, taken + step, level, traffic, False) - taken
+            link = _uplink_slots(row, node(row, n).rack, level, traffic, False)
+            count = min(count, link - in_rack)
+            if count <= 0:
+                continue
+            key = node_key(row, j, n, count, generator)
+            key -= taken * each
+            if best < 0 or key > best_key or (key == best_key and n < best):
+                best, best_key, best_count = n, key, count
+        if best < 0:
+            break
+        placed = put_workers(nodes, placed, best, best_count)
+    return placed
+
+
+@kernel
+def place_in_domains(row, j, workers, generator, offset, nodes):
+    """Place a gang, as close together as it takes to have bandwidth and its required domain.
+
+    The whole gang is placed if any domain holds it; else, if it is elastic, as many of its
+    workers as possible. Narrow domains are tried first; SPREAD begins with wide ones.
+
+    Parameters
+    ----------
+    row : ROW_DTYPE record
+    j, workers, generator : int
+        Job, workers to place, and ``Placement``.
+    offset : int
+        Where RANDOM begins.
+    nodes : int32 [>= workers]
+        Filled with node indices.
+
+    Returns
+    -------
+    int
+        Workers placed.
+    """
+    ask = request(row, j)
+    traffic = np.int64(ask.bandwidth_mbps)
+    if workers == 1:
+        traffic = np.int64(0)
+    want = domain_room(row, j, workers, traffic, False)
+    if want == 0:
+        return want
+    narrow = _narrowest(row, j, traffic, generator)
+    wide = np.int64(ask.topology)
+    inner = generator
+    if generator == Placement.TIGHTEST:
+        inner = np.int64(Placement.BEST_FIT)
+    for step in range(narrow - wide + 1):
+        level = wide + step if generator == Placement.SPREAD else narrow - step
+        start, end = _choose_domain(row, j, want, level, traffic, generator, offset)
+        if start >= 0:
+            return _fill_domain(row, j, want, start, end, level, traffic, inner, nodes)
+    return np.int64(0)

@@ -1,0 +1,1 @@
+"""The request path as pure functions: breaker, retries, limiter, balancer, queues."""

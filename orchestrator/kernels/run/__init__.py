@@ -1,0 +1,1 @@
+"""Who drives rows: sessions, evaluations of linear policies, packing, the live engine."""

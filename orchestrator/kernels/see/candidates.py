@@ -1,0 +1,383 @@
+"""Candidates as features: placements of the jobs shown, victims, or nodes.
+
+What a node's features depend on besides the request is the node alone, but for the last three.
+They are kept for each request kind, and nodes that changed since are described anew.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from orchestrator.kernels.change.jobs import progress_now, saved_progress
+from orchestrator.kernels.decide.legal import preemption_reason, start_reason
+from orchestrator.kernels.decide.whatif import lets_in
+from orchestrator.kernels.lang.jit import kernel, part
+from orchestrator.kernels.lang.numbers import fast_log, log_seconds
+from orchestrator.kernels.place.fit import fits, least_workers
+from orchestrator.kernels.place.generate import place_gang
+from orchestrator.kernels.place.memo import is_far_behind, is_last_touch
+from orchestrator.kernels.place.score import fragmentation_after, score_change
+from orchestrator.kernels.place.slots import WHOLE, alone_slots, free_units, is_new_node, node_units
+from orchestrator.kernels.see.layout import CandidateColumn, NodeColumn, VictimColumn
+from orchestrator.kernels.state.access import (
+    device,
+    job,
+    node,
+    order,
+    queue,
+    request,
+    running,
+    touch,
+    typical,
+)
+from orchestrator.kernels.state.codes import NO_JOB, NodeCode, Reason
+
+__all__ = [
+    "MODELS",
+    "NODE_NAMES",
+    "encode_candidates",
+    "encode_choices",
+    "encode_victims",
+    "select_victims",
+]
+
+
+_F = np.float32
+
+
+@kernel
+def _describe_candidate(row, j, nodes, workers, out):
+    """Features, but whether it is a duplicate, of a placement of ``workers`` workers."""
+    touched, failures = 0, node(row, nodes[0]).failures
+    one_rack = True
+    free, capacity = np.int64(0), np.int64(0)
+    for w in range(workers):
+        n = np.int64(nodes[w])
+        failures = max(failures, node(row, n).failures)
+        one_rack = one_rack and node(row, n).rack == node(row, nodes[0]).rack
+        if not is_new_node(nodes, w):  # spread placements come back to a node
+            continue
+        touched += 1
+        free += free_units(row, n)
+        capacity += node_units(row, n)
+    out[CandidateColumn.FEASIBLE] = _F(1.0)
+    out[CandidateColumn.SPREAD] = _F(touched / workers)
+    out[CandidateColumn.CROSSES_RACKS] = _F(0.0 if touched == 1 else (0.5 if one_rack else 1.0))
+    units = job(row, j).units // request(row, j).workers * workers
+    out[CandidateColumn.ROOM_LEFT] = _F((free - units) / max(capacity, 1))
+    out[CandidateColumn.FAILURES] = _F(0.5) * fast_log(_F(1.0 + failures))
+
+
+@part
+def _fill_candidates(row, j, generators, nodes, mask, out):
+    """Describe the K candidates of one job: ``mask`` [K], ``out`` [K, C]; how many there are."""
+    W = row.max_workers
+    found = 0
+    room = fits(row, j)
+    for k in range(generators.shape[0]):
+        mask[k] = 0
+        out[k, :] = _F(0.0)
+        if not room:
+            continue
+        mine = nodes[k * W : (k + 1) * W]
+        placed = place_gang(row, j, np.int64(generators[k]), mine)
+        if placed == 0:
+            continue
+        mask[k] = 1
+        found += 1
+        _describe_candidate(row, j, mine, placed, out[k])
+        for other in range(k):
+            same = mask[other] != 0
+            for w in range(placed):
+                same = same and nodes[other * W + w] == mine[w]
+            if same:
+                out[k, CandidateColumn.DUPLICATE] = _F(1.0)
+                break
+    return found
+
+
+@kernel
+def encode_candidates(row, window, count, generators, nodes, mask, out):
+    """Describe the K candidate placements of each job of the window, and which are legal.
+
+    Parameters
+    ----------
+    row : ROW_DTYPE record
+    window : int32 [Q]
+        Jobs.
+    count : int
+        Jobs in it.
+    generators : int32 [K]
+        ``Placement`` of each candidate.
+    nodes : int32 [(K + 1) * workers]
+        Scratch.
+    mask : int8 [>= Q * K]
+        Set for the first ``count * K`` entries.
+    out : float32 [Q * K, len(CANDIDATE_NAMES)]
+        The first ``count * K`` rows are filled.
+
+    Returns
+    -------
+    int
+        Legal placements.
+    """
+    K = generators.shape[0]
+    legal = 0
+    for i in range(count):
+        j = np.int64(window[i])
+        at = i * K
+        if start_reason(row, j) != Reason.OK:
+            for k in range(K):
+                mask[at + k] = 0
+                out[at + k, :] = _F(0.0)
+            continue
+        legal += _fill_candidates(row, j, generators, nodes, mask[at : at + K], out[at : at + K])
+    return legal
+
+
+@kernel
+def select_victims(row, victims):
+    """Fill ``victims`` [V] with preemptible running jobs, latest expected end first.
+
+    Returns
+    -------
+    int
+        How many there are; the rest is NO_JOB.
+    """
+    count = 0
+    k = row.running_len - 1
+    while k >= 0 and count < victims.shape[0] and row.queue_len > 0:
+        j = running(row, k).job
+        if preemption_reason(row, j) == Reason.OK:
+            victims[count] = np.int32(j)
+            count += 1
+        k -= 1
+    for i in range(count, victims.shape[0]):
+        victims[i] = np.int32(NO_JOB)
+    return count
+
+
+@kernel
+def encode_victims(row, victims, count, out):
+    """Describe the jobs that may be preempted, float32 [V, len(VICTIM_NAMES)]."""
+    first = queue(row, 0).job if row.queue_len > 0 else np.int64(NO_JOB)
+    waits = first >= 0 and not fits(row, first)
+    for i in range(count):
+        j = np.int64(victims[i])
+        ask = request(row, j)
+        progress = progress_now(row, j)
+        out[i, VictimColumn.LOG_REMAINING] = log_seconds(ask.requested_ms - progress)
+        out[i, VictimColumn.LOG_ELAPSED] = log_seconds(row.now_ms - job(row, j).start_ms)
+        out[i, VictimColumn.LOG_UNSAVED] = log_seconds(progress - saved_progress(row, j))
+        out[i, VictimColumn.DEMAND_SHARE] = _F(job(row, j).units / max(row.nominal_units, 1))
+        out[i, VictimColumn.LOG_PREEMPTIONS] = _F(0.5) * fast_log(_F(1.0 + job(row, j).preemptions))
+        out[i, VictimColumn.PRIORITY] = _F(1.0 - ask.priority / 3.0)
+        out[i, VictimColumn.LOG_CHECKPOINT_COST] = log_seconds(ask.checkpoint_ms + ask.restart_ms)
+        helps = waits and lets_in(row, first, j)
+        out[i, VictimColumn.HELPS] = _F(1.0) if helps else _F(0.0)
+
+
+NODE_NAMES = (
+    "feasible",
+    "gpu_free_before",  # share of its GPUs
+    "gpu_free_after",  # the same once the gang is on it; and so on
+    "whole_free_after",  # share of its GPUs that are entirely free
+    "cpu_free_after",
+    "memory_free_after",
+    "imbalance_after",  # |share of CPU free - share of GPUs free|
+    "device_left",  # free share of the devices taken, once they are
+    "fragmentation_before",  # F / its GPUs: what typical pods could not use
+    "fragmentation_change",  # of F by the placement, GPUs
+    "gradient",  # FGD's score / 50 - 1: the highest, of equals the first, is its choice
+    "used",  # somebody is on it
+    "size",  # GPUs / 8
+    "failures",  # .5 ln(1 + failures)
+    "model_free",  # free share of all GPUs of its model
+    "model_demand",  # share of typical pods' GPUs that must be of its model (or one of a few)
+    "rack_free",  # free share of its rack's GPUs
+)
+"""Features of a node as a place for a job; all 0 where the job does not fit."""
+
+
+MODELS = 32
+"""GPU models that requests can tell apart."""
+
+
+_ONE = np.uint64(1)
+
+
+# Of each GPU model.
+_FREE, _CAPACITY, _DEMAND = 0, 1, 2
+
+
+@kernel
+def _describe(row, j, n, out):
+    """The first features of node ``n`` for job ``j``; 0 where not even its least workers fit.
+
+    Devices and fragmentation are those of its first worker.
+    """
+    out[:] = _F(0.0)
+    ask = request(row, j)
+    workers = alone_slots(row, j, n, np.int64(ask.workers))
+    if workers < least_workers(row, j):
+        return
+    host = node(row, n)
+    after, taken = fragmentation_after(row, j, n)
+    fresh, left = np.int64(0), np.int64(0)
+    for g in range(host.gpus):
+        if (taken >> np.uint64(g)) & _ONE != 0:
+            free = device(row, n, g).free_milli
+            fresh += free == WHOLE
+            left += free - ask.gpu_milli
+    if ask.gpu_milli == WHOLE:
+        fresh = workers * ask.gpus_per_worker
+    gpus = max(host.gpus, 1)
+    milli = gpus * 1000.0
+    gpu_free = (host.gpu_free_milli - workers * ask.gpus_per_worker * ask.gpu_milli) / milli
+    cpu_free = (host.cpu_free_milli - workers * ask.cpu_milli) / max(host.cpu_cap_milli, 1)
+    memory_free = host.memory_free_mib - workers * ask.memory_mib
+    out[NodeColumn.FEASIBLE] = _F(1.0)
+    out[NodeColumn.GPU_FREE_BEFORE] = _F(host.gpu_free_milli / milli)
+    out[NodeColumn.GPU_FREE_AFTER] = _F(gpu_free)
+    out[NodeColumn.WHOLE_FREE_AFTER] = _F((host.whole_free - fresh) / gpus)
+    out[NodeColumn.CPU_FREE_AFTER] = _F(cpu_free)
+    out[NodeColumn.MEMORY_FREE_AFTER] = _F(memory_free / max(host.memory_cap_mib, 1))
+    out[NodeColumn.IMBALANCE_AFTER] = _F(abs(cpu_free - gpu_free))
+    out[NodeColumn.DEVICE_LEFT] = _F(left / 1000.0 / max(ask.gpus_per_worker, 1))
+    out[NodeColumn.FRAGMENTATION_BEFORE] = _F(host.fragmentation / milli)
+    out[NodeColumn.FRAGMENTATION_CHANGE] = _F((after - host.fragmentation) / 1000.0)
+    out[NodeColumn.GRADIENT] = _F(score_change(host.fragmentation, after) / 50.0 - 1.0)
+    out[NodeColumn.USED] = _F(1.0 if host.workers > 0 else 0.0)
+    out[NodeColumn.SIZE] = _F(host.gpus / 8.0)
+    out[NodeColumn.FAILURES] = _F(0.5) * fast_log(_F(1.0 + host.failures))
+
+
+@kernel
+def _recall(row, e, k, j, nodes, memo):
+    """Describe anew what changed since a gang like that of job ``j``, of kind ``k``, was here."""
+    ask = request(row, j)
+    gang = (ask.workers << 32) + (least_workers(row, j) << 8) + ask.topology
+    seen = memo.seen[e, k]
+    if memo.gang[e, k] != gang or is_far_behind(row, seen):
+        for n in range(nodes):
+            _describe(row, j, n, memo.features[e, k, n])
+    else:
+        for number in range(seen, row.touched):
+            n = touch(row, number & (row.max_touches - 1)).node
+            if n < nodes and is_last_touch(row, n, number):
+                _describe(row, j, n, memo.features[e, k, n])
+    memo.gang[e, k] = gang
+    memo.seen[e, k] = row.touched
+
+
+@kernel
+def _survey_models(row, models):
+    """GPUs free and installed of each model, milli-GPUs; and the share of demand bound to it."""
+    models[:, :] = 0.0
+    for n in range(row.num_nodes):
+        host = node(row, n)
+        if host.state == NodeCode.UP:
+            models[host.model & (MODELS - 1), _FREE] += host.gpu_free_milli
+            models[host.model & (MODELS - 1), _CAPACITY] += host.gpus * 1000.0
+    total = 0.0
+    for t in range(row.num_typical):
+        pod = typical(row, t)
+        asked = pod.weight * pod.gpus * pod.gpu_milli
+        total += asked
+        for m in range(MODELS):
+            if (np.uint64(pod.model_mask) >> np.uint64(m)) & _ONE != 0:
+                models[m, _DEMAND] += asked
+    for m in range(MODELS):
+        models[m, _FREE] /= max(models[m, _CAPACITY], 1.0)
+        models[m, _DEMAND] /= max(total, 1e-9)
+
+
+@kernel
+def _add_models(row, nodes, models, out):
+    """The features by GPU model of the nodes that fit."""
+    for n in range(nodes):
+        if out[n, NodeColumn.FEASIBLE] != 0:
+            model = node(row, n).model & (MODELS - 1)
+            out[n, NodeColumn.MODEL_FREE] = _F(models[model, _FREE])
+            out[n, NodeColumn.MODEL_DEMAND] = _F(models[model, _DEMAND])
+
+
+@kernel
+def _add_racks(row, nodes, out):
+    """The free share of each rack: racks are runs of the nodes in order."""
+    k = 0
+    while k < row.num_nodes:
+        first = node(row, order(row, k).node)
+        free, gpus = np.int64(0), np.int64(0)
+        last = k
+        while last < row.num_nodes:
+            host = node(row, order(row, last).node)
+            if host.rack != first.rack or host.spine != first.spine:
+                break
+            if host.state == NodeCode.UP:
+                free += host.gpu_free_milli
+                gpus += host.gpus
+            last += 1
+        share = _F(free / max(gpus * 1000.0, 1.0))
+        for i in range(k, last):
+            n = order(row, i).node
+            if n < nodes and out[n, NodeColumn.FEASIBLE] != 0:
+                out[n, NodeColumn.RACK_FREE] = share
+        k = last
+
+
+@kernel
+def encode_choices(row, e, window, count, candidates, memo, mask, out):
+    """Describe every node as a place for each job of the window, and which are legal.
+
+    Parameters
+    ----------
+    row : ROW_DTYPE record
+    e : int
+        Where in the memory the row is.
+    window : int32 [Q]
+        Jobs.
+    count : int
+        Jobs in it.
+    candidates : int
+        K: nodes that are offered, the first ones; where the row has fewer, the rest is illegal.
+    memo : NodeMemo
+        Brought up to date.
+    mask : int8 [>= Q * K]
+        Set for the first ``count * K`` entries.
+    out : float32 [Q * K, len(NODE_NAMES)]
+        The first ``count * K`` rows are filled.
+
+    Returns
+    -------
+    int
+        Legal placements.
+    """
+    nodes = min(candidates, row.num_nodes)
+    legal = np.int64(0)
+    if count > 0:
+        _survey_models(row, memo.models[e])
+    for i in range(count):
+        j = np.int64(window[i])
+        mine, allowed = out[i * candidates : (i + 1) * candidates], mask[i * candidates :]
+        allowed[:candidates] = np.int8(0)
+        if start_reason(row, j) != Reason.OK:
+            mine[:, :] = _F(0.0)
+            continue
+        mine[nodes:, :] = _F(0.0)
+        k = job(row, j).kind
+        if 0 < k < memo.seen.shape[1]:
+            _recall(row, e, k, j, nodes, memo)
+            for n in range(nodes):  # slice by slice numba would set memory aside for a copy
+                for c in range(mine.shape[1]):
+                    mine[n, c] = memo.features[e, k, n, c]
+        else:
+            for n in range(nodes):
+                _describe(row, j, n, mine[n])
+        for n in range(nodes):
+            if mine[n, NodeColumn.FEASIBLE] != 0:
+                allowed[n] = np.int8(1)
+                legal += 1
+        _add_models(row, nodes, memo.models[e], mine)
+        _add_racks(row, nodes, mine)
+    return legal

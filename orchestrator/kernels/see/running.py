@@ -1,0 +1,95 @@
+"""The set of running elastic jobs that Cluster environments see, and what resizing would do."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from orchestrator.kernels.change.jobs import progress_now
+from orchestrator.kernels.decide.legal import resize_reason
+from orchestrator.kernels.decide.rules import fewer_workers, marginal_speed
+from orchestrator.kernels.lang.jit import kernel
+from orchestrator.kernels.lang.numbers import log_seconds
+from orchestrator.kernels.place.generate import has_room_for_one
+from orchestrator.kernels.place.slots import units_of
+from orchestrator.kernels.see.layout import ElasticColumn
+from orchestrator.kernels.state.access import job, request, running
+from orchestrator.kernels.state.codes import NO_JOB, Reason
+
+__all__ = ["encode_elastics", "select_elastics"]
+
+
+_F = np.float32
+
+
+@kernel
+def select_elastics(row, jobs):
+    """Fill ``jobs`` [E] with running elastic jobs that are no services, latest expected end first.
+
+    Returns
+    -------
+    int
+        How many there are; the rest is NO_JOB.
+    """
+    count = 0
+    k = row.running_len - 1
+    while k >= 0 and count < jobs.shape[0]:
+        j = running(row, k).job
+        if running(row, k).elastic != 0:
+            jobs[count] = np.int32(j)
+            count += 1
+        k -= 1
+    for i in range(count, jobs.shape[0]):
+        jobs[i] = np.int32(NO_JOB)
+    return count
+
+
+@kernel
+def encode_elastics(row, jobs, count, nodes, mask, out):
+    """Describe elastic jobs, and mask what may be done with them.
+
+    A job grows by one worker; it shrinks to :func:`fewer_workers`.
+
+    Parameters
+    ----------
+    row : ROW_DTYPE record
+    jobs : int32 [E]
+        From :func:`select_elastics`.
+    count : int
+        How many there are.
+    nodes : int32 [>= workers]
+        Scratch.
+    mask : int8 [2 E]
+        Filled: may shrink [E], may grow [E].
+    out : float32 [E, len(ELASTIC_NAMES)]
+        The first ``count`` rows are filled.
+
+    Returns
+    -------
+    int
+        Legal resizes.
+    """
+    E = jobs.shape[0]
+    legal = 0
+    for i in range(count):
+        j = np.int64(jobs[i])
+        ask = request(row, j)
+        now = np.int64(job(row, j).workers_now)
+        shrinks = resize_reason(row, j, fewer_workers(row, j)) == Reason.OK
+        grows = resize_reason(row, j, now + 1) == Reason.OK
+        grows = grows and has_room_for_one(row, j, nodes)
+        mask[i] = np.int8(shrinks)
+        mask[E + i] = np.int8(grows)
+        legal += np.int64(shrinks) + np.int64(grows)
+        asked = np.float64(ask.workers)
+        each = max(units_of(row, j, np.int64(1)), np.int64(1)) * asked / 1000.0
+        out[i, ElasticColumn.LOG_REMAINING] = log_seconds(ask.requested_ms - progress_now(row, j))
+        out[i, ElasticColumn.SIZE] = _F(now / asked - 1.0)
+        out[i, ElasticColumn.ROOM_BELOW] = _F(min((now - ask.min_workers) / asked, 4.0))
+        out[i, ElasticColumn.ROOM_ABOVE] = _F(min((ask.max_workers - now) / asked, 4.0))
+        out[i, ElasticColumn.GAIN] = _F(min(marginal_speed(row, j, now + 1) * each, 4.0))
+        out[i, ElasticColumn.LOSS] = _F(min(-marginal_speed(row, j, max(now - 1, 1)) * each, 4.0))
+        out[i, ElasticColumn.DEMAND_SHARE] = _F(job(row, j).units / max(row.nominal_units, 1))
+        out[i, ElasticColumn.PRIORITY] = _F(1.0 - ask.priority / 3.0)
+        out[i, ElasticColumn.LOG_REGROUP] = log_seconds(ask.regroup_ms)
+        out[i, ElasticColumn.LOG_SINCE_CHANGE] = log_seconds(row.now_ms - job(row, j).resized_ms)
+    return legal

@@ -1,0 +1,1 @@
+"""What a cluster is: codes, records, a row, and access to its tables."""

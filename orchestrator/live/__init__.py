@@ -1,0 +1,1 @@
+"""What keeps an engine alive: its journal, and when policies are asked."""

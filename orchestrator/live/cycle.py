@@ -1,0 +1,115 @@
+"""The scheduling cycle: when a policy is asked, and until when."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+
+from orchestrator.engine.engine import Engine, Outcome
+from orchestrator.engine.plans import MOST_REFUSALS
+from orchestrator.kernels.state.codes import EventKind, Reason
+from orchestrator.messages import Command, Decide, Event, Plan, Review, StartJob, Wait
+from orchestrator.ports import Clock, Policy
+
+__all__ = ["SchedulingCycle"]
+
+
+_AFTER_EVENTS = int(EventKind.NONE)  # order on the clock: when all of an instant has happened
+
+
+_log = logging.getLogger(__name__)
+
+
+class SchedulingCycle:
+    """Asks a policy and has its plans carried out, until nothing is left to decide or it waits.
+
+    Parameters
+    ----------
+    engine : Engine
+        The cluster.
+    clock : Clock
+        Time.
+    policy : Policy
+        Who decides; may be replaced between two cycles.
+    propose : coroutine function
+        Logs and applies a command.
+    on_events : bool
+        Run by itself, once everything of an instant has happened.
+    review_ms : int or None
+        With ``on_events``: how long a preempted job that nothing else happens to waits for its
+        next chance; None: until something happens.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        clock: Clock,
+        policy: Policy,
+        propose: Callable[[Command | Event], Awaitable[Outcome]],
+        *,
+        on_events: bool,
+        review_ms: int | None,
+    ) -> None:
+        self.policy = policy
+        self.on_events = on_events
+        self._engine = engine
+        self._clock = clock
+        self._propose = propose
+        self._review_ms = review_ms
+        self._armed = False  # a cycle is due at this instant
+        self._reviews = False  # one is due later, whatever happens
+        self._lock = asyncio.Lock()
+
+    async def react(self) -> None:
+        """Something happened: schedule, now or when all of this instant has happened."""
+        if not self.on_events:
+            return
+        if self._engine.semantics.commitment:  # every event is a decision point by itself
+            await self.run(review=False)
+        elif not self._armed:
+            self._armed = True
+            self._clock.call_at(self._clock.now_ms(), self._review, order=_AFTER_EVENTS)
+
+    async def run(self, *, review: bool) -> list[StartJob]:
+        """Run a cycle; what it started. ``review``: open a decision point first."""
+        async with self._lock:
+            started: list[StartJob] = []
+            if review:
+                started += _starts(await self._propose(Review()))
+            refusals = 0
+            while self._engine.decision_open:
+                plan = self.policy.decide(self._engine.snapshot())
+                outcome = await self._propose(Decide(plan))
+                started += _starts(outcome)
+                if outcome.reason != Reason.OK:
+                    refusals += 1
+                    _log.warning("refused (%s): %s", outcome.reason.name.lower(), plan)
+                if refusals > MOST_REFUSALS:
+                    await self._propose(Decide(Plan((Wait(),))))
+        self._review_later()
+        return started
+
+    async def _review(self) -> None:
+        self._armed = False
+        await self.run(review=True)
+
+    async def _review_late(self) -> None:
+        self._reviews = False
+        if not self._armed:
+            await self.run(review=True)
+
+    def _review_later(self) -> None:
+        """A victim may not be placed at the point that it was preempted at: give it another."""
+        row = self._engine.row
+        stranded = row["queue_len"] > 0 and row["preemptions_here"] > 0
+        if not self.on_events or self._review_ms is None or not stranded:
+            return
+        if not self._reviews:
+            self._reviews = True
+            due_ms = self._clock.now_ms() + self._review_ms
+            self._clock.call_at(due_ms, self._review_late, order=_AFTER_EVENTS)
+
+
+def _starts(outcome: Outcome) -> list[StartJob]:
+    return [effect for effect in outcome.effects if isinstance(effect, StartJob)]

@@ -1,1 +1,0 @@
-"""Scheduling: rules as data; their evaluation is in ``orchestrator.kernels``."""

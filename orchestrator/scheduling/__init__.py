@@ -1,0 +1,1 @@
+"""Scheduling policies: rules as data, the zoo, and what learned ones see."""

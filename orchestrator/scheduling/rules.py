@@ -1,0 +1,386 @@
+"""Rules by name, from YAML, as policies, and as the scheduler's components.
+
+    name: packing
+    sort: sjf
+    filters: [resources, topology, bandwidth]
+    score: {fgd: 1}
+    preemption: none
+
+The words are those of the Kubernetes scheduling framework. A profile becomes a :class:`Rule`, which
+kernels carry out; it holds no code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from orchestrator.engine.snapshot import Snapshot
+from orchestrator.errors import ConfigurationError
+from orchestrator.kernels.decide.rules import RULE_DTYPE
+from orchestrator.kernels.run import rows as entry
+from orchestrator.kernels.state.codes import Placement, Preemption, RuleKey, Scaling, Topology
+from orchestrator.messages import Plan
+from orchestrator.ports import Policy
+from orchestrator.semantics import enum_member
+
+__all__ = [
+    "FILTERS",
+    "RULES",
+    "BinPacker",
+    "GangScheduler",
+    "Rule",
+    "RulePolicy",
+    "TopologyAwareScheduler",
+    "parse_profile",
+    "policy_of",
+    "read_profile",
+    "rule_named",
+]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A scheduling rule.
+
+    Parameters
+    ----------
+    name : str
+        For tables and configs.
+    key : RuleKey
+        Waiting jobs are served by ascending score under this key.
+    placement : Placement
+        How a gang is placed.
+    preemption : Preemption
+        Whom it preempts.
+    blocking : bool
+        Whether the first job of the queue holds up all others when it does not fit.
+    scaling : Scaling
+        How it changes nodes and replicas, where the environment leaves that to policies.
+    elastic : bool
+        Whether running elastic jobs get idle capacity, and give it back when somebody waits.
+    """
+
+    name: str
+    key: RuleKey
+    placement: Placement = Placement.BEST_FIT
+    preemption: Preemption = Preemption.NONE
+    blocking: bool = False
+    elastic: bool = False
+    scaling: Scaling = Scaling.NONE
+
+    def to_record(self) -> NDArray[np.void]:
+        """The rule as kernels take it: an array of one RULE_DTYPE record."""
+        record = np.zeros(1, RULE_DTYPE)
+        record["key"] = self.key
+        record["placement"] = self.placement
+        record["preemption"] = self.preemption
+        record["blocking"] = self.blocking
+        record["elastic"] = self.elastic
+        record["scaling"] = self.scaling
+        return record
+
+
+RULES: dict[str, Rule] = {
+    rule.name: rule
+    for rule in (
+        Rule("fcfs", RuleKey.FCFS),
+        Rule("fifo", RuleKey.FCFS, blocking=True),
+        Rule("sjf", RuleKey.SJF),
+        Rule("srtf", RuleKey.SRTF, preemption=Preemption.SCORE),
+        Rule("srsf", RuleKey.SRSF, preemption=Preemption.SCORE),
+        Rule("priority", RuleKey.PRIORITY, preemption=Preemption.PRIORITY),
+        Rule("reclaim", RuleKey.PRIORITY, preemption=Preemption.RECLAIM),
+        Rule("elastic_fcfs", RuleKey.FCFS, elastic=True),
+        Rule("elastic_srtf", RuleKey.SRTF, preemption=Preemption.SCORE, elastic=True),
+        Rule("las", RuleKey.LAS, preemption=Preemption.SCORE),
+        Rule("tiresias", RuleKey.TIRESIAS, preemption=Preemption.SCORE),
+        Rule("gittins", RuleKey.GITTINS, preemption=Preemption.SCORE),
+        Rule("qssf", RuleKey.QSSF),
+        Rule("drf", RuleKey.DRF),
+        Rule("f1", RuleKey.F1),
+        Rule("wfp3", RuleKey.WFP3),
+        Rule("unicep", RuleKey.UNICEP),
+        Rule("wfp3_compat", RuleKey.WFP3_COMPAT),
+        Rule("unicep_compat", RuleKey.UNICEP_COMPAT),
+        Rule("largest", RuleKey.LARGEST),
+        Rule("random", RuleKey.RANDOM, Placement.RANDOM),
+        Rule("fgd", RuleKey.FCFS, Placement.FGD),
+    )
+}
+"""The rules by name. ``fcfs`` lets later jobs overtake a first one that does not fit; ``fifo`` not.
+
+``fgd`` needs typical pods: environments that name it (or its placement) load their trace's.
+
+The ``_compat`` rules reproduce a quirk of published numbers and serve the golden tests.
+"""
+
+
+_SCALING = {"reactive": Scaling.REACTIVE, "predictive": Scaling.PREDICTIVE}
+
+
+def rule_named(name: str) -> Rule:
+    """Look a rule up.
+
+    Parameters
+    ----------
+    name : str
+        One of :data:`RULES`, or that followed by ``+reactive`` or ``+predictive`` for a rule that
+        scales the fleet and the services as well.
+
+    Raises
+    ------
+    ConfigurationError
+        If there is none of that name.
+    """
+    base, plus, scaling = name.partition("+")
+    if base not in RULES:
+        raise ConfigurationError(f"unknown rule '{base}'; known: {', '.join(RULES)}")
+    if not plus:
+        return RULES[base]
+    if scaling not in _SCALING:
+        raise ConfigurationError(
+            f"rule '{name}': unknown scaling '{scaling}'; known: {', '.join(_SCALING)}"
+        )
+    return replace(RULES[base], name=name, scaling=_SCALING[scaling])
+
+
+FILTERS = ("resources", "gpu_model", "gpu_memory", "topology", "bandwidth")
+"""What every placement is checked for, whether a profile lists it or not."""
+
+
+_PREEMPTION = {
+    "none": Preemption.NONE,
+    "higher_score": Preemption.SCORE,
+    "priority": Preemption.PRIORITY,
+    "reclaim": Preemption.RECLAIM,
+}
+
+
+_FIELDS = ("name", "sort", "filters", "score", "preemption", "strict_order", "elastic")
+
+
+def read_profile(path: str | Path) -> Rule:
+    """Read a policy from a YAML file.
+
+    Raises
+    ------
+    ConfigurationError
+        Naming the file, the field and what to do.
+    """
+    import yaml  # type: ignore[import-untyped]
+
+    path = Path(path)
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigurationError(f"{path}: cannot be read ({error.strerror})") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{path}: is not YAML: {error}") from None
+    return parse_profile(content, str(path))
+
+
+def parse_profile(content: Any, source: str = "profile") -> Rule:
+    """Make a rule of a policy's plain values.
+
+    Parameters
+    ----------
+    content : mapping
+        ``name``; ``sort``, a :class:`RuleKey`; ``score``, one :class:`Placement` by name or as a
+        mapping with a weight; optionally ``filters``, some of :data:`FILTERS`; ``preemption``,
+        ``none``, ``higher_score``, ``priority`` or ``reclaim``; ``strict_order``, whether the first
+        job of the queue holds up all others; ``elastic``, whether running elastic jobs get idle
+        capacity.
+    source : str, optional
+        For messages.
+
+    Returns
+    -------
+    Rule
+
+    Raises
+    ------
+    ConfigurationError
+        Naming the field, its value and what is allowed.
+    """
+    if not isinstance(content, Mapping):
+        raise ConfigurationError(f"{source}: is no mapping; give the fields {', '.join(_FIELDS)}")
+    for field in content:
+        if field not in _FIELDS:
+            known = ", ".join(_FIELDS)
+            raise ConfigurationError(f"{source}: unknown field '{field}'; known: {known}")
+    for field in ("name", "sort"):
+        if field not in content:
+            raise ConfigurationError(f"{source}: field '{field}' is missing")
+    name = content["name"]
+    if not isinstance(name, str) or not name:
+        raise ConfigurationError(f"{source}: 'name' is {name!r}; give a text")
+    _check_filters(source, content.get("filters", ()))
+    preemption = content.get("preemption", "none")
+    if preemption not in _PREEMPTION:
+        known = ", ".join(_PREEMPTION)
+        raise ConfigurationError(f"{source}: 'preemption' is {preemption!r}; choose from {known}")
+    strict = content.get("strict_order", False)
+    if not isinstance(strict, bool):
+        raise ConfigurationError(f"{source}: 'strict_order' is {strict!r}; give true or false")
+    elastic = content.get("elastic", False)
+    if not isinstance(elastic, bool):
+        raise ConfigurationError(f"{source}: 'elastic' is {elastic!r}; give true or false")
+    return Rule(
+        name,
+        enum_member(RuleKey, source, "sort", str(content["sort"])),
+        _placement(source, content.get("score", "best_fit")),
+        preemption=_PREEMPTION[preemption],
+        blocking=strict,
+        elastic=elastic,
+    )
+
+
+def _check_filters(source: str, filters: Any) -> None:
+    if isinstance(filters, str) or not hasattr(filters, "__iter__"):
+        raise ConfigurationError(f"{source}: 'filters' is {filters!r}; give a list")
+    for item in filters:
+        if item not in FILTERS:
+            known = ", ".join(FILTERS)
+            raise ConfigurationError(f"{source}: unknown filter {item!r}; known: {known}")
+
+
+def _placement(source: str, score: Any) -> Placement:
+    """The one generator that a profile scores nodes by."""
+    if isinstance(score, Mapping):
+        for name, weight in score.items():
+            if isinstance(weight, bool) or not isinstance(weight, int | float) or weight < 0:
+                raise ConfigurationError(
+                    f"{source}: 'score' weighs {name} by {weight!r}; give a number from 0 on"
+                )
+        used = [name for name, weight in score.items() if weight > 0]
+        if len(used) != 1:
+            raise ConfigurationError(
+                f"{source}: 'score' gives {len(used)} placements a weight above 0; scores are not "
+                "mixed: give exactly one"
+            )
+        score = used[0]
+    return enum_member(Placement, source, "score", str(score))
+
+
+_PACKING = (
+    Placement.FIRST_FIT,
+    Placement.BEST_FIT,
+    Placement.BEST_FIT_FGD,
+    Placement.DOT_PRODUCT,
+    Placement.GPU_PACKING,
+    Placement.GPU_CLUSTERING,
+    Placement.FGD,
+    Placement.BUDDY,
+)
+
+
+@dataclass(frozen=True)
+class BinPacker:
+    """Packs workloads onto few nodes, so that large ones still find room.
+
+    Parameters
+    ----------
+    strategy : Placement, optional
+        A generator that packs: not one that spreads or draws lots.
+    """
+
+    strategy: Placement = Placement.BEST_FIT
+
+    def __post_init__(self) -> None:
+        """Reject strategies that do not pack."""
+        if self.strategy not in _PACKING:
+            known = ", ".join(placement.name.lower() for placement in _PACKING)
+            raise ConfigurationError(
+                f"BinPacker: 'strategy' is {Placement(self.strategy).name.lower()}, which does "
+                f"not pack; choose from {known}"
+            )
+
+    def configure(self, rule: Rule) -> Rule:
+        """The rule, placing by this strategy."""
+        return replace(rule, placement=self.strategy)
+
+
+@dataclass(frozen=True)
+class GangScheduler:
+    """All workers of a job start together, or none does: every placement here is of that kind.
+
+    Parameters
+    ----------
+    strict_order : bool, optional
+        Whether a gang that does not fit holds up all behind it, so that it is not starved by
+        small jobs that do.
+    """
+
+    strict_order: bool = False
+
+    def configure(self, rule: Rule) -> Rule:
+        """The rule, in strict order or not."""
+        return replace(rule, blocking=self.strict_order)
+
+    @staticmethod
+    def whole(requests: NDArray[np.void]) -> NDArray[np.bool_]:
+        """Which jobs start with all of their workers, bool [jobs]; elastic ones need not."""
+        return np.asarray(
+            (requests["elastic"] == 0) | (requests["min_workers"] >= requests["workers"])
+        )
+
+
+@dataclass(frozen=True)
+class TopologyAwareScheduler:
+    """Keeps gangs close together.
+
+    Parameters
+    ----------
+    required : Topology, optional
+        Domain within which every gang must stay that does not ask for a narrower one itself;
+        ANY leaves it to the jobs.
+    prefer_close : bool, optional
+        Whether gangs go into the narrowest domain that holds them.
+    """
+
+    required: Topology = Topology.ANY
+    prefer_close: bool = True
+
+    def configure(self, rule: Rule) -> Rule:
+        """The rule, placing gangs into tight domains if that is preferred."""
+        return replace(rule, placement=Placement.TIGHTEST) if self.prefer_close else rule
+
+    def require(self, requests: NDArray[np.void]) -> NDArray[np.void]:
+        """Copy requests, with the required domain on gangs that asked for a wider one."""
+        bound: NDArray[Any] = requests.copy()
+        gangs = bound["workers"] > 1
+        bound["topology"][gangs] = np.maximum(bound["topology"][gangs], int(self.required))
+        return bound
+
+
+class RulePolicy:
+    """Asks the kernels what a rule does, one action at a time.
+
+    Parameters
+    ----------
+    rule : Rule
+        The rule.
+    """
+
+    def __init__(self, rule: Rule) -> None:
+        self.rule = rule
+        self._record = rule.to_record()
+
+    def decide(self, snapshot: Snapshot) -> Plan:
+        """What the rule does at this decision point."""
+        state = snapshot.state
+        scratch = np.empty(max(state.shape.jobs, state.shape.workers), np.int32)
+        kind, j, value = entry.rule_action(state.rows, 0, self._record, scratch)
+        return Plan((snapshot.action(kind, j, value),))
+
+
+def policy_of(policy: Policy | Rule | None) -> Policy:
+    """A policy as it is, a rule as a policy; None: first come, first served."""
+    rule = RULES["fcfs"] if policy is None else policy
+    return RulePolicy(rule) if isinstance(rule, Rule) else rule

@@ -1,0 +1,1 @@
+"""Policies of published systems that plan in rounds, or look ahead."""

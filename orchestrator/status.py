@@ -1,0 +1,350 @@
+"""What is going on in a cluster, as plain data: states, demand, shares, why a job waits."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from orchestrator.engine.engine import Engine, Outcome
+from orchestrator.kernels.change import events as live
+from orchestrator.kernels.decide.scale import read_demand
+from orchestrator.kernels.run import rows as entry
+from orchestrator.kernels.state.codes import (
+    NO_JOB,
+    ActionKind,
+    JobCode,
+    NodeCode,
+    Placement,
+    Reason,
+)
+from orchestrator.kernels.state.row import ClusterState
+from orchestrator.messages import StopJob
+from orchestrator.ports import Checkpoint, CheckpointManager, ShardManager
+from orchestrator.types import JobState, NodeSpec
+
+__all__ = [
+    "Demand",
+    "checkpoint_status",
+    "cluster_status",
+    "demand_of",
+    "failure_report",
+    "fragmentation",
+    "jain_index",
+    "job_status",
+    "node_states",
+    "tenant_shares",
+    "why_waiting",
+]
+
+
+_CAPACITY_REASONS = (Reason.NO_CAPACITY, Reason.FRAGMENTED, Reason.TOPOLOGY, Reason.BANDWIDTH)
+
+
+@dataclass(frozen=True)
+class Demand:
+    """What jobs hold and wait for, in GPUs, or in CPU cores where there are no GPUs.
+
+    Parameters
+    ----------
+    unit : str
+        ``"gpu"`` or ``"cpu"``.
+    held, queued : float
+        By placed jobs, and by those that wait.
+    """
+
+    unit: str
+    held: float
+    queued: float
+
+    @property
+    def total(self) -> float:
+        """All of it."""
+        return self.held + self.queued
+
+    def of_node(self, spec: NodeSpec) -> float:
+        """Capacity of a node, in the same unit."""
+        return float(spec.gpus if self.unit == "gpu" else spec.cpu_cores)
+
+
+def demand_of(engine: Engine) -> Demand:
+    """The demand of an engine's jobs now, as a simulated fleet is scaled by.
+
+    A waiting job counts with the workers that it asked for, a placed one with those that it has.
+    In a cluster with GPUs, jobs that need none count nothing.
+    """
+    by_gpu, held, queued = read_demand(engine.state.rows, 0)
+    return Demand("gpu" if by_gpu else "cpu", held / 1000, queued / 1000)
+
+
+def fragmentation(engine: Engine) -> float:
+    """Share of the idle GPUs that lie on partly used nodes, in [0, 1]; 0 where none is idle.
+
+    These are the GPUs that a job which needs whole nodes cannot have. (The fragmentation of Weng
+    et al., USENIX ATC 2023, needs a distribution of typical jobs, which a live cluster does not
+    have beforehand; see :meth:`orchestrator.resources.GPUAllocator.fragmentation`.)
+    """
+    nodes = engine.state.node[0]
+    up = nodes[(nodes["state"] == NodeCode.UP) & (nodes["gpus"] > 0)]
+    idle = up["gpu_free_milli"]
+    total = int(idle.sum())
+    scattered = int(idle[idle < 1000 * up["gpus"]].sum())
+    return scattered / total if total else 0.0
+
+
+def jain_index(shares: NDArray[np.float64]) -> float:
+    """(sum x)^2 / (n sum x^2), 1 if all have the same (Jain, Chiu and Hawe, DEC-TR-301, 1984)."""
+    squares = float(np.sum(shares**2))
+    return float(np.sum(shares)) ** 2 / (len(shares) * squares) if squares > 0 else 1.0
+
+
+def tenant_shares(engine: Engine) -> dict[str, dict[str, float | None]]:
+    """What each tenant that was ever named holds.
+
+    Returns
+    -------
+    dict
+        By name: ``used`` and ``quota`` (GPUs, or cores where there are none), ``weight``,
+        ``dominant_share`` (the largest of its shares of GPUs, cores and memory; Ghodsi et al.,
+        NSDI 2011), ``attained_hours`` (unit hours of runs that have ended, or so far accounted),
+        ``storage_gb``, ``storage_quota_gb`` (None: no limit).
+    """
+    row = engine.row
+    whole = {name: int(row[f"nominal_{name}"]) for name in ("gpu_milli", "cpu_milli", "memory_mib")}
+    shares: dict[str, dict[str, float | None]] = {}
+    for k, name in enumerate(engine.jobs.tenants.names):
+        own: Any = engine.state.tenant[0, k]
+        limit = int(own["storage_quota_mib"])
+        shares[name] = {
+            "used": int(own["used_units"]) / 1000,
+            "quota": int(own["quota_units"]) / 1000,
+            "weight": float(own["weight"]) or 1.0,
+            "dominant_share": max(
+                int(own[f"used_{part}"]) / most if most > 0 else 0.0 for part, most in whole.items()
+            ),
+            "attained_hours": int(own["attained_unit_ms"]) / 1000 / 3_600_000,
+            "storage_gb": int(own["storage_mib"]) / 1024,
+            "storage_quota_gb": limit / 1024 if limit > 0 else None,
+        }
+    return shares
+
+
+def why_waiting(engine: Engine, state: ClusterState, job_ids: list[str]) -> dict[str, str]:
+    """Why waiting jobs are not placed.
+
+    Each placement is tried on a copy, which says what the cluster itself would say.
+
+    Parameters
+    ----------
+    engine : Engine
+        The cluster.
+    state : ClusterState
+        A copy of its state that may be spoilt.
+    job_ids : list of str
+        Jobs that wait.
+
+    Returns
+    -------
+    dict
+        By job, a :class:`Reason` in lower case; ``"ok"``: it would fit, and waits for its turn.
+    """
+    nodes = np.empty(engine.shape.workers, np.int32)
+    reasons = {}
+    for job_id in job_ids:
+        j = engine.jobs.slots.find(job_id)
+        reason = Reason(entry.why_not(state.rows, 0, j))
+        if reason not in _CAPACITY_REASONS and state.rows[0]["commitment"] == 0:
+            entry.open_point(state.rows, 0)
+            place, generator = int(ActionKind.PLACE), int(Placement.BEST_FIT)
+            reason = Reason(entry.commit(state.rows, 0, place, j, generator, nodes))
+            if reason == Reason.OK:  # it was placed, on the copy
+                entry.copy_row(engine.state.rows, 0, state.rows, 0)
+        reasons[job_id] = reason.name.lower()
+    return reasons
+
+
+_WAITS = (JobCode.PENDING, JobCode.PREEMPTED)
+
+
+_EXPLAINED = 64  # waiting jobs of a cluster's status that are told why; the first of the queue
+
+
+def node_states(engine: Engine) -> dict[str, str]:
+    """Nodes that are part of the cluster, and the state of each in lower case."""
+    return {node_id: engine.nodes.code(node_id).name.lower() for node_id in engine.nodes.specs}
+
+
+def cluster_status(engine: Engine, time_ms: int, shards: ShardManager) -> dict[str, Any]:
+    """What is going on in a cluster at a time, nothing having happened since the last entry.
+
+    Returns
+    -------
+    dict
+        ``nodes`` (by state, and each), ``jobs`` (by state), ``gpus``, ``utilization`` (now, and
+        over time), ``queue`` (length, the longest wait, jobs that cannot ever be placed as the
+        cluster is, and by job ``why_not`` the first of them are placed), ``fragmentation`` and
+        ``tenants`` (see :mod:`orchestrator.status`), counts of ``decisions``,
+        ``preemptions`` and ``interruptions``, the ``event_log``'s length and hash, and
+        ``shards`` (entities that each owns).
+    """
+    state = engine.state_at(time_ms)
+    row: Any = state.rows[0]
+    states = node_states(engine)
+    by_node = Counter(states.values())
+    queue = state.queue[0, : int(row["queue_len"])]["job"]
+    waiting = [engine.jobs.slots.ids[j] for j in queue]
+    first_ms = min((int(state.request[0, j]["submit_ms"]) for j in queue), default=row["now_ms"])
+    committed = int(row["committed"])
+    used = int(row["capacity_units"]) - int(row["free_units"])
+    now_ms = int(row["now_ms"])
+    mean = _share(int(row["busy_unit_ms"]), int(row["capacity_unit_ms"]))
+    return {
+        "now_ms": now_ms,
+        "nodes": {
+            "total": len(states),
+            **{code.name.lower(): by_node[code.name.lower()] for code in NodeCode if code > 0},
+            "states": states,
+        },
+        "jobs": _jobs_by_state(engine),
+        "gpus": _gpus(engine),
+        "utilization": {
+            "unit": "gpu" if row["unit"] else "cpu",
+            "now": _share(used, int(row["capacity_units"])),
+            "mean": mean,
+        },
+        "queue": {
+            "length": len(waiting),
+            "longest_wait_ms": int(now_ms - first_ms),
+            "unplaceable": [name for name in waiting if not engine.can_ever_fit(name)],
+            "committed_to": None if committed == NO_JOB else engine.jobs.slots.ids[committed],
+            "why_not": why_waiting(engine, state, waiting[:_EXPLAINED]),
+        },
+        "fragmentation": fragmentation(engine),
+        "tenants": tenant_shares(engine),
+        "decisions": int(engine.row["decisions"]),
+        "refused_actions": int(engine.row["illegal_actions"]),
+        "preemptions": engine.jobs.count("preemptions"),
+        "interruptions": engine.jobs.count("interruptions"),
+        "event_log": {"records": int(engine.row["log_count"]), "hash": f"{engine.log_hash:016x}"},
+        "shards": _by_shard(engine, shards),
+    }
+
+
+def job_status(
+    engine: Engine,
+    time_ms: int,
+    job_id: str,
+    checkpoints: CheckpointManager,
+    shards: ShardManager,
+) -> dict[str, Any]:
+    """What is known of a job at a time, nothing having happened since the last entry.
+
+    Returns
+    -------
+    dict
+        Its ``state``, times (None: not yet), ``progress`` (share of the estimate), ``workers``
+        (node and GPUs of each), ``resources`` that it holds, counts of what happened to it, its
+        last ``checkpoint``, whether it is ``unplaceable`` in the cluster as it is, and
+        ``why_not`` (None: it does not wait; see
+        :func:`orchestrator.status.why_waiting`).
+    """
+    j = engine.jobs.slots.find(job_id)
+    spec, code = engine.jobs.specs[job_id], engine.jobs.code(job_id)
+    state = engine.state_at(time_ms)
+    run: Any = state.job[0, j]
+    ask: Any = state.request[0, j]
+    workers = engine.workers_of(job_id)
+    ended = code in (JobCode.COMPLETED, JobCode.FAILED)
+    first_start_ms, end_ms = _moment(run["first_start_ms"]), _moment(run["end_ms"])
+    moments = (first_start_ms, end_ms, int(state.rows[0]["now_ms"]))
+    waited_until_ms = next(moment for moment in moments if moment is not None)
+    estimate_ms = int(ask["requested_ms"])
+    done_ms = live.work_done(state.rows, 0, j)
+    return {
+        "job_id": job_id,
+        "name": spec.name,
+        "tenant": spec.tenant,
+        "priority": spec.priority.name,
+        "state": JobState[code.name].value,
+        "shard": shards.owner(job_id),
+        "submit_ms": int(ask["submit_ms"]),
+        "first_start_ms": first_start_ms,
+        "start_ms": _moment(run["start_ms"]),
+        "end_ms": end_ms,
+        "wait_ms": waited_until_ms - int(ask["submit_ms"]),
+        "progress_ms": done_ms,
+        "progress": 1.0 if code == JobCode.COMPLETED else min(1.0, done_ms / estimate_ms),
+        "workers": [{"node": place.node_id, "gpus": list(place.gpus)} for place in workers],
+        "resources": {
+            "gpus": len(workers) * spec.gpus_per_worker * spec.gpu_fraction,
+            "cpus": len(workers) * spec.cpus_per_worker,
+            "memory_gb": len(workers) * spec.memory_per_worker_gb,
+        },
+        "starts": engine.runs_of(job_id),
+        "preemptions": int(run["preemptions"]),
+        "interruptions": int(run["interruptions"]),
+        "lost_ms": int(run["lost_ms"]),
+        "checkpoint": checkpoint_status(checkpoints.latest(job_id)),
+        "unplaceable": not ended and not engine.can_ever_fit(job_id),
+        "why_not": why_waiting(engine, state, [job_id])[job_id] if code in _WAITS else None,
+    }
+
+
+def failure_report(
+    engine: Engine, node_id: str, outcome: Outcome, checkpoints: CheckpointManager
+) -> dict[str, Any]:
+    """What a node's failure has done: see ``InfrastructureOrchestrator.handle_node_failure``."""
+    stops = [effect for effect in outcome.effects if isinstance(effect, StopJob)]
+    latest = {stop.job_id: checkpoints.latest(stop.job_id) for stop in stops}
+    return {
+        "node_id": node_id,
+        "time_ms": engine.now_ms,
+        "interrupted_jobs": list(latest),
+        "checkpoints": {job_id: checkpoint_status(last) for job_id, last in latest.items()},
+        "lost_work_ms": {stop.job_id: stop.lost_ms for stop in stops},
+        "rescheduled": [],
+    }
+
+
+def checkpoint_status(checkpoint: Checkpoint | None) -> dict[str, Any] | None:
+    """A checkpoint as plain data."""
+    if checkpoint is None:
+        return None
+    return {
+        "checkpoint_id": checkpoint.checkpoint_id,
+        "progress_ms": checkpoint.progress_ms,
+        "time_ms": checkpoint.time_ms,
+    }
+
+
+def _moment(time_ms: Any) -> int | None:
+    return int(time_ms) if time_ms >= 0 else None
+
+
+def _share(part: int, whole: int) -> float:
+    return part / whole if whole > 0 else 0.0
+
+
+def _jobs_by_state(engine: Engine) -> dict[str, int]:
+    """Jobs by state; the ones that have ended count even if they are forgotten."""
+    codes = Counter(int(code) for code in engine.state.job[0, : engine.shape.jobs]["state"])
+    counts = {state.value: codes[int(JobCode[state.name])] for state in JobState}
+    counts[JobState.COMPLETED.value] = engine.jobs.count("completed_jobs")
+    counts[JobState.FAILED.value] = engine.jobs.count("failed_jobs")
+    return counts
+
+
+def _gpus(engine: Engine) -> dict[str, float]:
+    nodes = engine.state.node[0]
+    up = nodes[nodes["state"] == NodeCode.UP]
+    total, free = int(np.sum(up["gpus"])), int(np.sum(up["gpu_free_milli"])) / 1000
+    return {"total": total, "free": free, "allocated": total - free}
+
+
+def _by_shard(engine: Engine, shards: ShardManager) -> dict[str, dict[str, int]]:
+    jobs = Counter(shards.owner(job_id) for job_id in engine.jobs.specs)
+    nodes = Counter(shards.owner(node_id) for node_id in engine.nodes.specs)
+    return {name: {"jobs": jobs[name], "nodes": nodes[name]} for name in shards.shards}

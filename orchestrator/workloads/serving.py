@@ -1,0 +1,182 @@
+"""Inference services and batches of jobs, over the orchestrator's interface."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from orchestrator.autoscaler.policies import HorizontalScaler, ScalingPlan
+from orchestrator.errors import UnknownServiceError, ValidationError
+from orchestrator.kernels.state.codes import JobKind
+from orchestrator.mesh.specs import ServiceSpec
+from orchestrator.types import JobPriority, JobSpec, ScalingDecision, ScalingDirection
+
+if TYPE_CHECKING:
+    from orchestrator.orchestrator import InfrastructureOrchestrator
+
+__all__ = ["BatchProcessor", "InferenceJobManager"]
+
+
+_HOUR_MS = 3_600_000
+
+
+_ENDED = ("completed", "failed")
+
+
+class BatchProcessor:
+    """Submits batch jobs and watches their deadlines.
+
+    Parameters
+    ----------
+    orchestrator : InfrastructureOrchestrator
+        Where they run.
+    priority : JobPriority
+        Class of all batch jobs.
+    """
+
+    def __init__(
+        self,
+        orchestrator: InfrastructureOrchestrator,
+        priority: JobPriority = JobPriority.BEST_EFFORT,
+    ) -> None:
+        self._orchestrator = orchestrator
+        self._priority = priority
+
+    async def submit(self, spec: JobSpec, *, deadline_hours: float | None = None) -> str:
+        """Submit a job as a batch job, preemptible and of the processor's class; its identity.
+
+        Parameters
+        ----------
+        spec : JobSpec
+            What to run; its kind, class and preemptibility are replaced.
+        deadline_hours : float or None, optional
+            When it should be done, from now; None: the job's own.
+
+        Raises
+        ------
+        ValidationError
+            If its estimate alone is beyond its deadline, or it cannot be submitted.
+        """
+        batch = replace(
+            spec,
+            kind=JobKind.BATCH,
+            priority=self._priority,
+            preemptible=True,
+            deadline_hours=spec.deadline_hours if deadline_hours is None else deadline_hours,
+        )
+        due = batch.deadline_hours
+        if due is not None and batch.max_duration_hours > due:
+            problem = f"is {due:g}, and the job takes {batch.max_duration_hours:g} hours"
+            remedy = "split the job, or move the deadline"
+            raise ValidationError(f"JobSpec '{spec.job_id}'", "deadline_hours", problem, remedy)
+        return await self._orchestrator.submit_job(batch)
+
+    def jobs(self) -> list[str]:
+        """Batch jobs that are known, in the order of their submission."""
+        specs = self._orchestrator.jobs.values()
+        return [spec.job_id for spec in specs if spec.kind == JobKind.BATCH]
+
+    def slack_hours(self, job_id: str) -> float | None:
+        """Time that a job can still lose and be done in time, by its estimate at nominal speed.
+
+        None if it has no deadline, or has ended; below 0 if it will be late.
+        """
+        spec = self._orchestrator.jobs[job_id]
+        status = self._orchestrator.get_job_status(job_id)
+        if spec.deadline_hours is None or status["state"] in _ENDED:
+            return None
+        now_ms = self._orchestrator.clock.now_ms()
+        due_ms = status["submit_ms"] + spec.deadline_hours * _HOUR_MS
+        left_ms = spec.max_duration_hours * _HOUR_MS - status["progress_ms"]
+        return float(due_ms - now_ms - max(left_ms, 0.0)) / _HOUR_MS
+
+    def at_risk(self, margin_hours: float = 0.0) -> list[str]:
+        """Jobs that will be late unless they run from now on, with a margin; most urgent first."""
+        slack = {job_id: self.slack_hours(job_id) for job_id in self.jobs()}
+        late = [(left, name) for name, left in slack.items() if left is not None]
+        return [name for left, name in sorted(late) if left <= margin_hours]
+
+
+class InferenceJobManager:
+    """Deploys services and scales their replicas.
+
+    Parameters
+    ----------
+    orchestrator : InfrastructureOrchestrator
+        Where they run.
+    target_utilisation : float
+        Use of a replica to aim for.
+    down_window_s : float
+        After a change, time before replicas are taken away.
+    """
+
+    def __init__(
+        self,
+        orchestrator: InfrastructureOrchestrator,
+        *,
+        target_utilisation: float = 0.7,
+        down_window_s: float = 300.0,
+    ) -> None:
+        self._orchestrator = orchestrator
+        self._target = target_utilisation
+        self._down_window_s = down_window_s
+        self._jobs: dict[str, str] = {}
+        self._scalers: dict[str, HorizontalScaler] = {}
+
+    async def deploy(self, spec: JobSpec, service: ServiceSpec) -> str:
+        """Submit a service whose workers are its replicas; the job's identity.
+
+        Raises
+        ------
+        ValidationError
+            If job and service contradict each other, or the job cannot be submitted.
+        """
+        me = f"JobSpec '{spec.job_id}'"
+        if spec.kind != JobKind.SERVICE:
+            problem = f"is {spec.kind.name}"
+            raise ValidationError(me, "kind", problem, "give a job of kind SERVICE")
+        if spec.name != service.name:
+            problem = f"is '{spec.name}', and the service's '{service.name}'"
+            raise ValidationError(me, "name", problem, "name the job after its service")
+        if spec.num_workers != service.replicas:
+            problem = f"is {spec.num_workers}, and the service has {service.replicas} replicas"
+            raise ValidationError(me, "num_workers", problem, "make them equal")
+        self._orchestrator.engine.jobs.check(spec)  # nothing is known of a job that is refused
+        plan = ScalingPlan(
+            service.capacity_rps(1),
+            target_utilisation=self._target,
+            min_size=max(service.min_replicas, spec.min_workers),
+            max_size=min(service.max_replicas, spec.max_workers),
+            down_window_s=self._down_window_s,
+        )
+        self._orchestrator.mesh.add_service(service)
+        self._jobs[service.name] = await self._orchestrator.submit_job(spec)
+        self._scalers[service.name] = HorizontalScaler(plan)
+        return spec.job_id
+
+    def replicas(self, service: str) -> int:
+        """Replicas that a service has now."""
+        return len(self._orchestrator.engine.workers_of(self._job(service)))
+
+    async def scale(self, service: str, replicas: int) -> bool:
+        """Give a running service another number of replicas."""
+        return await self._orchestrator.scale_job(self._job(service), replicas)
+
+    async def autoscale(self, service: str, rate_rps: float) -> ScalingDecision:
+        """Decide on the number of replicas for a demand, requests per second, and set it."""
+        job_id = self._job(service)
+        now_ms, size = self._orchestrator.clock.now_ms(), self.replicas(service)
+        decision = self._scalers[service].decide(now_ms, size, rate_rps)
+        if size > 0 and decision.direction != ScalingDirection.NONE:
+            await self._orchestrator.scale_job(job_id, decision.target_nodes)
+        return decision
+
+    def attainment(self, service: str) -> float | None:
+        """Share of a service's requests that were answered in time; None if there were none."""
+        counts = self._orchestrator.mesh.counts(service)
+        return counts.within / counts.offered if counts.offered else None
+
+    def _job(self, service: str) -> str:
+        if service not in self._jobs:
+            raise UnknownServiceError(service, list(self._jobs))
+        return self._jobs[service]
