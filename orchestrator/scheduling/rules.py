@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.engine.snapshot import Snapshot
+from orchestrator.engine.snapshot import JobView, Snapshot
 from orchestrator.errors import ConfigurationError
 from orchestrator.kernels.decide.rules import RULE_DTYPE
 from orchestrator.kernels.run import rows as entry
@@ -33,7 +33,9 @@ __all__ = [
     "FILTERS",
     "RULES",
     "BinPacker",
+    "FairShareScheduler",
     "GangScheduler",
+    "PriorityQueue",
     "Rule",
     "RulePolicy",
     "TopologyAwareScheduler",
@@ -304,6 +306,74 @@ class BinPacker:
     def configure(self, rule: Rule) -> Rule:
         """The rule, placing by this strategy."""
         return replace(rule, placement=self.strategy)
+
+
+def _in_order(snapshot: Snapshot, key: RuleKey) -> tuple[JobView, ...]:
+    """Waiting jobs by ascending score under a key; ties in submit order."""
+    rows, jobs = snapshot.state.rows, snapshot.state.queue[0]["job"]
+    waiting = snapshot.waiting()
+    scores = [entry.job_score(rows, 0, int(jobs[q]), int(key)) for q in range(len(waiting))]
+    return tuple(waiting[q] for q in np.argsort(scores, kind="stable"))
+
+
+@dataclass(frozen=True)
+class PriorityQueue:
+    """Serves waiting jobs by priority class, and within a class in submit order (Borg).
+
+    Parameters
+    ----------
+    preemption : Preemption, optional
+        Whom a waiting job may preempt: ``PRIORITY`` (jobs of lower classes), ``RECLAIM`` (those
+        that borrow beyond their tenant's quota as well) or ``NONE``.
+    """
+
+    preemption: Preemption = Preemption.PRIORITY
+
+    def __post_init__(self) -> None:
+        """Reject preemption that does not go by class."""
+        if self.preemption == Preemption.SCORE:
+            raise ConfigurationError(
+                "PriorityQueue: 'preemption' by score knows no classes; choose priority, reclaim "
+                "or none"
+            )
+
+    def configure(self, rule: Rule) -> Rule:
+        """The rule, in this order and with this preemption."""
+        return replace(rule, key=RuleKey.PRIORITY, preemption=self.preemption)
+
+    def order(self, snapshot: Snapshot) -> tuple[JobView, ...]:
+        """Waiting jobs in the order in which they are served; ageing counts."""
+        return _in_order(snapshot, RuleKey.PRIORITY)
+
+
+@dataclass(frozen=True)
+class FairShareScheduler:
+    """Serves first whose tenant holds least: weighted dominant shares (Ghodsi et al., NSDI 2011).
+
+    Parameters
+    ----------
+    preemption : Preemption, optional
+        ``NONE``, or ``RECLAIM``: whoever waits within its quota is served before whoever does
+        not, and takes back what others borrow.
+    """
+
+    preemption: Preemption = Preemption.NONE
+
+    def __post_init__(self) -> None:
+        """Reject preemption that does not go by shares."""
+        if self.preemption not in (Preemption.NONE, Preemption.RECLAIM):
+            raise ConfigurationError(
+                f"FairShareScheduler: 'preemption' is {self.preemption.name.lower()}, which does "
+                f"not go by shares; choose none or reclaim"
+            )
+
+    def configure(self, rule: Rule) -> Rule:
+        """The rule, in this order and with this preemption."""
+        return replace(rule, key=RuleKey.DRF, preemption=self.preemption)
+
+    def order(self, snapshot: Snapshot) -> tuple[JobView, ...]:
+        """Waiting jobs by their tenants' shares now; each placement changes the shares."""
+        return _in_order(snapshot, RuleKey.DRF)
 
 
 @dataclass(frozen=True)

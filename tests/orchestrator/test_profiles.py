@@ -8,18 +8,34 @@ from typing import Any
 import numpy as np
 import pytest
 
-from orchestrator.errors import ConfigurationError
-from orchestrator.kernels.state.codes import Placement, Preemption, RuleKey, Topology
-from orchestrator.kernels.state.records import REQUEST_DTYPE
-from orchestrator.scheduling.rules import (
-    FILTERS,
+from orchestrator import (
     BinPacker,
+    ClusterShape,
+    ConfigurationError,
+    Engine,
+    Entry,
+    FairShareScheduler,
     GangScheduler,
+    JobPriority,
+    JobSpec,
+    NodeSpec,
+    PlaceJob,
+    Placement,
+    Preemption,
+    PriorityQueue,
+    Reason,
+    Review,
     Rule,
+    RuleKey,
+    Submit,
+    TenantSpec,
+    Topology,
     TopologyAwareScheduler,
     parse_profile,
     read_profile,
 )
+from orchestrator.kernels.state.records import REQUEST_DTYPE
+from orchestrator.scheduling.rules import FILTERS
 
 _TEXT = """
 name: packing
@@ -92,6 +108,46 @@ def test_components_select_kernels() -> None:
     assert TopologyAwareScheduler(prefer_close=False).configure(rule) == rule
     with pytest.raises(ConfigurationError, match="does not pack"):
         BinPacker(Placement.SPREAD)
+
+
+def _waiting(*jobs: tuple[str, str, JobPriority]) -> Engine:
+    """A cluster of one GPU on which one job of tenant ``busy`` runs and others wait."""
+    node = NodeSpec("n", 1, 80.0, 8, 64.0, 100.0, "PCIe")
+    tenants = [TenantSpec("busy"), TenantSpec("idle")]
+    shape = ClusterShape(envs=1, jobs=8, nodes=1, devices=1)
+    engine = Engine(shape, nodes=[node], tenants=tenants)
+    for time_ms, (job_id, tenant, priority) in enumerate(jobs):
+        spec = JobSpec(job_id, "", priority, 1, 1, 1.0, 1.0, 600, tenant=tenant)
+        engine.handle(Entry(time_ms, Submit(spec)))
+        if time_ms == 0:
+            engine.handle(Entry(time_ms, Review()))
+            assert engine.commit(PlaceJob(job_id, Placement.FIRST_FIT)).reason == Reason.OK
+    return engine
+
+
+def test_a_priority_queue_serves_by_class_and_a_fair_share_by_tenant() -> None:
+    engine = _waiting(
+        ("running", "busy", JobPriority.BATCH),
+        ("early", "busy", JobPriority.BATCH),
+        ("urgent", "busy", JobPriority.CRITICAL),
+        ("other", "idle", JobPriority.BATCH),
+    )
+    snapshot = engine.snapshot()
+    by_class = [job.job_id for job in PriorityQueue().order(snapshot)]
+    by_share = [job.job_id for job in FairShareScheduler().order(snapshot)]
+    assert by_class == ["urgent", "early", "other"]
+    assert by_share[0] == "other"
+    assert sorted(by_share) == sorted(by_class)
+
+
+def test_order_and_preemption_are_of_one_kind() -> None:
+    rule = Rule("fcfs", RuleKey.FCFS)
+    assert PriorityQueue().configure(rule).preemption == Preemption.PRIORITY
+    assert FairShareScheduler(Preemption.RECLAIM).configure(rule).key == RuleKey.DRF
+    with pytest.raises(ConfigurationError, match="knows no classes"):
+        PriorityQueue(Preemption.SCORE)
+    with pytest.raises(ConfigurationError, match="does not go by shares"):
+        FairShareScheduler(Preemption.PRIORITY)
 
 
 def test_a_required_domain_goes_to_gangs_only() -> None:
