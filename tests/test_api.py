@@ -46,9 +46,9 @@ def test_the_orchestrator_exports(name: str) -> None:
     assert name in importlib.import_module("orchestrator").__all__
 
 
-def test_the_page_lists_what_is_exported() -> None:
+def test_documents_list_what_is_there() -> None:
     done = subprocess.run(
-        [sys.executable, "scripts/document_api.py", "--check"],
+        [sys.executable, "scripts/document.py", "--check"],
         capture_output=True,
         text=True,
         check=False,
