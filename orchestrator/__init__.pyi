@@ -35,7 +35,6 @@ from .errors import AttemptTimeoutError as AttemptTimeoutError
 from .errors import CapacityError as CapacityError
 from .errors import ConfigurationError as ConfigurationError
 from .errors import IllegalActionError as IllegalActionError
-from .errors import IllegalTransitionError as IllegalTransitionError
 from .errors import InvariantError as InvariantError
 from .errors import NoHealthyEndpointError as NoHealthyEndpointError
 from .errors import QuartermasterError as QuartermasterError
@@ -108,6 +107,7 @@ from .messages import SaveCheckpoint as SaveCheckpoint
 from .messages import Scale as Scale
 from .messages import StartJob as StartJob
 from .messages import StopJob as StopJob
+from .messages import StopReason as StopReason
 from .messages import Submit as Submit
 from .messages import Wait as Wait
 from .messages import WorkerExited as WorkerExited

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import ast
 import sys
-from importlib import import_module
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -34,7 +33,7 @@ def _line(text: str | None) -> str:
 
 
 def _about(package: str, home: ast.Module, name: str) -> str:
-    """What a public name is: the first line of its docstring; of a constant at least its type."""
+    """What a public name is: first line of its docstring; of a constant what stands below it."""
     for node, after in zip(home.body, [*home.body[1:], None], strict=True):
         if isinstance(node, ast.FunctionDef | ast.ClassDef | ast.AsyncFunctionDef):
             if node.name == name:
@@ -44,8 +43,7 @@ def _about(package: str, home: ast.Module, name: str) -> str:
             if any(isinstance(target, ast.Name) and target.id == name for target in targets):
                 if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant):
                     return _line(str(after.value.value))
-                kind = type(getattr(import_module(package), name)).__name__
-                return f"A constant of type `{kind}`."
+                return "A constant."
     raise SystemExit(f"{package}: '{name}' is not defined in the module that the stub names")
 
 

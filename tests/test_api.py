@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import subprocess
 import sys
 from pathlib import Path
@@ -32,13 +33,25 @@ _ORCHESTRATOR = (
 )
 
 
-@pytest.mark.parametrize("package", ["orchestrator"])
+@pytest.mark.parametrize("package", ["orchestrator", "envs", "agents"])
 def test_every_public_name_is_there(package: str) -> None:
     module = importlib.import_module(package)
     names = module.__all__
     assert len(names) == len(set(names))
     assert [name for name in names if not hasattr(module, name)] == []
     assert set(names) <= set(dir(module))
+    with pytest.raises(AttributeError, match="has no attribute 'Sesion'"):
+        _ = module.Sesion
+
+
+@pytest.mark.parametrize("package", ["orchestrator", "envs", "agents"])
+def test_every_class_and_function_says_what_it_is(package: str) -> None:
+    module = importlib.import_module(package)
+    own = {name: getattr(module, name) for name in module.__all__}
+    named = {name: x for name, x in own.items() if inspect.isclass(x) or inspect.isfunction(x)}
+    assert len(named) > 20
+    assert [name for name, x in named.items() if not inspect.getdoc(x)] == []
+    assert [name for name, x in named.items() if not x.__module__.startswith(package)] == []
 
 
 @pytest.mark.parametrize("name", [*_COMPONENTS, *_ORCHESTRATOR])
