@@ -40,7 +40,7 @@ def test_a_row_is_taken_by_its_number() -> None:
     assert list(state.rows["now_ms"]) == [7, EventKind.SERVICE_TICK]
     assert list(state.rows["queue_rate"]) == [2.5, 0.5]
     assert list(state.rows["committed"]) == [NO_JOB, NO_JOB]
-    assert len(_note.overloads) == 1  # integers of all kinds are of one kind to it
+    assert len(_note.overloads) <= 1  # of one kind to it; none where the cache has the callers
 
 
 def test_a_truth_stays_one() -> None:
