@@ -210,11 +210,13 @@ def read_demand(rows: NDArray[np.void], e: int) -> tuple[bool, int, int]:
     for n in range(row.num_nodes):
         if node(row, n).state != NodeCode.ABSENT:
             return False, held, waiting
-    gpus = np.int64(0)
+    gpus = 0
     for q in range(row.queue_len):
         j = np.int64(queue(row, q).job)
         gpus += amount_of(row, j, request(row, j).workers, True)
-    return (True, np.int64(0), gpus) if gpus > 0 else (False, held, waiting)
+    if gpus > 0:
+        return True, held, gpus  # nobody holds anything
+    return False, held, waiting
 
 
 @small_kernel
