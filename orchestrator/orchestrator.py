@@ -153,6 +153,10 @@ class InfrastructureOrchestrator:
         self._journal = Journal(
             consensus_engine, self.engine, self.clock, self._carry_out, self._observe
         )
+        self._listen()
+
+    def _listen(self) -> None:
+        """Hear of jobs that are there already, of events and of nodes' health."""
         self._replicas.declare(*self.jobs.values())
         self.runtime.bind(self._on_event)
         self.faults.subscribe(self._on_health)

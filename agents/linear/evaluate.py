@@ -97,7 +97,7 @@ class RankerEvaluator:
 
         def work(worker: tuple[Session, RankerBench], m: int) -> None:
             session, bench = worker
-            evaluate_rankers(session.state.rows, 0, m, m + 1, population, source, bench, costs)
+            evaluate_rankers(session.state.rows, 0, m, population, source, bench, costs)
 
         _share(self._pool, self._workers, len(starts), work)
         return costs
@@ -109,7 +109,7 @@ class RankerEvaluator:
 
         def work(worker: tuple[Session, RankerBench], m: int) -> None:
             session, bench = worker
-            evaluate_rule(session.state.rows, 0, m, m + 1, record, source, bench, costs)
+            evaluate_rule(session.state.rows, 0, m, record, source, bench, costs)
 
         _share(self._pool, self._workers, len(starts), work)
         return costs
@@ -156,10 +156,10 @@ class ScorerEvaluator:
         self._config = replace(config, reward=replace(config.reward, reference=None))
         self._sessions = self._make_sessions(0)
         schema, buffers = self._sessions[0].schema, self._sessions[0].buffers
+        sizes = [getattr(buffers, part).shape[1] for part in SETS]
         self._scoring = Scoring(
-            layout=vector_layout(
-                schema, [getattr(buffers, part).shape[1] for part in SETS], by_head=True
-            ),
+            weights=np.zeros((0, 0), np.float32),  # of a population that comes with its question
+            layout=vector_layout(schema, sizes, by_head=True),
             advice_at=advice_column(schema, by_head=True),
             rules=rule_named(config.advice or _RESORT).to_record(),
             step_limit=limit,
@@ -180,23 +180,13 @@ class ScorerEvaluator:
         -------
         float64 [P, M]
         """
-        population = np.ascontiguousarray(weights, np.float32)
-        costs = np.zeros((len(population), len(starts)))
+        scoring = self._scoring._replace(weights=np.ascontiguousarray(weights, np.float32))
+        costs = np.zeros((len(weights), len(starts)))
 
         def work(worker: tuple[Session, Source], m: int) -> None:
             session, source = worker
-            evaluate_scorers(
-                session.state.rows,
-                0,
-                m,
-                m + 1,
-                population,
-                source,
-                session.buffers,
-                session.bench,
-                self._scoring,
-                costs,
-            )
+            rows, buffers, bench = session.state.rows, session.buffers, session.bench
+            evaluate_scorers(rows, m, source, buffers, bench, scoring, costs)
 
         self._play(starts, work)
         return costs
@@ -208,9 +198,7 @@ class ScorerEvaluator:
 
         def work(worker: tuple[Session, Source], m: int) -> None:
             session, source = worker
-            evaluate_rule_windows(
-                session.state.rows, 0, m, m + 1, record, source, session.bench, costs
-            )
+            evaluate_rule_windows(session.state.rows, m, record, source, session.bench, costs)
 
         self._play(starts, work)
         return costs

@@ -90,6 +90,32 @@ def _true_hours(spec: JobSpec) -> float:
     return spec.max_duration_hours if spec.duration_hours is None else spec.duration_hours
 
 
+def _numbers(spec: JobSpec) -> dict[str, tuple[str, float, int]]:
+    """Of each whole number of a record: the specification's field, its value, its largest one."""
+    milli = np.iinfo(np.int32).max
+    steps = _whole(spec, "checkpoint_interval_steps", spec.checkpoint_interval_steps, _LONGEST_MS)
+    interval_ms = steps * spec.step_seconds * 1000
+    longest_ms = _true_hours(spec) * _MS_PER_HOUR
+    deadline_ms = (spec.deadline_hours or 0.0) * _MS_PER_HOUR
+    return {
+        "requested_ms": ("max_duration_hours", spec.max_duration_hours * _MS_PER_HOUR, _LONGEST_MS),
+        "duration_ms": ("duration_hours", longest_ms, _LONGEST_MS),
+        "checkpoint_interval_ms": ("checkpoint_interval_steps", interval_ms, _LONGEST_MS),
+        "checkpoint_ms": ("checkpoint_seconds", spec.checkpoint_seconds * 1000, _LONGEST_MS),
+        "restart_ms": ("restart_seconds", spec.restart_seconds * 1000, _LONGEST_MS),
+        "regroup_ms": ("regroup_seconds", spec.regroup_seconds * 1000, _LONGEST_MS),
+        "deadline_ms": ("deadline_hours", deadline_ms, _LONGEST_MS),
+        "storage_mib": ("checkpoint_gb", spec.checkpoint_gb * _MIB_PER_GIB, _LONGEST_MS),
+        "gpu_memory_mib": ("gpu_memory_gb", spec.gpu_memory_gb * _MIB_PER_GIB, milli),
+        "bandwidth_mbps": ("network_gbps", spec.network_gbps * 1000, milli),
+        "cpu_milli": ("cpus_per_worker", spec.cpus_per_worker * 1000, milli),
+        "workers": ("num_workers", spec.num_workers, milli),
+        "min_workers": ("min_workers", spec.min_workers, milli),
+        "max_workers": ("max_workers", spec.max_workers, milli),
+        "gpus_per_worker": ("gpus_per_worker", spec.gpus_per_worker, milli),
+    }
+
+
 def request_record(
     spec: JobSpec, submit_ms: int, tenant: int, models: Sequence[str] = ()
 ) -> NDArray[np.void]:
@@ -112,35 +138,14 @@ def request_record(
         If a value is too large to be stored, or a GPU model is unknown.
     """
     record = np.zeros(1, REQUEST_DTYPE)
-    milli = np.iinfo(np.int32).max
-    steps = _whole(spec, "checkpoint_interval_steps", spec.checkpoint_interval_steps, _LONGEST_MS)
-    interval_ms = steps * spec.step_seconds * 1000
-    longest_ms = _true_hours(spec) * _MS_PER_HOUR
-    deadline_ms = (spec.deadline_hours or 0.0) * _MS_PER_HOUR
-    values: dict[str, tuple[str, float, int]] = {
-        "requested_ms": ("max_duration_hours", spec.max_duration_hours * _MS_PER_HOUR, _LONGEST_MS),
-        "duration_ms": ("duration_hours", longest_ms, _LONGEST_MS),
-        "checkpoint_interval_ms": ("checkpoint_interval_steps", interval_ms, _LONGEST_MS),
-        "checkpoint_ms": ("checkpoint_seconds", spec.checkpoint_seconds * 1000, _LONGEST_MS),
-        "restart_ms": ("restart_seconds", spec.restart_seconds * 1000, _LONGEST_MS),
-        "regroup_ms": ("regroup_seconds", spec.regroup_seconds * 1000, _LONGEST_MS),
-        "deadline_ms": ("deadline_hours", deadline_ms, _LONGEST_MS),
-        "storage_mib": ("checkpoint_gb", spec.checkpoint_gb * _MIB_PER_GIB, _LONGEST_MS),
-        "gpu_memory_mib": ("gpu_memory_gb", spec.gpu_memory_gb * _MIB_PER_GIB, milli),
-        "bandwidth_mbps": ("network_gbps", spec.network_gbps * 1000, milli),
-        "cpu_milli": ("cpus_per_worker", spec.cpus_per_worker * 1000, milli),
-        "workers": ("num_workers", spec.num_workers, milli),
-        "min_workers": ("min_workers", spec.min_workers, milli),
-        "max_workers": ("max_workers", spec.max_workers, milli),
-        "gpus_per_worker": ("gpus_per_worker", spec.gpus_per_worker, milli),
-    }
-    for name, (field, value, limit) in values.items():
+    for name, (field, value, limit) in _numbers(spec).items():
         record[name] = _whole(spec, field, value, limit)
     # Rounding never makes something out of nothing, nor nothing out of something.
     memory_mib = spec.memory_per_worker_gb * _MIB_PER_GIB
     _whole(spec, "memory_per_worker_gb", memory_mib, _LONGEST_MS)
     record["memory_mib"] = math.ceil(memory_mib)
-    least = {"requested_ms": 1, "duration_ms": 1, "checkpoint_interval_ms": min(steps, 1)}
+    saves = min(spec.checkpoint_interval_steps, 1)
+    least = {"requested_ms": 1, "duration_ms": 1, "checkpoint_interval_ms": saves}
     for name, value in least.items():
         record[name] = np.maximum(record[name], value)
     record["gpu_milli"] = max(1, round(spec.gpu_fraction * 1000))

@@ -50,8 +50,8 @@ def bench_of(session):
 def ranker_costs(session, weights, e=0):
     costs = np.full((len(weights), len(session.source.episode.starts)), np.nan)
     source, bench = session.source, bench_of(session)
-    windows = len(session.source.episode.starts)
-    ranker.evaluate_rankers(session.state.rows, e, 0, windows, weights, source, bench, costs)
+    for m in range(len(session.source.episode.starts)):
+        ranker.evaluate_rankers(session.state.rows, e, m, weights, source, bench, costs)
     return costs
 
 
@@ -146,7 +146,8 @@ def test_rankers_that_are_rules_cost_the_same(trace, backfill, rule, weights):
     expected = np.full(windows, np.nan)
     record = rule_named(rule).to_record()
     source, bench = session.source, bench_of(session)
-    ranker.evaluate_rule(session.state.rows, 0, 0, windows, record, source, bench, expected)
+    for m in range(windows):
+        ranker.evaluate_rule(session.state.rows, 0, m, record, source, bench, expected)
     assert np.allclose(ranker_costs(session, weights)[0], expected, rtol=1e-9)
     assert expected.min() > 0.0
 
@@ -174,7 +175,8 @@ def test_only_the_range_asked_for_is_filled(trace):
     whole = ranker_costs(session, weights)
     part = np.full_like(whole, -1.0)
     source, bench = session.source, bench_of(session)
-    ranker.evaluate_rankers(session.state.rows, 1, 1, 3, weights, source, bench, part)
+    for m in (1, 2):
+        ranker.evaluate_rankers(session.state.rows, 1, m, weights, source, bench, part)
     assert np.array_equal(part[:, 1:3], whole[:, 1:3])
     assert (np.delete(part, [1, 2], axis=1) == -1.0).all()
 

@@ -280,7 +280,8 @@ def _serve(row, s, rate):
         own.late_share = 0.0
         own.latency_ms = 0.0
     own.rate_rps = rate
-    _add_up(row, own, offered, shed, retries, turned_away + overflow, served, within)
+    own.failed += turned_away + overflow
+    _add_up(row, own, offered, shed, retries, served, within)
     # Whoever is neither answered in time nor still waiting. Retries of the last tick's late
     # attempts may answer more than that for a moment.
     violations = max(offered - within - (own.backlog - before), shed)
@@ -293,11 +294,10 @@ def _serve(row, s, rate):
 
 
 @small_kernel
-def _add_up(row, own, offered, shed, retries, failed, served, within):
+def _add_up(row, own, offered, shed, retries, served, within):
     own.offered += offered
     own.shed += shed
     own.retried += retries
-    own.failed += failed
     own.served += served
     own.within += within
     own.replica_ms += own.ready * row.tick_ms

@@ -10,6 +10,8 @@ rack within a domain has a limit of its own.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 from orchestrator.kernels.lang.jit import kernel, part, small_kernel
@@ -81,15 +83,24 @@ def _domain_end(row, start, level):
     return end
 
 
+class _Domain(NamedTuple):
+    """A run of nodes that are close together, and what a worker sends to the others in it."""
+
+    start: int  # its first position in the order of nodes
+    end: int  # and the one after its last
+    level: int  # Topology
+    traffic: int  # Mbit/s of a worker
+
+
 @kernel
-def _room(row, j, start, end, want, level, traffic, empty):
+def _room(row, j, domain, want, empty):
     """Workers, at most ``want``, that a domain holds."""
     total = np.int64(0)
-    k = start
-    while k < end and total < want:
+    k, level, traffic = domain.start, domain.level, domain.traffic
+    while k < domain.end and total < want:
         rack = node(row, order(row, k).node).rack
         here = np.int64(0)
-        while k < end and node(row, order(row, k).node).rack == rack:
+        while k < domain.end and node(row, order(row, k).node).rack == rack:
             if here < want:
                 n = order(row, k).node
                 here += _slots(row, j, n, want - here, level, traffic, empty)
@@ -127,7 +138,8 @@ def domain_room(row, j, want, traffic, empty):
         start = np.int64(0)
         while start < row.num_nodes:
             end = _domain_end(row, start, level)
-            best = max(best, _room(row, j, start, end, want, level, traffic, empty))
+            domain = _Domain(start, end, level, traffic)
+            best = max(best, _room(row, j, domain, want, empty))
             if best >= want:
                 return best
             start = end
@@ -142,7 +154,7 @@ def _choose_domain(row, j, want, level, traffic, generator, offset):
     start = np.int64(0)
     while start < row.num_nodes:
         end = _domain_end(row, start, level)
-        if _room(row, j, start, end, want, level, traffic, False) >= want:
+        if _room(row, j, _Domain(start, end, level, traffic), want, False) >= want:
             cost = np.int64(0)
             if generator == Placement.RANDOM or generator == Placement.UNIFORM:
                 cost = np.int64((start - offset) % row.num_nodes)
@@ -161,13 +173,13 @@ def _choose_domain(row, j, want, level, traffic, generator, offset):
 
 
 @kernel
-def _fill_domain(row, j, want, start, end, level, traffic, generator, nodes):
+def _fill_domain(row, j, domain, want, generator, nodes):
     """Fill a domain node by node (SPREAD: worker by worker), the highest key first."""
-    each = worker_share(row, j)
+    each, level, traffic = worker_share(row, j), domain.level, domain.traffic
     placed = np.int64(0)
     while placed < want:
         best, best_key, best_count = np.int64(-1), NO_KEY, np.int64(0)
-        for k in range(start, end):
+        for k in range(domain.start, domain.end):
             n = order(row, k).node
             taken, in_rack = workers_on(nodes, placed, n), np.int64(0)
             for w in range(placed):
@@ -228,5 +240,6 @@ def place_in_domains(row, j, workers, generator, offset, nodes):
         level = wide + step if generator == Placement.SPREAD else narrow - step
         start, end = _choose_domain(row, j, want, level, traffic, generator, offset)
         if start >= 0:
-            return _fill_domain(row, j, want, start, end, level, traffic, inner, nodes)
+            domain = _Domain(start, end, level, traffic)
+            return _fill_domain(row, j, domain, want, inner, nodes)
     return np.int64(0)

@@ -317,14 +317,13 @@ def replay_ranker(row, bench):
 def evaluate_rankers(
     rows: NDArray[np.void],
     e: int,
-    begin: int,
-    end: int,
+    m: int,
     weights: NDArray[np.float32],
     source: Source,
     bench: RankerBench,
     costs: NDArray[np.float64],
 ) -> None:
-    """Replay windows ``begin`` to ``end`` under each ranker of a population, on row ``e``.
+    """Replay window ``m`` under each ranker of a population, on row ``e``.
 
     Calls on different rows and benches may run at the same time.
 
@@ -332,53 +331,48 @@ def evaluate_rankers(
     ----------
     rows : ROW_DTYPE [envs]
         Configured; ``commitment`` on.
-    e, begin, end : int
+    e, m : int
     weights : float32 [P, 14]
     source : Source
         Windows to be judged on: of an episode, its jobs and nodes; and what they cost.
     bench : RankerBench
     costs : float64 [P, M]
-        Columns ``begin`` to ``end`` are filled.
+        Column ``m`` is filled.
     """
     row = rows[e]
-    for m in range(begin, end):
-        for p in range(weights.shape[0]):
-            begin_jobs(row, np.uint64(0), source.episode, m)
-            if p == 0:
-                prepare_jobs(row, bench)
-            prepare_ranker(row, weights[p], bench)
-            replay_ranker(row, bench)
-            costs[p, m] = cost(row, source.prices.weights)
+    for p in range(weights.shape[0]):
+        begin_jobs(row, np.uint64(0), source.episode, m)
+        if p == 0:
+            prepare_jobs(row, bench)
+        prepare_ranker(row, weights[p], bench)
+        replay_ranker(row, bench)
+        costs[p, m] = cost(row, source.prices.weights)
 
 
 @entry
 def evaluate_rule(
     rows: NDArray[np.void],
     e: int,
-    begin: int,
-    end: int,
+    m: int,
     rules: NDArray[np.void],
     source: Source,
     bench: RankerBench,
     costs: NDArray[np.float64],
 ) -> None:
-    """Replay windows ``begin`` to ``end`` under a rule; as :func:`evaluate_rankers`.
-
-    ``rules`` is RULE_DTYPE [1], and ``costs`` float64 [M].
-    """
+    """Replay window ``m`` under a rule, RULE_DTYPE [1], as :func:`evaluate_rankers`; ``costs`` [M]."""
     row = rows[e]
-    for m in range(begin, end):
-        begin_jobs(row, np.uint64(0), source.episode, m)
-        replay(row, rules[0], bench.nodes, bench.jobs)
-        costs[m] = cost(row, source.prices.weights)
+    begin_jobs(row, np.uint64(0), source.episode, m)
+    replay(row, rules[0], bench.nodes, bench.jobs)
+    costs[m] = cost(row, source.prices.weights)
 
 
 _TWICE = 2.0
 
 
 class Scoring(NamedTuple):
-    """How vectors are laid out, and what ends windows that a scorer cannot."""
+    """A population of scorers: weights, how vectors are laid out, what ends windows for them."""
 
+    weights: NDArray[np.float32]  # [P, D]
     layout: NDArray[np.int64]  # [parts, len(VectorPart)] see vectors.vector_layout
     advice_at: int  # column of the advice, or -1
     rules: NDArray[np.void]  # [1] RULE_DTYPE that plays on beyond the step limit
@@ -456,8 +450,9 @@ def _sets_of(buffers):
 
 
 @kernel
-def _play(row, e, weights, view, buffers, bench, scoring):
+def _play(row, p, view, buffers, bench, scoring):
     """Play a window that has just begun to its end; actions taken, or -1 beyond the limit."""
+    e, weights = 0, scoring.weights[p]
     look_anew(row, e, view, buffers)
     advance(row, bench.nodes)
     sets = _sets_of(buffers)
@@ -482,17 +477,14 @@ def _play(row, e, weights, view, buffers, bench, scoring):
 @entry
 def evaluate_scorers(
     rows: NDArray[np.void],
-    e: int,
-    begin: int,
-    end: int,
-    weights: NDArray[np.float32],
+    m: int,
     source: Source,
     buffers: Buffers,
     bench: Bench,
     scoring: Scoring,
     costs: NDArray[np.float64],
 ) -> None:
-    """Play windows ``begin`` to ``end`` under each scorer of a population, on row ``e``.
+    """Play window ``m`` under each scorer of a population, on the first row.
 
     A window that takes a scorer more actions than the limit is finished by the rule, and its
     cost counts twice: a scorer that shuffles jobs about is to be no good, not to be endless.
@@ -501,36 +493,31 @@ def evaluate_scorers(
     ----------
     rows : ROW_DTYPE [envs]
         Configured; without commitment.
-    e, begin, end : int
-    weights : float32 [P, D]
+    m : int
     source, buffers, bench
     scoring : Scoring
     costs : float64 [P, M]
-        Columns ``begin`` to ``end`` are filled.
+        Column ``m`` is filled.
     """
-    row = rows[e]
-    for m in range(begin, end):
-        for p in range(weights.shape[0]):
-            begin_window(row, random_bits(np.uint64(m), 0, 0), source.episode, m)
-            steps = _play(row, e, weights[p], source.seen, buffers, bench, scoring)
-            paid = cost(row, source.prices.weights)
-            costs[p, m] = paid if steps >= 0 else _TWICE * paid
+    row = rows[0]
+    for p in range(scoring.weights.shape[0]):
+        begin_window(row, random_bits(np.uint64(m), 0, 0), source.episode, m)
+        steps = _play(row, p, source.seen, buffers, bench, scoring)
+        paid = cost(row, source.prices.weights)
+        costs[p, m] = paid if steps >= 0 else _TWICE * paid
 
 
 @entry
 def evaluate_rule_windows(
     rows: NDArray[np.void],
-    e: int,
-    begin: int,
-    end: int,
+    m: int,
     rules: NDArray[np.void],
     source: Source,
     bench: Bench,
     costs: NDArray[np.float64],
 ) -> None:
-    """Replay windows ``begin`` to ``end`` under a rule: RULE_DTYPE [1]; ``costs`` float64 [M]."""
-    row = rows[e]
-    for m in range(begin, end):
-        begin_window(row, random_bits(np.uint64(m), 0, 0), source.episode, m)
-        replay(row, rules[0], bench.nodes, bench.jobs)
-        costs[m] = cost(row, source.prices.weights)
+    """Replay window ``m`` under a rule, RULE_DTYPE [1], on the first row; ``costs`` float64 [M]."""
+    row = rows[0]
+    begin_window(row, random_bits(np.uint64(m), 0, 0), source.episode, m)
+    replay(row, rules[0], bench.nodes, bench.jobs)
+    costs[m] = cost(row, source.prices.weights)

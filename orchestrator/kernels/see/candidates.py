@@ -327,7 +327,7 @@ def _add_racks(row, nodes, out):
 
 
 @kernel
-def encode_choices(row, e, window, count, candidates, memo, mask, out):
+def encode_choices(row, e, window, candidates, memo, mask, out):
     """Describe every node as a place for each job of the window, and which are legal.
 
     Parameters
@@ -335,18 +335,16 @@ def encode_choices(row, e, window, count, candidates, memo, mask, out):
     row : ROW_DTYPE record
     e : int
         Where in the memory the row is.
-    window : int32 [Q]
+    window : int32 [n]
         Jobs.
-    count : int
-        Jobs in it.
     candidates : int
         K: nodes that are offered, the first ones; where the row has fewer, the rest is illegal.
     memo : NodeMemo
         Brought up to date.
-    mask : int8 [>= Q * K]
-        Set for the first ``count * K`` entries.
-    out : float32 [Q * K, len(NODE_NAMES)]
-        The first ``count * K`` rows are filled.
+    mask : int8 [>= n * K]
+        Set for the first ``n * K`` entries.
+    out : float32 [>= n * K, len(NODE_NAMES)]
+        The first ``n * K`` rows are filled.
 
     Returns
     -------
@@ -354,7 +352,7 @@ def encode_choices(row, e, window, count, candidates, memo, mask, out):
         Legal placements.
     """
     nodes = min(candidates, row.num_nodes)
-    legal = np.int64(0)
+    count, legal = window.shape[0], np.int64(0)
     if count > 0:
         _survey_models(row, memo.models[e])
     for i in range(count):

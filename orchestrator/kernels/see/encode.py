@@ -88,8 +88,7 @@ def _encode_placements(row, e, count, view, buffers, bench):
         legal = encode_choices(
             row,
             e,
-            buffers.window[e],
-            count,
+            buffers.window[e, :count],
             np.int64(K),
             buffers.nodes,
             mask,
@@ -235,12 +234,9 @@ def encode(row, e, view, buffers, bench):
     encode_queue(
         row,
         encoding,
-        buffers.window[e],
-        count,
+        buffers.window[e, :count],
         buffers.static[e],
-        bench.releases,
-        bench.table,
-        bench.columns,
+        bench,
         buffers.queue[e],
     )
     encode_global(row, encoding, buffers.globals[e])

@@ -62,13 +62,13 @@ def _admitted(row, j):
 
 
 @kernel
-def encode_pods(row, window, count, out):
-    """Describe the ``count`` jobs of a window, float32 [window, len(POD_NAMES)]."""
+def encode_pods(row, window, out):
+    """Describe the jobs of a window, float32 [window, len(POD_NAMES)]."""
     cpu, memory = np.int64(1), np.int64(1)
     for n in range(row.num_nodes):
         cpu = max(cpu, node(row, n).cpu_cap_milli)
         memory = max(memory, node(row, n).memory_cap_mib)
-    for i in range(count):
+    for i in range(window.shape[0]):
         j = np.int64(window[i])
         ask = request(row, j)
         gpus = ask.workers * ask.gpus_per_worker
@@ -233,11 +233,11 @@ def fill_static(row, encoding, maxima, static):
 
 
 @kernel
-def _encode_published(row, window, count, static, out):
-    """RLScheduler's eight features of the ``count`` jobs of a window."""
+def _encode_published(row, window, static, out):
+    """RLScheduler's eight features of the jobs of a window."""
     now_s = _F((row.now_ms - request(row, 0).submit_ms) / 1000.0)
     free = _F(row.free_units / 1000.0)
-    for i in range(count):
+    for i in range(window.shape[0]):
         j = np.uint64(window[i])
         for c in range(_PUBLISHED_WIDTH):
             out[i, c] = static[j, c]
@@ -297,23 +297,23 @@ def _take_logs(columns, count):
 
 
 @kernel
-def encode_window(row, window, count, static, releases, table, columns, out):
-    """The ``DEFAULT`` features of the ``count`` jobs of a window.
+def encode_window(row, window, static, scratch, out):
+    """The ``DEFAULT`` features of the jobs of a window.
 
     Parameters
     ----------
     row : ROW_DTYPE record
-    window : int32 [>= count]
+    window : int32 [n]
         Jobs.
-    count : int
     static : float32 [jobs, STATIC_WIDTH]
         From :func:`fill_static`.
-    releases, table, columns
-        Scratch; see :func:`make_scratch`.
-    out : float32 [window, >= 14]
-        Rows up to ``count`` are filled.
+    scratch
+        Its ``releases``, ``table`` and ``columns`` are those of :func:`make_scratch`.
+    out : float32 [>= n, >= 14]
+        The first n rows are filled.
     """
-    most = _ZERO
+    count, most = window.shape[0], _ZERO
+    releases, table, columns = scratch.releases, scratch.table, scratch.columns
     for i in range(count):
         bucket = static[np.uint64(window[i]), StaticColumn.BUCKET]
         most = bucket if bucket > most else most
@@ -358,10 +358,10 @@ def encode_window(row, window, count, static, releases, table, columns, out):
 
 
 @small_kernel
-def _encode_extra(row, window, count, out):
+def _encode_extra(row, window, out):
     """The ``CLUSTER_EXTRA`` features, behind the default ones."""
     capacity = max(row.nominal_units, 1)
-    for i in range(count):
+    for i in range(window.shape[0]):
         j = window[i]
         ask = request(row, j)
         me = job(row, j)
@@ -374,17 +374,17 @@ def _encode_extra(row, window, count, out):
 
 
 @kernel
-def encode_queue(row, encoding, window, count, static, releases, table, columns, out):
+def encode_queue(row, encoding, window, static, scratch, out):
     """Describe the jobs of the window under an ``Encoding``; see :func:`encode_window`."""
     if encoding == Encoding.PUBLISHED:
-        _encode_published(row, window, count, static, out)
+        _encode_published(row, window, static, out)
         return
     if encoding == Encoding.PLACEMENT:
-        encode_pods(row, window, count, out)
+        encode_pods(row, window, out)
         return
-    encode_window(row, window, count, static, releases, table, columns, out)
+    encode_window(row, window, static, scratch, out)
     if encoding == Encoding.CLUSTER or encoding == Encoding.FULL:
-        _encode_extra(row, window, count, out)
+        _encode_extra(row, window, out)
 
 
 @kernel
