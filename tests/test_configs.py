@@ -369,7 +369,7 @@ def test_wrong_environment_fields_name_the_choices(fields, message) -> None:
 def test_wrong_suite_fields_name_the_choices() -> None:
     with pytest.raises(ConfigurationError, match="unknown field 'measures'; known: name"):
         build_suite(composed("benchmark", "suite=speed_short").suite)
-    with pytest.raises(ConfigurationError, match="unknown field 'length'; known: name"):
+    with pytest.raises(ConfigurationError, match="unknown field 'rules'; known: name"):
         build_speed_suite(composed("evaluate", "suite=demo").suite)
 
 
