@@ -359,7 +359,7 @@ def evaluate_rule(
     bench: RankerBench,
     costs: NDArray[np.float64],
 ) -> None:
-    """Replay window ``m`` under a rule, RULE_DTYPE [1], as :func:`evaluate_rankers`; ``costs`` [M]."""
+    """Replay window ``m`` under a rule, RULE_DTYPE [1], on row ``e``; ``costs`` float64 [M]."""
     row = rows[e]
     begin_jobs(row, np.uint64(0), source.episode, m)
     replay(row, rules[0], bench.nodes, bench.jobs)
