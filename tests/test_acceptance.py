@@ -18,7 +18,7 @@ from orchestrator.messages import StartJob
 from orchestrator.runtimes import SimulatedProvisioner
 from orchestrator.scheduling.rules import RULES
 from orchestrator.types import JobPriority
-from tests.orchestrator.builders import HOUR_MS, MINUTE_MS, job, node, stage
+from tests.engine.builders import HOUR_MS, MINUTE_MS, job, node, stage
 
 _SHAPE = ClusterShape(envs=1, jobs=32, workers=8, nodes=8, devices=4)
 

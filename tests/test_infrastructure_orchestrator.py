@@ -17,7 +17,7 @@ from orchestrator.mesh import BreakerSpec, RetrySpec, ServiceSpec
 from orchestrator.runtimes import SimulatedProvisioner
 from orchestrator.scheduling.rules import RULES, BinPacker, TopologyAwareScheduler
 from orchestrator.types import JobPriority, JobSpec, ScalingDecision
-from tests.orchestrator.builders import HOUR_MS, MINUTE_MS, Stage, job, node, stage
+from tests.engine.builders import HOUR_MS, MINUTE_MS, Stage, job, node, stage
 
 _LARGE = ClusterShape(envs=1, jobs=256, workers=8, nodes=16, devices=8)
 _RENTED = ClusterShape(envs=1, jobs=32, workers=8, nodes=8, devices=4)

@@ -19,7 +19,7 @@ from orchestrator.messages import (
     WorkersLost,
 )
 from orchestrator.scheduling.rules import RULES
-from tests.orchestrator.builders import HOUR_MS, MINUTE_MS, SHAPE, job, node, stage
+from tests.engine.builders import HOUR_MS, MINUTE_MS, SHAPE, job, node, stage
 
 
 async def test_a_job_is_submitted_scheduled_and_completed() -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from orchestrator import ClusterShape
 from orchestrator.errors import CapacityError, UnknownEntityError, ValidationError
-from tests.orchestrator.builders import MINUTE_MS, Stage, job, node, stage
+from tests.engine.builders import MINUTE_MS, Stage, job, node, stage
 
 
 def _nodes(s: Stage) -> dict[str, str]:

@@ -19,7 +19,7 @@ from orchestrator import (
 from orchestrator.clock import VirtualClock
 from orchestrator.foundations import HashShardManager, HeartbeatFaultDetector
 from orchestrator.messages import Entry, NodeFailed, Submit
-from tests.orchestrator.builders import HOUR_MS, MINUTE_MS, SHAPE, Stage, job, node, stage
+from tests.engine.builders import HOUR_MS, MINUTE_MS, SHAPE, Stage, job, node, stage
 
 
 def _restart(

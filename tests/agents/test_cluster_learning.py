@@ -17,7 +17,7 @@ from agents.ppo.train import PPOTrainer
 from agents.problem import Problem, Windows
 from agents.tracking import NullTracker
 from orchestrator.scheduling.schema import advice_column, feature_names
-from tests.kernels.test_scorer import ELASTIC, JOBS, STARTS, trace
+from tests.kernels.run.test_scorer import ELASTIC, JOBS, STARTS, trace
 
 _ADVICE = {"advice": 1.0}
 

@@ -37,10 +37,10 @@ from orchestrator.kernels.state.row import ClusterShape
 from orchestrator.messages import Plan
 from orchestrator.scheduling.schema import advice_column, feature_names
 from orchestrator.types import JobPriority, JobSpec, NodeSpec
-from tests.kernels.test_scorer import ELASTIC
-from tests.orchestrator import drivers
-from tests.orchestrator.cases import Case
-from tests.orchestrator.drivers import Live
+from tests.engine import drivers
+from tests.engine.cases import Case
+from tests.engine.drivers import Live
+from tests.kernels.run.test_scorer import ELASTIC
 
 JOBS = 40
 CONFIG = replace(

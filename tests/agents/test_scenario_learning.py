@@ -21,7 +21,7 @@ from orchestrator.errors import ConfigurationError
 from orchestrator.kernels.state.codes import QuotaMode
 from orchestrator.scheduling.rules import rule_named
 from orchestrator.types import TenantSpec
-from tests.kernels.test_scorer import ELASTIC, JOBS, STARTS, trace
+from tests.kernels.run.test_scorer import ELASTIC, JOBS, STARTS, trace
 
 _FAILURES = Scenario(failures=FailureModel(rate_scale=300.0), failure_seed=5)
 _REWARD = replace(ELASTIC.reward, terms={"completion_time": 1.0})

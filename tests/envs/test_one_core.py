@@ -36,9 +36,9 @@ from orchestrator.kernels.state.codes import (
 from orchestrator.kernels.state.records import INCIDENT_DTYPE
 from orchestrator.kernels.state.row import ClusterShape, allocate
 from tests.envs.cases import pick_legal
-from tests.envs.naive_features import NaiveView
+from tests.naive.features import NaiveView
+from tests.naive.random import random_below, random_bits
 from tests.twins import kernel_calls
-from tests.twins.naive_random import random_below, random_bits
 
 pytestmark = pytest.mark.property
 _ROWS = 2

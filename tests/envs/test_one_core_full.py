@@ -44,9 +44,9 @@ from orchestrator.kernels.state.row import ClusterState, allocate
 from orchestrator.scheduling.rules import rule_named
 from orchestrator.types import TenantSpec
 from tests.envs.cases import MEMO, pick_legal, without_memo
-from tests.envs.naive_surroundings import FullView
 from tests.envs.scaling_cases import busy_scenario, busy_trace
-from tests.twins.naive_random import random_below, random_bits
+from tests.naive.random import random_below, random_bits
+from tests.naive.surroundings import FullView
 
 pytestmark = pytest.mark.property
 _ROWS = 2

@@ -159,7 +159,7 @@ def test_the_runs_exercise_what_costs() -> None:
         for e in range(_ROWS):
             for term, cost in _costs(session, e).items():
                 total[term] += abs(cost)
-    # In the end nothing is allocated here; tests/envs/test_placement_env.py is about these two.
+    # In the end nothing is allocated here; tests/kernels/see/test_nodes.py is about these two.
     del total["allocation"], total["fragmentation"]
     assert all(value > 0 for value in total.values()), total
     session = _session("cluster-failures", RewardConfig())

@@ -30,10 +30,10 @@ from orchestrator.kernels.state.records import (
 from orchestrator.kernels.state.records import LOG_DTYPE as _LOG_DTYPE
 from orchestrator.kernels.state.row import CONFIG_FIELDS, ClusterShape, ClusterState, allocate
 from orchestrator.scheduling.rules import Rule
+from tests.naive.cluster import Job, plain
+from tests.naive.engine import NaiveEngine
+from tests.naive.placing import Host, fits
 from tests.twins.kernel_calls import load_gittins, load_incidents, load_tenants
-from tests.twins.naive_engine import NaiveEngine
-from tests.twins.naive_placement import Host, fits
-from tests.twins.naive_state import Job, plain
 
 MAX_WORKERS = 4
 LOG = 4096

@@ -17,8 +17,8 @@ from orchestrator.kernels.state.records import (
 )
 from orchestrator.kernels.state.row import ClusterState
 from orchestrator.scheduling.rules import Rule
+from tests.naive.engine import NaiveEngine
 from tests.twins.cases import Case, assert_same, begin, nodes_buffer, scratch
-from tests.twins.naive_engine import NaiveEngine
 
 
 def scene(

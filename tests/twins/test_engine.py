@@ -15,6 +15,8 @@ from orchestrator.kernels.state.codes import NO_JOB, ActionKind, Reason, Status
 from orchestrator.kernels.state.records import TABLES
 from orchestrator.kernels.state.row import MEMO_FIELDS
 from orchestrator.scheduling.rules import Rule
+from tests.naive.random import log_hash
+from tests.naive.rules import rule_action
 from tests.twins.cases import (
     MAX_WORKERS,
     Case,
@@ -26,8 +28,6 @@ from tests.twins.cases import (
     rules,
     scratch,
 )
-from tests.twins.naive_random import log_hash
-from tests.twins.naive_rules import rule_action
 
 pytestmark = pytest.mark.property
 _MAX_ACTIONS = 150

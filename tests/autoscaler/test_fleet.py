@@ -1,0 +1,258 @@
+"""The fleet: which nodes go, what is ordered, what is refused, and what a restart keeps."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from orchestrator import InfrastructureOrchestrator, ScalingDirection, VirtualClock
+from orchestrator.autoscaler import HorizontalScaler, ScalingPlan
+from orchestrator.autoscaler.fleet import leaving_nodes
+from orchestrator.errors import ConfigurationError, ValidationError
+from orchestrator.foundations import in_memory
+from orchestrator.kernels.state.codes import JobKind
+from orchestrator.mesh import ServiceMesh
+from orchestrator.runtimes import SimulatedProvisioner
+from orchestrator.scheduling.rules import RULES
+from tests.engine.builders import MINUTE_MS, SHAPE, Stage, job, node, stage
+
+
+def _plan(**fields: Any) -> HorizontalScaler:
+    values: dict[str, Any] = {"target_utilisation": 1.0, "down_window_s": 0.0}
+    return HorizontalScaler(ScalingPlan(4.0, **(values | fields)))
+
+
+def _rented(scaler: Any, nodes: int = 3, **options: Any) -> Stage:
+    clock = VirtualClock()
+    provisioner = SimulatedProvisioner(clock, node("rented"), delay_s=60.0)
+    names = [node(f"n{k}") for k in range(nodes)]
+    values: dict[str, Any] = {"schedule_on_events": True, "autoscaler": scaler}
+    return stage(*names, clock=clock, provisioner=provisioner, **(values | options))
+
+
+async def _place(s: Stage, *specs: Any) -> dict[str, str]:
+    """Submit jobs of one worker; their nodes."""
+    for spec in specs:
+        await s.orchestrator.submit_job(spec)
+    await s.clock.advance_to(s.clock.now_ms())
+    return {spec.job_id: s.orchestrator.engine.workers_of(spec.job_id)[0].node_id for spec in specs}
+
+
+async def test_the_node_that_costs_least_to_empty_goes() -> None:
+    s = _rented(_plan())
+    spread = RULES["fcfs"]
+    s.orchestrator.policy = spread
+    where = await _place(
+        s,
+        job("dear", gpus_per_worker=3, checkpoint_seconds=60.0),
+        job("cheap", gpus_per_worker=2, checkpoint_seconds=1.0, restart_seconds=1.0),
+        job("fixed", gpus_per_worker=3, preemptible=False, checkpoint_seconds=0.0),
+    )
+    assert len(set(where.values())) == 3
+    await s.orchestrator.handle_node_recovery("n0")  # it is up: nothing changes
+    decision = await s.orchestrator.auto_scale_cluster()
+    assert (decision.direction, decision.target_nodes) == (ScalingDirection.DOWN, 2)
+    await s.wait(1)
+    assert set(s.orchestrator.nodes) == {where["dear"], where["fixed"]}
+
+
+async def test_work_that_may_not_be_preempted_keeps_its_node() -> None:
+    s = _rented(_plan())
+    where = await _place(
+        s, *[job(f"fixed{k}", gpus_per_worker=3, preemptible=False) for k in range(3)]
+    )
+    assert len(set(where.values())) == 3
+    s.orchestrator._fleet.scaler = _plan(max_size=1)
+    decision = await s.orchestrator.auto_scale_cluster()
+    assert decision.target_nodes == 1
+    assert "0 of 2 nodes: the others hold work that stays" in decision.reason
+    assert len(s.orchestrator.nodes) == 3
+    assert s.orchestrator.get_cluster_status()["scaling"]["last_decision"]["target_nodes"] == 1
+
+
+async def test_without_a_provisioner_only_empty_nodes_leave() -> None:
+    s = stage(node("n0"), node("n1"), node("n2"), schedule_on_events=True, autoscaler=_plan())
+    where = await _place(s, job("a"))
+    decision = await s.orchestrator.auto_scale_cluster()
+    assert decision.target_nodes == 1
+    assert list(s.orchestrator.nodes) == [where["a"]]
+    for k in range(3):
+        await s.orchestrator.submit_job(job(f"b{k}", gpus_per_worker=4))
+    decision = await s.orchestrator.auto_scale_cluster()
+    assert (decision.direction, decision.target_nodes) == (ScalingDirection.UP, 4)
+    assert "there is no provisioner" in decision.reason
+    assert len(s.orchestrator.nodes) == 1
+
+
+async def test_no_more_is_ordered_than_there_is_room_for() -> None:
+    s = _rented(_plan())
+    for k in range(7):
+        await s.orchestrator.submit_job(job(f"j{k}", gpus_per_worker=4))
+    decision = await s.orchestrator.auto_scale_cluster()
+    assert decision.target_nodes == 7
+    assert "1 of 4 nodes: there is no room for more nodes" in decision.reason
+    await s.wait(1)
+    assert s.orchestrator.get_cluster_status()["nodes"]["up"] == SHAPE.nodes
+
+
+async def test_a_node_whose_room_was_taken_is_given_back() -> None:
+    s = _rented(_plan())
+    for k in range(4):
+        await s.orchestrator.submit_job(job(f"j{k}", gpus_per_worker=4))
+    await s.orchestrator.auto_scale_cluster()
+    assert s.orchestrator.get_cluster_status()["scaling"]["pending"] == 1
+    await s.orchestrator.register_node(node("by hand"))
+    await s.wait(2)
+    assert set(s.orchestrator.nodes) == {"n0", "n1", "n2", "by hand"}
+    scaling = s.orchestrator.get_cluster_status()["scaling"]
+    assert (scaling["size"], scaling["pending"]) == (4, 0)
+    assert s.orchestrator.metrics.scaling.summary()["delay_s"] == 0.0
+
+
+async def test_rented_nodes_are_given_back_when_they_have_left() -> None:
+    clock = VirtualClock()
+    provisioner = SimulatedProvisioner(clock, node("rented"), delay_s=60.0)
+    s = stage(
+        node("n0"),
+        clock=clock,
+        provisioner=provisioner,
+        autoscaler=_plan(),
+        schedule_on_events=True,
+    )
+    for k in range(2):
+        await s.orchestrator.submit_job(job(f"j{k}", gpus_per_worker=4))
+    await s.orchestrator.auto_scale_cluster()
+    await s.wait(2)
+    (rented,) = provisioner.rented
+    assert rented == "rented-0-0"
+    assert rented in s.orchestrator.nodes
+    await s.orchestrator.decommission_node(rented)
+    assert provisioner.rented == {rented}  # its job is being saved
+    await s.wait(1)
+    assert provisioner.rented == set()
+
+
+async def test_a_gang_on_several_nodes_is_paid_for_once() -> None:
+    s = _rented(_plan(), nodes=3)
+    wide = job("wide", num_workers=2, gpus_per_worker=4, checkpoint_seconds=10.0)
+    await _place(s, wide, job("small", gpus_per_worker=4, checkpoint_seconds=30.0))
+    engine = s.orchestrator.engine
+    where = {place.node_id for place in engine.workers_of("wide")}
+    (small,) = (place.node_id for place in engine.workers_of("small"))
+    # The small job costs (30 + 20) x 4 GPU seconds, the wide one (10 + 20) x 8, for two nodes.
+    assert leaving_nodes(engine, 0, 1) == [small]
+    assert set(leaving_nodes(engine, 0, 3)[1:]) == where
+    assert leaving_nodes(engine, 0, 3, empty_only=True) == []
+    await s.orchestrator.scale_job("small", 1)  # not elastic: nothing changes
+    dear = job("dear", gpus_per_worker=4, checkpoint_seconds=70.0)
+    t = _rented(_plan(), nodes=3)
+    await _place(t, wide, dear)
+    engine = t.orchestrator.engine
+    chosen = leaving_nodes(engine, 0, 2)
+    assert set(chosen) == {place.node_id for place in engine.workers_of("wide")}
+
+
+async def test_work_that_would_be_done_again_counts() -> None:
+    s = _rented(_plan(), nodes=2)
+    engine = s.orchestrator.engine
+    await _place(s, job("old", gpus_per_worker=4))
+    await s.wait(8)  # nothing of them is saved yet
+    await _place(s, job("new", gpus_per_worker=4))
+    await s.wait(1)
+    at = {name: engine.workers_of(name)[0].node_id for name in ("old", "new")}
+    assert leaving_nodes(engine, s.clock.now_ms(), 1) == [at["new"]]
+    await s.wait(2)  # the old job was saved a minute ago
+    assert leaving_nodes(engine, s.clock.now_ms(), 2) == [at["old"], at["new"]]
+
+
+async def test_decisions_that_are_asked_for_at_once_are_taken_one_after_the_other() -> None:
+    s = _rented(_plan(), nodes=1)
+    for k in range(3):
+        await s.orchestrator.submit_job(job(f"j{k}", gpus_per_worker=4))
+    both = await asyncio.gather(
+        s.orchestrator.auto_scale_cluster(), s.orchestrator.auto_scale_cluster()
+    )
+    assert [decision.direction for decision in both] == [
+        ScalingDirection.UP,
+        ScalingDirection.NONE,
+    ]
+    assert s.orchestrator.get_cluster_status()["scaling"]["pending"] == 2
+
+
+async def test_the_default_scaler_fits_the_nodes_that_are_there() -> None:
+    s = stage(node("n0"), node("n1"))
+    await s.orchestrator.submit_job(job("a", gpus_per_worker=4))
+    await s.orchestrator.submit_job(job("b", gpus_per_worker=4))
+    decision = await s.orchestrator.auto_scale_cluster()
+    assert (decision.direction, decision.target_nodes) == (ScalingDirection.UP, 3)  # 8 / (0.8 x 4)
+    assert decision.predicted_demand == 8.0
+
+
+async def test_a_cluster_of_cpus_is_scaled_by_cores() -> None:
+    nodes = [node(f"n{k}", 0, cpu_cores=10) for k in range(2)]
+    s = stage(*nodes)
+    for k in range(3):
+        await s.orchestrator.submit_job(job(f"j{k}", gpus_per_worker=0, cpus_per_worker=8.0))
+    decision = await s.orchestrator.auto_scale_cluster()
+    assert (decision.predicted_demand, decision.target_nodes) == (24.0, 3)
+
+
+def _build(**options: Any) -> InfrastructureOrchestrator:
+    clock = VirtualClock()
+    return InfrastructureOrchestrator(*in_memory(clock), clock=clock, shape=SHAPE, **options)
+
+
+def test_contradictions_are_named_when_they_are_made() -> None:
+    clock = VirtualClock()
+    with pytest.raises(ConfigurationError, match=r"'min_size' is 9, .* ClusterShape\.nodes"):
+        _build(autoscaler=_plan(min_size=9))
+    with pytest.raises(ValidationError, match="'gpus' is 16, and a node has at most 8"):
+        _build(provisioner=SimulatedProvisioner(clock, node("big", 16)))
+    with pytest.raises(ConfigurationError, match="'transport' is given beside 'mesh'"):
+        _build(mesh=ServiceMesh(clock), transport=lambda address, request: None)
+    with pytest.raises(ConfigurationError, match=r"'delay_s' is -1\.0"):
+        SimulatedProvisioner(clock, node("n"), delay_s=-1.0)
+    with pytest.raises(ValidationError, match="field 'count' is 0"):
+        SimulatedProvisioner(clock, node("n")).order(0)
+
+
+async def test_the_policy_may_be_replaced_while_jobs_run() -> None:
+    s = stage(node("n0", 1), schedule_on_events=True)
+    await s.orchestrator.submit_job(job("long", max_duration_hours=8.0))
+    await s.wait(1)
+    await s.orchestrator.submit_job(job("short", max_duration_hours=0.1))
+    await s.wait(1)
+    assert s.state_of("short") == "pending"
+    s.orchestrator.policy = RULES["srtf"]  # type: ignore[assignment]
+    await s.orchestrator.schedule()
+    await s.wait(1)
+    assert (s.state_of("long"), s.state_of("short")) == ("preempted", "running")
+    policy = s.orchestrator.policy
+    s.orchestrator.policy = policy
+    assert s.orchestrator.policy is policy
+
+
+async def test_a_restart_finds_replicas_and_metrics_again() -> None:
+    s = stage(node("n0"), schedule_on_events=True)
+    spec = job("llm", kind=JobKind.SERVICE, num_workers=2, max_duration_hours=1e4)
+    await s.orchestrator.submit_job(spec)
+    waits = job("waits", name="other", kind=JobKind.SERVICE, num_workers=4)
+    await s.orchestrator.submit_job(waits)
+    await s.wait(30)
+    fresh = in_memory(s.clock)
+    again = InfrastructureOrchestrator(
+        s.foundations.consensus_engine,
+        *fresh[1:],
+        clock=s.clock,
+        runtime=s.runtime,
+        shape=SHAPE,
+        nodes=[node("n0")],
+        schedule_on_events=True,
+    )
+    assert await again.discover_service("llm") == await s.orchestrator.discover_service("llm")
+    assert await again.discover_service("other") == []  # known, though it has no replicas
+    now_ms = s.clock.now_ms()
+    assert again.metrics.summary(now_ms) == s.orchestrator.metrics.summary(now_ms)
+    assert now_ms == 30 * MINUTE_MS

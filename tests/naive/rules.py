@@ -1,0 +1,236 @@
+"""Scores, rules and preemption in plain Python: the twin of ordering and rules."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from orchestrator.kernels.state.codes import (
+    ActionKind,
+    JobCode,
+    JobKind,
+    Preemption,
+    Reason,
+    RuleKey,
+    Stream,
+)
+from orchestrator.scheduling.rules import Rule
+from tests.naive.placing import fits
+from tests.naive.random import random_unit
+
+if TYPE_CHECKING:
+    from tests.naive.cluster import Job
+    from tests.naive.engine import NaiveEngine
+
+_WAIT = (ActionKind.WAIT, -1)
+
+
+def score(engine: NaiveEngine, job: Job, key: int) -> float:
+    ask = job.ask
+    asked, submit = ask.requested_ms / 1000.0, ask.submit_ms / 1000.0
+    wait = (engine.now - ask.submit_ms) / 1000.0
+    if key in (RuleKey.WFP3_COMPAT, RuleKey.UNICEP_COMPAT):
+        wait = -1.0 - submit
+    processors = engine.demand(job) / 1000.0
+    left = float(max(ask.requested_ms - engine.progress(job), 0))
+    if key == RuleKey.FCFS:
+        return float(ask.submit_ms)
+    if key == RuleKey.SJF:
+        return float(ask.requested_ms)
+    if key == RuleKey.SRTF:
+        return left
+    if key == RuleKey.SRSF:
+        return left * engine.demand(job)
+    if key == RuleKey.F1:
+        first = submit if submit > 0 else 0.1
+        return math.log10(asked) * processors + 870.0 * math.log10(first)
+    if key in (RuleKey.WFP3, RuleKey.WFP3_COMPAT):
+        ratio = wait / asked
+        return -(ratio * ratio * ratio) * processors
+    if key in (RuleKey.UNICEP, RuleKey.UNICEP_COMPAT):
+        return -(wait + 1e-15) / (math.log2(processors + 1e-15) * asked)
+    if key == RuleKey.LARGEST:
+        return -float(engine.demand(job))
+    if key == RuleKey.PRIORITY:
+        ageing = engine.config.ageing_ms
+        return float(ask.priority) - ((engine.now - ask.submit_ms) / ageing if ageing else 0.0)
+    if key >= RuleKey.LAS:
+        return _service_score(engine, job, key)
+    counter = (engine.point << 32) + job.index
+    return random_unit(engine.seed, Stream.ORDERING, counter)
+
+
+def attained(engine: NaiveEngine, job: Job) -> int:
+    """Units x ms held so far."""
+    held = engine.now - job.start if job in engine.running else 0
+    return job.attained + held * engine.units(job)
+
+
+def _service_score(engine: NaiveEngine, job: Job, key: int) -> float:
+    service, units = attained(engine, job), engine.demand(job)
+    if key == RuleKey.LAS:
+        return float(service)
+    if key == RuleKey.TIRESIAS:
+        bounds = [engine.config.las_first_s, engine.config.las_second_s]
+        level = sum(service / 1e6 >= bound for bound in bounds)
+        executed = service / max(units, 1)
+        waited = engine.now - job.ask.submit_ms - executed
+        if engine.config.las_promote and waited >= engine.config.las_promote * executed:
+            level = 0
+        waits = job.state in (JobCode.PENDING, JobCode.PREEMPTED)
+        return level * 2.0**46 + waits * 2.0**45 + job.ask.submit_ms
+    if key == RuleKey.GITTINS:
+        reached = [index for start, index in engine.gittins if start <= service / 1e6]
+        return -reached[-1] if reached else 0.0
+    if key == RuleKey.QSSF:
+        return float(job.ask.requested_ms * units)
+    return _dominant_share(engine, job.ask.tenant)
+
+
+def _dominant_share(engine: NaiveEngine, t: int) -> float:
+    """DRF: the largest share of any resource that a tenant holds, over its weight."""
+    if t >= len(engine.tenants):
+        return 0.0
+    held = [0, 0, 0]
+    for other in engine.jobs:
+        if other.ask.tenant == t:
+            ask, workers = other.ask, len(other.spots)
+            held[0] += workers * ask.gpus_per_worker * ask.gpu_milli
+            held[1] += workers * ask.cpu_milli
+            held[2] += workers * ask.memory_mib
+    nodes = engine.nodes
+    there = [
+        sum(1000 * node.gpus for node in nodes),
+        sum(node.cpu_cap_milli for node in nodes),
+        sum(node.memory_cap_mib for node in nodes),
+    ]
+    share = max(have / of if of else 0.0 for have, of in zip(held, there, strict=True))
+    return share / (engine.tenants[t].weight or 1.0)
+
+
+def rule_action(engine: NaiveEngine, rule: Rule) -> tuple[int, int, int]:
+    """What a rule does now: (kind, job, value)."""
+    kind, j = _rigid_action(engine, rule)
+    if kind == ActionKind.WAIT and rule.elastic and not engine.config.commitment:
+        return _elastic_action(engine, rule)
+    return kind, j, rule.placement
+
+
+def _rigid_action(engine: NaiveEngine, rule: Rule) -> tuple[int, int]:
+    queue = sorted(engine.queue(), key=lambda job: score(engine, job, rule.key))
+    if rule.preemption != Preemption.NONE and not engine.config.commitment:
+        return _preemptive_action(engine, rule, queue)
+    if rule.blocking and not engine.config.commitment:
+        queue = queue[:1]
+    for job in queue:
+        if engine.placement_reason(job) == Reason.OK:
+            return ActionKind.PLACE, job.index
+    return _WAIT
+
+
+def _elastic_action(engine: NaiveEngine, rule: Rule) -> tuple[int, int, int]:
+    able = [job for job in engine.running if job.ask.kind != JobKind.SERVICE]
+    if engine.queue():
+        surplus = [
+            (len(job.spots) - job.ask.workers, job)
+            for job in able
+            if len(job.spots) > job.ask.workers
+            and engine.resize_reason(job, job.ask.workers) == Reason.OK
+        ]
+        if surplus:
+            job = max(surplus, key=lambda pair: pair[0])[1]
+            return ActionKind.RESIZE, job.index, job.ask.workers
+        return *_WAIT, rule.placement
+    gains = []
+    for job in able:
+        more = len(job.spots) + 1
+        if engine.resize_reason(job, more) == Reason.OK and engine.place_more(job, 1):
+            gain = engine.speed_of(job, more) - job.speed
+            gains.append((gain / max(engine.units_of(job, 1), 1), job))
+    gains = [pair for pair in gains if pair[0] > 0]
+    if not gains:
+        return *_WAIT, rule.placement
+    job = max(gains, key=lambda pair: pair[0])[1]
+    return ActionKind.RESIZE, job.index, len(job.spots) + 1
+
+
+def _preemptive_action(engine: NaiveEngine, rule: Rule, queue: list[Job]) -> tuple[int, int]:
+    for job in sorted(queue, key=lambda job: tier(engine, rule, job, [])):
+        if job.blocked_point == engine.point:
+            continue
+        reason = engine.placement_reason(job)
+        if reason == Reason.OK:
+            return ActionKind.PLACE, job.index
+        if reason == Reason.NO_CAPACITY:
+            if engine.leaving() and fits(job.ask, engine.hosts(engine.leaving())):
+                break
+            victim = _victim_for(engine, rule, job)
+            if victim is not None:
+                return ActionKind.PREEMPT, victim.index
+        if rule.blocking:
+            break
+    return _WAIT
+
+
+def borrows(engine: NaiveEngine, job: Job, gone: list[Job]) -> bool:
+    """Whether a job would take its tenant over its quota, if some jobs were gone."""
+    if not engine.has_account(job):
+        return False
+    used = engine.used(job.ask.tenant, gone)
+    return bool(used + engine.demand(job) > engine.tenants[job.ask.tenant].quota_units)
+
+
+def tier(engine: NaiveEngine, rule: Rule, job: Job, gone: list[Job]) -> float:
+    """Lower tiers are served first."""
+    if rule.preemption not in (Preemption.PRIORITY, Preemption.RECLAIM):
+        return 0.0
+    tier = float(job.ask.priority)
+    if rule.key == RuleKey.PRIORITY:
+        tier = score(engine, job, rule.key)
+    if rule.preemption == Preemption.RECLAIM and borrows(engine, job, gone):
+        tier += 1e9
+    return tier
+
+
+def _rank(
+    engine: NaiveEngine, rule: Rule, job: Job, other: Job, gone: list[Job]
+) -> tuple[float, ...] | None:
+    """How readily a running job gives way to a waiting one, highest first; None: not at all."""
+    if rule.preemption == Preemption.SCORE:
+        mine, its = score(engine, job, rule.key), score(engine, other, rule.key)
+        return (its,) if its > mine else None
+    without = [*gone, other]
+    if tier(engine, rule, other, without) <= tier(engine, rule, job, without):
+        return None  # it would take the room that it made
+    reclaims = (
+        rule.preemption == Preemption.RECLAIM
+        and other.ask.tenant != job.ask.tenant
+        and borrows(engine, other, without)
+        and not borrows(engine, job, without)
+    )
+    if not reclaims and other.ask.priority <= job.ask.priority:
+        return None
+    return (reclaims, other.ask.priority, -engine.interruption_cost(other))
+
+
+def _victim_for(engine: NaiveEngine, rule: Rule, job: Job) -> Job | None:
+    """The running job of the highest rank whose preemption is needed to let ``job`` in."""
+    gone = engine.leaving()
+    allowed = max(engine.config.preemption_limit - engine.preemptions_here, 0)
+    victims: list[Job] = []
+    while not fits(job.ask, engine.hosts(gone + victims)):
+        able = [
+            (rank, other)
+            for other in engine.running
+            if not any(other is victim for victim in victims)
+            and engine.preemption_reason(other) == Reason.OK
+            and (rank := _rank(engine, rule, job, other, gone + victims)) is not None
+        ]
+        if not able or (rule.preemption == Preemption.SCORE and len(victims) >= allowed):
+            return None
+        victims.append(max(able, key=lambda pair: pair[0])[1])
+    for other in reversed(list(victims)):
+        rest = [v for v in victims if v is not other]
+        if fits(job.ask, engine.hosts(gone + rest)):
+            victims = rest
+    return victims[0] if victims and len(victims) <= allowed else None
