@@ -154,7 +154,7 @@ def why_waiting(engine: Engine, state: ClusterState, job_ids: list[str]) -> dict
     nodes = np.empty(engine.shape.workers, np.int32)
     reasons = {}
     for job_id in job_ids:
-        j = engine.jobs.slots.find(job_id)
+        j = engine.jobs.index.find(job_id)
         reason = Reason(entry.why_not(state.rows, 0, j))
         if reason not in _CAPACITY_REASONS and state.rows[0]["commitment"] == 0:
             entry.open_point(state.rows, 0)
@@ -195,7 +195,7 @@ def cluster_status(engine: Engine, time_ms: int, shards: ShardManager) -> dict[s
     states = node_states(engine)
     by_node = Counter(states.values())
     queue = state.queue[0, : int(row["queue_len"])]["job"]
-    waiting = [engine.jobs.slots.ids[j] for j in queue]
+    waiting = [engine.jobs.index.ids[j] for j in queue]
     first_ms = min((int(state.request[0, j]["submit_ms"]) for j in queue), default=row["now_ms"])
     committed = int(row["committed"])
     used = int(row["capacity_units"]) - int(row["free_units"])
@@ -219,7 +219,7 @@ def cluster_status(engine: Engine, time_ms: int, shards: ShardManager) -> dict[s
             "length": len(waiting),
             "longest_wait_ms": int(now_ms - first_ms),
             "unplaceable": [name for name in waiting if not engine.can_ever_fit(name)],
-            "committed_to": None if committed == NO_JOB else engine.jobs.slots.ids[committed],
+            "committed_to": None if committed == NO_JOB else engine.jobs.index.ids[committed],
             "why_not": why_waiting(engine, state, waiting[:_EXPLAINED]),
         },
         "fragmentation": fragmentation(engine),
@@ -251,7 +251,7 @@ def job_status(
         ``why_not`` (None: it does not wait; see
         :func:`orchestrator.status.why_waiting`).
     """
-    j = engine.jobs.slots.find(job_id)
+    j = engine.jobs.index.find(job_id)
     spec, code = engine.jobs.specs[job_id], engine.jobs.code(job_id)
     state = engine.state_at(time_ms)
     run: Any = state.job[0, j]

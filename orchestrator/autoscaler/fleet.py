@@ -59,7 +59,7 @@ def leaving_nodes(
     nodes = np.empty(count, np.int32)
     state = engine.state_at(max(time_ms, engine.now_ms))
     found = give_up_nodes(state.rows, 0, empty_only, nodes)
-    return [engine.nodes.slots.ids[n] for n in nodes[:found]]
+    return [engine.nodes.index.ids[n] for n in nodes[:found]]
 
 
 class FleetController:

@@ -92,5 +92,5 @@ def placements(workers: NDArray[np.void], nodes: NodeTable) -> tuple[WorkerPlace
     for place in workers:
         mask = int(place["devices"])
         gpus = tuple(g for g in range(mask.bit_length()) if mask >> g & 1)
-        places.append(WorkerPlacement(nodes.slots.ids[int(place["node"])], gpus))
+        places.append(WorkerPlacement(nodes.index.ids[int(place["node"])], gpus))
     return tuple(places)

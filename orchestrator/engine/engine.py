@@ -166,28 +166,28 @@ class Engine:
 
     def can_ever_fit(self, job_id: str) -> bool:
         """Whether a job would fit into the nodes that there are, if they were empty."""
-        return kernels.can_ever_fit(self.state.rows, 0, self.jobs.slots.find(job_id))
+        return kernels.can_ever_fit(self.state.rows, 0, self.jobs.index.find(job_id))
 
     def placed(self) -> dict[str, int]:
         """Jobs whose workers exist or are about to, and the number of their run."""
-        jobs, ids = self.state.job[0], self.jobs.slots.ids
+        jobs, ids = self.state.job[0], self.jobs.index.ids
         return {ids[j]: int(jobs["runs"][j]) for j in np.flatnonzero(jobs["workers_now"] > 0)}
 
     def runs_of(self, job_id: str) -> int:
         """How often a job has started."""
-        return int(self.state.job[0, self.jobs.slots.find(job_id)]["runs"])
+        return int(self.state.job[0, self.jobs.index.find(job_id)]["runs"])
 
     def workers_of(self, job_id: str) -> tuple[WorkerPlacement, ...]:
         """Where the workers of a job are; empty if it is not placed."""
-        j = self.jobs.slots.find(job_id)
+        j = self.jobs.index.find(job_id)
         workers = self.state.worker[0, j, : self.state.job[0, j]["workers_now"]]
         return placements(workers, self.nodes)
 
     def is_current(self, event: Event) -> bool:
         """Whether an event is about the present run of a job, and not overtaken."""
-        if event.job_id not in self.jobs.slots:
+        if event.job_id not in self.jobs.index:
             return False
-        run: Any = self.state.job[0, self.jobs.slots.find(event.job_id)]
+        run: Any = self.state.job[0, self.jobs.index.find(event.job_id)]
         if run["workers_now"] == 0 or run["runs"] != event.run:
             return False
         saving = self.jobs.code(event.job_id) == JobCode.CHECKPOINTING
@@ -196,7 +196,7 @@ class Engine:
     def snapshot(self) -> Snapshot:
         """A copy of the cluster as it is now, for a policy."""
         state = self.state_at(self.now_ms)
-        return Snapshot(state, tuple(self.jobs.slots.ids), tuple(self.nodes.slots.ids))
+        return Snapshot(state, tuple(self.jobs.index.ids), tuple(self.nodes.index.ids))
 
     def state_at(self, time_ms: int) -> ClusterState:
         """A copy of the cluster's state, as it will be at a time if nothing happens before."""
@@ -206,7 +206,7 @@ class Engine:
         return state
 
     def _find(self, job_id: str) -> int:
-        return self.jobs.slots.find(job_id) if job_id in self.jobs.slots else NO_JOB
+        return self.jobs.index.find(job_id) if job_id in self.jobs.index else NO_JOB
 
     # --- entries -------------------------------------------------------------------------------
 
@@ -217,9 +217,9 @@ class Engine:
         elif isinstance(body, Register):
             self.nodes.check(body.spec)
         elif isinstance(body, Preempt | Scale):
-            self.jobs.slots.find(body.job_id)
+            self.jobs.index.find(body.job_id)
         elif isinstance(body, Decommission | NodeFailed | NodeRecovered):
-            self.nodes.slots.find(body.node_id)
+            self.nodes.index.find(body.node_id)
 
     def handle(self, entry: Entry) -> Outcome:
         """Apply an entry of the log, if it makes sense.
@@ -282,7 +282,7 @@ class Engine:
     def _report(self, time_ms: int, event: Event) -> Reason:
         if not self.is_current(event):
             return Reason.NOT_RUNNING
-        rows, j = self.state.rows, self.jobs.slots.find(event.job_id)
+        rows, j = self.state.rows, self.jobs.index.find(event.job_id)
         runs = self.jobs.code(event.job_id) == JobCode.RUNNING
         if isinstance(event, CheckpointCommitted):
             kernels.apply_event(rows, 0, time_ms, int(EventKind.CHECKPOINTED), j)

@@ -17,10 +17,10 @@ from orchestrator.kernels.state.row import ClusterState
 from orchestrator.messages import Decommission, NodeFailed, NodeRecovered
 from orchestrator.types import JobSpec, NodeSpec
 
-__all__ = ["JobTable", "Names", "NodeTable", "Slots"]
+__all__ = ["JobTable", "Names", "NodeTable", "RowIndex"]
 
 
-class Slots:
+class RowIndex:
     """Which row of a table belongs to whom.
 
     Parameters
@@ -129,12 +129,12 @@ class JobTable:
         self._nodes = nodes
         self._spare = state.shape.jobs - 1
         self.tenants = Names("tenant", state.shape.tenants)
-        self.slots = Slots("job", self._spare)
+        self.index = RowIndex("job", self._spare)
         self.specs: dict[str, JobSpec] = {}
 
     def code(self, job_id: str) -> JobCode:
         """State of a job."""
-        return JobCode(self._state.job[0, self.slots.find(job_id)]["state"])
+        return JobCode(self._state.job[0, self.index.find(job_id)]["state"])
 
     def count(self, name: str) -> int:
         """A counter of the row, over all jobs there have been, forgotten ones included."""
@@ -146,7 +146,7 @@ class JobTable:
         nodes = len(self._nodes.specs)
         me = f"JobSpec '{spec.job_id}'"
         most = self._state.shape.workers
-        if spec.job_id in self.slots:
+        if spec.job_id in self.index:
             raise ValidationError(me, "job_id", "is taken", "give every job its own id")
         if spec.num_workers > most:
             problem = f"is {spec.num_workers}, and a job has at most {most}"
@@ -160,7 +160,7 @@ class JobTable:
             raise ValidationError(me, "num_workers", problem, remedy)
         if self._free_row() is None:
             raise CapacityError(
-                f"{me}: all {self.slots.size} rows of the job table hold jobs that wait or run;"
+                f"{me}: all {self.index.size} rows of the job table hold jobs that wait or run;"
                 " let some finish, or raise ClusterShape.jobs"
             )
 
@@ -169,7 +169,7 @@ class JobTable:
         j = self._free_row()
         if j is None:
             raise CapacityError(f"JobSpec '{spec.job_id}': the job table is full")
-        forgotten = self.slots.assign(j, spec.job_id)
+        forgotten = self.index.assign(j, spec.job_id)
         if forgotten:
             del self.specs[forgotten]
         self.specs[spec.job_id] = spec
@@ -180,9 +180,9 @@ class JobTable:
 
     def _free_row(self) -> int | None:
         """The next unused row; if there is none, that of the job which ended first."""
-        if not self.slots.full:
-            return len(self.slots.ids)
-        jobs = self._state.job[0, : self.slots.size]
+        if not self.index.full:
+            return len(self.index.ids)
+        jobs = self._state.job[0, : self.index.size]
         ended = np.flatnonzero(np.isin(jobs["state"], _ENDED))
         return int(ended[np.argmin(jobs["end_ms"][ended])]) if len(ended) else None
 
@@ -199,7 +199,7 @@ class NodeTable:
     def __init__(self, state: ClusterState) -> None:
         self._state = state
         self._models = Names("GPU model", 32)  # constraints on models are 32-bit masks
-        self.slots = Slots("node", state.shape.nodes)
+        self.index = RowIndex("node", state.shape.nodes)
         self.specs: dict[str, NodeSpec] = {}
 
     @property
@@ -209,7 +209,7 @@ class NodeTable:
 
     def code(self, node_id: str) -> NodeCode:
         """State of a node."""
-        return NodeCode(self._state.node[0, self.slots.find(node_id)]["state"])
+        return NodeCode(self._state.node[0, self.index.find(node_id)]["state"])
 
     def check(self, spec: NodeSpec) -> None:
         """Raise unless a node can be registered."""
@@ -229,9 +229,9 @@ class NodeTable:
             if name != spec.node_id and self.code(name) != NodeCode.ABSENT
         ]
         check_racks([*there, spec])
-        if spec.node_id not in self.slots and self._free_row() is None:
+        if spec.node_id not in self.index and self._free_row() is None:
             raise CapacityError(
-                f"{me}: all {self.slots.size} rows of the node table are in use;"
+                f"{me}: all {self.index.size} rows of the node table are in use;"
                 " decommission a node, or raise ClusterShape.nodes"
             )
 
@@ -252,7 +252,7 @@ class NodeTable:
 
     def change(self, time_ms: int, body: Decommission | NodeFailed | NodeRecovered) -> None:
         """Something happens to a node; to one that has left, nothing can."""
-        n = self.slots.find(body.node_id)
+        n = self.index.find(body.node_id)
         if isinstance(body, Decommission) and not body.drain:
             live.remove_node(self._state.rows, 0, time_ms, n)
             return
@@ -266,23 +266,23 @@ class NodeTable:
     def _put(self, spec: NodeSpec, code: NodeCode) -> int:
         record = self._record(spec, code)
         record["model"] = self._models.number(spec.gpu_model)
-        if spec.node_id in self.slots:
-            n = self.slots.find(spec.node_id)
+        if spec.node_id in self.index:
+            n = self.index.find(spec.node_id)
             record["failures"] = self._state.node[0, n]["failures"]
         else:
             row = self._free_row()
             if row is None:
                 raise CapacityError(f"NodeSpec '{spec.node_id}': the node table is full")
             n = row
-            self.slots.assign(n, spec.node_id)
+            self.index.assign(n, spec.node_id)
         self.specs[spec.node_id] = spec
         live.put_node(self._state.rows, 0, n, record)
         return n
 
     def _free_row(self) -> int | None:
         """The next unused row; if there is none, the first one whose node has left."""
-        if not self.slots.full:
-            return len(self.slots.ids)
+        if not self.index.full:
+            return len(self.index.ids)
         left = np.flatnonzero(self._state.node[0]["state"] == NodeCode.ABSENT)
         return int(left[0]) if len(left) else None
 

@@ -93,7 +93,7 @@ class OrchestratorMetrics:
             if isinstance(effect, StartJob):
                 self.completion.note_start(engine, effect)
                 if effect.run == 1:
-                    j = engine.jobs.slots.find(effect.job_id)
+                    j = engine.jobs.index.find(effect.job_id)
                     submit_ms = int(engine.state.request[0, j]["submit_ms"])
                     self.latency.add(effect.start_ms - submit_ms)
         self.completion.settle(engine)
@@ -113,7 +113,7 @@ class OrchestratorMetrics:
         """Jain's index of dominant shares over weights, of tenants that hold something or wait."""
         engine = self._engine
         queue = engine.state.queue[0, : int(engine.row["queue_len"])]["job"]
-        waiting = {engine.jobs.specs[engine.jobs.slots.ids[j]].tenant for j in queue}
+        waiting = {engine.jobs.specs[engine.jobs.index.ids[j]].tenant for j in queue}
         shares = [
             (own["dominant_share"] or 0.0) / (own["weight"] or 1.0)
             for name, own in tenant_shares(engine).items()

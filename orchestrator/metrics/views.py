@@ -148,7 +148,7 @@ class JobCompletionRate:
 
     def note_start(self, engine: Engine, start: StartJob) -> None:
         """A job has started."""
-        j = engine.jobs.slots.find(start.job_id)
+        j = engine.jobs.index.find(start.job_id)
         allowed_ms = int(engine.state.request[0, j]["deadline_ms"])
         if allowed_ms > 0:
             submit_ms = int(engine.state.request[0, j]["submit_ms"])
@@ -160,7 +160,7 @@ class JobCompletionRate:
             if engine.jobs.code(job_id) not in _ENDED:
                 continue
             del self._due_ms[job_id]
-            run = engine.state.job[0, engine.jobs.slots.find(job_id)]
+            run = engine.state.job[0, engine.jobs.index.find(job_id)]
             kept = run["state"] == JobCode.COMPLETED and int(run["end_ms"]) <= due_ms
             self.deadlines_met += int(kept)
             self.deadlines_missed += int(not kept)

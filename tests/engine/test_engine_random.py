@@ -213,10 +213,10 @@ def _apply(engine: Engine, ledger: Ledger, time_ms: int, body: Command | Event) 
     assert engine.placed() == ledger.runs
     assert set(engine.nodes.specs) == {
         node_id
-        for node_id in engine.nodes.slots.ids
+        for node_id in engine.nodes.index.ids
         if engine.nodes.code(node_id) != NodeCode.ABSENT
     }
-    assert set(engine.jobs.specs) == set(engine.jobs.slots.ids)
+    assert set(engine.jobs.specs) == set(engine.jobs.index.ids)
 
 
 @given(seed=st.integers(0, 1 << 32), length=st.integers(0, 120), semantics=_semantics)

@@ -149,7 +149,7 @@ def _require_same(case: FullCase) -> Episode:
     totals = {name: episode.state.rows[0][name].item() for name in _TOTALS}
     assert {name: live.rows[0][name].item() for name in _TOTALS} == totals
     states = episode.state.node[0, : len(case.nodes)]["state"]
-    for n, name in enumerate(engine.nodes.slots.ids):
+    for n, name in enumerate(engine.nodes.index.ids):
         assert name == f"node-{n}"
         if states[n] != NodeCode.PROVISIONING:  # due at the very end
             assert live.node[0, n]["state"] == states[n]

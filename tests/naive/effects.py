@@ -71,7 +71,7 @@ class NaiveEffects:
             return self._regroup(subject) if self._scaling[subject] else self._start(subject)
         if kind == LogKind.NODE_STATE:
             left = value == NodeCode.ABSENT
-            return ReleaseNode(self._engine.nodes.slots.ids[subject]) if left else None
+            return ReleaseNode(self._engine.nodes.index.ids[subject]) if left else None
         return self._state_change(subject, JobCode(value))
 
     def _state_change(self, j: int, code: JobCode) -> Effect | None:
@@ -140,4 +140,4 @@ class NaiveEffects:
         )
 
     def _name(self, j: int) -> str:
-        return self._engine.jobs.slots.ids[j]
+        return self._engine.jobs.index.ids[j]
