@@ -69,8 +69,8 @@ class EffectReader:
         record: Any = self._state.effect[0, slot]
         kind, subject = EffectKind(record["kind"]), int(record["subject"])
         if kind == EffectKind.RELEASE:
-            return ReleaseNode(self._nodes.slots.ids[subject])
-        job_id, run = self._jobs.slots.ids[subject], int(record["run"])
+            return ReleaseNode(self._nodes.index.ids[subject])
+        job_id, run = self._jobs.index.ids[subject], int(record["run"])
         cost_ms, progress_ms = int(record["cost_ms"]), int(record["progress_ms"])
         if kind == EffectKind.SAVE:
             return SaveCheckpoint(job_id, run, cost_ms, progress_ms)
