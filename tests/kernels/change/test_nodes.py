@@ -19,7 +19,7 @@ from orchestrator.kernels.see.metrics import Metric
 from orchestrator.kernels.state.codes import NO_JOB, ActionKind, EventKind, NodeCode, Reason, Status
 from orchestrator.kernels.state.records import NODE_DTYPE, REQUEST_DTYPE
 from orchestrator.kernels.state.row import CONFIG_FIELDS, ClusterShape, ClusterState, allocate
-from tests.naive.cluster import NaiveFleet
+from tests.naive.engine import NaiveFleet
 from tests.twins.cases import MAX_WORKERS, Case, assert_same, begin, cases, nodes_buffer
 from tests.twins.kernel_calls import capacity_reason, read_metric, scale_capacity, step_event
 
