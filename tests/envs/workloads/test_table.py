@@ -75,7 +75,7 @@ def test_to_table_has_the_documented_columns() -> None:
 
 
 def test_the_documentation_shows_every_column() -> None:
-    text = (Path(__file__).resolve().parents[2] / "docs" / "trace-format.md").read_text()
+    text = (Path(__file__).resolve().parents[3] / "docs" / "trace-format.md").read_text()
     rows = re.findall(r"^\| `(\w+)` \| (.+?) \| (.+?) \| (.+?) \|$", text, re.MULTILINE)
     shown = {name: (unit, meaning, default.strip("`")) for name, unit, meaning, default in rows}
     for column in COLUMNS:

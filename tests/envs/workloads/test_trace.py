@@ -168,7 +168,7 @@ def test_importing_workloads_loads_no_data_frames() -> None:
         "import sys, envs.workloads;"
         "print([m for m in ('pandas', 'pyarrow', 'torch') if m in sys.modules])"
     )
-    root = Path(__file__).resolve().parents[2]
+    root = Path(__file__).resolve().parents[3]
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=root, check=True
     )

@@ -15,7 +15,7 @@ from orchestrator.kernels.state.codes import NO_JOB, EventKind
 from orchestrator.kernels.state.row import ClusterShape, allocate
 
 _HERE = Path(__file__).resolve().parent
-_ROOT = _HERE.parents[1]
+_ROOT = _HERE.parents[2]
 
 
 @kernel

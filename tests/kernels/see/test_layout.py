@@ -24,7 +24,7 @@ from orchestrator.scheduling.schema import ActionLayout
 from tests.envs.cases import lublin_trace, pick_legal
 from tests.envs.scaling_cases import busy_scenario, busy_trace
 
-_ROOT = Path(__file__).resolve().parents[2]
+_ROOT = Path(__file__).resolve().parents[3]
 _COLUMNS = [
     kind
     for kind in vars(layout).values()
@@ -177,10 +177,10 @@ _ALONG_FEATURES = {"fleet", "globals", "maxima", "out", "own", "w", "weights"}
 """Arrays with an axis of features only: not even their first is 0."""
 
 _ENTITIES = {
-    ("features.py", "releases"): "columns are running jobs; the first stands for none of them",
-    ("ranker.py", "columns"): "columns are jobs of the window",
-    ("packing.py", "nothing"): "a set of no features",
-    ("scorer.py", "nothing"): "a set of no features",
+    ("queue.py", "releases"): "columns are running jobs; the first stands for none of them",
+    ("linear.py", "columns"): "columns are jobs of the window",
+    ("batches.py", "nothing"): "a set of no features",
+    ("policy.py", "nothing"): "a set of no features",
 }
 """Literals along with names: positions of entities, not of features."""
 
@@ -224,8 +224,8 @@ def _files() -> list[Path]:
 def test_positions_have_names() -> None:
     files = _files()
     names = {path.name for path in files}
-    encoders = {"features", "pods", "candidates", "node_choices", "elastics", "surroundings"}
-    assert {f"{name}.py" for name in (*encoders, "observe", "ranker", "scorer", "packing")} <= names
+    encoders = {"queue.py", "candidates.py", "running.py", "cluster.py", "encode.py"}
+    assert encoders | {"linear.py", "batches.py", "policy.py", "session.py"} <= names
     found = [text for path in files for text in _literals(path.read_text("utf-8"), path.name)]
     assert found == []
 
@@ -234,11 +234,11 @@ def test_positions_have_names() -> None:
     "line", ["out[i, 5] = x", "y = w[7]", "own[0] += 1", "z = layout[p, 0]", "b = memo[3]"]
 )
 def test_literal_positions_are_found(line: str) -> None:
-    assert len(_literals(line, "features.py")) == 1
+    assert len(_literals(line, "queue.py")) == 1
 
 
 @pytest.mark.parametrize(
     "line", ["n = out.shape[1]", "s = settings[0]", "last = heads[-1]", "part = out[i, 2:5]"]
 )
 def test_what_is_no_position_of_a_feature_passes(line: str) -> None:
-    assert _literals(line, "features.py") == []
+    assert _literals(line, "queue.py") == []
