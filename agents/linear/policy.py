@@ -98,7 +98,7 @@ class LinearScorer:
     Parameters
     ----------
     weights : float [D]
-        Weight of each of ``vectors.feature_names(schema, by_head=True)``.
+        Weight of each of ``feature_names(schema, by_head=True)``.
     schema : FeatureSchema
     name : str, optional
         For tables.

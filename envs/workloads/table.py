@@ -1,9 +1,10 @@
 """The canonical trace table: its columns, and reading and writing it as CSV or Parquet.
 
-The columns are the fields of :data:`orchestrator.kernels.state.row.REQUEST_DTYPE`, in its order: a
-table and the engine's array hold the same integers. A file written here also carries the trace's
-name, tenants and nodes: a CSV file in a first line that starts with ``# quartermaster trace``, a
-Parquet file in its schema's metadata. A table without them is read all the same.
+The columns are the fields of :data:`orchestrator.kernels.state.records.REQUEST_DTYPE`, in its
+order: a table and the engine's array hold the same integers. A file written here also carries the
+trace's name, tenants and nodes: a CSV file in a first line that starts with
+``# quartermaster trace``, a Parquet file in its schema's metadata. A table without them is read all
+the same.
 ``docs/trace-format.md`` shows it to users.
 """
 

@@ -1,8 +1,8 @@
 """The AutoScaler: how many nodes and replicas, how large, and when to change it.
 
-``cooldown``, ``horizontal`` and ``vertical`` decide on what is known now; ``forecasting``,
-``rolling``, ``table`` and ``predictive`` plan for what is to come; ``replay`` accounts for a scaler
-along a demand series. The numbers come from ``orchestrator.kernels.decide.scale``.
+``policies`` decide on what is known now, or with a forecast; ``forecast`` and ``table`` say what is
+to come; ``fleet`` turns decisions into orders of nodes; ``replay`` accounts for a scaler along a
+demand series. The numbers come from ``orchestrator.kernels.decide.scale``.
 """
 
 from orchestrator.autoscaler.forecast import (

@@ -1,8 +1,8 @@
 """Forecasters, and forecasts made at rolling origins from the past alone.
 
 A forecaster is fitted to the past and answers with a *structure*: the expected demand at any tick,
-earlier or later. What a structure misses right now is carried forward by ``rolling``, so a
-structure has to say what is regular, and need not be fitted anew at every tick.
+earlier or later. What a structure misses right now is carried forward, so a structure has to
+say what is regular, and need not be fitted anew at every tick.
 
 Four steps, each over all origins at once and each blind to what comes after an origin:
 

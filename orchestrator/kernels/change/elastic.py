@@ -30,21 +30,9 @@ _TIGHT = np.int64(Placement.BEST_FIT)
 
 @kernel
 def grow_job(row, j, nodes, count, first, last):
-    """Add ``count`` workers on ``nodes`` [count] to a running elastic job.
+    """Add ``count`` workers on ``nodes`` [>= count] to a running elastic job: all (True) or none.
 
-    Parameters
-    ----------
-    row : ROW_DTYPE record
-    j : int
-    nodes : int32 [>= count]
-    count : int
-    first, last : int
-        Devices to choose from, ``last`` exclusive; ``last`` 0: any.
-
-    Returns
-    -------
-    bool
-        False, and nothing changed, if they could not all be reserved.
+    Devices are chosen from ``first`` to ``last`` (exclusive); ``last`` 0: from all of a node's.
     """
     before = np.int64(job(row, j).workers_now)
     for k in range(count):

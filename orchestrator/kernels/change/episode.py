@@ -71,7 +71,7 @@ def load_nodes(row, nodes):
     """Fill the node table of a row that is all zeros from ``nodes`` [n] NODE_DTYPE, all free.
 
     Capacity units are milli-GPUs, or milli-cores where no node has a GPU. Nodes are up, down or
-    absent: those on order were ordered in the row (``transition.capacity``).
+    absent: those on order were ordered in the row (``change.nodes``).
     """
     gpus = 0
     for n in range(nodes.shape[0]):
@@ -132,17 +132,9 @@ def load_job(row, j, ask):
 def begin_episode(row, seed, nodes, standing, requests):
     """Start a row afresh; its config is kept.
 
-    Parameters
-    ----------
-    row : ROW_DTYPE record
-    seed : uint64
-        Seed of the row's random streams.
-    nodes : NODE_DTYPE [n]
-        Machines.
-    standing : REQUEST_DTYPE [k]
-        Jobs that are submitted before the first of the others, at the same time: services.
-    requests : REQUEST_DTYPE [jobs]
-        Jobs in submit order.
+    ``seed``, uint64, is that of the row's random streams. ``nodes``, NODE_DTYPE [n], are its
+    machines; ``requests``, REQUEST_DTYPE [jobs], its jobs in submit order. ``standing``,
+    REQUEST_DTYPE [k], are services: submitted before the first of the others, at the same time.
     """
     zero_run(row)
     row.now_ms = requests[0].submit_ms if requests.shape[0] > 0 else 0
@@ -305,14 +297,8 @@ def assume_future(row, arrivals):
     """Replace all that the row knows of the future by ``arrivals`` [n] and by estimates.
 
     For copies of a row on which a policy thinks ahead: the original of a simulated one holds the
-    jobs that will arrive, the incidents that will happen and the true run times.
-
-    Parameters
-    ----------
-    row : ROW_DTYPE record
-        With room for n more jobs.
-    arrivals : REQUEST_DTYPE [n]
-        By submit time, none before now.
+    jobs that will arrive, the incidents that will happen and the true run times. ``arrivals`` are
+    REQUEST_DTYPE by submit time, none before now; the row has room for n more jobs.
     """
     row.num_incidents = row.next_incident
     row.num_jobs = row.next_arrival

@@ -122,15 +122,9 @@ def finish_episode(row):
 
 @kernel
 def apply_event(row, kind, subject):
-    """Apply an event that happens now.
+    """Apply an event, an ``EventKind``, that happens now.
 
-    Parameters
-    ----------
-    row : ROW_DTYPE record
-    kind : int
-        An ``EventKind``.
-    subject : int
-        Index of the job or node that it happens to; of a service tick: any.
+    ``subject`` is the job or node that it happens to; of a service tick: any.
     """
     if kind == EventKind.ARRIVAL:
         admit_job(row, subject)
@@ -156,13 +150,7 @@ def apply_event(row, kind, subject):
 
 @kernel
 def step_event(row):
-    """Take the next event of row ``e``'s own timeline and apply it.
-
-    Returns
-    -------
-    bool
-        False if nothing was left to happen.
-    """
+    """Take the next event of the row's own timeline and apply it; False if none was left."""
     time_ms, kind, subject = next_event(row)
     if kind == EventKind.NONE:
         return False

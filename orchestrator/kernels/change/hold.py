@@ -103,13 +103,7 @@ def _random_device(row, j, n, first, last):
 
 @kernel
 def device_range(row, j, n, generator):
-    """Devices among which a worker's are chosen: an aligned cell, an island, or all of the node.
-
-    Returns
-    -------
-    tuple of int
-        First device, and the one after the last.
-    """
+    """Range (first, end) to choose a worker's devices from: an aligned cell, an island, or all."""
     ask = request(row, j)
     gpus = np.int64(node(row, n).gpus)
     if ask.gpu_milli == WHOLE and ask.gpus_per_worker > 0:
@@ -312,22 +306,10 @@ def _count_worker(row, j, n, sign):
 
 @kernel
 def reserve_worker(row, j, w, n, generator, first, last):
-    """Reserve worker ``w`` of job ``j`` on node ``n``.
+    """Reserve worker ``w`` of job ``j`` on node ``n``; False, and no change, if it does not fit.
 
-    Parameters
-    ----------
-    row : ROW_DTYPE record
-    j, w, n : int
-        Job, worker and node.
-    generator : int
-        The ``Placement`` that chose the node: it chooses the devices, too.
-    first, last : int
-        Devices to choose from, ``last`` exclusive; ``last`` 0: as the generator likes.
-
-    Returns
-    -------
-    bool
-        False, and nothing changed, if the node cannot hold it.
+    ``generator`` chose the node and chooses the devices, too: from ``first`` to ``last``
+    (exclusive), or, if ``last`` is 0, as it likes.
     """
     ask = request(row, j)
     host = node(row, n)
@@ -421,13 +403,7 @@ def _count_traffic(row, j, workers, sign):
 
 @kernel
 def reserve_traffic(row, j, workers):
-    """Reserve the bandwidth of a gang whose first ``workers`` workers are placed, or nothing.
-
-    Returns
-    -------
-    bool
-        Whether there was enough.
-    """
+    """Reserve bandwidth for a gang's first ``workers`` workers, all placed: all (True) or none."""
     if _count_traffic(row, j, workers, 1):
         return True
     _count_traffic(row, j, workers, -1)
@@ -459,26 +435,10 @@ def _reserve_workers(row, j, nodes, workers, generator):
 
 @kernel
 def reserve_gang(row, j, nodes, workers, generator):
-    """Reserve ``workers`` workers of job ``j`` on ``nodes`` [>= workers], or none of them.
+    """Reserve ``workers`` workers of job ``j`` on ``nodes``, a node for each: all (True) or none.
 
     The gang must be within the domain that the job requires, and have the bandwidth that it needs.
-
-    Parameters
-    ----------
-    row : ROW_DTYPE record
-    j : int
-        Job.
-    nodes : int32 [>= workers]
-        A node for each worker.
-    workers : int
-        How many.
-    generator : int
-        The ``Placement`` that chose them: it chooses the devices, too.
-
-    Returns
-    -------
-    bool
-        Whether the gang was reserved.
+    ``generator`` chose the nodes and chooses the devices, too.
     """
     if not _reserve_workers(row, j, nodes, workers, generator):
         return False

@@ -195,12 +195,8 @@ def record_placement(row, j):
 def start_job(row, position, nodes, workers, generator):
     """Start the job at a queue position with ``workers`` workers on ``nodes``, or not at all.
 
-    ``generator``, the ``Placement`` that chose the nodes, chooses the devices, too.
-
-    Returns
-    -------
-    bool
-        False, and nothing changed, if its gang could not be reserved.
+    ``generator``, which chose the nodes, chooses the devices, too. False, and nothing changed, if
+    the gang could not be reserved.
     """
     j = queue(row, position).job
     if not reserve_gang(row, j, nodes, workers, generator):

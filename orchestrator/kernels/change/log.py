@@ -20,7 +20,7 @@ _PRIME = np.uint64(0x100000001B3)
 
 @kernel
 def record(row, kind, subject, value):
-    """Append (now, kind, subject, value) to the log of row ``e``."""
+    """Append (now, kind, subject, value) to the log of a row."""
     word = (np.uint64(row.now_ms) << np.uint64(20)) ^ (np.uint64(kind) << np.uint64(16))
     word = word ^ (np.uint64(subject) * _PRIME) ^ (np.uint64(value) << np.uint64(40))
     row.log_hash = mix((row.log_hash ^ word) * _PRIME)

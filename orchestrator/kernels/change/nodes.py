@@ -330,24 +330,11 @@ def _cheapest_to_empty(row, empty_only):
 def give_up_nodes(
     rows: NDArray[np.void], e: int, empty_only: bool, nodes: NDArray[np.int32]
 ) -> int:
-    """Give up the nodes of row ``e`` that cost least to empty, as many as may be, up to [nodes].
+    """Give up the nodes that cost least to empty, up to [nodes] of them; how many they were.
 
-    One after the other: a gang that is being saved for the sake of one is not counted for the next.
-
-    Parameters
-    ----------
-    rows : ROW_DTYPE [envs]
-    e : int
-        Row.
-    empty_only : bool
-        Only nodes without work.
-    nodes : int32 [count]
-        As many as are wanted; filled with those that were given up.
-
-    Returns
-    -------
-    int
-        How many were.
+    ``nodes``, int32 [as many as are wanted], is filled with them; with ``empty_only`` they are
+    nodes without work. One goes after the other: a gang that is being saved for the sake of one is
+    not counted for the next.
     """
     row = rows[e]
     count = 0
@@ -363,16 +350,11 @@ def give_up_nodes(
 
 @kernel
 def scale_capacity(row, delta):
-    """Order ``delta`` nodes, or give up ``-delta``: all of it or nothing.
+    """Order ``delta`` nodes, or give up ``-delta``: all of it or nothing; a ``Reason``.
 
     Ordered are the absent nodes of lowest index. Given up are nodes on order, the last ordered
     first, then empty nodes, then, of those whose jobs may all be preempted, those that cost least
     to empty: they drain, and their jobs are checkpointed and queue again. No other node is touched.
-
-    Returns
-    -------
-    int
-        A ``Reason``; unless it is ``OK``, nothing has changed.
     """
     reason = capacity_reason(row, delta)
     if reason != Reason.OK:

@@ -7,8 +7,8 @@ that are ready at its end. Every attempt of a request goes one of three ways, an
 
 A request that is neither answered within its objective nor still waiting is a violation. The
 objective is that of an attempt: what failed before it and the waits between are not added.
-The queue follows ``mesh.queueing.queue_after``, below as well as above full load; what is left of
-it is carried to the next tick. Approximations and their measured errors:
+The queue follows ``requests.queueing.queue_after``, below as well as above full load; what is left
+of it is carried to the next tick. Approximations and their measured errors:
 docs/decisions/0006-services-as-fluid.md.
 """
 

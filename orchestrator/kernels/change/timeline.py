@@ -24,7 +24,7 @@ _FAR_MS = FOREVER_MS // 2  # an end further away belongs to a job that lasts for
 
 @small_kernel
 def advance_clock(row, time_ms):
-    """Move row ``e`` to ``time_ms`` (never backwards) and grow its integrals over time."""
+    """Move a row to ``time_ms`` (never backwards) and grow its integrals over time."""
     elapsed = time_ms - row.now_ms
     if elapsed <= 0:
         return
@@ -144,7 +144,7 @@ def is_over(row):
 
 @kernel
 def next_event(row):
-    """The next thing to happen to row ``e``: (time_ms, codes.EventKind, subject).
+    """The next thing to happen to a row: (time_ms, codes.EventKind, subject).
 
     Arrivals, incidents, nodes on order, the event queue and service ticks are merged in the order
     (time, kind). The time is ``NEVER`` and the kind ``NONE`` when nothing is left. The end of a

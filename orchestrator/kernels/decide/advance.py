@@ -29,13 +29,7 @@ _PLACEMENT = np.int64(Placement.FIRST_FIT)
 
 @kernel
 def serve_commitment(row, nodes):
-    """Start the committed job if it fits; otherwise backfill around it.
-
-    Returns
-    -------
-    bool
-        Whether the row is still committed.
-    """
+    """Start the committed job if it fits, else backfill; whether the row is still committed."""
     j = row.committed
     if fits(row, j) and start_gang(row, queue_position(row, j), _PLACEMENT, nodes):
         end_commitment(row)
@@ -63,19 +57,10 @@ def _step_instant(row):
 
 @kernel
 def advance(row, nodes):
-    """Advance row ``e`` to its next decision point, or to its end.
+    """Advance the row to its next decision point, ``Status.DECISION``, or to its end, ``DONE``.
 
-    Parameters
-    ----------
-    row : ROW_DTYPE record
-    nodes : int32 [>= workers]
-        Scratch.
-
-    Returns
-    -------
-    int
-        ``Status.DECISION`` or ``Status.DONE``. A row is done when nothing is left to happen and
-        nothing is left to decide; jobs that could never be placed are then still queued.
+    A row is done when nothing is left to happen and nothing is left to decide; jobs that could
+    never be placed are then still queued.
     """
     while row.done == 0:
         if row.committed >= 0:

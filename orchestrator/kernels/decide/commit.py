@@ -58,27 +58,12 @@ def _commit_migrate(row, j, generator, nodes):
 
 @kernel
 def commit(row, kind, j, value, nodes):
-    """Carry out one action of row ``e``.
+    """Carry out one action; a ``Reason``: unless OK, only the count of illegal actions changed.
 
-    Parameters
-    ----------
-    row : ROW_DTYPE record
-    kind : int
-        An ``ActionKind``.
-    j : int
-        The job that it is about, or the service; ignored for capacity and when waiting.
-    value : int
-        For a placement or a move, the ``Placement`` generator of the chosen candidate; for a
-        resize, the new number of workers; for a service, of replicas; for capacity, the nodes to
-        order, or to give up if negative.
-    nodes : int32 [>= workers]
-        Scratch.
-
-    Returns
-    -------
-    int
-        A ``Reason``: ``OK`` if it was carried out. Otherwise nothing changed but the count of
-        illegal actions.
+    ``kind`` is an ``ActionKind``, ``j`` the job or the service, ignored for capacity and when
+    waiting. ``value`` is, for a placement or a move, the ``Placement`` generator of the chosen
+    candidate; for a resize, the new number of workers; for a service, of replicas; for capacity,
+    the nodes to order, or to give up if negative.
     """
     reason = np.int64(Reason.UNKNOWN_ACTION)
     if kind == ActionKind.WAIT:

@@ -18,21 +18,9 @@ __all__ = ["backfill_queue", "change_size", "earliest_start", "leaves_storage", 
 
 @kernel
 def start_gang(row, position, generator, nodes):
-    """Start the job at a queue position where a generator places it, if it may and fits.
+    """Start the job at a queue position where ``generator`` places it; whether it may and fits.
 
-    Parameters
-    ----------
-    row : ROW_DTYPE record
-    position : int
-    generator : int
-        A ``Placement``.
-    nodes : int32 [>= workers]
-        Scratch.
-
-    Returns
-    -------
-    bool
-        Whether it was started: with as many workers as its tenant may have now.
+    It gets as many workers as its tenant may have now.
     """
     j = queue(row, position).job
     workers = permitted_workers(row, j, place_gang(row, j, generator, nodes))
@@ -41,17 +29,7 @@ def start_gang(row, position, generator, nodes):
 
 @kernel
 def change_size(row, j, workers, nodes):
-    """Give a running gang, which may have it, another number of workers; a ``Reason``.
-
-    Parameters
-    ----------
-    row : ROW_DTYPE record
-    j : int
-    workers : int
-        Not its number of workers now.
-    nodes : int32 [>= workers]
-        Scratch.
-    """
+    """Give a running gang another number of workers than it has, if it may; a ``Reason``."""
     more = workers - np.int64(job(row, j).workers_now)
     if more < 0:
         shrink_job(row, j, -more)
@@ -103,12 +81,9 @@ def leaves_storage(row, j, committed):
 
 @kernel
 def backfill_queue(row, committed, nodes):
-    """Start, in submit order, queued jobs that fit and end before the committed one's reservation.
+    """Start queued jobs that fit and end before the committed one's reservation; how many.
 
-    Returns
-    -------
-    int
-        Jobs started.
+    They go in submit order.
     """
     started = 0
     slack = row.reservation_ms - row.now_ms

@@ -97,19 +97,9 @@ def _grower(row, nodes):
 
 @kernel
 def elastic_action(row, rule, scratch):
-    """Resize a running job, or wait.
+    """Resize a running job, or wait: (kind, job, new number of workers).
 
-    Parameters
-    ----------
-    row : ROW_DTYPE record
-        Standing at a decision point at which nothing can be placed.
-    rule : RULE_DTYPE record
-    scratch : int32 [>= workers]
-
-    Returns
-    -------
-    tuple of int
-        (kind, job, new number of workers).
+    For decision points at which nothing can be placed. ``scratch`` is int32 [>= workers].
     """
     if row.queue_len > 0:
         j = _borrower(row)
@@ -160,13 +150,7 @@ def _precedes(tier, score, position, other_tier, other_score, other_position):
 
 @part
 def _preemptive_action(row, rule, lifted):
-    """Serve waiting jobs by tier and score; make room by preempting those that rank below.
-
-    Returns
-    -------
-    tuple of int
-        (kind, job) of the action.
-    """
+    """Serve jobs by tier and score, preempting those that rank below for room: (kind, job)."""
     floor_tier, floor_score, floor_position = -np.inf, -np.inf, -1
     while True:
         best, best_position = np.int64(NO_JOB), np.int64(-1)
@@ -222,19 +206,10 @@ def _rigid_action(row, rule, scratch):
 
 @kernel
 def rule_action(row, rule, scratch):
-    """What a rule does at the decision point at which row ``e`` stands.
+    """What a rule does at the decision point at which a row stands: (kind, job, value).
 
-    Parameters
-    ----------
-    row : ROW_DTYPE record
-    rule : RULE_DTYPE record
-    scratch : int32 [>= max(jobs, workers)]
-
-    Returns
-    -------
-    tuple of int
-        (``ActionKind``, job, service or NO_JOB, value as
-        :func:`~orchestrator.kernels.decide.commit.commit` takes it).
+    As :func:`~orchestrator.kernels.decide.commit.commit` takes them; instead of a job a service, or
+    NO_JOB, where the action is about that.
     """
     if rule.scaling != Scaling.NONE:
         kind, subject, value = scaling_action(row, np.int64(rule.scaling), scratch)
@@ -248,23 +223,7 @@ def rule_action(row, rule, scratch):
 
 @kernel
 def replay(row, rule, nodes, scratch):
-    """Run row ``e`` to its end under a rule.
-
-    Parameters
-    ----------
-    row : ROW_DTYPE record
-        Just begun.
-    rule : RULE_DTYPE record
-    nodes : int32 [>= workers]
-        Scratch.
-    scratch : int32 [>= jobs]
-        Scratch.
-
-    Returns
-    -------
-    int
-        Decisions taken.
-    """
+    """Run a row that has just begun to its end under a rule; the number of decisions taken."""
     count = 0
     while advance(row, nodes) == Status.DECISION:
         kind, j, value = rule_action(row, rule, scratch)

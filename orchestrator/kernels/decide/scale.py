@@ -6,7 +6,7 @@ it is within a tolerance of that and the demand is served. Steps are bounded, an
 waits for its own window after the last change. Demand and capacity are in the same unit, whatever
 it is.
 
-A rule sizes fleet and services as ``kernels.scaling`` does, each by its plan, and where actions
+A rule sizes fleet and services as :func:`scaled_size` does, each by its plan, and where actions
 are smaller than what it wants, by several at one instant. The demand on the fleet is what its jobs
 hold and what the waiting ones ask for; on a service, the rate of the last tick, and where a
 forecast is looked at, that one if it is higher.
@@ -89,23 +89,12 @@ def cooldown_left(now_ms: int, last_change_ms: int, window_ms: int) -> int:
 
 @kernel
 def scaled_size(plan, size, demand, now_ms, last_change_ms):
-    """What a fleet or service is to be scaled to now.
+    """What a fleet or service of ``size`` units is to be scaled to now: (size, cooldown_ms).
 
-    Parameters
-    ----------
-    plan : SCALING_DTYPE record
-    size : int
-        Units that are here or on their way.
-    demand : float
-        What is to be served, in the unit of ``unit_capacity``.
-    now_ms, last_change_ms : int
-        The last change of size, either way; ``NO_CHANGE_MS`` if there was none.
-
-    Returns
-    -------
-    size, cooldown_ms : int
-        The new size: the old one if nothing is to change, or may not for another ``cooldown_ms``.
-        A size outside its bounds is brought back at once, without cooldown or step limits.
+    Units count when they are here or on their way. The size stays if nothing is to change, or may
+    not for another ``cooldown_ms`` after the last change, either way (``NO_CHANGE_MS``: none). One
+    out of bounds is brought back at once, without cooldown or step limits. ``demand`` is in the
+    unit of ``unit_capacity``.
     """
     wanted = desired_size(demand, plan.unit_capacity, plan.target, plan.min_size, plan.max_size)
     if size < plan.min_size or size > plan.max_size:
@@ -272,22 +261,11 @@ def _fleet_action(row):
 
 @kernel
 def scaling_action(row, mode, nodes):
-    """What sizes of services and fleet are to be changed to, one at a time.
+    """The next change of a service or the fleet: (kind, service or NO_JOB, replicas or nodes).
 
-    Unless the cluster scales by itself, what the policy has no actions for is left alone.
-
-    Parameters
-    ----------
-    row : ROW_DTYPE record
-    mode : int
-        A ``Scaling``.
-    nodes : int32 [>= workers]
-        Scratch.
-
-    Returns
-    -------
-    tuple of int
-        (kind, service or NO_JOB, replicas or nodes); of kind WAIT if nothing is to be changed.
+    Sizes are changed one at a time; of kind WAIT if none is to be changed. ``mode`` is a
+    ``Scaling``: unless the cluster scales by itself, what the policy has no actions for is left
+    alone.
     """
     by_itself = row.autoscale != Scaling.NONE
     if row.scaling_open != 0:
@@ -364,25 +342,12 @@ def _cancel_orders(ring, t, count):
 def replay_fleet(
     ticks: NDArray[np.void], plans: NDArray[np.void], tick_ms: int, ring: NDArray[np.int64]
 ) -> int:
-    """Scale a fleet along a series; what is ordered at a tick is here some ticks later.
+    """Scale a fleet along a series; how many ways up came when demand exceeded capacity already.
 
-    At a tick, in this order: orders arrive, the demand is seen, the size is decided. On the way
-    down orders are cancelled first, the last one first, and nodes leave at once.
-
-    Parameters
-    ----------
-    ticks : TICK_DTYPE [T]
-        The series; ``here`` and ``paid`` are filled in.
-    plans : SCALING_DTYPE [1]
-    tick_ms : int
-        Length of a tick.
-    ring : int64 [provisioning delay in ticks + 1]
-        Scratch: what arrives at each tick to come.
-
-    Returns
-    -------
-    int
-        Reactive scaling events: ways up that were decided when demand was above capacity already.
+    In a tick orders arrive, the demand is seen, the size is decided. On the way down orders are
+    cancelled first, the last one first, and nodes leave at once. ``here`` and ``paid`` of
+    ``ticks``, TICK_DTYPE [T], are filled in. ``ring``, int64 [provisioning delay in ticks + 1], is
+    scratch: what arrives at each tick to come.
     """
     plan = plans[0]
     slots = ring.shape[0]

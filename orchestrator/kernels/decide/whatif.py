@@ -76,21 +76,9 @@ def _workers_moved(row, j, nodes, workers):
 def plan_migration(row, j, generator, nodes):
     """Find a better place for a running job: fewer nodes, or as many that are fuller.
 
-    Parameters
-    ----------
-    row : ROW_DTYPE record
-    j : int
-        A running job.
-    generator : int
-        ``Placement`` that proposes the place.
-    nodes : int32 [>= workers]
-        Filled with the new nodes.
-
-    Returns
-    -------
-    bool
-        Whether there is one. The state is as before. Of two placements on equally many nodes the
-        one whose nodes have less room besides is the tighter fit.
+    Whether there is one, as ``generator`` proposes it; ``nodes`` is filled, and the state is as
+    before. Of two placements on equally many nodes the one whose nodes have less room besides is
+    the tighter fit.
     """
     workers = np.int64(job(row, j).workers_now)
     for w in range(workers):
@@ -153,16 +141,9 @@ def _borrows(row, j, freed):
 def serve_tier(row, rule, j, freed):
     """Tier in which a preemptive rule serves job ``j``: lower ones first, by score within one.
 
-    Nobody preempts whom he is not served before: the victim would take the room that it made.
-
-    Parameters
-    ----------
-    row : ROW_DTYPE record
-    rule : RULE_DTYPE record
-    j : int
-        A waiting job, or a running one as if it waited.
-    freed : int
-        Capacity units that its tenant is taken to have given back.
+    Nobody preempts whom he is not served before: the victim would take the room that it made. ``j``
+    waits, or runs and is taken to wait; its tenant is taken to have given back ``freed`` capacity
+    units.
     """
     if rule.preemption == Preemption.NONE or rule.preemption == Preemption.SCORE:
         return 0.0
@@ -232,12 +213,10 @@ def _restore_all(row, lifted, first, last):
 
 @kernel
 def _spare_unneeded(row, j, lifted, first, last):
-    """Put back those lifted jobs without which waiting job ``j`` fits all the same, last first.
+    """Put back lifted jobs without which job ``j`` fits all the same, the last first.
 
-    Returns
-    -------
-    int
-        The rest, which are needed, are at this place of ``lifted`` and after it, up to ``last``.
+    The rest, which are needed, are at the returned place of ``lifted`` and after it, up to
+    ``last``.
     """
     needed = last
     for k in range(last - 1, first - 1, -1):
@@ -254,19 +233,10 @@ def _spare_unneeded(row, j, lifted, first, last):
 def victim_for(row, rule, j, lifted):
     """A running job whose preemption is needed to let waiting job ``j`` in, NO_JOB or ROOM_COMES.
 
-    Victims of the highest rank are lifted until the gang fits; those that turn out not to be
-    needed, because what they free does not help, are spared, the last lifted first. Jobs being
-    checkpointed count as gone: nobody is preempted for room that is about to be free. The state
-    is as before when this returns.
-
-    Parameters
-    ----------
-    row : ROW_DTYPE record
-    rule : RULE_DTYPE record
-    j : int
-        A waiting job that does not fit.
-    lifted : int32 [>= jobs]
-        Scratch.
+    Job ``j`` does not fit. Victims of the highest rank are lifted until it does; those that turn
+    out not to be needed, because what they free does not help, are spared, the last lifted first.
+    Jobs being checkpointed count as gone: nobody is preempted for room that is about to be free.
+    The state is as before when this returns.
     """
     bound = job_score(row, j, rule.key) if rule.preemption == Preemption.SCORE else 0.0
     leaving = _lift_leaving(row, lifted)
@@ -325,13 +295,7 @@ def _slots_without(row, first, v, n, mates):
 
 @kernel
 def lets_in(row, first, v):
-    """Whether job ``first``, which does not fit, would fit if running job ``v`` were gone.
-
-    Parameters
-    ----------
-    row : ROW_DTYPE record
-    first, v : int
-    """
+    """Whether job ``first``, which does not fit, would fit if running job ``v`` were gone."""
     plain = _takes_whole_devices(row, first) and _takes_whole_devices(row, v)
     if not plain or job(row, first).kind == 0 or is_bound(row, first):
         lift_gang(row, v)
@@ -435,17 +399,7 @@ def _is_served(workers, generator):
 
 @kernel
 def moves_to_better(row, j, generator, nodes):
-    """Whether running job ``j`` has a better place, as ``migration.plan_migration`` finds it.
-
-    Parameters
-    ----------
-    row : ROW_DTYPE record
-    j : int
-    generator : int
-        ``Placement`` that proposes the place.
-    nodes : int32 [>= workers]
-        Scratch.
-    """
+    """Whether running job ``j`` has a better place, as :func:`plan_migration` finds it."""
     if job(row, j).kind == 0:
         return plan_migration(row, j, generator, nodes)
     ask, workers = request(row, j), np.int64(job(row, j).workers_now)

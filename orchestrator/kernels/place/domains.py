@@ -122,15 +122,8 @@ def _narrowest(row, j, traffic, generator):
 def domain_room(row, j, want, traffic, empty):
     """Workers of job ``j``, at most ``want``, that some domain that it may use holds.
 
-    Parameters
-    ----------
-    row : ROW_DTYPE record
-    j, want : int
-        Job and workers.
-    traffic : int
-        Bandwidth that a worker needs, Mbit/s; 0 leaves bandwidth out of it.
-    empty : bool
-        Whether to suppose that the cluster is empty.
+    A worker needs ``traffic`` Mbit/s; 0 leaves bandwidth out of it. With ``empty`` the cluster is
+    supposed to be empty.
     """
     best = np.int64(0)
     level = _narrowest(row, j, traffic, np.int64(Placement.BEST_FIT))
@@ -204,25 +197,11 @@ def _fill_domain(row, j, domain, want, generator, nodes):
 
 @kernel
 def place_in_domains(row, j, workers, generator, offset, nodes):
-    """Place a gang, as close together as it takes to have bandwidth and its required domain.
+    """Place a gang as close together as bandwidth and required domain take; workers placed.
 
-    The whole gang is placed if any domain holds it; else, if it is elastic, as many of its
-    workers as possible. Narrow domains are tried first; SPREAD begins with wide ones.
-
-    Parameters
-    ----------
-    row : ROW_DTYPE record
-    j, workers, generator : int
-        Job, workers to place, and ``Placement``.
-    offset : int
-        Where RANDOM begins.
-    nodes : int32 [>= workers]
-        Filled with node indices.
-
-    Returns
-    -------
-    int
-        Workers placed.
+    The whole gang is placed, on ``nodes``, if any domain holds it; else, if it is elastic, as many
+    of its workers as possible. Narrow domains are tried first; SPREAD begins with wide ones, and
+    RANDOM at ``offset``.
     """
     ask = request(row, j)
     traffic = np.int64(ask.bandwidth_mbps)

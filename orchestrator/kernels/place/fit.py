@@ -82,14 +82,11 @@ def can_ever_fit(row, j):
 
 @kernel
 def why_not(row, j):
-    """Why the gang of job ``j`` could not start now, for people.
+    """Why the gang of job ``j`` could not start now, for people; a ``Reason``, OK if it could.
 
-    Returns
-    -------
-    int
-        A ``Reason``: OK if it could; NO_CAPACITY if not enough is free; FRAGMENTED if enough is
-        free, but not where whole workers need it; TOPOLOGY if its workers would fit, but not into
-        one domain as it requires; BANDWIDTH if they would but for their traffic.
+    NO_CAPACITY if not enough is free; FRAGMENTED if enough is free, but not where whole workers
+    need it; TOPOLOGY if its workers would fit, but not into one domain as it requires; BANDWIDTH if
+    they would but for their traffic.
     """
     if least_units(row, j) > row.free_units:
         return np.int64(Reason.NO_CAPACITY)

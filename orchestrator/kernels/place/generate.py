@@ -66,7 +66,7 @@ def _fill_in_order(row, j, k, workers, offset, nodes):
 
 @small_kernel
 def _key(row, j, k, n, slots, generator):
-    """``scores.node_key``, where it is that of the free share without reading the node."""
+    """``score.node_key``, where it is that of the free share without reading the node."""
     if k > 0 and generator == Placement.BEST_FIT:
         return (slots << FREE_BITS) - min(room(row, n).share, MOST_FREE)
     if k > 0 and generator == Placement.WORST_FIT:
@@ -164,21 +164,9 @@ def _place_one(row, k, generator, nodes):
 
 @kernel
 def fill_nodes(row, j, k, workers, generator, nodes):
-    """Fill nodes with up to ``workers`` workers of a gang that is bound to no domain.
+    """Fill ``nodes`` with up to ``workers`` workers of a gang bound to no domain; how many fit.
 
-    Parameters
-    ----------
-    row : ROW_DTYPE record
-    j, k : int
-        Job, and its kind, 0 if it is not remembered; else slots and rooms are read as they stand.
-    workers, generator : int
-    nodes : int32 [>= workers]
-        Filled with node indices.
-
-    Returns
-    -------
-    int
-        Workers that found a place.
+    ``k`` is the job's kind, 0 if it is not remembered; else slots and rooms are read as they stand.
     """
     if generator == Placement.SPREAD:
         return _spread(row, j, k, workers, nodes)
@@ -226,22 +214,10 @@ def place_workers(row, j, workers, generator, nodes):
 
 @kernel
 def place_gang(row, j, generator, nodes):
-    """Choose a node for each worker of job ``j``.
+    """Choose a node for each worker of job ``j``; workers placed, 0 if fewer than the job needs.
 
-    Parameters
-    ----------
-    row : ROW_DTYPE record
-    j : int
-        Job.
-    generator : int
-        A ``Placement``, or ``NODE_CHOICE + n`` for node ``n``.
-    nodes : int32 [>= workers]
-        Filled with node indices.
-
-    Returns
-    -------
-    int
-        Workers placed, 0 if fewer than the job needs; ``nodes`` is meaningless beyond.
+    ``nodes`` is filled for them, and meaningless beyond. ``generator`` may be ``NODE_CHOICE + n``
+    for node ``n``.
     """
     if least_units(row, j) > row.free_units:
         return np.int64(0)
@@ -329,25 +305,10 @@ def _slots(row, j, n, mates, limit):
 
 @kernel
 def place_more(row, j, count, nodes):
-    """Choose nodes for ``count`` more workers of a running gang.
+    """Fill ``nodes`` with ``count`` more workers of a running gang; how many found a place.
 
-    Nodes that hold many of the gang come first, then those that hold most of what is left and
-    have least to spare; of equals, the first one.
-
-    Parameters
-    ----------
-    row : ROW_DTYPE record
-    j : int
-        A running job.
-    count : int
-        Workers to add.
-    nodes : int32 [>= count]
-        Filled.
-
-    Returns
-    -------
-    int
-        Workers that found a place, at most ``count``.
+    Nodes that hold many of the gang come first, then those that hold most of what is left and have
+    least to spare; of equals, the first one.
     """
     placed = np.int64(0)
     while placed < count:

@@ -8,7 +8,7 @@ choose nodes also the node's features. A gang's size is not part of its kind.
 
 All of it is valid up to a number of touches: ``row.touched`` counts the changes of nodes, and never
 begins anew. Reading brings an entry up to date, by looking again at the nodes that were touched
-since. So this is the one thing outside ``transition`` that writes into a row's tables: a memo of
+since. So this is the one thing outside ``change`` that writes into a row's tables: a memo of
 the state, and no part of it. What is placed by it is exactly what a scan would place. For rows
 without it (``row.kinds`` 0), and for jobs that came when the table was full (``job.kind`` 0), all
 nodes are looked at.

@@ -56,24 +56,9 @@ def _idle(row, n, g, taken, milli):
 
 @kernel
 def fragmentation(row, n, cpu_milli, taken, milli):
-    """F of node ``n`` if ``cpu_milli`` and ``milli`` of each device in mask ``taken`` were gone.
+    """F of node ``n``, milli-GPUs, if some CPU and ``milli`` of some devices were gone.
 
-    Parameters
-    ----------
-    row : ROW_DTYPE record
-    n : int
-        Node.
-    cpu_milli : int
-        CPU that would be gone.
-    taken : uint64
-        Devices of which a share would be gone.
-    milli : int
-        That share.
-
-    Returns
-    -------
-    float
-        Milli-GPUs.
+    These are ``cpu_milli``, and the devices of the mask ``taken``.
     """
     cpu = node(row, n).cpu_free_milli - cpu_milli
     gpus = node(row, n).gpus
@@ -135,12 +120,9 @@ def _tightest(row, j, n):
 
 @kernel
 def gradient_device(row, j, n):
-    """Where a worker with a share of one GPU goes on node ``n``.
+    """Where a worker with a share of one GPU goes on node ``n``: (best score, device, F then).
 
-    Returns
-    -------
-    tuple
-        The best score and its device, -1 if none serves the worker; and F of the node then.
+    The device is -1 if none serves the worker.
     """
     ask = request(row, j)
     before = node(row, n).fragmentation
@@ -220,10 +202,7 @@ def worker_kind(row, j):
 def buddy_cell(row, n, gpus):
     """The free aligned cell for ``gpus`` whole GPUs that is split least (HiveD, OSDI 2020).
 
-    Returns
-    -------
-    tuple of int
-        Size of the largest free cell around it, 128 if there is none, and its first device.
+    The size of the largest free cell around it, 128 if there is none, and its first device.
     """
     free = np.uint64(0)
     total = node(row, n).gpus
@@ -311,15 +290,7 @@ def _clustering_score(row, j, n):
 def node_key(row, j, n, slots, generator):
     """The key of a node that can hold ``slots`` workers, at least 1, of job ``j``.
 
-    Parameters
-    ----------
-    row : ROW_DTYPE record
-    j, n : int
-        Job and node.
-    slots : int
-        Workers that the node can hold, at most as many as are left to place.
-    generator : int
-        A ``Placement``.
+    ``slots`` are at most as many as are left to place.
     """
     if generator == Placement.FIRST_FIT:
         return np.int64(-n)

@@ -80,29 +80,12 @@ def nominal_within_node(row, j):
 
 @kernel
 def speed_milli(row, j, workers, spread, model):
-    """Speed at which job ``j`` makes progress, thousandths of its nominal speed.
+    """Speed of job ``j`` on ``workers`` workers, int64, thousandths of its nominal one; 0 for none.
 
     Nominal are its requested workers, in one node if some node could hold them all, on GPUs of
-    nominal speed.
-
-    Parameters
-    ----------
-    row : ROW_DTYPE record
-    j : int
-        Job.
-    workers : int
-        Workers that it would run on.
-    spread : int
-        The narrowest ``Topology`` domain that holds them: NODE and ISLAND are one node, the
-        others the network.
-    model : int
-        Index of the GPU model of its slowest worker.
-
-    Returns
-    -------
-    int64
-        From 1 to ``MOST_SPEED_MILLI``; 0 for no workers. In proportion to the workers, whatever
-        the spread and model, for a job without a curve.
+    nominal speed. ``spread`` is the narrowest ``Topology`` that holds ``workers`` (NODE, ISLAND:
+    a node, else the network), ``model`` the slowest one's GPU. From 1 to ``MOST_SPEED_MILLI``;
+    without a curve in proportion to the workers, whatever the rest.
     """
     ask = request(row, j)
     if workers <= 0:

@@ -88,12 +88,8 @@ def second_is_better(
 ) -> bool:
     """Whether the second of two endpoints is the cheaper one; the first wins ties.
 
-    Parameters
-    ----------
-    first_ms, second_ms : float
-        Averages of their response times; 0: none yet.
-    first_in_flight, second_in_flight : int
-        Requests that each has not answered yet.
+    By the averages of their response times, 0 if there is none yet, and by the requests that each
+    has not answered yet.
     """
     return load_cost(second_ms, second_in_flight) < load_cost(first_ms, first_in_flight)
 

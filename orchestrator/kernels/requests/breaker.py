@@ -165,22 +165,11 @@ def breaker_record(
 def leaked_requests(
     rule: BreakerRule, state: BreakerState, now_ms: int, span_ms: int, rate: float
 ) -> tuple[float, BreakerState]:
-    """Requests that reach a backend that fails all of them, and the state afterwards.
+    """Requests that reach a backend that fails all of them, and the state of its breaker then.
 
-    Parameters
-    ----------
-    rule, state : BreakerRule, BreakerState
-        The backend's breaker, at the beginning of the span.
-    now_ms, span_ms : int
-        Beginning and length of the span.
-    rate : float
-        Requests per second that the backend would get.
-
-    Returns
-    -------
-    float
-        At most ``rate`` times the span: all until it opens, then one probe per ``open_ms``.
-    BreakerState
+    The span of ``span_ms`` begins at ``now_ms``, and the backend would get ``rate`` requests per
+    second: all until the breaker opens, then one probe per ``open_ms``; at most ``rate`` times the
+    span.
     """
     most = rate * span_ms / 1000.0
     if most <= 0.0:

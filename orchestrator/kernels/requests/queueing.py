@@ -69,16 +69,9 @@ def erlang_c(servers: int, load: float) -> float:
 
 @entry
 def steady_queue(servers: int, use: float, scatter: float) -> float:
-    """Mean number of waiting requests at a utilisation below 1 (Allen and Cunneen).
+    """Mean number of waiting requests at a utilisation ``use`` below 1 (Allen and Cunneen).
 
-    Parameters
-    ----------
-    servers : int
-        Servers, at least 1.
-    use : float
-        Utilisation, below 1.
-    scatter : float
-        (ca2 + cs2) / 2.
+    There is at least one server; ``scatter`` is (ca2 + cs2) / 2.
     """
     if use <= 0.0:
         return 0.0
@@ -109,26 +102,10 @@ def queue_after(
 ) -> tuple[float, float, float]:
     """The queue at the end of a span, what was served in it, and how busy the servers were.
 
-    One implicit Euler step of the fluid flow equation: the utilisation u is sought at which
-    the queue that is left, ``work - capacity * u``, is the steady one of u. The one falls and
-    the other grows with u, so that there is exactly one; it is found by false position with
-    Illinois' correction (M. Dowell and P. Jarratt, BIT 11, 1971).
-
-    Parameters
-    ----------
-    servers : int
-        Servers, at least 1.
-    work : float
-        Requests waiting at the beginning and arriving in the span, together.
-    capacity : float
-        Requests that all servers can serve in the span.
-    scatter : float
-        (ca2 + cs2) / 2.
-
-    Returns
-    -------
-    queue, served, use : float
-        ``queue + served == work``.
+    The first two add up to ``work``, what waits and arrives. One implicit Euler step of the fluid
+    flow equation: with the utilisation u the queue left, ``work - capacity * u``, falls and the
+    steady one (:func:`steady_queue`) grows. They meet once; false position with Illinois'
+    correction (M. Dowell and P. Jarratt, BIT 11, 1971) finds where.
     """
     if work <= _SMALL:
         return 0.0, max(work, 0.0), 0.0
@@ -162,19 +139,10 @@ def response_moments(
 ) -> Response:
     """Mean and variance of the response time.
 
-    Parameters
-    ----------
-    servers : int
-        Servers.
-    use : float
-        Utilisation, for the probability of waiting.
-    wait : float
-        Mean wait.
-    drift : float
-        How much of the wait everybody has, because of a queue that is there by overload and not
-        by chance: it does not scatter.
-    service, service_cv2 : float
-        Mean service time and its squared coefficient of variation.
+    ``use`` is the utilisation, for the probability of waiting; ``wait`` the mean wait, of which
+    everybody has ``drift``, because of a queue that is there by overload and not by chance: it does
+    not scatter. ``service`` is the mean service time, ``service_cv2`` its squared coefficient of
+    variation.
     """
     chance = max(wait - drift, 0.0)
     waiting = max(erlang_c(servers, min(use, 1.0) * servers), _SMALL)

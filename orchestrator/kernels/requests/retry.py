@@ -100,24 +100,11 @@ def budget_spend(state: BudgetState) -> tuple[bool, BudgetState]:
 def retried_load(
     rule: RetryRule, state: BudgetState, now_ms: int, requests: float, failure: float
 ) -> tuple[float, BudgetState]:
-    """Retries that an amount of requests causes, and the budget after them.
+    """Retries that ``requests`` first attempts cause, and the budget after them.
 
-    Parameters
-    ----------
-    rule, state : RetryRule, BudgetState
-        The rule, and the budget at the beginning of the span.
-    now_ms : int
-        End of the span in which the requests came.
-    requests : float
-        First attempts.
-    failure : float
-        Share of attempts that fail, each independently of the others.
-
-    Returns
-    -------
-    float
-        ``requests * (p + p**2 + ... + p**(attempts - 1))``, but no more than the budget has.
-    BudgetState
+    Attempts fail with probability ``failure``, p, each independently of the others: the retries are
+    ``requests * (p + p**2 + ... + p**(attempts - 1))``, but no more than the budget has. ``now_ms``
+    is the end of the span in which the requests came, ``state`` the budget at its beginning.
     """
     seconds = max(now_ms - state.stamp_ms, np.int64(0)) / 1000.0
     purse = state.balance + rule.budget * requests + rule.floor_rps * seconds

@@ -40,7 +40,7 @@ class RewardForm(IntEnum):
 
 SETTINGS_DTYPE = np.dtype(
     [
-        ("encoding", "u1"),  # features.Encoding
+        ("encoding", "u1"),  # see.queue.Encoding
         ("tenants", "u1"),  # tenants are shown
         ("around", "u1"),  # fleet, tenants or racks are shown, or a job's tenant
         ("fleet", "u1"),  # the global vector describes the fleet, too
@@ -139,9 +139,9 @@ class Bench(NamedTuple):
 
     nodes: NDArray[np.int32]  # [(K + 1) * W]
     jobs: NDArray[np.int32]  # [max(J, W)]
-    releases: NDArray[np.float32]  # see features.make_scratch
+    releases: NDArray[np.float32]  # see.queue.make_scratch
     table: NDArray[np.int32]
     columns: NDArray[np.float32]
     scores: NDArray[np.float64]  # [Q]
-    racks: NDArray[np.float64]  # [R, surroundings.RACK_SUMS]
+    racks: NDArray[np.float64]  # [R, see.cluster.RACK_SUMS]
     tenants: NDArray[np.float64]  # [tenants, len(ShareColumn)]

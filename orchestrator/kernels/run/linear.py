@@ -104,16 +104,9 @@ class RankerBench(NamedTuple):
 
 
 def make_bench(jobs: int, window: int, workers: int = 1) -> RankerBench:
-    """Allocate the scratch of one thread.
+    """Allocate the scratch of one thread, for so many jobs of an episode and workers of a job.
 
-    Parameters
-    ----------
-    jobs : int
-        Most jobs of an episode.
-    window : int
-        Queued jobs that a ranker sees.
-    workers : int, optional
-        Most workers of a job.
+    ``window`` are the queued jobs that a ranker sees.
     """
     padded = -(-window // _BLOCK) * _BLOCK
     return RankerBench(
@@ -148,13 +141,8 @@ def prepare_jobs(row, bench):
 def prepare_ranker(row, weights, bench):
     """Sum up what each job's and each position's score has of constants, for one ranker.
 
-    Parameters
-    ----------
-    row : ROW_DTYPE record
-        Prepared by :func:`prepare_jobs`.
-    weights : float32 [14]
-        Of the features, in the order of ``layout.DEFAULT_NAMES``.
-    bench : RankerBench
+    The row is prepared by :func:`prepare_jobs`; ``weights``, float32 [14], are in the order of
+    ``layout.DEFAULT_NAMES``.
     """
     w, static = bench.weights, bench.static
     for f in range(weights.shape[0]):
@@ -264,13 +252,10 @@ def _combine(now_s, rate, count, w, rank, columns):
 
 @kernel
 def score_window(row, bench):
-    """Score the window's jobs, prepared by :func:`prepare_ranker`.
+    """Score the window's jobs, prepared by :func:`prepare_ranker`; how many there are.
 
-    Returns
-    -------
-    int
-        How many there are; their scores are the first entries of ``bench.columns[_SCORES]``, all
-        short of the features' dot product by the weighted free share, which they have in common.
+    Scores are the first entries of ``bench.columns[_SCORES]``, all short of the features' dot
+    product by the weighted free share, which they have in common.
     """
     count = min(np.int64(row.queue_len), bench.window)
     _start_table(row, bench.shift[0], bench.starts)
@@ -296,13 +281,7 @@ def rank_action(row, bench):
 
 @kernel
 def replay_ranker(row, bench):
-    """Run a row to its end under the ranker that ``bench`` is prepared for.
-
-    Returns
-    -------
-    int
-        Decisions taken.
-    """
+    """Run a row to its end under the ranker that ``bench`` is prepared for; decisions taken."""
     count = 0
     place, first_fit = np.int64(ActionKind.PLACE), np.int64(Placement.FIRST_FIT)
     while advance(row, bench.nodes) == Status.DECISION:
@@ -325,19 +304,9 @@ def evaluate_rankers(
 ) -> None:
     """Replay window ``m`` under each ranker of a population, on row ``e``.
 
-    Calls on different rows and benches may run at the same time.
-
-    Parameters
-    ----------
-    rows : ROW_DTYPE [envs]
-        Configured; ``commitment`` on.
-    e, m : int
-    weights : float32 [P, 14]
-    source : Source
-        Windows to be judged on: of an episode, its jobs and nodes; and what they cost.
-    bench : RankerBench
-    costs : float64 [P, M]
-        Column ``m`` is filled.
+    The row is configured, with ``commitment``. ``weights`` are float32 [P, 14]; of ``costs``,
+    float64 [P, M], column ``m`` is filled. ``source`` gives windows their jobs and nodes, and
+    prices them. Calls on different rows and benches may run at the same time.
     """
     row = rows[e]
     for p in range(weights.shape[0]):
@@ -373,7 +342,7 @@ class Scoring(NamedTuple):
     """A population of scorers: weights, how vectors are laid out, what ends windows for them."""
 
     weights: NDArray[np.float32]  # [P, D]
-    layout: NDArray[np.int64]  # [parts, len(VectorPart)] see vectors.vector_layout
+    layout: NDArray[np.int64]  # [parts, len(VectorPart)] see scheduling.schema.vector_layout
     advice_at: int  # column of the advice, or -1
     rules: NDArray[np.void]  # [1] RULE_DTYPE that plays on beyond the step limit
     step_limit: int  # actions of a window
@@ -390,17 +359,9 @@ def _add(features, weights, start, score):
 def _best_action(sets, advice, mask, b, layout, advice_at, weights):
     """The legal action of the highest score in state ``b``, or -1 if none is legal.
 
-    Parameters
-    ----------
-    sets : tuple of float32 [B, entities, features]
-        ``layout.SETS`` of B observations, in that order.
-    advice : float32 [B, A]
-        Not read if ``advice_at`` is -1.
-    mask : int8 [B, A]
-    b : int
-    layout : int64 [parts, len(VectorPart)]
-    advice_at : int
-    weights : float32 [D]
+    ``sets`` are those of ``layout.SETS``, float32 [B, entities, features]; ``mask`` is int8 [B, A],
+    ``weights`` float32 [D], ``layout`` int64 [parts, len(VectorPart)]. ``advice``, float32 [B, A],
+    is not read if ``advice_at`` is -1.
     """
     best, best_score = np.int64(-1), _F(-np.inf)
     p = 0
@@ -486,18 +447,9 @@ def evaluate_scorers(
 ) -> None:
     """Play window ``m`` under each scorer of a population, on the first row.
 
-    A window that takes a scorer more actions than the limit is finished by the rule, and its
-    cost counts twice: a scorer that shuffles jobs about is to be no good, not to be endless.
-
-    Parameters
-    ----------
-    rows : ROW_DTYPE [envs]
-        Configured; without commitment.
-    m : int
-    source, buffers, bench
-    scoring : Scoring
-    costs : float64 [P, M]
-        Column ``m`` is filled.
+    The row is configured, without commitment; of ``costs``, float64 [P, M], column ``m`` is filled.
+    A window that takes a scorer more actions than the limit is finished by the rule, and its cost
+    counts twice: a scorer that shuffles jobs about is to be no good, not to be endless.
     """
     row = rows[0]
     for p in range(scoring.weights.shape[0]):

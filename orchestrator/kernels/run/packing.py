@@ -52,28 +52,10 @@ def pack_arrivals(
     nodes: NDArray[np.int32],
     free: NDArray[np.int64],
 ) -> int:
-    """Place the jobs of row ``e`` up to ``last`` (exclusive) one after the other; nobody leaves.
+    """Place the jobs up to ``last`` (exclusive) one after the other, nobody leaves; how many fit.
 
-    A job that cannot be placed when it arrives fails. Nothing happens but arrivals.
-
-    Parameters
-    ----------
-    rows : ROW_DTYPE [envs]
-    e : int
-        Row.
-    last : int
-        The first job that does not arrive.
-    generator : int
-        The ``Placement`` to place all of them by.
-    nodes : int32 [>= workers]
-        Scratch.
-    free : int64 [>= last]
-        Filled with the free capacity after each arrival, in capacity units.
-
-    Returns
-    -------
-    int
-        Jobs placed.
+    A job that cannot be placed when it arrives fails. Nothing happens but arrivals. ``free``, int64
+    [>= last], is filled with the free capacity after each of them, in capacity units.
     """
     row = rows[e]
     count = 0
@@ -109,17 +91,7 @@ def schedule(
 ) -> int:
     """One scheduling cycle: what a rule does until it waits; the number of placements.
 
-    Parameters
-    ----------
-    rows : ROW_DTYPE [envs]
-    e : int
-        Row, at a decision point.
-    rules : RULE_DTYPE [1]
-        The rule; not preemptive.
-    nodes : int32 [>= workers]
-        Scratch.
-    scratch : int32 [>= jobs]
-        Scratch.
+    The row is at a decision point; the rule is not preemptive.
     """
     row = rows[e]
     count = 0

@@ -4,12 +4,8 @@ An episode loads all its jobs at once and takes completions off its own event qu
 starts empty, grows, and hears of completions from outside; what its event queue holds is then a
 prediction, for what-ifs, and nothing here takes events off it.
 
-``nodes`` is scratch, int32 [>= workers], and so is ``scratch``, int32 [>= jobs]. A rule is handed
-over as an array of one RULE_DTYPE record. An action is (``ActionKind``, job, value). The job of an
-action on a service is the service, and ignored for capacity and when waiting. Its value is, for a
-placement or a move, the ``Placement`` generator of the chosen candidate; for a resize, the new
-number of workers; for a service, of replicas; for capacity, the nodes to order, or to give up if
-negative.
+A rule is handed over as an array of one RULE_DTYPE record. An action is (``ActionKind``, job,
+value); what the last two are, :func:`~orchestrator.kernels.decide.commit.commit` says.
 """
 
 from __future__ import annotations
@@ -87,14 +83,6 @@ def settle(rows: Rows, e: int, nodes: NDArray[np.int32]) -> int:
     The committed job starts if it fits, or the queue is backfilled around it. ``DECISION`` means
     that a point is open at which there is something to decide; ``DONE`` that there is not, until
     something happens.
-
-    Parameters
-    ----------
-    rows : ROW_DTYPE [envs]
-    e : int
-        Row.
-    nodes : int32 [>= workers]
-        Scratch.
     """
     row = rows[e]
     if row.committed >= 0 and serve_commitment(row, nodes):

@@ -4,8 +4,8 @@ Hundreds of rows do not fit into the caches next to a processor. What the next s
 read is mostly known: the jobs that its last observation showed, the action, the next events. Half
 of a step's time was waiting for them. Nothing depends on it but time.
 
-This is the training shell's whole inner loop: decode an action, commit it, advance to the next
-decision, accumulate the reward, encode. One call serves any range of rows.
+A step decodes an action, commits it, advances to the next decision, accumulates the reward and
+encodes. One call serves any range of rows.
 """
 
 from __future__ import annotations
@@ -103,15 +103,7 @@ def _prefetch_placed(row, j):
 
 @part
 def prefetch_row(row, e, action, buffers):
-    """Ask for what stepping a row will read.
-
-    Parameters
-    ----------
-    row : ROW_DTYPE record
-    e, action : int
-        Where it is in the buffers, and what it is going to do.
-    buffers : Buffers
-    """
+    """Ask for what stepping a row, ``e`` in the buffers, by a flat action will read."""
     statics = np.int64(buffers.static.ctypes.data) + e * row.max_jobs * _STATIC_SIZE
     last = min(row.next_arrival + _ARRIVALS, row.num_jobs)
     for j in range(row.next_arrival, last):
@@ -252,15 +244,9 @@ def reset_rows(
 ) -> None:
     """Reset the rows with ``which[e]``.
 
-    Parameters
-    ----------
-    rows : ROW_DTYPE [E]
-    which : bool [E]
-    seeds : uint64 [E]
-        Each row's seed; an episode's random streams follow from it and the episode's number.
-    indices : int64 [E]
-        Window to play, or -1 to pick one by the settings' sampling.
-    source, buffers, bench
+    ``seeds``, uint64 [E], are the rows'; an episode's random streams follow from its row's and from
+    its number. ``indices``, int64 [E], are the windows to play, or -1 to pick one by the episodes'
+    ``sampling``.
     """
     count = source.episode.starts.shape[0]
     for e in range(rows.shape[0]):
@@ -296,17 +282,10 @@ def step_rows(
     buffers: Buffers,
     bench: Bench,
 ) -> None:
-    """Step rows ``begin`` to ``end``.
+    """Step rows ``begin`` to ``end`` (exclusive) by ``actions``, int64 [E].
 
-    An illegal action changes nothing but the row's count of them; ``buffers.reason`` says why.
-    A row that is done stays as it is, with reward 0.
-
-    Parameters
-    ----------
-    rows : ROW_DTYPE [E]
-    begin, end : int
-    actions : int64 [E]
-    source, buffers, bench
+    An illegal action changes nothing but the row's count of them; ``buffers.reason`` says why. A
+    row that is done stays as it is, with reward 0.
     """
     for e in range(begin, end):
         if e + 1 < end:
@@ -337,15 +316,9 @@ def begin_rows(
     indices: NDArray[np.int64],
     episode: Episode,
 ) -> None:
-    """Begin a window in each row from ``begin`` to ``end``, and play nothing of it.
+    """Begin a window in each row from ``begin`` to ``end`` (exclusive), and play nothing of it.
 
-    Parameters
-    ----------
-    rows : ROW_DTYPE [E]
-    begin, end : int
-    indices : int64 [E]
-        Window of each row; it also seeds the row's random streams.
-    episode
+    ``indices``, int64 [E], are the rows' windows; they also seed their random streams.
     """
     for e in range(begin, end):
         begin_window(rows[e], random_bits(np.uint64(indices[e]), 0, 0), episode, indices[e])
@@ -361,16 +334,9 @@ def replay_rows(
     episode: Episode,
     bench: Bench,
 ) -> None:
-    """Play a window to its end in each row from ``begin`` to ``end``, under a rule.
+    """Play a window to its end in each row from ``begin`` to ``end`` (exclusive), under a rule.
 
-    Parameters
-    ----------
-    rows : ROW_DTYPE [E]
-    begin, end : int
-    indices : int64 [E]
-        Window of each row; it also seeds the row's random streams.
-    rules : RULE_DTYPE [1]
-    episode, bench
+    ``indices``, int64 [E], are the rows' windows; they also seed their random streams.
     """
     for e in range(begin, end):
         seed = random_bits(np.uint64(indices[e]), 0, 0)

@@ -98,28 +98,11 @@ def _fill_candidates(row, j, generators, nodes, mask, out):
 
 @kernel
 def encode_candidates(row, window, count, generators, nodes, mask, out):
-    """Describe the K candidate placements of each job of the window, and which are legal.
+    """Describe the K candidate placements of each job of the window; how many are legal.
 
-    Parameters
-    ----------
-    row : ROW_DTYPE record
-    window : int32 [Q]
-        Jobs.
-    count : int
-        Jobs in it.
-    generators : int32 [K]
-        ``Placement`` of each candidate.
-    nodes : int32 [(K + 1) * workers]
-        Scratch.
-    mask : int8 [>= Q * K]
-        Set for the first ``count * K`` entries.
-    out : float32 [Q * K, len(CANDIDATE_NAMES)]
-        The first ``count * K`` rows are filled.
-
-    Returns
-    -------
-    int
-        Legal placements.
+    ``window``, int32 [Q], holds ``count`` jobs; ``generators`` is int32 [K], ``nodes`` int32
+    [(K + 1) * workers]. Filled are the first ``count * K`` entries of ``mask``, int8 [>= Q * K],
+    and of ``out``, float32 [Q * K, len(CANDIDATE_NAMES)].
     """
     K = generators.shape[0]
     legal = 0
@@ -137,12 +120,9 @@ def encode_candidates(row, window, count, generators, nodes, mask, out):
 
 @kernel
 def select_victims(row, victims):
-    """Fill ``victims`` [V] with preemptible running jobs, latest expected end first.
+    """Fill ``victims`` [V] with preemptible running jobs, latest expected end first; how many.
 
-    Returns
-    -------
-    int
-        How many there are; the rest is NO_JOB.
+    The rest is NO_JOB.
     """
     count = 0
     k = row.running_len - 1
@@ -328,28 +308,12 @@ def _add_racks(row, nodes, out):
 
 @kernel
 def encode_choices(row, e, window, candidates, memo, mask, out):
-    """Describe every node as a place for each job of the window, and which are legal.
+    """Describe every node as a place for each job of the window; how many placements are legal.
 
-    Parameters
-    ----------
-    row : ROW_DTYPE record
-    e : int
-        Where in the memory the row is.
-    window : int32 [n]
-        Jobs.
-    candidates : int
-        K: nodes that are offered, the first ones; where the row has fewer, the rest is illegal.
-    memo : NodeMemo
-        Brought up to date.
-    mask : int8 [>= n * K]
-        Set for the first ``n * K`` entries.
-    out : float32 [>= n * K, len(NODE_NAMES)]
-        The first ``n * K`` rows are filled.
-
-    Returns
-    -------
-    int
-        Legal placements.
+    The first ``candidates``, K, nodes are offered; where the row has fewer, the rest is illegal.
+    ``memo`` is brought up to date, and ``e`` is where the row is in it. For a window of n
+    jobs the first ``n * K`` entries of ``mask``, int8 [>= n * K], and of ``out``, float32
+    [>= n * K, len(NODE_NAMES)], are filled.
     """
     nodes = min(candidates, row.num_nodes)
     count, legal = window.shape[0], np.int64(0)

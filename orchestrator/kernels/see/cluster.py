@@ -90,22 +90,10 @@ def _breaker(own):
 
 @kernel
 def encode_services(row, nodes, mask, out):
-    """Describe the services, and mask whether each may have a replica fewer or more.
+    """Describe services, and mask whether each may have a replica fewer or more; legal changes.
 
-    Parameters
-    ----------
-    row : ROW_DTYPE record
-    nodes : int32 [>= 1]
-        Scratch.
-    mask : int8 [2 S]
-        Filled: one fewer [S], one more [S].
-    out : float32 [S, len(SERVICE_NAMES)]
-        Rows of services that exist are filled.
-
-    Returns
-    -------
-    int
-        Legal changes.
+    ``mask``, int8 [2 S], is filled: one fewer [S], one more [S]; of ``out``, float32 [S,
+    len(SERVICE_NAMES)], the rows of services that exist. ``nodes`` is scratch, int32 [>= 1].
     """
     S = out.shape[0]
     legal = 0
@@ -148,22 +136,11 @@ def encode_services(row, nodes, mask, out):
 
 @kernel
 def encode_capacity(row, heads, mask, out):
-    """Describe changes of the fleet, and mask which are legal.
+    """Describe changes of the fleet, and mask which are legal; how many are.
 
-    Parameters
-    ----------
-    row : ROW_DTYPE record
-    heads : int64 [len(HEADS) + 1]
-        First action of each head.
-    mask : int8 [2 c]
-        Filled: give up 1 .. c nodes, order 1 .. c nodes.
-    out : float32 [2 c, len(CAPACITY_NAMES)]
-        Filled.
-
-    Returns
-    -------
-    int
-        Legal changes.
+    ``heads``, int64 [len(HEADS) + 1], is the first action of each head. Filled are ``mask``, int8
+    [2 c]: give up 1 .. c nodes, order 1 .. c nodes; and ``out``, float32 [2 c,
+    len(CAPACITY_NAMES)].
     """
     held, waiting = fleet_demand(row)
     fleet = count_fleet(row)
@@ -241,17 +218,10 @@ def encode_tenants(row, shares, out):
 def encode_nodes(row, sums, fleet, out):
     """Describe racks, and of the fleet what has to be counted node by node.
 
-    Nodes of racks beyond R are not shown, but counted.
-
-    Parameters
-    ----------
-    row : ROW_DTYPE record
-    sums : float64 [R, RACK_SUMS]
-        Scratch: the numerators, then what they are shares of.
-    fleet : float32 [len(FLEET_NAMES)]
-        ``down`` and ``fragmentation`` are filled; of no length where it is not shown.
-    out : float32 [R, len(RACK_NAMES)]
-        Filled.
+    ``out`` is float32 [R, len(RACK_NAMES)]; nodes of racks beyond R are not shown, but counted. Of
+    ``fleet``, float32 [len(FLEET_NAMES)], ``down`` and ``fragmentation`` are filled; it has no
+    length where it is not shown. ``sums``, float64 [R, RACK_SUMS], is scratch: the numerators, then
+    what they are shares of.
     """
     sums[:, :] = 0.0
     down, wasted = 0, 0.0

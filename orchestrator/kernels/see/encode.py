@@ -212,20 +212,7 @@ def look_anew(row, e, view, buffers):
 
 @kernel
 def encode(row, e, view, buffers, bench):
-    """Describe the decision point at which a row stands.
-
-    Parameters
-    ----------
-    row : ROW_DTYPE record
-    e : int
-        Where in the buffers it is described.
-    view, buffers, bench : View, Buffers, Bench
-
-    Returns
-    -------
-    int
-        Choices besides waiting.
-    """
+    """Describe the decision point of a row, ``e`` in the buffers; how many choices but waiting."""
     settings, heads = view.settings[0], view.heads
     encoding = np.int64(settings.encoding)
     count = 0

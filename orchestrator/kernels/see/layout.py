@@ -552,18 +552,9 @@ def _place_in_head(row, e, action, view, buffers, nodes):
 
 @part
 def number(row, e, action, view, buffers, nodes):
-    """Flat number of an action, or -1 if the sets that are shown do not hold it.
+    """Flat number of an action (kind, job, value), or -1 if the sets shown do not hold it.
 
-    Parameters
-    ----------
-    row : ROW_DTYPE record
-    e : int
-        Where in the buffers it is described.
-    action : tuple of int
-        (kind, job, value) as ``commit`` takes them.
-    view, buffers : View, Buffers
-    nodes : int32 [>= workers]
-        Scratch.
+    The action is as ``commit`` takes it; ``e`` is where in the buffers the row is described.
     """
     kind, j, value = action
     i = _place_in_head(row, e, action, view, buffers, nodes)

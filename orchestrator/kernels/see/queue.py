@@ -166,12 +166,8 @@ def make_scratch(
 ) -> tuple[NDArray[np.float32], NDArray[np.int32], NDArray[np.float32]]:
     """Scratch of the encoders for up to ``jobs`` running jobs and a window.
 
-    Returns
-    -------
-    releases : float32 [3, jobs + 1]
-    table : int32 [BUCKETS + 1]
-    columns : float32 [6, window rounded up]
-        The last row is constant: ln(1 + position) / ln(1 + window).
+    ``releases``, float32 [3, jobs + 1]; ``table``, int32 [BUCKETS + 1]; ``columns``, float32 [6,
+    window rounded up], whose last row is constant: ln(1 + position) / ln(1 + window).
     """
     padded = -(-window // _BLOCK) * _BLOCK
     columns = np.ones((_ROWS, padded), np.float32)
@@ -181,17 +177,10 @@ def make_scratch(
 
 @kernel
 def fill_static(row, encoding, maxima, static):
-    """Write the constants of every job of a row, once an episode.
+    """Write the constants of every job of a row into ``static``, once an episode.
 
-    Parameters
-    ----------
-    row : ROW_DTYPE record
-    encoding : int
-        An ``Encoding``.
-    maxima : float64 [len(Maximum)]
-        For the published encoding.
-    static : float32 [jobs, STATIC_WIDTH]
-        Filled.
+    ``static`` is float32 [jobs, STATIC_WIDTH]; ``maxima``, float64 [len(Maximum)], are for the
+    published ``Encoding``.
     """
     if encoding == Encoding.PLACEMENT:
         return  # nothing that is worth keeping
@@ -298,19 +287,10 @@ def _take_logs(columns, count):
 
 @kernel
 def encode_window(row, window, static, scratch, out):
-    """The ``DEFAULT`` features of the jobs of a window.
+    """The ``DEFAULT`` features of the n jobs of a window: the first n rows of ``out``.
 
-    Parameters
-    ----------
-    row : ROW_DTYPE record
-    window : int32 [n]
-        Jobs.
-    static : float32 [jobs, STATIC_WIDTH]
-        From :func:`fill_static`.
-    scratch
-        Its ``releases``, ``table`` and ``columns`` are those of :func:`make_scratch`.
-    out : float32 [>= n, >= 14]
-        The first n rows are filled.
+    ``out`` is float32 [>= n, >= 14]. ``static`` is from :func:`fill_static`; ``releases``,
+    ``table`` and ``columns`` of ``scratch`` are those of :func:`make_scratch`.
     """
     count, most = window.shape[0], _ZERO
     releases, table, columns = scratch.releases, scratch.table, scratch.columns

@@ -23,12 +23,9 @@ _F = np.float32
 
 @kernel
 def select_elastics(row, jobs):
-    """Fill ``jobs`` [E] with running elastic jobs that are no services, latest expected end first.
+    """Fill ``jobs`` [E] with running elastic jobs, latest expected end first; how many.
 
-    Returns
-    -------
-    int
-        How many there are; the rest is NO_JOB.
+    Services are none of them; the rest is NO_JOB.
     """
     count = 0
     k = row.running_len - 1
@@ -45,28 +42,11 @@ def select_elastics(row, jobs):
 
 @kernel
 def encode_elastics(row, jobs, count, nodes, mask, out):
-    """Describe elastic jobs, and mask what may be done with them.
+    """Describe elastic jobs, and mask what may be done with them; how many resizes are legal.
 
-    A job grows by one worker; it shrinks to :func:`fewer_workers`.
-
-    Parameters
-    ----------
-    row : ROW_DTYPE record
-    jobs : int32 [E]
-        From :func:`select_elastics`.
-    count : int
-        How many there are.
-    nodes : int32 [>= workers]
-        Scratch.
-    mask : int8 [2 E]
-        Filled: may shrink [E], may grow [E].
-    out : float32 [E, len(ELASTIC_NAMES)]
-        The first ``count`` rows are filled.
-
-    Returns
-    -------
-    int
-        Legal resizes.
+    ``jobs`` and ``count`` are from :func:`select_elastics`. A job grows by one worker; it shrinks
+    to :func:`fewer_workers`. Filled are ``mask``, int8 [2 E]: may shrink [E], may grow [E]; and the
+    first ``count`` rows of ``out``, float32 [E, len(ELASTIC_NAMES)].
     """
     E = jobs.shape[0]
     legal = 0

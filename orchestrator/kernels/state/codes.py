@@ -1,11 +1,4 @@
-"""Integer codes of states, kinds and reasons, and which transitions of a job are legal.
-
-The desired size follows the rule of Kubernetes' HorizontalPodAutoscaler, which keeps usage per
-unit at a target: ``ceil(demand / (target * capacity of a unit))``, and leaves the size alone while
-it is within a tolerance of that and the demand is served. Steps are bounded, and each direction
-waits for its own window after the last change. Demand and capacity are in the same unit, whatever
-it is.
-"""
+"""Integer codes of states, kinds and reasons, and which transitions of a job are legal."""
 
 from __future__ import annotations
 
@@ -48,7 +41,7 @@ FOREVER_MS = 1 << 40
 """The ``duration_ms`` of a service that does not end by itself: 35 years, and no less.
 
 Its end is an event like any other, so far away that it is never waited for; see
-``transition.timeline.next_event``.
+``change.timeline.next_event``.
 """
 
 

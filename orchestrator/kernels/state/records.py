@@ -1,14 +1,7 @@
 """Record types of all tables of a row; units stand at the fields.
 
 The memo (see ``place.memo``) is derived from the state and never part of it: two rows that differ
-in it only decide alike, and whoever blanks it out loses nothing but time. How much is remembered is
-settled here and nowhere else.
-
-The desired size follows the rule of Kubernetes' HorizontalPodAutoscaler, which keeps usage per
-unit at a target: ``ceil(demand / (target * capacity of a unit))``, and leaves the size alone while
-it is within a tolerance of that and the demand is served. Steps are bounded, and each direction
-waits for its own window after the last change. Demand and capacity are in the same unit, whatever
-it is.
+in it only decide alike, and whoever blanks it out loses nothing but time.
 
 Integers are 64 bits wide throughout: kernels are compiled once for each combination of types.
 """
@@ -208,7 +201,7 @@ SERVICE_DTYPE = np.dtype(
         ("scaled_by", "i8"),  # and by how many
         ("ready", "i8"),  # replicas that have started up
         ("sick", "i8"),  # of them sick, or still shut out: 0 or 1
-        ("breaker_mode", "i8"),  # codes of mesh.breaker.BreakerMode: the sick replica's breaker
+        ("breaker_mode", "i8"),  # requests.breaker.BreakerMode: the sick replica's breaker
         ("breaker_in_row", "i8"),
         # totals of the episode
         ("offered", "f8"),  # requests
@@ -285,13 +278,13 @@ REQUEST_DTYPE = np.dtype(
 
 JOB_DTYPE = np.dtype(
     [
-        ("units", "i8"),  # demand in capacity units (see ENV capacity_units)
+        ("units", "i8"),  # demand in capacity units (see ROW_DTYPE unit)
         ("start_ms", "i8"),  # start of the current (or last) run
         ("first_start_ms", "i8"),
         ("end_ms", "i8"),
         ("work_start_ms", "i8"),  # when progress begins: start + restart cost
         ("expected_end_ms", "i8"),  # by the estimate; what policies may know
-        ("progress_ms", "i8"),  # work done at work_start (running) or now (waiting)
+        ("progress_ms", "i8"),  # work done at work_start_ms (running) or now (waiting)
         ("unsaved_ms", "i8"),  # while checkpointing: work that only this checkpoint will save
         ("lost_ms", "i8"),
         ("attained_unit_ms", "i8"),  # units x time held
@@ -324,7 +317,7 @@ NODE_DTYPE = np.dtype(
         ("cpu_free_milli", "i8"),
         ("gpu_free_milli", "i8"),  # sum over its devices
         ("bandwidth_free_mbps", "i8"),
-        ("fragmentation", "f8"),  # milli-GPUs, see kernels.fragmentation; 0 without typical pods
+        ("fragmentation", "f8"),  # milli-GPUs, see place.score; 0 without typical pods
         ("arrive_ms", "i8"),  # provisioning: when it will be here
         ("gpus", "i8"),
         ("whole_free", "i8"),  # devices that are entirely free
@@ -466,7 +459,7 @@ class Table(NamedTuple):
     """A table of every row."""
 
     dtype: np.dtype[Any]
-    axes: tuple[str | int, ...]  # sizes by name, see row.CAPACITIES and state.ClusterShape
+    axes: tuple[str | int, ...]  # sizes by name, see row.CAPACITIES and row.ClusterShape
 
 
 TABLES = {
@@ -489,7 +482,7 @@ TABLES = {
     "typical": Table(TYPICAL_DTYPE, ("typical",)),
     "order": Table(ORDER_DTYPE, ("nodes",)),  # by (spine, rack)
     "tag": Table(TAG_DTYPE, ("nodes", TAGS)),
-    # this and the next six are a memo: packing_state.MEMO_TABLES; entry 0 of kinds: no kind
+    # this and the next six are a memo: MEMO_TABLES; entry 0 of kinds: no kind
     "kind": Table(KIND_DTYPE, ("kind_entries",)),
     "slot": Table(SLOT_DTYPE, ("kind_entries", "memo_nodes")),
     "room": Table(ROOM_DTYPE, ("memo_nodes",)),
@@ -501,4 +494,4 @@ TABLES = {
     "plan": Table(SCALING_DTYPE, ("plans",)),  # of the fleet, then of each service
     "gittins": Table(GITTINS_DTYPE, (GITTINS_ENTRIES,)),  # by attained service
 }
-"""Tables of a row, by name; kernels reach them through the accessors in ``tables``."""
+"""Tables of a row, by name; kernels reach them through the accessors in ``access``."""

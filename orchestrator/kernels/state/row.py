@@ -78,13 +78,7 @@ def _leaves(nodes: int) -> int:
 def memo_kinds(nodes: int, rows: int, kinds: int = _USUAL_KINDS, often: bool = False) -> int:
     """How many of a row's request kinds are worth remembering, as ``ClusterShape`` takes it.
 
-    Parameters
-    ----------
-    nodes, rows : int
-    kinds : int, optional
-        That are expected.
-    often : bool, optional
-        Whether every step describes many placements.
+    Of ``kinds`` that are expected; ``often``: every step describes many placements.
     """
     if nodes < _LEAST_NODES and not often:
         return 0
@@ -154,7 +148,7 @@ CONFIG_FIELDS = [
     ("elastics", "i8"),  # elastic jobs that a policy may resize
     ("services", "i8"),  # services whose replicas a policy may change
     ("capacity_steps", "i8"),  # nodes that a policy may order or give up in one action
-    ("min_nodes", "i8"),  # of the fleet, see transition.capacity
+    ("min_nodes", "i8"),  # of the fleet, see change.nodes
     ("max_nodes", "i8"),  # 0: as many as the table describes
     ("step_limit", "i8"),  # steps after which an episode is truncated; 0: none
     ("window_order", "u1"),  # codes.RuleKey
