@@ -1,4 +1,4 @@
-"""Candidates as features: placements of the jobs shown, victims, or nodes.
+"""Candidates as features: placements of the jobs shown, or nodes.
 
 What a node's features depend on besides the request is the node alone, but for the last three.
 They are kept for each request kind, and nodes that changed since are described anew.
@@ -8,38 +8,19 @@ from __future__ import annotations
 
 import numpy as np
 
-from orchestrator.kernels.change.jobs import progress_now, saved_progress
-from orchestrator.kernels.decide.legal import preemption_reason, start_reason
-from orchestrator.kernels.decide.whatif import lets_in
+from orchestrator.kernels.decide.legal import start_reason
 from orchestrator.kernels.lang.jit import kernel, part
-from orchestrator.kernels.lang.numbers import fast_log, log_seconds
+from orchestrator.kernels.lang.numbers import fast_log
 from orchestrator.kernels.place.fit import fits, least_workers
 from orchestrator.kernels.place.generate import place_gang
 from orchestrator.kernels.place.memo import is_far_behind, is_last_touch
 from orchestrator.kernels.place.score import fragmentation_after, score_change
 from orchestrator.kernels.place.slots import WHOLE, alone_slots, free_units, is_new_node, node_units
-from orchestrator.kernels.see.layout import CandidateColumn, NodeColumn, VictimColumn
-from orchestrator.kernels.state.access import (
-    device,
-    job,
-    node,
-    order,
-    queue,
-    request,
-    running,
-    touch,
-    typical,
-)
-from orchestrator.kernels.state.codes import NO_JOB, NodeCode, Reason
+from orchestrator.kernels.see.layout import CandidateColumn, NodeColumn
+from orchestrator.kernels.state.access import device, job, node, order, request, touch, typical
+from orchestrator.kernels.state.codes import NodeCode, Reason
 
-__all__ = [
-    "MODELS",
-    "NODE_NAMES",
-    "encode_candidates",
-    "encode_choices",
-    "encode_victims",
-    "select_victims",
-]
+__all__ = ["MODELS", "NODE_NAMES", "encode_candidates", "encode_choices"]
 
 
 _F = np.float32
@@ -116,45 +97,6 @@ def encode_candidates(row, window, count, generators, nodes, mask, out):
             continue
         legal += _fill_candidates(row, j, generators, nodes, mask[at : at + K], out[at : at + K])
     return legal
-
-
-@kernel
-def select_victims(row, victims):
-    """Fill ``victims`` [V] with preemptible running jobs, latest expected end first; how many.
-
-    The rest is NO_JOB.
-    """
-    count = 0
-    k = row.running_len - 1
-    while k >= 0 and count < victims.shape[0] and row.queue_len > 0:
-        j = running(row, k).job
-        if preemption_reason(row, j) == Reason.OK:
-            victims[count] = np.int32(j)
-            count += 1
-        k -= 1
-    for i in range(count, victims.shape[0]):
-        victims[i] = np.int32(NO_JOB)
-    return count
-
-
-@kernel
-def encode_victims(row, victims, count, out):
-    """Describe the jobs that may be preempted, float32 [V, len(VICTIM_NAMES)]."""
-    first = queue(row, 0).job if row.queue_len > 0 else np.int64(NO_JOB)
-    waits = first >= 0 and not fits(row, first)
-    for i in range(count):
-        j = np.int64(victims[i])
-        ask = request(row, j)
-        progress = progress_now(row, j)
-        out[i, VictimColumn.LOG_REMAINING] = log_seconds(ask.requested_ms - progress)
-        out[i, VictimColumn.LOG_ELAPSED] = log_seconds(row.now_ms - job(row, j).start_ms)
-        out[i, VictimColumn.LOG_UNSAVED] = log_seconds(progress - saved_progress(row, j))
-        out[i, VictimColumn.DEMAND_SHARE] = _F(job(row, j).units / max(row.nominal_units, 1))
-        out[i, VictimColumn.LOG_PREEMPTIONS] = _F(0.5) * fast_log(_F(1.0 + job(row, j).preemptions))
-        out[i, VictimColumn.PRIORITY] = _F(1.0 - ask.priority / 3.0)
-        out[i, VictimColumn.LOG_CHECKPOINT_COST] = log_seconds(ask.checkpoint_ms + ask.restart_ms)
-        helps = waits and lets_in(row, first, j)
-        out[i, VictimColumn.HELPS] = _F(1.0) if helps else _F(0.0)
 
 
 NODE_NAMES = (

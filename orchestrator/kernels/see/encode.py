@@ -13,12 +13,7 @@ from orchestrator.kernels.decide.order import job_score
 from orchestrator.kernels.decide.rules import rule_action
 from orchestrator.kernels.decide.whatif import migration_reason, moves_to_better
 from orchestrator.kernels.lang.jit import kernel, part, small_kernel
-from orchestrator.kernels.see.candidates import (
-    encode_candidates,
-    encode_choices,
-    encode_victims,
-    select_victims,
-)
+from orchestrator.kernels.see.candidates import encode_candidates, encode_choices
 from orchestrator.kernels.see.cluster import (
     encode_capacity,
     encode_fleet,
@@ -36,7 +31,12 @@ from orchestrator.kernels.see.layout import (
     number,
 )
 from orchestrator.kernels.see.queue import Encoding, encode_global, encode_queue, fill_static
-from orchestrator.kernels.see.running import encode_elastics, select_elastics
+from orchestrator.kernels.see.running import (
+    encode_elastics,
+    encode_victims,
+    select_elastics,
+    select_victims,
+)
 from orchestrator.kernels.state.access import queue, request
 from orchestrator.kernels.state.codes import NODE_CHOICE, Reason, RuleKey
 

@@ -1,21 +1,62 @@
-"""The set of running elastic jobs that Cluster environments see, and what resizing would do."""
+"""Running jobs as features: those that may be preempted or moved, and elastic ones."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from orchestrator.kernels.change.jobs import progress_now
-from orchestrator.kernels.decide.legal import resize_reason
+from orchestrator.kernels.change.jobs import progress_now, saved_progress
+from orchestrator.kernels.decide.legal import preemption_reason, resize_reason
 from orchestrator.kernels.decide.rules import fewer_workers, marginal_speed
+from orchestrator.kernels.decide.whatif import lets_in
 from orchestrator.kernels.lang.jit import kernel
-from orchestrator.kernels.lang.numbers import log_seconds
+from orchestrator.kernels.lang.numbers import fast_log, log_seconds
+from orchestrator.kernels.place.fit import fits
 from orchestrator.kernels.place.generate import has_room_for_one
 from orchestrator.kernels.place.slots import units_of
-from orchestrator.kernels.see.layout import ElasticColumn
-from orchestrator.kernels.state.access import job, request, running
+from orchestrator.kernels.see.layout import ElasticColumn, VictimColumn
+from orchestrator.kernels.state.access import job, queue, request, running
 from orchestrator.kernels.state.codes import NO_JOB, Reason
 
-__all__ = ["encode_elastics", "select_elastics"]
+__all__ = ["encode_elastics", "encode_victims", "select_elastics", "select_victims"]
+
+
+@kernel
+def select_victims(row, victims):
+    """Fill ``victims`` [V] with preemptible running jobs, latest expected end first; how many.
+
+    The rest is NO_JOB.
+    """
+    count = 0
+    k = row.running_len - 1
+    while k >= 0 and count < victims.shape[0] and row.queue_len > 0:
+        j = running(row, k).job
+        if preemption_reason(row, j) == Reason.OK:
+            victims[count] = np.int32(j)
+            count += 1
+        k -= 1
+    for i in range(count, victims.shape[0]):
+        victims[i] = np.int32(NO_JOB)
+    return count
+
+
+@kernel
+def encode_victims(row, victims, count, out):
+    """Describe the jobs that may be preempted, float32 [V, len(VICTIM_NAMES)]."""
+    first = queue(row, 0).job if row.queue_len > 0 else np.int64(NO_JOB)
+    waits = first >= 0 and not fits(row, first)
+    for i in range(count):
+        j = np.int64(victims[i])
+        ask = request(row, j)
+        progress = progress_now(row, j)
+        out[i, VictimColumn.LOG_REMAINING] = log_seconds(ask.requested_ms - progress)
+        out[i, VictimColumn.LOG_ELAPSED] = log_seconds(row.now_ms - job(row, j).start_ms)
+        out[i, VictimColumn.LOG_UNSAVED] = log_seconds(progress - saved_progress(row, j))
+        out[i, VictimColumn.DEMAND_SHARE] = _F(job(row, j).units / max(row.nominal_units, 1))
+        out[i, VictimColumn.LOG_PREEMPTIONS] = _F(0.5) * fast_log(_F(1.0 + job(row, j).preemptions))
+        out[i, VictimColumn.PRIORITY] = _F(1.0 - ask.priority / 3.0)
+        out[i, VictimColumn.LOG_CHECKPOINT_COST] = log_seconds(ask.checkpoint_ms + ask.restart_ms)
+        helps = waits and lets_in(row, first, j)
+        out[i, VictimColumn.HELPS] = _F(1.0) if helps else _F(0.0)
 
 
 _F = np.float32
