@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from orchestrator.kernels.run import rows as entry
 from orchestrator.kernels.state.codes import NodeCode, Placement
 from orchestrator.kernels.state.row import ClusterState
-from tests.naive import placing as naive_placement
+from tests.naive import placing
 from tests.naive.cluster import hold
 from tests.naive.engine import NaiveEngine
 from tests.naive.placing import Host, take_devices
@@ -45,8 +45,8 @@ def test_slots_equal_an_exhaustive_search(case: Case, seed: int, limit: int) -> 
     for job in twin.jobs:
         for n, host in enumerate(twin.hosts()):
             found = kernel_calls.worker_slots(state.rows, 0, job.index, n, limit)
-            assert found == naive_placement.slots(job.ask, host, limit)
-        fits = naive_placement.fits(job.ask, twin.hosts())
+            assert found == placing.slots(job.ask, host, limit)
+        fits = placing.fits(job.ask, twin.hosts())
         assert entry.fits(state.rows, 0, job.index) == fits
 
 
@@ -59,7 +59,7 @@ def test_generators_equal_their_twin(case: Case, seed: int, generator: int) -> N
     for job in twin.jobs:
         placed = kernel_calls.place_gang(state.rows, 0, job.index, generator, buffer)
         offset = twin.offset(job, generator)
-        expected = naive_placement.place(job.ask, twin.hosts(), generator, offset)
+        expected = placing.place(job.ask, twin.hosts(), generator, offset)
         assert placed == len(expected)
         assert buffer[: len(expected)].tolist() == expected
 
@@ -85,5 +85,5 @@ def test_what_could_ever_fit(case: Case, states: list[NodeCode]) -> None:
         for x in twin.nodes
     ]
     for job in twin.jobs:
-        expected = naive_placement.fits(job.ask, hosts)
+        expected = placing.fits(job.ask, hosts)
         assert entry.can_ever_fit(state.rows, 0, job.index) == expected

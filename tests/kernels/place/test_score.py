@@ -15,7 +15,7 @@ from orchestrator.kernels.run import rows as entry
 from orchestrator.kernels.state.codes import EventKind, Placement
 from orchestrator.kernels.state.records import TYPICAL_DTYPE
 from orchestrator.kernels.state.row import ClusterShape, ClusterState, allocate
-from tests.naive import placing as naive_scores
+from tests.naive import placing
 from tests.naive.cluster import plain
 from tests.naive.placing import Host
 from tests.twins import kernel_calls
@@ -111,18 +111,18 @@ def test_generators_equal_their_formulas(
         hosts = _hosts(state, len(case.nodes))
         for n, host in enumerate(hosts):
             found = float(state.node[0, n]["fragmentation"])
-            assert found == naive_scores.fragmentation(host, classes)
+            assert found == placing.fragmentation(host, classes)
         ask = plain(state.request[0, j])
         workers = kernel_calls.place_gang(state.rows, 0, j, int(generator), buffer)
         kinds = _kinds(case, state, placed)
-        expected = naive_scores.place(ask, hosts, generator, classes, kinds)
+        expected = placing.place_by_score(ask, hosts, generator, classes, kinds)
         assert buffer[:workers].tolist() == expected
         if workers == 0:
             continue
         assert kernel_calls.reserve_gang(state.rows, 0, j, buffer, workers, int(generator))
         placed[j] = workers
         if generator == Placement.FGD and workers == 1 and ask.gpus_per_worker == 1:
-            _, taken = naive_scores.gradient(ask, hosts[expected[0]], classes)
+            _, taken = placing.gradient(ask, hosts[expected[0]], classes)
             assert int(state.worker[0, j, 0]["devices"]) == 1 << taken[0]
 
 
