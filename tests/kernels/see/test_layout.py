@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from envs import CLUSTER, JOB_ORDERING, PLACEMENT, Session
 from envs.workloads import gpu_pods
-from orchestrator.kernels.lang.jit import kernel
+from orchestrator.kernels.lang.jit import entry
 from orchestrator.kernels.run import linear as scorer
 from orchestrator.kernels.see import layout
 from orchestrator.kernels.see.layout import HEADS, SETS, ActionHead, decode, head_of, number
@@ -32,17 +32,17 @@ _COLUMNS = [
 ]
 
 
-@kernel
+@entry
 def _head_of(heads, action):
     return head_of(heads, action)
 
 
-@kernel
+@entry
 def _decode(rows, action, view, buffers):
     return decode(rows[0], 0, action, view, buffers)
 
 
-@kernel
+@entry
 def _number(rows, action, view, buffers, nodes):
     return number(rows[0], 0, action, view, buffers, nodes)
 

@@ -41,12 +41,12 @@ def _fill(records: NDArray[np.void], names: list[str]) -> None:
 def test_every_field_is_in_one_group_in_the_order_of_memory() -> None:
     assert [name for fields in GROUPS.values() for name in fields] == list(ROW_DTYPE.names or ())
     assert set(RUN_GROUPS) < set(GROUPS)
-    assert list(GROUPS)[-1] == "memo"
+    assert list(GROUPS)[-2:] == ["stamp", "memo"]
     assert GROUPS["memo"] == MEMO_FIELDS
     assert GROUPS["addresses"] == tuple(f"{name}_at" for name in TABLES)
     groups = list(GROUPS)
     run = groups.index(RUN_GROUPS[0])
-    assert tuple(groups[run:-1]) == RUN_GROUPS
+    assert tuple(groups[run:-2]) == RUN_GROUPS
 
 
 def test_an_episode_begins_afresh() -> None:
@@ -62,12 +62,12 @@ def test_an_episode_begins_afresh() -> None:
         assert used.rows[0][name] == fresh.rows[0][name], name
     for name in JOB_DTYPE.names or ():
         np.testing.assert_array_equal(used.job[name], fresh.job[name], name)
-    for name in set(kept) - set(MEMO_FIELDS):
+    for name in set(kept) - {*MEMO_FIELDS, *GROUPS["stamp"]}:
         assert used.rows[name] == kept[name], name
 
 
 def test_tables_are_as_large_as_rows_say() -> None:
-    state = allocate(ClusterShape(envs=2, jobs=5, workers=3, nodes=4, devices=2, log=6, asks=8))
+    state = allocate(ClusterShape(envs=2, jobs=5, workers=3, nodes=4, devices=2, log=6, kinds=8))
     for name, (dtype, axes) in TABLES.items():
         table = getattr(state, name)
         assert table.dtype == dtype
