@@ -175,9 +175,12 @@ from .types import ScalingDirection as ScalingDirection
 from .types import TenantSpec as TenantSpec
 from .workloads.advice import Rightsizer as Rightsizer
 from .workloads.advice import checkpoint_interval_ms as checkpoint_interval_ms
+from .workloads.advice import expected_overhead as expected_overhead
+from .workloads.advice import gang_mtbf_ms as gang_mtbf_ms
 from .workloads.serving import BatchProcessor as BatchProcessor
 from .workloads.serving import InferenceJobManager as InferenceJobManager
 from .workloads.throughput import APPLICATIONS as APPLICATIONS
+from .workloads.throughput import GPU_SPEEDS_MILLI as GPU_SPEEDS_MILLI
 from .workloads.throughput import ThroughputModel as ThroughputModel
 from .workloads.throughput import application_named as application_named
 from .workloads.training import ElasticTrainer as ElasticTrainer

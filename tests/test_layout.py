@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import ast
 import importlib
+import re
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
+import gymnasium
 import pytest
+
+import envs  # noqa: F401  registers the environments
 
 _ROOT = Path(__file__).resolve().parents[1]
 _PACKAGES = ("agents", "envs", "orchestrator")
@@ -144,3 +149,57 @@ def test_a_function_fits_into_a_head(package: str) -> None:
     assert seen > 50
     assert too_long == {}
     assert too_many == {}
+
+
+_FOR_TESTS = {
+    "JOB_MEMO_FIELDS": "what is remembered, and can be dropped",
+    "MEMO_FIELDS": "what is remembered, and can be dropped",
+    "installed": "whether the compiler is reached into, or left alone",
+}
+"""Names that only tests use: what for."""
+
+
+def _words(path: Path) -> list[str]:
+    """Names and dotted strings of a file, but for those that ``__all__`` lists."""
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".py":
+        text = re.sub(r"^__all__ = \[.*?\]", "", text, flags=re.MULTILINE | re.DOTALL)
+        tree = ast.parse(text)
+        doc = {ast.get_docstring(n, clean=False) for n in ast.walk(tree) if _has_docstring(n)}
+        for each in doc - {None}:
+            text = text.replace(str(each), "")
+    return re.findall(r"[A-Za-z_]\w*", text)
+
+
+def _has_docstring(node: ast.AST) -> bool:
+    return isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+
+
+def _defined(path: Path) -> list[str]:
+    """Names that a module defines at its top."""
+    found = []
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            found.append(node.name)
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            found += [t.id for t in targets if isinstance(t, ast.Name) and t.id != "__all__"]
+    return found
+
+
+def test_every_name_has_a_user() -> None:
+    """What nobody but tests uses is public, or gone."""
+    sources = [p for package in _PACKAGES for p in (_ROOT / package).rglob("*.py*")]
+    sources = [p for p in sources if p.suffix in (".py", ".pyi")]
+    others = [*(_ROOT / "conf").rglob("*.yaml"), *(_ROOT / "scripts").glob("*.py")]
+    count = Counter(word for path in (*sources, *others) for word in _words(path))
+    unused = {
+        name: _name(path)
+        for package in _PACKAGES
+        for path in _modules(package)
+        for name in _defined(path)
+        if count[name] < 2
+    }
+    entries = {f"{e.entry_point}".rpartition(":")[2] for e in gymnasium.registry.values()}
+    entries |= {f"{e.vector_entry_point}".rpartition(":")[2] for e in gymnasium.registry.values()}
+    assert {name for name in unused if name not in {*_FOR_TESTS, *entries}} == set(), unused

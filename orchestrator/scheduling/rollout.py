@@ -60,7 +60,7 @@ def snapshot_of(
     job_ids, node_ids : sequence of str, optional
         Names; None: ``job-0``, ``job-1``, ... and ``node-0``, ...
     """
-    copy = allocate(replace(state.shape, envs=1, log=1))
+    copy = allocate(replace(state.shape, envs=1, log=0, effects=0))
     entry.copy_row(state.rows, e, copy.rows, 0)
     row = state.rows[e]
     jobs = tuple(job_ids or (f"job-{j}" for j in range(int(row["num_jobs"]))))

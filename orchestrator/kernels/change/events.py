@@ -67,6 +67,8 @@ __all__ = [
     "work_done",
 ]
 
+Rows: TypeAlias = NDArray[np.void]
+
 
 @small_kernel
 def open_point(row):
@@ -158,9 +160,6 @@ def step_event(row):
     pop_event(row, kind)
     apply_event(row, kind, subject)
     return True
-
-
-Rows: TypeAlias = NDArray[np.void]
 
 
 @entry

@@ -21,7 +21,7 @@ from orchestrator.kernels.change.jobs import (
     interruption_cost,
 )
 from orchestrator.kernels.change.log import node_effect, record
-from orchestrator.kernels.lang.jit import kernel, small_kernel
+from orchestrator.kernels.lang.jit import entry, kernel, small_kernel
 from orchestrator.kernels.place.fit import least_workers
 from orchestrator.kernels.place.slots import free_units, node_units, units_of
 from orchestrator.kernels.state.access import arrival, job, node, request, running, worker
@@ -326,7 +326,7 @@ def _cheapest_to_empty(row, empty_only):
     return best
 
 
-@kernel
+@entry
 def give_up_nodes(
     rows: NDArray[np.void], e: int, empty_only: bool, nodes: NDArray[np.int32]
 ) -> int:

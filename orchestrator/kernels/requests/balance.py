@@ -20,7 +20,6 @@ from orchestrator.kernels.state.codes import Stream
 __all__ = [
     "LatencyState",
     "draw_two",
-    "even_share",
     "fold_latency",
     "load_cost",
     "second_is_better",
@@ -92,9 +91,3 @@ def second_is_better(
     has not answered yet.
     """
     return load_cost(second_ms, second_in_flight) < load_cost(first_ms, first_in_flight)
-
-
-@entry
-def even_share(rate: float, endpoints: int) -> float:
-    """The fluid limit of balancing among equal endpoints: each gets the same."""
-    return rate / endpoints if endpoints > 0 else 0.0

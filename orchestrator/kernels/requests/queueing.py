@@ -23,8 +23,6 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-import numpy as np
-
 from orchestrator.kernels.lang.jit import entry, small_kernel
 
 __all__ = [
@@ -36,7 +34,6 @@ __all__ = [
     "response_moments",
     "share_within",
     "steady_queue",
-    "steady_wait",
 ]
 
 
@@ -76,17 +73,6 @@ def steady_queue(servers: int, use: float, scatter: float) -> float:
     if use <= 0.0:
         return 0.0
     return scatter * erlang_c(servers, use * servers) * use / (1.0 - use)
-
-
-@entry
-def steady_wait(servers: int, rate: float, service: float, scatter: float) -> float:
-    """Mean wait before service in steady state, in the unit of ``service``; inf if unstable."""
-    use = rate * service / servers
-    if rate <= 0.0:
-        return 0.0
-    if use >= 1.0:
-        return np.inf
-    return steady_queue(servers, use, scatter) / rate
 
 
 @small_kernel

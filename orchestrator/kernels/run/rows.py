@@ -68,6 +68,10 @@ __all__ = [
     "why_not",
 ]
 
+Rows: TypeAlias = NDArray[np.void]
+Nodes: TypeAlias = NDArray[np.int32]
+_Action: TypeAlias = tuple[int, int, int]
+
 
 @entry
 def wait(rows: Rows, e: int) -> None:
@@ -92,15 +96,6 @@ def settle(rows: Rows, e: int, nodes: NDArray[np.int32]) -> int:
             return int(np.int64(Status.DECISION))
         close_point(row)
     return int(np.int64(Status.DONE))
-
-
-Rows: TypeAlias = NDArray[np.void]
-
-
-Nodes: TypeAlias = NDArray[np.int32]
-
-
-_Action: TypeAlias = tuple[int, int, int]
 
 
 advance: Callable[[Rows, int, Nodes], int] = on_row(_advance)

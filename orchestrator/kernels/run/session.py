@@ -52,6 +52,8 @@ __all__ = [
     "step_rows",
 ]
 
+Rows = NDArray[np.void]
+
 
 _LINE = 64
 
@@ -127,9 +129,6 @@ def prefetch_row(row, e, action, buffers):
 
 
 _FIRST, _BEHIND = 0, 1  # columns of ranges
-
-
-Rows = NDArray[np.void]
 
 
 @part

@@ -20,7 +20,10 @@ from orchestrator.kernels.see.layout import CandidateColumn, NodeColumn
 from orchestrator.kernels.state.access import device, job, node, order, request, touch, typical
 from orchestrator.kernels.state.codes import NodeCode, Reason
 
-__all__ = ["MODELS", "NODE_NAMES", "encode_candidates", "encode_choices"]
+__all__ = ["MODELS", "encode_candidates", "encode_choices"]
+
+MODELS = 32
+"""GPU models that requests can tell apart."""
 
 
 _F = np.float32
@@ -97,32 +100,6 @@ def encode_candidates(row, window, count, generators, nodes, mask, out):
             continue
         legal += _fill_candidates(row, j, generators, nodes, mask[at : at + K], out[at : at + K])
     return legal
-
-
-NODE_NAMES = (
-    "feasible",
-    "gpu_free_before",  # share of its GPUs
-    "gpu_free_after",  # the same once the gang is on it; and so on
-    "whole_free_after",  # share of its GPUs that are entirely free
-    "cpu_free_after",
-    "memory_free_after",
-    "imbalance_after",  # |share of CPU free - share of GPUs free|
-    "device_left",  # free share of the devices taken, once they are
-    "fragmentation_before",  # F / its GPUs: what typical pods could not use
-    "fragmentation_change",  # of F by the placement, GPUs
-    "gradient",  # FGD's score / 50 - 1: the highest, of equals the first, is its choice
-    "used",  # somebody is on it
-    "size",  # GPUs / 8
-    "failures",  # .5 ln(1 + failures)
-    "model_free",  # free share of all GPUs of its model
-    "model_demand",  # share of typical pods' GPUs that must be of its model (or one of a few)
-    "rack_free",  # free share of its rack's GPUs
-)
-"""Features of a node as a place for a job; all 0 where the job does not fit."""
-
-
-MODELS = 32
-"""GPU models that requests can tell apart."""
 
 
 _ONE = np.uint64(1)
@@ -255,7 +232,7 @@ def encode_choices(row, e, window, candidates, memo, mask, out):
     The first ``candidates``, K, nodes are offered; where the row has fewer, the rest is illegal.
     ``memo`` is brought up to date, and ``e`` is where the row is in it. For a window of n
     jobs the first ``n * K`` entries of ``mask``, int8 [>= n * K], and of ``out``, float32
-    [>= n * K, len(NODE_NAMES)], are filled.
+    [>= n * K, len(layout.NODE_NAMES)], are filled.
     """
     nodes = min(candidates, row.num_nodes)
     count, legal = window.shape[0], np.int64(0)

@@ -208,6 +208,7 @@ def look_anew(row, e, view, buffers):
     """Forget how a row looked: it has become another one, or nobody knows what happened to it."""
     fill_static(row, np.int64(view.settings[0].encoding), view.maxima, buffers.static[e])
     buffers.nodes_seen[e] = -1
+    buffers.nodes.seen[e, :] = 0
 
 
 @kernel

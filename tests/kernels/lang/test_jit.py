@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import subprocess
 import sys
@@ -78,3 +79,43 @@ def test_the_digest_knows_where_a_file_is(tmp_path: Path) -> None:
         (root / folder / "rows.py").write_text(text)
         digests.add(sources_digest(root))
     assert len(digests) == 3
+
+
+_INNER = {"kernel", "small_kernel", "part"}
+
+
+def _inner_kernels() -> dict[str, set[str]]:
+    """Functions that only kernels may call, by module."""
+    found = {}
+    for path in (_ROOT / "orchestrator" / "kernels").rglob("*.py"):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        functions = [node for node in tree.body if isinstance(node, ast.FunctionDef)]
+        module = ".".join(path.relative_to(_ROOT).with_suffix("").parts)
+        found[module] = {
+            f.name for f in functions if _INNER & {*map(ast.unparse, f.decorator_list)}
+        }
+    return found
+
+
+def test_python_calls_entries_only() -> None:
+    """A kernel that is not declared as one raises when it is called: nobody should find out so."""
+    inner, wrong, seen = _inner_kernels(), set(), 0
+    for package in ("orchestrator", "envs", "agents"):
+        for path in (_ROOT / package).rglob("*.py"):
+            if "kernels" in path.parts:
+                continue
+            tree = ast.parse(path.read_text(encoding="utf-8"))
+            names = set()
+            for node in ast.walk(tree):
+                if isinstance(node, ast.ImportFrom) and str(node.module) in inner:
+                    seen += 1
+                    known = inner[str(node.module)]
+                    names |= {a.asname or a.name for a in node.names if a.name in known}
+                elif isinstance(node, ast.ImportFrom):
+                    for a in node.names:
+                        called = inner.get(f"{node.module}.{a.name}", set())
+                        names |= {f"{a.asname or a.name}.{name}" for name in called}
+            calls = [ast.unparse(n.func) for n in ast.walk(tree) if isinstance(n, ast.Call)]
+            wrong |= {f"{path.name}: {call}" for call in calls if call in names}
+    assert seen > 50
+    assert wrong == set()

@@ -19,10 +19,17 @@ from orchestrator.kernels.requests.queueing import (
     response_moments,
     share_within,
     steady_queue,
-    steady_wait,
 )
 from tests.naive import requests as naive
 from tests.naive.requests import simulate, two_choices, waiting_over_time
+
+
+def steady_wait(servers: int, rate: float, service: float, scatter: float) -> float:
+    """Mean wait before service in steady state: Little's law on ``steady_queue``."""
+    use = rate * service / servers
+    if rate <= 0.0:
+        return 0.0
+    return math.inf if use >= 1.0 else steady_queue(servers, use, scatter) / rate
 
 
 @given(st.integers(1, 100), st.floats(0.01, 0.999))

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from orchestrator.kernels.requests.balance import (
     LatencyState,
-    even_share,
     fold_latency,
     second_is_better,
     two_of,
@@ -217,8 +216,6 @@ def test_balancer_prefers_the_cheaper_one_and_the_first_of_equals() -> None:
     assert second_is_better(10.0, 1, 10.0, 0)
     assert second_is_better(30.0, 0, 10.0, 1)
     assert not second_is_better(0.0, 5, 10.0, 0)  # nothing known of the first: it is tried
-    assert even_share(12.0, 4) == 3.0
-    assert even_share(12.0, 0) == 0.0
 
 
 @given(st.lists(st.tuples(st.integers(1, 5000), st.floats(0.1, 1000)), min_size=1, max_size=40))
