@@ -1,6 +1,6 @@
 """Write what the documents say of the code: docs/api.md and the code map of ARCHITECTURE.md.
 
-    python scripts/document.py [--check]
+    python docs/document.py [--check]
 
 The public names come from the packages' stubs, one line for each file from its docstring. With
 ``--check`` nothing is written; the exit status is 1 if a document is not what it should be.
@@ -18,9 +18,9 @@ PACKAGES = ("orchestrator", "envs", "agents")
 _ABOUT = (
     "What programs are written with, by `from PACKAGE import NAME`. Names are loaded when they are "
     "first used. Modules are named for readers: they are private and may move. "
-    "`python scripts/document.py` writes this page."
+    "`python docs/document.py` writes this page."
 )
-_BEGIN, _END = "<!-- code map: written by scripts/document.py -->", "<!-- end of the code map -->"
+_BEGIN, _END = "<!-- code map: written by docs/document.py -->", "<!-- end of the code map -->"
 
 
 def _parse(path: Path) -> ast.Module:
@@ -104,7 +104,7 @@ def main() -> int:
         if not check:
             place.write_text(text, encoding="utf-8")
         elif not place.is_file() or place.read_text(encoding="utf-8") != text:
-            print(f"{name} is not current: run python scripts/document.py", file=sys.stderr)
+            print(f"{name} is not current: run python docs/document.py", file=sys.stderr)
             status = 1
     return status
 
