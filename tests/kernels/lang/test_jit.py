@@ -6,6 +6,7 @@ import ast
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -84,6 +85,10 @@ def test_the_digest_knows_where_a_file_is(tmp_path: Path) -> None:
 _INNER = {"kernel", "small_kernel", "part"}
 
 
+def _decorators(function: ast.FunctionDef) -> set[str]:
+    return {ast.unparse(decorator) for decorator in function.decorator_list}
+
+
 def _inner_kernels() -> dict[str, set[str]]:
     """Functions that only kernels may call, by module."""
     found = {}
@@ -91,10 +96,18 @@ def _inner_kernels() -> dict[str, set[str]]:
         tree = ast.parse(path.read_text(encoding="utf-8"))
         functions = [node for node in tree.body if isinstance(node, ast.FunctionDef)]
         module = ".".join(path.relative_to(_ROOT).with_suffix("").parts)
-        found[module] = {
-            f.name for f in functions if _INNER & {*map(ast.unparse, f.decorator_list)}
-        }
+        found[module] = {f.name for f in functions if _INNER & _decorators(f)}
     return found
+
+
+def _calls(node: ast.AST) -> Iterator[str]:
+    """What interpreted code calls: compiled functions are left out."""
+    for child in ast.iter_child_nodes(node):
+        compiled = isinstance(child, ast.FunctionDef) and {"entry", *_INNER} & _decorators(child)
+        if not compiled:
+            yield from _calls(child)
+    if isinstance(node, ast.Call):
+        yield ast.unparse(node.func)
 
 
 def test_python_calls_entries_only() -> None:
