@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 
 from orchestrator.clock import VirtualClock
-from orchestrator.engine.records import node_records, request_record
+from orchestrator.engine.records import node_records, request_record, tenant_records
 from orchestrator.engine.snapshot import Snapshot
 from orchestrator.foundations import in_memory
 from orchestrator.invariants import assert_invariants
+from orchestrator.kernels.change.events import put_tenants
 from orchestrator.kernels.run import rows as entry
 from orchestrator.kernels.state.codes import ActionKind, EventKind, Placement, Reason, Status
 from orchestrator.kernels.state.row import ClusterShape, ClusterState, allocate
@@ -33,6 +34,7 @@ from orchestrator.orchestrator import InfrastructureOrchestrator
 from orchestrator.ports import Policy
 from orchestrator.runtimes import SimulatedRuntime
 from orchestrator.scheduling.rules import Rule, RulePolicy
+from orchestrator.types import TenantSpec
 from tests.engine.cases import SHAPE, Case, choose, log_of
 
 _COMPARED = (
@@ -80,6 +82,9 @@ def load(case: Case, shape: ClusterShape = SHAPE) -> ClusterState:
     row["keep_log"] = 1
     requests = np.concatenate([request_record(spec, submit, 0) for submit, spec in case.jobs])
     entry.begin_episode(state.rows, 0, case.seed, node_records(case.nodes), requests)
+    # A live cluster has accounts, of whoever comes, and none of them a quota.
+    accounts = [TenantSpec(f"tenant {k}") for k in range(shape.tenants)]
+    put_tenants(state.rows, 0, tenant_records(accounts))
     state.rows["num_incidents"] = len(case.incidents)
     for at, (time_ms, kind, n) in enumerate(case.incidents):
         state.incident[0, at] = (time_ms, int(kind), n)

@@ -281,12 +281,15 @@ def test_memory_does_not_grow(name: str) -> None:
 
     tracemalloc.start()
     play()  # what is made once for good is made now
-    before, _ = tracemalloc.get_traced_memory()
-    play()
-    grown = tracemalloc.get_traced_memory()[0] - before
+    grown = []
+    for _ in range(2):
+        before, _ = tracemalloc.get_traced_memory()
+        play()
+        grown.append(tracemalloc.get_traced_memory()[0] - before)
     tracemalloc.stop()
-    # Python keeps some small objects for later use; an object a step would be ten times as much.
-    assert grown < 32_768
+    # Python keeps some small objects for later use, some of them once only, as late as in the first
+    # of these plays; an object a step would be ten times as much in each.
+    assert min(grown) < 32_768
 
 
 @pytest.mark.usefixtures("counted")
