@@ -46,8 +46,6 @@ from orchestrator.kernels.see.layout import (
     NODE_NAMES,
     RACK_NAMES,
     SERVICE_NAMES,
-    SETS,
-    SURROUNDINGS,
     TENANT_NAMES,
     VICTIM_NAMES,
     Maximum,
@@ -325,9 +323,8 @@ def _configure_episode(state: ClusterState, config: EnvConfig) -> None:
 def observed(buffers: Buffers, schema: FeatureSchema, e: int | slice = slice(None)) -> Observation:
     """What buffers say of a row, or of all, as observations hold it: views, not copies."""
     seen: Observation = {"global": buffers.globals[e], "action_mask": buffers.mask[e]}
-    for part in (*SETS, *SURROUNDINGS, "advice"):
-        if getattr(schema, part):
-            seen[part] = getattr(buffers, part)[e]
+    for part in schema.parts:
+        seen[part] = getattr(buffers, part)[e]
     return seen
 
 

@@ -16,6 +16,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -246,6 +247,11 @@ class FeatureSchema:
             **({"advice": list(self.advice)} if self.advice else {}),
             "heads": [head.name for head in self.actions.heads if head.size > 0],
         }
+
+    @cached_property
+    def parts(self) -> tuple[str, ...]:
+        """Sets and vectors that an observation has, besides the global vector and the mask."""
+        return tuple(name for name in (*SETS, *SURROUNDINGS, "advice") if getattr(self, name))
 
     @property
     def digest(self) -> str:
