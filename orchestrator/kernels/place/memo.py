@@ -295,19 +295,23 @@ def _key(row, j, k, v, n):
 
 @small_kernel
 def _winner_at(row, v, entry):
-    """Who won at an entry of a tree; leaves are nodes."""
+    """Who won at an entry of a tree, and by which key; leaves are nodes."""
     if entry >= row.leaves:
-        return entry - row.leaves if entry - row.leaves < row.num_nodes else np.int64(-1)
-    return np.int64(winner(row, v, entry).node)
+        n = np.int64(entry - row.leaves)
+        if n < row.num_nodes:
+            return n, key(row, v, n).value
+        return np.int64(-1), np.int64(NO_KEY)
+    return winner(row, v, entry).node, winner(row, v, entry).key
 
 
 @small_kernel
 def _play(row, v, entry):
     """Who wins of the two entries below: the left one, of the lower nodes, if they are equal."""
-    left, right = _winner_at(row, v, 2 * entry), _winner_at(row, v, 2 * entry + 1)
-    if right < 0 or (left >= 0 and key(row, v, left).value >= key(row, v, right).value):
-        return left
-    return right
+    left, left_key = _winner_at(row, v, 2 * entry)
+    right, right_key = _winner_at(row, v, 2 * entry + 1)
+    if left_key >= right_key:
+        return left, left_key
+    return right, right_key
 
 
 @kernel
@@ -318,10 +322,11 @@ def _set_key(row, v, n, value):
     key(row, v, n).value = value
     entry = (row.leaves + n) >> 1
     while entry > 0:
-        best = _play(row, v, entry)
+        best, best_key = _play(row, v, entry)
         if best == winner(row, v, entry).node and best != n:
             return
-        winner(row, v, entry).node = np.int32(best)
+        winner(row, v, entry).node = best
+        winner(row, v, entry).key = best_key
         entry >>= 1
 
 
@@ -332,7 +337,9 @@ def _catch_up_view(row, j, k, v):
         for n in range(row.num_nodes):
             key(row, v, n).value = _key(row, j, k, v, np.int64(n))
         for entry in range(row.leaves - 1, 0, -1):
-            winner(row, v, entry).node = np.int32(_play(row, v, np.int64(entry)))
+            best, best_key = _play(row, v, np.int64(entry))
+            winner(row, v, entry).node = best
+            winner(row, v, entry).key = best_key
     else:
         for number in range(view(row, v).seen, row.touched):
             n = touch(row, number & (row.max_touches - 1)).node
@@ -362,8 +369,8 @@ def find_view(row, j, k, generator, limit):
 @small_kernel
 def best_node(row, v):
     """The first node of the highest key; -1 if none holds a worker."""
-    n = np.int64(winner(row, v, 1).node)
-    return n if n >= 0 and key(row, v, n).value != NO_KEY else np.int64(-1)
+    best = winner(row, v, 1)
+    return best.node if best.key != NO_KEY else np.int64(-1)
 
 
 @kernel

@@ -151,8 +151,11 @@ KEY_DTYPE = np.dtype([("value", "i8")], align=True)
 """Key of a node in a view: the highest wins, of equals the first."""
 
 
-WINNER_DTYPE = np.dtype([("node", "i4")], align=True)
-"""An inner entry of a view's tournament tree: the node that won there, or -1; entry 1: the best."""
+WINNER_DTYPE = np.dtype([("key", "i8"), ("node", "i8")], align=True)
+"""An inner entry of a view's tournament tree: the node that won there, or -1; entry 1: the best.
+
+Its key stands beside it: looked up by node, every match would miss the cache twice.
+"""
 
 
 TOUCH_DTYPE = np.dtype([("node", "i8")], align=True)
