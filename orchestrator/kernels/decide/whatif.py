@@ -352,6 +352,8 @@ def _restore_remembered(row, j, k):
 @kernel
 def _single_moves(row, j, k):
     """Whether a job of one worker has a tighter place, best fit, than the node that it is on."""
+    if kind(row, k).total == 0:
+        return False
     sum_up(row, k)
     ask = request(row, j)
     own = worker(row, j, 0).node
@@ -377,7 +379,8 @@ def _gang_moves(row, j, k, generator, nodes):
     workers = np.int64(job(row, j).workers_now)
     before = _lift_remembered(row, j, k)
     better = False
-    if fill_nodes(row, j, k, workers, generator, nodes) >= workers:
+    elsewhere = before > 1 or kind(row, k).total > 0
+    if elsewhere and fill_nodes(row, j, k, workers, generator, nodes) >= workers:
         here, there, moves = np.int64(0), np.int64(0), False
         for w in range(workers):
             here += _room(row, worker(row, j, w).node)

@@ -18,7 +18,6 @@ from orchestrator.kernels.place.memo import (
     find_kind,
     find_view,
     mask_nodes,
-    share_at,
     slots_at,
     sum_up,
     unmask_nodes,
@@ -30,13 +29,14 @@ from orchestrator.kernels.place.slots import (
     WHOLE,
     alone_slots,
     device_slots,
+    free_share,
     free_units,
     put_workers,
     worker_share,
     worker_slots,
     workers_on,
 )
-from orchestrator.kernels.state.access import job, kind, node, request, room, uplink, worker
+from orchestrator.kernels.state.access import job, kind, node, request, room, slot, uplink, worker
 from orchestrator.kernels.state.codes import NODE_CHOICE, Placement, Stream, Topology
 
 __all__ = [
@@ -65,55 +65,103 @@ def _fill_in_order(row, j, k, workers, offset, nodes):
 
 
 @small_kernel
-def _key(row, j, k, n, slots, generator):
-    """``score.node_key``, where it is that of the free share without reading the node."""
-    if k > 0 and generator == Placement.BEST_FIT:
-        return (slots << FREE_BITS) - min(room(row, n).share, MOST_FREE)
-    if k > 0 and generator == Placement.WORST_FIT:
-        return min(room(row, n).share, MOST_FREE)
-    return node_key(row, j, n, slots, generator)
+def _left_at(row, j, k, n, limit, nodes, placed):
+    """Workers, at most ``limit``, that node ``n`` can hold besides those that are put there."""
+    if k > 0:
+        return min(np.int64(slot(row, k, n).workers), limit)
+    taken = workers_on(nodes, placed, n)
+    return worker_slots(row, j, n, taken + limit) - taken
+
+
+@small_kernel
+def _share_left(row, j, k, n, nodes, placed):
+    """What stays free on node ``n`` besides those that are put there."""
+    if k > 0:
+        return room(row, n).share
+    return free_share(row, n) - workers_on(nodes, placed, n) * worker_share(row, j)
+
+
+@small_kernel
+def _put(row, j, k, n, count, nodes, placed):
+    """Put ``count`` workers on node ``n``; what is remembered holds so many fewer meanwhile."""
+    if k > 0:
+        slot(row, k, n).workers -= np.int32(count)
+        room(row, n).share -= count * worker_share(row, j)
+    return put_workers(nodes, placed, n, count)
+
+
+@small_kernel
+def _put_back(row, j, k, nodes, placed):
+    """Remember what it was before the workers were put somewhere."""
+    if k > 0:
+        for w in range(placed):
+            slot(row, k, nodes[w]).workers += np.int32(1)
+            room(row, nodes[w]).share += worker_share(row, j)
+
+
+@kernel
+def _best_by_key(row, j, k, limit, generator, nodes, placed):
+    """The node of the highest key, and the workers, at most ``limit``, that it holds."""
+    best, best_slots, best_key = np.int64(-1), np.int64(0), NO_KEY
+    for n in range(row.num_nodes):
+        slots = _left_at(row, j, k, np.int64(n), limit, nodes, placed)
+        if slots > 0:
+            key = node_key(row, j, np.int64(n), slots, generator)
+            if key > best_key:
+                best, best_slots, best_key = np.int64(n), slots, key
+    return best, best_slots
+
+
+@kernel
+def _best_by_room(row, k, limit, tightest):
+    """The same for best fit (``tightest``) and worst fit, where slots and rooms are remembered."""
+    best, best_slots, best_key = np.int64(-1), np.int64(0), NO_KEY
+    for n in range(row.num_nodes):
+        slots = min(np.int64(slot(row, k, n).workers), limit)
+        if slots > 0:
+            share = min(room(row, n).share, MOST_FREE)
+            key = (slots << FREE_BITS) - share if tightest else share
+            if key > best_key:
+                best, best_slots, best_key = np.int64(n), slots, key
+    return best, best_slots
 
 
 @kernel
 def _fill_by_key(row, j, k, workers, generator, nodes):
     """Fill one node after the other, the one of the highest key first."""
+    tightest = generator == Placement.BEST_FIT
+    by_room = k > 0 and (tightest or generator == Placement.WORST_FIT)
     placed = np.int64(0)
     while placed < workers:
         left = workers - placed
-        best, best_slots, best_key = np.int64(-1), np.int64(0), NO_KEY
-        for n in range(row.num_nodes):
-            slots = slots_at(row, j, k, np.int64(n), left)
-            if slots <= 0:
-                continue
-            key = _key(row, j, k, np.int64(n), slots, generator)
-            if key > best_key and workers_on(nodes, placed, n) == 0:
-                best, best_slots, best_key = np.int64(n), slots, key
+        if by_room:
+            best, slots = _best_by_room(row, k, left, tightest)
+        else:
+            best, slots = _best_by_key(row, j, k, left, generator, nodes, placed)
         if best < 0:
             break
-        placed = put_workers(nodes, placed, best, best_slots)
+        placed = _put(row, j, k, best, slots, nodes, placed)
+    _put_back(row, j, k, nodes, placed)
     return placed
 
 
 @kernel
 def _spread(row, j, k, workers, nodes):
     """One worker at a time on the node with the most room left."""
-    each = worker_share(row, j)
-    for placed in range(workers):
+    placed = np.int64(0)
+    while placed < workers:
         best, best_room = np.int64(-1), np.int64(0)
         for n in range(row.num_nodes):
-            room_left = share_at(row, k, n)
-            if best >= 0 and room_left <= best_room:
+            if _left_at(row, j, k, np.int64(n), np.int64(1), nodes, placed) <= 0:
                 continue
-            taken = workers_on(nodes, placed, n)
-            if slots_at(row, j, k, np.int64(n), taken + 1) <= taken:
-                continue
-            room_left -= taken * each
+            room_left = _share_left(row, j, k, np.int64(n), nodes, placed)
             if best < 0 or room_left > best_room:
                 best, best_room = np.int64(n), room_left
         if best < 0:
-            return np.int64(placed)
-        nodes[placed] = np.int32(best)
-    return np.int64(workers)
+            break
+        placed = _put(row, j, k, best, np.int64(1), nodes, placed)
+    _put_back(row, j, k, nodes, placed)
+    return placed
 
 
 @small_kernel

@@ -55,7 +55,6 @@ __all__ = [
     "make_node_memo",
     "mask_nodes",
     "refresh_room",
-    "share_at",
     "slots_at",
     "sum_up",
     "unmask_nodes",
@@ -230,12 +229,6 @@ def slots_at(row, j, k, n, limit):
     if k > 0:
         return min(np.int64(slot(row, k, n).workers), limit)
     return worker_slots(row, j, n, limit)
-
-
-@small_kernel
-def share_at(row, k, n):
-    """Free capacity of node ``n`` as ``slots.free_share`` has it; with a kind, from the rooms."""
-    return room(row, n).share if k > 0 else free_share(row, n)
 
 
 @kernel

@@ -182,21 +182,24 @@ def device_slots(row, j, n, first, last, limit):
     """Workers (at most ``limit``) whose GPUs devices ``first`` to ``last`` (exclusive) have."""
     ask = request(row, j)
     gpus, milli, memory = ask.gpus_per_worker, ask.gpu_milli, ask.gpu_memory_mib
-    count = np.int64(0)
+    count, g = np.int64(0), np.int64(first)
     if milli == WHOLE:
-        for g in range(first, last):
+        while g < last and count < limit * gpus:
             count += device(row, n, g).free_milli == WHOLE
+            g += 1
         return min(limit, count // gpus)
     if gpus == 1:
-        for g in range(first, last):
+        while g < last and count < limit:
             count += device_shares(row, n, g, milli, memory)
+            g += 1
         return min(limit, count)
     # t workers fit if, each device serving a worker at most once, t * gpus shares can be had.
     t = np.int64(0)
     while t < limit:
-        count = np.int64(0)
-        for g in range(first, last):
+        count, g = np.int64(0), np.int64(first)
+        while g < last and count < (t + 1) * gpus:
             count += min(t + 1, np.int64(device_shares(row, n, g, milli, memory)))
+            g += 1
         if count < (t + 1) * gpus:
             break
         t += 1

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from orchestrator.kernels.decide.legal import start_reason
-from orchestrator.kernels.lang.jit import kernel, part
+from orchestrator.kernels.lang.jit import kernel, part, small_kernel
 from orchestrator.kernels.lang.numbers import fast_log
 from orchestrator.kernels.place.fit import fits, least_workers
 from orchestrator.kernels.place.generate import place_gang
@@ -18,7 +18,7 @@ from orchestrator.kernels.place.score import fragmentation_after, score_change
 from orchestrator.kernels.place.slots import WHOLE, alone_slots, free_units, is_new_node, node_units
 from orchestrator.kernels.see.layout import CandidateColumn, NodeColumn
 from orchestrator.kernels.state.access import device, job, node, order, request, touch, typical
-from orchestrator.kernels.state.codes import NodeCode, Reason
+from orchestrator.kernels.state.codes import NodeCode, Placement, Reason
 
 __all__ = ["MODELS", "encode_candidates", "encode_choices"]
 
@@ -37,6 +37,8 @@ def _describe_candidate(row, j, nodes, workers, out):
     free, capacity = np.int64(0), np.int64(0)
     for w in range(workers):
         n = np.int64(nodes[w])
+        if w > 0 and n == nodes[w - 1]:
+            continue
         failures = max(failures, node(row, n).failures)
         one_rack = one_rack and node(row, n).rack == node(row, nodes[0]).rack
         if not is_new_node(nodes, w):  # spread placements come back to a node
@@ -71,25 +73,54 @@ def _fill_candidates(row, j, generators, nodes, mask, out):
         found += 1
         _describe_candidate(row, j, mine, placed, out[k])
         for other in range(k):
-            same = mask[other] != 0
-            for w in range(placed):
-                same = same and nodes[other * W + w] == mine[w]
-            if same:
+            w = np.int64(0)
+            while mask[other] != 0 and w < placed and nodes[other * W + w] == mine[w]:
+                w += 1
+            if w == placed:
                 out[k, CandidateColumn.DUPLICATE] = _F(1.0)
                 break
     return found
+
+
+@small_kernel
+def _is_twin(row, j, other):
+    """Whether every generator places both jobs alike: one kind, and gangs of one size and shape."""
+    if job(row, j).kind != job(row, other).kind or job(row, j).kind == 0:
+        return False
+    ask, asked = request(row, j), request(row, other)
+    return (
+        ask.workers == asked.workers
+        and least_workers(row, j) == least_workers(row, other)
+        and ask.topology == asked.topology
+        and ask.bandwidth_mbps == asked.bandwidth_mbps
+    )
+
+
+@kernel
+def _find_twin(row, window, i, K, mask):
+    """Place of an earlier job of the window that has the candidates of job ``i``, or -1."""
+    for s in range(i):
+        if _is_twin(row, np.int64(window[i]), np.int64(window[s])):
+            for k in range(s * K, (s + 1) * K):
+                if mask[k] != 0:  # otherwise it may have none for another reason
+                    return np.int64(s)
+    return np.int64(-1)
 
 
 @kernel
 def encode_candidates(row, window, count, generators, nodes, mask, out):
     """Describe the K candidate placements of each job of the window; how many are legal.
 
+    Those of jobs that ask for the same are worked out once.
+
     ``window``, int32 [Q], holds ``count`` jobs; ``generators`` is int32 [K], ``nodes`` int32
     [(K + 1) * workers]. Filled are the first ``count * K`` entries of ``mask``, int8 [>= Q * K],
     and of ``out``, float32 [Q * K, len(CANDIDATE_NAMES)].
     """
     K = generators.shape[0]
-    legal = 0
+    legal, alike = 0, True
+    for k in range(K):
+        alike = alike and generators[k] != Placement.UNIFORM  # which draws for each job
     for i in range(count):
         j = np.int64(window[i])
         at = i * K
@@ -97,6 +128,14 @@ def encode_candidates(row, window, count, generators, nodes, mask, out):
             for k in range(K):
                 mask[at + k] = 0
                 out[at + k, :] = _F(0.0)
+            continue
+        twin = _find_twin(row, window, i, K, mask) if alike else np.int64(-1)
+        if twin >= 0:
+            for k in range(K):
+                mask[at + k] = mask[twin * K + k]
+                for c in range(out.shape[1]):  # a slice would set memory aside for a copy
+                    out[at + k, c] = out[twin * K + k, c]
+                legal += mask[at + k]
             continue
         legal += _fill_candidates(row, j, generators, nodes, mask[at : at + K], out[at : at + K])
     return legal
