@@ -33,8 +33,9 @@ help: ## show this list
 demo: $(RUN) ## train an agent, judge it against the rules, leave tables and pictures under results/
 	$(BIN)/python scripts/train.py experiment=demo $(ARGS)
 
+# Whole files go to one process each: what they share is made once. ARGS="-n 0" runs all in this one.
 test: $(DEV) ## run the tests
-	$(BIN)/pytest -q $(ARGS)
+	$(BIN)/pytest -q -n auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 lint: $(DEV) ## check formatting, style, types and the layers
 	@status=0; \
