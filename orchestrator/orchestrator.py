@@ -18,6 +18,7 @@ from orchestrator.kernels.state.codes import NodeCode, Reason
 from orchestrator.kernels.state.row import ClusterShape
 from orchestrator.live.cycle import SchedulingCycle
 from orchestrator.live.journal import CheckpointKeeper, Journal, reconcile
+from orchestrator.live.retry import Inbox, Outbox, Persistent
 from orchestrator.mesh.mesh import ServiceMesh, Transport
 from orchestrator.mesh.replicas import ReplicaRegistry
 from orchestrator.messages import (
@@ -131,8 +132,6 @@ class InfrastructureOrchestrator:
             seed=seed,
             check=check,
         )
-        self.jobs: dict[str, JobSpec] = self.engine.jobs.specs
-        self.nodes: dict[str, NodeSpec] = self.engine.nodes.specs
         self._reconciled = False
         self._cycle = SchedulingCycle(
             self.engine,
@@ -141,8 +140,13 @@ class InfrastructureOrchestrator:
             self._propose,
             on_events=schedule_on_events,
             review_ms=review_ms,
+            fallback=policy_of(None),
         )
         self._keeper = CheckpointKeeper(checkpoint_manager)
+        self._keeping = Persistent("noting checkpoints", self._keeper.flush, self.clock)
+        self._outbox = Outbox(self.runtime, self.clock)
+        self._inbox = Inbox(self._take_report, self.clock)
+        self._health = Inbox(self._take_health, self.clock)
         simulated = isinstance(self.runtime, SimulatedRuntime)
         self._replicas = ReplicaRegistry(self.clock, mesh, transport, simulated=simulated)
         self.mesh = self._replicas.mesh
@@ -158,8 +162,18 @@ class InfrastructureOrchestrator:
     def _listen(self) -> None:
         """Hear of jobs that are there already, of events and of nodes' health."""
         self._replicas.declare(*self.jobs.values())
-        self.runtime.bind(self._on_event)
-        self.faults.subscribe(self._on_health)
+        self.runtime.bind(self._inbox.deliver)
+        self.faults.subscribe(self._health.deliver)
+
+    @property
+    def jobs(self) -> dict[str, JobSpec]:
+        """Jobs that are known, by their ids; to be read only."""
+        return self.engine.jobs.specs
+
+    @property
+    def nodes(self) -> dict[str, NodeSpec]:
+        """Nodes that are known, by their ids; to be read only."""
+        return self.engine.nodes.specs
 
     @property
     def policy(self) -> Policy:
@@ -346,6 +360,19 @@ class InfrastructureOrchestrator:
             "log_entries": self._journal.applied,
             "services": self._replicas.status(suspects),
             "scaling": self._fleet.status(),
+            "errors": self._errors(),
+        }
+
+    def _errors(self) -> dict[str, Any]:
+        """How often what is injected failed, and what is still to be done because of it."""
+        return {
+            "policy": self._cycle.policy_errors,
+            "last_policy_error": self._cycle.last_policy_error,
+            "runtime": self._outbox.errors,
+            "effects_waiting": len(self._outbox),
+            "reports": self._inbox.errors + self._health.errors,
+            "reports_waiting": len(self._inbox) + len(self._health),
+            "checkpoints": self._keeping.errors,
         }
 
     def get_job_status(self, job_id: str) -> dict[str, Any]:
@@ -375,21 +402,22 @@ class InfrastructureOrchestrator:
 
     def _carry_out(self, outcome: Outcome) -> None:
         self._keeper.note(outcome, self.engine.now_ms)
+        self._keeping.run_now()
         gone = [effect.node_id for effect in outcome.effects if isinstance(effect, ReleaseNode)]
         for node_id in gone:
             self.faults.forget(node_id)
         self._fleet.left(gone)
-        self.runtime.carry_out(outcome.effects)
+        self._outbox.send(outcome.effects)
 
     # --- what is reported ------------------------------------------------------------------------
 
-    async def _on_event(self, event: Event) -> None:
+    async def _take_report(self, event: Event) -> None:
         """The runtime reports something."""
         if self.engine.is_current(event):
             await self._propose(event)
             await self._cycle.react()
 
-    async def _on_health(self, health: NodeHealth) -> None:
+    async def _take_health(self, health: NodeHealth) -> None:
         """The fault detector has changed its mind about a node."""
         if health.node_id not in self.nodes:
             return

@@ -16,6 +16,7 @@ from orchestrator.engine.engine import Engine
 from orchestrator.errors import ConfigurationError, QuartermasterError, ValidationError
 from orchestrator.kernels.change.nodes import give_up_nodes
 from orchestrator.kernels.state.codes import NodeCode
+from orchestrator.live.retry import Inbox, Persistent
 from orchestrator.metrics.views import ScalingEfficiency
 from orchestrator.ports import Clock, Provisioner
 from orchestrator.status import Demand, demand_of
@@ -106,6 +107,8 @@ class FleetController:
         self._account = account
         self._lock = asyncio.Lock()
         self._ordered_ms: deque[int] = deque()
+        self._gone: list[str] = []  # nodes that are to be given back
+        self._releasing = Persistent("giving nodes back", self._release, clock)
         most = engine.shape.nodes
         if scaler is not None and (least := _plan_of(scaler).min_size) > most:
             raise ConfigurationError(
@@ -121,17 +124,26 @@ class FleetController:
     def bind(self, join: Callable[[NodeSpec], Awaitable[object]]) -> None:
         """Say how nodes that arrive are registered; one that is refused is given back."""
         if self.provisioner is not None:
-            self.provisioner.bind(lambda spec: self._arrive(spec, join))
+            arrivals = Inbox[NodeSpec](lambda spec: self._arrive(spec, join), self._clock)
+            self.provisioner.bind(arrivals.deliver)
 
     async def _arrive(self, spec: NodeSpec, join: Callable[[NodeSpec], Awaitable[object]]) -> None:
-        ordered_ms = self._ordered_ms.popleft() if self._ordered_ms else self._clock.now_ms()
+        nodes = self._engine.nodes
+        if spec.node_id in nodes.specs and nodes.code(spec.node_id) != NodeCode.DOWN:
+            _log.warning("node '%s' was delivered again; it is in service", spec.node_id)
+            return
         try:
             await join(spec)
         except QuartermasterError as error:  # its room was taken meanwhile, for example
             _log.warning("node '%s' is given back: %s", spec.node_id, error)
+            self._ordered_at()
             self.left([spec.node_id])
         else:
-            self._account.note_arrival(self._clock.now_ms() - ordered_ms)
+            self._account.note_arrival(self._clock.now_ms() - self._ordered_at())
+
+    def _ordered_at(self) -> int:
+        """When the node that has come was ordered: the first order that is open; else now."""
+        return self._ordered_ms.popleft() if self._ordered_ms else self._clock.now_ms()
 
     @property
     def size(self) -> int:
@@ -156,17 +168,15 @@ class FleetController:
         async with self._lock:
             now_ms, size = self._clock.now_ms(), self.size
             demand = demand_of(self._engine)
+            cooldown = _horizontal(self._scaler_for(demand)).cooldown
+            changed_ms = cooldown.last_change_ms
             decision = await self._decide(now_ms, size, demand)
             more = decision.target_nodes - size
-            done = 0
-            if more > 0:
-                done = self._order(more, now_ms)
-            elif more < 0:
-                only = self.provisioner is None
-                leaving = leaving_nodes(self._engine, now_ms, -more, empty_only=only)
-                for node_id in leaving:
-                    await decommission(node_id)
-                done = len(leaving)
+            try:
+                done = await self._change(more, now_ms, decommission)
+            except Exception:
+                cooldown.take_back(changed_ms)  # nothing happened that has to show its effect first
+                raise
             if done < abs(more):
                 decision = self._explain(decision, done, abs(more))
             self.last = decision
@@ -174,10 +184,27 @@ class FleetController:
             self._account.note(now_ms, decision, demand.total, capacity, done)
             return decision
 
+    async def _change(
+        self, more: int, now_ms: int, decommission: Callable[[str], Awaitable[object]]
+    ) -> int:
+        """Order nodes, or drain some (``more`` below 0); how many."""
+        if more >= 0:
+            return self._order(more, now_ms) if more > 0 else 0
+        only = self.provisioner is None
+        leaving = leaving_nodes(self._engine, now_ms, -more, empty_only=only)
+        for node_id in leaving:
+            await decommission(node_id)
+        return len(leaving)
+
     def left(self, node_ids: list[str]) -> None:
-        """Nodes have left the cluster."""
-        if self.provisioner is not None and node_ids:
-            self.provisioner.release(node_ids)
+        """Nodes have left the cluster: they are given back, later if that fails."""
+        self._gone += node_ids
+        self._releasing.run_now()
+
+    def _release(self) -> None:
+        if self.provisioner is not None and self._gone:
+            self.provisioner.release(list(self._gone))
+        self._gone.clear()
 
     def status(self) -> dict[str, Any]:
         """What was decided last, as plain data, and what is on its way."""
@@ -239,5 +266,9 @@ class FleetController:
         return replace(decision, reason=f"{decision.reason}; {done} of {wanted} nodes: {why}")
 
 
+def _horizontal(scaler: FleetScaler) -> HorizontalScaler:
+    return scaler if isinstance(scaler, HorizontalScaler) else scaler.horizontal
+
+
 def _plan_of(scaler: FleetScaler) -> ScalingPlan:
-    return scaler.plan if isinstance(scaler, HorizontalScaler) else scaler.horizontal.plan
+    return _horizontal(scaler).plan

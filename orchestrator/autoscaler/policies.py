@@ -88,6 +88,10 @@ class CooldownManager:
         """Note that the size is changed now."""
         self._last_change_ms = max(self._last_change_ms, now_ms)
 
+    def take_back(self, last_change_ms: int) -> None:
+        """A change that was recorded was not made: the last one was that of before."""
+        self._last_change_ms = last_change_ms
+
 
 @dataclass(frozen=True)
 class ScalingPlan:

@@ -7,17 +7,19 @@ state, effects and event-log hash, which is all that recovery needs.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from orchestrator.engine.checks import check_message
 from orchestrator.engine.effects import EffectReader, placements
 from orchestrator.engine.plans import PlanExecutor
 from orchestrator.engine.records import check_quotas, tenant_records
 from orchestrator.engine.snapshot import Snapshot
 from orchestrator.engine.tables import JobTable, NodeTable
+from orchestrator.errors import QuartermasterError
 from orchestrator.invariants import assert_invariants
 from orchestrator.kernels.change import events as live
 from orchestrator.kernels.run import rows as kernels
@@ -110,9 +112,16 @@ class Engine:
         self.shape = replace(shape, envs=1, jobs=shape.jobs + 1, effects=effects)
         self.semantics = semantics or Semantics()
         self._copy_shape = replace(self.shape, log=0, effects=0)  # nobody acts on what-ifs
+        self._founders = tuple(nodes), tuple(tenants), seed
+        self._check = check
+        self._found()
+
+    def _found(self) -> None:
+        """Begin: nothing has happened yet."""
+        nodes, tenants, seed = self._founders
         self.state = allocate(self.shape)
         self.semantics.write(self.state.rows)
-        self.state.rows["keep_log"] = int(shape.log > 0)
+        self.state.rows["keep_log"] = int(self.shape.log > 0)
         no_nodes, no_jobs = np.zeros(0, NODE_DTYPE), np.zeros(0, REQUEST_DTYPE)
         kernels.begin_episode(self.state.rows, 0, seed, no_nodes, no_jobs)
         self.nodes = NodeTable(self.state)
@@ -127,7 +136,6 @@ class Engine:
         self._begun = False  # time begins with the first entry, whenever that is
         self._happened = False  # something did since the last decision point opened
         self._opened_ms = -1  # when that was
-        self._check = check
 
     def _found_tenants(self, tenants: Sequence[TenantSpec], nodes: Sequence[NodeSpec]) -> None:
         """Open an account for every tenant that there may be."""
@@ -212,6 +220,7 @@ class Engine:
 
     def check(self, body: Command | Event) -> None:
         """Raise a :class:`QuartermasterError` if a command makes no sense as things are."""
+        check_message(body)
         if isinstance(body, Submit):
             self.jobs.check(body.spec)
         elif isinstance(body, Register):
@@ -231,6 +240,18 @@ class Engine:
         """
         self.check(entry.body)
         return self.apply(entry)
+
+    def restore(self, entries: Iterable[Entry]) -> None:
+        """Be what entries of the log make of a new cluster.
+
+        For when an entry could not be applied, and left the cluster between two states.
+        """
+        self._found()
+        for entry in entries:
+            try:
+                self.handle(entry)
+            except QuartermasterError:
+                continue  # as it was when it came
 
     def apply(self, entry: Entry) -> Outcome:
         """Apply an entry of the log that makes sense as things are: :meth:`check` has said so."""

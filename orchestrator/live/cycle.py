@@ -6,9 +6,11 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
+from orchestrator.engine.checks import check_message
 from orchestrator.engine.engine import Engine, Outcome
 from orchestrator.engine.plans import MOST_REFUSALS
 from orchestrator.kernels.state.codes import EventKind, Reason
+from orchestrator.live.retry import Persistent
 from orchestrator.messages import Command, Decide, Event, Plan, Review, StartJob, Wait
 from orchestrator.ports import Clock, Policy
 
@@ -39,6 +41,15 @@ class SchedulingCycle:
     review_ms : int or None
         With ``on_events``: how long a preempted job that nothing else happens to waits for its
         next chance; None: until something happens.
+    fallback : Policy
+        Decides where the policy raises an error, or returns what is no plan.
+
+    Attributes
+    ----------
+    policy_errors : int
+        How often the policy failed.
+    last_policy_error : str
+        How it did last, or ``""``.
     """
 
     def __init__(
@@ -50,8 +61,13 @@ class SchedulingCycle:
         *,
         on_events: bool,
         review_ms: int | None,
+        fallback: Policy,
     ) -> None:
         self.policy = policy
+        self.policy_errors = 0
+        self.last_policy_error = ""
+        self._fallback = fallback
+        self._reviewing = Persistent("a scheduling cycle", self._run_by_itself, clock)
         self.on_events = on_events
         self._engine = engine
         self._clock = clock
@@ -66,7 +82,7 @@ class SchedulingCycle:
         if not self.on_events:
             return
         if self._engine.semantics.commitment:  # every event is a decision point by itself
-            await self.run(review=False)
+            await self._reviewing.run()
         elif not self._armed:
             self._armed = True
             self._clock.call_at(self._clock.now_ms(), self._review, order=_AFTER_EVENTS)
@@ -79,8 +95,7 @@ class SchedulingCycle:
                 started += _starts(await self._propose(Review()))
             refusals = 0
             while self._engine.decision_open:
-                plan = self.policy.decide(self._engine.snapshot())
-                outcome = await self._propose(Decide(plan))
+                plan, outcome = await self._decide()
                 started += _starts(outcome)
                 if outcome.reason != Reason.OK:
                     refusals += 1
@@ -90,14 +105,29 @@ class SchedulingCycle:
         self._review_later()
         return started
 
+    async def _decide(self) -> tuple[Plan, Outcome]:
+        """What the policy wants, or the fallback where it fails, and what came of it."""
+        try:
+            plan = self.policy.decide(self._engine.snapshot())
+            check_message(Decide(plan))
+        except Exception as error:
+            self.policy_errors += 1
+            self.last_policy_error = f"{type(error).__name__}: {error}"
+            _log.exception("the policy failed; the fallback decides instead")
+            plan = self._fallback.decide(self._engine.snapshot())
+        return plan, await self._propose(Decide(plan))
+
     async def _review(self) -> None:
         self._armed = False
-        await self.run(review=True)
+        await self._reviewing.run()
 
     async def _review_late(self) -> None:
         self._reviews = False
         if not self._armed:
-            await self.run(review=True)
+            await self._reviewing.run()
+
+    async def _run_by_itself(self) -> None:
+        await self.run(review=not self._engine.semantics.commitment)
 
     def _review_later(self) -> None:
         """A victim may not be placed at the point that it was preempted at: give it another."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Awaitable, Callable
 
 from orchestrator.engine.engine import Engine, Outcome
-from orchestrator.errors import QuartermasterError
+from orchestrator.errors import InvariantError, QuartermasterError
 from orchestrator.messages import (
     Command,
+    Effect,
     Entry,
     Event,
     SaveCheckpoint,
@@ -26,7 +28,8 @@ class CheckpointKeeper:
     """Keeps a checkpoint manager's latest checkpoint of a job the one that the job goes on from.
 
     Periodic checkpoints are not events of the cluster: a job writes them by itself, and only the
-    one that it falls back to is noted here, when it does.
+    one that it falls back to is noted here, when it does. What a manager could not be told, because
+    it raised an error, is told it again, in order, by the next call of :meth:`flush`.
 
     Parameters
     ----------
@@ -37,24 +40,36 @@ class CheckpointKeeper:
     def __init__(self, checkpoints: CheckpointManager) -> None:
         self._checkpoints = checkpoints
         self._writing: dict[str, str] = {}  # checkpoints, by job
+        self._untold: deque[tuple[Effect | str, int]] = deque()  # or a job to forget; and when
 
     def note(self, outcome: Outcome, now_ms: int) -> None:
         """Record what an outcome says about saved work."""
         if outcome.forgotten:
-            self._checkpoints.forget(outcome.forgotten)
+            self._untold.append((outcome.forgotten, now_ms))
         for effect in outcome.effects:
-            if isinstance(effect, SaveCheckpoint):
-                checkpoint_id = self._checkpoints.save(effect.job_id, effect.progress_ms, now_ms)
-                self._writing[effect.job_id] = checkpoint_id
-            elif isinstance(effect, StopJob):
-                self._note_stop(effect, now_ms)
+            if isinstance(effect, SaveCheckpoint | StopJob):
+                self._untold.append((effect, now_ms))
+
+    def flush(self) -> None:
+        """Tell the manager what it was not told yet; raises what it raises, and goes on later."""
+        while self._untold:
+            what, now_ms = self._untold[0]
+            if isinstance(what, str):
+                self._checkpoints.forget(what)
+            elif isinstance(what, SaveCheckpoint):
+                checkpoint_id = self._checkpoints.save(what.job_id, what.progress_ms, now_ms)
+                self._writing[what.job_id] = checkpoint_id
+            elif isinstance(what, StopJob):
+                self._note_stop(what, now_ms)
+            self._untold.popleft()
 
     def _note_stop(self, stop: StopJob, now_ms: int) -> None:
-        checkpoint_id = self._writing.pop(stop.job_id, None)
+        checkpoint_id = self._writing.get(stop.job_id)
         if checkpoint_id is not None and stop.reason == StopReason.PREEMPTED:
             self._checkpoints.commit(checkpoint_id)
         elif checkpoint_id is not None:
             self._checkpoints.discard(checkpoint_id)
+        self._writing.pop(stop.job_id, None)
         latest = self._checkpoints.latest(stop.job_id)
         if stop.progress_ms > (latest.progress_ms if latest else 0):
             saved = self._checkpoints.save(stop.job_id, stop.progress_ms, now_ms)
@@ -129,6 +144,7 @@ class Journal:
         self._carry_out = carry_out
         self._observe = observe
         self._lock = asyncio.Lock()
+        self._senseless: set[int] = set()  # entries whose application raised an error
         self.applied = 0
         for entry in consensus.entries():
             self._apply(entry, engine.handle, lambda outcome: None)
@@ -144,7 +160,7 @@ class Journal:
         async with self._lock:
             self._engine.check(body)
             time_ms = max(self._clock.now_ms(), self._engine.now_ms)
-            index = await self._consensus.append(Entry(time_ms, body))
+            index = await self._append(Entry(time_ms, body))
             first, outcomes = self.applied, []
             for at, entry in enumerate(self._consensus.entries(first), first):
                 # Only what comes next is still as it was when it was checked.
@@ -156,19 +172,47 @@ class Journal:
             raise mine
         return mine
 
+    async def _append(self, entry: Entry) -> int:
+        """Append an entry; an error after it was written loses the answer only."""
+        try:
+            return await self._consensus.append(entry)
+        except Exception:
+            for at, known in enumerate(self._consensus.entries(self.applied), self.applied):
+                if known == entry:
+                    _log.warning("entry %d was logged, though the log raised an error", at)
+                    return at
+            raise
+
+    def _sensible(self) -> list[Entry]:
+        """What was applied up to now."""
+        known = self._consensus.entries()[: self.applied]
+        return [entry for at, entry in enumerate(known) if at not in self._senseless]
+
     def _apply(
         self,
         entry: Entry,
         apply: Callable[[Entry], Outcome],
         carry_out: Callable[[Outcome], None],
     ) -> Outcome | QuartermasterError:
-        """Apply the next entry. One that is refused is refused alike by every replica."""
+        """Apply the next entry. One that is refused is refused alike by every replica.
+
+        So is one that cannot be applied, whatever is raised: the cluster is then as before.
+        """
         try:
             outcome = apply(entry)
-        except QuartermasterError as error:
-            _log.info("entry %d of the log was refused: %s", self.applied, error)
+        except Exception as error:
+            if isinstance(error, QuartermasterError) and not isinstance(error, InvariantError):
+                _log.info("entry %d of the log was refused: %s", self.applied, error)
+                self.applied += 1
+                return error
+            _log.exception("entry %d of the log cannot be applied", self.applied)
+            self._senseless.add(self.applied)
+            self._engine.restore(self._sensible())
             self.applied += 1
-            return error
+            return InvariantError(
+                f"entry {self.applied - 1} of the log cannot be applied and changes nothing "
+                f"({type(error).__name__}: {error})"
+            )
         self.applied += 1
         if self._observe is not None:
             self._observe(outcome)

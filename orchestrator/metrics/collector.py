@@ -72,7 +72,6 @@ class OrchestratorMetrics:
         self.fairness = Series(limit)
         self.queue = Series(limit)
         self._engine = engine
-        self._states = engine.state.node[0]["state"]  # a view
         self._services = services if services is not None else dict
         self._interval_ms = interval_ms
         self._price = node_price
@@ -105,7 +104,7 @@ class OrchestratorMetrics:
             self.queue.add(now_ms, int(engine.row["queue_len"]))
 
     def _paid_nodes(self) -> int:
-        states = self._states
+        states = self._engine.state.node[0]["state"]
         up = np.count_nonzero(states == NodeCode.UP.value)
         return int(up + np.count_nonzero(states == NodeCode.DRAINING.value))
 

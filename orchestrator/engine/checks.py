@@ -1,0 +1,154 @@
+"""What is said to the engine has the form that it was declared with.
+
+Annotations bind nobody at run time. What a caller or a policy hands over is checked here, before it
+is logged: an entry that cannot be applied would otherwise be met by every replica and at every
+restart.
+"""
+
+from __future__ import annotations
+
+import numbers
+from enum import IntEnum
+from typing import NoReturn
+
+from orchestrator.errors import ValidationError
+from orchestrator.kernels.state.codes import NODE_CHOICE, Placement
+from orchestrator.messages import (
+    CheckpointCommitted,
+    Command,
+    Decide,
+    Decommission,
+    Event,
+    MigrateJob,
+    NodeFailed,
+    NodeRecovered,
+    PlaceJob,
+    Plan,
+    Preempt,
+    PreemptJob,
+    Register,
+    ResizeJob,
+    Review,
+    Scale,
+    Submit,
+    Wait,
+    WorkerExited,
+    WorkersLost,
+)
+from orchestrator.types import JobSpec, NodeSpec
+
+__all__ = ["MOST_WORKERS", "check_message"]
+
+
+MOST_WORKERS = 2**31 - 1
+"""Largest number of workers that anybody may name; how many there may be, the shape says."""
+
+
+_MOST_RUNS = 2**63 - 1
+
+
+_GENERATORS = frozenset(int(placement) for placement in Placement)
+
+
+_EXIT_CODES = (-(2**31), 2**31 - 1)
+
+
+def check_message(body: Command | Event) -> None:
+    """Raise a :class:`ValidationError` unless a command or event is well formed.
+
+    Whether it makes sense as things are is another question: see ``Engine.check``.
+    """
+    match body:
+        case Submit(spec):
+            _require_type(body, "spec", spec, JobSpec)
+        case Register(spec):
+            _require_type(body, "spec", spec, NodeSpec)
+        case Preempt(job_id, reason):
+            _require_text(body, "job_id", job_id)
+            _require_text(body, "reason", reason)
+        case Scale(job_id, workers):
+            _require_text(body, "job_id", job_id)
+            _require_integer(body, "workers", workers, 0, MOST_WORKERS)
+        case Decommission(node_id, drain):
+            _require_text(body, "node_id", node_id)
+            _require_type(body, "drain", drain, bool)
+        case NodeFailed(node_id) | NodeRecovered(node_id):
+            _require_text(body, "node_id", node_id)
+        case Review():
+            pass
+        case Decide(plan):
+            _check_plan(plan)
+        case WorkerExited() | CheckpointCommitted() | WorkersLost():
+            _check_event(body)
+        case _:
+            raise ValidationError(
+                f"entry {body!r:.80}", "body", "is no command and no event", "give one of messages"
+            )
+
+
+def _check_event(event: Event) -> None:
+    _require_text(event, "job_id", event.job_id)
+    _require_integer(event, "run", event.run, 0, _MOST_RUNS)
+    if isinstance(event, WorkerExited):
+        _require_integer(event, "exit_code", event.exit_code, *_EXIT_CODES)
+    elif isinstance(event, WorkersLost):
+        _require_text(event, "reason", event.reason)
+
+
+def _check_plan(plan: object) -> None:
+    """A policy may return anything."""
+    if not isinstance(plan, Plan):
+        raise ValidationError(
+            "Decide", "plan", f"is {plan!r:.80}", "have the policy return a Plan, or Plan() to wait"
+        )
+    _require_type(plan, "actions", plan.actions, tuple)
+    for action in plan.actions:
+        match action:
+            case PlaceJob(job_id, generator) | MigrateJob(job_id, generator):
+                _require_text(action, "job_id", job_id)
+                _check_generator(action, generator)
+            case PreemptJob(job_id):
+                _require_text(action, "job_id", job_id)
+            case ResizeJob(job_id, workers):
+                _require_text(action, "job_id", job_id)
+                _require_integer(action, "workers", workers, 0, MOST_WORKERS)
+            case Wait():
+                pass
+            case _:
+                raise ValidationError(
+                    "Plan", "actions", f"hold {action!r:.80}", "give actions only, of messages"
+                )
+
+
+def _check_generator(action: object, generator: object) -> None:
+    """A placement generator, or a node by its number."""
+    if isinstance(generator, IntEnum) and not isinstance(generator, Placement):
+        _refuse(action, "generator", generator, "a Placement")
+    number = _require_integer(action, "generator", generator, 0, MOST_WORKERS)
+    if number < NODE_CHOICE and number not in _GENERATORS:
+        _refuse(action, "generator", generator, "a Placement")
+
+
+def _refuse(subject: object, field: str, value: object, wanted: str) -> NoReturn:
+    raise ValidationError(type(subject).__name__, field, f"is {value!r:.80}", f"give {wanted}")
+
+
+def _require_type(subject: object, field: str, value: object, wanted: type) -> None:
+    if not isinstance(value, wanted):
+        _refuse(subject, field, value, f"a {wanted.__name__}")
+
+
+def _require_text(subject: object, field: str, value: object) -> None:
+    _require_type(subject, field, value, str)
+    try:
+        str(value).encode()
+    except UnicodeEncodeError:
+        _refuse(subject, field, value, "text that UTF-8 can hold")
+
+
+def _require_integer(subject: object, field: str, value: object, least: int, most: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        _refuse(subject, field, value, "an integer")
+    if not least <= int(value) <= most:
+        _refuse(subject, field, value, f"an integer from {least} to {most}")
+    return int(value)

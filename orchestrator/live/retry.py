@@ -1,0 +1,197 @@
+"""What could not be done now is done later: whatever is injected may fail, be slow, or be away.
+
+Nothing that was logged is lost by it, and nothing is done twice by us: what failed is tried again,
+after 1, 2, 4 ... seconds, at most a minute.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Generic, TypeAlias, TypeVar
+
+from orchestrator.errors import QuartermasterError
+from orchestrator.messages import Effect, ReleaseNode
+from orchestrator.ports import Clock, Runtime
+
+__all__ = ["Inbox", "Outbox", "Persistent", "delay_ms"]
+
+
+T = TypeVar("T")
+
+
+Work: TypeAlias = Callable[[], Awaitable[object] | None]
+
+
+_FIRST_MS = 1000
+
+
+_MOST_MS = 60_000
+
+
+_log = logging.getLogger(__name__)
+
+
+def delay_ms(failures: int) -> int:
+    """How long to wait after so many failures in a row, ms."""
+    return int(min(_FIRST_MS * 2 ** min(failures - 1, 16), _MOST_MS))
+
+
+class Persistent:
+    """Work that is done again, later, when it raised an error.
+
+    Parameters
+    ----------
+    what : str
+        For the log.
+    work : callable or coroutine function
+        Does all that is left to do.
+    clock : Clock
+        Time.
+
+    Attributes
+    ----------
+    errors : int
+        How often it failed.
+    """
+
+    def __init__(self, what: str, work: Work, clock: Clock) -> None:
+        self.errors = 0
+        self._what, self._work, self._clock = what, work, clock
+        self._failures = 0  # in a row
+        self._armed = False
+
+    async def run(self) -> None:
+        """Do it now; never raises an :class:`Exception`."""
+        try:
+            done = self._work()
+            if inspect.isawaitable(done):
+                await done
+        except Exception as error:
+            self._fail(error)
+        else:
+            self._failures = 0
+
+    def run_now(self) -> None:
+        """Do work that is no coroutine; never raises an :class:`Exception`."""
+        try:
+            self._work()
+        except Exception as error:
+            self._fail(error)
+        else:
+            self._failures = 0
+
+    def _fail(self, error: Exception) -> None:
+        self.errors += 1
+        self._failures += 1
+        wait_ms = delay_ms(self._failures)
+        problem = f"{type(error).__name__}: {error}"
+        _log.warning("%s failed (%s); again in %d ms", self._what, problem, wait_ms)
+        if not self._armed:
+            self._armed = True
+            self._clock.call_at(self._clock.now_ms() + wait_ms, self._again)
+
+    async def _again(self) -> None:
+        self._armed = False
+        await self.run()
+
+
+class Outbox:
+    """Effects on their way to a runtime, in their order.
+
+    What the runtime refuses with an error holds up what comes later for the same job or node, and
+    nothing else.
+
+    Parameters
+    ----------
+    runtime : Runtime
+    clock : Clock
+    """
+
+    def __init__(self, runtime: Runtime, clock: Clock) -> None:
+        self._runtime = runtime
+        self._waiting: list[Effect] = []
+        self._sending = Persistent("carrying effects out", self._flush, clock)
+
+    @property
+    def errors(self) -> int:
+        """How often the runtime raised an error."""
+        return self._sending.errors
+
+    def __len__(self) -> int:
+        """Count the effects that are not carried out."""
+        return len(self._waiting)
+
+    def send(self, effects: Sequence[Effect]) -> None:
+        """Have effects carried out, after those that are waiting."""
+        self._waiting += effects
+        if effects:
+            self._sending.run_now()
+
+    def _flush(self) -> None:
+        sending, self._waiting = self._waiting, []
+        held_up: set[str] = set()
+        failed: Exception | None = None
+        for effect in sending:
+            if _subject(effect) not in held_up:
+                try:
+                    self._runtime.carry_out([effect])
+                    continue
+                except Exception as error:
+                    failed = failed or error
+                    held_up.add(_subject(effect))
+            self._waiting.append(effect)
+        if failed is not None:
+            raise failed
+
+
+def _subject(effect: Effect) -> str:
+    """Whose effects have to stay in order."""
+    return f"node {effect.node_id}" if isinstance(effect, ReleaseNode) else f"job {effect.job_id}"
+
+
+class Inbox(Generic[T]):
+    """What is reported, on its way into the log.
+
+    Parameters
+    ----------
+    take : coroutine function
+        Logs and applies a report; raises a :class:`QuartermasterError` if it makes no sense.
+    clock : Clock
+    """
+
+    def __init__(self, take: Callable[[T], Awaitable[object]], clock: Clock) -> None:
+        self._take = take
+        self._waiting: deque[T] = deque()
+        self._busy = False
+        self._taking = Persistent("taking reports", self._flush, clock)
+
+    @property
+    def errors(self) -> int:
+        """How often a report could not be logged."""
+        return self._taking.errors
+
+    def __len__(self) -> int:
+        """Count the reports that are not logged."""
+        return len(self._waiting)
+
+    async def deliver(self, report: T) -> None:
+        """Take a report, after those that are waiting; what cannot be logged now is kept."""
+        self._waiting.append(report)
+        await self._taking.run()
+
+    async def _flush(self) -> None:
+        if self._busy:
+            return  # whoever is at it takes what has come since, too
+        self._busy = True
+        try:
+            while self._waiting:
+                try:
+                    await self._take(self._waiting[0])
+                except QuartermasterError as error:
+                    _log.warning("a report makes no sense and is dropped: %s", error)
+                self._waiting.popleft()
+        finally:
+            self._busy = False
