@@ -16,6 +16,7 @@ from orchestrator.clock import WallClock
 from orchestrator.engine.engine import Engine, Outcome
 from orchestrator.kernels.state.codes import NodeCode, Reason
 from orchestrator.kernels.state.row import ClusterShape
+from orchestrator.live.crashes import CrashLoops
 from orchestrator.live.cycle import SchedulingCycle
 from orchestrator.live.journal import CheckpointKeeper, Journal, reconcile
 from orchestrator.live.retry import Inbox, Outbox, Persistent
@@ -79,7 +80,9 @@ class InfrastructureOrchestrator:
     clock : Clock or None
         Time; None: real time.
     policy : Policy, Rule or None
-        Who decides; None: first come, first served, overtaking where somebody does not fit.
+        Who decides; None: the rule ``priority``: more important classes are served first and
+        preempt others; within a class it is first come, first served, and who does not fit is
+        overtaken.
     shape : ClusterShape or None
         Capacities; None: ``DEFAULT_SHAPE``.
     nodes, semantics, tenants, seed, check
@@ -143,10 +146,7 @@ class InfrastructureOrchestrator:
             fallback=policy_of(None),
         )
         self._keeper = CheckpointKeeper(checkpoint_manager)
-        self._keeping = Persistent("noting checkpoints", self._keeper.flush, self.clock)
         self._outbox = Outbox(self.runtime, self.clock)
-        self._inbox = Inbox(self._take_report, self.clock)
-        self._health = Inbox(self._take_health, self.clock)
         simulated = isinstance(self.runtime, SimulatedRuntime)
         self._replicas = ReplicaRegistry(self.clock, mesh, transport, simulated=simulated)
         self.mesh = self._replicas.mesh
@@ -161,8 +161,12 @@ class InfrastructureOrchestrator:
 
     def _listen(self) -> None:
         """Hear of jobs that are there already, of events and of nodes' health."""
+        self._keeping = Persistent("noting checkpoints", self._keeper.flush, self.clock)
+        self._inbox = Inbox(self._take_report, self.clock)
+        self._health = Inbox(self._take_health, self.clock)
+        self._crashes = CrashLoops(self.engine, self.clock, self._inbox.deliver)
         self._replicas.declare(*self.jobs.values())
-        self.runtime.bind(self._inbox.deliver)
+        self.runtime.bind(self._crashes.hear)
         self.faults.subscribe(self._health.deliver)
 
     @property

@@ -10,6 +10,8 @@ import pytest
 from orchestrator import ClusterShape, JobSpec, Semantics
 from orchestrator.engine.snapshot import Snapshot
 from orchestrator.errors import CapacityError, UnknownEntityError, ValidationError
+from orchestrator.kernels.state.codes import Topology
+from orchestrator.live.crashes import MOST_CRASHES
 from orchestrator.messages import (
     PlaceJob,
     Plan,
@@ -151,7 +153,7 @@ async def test_a_worker_that_fails_fails_its_job() -> None:
     await s.orchestrator.submit_job(job("a"))
     await s.orchestrator.schedule()
     await s.wait(15)
-    await s.orchestrator._on_event(WorkerExited("a", 1, exit_code=137))
+    await s.report(WorkerExited("a", 1, exit_code=137))
     assert s.state_of("a") == "failed"
     assert s.runtime.observe() == {}
     counts = s.orchestrator.get_cluster_status()["jobs"]
@@ -163,10 +165,39 @@ async def test_an_effect_that_fails_is_undone() -> None:
     s = stage(node("n0"))
     await s.orchestrator.submit_job(job("a"))
     await s.orchestrator.schedule()
-    await s.orchestrator._on_event(WorkersLost("a", 1, "the image could not be pulled"))
+    await s.report(WorkersLost("a", 1, "the image could not be pulled"))
     assert s.state_of("a") == "pending"
     assert s.orchestrator.get_cluster_status()["gpus"]["free"] == 4
     assert await s.orchestrator.schedule() == [("a", "n0")]
+
+
+async def test_a_crash_loop_ends() -> None:
+    """A bad image: its starts come later and later, and in the end it fails."""
+    s = stage(node("n0", gpus=1), schedule_on_events=True)
+    starts = 0
+    await s.orchestrator.submit_job(job("bad"))
+    await s.orchestrator.submit_job(job("good"))
+    for _ in range(100):
+        await s.clock.advance_to(s.clock.now_ms() + 1000)
+        status = s.orchestrator.get_job_status("bad")
+        if status["state"] == "running" and status["starts"] > starts:
+            starts = status["starts"]
+            await s.report(WorkersLost("bad", starts, "no such image"))
+            await s.report(WorkersLost("bad", starts, "no such image"))  # said twice, counted once
+    assert (s.state_of("bad"), starts) == ("failed", MOST_CRASHES + 1)
+    await s.wait(61)
+    assert s.state_of("good") == "completed"
+
+
+@pytest.mark.parametrize("minutes", [11, 30])
+async def test_losses_now_and_then_are_no_crash_loop(minutes: float) -> None:
+    s = stage(node("n0"), schedule_on_events=True)
+    await s.orchestrator.submit_job(job("a", max_duration_hours=100.0))
+    for run in range(1, 3 * MOST_CRASHES):
+        await s.wait(minutes)
+        await s.report(WorkersLost("a", run, "its node's cable was pulled"))
+    await s.wait(1)
+    assert s.state_of("a") == "running"
 
 
 async def test_reports_about_a_former_run_are_ignored() -> None:
@@ -177,8 +208,8 @@ async def test_reports_about_a_former_run_are_ignored() -> None:
     await s.orchestrator.schedule()
     await s.orchestrator.schedule()
     entries = s.orchestrator.get_cluster_status()["log_entries"]
-    await s.orchestrator._on_event(WorkerExited("a", 1))
-    await s.orchestrator._on_event(WorkerExited("never heard of", 1))
+    await s.report(WorkerExited("a", 1))
+    await s.report(WorkerExited("never heard of", 1))
     assert s.state_of("a") == "running"
     assert s.orchestrator.get_cluster_status()["log_entries"] == entries
 
@@ -197,10 +228,13 @@ async def test_an_id_is_given_once() -> None:
     ("fields", "field"),
     [
         ({"num_workers": 9}, "num_workers"),  # more than any job may have
-        ({"gpus_per_worker": 5}, "num_workers"),  # on one node
+        ({"gpus_per_worker": 5}, "gpus_per_worker"),  # on one node
         ({"num_workers": 3, "gpus_per_worker": 3}, "num_workers"),
-        ({"cpus_per_worker": 65.0}, "num_workers"),
-        ({"memory_per_worker_gb": 513.0}, "num_workers"),
+        ({"cpus_per_worker": 65.0}, "cpus_per_worker"),
+        ({"memory_per_worker_gb": 513.0}, "memory_per_worker_gb"),
+        ({"gpu_memory_gb": 81.0}, "gpu_memory_gb"),
+        ({"gpu_memory_gb": 81.0, "cpus_per_worker": 32.0, "num_workers": 2}, "gpu_memory_gb"),
+        ({"topology": Topology.NODE, "num_workers": 5}, "topology"),
         ({"cpus_per_worker": 1e9}, "cpus_per_worker"),
         ({"memory_per_worker_gb": 1e300}, "memory_per_worker_gb"),
         ({"max_duration_hours": 1e300}, "max_duration_hours"),

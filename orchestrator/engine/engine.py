@@ -185,6 +185,10 @@ class Engine:
         """How often a job has started."""
         return int(self.state.job[0, self.jobs.index.find(job_id)]["runs"])
 
+    def started_ms(self, job_id: str) -> int:
+        """When the present run of a job started."""
+        return int(self.state.job[0, self.jobs.index.find(job_id)]["start_ms"])
+
     def workers_of(self, job_id: str) -> tuple[WorkerPlacement, ...]:
         """Where the workers of a job are; empty if it is not placed."""
         j = self.jobs.index.find(job_id)

@@ -108,6 +108,19 @@ class Names:
         return self._numbers.setdefault(name, len(self._numbers))
 
 
+# The least that a job can ask for, by the field of its specification.
+_LEAST = {
+    "gpu_memory_gb": {"gpu_memory_mib": 0},
+    "gpu_models": {"model_mask": 0},
+    "memory_per_worker_gb": {"memory_mib": 0},
+    "cpus_per_worker": {"cpu_milli": 0},
+    "network_gbps": {"bandwidth_mbps": 0},
+    "topology": {"topology": 0},
+    "num_workers": {"workers": 1, "min_workers": 1},
+    "gpus_per_worker": {"gpus_per_worker": 0, "gpu_memory_mib": 0, "model_mask": 0},
+}
+
+
 _ENDED = (JobCode.COMPLETED, JobCode.FAILED)
 
 
@@ -155,14 +168,25 @@ class JobTable:
         ask = request_record(spec, 0, 0, self._nodes.models)
         # A cluster without nodes is one that is being built; it may yet hold anything.
         if nodes > 0 and not live.could_ever_fit(self._state.rows, 0, self._spare, ask):
-            problem = f"is {spec.num_workers}: more than the cluster can ever hold"
+            field = self._too_large(ask)
+            problem = f"is {getattr(spec, field)}: more than the cluster can ever hold"
             remedy = f"ask for less, or register more than the {nodes} nodes that there are"
-            raise ValidationError(me, "num_workers", problem, remedy)
+            raise ValidationError(me, field, problem, remedy)
         if self._free_row() is None:
             raise CapacityError(
                 f"{me}: all {self.index.size} rows of the job table hold jobs that wait or run;"
                 " let some finish, or raise ClusterShape.jobs"
             )
+
+    def _too_large(self, ask: NDArray[np.void]) -> str:
+        """The field of a specification without which a job could fit; the gang's size if none."""
+        for field, columns in _LEAST.items():
+            smaller = ask.copy()
+            for column, least in columns.items():
+                smaller[column] = least
+            if live.could_ever_fit(self._state.rows, 0, self._spare, smaller):
+                return field
+        return "num_workers"
 
     def submit(self, time_ms: int, spec: JobSpec) -> str:
         """Queue a job; the job that had to be forgotten for it, or ``""``."""
@@ -201,6 +225,7 @@ class NodeTable:
         self._models = Names("GPU model", 32)  # constraints on models are 32-bit masks
         self.index = RowIndex("node", state.shape.nodes)
         self.specs: dict[str, NodeSpec] = {}
+        self._racks: dict[int, dict[str, None]] = {}  # who is, or was, in which
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -223,17 +248,29 @@ class NodeTable:
             raise ValidationError(me, "gpus", problem, "raise ClusterShape.devices")
         self._models.require_room(spec.gpu_model)
         self._record(spec, NodeCode.ABSENT)
-        there = [
-            other
-            for name, other in self.specs.items()
-            if name != spec.node_id and self.code(name) != NodeCode.ABSENT
-        ]
-        check_racks([*there, spec])
+        mate = self._rack_mate(spec)
+        if mate is not None:
+            check_racks([mate, spec])
         if spec.node_id not in self.index and self._free_row() is None:
             raise CapacityError(
                 f"{me}: all {self.index.size} rows of the node table are in use;"
                 " decommission a node, or raise ClusterShape.nodes"
             )
+
+    def _rack_mate(self, spec: NodeSpec) -> NodeSpec | None:
+        """Another node that is in the same rack now; they all agree in what is above it."""
+        rack, gone = self._racks.get(spec.rack, {}), list[str]()
+        mate = None
+        for name in rack:
+            other = self.specs.get(name)
+            if other is None or other.rack != spec.rack:
+                gone.append(name)  # it has left, or has moved
+            elif name != spec.node_id and self.code(name) != NodeCode.ABSENT:
+                mate = other
+                break
+        for name in gone:
+            del rack[name]
+        return mate
 
     def found(self, spec: NodeSpec) -> None:
         """A node has been there since before the cluster's log begins."""
@@ -276,6 +313,7 @@ class NodeTable:
             n = row
             self.index.assign(n, spec.node_id)
         self.specs[spec.node_id] = spec
+        self._racks.setdefault(spec.rack, {})[spec.node_id] = None
         live.put_node(self._state.rows, 0, n, record)
         return n
 

@@ -451,6 +451,6 @@ class RulePolicy:
 
 
 def policy_of(policy: Policy | Rule | None) -> Policy:
-    """A policy as it is, a rule as a policy; None: first come, first served."""
-    rule = RULES["fcfs"] if policy is None else policy
+    """A policy as it is, a rule as a policy; None: by priority class, with preemption."""
+    rule = RULES["priority"] if policy is None else policy
     return RulePolicy(rule) if isinstance(rule, Rule) else rule

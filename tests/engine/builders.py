@@ -7,6 +7,7 @@ from typing import Any
 
 from orchestrator import ClusterShape, InfrastructureOrchestrator, VirtualClock, in_memory
 from orchestrator.foundations import Foundations
+from orchestrator.messages import Event
 from orchestrator.runtimes import SimulatedRuntime
 from orchestrator.types import JobPriority, JobSpec, NodeSpec
 
@@ -56,6 +57,11 @@ class Stage:
     async def wait(self, minutes: float) -> None:
         """Let time pass."""
         await self.clock.advance_to(self.clock.now_ms() + round(minutes * MINUTE_MS))
+
+    async def report(self, event: Event) -> None:
+        """Have the runtime say something."""
+        assert self.runtime._deliver is not None
+        await self.runtime._deliver(event)
 
     def state_of(self, job_id: str) -> str:
         """State of a job."""

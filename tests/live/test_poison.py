@@ -1,4 +1,4 @@
-"""A log that cannot be poisoned: whatever is said or raised, the next job runs and a restart works."""
+"""A log that cannot be poisoned: whatever is said, jobs run on and restarts work."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from orchestrator.engine.snapshot import Snapshot
 from orchestrator.errors import InvariantError, QuartermasterError
 from orchestrator.foundations import InMemoryConsensus
 from orchestrator.live.journal import Journal
-from orchestrator.messages import Entry, Plan, PlaceJob, Review, Scale, Submit
+from orchestrator.messages import Entry, PlaceJob, Plan, Review, Scale, Submit
 from orchestrator.runtimes import SimulatedRuntime
 from orchestrator.scheduling.rules import policy_of
 from tests.engine.builders import HOUR_MS, SHAPE, job, node
