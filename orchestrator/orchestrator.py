@@ -326,13 +326,13 @@ class InfrastructureOrchestrator:
             If there is no such service.
         """
         await self.start()
-        self._replicas.refresh(self.faults.suspects())
+        self._replicas.refresh(self.faults.suspects(), service_name)
         return self.mesh.discover(service_name)
 
     async def route_request(self, service_name: str, request: Any) -> Any:
         """Get a request answered: see :meth:`orchestrator.mesh.ServiceMesh.route`."""
         await self.start()
-        self._replicas.refresh(self.faults.suspects())
+        self._replicas.refresh(self.faults.suspects(), service_name)
         return await self.mesh.route(service_name, request)
 
     # --- status --------------------------------------------------------------------------------

@@ -339,6 +339,9 @@ class ServiceMesh:
     async def route(self, service: str, request: Any, transport: Transport | None = None) -> Any:
         """Get a request to an endpoint that answers it.
 
+        A caller who gives up (is cancelled, by ``asyncio.wait_for`` for example) after longer than
+        answers take tells the endpoint's breaker of a failure; sooner, it says nothing.
+
         Parameters
         ----------
         service : str
@@ -347,9 +350,7 @@ class ServiceMesh:
             Handed to the transport as it is.
         transport : callable or None, optional
             Instead of the mesh's own. An exception that it raises is a failure of the endpoint,
-            except :class:`RequestRejectedError`, which is handed on. So is a caller's giving up
-            (cancellation, of ``asyncio.wait_for`` for example) once it has waited for longer
-            than answers take; sooner, it says nothing of the endpoint.
+            except :class:`RequestRejectedError`, which is handed on.
 
         Returns
         -------
