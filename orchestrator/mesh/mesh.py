@@ -70,7 +70,7 @@ async def within(
     timer = clock.call_at(clock.now_ms() + math.ceil(limit_ms), expire)
     try:
         return await task
-    except asyncio.CancelledError:
+    except (asyncio.CancelledError, Exception):  # work may answer its cancellation with an error
         if expired and not _leaving():
             if late is not None:
                 raise late() from None

@@ -173,7 +173,7 @@ class LoadBalancer:
     What an average says grows old: while nothing is asked of an endpoint, its average falls, so
     that one that was slow once is tried again. With requests open it does not fall below that of
     its peers: one that hangs must not look fast. An endpoint without an average counts as its
-    peers do.
+    peers do, and its open requests count by their square: until it has answered one, it gets few.
 
     Parameters
     ----------
@@ -260,11 +260,17 @@ class LoadBalancer:
         first, second = addresses[i], addresses[k]
         better = second_is_better(
             self.latency_ms(first),
-            self.in_flight(first),
+            self._counted(first),
             self.latency_ms(second),
-            self.in_flight(second),
+            self._counted(second),
         )
         return (second, first) if better else (first, second)
+
+    def _counted(self, address: str) -> int:
+        """Open requests of an endpoint as they count: more if only others have answered yet."""
+        there = self.in_flight(address)
+        tried = address in self._latency or not self._latency
+        return there if tried else (there + 1) ** 2 - 1
 
     def begin(self, address: str) -> None:
         """A request was sent to an endpoint."""
