@@ -28,6 +28,7 @@ from orchestrator.messages import (
     Action,
     CheckpointCommitted,
     Command,
+    Configure,
     Decide,
     Decommission,
     Effect,
@@ -257,7 +258,7 @@ class Engine:
                 self._plans.settle()
         elif isinstance(body, WorkerExited | CheckpointCommitted | WorkersLost):
             reason = self._report(time_ms, body)
-        else:
+        elif not isinstance(body, Configure):
             if isinstance(body, Submit):
                 forgotten = self.jobs.submit(time_ms, body.spec)
             elif isinstance(body, Register):

@@ -270,6 +270,7 @@ class ServiceMesh:
         self._transport = transport
         self._seed = seed
         self._services: dict[str, _Service] = {}
+        self._listeners: list[Callable[[str, ServiceSpec | None], None]] = []
         self.discovery = discovery if discovery is not None else ServiceDiscovery()
 
     @property
@@ -277,17 +278,25 @@ class ServiceMesh:
         """Names of the services that were added."""
         return list(self._services)
 
+    def subscribe(self, listener: Callable[[str, ServiceSpec | None], None]) -> None:
+        """Have a listener told of services that get rules, or are removed (None)."""
+        self._listeners.append(listener)
+
     def add_service(self, spec: ServiceSpec) -> None:
         """Make a service known, or give it new rules, with which its request path begins anew."""
         now_ms = self._clock.now_ms()
         self._services[spec.name] = _Service(spec, now_ms, self._seed + len(self._services))
         self.discovery.declare(spec.name)
+        for listener in self._listeners:
+            listener(spec.name, spec)
 
     def remove_service(self, service: str) -> None:
         """Forget a service and its endpoints."""
         self._of(service)
         del self._services[service]
         self.discovery.forget(service)
+        for listener in self._listeners:
+            listener(service, None)
 
     def register(self, service: str, address: str, *, healthy: bool = True) -> None:
         """A replica has started: it gets requests from now on, and begins with a clean slate."""

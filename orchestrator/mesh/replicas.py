@@ -231,6 +231,7 @@ class ReplicaRegistry:
         self._replicas: dict[str, _Replica] = {}
         self._of_job: dict[str, dict[str, _Replica]] = {}
         self._of_service: dict[str, dict[str, _Replica]] = {}
+        self._defaults: dict[str, ServiceSpec] = {}  # rules that nobody gave
         self._jobs: dict[str, str] = {}  # service jobs that are known, and their services
 
     def declare(self, *specs: JobSpec) -> None:
@@ -243,7 +244,19 @@ class ReplicaRegistry:
                 continue
             self._jobs[spec.job_id] = spec.name
             if spec.name not in self.mesh.services:
-                self.mesh.add_service(ServiceSpec(spec.name, 1000.0 * spec.step_seconds))
+                rules = ServiceSpec(spec.name, 1000.0 * spec.step_seconds)
+                self._defaults[spec.name] = rules
+                self.mesh.add_service(rules)
+
+    def is_default(self, spec: ServiceSpec) -> bool:
+        """Whether these rules are those of a service that nobody described."""
+        return self._defaults.get(spec.name) is spec
+
+    def restore(self, spec: ServiceSpec) -> None:
+        """Give a service the rules that it had, unless somebody has given it others since."""
+        name = spec.name
+        if name not in self.mesh.services or self.is_default(self.mesh.spec(name)):
+            self.mesh.add_service(spec)
 
     def note(self, outcome: Outcome, engine: Engine) -> None:
         """Follow what an entry of the log did to service jobs."""
