@@ -20,6 +20,7 @@ __all__ = [
     "Action",
     "CheckpointCommitted",
     "Command",
+    "Configure",
     "Decide",
     "Decommission",
     "Effect",
@@ -239,6 +240,17 @@ class Decide:
     plan: Plan
 
 
+@dataclass(frozen=True)
+class Configure:
+    """Something was set that the cluster's state does not hold: rules of a service, the policy.
+
+    The engine does nothing about it; who reads the log after a restart does.
+    """
+
+    subject: str
+    value: object
+
+
 Command: TypeAlias = (
     Submit
     | Preempt
@@ -249,6 +261,7 @@ Command: TypeAlias = (
     | NodeRecovered
     | Review
     | Decide
+    | Configure
 )
 
 

@@ -20,8 +20,10 @@ from orchestrator.live.crashes import CrashLoops
 from orchestrator.live.cycle import SchedulingCycle
 from orchestrator.live.journal import CheckpointKeeper, Journal, reconcile
 from orchestrator.live.retry import Inbox, Outbox, Persistent
+from orchestrator.live.settings import Settings
 from orchestrator.mesh.mesh import ServiceMesh, Transport
 from orchestrator.mesh.replicas import ReplicaRegistry
+from orchestrator.mesh.specs import ServiceSpec
 from orchestrator.messages import (
     Command,
     Decommission,
@@ -47,7 +49,7 @@ from orchestrator.ports import (
     ShardManager,
 )
 from orchestrator.runtimes.simulated import SimulatedRuntime
-from orchestrator.scheduling.rules import Rule, policy_of
+from orchestrator.scheduling.rules import Rule, RulePolicy, policy_of
 from orchestrator.semantics import Semantics
 from orchestrator.status import cluster_status, failure_report, job_status
 from orchestrator.types import JobSpec, NodeSpec, ScalingDecision, TenantSpec
@@ -83,6 +85,8 @@ class InfrastructureOrchestrator:
         Who decides; None: the rule ``priority``: more important classes are served first and
         preempt others; within a class it is first come, first served, and who does not fit is
         overtaken.
+        Who decides; None: the rule that was set last, by the log, or else first come, first
+        served, overtaking where somebody does not fit.
     shape : ClusterShape or None
         Capacities; None: ``DEFAULT_SHAPE``.
     nodes, semantics, tenants, seed, check
@@ -95,7 +99,8 @@ class InfrastructureOrchestrator:
     mesh, transport
         See :class:`orchestrator.mesh.replicas.ReplicaRegistry`; with the default of ``runtime``,
         or another simulated one, replicas are simulated too. ``orchestrator.mesh.add_service``
-        gives a service other rules than the defaults.
+        gives a service other rules than the defaults; the log keeps them. Health that was set is
+        not kept: it is found out anew.
     """
 
     def __init__(
@@ -157,15 +162,23 @@ class InfrastructureOrchestrator:
         self._journal = Journal(
             consensus_engine, self.engine, self.clock, self._carry_out, self._observe
         )
-        self._listen()
+        self._listen(own_policy=policy is None)
 
-    def _listen(self) -> None:
-        """Hear of jobs that are there already, of events and of nodes' health."""
+    def _listen(self, *, own_policy: bool) -> None:
+        """Hear of jobs and settings that are there already, of events and of nodes' health."""
         self._keeping = Persistent("noting checkpoints", self._keeper.flush, self.clock)
         self._inbox = Inbox(self._take_report, self.clock)
         self._health = Inbox(self._take_health, self.clock)
         self._crashes = CrashLoops(self.engine, self.clock, self._inbox.deliver)
         self._replicas.declare(*self.jobs.values())
+        self._settings = Settings(self.clock, self.consensus.entries(), self._journal.propose)
+        for rules in self._settings.of("service"):
+            if isinstance(rules, ServiceSpec):
+                self._replicas.restore(rules)
+        for rule in self._settings.of("policy") if own_policy else ():
+            if isinstance(rule, Rule):
+                self._cycle.policy = policy_of(rule)
+        self.mesh.subscribe(self._on_rules)
         self.runtime.bind(self._crashes.hear)
         self.faults.subscribe(self._health.deliver)
 
@@ -181,12 +194,22 @@ class InfrastructureOrchestrator:
 
     @property
     def policy(self) -> Policy:
-        """Who decides. Set it, to a policy or a rule, to have somebody else decide from now on."""
+        """Who decides. Set it, to a policy or a rule, to have somebody else decide from now on.
+
+        A rule is kept in the log: it decides after a restart too, unless that is given a policy.
+        A policy of another kind is not; give it again.
+        """
         return self._cycle.policy
 
     @policy.setter
     def policy(self, policy: Policy | Rule) -> None:
-        self._cycle.policy = policy_of(policy)
+        chosen = policy_of(policy)
+        self._cycle.policy = chosen
+        self._settings.note("policy", chosen.rule if isinstance(chosen, RulePolicy) else None)
+
+    def _on_rules(self, service: str, spec: ServiceSpec | None) -> None:
+        if spec is None or not self._replicas.is_default(spec):
+            self._settings.note(f"service:{service}", spec)
 
     # --- jobs ----------------------------------------------------------------------------------
 
@@ -344,13 +367,13 @@ class InfrastructureOrchestrator:
             If there is no such service.
         """
         await self.start()
-        self._replicas.refresh(self.faults.suspects())
+        self._replicas.refresh(self.faults.suspects(), service_name)
         return self.mesh.discover(service_name)
 
     async def route_request(self, service_name: str, request: Any) -> Any:
         """Get a request answered: see :meth:`orchestrator.mesh.ServiceMesh.route`."""
         await self.start()
-        self._replicas.refresh(self.faults.suspects())
+        self._replicas.refresh(self.faults.suspects(), service_name)
         return await self.mesh.route(service_name, request)
 
     # --- status --------------------------------------------------------------------------------
@@ -398,6 +421,7 @@ class InfrastructureOrchestrator:
     async def _propose(self, body: Command | Event) -> Outcome:
         """Log and apply; what came of it. Raises if it makes no sense."""
         await self.start()
+        await self._settings.flush()
         return await self._journal.propose(body)
 
     def _observe(self, outcome: Outcome) -> None:

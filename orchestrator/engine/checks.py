@@ -16,6 +16,7 @@ from orchestrator.kernels.state.codes import NODE_CHOICE, Placement
 from orchestrator.messages import (
     CheckpointCommitted,
     Command,
+    Configure,
     Decide,
     Decommission,
     Event,
@@ -76,6 +77,8 @@ def check_message(body: Command | Event) -> None:
             _require_text(body, "node_id", node_id)
         case Review():
             pass
+        case Configure():
+            _require_text(body, "subject", body.subject)
         case Decide(plan):
             _check_plan(plan)
         case WorkerExited() | CheckpointCommitted() | WorkersLost():

@@ -30,6 +30,7 @@ from orchestrator.messages import (
     Action,
     CheckpointCommitted,
     Command,
+    Configure,
     Decide,
     Decommission,
     Effect,
@@ -282,7 +283,7 @@ class Engine:
                 self._plans.settle()
         elif isinstance(body, WorkerExited | CheckpointCommitted | WorkersLost):
             reason = self._report(time_ms, body)
-        else:
+        elif not isinstance(body, Configure):
             if isinstance(body, Submit):
                 forgotten = self.jobs.submit(time_ms, body.spec)
             elif isinstance(body, Register):

@@ -43,6 +43,7 @@ class HeartbeatFaultDetector:
         self._clock = clock
         self._timeout_ms = timeout_ms
         self._watched: dict[str, _Watch] = {}
+        self._dead: set[str] = set()  # of those, so that asking for suspects costs no more
         self._listeners: list[HealthListener] = []
 
     def subscribe(self, listener: HealthListener) -> None:
@@ -51,7 +52,7 @@ class HeartbeatFaultDetector:
 
     def suspects(self) -> tuple[str, ...]:
         """Nodes taken for dead, in alphabetical order."""
-        return tuple(sorted(name for name, seen in self._watched.items() if not seen.alive))
+        return tuple(sorted(self._dead))
 
     async def heartbeat(self, node_id: str) -> None:
         """A node has shown that it is alive."""
@@ -62,6 +63,7 @@ class HeartbeatFaultDetector:
             self._set_timer(node_id, seen)
         if not seen.alive:
             seen.alive = True
+            self._dead.discard(node_id)
             await self._tell(node_id, alive=True)
 
     async def report(self, node_id: str) -> None:
@@ -72,10 +74,12 @@ class HeartbeatFaultDetector:
             seen.timer = None
         if seen.alive:
             seen.alive = False
+            self._dead.add(node_id)
             await self._tell(node_id, alive=False)
 
     def forget(self, node_id: str) -> None:
         """A node has left: do not watch it any more."""
+        self._dead.discard(node_id)
         seen = self._watched.pop(node_id, None)
         if seen is not None and seen.timer is not None:
             seen.timer.cancel()

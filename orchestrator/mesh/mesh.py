@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar
@@ -28,7 +29,12 @@ __all__ = ["Endpoint", "ServiceCounts", "ServiceDiscovery", "ServiceMesh", "Tran
 _T = TypeVar("_T")
 
 
-async def within(clock: Clock, work: Awaitable[_T], limit_ms: float) -> _T:
+async def within(
+    clock: Clock,
+    work: Awaitable[_T],
+    limit_ms: float,
+    late: Callable[[], Exception] | None = None,
+) -> _T:
     """Await something for at most so long, on a clock.
 
     Parameters
@@ -39,6 +45,9 @@ async def within(clock: Clock, work: Awaitable[_T], limit_ms: float) -> _T:
         What to wait for; it is cancelled when time is up.
     limit_ms : float
         0: for ever.
+    late : callable or None, optional
+        Makes what is raised when time is up; None: a ``TimeoutError``. What ``work`` raises, a
+        ``TimeoutError`` of its own too, is handed on as it is.
 
     Returns
     -------
@@ -47,7 +56,7 @@ async def within(clock: Clock, work: Awaitable[_T], limit_ms: float) -> _T:
     Raises
     ------
     TimeoutError
-        When time is up.
+        When time is up, unless ``late`` says otherwise.
     """
     if limit_ms <= 0:
         return await work
@@ -56,19 +65,25 @@ async def within(clock: Clock, work: Awaitable[_T], limit_ms: float) -> _T:
 
     def expire() -> None:
         nonlocal expired
-        expired = True
-        task.cancel()
+        expired = task.cancel()
 
-    timer = clock.call_at(clock.now_ms() + round(limit_ms), expire)
+    timer = clock.call_at(clock.now_ms() + math.ceil(limit_ms), expire)
     try:
         return await task
-    except asyncio.CancelledError:
-        caller = asyncio.current_task()
-        if expired and not (caller is not None and caller.cancelling()):
+    except (asyncio.CancelledError, Exception):  # work may answer its cancellation with an error
+        if expired and not _leaving():
+            if late is not None:
+                raise late() from None
             raise TimeoutError(f"no answer within {limit_ms:g} ms") from None
         raise
     finally:
         timer.cancel()
+
+
+def _leaving() -> bool:
+    """Whether it is the caller who was cancelled, not what is awaited."""
+    caller = asyncio.current_task()
+    return caller is not None and caller.cancelling() > 0
 
 
 @dataclass
@@ -130,6 +145,10 @@ class ServiceDiscovery:
         """Note whether an endpoint is well."""
         self.endpoint(service, address).healthy = healthy
 
+    def knows(self, service: str, address: str) -> bool:
+        """Whether there is such an endpoint."""
+        return address in self._services.get(service, {})
+
     def endpoint(self, service: str, address: str) -> Endpoint:
         """Look up one endpoint.
 
@@ -172,7 +191,9 @@ class ServiceCounts:
     """What became of a service's requests; the names are those of the simulator's totals.
 
     ``offered + retried == shed + failed + served`` once nothing is in flight, as long as nothing
-    was cancelled: ``failed`` and ``served`` count attempts, the others requests.
+    was cancelled: ``failed`` and ``served`` count attempts, the others requests. ``within`` counts
+    answers that came within the objective of the request's arrival, earlier attempts included; an
+    attempt whose caller gave up has failed if it had waited for longer than answers take.
     """
 
     offered: int = 0
@@ -198,6 +219,28 @@ class _Service:
         if address not in self.breakers:
             self.breakers[address] = CircuitBreaker(self.spec.breaker, now_ms)
         return self.breakers[address]
+
+    def patience_ms(self, now_ms: int) -> float:
+        """How long a request may wait before its caller's leaving tells against the endpoint.
+
+        What answers take of late, and at least what they should or did take.
+        """
+        was_ms = self.balancer.typical_ms()
+        is_ms = self.balancer.typical_ms(now_ms)
+        if was_ms is None or is_ms is None:
+            return self.spec.service_ms
+        return max(is_ms, min(was_ms, self.spec.service_ms))
+
+
+@dataclass
+class _Attempt:
+    """A request at one endpoint."""
+
+    address: str
+    breaker: CircuitBreaker
+    generation: int
+    arrival_ms: int
+    begin_ms: int
 
 
 class ServiceMesh:
@@ -227,6 +270,7 @@ class ServiceMesh:
         self._transport = transport
         self._seed = seed
         self._services: dict[str, _Service] = {}
+        self._listeners: list[Callable[[str, ServiceSpec | None], None]] = []
         self.discovery = discovery if discovery is not None else ServiceDiscovery()
 
     @property
@@ -234,23 +278,32 @@ class ServiceMesh:
         """Names of the services that were added."""
         return list(self._services)
 
+    def subscribe(self, listener: Callable[[str, ServiceSpec | None], None]) -> None:
+        """Have a listener told of services that get rules, or are removed (None)."""
+        self._listeners.append(listener)
+
     def add_service(self, spec: ServiceSpec) -> None:
         """Make a service known, or give it new rules, with which its request path begins anew."""
         now_ms = self._clock.now_ms()
         self._services[spec.name] = _Service(spec, now_ms, self._seed + len(self._services))
         self.discovery.declare(spec.name)
+        for listener in self._listeners:
+            listener(spec.name, spec)
 
     def remove_service(self, service: str) -> None:
         """Forget a service and its endpoints."""
         self._of(service)
         del self._services[service]
         self.discovery.forget(service)
+        for listener in self._listeners:
+            listener(service, None)
 
     def register(self, service: str, address: str, *, healthy: bool = True) -> None:
         """A replica has started: it gets requests from now on, and begins with a clean slate."""
         own = self._of(service)
         self.discovery.register(service, address, healthy=healthy)
         own.breakers.pop(address, None)
+        own.balancer.forget(address)
 
     def drain(self, service: str, address: str) -> None:
         """Send a replica no new requests."""
@@ -295,6 +348,9 @@ class ServiceMesh:
     async def route(self, service: str, request: Any, transport: Transport | None = None) -> Any:
         """Get a request to an endpoint that answers it.
 
+        A caller who gives up (is cancelled, by ``asyncio.wait_for`` for example) after longer than
+        answers take tells the endpoint's breaker of a failure; sooner, it says nothing.
+
         Parameters
         ----------
         service : str
@@ -327,16 +383,17 @@ class ServiceMesh:
             problem = "ServiceMesh.route: no transport; give one here or to ServiceMesh()"
             raise ConfigurationError(problem)
         own.counts.offered += 1
-        if not own.limiter.allow(self._clock.now_ms()):
+        arrival_ms = self._clock.now_ms()
+        if not own.limiter.allow(arrival_ms):
             own.counts.shed += 1
             limit = own.spec.limit.rate_rps
             raise RateLimitedError(service, f"more than {limit:g} requests/s", "ask later")
-        own.retry.earn(self._clock.now_ms())
+        own.retry.earn(arrival_ms)
         failed_at: list[str] = []
         while True:
             address = self._pick(own, failed_at)
             try:
-                return await self._attempt(own, address, request, carry)
+                return await self._ask(own, self._begin(own, address, arrival_ms), request, carry)
             except RequestRejectedError:
                 raise
             except Exception as error:  # any failure of an endpoint is worth another attempt
@@ -355,12 +412,12 @@ class ServiceMesh:
         for candidates in (fresh, addresses):
             if not candidates:
                 continue
-            for address in own.balancer.choose(candidates):
+            for address in own.balancer.choose(candidates, now_ms):
                 if own.breaker(address, now_ms).admit(now_ms):
                     return address
             rest = [a for a in candidates if own.breaker(a, now_ms).would_admit(now_ms)]
             if rest:
-                address = own.balancer.choose(rest)[0]
+                address = own.balancer.choose(rest, now_ms)[0]
                 own.breaker(address, now_ms).admit(now_ms)
                 return address
         own.counts.failed += 1
@@ -368,40 +425,59 @@ class ServiceMesh:
         problem = f"none of its {there} endpoints may get requests"
         raise NoHealthyEndpointError(own.spec.name, problem, "scale it up or see to their health")
 
-    async def _attempt(self, own: _Service, address: str, request: Any, carry: Transport) -> Any:
-        """Send a request to one endpoint, and note how it went."""
-        begin_ms = self._clock.now_ms()
-        breaker = own.breaker(address, begin_ms)
+    def _begin(self, own: _Service, address: str, arrival_ms: int) -> _Attempt:
+        """Note that a request goes to an endpoint."""
+        now_ms = self._clock.now_ms()
+        breaker = own.breaker(address, now_ms)
         own.balancer.begin(address)
-        try:
-            answer = await within(self._clock, carry(address, request), own.spec.timeout_ms)
-        except asyncio.CancelledError:
-            own.balancer.give_up(address)  # the caller's doing: it says nothing of the endpoint
-            raise
-        except RequestRejectedError:
-            self._note(own, address, breaker, begin_ms, good=True)
-            raise
-        except TimeoutError as error:
-            self._note(own, address, breaker, begin_ms, good=False)
+        return _Attempt(address, breaker, breaker.generation, arrival_ms, now_ms)
+
+    async def _ask(self, own: _Service, attempt: _Attempt, request: Any, carry: Transport) -> Any:
+        """Send a request to one endpoint, and note how it went."""
+        address = attempt.address
+
+        def late() -> Exception:
             problem = f"'{address}' did not answer within {own.spec.timeout_ms:g} ms"
             remedy = "raise its timeout_ms, or see to its health"
-            raise AttemptTimeoutError(own.spec.name, problem, remedy) from error
-        except Exception:
-            self._note(own, address, breaker, begin_ms, good=False)
+            return AttemptTimeoutError(own.spec.name, problem, remedy)
+
+        try:
+            answer = await within(self._clock, carry(address, request), own.spec.timeout_ms, late)
+        except asyncio.CancelledError as error:
+            if _leaving():
+                self._left(own, attempt)
+                raise
+            self._note(own, attempt, good=False)
+            raise ConnectionError(f"'{address}' cancelled the request") from error
+        except RequestRejectedError:
+            self._note(own, attempt, good=True)
             raise
-        self._note(own, address, breaker, begin_ms, good=True)
+        except Exception:
+            self._note(own, attempt, good=False)
+            raise
+        self._note(own, attempt, good=True)
         return answer
 
-    def _note(
-        self, own: _Service, address: str, breaker: CircuitBreaker, begin_ms: int, *, good: bool
-    ) -> None:
+    def _left(self, own: _Service, attempt: _Attempt) -> None:
+        """Note that the caller waits no more: a failure if it has waited for long."""
         now_ms = self._clock.now_ms()
-        took_ms = now_ms - begin_ms
-        breaker.record(now_ms, good)
-        own.balancer.end(address, now_ms, took_ms, good=good)
+        if own.breakers.get(attempt.address) is attempt.breaker:
+            own.balancer.give_up(attempt.address)
+        if now_ms - attempt.begin_ms > own.patience_ms(now_ms):
+            attempt.breaker.record(now_ms, False, attempt.generation)
+            own.counts.failed += 1
+        else:
+            attempt.breaker.give_up(attempt.generation)
+
+    def _note(self, own: _Service, attempt: _Attempt, *, good: bool) -> None:
+        now_ms = self._clock.now_ms()
+        attempt.breaker.record(now_ms, good, attempt.generation)
+        if own.breakers.get(attempt.address) is attempt.breaker:  # it has not started anew since
+            took_ms = now_ms - attempt.begin_ms
+            own.balancer.end(attempt.address, now_ms, took_ms, good=good)
         if good:
             own.counts.served += 1
-            own.counts.within += took_ms <= own.spec.objective_ms
+            own.counts.within += now_ms - attempt.arrival_ms <= own.spec.objective_ms
         else:
             own.counts.failed += 1
 

@@ -5,6 +5,7 @@ All transitions are the kernels' (``orchestrator.kernels.requests``), which the 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from orchestrator.kernels.requests.balance import (
@@ -15,6 +16,7 @@ from orchestrator.kernels.requests.balance import (
 )
 from orchestrator.kernels.requests.breaker import (
     BreakerMode,
+    BreakerState,
     breaker_admit,
     breaker_record,
     closed_breaker,
@@ -31,9 +33,6 @@ from orchestrator.mesh.specs import BreakerSpec, LimitSpec, RetrySpec
 __all__ = ["CircuitBreaker", "LoadBalancer", "RateLimiter", "RetryPolicy"]
 
 
-_NO_LATENCY = LatencyState(0.0, 0)
-
-
 class CircuitBreaker:
     """Keeps requests away from an endpoint that fails.
 
@@ -48,24 +47,54 @@ class CircuitBreaker:
     def __init__(self, spec: BreakerSpec, now_ms: int = 0) -> None:
         self._rule = spec.rule
         self._state = closed_breaker(int(now_ms))
+        self._generation = 0
 
     @property
     def mode(self) -> BreakerMode:
         """Closed, open or half-open."""
         return BreakerMode(self._state.mode)
 
+    @property
+    def generation(self) -> int:
+        """How often the mode has changed: what a request is told when it is let through."""
+        return self._generation
+
     def admit(self, now_ms: int) -> bool:
         """Whether a request may go through; if so, :meth:`record` must be told how it went."""
-        allowed, self._state = breaker_admit(self._rule, self._state, now_ms)
+        allowed, state = breaker_admit(self._rule, self._state, now_ms)
+        self._become(state)
         return bool(allowed)
 
     def would_admit(self, now_ms: int) -> bool:
         """Whether :meth:`admit` would let a request through."""
         return bool(breaker_admit(self._rule, self._state, now_ms)[0])
 
-    def record(self, now_ms: int, good: bool) -> None:
-        """Note how a request went."""
-        self._state = breaker_record(self._rule, self._state, now_ms, good, 1)
+    def record(self, now_ms: int, good: bool, generation: int | None = None) -> None:
+        """Note how a request went.
+
+        Parameters
+        ----------
+        now_ms : int
+            Time.
+        good : bool
+            Whether it was answered.
+        generation : int or None, optional
+            :attr:`generation` when it was let through. An answer of an earlier one is about a
+            time that is over, and changes nothing. None: the present one.
+        """
+        if generation is None or generation == self._generation:
+            self._become(breaker_record(self._rule, self._state, now_ms, good, 1))
+
+    def give_up(self, generation: int | None = None) -> None:
+        """A request was given up before it said anything: if it was a probe, another may go."""
+        probing = self._state.mode == BreakerMode.HALF_OPEN and self._state.probing > 0
+        if probing and (generation is None or generation == self._generation):
+            self._state = self._state._replace(probing=self._state.probing - 1)
+
+    def _become(self, state: BreakerState) -> None:
+        if state.mode != self._state.mode:
+            self._generation += 1
+        self._state = state
 
 
 class RetryPolicy:
@@ -141,6 +170,11 @@ class RateLimiter:
 class LoadBalancer:
     """Chooses the better of two endpoints drawn at random, by response time and open requests.
 
+    What an average says grows old: while nothing is asked of an endpoint, its average falls, so
+    that one that was slow once is tried again. With requests open it does not fall below that of
+    its peers: one that hangs must not look fast. An endpoint without an average counts as its
+    peers do, and its open requests count by their square: until it has answered one, it gets few.
+
     Parameters
     ----------
     decay_ms : float
@@ -155,27 +189,88 @@ class LoadBalancer:
         self._draws = 0
         self._latency: dict[str, LatencyState] = {}
         self._in_flight: dict[str, int] = {}
+        self._now_ms = 0
 
     def in_flight(self, address: str) -> int:
         """Requests at an endpoint that are not answered yet."""
         return self._in_flight.get(address, 0)
 
-    def latency_ms(self, address: str) -> float:
-        """Moving average of an endpoint's response times; 0: none yet."""
-        return self._latency.get(address, _NO_LATENCY).mean_ms
+    def latency_ms(self, address: str, now_ms: int | None = None) -> float:
+        """What an answer of an endpoint is expected to take.
 
-    def choose(self, addresses: Sequence[str]) -> tuple[str, str]:
-        """Draw two of some endpoints, which may be the same one; the better one comes first."""
+        Parameters
+        ----------
+        address : str
+            The endpoint.
+        now_ms : int or None, optional
+            Time; None: the last one that the balancer was told.
+
+        Returns
+        -------
+        float
+            The moving average of its response times as it counts now; that of its peers if there
+            is none yet, 0 if they have none either.
+        """
+        now_ms = self._now_ms if now_ms is None else now_ms
+        own = self._latency.get(address)
+        if own is None:
+            return self._peers_ms(address, now_ms)
+        mean_ms = self._faded(own, now_ms)
+        if self.in_flight(address) and mean_ms < own.mean_ms:
+            return max(mean_ms, min(own.mean_ms, self._peers_ms(address, now_ms)))
+        return mean_ms
+
+    def typical_ms(self, now_ms: int | None = None) -> float | None:
+        """Mean of the endpoints' averages, as they count now or as they were; None: no answers."""
+        known = self._latency.values()
+        if not known:
+            return None
+        if now_ms is None:
+            return sum(state.mean_ms for state in known) / len(known)
+        return sum(self._faded(state, now_ms) for state in known) / len(known)
+
+    def _faded(self, state: LatencyState, now_ms: int) -> float:
+        """An average after the time that has passed since the last answer."""
+        elapsed = now_ms - state.stamp_ms
+        return state.mean_ms * math.exp(-elapsed / self._decay_ms) if elapsed > 0 else state.mean_ms
+
+    def _peers_ms(self, address: str, now_ms: int) -> float:
+        """Mean of the averages of the other endpoints; 0 if they have none."""
+        peers = [self._faded(s, now_ms) for name, s in self._latency.items() if name != address]
+        return sum(peers) / len(peers) if peers else 0.0
+
+    def choose(self, addresses: Sequence[str], now_ms: int | None = None) -> tuple[str, str]:
+        """Draw two of some endpoints, which may be the same one; the better one comes first.
+
+        Parameters
+        ----------
+        addresses : sequence of str
+            The endpoints.
+        now_ms : int or None, optional
+            Time; None: the last one that the balancer was told.
+
+        Returns
+        -------
+        tuple of str
+            The better one and the other one.
+        """
+        self._tell(now_ms)
         self._draws += 1
         i, k = draw_two(self._seed, self._draws, len(addresses))
         first, second = addresses[i], addresses[k]
         better = second_is_better(
             self.latency_ms(first),
-            self.in_flight(first),
+            self._counted(first),
             self.latency_ms(second),
-            self.in_flight(second),
+            self._counted(second),
         )
         return (second, first) if better else (first, second)
+
+    def _counted(self, address: str) -> int:
+        """Open requests of an endpoint as they count: more if only others have answered yet."""
+        there = self.in_flight(address)
+        tried = address in self._latency or not self._latency
+        return there if tried else (there + 1) ** 2 - 1
 
     def begin(self, address: str) -> None:
         """A request was sent to an endpoint."""
@@ -184,16 +279,18 @@ class LoadBalancer:
     def end(self, address: str, now_ms: int, took_ms: float, *, good: bool = True) -> None:
         """It was answered, or given up, after ``took_ms``.
 
-        A failure that came faster than the average answer does not count: an endpoint that fails
-        at once must not look like the fastest one.
+        A failure that came faster than the answers of its peers, or its own, counts as slow as
+        they are: an endpoint that fails at once must not look like the fastest one.
         """
+        self._tell(now_ms)
         if address not in self._in_flight:
             return  # it was forgotten meanwhile
+        least_ms = 0.0 if good else max(self.latency_ms(address), self._peers_ms(address, now_ms))
         self.give_up(address)
-        before = self._latency.get(address, LatencyState(0.0, now_ms))
-        if good or took_ms > before.mean_ms:
-            after = fold_latency(before, now_ms, float(took_ms), self._decay_ms)
-            self._latency[address] = after
+        sample_ms = max(float(took_ms), least_ms)
+        if good or sample_ms > 0.0:  # otherwise nobody has answered yet
+            before = self._latency.get(address, LatencyState(0.0, now_ms))
+            self._latency[address] = fold_latency(before, now_ms, sample_ms, self._decay_ms)
 
     def give_up(self, address: str) -> None:
         """The one who asked does not wait for the answer any more."""
@@ -204,3 +301,7 @@ class LoadBalancer:
         """Drop what is known of an endpoint."""
         self._latency.pop(address, None)
         self._in_flight.pop(address, None)
+
+    def _tell(self, now_ms: int | None) -> None:
+        if now_ms is not None:
+            self._now_ms = max(self._now_ms, int(now_ms))

@@ -15,7 +15,14 @@ from typing import Any, TypeAlias
 from orchestrator.engine.engine import Engine, Outcome
 from orchestrator.errors import ConfigurationError, ValidationError
 from orchestrator.kernels.state.codes import JobCode, JobKind
-from orchestrator.mesh.mesh import ServiceCounts, ServiceDiscovery, ServiceMesh, Transport, within
+from orchestrator.mesh.mesh import (
+    Endpoint,
+    ServiceCounts,
+    ServiceDiscovery,
+    ServiceMesh,
+    Transport,
+    within,
+)
 from orchestrator.mesh.specs import ServiceSpec
 from orchestrator.messages import RegroupJob, SaveCheckpoint, StartJob, StopJob, WorkerPlacement
 from orchestrator.ports import Clock, Timer
@@ -59,6 +66,7 @@ class ProbeSpec:
 class _Record:
     """What an endpoint's last probes said."""
 
+    endpoint: Endpoint
     failed: int = 0
     passed: int = 0
     open: set[asyncio.Task[None]] = field(default_factory=set)
@@ -117,15 +125,16 @@ class HealthProber:
             self._clock.now_ms() + self._spec.interval_ms, self._round
         )
         there = {
-            (service, endpoint.address)
+            (service, endpoint.address): endpoint
             for service in self._discovery.services
             for endpoint in self._discovery.endpoints(service)
         }
-        for gone in [key for key in self._records if key not in there]:
-            for task in self._records.pop(gone).open:
+        gone = [k for k, record in self._records.items() if there.get(k) is not record.endpoint]
+        for key in gone:  # or it has started anew at the same address
+            for task in self._records.pop(key).open:
                 task.cancel()
         for key in sorted(there):
-            record = self._records.setdefault(key, _Record())
+            record = self._records.setdefault(key, _Record(there[key]))
             task = asyncio.ensure_future(self._ask(*key, record))
             record.open.add(task)
             task.add_done_callback(record.open.discard)
@@ -137,12 +146,18 @@ class HealthProber:
             record.failed, record.passed = record.failed + 1, 0
         else:
             record.failed, record.passed = 0, record.passed + 1
-        if self._records.get((service, address)) is not record:
+        if self._records.get((service, address)) is not record or not self._there(service, record):
             return  # it left, or was replaced, meanwhile
         if record.failed >= self._spec.failures:
             self._discovery.set_health(service, address, False)
         elif record.passed >= self._spec.successes:
             self._discovery.set_health(service, address, True)
+
+    def _there(self, service: str, record: _Record) -> bool:
+        """Whether an endpoint is still the one that was asked."""
+        address = record.endpoint.address
+        known = self._discovery.knows(service, address)
+        return known and self._discovery.endpoint(service, address) is record.endpoint
 
 
 _ENDED = (JobCode.COMPLETED, JobCode.FAILED)
@@ -214,6 +229,9 @@ class ReplicaRegistry:
             mesh = ServiceMesh(clock, transport if transport is not None else fallback)
         self.mesh = mesh
         self._replicas: dict[str, _Replica] = {}
+        self._of_job: dict[str, dict[str, _Replica]] = {}
+        self._of_service: dict[str, dict[str, _Replica]] = {}
+        self._defaults: dict[str, ServiceSpec] = {}  # rules that nobody gave
         self._jobs: dict[str, str] = {}  # service jobs that are known, and their services
 
     def declare(self, *specs: JobSpec) -> None:
@@ -226,7 +244,19 @@ class ReplicaRegistry:
                 continue
             self._jobs[spec.job_id] = spec.name
             if spec.name not in self.mesh.services:
-                self.mesh.add_service(ServiceSpec(spec.name, 1000.0 * spec.step_seconds))
+                rules = ServiceSpec(spec.name, 1000.0 * spec.step_seconds)
+                self._defaults[spec.name] = rules
+                self.mesh.add_service(rules)
+
+    def is_default(self, spec: ServiceSpec) -> bool:
+        """Whether these rules are those of a service that nobody described."""
+        return self._defaults.get(spec.name) is spec
+
+    def restore(self, spec: ServiceSpec) -> None:
+        """Give a service the rules that it had, unless somebody has given it others since."""
+        name = spec.name
+        if name not in self.mesh.services or self.is_default(self.mesh.spec(name)):
+            self.mesh.add_service(spec)
 
     def note(self, outcome: Outcome, engine: Engine) -> None:
         """Follow what an entry of the log did to service jobs."""
@@ -258,32 +288,48 @@ class ReplicaRegistry:
                 well = ready_ms <= self._clock.now_ms()
                 replica = _Replica(spec.name, effect.job_id, node_id, ready_ms, well)
                 self._replicas[address] = replica
+                self._of_job.setdefault(effect.job_id, {})[address] = replica
+                self._of_service.setdefault(spec.name, {})[address] = replica
                 self.mesh.register(spec.name, address, healthy=well)
 
     def _of(self, job_id: str) -> list[str]:
-        return [a for a, replica in self._replicas.items() if replica.job_id == job_id]
+        return list(self._of_job.get(job_id, ()))
 
     def _remove(self, addresses: list[str]) -> None:
         for address in addresses:
-            service = self._replicas.pop(address).service
-            if service in self.mesh.services and any(  # unless somebody has removed it
-                endpoint.address == address for endpoint in self.mesh.discovery.endpoints(service)
-            ):
-                self.mesh.deregister(service, address)
+            replica = self._replicas.pop(address)
+            for table, key in ((self._of_job, replica.job_id), (self._of_service, replica.service)):
+                del table[key][address]
+                if not table[key]:
+                    del table[key]
+            known = replica.service in self.mesh.services  # unless somebody has removed it
+            if known and self.mesh.discovery.knows(replica.service, address):
+                self.mesh.deregister(replica.service, address)
 
-    def refresh(self, suspects: Collection[str]) -> None:
+    def refresh(self, suspects: Collection[str], service: str | None = None) -> None:
         """Tell the mesh which replicas have started up since, or are on suspected nodes.
 
         What others tell it, a prober for example, stands until one of these changes.
+
+        Parameters
+        ----------
+        suspects : collection of str
+            Nodes that are taken for dead.
+        service : str or None, optional
+            The service that is asked for, whose replicas alone are looked at; None: all.
         """
+        for name in list(self._of_service) if service is None else (service,):
+            if name in self.mesh.services:
+                self._refresh(name, suspects)
+
+    def _refresh(self, service: str, suspects: Collection[str]) -> None:
         now_ms = self._clock.now_ms()
-        for address, replica in self._replicas.items():
+        for address, replica in self._of_service.get(service, {}).items():
             well = replica.ready_ms <= now_ms and replica.node_id not in suspects
-            if replica.service not in self.mesh.services:
-                continue
             if well != replica.well:
                 replica.well = well
-                self.mesh.discovery.set_health(replica.service, address, well)
+                if self.mesh.discovery.knows(service, address):
+                    self.mesh.discovery.set_health(service, address, well)
 
     async def _answer(self, address: str, request: Any) -> dict[str, Any]:
         """Simulated replica: it answers after its service's mean time, if it lives so long."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator.autoscaler.policies import HorizontalScaler, ScalingPlan
 from orchestrator.errors import UnknownServiceError, ValidationError
-from orchestrator.kernels.state.codes import JobKind
+from orchestrator.kernels.state.codes import JobCode, JobKind
 from orchestrator.mesh.specs import ServiceSpec
 from orchestrator.types import JobPriority, JobSpec, ScalingDecision, ScalingDirection
 
@@ -21,6 +21,9 @@ _HOUR_MS = 3_600_000
 
 
 _ENDED = ("completed", "failed")
+
+
+_ENDED_CODES = (JobCode.COMPLETED, JobCode.FAILED)
 
 
 class BatchProcessor:
@@ -100,6 +103,9 @@ class BatchProcessor:
 class InferenceJobManager:
     """Deploys services and scales their replicas.
 
+    What runs is the orchestrator's to know: services that another manager has deployed, before a
+    restart for example, are found by their names. They follow the rules that the mesh has.
+
     Parameters
     ----------
     orchestrator : InfrastructureOrchestrator
@@ -142,17 +148,22 @@ class InferenceJobManager:
             problem = f"is {spec.num_workers}, and the service has {service.replicas} replicas"
             raise ValidationError(me, "num_workers", problem, "make them equal")
         self._orchestrator.engine.jobs.check(spec)  # nothing is known of a job that is refused
-        plan = ScalingPlan(
-            service.capacity_rps(1),
-            target_utilisation=self._target,
-            min_size=max(service.min_replicas, spec.min_workers),
-            max_size=min(service.max_replicas, spec.max_workers),
-            down_window_s=self._down_window_s,
-        )
         self._orchestrator.mesh.add_service(service)
         self._jobs[service.name] = await self._orchestrator.submit_job(spec)
-        self._scalers[service.name] = HorizontalScaler(plan)
+        self._scalers[service.name] = self._scaler(spec, service)
         return spec.job_id
+
+    def _scaler(self, spec: JobSpec, service: ServiceSpec) -> HorizontalScaler:
+        """Scaler of a service within the bounds of both its rules and its job."""
+        return HorizontalScaler(
+            ScalingPlan(
+                service.capacity_rps(1),
+                target_utilisation=self._target,
+                min_size=max(service.min_replicas, spec.min_workers),
+                max_size=min(service.max_replicas, spec.max_workers),
+                down_window_s=self._down_window_s,
+            )
+        )
 
     def replicas(self, service: str) -> int:
         """Replicas that a service has now."""
@@ -166,6 +177,9 @@ class InferenceJobManager:
         """Decide on the number of replicas for a demand, requests per second, and set it."""
         job_id = self._job(service)
         now_ms, size = self._orchestrator.clock.now_ms(), self.replicas(service)
+        if service not in self._scalers:
+            rules = self._orchestrator.mesh.spec(service)
+            self._scalers[service] = self._scaler(self._orchestrator.jobs[job_id], rules)
         decision = self._scalers[service].decide(now_ms, size, rate_rps)
         if size > 0 and decision.direction != ScalingDirection.NONE:
             await self._orchestrator.scale_job(job_id, decision.target_nodes)
@@ -177,6 +191,26 @@ class InferenceJobManager:
         return counts.within / counts.offered if counts.offered else None
 
     def _job(self, service: str) -> str:
-        if service not in self._jobs:
-            raise UnknownServiceError(service, list(self._jobs))
+        """The job whose workers are a service's replicas: of several, the last that has not ended.
+
+        Raises
+        ------
+        UnknownServiceError
+            If there is none.
+        """
+        if not self._alive(self._jobs.get(service)):
+            specs = self._orchestrator.jobs.values()
+            found = {spec.name: spec.job_id for spec in specs if self._serves(spec)}
+            if service not in found and service not in self._jobs:
+                raise UnknownServiceError(service, list(self._jobs | found))
+            if service in found:
+                self._jobs[service] = found[service]
+                self._scalers.pop(service, None)
         return self._jobs[service]
+
+    def _serves(self, spec: JobSpec) -> bool:
+        return spec.kind == JobKind.SERVICE and self._alive(spec.job_id)
+
+    def _alive(self, job_id: str | None) -> bool:
+        jobs = self._orchestrator.engine.jobs
+        return job_id in jobs.specs and jobs.code(job_id) not in _ENDED_CODES

@@ -328,3 +328,217 @@ def test_a_register_forgets_and_lists() -> None:
 def test_probing_needs_positive_times() -> None:
     with pytest.raises(ValidationError, match="'timeout_ms' is 0"):
         ProbeSpec(timeout_ms=0)
+
+
+async def _drive(
+    clock: VirtualClock, mesh: ServiceMesh, times_ms: range, until_ms: int
+) -> list[asyncio.Task[object]]:
+    """Send a request at each time, and let time pass."""
+
+    async def ask(at_ms: int) -> object:
+        await clock.sleep_until(at_ms)
+        return await mesh.route("llm", None)
+
+    tasks = [asyncio.ensure_future(ask(at_ms)) for at_ms in times_ms]
+    await asyncio.sleep(0)
+    await clock.advance_to(until_ms)
+    return tasks
+
+
+@pytest.mark.parametrize(("stall_ms", "others"), [(30_000, 1), (5000, 2), (60_000, 3)])
+async def test_an_endpoint_that_was_slow_once_gets_its_part_again(
+    stall_ms: int, others: int
+) -> None:
+    clock, backends, mesh = build(_PLAIN, 1 + others)
+    backends.took_ms = {f"e{k}": 20 for k in range(1 + others)} | {"e0": stall_ms}
+    clock.call_at(stall_ms, lambda: backends.took_ms.update(e0=20))
+    clock.call_at(300_000, lambda: backends.asked.clear())
+    await _drive(clock, mesh, range(0, 600_000, 1000), 700_000)
+    assert backends.asked["e0"] >= 0.5 * 300 / (1 + others)
+
+
+@pytest.mark.parametrize(("gap_ms", "took_ms"), [(10, 50), (5, 100), (2, 40)])
+async def test_a_new_replica_gets_few_requests_until_it_has_answered(
+    gap_ms: int, took_ms: int
+) -> None:
+    clock, backends, mesh = build(_PLAIN, 3)
+    backends.took_ms = {f"e{k}": took_ms for k in range(3)} | {"new": 5000}
+    clock.call_at(2000, lambda: mesh.register("llm", "new"))
+    await _drive(clock, mesh, range(0, 6000, gap_ms), 20_000)
+    assert 1 <= backends.most_open["new"] <= 6
+
+
+async def test_a_restarted_replica_starts_anew() -> None:
+    spec = ServiceSpec("llm", 20.0, retry=RetrySpec(attempts=1), breaker=BreakerSpec(failures=1))
+    clock, backends, mesh = build(spec, 1)
+    backends.took_ms = {"e0": 3000}
+    late = asyncio.ensure_future(mesh.route("llm", "late"))
+    await clock.advance_to(10)
+    for restart in (lambda: mesh.deregister("llm", "e0"), lambda: None):
+        restart()
+        mesh.register("llm", "e0")
+        assert mesh.drained("llm", "e0")
+    fresh = asyncio.ensure_future(mesh.route("llm", "fresh"))
+    await clock.advance_to(3005)
+    assert late.done()
+    assert not mesh.drained("llm", "e0")  # the late answer was not that of the new one's request
+    assert not fresh.done()
+    mesh.register("llm", "e1")
+    backends.took_ms = {"e0": 10, "e1": 10}
+    backends.asked.clear()
+    await clock.advance_to(4000)
+    mesh.register("llm", "e0")
+    await _drive(clock, mesh, range(4000, 5000, 10), 6000)
+    assert backends.asked["e0"] > 30
+
+
+@pytest.mark.parametrize("good", [True, False])
+async def test_a_late_answer_of_an_earlier_state_changes_nothing(good: bool) -> None:
+    clock = VirtualClock()
+
+    async def carry(address: str, request: tuple[int, bool]) -> str:
+        await clock.sleep_until(clock.now_ms() + request[0])
+        if not request[1]:
+            raise ConnectionError("no")
+        return address
+
+    mesh = ServiceMesh(clock, carry)
+    rules = BreakerSpec(failures=3, ratio=0.0, open_ms=1000)
+    mesh.add_service(ServiceSpec("llm", 10.0, retry=RetrySpec(attempts=1), breaker=rules))
+    mesh.register("llm", "e0")
+    requests = {0: (1500, good), 10: (1, False), 20: (1, False), 30: (1, False), 1100: (700, True)}
+    tasks = []
+    for at_ms, request in requests.items():
+        await clock.advance_to(at_ms)
+        tasks.append(asyncio.ensure_future(mesh.route("llm", request)))
+        await asyncio.sleep(0)
+    await clock.advance_to(1600)
+    assert tasks[0].done()
+    assert mesh.breaker_mode("llm", "e0") == BreakerMode.HALF_OPEN
+    await clock.advance_to(1900)
+    assert mesh.breaker_mode("llm", "e0") == BreakerMode.CLOSED
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+@pytest.mark.parametrize(("objective_ms", "in_time"), [(60.0, 0), (61.0, 1), (1000.0, 1)])
+async def test_the_objective_counts_from_the_arrival(objective_ms: float, in_time: int) -> None:
+    retry = RetrySpec(attempts=2, base_ms=41.0, jitter=0.0)
+    clock, backends, mesh = build(
+        ServiceSpec("llm", 20.0, retry=retry, objective_ms=objective_ms), 1
+    )
+    backends.took_ms = {"e0": 20}
+    backends.mode = {"e0": "fails"}
+    clock.call_at(5, lambda: backends.mode.clear())
+    await run(clock, mesh.route("llm", None))
+    assert clock.now_ms() == 61
+    assert mesh.counts("llm").within == in_time
+
+
+@pytest.mark.parametrize("timeout_ms", [0.0, 80.0])
+@pytest.mark.parametrize("kind", [TimeoutError, asyncio.CancelledError])
+async def test_a_transports_own_timeout_is_reported_as_such(
+    timeout_ms: float, kind: type[BaseException]
+) -> None:
+    clock = VirtualClock()
+
+    async def carry(address: str, request: object) -> None:
+        await clock.sleep_until(clock.now_ms() + 5)
+        raise kind("the socket's")
+
+    mesh = ServiceMesh(clock, carry)
+    retry = RetrySpec(attempts=1)
+    mesh.add_service(ServiceSpec("llm", 20.0, timeout_ms=timeout_ms, retry=retry))
+    mesh.register("llm", "e0")
+    error = await run(clock, mesh.route("llm", None))
+    assert isinstance(error, RetriesExhaustedError)
+    assert not isinstance(error.__cause__, AttemptTimeoutError)
+    assert "did not answer within" not in str(error)
+    assert mesh.counts("llm").failed == 1
+
+
+async def test_an_error_upon_cancellation_is_a_timeout() -> None:
+    clock = VirtualClock()
+
+    async def carry(address: str, request: object) -> None:
+        try:
+            await asyncio.get_running_loop().create_future()
+        except asyncio.CancelledError:
+            raise ConnectionError("closed") from None
+
+    mesh = ServiceMesh(clock, carry)
+    mesh.add_service(ServiceSpec("llm", 20.0, timeout_ms=0.5, retry=RetrySpec(attempts=1)))
+    mesh.register("llm", "e0")
+    error = await run(clock, mesh.route("llm", None))
+    assert isinstance(error, BaseException)
+    assert isinstance(error.__cause__, AttemptTimeoutError)
+    assert clock.now_ms() == 1
+
+
+@pytest.mark.parametrize(
+    ("service_ms", "took_ms", "waited_ms", "mode"),
+    [
+        (1000.0, 5, 10, BreakerMode.OPEN),  # its peer answers sooner
+        (1000.0, 50, 40, BreakerMode.CLOSED),
+        (20.0, 50, 60, BreakerMode.OPEN),
+        (20.0, None, 30, BreakerMode.OPEN),  # nobody has answered: what an answer should take
+        (20.0, None, 15, BreakerMode.CLOSED),
+    ],
+)
+async def test_callers_that_give_up_after_long_teach_the_breaker(
+    service_ms: float, took_ms: int | None, waited_ms: int, mode: BreakerMode
+) -> None:
+    spec = ServiceSpec("llm", service_ms, breaker=BreakerSpec(failures=3, open_ms=60_000))
+    clock, backends, mesh = build(spec, 1)
+    backends.mode = {"e0": "hangs"}
+    if took_ms is not None:
+        backends.took_ms = {"e1": took_ms}
+        mesh.discovery.set_health("llm", "e0", False)
+        mesh.register("llm", "e1")
+        await run(clock, mesh.route("llm", None))
+        mesh.deregister("llm", "e0")
+        mesh.discovery.set_health("llm", "e1", False)
+        mesh.register("llm", "e0")
+    for _ in range(3):
+        task = asyncio.ensure_future(mesh.route("llm", None))
+        await clock.advance_to(clock.now_ms() + waited_ms)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+    assert mesh.breaker_mode("llm", "e0") == mode
+    assert mesh.drained("llm", "e0")
+
+
+async def test_a_probe_whose_caller_leaves_makes_room_for_another() -> None:
+    spec = ServiceSpec("llm", 100.0, retry=RetrySpec(attempts=1), breaker=BreakerSpec(failures=1))
+    clock, backends, mesh = build(spec, 1)
+    backends.mode = {"e0": "fails"}
+    await run(clock, mesh.route("llm", None))
+    backends.mode = {"e0": "hangs"}
+    await clock.advance_to(1000)
+    task = asyncio.ensure_future(mesh.route("llm", None))
+    await clock.advance_to(1005)
+    assert mesh.discover("llm") == []
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert mesh.discover("llm") == ["e0"]
+
+
+@pytest.mark.parametrize("until_ms", [35, 40, 44])
+async def test_probes_of_a_restarted_replica_begin_anew(until_ms: int) -> None:
+    clock, backends, mesh = build(_PLAIN, 1)
+
+    async def probe(address: str) -> None:
+        await backends(address, "ping")
+
+    prober = HealthProber(mesh.discovery, clock, probe)
+    backends.mode = {"e0": "hangs"}
+    prober.start()
+    await pass_ms(clock, 28)  # one probe has failed, another is out
+    mesh.deregister("llm", "e0")
+    mesh.register("llm", "e0")
+    backends.mode = {"e0": "fails"}
+    await pass_ms(clock, until_ms - 28)
+    assert mesh.discover("llm") == ["e0"]
+    backends.mode.clear()
+    await pass_ms(clock, 100)
+    assert mesh.discover("llm") == ["e0"]
+    await prober.stop()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -159,3 +160,35 @@ async def test_storage_quotas_are_told_and_kept() -> None:
     assert storage.total() == 0
     with pytest.raises(UnknownEntityError, match="no tenant 99"):
         storage.tenant(99)
+
+
+@pytest.mark.parametrize(("rate_rps", "wanted"), [(19.0, 4), (12.0, 3), (9.0, 2)])
+async def test_a_new_manager_knows_the_services_that_run(rate_rps: float, wanted: int) -> None:
+    s = stage(node("n0"), schedule_on_events=True)
+    rules = ServiceSpec("chat", 100.0, replicas=2, max_replicas=4)
+    await InferenceJobManager(s.orchestrator).deploy(_service(), rules)
+    await s.clock.advance_to(0)
+    other = InferenceJobManager(s.orchestrator, target_utilisation=0.5, down_window_s=60.0)
+    assert other.replicas("chat") == 2
+    assert other.attainment("chat") is None
+    await other.autoscale("chat", rate_rps)
+    assert other.replicas("chat") == wanted
+    assert await other.scale("chat", 1)
+    with pytest.raises(UnknownServiceError, match=r"'other'.*chat"):
+        other.replicas("other")
+
+
+async def test_a_service_goes_on_under_its_next_job() -> None:
+    s = stage(node("n0"), schedule_on_events=True)
+    inference = InferenceJobManager(s.orchestrator)
+    rules = ServiceSpec("chat", 100.0, replicas=2, max_replicas=4)
+    await inference.deploy(_service(max_duration_hours=1.0), rules)
+    await s.wait(61)
+    assert inference.replicas("chat") == 0  # it has ended
+    with pytest.raises(UnknownServiceError, match="'chat'"):
+        InferenceJobManager(s.orchestrator).replicas("chat")
+    await s.orchestrator.submit_job(replace(_service(max_workers=3), job_id="next", name="chat"))
+    await s.wait(1)
+    assert inference.replicas("chat") == 2
+    await inference.autoscale("chat", 1000.0)
+    assert len(s.orchestrator.engine.workers_of("next")) == 3  # within that job's bounds

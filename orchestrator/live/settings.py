@@ -1,0 +1,89 @@
+"""What is set while a cluster runs, and must be the same after a restart: it goes into the log."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Iterable
+
+from orchestrator.messages import Configure, Entry
+from orchestrator.ports import Clock
+
+__all__ = ["Settings"]
+
+
+_log = logging.getLogger(__name__)
+
+
+class Settings:
+    """Keeps settings in a log.
+
+    Setting something is not a coroutine, writing to the log is one: what is set is written with
+    the next command or event, or as soon as the event loop gets to it.
+
+    Parameters
+    ----------
+    clock : Clock
+        Time.
+    entries : iterable of Entry
+        What the log holds.
+    propose : coroutine function
+        Logs a command.
+    """
+
+    def __init__(
+        self,
+        clock: Clock,
+        entries: Iterable[Entry],
+        propose: Callable[[Configure], Awaitable[object]],
+    ) -> None:
+        self._clock = clock
+        self._propose = propose
+        self._waiting: dict[str, object] = {}
+        self._known: dict[str, object] = {}
+        for entry in entries:
+            if isinstance(entry.body, Configure):
+                self._known[entry.body.subject] = entry.body.value
+
+    def of(self, kind: str) -> list[object]:
+        """Values of the subjects ``kind`` and ``kind:...`` that are set, in the order of names."""
+        return [
+            value
+            for subject, value in sorted(self._known.items(), key=lambda item: item[0])
+            if subject.split(":", 1)[0] == kind and value is not None
+        ]
+
+    def note(self, subject: str, value: object) -> None:
+        """Something was set; None: it is no longer. Nothing happens if it was so before."""
+        if self._known.get(subject) == value:
+            return
+        self._known[subject] = value
+        self._waiting[subject] = value
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            return  # no loop yet: it is written with the first command
+        self._clock.call_at(self._clock.now_ms(), self._flush_soon)
+
+    async def flush(self) -> None:
+        """Write what waits.
+
+        Raises
+        ------
+        Exception
+            What the log raises; what could not be written waits for the next time.
+        """
+        while self._waiting:
+            subject = next(iter(self._waiting))
+            value = self._waiting.pop(subject)
+            try:
+                await self._propose(Configure(subject, value))
+            except BaseException:
+                self._waiting.setdefault(subject, value)
+                raise
+
+    async def _flush_soon(self) -> None:
+        try:
+            await self.flush()
+        except Exception:
+            _log.exception("settings could not be logged; the next command tries again")
