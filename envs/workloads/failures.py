@@ -20,7 +20,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from envs.workloads.csvfile import Kind, header, read_columns, read_text, require_columns
+from envs.workloads.csvfile import (
+    EMPTY,
+    Kind,
+    csv_lines,
+    header,
+    read_columns,
+    read_text,
+    require_columns,
+)
 from orchestrator.errors import ConfigurationError, TraceError
 from orchestrator.kernels.state.codes import EventKind
 from orchestrator.kernels.state.records import INCIDENT_DTYPE
@@ -36,6 +44,7 @@ __all__ = [
 ]
 
 _DAY_MS = 86_400_000
+_LAST_DAY = 1 << 26
 _HOUR_DAYS = 1.0 / 24.0
 _MINUTE_DAYS = 1.0 / 1440.0
 _SECONDS_PER_DAY = 86_400.0
@@ -375,9 +384,10 @@ def read_faults(path: str | Path, *, node_ids: Sequence[str] = ()) -> FaultLog:
         if node not in index:
             remedy = "give the nodes of the cluster that the faults belong to"
             raise TraceError(str(path), f"column 'node' names unknown node {node!r}", remedy, line)
-        if not 0 <= start <= end:
+        if not 0 <= start <= end <= _LAST_DAY:
             problem = f"the fault of node {node!r} lasts from {start:g} to {end:g} days"
-            raise TraceError(str(path), problem, "a fault ends after it started", line)
+            remedy = f"a fault ends after it started, and by day {_LAST_DAY}"
+            raise TraceError(str(path), problem, remedy, line)
     merged = merge_intervals([(index[node], start, end) for node, start, end, _ in intervals])
     return FaultLog(known, incident_records(merged))
 
@@ -402,10 +412,9 @@ def _from_table(path: Path, text: str) -> list[_Interval]:
     unit = 1.0 if days else 1.0 / _SECONDS_PER_DAY
     found: list[_Interval] = []
     columns = [table[name].to_pylist() for name in kinds]
-    for row, (node, start, end) in enumerate(zip(*columns, strict=True)):
-        line = row + 2
+    for line, (node, start, end) in zip(csv_lines(text), zip(*columns, strict=True), strict=True):
         for name, value in zip(kinds, (node, start, end), strict=True):
-            if value is None or value == "":
+            if value is None or value in EMPTY:
                 raise TraceError(str(path), f"column '{name}' is empty", "fill it in", line)
         found.append((node, start * unit, end * unit, line))
     return found

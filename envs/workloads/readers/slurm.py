@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from envs.workloads.csvfile import (
+    EMPTY,
     Kind,
+    csv_lines,
     header,
     plain_or_packed,
     read_columns,
@@ -42,7 +44,7 @@ _HELIOS_KINDS = {**_COMMON, "vc": Kind.TEXT}
 _ACME_KINDS = {**_COMMON, "type": Kind.TEXT}
 _ACME_NODES = {"seren": 286, "kalos": 302}
 _GPUS_PER_NODE = 8
-_UNKNOWN = ("", "None", "NaT", "nan")
+_MOST_GPUS = 1 << 20
 
 
 def read_helios(path: str | Path, *, nodes: int | None = None) -> Trace:
@@ -116,8 +118,12 @@ def _helios_nodes(path: Path) -> int:
     text = read_text(path)
     kinds = {"total": Kind.NUMBER}
     require_columns(path, header(text), kinds, 1)
-    totals = [value or 0.0 for value in read_columns(path, text, kinds)["total"].to_pylist()]
-    largest = int(max(totals, default=0.0))
+    totals = read_columns(path, text, kinds)["total"].to_pylist()
+    for line, value in zip(csv_lines(text), totals, strict=True):
+        if value is not None and not 0 <= value <= _MOST_GPUS:
+            problem = f"column 'total' is {value:g}"
+            raise TraceError(str(path), problem, f"give GPUs, 0 to {_MOST_GPUS}", line)
+    largest = int(max((value or 0.0 for value in totals), default=0.0))
     if largest < _GPUS_PER_NODE:
         raise TraceError(str(path), f"column 'total' is {largest} at most", "give 'nodes' instead")
     return -(-largest // _GPUS_PER_NODE)
@@ -129,8 +135,8 @@ def _rows(path: Path, kinds: Mapping[str, Kind]) -> Iterator[tuple[int, dict[str
     require_columns(path, header(text), kinds, 1)
     table = read_columns(path, text, kinds)
     columns = [table[name].to_pylist() for name in kinds]
-    for row, cells in enumerate(zip(*columns, strict=True)):
-        yield row + 2, dict(zip(kinds, cells, strict=True))
+    for line, cells in zip(csv_lines(text), zip(*columns, strict=True), strict=True):
+        yield line, dict(zip(kinds, cells, strict=True))
 
 
 def _read(
@@ -143,7 +149,7 @@ def _read(
     jobs = GpuJobs()
     for line, cells in _rows(path, kinds):
         gpus = whole_number(path, "gpu_num", cells["gpu_num"] or 0.0, line)
-        never = cells["start_time"] in _UNKNOWN or cells["end_time"] in _UNKNOWN
+        never = cells["start_time"] in EMPTY or cells["end_time"] in EMPTY
         if gpus == 0 or never:
             continue
         times = {
