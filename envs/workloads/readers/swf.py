@@ -105,7 +105,7 @@ def read_swf(path: str | Path, *, processors: int | None = None) -> Trace:
     _check(file, table, lines, size)
     requests = _to_requests(table)
     if len(requests) == 0:
-        problem = "every job has run time 0, and such jobs are dropped"
+        problem = "every job has run time 0 or was cancelled, and such jobs are dropped"
         raise TraceError(str(file), problem, "give a log with jobs that ran")
     return trace_from_file(file, _stem(file), requests, nodes=(processor_pool(size),))
 

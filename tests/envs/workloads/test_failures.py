@@ -235,3 +235,20 @@ def test_the_publishers_events_are_paired(tmp_path: Path) -> None:
         path.write_bytes(gzip.compress(bad.encode()))
         with pytest.raises(TraceError, match=word):
             read_faults(path)
+
+
+@pytest.mark.parametrize("text", ["a,0,inf", "a,0,1e300", "a,0,nan", "a,nan,1", "nan,0,1", "a,0,"])
+def test_faults_without_an_end_are_named(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "f.csv"
+    path.write_text(f"node,start,end\nb,0,1\n\n{text}\n")
+    with pytest.raises(TraceError, match=r"f\.csv, line 4: "):
+        read_faults(path)
+
+
+@pytest.mark.parametrize("day", ["NaN", "Infinity", "1e300", "null"])
+def test_events_at_no_time_are_refused(tmp_path: Path, day: str) -> None:
+    path = tmp_path / "f.json"
+    text = json.dumps([event("a", 1.0, "fault_start"), event("a", 2.0, "fault_end")])
+    path.write_text(text.replace("2.0", day))
+    with pytest.raises(TraceError, match=r"f\.json"):
+        read_faults(path)
