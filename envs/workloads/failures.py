@@ -104,6 +104,8 @@ class FailureModel:
 
     def __post_init__(self) -> None:
         """Refuse what is no distribution."""
+        for name, value in vars(self).items():
+            _check(bool(np.all(np.isfinite(value))), name, value, "give finite numbers")
         for name in ("faults_per_node_day", "rate_scale", "frailty", "weather_shape"):
             _check(getattr(self, name) >= 0, name, getattr(self, name), "give 0 or more")
         for name in ("shape", "weather_hours", "relapse_days"):
@@ -169,8 +171,10 @@ def sample_failures(
     ndarray of INCIDENT_DTYPE
         By time.
     """
-    _check(nodes >= 1, "nodes", nodes, "give at least 1")
-    _check(horizon_ms >= 0, "horizon_ms", horizon_ms, "give 0 or more")
+    for name, value in (("nodes", nodes), ("horizon_ms", horizon_ms), ("seed", seed)):
+        _check(isinstance(value, int | np.integer), name, value, "give a whole number")
+        least = 1 if name == "nodes" else 0
+        _check(value >= least, name, value, f"give at least {least}")
     rate = model.faults_per_node_day * model.rate_scale
     if rate <= 0 or horizon_ms == 0:
         return np.zeros(0, INCIDENT_DTYPE)

@@ -11,6 +11,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from envs.workloads.csvfile import (
     EMPTY,
     Kind,
@@ -69,10 +71,14 @@ def read_helios(path: str | Path, *, nodes: int | None = None) -> Trace:
     TraceError
         Naming file, line and column of what is wrong, and the remedy.
     """
-    folder = Path(path)
+    folder = path = Path(path)
     count = nodes if nodes is not None else _helios_nodes(folder / _HELIOS_GPUS)
     return _read(
-        plain_or_packed(folder / _HELIOS_JOBS), "helios", _HELIOS_KINDS, "vc", _machines(count)
+        plain_or_packed(folder / _HELIOS_JOBS),
+        "helios",
+        _HELIOS_KINDS,
+        "vc",
+        _machines(path, count),
     )
 
 
@@ -106,10 +112,13 @@ def read_acme(path: str | Path, *, nodes: int | None = None) -> Trace:
     if count is None:
         problem = "is neither Seren's nor Kalos's by its name"
         raise TraceError(str(path), problem, "give 'nodes', the machines of 8 GPUs")
-    return _read(path, name, _ACME_KINDS, None, _machines(count))
+    return _read(path, name, _ACME_KINDS, None, _machines(path, count))
 
 
-def _machines(count: int) -> tuple[NodeSpec, ...]:
+def _machines(path: Path, count: int) -> tuple[NodeSpec, ...]:
+    if not isinstance(count, int | np.integer) or not 0 < count <= _MOST_GPUS:
+        problem = f"'nodes' was given as {count!r}"
+        raise TraceError(str(path), problem, f"give a whole number, 1 to {_MOST_GPUS}")
     return tuple(gpu_node(f"node-{n}", _GPUS_PER_NODE) for n in range(count))
 
 

@@ -96,6 +96,10 @@ def generate_services(
     ServiceSeries
         Services ``service-0`` and so on.
     """
+    for name, value in (("services", services), ("ticks", ticks), ("seed", seed)):
+        if not isinstance(value, int | np.integer) or value < 0:
+            problem = f"'{name}' is {value!r}; give a whole number, not negative"
+            raise ConfigurationError(f"generate_services: {problem}")
     if services < 1 or ticks < 1:
         problem = f"'services' is {services} and 'ticks' {ticks}"
         raise ConfigurationError(f"generate_services: {problem}; give at least one of each")

@@ -252,3 +252,14 @@ def test_events_at_no_time_are_refused(tmp_path: Path, day: str) -> None:
     path.write_text(text.replace("2.0", day))
     with pytest.raises(TraceError, match=r"f\.json"):
         read_faults(path)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_models_are_finite(value: float) -> None:
+    for field in ("faults_per_node_day", "rate_scale", "shape", "weather_hours", "burst_tail"):
+        with pytest.raises(ConfigurationError, match=field):
+            replace(FailureModel(), **{field: value})
+    with pytest.raises(ConfigurationError, match="repair_quantiles"):
+        replace(FailureModel(), repair_quantiles=(0.1, value), repair_probabilities=(0.0, 1.0))
+    with pytest.raises(ConfigurationError, match="horizon_ms"):
+        sample_failures(FailureModel(), 4, value, 0)  # type: ignore[arg-type]

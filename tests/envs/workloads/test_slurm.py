@@ -163,3 +163,9 @@ def test_totals_that_cannot_be_meant_are_named(tmp_path: Path, total: str) -> No
         read_helios(tmp_path)
     write(tmp_path / "cluster_gpu_number.csv", ("date,total", "a,16", "b,nan"))
     assert len(read_helios(tmp_path).nodes) == 2
+
+
+@pytest.mark.parametrize("nodes", [0, -1, 2.5, float("nan")])
+def test_so_many_machines_cannot_be(tmp_path: Path, nodes: float) -> None:
+    with pytest.raises(TraceError, match="'nodes' was given as"):
+        read_helios(helios(tmp_path), nodes=nodes)  # type: ignore[arg-type]
