@@ -153,6 +153,9 @@ def test_lists_without_optional_columns_are_read(tmp_path: Path) -> None:
     timed = bare.replace("gpu_milli\n", "gpu_milli,creation_time,deletion_time\n")
     timed = timed.replace(",460\n", ",460,5,25\n").replace(",0.0,0\n", ",0,0,7,8\n")
     assert _read(tmp_path, pods=timed).requests["duration_ms"].tolist() == [20_000, 1000]
+    created = bare.replace("gpu_milli\n", "gpu_milli,creation_time\n")
+    created = created.replace(",460\n", ",460,5\n").replace(",0.0,0\n", ",0,0,7\n")
+    assert _read(tmp_path, pods=created).requests["duration_ms"].tolist() == [2000, 1000]
     blank = _PODS.replace(",LS,", ",nan,").replace("G2|T4", "nan")
     assert _read(tmp_path, pods=blank).requests["model_mask"].tolist() == [0, 0, 0, 0b01]
     nodes = _NODES.replace("a,64000", ",64000")
