@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from enum import Enum
+from enum import Enum, IntEnum
+
+import numpy as np
 
 from orchestrator.errors import ValidationError
 from orchestrator.kernels.state.codes import JobKind, Topology
@@ -24,7 +26,17 @@ __all__ = [
 ]
 
 
+_FLAGS = ("elastic", "preemptible", "gang_schedule", "topology_aware")
+_COUNTS = {
+    "num_workers": 1,
+    "gpus_per_worker": 0,
+    "checkpoint_interval_steps": 0,
+    "min_workers": 1,
+    "max_workers": 1,
+}
 _NOT_NEGATIVE = (
+    "memory_per_worker_gb",
+    "cpus_per_worker",
     "checkpoint_seconds",
     "restart_seconds",
     "regroup_seconds",
@@ -32,6 +44,8 @@ _NOT_NEGATIVE = (
     "gpu_memory_gb",
     "network_gbps",
 )
+_OPTIONAL = ("duration_hours", "deadline_hours")
+_POSITIVE = ("max_duration_hours", "gpu_fraction", "step_seconds", *_OPTIONAL)
 
 
 class JobPriority(Enum):
@@ -69,8 +83,19 @@ def _require(subject: str, field: str, ok: bool, problem: str, remedy: str) -> N
         raise ValidationError(subject, field, problem, remedy)
 
 
-def _require_number(subject: str, field: str, value: float, minimum: float, *, above: bool) -> None:
-    """Demand a finite number that is at least (``above``: greater than) ``minimum``."""
+def _put(spec: object, field: str, value: object) -> None:
+    """Store a field in its plain Python form: specifications are written to logs as text."""
+    # The dataclasses are frozen for their users; this is the one place that completes them.
+    object.__setattr__(spec, field, value)
+
+
+def _require_number(
+    spec: object, subject: str, field: str, minimum: float, *, above: bool = False
+) -> None:
+    """Demand a finite number, perhaps NumPy's, of at least (``above``: more than) ``minimum``."""
+    value = getattr(spec, field)
+    if isinstance(value, np.integer | np.floating):
+        value = value.item()
     _require(
         subject,
         field,
@@ -78,22 +103,59 @@ def _require_number(subject: str, field: str, value: float, minimum: float, *, a
         f"is {value!r}, not a number",
         "give a number",
     )
-    _require(subject, field, math.isfinite(value), f"is {value}", "give a finite number")
+    finite = isinstance(value, int) or math.isfinite(value)
+    _require(subject, field, finite, f"is {value}", "give a finite number")
     bound = "greater than" if above else "at least"
     ok = value > minimum if above else value >= minimum
     _require(subject, field, ok, f"is {value}", f"it must be {bound} {minimum:g}")
+    _put(spec, field, value)
 
 
-def _require_count(subject: str, field: str, value: int, minimum: int) -> None:
-    """Demand an integer that is at least ``minimum``."""
+def _require_count(spec: object, subject: str, field: str, minimum: int) -> None:
+    """Demand an integer, perhaps NumPy's, that is at least ``minimum``."""
+    value = getattr(spec, field)
     _require(
         subject,
         field,
-        isinstance(value, int) and not isinstance(value, bool),
+        isinstance(value, int | np.integer) and not isinstance(value, bool),
         f"is {value!r}, not an integer",
         "give an integer",
     )
     _require(subject, field, value >= minimum, f"is {value}", f"it must be at least {minimum}")
+    _put(spec, field, int(value))
+
+
+def _require_flag(spec: object, subject: str, field: str) -> None:
+    """Demand True or False; neither text nor None nor a number says which is meant."""
+    value = getattr(spec, field)
+    ok = isinstance(value, bool | np.bool_)
+    _require(subject, field, ok, f"is {value!r}, not a flag", "give True or False")
+    _put(spec, field, bool(value))
+
+
+def _require_member(spec: object, subject: str, field: str, kind: type[IntEnum]) -> None:
+    """Demand a member of an enumeration, or its number."""
+    value = getattr(spec, field)
+    numbers = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    ok = numbers and int(value) in [int(member) for member in kind]
+    names = ", ".join(f"{kind.__name__}.{member.name}" for member in kind)
+    _require(subject, field, ok, f"is {value!r}", f"use one of {names}")
+    _put(spec, field, kind(int(value)))
+
+
+def _require_text(spec: object, subject: str, field: str) -> None:
+    """Demand text."""
+    value = getattr(spec, field)
+    _require(subject, field, isinstance(value, str), f"is {value!r}, not text", "give text")
+    _put(spec, field, str(value))
+
+
+def _require_texts(spec: object, subject: str, field: str) -> None:
+    """Demand a tuple or list of texts that are not empty; one text is not a list of letters."""
+    value = getattr(spec, field)
+    ok = isinstance(value, tuple | list) and all(isinstance(one, str) and one for one in value)
+    _require(subject, field, ok, f"is {value!r}", "give a tuple of names")
+    _put(spec, field, tuple(str(one) for one in value))
 
 
 @dataclass(frozen=True)
@@ -192,6 +254,8 @@ class JobSpec:
     def __post_init__(self) -> None:
         """Validate every field; raise :class:`ValidationError` naming the first bad one."""
         me = f"JobSpec '{self.job_id}'"
+        for field in ("job_id", "name", "tenant"):
+            _require_text(self, me, field)
         _require(me, "job_id", bool(self.job_id), "is empty", "give the job an identity")
         _require(
             me,
@@ -200,11 +264,22 @@ class JobSpec:
             f"is {self.priority!r}",
             f"use one of {[p.name for p in JobPriority]}",
         )
-        _require_count(me, "num_workers", self.num_workers, 1)
-        _require_count(me, "gpus_per_worker", self.gpus_per_worker, 0)
-        _require_count(me, "checkpoint_interval_steps", self.checkpoint_interval_steps, 0)
-        _require_count(me, "min_workers", self.min_workers, 1)
-        _require_count(me, "max_workers", self.max_workers, 1)
+        for field in _FLAGS:
+            _require_flag(self, me, field)
+        _require_member(self, me, "topology", Topology)
+        _require_member(self, me, "kind", JobKind)
+        _require_texts(self, me, "gpu_models")
+        for field, least in _COUNTS.items():
+            _require_count(self, me, field, least)
+        for field in _NOT_NEGATIVE:
+            _require_number(self, me, field, 0.0)
+        for field in _POSITIVE:
+            if getattr(self, field) is not None or field not in _OPTIONAL:
+                _require_number(self, me, field, 0.0, above=True)
+        self._check_together(me)
+
+    def _check_together(self, me: str) -> None:
+        """Refuse fields that are well each by itself, and make no sense together."""
         _require(
             me,
             "min_workers",
@@ -220,20 +295,9 @@ class JobSpec:
                 f"is {self.num_workers}, outside [{self.min_workers}, {self.max_workers}]",
                 "an elastic job starts between its bounds",
             )
-        _require_number(me, "memory_per_worker_gb", self.memory_per_worker_gb, 0.0, above=False)
-        _require_number(me, "max_duration_hours", self.max_duration_hours, 0.0, above=True)
-        _require_number(me, "cpus_per_worker", self.cpus_per_worker, 0.0, above=False)
-        _require_number(me, "gpu_fraction", self.gpu_fraction, 0.0, above=True)
         _require(
             me, "gpu_fraction", self.gpu_fraction <= 1.0, f"is {self.gpu_fraction}", "at most 1"
         )
-        _require_number(me, "step_seconds", self.step_seconds, 0.0, above=True)
-        if self.duration_hours is not None:
-            _require_number(me, "duration_hours", self.duration_hours, 0.0, above=True)
-        for field in _NOT_NEGATIVE:
-            _require_number(me, field, getattr(self, field), 0.0, above=False)
-        if self.deadline_hours is not None:
-            _require_number(me, "deadline_hours", self.deadline_hours, 0.0, above=True)
         _require(
             me,
             "gpu_memory_gb",
@@ -295,16 +359,15 @@ class NodeSpec:
     def __post_init__(self) -> None:
         """Validate every field; raise :class:`ValidationError` naming the first bad one."""
         me = f"NodeSpec '{self.node_id}'"
+        for field in ("node_id", "gpu_topology", "gpu_model"):
+            _require_text(self, me, field)
         _require(me, "node_id", bool(self.node_id), "is empty", "give the node an identity")
-        _require_count(me, "gpus", self.gpus, 0)
+        _require_flag(self, me, "available")
+        for field in ("gpus", "cpu_cores", "rack", "spine", "island_gpus"):
+            _require_count(self, me, field, 0)
         _require(me, "gpus", self.gpus <= 64, f"is {self.gpus}", "a node has at most 64 GPUs")
-        _require_count(me, "cpu_cores", self.cpu_cores, 0)
-        _require_number(me, "gpu_memory_gb", self.gpu_memory_gb, 0.0, above=False)
-        _require_number(me, "memory_gb", self.memory_gb, 0.0, above=False)
-        _require_number(me, "network_bandwidth_gbps", self.network_bandwidth_gbps, 0.0, above=False)
-        _require_count(me, "rack", self.rack, 0)
-        _require_count(me, "spine", self.spine, 0)
-        _require_count(me, "island_gpus", self.island_gpus, 0)
+        for field in ("gpu_memory_gb", "memory_gb", "network_bandwidth_gbps"):
+            _require_number(self, me, field, 0.0)
         _require(
             me,
             "island_gpus",
@@ -338,11 +401,12 @@ class TenantSpec:
     def __post_init__(self) -> None:
         """Validate every field; raise :class:`ValidationError` naming the first bad one."""
         me = f"TenantSpec '{self.name}'"
+        _require_text(self, me, "name")
         _require(me, "name", bool(self.name), "is empty", "give the tenant a name")
-        _require_number(me, "weight", self.weight, 0.0, above=True)
-        _require_number(me, "quota", self.quota, 0.0, above=False)
+        _require_number(self, me, "weight", 0.0, above=True)
+        _require_number(self, me, "quota", 0.0)
         if self.storage_quota_gb is not None:
-            _require_number(me, "storage_quota_gb", self.storage_quota_gb, 0.0, above=True)
+            _require_number(self, me, "storage_quota_gb", 0.0, above=True)
 
 
 @dataclass(frozen=True)

@@ -22,14 +22,39 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 __all__ = [
+    "EMPTY",
     "Kind",
+    "csv_cell",
     "csv_line",
+    "csv_lines",
     "header",
     "plain_or_packed",
     "read_columns",
     "read_text",
     "require_columns",
 ]
+
+
+EMPTY = (
+    "",
+    "nan",
+    "NaN",
+    "NAN",
+    "-nan",
+    "-NaN",
+    "null",
+    "Null",
+    "NULL",
+    "None",
+    "none",
+    "NaT",
+    "NA",
+    "N/A",
+    "n/a",
+    "<NA>",
+    "#N/A",
+)
+"""What stands in cells of which nothing is known, by the programs that write tables."""
 
 
 class Kind(Enum):
@@ -88,13 +113,40 @@ def read_columns(
     -------
     pyarrow.Table
         Columns in the order of `kinds`: int64, float64, string or timestamp[s]; null where a cell
-        of a column other than text is empty.
+        of a column other than text is one of :data:`EMPTY`. Every number is finite.
+
+    Raises
+    ------
+    TraceError
+        Naming the line and column of a cell that is not what its column holds.
     """
+    import pyarrow as pa
+
+    try:
+        table = _convert(text, kinds, pa.int64())
+    except pa.ArrowInvalid as error:
+        _diagnose(path, text, kinds, first_line)
+        try:
+            # Programs that know no empty integers write 8.0 for 8 where a column has empty cells.
+            table = _convert(text, kinds, pa.string())
+            for at, (name, kind) in enumerate(kinds.items()):
+                if kind is Kind.INTEGER:
+                    cells = [_to_integer(cell) for cell in table[name].to_pylist()]
+                    table = table.set_column(at, name, pa.array(cells, pa.int64()))
+        except pa.ArrowInvalid:
+            problem = str(error).splitlines()[0]
+            raise TraceError(str(path), problem, "repair the table", first_line) from None
+    _refuse_infinite(path, text, table, kinds, first_line)
+    return table
+
+
+def _convert(text: str, kinds: Mapping[str, Kind], integer: pa.DataType) -> pa.Table:
+    """Read CSV text; integers are stored as a type of choice."""
     import pyarrow as pa
     from pyarrow import csv as arrow_csv
 
     arrow = {
-        Kind.INTEGER: pa.int64(),
+        Kind.INTEGER: integer,
         Kind.NUMBER: pa.float64(),
         Kind.TEXT: pa.string(),
         Kind.TIME: pa.timestamp("s"),
@@ -102,14 +154,66 @@ def read_columns(
     options = arrow_csv.ConvertOptions(
         column_types={name: arrow[kind] for name, kind in kinds.items()},
         include_columns=list(kinds),
-        null_values=[""],
+        null_values=list(EMPTY),
     )
-    try:
-        return arrow_csv.read_csv(io.BytesIO(text.encode()), convert_options=options)
-    except pa.ArrowInvalid as error:
-        _diagnose(path, text, kinds, first_line)
-        problem = str(error).splitlines()[0]
-        raise TraceError(str(path), problem, "repair the table", first_line) from None
+    return arrow_csv.read_csv(io.BytesIO(text.encode()), convert_options=options)
+
+
+def _refuse_infinite(
+    path: Path, text: str, table: pa.Table, kinds: Mapping[str, Kind], first_line: int
+) -> None:
+    """Raise for the first number that is none."""
+    import pyarrow.compute as pc
+
+    for name, kind in kinds.items():
+        if kind is not Kind.NUMBER:
+            continue
+        fine = pc.fill_null(pc.is_finite(table[name]), fill_value=True)
+        if not pc.all(fine, min_count=0).as_py():
+            row = fine.index(False).as_py()
+            problem = f"column '{name}' is {table[name][row].as_py()}, not {kind.value}"
+            line = csv_line(text, row, first_line)
+            raise TraceError(str(path), problem, "correct the cell", line)
+
+
+def csv_cell(text: str, row: int, name: str) -> str:
+    """What stands in a cell, for messages: its text, or ``empty``.
+
+    Parameters
+    ----------
+    text : str
+        CSV text from its header line on.
+    row : int
+        Zero-based row below the header.
+    name : str
+        The column.
+
+    Returns
+    -------
+    str
+    """
+    for number, cells in enumerate(csv.DictReader(io.StringIO(text))):
+        if number == row:
+            return cells[name] or "empty"
+    return "empty"
+
+
+def csv_lines(text: str, first_line: int = 1) -> list[int]:
+    """One-based lines in the file of the rows of a table (see :func:`csv_line`).
+
+    Parameters
+    ----------
+    text : str
+        CSV text from its header line on.
+    first_line : int, optional
+        One-based line of the header in the file.
+
+    Returns
+    -------
+    list of int
+    """
+    full = [number + first_line for number, line in enumerate(text.splitlines()) if line]
+    return full[1:]
 
 
 def csv_line(text: str, row: int, first_line: int = 1) -> int:
@@ -128,15 +232,27 @@ def csv_line(text: str, row: int, first_line: int = 1) -> int:
     -------
     int
     """
-    full = [number for number, line in enumerate(text.splitlines()) if line]
-    return full[row + 1] + first_line
+    return csv_lines(text, first_line)[row]
 
 
 def _is_integer(cell: str) -> bool:
     try:
         return -(1 << 63) <= int(cell) < 1 << 63
     except ValueError:
-        return False
+        return _is_number(cell) and float(cell).is_integer() and abs(float(cell)) <= _EXACT
+
+
+def _to_integer(cell: str) -> int | None:
+    """The integer of a cell that passed its test; None of an empty one."""
+    if cell in EMPTY:
+        return None
+    try:
+        return int(cell)
+    except ValueError:
+        return int(float(cell))
+
+
+_EXACT = 1 << 53  # beyond, a float does not hold every integer
 
 
 def _is_number(cell: str) -> bool:
@@ -175,7 +291,7 @@ def _diagnose(path: Path, text: str, kinds: Mapping[str, Kind], first_line: int)
             raise TraceError(str(path), problem, "repair or remove the line", line)
         for name, cell in zip(names, row, strict=True):
             kind = kinds.get(name, Kind.TEXT)
-            if cell and not _TESTS[kind](cell):
+            if cell not in EMPTY and not _TESTS[kind](cell):
                 problem = f"column '{name}' is {cell!r}, not {kind.value}"
                 raise TraceError(str(path), problem, "correct the cell", line)
 

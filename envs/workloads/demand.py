@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from envs.workloads.csvfile import Kind, header, read_columns, read_text, require_columns
+from envs.workloads.csvfile import Kind, csv_line, header, read_columns, read_text, require_columns
 from orchestrator.autoscaler import DemandSeries, fill_gaps
 from orchestrator.errors import TraceError
 
@@ -54,7 +54,7 @@ def read_client_demand(
     if not names:
         raise TraceError(str(path), "no column of a client", "give a table of client rates")
     table = _columns(path, text, ["t", *names])
-    _require_ticks(path, table[:, 0], _TEN_MINUTES)
+    _require_ticks(path, text, table[:, 0], _TEN_MINUTES)
     rates = table[:, 1:]
     model = path.name.removeprefix("client_rates_").split(".")[0]
     gaps = np.nansum(rates, axis=1) <= 0.0
@@ -95,8 +95,13 @@ def read_spot_hourly(
         Naming file and column of what is wrong.
     """
     path = Path(path)
-    table = _columns(path, read_text(path), ["hour", column])
-    _require_ticks(path, table[:, 0], 1)
+    text = read_text(path)
+    table = _columns(path, text, ["hour", column])
+    _require_ticks(path, text, table[:, 0], 1)
+    empty = np.isnan(table[1 : len(table) - last_hours, 1])
+    if empty.any():
+        line = csv_line(text, int(np.argmax(empty)) + 1)
+        raise TraceError(str(path), f"column '{column}' is empty", "fill in the cell", line)
     values = table[1 : len(table) - last_hours, 1]
     if len(values) == 0:
         raise TraceError(str(path), "is too short", f"give more than {last_hours + 1} hours")
@@ -113,10 +118,12 @@ def _columns(path: Path, text: str, names: list[str]) -> NDArray[np.float64]:
     return np.stack(cells, axis=1).astype(np.float64)
 
 
-def _require_ticks(path: Path, times: NDArray[np.float64], step: float) -> None:
+def _require_ticks(path: Path, text: str, times: NDArray[np.float64], step: float) -> None:
     """Demand that a row follows the other, one step apart."""
     wrong = np.flatnonzero(np.diff(times) != step)
     if len(wrong):
         row = int(wrong[0]) + 1
         problem = f"time goes from {times[row - 1]:g} to {times[row]:g}, not by {step:g}"
-        raise TraceError(str(path), problem, "put one row for each tick, in order", row + 2)
+        raise TraceError(
+            str(path), problem, "put one row for each tick, in order", csv_line(text, row)
+        )

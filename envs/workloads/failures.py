@@ -20,7 +20,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from envs.workloads.csvfile import Kind, header, read_columns, read_text, require_columns
+from envs.workloads.csvfile import (
+    EMPTY,
+    Kind,
+    csv_lines,
+    header,
+    read_columns,
+    read_text,
+    require_columns,
+)
 from orchestrator.errors import ConfigurationError, TraceError
 from orchestrator.kernels.state.codes import EventKind
 from orchestrator.kernels.state.records import INCIDENT_DTYPE
@@ -36,6 +44,7 @@ __all__ = [
 ]
 
 _DAY_MS = 86_400_000
+_LAST_DAY = 1 << 26
 _HOUR_DAYS = 1.0 / 24.0
 _MINUTE_DAYS = 1.0 / 1440.0
 _SECONDS_PER_DAY = 86_400.0
@@ -95,6 +104,8 @@ class FailureModel:
 
     def __post_init__(self) -> None:
         """Refuse what is no distribution."""
+        for name, value in vars(self).items():
+            _check(bool(np.all(np.isfinite(value))), name, value, "give finite numbers")
         for name in ("faults_per_node_day", "rate_scale", "frailty", "weather_shape"):
             _check(getattr(self, name) >= 0, name, getattr(self, name), "give 0 or more")
         for name in ("shape", "weather_hours", "relapse_days"):
@@ -160,8 +171,10 @@ def sample_failures(
     ndarray of INCIDENT_DTYPE
         By time.
     """
-    _check(nodes >= 1, "nodes", nodes, "give at least 1")
-    _check(horizon_ms >= 0, "horizon_ms", horizon_ms, "give 0 or more")
+    for name, value in (("nodes", nodes), ("horizon_ms", horizon_ms), ("seed", seed)):
+        _check(isinstance(value, int | np.integer), name, value, "give a whole number")
+        least = 1 if name == "nodes" else 0
+        _check(value >= least, name, value, f"give at least {least}")
     rate = model.faults_per_node_day * model.rate_scale
     if rate <= 0 or horizon_ms == 0:
         return np.zeros(0, INCIDENT_DTYPE)
@@ -375,9 +388,10 @@ def read_faults(path: str | Path, *, node_ids: Sequence[str] = ()) -> FaultLog:
         if node not in index:
             remedy = "give the nodes of the cluster that the faults belong to"
             raise TraceError(str(path), f"column 'node' names unknown node {node!r}", remedy, line)
-        if not 0 <= start <= end:
+        if not 0 <= start <= end <= _LAST_DAY:
             problem = f"the fault of node {node!r} lasts from {start:g} to {end:g} days"
-            raise TraceError(str(path), problem, "a fault ends after it started", line)
+            remedy = f"a fault ends after it started, and by day {_LAST_DAY}"
+            raise TraceError(str(path), problem, remedy, line)
     merged = merge_intervals([(index[node], start, end) for node, start, end, _ in intervals])
     return FaultLog(known, incident_records(merged))
 
@@ -402,10 +416,9 @@ def _from_table(path: Path, text: str) -> list[_Interval]:
     unit = 1.0 if days else 1.0 / _SECONDS_PER_DAY
     found: list[_Interval] = []
     columns = [table[name].to_pylist() for name in kinds]
-    for row, (node, start, end) in enumerate(zip(*columns, strict=True)):
-        line = row + 2
+    for line, (node, start, end) in zip(csv_lines(text), zip(*columns, strict=True), strict=True):
         for name, value in zip(kinds, (node, start, end), strict=True):
-            if value is None or value == "":
+            if value is None or value in EMPTY:
                 raise TraceError(str(path), f"column '{name}' is empty", "fill it in", line)
         found.append((node, start * unit, end * unit, line))
     return found

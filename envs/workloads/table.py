@@ -458,13 +458,49 @@ def _from_arrow(path: Path, table: Any, meta: Mapping[str, Any]) -> _Raw:
             if name == "tenant":
                 tenants = pc.fill_null(column.cast(pa.string()), "").to_pylist()
                 continue
+            if pa.types.is_temporal(column.type):
+                column = _milliseconds(path, name, column)
+            elif pa.types.is_floating(column.type):
+                _require_whole(path, name, column)
             column = column.cast(pa.int64())
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError) as error:
             problem = f"column '{name}' is not of integers ({str(error).splitlines()[0]})"
             raise TraceError(str(path), problem, "store it as 64-bit integers") from None
         missing[name] = np.asarray(column.is_null(), dtype=np.bool_)
         values[name] = np.asarray(pc.fill_null(column, 0), dtype=np.int64)
     return _Raw(values, missing, tenants, table.num_rows, meta)
+
+
+def _milliseconds(path: Path, name: str, column: Any) -> Any:
+    """A column of durations or points in time of any unit as milliseconds.
+
+    Points in time can only be submissions; they are counted from the first one.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    points = pa.types.is_timestamp(column.type) and name == "submit_ms"
+    if _BY_NAME[name].unit != "ms" or not (points or pa.types.is_duration(column.type)):
+        problem = f"column '{name}' holds {column.type}"
+        remedy = f"store it as 64-bit integers ({_BY_NAME[name].unit})"
+        raise TraceError(str(path), problem, remedy)
+    per_ms = {"s": 1000, "ms": 1, "us": -1000, "ns": -1_000_000}[column.type.unit]
+    ticks = column.cast(pa.int64())
+    if points:
+        ticks = pc.subtract_checked(ticks, pc.min(ticks))
+    if per_ms > 0:
+        return pc.multiply_checked(ticks, per_ms)
+    return pc.divide(ticks, -per_ms)
+
+
+def _require_whole(path: Path, name: str, column: Any) -> None:
+    """Raise for the first number with a fraction, or that is none."""
+    values = np.asarray(column.fill_null(0.0).to_numpy(), np.float64)
+    wrong = ~np.isfinite(values) | (values != np.floor(values))
+    if wrong.any():
+        row = int(np.argmax(wrong))
+        problem = f"column '{name}' is not of integers (it holds {values[row]})"
+        raise TraceError(str(path), problem, "store it as 64-bit integers", row + 1)
 
 
 def _fill(path: Path, raw: _Raw) -> NDArray[np.void]:

@@ -49,6 +49,7 @@ class WindowSplit:
 
     def __post_init__(self) -> None:
         """Check the numbers."""
+        _require_whole("WindowSplit: 'jobs'", self.jobs)
         if self.jobs < 1:
             raise ConfigurationError(f"WindowSplit: 'jobs' is {self.jobs}; it must be at least 1")
         for part in _PARTS:
@@ -61,6 +62,8 @@ class WindowSplit:
                 f"WindowSplit: train + validation + test is {total:g}; make them sum to 1"
             )
         # Configurations hold lists; equal splits should be equal (and hashable) all the same.
+        for edge in (edge for interval in self.exclude for edge in interval):
+            _require_whole("WindowSplit: an edge in 'exclude'", edge)
         intervals = tuple((int(start), int(stop)) for start, stop in self.exclude)
         object.__setattr__(self, "exclude", intervals)
         for start, stop in intervals:
@@ -109,6 +112,7 @@ class WindowSplit:
         ConfigurationError
             When there is none.
         """
+        _require_whole("windows: the length", length)
         if length < 1:
             raise ConfigurationError(f"windows: the length is {length}; it must be at least 1")
         low, high = self.region(part)
@@ -150,6 +154,8 @@ class WindowSplit:
             First job of each window. No start comes twice before every possible one has come
             once. Windows of the same part may overlap.
         """
+        _require_whole("windows: the count", count)
+        _require_whole("windows: the seed", seed)
         if count < 0 or seed < 0:
             raise ConfigurationError(
                 f"windows: the count is {count} and the seed {seed}; neither may be negative"
@@ -159,6 +165,11 @@ class WindowSplit:
         rng = np.random.Generator(np.random.Philox(entropy))
         rounds = [rng.permutation(possible) for _ in range(-(-count // len(possible)))]
         return np.concatenate([*rounds, possible[:0]])[:count]
+
+
+def _require_whole(name: str, value: object) -> None:
+    if not isinstance(value, int | np.integer) or isinstance(value, bool):
+        raise ConfigurationError(f"{name} is {value!r}; give a whole number")
 
 
 def _index(part: str) -> int:

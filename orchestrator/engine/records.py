@@ -28,6 +28,10 @@ __all__ = [
 
 
 _MIB_PER_GIB = 1024
+_MS_PER_HOUR = 3_600_000
+_LONGEST_MS = 2**53  # beyond, a float does not hold whole milliseconds
+_MOST = int(np.iinfo(np.int32).max)
+_SLACK = 1e-6  # of a unit: what arithmetic on fractions may lose, and nobody means
 
 
 def gpu_models(nodes: Sequence[NodeSpec]) -> tuple[str, ...]:
@@ -62,23 +66,30 @@ def node_records(nodes: Sequence[NodeSpec]) -> NDArray[np.void]:
     models = gpu_models(nodes)
     records = np.zeros(len(nodes), NODE_DTYPE)
     for record, node in zip(records, nodes, strict=True):
-        record["memory_cap_mib"] = int(node.memory_gb * _MIB_PER_GIB)
-        record["cpu_cap_milli"] = node.cpu_cores * 1000
+        me = f"NodeSpec '{node.node_id}'"
+        for name, (field, value, limit) in _capacities(node).items():
+            record[name] = _units(me, field, value, limit)
         record["gpus"] = node.gpus
-        record["gpu_memory_mib"] = int(node.gpu_memory_gb * _MIB_PER_GIB)
-        record["bandwidth_mbps"] = round(node.network_bandwidth_gbps * 1000)
-        record["rack"] = node.rack
-        record["spine"] = node.spine
         record["island"] = node.island_gpus
         record["model"] = models.index(node.gpu_model)
         record["state"] = NodeCode.UP if node.available else NodeCode.DOWN
     return records
 
 
-_MS_PER_HOUR = 3_600_000
-
-
-_LONGEST_MS = 2**53  # beyond, a float does not hold whole milliseconds
+def _capacities(node: NodeSpec) -> dict[str, tuple[str, float, int]]:
+    """Of each capacity of a record: the specification's field, its value, its largest one."""
+    return {
+        "memory_cap_mib": ("memory_gb", node.memory_gb * _MIB_PER_GIB, _LONGEST_MS),
+        "cpu_cap_milli": ("cpu_cores", node.cpu_cores * 1000, _LONGEST_MS),
+        "gpu_memory_mib": ("gpu_memory_gb", node.gpu_memory_gb * _MIB_PER_GIB, _LONGEST_MS),
+        "bandwidth_mbps": (
+            "network_bandwidth_gbps",
+            node.network_bandwidth_gbps * 1000,
+            _LONGEST_MS,
+        ),
+        "rack": ("rack", node.rack, _LONGEST_MS),
+        "spine": ("spine", node.spine, _LONGEST_MS),
+    }
 
 
 def duration_ms(spec: JobSpec) -> int:
@@ -92,8 +103,8 @@ def _true_hours(spec: JobSpec) -> float:
 
 def _numbers(spec: JobSpec) -> dict[str, tuple[str, float, int]]:
     """Of each whole number of a record: the specification's field, its value, its largest one."""
-    milli = np.iinfo(np.int32).max
-    steps = _whole(spec, "checkpoint_interval_steps", spec.checkpoint_interval_steps, _LONGEST_MS)
+    me = f"JobSpec '{spec.job_id}'"
+    steps = _whole(me, "checkpoint_interval_steps", spec.checkpoint_interval_steps, _LONGEST_MS)
     interval_ms = steps * spec.step_seconds * 1000
     longest_ms = _true_hours(spec) * _MS_PER_HOUR
     deadline_ms = (spec.deadline_hours or 0.0) * _MS_PER_HOUR
@@ -105,14 +116,26 @@ def _numbers(spec: JobSpec) -> dict[str, tuple[str, float, int]]:
         "restart_ms": ("restart_seconds", spec.restart_seconds * 1000, _LONGEST_MS),
         "regroup_ms": ("regroup_seconds", spec.regroup_seconds * 1000, _LONGEST_MS),
         "deadline_ms": ("deadline_hours", deadline_ms, _LONGEST_MS),
+        "workers": ("num_workers", spec.num_workers, _MOST),
+        "min_workers": ("min_workers", spec.min_workers, _MOST),
+        "max_workers": ("max_workers", spec.max_workers, _MOST),
+        "gpus_per_worker": ("gpus_per_worker", spec.gpus_per_worker, _MOST),
+    }
+
+
+def _amounts(spec: JobSpec) -> dict[str, tuple[str, float, int]]:
+    """Of each share of a capacity: the specification's field, its value, its largest one."""
+    return {
+        "memory_mib": (
+            "memory_per_worker_gb",
+            spec.memory_per_worker_gb * _MIB_PER_GIB,
+            _LONGEST_MS,
+        ),
+        "gpu_memory_mib": ("gpu_memory_gb", spec.gpu_memory_gb * _MIB_PER_GIB, _MOST),
         "storage_mib": ("checkpoint_gb", spec.checkpoint_gb * _MIB_PER_GIB, _LONGEST_MS),
-        "gpu_memory_mib": ("gpu_memory_gb", spec.gpu_memory_gb * _MIB_PER_GIB, milli),
-        "bandwidth_mbps": ("network_gbps", spec.network_gbps * 1000, milli),
-        "cpu_milli": ("cpus_per_worker", spec.cpus_per_worker * 1000, milli),
-        "workers": ("num_workers", spec.num_workers, milli),
-        "min_workers": ("min_workers", spec.min_workers, milli),
-        "max_workers": ("max_workers", spec.max_workers, milli),
-        "gpus_per_worker": ("gpus_per_worker", spec.gpus_per_worker, milli),
+        "bandwidth_mbps": ("network_gbps", spec.network_gbps * 1000, _MOST),
+        "cpu_milli": ("cpus_per_worker", spec.cpus_per_worker * 1000, _MOST),
+        "gpu_milli": ("gpu_fraction", spec.gpu_fraction * 1000, 1000),
     }
 
 
@@ -138,17 +161,16 @@ def request_record(
         If a value is too large to be stored, or a GPU model is unknown.
     """
     record = np.zeros(1, REQUEST_DTYPE)
+    me = f"JobSpec '{spec.job_id}'"
     for name, (field, value, limit) in _numbers(spec).items():
-        record[name] = _whole(spec, field, value, limit)
+        record[name] = _whole(me, field, value, limit)
+    for name, (field, value, limit) in _amounts(spec).items():
+        record[name] = _units(me, field, value, limit)
     # Rounding never makes something out of nothing, nor nothing out of something.
-    memory_mib = spec.memory_per_worker_gb * _MIB_PER_GIB
-    _whole(spec, "memory_per_worker_gb", memory_mib, _LONGEST_MS)
-    record["memory_mib"] = math.ceil(memory_mib)
     saves = min(spec.checkpoint_interval_steps, 1)
     least = {"requested_ms": 1, "duration_ms": 1, "checkpoint_interval_ms": saves}
     for name, value in least.items():
         record[name] = np.maximum(record[name], value)
-    record["gpu_milli"] = max(1, round(spec.gpu_fraction * 1000))
     record["submit_ms"] = submit_ms
     record["tenant"] = tenant
     record["priority"] = spec.priority.value
@@ -172,13 +194,20 @@ def _model_mask(spec: JobSpec, models: Sequence[str]) -> int:
     return mask
 
 
-def _whole(spec: JobSpec, field: str, value: float, limit: int) -> int:
+def _whole(subject: str, field: str, value: float, limit: int) -> int:
     """Round a value, in the unit in which it is stored, to an integer that is not too large."""
     if not value <= limit:  # an overflow to infinity is not
-        raise ValidationError(
-            f"JobSpec '{spec.job_id}'", field, "is too large to be stored", "give a smaller value"
-        )
+        raise ValidationError(subject, field, "is too large to be stored", "give a smaller value")
     return round(value)
+
+
+def _units(subject: str, field: str, value: float, limit: int) -> int:
+    """Round a capacity, or a share of one, down to whole units; at least 1 of what is not 0.
+
+    Both are rounded alike, and down: however a capacity is cut into parts, the parts fit.
+    """
+    _whole(subject, field, value, limit)
+    return max(math.floor(value + _SLACK), 1) if value > 0 else 0
 
 
 def check_quotas(tenants: Sequence[TenantSpec], nodes: Sequence[NodeSpec]) -> None:
@@ -202,7 +231,7 @@ def check_quotas(tenants: Sequence[TenantSpec], nodes: Sequence[NodeSpec]) -> No
     total = 0.0
     for tenant in tenants if nodes else ():
         total += tenant.quota
-        if total > capacity:
+        if total > capacity * (1.0 + 1e-12):
             problem = f"is {tenant.quota:g}: with those before it {total:g} of {capacity} {unit}"
             remedy = "lower quotas, or add nodes"
             raise ValidationError(f"TenantSpec '{tenant.name}'", "quota", problem, remedy)
@@ -212,9 +241,11 @@ def tenant_records(tenants: Sequence[TenantSpec]) -> NDArray[np.void]:
     """Entitlements as TENANT_DTYPE records, [len(tenants)], nothing used."""
     records = np.zeros(len(tenants), TENANT_DTYPE)
     for record, tenant in zip(records, tenants, strict=True):
+        me = f"TenantSpec '{tenant.name}'"
+        stored = (tenant.storage_quota_gb or 0.0) * _MIB_PER_GIB
         record["weight"] = tenant.weight
-        record["quota_units"] = round(tenant.quota * 1000)
-        record["storage_quota_mib"] = int((tenant.storage_quota_gb or 0.0) * _MIB_PER_GIB)
+        record["quota_units"] = _units(me, "quota", tenant.quota * 1000, _LONGEST_MS)
+        record["storage_quota_mib"] = _units(me, "storage_quota_gb", stored, _LONGEST_MS)
     return records
 
 

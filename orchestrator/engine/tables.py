@@ -325,11 +325,6 @@ class NodeTable:
         return int(left[0]) if len(left) else None
 
     def _record(self, spec: NodeSpec, code: NodeCode) -> NDArray[np.void]:
-        try:
-            record = node_records([spec])
-        except OverflowError as error:
-            raise ValidationError(
-                f"NodeSpec '{spec.node_id}'", "capacity", f"cannot be stored ({error})", "give less"
-            ) from error
+        record = node_records([spec])
         record["state"] = code
         return record

@@ -114,13 +114,25 @@ def like_jobs(spec: JobSpec) -> str:
     return f"{spec.tenant}/{spec.name}/{spec.gpus_per_worker}" if spec.name else ""
 
 
+_AT_LIMIT = 0.95  # of what was asked for: use is sampled, and the last sample comes before the end
+_KILLED_FACTOR = 1.2
+
+
+def _at_limit(spec: JobSpec, peaks: Mapping[str, float]) -> bool:
+    """Whether a worker used all the memory that it might."""
+    limit = spec.memory_per_worker_gb
+    return limit > 0 and peaks["memory_per_worker_gb"] >= _AT_LIMIT * limit
+
+
 class Rightsizer:
     """Watches what jobs use, and recommends what the next one of their group should ask for.
 
     A job counts once, when it has completed, with the peak of the worker that used most: all
     workers of a job ask for the same. Jobs that failed may have done so before their peak, and are
-    left out. The 95th percentile of the peaks is asked for in cores, which can be throttled, and
-    the highest peak in memory, of which too little kills; see :class:`VerticalScaler`.
+    left out, unless a worker was at its limit of memory: it was killed for wanting more, and the
+    next job of its group is advised at least a fifth more than that. The 95th percentile of the
+    peaks is asked for in cores, which can be throttled, and the highest peak in memory, of which
+    too little kills; see :class:`VerticalScaler`.
 
     Parameters
     ----------
@@ -167,6 +179,8 @@ class Rightsizer:
         self._make()  # what makes no sense is refused here
         self._groups: OrderedDict[str, VerticalScaler] = OrderedDict()
         self._completed: dict[str, int] = {}
+        self._killed: dict[str, float] = {}  # by group, GiB that a killed worker may have needed
+        self._most_memory_gb = bounds["memory_per_worker_gb"].most
         self._peaks: dict[str, dict[str, float]] = {}
 
     def note(self, job_id: str, *, cpus: float, memory_gb: float) -> None:
@@ -194,14 +208,22 @@ class Rightsizer:
         """A job has ended; ``spec`` None: nobody knows any more what it was."""
         peaks = self._peaks.pop(job_id, None)
         group = "" if spec is None else self._group(spec)
-        if peaks is None or not completed or not group:
+        if spec is None or peaks is None or not group:
             return
-        self._groups.setdefault(group, self._make()).observe(peaks)
+        if completed:
+            self._groups.setdefault(group, self._make()).observe(peaks)
+        elif _at_limit(spec, peaks):
+            need = _KILLED_FACTOR * max(spec.memory_per_worker_gb, peaks["memory_per_worker_gb"])
+            self._groups.setdefault(group, self._make())
+            self._killed[group] = max(self._killed.get(group, 0.0), need)
+        else:
+            return
         self._groups.move_to_end(group)
-        self._completed[group] = self._completed.get(group, 0) + 1
+        self._completed[group] = self._completed.get(group, 0) + int(completed)
         while len(self._groups) > self._most_groups:
             forgotten, _ = self._groups.popitem(last=False)
             del self._completed[forgotten]
+            self._killed.pop(forgotten, None)
 
     def recommend(self, spec: JobSpec) -> ResourceRequest:
         """What each worker of a job should ask for, by field.
@@ -212,7 +234,16 @@ class Rightsizer:
         scaler = self._groups.get(self._group(spec))
         if scaler is None:
             return ResourceRequest(asked, False, "no job of its group has completed")
-        return scaler.recommend(asked)
+        advice = scaler.recommend(asked)
+        name = "memory_per_worker_gb"
+        least = min(self._killed.get(self._group(spec), 0.0), self._most_memory_gb)
+        if name not in asked or advice.amounts[name] >= least:
+            return advice
+        amounts = {**advice.amounts, name: least}
+        reason = (
+            f"{name} {asked[name]:.6g} to {least:.6g} (a job of its group was killed at its limit)"
+        )
+        return ResourceRequest(amounts, amounts != asked, reason)
 
     def rightsized(self, spec: JobSpec) -> JobSpec:
         """A job that asks for what is recommended."""

@@ -98,3 +98,48 @@ async def test_without_a_rightsizer_nothing_is_recommended() -> None:
         Rightsizer(most_groups=0)
     with pytest.raises(ConfigurationError, match="'least_samples'"):
         Rightsizer(least_jobs=0)
+
+
+@pytest.mark.parametrize("margin", [0.0, 0.05, 0.15])
+@pytest.mark.parametrize("seen", [1.0, 0.97])
+def test_a_job_killed_at_its_limit_of_memory_raises_the_advice(margin: float, seen: float) -> None:
+    sizes = Rightsizer(margin=margin)
+    for number in range(4):
+        sizes.note(f"small-{number}", cpus=1.0, memory_gb=10.0)
+        sizes.ended(f"small-{number}", _run(number, memory_per_worker_gb=32.0), completed=True)
+    advice = []
+    while len(advice) < 20:
+        spec = sizes.rightsized(_run(len(advice) + 4, memory_per_worker_gb=32.0))
+        advice.append(spec.memory_per_worker_gb)
+        if advice[-1] >= 20.0:
+            break
+        sizes.note(spec.job_id, cpus=1.0, memory_gb=seen * advice[-1])
+        sizes.ended(spec.job_id, spec, completed=False)
+    assert advice == sorted(set(advice))
+    assert 20.0 <= advice[-1] < 32.0
+    assert sizes.status()["groups"] == {"default/bert/1": 4}
+    assert "killed at its limit" in sizes.recommend(_run(99)).reason
+
+
+def test_the_first_death_at_the_limit_counts() -> None:
+    sizes = Rightsizer()
+    asked = _run(0, memory_per_worker_gb=10.0)
+    sizes.note("bert-0", cpus=1.0, memory_gb=10.0)
+    sizes.ended("bert-0", asked, completed=False)
+    assert sizes.rightsized(asked).memory_per_worker_gb == pytest.approx(12.0)
+    assert sizes.rightsized(asked).cpus_per_worker == 16.0
+    more = _run(1, memory_per_worker_gb=64.0)
+    assert sizes.rightsized(more).memory_per_worker_gb == 64.0
+    assert sizes.rightsized(_run(2, memory_per_worker_gb=0.0)).memory_per_worker_gb == 0.0
+
+
+def test_deaths_for_other_reasons_and_bounds_limit_the_advice() -> None:
+    sizes = Rightsizer()
+    sizes.note("bert-0", cpus=16.0, memory_gb=100.0)  # half of what it asked for
+    sizes.ended("bert-0", _run(0), completed=False)
+    assert sizes.recommend(_run(1)).amounts["memory_per_worker_gb"] == 200.0
+    most = BOUNDS["memory_per_worker_gb"].most
+    large = _run(2, memory_per_worker_gb=most)
+    sizes.note("bert-2", cpus=1.0, memory_gb=most)
+    sizes.ended("bert-2", large, completed=False)
+    assert sizes.rightsized(large).memory_per_worker_gb == most

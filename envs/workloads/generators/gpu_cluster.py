@@ -226,8 +226,9 @@ def _check(jobs: int, seed: int, nodes: int, gpus_per_node: int, load: float) ->
         ("nodes", nodes, 1, 1 << 20),
         ("gpus_per_node", gpus_per_node, 1, 64),
     ):
-        if not low <= value <= high:
-            message = f"gpu_cluster: '{name}' is {value}; it must be {low} to {high}"
+        if not (isinstance(value, int | np.integer) and low <= value <= high):
+            whole = f"it must be a whole number, {low} to {high}"
+            message = f"gpu_cluster: '{name}' is {value}; {whole}"
             raise ConfigurationError(message)
     if not 0.0 < load < float("inf"):
         raise ConfigurationError(f"gpu_cluster: 'load' is {load}; it must be positive")

@@ -62,8 +62,9 @@ def gpu_pods(pods: int, seed: int, *, nodes: int = 16) -> Trace:
         For numbers out of range.
     """
     for name, value, low in (("pods", pods, 1), ("seed", seed, 0), ("nodes", nodes, 1)):
-        if value < low:
-            raise ConfigurationError(f"gpu_pods: '{name}' is {value}; it must be at least {low}")
+        if not (isinstance(value, int | np.integer) and value >= low):
+            remedy = f"it must be a whole number, at least {low}"
+            raise ConfigurationError(f"gpu_pods: '{name}' is {value}; {remedy}")
     rng = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, Stream.WORKLOAD])))
     machines = _cluster(nodes)
     shares, gpus, milli = (np.array(column) for column in zip(*_SIZES, strict=True))

@@ -180,6 +180,9 @@ def daily_weights(parameters: LublinParameters) -> NDArray[np.float64]:
 
 
 def _check(jobs: int, seed: int, processors: int, load: float | None) -> None:
+    for name, value in (("jobs", jobs), ("seed", seed), ("processors", processors)):
+        if not isinstance(value, int | np.integer):
+            raise ConfigurationError(f"lublin: '{name}' is {value!r}; give a whole number")
     if jobs < 1:
         raise ConfigurationError(f"lublin: 'jobs' is {jobs}; it must be at least 1")
     if seed < 0:

@@ -8,14 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime, tzinfo
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from envs.workloads.csvfile import Kind, csv_line, header, read_columns, read_text, require_columns
+from envs.workloads.csvfile import (
+    Kind,
+    csv_cell,
+    csv_line,
+    header,
+    read_columns,
+    read_text,
+    require_columns,
+)
 from envs.workloads.table import blank_requests
 from envs.workloads.trace import Trace, trace_from_file, unplaceable
 from orchestrator.errors import TraceError
@@ -95,7 +103,7 @@ def read_filled(path: Path, text: str, kinds: Mapping[str, Kind]) -> Any:
         empty = pc.equal(column, "") if kind is Kind.TEXT else column.is_null()
         if pc.any(empty).as_py():
             row = int(np.argmax(np.asarray(empty)))
-            problem = f"column '{name}' is empty"
+            problem = f"column '{name}' is {csv_cell(text, row, name)}"
             raise TraceError(str(path), problem, "fill in the cell", csv_line(text, row))
     return table
 
@@ -233,21 +241,46 @@ def _numbered(
     return known, np.asarray([index[names[int(row)]] for row in order], np.int64)
 
 
-def epoch_seconds(path: Path, column: str, text: str, line: int | None) -> int:
-    """Seconds since 1970 of a time like ``2023-03-01 00:18:22+08:00``; without a zone: UTC."""
+def epoch_seconds(
+    path: Path,
+    column: str,
+    text: str,
+    line: int | None,
+    *,
+    zone: tzinfo = UTC,
+    after: int | None = None,
+) -> int:
+    """Seconds since 1970 of a time like ``2023-03-01 00:18:22+08:00``.
+
+    Parameters
+    ----------
+    path, column, text, line
+        The cell, and where it is.
+    zone : tzinfo, optional
+        Of a time that names none.
+    after : int or None, optional
+        Seconds since 1970 that it does not lie before. Tells which hour is meant of the two that
+        the end of summer time gives the same name; without it, the first.
+
+    Returns
+    -------
+    int
+    """
     try:
         moment = datetime.fromisoformat(text)
-    except (TypeError, ValueError):
+        if moment.tzinfo is None:
+            moment = moment.replace(tzinfo=zone)
+        first = int(moment.timestamp())
+        second = int(moment.replace(fold=1).timestamp())
+    except (TypeError, ValueError, OverflowError):
         problem = f"column '{column}' is {text!r}, not a time like 2023-03-01 00:18:22"
         raise TraceError(str(path), problem, "correct the cell", line) from None
-    if moment.tzinfo is None:
-        moment = datetime.fromisoformat(f"{text}+00:00")
-    return int(moment.timestamp())
+    return second if after is not None and first < after <= second else first
 
 
 def whole_number(path: Path, column: str, value: float | None, line: int, least: int = 0) -> int:
     """A cell that holds a count, perhaps written as ``8.0``."""
-    if value is None or value != int(value) or value < least or value > 1 << 20:
+    if value is None or not least <= value <= _MAX_GPUS or value != int(value):
         problem = f"column '{column}' is {value}, not a whole number from {least} on"
         raise TraceError(str(path), problem, "correct the cell", line)
     return int(value)

@@ -17,7 +17,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from envs.workloads.csvfile import Kind, csv_line, header, read_columns, read_text, require_columns
+from envs.workloads.csvfile import (
+    EMPTY,
+    Kind,
+    csv_line,
+    header,
+    read_columns,
+    read_text,
+    require_columns,
+)
 from envs.workloads.table import blank_requests
 from envs.workloads.trace import Trace, trace_from_file
 from orchestrator.engine.records import gpu_models
@@ -35,12 +43,14 @@ _POD_KINDS = {
     "memory_mib": Kind.INTEGER,
     "num_gpu": Kind.INTEGER,
     "gpu_milli": Kind.INTEGER,
-    "gpu_spec": Kind.TEXT,
 }
-_TIME_KINDS = {
-    "creation_time": Kind.INTEGER,
-    "deletion_time": Kind.INTEGER,
-    "scheduled_time": Kind.INTEGER,
+_SPEC = "gpu_spec"
+_OPTIONAL_KINDS = {
+    _SPEC: Kind.TEXT,
+    "qos": Kind.TEXT,
+    "creation_time": Kind.NUMBER,
+    "deletion_time": Kind.NUMBER,
+    "scheduled_time": Kind.NUMBER,
 }
 _NODE_KINDS = {"cpu_milli": Kind.INTEGER, "memory_mib": Kind.INTEGER, "model": Kind.TEXT}
 _NODE_NAMES = ("sn", "node")
@@ -54,6 +64,7 @@ _CLASSES: Mapping[str, tuple[JobPriority, bool]] = {
     "": (JobPriority.BATCH, False),
 }
 _MOST = 1 << 30
+_MOST_SECONDS = 1 << 40
 _UNTIL = 0.95
 
 
@@ -65,7 +76,7 @@ def read_openb(
     Parameters
     ----------
     path : str or Path
-        A pod list (cpu_milli, memory_mib, num_gpu, gpu_milli, gpu_spec and, if there, qos,
+        A pod list (cpu_milli, memory_mib, num_gpu, gpu_milli and, if there, gpu_spec, qos,
         creation_time, scheduled_time and deletion_time, s), or a folder with the default one.
     nodes : str or Path or None, optional
         A node list (sn, cpu_milli, memory_mib, gpu, model); None: the publisher's, beside the
@@ -78,8 +89,9 @@ def read_openb(
     Trace
         One worker per pod. Time 0 is the first creation; a pod without times arrives at 0, in
         the order of the file. The duration is the time from scheduling (or, for pods that never
-        were, from creation) to deletion, at least 1 s; the estimate equals it. ``gpu_spec``
-        names the GPU models that will do, separated by ``|``. The quality-of-service class
+        were, from creation) to deletion, at least 1 s; the estimate equals it. A pod without a
+        deletion is censored: it lasts until the last time of the record. ``gpu_spec`` names the
+        GPU models that will do, separated by ``|``. The quality-of-service class
         gives the priority: LS and Guaranteed production, Burstable batch, BE best effort; only
         the last is preemptible.
 
@@ -97,13 +109,12 @@ def read_openb(
     text = read_text(path)
     names = header(text)
     require_columns(path, names, _POD_KINDS, 1)
-    optional = {name: kind for name, kind in _TIME_KINDS.items() if name in names}
-    if "qos" in names:
-        optional["qos"] = Kind.TEXT
+    optional = {name: kind for name, kind in _OPTIONAL_KINDS.items() if name in names}
+    require_columns(path, names, optional, 1)
     table = read_columns(path, text, _POD_KINDS | optional)
     if table.num_rows == 0:
         raise TraceError(str(path), "holds no pods", "give a list with at least one row")
-    numbers = {name: _numbers(path, text, table, name) for name in list(_POD_KINDS)[:-1]}
+    numbers = {name: _numbers(path, text, table, name) for name in _POD_KINDS}
     requests = blank_requests(table.num_rows)
     gpus = numbers["num_gpu"]
     requests["cpu_milli"] = numbers["cpu_milli"]
@@ -111,7 +122,7 @@ def read_openb(
     requests["gpus_per_worker"] = gpus
     shared = (gpus > 0) & (numbers["gpu_milli"] > 0)
     requests["gpu_milli"] = np.where(shared, numbers["gpu_milli"].clip(max=1000), 1000)
-    _fill_times(requests, table, optional)
+    _fill_times(path, text, requests, table)
     _fill_classes(path, text, requests, table)
     _fill_models(path, text, requests, table, machines)
     name = path.name.removesuffix(".gz").removesuffix(".csv")
@@ -274,22 +285,42 @@ def _numbers(path: Path, text: str, table: Any, name: str) -> NDArray[np.int64]:
     return values
 
 
-def _fill_times(requests: NDArray[np.void], table: Any, there: Mapping[str, Kind]) -> None:
+def _times(path: Path, text: str, table: Any, name: str) -> NDArray[np.float64]:
+    """A column of times, s; NaN where the cell is empty or there is no such column."""
+    if name not in table.column_names:
+        return np.full(table.num_rows, np.nan)
+    values = np.asarray(table[name].to_numpy(), np.float64)
+    wrong = (values < 0) | (values > _MOST_SECONDS)
+    remedy = "give seconds from 0 on, or leave the cell empty"
+    _refuse(path, text, wrong, f"column '{name}' is out of range", remedy)
+    return values
+
+
+def _fill_times(path: Path, text: str, requests: NDArray[np.void], table: Any) -> None:
+    """Submissions and durations; a pod without an end lasts until the last time of the record."""
     requests["duration_ms"] = 1000
-    if all(name in there for name in _TIME_KINDS):
-        created = np.asarray(table["creation_time"].fill_null(0), np.int64)
-        began = np.asarray(table["scheduled_time"].fill_null(-1), np.int64)
-        ended = np.asarray(table["deletion_time"].fill_null(0), np.int64)
-        began = np.where(began < 0, created, began)
-        requests["submit_ms"] = (created - created.min()) * 1000
-        requests["duration_ms"] = np.maximum(ended - began, 1) * 1000
+    if "creation_time" in table.column_names:
+        created, began, ended = (
+            _times(path, text, table, name)
+            for name in ("creation_time", "scheduled_time", "deletion_time")
+        )
+        empty = "column 'creation_time' is empty"
+        _refuse(path, text, np.isnan(created), empty, "fill in the cell, or leave out the column")
+        early = ended < created
+        problem = "column 'deletion_time' is earlier than 'creation_time'"
+        _refuse(path, text, early, problem, "correct or remove the line")
+        last = np.nanmax(np.stack([created, began, ended]))
+        began = np.where(np.isnan(began), created, began)
+        ended = np.where(np.isnan(ended), last, ended)
+        requests["submit_ms"] = np.rint((created - created.min()) * 1000)
+        requests["duration_ms"] = np.rint(np.maximum(ended - began, 1) * 1000)
     requests["requested_ms"] = requests["duration_ms"]
 
 
 def _fill_classes(path: Path, text: str, requests: NDArray[np.void], table: Any) -> None:
     if "qos" not in table.column_names:
         return
-    classes = table["qos"].to_pylist()
+    classes = ["" if name in EMPTY else name for name in table["qos"].to_pylist()]
     unknown = np.array([name not in _CLASSES for name in classes])
     known = ", ".join(name for name in _CLASSES if name)
     _refuse(path, text, unknown, "column 'qos' holds an unknown class", f"known are {known}")
@@ -308,8 +339,10 @@ def _fill_models(
     if len(models) > 32:
         raise TraceError(str(path), f"knows {len(models)} GPU models", "at most 32 are possible")
     masks = []
-    for spec in table["gpu_spec"].to_pylist():
-        wanted = [name.strip() for name in spec.split("|") if name.strip()]
+    if _SPEC not in table.column_names:
+        return
+    for spec in table[_SPEC].to_pylist():
+        wanted = [name.strip() for name in spec.split("|") if name.strip() not in EMPTY]
         mask = sum(1 << models.index(name) for name in set(wanted) if name in models)
         masks.append(-1 if wanted and mask == 0 else mask)
     found = np.array(masks, np.int64)
@@ -334,6 +367,8 @@ def _read_nodes(path: Path) -> tuple[NodeSpec, ...]:
         high = 64 if field == gpu else _MOST
         wrong = np.array([cell is None or not 0 <= cell <= high for cell in columns[field]])
         _refuse(path, text, wrong, f"column '{field}' is out of range", f"give 0 to {high}")
+    wrong = np.array([cell in EMPTY for cell in columns[name]])
+    _refuse(path, text, wrong, f"column '{name}' is empty", "give every machine a name")
     uneven = np.array([cell % 1000 != 0 for cell in columns["cpu_milli"]])
     _refuse(path, text, uneven, "column 'cpu_milli' is no whole number of cores", "give 1000s")
     machines = [
@@ -345,7 +380,7 @@ def _read_nodes(path: Path) -> tuple[NodeSpec, ...]:
             memory_gb=columns["memory_mib"][i] / 1024,
             network_bandwidth_gbps=0.0,
             gpu_topology="PCIe",
-            gpu_model=columns["model"][i] or _NO_MODEL,
+            gpu_model=_NO_MODEL if columns["model"][i] in EMPTY else columns["model"][i],
         )
         for i in range(table.num_rows)
     ]

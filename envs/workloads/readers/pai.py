@@ -13,7 +13,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from envs.workloads.csvfile import Kind, plain_or_packed, read_columns, read_text
+from envs.workloads.csvfile import (
+    Kind,
+    csv_lines,
+    plain_or_packed,
+    read_columns,
+    read_text,
+)
 from envs.workloads.table import blank_requests
 from envs.workloads.trace import Trace, trace_from_file, unplaceable
 from orchestrator.errors import TraceError
@@ -49,6 +55,8 @@ _MACHINE = {
     "cap_gpu": Kind.NUMBER,
 }
 _MIB_PER_GIB = 1024
+_MOST = 1 << 20
+_MOST_SECONDS = 1 << 40
 
 
 def read_pai(path: str | Path, *, drop_unplaceable: bool = False) -> Trace:
@@ -82,6 +90,7 @@ def read_pai(path: str | Path, *, drop_unplaceable: bool = False) -> Trace:
     submitted: dict[str, tuple[float, str]] = {}
     for cells in _rows(jobs_path, _JOB):
         if cells["start_time"] is not None:
+            _bounded(jobs_path, cells, "start_time", _MOST_SECONDS)
             submitted[cells["job_name"]] = (cells["start_time"], cells["user"])
     tasks_path = plain_or_packed(folder / "pai_task_table.csv")
     chosen = _largest_tasks(tasks_path, submitted)
@@ -144,9 +153,16 @@ def _largest_tasks(
         if not percent or started is None or ended is None or cells["job_name"] not in submitted:
             continue
         for name, value in (("plan_gpu", percent), ("inst_num", count)):
-            if value is None or value <= 0 or value > 1 << 20:
+            if value is None or value <= 0 or value > _MOST:
                 problem = f"column '{name}' is {value}"
                 raise TraceError(str(path), problem, "give a positive number", cells["line"])
+        if count != int(count):
+            problem = f"column 'inst_num' is {count}"
+            raise TraceError(str(path), problem, "give a whole number", cells["line"])
+        for name in ("plan_cpu", "plan_mem"):
+            _bounded(path, cells, name, _MOST)
+        for name in ("start_time", "end_time"):
+            _bounded(path, cells, name, _MOST_SECONDS)
         if ended < started:
             problem = "column 'end_time' is earlier than 'start_time'"
             raise TraceError(str(path), problem, "correct or remove the line", cells["line"])
@@ -156,13 +172,26 @@ def _largest_tasks(
     return chosen
 
 
+def _bounded(path: Path, cells: Mapping[str, Any], name: str, most: int) -> None:
+    """Refuse a number that cannot be meant; an empty cell is well."""
+    value = cells[name]
+    if value is not None and not 0 <= value <= most:
+        problem = f"column '{name}' is {value}"
+        raise TraceError(str(path), problem, f"give 0 to {most}", cells["line"])
+
+
 def _machines(path: Path) -> tuple[NodeSpec, ...]:
     nodes = []
     for cells in _rows(path, _MACHINE):
         for name in ("cap_cpu", "cap_mem", "cap_gpu"):
-            if cells[name] is None or cells[name] < 0:
+            most = 64 if name == "cap_gpu" else _MOST
+            if cells[name] is None or not 0 <= cells[name] <= most:
                 problem = f"column '{name}' is {cells[name]}"
-                raise TraceError(str(path), problem, "give a number", cells["line"])
+                remedy = f"give a number from 0 to {most}"
+                raise TraceError(str(path), problem, remedy, cells["line"])
+        if not cells["machine"]:
+            problem = "column 'machine' is empty"
+            raise TraceError(str(path), problem, "fill it in", cells["line"])
         nodes.append(
             NodeSpec(
                 node_id=cells["machine"],
@@ -188,6 +217,6 @@ def _rows(path: Path, kinds: Mapping[str, Kind]) -> list[dict[str, Any]]:
     table = read_columns(path, text, kinds, first_line=first)
     columns = [table[name].to_pylist() for name in kinds]
     return [
-        dict(zip(kinds, cells, strict=True)) | {"line": row + first + 1}
-        for row, cells in enumerate(zip(*columns, strict=True))
+        dict(zip(kinds, cells, strict=True)) | {"line": line}
+        for line, cells in zip(csv_lines(text, first), zip(*columns, strict=True), strict=True)
     ]

@@ -11,10 +11,11 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import numpy as np
 
-from envs.workloads.csvfile import Kind, read_text
+from envs.workloads.csvfile import EMPTY, Kind, read_text
 from envs.workloads.readers.gpu_jobs import (
     GpuJobs,
     check_fit,
@@ -48,7 +49,8 @@ _PHILLY_KINDS = {
 _MACHINE_COLUMNS = ("machineId", "number of GPUs", "single GPU mem")
 _LOG = "cluster_job_log"
 _LOG_MACHINES = "cluster_machine_list"
-_UNKNOWN = (None, "", "None")
+_ZONE = "America/Los_Angeles"
+_UNKNOWN = (None, *EMPTY)
 
 
 def read_philly(path: str | Path, *, since: str | None = None) -> Trace:
@@ -151,7 +153,8 @@ def read_philly_json(path: str | Path) -> Trace:
     path : str or Path
         A folder with ``cluster_job_log`` (a list of jobs with status, vc, jobid, user,
         submitted_time and attempts, each with start_time, end_time and detail: machines and their
-        GPUs) and ``cluster_machine_list`` (machineId, number of GPUs, single GPU mem).
+        GPUs) and ``cluster_machine_list`` (machineId, number of GPUs, single GPU mem). Times are
+        Pacific local time, with its summer time, as the publisher says.
 
     Returns
     -------
@@ -181,30 +184,32 @@ def read_philly_json(path: str | Path) -> Trace:
         me = f"job {number}"
         if not isinstance(entry, Mapping):
             raise TraceError(str(log), f"{me} is not an object", "give the publisher's file")
-        submit = _seconds(log, me, entry, "submitted_time")
-        attempts = _field(log, me, entry, "attempts")
-        run, gpus, hosts = _attempts(log, me, attempts)
+        submit = _seconds(log, me, entry, "submitted_time", None)
+        attempts = _list(log, me, entry, "attempts")
+        run, gpus, hosts = _attempts(log, me, attempts, submit)
         if gpus > 0 and submit is not None:
-            tenant, user = str(_field(log, me, entry, "vc")), str(entry.get("user", ""))
+            vc, user = _field(log, me, entry, "vc"), str(entry.get("user", ""))
+            tenant = "" if vc is None else str(vc)
             jobs.add(submit, run, gpus, nodes=hosts, tenant=tenant, user=user)
     return jobs.to_trace(log, "philly", machines)
 
 
-def _attempts(path: Path, me: str, attempts: Any) -> tuple[int, int, int]:
+def _attempts(path: Path, me: str, attempts: list[Any], submit: int | None) -> tuple[int, int, int]:
     """Run time of all recorded attempts, and GPUs and machines of the last one."""
+    before = submit
     run = gpus = hosts = 0
     for number, attempt in enumerate(attempts):
         where = f"{me}, attempt {number}"
-        start = _seconds(path, where, attempt, "start_time")
-        end = _seconds(path, where, attempt, "end_time")
-        detail = _field(path, where, attempt, "detail")
-        count = sum(len(_field(path, where, part, "gpus")) for part in detail)
+        start = _seconds(path, where, attempt, "start_time", before)
+        end = _seconds(path, where, attempt, "end_time", start)
+        detail = _list(path, where, attempt, "detail")
+        count = sum(len(_list(path, where, part, "gpus")) for part in detail)
         if start is None or end is None or count == 0:
             continue
         if end < start:
             problem = f"{where}: 'end_time' is earlier than 'start_time'"
             raise TraceError(str(path), problem, "correct or remove the attempt")
-        run, gpus, hosts = run + end - start, count, len(detail)
+        run, gpus, hosts, before = run + end - start, count, len(detail), end
     return run, gpus, hosts
 
 
@@ -215,7 +220,18 @@ def _field(path: Path, me: str, entry: Any, name: str) -> Any:
         raise TraceError(str(path), f"{me} lacks '{name}'", "add the field") from None
 
 
-def _seconds(path: Path, me: str, entry: Any, name: str) -> int | None:
-    """A time of an entry; None where the log has none."""
+def _list(path: Path, me: str, entry: Any, name: str) -> list[Any]:
+    """A list of an entry; empty where the log has none."""
     value = _field(path, me, entry, name)
-    return None if value in _UNKNOWN else epoch_seconds(path, f"{name}' of '{me}", value, None)
+    if value is not None and not isinstance(value, list):
+        raise TraceError(str(path), f"{me}: '{name}' is {value!r}", "give a list")
+    return value or []
+
+
+def _seconds(path: Path, me: str, entry: Any, name: str, after: int | None) -> int | None:
+    """A time of an entry, not before another one; None where the log has none."""
+    value = _field(path, me, entry, name)
+    if value in _UNKNOWN:
+        return None
+    where = f"{name}' of '{me}"
+    return epoch_seconds(path, where, value, None, zone=ZoneInfo(_ZONE), after=after)

@@ -11,8 +11,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from envs.workloads.csvfile import (
+    EMPTY,
     Kind,
+    csv_lines,
     header,
     plain_or_packed,
     read_columns,
@@ -42,7 +46,7 @@ _HELIOS_KINDS = {**_COMMON, "vc": Kind.TEXT}
 _ACME_KINDS = {**_COMMON, "type": Kind.TEXT}
 _ACME_NODES = {"seren": 286, "kalos": 302}
 _GPUS_PER_NODE = 8
-_UNKNOWN = ("", "None", "NaT", "nan")
+_MOST_GPUS = 1 << 20
 
 
 def read_helios(path: str | Path, *, nodes: int | None = None) -> Trace:
@@ -67,10 +71,14 @@ def read_helios(path: str | Path, *, nodes: int | None = None) -> Trace:
     TraceError
         Naming file, line and column of what is wrong, and the remedy.
     """
-    folder = Path(path)
+    folder = path = Path(path)
     count = nodes if nodes is not None else _helios_nodes(folder / _HELIOS_GPUS)
     return _read(
-        plain_or_packed(folder / _HELIOS_JOBS), "helios", _HELIOS_KINDS, "vc", _machines(count)
+        plain_or_packed(folder / _HELIOS_JOBS),
+        "helios",
+        _HELIOS_KINDS,
+        "vc",
+        _machines(path, count),
     )
 
 
@@ -104,10 +112,13 @@ def read_acme(path: str | Path, *, nodes: int | None = None) -> Trace:
     if count is None:
         problem = "is neither Seren's nor Kalos's by its name"
         raise TraceError(str(path), problem, "give 'nodes', the machines of 8 GPUs")
-    return _read(path, name, _ACME_KINDS, None, _machines(count))
+    return _read(path, name, _ACME_KINDS, None, _machines(path, count))
 
 
-def _machines(count: int) -> tuple[NodeSpec, ...]:
+def _machines(path: Path, count: int) -> tuple[NodeSpec, ...]:
+    if not isinstance(count, int | np.integer) or not 0 < count <= _MOST_GPUS:
+        problem = f"'nodes' was given as {count!r}"
+        raise TraceError(str(path), problem, f"give a whole number, 1 to {_MOST_GPUS}")
     return tuple(gpu_node(f"node-{n}", _GPUS_PER_NODE) for n in range(count))
 
 
@@ -116,8 +127,12 @@ def _helios_nodes(path: Path) -> int:
     text = read_text(path)
     kinds = {"total": Kind.NUMBER}
     require_columns(path, header(text), kinds, 1)
-    totals = [value or 0.0 for value in read_columns(path, text, kinds)["total"].to_pylist()]
-    largest = int(max(totals, default=0.0))
+    totals = read_columns(path, text, kinds)["total"].to_pylist()
+    for line, value in zip(csv_lines(text), totals, strict=True):
+        if value is not None and not 0 <= value <= _MOST_GPUS:
+            problem = f"column 'total' is {value:g}"
+            raise TraceError(str(path), problem, f"give GPUs, 0 to {_MOST_GPUS}", line)
+    largest = int(max((value or 0.0 for value in totals), default=0.0))
     if largest < _GPUS_PER_NODE:
         raise TraceError(str(path), f"column 'total' is {largest} at most", "give 'nodes' instead")
     return -(-largest // _GPUS_PER_NODE)
@@ -129,8 +144,8 @@ def _rows(path: Path, kinds: Mapping[str, Kind]) -> Iterator[tuple[int, dict[str
     require_columns(path, header(text), kinds, 1)
     table = read_columns(path, text, kinds)
     columns = [table[name].to_pylist() for name in kinds]
-    for row, cells in enumerate(zip(*columns, strict=True)):
-        yield row + 2, dict(zip(kinds, cells, strict=True))
+    for line, cells in zip(csv_lines(text), zip(*columns, strict=True), strict=True):
+        yield line, dict(zip(kinds, cells, strict=True))
 
 
 def _read(
@@ -143,7 +158,7 @@ def _read(
     jobs = GpuJobs()
     for line, cells in _rows(path, kinds):
         gpus = whole_number(path, "gpu_num", cells["gpu_num"] or 0.0, line)
-        never = cells["start_time"] in _UNKNOWN or cells["end_time"] in _UNKNOWN
+        never = cells["start_time"] in EMPTY or cells["end_time"] in EMPTY
         if gpus == 0 or never:
             continue
         times = {

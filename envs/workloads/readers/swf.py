@@ -4,10 +4,15 @@ A processor is a CPU core: a job of p processors becomes one worker of p cores, 
 pool of cores. Loading follows RLScheduler (Zhang et al., SC 2020), so that the numbers published
 for its sequences can be reproduced:
 
-- jobs are sorted by their number;
+- jobs are sorted by their number (by their submission where the numbers are in another order);
 - a negative run time becomes 10 s, a job with run time 0 is dropped;
 - a job asks for the larger of its allocated and requested processors;
 - a missing requested time is the run time.
+
+A job that was checkpointed or swapped out has a line for the whole of it, and one for each partial
+execution, of the same number and with a status of 2 to 4: the former counts. Where it is missing,
+the partial executions are added up. A job that was cancelled before it got any processors is left
+out.
 """
 
 from __future__ import annotations
@@ -46,7 +51,9 @@ _FIELDS = (
     "think time",
 )
 _JOB, _SUBMIT, _RUN, _ALLOCATED, _REQUESTED, _REQUEST_TIME = 0, 1, 3, 4, 7, 8
-_USER, _GROUP, _APPLICATION = 11, 12, 13
+_STATUS, _USER, _GROUP, _APPLICATION = 10, 11, 12, 13
+_PARTIAL = (2, 3, 4)  # a partial execution: to be continued, the last one, the last one: failed
+_CANCELLED = 5
 _INTEGERS = (_JOB, _ALLOCATED, _REQUESTED, _USER, _GROUP, _APPLICATION)
 _FAILED_RUN_S = 10.0
 _LIMIT = 1 << 31
@@ -91,11 +98,14 @@ def read_swf(path: str | Path, *, processors: int | None = None) -> Trace:
     lines = np.array(numbers)
     table = _parse(file, rows, lines)
     order = np.argsort(table[:, _JOB], kind="stable")
-    table, lines = table[order], lines[order]
+    table, lines = _whole_jobs(table[order], lines[order])
+    if np.any(np.diff(table[:, _SUBMIT]) < 0):
+        order = np.argsort(table[:, _SUBMIT], kind="stable")
+        table, lines = table[order], lines[order]
     _check(file, table, lines, size)
     requests = _to_requests(table)
     if len(requests) == 0:
-        problem = "every job has run time 0, and such jobs are dropped"
+        problem = "every job has run time 0 or was cancelled, and such jobs are dropped"
         raise TraceError(str(file), problem, "give a log with jobs that ran")
     return trace_from_file(file, _stem(file), requests, nodes=(processor_pool(size),))
 
@@ -171,8 +181,35 @@ def _diagnose(name: str, cells: list[str], line: int) -> None:
             raise TraceError(name, problem, "write a number, -1 where it is unknown", line)
 
 
+def _whole_jobs(
+    table: NDArray[np.float64], lines: NDArray[np.int_]
+) -> tuple[NDArray[np.float64], NDArray[np.int_]]:
+    """One line for each job, of a table sorted by number: no partial executions, none cancelled."""
+    status, number = table[:, _STATUS], table[:, _JOB]
+    partial = np.isin(status, _PARTIAL)
+    keep = ~partial | ~np.isin(number, number[~partial])
+    left = np.unique(number[keep & partial])
+    firsts, stops = (np.searchsorted(number, left, side) for side in ("left", "right"))
+    for first, stop in zip(firsts, stops, strict=True):
+        rows = np.arange(first, stop)
+        ran = table[rows, _RUN]
+        if len(rows) > 1 and (ran > 0).any():
+            table[rows[0], _RUN] = ran[ran > 0].sum()
+        table[rows[0], _SUBMIT] = _first_submission(table[rows, _SUBMIT])
+        keep[rows[1:]] = False
+    asked = np.maximum(table[:, _ALLOCATED], table[:, _REQUESTED])
+    keep &= ~((status == _CANCELLED) & (table[:, _RUN] <= 0) & (asked < 1))
+    return table[keep], lines[keep]
+
+
+def _first_submission(submit: NDArray[np.float64]) -> float:
+    """Submission of a job by those of its executions, of which only the first need be known."""
+    known = submit[submit >= 0]
+    return float(known.min() if len(known) > 0 else submit[0])
+
+
 def _check(file: Path, table: NDArray[np.float64], lines: NDArray[np.int_], size: int) -> None:
-    """Refuse values that cannot be meant; `table` is sorted by job number."""
+    """Refuse values that cannot be meant."""
 
     def refuse(bad: NDArray[np.bool_], column: int, problem: str, remedy: str) -> None:
         if bad.any():
@@ -198,11 +235,10 @@ def _check(file: Path, table: NDArray[np.float64], lines: NDArray[np.int_], size
         column = _ALLOCATED if table[at, _ALLOCATED] > size else _REQUESTED
         problem = f"more than the machine's {size}: the job can never run"
         refuse(too_large, column, problem, "remove the job or pass a larger 'processors'")
-    same = np.concatenate(([False], table[1:, _JOB] == table[:-1, _JOB]))
+    _, first = np.unique(table[:, _JOB], return_index=True)
+    same = np.ones(len(table), np.bool_)
+    same[first] = False
     refuse(same, _JOB, "used twice", "give every job its own number")
-    early = np.concatenate(([False], submit[1:] < submit[:-1]))
-    problem = "earlier than that of the job numbered before it"
-    refuse(early, _SUBMIT, problem, "number the jobs in the order of their submission")
 
 
 def _to_requests(table: NDArray[np.float64]) -> NDArray[np.void]:

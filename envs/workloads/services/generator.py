@@ -70,6 +70,18 @@ class ServiceRhythm:
             raise ConfigurationError(f"ServiceRhythm: 'daily' is {self.daily}; at most 1")
 
 
+def _check(services: int, ticks: int, seed: int, tick_s: float) -> None:
+    for name, value in (("services", services), ("ticks", ticks), ("seed", seed)):
+        if not isinstance(value, int | np.integer) or value < 0:
+            problem = f"'{name}' is {value!r}; give a whole number, not negative"
+            raise ConfigurationError(f"generate_services: {problem}")
+    if services < 1 or ticks < 1:
+        problem = f"'services' is {services} and 'ticks' {ticks}"
+        raise ConfigurationError(f"generate_services: {problem}; give at least one of each")
+    if not (math.isfinite(tick_s) and tick_s > 0.0):
+        raise ConfigurationError(f"generate_services: 'tick_s' is {tick_s}; it must be positive")
+
+
 def generate_services(
     services: int,
     ticks: int,
@@ -96,11 +108,7 @@ def generate_services(
     ServiceSeries
         Services ``service-0`` and so on.
     """
-    if services < 1 or ticks < 1:
-        problem = f"'services' is {services} and 'ticks' {ticks}"
-        raise ConfigurationError(f"generate_services: {problem}; give at least one of each")
-    if not (math.isfinite(tick_s) and tick_s > 0.0):
-        raise ConfigurationError(f"generate_services: 'tick_s' is {tick_s}; it must be positive")
+    _check(services, ticks, seed, tick_s)
     p = rhythm if rhythm is not None else ServiceRhythm()
     entropy = np.random.SeedSequence([seed, Stream.WORKLOAD, Stream.SERVICES])
     rng = np.random.Generator(np.random.Philox(entropy))

@@ -10,14 +10,24 @@ clients every ten minutes, ``client_rates_<model>.csv.gz`` one column per client
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from envs.workloads.csvfile import Kind, csv_line, header, read_columns, read_text, require_columns
+from envs.workloads.csvfile import (
+    Kind,
+    csv_cell,
+    csv_line,
+    header,
+    read_columns,
+    read_text,
+    require_columns,
+)
 from envs.workloads.services.series import GapFill, ServiceSeries, fill_gaps
 from orchestrator.errors import ConfigurationError, TraceError
 
@@ -33,6 +43,7 @@ _REQUEST_KINDS = {
 }
 _TOKENS = ("ContextTokens", "GeneratedTokens")
 _TIME = "t"
+_ZONE = re.compile(r":\d\d(\.\d+)?(Z|[+-]\d\d:?\d\d)$")  # a time of day that names its zone
 _TOTAL = "rate_rps"
 
 
@@ -134,7 +145,9 @@ def _cv2(values: NDArray[np.float64]) -> float:
 def _seconds(path: Path, text: str, stamps: list[str]) -> NDArray[np.float64]:
     """Seconds since the first request."""
     try:
-        times = np.array(stamps, "datetime64[ns]")
+        # With zones among them NumPy warns; a cell at a time they are understood.
+        plain = not any(_ZONE.search(stamp) for stamp in stamps)
+        times = np.array(stamps if plain else ["with zones"], "datetime64[ns]")
     except ValueError:
         times = np.array([_parse(path, text, row, stamp) for row, stamp in enumerate(stamps)])
     if np.isnat(times).any():
@@ -151,8 +164,11 @@ def _seconds(path: Path, text: str, stamps: list[str]) -> NDArray[np.float64]:
 
 def _parse(path: Path, text: str, row: int, stamp: str) -> np.datetime64:
     try:
+        if _ZONE.search(stamp):
+            moment = datetime.fromisoformat(stamp).astimezone(UTC).replace(tzinfo=None)
+            return np.datetime64(moment, "ns")
         return np.datetime64(stamp, "ns")
-    except ValueError:
+    except (ValueError, OverflowError):
         problem = f"column 'TIMESTAMP' is {stamp!r}"
         remedy = "give a time like 2023-11-16 18:17:03.97"
         raise TraceError(str(path), problem, remedy, csv_line(text, row)) from None
@@ -229,8 +245,9 @@ def _read_rates(path: Path, text: str, names: list[str]) -> tuple[float, NDArray
     for name in kinds:
         empty = np.asarray(table[name].is_null())
         if empty.any():
-            line = csv_line(text, int(np.argmax(empty)))
-            raise TraceError(str(path), f"column '{name}' is empty", "fill in the cell", line)
+            row = int(np.argmax(empty))
+            problem = f"column '{name}' is {csv_cell(text, row, name)}"
+            raise TraceError(str(path), problem, "fill in the cell", csv_line(text, row))
     times = np.asarray(table[_TIME])
     tick = int(times[1] - times[0])
     uneven = np.diff(times) != tick

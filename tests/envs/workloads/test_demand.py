@@ -83,3 +83,11 @@ def test_a_spot_table_that_is_too_short(tmp_path: Path) -> None:
         read_spot_hourly(path)
     with pytest.raises(TraceError, match="'jobs_submitted' is missing"):
         read_spot_hourly(path, "jobs_submitted")
+
+
+@pytest.mark.parametrize("cell", ["", "nan", "inf", "many"])
+def test_hours_without_a_number_are_named(tmp_path: Path, cell: str) -> None:
+    path = tmp_path / "spot_hourly.csv"
+    path.write_text(f"hour,gpus_active_requested\n0,1\n1,2\n\n2,{cell}\n3,4\n")
+    with pytest.raises(TraceError, match="line 5: column 'gpus_active_requested' is"):
+        read_spot_hourly(path, last_hours=0)

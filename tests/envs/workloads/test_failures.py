@@ -235,3 +235,31 @@ def test_the_publishers_events_are_paired(tmp_path: Path) -> None:
         path.write_bytes(gzip.compress(bad.encode()))
         with pytest.raises(TraceError, match=word):
             read_faults(path)
+
+
+@pytest.mark.parametrize("text", ["a,0,inf", "a,0,1e300", "a,0,nan", "a,nan,1", "nan,0,1", "a,0,"])
+def test_faults_without_an_end_are_named(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "f.csv"
+    path.write_text(f"node,start,end\nb,0,1\n\n{text}\n")
+    with pytest.raises(TraceError, match=r"f\.csv, line 4: "):
+        read_faults(path)
+
+
+@pytest.mark.parametrize("day", ["NaN", "Infinity", "1e300", "null"])
+def test_events_at_no_time_are_refused(tmp_path: Path, day: str) -> None:
+    path = tmp_path / "f.json"
+    text = json.dumps([event("a", 1.0, "fault_start"), event("a", 2.0, "fault_end")])
+    path.write_text(text.replace("2.0", day))
+    with pytest.raises(TraceError, match=r"f\.json"):
+        read_faults(path)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_models_are_finite(value: float) -> None:
+    for field in ("faults_per_node_day", "rate_scale", "shape", "weather_hours", "burst_tail"):
+        with pytest.raises(ConfigurationError, match=field):
+            replace(FailureModel(), **{field: value})
+    with pytest.raises(ConfigurationError, match="repair_quantiles"):
+        replace(FailureModel(), repair_quantiles=(0.1, value), repair_probabilities=(0.0, 1.0))
+    with pytest.raises(ConfigurationError, match="horizon_ms"):
+        sample_failures(FailureModel(), 4, value, 0)  # type: ignore[arg-type]

@@ -7,7 +7,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from envs.workloads import GpuClusterParameters, Trace, gpu_cluster, unplaceable
+from envs.workloads import (
+    GpuClusterParameters,
+    Trace,
+    gpu_cluster,
+    gpu_pods,
+    lublin_feitelson,
+    unplaceable,
+)
+from envs.workloads.services import generate_services
 from orchestrator.errors import ConfigurationError
 
 
@@ -147,3 +155,18 @@ def test_bad_arguments(arguments: dict[str, float], word: str) -> None:
 def test_bad_parameters(values: dict[str, object]) -> None:
     with pytest.raises(ConfigurationError, match=next(iter(values))):
         replace(GpuClusterParameters(), **values)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("value", [2.5, float("nan"), "4", None])
+def test_counts_are_whole_numbers(value: object) -> None:
+    for call in (
+        lambda: gpu_cluster(value, 0),  # type: ignore[arg-type]
+        lambda: gpu_cluster(10, value),  # type: ignore[arg-type]
+        lambda: gpu_cluster(10, 0, nodes=value),  # type: ignore[arg-type]
+        lambda: gpu_pods(value, 0),  # type: ignore[arg-type]
+        lambda: lublin_feitelson(value, 0),  # type: ignore[arg-type]
+        lambda: generate_services(2, value, 0),  # type: ignore[arg-type]
+        lambda: generate_services(2, 4, value),  # type: ignore[arg-type]
+    ):
+        with pytest.raises(ConfigurationError, match="whole number"):
+            call()

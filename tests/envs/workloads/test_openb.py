@@ -103,3 +103,69 @@ def test_the_published_trace(traces_dir: Path) -> None:
     trace = load_workload("openb", path=traces_dir / "alibaba_openb_2023", gpu_nodes_only=True)
     assert (len(trace), len(trace.nodes), trace.gpus) == (8152, 1213, 6212)
     assert len(typical_pods(trace.requests)) == 35
+
+
+_TIMED = _PODS.splitlines()[0] + "\n{first}\np1,1000,1024,1,1000,,LS,Succeeded,86400,90000,86400\n"
+
+
+@pytest.mark.parametrize(
+    ("times", "duration_s"),
+    [
+        ("0,,10", 89_990),
+        ("0,nan,10", 89_990),
+        ("0,NULL,", 90_000),
+        ("0.0,25.0,15.5", 9.5),
+        ("90000,,90000", 1),
+        ("0,,100000", 1),  # scheduled last of all
+    ],
+)
+def test_pods_without_an_end_last_until_the_end_of_the_record(
+    tmp_path: Path, times: str, duration_s: float
+) -> None:
+    pods = _TIMED.format(first=f"p0,500,1024,1,1000,,LS,Running,{times}")
+    asks = _read(tmp_path, pods=pods).requests
+    assert asks["duration_ms"][asks["cpu_milli"] == 500].tolist() == [1000 * duration_s]
+    assert asks["duration_ms"][asks["cpu_milli"] == 1000].tolist() == [3_600_000]
+
+
+@pytest.mark.parametrize(
+    ("times", "words"),
+    [
+        (",20,10", "line 2: column 'creation_time' is empty"),
+        ("30,20,", "line 2: column 'deletion_time' is earlier"),
+        ("-5,20,", "line 2: column 'creation_time' is out of range"),
+        ("0,inf,", "line 2: column 'deletion_time' is inf"),
+        ("0,1e300,", "line 2: column 'deletion_time' is out of range"),
+        ("0,soon,", "line 2: column 'deletion_time' is 'soon'"),
+    ],
+)
+def test_times_that_cannot_be_meant_are_named(tmp_path: Path, times: str, words: str) -> None:
+    with pytest.raises(TraceError, match=words):
+        _read(tmp_path, pods=_TIMED.format(first=f"p0,500,1024,1,1000,,LS,Running,{times}"))
+
+
+def test_lists_without_optional_columns_are_read(tmp_path: Path) -> None:
+    bare = "name,cpu_milli,memory_mib,num_gpu,gpu_milli\np0,1000,2048,1,460\np1,1000,2048,0.0,0\n"
+    asks = _read(tmp_path, pods=bare).requests
+    assert asks["model_mask"].tolist() == [0, 0]
+    assert asks["duration_ms"].tolist() == [1000, 1000]
+    assert asks["gpus_per_worker"].tolist() == [1, 0]
+    timed = bare.replace("gpu_milli\n", "gpu_milli,creation_time,deletion_time\n")
+    timed = timed.replace(",460\n", ",460,5,25\n").replace(",0.0,0\n", ",0,0,7,8\n")
+    assert _read(tmp_path, pods=timed).requests["duration_ms"].tolist() == [20_000, 1000]
+    created = bare.replace("gpu_milli\n", "gpu_milli,creation_time\n")
+    created = created.replace(",460\n", ",460,5\n").replace(",0.0,0\n", ",0,0,7\n")
+    assert _read(tmp_path, pods=created).requests["duration_ms"].tolist() == [2000, 1000]
+    blank = _PODS.replace(",LS,", ",nan,").replace("G2|T4", "nan")
+    assert _read(tmp_path, pods=blank).requests["model_mask"].tolist() == [0, 0, 0, 0b01]
+    nodes = _NODES.replace("a,64000", ",64000")
+    with pytest.raises(TraceError, match="line 3: column 'sn' is empty"):
+        _read(tmp_path, nodes=nodes)
+
+
+@pytest.mark.traces
+@pytest.mark.parametrize("name", ["default", "gpushare40", "gpuspec33", "multigpu20"])
+def test_every_published_list_is_read(traces_dir: Path, name: str) -> None:
+    folder = traces_dir / "alibaba_openb_2023"
+    nodes = folder / "openb_node_list_all_node.csv.gz"
+    assert len(read_openb(folder / f"openb_pod_list_{name}.csv.gz", nodes=nodes)) > 1000

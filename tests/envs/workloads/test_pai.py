@@ -83,3 +83,52 @@ def test_faults_of_pai_are_named(tmp_path: Path, line: str, words: list[str]) ->
 def test_pai_jobs_that_never_fit_may_be_dropped(tmp_path: Path) -> None:
     tasks = (PAI_TASKS[1], PAI_TASKS[3].replace("2.0,", "64.0,", 1))
     assert len(read_pai(pai(tmp_path, tasks), drop_unplaceable=True)) == 1
+
+
+TASK = "a,worker,4.0,Terminated,1020.0,4020.5,400.0,10.0,50.0,MISC"
+
+
+@pytest.mark.parametrize("blank", ["nan", "NaN", "NULL", "NA", ""])
+def test_what_stands_for_nothing_is_an_empty_cell(tmp_path: Path, blank: str) -> None:
+    tasks = (
+        TASK.replace("400.0", blank).replace("10.0", blank),
+        PAI_TASKS[3].replace("950.0", blank),  # it still runs
+    )
+    r = read_pai(pai(tmp_path, tasks)).requests
+    assert r["cpu_milli"].tolist() == r["memory_mib"].tolist() == [0]
+    with pytest.raises(TraceError, match="line 1: column 'inst_num' is None"):
+        read_pai(pai(tmp_path, (TASK.replace("4.0,T", f"{blank},T"),)))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "column"),
+    [
+        ("400.0", "inf", "plan_cpu"),
+        ("400.0", "1e300", "plan_cpu"),
+        ("10.0", "-1", "plan_mem"),
+        ("50.0", "inf", "plan_gpu"),
+        ("4020.5", "1e300", "end_time"),
+        ("4.0,T", "2.5,T", "inst_num"),
+    ],
+)
+def test_cells_that_cannot_be_meant_are_named(
+    tmp_path: Path, old: str, new: str, column: str
+) -> None:
+    with pytest.raises(TraceError, match=f"line 2: column '{column}' is"):
+        read_pai(pai(tmp_path, (PAI_TASKS[3], TASK.replace(old, new))))
+
+
+@pytest.mark.parametrize(
+    ("machine", "column"),
+    [
+        ("m0,MISC,nan,512,8", "cap_cpu"),
+        ("m0,MISC,96,inf,8", "cap_mem"),
+        ("m0,MISC,96,512,65", "cap_gpu"),
+        (",MISC,96,512,8", "machine"),
+    ],
+)
+def test_machines_that_cannot_be_meant_are_named(tmp_path: Path, machine: str, column: str) -> None:
+    pai(tmp_path)
+    write(tmp_path / "pai_machine_spec.csv", (PAI_MACHINES[1], machine))
+    with pytest.raises(TraceError, match=f"line 2: column '{column}' is"):
+        read_pai(tmp_path)

@@ -207,3 +207,53 @@ def test_faults_of_philly_json_are_named(tmp_path: Path, jobs: object, words: li
     (tmp_path / "cluster_job_log").write_text("[\n{")
     with pytest.raises(TraceError, match="line 2: is not JSON"):
         read_philly_json(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "seconds"),
+    [
+        ("2017-11-05 00:30:00", "2017-11-05 03:30:00", 4 * 3600),
+        ("2017-11-05 01:50:00", "2017-11-05 01:10:00", 20 * 60),
+        ("2017-11-05 01:10:00", "2017-11-05 01:50:00", 40 * 60),
+        ("2017-11-05 02:30:00", "2017-11-05 03:30:00", 3600),
+        ("2017-11-04 12:00:00", "2017-11-05 12:00:00", 25 * 3600),
+        ("2017-03-11 12:00:00", "2017-03-12 12:00:00", 23 * 3600),
+        ("2017-11-05 00:30:00+00:00", "2017-11-05 03:30:00+00:00", 3 * 3600),
+    ],
+)
+def test_times_are_pacific(tmp_path: Path, start: str, end: str, seconds: int) -> None:
+    jobs = [philly_job(attempt(start, end, 1), submit=start)]
+    requests = read_philly_json(philly_log(tmp_path, jobs)).requests
+    assert requests["duration_ms"].tolist() == [1000 * seconds]
+
+
+def test_an_hour_that_comes_twice_is_told_by_what_came_before(tmp_path: Path) -> None:
+    night = "2017-11-05 01:{}:00".format
+    twice = philly_job(
+        attempt(night(40), night(50), 1), attempt(night(20), night(30), 1), submit=night(30)
+    )
+    waited = philly_job(attempt(night(10), "2017-11-05 02:10:00", 1), submit=night(30))
+    requests = read_philly_json(philly_log(tmp_path, [twice, waited])).requests
+    assert requests["duration_ms"].tolist() == [20 * 60_000, 60 * 60_000]
+    backwards = philly_job(attempt("2017-11-05 03:50:00", "2017-11-05 03:10:00", 1))
+    with pytest.raises(TraceError, match="earlier"):
+        read_philly_json(philly_log(tmp_path, [backwards]))
+
+
+def test_nulls_of_the_log_are_nothing(tmp_path: Path) -> None:
+    fine = philly_job(attempt("2017-10-07 01:12:00", "2017-10-07 01:13:00", 1))
+    missing = attempt("2017-10-07 01:12:00", "2017-10-07 01:13:00", 1)
+    jobs = [
+        fine | {"vc": None},
+        fine | {"attempts": None},
+        fine | {"attempts": [missing | {"detail": None}]},
+        fine | {"attempts": [missing | {"detail": [{"ip": "m0", "gpus": None}]}]},
+        fine | {"attempts": [missing | {"end_time": "NaT"}]},
+    ]
+    trace = read_philly_json(philly_log(tmp_path, jobs))
+    assert (len(trace), trace.tenants) == (1, ("default",))
+    for broken in ({"attempts": 3}, {"attempts": [missing | {"detail": "m0"}]}):
+        with pytest.raises(TraceError, match=r"job 0.*give a list"):
+            read_philly_json(philly_log(tmp_path, [fine | broken]))
+    with pytest.raises(TraceError, match="nan"):
+        read_philly_json(philly_log(tmp_path, [fine | {"submitted_time": float("nan")}]))

@@ -148,3 +148,18 @@ def test_published_requests(traces_dir: Path, name, rate, gap_cv, ticks) -> None
     assert own.series.ticks == ticks
     assert own.series.rates.mean() == pytest.approx(rate, rel=0.03)
     assert own.arrival_cv2**0.5 == pytest.approx(gap_cv, abs=0.005)
+
+
+@pytest.mark.parametrize(
+    ("first", "last"),
+    [
+        ("2024-05-10 00:00:00.009930+00:00", "2024-05-10 00:03:00.1+00:00"),
+        ("2024-05-10T00:00:00Z", "2024-05-10T00:03:00Z"),
+        ("2024-05-10 00:00:00", "2024-05-10 02:03:00+02:00"),
+    ],
+)
+def test_requests_may_name_their_zone(tmp_path: Path, first: str, last: str) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text(f"TIMESTAMP,ContextTokens,GeneratedTokens\n{first},1,2\n{last},1,2\n")
+    found = read_azure_llm(path, prefill_ms_per_token=1.0, decode_ms_per_token=1.0)
+    assert found.series.ticks == 3

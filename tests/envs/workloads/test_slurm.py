@@ -124,3 +124,48 @@ def test_acme(tmp_path: Path) -> None:
         read_acme(other)
     assert read_acme(other, nodes=3).gpus == 24
     assert load_workload("acme", path=other, nodes=3) == read_acme(other, nodes=3)
+
+
+@pytest.mark.parametrize("blank", ["nan", "NaN", "NULL", "null", "None", "NA", "<NA>", ""])
+def test_what_stands_for_nothing_is_an_empty_cell(tmp_path: Path, blank: str) -> None:
+    row = HELIOS_JOBS[1]
+    cpu = row.replace(",16,16,2,", f",{blank},16,2,")
+    untold = row.replace(",16,16,2,", f",16.0,16,{blank},")
+    running = row.replace("2020-06-09 18:45:36", blank)
+    trace = read_helios(helios(tmp_path, (HELIOS, cpu, untold, running)))
+    assert trace.requests["source_id"].tolist() == [0]
+    assert trace.requests["gpus_per_worker"].tolist() == [8]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        (",16,16,2,", ",inf,16,2,", "line 4: column 'gpu_num' is inf"),
+        (",16,16,2,", ",16,16,-inf,", "line 4: column 'node_num' is -inf"),
+        (",16,16,2,", ",1e300,16,2,", "line 4: column 'gpu_num' is 1e"),
+        (",16,16,2,", ",2.5,16,2,", "line 4: column 'gpu_num' is 2.5"),
+        ("2020-06-09 18:41:27", "nan", "line 4: column 'submit_time' is 'nan'"),
+    ],
+)
+def test_cells_that_are_no_numbers_are_named(
+    tmp_path: Path, old: str, new: str, words: str
+) -> None:
+    rows = (HELIOS, HELIOS_JOBS[0], "", HELIOS_JOBS[1].replace(old, new))
+    with pytest.raises(TraceError, match=words):
+        read_helios(helios(tmp_path, rows))
+
+
+@pytest.mark.parametrize("total", ["inf", "1e300", "-8"])
+def test_totals_that_cannot_be_meant_are_named(tmp_path: Path, total: str) -> None:
+    helios(tmp_path)
+    write(tmp_path / "cluster_gpu_number.csv", ("date,total", "a,16", f"b,{total}"))
+    with pytest.raises(TraceError, match="line 3: column 'total'"):
+        read_helios(tmp_path)
+    write(tmp_path / "cluster_gpu_number.csv", ("date,total", "a,16", "b,nan"))
+    assert len(read_helios(tmp_path).nodes) == 2
+
+
+@pytest.mark.parametrize("nodes", [0, -1, 2.5, float("nan")])
+def test_so_many_machines_cannot_be(tmp_path: Path, nodes: float) -> None:
+    with pytest.raises(TraceError, match="'nodes' was given as"):
+        read_helios(helios(tmp_path), nodes=nodes)  # type: ignore[arg-type]

@@ -82,8 +82,6 @@ def test_compressed_logs(tmp_path: Path) -> None:
         ([job(1, 0, "nan")], 2, ["'run time'", "'nan'"]),
         ([job(1, "inf")], 2, ["'submit time'", "'inf'"]),
         ([job(1, -5)], 2, ["'submit time'", "-5", "negative"]),
-        ([job(1, 10), "", job(2, 5)], 4, ["'submit time'", "5", "earlier", "number the jobs"]),
-        ([job(2, 10), job(1, 20)], 2, ["'submit time'", "10", "earlier"]),
         ([job(1, 0), job(1, 5)], 3, ["'job number'", "used twice"]),
         ([job(1.5, 0)], 2, ["'job number'", "1.5", "integer"]),  # type: ignore[arg-type]
         ([job(1, 0, allocated=65)], 2, ["'allocated processors'", "65", "machine's 64"]),
@@ -190,3 +188,59 @@ def test_published_sequences_start_where_they_should(traces_dir: Path, golden_di
     first = golden["backfill"]["false"]["start_times_of_sequence_0"]
     # The first job of a sequence starts when it arrives, for the machine is empty then.
     assert min(first["fcfs"]) == lublin.requests["submit_ms"][golden["starts"][0]] // 1000
+
+
+def status(line: str, code: int) -> str:
+    """The same line with another status."""
+    cells = line.split()
+    cells[10] = str(code)
+    return " ".join(cells)
+
+
+@pytest.mark.parametrize("whole", [0, 1, 5, -1])
+def test_partial_executions_are_not_jobs_of_their_own(tmp_path: Path, whole: int) -> None:
+    last = 3 if whole == 1 else 4
+    lines = [
+        status(job(1, 0, 100), whole),
+        status(job(1, 0, 40), 2),
+        status(job(1, -1, 60), last),
+        status(job(2, 60, 10), 1),
+    ]
+    for order in (lines, lines[::-1], [*lines[1:], lines[0]]):
+        r = read_swf(write(tmp_path, *order)).requests
+        assert r["source_id"].tolist() == [1, 2]
+        assert r["duration_ms"].tolist() == [100_000, 10_000]
+
+
+def test_partial_executions_without_the_whole_are_added_up(tmp_path: Path) -> None:
+    lines = [
+        status(job(1, 5, 40), 2),
+        status(job(1, -1, -1), 2),
+        status(job(1, 50, 60), 3),
+        status(job(2, 60, 10), 3),
+        status(job(3, 61, 7), 2),
+    ]
+    r = read_swf(write(tmp_path, *lines)).requests
+    assert r["submit_ms"].tolist() == [5000, 60_000, 61_000]
+    assert r["duration_ms"].tolist() == [100_000, 10_000, 7000]
+    twice = [status(job(1, 0, 1), 1), status(job(1, 0, 2), 2), status(job(1, 0, 3), 0)]
+    with pytest.raises(TraceError, match="line 4: field 'job number' is 1, used twice"):
+        read_swf(write(tmp_path, *twice))
+
+
+def test_jobs_cancelled_before_they_got_processors_are_left_out(tmp_path: Path) -> None:
+    never = status(job(1, 0, -1, allocated=-1, requested=-1), 5)
+    started = status(job(2, 1, 30), 5)
+    r = read_swf(write(tmp_path, never, started)).requests
+    assert r["source_id"].tolist() == [2]
+    with pytest.raises(TraceError, match="run time 0 or was cancelled"):
+        read_swf(write(tmp_path, never))
+
+
+@pytest.mark.parametrize("numbers", [(1, 2, 3), (3, 2, 1), (2, 3, 1)])
+def test_numbers_need_not_follow_the_submissions(tmp_path: Path, numbers: tuple[int, ...]) -> None:
+    lines = [job(number, 10 * at) for at, number in enumerate(numbers)]
+    for order in (lines, lines[::-1]):
+        r = read_swf(write(tmp_path, *order)).requests
+        assert r["submit_ms"].tolist() == [0, 10_000, 20_000]
+        assert r["source_id"].tolist() == list(numbers)

@@ -208,3 +208,53 @@ def test_parquet_of_the_wrong_type_names_the_column(tmp_path: Path) -> None:
     frame.to_parquet(tmp_path / "t.parquet")
     with pytest.raises(TraceError, match="'duration_ms' is not of integers"):
         Trace.read_table(tmp_path / "t.parquet")
+
+
+def _times(folder: Path, **columns: object) -> Trace:
+    import pandas as pd
+
+    pd.DataFrame({"cpu_milli": [1000, 1000]} | columns).to_parquet(folder / "t.parquet")
+    return Trace.read_table(folder / "t.parquet")
+
+
+@pytest.mark.parametrize("unit", ["s", "ms", "us", "ns"])
+@pytest.mark.parametrize("zone", [None, "UTC", "America/New_York"])
+def test_times_of_any_unit_become_milliseconds(tmp_path: Path, unit: str, zone: str | None) -> None:
+    import pandas as pd
+
+    spans = pd.to_timedelta([1, 2], "s").astype(f"timedelta64[{unit}]")
+    points = pd.to_datetime([100, 105], unit="s").astype(f"datetime64[{unit}]").tz_localize(zone)
+    requests = _times(tmp_path, submit_ms=points, duration_ms=spans, deadline_ms=spans).requests
+    assert requests["submit_ms"].tolist() == [0, 5000]
+    assert requests["duration_ms"].tolist() == requests["deadline_ms"].tolist() == [1000, 2000]
+    # Durations since the start of the trace stay what they are.
+    assert _times(tmp_path, submit_ms=spans, duration_ms=spans).requests["submit_ms"][0] == 1000
+
+
+def test_times_where_they_cannot_be_are_refused(tmp_path: Path) -> None:
+    import pandas as pd
+
+    spans, points = pd.to_timedelta([1, 2], "s"), pd.to_datetime([0, 5], unit="s")
+    with pytest.raises(TraceError, match="'memory_mib' holds duration"):
+        _times(tmp_path, submit_ms=[0, 1], duration_ms=[1, 2], memory_mib=spans)
+    with pytest.raises(TraceError, match="'duration_ms' holds timestamp"):
+        _times(tmp_path, submit_ms=[0, 1], duration_ms=points)
+    with pytest.raises(TraceError, match="'submit_ms' holds date32"):
+        _times(tmp_path, submit_ms=points.date, duration_ms=[1, 2])
+    with pytest.raises(TraceError, match="line 2: column 'duration_ms' is empty"):
+        _times(tmp_path, submit_ms=[0, 1], duration_ms=pd.to_timedelta([1, None], "s"))
+    with pytest.raises(TraceError, match="line 2: column 'duration_ms' is not of integers"):
+        _times(tmp_path, submit_ms=[0, 1], duration_ms=[1.0, float("inf")])
+
+
+@pytest.mark.parametrize("blank", ["nan", "NULL", "<NA>"])
+def test_what_stands_for_nothing_is_an_empty_cell(tmp_path: Path, blank: str) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text(f"submit_ms,duration_ms,cpu_milli,memory_mib\n0,5.0,1,{blank}\n0,5,1,7.0\n")
+    assert Trace.read_table(path).requests["memory_mib"].tolist() == [0, 7]
+    big = (1 << 53) + 1
+    path.write_text(f"submit_ms,duration_ms,cpu_milli,source_id\n0,5.0,1,{big}\n")
+    assert Trace.read_table(path).requests["source_id"].tolist() == [big]
+    path.write_text(f"submit_ms,duration_ms,cpu_milli\n0,{blank},1\n")
+    with pytest.raises(TraceError, match="line 2: column 'duration_ms' is empty"):
+        Trace.read_table(path)

@@ -108,3 +108,19 @@ def test_clear_errors() -> None:
 def test_lists_of_a_configuration_are_accepted() -> None:
     split = WindowSplit(100, exclude=[[10, 20]])  # type: ignore[arg-type]
     assert split == WindowSplit(100, exclude=((10, 20),))
+
+
+@pytest.mark.parametrize("jobs", [2.5, float("nan"), "10", None, True])
+def test_what_is_no_whole_number_is_refused(jobs: object) -> None:
+    with pytest.raises(ConfigurationError, match=r"'jobs' is .*; give a whole number"):
+        WindowSplit(jobs)  # type: ignore[arg-type]
+    split = WindowSplit(10)
+    for call in (
+        lambda: split.admissible("train", jobs),  # type: ignore[arg-type]
+        lambda: split.starts("train", jobs, 2, 0),  # type: ignore[arg-type]
+        lambda: split.starts("train", 1, 2, jobs),  # type: ignore[arg-type]
+        lambda: WindowSplit(10, exclude=((0, jobs),)),  # type: ignore[arg-type]
+    ):
+        with pytest.raises(ConfigurationError, match="give a whole number"):
+            call()
+    assert len(split.starts("train", np.int64(3), np.int64(2), 0)) == 3
