@@ -143,17 +143,29 @@ def _require_member(spec: object, subject: str, field: str, kind: type[IntEnum])
     _put(spec, field, kind(int(value)))
 
 
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _require_text(spec: object, subject: str, field: str) -> None:
     """Demand text."""
     value = getattr(spec, field)
     _require(subject, field, isinstance(value, str), f"is {value!r}, not text", "give text")
+    encodes = _is_unicode(str(value))
+    _require(subject, field, encodes, f"is {value!r}, which UTF-8 cannot hold", "give other text")
     _put(spec, field, str(value))
 
 
 def _require_texts(spec: object, subject: str, field: str) -> None:
     """Demand a tuple or list of texts that are not empty; one text is not a list of letters."""
     value = getattr(spec, field)
-    ok = isinstance(value, tuple | list) and all(isinstance(one, str) and one for one in value)
+    ok = isinstance(value, tuple | list) and all(
+        isinstance(one, str) and one and _is_unicode(one) for one in value
+    )
     _require(subject, field, ok, f"is {value!r}", "give a tuple of names")
     _put(spec, field, tuple(str(one) for one in value))
 
@@ -253,7 +265,7 @@ class JobSpec:
 
     def __post_init__(self) -> None:
         """Validate every field; raise :class:`ValidationError` naming the first bad one."""
-        me = f"JobSpec '{self.job_id}'"
+        me = f"JobSpec {self.job_id!r}"
         for field in ("job_id", "name", "tenant"):
             _require_text(self, me, field)
         _require(me, "job_id", bool(self.job_id), "is empty", "give the job an identity")
@@ -358,7 +370,7 @@ class NodeSpec:
 
     def __post_init__(self) -> None:
         """Validate every field; raise :class:`ValidationError` naming the first bad one."""
-        me = f"NodeSpec '{self.node_id}'"
+        me = f"NodeSpec {self.node_id!r}"
         for field in ("node_id", "gpu_topology", "gpu_model"):
             _require_text(self, me, field)
         _require(me, "node_id", bool(self.node_id), "is empty", "give the node an identity")
@@ -400,7 +412,7 @@ class TenantSpec:
 
     def __post_init__(self) -> None:
         """Validate every field; raise :class:`ValidationError` naming the first bad one."""
-        me = f"TenantSpec '{self.name}'"
+        me = f"TenantSpec {self.name!r}"
         _require_text(self, me, "name")
         _require(me, "name", bool(self.name), "is empty", "give the tenant a name")
         _require_number(self, me, "weight", 0.0, above=True)
