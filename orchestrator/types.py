@@ -265,7 +265,7 @@ class JobSpec:
 
     def __post_init__(self) -> None:
         """Validate every field; raise :class:`ValidationError` naming the first bad one."""
-        me = f"JobSpec {self.job_id!r}"
+        me = f"JobSpec {str(self.job_id)!r}"
         for field in ("job_id", "name", "tenant"):
             _require_text(self, me, field)
         _require(me, "job_id", bool(self.job_id), "is empty", "give the job an identity")
@@ -370,7 +370,7 @@ class NodeSpec:
 
     def __post_init__(self) -> None:
         """Validate every field; raise :class:`ValidationError` naming the first bad one."""
-        me = f"NodeSpec {self.node_id!r}"
+        me = f"NodeSpec {str(self.node_id)!r}"
         for field in ("node_id", "gpu_topology", "gpu_model"):
             _require_text(self, me, field)
         _require(me, "node_id", bool(self.node_id), "is empty", "give the node an identity")
@@ -412,7 +412,7 @@ class TenantSpec:
 
     def __post_init__(self) -> None:
         """Validate every field; raise :class:`ValidationError` naming the first bad one."""
-        me = f"TenantSpec {self.name!r}"
+        me = f"TenantSpec {str(self.name)!r}"
         _require_text(self, me, "name")
         _require(me, "name", bool(self.name), "is empty", "give the tenant a name")
         _require_number(self, me, "weight", 0.0, above=True)
