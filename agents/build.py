@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
+import os
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -26,7 +27,7 @@ from agents.evaluation.suite import Published, Suite
 from agents.linear.settings import CMASettings
 from agents.ppo.settings import PPOSettings
 from agents.problem import Problem
-from agents.settings import check_number, check_seed
+from agents.settings import check_kind, check_number, check_seed, check_types
 from agents.speed.measures import Workbench
 from agents.speed.table import Ratio, SpeedSuite, Target
 from agents.training import Stopped, stoppable
@@ -150,11 +151,22 @@ def _on_purpose(error: BaseException | None) -> str | None:
 
     Hydra wraps what a config's target raises.
     """
+    if isinstance(error, InstantiationException) and os.environ.get("HYDRA_FULL_ERROR") == "1":
+        return None
     while error is not None:
         if isinstance(error, QuartermasterError):
             return str(error)
         if isinstance(error, OmegaConfBaseException):
             return f"config: {' '.join(str(error).split())}; give another value"
+        if isinstance(error, InstantiationException) and isinstance(
+            error.__cause__, TypeError | ValueError | OSError
+        ):
+            where = str(error).rsplit("full_key: ", 1)
+            key = where[1].strip() if len(where) > 1 else "config"
+            return (
+                f"{key}: {error.__cause__}; give other values of '{key}' (HYDRA_FULL_ERROR=1 "
+                "shows where they were used)"
+            )
         error = error.__cause__
     return None
 
@@ -543,6 +555,7 @@ def build_problem(cfg: DictConfig) -> Problem:
     trace = hydra.utils.instantiate(cfg.workload)
     options = plain(cfg.task)
     length = check_number("task", "evaluation_jobs", options.pop("evaluation_jobs"), 1)
+    _check_task(options)
     config, scenario = hydra.utils.instantiate(cfg.env), hydra.utils.instantiate(cfg.scenario)
     return Problem(
         trace=trace,
@@ -552,6 +565,20 @@ def build_problem(cfg: DictConfig) -> Problem:
         seed=check_seed("config", cfg.seed),
         scenario=scenario,
     )
+
+
+def _check_task(options: Mapping[str, Any]) -> None:
+    """Refuse parts of a trace that are none."""
+    check_fields("task", WindowSplit, options, without=("jobs",))
+    for name, value in options.items():
+        if name != "exclude":
+            check_kind("task", name, value, float)
+        elif (
+            not all(isinstance(pair, list) and len(pair) == 2 for pair in value or [None]) and value
+        ):
+            raise ConfigurationError(
+                f"task: 'exclude' is {value!r}; give a list of [first job, job after the last]"
+            )
 
 
 def build_trainer(cfg: DictConfig) -> Any:
@@ -573,6 +600,7 @@ def judging_suite(cfg: DictConfig, problem: Problem) -> Suite:
     options = plain(cfg.evaluation)
     count = check_number("evaluation", "windows", options.pop("windows", None), 1)
     starts = problem.judging_windows("test", count).starts
+    check_fields("evaluation", Suite, options, without=("name", "length", "starts", "split"))
     split, length = problem.parts, problem.evaluation_jobs
     parts = {"train": split.train, "validation": split.validation, "test": split.test}
     return Suite(cfg.name, length, starts=starts.tolist(), split=parts, **options)
@@ -605,6 +633,8 @@ def build_speed_suite(cfg: Any) -> SpeedSuite:
     check_fields("suite of measurements", SpeedSuite, options)
     check_fields("suite of measurements, 'bench'", Workbench, options["bench"])
     options["bench"] = Workbench(**options["bench"])
+    check_types("suite of measurements, 'bench'", options["bench"])
+    check_number("suite of measurements, 'bench'", "repeats", options["bench"].repeats, 1)
     targets = options.get("targets", {})
     options["targets"] = {name: Target(**target) for name, target in targets.items()}
     options["ratios"] = [Ratio(**ratio) for ratio in options.get("ratios", ())]

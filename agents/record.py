@@ -118,7 +118,7 @@ class _Claim:
             folder.parent.mkdir(parents=True, exist_ok=True)
             folder.mkdir(exist_ok=not anew)
         except OSError as error:
-            if anew and isinstance(error, FileExistsError):
+            if anew and isinstance(error, FileExistsError) and folder.exists():
                 raise
             raise ConfigurationError(
                 f"output: cannot make '{folder}' ({error.strerror}); name a folder that can be "

@@ -48,7 +48,7 @@ from agents.plots.results import draw_comparison, draw_outcomes, draw_pictures, 
 from agents.plots.series import draw_packing, draw_series
 from agents.problem import Problem
 from agents.record import command_line, resume_command, run_folder
-from agents.settings import check_number, check_seed
+from agents.settings import check_kind, check_number, check_seed
 from agents.speed.table import print_speed, run_speed_suite, write_speed
 from agents.training import Stopped, TrainingResult
 from envs.config import EnvConfig
@@ -236,6 +236,8 @@ def evaluate(cfg: DictConfig, console: Console) -> bool:
         scenario = instantiate(cfg.scenario)
         bundles = plain(cfg.bundle) or []
         bundles = [bundles] if isinstance(bundles, str) else bundles
+        for path in bundles:
+            check_kind("config", "bundle", path, str)
         policies = [load_bundle(path, config.schema) for path in bundles]
         problem = Problem(instantiate(cfg.workload), config, scenario=scenario)
         history = instantiate(cfg.history) if cfg.get("history") else None

@@ -6,11 +6,18 @@ import math
 import types
 from collections.abc import Mapping
 from dataclasses import fields
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from orchestrator.errors import ConfigurationError
 
-__all__ = ["check_bounds", "check_number", "check_seed", "check_types"]
+__all__ = [
+    "check_bounds",
+    "check_kind",
+    "check_number",
+    "check_seed",
+    "check_types",
+    "check_weights",
+]
 
 _WORDS = {
     bool: "true or false",
@@ -81,6 +88,17 @@ def check_bounds(
             raise ConfigurationError(f"{subject}: '{name}' is {value}; give {wanted}")
 
 
+def check_kind(subject: str, name: str, value: Any, kind: type) -> None:
+    """Refuse a value that is not of a kind.
+
+    Raises
+    ------
+    ConfigurationError
+    """
+    if not _is_of(value, kind):
+        raise ConfigurationError(f"{subject}: '{name}' is {value!r}; give {_words(kind)}")
+
+
 def check_number(subject: str, name: str, value: Any, least: int) -> int:
     """A whole number that is at least so large.
 
@@ -93,6 +111,17 @@ def check_number(subject: str, name: str, value: Any, least: int) -> int:
             f"{subject}: '{name}' is {value!r}; give a whole number that is at least {least}"
         )
     return int(value)
+
+
+def check_weights(subject: str, name: str, weights: Mapping[str, Any] | None) -> None:
+    """Refuse weights by feature name that are no numbers.
+
+    Raises
+    ------
+    ConfigurationError
+    """
+    for feature, weight in (weights or {}).items():
+        check_kind(f"{subject}, '{name}'", feature, weight, float)
 
 
 def check_seed(subject: str, value: Any) -> int:
@@ -111,6 +140,8 @@ def check_seed(subject: str, value: Any) -> int:
 
 def _is_of(value: Any, kind: Any) -> bool:
     """Whether a value is of a kind; whole numbers are numbers, truth values are none."""
+    if get_origin(kind) is Literal:
+        return True  # named values are looked up where they are used
     kind = get_origin(kind) or kind
     if kind in (int, float) and isinstance(value, bool):
         return False

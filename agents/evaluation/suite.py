@@ -21,7 +21,7 @@ from agents.evaluation.play import (
     zoo_policy,
 )
 from agents.problem import BatchPolicy, Problem, Windows
-from agents.settings import check_number, check_seed
+from agents.settings import check_number, check_seed, check_types
 from envs.workloads import Trace, WindowSplit
 from envs.workloads.windows import Part
 from orchestrator.errors import ConfigurationError
@@ -138,6 +138,7 @@ class Suite:
 
     def _check_numbers(self) -> None:
         """Reject numbers of windows, and what is drawn or kept of them, that make no sense."""
+        check_types("suite", self)
         check_number("suite", "length", self.length, 0)
         check_number("suite", "windows", self.windows, 1)
         check_seed("suite", self.seed)
@@ -151,7 +152,9 @@ class Suite:
         for start in () if self.starts is None else self.starts:
             check_number("suite", "starts", int(start), 0)
         if not self.variants:
-            raise ConfigurationError("suite: 'variants' is empty; name one at least, or none: {'': {}}")
+            raise ConfigurationError(
+                "suite: 'variants' is empty; name one at least, or none: {'': {}}"
+            )
 
     def windows_of(self, variant: str, problem: Problem) -> Windows:
         """The windows of a problem's trace, in the environment of a variant."""

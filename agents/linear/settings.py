@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from agents.linear.policy import named_weights
-from agents.settings import check_bounds, check_types
+from agents.settings import check_bounds, check_types, check_weights
+from orchestrator.errors import ConfigurationError
 from orchestrator.kernels.see.layout import CLUSTER_EXTRA
 from orchestrator.scheduling.rules import rule_named
 
@@ -78,7 +79,12 @@ class CMASettings:
     def __post_init__(self) -> None:
         """Reject what makes no sense."""
         check_types("agent", self)
+        check_weights("agent", "prior", self.prior)
         check_bounds("agent", self, _LEAST, above={"sigma": 0})
+        if self.features is not None and len(self.features) == 0:
+            raise ConfigurationError(
+                "agent: 'features' is []; name what to search over, or give null for all"
+            )
         rule_named(self.reference)
         plain = {name: 1.0 for name in self.start if ":" not in name and name != "advice"}
         # The others depend on the environment, and are looked up when there is one.

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from agents.evaluation.outcomes import METRICS
-from agents.settings import check_bounds, check_types
+from agents.settings import check_bounds, check_types, check_weights
 from orchestrator.errors import ConfigurationError
 from orchestrator.scheduling.rules import rule_named
 
@@ -99,6 +99,7 @@ class PPOSettings:
     def __post_init__(self) -> None:
         """Reject what makes no sense: wrong types and bounds, unknown rules and metrics."""
         check_types("agent", self)
+        check_weights("agent", "prior", self.prior)
         check_bounds("agent", self, _LEAST, _MOST, _ABOVE)
         if self.envs * self.steps < 2:
             raise ConfigurationError(
