@@ -146,29 +146,28 @@ def entry_point(
     return decorate
 
 
-def _on_purpose(error: BaseException | None) -> str | None:
+def _on_purpose(error: BaseException) -> str | None:
     """What the first error of ours, or of a config's values, in a chain of causes says.
 
     Hydra wraps what a config's target raises.
     """
-    if isinstance(error, InstantiationException) and os.environ.get("HYDRA_FULL_ERROR") == "1":
+    chain: list[BaseException] = [error]
+    while chain[-1].__cause__ is not None:
+        chain.append(chain[-1].__cause__)
+    for link in chain:
+        if isinstance(link, QuartermasterError):
+            return str(link)
+        if isinstance(link, OmegaConfBaseException):
+            return f"config: {' '.join(str(link).split())}; give another value"
+    in_full = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    if in_full or not isinstance(error.__cause__, TypeError | ValueError | OSError):
         return None
-    while error is not None:
-        if isinstance(error, QuartermasterError):
-            return str(error)
-        if isinstance(error, OmegaConfBaseException):
-            return f"config: {' '.join(str(error).split())}; give another value"
-        if isinstance(error, InstantiationException) and isinstance(
-            error.__cause__, TypeError | ValueError | OSError
-        ):
-            where = str(error).rsplit("full_key: ", 1)
-            key = where[1].strip() if len(where) > 1 else "config"
-            return (
-                f"{key}: {error.__cause__}; give other values of '{key}' (HYDRA_FULL_ERROR=1 "
-                "shows where they were used)"
-            )
-        error = error.__cause__
-    return None
+    key = str(error).rsplit("full_key: ", 1)[-1].strip()
+    said = " ".join(str(error.__cause__).split())
+    return (
+        f"{key}: {said}; give other values of '{key}' (HYDRA_FULL_ERROR=1 shows where they were "
+        "used)"
+    )
 
 
 def plain(cfg: Any) -> Any:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 import types
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import numpy as np
 
 from orchestrator.errors import ConfigurationError
 
@@ -143,10 +145,14 @@ def _is_of(value: Any, kind: Any) -> bool:
     if get_origin(kind) is Literal:
         return True  # named values are looked up where they are used
     kind = get_origin(kind) or kind
-    if kind in (int, float) and isinstance(value, bool):
+    if kind in (int, float) and isinstance(value, bool | np.bool_):
         return False
+    if kind is int:
+        return isinstance(value, int | np.integer)
     if kind is float:
-        return isinstance(value, int | float) and math.isfinite(value)
+        return isinstance(value, int | float | np.integer | np.floating) and math.isfinite(value)
+    if kind is Sequence:
+        return isinstance(value, Sequence | np.ndarray) and not isinstance(value, str)
     if isinstance(value, str) and kind is not str:
         return False  # a text is a sequence, too
     return isinstance(value, kind)

@@ -135,6 +135,10 @@ def test_benchmark_plays_suites_with_everything_on(tmp_path: Path) -> None:
         ("train", ["failures=weibull"], "error: rankers are replayed on jobs and nodes alone"),
         ("forecast", ["demand=[{kind: oracle}]"], "error: demand: 'kind' is 'oracle'; choose from"),
         ("forecast", ["forecaster=naive", "+forecaster.oracle={}"], "error: unknown forecaster"),
+        ("train", ["seed=-1"], "error: config: 'seed' is -1; give a whole number"),
+        ("train", ["evaluation.windows=0"], "error: evaluation: 'windows' is 0; give"),
+        ("train", ["task.exclude=[1]"], "error: task: 'exclude' is [1]; give a list of"),
+        ("train", ["agent=ppo", "agent.batch=1"], "error: agent: 'batch' is 1; at least 2"),
     ],
 )
 def test_wrong_input_is_one_line_and_writes_nothing(tmp_path, name, arguments, message) -> None:
