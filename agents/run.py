@@ -50,7 +50,7 @@ from agents.problem import Problem
 from agents.record import command_line, resume_command, run_folder
 from agents.settings import check_kind, check_number, check_seed
 from agents.speed.table import print_speed, run_speed_suite, write_speed
-from agents.training import Stopped, TrainingResult
+from agents.training import Stopped, TableTracker, TrainingResult
 from envs.config import EnvConfig
 from envs.workloads import Trace
 from orchestrator.errors import ConfigurationError
@@ -109,7 +109,7 @@ def train(cfg: DictConfig, console: Console) -> float:
         trainer = build_trainer(cfg.agent)
         jobs = f"{problem.trace.name}, {len(problem.trace):,} jobs"
         console.print(f"[bold]{cfg.name}[/]: {jobs}, seed {cfg.seed}, results in {output}")
-        tracker = instantiate(cfg.tracker)
+        tracker = TableTracker(output / "history.csv", instantiate(cfg.tracker), resume)
         try:
             result = trainer.train(problem, tracker, output)
             _check_stopped(result, output, console)

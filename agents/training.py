@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import csv
 import math
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +23,7 @@ from agents.files import write_csv
 from agents.problem import BatchPolicy
 from agents.tracking import Tracker
 
-__all__ = ["Best", "Course", "Reference", "Stopped", "TrainingResult", "stoppable"]
+__all__ = ["Best", "Course", "Reference", "Stopped", "TableTracker", "TrainingResult", "stoppable"]
 
 _Candidate = TypeVar("_Candidate")
 
@@ -121,6 +122,38 @@ class TrainingResult:
     stopped: int | None = None
 
 
+class TableTracker:
+    """Keeps the numbers of a training run in a CSV file, and passes them on.
+
+    Parameters
+    ----------
+    path : Path
+        Written anew, whole, each time.
+    other : Tracker
+    resume : bool, optional
+        Whether rows that the file has are kept.
+    """
+
+    def __init__(self, path: Path, other: Tracker, resume: bool = False) -> None:
+        self._path, self._other = path, other
+        self._rows: list[dict[str, Any]] = []
+        if resume and path.is_file():
+            with path.open(newline="", encoding="utf-8") as stream:
+                self._rows = list(csv.DictReader(stream))
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Add a row."""
+        self._rows.append(dict(metrics))
+        columns = list(dict.fromkeys(name for row in self._rows for name in row))
+        rows = [[row.get(name) for name in columns] for row in self._rows]
+        write_csv(self._path, columns, rows)
+        self._other.log(step, metrics)
+
+    def close(self) -> None:
+        """Close the other one."""
+        self._other.close()
+
+
 @dataclass(frozen=True)
 class Reference:
     """What a rule costs on the windows that candidates are judged on: the scale of their costs.
@@ -199,8 +232,6 @@ class Course:
         Seconds of earlier sittings.
     history : list of dict, optional
         Validations so far.
-    file : Path or None, optional
-        Table of the validations, written anew with each.
 
     Notes
     -----
@@ -214,7 +245,6 @@ class Course:
     tracker: Tracker
     spent: float = 0.0
     history: list[dict[str, float]] = field(default_factory=list)
-    file: Path | None = None
 
     def __post_init__(self) -> None:
         """Make the progress bar."""
@@ -269,9 +299,5 @@ class Course:
         entry = {"seconds": self.seconds, **entry}
         self.history.append(entry)
         self.tracker.log(step, entry)
-        if self.file is not None:
-            columns = list(dict.fromkeys(name for row in self.history for name in row))
-            rows = [[row.get(name) for name in columns] for row in self.history]
-            write_csv(self.file, columns, rows)
         shown = f"{entry['validation']:.4g} ({reference.rule} {entry['reference']:.4g})"
         self._progress.update(self._bar, note=f"step {step:,}, validation {shown}")

@@ -66,7 +66,6 @@ class CMATrainer(CMASettings):
         total = self.generations if self.budget_seconds is None else self.budget_seconds
         course = Course(
             "CMA-ES", total, self.budget_seconds, tracker, search.seconds, search.history,
-            output / "history.csv",
         )  # fmt: skip
         run = _Run(self, problem, search, space, course)
         output.mkdir(parents=True, exist_ok=True)

@@ -127,7 +127,6 @@ class _Watcher(BaseCallback):
         self._reference = Reference(settings.reference, judged.values[settings.metric])
         self._course = Course(
             "PPO", settings.total_steps, settings.budget_seconds, tracker,
-            file=output / "history.csv",
         )  # fmt: skip
         self._best = Best[dict[str, Tensor]]()
         self._average: dict[str, Tensor] = {}

@@ -8,7 +8,7 @@ import pytest
 from numba.core import event
 
 from agents.tracking import NullTracker
-from agents.training import Best, Course, Reference, Stopped, stoppable
+from agents.training import Best, Course, Reference, Stopped, TableTracker, stoppable
 
 
 class Memory(NullTracker):
@@ -94,7 +94,7 @@ def test_compiling_takes_no_time_of_the_budget():
 
 def test_a_course_keeps_its_history_in_a_table(tmp_path):
     path = tmp_path / "history.csv"
-    with Course("search", 10.0, None, Memory(), file=path) as course:
+    with Course("search", 10.0, None, TableTracker(path, Memory())) as course:
         for step, more in enumerate(({}, {"sigma": 0.5})):
             entry = {"validation": 2.0, "reference": 1.0, **more}
             course.record(step, entry, Reference("sjf", np.ones(2)))
