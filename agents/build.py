@@ -8,26 +8,29 @@ from __future__ import annotations
 
 import functools
 import math
-import shlex
+import os
+import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import hydra
 from hydra.core.config_store import ConfigStore
-from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from agents.evaluation.pods import PackingSuite
 from agents.evaluation.suite import Published, Suite
 from agents.linear.settings import CMASettings
 from agents.ppo.settings import PPOSettings
 from agents.problem import Problem
+from agents.settings import check_kind, check_number, check_seed, check_types
 from agents.speed.measures import Workbench
 from agents.speed.table import Ratio, SpeedSuite, Target
+from agents.training import Stopped, stoppable
 from envs.config import EnvConfig
 from envs.scenario import FleetPlan, Scenario, ServiceMix, forecast_from_tables, playable
 from envs.workloads import Enrichment, Trace, WindowSplit, enrich, load_workload, of_tenants
@@ -51,8 +54,8 @@ __all__ = [
     "build_problem",
     "build_speed_suite",
     "build_suite",
+    "build_trainer",
     "check_fields",
-    "command_line",
     "config_dir",
     "elastic_workload",
     "entry_point",
@@ -103,11 +106,14 @@ def config_dir() -> Path:
     )
 
 
-def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callable[[], None]]:
+def entry_point(
+    config_name: str,
+) -> Callable[[Callable[[DictConfig], float | None]], Callable[[], None]]:
     """Make a script's main function a Hydra program.
 
-    Errors that this project raises on purpose end it with exit code 2 and one line that says what
-    to do; anything else is a bug and shows its traceback.
+    What it returns is what Hydra's sweepers minimise. Errors that this project raises on purpose
+    end it with exit code 2 and one line that says what to do; SIGINT and SIGTERM end it with a line
+    and 128 and the signal's number; anything else is a bug and shows its traceback.
 
     Parameters
     ----------
@@ -115,17 +121,22 @@ def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], None]], Ca
         Root config, for example ``"train"``.
     """
 
-    def decorate(main: Callable[[DictConfig], None]) -> Callable[[], None]:
+    def decorate(main: Callable[[DictConfig], float | None]) -> Callable[[], None]:
         @functools.wraps(main)
-        def guarded(cfg: DictConfig) -> None:
+        def guarded(cfg: DictConfig) -> float | None:
             try:
-                main(cfg)
-            except (QuartermasterError, InstantiationException) as error:
+                with stoppable():
+                    return main(cfg)
+            except (QuartermasterError, InstantiationException, OmegaConfBaseException) as error:
                 ours = _on_purpose(error)
                 if ours is None:
                     raise
                 sys.stderr.write(f"error: {ours}\n")
                 sys.exit(_WRONG_INPUT)
+            except KeyboardInterrupt as error:
+                number = error.number if isinstance(error, Stopped) else signal.SIGINT
+                sys.stderr.write(f"stopped by {signal.Signals(number).name}\n")
+                sys.exit(128 + number)
 
         start = hydra.main(
             version_base="1.3", config_path=str(config_dir()), config_name=config_name
@@ -135,18 +146,28 @@ def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], None]], Ca
     return decorate
 
 
-def _on_purpose(error: BaseException | None) -> QuartermasterError | None:
-    """The first error of ours in a chain of causes: Hydra wraps what a config's target raises."""
-    while error is not None and not isinstance(error, QuartermasterError):
-        error = error.__cause__
-    return error
+def _on_purpose(error: BaseException) -> str | None:
+    """What the first error of ours, or of a config's values, in a chain of causes says.
 
-
-def command_line(script: str) -> str:
-    """The command that started this run, but for where its results went."""
-    given = HydraConfig.get().overrides.task
-    overrides = [item for item in given if not item.startswith("output=")]
-    return " ".join(["python", script, *(shlex.quote(item) for item in overrides)])
+    Hydra wraps what a config's target raises.
+    """
+    chain: list[BaseException] = [error]
+    while chain[-1].__cause__ is not None:
+        chain.append(chain[-1].__cause__)
+    for link in chain:
+        if isinstance(link, QuartermasterError):
+            return str(link)
+        if isinstance(link, OmegaConfBaseException):
+            return f"config: {' '.join(str(link).split())}; give another value"
+    in_full = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    if in_full or not isinstance(error.__cause__, TypeError | ValueError | OSError):
+        return None
+    key = str(error).rsplit("full_key: ", 1)[-1].strip()
+    said = " ".join(str(error.__cause__).split())
+    return (
+        f"{key}: {said}; give other values of '{key}' (HYDRA_FULL_ERROR=1 shows where they were "
+        "used)"
+    )
 
 
 def plain(cfg: Any) -> Any:
@@ -532,22 +553,53 @@ def build_problem(cfg: DictConfig) -> Problem:
     """Make a config's problem, of ``workload``, ``env``, ``scenario``, ``task`` and ``seed``."""
     trace = hydra.utils.instantiate(cfg.workload)
     options = plain(cfg.task)
-    length = options.pop("evaluation_jobs")
+    length = check_number("task", "evaluation_jobs", options.pop("evaluation_jobs"), 1)
+    _check_task(options)
     config, scenario = hydra.utils.instantiate(cfg.env), hydra.utils.instantiate(cfg.scenario)
     return Problem(
         trace=trace,
         config=config,
         split=WindowSplit(playable(trace, config, scenario), **options),
         evaluation_jobs=length,
-        seed=cfg.seed,
+        seed=check_seed("config", cfg.seed),
         scenario=scenario,
     )
+
+
+def _check_task(options: Mapping[str, Any]) -> None:
+    """Refuse parts of a trace that are none."""
+    check_fields("task", WindowSplit, options, without=("jobs",))
+    for name, value in options.items():
+        if name != "exclude":
+            check_kind("task", name, value, float)
+        elif (
+            not all(isinstance(pair, list) and len(pair) == 2 for pair in value or [None]) and value
+        ):
+            raise ConfigurationError(
+                f"task: 'exclude' is {value!r}; give a list of [first job, job after the last]"
+            )
+
+
+def build_trainer(cfg: DictConfig) -> Any:
+    """Make a config's trainer; of an unknown field, the known ones are said."""
+    target = cfg.get("_target_")
+    if target is None:
+        raise ConfigurationError(
+            "agent: '_target_' is missing; choose one of the group, such as agent=cma"
+        )
+    kind = hydra.utils.get_class(target)
+    if is_dataclass(kind):
+        options = [name for name in cfg if not str(name).startswith("_")]
+        check_fields("agent", kind, dict.fromkeys(map(str, options)))
+    return hydra.utils.instantiate(cfg)
 
 
 def judging_suite(cfg: DictConfig, problem: Problem) -> Suite:
     """The suite that judges a trained policy: the test windows of its own problem."""
     options = plain(cfg.evaluation)
-    starts = problem.judging_windows("test", options.pop("windows")).starts
+    count = check_number("evaluation", "windows", options.pop("windows", None), 1)
+    starts = problem.judging_windows("test", count).starts
+    check_fields("evaluation", Suite, options, without=("name", "length", "starts", "split"))
     split, length = problem.parts, problem.evaluation_jobs
     parts = {"train": split.train, "validation": split.validation, "test": split.test}
     return Suite(cfg.name, length, starts=starts.tolist(), split=parts, **options)
@@ -580,6 +632,8 @@ def build_speed_suite(cfg: Any) -> SpeedSuite:
     check_fields("suite of measurements", SpeedSuite, options)
     check_fields("suite of measurements, 'bench'", Workbench, options["bench"])
     options["bench"] = Workbench(**options["bench"])
+    check_types("suite of measurements, 'bench'", options["bench"])
+    check_number("suite of measurements, 'bench'", "repeats", options["bench"].repeats, 1)
     targets = options.get("targets", {})
     options["targets"] = {name: Target(**target) for name, target in targets.items()}
     options["ratios"] = [Ratio(**ratio) for ratio in options.get("ratios", ())]

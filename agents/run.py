@@ -5,7 +5,8 @@ Here results are shown, written and drawn; what makes them knows nothing of file
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -21,7 +22,7 @@ from agents.build import (
     build_problem,
     build_speed_suite,
     build_suite,
-    command_line,
+    build_trainer,
     judging_suite,
     plain,
 )
@@ -46,8 +47,10 @@ from agents.evaluation.suite import Suite, label, run_suite
 from agents.plots.results import draw_comparison, draw_outcomes, draw_pictures, draw_speed
 from agents.plots.series import draw_packing, draw_series
 from agents.problem import Problem
+from agents.record import command_line, resume_command, run_folder
+from agents.settings import check_kind, check_number, check_seed
 from agents.speed.table import print_speed, run_speed_suite, write_speed
-from agents.training import TrainingResult
+from agents.training import Stopped, TableTracker, TrainingResult
 from envs.config import EnvConfig
 from envs.workloads import Trace
 from orchestrator.errors import ConfigurationError
@@ -55,6 +58,7 @@ from orchestrator.errors import ConfigurationError
 __all__ = ["SuiteKind", "evaluate", "run_benchmark", "train"]
 
 _SCRIPT = "scripts/train.py"
+_JUDGING = "scripts/evaluate.py"
 
 
 class SuiteKind(StrEnum):
@@ -76,28 +80,57 @@ class _Judge(Protocol):
 # --- Training ------------------------------------------------------------------------------------
 
 
-def train(cfg: DictConfig, console: Console) -> None:
+def train(cfg: DictConfig, console: Console) -> float:
     """Train the agent of a config, then judge it on what it never saw.
 
     Parameters
     ----------
     cfg : DictConfig
-        Of ``conf/train.yaml``. Results are written to ``output``. With a ``suite`` of packing it
-        is that suite's orders that judge, else the test windows of the problem.
+        Of ``conf/train.yaml``. Results are written to ``output``, which no other run writes to.
+        With a ``suite`` of packing it is that suite's orders that judge, else the test windows of
+        the problem, unless ``evaluation`` is null.
     console : Console
+
+    Returns
+    -------
+    float
+        The policy's score in validation, its relative cost: what sweepers minimise.
+
+    Raises
+    ------
+    Stopped
+        When a signal ended training; the best so far is kept.
     """
-    output = Path(cfg.output)
-    problem = build_problem(cfg)
-    judge = _judge_of(cfg, problem)
-    jobs = f"{problem.trace.name}, {len(problem.trace):,} jobs"
-    console.print(f"[bold]{cfg.name}[/]: {jobs}, seed {cfg.seed}, results in {output}")
-    tracker = instantiate(cfg.tracker)
-    try:
-        result = instantiate(cfg.agent).train(problem, tracker, output)
-    finally:
-        tracker.close()
-    judge(result, output, console)
-    console.print(f"written to {output}: the bundle, tables (.csv, .json), pictures (.png)")
+    check_seed("config", cfg.seed)
+    resume = bool(cfg.agent.get("resume"))
+    with run_folder(cfg, _SCRIPT, record=True, resume=resume) as output:
+        problem = build_problem(cfg)
+        judge = _judge_of(cfg, problem)
+        trainer = build_trainer(cfg.agent)
+        jobs = f"{problem.trace.name}, {len(problem.trace):,} jobs"
+        console.print(f"[bold]{cfg.name}[/]: {jobs}, seed {cfg.seed}, results in {output}")
+        tracker = TableTracker(output / "history.csv", instantiate(cfg.tracker), resume)
+        try:
+            result = trainer.train(problem, tracker, output)
+            _check_stopped(result, output, console)
+            judge(result, output, console)
+        except KeyboardInterrupt:
+            if any(output.glob("checkpoint.*")):
+                command = resume_command(_SCRIPT, output)
+                console.print(f"go on with: {command}", markup=False, soft_wrap=True)
+            raise
+        finally:
+            tracker.close()
+        console.print(f"written to {output}: the bundle, tables (.csv, .json), pictures (.png)")
+        return result.score
+
+
+def _check_stopped(result: TrainingResult, output: Path, console: Console) -> None:
+    """End the run where its training was stopped."""
+    if result.stopped is not None:
+        steps = int(result.history[-1]["steps"])
+        console.print(f"stopped at step {steps:,}; the best so far is kept in {result.bundle}")
+        raise Stopped(result.stopped)
 
 
 def _judge_of(cfg: DictConfig, problem: Problem) -> _Judge:
@@ -105,7 +138,13 @@ def _judge_of(cfg: DictConfig, problem: Problem) -> _Judge:
     if cfg.get("suite") is not None:
         suite, trace = build_packing_suite(cfg.suite)
         return partial(_judge_packing, cfg, problem, suite, trace)
+    if cfg.evaluation is None:
+        return _judge_nothing
     return partial(_judge_windows, cfg, problem, judging_suite(cfg, problem))
+
+
+def _judge_nothing(result: TrainingResult, output: Path, console: Console) -> None:
+    console.print("not judged: 'evaluation' is null")
 
 
 def _judge_windows(
@@ -190,26 +229,39 @@ def evaluate(cfg: DictConfig, console: Console) -> bool:
     ``cfg`` has ``suite``, ``workload``, ``env``, ``scenario``, ``bundle``, ``card``,
     ``processes`` and ``output``, and may have ``history``.
     """
-    suite = build_suite(cfg.suite)
-    config: EnvConfig = instantiate(cfg.env)
-    scenario = instantiate(cfg.scenario)
-    bundles = plain(cfg.bundle) or []
-    bundles = [bundles] if isinstance(bundles, str) else bundles
-    policies = [load_bundle(path, config.schema) for path in bundles]
-    problem = Problem(instantiate(cfg.workload), config, scenario=scenario)
-    history = instantiate(cfg.history) if cfg.get("history") else None
-    results = run_suite(suite, problem, policies, console, history, cfg.processes)
-    report = make_report(suite, problem, results)
-    print_report(report, console)
-    if cfg.output is not None:
-        folder = Path(cfg.output)
-        write_report(report, folder, plain(cfg))
-        _draw(report, problem, folder)
-        console.print(f"written to {cfg.output}: tables (.csv, .md), summary.json, pictures (.png)")
-    if cfg.card:
+    with _results_folder(cfg) as folder:
+        check_number("config", "processes", cfg.processes, 1)
+        suite = build_suite(cfg.suite)
+        config: EnvConfig = instantiate(cfg.env)
+        scenario = instantiate(cfg.scenario)
+        bundles = plain(cfg.bundle) or []
+        bundles = [bundles] if isinstance(bundles, str) else bundles
         for path in bundles:
-            add_to_card(Path(path), report)
+            check_kind("config", "bundle", path, str)
+        policies = [load_bundle(path, config.schema) for path in bundles]
+        problem = Problem(instantiate(cfg.workload), config, scenario=scenario)
+        history = instantiate(cfg.history) if cfg.get("history") else None
+        results = run_suite(suite, problem, policies, console, history, cfg.processes)
+        report = make_report(suite, problem, results)
+        print_report(report, console)
+        if folder is not None:
+            write_report(report, folder, plain(cfg))
+            _draw(report, problem, folder)
+            console.print(f"written to {folder}: tables (.csv, .md), summary.json, pictures (.png)")
+        if cfg.card:
+            for path in bundles:
+                add_to_card(Path(path), report)
     return True
+
+
+@contextmanager
+def _results_folder(cfg: DictConfig) -> Iterator[Path | None]:
+    """The folder of an evaluation's results, its alone; None: they are shown only."""
+    if cfg.output is None:
+        yield None
+        return
+    with run_folder(cfg, _JUDGING) as folder:
+        yield folder
 
 
 def _draw(report: Report, problem: Problem, folder: Path) -> None:
@@ -237,12 +289,15 @@ def _draw_course(report: Report, variant: str, problem: Problem, path: Path) -> 
 
 
 def _pack(cfg: DictConfig, console: Console) -> bool:
-    suite, trace = build_packing_suite(cfg.suite)
-    with console.status("packing") as status:
-        results = run_packing(suite, trace, lambda policy: status.update(f"packing by {policy}"))
-    print_packing(suite, results, console)
-    if cfg.output is not None:
-        _publish_packing(suite, trace, results, Path(cfg.output))
+    with _results_folder(cfg) as folder:
+        suite, trace = build_packing_suite(cfg.suite)
+        with console.status("packing") as status:
+            results = run_packing(
+                suite, trace, lambda policy: status.update(f"packing by {policy}")
+            )
+        print_packing(suite, results, console)
+        if folder is not None:
+            _publish_packing(suite, trace, results, folder)
     return True
 
 
@@ -254,18 +309,18 @@ def _publish_packing(
 
 
 def _measure(cfg: DictConfig, console: Console) -> bool:
-    suite = build_speed_suite(cfg.suite)
-    outcomes = []
-    with console.status("measuring") as status:
-        for outcome in run_speed_suite(suite):
-            outcomes.append(outcome)
-            status.update(f"measuring, {len(outcomes)} of {len(suite.measures)} done")
-    holds = print_speed(suite, outcomes, console)
-    if cfg.output is not None:
-        folder = Path(cfg.output)
-        write_speed(suite, outcomes, folder)
-        if any(item.measure is not None and item.name in suite.targets for item in outcomes):
-            draw_speed(folder / "speed.png", suite, outcomes)
+    with _results_folder(cfg) as folder:
+        suite = build_speed_suite(cfg.suite)
+        outcomes = []
+        with console.status("measuring") as status:
+            for outcome in run_speed_suite(suite):
+                outcomes.append(outcome)
+                status.update(f"measuring, {len(outcomes)} of {len(suite.measures)} done")
+        holds = print_speed(suite, outcomes, console)
+        if folder is not None:
+            write_speed(suite, outcomes, folder)
+            if any(item.measure is not None and item.name in suite.targets for item in outcomes):
+                draw_speed(folder / "speed.png", suite, outcomes)
     return holds
 
 

@@ -2,21 +2,98 @@
 
 from __future__ import annotations
 
+import csv
+import math
+import signal
+import threading
 import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Generic, Self, TypeVar
+from types import FrameType
+from typing import Any, Generic, Self, TypeVar
 
 import numpy as np
+from numba.core import event
 from numpy.typing import NDArray
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from agents.files import write_csv
 from agents.problem import BatchPolicy
 from agents.tracking import Tracker
 
-__all__ = ["Best", "Course", "Reference", "TrainingResult"]
+__all__ = ["Best", "Course", "Reference", "Stopped", "TableTracker", "TrainingResult", "stoppable"]
 
 _Candidate = TypeVar("_Candidate")
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_COMPILE = "numba:compile"
+
+
+class Stopped(KeyboardInterrupt):
+    """The process was asked to end.
+
+    Parameters
+    ----------
+    number : int
+        The signal.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.number = number
+
+
+@contextmanager
+def stoppable() -> Iterator[None]:
+    """Raise :class:`Stopped` where SIGINT or SIGTERM arrives: nothing ends in silence."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise Stopped(number)
+
+    with _handling(stop):
+        yield
+
+
+@contextmanager
+def _handling(handler: Any) -> Iterator[None]:
+    """Answer signals by a handler; those that are ignored stay so, as do those of other threads."""
+    before: dict[signal.Signals, Any] = {}
+    if threading.current_thread() is threading.main_thread():
+        before = {name: signal.getsignal(name) for name in _SIGNALS}
+    kept = {name: old for name, old in before.items() if old not in (signal.SIG_IGN, None)}
+    try:
+        for name in kept:
+            signal.signal(name, handler)
+        yield
+    finally:
+        for name, old in kept.items():
+            signal.signal(name, old)
+
+
+class _Compiling(event.Listener):
+    """How long kernels have been compiled so far, in this process."""
+
+    def __init__(self) -> None:
+        self._depth, self._begun, self._total = 0, 0.0, 0.0
+
+    @property
+    def seconds(self) -> float:
+        """What is going on is part of it."""
+        return self._total + (time.monotonic() - self._begun if self._depth > 0 else 0.0)
+
+    def on_start(self, event: Any) -> None:
+        """A function is about to be compiled, perhaps for the sake of another one."""
+        if self._depth == 0:
+            self._begun = time.monotonic()
+        self._depth += 1
+
+    def on_end(self, event: Any) -> None:
+        """A function has been compiled."""
+        self._depth -= 1
+        if self._depth == 0:
+            self._total += time.monotonic() - self._begun
 
 
 @dataclass(frozen=True)
@@ -32,11 +109,49 @@ class TrainingResult:
     history : list of dict
         One entry for each validation: ``seconds``, ``steps`` (of the environment, or
         generations), ``validation`` and ``reference`` (mean metric), ``score`` and more.
+    score : float, optional
+        What the policy scored in validation: its relative cost; lower is better.
+    stopped : int or None, optional
+        The signal that ended training before its time.
     """
 
     policy: BatchPolicy
     bundle: Path
     history: list[dict[str, float]]
+    score: float = math.nan
+    stopped: int | None = None
+
+
+class TableTracker:
+    """Keeps the numbers of a training run in a CSV file, and passes them on.
+
+    Parameters
+    ----------
+    path : Path
+        Written anew, whole, each time.
+    other : Tracker
+    resume : bool, optional
+        Whether rows that the file has are kept.
+    """
+
+    def __init__(self, path: Path, other: Tracker, resume: bool = False) -> None:
+        self._path, self._other = path, other
+        self._rows: list[dict[str, Any]] = []
+        if resume and path.is_file():
+            with path.open(newline="", encoding="utf-8") as stream:
+                self._rows = list(csv.DictReader(stream))
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Add a row."""
+        self._rows.append(dict(metrics))
+        columns = list(dict.fromkeys(name for row in self._rows for name in row))
+        rows = [[row.get(name) for name in columns] for row in self._rows]
+        write_csv(self._path, columns, rows)
+        self._other.log(step, metrics)
+
+    def close(self) -> None:
+        """Close the other one."""
+        self._other.close()
 
 
 @dataclass(frozen=True)
@@ -77,11 +192,14 @@ class Best(Generic[_Candidate]):
     kept : optional
     lowest : float64 [M] or None, optional
         Relative costs, window by window, of what validated best.
+    score : float, optional
+        Mean relative cost of what is kept.
     """
 
     tolerance: float = 0.0
     kept: _Candidate | None = None
     lowest: NDArray[np.float64] | None = None
+    score: float = math.nan
 
     def offer(self, candidate: _Candidate, relative: NDArray[np.float64]) -> bool:
         """Validate a candidate by its relative costs [M]; whether it is kept."""
@@ -92,7 +210,7 @@ class Best(Generic[_Candidate]):
         nearly = self.tolerance > 0.0 and difference.mean() <= bound
         self.lowest = lowest
         if better or nearly or self.kept is None:
-            self.kept = candidate
+            self.kept, self.score = candidate, float(relative.mean())
             return True
         return False
 
@@ -107,25 +225,32 @@ class Course:
         Of the progress bar.
     total : float
         Where the progress bar ends, in the trainer's own unit.
-    budget_seconds : float
-        Training is over after so long, earlier sittings included.
+    budget_seconds : float or None
+        Training is over after so long, earlier sittings included; None: not before its steps are.
     tracker : Tracker
     spent : float, optional
         Seconds of earlier sittings.
     history : list of dict, optional
         Validations so far.
+
+    Notes
+    -----
+    The clock stands still while kernels are compiled: a machine's first run gets its whole budget.
+    SIGINT and SIGTERM end the training as a spent budget does; a second one ends the process.
     """
 
     title: str
     total: float
-    budget_seconds: float
+    budget_seconds: float | None
     tracker: Tracker
     spent: float = 0.0
     history: list[dict[str, float]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         """Make the progress bar."""
+        self.stopped: int | None = None
         self._begun = time.monotonic()
+        self._compiling, self._open = _Compiling(), ExitStack()
         self._progress = Progress(
             TextColumn(f"[bold]{self.title}"),
             BarColumn(),
@@ -137,23 +262,33 @@ class Course:
 
     def __enter__(self) -> Self:
         """Start the clock and the progress bar."""
+        self._open.enter_context(_handling(self._stop))
+        self._open.enter_context(event.install_listener(_COMPILE, self._compiling))
         self._begun = time.monotonic()
         self._progress.start()
+        self._open.callback(self._progress.stop)
         return self
 
     def __exit__(self, *_: object) -> None:
         """Stop the progress bar."""
-        self._progress.stop()
+        self._open.close()
+
+    def _stop(self, number: int, frame: FrameType | None) -> None:
+        """End the training where it can go on later; at once if that is asked for again."""
+        if self.stopped is not None:
+            raise Stopped(number)
+        self.stopped = number
 
     @property
     def seconds(self) -> float:
-        """Training time so far, earlier sittings included."""
-        return self.spent + time.monotonic() - self._begun
+        """Training time so far, earlier sittings included, compilation not."""
+        return self.spent + time.monotonic() - self._begun - self._compiling.seconds
 
     @property
     def over(self) -> bool:
-        """Whether the budget is spent."""
-        return self.seconds >= self.budget_seconds
+        """Whether the budget is spent, or the process was asked to end."""
+        spent = self.budget_seconds is not None and self.seconds >= self.budget_seconds
+        return spent or self.stopped is not None
 
     def advance(self, completed: float) -> None:
         """Show how far training is, in the unit of ``total``."""

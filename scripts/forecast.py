@@ -9,6 +9,7 @@ Usage:
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 
 from hydra.utils import instantiate
@@ -17,11 +18,18 @@ from rich.console import Console
 
 from agents.autoscaling.run import make_tables, publish_study, read_series, study_tables
 from agents.build import entry_point, plain
+from agents.record import run_folder
 
 
 @entry_point("forecast")
 def main(cfg: DictConfig) -> None:
-    console = Console()
+    taken = run_folder(cfg, "scripts/forecast.py") if cfg.judge else nullcontext(Path(cfg.output))
+    with taken as output:
+        _forecast(cfg, output, Console())
+
+
+def _forecast(cfg: DictConfig, output: Path, console: Console) -> None:
+    """Make the tables, and judge with them if that is wanted."""
     study, forecasters = instantiate(cfg.study), instantiate(cfg.forecaster)
     series = read_series(cfg.traces, plain(cfg.demand))
     options = {"folder": Path(cfg.cache), "workers": cfg.workers, "console": console}
@@ -31,7 +39,7 @@ def main(cfg: DictConfig) -> None:
     console.print(f"{len(tables)} tables written to {cfg.tables}")
     if cfg.judge:
         found = study_tables(study, series, tables, bases)
-        publish_study(study, found, series, tables, Path(cfg.output), console, plain(cfg.demand))
+        publish_study(study, found, series, tables, output, console, plain(cfg.demand))
 
 
 if __name__ == "__main__":

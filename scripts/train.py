@@ -16,8 +16,8 @@ from agents.run import train
 
 
 @entry_point("train")
-def main(cfg: DictConfig) -> None:
-    train(cfg, Console())
+def main(cfg: DictConfig) -> float:
+    return train(cfg, Console())
 
 
 if __name__ == "__main__":

@@ -5,8 +5,10 @@ from __future__ import annotations
 import csv
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -135,6 +137,10 @@ def test_benchmark_plays_suites_with_everything_on(tmp_path: Path) -> None:
         ("train", ["failures=weibull"], "error: rankers are replayed on jobs and nodes alone"),
         ("forecast", ["demand=[{kind: oracle}]"], "error: demand: 'kind' is 'oracle'; choose from"),
         ("forecast", ["forecaster=naive", "+forecaster.oracle={}"], "error: unknown forecaster"),
+        ("train", ["seed=-1"], "error: config: 'seed' is -1; give a whole number"),
+        ("train", ["evaluation.windows=0"], "error: evaluation: 'windows' is 0; give"),
+        ("train", ["task.exclude=[1]"], "error: task: 'exclude' is [1]; give a list of"),
+        ("train", ["agent=ppo", "agent.batch=1"], "error: agent: 'batch' is 1; at least 2"),
     ],
 )
 def test_wrong_input_is_one_line_and_writes_nothing(tmp_path, name, arguments, message) -> None:
@@ -164,3 +170,39 @@ def test_help_lists_the_choices(tmp_path: Path, name: str) -> None:
 def test_scripts_are_short() -> None:
     for path in _SCRIPTS.glob("*.py"):
         assert len(path.read_text().splitlines()) <= 50, path.name
+
+
+_SMALL = (
+    "workload.jobs=3000", "agent.generations=2", "agent.windows=2", "agent.population=4",
+    "agent.validation_windows=2", "task.evaluation_jobs=64", "evaluation.windows=2",
+    "agent.threads=1",
+)  # fmt: skip
+
+
+@pytest.mark.slow
+def test_jobs_of_a_sweep_have_folders_of_their_own_and_are_scored(tmp_path: Path) -> None:
+    done = script("train", tmp_path, "-m", *_SMALL, "agent.sigma=0.1,0.2", "agent.resume=false")
+    assert done.returncode == 0, done.stderr
+    runs = tmp_path / "results" / "runs" / "train"
+    assert {path.name for path in runs.iterdir()} == {"0", "0-2"}
+    assert {"config.yaml", "run.json", "history.csv", "bundle"} <= {
+        path.name for path in (runs / "0-2").iterdir()
+    }
+    again = script("train", tmp_path, *_SMALL, f"output={runs / '0'}")
+    assert again.returncode == 2
+    assert "holds the results of an earlier run" in again.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_keeps_the_best_so_far(tmp_path: Path, number: signal.Signals) -> None:
+    small = [item for item in _SMALL if "generations" not in item]
+    command = [sys.executable, str(_SCRIPTS / "train.py"), *small, "output=out"]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as process:
+        while not (tmp_path / "out" / "checkpoint.pkl").exists() and process.poll() is None:
+            time.sleep(0.1)
+        process.send_signal(number)
+        said, _ = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    assert (tmp_path / "out" / "bundle" / "manifest.json").is_file()
+    assert "agent.resume=true output=out" in said

@@ -7,6 +7,8 @@ the engine's decision points. They are slow, so windows can be played by several
 
 from __future__ import annotations
 
+import importlib
+import pickle
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
@@ -58,8 +60,11 @@ lookahead
 """
 
 
+_BUILT_IN = frozenset(ZOO)
+
+
 def zoo_policy(name: str) -> Policy:
-    """A new policy of a name: one of :data:`ZOO`, or a rule, which then plays like one of them.
+    """A new policy by name: of :data:`ZOO`, a rule's, or one's own as ``package.module:Class``.
 
     Raises
     ------
@@ -68,13 +73,34 @@ def zoo_policy(name: str) -> Policy:
     """
     if name in ZOO:
         return ZOO[name]()
+    if ":" in name:
+        return _own_policy(name)
     try:
         return RulePolicy(rule_named(name))
     except ConfigurationError:
         known = ", ".join(ZOO)
         raise ConfigurationError(
-            f"unknown policy of the zoo '{name}'; known: {known}, and the rules"
+            f"unknown policy of the zoo '{name}'; known: {known}, the rules, and one's own as "
+            "package.module:Class"
         ) from None
+
+
+def _own_policy(name: str) -> Policy:
+    """A new policy of somebody's own class."""
+    module, _, attribute = name.partition(":")
+    try:
+        make = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigurationError(
+            f"policy '{name}': cannot be imported ({error}); give package.module:Class, and have "
+            "the package's folder in PYTHONPATH"
+        ) from None
+    policy: Policy = make()
+    if not callable(getattr(policy, "decide", None)):
+        raise ConfigurationError(
+            f"policy '{name}': has no method 'decide'; see orchestrator.ports.Policy"
+        )
+    return policy
 
 
 def evaluate_rule(
@@ -192,7 +218,9 @@ def evaluate_zoo(
     EvaluationResult
     """
     zoo_policy(name)
-    play = _Play(name, windows.played_out(), _kept(windows, keep_jobs))
+    make = None if processes <= 1 or name in _BUILT_IN else ZOO.get(name)
+    play = _Play(name, windows.played_out(), _kept(windows, keep_jobs), make)
+    _check_sendable(play)
     count = len(windows)
     found: dict[int, EvaluationResult] = {}
     with _outcomes(play, min(processes, count)) as outcomes:
@@ -225,6 +253,22 @@ class _Play:
     name: str
     windows: Windows
     keep_jobs: int
+    make: Callable[[], Policy] | None = None
+
+    def policy(self) -> Policy:
+        """A new policy; one that was added to :data:`ZOO` is unknown to other processes."""
+        return zoo_policy(self.name) if self.make is None else self.make()
+
+
+def _check_sendable(play: _Play) -> None:
+    """Refuse to play by processes what cannot be sent to them."""
+    try:
+        pickle.dumps(play.make)
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        raise ConfigurationError(
+            f"policy '{play.name}': cannot be sent to other processes ({error}); add a class or "
+            "function of a module to ZOO, or give processes=1"
+        ) from None
 
 
 @contextmanager
@@ -256,7 +300,7 @@ class _Player:
         starts = play.windows.starts[window : window + 1]
         table = OutcomeTable(session, starts, int(window < play.keep_jobs))
         session.begin(np.array([window]))
-        rollout(session.state, zoo_policy(play.name))
+        rollout(session.state, play.policy())
         table.collect(0, 0)
         result = table.result(play.name, learned=False)
         result.jobs["sequence"] = window

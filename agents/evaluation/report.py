@@ -134,7 +134,7 @@ def make_report(
 
 
 def _pairs(suite: Suite, variant: str, group: Sequence[EvaluationResult]) -> list[Comparison]:
-    """Every policy against the baselines; the learned ones against the zoo, too.
+    """Every policy against the baselines; the learned ones against the zoo and each other, too.
 
     Who played the first windows only is compared on these.
     """
@@ -142,10 +142,12 @@ def _pairs(suite: Suite, variant: str, group: Sequence[EvaluationResult]) -> lis
     samples = {result.policy: Sample(result.policy, result.values[metric]) for result in group}
     baselines = [label(name, variant) for name in suite.baselines]
     zoo = [label(name, variant) for name in suite.zoo]
+    learned = [result.policy for result in group if result.learned]
     pairs = []
     for result in group:
         mine = samples[result.policy]
-        for name in [*baselines, *(zoo if result.learned else [])]:
+        later = learned[learned.index(mine.policy) + 1 :] if result.learned else []
+        for name in [*baselines, *(zoo if result.learned else []), *later]:
             if name == mine.policy:
                 continue
             other = samples[name]

@@ -21,6 +21,7 @@ from agents.evaluation.play import (
     zoo_policy,
 )
 from agents.problem import BatchPolicy, Problem, Windows
+from agents.settings import check_number, check_seed, check_types
 from envs.workloads import Trace, WindowSplit
 from envs.workloads.windows import Part
 from orchestrator.errors import ConfigurationError
@@ -69,8 +70,8 @@ class Suite:
         the empty name leaves them as they are.
     metric : str, optional
         The one of :data:`METRICS` that comparisons are about.
-    starts : sequence of int, optional
-        First job of each window; empty: ``windows`` windows are drawn from ``part``.
+    starts : sequence of int or None, optional
+        First job of each window; None: ``windows`` windows are drawn from ``part``.
     part : {"train", "validation", "test"}, optional
     windows : int, optional
     seed : int, optional
@@ -84,7 +85,7 @@ class Suite:
         Policies of :data:`agents.evaluation.play.ZOO` to play.
     zoo_windows : mapping of str to int, optional
         For those of them that are slow, how many windows to play: the first ones. They are
-        compared with others on these.
+        compared with others on these. Policies that are not played may be named.
     columns : sequence of str, optional
         Further metrics to be shown in tables and pictures; empty: the usual few.
     series : sequence of str, optional
@@ -98,7 +99,7 @@ class Suite:
     baselines: Sequence[str]
     variants: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: {"": {}})
     metric: str = "bounded_slowdown"
-    starts: Sequence[int] = ()
+    starts: Sequence[int] | None = None
     part: Part = "test"
     windows: int = 200
     seed: int = 0
@@ -111,7 +112,8 @@ class Suite:
     published: Sequence[Published] = ()
 
     def __post_init__(self) -> None:
-        """Reject unknown names."""
+        """Reject unknown names, and numbers that leave nothing to play."""
+        self._check_numbers()
         for name in (*self.rules, *self.baselines, *self.series):
             rule_named(name)
         for name in self.zoo:
@@ -124,11 +126,8 @@ class Suite:
                 if name not in get_args(Part):
                     raise ConfigurationError(f"suite: '{field_name}' has '{name}'; known: {known}")
         for name, count in self.zoo_windows.items():
-            if name not in self.zoo or count < 1:
-                raise ConfigurationError(
-                    f"suite: 'zoo_windows' gives '{name}' {count} windows; name policies of "
-                    f"'zoo', and give each at least 1"
-                )
+            zoo_policy(name)
+            check_number("suite, 'zoo_windows'", name, count, 1)
         for name in (self.metric, *self.columns):
             if name not in METRICS:
                 known = ", ".join(METRICS)
@@ -136,6 +135,26 @@ class Suite:
         for name in self.baselines:
             if name not in self.rules:
                 raise ConfigurationError(f"suite: baseline '{name}' is not among the rules")
+
+    def _check_numbers(self) -> None:
+        """Reject numbers of windows, and what is drawn or kept of them, that make no sense."""
+        check_types("suite", self)
+        check_number("suite", "length", self.length, 0)
+        check_number("suite", "windows", self.windows, 1)
+        check_seed("suite", self.seed)
+        if self.keep_jobs is not None:
+            check_number("suite", "keep_jobs", self.keep_jobs, 0)
+        if self.starts is not None and len(self.starts) == 0:
+            raise ConfigurationError(
+                "suite: 'starts' is empty; name the first job of one window at least, or leave it "
+                "out to have windows drawn"
+            )
+        for start in () if self.starts is None else self.starts:
+            check_number("suite", "starts", int(start), 0)
+        if not self.variants:
+            raise ConfigurationError(
+                "suite: 'variants' is empty; name one at least, or none: {'': {}}"
+            )
 
     def windows_of(self, variant: str, problem: Problem) -> Windows:
         """The windows of a problem's trace, in the environment of a variant."""
@@ -157,10 +176,11 @@ class Suite:
         """First job of each window; of windows of ticks, of which there are ``total``, the tick."""
         length = self.window_length(trace)
         total = len(trace) if total is None else total
-        starts = np.array(self.starts, np.int64)
         if self.length == 0:
             starts = np.zeros(1, np.int64)
-        elif len(starts) == 0:
+        elif self.starts is not None:
+            starts = np.array(self.starts, np.int64)
+        else:
             split = self.split_of(total)
             starts = split.starts(self.part, self.windows, length, self.seed)
         beyond = starts[starts + length > total]

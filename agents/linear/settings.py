@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from agents.linear.policy import named_weights
+from agents.settings import check_bounds, check_types, check_weights
 from orchestrator.errors import ConfigurationError
 from orchestrator.kernels.see.layout import CLUSTER_EXTRA
 from orchestrator.scheduling.rules import rule_named
@@ -14,6 +15,9 @@ __all__ = ["CMASettings"]
 
 _SHORTEST_FIRST = {"log_request": -1.0}
 _LEAST = {
+    "budget_seconds": 0,
+    "window_jobs": 1,
+    "threads": 1,
     "generations": 1,
     "population": 4,
     "windows": 1,
@@ -28,8 +32,9 @@ class CMASettings:
 
     Parameters
     ----------
-    budget_seconds : float
-        Training stops after so long, earlier sittings included.
+    budget_seconds : float or None
+        Training stops after so long, earlier sittings included; compilation does not count. None:
+        no limit, so that what is learned does not depend on the machine's speed.
     generations : int
         It stops after so many generations at the latest.
     population : int
@@ -57,7 +62,7 @@ class CMASettings:
         Go on from the output folder's checkpoint, if there is one.
     """
 
-    budget_seconds: float = 300.0
+    budget_seconds: float | None = 300.0
     generations: int = 10_000
     population: int = 16
     sigma: float = 0.15
@@ -73,13 +78,13 @@ class CMASettings:
 
     def __post_init__(self) -> None:
         """Reject what makes no sense."""
-        for name, least in _LEAST.items():
-            if getattr(self, name) < least:
-                raise ConfigurationError(
-                    f"agent: '{name}' is {getattr(self, name)}; at least {least}"
-                )
-        if not self.sigma > 0.0:
-            raise ConfigurationError(f"agent: 'sigma' is {self.sigma}; give a positive number")
+        check_types("agent", self)
+        check_weights("agent", "prior", self.prior)
+        check_bounds("agent", self, _LEAST, above={"sigma": 0})
+        if self.features is not None and len(self.features) == 0:
+            raise ConfigurationError(
+                "agent: 'features' is []; name what to search over, or give null for all"
+            )
         rule_named(self.reference)
         plain = {name: 1.0 for name in self.start if ":" not in name and name != "advice"}
         # The others depend on the environment, and are looked up when there is one.

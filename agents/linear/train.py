@@ -63,9 +63,9 @@ class CMATrainer(CMASettings):
         else:
             begin = space.reduced(space.prior)
             search = Search.begin(begin, self.sigma, self.population, problem.seed)
+        total = self.generations if self.budget_seconds is None else self.budget_seconds
         course = Course(
-            "CMA-ES", self.budget_seconds, self.budget_seconds, tracker, search.seconds,
-            search.history,
+            "CMA-ES", total, self.budget_seconds, tracker, search.seconds, search.history,
         )  # fmt: skip
         run = _Run(self, problem, search, space, course)
         output.mkdir(parents=True, exist_ok=True)
@@ -80,7 +80,8 @@ class CMATrainer(CMASettings):
         training = {**asdict(self), "prior": dict(self.start), "features": features}
         training["algorithm"] = "CMA-ES"
         origin = Origin(problem.config, problem.seed, problem.scenario, training)
-        return TrainingResult(policy, save_bundle(output / "bundle", parts, origin), search.history)
+        bundle = save_bundle(output / "bundle", parts, origin)
+        return TrainingResult(policy, bundle, search.history, search.best.score, course.stopped)
 
 
 class _Normal:
@@ -216,7 +217,8 @@ class _Run:
                 last = course.over or search.generation >= settings.generations
                 if last or search.generation % settings.validate_every == 0:
                     self._validate(checkpoint)
-                course.advance(search.seconds)
+                unlimited = settings.budget_seconds is None
+                course.advance(search.generation if unlimited else search.seconds)
                 if last:
                     break
         self._train.close()

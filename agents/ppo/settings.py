@@ -6,11 +6,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from agents.evaluation.outcomes import METRICS
+from agents.settings import check_bounds, check_types, check_weights
 from orchestrator.errors import ConfigurationError
 from orchestrator.scheduling.rules import rule_named
 
 __all__ = ["PPOSettings"]
 
+_LEAST = {
+    **dict.fromkeys(("total_steps", "budget_seconds", "final_rate", "discount", "gae"), 0),
+    **dict.fromkeys(("value_weight", "entropy", "averaging"), 0),
+    **dict.fromkeys(("envs", "steps", "epochs", "hidden", "critic_summary", "threads"), 1),
+    **dict.fromkeys(("validate_every", "validation_windows", "windows"), 1),
+    "batch": 2,  # advantages of a minibatch are divided by their spread
+}
+_MOST = {"discount": 1, "gae": 1, "final_rate": 1, "averaging": 1}
+_ABOVE = {"learning_rate": 0, "clip": 0, "gain": 0}
 _SHORTEST_FIRST = {"log_request": -2.0}
 
 
@@ -22,8 +32,9 @@ class PPOSettings:
     ----------
     total_steps : int
         Environment steps; the learning rate falls linearly to ``final_rate`` of itself over them.
-    budget_seconds : float
-        Training stops after so long even if steps are left.
+    budget_seconds : float or None
+        Training stops after so long even if steps are left; compilation does not count. None: no
+        limit, so that what is learned does not depend on the machine's speed.
     envs, steps : int
         Rows, and steps per row between updates.
     batch, epochs : int
@@ -59,7 +70,7 @@ class PPOSettings:
     """
 
     total_steps: int = 1_500_000
-    budget_seconds: float = 540.0
+    budget_seconds: float | None = 540.0
     envs: int = 256
     steps: int = 64
     batch: int = 2048
@@ -86,7 +97,14 @@ class PPOSettings:
     resume: bool = False
 
     def __post_init__(self) -> None:
-        """Reject metrics that checkpoints cannot be chosen by, and unknown rules."""
+        """Reject what makes no sense: wrong types and bounds, unknown rules and metrics."""
+        check_types("agent", self)
+        check_weights("agent", "prior", self.prior)
+        check_bounds("agent", self, _LEAST, _MOST, _ABOVE)
+        if self.envs * self.steps < 2:
+            raise ConfigurationError(
+                "agent: 'envs' and 'steps' are 1: a single step has no spread; raise one of them"
+            )
         rule_named(self.reference)
         known = [name for name, sign in METRICS.items() if sign < 0]
         if self.metric not in known:

@@ -77,9 +77,8 @@ class PPOTrainer(PPOSettings):
         )
         training = {**asdict(self), "prior": dict(self.start), "algorithm": "MaskablePPO"}
         origin = Origin(problem.config, problem.seed, problem.scenario, training)
-        return TrainingResult(
-            policy, save_bundle(output / "bundle", parts, origin), watcher.history
-        )
+        bundle = save_bundle(output / "bundle", parts, origin)
+        return TrainingResult(policy, bundle, watcher.history, watcher.best_score, watcher.stopped)
 
     def _model(self, problem: Problem, rows: VecEnv) -> MaskablePPO:
         schema = problem.config.schema
@@ -126,7 +125,9 @@ class _Watcher(BaseCallback):
         self._windows = problem.judging_windows("validation", settings.validation_windows)
         judged = evaluate_rule(settings.reference, self._windows, keep_jobs=0)
         self._reference = Reference(settings.reference, judged.values[settings.metric])
-        self._course = Course("PPO", settings.total_steps, settings.budget_seconds, tracker)
+        self._course = Course(
+            "PPO", settings.total_steps, settings.budget_seconds, tracker,
+        )  # fmt: skip
         self._best = Best[dict[str, Tensor]]()
         self._average: dict[str, Tensor] = {}
         self._updates = 0
@@ -140,6 +141,16 @@ class _Watcher(BaseCallback):
     def best_state(self) -> dict[str, Tensor]:
         """The scorer that validated best."""
         return self._best.kept or {}
+
+    @property
+    def best_score(self) -> float:
+        """What that one scored."""
+        return self._best.score
+
+    @property
+    def stopped(self) -> int | None:
+        """The signal that ended training, if one did."""
+        return self._course.stopped
 
     def policy(self, state: dict[str, Tensor]) -> ScorerPolicy:
         """The greedy policy of a scorer."""
@@ -169,7 +180,8 @@ class _Watcher(BaseCallback):
         self._watched.num_timesteps = int(saved["steps"])
         self._updates = int(saved["updates"])
         self._average = saved["average"]
-        self._best = Best(kept=saved["best_state"], lowest=saved["lowest"].numpy())
+        lowest = saved["lowest"].numpy()
+        self._best = Best(kept=saved["best_state"], lowest=lowest, score=float(lowest.mean()))
         self._course.spent, self._course.history = float(saved["seconds"]), saved["history"]
 
     def _on_step(self) -> bool:

@@ -1,12 +1,14 @@
 """What trainers share: which candidate is kept, costs in proportion to a rule's, and the course."""
 
+import signal
 import time
 
 import numpy as np
 import pytest
+from numba.core import event
 
 from agents.tracking import NullTracker
-from agents.training import Best, Course, Reference
+from agents.training import Best, Course, Reference, Stopped, TableTracker, stoppable
 
 
 class Memory(NullTracker):
@@ -63,3 +65,39 @@ def test_a_course_goes_on_where_earlier_sittings_stopped():
     assert course.history == [entry for _, entry in tracker.rows]
     assert [step for step, _ in tracker.rows] == [3]
     assert course.history[0]["seconds"] >= 99.5
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_a_course_where_it_can_go_on(number):
+    before = signal.getsignal(number)
+    with Course("search", 10.0, None, Memory()) as course:
+        assert not course.over
+        signal.raise_signal(number)
+        assert course.over
+        assert course.stopped == number
+        with pytest.raises(Stopped):
+            signal.raise_signal(number)
+    assert signal.getsignal(number) == before
+    with pytest.raises(Stopped), stoppable():
+        signal.raise_signal(number)
+
+
+def test_compiling_takes_no_time_of_the_budget():
+    with Course("search", 10.0, 0.5, Memory()) as course:
+        with event.trigger_event("numba:compile"), event.trigger_event("numba:compile"):
+            time.sleep(0.6)
+            assert not course.over
+        assert course.seconds < 0.4
+        time.sleep(0.6)
+        assert course.over
+
+
+def test_a_course_keeps_its_history_in_a_table(tmp_path):
+    path = tmp_path / "history.csv"
+    with Course("search", 10.0, None, TableTracker(path, Memory())) as course:
+        for step, more in enumerate(({}, {"sigma": 0.5})):
+            entry = {"validation": 2.0, "reference": 1.0, **more}
+            course.record(step, entry, Reference("sjf", np.ones(2)))
+    lines = path.read_text().splitlines()
+    assert lines[0] == "seconds,validation,reference,sigma"
+    assert len(lines) == 3

@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import json
 
+import numpy as np
 import pytest
 from rich.console import Console
 
@@ -17,6 +18,7 @@ from agents.evaluation.report import (
     write_report,
 )
 from agents.evaluation.suite import Published, Suite, run_suite
+from agents.linear.policy import LinearRanker
 from agents.problem import Problem
 from envs.config import CLUSTER
 from envs.workloads import gpu_cluster
@@ -122,3 +124,15 @@ def test_preemptive_rules_fit_the_terminal_too():
     assert "preempted" in text
     assert "complete, h" in text
     assert "…" not in text
+
+
+def test_learned_policies_are_compared_with_each_other(trace, config):
+    suite = Suite("pairs", 64, ["sjf"], ["sjf"], starts=[0, 300, 700])
+    problem = Problem(trace, config)
+    policies = [LinearRanker(np.eye(14)[k], name) for k, name in enumerate(("a", "a", "b"))]
+    found = make_report(suite, problem, run_suite(suite, problem, policies))
+    pairs = [(pair.policy, pair.baseline) for pair in found.comparisons[""]]
+    assert pairs == [
+        *(("a", "sjf"), ("a", "a-2"), ("a", "b")),
+        *(("a-2", "sjf"), ("a-2", "b"), ("b", "sjf")),
+    ]

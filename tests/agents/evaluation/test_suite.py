@@ -97,3 +97,20 @@ def test_unknown_names_are_refused(options, message):
 def test_windows_beyond_the_trace_are_refused(trace, config):
     with pytest.raises(ConfigurationError, match=r"from 1980 on reaches beyond the 2000 jobs"):
         run_suite(small(starts=[0, 1980]), Problem(trace, config))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"starts": []}, {"windows": 0}, {"windows": "two"}, {"length": -1}, {"seed": -1},
+     {"keep_jobs": -1}, {"zoo_windows": {"pollux": 0}}, {"zoo_windows": {"polux": 4}},
+     {"rules": None}, {"rules": "sjf"}, {"variants": {}}],
+)  # fmt: skip
+def test_nothing_to_play_is_refused(wrong):
+    options = {"length": 64, "rules": ["sjf"], "baselines": ["sjf"], **wrong}
+    with pytest.raises(ConfigurationError):
+        Suite("s", **options)
+
+
+def test_windows_of_policies_that_are_not_played_are_left_aside():
+    suite = Suite("s", 64, ["sjf"], ["sjf"], zoo=[], zoo_windows={"pollux": 16, "gavel_ftf": 4})
+    assert suite.zoo_windows["pollux"] == 16

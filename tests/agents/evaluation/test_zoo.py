@@ -17,6 +17,7 @@ from envs.workloads import Enrichment, WindowSplit, enrich, gpu_cluster
 from envs.workloads.failures import FailureModel
 from orchestrator.errors import ConfigurationError
 from orchestrator.scheduling.gittins import job_services
+from orchestrator.scheduling.rules import RulePolicy, rule_named
 from tests.agents.evaluation.policies import LastLegal
 from tests.agents.evaluation.test_play import same
 
@@ -161,3 +162,29 @@ def test_what_makes_no_sense_is_refused(options, message):
 
 def test_every_window_gets_a_policy_of_its_own():
     assert zoo_policy("pollux") is not zoo_policy("pollux")
+
+
+class Shortest(RulePolicy):
+    """A policy of somebody's own."""
+
+    def __init__(self):
+        super().__init__(rule_named("sjf"))
+
+
+@pytest.mark.parametrize("name", ["mine", f"{__name__}:Shortest"])
+def test_own_policies_play_in_processes(jobs, cluster, name, monkeypatch):
+    monkeypatch.setitem(ZOO, "mine", Shortest)
+    windows = Windows(jobs, cluster, _STARTS[:2])
+    same(evaluate_zoo(name, windows, processes=2), evaluate_rule("sjf", windows))
+
+
+@pytest.mark.parametrize("name", ["no.such:Thing", "json:Thing", ":", "json:JSONDecoder"])
+def test_own_policies_that_are_none_are_refused(name):
+    with pytest.raises(ConfigurationError, match=rf"policy '{name}': "):
+        zoo_policy(name)
+
+
+def test_what_cannot_be_sent_to_processes_is_refused(jobs, cluster, monkeypatch):
+    monkeypatch.setitem(ZOO, "mine", lambda: Shortest())
+    with pytest.raises(ConfigurationError, match="processes=1"):
+        evaluate_zoo("mine", Windows(jobs, cluster, _STARTS[:2]), processes=2)
