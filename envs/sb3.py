@@ -6,12 +6,14 @@ Import this module only where stable-baselines3 is wanted; the rest of ``envs`` 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecEnv
 
+from envs.checks import check_type, integers
 from envs.gym import action_space, observation_space, row_seeds
 from envs.session import Session
 from orchestrator.errors import ConfigurationError
@@ -38,6 +40,7 @@ class SchedulingVecEnv(VecEnv):
     render_mode = None  # the base class asks for it before it has been initialised
 
     def __init__(self, session: Session, seed: int = 0) -> None:
+        check_type("SchedulingVecEnv: 'session'", session, Session, "a Session")
         super().__init__(
             session.envs, observation_space(session.config), action_space(session.config)
         )
@@ -49,14 +52,25 @@ class SchedulingVecEnv(VecEnv):
         self._returns = np.zeros(session.envs)
         self._infos: list[dict[str, Any]] = [{} for _ in range(session.envs)]
 
+    def __copy__(self) -> SchedulingVecEnv:
+        """A copy that goes on by itself: a shared session would step both."""
+        return deepcopy(self)
+
     def reset(self) -> dict[str, NDArray[Any]]:
         """Begin an episode in all rows."""
         self.session.reset()
+        self.session.mark_ended()
         self._returns[:] = 0.0
         return self._observe()
 
     def step_async(self, actions: NDArray[np.int64]) -> None:
         """Remember the actions of all rows."""
+        actions = integers("step: 'actions'", actions)
+        if actions.shape != self._actions.shape:
+            raise ConfigurationError(
+                f"step: 'actions' has shape {actions.shape}; give one for each of "
+                f"{len(self._actions)} rows"
+            )
         self._actions[:] = actions
 
     def step_wait(
@@ -65,6 +79,7 @@ class SchedulingVecEnv(VecEnv):
         """Step all rows; those that end begin anew."""
         session, buffers = self.session, self.session.buffers
         session.step(self._actions)
+        session.mark_ended()
         self._returns += buffers.reward
         reward = buffers.reward.astype(np.float32)
         over = np.logical_or(buffers.terminated, buffers.truncated)
@@ -75,6 +90,7 @@ class SchedulingVecEnv(VecEnv):
                 infos[e] = self._last_info(int(e))
             self._returns[over] = 0.0
             session.reset(over)
+            session.mark_ended()
         return self._observe(), reward, over, infos
 
     def action_masks(self) -> NDArray[np.bool_]:
@@ -113,7 +129,8 @@ class SchedulingVecEnv(VecEnv):
         return [seed] * self.session.envs
 
     def close(self) -> None:
-        """Nothing to release."""
+        """End the threads that step rows."""
+        self.session.close()
 
     def _observe(self) -> dict[str, NDArray[Any]]:
         return {name: part.copy() for name, part in self.session.observation().items()}
