@@ -19,7 +19,7 @@ import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from agents.evaluation.pods import PackingSuite
 from agents.evaluation.suite import Published, Suite
@@ -28,6 +28,7 @@ from agents.ppo.settings import PPOSettings
 from agents.problem import Problem
 from agents.speed.measures import Workbench
 from agents.speed.table import Ratio, SpeedSuite, Target
+from envs.checks import integer
 from envs.config import EnvConfig
 from envs.scenario import FleetPlan, Scenario, ServiceMix, forecast_from_tables, playable
 from envs.workloads import Enrichment, Trace, WindowSplit, enrich, load_workload, of_tenants
@@ -119,6 +120,7 @@ def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], None]], Ca
         @functools.wraps(main)
         def guarded(cfg: DictConfig) -> None:
             try:
+                _check_seeds(cfg, "")
                 main(cfg)
             except (QuartermasterError, InstantiationException) as error:
                 ours = _on_purpose(error)
@@ -133,6 +135,24 @@ def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], None]], Ca
         return start(guarded)
 
     return decorate
+
+
+def _check_seeds(cfg: Any, path: str) -> None:
+    """Refuse seeds that are none, wherever they stand in a config; null is for whoever reads it."""
+    named = cfg.items_ex(resolve=False) if isinstance(cfg, DictConfig) else enumerate(cfg)
+    for key, _ in named:
+        if OmegaConf.is_missing(cfg, key) or OmegaConf.is_interpolation(cfg, key):
+            continue  # what it stands for is checked where it stands
+        value, name = cfg[key], str(key)
+        within = f"{path}.{name}" if path else name
+        if name == "seed" or name.endswith("_seed"):
+            if value is not None:
+                integer(f"config: '{within}'", value)
+        elif name == "seeds" and isinstance(value, ListConfig):
+            for seed in value:
+                integer(f"config: '{within}'", seed)
+        elif OmegaConf.is_config(value):
+            _check_seeds(value, within)
 
 
 def _on_purpose(error: BaseException | None) -> QuartermasterError | None:
