@@ -139,8 +139,8 @@ def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], None]], Ca
 
 def _check_seeds(cfg: Any, path: str) -> None:
     """Refuse seeds that are none, wherever they stand in a config; null is for whoever reads it."""
-    named = cfg.items_ex(resolve=False) if isinstance(cfg, DictConfig) else enumerate(cfg)
-    for key, _ in named:
+    keys: list[Any] = list(cfg) if isinstance(cfg, DictConfig) else list(range(len(cfg)))
+    for key in keys:
         if OmegaConf.is_missing(cfg, key) or OmegaConf.is_interpolation(cfg, key):
             continue  # what it stands for is checked where it stands
         value, name = cfg[key], str(key)

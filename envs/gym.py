@@ -158,8 +158,7 @@ def part_starts(
 
     Where episodes have no jobs, they are windows of ticks, and parts of the services' series.
     """
-    if part not in _PARTS:
-        raise ConfigurationError(f"windows: unknown part {part!r}; use one of {list(_PARTS)}")
+    part = _part(part)
     check_arguments(trace, config, scenario)
     total = playable(trace, config, scenario or Scenario())
     if part == "all":
@@ -169,6 +168,13 @@ def part_starts(
         split = WindowSplit(total)
     count = min(len(split.admissible(part, config.length)), _MOST_WINDOWS)
     return split.starts(part, count, config.length, seed)
+
+
+def _part(part: Any) -> str:
+    """A part's name, if it is one."""
+    if not isinstance(part, str) or part not in _PARTS:
+        raise ConfigurationError(f"windows: unknown part {part!r}; use one of {list(_PARTS)}")
+    return part
 
 
 def row_seeds(seed: int | None, envs: int) -> NDArray[np.uint64]:
@@ -282,7 +288,7 @@ class SchedulingEnv(gymnasium.Env[Any, Any]):
         if render_mode is not None and render_mode not in self.metadata["render_modes"]:
             modes = self.metadata["render_modes"]
             raise ConfigurationError(f"unknown render_mode '{render_mode}'; use one of {modes}")
-        windows = part if starts is None else starts
+        windows = _part(part) if starts is None else starts
         config = override(base, overrides)
         self.session = make_session(config, 1, trace, windows, incidents, scenario)
         self.config = self.session.config
@@ -443,7 +449,7 @@ class SchedulingVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]
                 f"render_mode is '{render_mode}'; a vector environment draws nothing, leave it out"
             )
         num_envs = integer("environment: 'num_envs'", num_envs, 1)
-        windows = part if starts is None else starts
+        windows = _part(part) if starts is None else starts
         config = override(base, overrides)
         self.session = make_session(config, num_envs, trace, windows, incidents, scenario, threads)
         self.config = self.session.config

@@ -672,6 +672,10 @@ def _check_incidents(incidents: NDArray[np.void], nodes: int) -> None:
 
 def _check_starts(trace: Trace, config: EnvConfig, starts: NDArray[np.int64], total: int) -> None:
     """Raise if windows lie outside of the ``total`` jobs, or ticks, that there are."""
+    if starts.ndim != 1:
+        raise ConfigurationError(
+            f"environment: 'starts' has shape {starts.shape}; give a flat array of first jobs"
+        )
     if len(starts) == 0:
         raise ConfigurationError("environment: no windows to play; 'starts' is empty")
     if starts.min() < 0 or starts.max() + config.length > total:

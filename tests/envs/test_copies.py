@@ -42,7 +42,8 @@ every_way = pytest.mark.parametrize("way", [copy.copy, copy.deepcopy, _pickled, 
 
 
 def _play(session: Session, steps: int, seed: int) -> list[Any]:
-    rng, passed = np.random.default_rng(seed), []
+    rng = np.random.default_rng(seed)
+    passed: list[Any] = []
     for _ in range(steps):
         session.step(pick_legal(session.buffers.mask, rng))
         over = session.buffers.terminated | session.buffers.truncated
@@ -56,7 +57,7 @@ def _play(session: Session, steps: int, seed: int) -> list[Any]:
 
 def _begun(case: EnvCase, rows: int = 2) -> Session:
     session = case.session(rows)
-    session.reseed(np.arange(rows))
+    session.reseed(np.arange(rows, dtype=np.uint64))
     session.reset()
     _play(session, 7, 0)
     return session
@@ -85,9 +86,7 @@ def test_copied_environments_go_on_alone(case: EnvCase, way: Callable[[Any], Any
         return env
 
     def play(env: Any, seed: int) -> list[Any]:
-        rng, single = np.random.default_rng(seed), hasattr(env, "render_mode") and env.spec
-        assert single is not None
-        passed = []
+        rng, passed = np.random.default_rng(seed), []
         for _ in range(15):
             actions = pick_legal(np.atleast_2d(env.action_masks()), rng)
             passed.append(env.step(actions if actions.size > 1 else actions[0])[:4])
@@ -154,7 +153,7 @@ def test_threads_are_begun_anew_in_forked_processes_and_copies() -> None:
     session = CASES["ordering"].session(4)
     threaded = Session(session.trace, session.config, 4, session.source.episode.starts, threads=2)
     for each in (session, threaded):
-        each.reseed(np.arange(4))
+        each.reseed(np.arange(4, dtype=np.uint64))
         each.reset()
         _play(each, 3, 0)
     twin = copy.deepcopy(threaded)
@@ -176,7 +175,7 @@ def test_threads_are_begun_anew_in_forked_processes_and_copies() -> None:
 @pytest.mark.parametrize("kind", ["gymnasium", "stable-baselines3"])
 def test_environments_are_sent_to_processes(kind: str) -> None:
     env = CASES["cluster"].make(episode_jobs=8)
-    envs = [lambda: copy.deepcopy(env)] * 2
+    envs: list[Callable[[], Any]] = [lambda: copy.deepcopy(env)] * 2
     rows: Any = AsyncVectorEnv(envs) if kind == "gymnasium" else SubprocVecEnv(envs)
     rows.reset() if kind != "gymnasium" else rows.reset(seed=0)
     for _ in range(3):
