@@ -312,7 +312,6 @@ class SchedulingEnv(gymnasium.Env[Any, Any]):
             self.session.reseed(row_seeds(seed, 1))
         self._window[0] = window
         self.session.reset(windows=self._window)
-        self.session.mark_ended()
         self._begun = True
         self._over = bool(self.session.buffers.terminated[0])
         return self._observe(), self._info()
@@ -327,7 +326,6 @@ class SchedulingEnv(gymnasium.Env[Any, Any]):
             )
         self._actions[0] = action_number(action)
         self.session.step(self._actions)
-        self.session.mark_ended()
         buffers = self.session.buffers
         if self._strict and buffers.reason[0] != Reason.OK:
             reason = Reason(int(buffers.reason[0])).name.lower()
@@ -343,7 +341,7 @@ class SchedulingEnv(gymnasium.Env[Any, Any]):
 
     def action_masks(self) -> NDArray[np.bool_]:
         """Legal actions, as sb3-contrib asks for them."""
-        mask: NDArray[np.bool_] = self.session.buffers.mask[0].astype(np.bool_)
+        mask: NDArray[np.bool_] = self.session.masks(0).astype(np.bool_)
         return mask
 
     def render(self) -> str | NDArray[np.uint8] | None:
@@ -355,7 +353,7 @@ class SchedulingEnv(gymnasium.Env[Any, Any]):
         return None
 
     def _observe(self) -> Observation:
-        return {name: part.copy() for name, part in self.session.observation(0).items()}
+        return self.session.told(0)
 
     def _info(self) -> dict[str, Any]:
         row = self.session.state.rows[0]
@@ -494,7 +492,6 @@ class SchedulingVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]
             if seeds[e] is not None or not self._begun:
                 self.session.reseed_row(int(e), int(row_seeds(seeds[e], 1)[0]))
         self.session.reset(which, windows)
-        self.session.mark_ended()
         self._begun = True
         self._over[which] = self.session.buffers.terminated[which]
         return self._observe(), self._infos(which, np.zeros(self.num_envs, np.bool_))
@@ -523,7 +520,6 @@ class SchedulingVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]
         reward = buffers.reward.copy()
         terminated, truncated = buffers.terminated.copy(), buffers.truncated.copy()
         np.logical_or(terminated, truncated, out=self._over)
-        session.mark_ended()
         every = np.ones(self.num_envs, np.bool_)
         asked, final = every, {}
         if self.autoreset_mode == AutoresetMode.NEXT_STEP:
@@ -531,7 +527,6 @@ class SchedulingVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]
         if self.autoreset_mode == AutoresetMode.SAME_STEP and self._over.any():
             final, asked = self._final_infos(), ~self._over
             session.reset(self._over)
-            session.mark_ended()
         return self._observe(), reward, terminated, truncated, self._infos(every, asked) | final
 
     def close_extras(self, **kwargs: Any) -> None:
@@ -540,7 +535,7 @@ class SchedulingVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]
 
     def action_masks(self) -> NDArray[np.bool_]:
         """Legal actions of all rows, bool [E, A]."""
-        return self.session.buffers.mask.view(np.bool_)
+        return self.session.masks().view(np.bool_)
 
     def _rows_to_reset(self, options: dict[str, Any]) -> NDArray[np.bool_]:
         if "reset_mask" not in options:
@@ -583,15 +578,16 @@ class SchedulingVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]
         return infos
 
     def _observe(self) -> Observation:
-        seen = self.session.observation()
-        return {name: part.copy() for name, part in seen.items()} if self._copy else seen
+        if self._copy:
+            return self.session.told()
+        return {**self.session.observation(), "action_mask": self.session.masks()}
 
     def _final_infos(self) -> dict[str, Any]:
         """Last observations of the rows that are over, as Gymnasium lays them out."""
         over = self._over.copy()
         final = np.full(self.num_envs, None, dtype=object)
         for e in np.flatnonzero(over):
-            final[e] = {k: part.copy() for k, part in self.session.observation(int(e)).items()}
+            final[e] = self.session.told(int(e))
         return {
             "final_obs": final,
             "_final_obs": over,

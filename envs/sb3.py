@@ -59,7 +59,6 @@ class SchedulingVecEnv(VecEnv):
     def reset(self) -> dict[str, NDArray[Any]]:
         """Begin an episode in all rows."""
         self.session.reset()
-        self.session.mark_ended()
         self._returns[:] = 0.0
         return self._observe()
 
@@ -79,7 +78,6 @@ class SchedulingVecEnv(VecEnv):
         """Step all rows; those that end begin anew."""
         session, buffers = self.session, self.session.buffers
         session.step(self._actions)
-        session.mark_ended()
         self._returns += buffers.reward
         reward = buffers.reward.astype(np.float32)
         over = np.logical_or(buffers.terminated, buffers.truncated)
@@ -90,12 +88,11 @@ class SchedulingVecEnv(VecEnv):
                 infos[e] = self._last_info(int(e))
             self._returns[over] = 0.0
             session.reset(over)
-            session.mark_ended()
         return self._observe(), reward, over, infos
 
     def action_masks(self) -> NDArray[np.bool_]:
         """Legal actions of all rows, bool [E, A]."""
-        return self.session.buffers.mask.view(np.bool_)
+        return self.session.masks().view(np.bool_)
 
     def env_method(
         self, method_name: str, *method_args: Any, indices: Any = None, **method_kwargs: Any
@@ -133,13 +130,12 @@ class SchedulingVecEnv(VecEnv):
         self.session.close()
 
     def _observe(self) -> dict[str, NDArray[Any]]:
-        return {name: part.copy() for name, part in self.session.observation().items()}
+        return self.session.told()
 
     def _last_info(self, e: int) -> dict[str, Any]:
         buffers = self.session.buffers
-        seen = {name: part.copy() for name, part in self.session.observation(e).items()}
         return {
-            "terminal_observation": seen,
+            "terminal_observation": self.session.told(e),
             "TimeLimit.truncated": bool(buffers.truncated[e] and not buffers.terminated[e]),
             "episode": {"r": float(self._returns[e]), "l": int(buffers.steps[e]), "t": 0.0},
         }

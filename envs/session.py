@@ -261,16 +261,18 @@ class Session:
             rows["step_limit"][e], buffers.steps[e] = usual, steps
             rows["illegal_actions"][e] = illegal
 
-    def mark_ended(self) -> None:
-        """Let the masks of rows that are over allow an action, though none does anything.
+    def masks(self, e: int | slice = slice(None)) -> NDArray[np.int8]:
+        """Legal actions of a row, or of all, for who draws from them; not to be written.
 
-        Whoever draws from what is allowed would otherwise fail at the last observation: waiting,
-        where that exists, or the first action. The next reset writes the masks anew.
+        At the end nothing is legal any more, and nothing that is done there matters: the masks of
+        rows that are over allow waiting, where that exists, or else the first action.
         """
-        buffers = self.buffers
-        if buffers.terminated.any():
+        mask, over = self.buffers.mask[e], self.buffers.terminated[e]
+        if over.any():
             idle = self.schema.actions.size - 1 if self.schema.actions.can_wait else 0
-            buffers.mask[buffers.terminated, idle] = 1
+            mask = mask.copy()
+            mask[..., idle] |= over
+        return mask
 
     def replay(self, rule: Rule, windows: NDArray[np.int64] | None = None) -> None:
         """Play window ``windows[e]`` (None: window e) to its end in each row, under a rule."""
@@ -310,6 +312,12 @@ class Session:
     def observation(self, e: int | slice = slice(None)) -> Observation:
         """The observation of a row, or of all: views into the buffers, not copies."""
         return observed(self.buffers, self.schema, e)
+
+    def told(self, e: int | slice = slice(None)) -> Observation:
+        """The same as copies, for agents: with a mask that allows something at the end, too."""
+        seen = {name: part.copy() for name, part in self.observation(e).items()}
+        seen["action_mask"] = self.masks(e).copy()
+        return seen
 
     def window_jobs(self, e: int) -> NDArray[np.int64]:
         """Trace indices of the jobs of a row's episode."""
