@@ -125,7 +125,7 @@ def test_gittins_learns_from_the_training_part(jobs, cluster):
         zoo=[],
         zoo_windows={},
         split={"train": 0.5, "validation": 0.25, "test": 0.25},
-        starts=(),
+        starts=None,
         windows=3,
     )
     problem = Problem(jobs, cluster)
@@ -150,9 +150,10 @@ def test_gittins_learns_from_the_training_part(jobs, cluster):
     [
         ({"zoo": ["gavel"], "zoo_windows": {}}, "unknown policy of the zoo 'gavel'; known: gavel"),
         ({"zoo": ["srtf"], "zoo_windows": {}}, "'srtf' is both in 'rules' and in 'zoo'"),
-        ({"zoo_windows": {"pollux": 3}}, "'zoo_windows' gives 'pollux' 3 windows"),
+        ({"zoo_windows": {"polux": 3}}, "unknown policy of the zoo 'polux'"),
+        ({"starts": []}, "'starts' is empty"),
         ({"split": {"training": 1.0}}, "'split' has 'training'; known: train, validation, test"),
-        ({"zoo_windows": {"themis": 0}}, "'zoo_windows' gives 'themis' 0 windows"),
+        ({"zoo_windows": {"themis": 0}}, "'zoo_windows': 'themis' is 0"),
     ],
 )
 def test_what_makes_no_sense_is_refused(options, message):
