@@ -395,6 +395,7 @@ class InfrastructureOrchestrator:
         return {
             "policy": self._cycle.policy_errors,
             "last_policy_error": self._cycle.last_policy_error,
+            "cycles": self._cycle.errors,
             "runtime": self._outbox.errors,
             "effects_waiting": len(self._outbox),
             "reports": self._inbox.errors + self._health.errors,

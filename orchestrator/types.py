@@ -23,6 +23,7 @@ __all__ = [
     "ScalingDecision",
     "ScalingDirection",
     "TenantSpec",
+    "is_unicode",
 ]
 
 
@@ -143,7 +144,8 @@ def _require_member(spec: object, subject: str, field: str, kind: type[IntEnum])
     _put(spec, field, kind(int(value)))
 
 
-def _is_unicode(text: str) -> bool:
+def is_unicode(text: str) -> bool:
+    """Whether UTF-8 can hold a text: it has no half of a surrogate pair."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -155,7 +157,7 @@ def _require_text(spec: object, subject: str, field: str) -> None:
     """Demand text."""
     value = getattr(spec, field)
     _require(subject, field, isinstance(value, str), f"is {value!r}, not text", "give text")
-    encodes = _is_unicode(str(value))
+    encodes = is_unicode(str(value))
     _require(subject, field, encodes, f"is {value!r}, which UTF-8 cannot hold", "give other text")
     _put(spec, field, str(value))
 
@@ -164,7 +166,7 @@ def _require_texts(spec: object, subject: str, field: str) -> None:
     """Demand a tuple or list of texts that are not empty; one text is not a list of letters."""
     value = getattr(spec, field)
     ok = isinstance(value, tuple | list) and all(
-        isinstance(one, str) and one and _is_unicode(one) for one in value
+        isinstance(one, str) and one and is_unicode(one) for one in value
     )
     _require(subject, field, ok, f"is {value!r}", "give a tuple of names")
     _put(spec, field, tuple(str(one) for one in value))

@@ -36,13 +36,12 @@ from orchestrator.messages import (
     WorkerExited,
     WorkersLost,
 )
-from orchestrator.types import JobSpec, NodeSpec
+from orchestrator.types import JobSpec, NodeSpec, is_unicode
 
-__all__ = ["MOST_WORKERS", "check_message"]
+__all__ = ["check_message"]
 
 
-MOST_WORKERS = 2**31 - 1
-"""Largest number of workers that anybody may name; how many there may be, the shape says."""
+_MOST_WORKERS = 2**31 - 1  # that anybody may name; how many there may be, the shape says
 
 
 _MOST_RUNS = 2**63 - 1
@@ -69,7 +68,7 @@ def check_message(body: Command | Event) -> None:
             _require_text(body, "reason", reason)
         case Scale(job_id, workers):
             _require_text(body, "job_id", job_id)
-            _require_integer(body, "workers", workers, 0, MOST_WORKERS)
+            _require_integer(body, "workers", workers, 0, _MOST_WORKERS)
         case Decommission(node_id, drain):
             _require_text(body, "node_id", node_id)
             _require_type(body, "drain", drain, bool)
@@ -114,7 +113,7 @@ def _check_plan(plan: object) -> None:
                 _require_text(action, "job_id", job_id)
             case ResizeJob(job_id, workers):
                 _require_text(action, "job_id", job_id)
-                _require_integer(action, "workers", workers, 0, MOST_WORKERS)
+                _require_integer(action, "workers", workers, 0, _MOST_WORKERS)
             case Wait():
                 pass
             case _:
@@ -127,7 +126,7 @@ def _check_generator(action: object, generator: object) -> None:
     """A placement generator, or a node by its number."""
     if isinstance(generator, IntEnum) and not isinstance(generator, Placement):
         _refuse(action, "generator", generator, "a Placement")
-    number = _require_integer(action, "generator", generator, 0, MOST_WORKERS)
+    number = _require_integer(action, "generator", generator, 0, _MOST_WORKERS)
     if number < NODE_CHOICE and number not in _GENERATORS:
         _refuse(action, "generator", generator, "a Placement")
 
@@ -142,10 +141,7 @@ def _require_type(subject: object, field: str, value: object, wanted: type) -> N
 
 
 def _require_text(subject: object, field: str, value: object) -> None:
-    _require_type(subject, field, value, str)
-    try:
-        str(value).encode()
-    except UnicodeEncodeError:
+    if not (isinstance(value, str) and is_unicode(value)):
         _refuse(subject, field, value, "text that UTF-8 can hold")
 
 

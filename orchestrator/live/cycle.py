@@ -77,6 +77,11 @@ class SchedulingCycle:
         self._reviews = False  # one is due later, whatever happens
         self._lock = asyncio.Lock()
 
+    @property
+    def errors(self) -> int:
+        """How often a cycle ended with an error, and was run again."""
+        return self._reviewing.errors
+
     async def react(self) -> None:
         """Something happened: schedule, now or when all of this instant has happened."""
         if not self.on_events:

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeAlias, TypeVar
 
-from orchestrator.errors import QuartermasterError
+from orchestrator.errors import InvariantError, QuartermasterError
 from orchestrator.messages import Effect, ReleaseNode
 from orchestrator.ports import Clock, Runtime
 
@@ -64,7 +64,7 @@ class Persistent:
         self._armed = False
 
     async def run(self) -> None:
-        """Do it now; never raises an :class:`Exception`."""
+        """Do it now; raises an :class:`InvariantError` only, which is a fault of our own."""
         try:
             done = self._work()
             if inspect.isawaitable(done):
@@ -75,7 +75,7 @@ class Persistent:
             self._failures = 0
 
     def run_now(self) -> None:
-        """Do work that is no coroutine; never raises an :class:`Exception`."""
+        """Do work that is no coroutine; raises the same."""
         try:
             self._work()
         except Exception as error:
@@ -92,6 +92,8 @@ class Persistent:
         if not self._armed:
             self._armed = True
             self._clock.call_at(self._clock.now_ms() + wait_ms, self._again)
+        if isinstance(error, InvariantError):
+            raise error
 
     async def _again(self) -> None:
         self._armed = False
@@ -190,6 +192,9 @@ class Inbox(Generic[T]):
             while self._waiting:
                 try:
                     await self._take(self._waiting[0])
+                except InvariantError:
+                    self._waiting.popleft()  # it is in the log, and would do the same again
+                    raise
                 except QuartermasterError as error:
                     _log.warning("a report makes no sense and is dropped: %s", error)
                 self._waiting.popleft()

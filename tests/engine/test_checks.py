@@ -7,77 +7,59 @@ from typing import Any
 import numpy as np
 import pytest
 
+from orchestrator import messages
 from orchestrator.engine.checks import check_message
 from orchestrator.errors import ValidationError
 from orchestrator.kernels.state.codes import NODE_CHOICE, Placement
-from orchestrator.messages import (
-    CheckpointCommitted,
-    Decide,
-    Decommission,
-    MigrateJob,
-    NodeFailed,
-    PlaceJob,
-    Plan,
-    Preempt,
-    PreemptJob,
-    Register,
-    ResizeJob,
-    Review,
-    Scale,
-    Submit,
-    Wait,
-    WorkerExited,
-    WorkersLost,
-)
 from tests.engine.builders import job, node
 
-_ANY: Any = None
+said: Any = messages  # unchecked: most of what follows is wrong on purpose
 
 MALFORMED = (
     None,
     "submit",
-    Submit(_ANY),
-    Submit(node("n")),  # type: ignore[arg-type]
-    Register(job("a")),  # type: ignore[arg-type]
-    Scale("a", _ANY),
-    Scale("a", "4"),  # type: ignore[arg-type]
-    Scale("a", 2**70),
-    Scale("a", -1),
-    Scale("a", 1.5),  # type: ignore[arg-type]
-    Scale("a", True),
-    Scale(7, 1),  # type: ignore[arg-type]
-    Scale("\ud800", 1),
-    Preempt("a", 3),  # type: ignore[arg-type]
-    Decommission("n", "no"),  # type: ignore[arg-type]
-    NodeFailed(0),  # type: ignore[arg-type]
-    WorkerExited("a", "1"),  # type: ignore[arg-type]
-    WorkerExited("a", 1, 2**40),
-    WorkerExited("a", 1, float("nan")),  # type: ignore[arg-type]
-    CheckpointCommitted("a", -1),
-    WorkersLost("a", 1, _ANY),
-    Decide(_ANY),
-    Decide([PlaceJob("a")]),  # type: ignore[arg-type]
-    Decide(Plan([PlaceJob("a")])),  # type: ignore[arg-type]
-    Decide(Plan((_ANY,))),
-    Decide(Plan(("wait",))),  # type: ignore[arg-type]
-    Decide(Plan((PlaceJob("a", 99),))),  # type: ignore[arg-type]
-    Decide(Plan((PlaceJob("a", "best_fit"),))),  # type: ignore[arg-type]
-    Decide(Plan((PlaceJob(1),))),  # type: ignore[arg-type]
-    Decide(Plan((ResizeJob("a", 2**40),))),
-    Decide(Plan((MigrateJob("a", -1),))),  # type: ignore[arg-type]
+    said.Submit(None),
+    said.Submit(node("n")),
+    said.Register(job("a")),
+    said.Scale("a", None),
+    said.Scale("a", "4"),
+    said.Scale("a", 2**70),
+    said.Scale("a", -1),
+    said.Scale("a", 1.5),
+    said.Scale("a", True),
+    said.Scale(7, 1),
+    said.Scale("\ud800", 1),
+    said.Preempt("a", 3),
+    said.Decommission("n", "no"),
+    said.NodeFailed(0),
+    said.WorkerExited("a", "1"),
+    said.WorkerExited("a", 1, 2**40),
+    said.WorkerExited("a", 1, float("nan")),
+    said.CheckpointCommitted("a", -1),
+    said.WorkersLost("a", 1, None),
+    said.Decide(None),
+    said.Decide([said.PlaceJob("a")]),
+    said.Decide(said.Plan([said.PlaceJob("a")])),
+    said.Decide(said.Plan((None,))),
+    said.Decide(said.Plan(("wait",))),
+    said.Decide(said.Plan((said.PlaceJob("a", 99),))),
+    said.Decide(said.Plan((said.PlaceJob("a", "best_fit"),))),
+    said.Decide(said.Plan((said.PlaceJob(1),))),
+    said.Decide(said.Plan((said.ResizeJob("a", 2**40),))),
+    said.Decide(said.Plan((said.MigrateJob("a", -1),))),
 )
 
 WELL_FORMED = (
-    Submit(job("a")),
-    Register(node("n")),
-    Scale("a", np.int64(4)),  # type: ignore[arg-type]
-    Scale("a", 0),
-    Review(),
-    WorkerExited("a", np.int32(1), np.int8(-9)),  # type: ignore[arg-type]
-    Decide(Plan()),
-    Decide(Plan((PlaceJob("a"), PreemptJob("b"), Wait()))),
-    Decide(Plan((PlaceJob("a", Placement.FGD), ResizeJob("a", np.int64(2))))),  # type: ignore[arg-type]
-    Decide(Plan((PlaceJob("a", NODE_CHOICE + 3),))),  # type: ignore[arg-type]
+    said.Submit(job("a")),
+    said.Register(node("n")),
+    said.Scale("a", np.int64(4)),
+    said.Scale("a", 0),
+    said.Review(),
+    said.WorkerExited("a", np.int32(1), np.int8(-9)),
+    said.Decide(said.Plan()),
+    said.Decide(said.Plan((said.PlaceJob("a"), said.PreemptJob("b"), said.Wait()))),
+    said.Decide(said.Plan((said.PlaceJob("a", Placement.FGD), said.ResizeJob("a", np.int64(2))))),
+    said.Decide(said.Plan((said.PlaceJob("a", NODE_CHOICE + 3),))),
 )
 
 

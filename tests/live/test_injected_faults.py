@@ -15,8 +15,9 @@ import pytest
 
 from orchestrator import InfrastructureOrchestrator, VirtualClock, in_memory
 from orchestrator.autoscaler import HorizontalScaler, ScalingPlan
-from orchestrator.errors import ValidationError
+from orchestrator.errors import InvariantError, ValidationError
 from orchestrator.foundations import InMemoryCheckpoints, InMemoryConsensus
+from orchestrator.live.retry import Persistent
 from orchestrator.messages import Effect, Entry, Event, StartJob, WorkerExited
 from orchestrator.runtimes import SimulatedProvisioner, SimulatedRuntime
 from orchestrator.scheduling.rules import RULES, policy_of
@@ -198,3 +199,18 @@ async def test_status_tells_what_failed() -> None:
     assert told["last_policy_error"] == "OSError: policy does not answer"
     assert told["runtime"] > 0
     assert told["checkpoints"] > 0
+
+
+async def test_a_fault_of_our_own_is_not_taken_for_one_of_others() -> None:
+    """Invariants that break are heard of, and the work is done again all the same."""
+    clock, calls = VirtualClock(), list[int]()
+
+    def work() -> None:
+        calls.append(clock.now_ms())
+        if len(calls) == 1:
+            raise InvariantError("a row broke")
+
+    with pytest.raises(InvariantError, match="a row broke"):
+        await Persistent("work", work, clock).run()
+    await clock.advance_to(2000)
+    assert calls == [0, 1000]
