@@ -100,6 +100,7 @@ class EnvConfig(Semantics):
     # Rules of which an environment's defaults are not a live cluster's.
     commitment: bool = True
     preemption_limit: int = 0
+    min_run_costs: int = 0
     resize: bool = False
     migrate: bool = False
 

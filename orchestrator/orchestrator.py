@@ -18,6 +18,7 @@ from orchestrator.kernels.state.codes import NodeCode, Reason
 from orchestrator.kernels.state.row import ClusterShape
 from orchestrator.live.crashes import CrashLoops
 from orchestrator.live.cycle import SchedulingCycle
+from orchestrator.live.deadlines import SaveDeadlines
 from orchestrator.live.journal import CheckpointKeeper, Journal, reconcile
 from orchestrator.live.retry import Inbox, Outbox, Persistent
 from orchestrator.live.settings import Settings
@@ -82,11 +83,9 @@ class InfrastructureOrchestrator:
     clock : Clock or None
         Time; None: real time.
     policy : Policy, Rule or None
-        Who decides; None: the rule ``priority``: more important classes are served first and
-        preempt others; within a class it is first come, first served, and who does not fit is
-        overtaken.
-        Who decides; None: the rule that was set last, by the log, or else first come, first
-        served, overtaking where somebody does not fit.
+        Who decides; None: the rule that was set last, by the log, or else ``priority``: more
+        important classes are served first and preempt others; within a class it is first come,
+        first served, and who does not fit is overtaken by those who do not delay it.
     shape : ClusterShape or None
         Capacities; None: ``DEFAULT_SHAPE``.
     nodes, semantics, tenants, seed, check
@@ -94,6 +93,9 @@ class InfrastructureOrchestrator:
     schedule_on_events, review_ms
         See :class:`orchestrator.live.cycle.SchedulingCycle`. If it does not run by itself,
         only :meth:`schedule` does, and :meth:`handle_node_failure`.
+    save_grace_ms : int
+        How much longer than expected saving a job may take; see
+        :class:`orchestrator.live.deadlines.SaveDeadlines`.
     autoscaler, provisioner
         See :class:`orchestrator.autoscaler.fleet.FleetController`.
     mesh, transport
@@ -120,6 +122,7 @@ class InfrastructureOrchestrator:
         seed: int = 0,
         schedule_on_events: bool = False,
         review_ms: int | None = 1000,
+        save_grace_ms: int = 60_000,
         check: bool = False,
         autoscaler: FleetScaler | None = None,
         provisioner: Provisioner | None = None,
@@ -142,10 +145,7 @@ class InfrastructureOrchestrator:
         )
         self._reconciled = False
         self._cycle = SchedulingCycle(
-            self.engine,
-            self.clock,
-            policy_of(policy),
-            self._propose,
+            *(self.engine, self.clock, policy_of(policy), self._propose),
             on_events=schedule_on_events,
             review_ms=review_ms,
             fallback=policy_of(None),
@@ -156,18 +156,18 @@ class InfrastructureOrchestrator:
         self._replicas = ReplicaRegistry(self.clock, mesh, transport, simulated=simulated)
         self.mesh = self._replicas.mesh
         self.metrics = OrchestratorMetrics(self.engine, self._replicas.counts)
-        account = self.metrics.scaling
-        self._fleet = FleetController(self.engine, self.clock, autoscaler, provisioner, account)
+        scaler = autoscaler, provisioner, self.metrics.scaling
+        self._fleet = FleetController(self.engine, self.clock, *scaler)
         self._fleet.bind(self.register_node)
-        self._journal = Journal(
-            consensus_engine, self.engine, self.clock, self._carry_out, self._observe
-        )
+        self._inbox = Inbox(self._take_report, self.clock)
+        self._saves = SaveDeadlines(self.engine, self.clock, self._inbox.deliver, save_grace_ms)
+        applied = self._carry_out, self._observe
+        self._journal = Journal(consensus_engine, self.engine, self.clock, *applied)
         self._listen(own_policy=policy is None)
 
     def _listen(self, *, own_policy: bool) -> None:
         """Hear of jobs and settings that are there already, of events and of nodes' health."""
         self._keeping = Persistent("noting checkpoints", self._keeper.flush, self.clock)
-        self._inbox = Inbox(self._take_report, self.clock)
         self._health = Inbox(self._take_health, self.clock)
         self._crashes = CrashLoops(self.engine, self.clock, self._inbox.deliver)
         self._replicas.declare(*self.jobs.values())
@@ -415,6 +415,7 @@ class InfrastructureOrchestrator:
         if self._reconciled:
             return
         self._reconciled = True
+        self._saves.start()
         await reconcile(self.engine, self.runtime, self._propose)
         if self.engine.undecided:
             await self._cycle.react()
@@ -426,6 +427,7 @@ class InfrastructureOrchestrator:
         return await self._journal.propose(body)
 
     def _observe(self, outcome: Outcome) -> None:
+        self._saves.note(outcome)
         self.metrics.note(outcome)
         self._replicas.note(outcome, self.engine)
 

@@ -22,6 +22,7 @@ _OTHERS: dict[str, Any] = {
     "backfill": True,
     "preemption_limit": 3,
     "min_run_seconds": 2.5,
+    "min_run_costs": 7,
     "resize": False,
     "migrate": False,
     "quota_mode": QuotaMode.BORROW,
@@ -59,6 +60,7 @@ def test_times_are_written_in_milliseconds() -> None:
     [
         ({"preemption_limit": -1}, "semantics: 'preemption_limit' is -1"),
         ({"preemption_limit": True}, "semantics: 'preemption_limit' is True"),
+        ({"min_run_costs": 0.5}, "semantics: 'min_run_costs' is 0.5"),
         ({"min_run_seconds": float("nan")}, "semantics: 'min_run_seconds' is nan"),
         ({"ageing_seconds": -1.0}, "semantics: 'ageing_seconds' is -1.0; at least 0"),
         ({"quota_mode": "soft"}, "semantics: 'quota_mode' is 'soft'; choose from none, hard"),

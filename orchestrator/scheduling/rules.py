@@ -62,6 +62,10 @@ class Rule:
         Whom it preempts.
     blocking : bool
         Whether the first job of the queue holds up all others when it does not fit.
+    reservation : bool
+        Whether room is kept for the first job that does not fit: others may start only if they do
+        not delay it, by what is expected of run times (EASY backfilling; Lifka, JSSPP 1995), or
+        could be preempted for it. Not for rules that preempt by score.
     scaling : Scaling
         How it changes nodes and replicas, where the environment leaves that to policies.
     elastic : bool
@@ -75,6 +79,7 @@ class Rule:
     blocking: bool = False
     elastic: bool = False
     scaling: Scaling = Scaling.NONE
+    reservation: bool = False
 
     def to_record(self) -> NDArray[np.void]:
         """The rule as kernels take it: an array of one RULE_DTYPE record."""
@@ -83,6 +88,7 @@ class Rule:
         record["placement"] = self.placement
         record["preemption"] = self.preemption
         record["blocking"] = self.blocking
+        record["reservation"] = self.reservation
         record["elastic"] = self.elastic
         record["scaling"] = self.scaling
         return record
@@ -96,15 +102,15 @@ RULES: dict[str, Rule] = {
         Rule("sjf", RuleKey.SJF),
         Rule("srtf", RuleKey.SRTF, preemption=Preemption.SCORE),
         Rule("srsf", RuleKey.SRSF, preemption=Preemption.SCORE),
-        Rule("priority", RuleKey.PRIORITY, preemption=Preemption.PRIORITY),
-        Rule("reclaim", RuleKey.PRIORITY, preemption=Preemption.RECLAIM),
+        Rule("priority", RuleKey.PRIORITY, preemption=Preemption.PRIORITY, reservation=True),
+        Rule("reclaim", RuleKey.PRIORITY, preemption=Preemption.RECLAIM, reservation=True),
         Rule("elastic_fcfs", RuleKey.FCFS, elastic=True),
         Rule("elastic_srtf", RuleKey.SRTF, preemption=Preemption.SCORE, elastic=True),
         Rule("las", RuleKey.LAS, preemption=Preemption.SCORE),
         Rule("tiresias", RuleKey.TIRESIAS, preemption=Preemption.SCORE),
         Rule("gittins", RuleKey.GITTINS, preemption=Preemption.SCORE),
         Rule("qssf", RuleKey.QSSF),
-        Rule("drf", RuleKey.DRF),
+        Rule("drf", RuleKey.DRF, reservation=True),
         Rule("f1", RuleKey.F1),
         Rule("wfp3", RuleKey.WFP3),
         Rule("unicep", RuleKey.UNICEP),
@@ -116,6 +122,9 @@ RULES: dict[str, Rule] = {
     )
 }
 """The rules by name. ``fcfs`` lets later jobs overtake a first one that does not fit; ``fifo`` not.
+
+Those by class and by share keep room for it: who is entitled to capacity is not overtaken for ever
+by what is smaller.
 
 ``fgd`` needs typical pods: environments that name it (or its placement) load their trace's.
 
@@ -164,7 +173,16 @@ _PREEMPTION = {
 }
 
 
-_FIELDS = ("name", "sort", "filters", "score", "preemption", "strict_order", "elastic")
+_FIELDS = (
+    "name",
+    "sort",
+    "filters",
+    "score",
+    "preemption",
+    "strict_order",
+    "reservation",
+    "elastic",
+)
 
 
 def read_profile(path: str | Path) -> Rule:
@@ -196,8 +214,9 @@ def parse_profile(content: Any, source: str = "profile") -> Rule:
         ``name``; ``sort``, a :class:`RuleKey`; ``score``, one :class:`Placement` by name or as a
         mapping with a weight; optionally ``filters``, some of :data:`FILTERS`; ``preemption``,
         ``none``, ``higher_score``, ``priority`` or ``reclaim``; ``strict_order``, whether the first
-        job of the queue holds up all others; ``elastic``, whether running elastic jobs get idle
-        capacity.
+        job of the queue holds up all others; ``reservation``, whether nobody delays the first one
+        that does not fit (not with ``higher_score``); ``elastic``, whether running elastic jobs get
+        idle capacity.
     source : str, optional
         For messages.
 
@@ -227,19 +246,23 @@ def parse_profile(content: Any, source: str = "profile") -> Rule:
     if preemption not in _PREEMPTION:
         known = ", ".join(_PREEMPTION)
         raise ConfigurationError(f"{source}: 'preemption' is {preemption!r}; choose from {known}")
-    strict = content.get("strict_order", False)
-    if not isinstance(strict, bool):
-        raise ConfigurationError(f"{source}: 'strict_order' is {strict!r}; give true or false")
-    elastic = content.get("elastic", False)
-    if not isinstance(elastic, bool):
-        raise ConfigurationError(f"{source}: 'elastic' is {elastic!r}; give true or false")
+    for field in ("strict_order", "reservation", "elastic"):
+        switch = content.get(field, False)
+        if not isinstance(switch, bool):
+            raise ConfigurationError(f"{source}: '{field}' is {switch!r}; give true or false")
+    if content.get("reservation") and preemption == "higher_score":
+        raise ConfigurationError(
+            f"{source}: 'reservation' is true, but rules that preempt by score keep no room; leave "
+            "it out, or choose another 'preemption'"
+        )
     return Rule(
         name,
         enum_member(RuleKey, source, "sort", str(content["sort"])),
         _placement(source, content.get("score", "best_fit")),
         preemption=_PREEMPTION[preemption],
-        blocking=strict,
-        elastic=elastic,
+        blocking=content.get("strict_order", False),
+        reservation=content.get("reservation", False),
+        elastic=content.get("elastic", False),
     )
 
 

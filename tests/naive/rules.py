@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import TYPE_CHECKING
 
@@ -62,7 +63,7 @@ def score(engine: NaiveEngine, job: Job, key: int) -> float:
 
 def attained(engine: NaiveEngine, job: Job) -> int:
     """Units x ms held so far."""
-    held = engine.now - job.start if job in engine.running else 0
+    held = engine.now - job.changed if job in engine.running else 0
     return job.attained + held * engine.units(job)
 
 
@@ -122,6 +123,8 @@ def _rigid_action(engine: NaiveEngine, rule: Rule) -> tuple[int, int]:
         return _preemptive_action(engine, rule, queue)
     if rule.blocking and not engine.config.commitment:
         queue = queue[:1]
+    elif rule.reservation and not engine.config.commitment:
+        return _overtaking_action(engine, rule, queue)
     for job in queue:
         if engine.placement_reason(job) == Reason.OK:
             return ActionKind.PLACE, job.index
@@ -154,19 +157,94 @@ def _elastic_action(engine: NaiveEngine, rule: Rule) -> tuple[int, int, int]:
     return ActionKind.RESIZE, job.index, len(job.spots) + 1
 
 
+class _Reservation:
+    """Room that is kept for the first job that does not fit; before there is one, for nobody."""
+
+    def __init__(self, engine: NaiveEngine, rule: Rule) -> None:
+        self.engine, self.rule = engine, rule
+        self.head: Job | None = None
+        self.gone: list[Job] = []
+        self.start: int | None = None  # never, or nobody waits for it
+        self.checks = 0
+
+    def keep(self, head: Job) -> None:
+        self.head = head
+        self.gone = [job for job in self.engine.running if self._gives_way(job)]
+        time_ms, rest = self.engine.now, list(self.engine.running)
+        while not self._head_fits(self.engine, self.gone):
+            if not rest:
+                return
+            job = rest.pop(0)
+            self.gone.append(job)
+            time_ms = max(time_ms, job.expected_end)
+        self.start = time_ms
+
+    def _gives_way(self, job: Job) -> bool:
+        assert self.head is not None
+        if self.rule.preemption != Preemption.PRIORITY or not job.ask.preemptible:
+            return False
+        if job.ask.priority <= self.head.ask.priority:
+            return False
+        mine = tier(self.engine, self.rule, self.head, [])
+        return tier(self.engine, self.rule, job, []) > mine
+
+    def _head_fits(self, engine: NaiveEngine, gone: list[Job]) -> bool:
+        assert self.head is not None
+        return fits(self.head.ask, engine.hosts(gone))
+
+    def is_free(self, job: Job) -> bool:
+        """Whether it may start, whatever the place."""
+        if self.start is None or self._gives_way(job):
+            return True
+        left = max(job.ask.requested_ms - job.progress, 0)
+        restart = job.ask.restart_ms if job.first_start >= 0 else 0
+        return bool(self.engine.now + left + restart <= self.start)
+
+    def lets(self, job: Job) -> bool:
+        """Whether it may start where it would be placed."""
+        if self.is_free(job):
+            return True
+        self.checks += 1
+        if self.checks > 16:
+            return False
+        trial = copy.deepcopy(self.engine)
+        own = trial.jobs[job.index]
+        nodes = trial.place(own, self.rule.placement)
+        if not nodes or not trial.start(own, nodes):
+            return False
+        return self._head_fits(trial, [trial.jobs[other.index] for other in self.gone])
+
+
+def _overtaking_action(engine: NaiveEngine, rule: Rule, queue: list[Job]) -> tuple[int, int]:
+    room = _Reservation(engine, rule)
+    for job in queue:
+        reason = engine.placement_reason(job)
+        if reason == Reason.OK and room.lets(job):
+            return ActionKind.PLACE, job.index
+        if reason == Reason.NO_CAPACITY and room.head is None:
+            room.keep(job)
+    return _WAIT
+
+
 def _preemptive_action(engine: NaiveEngine, rule: Rule, queue: list[Job]) -> tuple[int, int]:
+    room = _Reservation(engine, rule)
     for job in sorted(queue, key=lambda job: tier(engine, rule, job, [])):
         if job.blocked_point == engine.point:
             continue
         reason = engine.placement_reason(job)
-        if reason == Reason.OK:
+        if reason == Reason.OK and room.lets(job):
             return ActionKind.PLACE, job.index
         if reason == Reason.NO_CAPACITY:
-            if engine.leaving() and fits(job.ask, engine.hosts(engine.leaving())):
-                break
-            victim = _victim_for(engine, rule, job)
-            if victim is not None:
-                return ActionKind.PREEMPT, victim.index
+            if room.is_free(job):
+                if engine.leaving() and fits(job.ask, engine.hosts(engine.leaving())):
+                    break
+                victim = _victim_for(engine, rule, job)
+                if victim is not None and engine.preemption_reason(victim) != Reason.OK:
+                    break  # at the next point
+                if victim is not None:
+                    return ActionKind.PREEMPT, victim.index
+            if rule.reservation and room.head is None:
+                room.keep(job)
         if rule.blocking:
             break
     return _WAIT
@@ -213,6 +291,15 @@ def _rank(
     return (reclaims, other.ask.priority, -engine.interruption_cost(other))
 
 
+def _may_be_victim(engine: NaiveEngine, rule: Rule, job: Job) -> bool:
+    reason = engine.preemption_reason(job)
+    if rule.preemption != Preemption.SCORE:
+        return reason in (Reason.OK, Reason.PREEMPTION_BOUND) and engine.config.preemption_limit > 0
+    stalls = job.ask.checkpoint_ms + job.ask.restart_ms
+    paid = engine.now - job.start >= engine.config.min_run_costs * stalls
+    return reason == Reason.OK and bool(paid)
+
+
 def _victim_for(engine: NaiveEngine, rule: Rule, job: Job) -> Job | None:
     """The running job of the highest rank whose preemption is needed to let ``job`` in."""
     gone = engine.leaving()
@@ -223,7 +310,7 @@ def _victim_for(engine: NaiveEngine, rule: Rule, job: Job) -> Job | None:
             (rank, other)
             for other in engine.running
             if not any(other is victim for victim in victims)
-            and engine.preemption_reason(other) == Reason.OK
+            and _may_be_victim(engine, rule, other)
             and (rank := _rank(engine, rule, job, other, gone + victims)) is not None
         ]
         if not able or (rule.preemption == Preemption.SCORE and len(victims) >= allowed):
@@ -233,4 +320,6 @@ def _victim_for(engine: NaiveEngine, rule: Rule, job: Job) -> Job | None:
         rest = [v for v in victims if v is not other]
         if fits(job.ask, engine.hosts(gone + rest)):
             victims = rest
-    return victims[0] if victims and len(victims) <= allowed else None
+    if rule.preemption == Preemption.SCORE and len(victims) > allowed:
+        return None
+    return victims[0] if victims else None

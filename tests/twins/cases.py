@@ -124,6 +124,7 @@ _CONFIG = st.fixed_dictionaries(
         "backfill": st.integers(0, 1),
         "preemption_limit": st.sampled_from([8, 8, 3, 1, 0]),
         "min_run_ms": st.sampled_from([0, 0, 2000]),
+        "min_run_costs": st.sampled_from([0, 0, 2]),
         "information": st.sampled_from([*Information, Information.ESTIMATE]).map(int),
         "slowdown_bound_ms": st.just(10_000),
         "keep_log": st.just(1),
@@ -220,6 +221,7 @@ rules = st.builds(
         [Preemption.SCORE, Preemption.RECLAIM, Preemption.PRIORITY, Preemption.NONE]
     ),
     blocking=st.booleans(),
+    reservation=st.booleans(),
     elastic=st.booleans(),
 )
 

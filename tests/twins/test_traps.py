@@ -169,3 +169,16 @@ def test_room_that_is_being_vacated_on_a_leaving_node_does_not_count() -> None:
     assert state.job[0, 3]["start_ms"] == 13_000
     assert state.job[0, 1:3]["preemptions"].sum() == 1
     assert state.rows[0]["interruptions"] == 0
+
+
+def test_a_gang_that_needs_more_victims_than_a_point_allows_gets_them_at_several() -> None:
+    """A bound on victims never keeps a gang waiting (by class)."""
+    for saving_ms in (0, 5000):
+        low = _LOW | {"duration_ms": 900_000, "checkpoint_ms": saving_ms}
+        gang = _HIGH | {"submit_ms": 60_000, "duration_ms": 5000, "workers": 4}
+        ticks = [{"submit_ms": 61_000 + k * 1000, "gpus_per_worker": 0} for k in range(3)]
+        small = [tick | {"duration_ms": 100, "cpu_milli": 1} for tick in ticks]
+        case = scene([4], [low, low, low, low, gang, *small], preemption_limit=1)
+        state, _ = replayed(case, _PRIORITY)
+        assert state.job[0, :4]["preemptions"].tolist() == [1, 1, 1, 1]
+        assert state.job[0, 4]["start_ms"] <= 60_000 + 4 * max(saving_ms, 1000)

@@ -13,8 +13,15 @@ import numpy as np
 from orchestrator.kernels.change.events import finish_episode
 from orchestrator.kernels.decide.advance import advance
 from orchestrator.kernels.decide.commit import commit
-from orchestrator.kernels.decide.legal import placement_reason, resize_reason
+from orchestrator.kernels.decide.legal import placement_reason, resize_reason, start_reason
 from orchestrator.kernels.decide.order import first_in_queue, job_score
+from orchestrator.kernels.decide.reserve import (
+    MOST_CHECKS,
+    delays,
+    ends_before,
+    gives_way,
+    reserved_start,
+)
 from orchestrator.kernels.decide.scale import scaling_action
 from orchestrator.kernels.decide.whatif import ROOM_COMES, serve_tier, victim_for
 from orchestrator.kernels.lang.jit import kernel, part, small_kernel
@@ -23,6 +30,7 @@ from orchestrator.kernels.place.slots import units_of
 from orchestrator.kernels.place.throughput import speed_milli
 from orchestrator.kernels.state.access import job, node, queue, request, running, worker
 from orchestrator.kernels.state.codes import (
+    NEVER,
     NO_JOB,
     ActionKind,
     JobKind,
@@ -118,24 +126,13 @@ RULE_DTYPE = np.dtype(
         ("placement", "u1"),  # codes.Placement
         ("preemption", "u1"),  # codes.Preemption
         ("blocking", "u1"),  # nobody overtakes the first job of the queue
+        ("reservation", "u1"),  # nobody delays the first job that does not fit
         ("scaling", "u1"),  # codes.Scaling: how nodes and replicas are changed
         ("elastic", "u1"),  # running jobs are resized when nothing can be placed
     ],
     align=True,
 )
 """A rule. Under commitment semantics only its key matters."""
-
-
-@part
-def _best_placeable(row, key):
-    """The waiting job of lowest score among those that can start now, or NO_JOB."""
-    best, best_score = np.int64(NO_JOB), np.inf
-    for q in range(row.queue_len):
-        j = queue(row, q).job
-        score = job_score(row, j, key)
-        if (best < 0 or score < best_score) and placement_reason(row, j) == Reason.OK:
-            best, best_score = j, score
-    return best
 
 
 @small_kernel
@@ -149,9 +146,62 @@ def _precedes(tier, score, position, other_tier, other_score, other_position):
 
 
 @part
+def _best_placeable(row, key, floor_score, floor_position):
+    """Queue position of the first job after a place in the order that can start now, or NO_JOB."""
+    best, best_score = np.int64(NO_JOB), np.inf
+    for q in range(row.queue_len):
+        j = queue(row, q).job
+        score = job_score(row, j, key)
+        if not _precedes(0.0, floor_score, floor_position, 0.0, score, q):
+            continue
+        if (best < 0 or score < best_score) and placement_reason(row, j) == Reason.OK:
+            best, best_score = np.int64(q), score
+    return best
+
+
+@part
+def _first_startable(row, key):
+    """Queue position of the first job that may start, if there is room for it, or NO_JOB."""
+    best, best_score = np.int64(NO_JOB), np.inf
+    for q in range(row.queue_len):
+        j = queue(row, q).job
+        score = job_score(row, j, key)
+        if (best < 0 or score < best_score) and start_reason(row, j) == Reason.OK:
+            best, best_score = np.int64(q), score
+    return best
+
+
+@part
+def _overtaking_action(row, rule, nodes):
+    """Serve jobs by score; behind the first that does not fit, who does not delay it."""
+    wait = (np.int64(ActionKind.WAIT), np.int64(NO_JOB))
+    position = _first_startable(row, rule.key)
+    if position < 0:
+        return wait
+    head = np.int64(queue(row, position).job)
+    if placement_reason(row, head) == Reason.OK:
+        return np.int64(ActionKind.PLACE), head
+    start_ms, count = reserved_start(row, rule, head)
+    floor_score, floor_position, checks = -np.inf, np.int64(-1), 0
+    while True:
+        position = _best_placeable(row, rule.key, floor_score, floor_position)
+        if position < 0:
+            return wait
+        j = np.int64(queue(row, position).job)
+        if start_ms == NEVER or ends_before(row, j, start_ms):
+            return np.int64(ActionKind.PLACE), j
+        if checks < MOST_CHECKS and not delays(row, rule, head, count, j, nodes):
+            return np.int64(ActionKind.PLACE), j
+        checks += 1
+        floor_score, floor_position = job_score(row, j, rule.key), position
+
+
+@part
 def _preemptive_action(row, rule, lifted):
     """Serve jobs by tier and score, preempting those that rank below for room: (kind, job)."""
+    wait = (np.int64(ActionKind.WAIT), np.int64(NO_JOB))
     floor_tier, floor_score, floor_position = -np.inf, -np.inf, -1
+    head, start_ms, count, checks = np.int64(NO_JOB), np.int64(NEVER), np.int64(0), 0
     while True:
         best, best_position = np.int64(NO_JOB), np.int64(-1)
         best_tier, best_score = np.inf, np.inf
@@ -167,19 +217,31 @@ def _preemptive_action(row, rule, lifted):
             ):
                 best, best_tier, best_score, best_position = j, tier, score, q
         if best < 0:
-            return np.int64(ActionKind.WAIT), np.int64(NO_JOB)
+            return wait
         reason = placement_reason(row, best)
+        free = start_ms == NEVER or gives_way(row, rule, head, best)
+        free = free or ends_before(row, best, start_ms)
         if reason == Reason.OK:
-            return np.int64(ActionKind.PLACE), np.int64(best)
-        victim = np.int64(NO_JOB)
-        if reason == Reason.NO_CAPACITY:  # what its tenant may not have, no victim can give
-            victim = victim_for(row, rule, best, lifted)
-        if victim >= 0:
-            return np.int64(ActionKind.PREEMPT), np.int64(victim)
-        # A job further down that started now could take the room that is about to be free, and
-        # would be preempted in its turn.
-        if victim == ROOM_COMES or rule.blocking != 0:
-            return np.int64(ActionKind.WAIT), np.int64(NO_JOB)
+            if not free and checks < MOST_CHECKS:
+                free = not delays(row, rule, head, count, best, lifted)
+                checks += 1
+            if free:
+                return np.int64(ActionKind.PLACE), np.int64(best)
+        elif reason == Reason.NO_CAPACITY:  # what its tenant may not have, no victim can give
+            victim = np.int64(NO_JOB)
+            if free:
+                victim = victim_for(row, rule, best, lifted)
+            if victim >= 0:
+                return np.int64(ActionKind.PREEMPT), np.int64(victim)
+            # A job further down that started now could take the room that is about to be free, and
+            # would be preempted in its turn.
+            if victim == ROOM_COMES:
+                return wait
+            if rule.reservation != 0 and head < 0:
+                head = np.int64(best)
+                start_ms, count = reserved_start(row, rule, head)
+        if rule.blocking != 0:
+            return wait
         floor_tier, floor_score, floor_position = best_tier, best_score, best_position
 
 
@@ -188,20 +250,21 @@ def _rigid_action(row, rule, scratch):
     """What a rule does with waiting jobs: (kind, job)."""
     if row.queue_len == 0:
         return np.int64(ActionKind.WAIT), np.int64(NO_JOB)
-    if row.commitment != 0:
-        j = _best_placeable(row, rule.key)  # fitting or not, if its tenant may have it
-        return np.int64(ActionKind.WAIT if j < 0 else ActionKind.PLACE), np.int64(j)
-    if rule.preemption != Preemption.NONE:
-        return _preemptive_action(row, rule, scratch)
-    if rule.blocking != 0:
-        j = queue(row, first_in_queue(row, rule.key)).job
-        if placement_reason(row, j) != Reason.OK:
-            j = np.int64(NO_JOB)
-    else:
-        j = _best_placeable(row, rule.key)
-    if j < 0:
+    if row.commitment == 0:
+        if rule.preemption != Preemption.NONE:
+            return _preemptive_action(row, rule, scratch)
+        if rule.blocking != 0:
+            j = np.int64(queue(row, first_in_queue(row, rule.key)).job)
+            if placement_reason(row, j) != Reason.OK:
+                return np.int64(ActionKind.WAIT), np.int64(NO_JOB)
+            return np.int64(ActionKind.PLACE), j
+        if rule.reservation != 0:
+            return _overtaking_action(row, rule, scratch)
+    # Under commitment whoever its tenant may have, fitting or not.
+    position = _best_placeable(row, rule.key, -np.inf, np.int64(-1))
+    if position < 0:
         return np.int64(ActionKind.WAIT), np.int64(NO_JOB)
-    return np.int64(ActionKind.PLACE), np.int64(j)
+    return np.int64(ActionKind.PLACE), np.int64(queue(row, position).job)
 
 
 @kernel

@@ -115,7 +115,8 @@ def migration_reason(row, j):
 
 
 ROOM_COMES = -2
-"""Instead of a victim: the jobs that are being checkpointed will leave room enough."""
+"""Instead of a victim: room enough will be left by jobs that are being checkpointed, or by victims
+of the next decision points."""
 
 
 _BORROWER = 1e9  # whoever borrows is served after everybody who does not
@@ -174,16 +175,34 @@ def _victim_rank(row, rule, j, bound, v):
     return rank if other.priority > mine.priority else _NOT_ELIGIBLE, -cost
 
 
+@small_kernel
+def _has_paid(row, rule, v):
+    """Whether running job ``v`` has run long enough for another's score to be worth its stalls.
+
+    Scores change as jobs run: two that overtake each other in turn would do nothing but stall.
+    """
+    if rule.preemption != Preemption.SCORE or row.min_run_costs <= 0:
+        return True
+    ask = request(row, v)
+    stalls = np.int64(ask.checkpoint_ms) + np.int64(ask.restart_ms)
+    return row.now_ms - job(row, v).start_ms >= row.min_run_costs * stalls
+
+
 @part
 def _first_victim(row, rule, j, bound, lifted, count):
-    """The preemptible running job of the highest rank, lifted ones left out, or NO_JOB."""
+    """The preemptible running job of the highest rank, lifted ones left out, or NO_JOB.
+
+    By class whoever may not be preempted at this point any more is one, too: there are others.
+    """
     best, best_rank, best_value = np.int64(NO_JOB), _NOT_ELIGIBLE, _NOT_ELIGIBLE
     for k in range(row.running_len):
         v = running(row, k).job
         seen = False
         for i in range(count):
             seen = seen or lifted[i] == v
-        if seen or preemption_reason(row, v) != Reason.OK:
+        reason = preemption_reason(row, v)
+        bound_reached = reason == Reason.PREEMPTION_BOUND and rule.preemption != Preemption.SCORE
+        if seen or not (reason == Reason.OK or bound_reached) or not _has_paid(row, rule, v):
             continue
         rank, value = _victim_rank(row, rule, j, bound, v)
         if rank > best_rank or (rank == best_rank > _NOT_ELIGIBLE and value > best_value):
@@ -236,6 +255,7 @@ def victim_for(row, rule, j, lifted):
     Job ``j`` does not fit. Victims of the highest rank are lifted until it does; those that turn
     out not to be needed, because what they free does not help, are spared, the last lifted first.
     Jobs being checkpointed count as gone: nobody is preempted for room that is about to be free.
+    A gang that needs more victims by class than a decision point allows gets them at several.
     The state is as before when this returns.
     """
     bound = job_score(row, j, rule.key) if rule.preemption == Preemption.SCORE else 0.0
@@ -244,10 +264,14 @@ def victim_for(row, rule, j, lifted):
     if leaving > 0 and fits(row, j):
         _restore_all(row, lifted, 0, count)
         return ROOM_COMES
+    if row.preemption_limit <= 0:
+        _restore_all(row, lifted, 0, count)
+        return NO_JOB
     allowed = row.preemption_limit - row.preemptions_here
     # By score nobody beyond the limit is looked at; by class and cost the limit holds for those
     # that are needed, since the cheapest are often scattered where they do not help.
-    most = allowed if rule.preemption == Preemption.SCORE else row.running_len
+    by_score = rule.preemption == Preemption.SCORE
+    most = allowed if by_score else row.running_len
     while not fits(row, j):
         v = np.int64(NO_JOB)
         if count - leaving < most:
@@ -261,8 +285,10 @@ def victim_for(row, rule, j, lifted):
     needed = _spare_unneeded(row, j, lifted, leaving, count)
     _restore_all(row, lifted, 0, leaving)
     _restore_all(row, lifted, needed, count)
-    if needed == count or count - needed > allowed:
+    if needed == count or (by_score and count - needed > allowed):
         return np.int64(NO_JOB)
+    if allowed <= 0:
+        return np.int64(ROOM_COMES)
     return np.int64(lifted[needed])
 
 

@@ -1,0 +1,108 @@
+"""Room is kept for the first job that does not fit: who may overtake it, on the nodes as they are.
+
+EASY backfilling (Lifka, "The ANL/IBM SP scheduling system", JSSPP 1995) without commitment: the
+first waiting job that does not fit will fit once running jobs have ended, by their estimates;
+others may start meanwhile if they end before that, or if it fits then all the same. Capacity is not
+counted, as in ``decide.gang``, but placed: fragmentation, models and domains count.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from orchestrator.kernels.change.hold import lift_gang, release_gang, reserve_gang, restore_gang
+from orchestrator.kernels.decide.legal import permitted_workers
+from orchestrator.kernels.decide.order import job_score
+from orchestrator.kernels.lang.jit import kernel, small_kernel
+from orchestrator.kernels.place.fit import fits
+from orchestrator.kernels.place.generate import place_gang
+from orchestrator.kernels.state.access import job, request, running
+from orchestrator.kernels.state.codes import NEVER, Preemption, RuleKey
+
+__all__ = ["MOST_CHECKS", "delays", "ends_before", "gives_way", "reserved_start"]
+
+
+MOST_CHECKS = 16
+"""Jobs that are tried beside a reservation at one decision; of more, those that end before it go.
+
+A bound on the work of one decision only: who is passed over is tried again at the next.
+"""
+
+
+@small_kernel
+def gives_way(row, rule, head, v):
+    """Whether job ``v``, if it ran, could be preempted for ``head``, by class.
+
+    Under RECLAIM that depends on what tenants hold at the time: it is not counted on.
+    """
+    if rule.preemption != Preemption.PRIORITY:
+        return False
+    if request(row, v).preemptible == 0 or request(row, v).priority <= request(row, head).priority:
+        return False
+    if rule.key != RuleKey.PRIORITY:
+        return True
+    return job_score(row, v, rule.key) > job_score(row, head, rule.key)
+
+
+@kernel
+def _lift_leavers(row, rule, head, count):
+    """Lift the first ``count`` running jobs to end, and those that give way to ``head``."""
+    for k in range(row.running_len):
+        v = np.int64(running(row, k).job)
+        if k < count or gives_way(row, rule, head, v):
+            lift_gang(row, v)
+
+
+@kernel
+def _restore_leavers(row, rule, head, count):
+    for k in range(row.running_len):
+        v = np.int64(running(row, k).job)
+        if k < count or gives_way(row, rule, head, v):
+            restore_gang(row, v)
+
+
+@kernel
+def reserved_start(row, rule, head):
+    """When waiting job ``head``, which does not fit, will fit: (time, running jobs ended by then).
+
+    By the expected ends of running jobs, those that give way left out of account; NEVER if it does
+    not fit even then. The state is as before when this returns.
+    """
+    _lift_leavers(row, rule, head, np.int64(0))
+    count, time_ms = np.int64(0), np.int64(row.now_ms)
+    fit = fits(row, head)
+    while not fit and count < row.running_len:
+        v = np.int64(running(row, count).job)
+        time_ms = max(time_ms, np.int64(running(row, count).expected_end_ms))
+        count += 1
+        if not gives_way(row, rule, head, v):
+            lift_gang(row, v)
+            fit = fits(row, head)
+    _restore_leavers(row, rule, head, count)
+    return time_ms if fit else np.int64(NEVER), count
+
+
+@small_kernel
+def ends_before(row, j, time_ms):
+    """Whether waiting job ``j``, started now, is expected to have ended by a time."""
+    left = max(request(row, j).requested_ms - job(row, j).progress_ms, np.int64(0))
+    if job(row, j).first_start_ms >= 0:
+        left += request(row, j).restart_ms
+    return row.now_ms + left <= time_ms
+
+
+@kernel
+def delays(row, rule, head, count, j, nodes):
+    """Whether ``head`` would not fit once ``count`` running jobs have ended, had job ``j`` started.
+
+    ``j`` fits now; the state is as before when this returns.
+    """
+    generator = np.int64(rule.placement)
+    workers = permitted_workers(row, j, place_gang(row, j, generator, nodes))
+    if workers <= 0 or not reserve_gang(row, j, nodes, workers, generator):
+        return True  # it cannot start in this place anyway
+    _lift_leavers(row, rule, head, count)
+    late = not fits(row, head)
+    _restore_leavers(row, rule, head, count)
+    release_gang(row, j)
+    return late
