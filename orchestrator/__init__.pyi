@@ -16,6 +16,7 @@ from .autoscaler.policies import PredictiveScaler as PredictiveScaler
 from .autoscaler.policies import ResourceBounds as ResourceBounds
 from .autoscaler.policies import ResourceRequest as ResourceRequest
 from .autoscaler.policies import ScalingPlan as ScalingPlan
+from .autoscaler.policies import Supply as Supply
 from .autoscaler.policies import VerticalScaler as VerticalScaler
 from .autoscaler.replay import FleetAccount as FleetAccount
 from .autoscaler.replay import hold_peak as hold_peak
@@ -120,6 +121,7 @@ from .metrics.views import ScalingEfficiency as ScalingEfficiency
 from .metrics.views import SchedulingLatency as SchedulingLatency
 from .orchestrator import DEFAULT_SHAPE as DEFAULT_SHAPE
 from .orchestrator import InfrastructureOrchestrator as InfrastructureOrchestrator
+from .ports import Catalogue as Catalogue
 from .ports import Checkpoint as Checkpoint
 from .ports import CheckpointManager as CheckpointManager
 from .ports import Clock as Clock

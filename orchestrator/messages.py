@@ -178,9 +178,14 @@ class Plan:
 
 @dataclass(frozen=True)
 class Submit:
-    """Queue a job."""
+    """Queue a job.
+
+    ``awaits_order``: the nodes that there are will never hold it, but such as can be ordered would.
+    Who may order them says so; a replica that replays the log has nobody to ask.
+    """
 
     spec: JobSpec
+    awaits_order: bool = False
 
 
 @dataclass(frozen=True)
@@ -201,9 +206,13 @@ class Scale:
 
 @dataclass(frozen=True)
 class Register:
-    """A node joins, or comes back under another description."""
+    """A node joins, or comes back under another description.
+
+    ``rented``: it was ordered and delivered, and may be given back when nobody needs it.
+    """
 
     spec: NodeSpec
+    rented: bool = False
 
 
 @dataclass(frozen=True)

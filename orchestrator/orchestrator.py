@@ -50,7 +50,7 @@ from orchestrator.ports import (
     ShardManager,
 )
 from orchestrator.runtimes.simulated import SimulatedRuntime
-from orchestrator.scheduling.rules import Rule, RulePolicy, policy_of
+from orchestrator.scheduling.rules import RULES, Rule, RulePolicy, policy_of
 from orchestrator.semantics import Semantics
 from orchestrator.status import cluster_status, failure_report, job_status
 from orchestrator.types import JobSpec, NodeSpec, ScalingDecision, TenantSpec
@@ -156,9 +156,8 @@ class InfrastructureOrchestrator:
         self._replicas = ReplicaRegistry(self.clock, mesh, transport, simulated=simulated)
         self.mesh = self._replicas.mesh
         self.metrics = OrchestratorMetrics(self.engine, self._replicas.counts)
-        scaler = autoscaler, provisioner, self.metrics.scaling
+        scaler = autoscaler, provisioner, self.metrics.scaling, self._rule
         self._fleet = FleetController(self.engine, self.clock, *scaler)
-        self._fleet.bind(self.register_node)
         self._inbox = Inbox(self._take_report, self.clock)
         self._saves = SaveDeadlines(self.engine, self.clock, self._inbox.deliver, save_grace_ms)
         applied = self._carry_out, self._observe
@@ -167,6 +166,7 @@ class InfrastructureOrchestrator:
 
     def _listen(self, *, own_policy: bool) -> None:
         """Hear of jobs and settings that are there already, of events and of nodes' health."""
+        self._fleet.bind(self._join_rented)
         self._keeping = Persistent("noting checkpoints", self._keeper.flush, self.clock)
         self._health = Inbox(self._take_health, self.clock)
         self._crashes = CrashLoops(self.engine, self.clock, self._inbox.deliver)
@@ -219,14 +219,20 @@ class InfrastructureOrchestrator:
         Raises
         ------
         ValidationError
-            If the id is taken, or the cluster can never hold the job.
+            If the id is taken, or neither the nodes that there are nor those that the provisioner
+            delivers will ever hold the job.
         CapacityError
             If all jobs that there may be wait or run.
         """
-        await self._propose(Submit(job))
+        await self.start()
+        await self._propose(Submit(job, self._fleet.needs_order(job)))
         self._replicas.declare(job)
         await self._cycle.react()
         return job.job_id
+
+    def check_job(self, job: JobSpec) -> None:
+        """Raise what :meth:`submit_job` would raise for a job now; nothing is submitted."""
+        self.engine.check(Submit(job, self._fleet.needs_order(job)))
 
     async def preempt_job(self, job_id: str, reason: str) -> bool:
         """Checkpoint a running job, then put it back into the queue.
@@ -290,10 +296,16 @@ class InfrastructureOrchestrator:
         ValidationError, CapacityError
             If a node of that id is in service, or there is no room for another one.
         """
-        await self._propose(Register(node))
-        self._trust(node.node_id)
-        await self._cycle.react()
+        await self._join(Register(node))
         return True
+
+    async def _join_rented(self, node: NodeSpec) -> None:
+        await self._join(Register(node, rented=True))
+
+    async def _join(self, register: Register) -> None:
+        await self._propose(register)
+        self._trust(register.spec.node_id)
+        await self._cycle.react()
 
     async def decommission_node(self, node_id: str, drain: bool = True) -> bool:
         """Take a node out of service.
@@ -352,11 +364,17 @@ class InfrastructureOrchestrator:
     async def auto_scale_cluster(self) -> ScalingDecision:
         """Compare demand (what jobs hold and wait for) with capacity; order or drain nodes.
 
-        What changes the cluster is in its log: nodes that arrive are registered, those that cost
-        least to empty are decommissioned, and never one with work that may not be preempted.
+        What it takes to let in who waits is rehearsed on a copy of the cluster. What changes the
+        cluster is in its log: nodes that arrive are registered, and of those that were ordered, the
+        ones that cost least to empty are decommissioned, if all of their work fits elsewhere.
         """
         await self.start()
-        return await self._fleet.scale(self.decommission_node)
+        return await self._fleet.scale(self.decommission_node, self.scale_job)
+
+    def _rule(self) -> Rule:
+        """By what rule jobs are placed; of a policy that is none nobody knows, as by default."""
+        policy = self._cycle.policy
+        return policy.rule if isinstance(policy, RulePolicy) else RULES["priority"]
 
     async def discover_service(self, service_name: str) -> list[str]:
         """Addresses of a service's replicas that requests may go to now.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias, runtime_checkable
 
 from orchestrator.messages import Effect, Entry, Event, Plan
 from orchestrator.types import NodeSpec
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from orchestrator.engine.snapshot import Snapshot
 
 __all__ = [
+    "Catalogue",
     "Checkpoint",
     "CheckpointManager",
     "Clock",
@@ -177,3 +178,15 @@ class Provisioner(Protocol):
 
     def release(self, node_ids: Sequence[str]) -> None:
         """Nodes have left the cluster and are given back; those of other origin are ignored."""
+
+
+@runtime_checkable
+class Catalogue(Provisioner, Protocol):
+    """A provisioner that delivers nodes of several kinds."""
+
+    @property
+    def templates(self) -> tuple[NodeSpec, ...]:
+        """All that it delivers, the usual kind (``template``) first."""
+
+    def order(self, count: int, template: NodeSpec | None = None) -> None:
+        """Order nodes of a kind; None: of the usual one."""

@@ -1,8 +1,9 @@
 """The AutoScaler: how many nodes and replicas, how large, and when to change it.
 
 ``policies`` decide on what is known now, or with a forecast; ``forecast`` and ``table`` say what is
-to come; ``fleet`` turns decisions into orders of nodes; ``replay`` accounts for a scaler along a
-demand series. The numbers come from ``orchestrator.kernels.decide.scale``.
+to come; ``rehearsal`` tries on a copy what it takes; ``fleet`` turns decisions into orders of
+nodes; ``replay`` accounts for a scaler along a demand series. The numbers come from
+``orchestrator.kernels.decide.scale``.
 """
 
 from orchestrator.autoscaler.forecast import (
@@ -23,6 +24,7 @@ from orchestrator.autoscaler.policies import (
     ResourceBounds,
     ResourceRequest,
     ScalingPlan,
+    Supply,
     VerticalScaler,
 )
 from orchestrator.autoscaler.replay import FleetAccount, hold_peak, replay
@@ -53,6 +55,7 @@ __all__ = [
     "SeasonalMean",
     "SeasonalNaive",
     "Structure",
+    "Supply",
     "VerticalScaler",
     "fill_gaps",
     "forecaster_named",

@@ -4,25 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
-from collections.abc import Awaitable, Callable
+from collections import Counter, deque
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import Any, TypeAlias
 
-import numpy as np
-
-from orchestrator.autoscaler.policies import HorizontalScaler, PredictiveScaler, ScalingPlan
+from orchestrator.autoscaler.policies import (
+    HorizontalScaler,
+    PredictiveScaler,
+    ScalingPlan,
+    Supply,
+)
+from orchestrator.autoscaler.rehearsal import Order, Rehearsal
 from orchestrator.engine.engine import Engine
+from orchestrator.engine.records import check_racks
 from orchestrator.errors import ConfigurationError, QuartermasterError, ValidationError
-from orchestrator.kernels.change.nodes import give_up_nodes
 from orchestrator.kernels.state.codes import NodeCode
 from orchestrator.live.retry import Inbox, Persistent
 from orchestrator.metrics.views import ScalingEfficiency
-from orchestrator.ports import Clock, Provisioner
-from orchestrator.status import Demand, demand_of
-from orchestrator.types import NodeSpec, ScalingDecision, ScalingDirection
+from orchestrator.ports import Catalogue, Clock, Provisioner
+from orchestrator.scheduling.rules import RULES, Rule
+from orchestrator.status import demand_of
+from orchestrator.types import JobSpec, NodeSpec, ScalingDecision, ScalingDirection
 
-__all__ = ["FleetController", "FleetScaler", "leaving_nodes"]
+__all__ = ["FleetController", "FleetScaler"]
 
 
 FleetScaler: TypeAlias = HorizontalScaler | PredictiveScaler
@@ -32,43 +37,14 @@ FleetScaler: TypeAlias = HorizontalScaler | PredictiveScaler
 _log = logging.getLogger(__name__)
 
 
-def leaving_nodes(
-    engine: Engine, time_ms: int, count: int, *, empty_only: bool = False
-) -> list[str]:
-    """Nodes to give up, at most ``count``: those that a simulated fleet would give up.
-
-    What empties them costs least (work since the last checkpoint, saving and restarting, times what
-    the gang holds; each gang once), and none has a job that may not be preempted. It is tried on a
-    copy of the cluster.
-
-    Parameters
-    ----------
-    engine : Engine
-        The cluster.
-    time_ms : int
-        Now.
-    count : int
-        How many are wanted.
-    empty_only : bool, optional
-        Only nodes without work.
-
-    Returns
-    -------
-    list of str
-        In the order in which they are to go.
-    """
-    nodes = np.empty(count, np.int32)
-    state = engine.state_at(max(time_ms, engine.now_ms))
-    found = give_up_nodes(state.rows, 0, empty_only, nodes)
-    return [engine.nodes.index.ids[n] for n in nodes[:found]]
-
-
 class FleetController:
     """Keeps the number of nodes where a scaler wants it.
 
-    A node counts while it is up or on order. Without a provisioner nothing can be ordered, and
-    only nodes that are empty are drained. The scaler's cooldown and past are not in the cluster's
-    log: after a restart they begin anew.
+    A node counts while it is up or on order. What is ordered, and which node goes, is rehearsed on
+    a copy of the cluster (:class:`orchestrator.autoscaler.rehearsal.Rehearsal`): nodes are ordered
+    for jobs that they let in, and none is given up whose work fits nowhere else. Only nodes that
+    were ordered are ever given up; the log knows them. Without a provisioner decisions are advice.
+    The scaler's cooldown and past are not in the log: after a restart they begin anew.
 
     Parameters
     ----------
@@ -78,12 +54,13 @@ class FleetController:
         Time.
     scaler : FleetScaler or None
         Who decides. With a predictive one every decision is a tick. None: a horizontal one with
-        the defaults of :class:`ScalingPlan`, made for the nodes that are there at the first
-        decision.
+        the defaults of :class:`ScalingPlan`, made for nodes as they can be ordered.
     provisioner : Provisioner or None
         Where nodes come from and go.
     account : ScalingEfficiency
         Is told of everything.
+    rule : callable or None, optional
+        Tells by which rule jobs are placed now; None: by the default one.
 
     Raises
     ------
@@ -98,6 +75,7 @@ class FleetController:
         scaler: FleetScaler | None,
         provisioner: Provisioner | None,
         account: ScalingEfficiency,
+        rule: Callable[[], Rule] | None = None,
     ) -> None:
         self.scaler = scaler
         self.provisioner = provisioner
@@ -105,8 +83,11 @@ class FleetController:
         self._engine = engine
         self._clock = clock
         self._account = account
+        self._rule = rule or (lambda: RULES["priority"])
+        self._default: tuple[str, HorizontalScaler] | None = None  # and the unit that it counts in
         self._lock = asyncio.Lock()
-        self._ordered_ms: deque[int] = deque()
+        self._ordered: deque[tuple[int, NodeSpec]] = deque()  # when, and which kind
+        self._arrivals: Inbox[NodeSpec] | None = None
         self._gone: list[str] = []  # nodes that are to be given back
         self._releasing = Persistent("giving nodes back", self._release, clock)
         most = engine.shape.nodes
@@ -115,17 +96,26 @@ class FleetController:
                 f"autoscaler: 'min_size' is {least}, and the cluster has room for {most} nodes; "
                 "lower it, or raise ClusterShape.nodes"
             )
-        if provisioner is not None and provisioner.template.gpus > engine.shape.devices:
-            me = f"provisioner: NodeSpec '{provisioner.template.node_id}'"
-            problem = f"is {provisioner.template.gpus}, and a node has at most"
-            limit = engine.shape.devices
-            raise ValidationError(me, "gpus", f"{problem} {limit}", "raise ClusterShape.devices")
+        for kind in self._orderable:
+            if kind.gpus > engine.shape.devices:
+                me = f"provisioner: NodeSpec '{kind.node_id}'"
+                problem = f"is {kind.gpus}, and a node has at most {engine.shape.devices}"
+                raise ValidationError(me, "gpus", problem, "raise ClusterShape.devices")
+
+    @property
+    def _orderable(self) -> tuple[NodeSpec, ...]:
+        """Kinds of nodes that can be ordered, the usual one first."""
+        if isinstance(self.provisioner, Catalogue):
+            return self.provisioner.templates
+        return () if self.provisioner is None else (self.provisioner.template,)
+
+    # --- nodes come and go -----------------------------------------------------------------------
 
     def bind(self, join: Callable[[NodeSpec], Awaitable[object]]) -> None:
         """Say how nodes that arrive are registered; one that is refused is given back."""
         if self.provisioner is not None:
-            arrivals = Inbox[NodeSpec](lambda spec: self._arrive(spec, join), self._clock)
-            self.provisioner.bind(arrivals.deliver)
+            self._arrivals = Inbox[NodeSpec](lambda spec: self._arrive(spec, join), self._clock)
+            self.provisioner.bind(self._arrivals.deliver)
 
     async def _arrive(self, spec: NodeSpec, join: Callable[[NodeSpec], Awaitable[object]]) -> None:
         nodes = self._engine.nodes
@@ -136,65 +126,40 @@ class FleetController:
             await join(spec)
         except QuartermasterError as error:  # its room was taken meanwhile, for example
             _log.warning("node '%s' is given back: %s", spec.node_id, error)
-            self._ordered_at()
+            self._ordered_at(spec)
             self.left([spec.node_id])
         else:
-            self._account.note_arrival(self._clock.now_ms() - self._ordered_at())
+            self._account.note_arrival(self._clock.now_ms() - self._ordered_at(spec))
 
-    def _ordered_at(self) -> int:
-        """When the node that has come was ordered: the first order that is open; else now."""
-        return self._ordered_ms.popleft() if self._ordered_ms else self._clock.now_ms()
+    def _ordered_at(self, spec: NodeSpec) -> int:
+        """When a node that has come was ordered: the first open order of its kind; else now."""
+        for order in self._ordered:
+            if replace(spec, node_id=order[1].node_id) == order[1]:
+                self._ordered.remove(order)
+                return order[0]
+        return self._ordered.popleft()[0] if self._ordered else self._clock.now_ms()
+
+    @property
+    def pending(self) -> int:
+        """Nodes that are ordered and not registered yet."""
+        if self.provisioner is None:
+            return 0
+        arrived = len(self._arrivals) if self._arrivals is not None else 0
+        return self.provisioner.pending + arrived
+
+    def _coming(self) -> list[NodeSpec]:
+        """The kinds of the nodes on order; of those that were ordered by others: the usual one."""
+        known = [kind for _, kind in self._ordered]
+        return (known + [*self._orderable[:1]] * self.pending)[: self.pending]
 
     @property
     def size(self) -> int:
         """Nodes that are up or on order."""
-        codes = [self._engine.nodes.code(node_id) for node_id in self._engine.nodes.specs]
-        pending = self.provisioner.pending if self.provisioner is not None else 0
-        return codes.count(NodeCode.UP) + pending
+        return len(self._up()) + self.pending
 
-    async def scale(self, decommission: Callable[[str], Awaitable[object]]) -> ScalingDecision:
-        """Decide, and carry it out.
-
-        Parameters
-        ----------
-        decommission : coroutine function
-            Drains a node.
-
-        Returns
-        -------
-        ScalingDecision
-            Its reason says where less was done than was decided.
-        """
-        async with self._lock:
-            now_ms, size = self._clock.now_ms(), self.size
-            demand = demand_of(self._engine)
-            cooldown = _horizontal(self._scaler_for(demand)).cooldown
-            changed_ms = cooldown.last_change_ms
-            decision = await self._decide(now_ms, size, demand)
-            more = decision.target_nodes - size
-            try:
-                done = await self._change(more, now_ms, decommission)
-            except Exception:
-                cooldown.take_back(changed_ms)  # nothing happened that has to show its effect first
-                raise
-            if done < abs(more):
-                decision = self._explain(decision, done, abs(more))
-            self.last = decision
-            capacity = size * _plan_of(self._scaler_for(demand)).unit_capacity
-            self._account.note(now_ms, decision, demand.total, capacity, done)
-            return decision
-
-    async def _change(
-        self, more: int, now_ms: int, decommission: Callable[[str], Awaitable[object]]
-    ) -> int:
-        """Order nodes, or drain some (``more`` below 0); how many."""
-        if more >= 0:
-            return self._order(more, now_ms) if more > 0 else 0
-        only = self.provisioner is None
-        leaving = leaving_nodes(self._engine, now_ms, -more, empty_only=only)
-        for node_id in leaving:
-            await decommission(node_id)
-        return len(leaving)
+    def _up(self) -> list[str]:
+        nodes = self._engine.nodes
+        return [node_id for node_id in nodes.specs if nodes.code(node_id) == NodeCode.UP]
 
     def left(self, node_ids: list[str]) -> None:
         """Nodes have left the cluster: they are given back, later if that fails."""
@@ -206,12 +171,188 @@ class FleetController:
             self.provisioner.release(list(self._gone))
         self._gone.clear()
 
+    # --- jobs that come --------------------------------------------------------------------------
+
+    def needs_order(self, spec: JobSpec) -> bool:
+        """Whether a job that is to be submitted has to wait for nodes that can be ordered.
+
+        Raises
+        ------
+        ValidationError
+            If neither the nodes that there are nor those hold it.
+        """
+        nodes, jobs = self._engine.nodes, self._engine.jobs
+        try:
+            return jobs.needs_order(spec, ())
+        except ValidationError:
+            if self.provisioner is None:
+                raise
+        own = [one for one in nodes.specs.values() if one.node_id not in nodes.rented]
+        clusters = []
+        for kind in self._orderable:
+            cluster = own + [kind] * (self._most_nodes - len(own))
+            try:
+                check_racks(cluster)
+            except ValidationError as error:
+                _log.warning("nodes of kind '%s' cannot join: %s", kind.node_id, error)
+            else:
+                clusters.append(cluster)
+        return jobs.needs_order(spec, clusters)
+
+    @property
+    def _most_nodes(self) -> int:
+        most = self._engine.shape.nodes
+        return most if self.scaler is None else min(most, _plan_of(self.scaler).max_size)
+
+    # --- scaling ---------------------------------------------------------------------------------
+
+    async def scale(
+        self,
+        decommission: Callable[[str], Awaitable[object]],
+        resize: Callable[[str, int], Awaitable[object]] | None = None,
+    ) -> ScalingDecision:
+        """Decide, and carry it out.
+
+        Parameters
+        ----------
+        decommission : coroutine function
+            Drains a node.
+        resize : coroutine function or None, optional
+            Gives a job another number of workers: a service, those that it had on a node that goes.
+
+        Returns
+        -------
+        ScalingDecision
+            Its reason says where less was done than was decided.
+        """
+        async with self._lock:
+            order = await self._rehearse()
+            now_ms, size = self._clock.now_ms(), self.size
+            scaler = self._scaler_for(order)
+            cooldown = _horizontal(scaler).cooldown
+            changed_ms = cooldown.last_change_ms
+            capacity = self._supply(replace(order, nodes=()), scaler).capacity
+            supply = self._supply(order, scaler)
+            decision = await self._decide(scaler, size, order.demand, supply)
+            more = decision.target_nodes - size
+            done = 0
+            try:
+                if more > 0:
+                    done = self._order(order, more, now_ms)
+                elif more < 0:
+                    done = await self._give_up(-more, now_ms, decommission, resize)
+            finally:
+                if done == 0:  # nothing happened that has to show its effect first
+                    cooldown.take_back(changed_ms)
+            decision = self.last = self._explain(decision, done, abs(more), order)
+            wanted = order.demand + order.beyond
+            self._account.note(now_ms, decision, wanted, capacity, done)
+            return decision
+
+    async def _rehearse(self) -> Order:
+        """What it takes to let in who waits."""
+        rehearsal = Rehearsal(self._engine, self._clock.now_ms(), self._rule())
+        rehearsal.place_all()
+        rehearsal.add(self._coming())
+        kinds: Sequence[NodeSpec] = self._orderable
+        if self.provisioner is None:  # advice: more of those that there are
+            nodes = self._engine.nodes.specs.values()
+            alike = {replace(node, node_id="any", available=True): node for node in nodes}
+            kinds = list(alike)
+        room = min(self._room, self._most_nodes - self.size)
+        return await asyncio.to_thread(rehearsal.order, kinds, room)  # it may take a second
+
+    @property
+    def _room(self) -> int:
+        """Nodes for which the tables have room."""
+        return self._engine.shape.nodes - len(self._engine.nodes.specs) - self.pending
+
+    def _supply(self, order: Order, scaler: FleetScaler) -> Supply:
+        """What the nodes serve that are up, on order, or to be ordered, as the plan counts.
+
+        A plan may count less than all that a node has; other kinds count in proportion.
+        """
+        up = [self._engine.nodes.specs[node_id] for node_id in self._up()]
+        nodes = [*up, *self._coming(), *order.nodes]
+        usual = self._usual_capacity(order)
+        units = sum(order.of_node(spec) for spec in nodes) / usual if usual > 0.0 else len(nodes)
+        return Supply(len(nodes), _plan_of(scaler).unit_capacity * units)
+
+    def _usual_capacity(self, order: Order) -> float:
+        """Capacity of the node that a plan has in mind: of the usual kind, or of those up."""
+        if (usual := self._usual(order)) is not None:
+            return order.of_node(usual)
+        specs = [self._engine.nodes.specs[name] for name in self._up()]
+        return sum(order.of_node(spec) for spec in specs) / max(len(specs), 1)
+
+    def _usual(self, order: Order) -> NodeSpec | None:
+        """The kind to order for what is to come: the first one that adds to what demand is of."""
+        return next((kind for kind in self._orderable if order.of_node(kind) > 0.0), None)
+
+    async def _decide(
+        self, scaler: FleetScaler, size: int, demand: float, supply: Supply
+    ) -> ScalingDecision:
+        now_ms = self._clock.now_ms()
+        if isinstance(scaler, HorizontalScaler):
+            return scaler.decide(now_ms, size, demand, supply=supply)
+        scaler.observe(demand)
+        if scaler.refit_due():
+            await asyncio.to_thread(scaler.refit)  # a fit may take seconds
+        return scaler.decide(now_ms, size, supply)
+
+    def _scaler_for(self, order: Order) -> FleetScaler:
+        if self.scaler is not None:
+            return self.scaler
+        if self._default is None or self._default[0] != order.unit:
+            capacity = self._usual_capacity(order)
+            plan = ScalingPlan(capacity or 1.0, max_size=self._engine.shape.nodes)
+            scaler = HorizontalScaler(plan)
+            if self._default is not None:
+                scaler.cooldown.take_back(self._default[1].cooldown.last_change_ms)
+            self._default = order.unit, scaler
+        return self._default[1]
+
+    def _order(self, order: Order, count: int, now_ms: int) -> int:
+        """Order what lets somebody in, and more of it beyond, while there is room; how many."""
+        if self.provisioner is None:
+            return 0
+        count, usual = min(count, max(self._room, 0)), self._usual(order)
+        spare = [] if usual is None else [usual] * (count - len(order.nodes))
+        kinds = Counter([*order.nodes, *spare][:count])
+        for kind, number in kinds.items():
+            if isinstance(self.provisioner, Catalogue) and kind != self.provisioner.template:
+                self.provisioner.order(number, kind)
+            else:
+                self.provisioner.order(number)
+            self._ordered.extend([(now_ms, kind)] * number)
+        return kinds.total()
+
+    async def _give_up(
+        self,
+        count: int,
+        now_ms: int,
+        decommission: Callable[[str], Awaitable[object]],
+        resize: Callable[[str, int], Awaitable[object]] | None,
+    ) -> int:
+        """Drain nodes that were ordered, and whose work fits elsewhere; how many."""
+        if self.provisioner is None:
+            return 0
+        rented = [node_id for node_id in self._up() if node_id in self._engine.nodes.rented]
+        leaving = Rehearsal(self._engine, now_ms, self._rule()).give_up(count, rented)
+        for node_id in leaving:
+            replicas = self._engine.services_on(node_id)
+            await decommission(node_id)
+            for job_id, workers in replicas.items():
+                if resize is not None and len(self._engine.workers_of(job_id)) > 0:
+                    await resize(job_id, workers)
+        return len(leaving)
+
     def status(self) -> dict[str, Any]:
         """What was decided last, as plain data, and what is on its way."""
         last = self.last
         return {
             "size": self.size,
-            "pending": self.provisioner.pending if self.provisioner is not None else 0,
+            "pending": self.pending,
             "demand": demand_of(self._engine).total,
             "last_decision": None
             if last is None
@@ -224,46 +365,21 @@ class FleetController:
             },
         }
 
-    async def _decide(self, now_ms: int, size: int, demand: Demand) -> ScalingDecision:
-        scaler = self._scaler_for(demand)
-        if isinstance(scaler, HorizontalScaler):
-            return scaler.decide(now_ms, size, demand.total)
-        scaler.observe(demand.total)
-        if scaler.refit_due():
-            await asyncio.to_thread(scaler.refit)  # a fit may take seconds
-        return scaler.decide(now_ms, size)
-
-    def _scaler_for(self, demand: Demand) -> FleetScaler:
-        if self.scaler is not None:
-            return self.scaler
-        specs = list(self._engine.nodes.specs.values())
-        if self.provisioner is not None:
-            specs = [self.provisioner.template]
-        capacity = sum(demand.of_node(spec) for spec in specs) / max(len(specs), 1)
-        plan = ScalingPlan(capacity or 1.0, max_size=self._engine.shape.nodes)
-        scaler = HorizontalScaler(plan)
-        if specs:
-            self.scaler = scaler
-        return scaler
-
-    def _order(self, count: int, now_ms: int) -> int:
-        """Order as many as there is room for; how many that were."""
-        if self.provisioner is None:
-            return 0
-        room = self._engine.shape.nodes - len(self._engine.nodes.specs) - self.provisioner.pending
-        count = min(count, max(room, 0))
-        if count > 0:
-            self.provisioner.order(count)
-            self._ordered_ms.extend([now_ms] * count)
-        return count
-
-    def _explain(self, decision: ScalingDecision, done: int, wanted: int) -> ScalingDecision:
-        why = "there is no room for more nodes"
-        if decision.direction == ScalingDirection.DOWN:
-            why = "the others hold work that stays"
-        elif self.provisioner is None:
-            why = "there is no provisioner"
-        return replace(decision, reason=f"{decision.reason}; {done} of {wanted} nodes: {why}")
+    def _explain(
+        self, decision: ScalingDecision, done: int, wanted: int, order: Order
+    ) -> ScalingDecision:
+        """Say where less was done than was decided, and whom no decision can help."""
+        reason = decision.reason
+        if done < wanted:
+            why = "there is no room for more nodes"
+            if self.provisioner is None:
+                why = "there is no provisioner"
+            elif decision.direction == ScalingDirection.DOWN:
+                why = "the others were not ordered, or hold work that fits nowhere else"
+            reason += f"; {done} of {wanted} nodes: {why}"
+        if order.left > 0:
+            reason += f"; nodes as may be ordered do not let in {order.left} of those that wait"
+        return replace(decision, reason=reason)
 
 
 def _horizontal(scaler: FleetScaler) -> HorizontalScaler:

@@ -33,6 +33,7 @@ __all__ = [
     "ResourceBounds",
     "ResourceRequest",
     "ScalingPlan",
+    "Supply",
     "VerticalScaler",
 ]
 
@@ -166,6 +167,23 @@ class ScalingPlan:
         return np.asarray(record)
 
 
+@dataclass(frozen=True)
+class Supply:
+    """What units serve that are not all alike.
+
+    Parameters
+    ----------
+    size : int
+        Units that are here or on their way, and those besides without which what waits does not
+        fit, however much the others could serve in sum.
+    capacity : float
+        What so many serve, in the unit of the demand.
+    """
+
+    size: int
+    capacity: float
+
+
 class HorizontalScaler:
     """Adds and removes nodes (or replicas) so that demand uses them as planned.
 
@@ -182,7 +200,13 @@ class HorizontalScaler:
         self._recent: deque[tuple[int, float]] = deque()
 
     def decide(
-        self, now_ms: int, size: int, demand: float, *, predicted: float | None = None
+        self,
+        now_ms: int,
+        size: int,
+        demand: float,
+        *,
+        predicted: float | None = None,
+        supply: Supply | None = None,
     ) -> ScalingDecision:
         """What the size should be now; a change is noted for the cooldown.
 
@@ -193,32 +217,60 @@ class HorizontalScaler:
         size : int
             Nodes or replicas that are here or on their way.
         demand : float
-            Demand now, in the unit of ``unit_capacity``.
+            Demand now, in the unit of ``unit_capacity``; NaN: it is not known, and nothing is
+            changed on its account.
         predicted : float or None, optional
             Demand to prepare for, where it is above the present one.
+        supply : Supply or None, optional
+            Where units are not all alike, or placing has shown how many it takes; None: each serves
+            ``unit_capacity``.
 
         Returns
         -------
         ScalingDecision
             ``predicted_demand`` is what was planned for; ``cooldown_remaining_s`` is above 0 where
             a change is due and has to wait.
+
+        Raises
+        ------
+        ValidationError
+            If the demand is negative.
         """
-        need = demand if predicted is None else max(demand, predicted)
-        held = self._highest_of_late(now_ms, need)
-        last = self.cooldown.last_change_ms
-        target, left = scale_one(self._record, 0, size, need, now_ms, last)
-        if target <= size and left == 0:
-            lower, left = scale_one(self._record, 0, size, held, now_ms, last)
-            target = min(lower, size) if target < size else target
+        if demand < 0.0:
+            raise ValidationError("decide", "demand", f"is {demand}", "give 0 or more, or NaN")
+        supply = supply or Supply(size, size * self.plan.unit_capacity)
+        known = [value for value in (demand, predicted) if value is not None and value >= 0.0]
+        need = max(known, default=math.nan)
+        target, left = self._target(now_ms, size, need, supply)
+        least = min(supply.size, self.plan.max_size)
+        if target < least > size:  # whatever the sums say, placing has shown that it takes so many
+            left = self.cooldown.remaining_ms(ScalingDirection.UP, now_ms)
+            most = size + self.plan.step_up if self.plan.step_up > 0 else least
+            target = size if left > 0 else min(least, most)
         if target != size:
             self.cooldown.record(now_ms)
         return ScalingDecision(
             direction=_direction(size, target),
             target_nodes=target,
-            reason=self._explain(size, target, demand, need, left),
+            reason=self._explain(size, target, demand, need, left, supply),
             predicted_demand=need,
             cooldown_remaining_s=left / 1000.0,
         )
+
+    def _target(self, now_ms: int, size: int, need: float, supply: Supply) -> tuple[int, int]:
+        """The size by the sum of what is needed, and the cooldown that a change waits for, ms."""
+        if math.isnan(need):
+            return size, 0
+        plan = self.plan
+        # The rule knows units of one capacity: what others serve beyond it, or less, is taken off.
+        spare = (supply.capacity - supply.size * plan.unit_capacity) * plan.target_utilisation
+        need, held = need - spare, self._highest_of_late(now_ms, need) - spare
+        last = self.cooldown.last_change_ms
+        target, left = scale_one(self._record, 0, size, need, now_ms, last)
+        if target <= size and left == 0:
+            lower, left = scale_one(self._record, 0, size, held, now_ms, last)
+            target = min(lower, size) if target < size else target
+        return target, left
 
     def _highest_of_late(self, now_ms: int, need: float) -> float:
         """The highest need of the last ``hold_s``; entries that can never be it are dropped."""
@@ -229,15 +281,22 @@ class HorizontalScaler:
             self._recent.popleft()
         return self._recent[0][1]
 
-    def _explain(self, size: int, target: int, demand: float, need: float, left: int) -> str:
-        capacity = size * self.plan.unit_capacity
+    def _explain(
+        self, size: int, target: int, demand: float, need: float, left: int, supply: Supply
+    ) -> str:
+        # What is ordered for jobs that fit nowhere is not there yet.
+        capacity = supply.capacity - max(supply.size - size, 0) * self.plan.unit_capacity
         what = f"demand {demand:.6g} of {capacity:.6g}"
+        if math.isnan(demand):
+            what = f"demand unknown, capacity {capacity:.6g}"
         if need > demand:
             what += f", {need:.6g} expected"
         if left > 0:
             return f"{what}; a change is due and waits for the cooldown"
         if target > size and demand > capacity:
             return f"{what}: reactive, demand is above capacity already"
+        if target > size and supply.size > size:
+            return f"{what}: reactive, what waits fits into {supply.size} nodes and no fewer"
         if target != size:
             return f"{what}; use of {self.plan.target_utilisation:.0%} is the target"
         return f"{what}; no change"
@@ -414,7 +473,7 @@ class PredictiveScaler:
             bases.append(fitted.at(ticks))
             del bases[:-keep]
 
-    def decide(self, now_ms: int, size: int) -> ScalingDecision:
+    def decide(self, now_ms: int, size: int, supply: Supply | None = None) -> ScalingDecision:
         """What the size should be now, for the demand of now and of the provisioning delay.
 
         Parameters
@@ -422,6 +481,8 @@ class PredictiveScaler:
         now_ms : int
         size : int
             Nodes or replicas that are here or on their way.
+        supply : Supply or None, optional
+            As of :meth:`HorizontalScaler.decide`.
 
         Returns
         -------
@@ -430,7 +491,7 @@ class PredictiveScaler:
         ahead = self.forecast()
         target = self.horizontal.plan.target_utilisation
         return self.horizontal.decide(
-            now_ms, size, self._values[-1], predicted=ahead.upper * target
+            now_ms, size, self._values[-1], predicted=ahead.upper * target, supply=supply
         )
 
 

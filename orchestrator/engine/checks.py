@@ -59,10 +59,12 @@ def check_message(body: Command | Event) -> None:
     Whether it makes sense as things are is another question: see ``Engine.check``.
     """
     match body:
-        case Submit(spec):
+        case Submit(spec, awaits_order):
             _require_type(body, "spec", spec, JobSpec)
-        case Register(spec):
+            _require_type(body, "awaits_order", awaits_order, bool)
+        case Register(spec, rented):
             _require_type(body, "spec", spec, NodeSpec)
+            _require_type(body, "rented", rented, bool)
         case Preempt(job_id, reason):
             _require_text(body, "job_id", job_id)
             _require_text(body, "reason", reason)

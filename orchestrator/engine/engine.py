@@ -23,7 +23,14 @@ from orchestrator.errors import QuartermasterError
 from orchestrator.invariants import assert_invariants
 from orchestrator.kernels.change import events as live
 from orchestrator.kernels.run import rows as kernels
-from orchestrator.kernels.state.codes import NO_JOB, EventKind, JobCode, Reason, Status
+from orchestrator.kernels.state.codes import (
+    NO_JOB,
+    EventKind,
+    JobCode,
+    JobKind,
+    Reason,
+    Status,
+)
 from orchestrator.kernels.state.records import NODE_DTYPE, REQUEST_DTYPE
 from orchestrator.kernels.state.row import ClusterShape, ClusterState, allocate
 from orchestrator.messages import (
@@ -196,6 +203,17 @@ class Engine:
         workers = self.state.worker[0, j, : self.state.job[0, j]["workers_now"]]
         return placements(workers, self.nodes)
 
+    def services_on(self, node_id: str) -> dict[str, int]:
+        """Services with replicas on a node, and how many each has in all."""
+        n, found = self.nodes.index.find(node_id), dict[str, int]()
+        for job_id, spec in self.jobs.specs.items():
+            if spec.kind == JobKind.SERVICE:
+                j = self.jobs.index.find(job_id)
+                workers = self.state.worker[0, j, : self.state.job[0, j]["workers_now"]]
+                if (workers["node"] == n).any():
+                    found[job_id] = len(workers)
+        return found
+
     def is_current(self, event: Event) -> bool:
         """Whether an event is about the present run of a job, and not overtaken."""
         if event.job_id not in self.jobs.index:
@@ -227,7 +245,7 @@ class Engine:
         """Raise a :class:`QuartermasterError` if a command makes no sense as things are."""
         check_message(body)
         if isinstance(body, Submit):
-            self.jobs.check(body.spec)
+            self.jobs.check(body.spec, awaits_order=body.awaits_order)
         elif isinstance(body, Register):
             self.nodes.check(body.spec)
         elif isinstance(body, Preempt | Scale):
@@ -287,7 +305,7 @@ class Engine:
             if isinstance(body, Submit):
                 forgotten = self.jobs.submit(time_ms, body.spec)
             elif isinstance(body, Register):
-                self.nodes.register(time_ms, body.spec)
+                self.nodes.register(time_ms, body.spec, rented=body.rented)
             else:
                 self.nodes.change(time_ms, body)
             self._note_event()
@@ -297,7 +315,7 @@ class Engine:
         effects, self._effects = tuple(self._effects), []
         for effect in effects:
             if isinstance(effect, ReleaseNode):
-                del self.nodes.specs[effect.node_id]
+                self.nodes.forget(effect.node_id)
         return Outcome(effects, reason, forgotten)
 
     def commit(self, action: Action, time_ms: int | None = None) -> Outcome:

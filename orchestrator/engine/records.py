@@ -18,6 +18,7 @@ from orchestrator.types import JobSpec, NodeSpec, TenantSpec
 __all__ = [
     "check_quotas",
     "check_racks",
+    "could_hold",
     "duration_ms",
     "gpu_models",
     "never_fit",
@@ -249,7 +250,7 @@ def tenant_records(tenants: Sequence[TenantSpec]) -> NDArray[np.void]:
     return records
 
 
-_SHAPE_FIELDS = (
+SHAPE_FIELDS = (
     "memory_mib",
     "cpu_milli",
     "workers",
@@ -284,20 +285,42 @@ def never_fit(requests: NDArray[np.void], nodes: Sequence[NodeSpec]) -> NDArray[
     """
     if len(requests) == 0 or len(nodes) == 0:
         return np.ones(len(requests), np.bool_)
-    keys = np.stack([requests[name].astype(np.int64) for name in _SHAPE_FIELDS], axis=1)
+    keys = np.stack([requests[name].astype(np.int64) for name in SHAPE_FIELDS], axis=1)
     kinds, which = np.unique(keys, axis=0, return_inverse=True)
     asks = np.zeros(len(kinds), REQUEST_DTYPE)
-    for column, name in enumerate(_SHAPE_FIELDS):
+    for column, name in enumerate(SHAPE_FIELDS):
         asks[name] = kinds[:, column]
+    return ~_held(asks, node_records(nodes))[which.ravel()]
+
+
+def could_hold(ask: NDArray[np.void], nodes: Sequence[NodeSpec], models: Sequence[str]) -> bool:
+    """Whether a job fits into so many empty nodes, whatever they hold now.
+
+    Parameters
+    ----------
+    ask : ndarray of REQUEST_DTYPE, shape [1]
+    nodes : sequence of NodeSpec
+    models : sequence of str
+        GPU models in the order of their numbers, those of the nodes among them.
+    """
+    if not nodes:
+        return False
+    records = node_records(nodes)
+    records["model"] = [models.index(node.gpu_model) for node in nodes]
+    return bool(_held(ask, records)[0])
+
+
+def _held(asks: NDArray[np.void], nodes: NDArray[np.void]) -> NDArray[np.bool_]:
+    """Which requests fit into a cluster of NODE_DTYPE records, each by itself."""
     shape = ClusterShape(
         envs=1,
         jobs=len(asks),
         workers=1,  # nobody is placed
         nodes=len(nodes),
-        devices=max(node.gpus for node in nodes),
+        devices=int(nodes["gpus"].max()),
         kinds=0,
     )
     state = allocate(shape)
-    entry.begin_episode(state.rows, 0, 0, node_records(nodes), asks)
-    never = [not entry.can_ever_fit(state.rows, 0, j) for j in range(len(asks))]
-    return np.array(never, np.bool_)[which.ravel()]
+    entry.begin_episode(state.rows, 0, 0, nodes, asks)
+    held = [entry.can_ever_fit(state.rows, 0, j) for j in range(len(asks))]
+    return np.array(held, np.bool_)

@@ -5,10 +5,12 @@ Parts of the engine: nobody else calls what changes the cluster here.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.engine.records import check_racks, node_records, request_record
+from orchestrator.engine.records import check_racks, could_hold, node_records, request_record
 from orchestrator.errors import CapacityError, UnknownEntityError, ValidationError
 from orchestrator.kernels.change import events as live
 from orchestrator.kernels.run import rows as kernels
@@ -90,12 +92,17 @@ class Names:
         self._limit = limit
         self._numbers: dict[str, int] = {}
 
-    def require_room(self, name: str) -> None:
-        """Raise :class:`CapacityError` if there is no number for a name."""
-        if name not in self._numbers and len(self._numbers) >= self._limit:
-            raise CapacityError(
-                f"{self._kind} '{name}' would be one more than the {self._limit} that there may be"
-            )
+    def require_room(self, *names: str) -> None:
+        """Raise :class:`CapacityError` if there are no numbers for names."""
+        room = self._limit - len(self._numbers)
+        for name in names:
+            if name not in self._numbers:
+                room -= 1
+                if room < 0:
+                    raise CapacityError(
+                        f"{self._kind} '{name}' would be one more than the {self._limit} that "
+                        "there may be"
+                    )
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -119,6 +126,17 @@ _LEAST = {
     "num_workers": {"workers": 1, "min_workers": 1},
     "gpus_per_worker": {"gpus_per_worker": 0, "gpu_memory_mib": 0, "model_mask": 0},
 }
+
+
+def _too_large(ask: NDArray[np.void], held: Callable[[NDArray[np.void]], bool]) -> str:
+    """The field of a specification without which a job could fit; the gang's size if none."""
+    for field, columns in _LEAST.items():
+        smaller = ask.copy()
+        for column, least in columns.items():
+            smaller[column] = least
+        if held(smaller):
+            return field
+    return "num_workers"
 
 
 _ENDED = (JobCode.COMPLETED, JobCode.FAILED)
@@ -154,9 +172,11 @@ class JobTable:
         row = self._state.rows[0]
         return int(row[name]) + int(row[f"forgotten_{name}"])
 
-    def check(self, spec: JobSpec) -> None:
-        """Raise unless a job can be submitted."""
-        nodes = len(self._nodes.specs)
+    def check(self, spec: JobSpec, *, awaits_order: bool = False) -> None:
+        """Raise unless a job can be submitted.
+
+        With ``awaits_order`` it may be one that only nodes would hold that are yet to be ordered.
+        """
         me = f"JobSpec '{spec.job_id}'"
         most = self._state.shape.workers
         if spec.job_id in self.index:
@@ -165,28 +185,52 @@ class JobTable:
             problem = f"is {spec.num_workers}, and a job has at most {most}"
             raise ValidationError(me, "num_workers", problem, "raise ClusterShape.workers")
         self.tenants.require_room(spec.tenant)
-        ask = request_record(spec, 0, 0, self._nodes.models)
-        # A cluster without nodes is one that is being built; it may yet hold anything.
-        if nodes > 0 and not live.could_ever_fit(self._state.rows, 0, self._spare, ask):
-            field = self._too_large(ask)
-            problem = f"is {getattr(spec, field)}: more than the cluster can ever hold"
-            remedy = f"ask for less, or register more than the {nodes} nodes that there are"
-            raise ValidationError(me, field, problem, remedy)
+        if awaits_order:
+            request_record(spec, 0, 0, self._nodes.models_with(spec.gpu_models))
+        else:
+            self.needs_order(spec, ())
         if self._free_row() is None:
             raise CapacityError(
                 f"{me}: all {self.index.size} rows of the job table hold jobs that wait or run;"
                 " let some finish, or raise ClusterShape.jobs"
             )
 
-    def _too_large(self, ask: NDArray[np.void]) -> str:
-        """The field of a specification without which a job could fit; the gang's size if none."""
-        for field, columns in _LEAST.items():
-            smaller = ask.copy()
-            for column, least in columns.items():
-                smaller[column] = least
-            if live.could_ever_fit(self._state.rows, 0, self._spare, smaller):
-                return field
-        return "num_workers"
+    def needs_order(self, spec: JobSpec, orderable: Sequence[Sequence[NodeSpec]]) -> bool:
+        """Whether a job has to wait for nodes that can be ordered, or names models of theirs only.
+
+        Nodes that are down or leaving count: others come in their place, or they come back.
+
+        Parameters
+        ----------
+        spec : JobSpec
+        orderable : sequence of sequences of NodeSpec
+            Clusters that orders could make of this one.
+
+        Raises
+        ------
+        ValidationError
+            If none of all of them holds it, naming the field that is too large.
+        """
+        models = self._nodes.models_with(node.gpu_model for nodes in orderable for node in nodes)
+        ask = request_record(spec, 0, 0, models)
+        here = list(self._nodes.specs.values())
+        new_model = not set(spec.gpu_models) <= set(self._nodes.models)
+        # A cluster without nodes is one that is being built; it may yet hold anything.
+        if not here or live.could_ever_fit(self._state.rows, 0, self._spare, ask):
+            return new_model
+        clusters = [here, *orderable]
+
+        def held(smaller: NDArray[np.void]) -> bool:
+            return any(could_hold(smaller, nodes, models) for nodes in clusters)
+
+        if could_hold(ask, here, models):
+            return new_model
+        if held(ask):
+            return True
+        field = _too_large(ask, held)
+        problem = f"is {getattr(spec, field)}: more than the cluster can ever hold"
+        remedy = f"ask for less, or register more than the {len(here)} nodes that there are"
+        raise ValidationError(f"JobSpec '{spec.job_id}'", field, problem, remedy)
 
     def submit(self, time_ms: int, spec: JobSpec) -> str:
         """Queue a job; the job that had to be forgotten for it, or ``""``."""
@@ -198,6 +242,7 @@ class JobTable:
             del self.specs[forgotten]
         self.specs[spec.job_id] = spec
         tenant = self.tenants.number(spec.tenant)
+        self._nodes.know_models(spec.gpu_models)
         ask = request_record(spec, time_ms, tenant, self._nodes.models)
         live.admit_live_job(self._state.rows, 0, time_ms, j, ask)
         return forgotten
@@ -218,6 +263,13 @@ class NodeTable:
     ----------
     state : ClusterState
         State of one cluster.
+
+    Attributes
+    ----------
+    specs : dict of str to NodeSpec
+        The nodes by their ids.
+    rented : set of str
+        Those that were ordered: they may be given back.
     """
 
     def __init__(self, state: ClusterState) -> None:
@@ -225,12 +277,30 @@ class NodeTable:
         self._models = Names("GPU model", 32)  # constraints on models are 32-bit masks
         self.index = RowIndex("node", state.shape.nodes)
         self.specs: dict[str, NodeSpec] = {}
+        self.rented: set[str] = set()
         self._racks: dict[int, dict[str, None]] = {}  # who is, or was, in which
 
     @property
     def models(self) -> tuple[str, ...]:
-        """GPU models that there have been, in the order of their numbers."""
+        """GPU models that have been named, in the order of their numbers."""
         return self._models.names
+
+    def models_with(self, more: Iterable[str]) -> tuple[str, ...]:
+        """The models, and others, with the numbers that these would get.
+
+        Raises
+        ------
+        CapacityError
+            If there are no numbers for so many.
+        """
+        names = tuple(dict.fromkeys((*self.models, *more)))
+        self._models.require_room(*names)
+        return names
+
+    def know_models(self, names: Iterable[str]) -> None:
+        """Number models that have not been named before."""
+        for name in names:
+            self._models.number(name)
 
     def code(self, node_id: str) -> NodeCode:
         """State of a node."""
@@ -276,8 +346,9 @@ class NodeTable:
         """A node has been there since before the cluster's log begins."""
         self._put(spec, NodeCode.UP if spec.available else NodeCode.DOWN)
 
-    def register(self, time_ms: int, spec: NodeSpec) -> None:
+    def register(self, time_ms: int, spec: NodeSpec, *, rented: bool) -> None:
         """A node joins, or comes back under a new description."""
+        (self.rented.add if rented else self.rented.discard)(spec.node_id)
         returns = spec.node_id in self.specs
         # A node that joins while it is down becomes part of the log when it comes up.
         joins = spec.available and not returns
@@ -286,6 +357,11 @@ class NodeTable:
             live.join_node(self._state.rows, 0, time_ms, n)
         elif spec.available:
             kernels.apply_event(self._state.rows, 0, time_ms, int(EventKind.NODE_RECOVERY), n)
+
+    def forget(self, node_id: str) -> None:
+        """A node has left."""
+        del self.specs[node_id]
+        self.rented.discard(node_id)
 
     def change(self, time_ms: int, body: Decommission | NodeFailed | NodeRecovered) -> None:
         """Something happens to a node; to one that has left, nothing can."""

@@ -14,7 +14,7 @@ __all__ = ["SimulatedProvisioner"]
 
 
 class SimulatedProvisioner:
-    """Delivers nodes of one kind.
+    """Delivers nodes of one kind, or of several.
 
     Parameters
     ----------
@@ -22,21 +22,30 @@ class SimulatedProvisioner:
         Time.
     template : NodeSpec
         What is delivered. Nodes are called after it, the time of their order, and a number.
+    *others : NodeSpec
+        Other kinds that can be ordered.
     delay_s : float
         From an order to the node's arrival, seconds.
 
     Raises
     ------
     ConfigurationError
-        If the delay is negative.
+        If the delay is negative, or two kinds have one name.
     """
 
-    def __init__(self, clock: Clock, template: NodeSpec, *, delay_s: float = 120.0) -> None:
+    def __init__(
+        self, clock: Clock, template: NodeSpec, *others: NodeSpec, delay_s: float = 120.0
+    ) -> None:
         if not delay_s >= 0.0:
             problem = f"'delay_s' is {delay_s}; it must be at least 0"
             raise ConfigurationError(f"SimulatedProvisioner: {problem}")
+        self.templates = (template, *others)
+        names = [kind.node_id for kind in self.templates]
+        for name in names:
+            if names.count(name) > 1:
+                problem = f"two kinds of nodes are called '{name}'; name them differently"
+                raise ConfigurationError(f"SimulatedProvisioner: {problem}")
         self._clock = clock
-        self._template = template
         self._delay_ms = round(1000.0 * delay_s)
         self._join: Callable[[NodeSpec], Awaitable[object]] | None = None
         self._ordered = 0
@@ -45,8 +54,8 @@ class SimulatedProvisioner:
 
     @property
     def template(self) -> NodeSpec:
-        """What it delivers."""
-        return self._template
+        """What it delivers where nobody says otherwise."""
+        return self.templates[0]
 
     @property
     def pending(self) -> int:
@@ -57,22 +66,27 @@ class SimulatedProvisioner:
         """Say who takes nodes that arrive; the last call counts."""
         self._join = join
 
-    def order(self, count: int) -> None:
-        """Order nodes.
+    def order(self, count: int, template: NodeSpec | None = None) -> None:
+        """Order nodes of a kind; None: of the first one.
 
         Raises
         ------
         ValidationError
-            If it is less than one.
+            If they are less than one, or of another kind.
         """
         if count < 1:
             raise ValidationError("order", "count", f"is {count}", "order at least one node")
+        kind = self.template if template is None else template
+        if kind not in self.templates:
+            known = ", ".join(f"'{known.node_id}'" for known in self.templates)
+            problem = f"is '{kind.node_id}', which is not delivered"
+            raise ValidationError("order", "template", problem, f"choose from {known}")
         now_ms = self._clock.now_ms()
         for _ in range(count):
-            name = f"{self._template.node_id}-{now_ms}-{self._ordered}"
+            name = f"{kind.node_id}-{now_ms}-{self._ordered}"
             self._ordered += 1
             self._pending += 1
-            self._expect(now_ms + self._delay_ms, replace(self._template, node_id=name))
+            self._expect(now_ms + self._delay_ms, replace(kind, node_id=name))
 
     def _expect(self, time_ms: int, spec: NodeSpec) -> None:
         order = int(EventKind.NODE_ARRIVAL)

@@ -6,10 +6,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from orchestrator.autoscaler.policies import HorizontalScaler, ScalingPlan
+from orchestrator.autoscaler.rehearsal import most_workers
 from orchestrator.errors import UnknownServiceError, ValidationError
 from orchestrator.kernels.state.codes import JobCode, JobKind
 from orchestrator.mesh.specs import ServiceSpec
-from orchestrator.types import JobPriority, JobSpec, ScalingDecision, ScalingDirection
+from orchestrator.types import JobPriority, JobSpec, ScalingDecision
 
 if TYPE_CHECKING:
     from orchestrator.orchestrator import InfrastructureOrchestrator
@@ -147,7 +148,7 @@ class InferenceJobManager:
         if spec.num_workers != service.replicas:
             problem = f"is {spec.num_workers}, and the service has {service.replicas} replicas"
             raise ValidationError(me, "num_workers", problem, "make them equal")
-        self._orchestrator.engine.jobs.check(spec)  # nothing is known of a job that is refused
+        self._orchestrator.check_job(spec)  # nothing is known of a job that is refused
         self._orchestrator.mesh.add_service(service)
         self._jobs[service.name] = await self._orchestrator.submit_job(spec)
         self._scalers[service.name] = self._scaler(spec, service)
@@ -174,16 +175,45 @@ class InferenceJobManager:
         return await self._orchestrator.scale_job(self._job(service), replicas)
 
     async def autoscale(self, service: str, rate_rps: float) -> ScalingDecision:
-        """Decide on the number of replicas for a demand, requests per second, and set it."""
+        """Decide on the number of replicas for a demand, and set it.
+
+        A service grows by as many replicas as there is room for, and as its tenant may have.
+
+        Parameters
+        ----------
+        service : str
+        rate_rps : float
+            Requests per second; NaN: nobody knows, and nothing is changed.
+
+        Returns
+        -------
+        ScalingDecision
+            Its reason says where fewer replicas were started than were decided.
+        """
         job_id = self._job(service)
         now_ms, size = self._orchestrator.clock.now_ms(), self.replicas(service)
         if service not in self._scalers:
             rules = self._orchestrator.mesh.spec(service)
             self._scalers[service] = self._scaler(self._orchestrator.jobs[job_id], rules)
-        decision = self._scalers[service].decide(now_ms, size, rate_rps)
-        if size > 0 and decision.direction != ScalingDirection.NONE:
-            await self._orchestrator.scale_job(job_id, decision.target_nodes)
-        return decision
+        scaler = self._scalers[service]
+        changed_ms = scaler.cooldown.last_change_ms
+        decision = scaler.decide(now_ms, size, rate_rps)
+        wanted = reached = decision.target_nodes
+        if wanted == size:
+            return decision
+        if wanted > size > 0:
+            reached = most_workers(self._orchestrator.engine, now_ms, job_id, wanted)
+        changed = size > 0 and reached != size
+        if not (changed and await self._orchestrator.scale_job(job_id, reached)):
+            reached = size
+            scaler.cooldown.take_back(changed_ms)  # nothing has to show its effect first
+        if reached == wanted:
+            return decision
+        why = "it does not run" if size == 0 else "there is no room for more"
+        if 0 < wanted < size:
+            why = "it cannot shrink now"
+        done = f"{abs(reached - size)} of {abs(wanted - size)} replicas: {why}"
+        return replace(decision, reason=f"{decision.reason}; {done}")
 
     def attainment(self, service: str) -> float | None:
         """Share of a service's requests that were answered in time; None if there were none."""

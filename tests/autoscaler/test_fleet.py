@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from orchestrator import InfrastructureOrchestrator, ScalingDirection, VirtualClock
+from orchestrator import (
+    InfrastructureOrchestrator,
+    Placement,
+    Rule,
+    RuleKey,
+    ScalingDirection,
+    VirtualClock,
+)
 from orchestrator.autoscaler import HorizontalScaler, ScalingPlan
-from orchestrator.autoscaler.fleet import leaving_nodes
+from orchestrator.autoscaler.rehearsal import Rehearsal
 from orchestrator.errors import ConfigurationError, ValidationError
 from orchestrator.foundations import in_memory
 from orchestrator.kernels.state.codes import JobKind
@@ -17,6 +25,8 @@ from orchestrator.mesh import ServiceMesh
 from orchestrator.runtimes import SimulatedProvisioner
 from orchestrator.scheduling.rules import RULES
 from tests.engine.builders import MINUTE_MS, SHAPE, Stage, job, node, stage
+
+_WIDE = replace(SHAPE, devices=16)
 
 
 def _plan(**fields: Any) -> HorizontalScaler:
@@ -29,7 +39,16 @@ def _rented(scaler: Any, nodes: int = 3, **options: Any) -> Stage:
     provisioner = SimulatedProvisioner(clock, node("rented"), delay_s=60.0)
     names = [node(f"n{k}") for k in range(nodes)]
     values: dict[str, Any] = {"schedule_on_events": True, "autoscaler": scaler}
-    return stage(*names, clock=clock, provisioner=provisioner, **(values | options))
+    s = stage(*names, clock=clock, provisioner=provisioner, **(values | options))
+    s.orchestrator.engine.nodes.rented |= {spec.node_id for spec in names}  # ordered, once
+    return s
+
+
+def _leaving(s: Stage, count: int) -> list[str]:
+    """Rented nodes that would be given up now."""
+    engine = s.orchestrator.engine
+    rehearsal = Rehearsal(engine, s.clock.now_ms(), RULES["priority"])
+    return rehearsal.give_up(count, engine.nodes.rented)
 
 
 async def _place(s: Stage, *specs: Any) -> dict[str, str]:
@@ -42,11 +61,10 @@ async def _place(s: Stage, *specs: Any) -> dict[str, str]:
 
 async def test_the_node_that_costs_least_to_empty_goes() -> None:
     s = _rented(_plan())
-    spread = RULES["fcfs"]
-    s.orchestrator.policy = spread
+    s.orchestrator.policy = Rule("spread", RuleKey.FCFS, Placement.SPREAD)  # type: ignore[assignment]
     where = await _place(
         s,
-        job("dear", gpus_per_worker=3, checkpoint_seconds=60.0),
+        job("dear", gpus_per_worker=2, checkpoint_seconds=60.0),
         job("cheap", gpus_per_worker=2, checkpoint_seconds=1.0, restart_seconds=1.0),
         job("fixed", gpus_per_worker=3, preemptible=False, checkpoint_seconds=0.0),
     )
@@ -67,23 +85,23 @@ async def test_work_that_may_not_be_preempted_keeps_its_node() -> None:
     s.orchestrator._fleet.scaler = _plan(max_size=1)
     decision = await s.orchestrator.auto_scale_cluster()
     assert decision.target_nodes == 1
-    assert "0 of 2 nodes: the others hold work that stays" in decision.reason
+    assert "0 of 2 nodes: the others were not ordered, or hold work that fits" in decision.reason
     assert len(s.orchestrator.nodes) == 3
     assert s.orchestrator.get_cluster_status()["scaling"]["last_decision"]["target_nodes"] == 1
 
 
-async def test_without_a_provisioner_only_empty_nodes_leave() -> None:
+async def test_without_a_provisioner_decisions_are_advice() -> None:
     s = stage(node("n0"), node("n1"), node("n2"), schedule_on_events=True, autoscaler=_plan())
-    where = await _place(s, job("a"))
+    await _place(s, job("a"))
     decision = await s.orchestrator.auto_scale_cluster()
     assert decision.target_nodes == 1
-    assert list(s.orchestrator.nodes) == [where["a"]]
+    assert "0 of 2 nodes: there is no provisioner" in decision.reason
     for k in range(3):
         await s.orchestrator.submit_job(job(f"b{k}", gpus_per_worker=4))
     decision = await s.orchestrator.auto_scale_cluster()
     assert (decision.direction, decision.target_nodes) == (ScalingDirection.UP, 4)
-    assert "there is no provisioner" in decision.reason
-    assert len(s.orchestrator.nodes) == 1
+    assert "0 of 1 nodes: there is no provisioner" in decision.reason
+    assert list(s.orchestrator.nodes) == ["n0", "n1", "n2"]
 
 
 async def test_no_more_is_ordered_than_there_is_room_for() -> None:
@@ -91,10 +109,11 @@ async def test_no_more_is_ordered_than_there_is_room_for() -> None:
     for k in range(7):
         await s.orchestrator.submit_job(job(f"j{k}", gpus_per_worker=4))
     decision = await s.orchestrator.auto_scale_cluster()
-    assert decision.target_nodes == 7
-    assert "1 of 4 nodes: there is no room for more nodes" in decision.reason
+    assert decision.target_nodes == SHAPE.nodes
+    assert decision.reason.endswith("nodes as may be ordered do not let in 3 of those that wait")
     await s.wait(1)
     assert s.orchestrator.get_cluster_status()["nodes"]["up"] == SHAPE.nodes
+    assert s.orchestrator.metrics.scaling.demand.last == 28.0
 
 
 async def test_a_node_whose_room_was_taken_is_given_back() -> None:
@@ -135,36 +154,37 @@ async def test_rented_nodes_are_given_back_when_they_have_left() -> None:
 
 
 async def test_a_gang_on_several_nodes_is_paid_for_once() -> None:
-    s = _rented(_plan(), nodes=3)
+    s = _rented(_plan(), nodes=3, shape=_WIDE)
     wide = job("wide", num_workers=2, gpus_per_worker=4, checkpoint_seconds=10.0)
     await _place(s, wide, job("small", gpus_per_worker=4, checkpoint_seconds=30.0))
     engine = s.orchestrator.engine
+    assert _leaving(s, 3) == []  # they have nowhere to go
+    await s.orchestrator.register_node(node("own", 16))
     where = {place.node_id for place in engine.workers_of("wide")}
     (small,) = (place.node_id for place in engine.workers_of("small"))
     # The small job costs (30 + 20) x 4 GPU seconds, the wide one (10 + 20) x 8, for two nodes.
-    assert leaving_nodes(engine, 0, 1) == [small]
-    assert set(leaving_nodes(engine, 0, 3)[1:]) == where
-    assert leaving_nodes(engine, 0, 3, empty_only=True) == []
-    await s.orchestrator.scale_job("small", 1)  # not elastic: nothing changes
+    assert _leaving(s, 1) == [small]
+    assert set(_leaving(s, 3)[1:]) == where
     dear = job("dear", gpus_per_worker=4, checkpoint_seconds=70.0)
-    t = _rented(_plan(), nodes=3)
+    t = _rented(_plan(), nodes=3, shape=_WIDE)
     await _place(t, wide, dear)
-    engine = t.orchestrator.engine
-    chosen = leaving_nodes(engine, 0, 2)
-    assert set(chosen) == {place.node_id for place in engine.workers_of("wide")}
+    await t.orchestrator.register_node(node("own", 16))
+    where = {place.node_id for place in t.orchestrator.engine.workers_of("wide")}
+    assert set(_leaving(t, 2)) == where
 
 
 async def test_work_that_would_be_done_again_counts() -> None:
-    s = _rented(_plan(), nodes=2)
+    s = _rented(_plan(), nodes=2, shape=_WIDE)
     engine = s.orchestrator.engine
     await _place(s, job("old", gpus_per_worker=4))
     await s.wait(8)  # nothing of them is saved yet
     await _place(s, job("new", gpus_per_worker=4))
     await s.wait(1)
+    await s.orchestrator.register_node(node("own", 16))
     at = {name: engine.workers_of(name)[0].node_id for name in ("old", "new")}
-    assert leaving_nodes(engine, s.clock.now_ms(), 1) == [at["new"]]
+    assert _leaving(s, 1) == [at["new"]]
     await s.wait(2)  # the old job was saved a minute ago
-    assert leaving_nodes(engine, s.clock.now_ms(), 2) == [at["old"], at["new"]]
+    assert _leaving(s, 2) == [at["old"], at["new"]]
 
 
 async def test_decisions_that_are_asked_for_at_once_are_taken_one_after_the_other() -> None:

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
-from orchestrator.autoscaler import HorizontalScaler, ScalingPlan
-from orchestrator.autoscaler.fleet import FleetController
+from orchestrator.autoscaler.rehearsal import Rehearsal
 from orchestrator.engine.plans import PlanExecutor
 from orchestrator.errors import IllegalActionError
 from orchestrator.kernels.decide.scale import read_demand
@@ -19,6 +19,8 @@ from orchestrator.kernels.run import rows as entry
 from orchestrator.kernels.state.codes import (
     NO_JOB,
     ActionKind,
+    EventKind,
+    JobCode,
     LogKind,
     NodeCode,
     Placement,
@@ -37,10 +39,8 @@ from orchestrator.messages import (
     from_code,
     to_code,
 )
-from orchestrator.metrics import ScalingEfficiency
-from orchestrator.runtimes import SimulatedProvisioner
+from orchestrator.scheduling.rules import RULES
 from orchestrator.status import demand_of
-from tests.engine.builders import node
 from tests.engine.cases import SHAPE, Case, cases, choose, log_of
 from tests.engine.drivers import Live, load
 from tests.twins.kernel_calls import scale_capacity
@@ -118,43 +118,63 @@ def _rests(case: Case) -> dict[int, ClusterState]:
 
 
 async def _left_live(live: Live, time_ms: int, count: int) -> tuple[list[str], float]:
-    """The nodes that a live fleet gives up when it is to be smaller by so many; and its demand."""
+    """The nodes that a live fleet gives up, all being rented, to be smaller; and its demand."""
     await live.clock.advance_to(time_ms)
     engine = live.orchestrator.engine
-    provisioner = SimulatedProvisioner(live.clock, node("rented", 1))
-    fleet = FleetController(engine, live.clock, None, provisioner, ScalingEfficiency())
-    size = fleet.size - count
-    fleet.scaler = HorizontalScaler(ScalingPlan(1.0, min_size=size, max_size=size))
-    left: list[str] = []
+    rehearsal = Rehearsal(engine, time_ms, RULES["fcfs"])
+    return rehearsal.give_up(count, list(engine.nodes.specs)), demand_of(engine).total
 
-    async def decommission(node_id: str) -> None:
-        left.append(node_id)
 
-    await fleet.scale(decommission)
-    return left, demand_of(engine).total
+def _start_all(state: ClusterState) -> None:
+    """Who waits starts, first come, first served, where it fits; nobody is being saved any more."""
+    rows, nodes = state.rows, np.zeros(SHAPE.workers, np.int32)
+    for record in state.running[0, : rows[0]["running_len"]].copy():
+        if state.job[0, record["job"]]["state"] == JobCode.CHECKPOINTING:
+            saved, now_ms = int(EventKind.CHECKPOINTED), int(rows[0]["now_ms"])
+            entry.apply_event(rows, 0, now_ms, saved, int(record["job"]))
+    entry.open_point(rows, 0)
+    for record in state.queue[0, : rows[0]["queue_len"]].copy():
+        place, best = int(ActionKind.PLACE), int(Placement.BEST_FIT)
+        entry.commit(rows, 0, place, int(record["job"]), best, nodes)
+
+
+def _workers(state: ClusterState) -> NDArray[np.int64]:
+    """Workers of each job, but for those that elastic ones have beyond what they asked for."""
+    now, ask = state.job[0]["workers_now"].astype(np.int64), state.request[0]
+    return np.where(ask["elastic"], np.minimum(now, ask["workers"]), now)
 
 
 @pytest.mark.property
 @given(case=cases(commitment=False), moment=st.integers(0, 100), count=st.integers(1, 3))
-def test_a_live_fleet_gives_up_the_nodes_that_a_simulated_one_does(
+def test_a_live_fleet_gives_up_nodes_whose_work_fits_elsewhere(
     case: Case, moment: int, count: int
 ) -> None:
+    """As a simulated fleet does, the cheapest first, but for those whose work does not fit."""
     assume(case.jobs)
     rests = _rests(case)
     assume(len(rests) > 1)
     time_ms = sorted(rests)[moment % (len(rests) - 1)]
     row = rests[time_ms]
-    up = int((row.node[0, : len(case.nodes)]["state"] == NodeCode.UP).sum())
-    assume(up > 1)
-    count = min(count, up - 1)
     left, demand = asyncio.run(_left_live(Live(case), time_ms, count))
     _, held, waiting = read_demand(row.rows, 0)
     assert round(1000 * demand) == held + waiting
-    found = []
-    for _ in range(count):
-        before = row.node[0]["state"].copy()
-        if scale_capacity(row.rows, 0, -1) != Reason.OK:
-            break
-        (n,) = np.flatnonzero((before == NodeCode.UP) & (row.node[0]["state"] != NodeCode.UP))
-        found.append(f"node-{n}")
-    assert left == found
+    _start_all(row)
+    cheapest = allocate(row.shape)
+    entry.copy_row(row.rows, 0, cheapest.rows, 0)
+    for name in left:
+        before = _workers(row)
+        n, now_ms = int(name.removeprefix("node-")), int(row.rows[0]["now_ms"])
+        entry.apply_event(row.rows, 0, now_ms, int(EventKind.NODE_DRAIN), n)
+        _start_all(row)
+        assert row.node[0, n]["state"] == NodeCode.ABSENT
+        assert (_workers(row) >= before).all()
+    up, before = cheapest.node[0]["state"] == NodeCode.UP, _workers(cheapest)
+    if scale_capacity(cheapest.rows, 0, -1) != Reason.OK:
+        assert left == []
+        return
+    (n,) = np.flatnonzero(up & (cheapest.node[0]["state"] != NodeCode.UP))
+    _start_all(cheapest)
+    if (_workers(cheapest) >= before).all():
+        assert left[0] == f"node-{n}"
+    else:
+        assert f"node-{n}" not in left[:1]
