@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -66,6 +67,19 @@ class Windows:
     def __len__(self) -> int:
         """Number of windows."""
         return len(self.starts)
+
+    @property
+    def digest(self) -> str:
+        """Of what is played: the trace's digest, the windows, commitment, scenario.
+
+        Sixteen hexadecimal digits. What others published for windows is shown beside these only.
+        """
+        config = self.config
+        text = (
+            f"{self.trace.digest} {self.starts.tolist()} {config.length} "
+            f"{bool(config.commitment)} {bool(config.backfill)} {self.scenario == Scenario()}"
+        )
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def first(self, count: int) -> Windows:
         """The first so many of them, or all."""
