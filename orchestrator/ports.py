@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias, runtime_checkable
 
 from orchestrator.messages import Effect, Entry, Event, Plan
 from orchestrator.types import NodeSpec
@@ -24,6 +24,7 @@ __all__ = [
     "Runtime",
     "ShardManager",
     "Timer",
+    "WakefulPolicy",
 ]
 
 
@@ -156,6 +157,17 @@ class Policy(Protocol):
 
     def decide(self, snapshot: Snapshot) -> Plan:
         """What to do at the decision point at which the snapshot was taken."""
+
+
+@runtime_checkable
+class WakefulPolicy(Policy, Protocol):
+    """Decides between events as well, where it can be asked: in evaluations.
+
+    A live cluster asks all policies alike, at events and reviews.
+    """
+
+    wake_ms: int | None
+    """When it wants to be asked again if nothing happens before; None: not before."""
 
 
 class Provisioner(Protocol):

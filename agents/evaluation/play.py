@@ -29,6 +29,7 @@ from orchestrator.scheduling.zoo.gavel import GavelFinishTime, GavelLas
 from orchestrator.scheduling.zoo.lookahead import Lookahead
 from orchestrator.scheduling.zoo.pollux import Pollux
 from orchestrator.scheduling.zoo.rounds import Themis
+from orchestrator.scheduling.zoo.tiresias import TiresiasSimulator
 
 __all__ = ["ZOO", "Advance", "evaluate_policy", "evaluate_rule", "evaluate_zoo", "zoo_policy"]
 
@@ -42,6 +43,7 @@ ZOO: Mapping[str, Callable[[], Policy]] = {
     "gavel_ftf": GavelFinishTime,
     "themis": Themis,
     "pollux": Pollux,
+    "tiresias_simulator": TiresiasSimulator,
     "lookahead": lambda: Lookahead(rule_named("elastic_srtf")),
 }
 """The policies by name, and how each is made anew for every window.
@@ -54,6 +56,9 @@ pollux
     Pollux' search for goodput, every minute, with 32 allocations over 30 generations (the paper:
     100 and 100). It is itself only where jobs have throughput curves; without, speed is in
     proportion to the workers, and goodput is their number.
+tiresias_simulator
+    Tiresias' queues as its own simulator keeps and visits them (``dlas-gpu``: 3,250 and 7,200
+    GPU-seconds, no promotion); the rule ``tiresias`` orders a queue by submission instead.
 lookahead
     ``elastic_srtf``, unless one of three other actions is cheaper in three futures of 48 jobs. Its
     cost is bounded slowdown, whatever a suite's metric is.
