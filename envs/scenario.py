@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -487,6 +487,8 @@ def surroundings(
             f"scenario: 'curves' has {len(scenario.curves)} models, and trace '{trace.name}' has "
             f"jobs of curve {most}; give one for each"
         )
+    if any(rule.reads_accounts for rule in config.rules):
+        scenario = with_accounts(scenario, trace)
     pods = trace.requests if scenario.pods is None else scenario.pods
     gradient = Placement.FGD in config.generated_by
     nodes = node_records(trace.nodes)
@@ -505,6 +507,28 @@ def surroundings(
         series_range=_window_ticks(scenario, trace, starts, config),
         gittins=_expectations(scenario.past_services),
     )
+
+
+def with_accounts(scenario: Scenario, trace: Trace) -> Scenario:
+    """A scenario in which accounts are kept, for rules that read them.
+
+    Parameters
+    ----------
+    scenario : Scenario
+    trace : Trace
+
+    Returns
+    -------
+    Scenario
+        The same if it describes tenants. Else all that have jobs in the trace have the same
+        weight, and are entitled to equal parts of its cluster.
+    """
+    if scenario.tenants:
+        return scenario
+    present = [trace.tenants[t] for t in np.unique(trace.requests["tenant"])]
+    capacity = trace.gpus or trace.cpu_cores
+    quota = math.floor(1000 * capacity / len(present)) / 1000
+    return replace(scenario, tenants=tuple(TenantSpec(name, 1.0, quota) for name in present))
 
 
 def configure_scenario(state: ClusterState, scenario: Scenario) -> None:

@@ -116,6 +116,9 @@ def evaluate_rule(
 ) -> EvaluationResult:
     """Play windows under a rule.
 
+    One that reads tenants' accounts (``drf``, ``reclaim``) finds some: the scenario's or, if it
+    describes no tenants, equal ones for the trace's.
+
     Parameters
     ----------
     rule : Rule or str
@@ -130,7 +133,7 @@ def evaluate_rule(
     EvaluationResult
     """
     rule = rule_named(rule) if isinstance(rule, str) else rule
-    session = windows.played_out().session(1)
+    session = windows.under(rule).played_out().session(1)
     table = OutcomeTable(session, windows.starts, _kept(windows, keep_jobs))
     for window in range(len(windows)):
         session.replay(rule, np.array([window]))
@@ -222,7 +225,9 @@ def evaluate_zoo(
     -------
     EvaluationResult
     """
-    zoo_policy(name)
+    policy = zoo_policy(name)
+    if isinstance(policy, RulePolicy):
+        windows = windows.under(policy.rule)
     make = None if processes <= 1 or name in _BUILT_IN else ZOO.get(name)
     play = _Play(name, windows.played_out(), _kept(windows, keep_jobs), make)
     _check_sendable(play)
