@@ -487,8 +487,6 @@ def surroundings(
             f"scenario: 'curves' has {len(scenario.curves)} models, and trace '{trace.name}' has "
             f"jobs of curve {most}; give one for each"
         )
-    if any(rule.reads_accounts for rule in config.rules):
-        scenario = with_accounts(scenario, trace)
     pods = trace.requests if scenario.pods is None else scenario.pods
     gradient = Placement.FGD in config.generated_by
     nodes = node_records(trace.nodes)
@@ -496,7 +494,7 @@ def surroundings(
     return Surroundings(
         incidents=found,
         incident_range=ranges,
-        tenants=_accounts(scenario, trace),
+        tenants=_accounts(scenario, trace, config),
         curves=curve_records(scenario.curves) if scenario.curves else np.zeros(0, CURVE_DTYPE),
         uplinks=_uplinks(scenario.uplinks_gbps),
         typical=typical_pods(pods) if gradient else np.zeros(0, TYPICAL_DTYPE),
@@ -644,8 +642,10 @@ def _window_failures(
     return np.concatenate(drawn), ranges
 
 
-def _accounts(scenario: Scenario, trace: Trace) -> NDArray[np.void]:
-    """One account for each of the trace's tenants, if any is described."""
+def _accounts(scenario: Scenario, trace: Trace, config: EnvConfig) -> NDArray[np.void]:
+    """One account for each of the trace's tenants, if any is described or rules read them."""
+    if any(rule.reads_accounts for rule in config.rules):
+        scenario = with_accounts(scenario, trace)
     if not scenario.tenants:
         return np.zeros(0, TENANT_DTYPE)
     check_quotas(scenario.tenants, trace.nodes)
