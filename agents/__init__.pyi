@@ -30,6 +30,7 @@ from .evaluation.play import evaluate_rule as evaluate_rule
 from .evaluation.play import evaluate_zoo as evaluate_zoo
 from .evaluation.pods import PackingResult as PackingResult
 from .evaluation.pods import PackingSuite as PackingSuite
+from .evaluation.pods import PublishedPacking as PublishedPacking
 from .evaluation.pods import run_packing as run_packing
 from .evaluation.report import Report as Report
 from .evaluation.report import make_report as make_report

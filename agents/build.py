@@ -22,7 +22,7 @@ from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from agents.evaluation.pods import PackingSuite
+from agents.evaluation.pods import PackingSuite, PublishedPacking
 from agents.evaluation.suite import Published, Suite
 from agents.linear.settings import CMASettings
 from agents.ppo.settings import PPOSettings
@@ -610,6 +610,8 @@ def build_suite(cfg: Any) -> Suite:
     options = plain(cfg)
     options.pop("kind", None)
     check_fields("suite of evaluation", Suite, options)
+    for row in options.get("published", ()):
+        check_fields("suite of evaluation, 'published'", Published, row)
     options["published"] = tuple(Published(**row) for row in options.get("published", ()))
     return Suite(**options)
 
@@ -620,6 +622,9 @@ def build_packing_suite(cfg: Any) -> tuple[PackingSuite, Trace]:
     options.pop("kind")
     workload = options.pop("workload")
     check_fields("suite of packing", PackingSuite, options)
+    for row in options.get("published", ()):
+        check_fields("suite of packing, 'published'", PublishedPacking, row)
+    options["published"] = tuple(PublishedPacking(**row) for row in options.get("published", ()))
     suite = PackingSuite(**options)
     trace: Trace = hydra.utils.instantiate(workload)
     return suite, trace

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -11,10 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from envs.config import EnvConfig
-from envs.scenario import Scenario, playable
+from envs.scenario import Scenario, playable, with_accounts
 from envs.session import Session
 from envs.workloads import Trace, WindowSplit
 from envs.workloads.windows import Part
+from orchestrator.scheduling.rules import Rule
 
 __all__ = ["BatchPolicy", "Problem", "Windows"]
 
@@ -67,6 +69,19 @@ class Windows:
         """Number of windows."""
         return len(self.starts)
 
+    @property
+    def digest(self) -> str:
+        """Of what is played: the trace's digest, the windows, commitment, scenario.
+
+        Sixteen hexadecimal digits. What others published for windows is shown beside these only.
+        """
+        config = self.config
+        text = (
+            f"{self.trace.digest} {self.starts.tolist()} {config.length} "
+            f"{bool(config.commitment)} {bool(config.backfill)} {self.scenario == Scenario()}"
+        )
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
     def first(self, count: int) -> Windows:
         """The first so many of them, or all."""
         return replace(self, starts=self.starts[:count])
@@ -75,6 +90,12 @@ class Windows:
         """The same as policies are judged in them: every window is played to its end."""
         config = replace(self.config, step_limit=0, skip_forced=self.config.commitment)
         return replace(self, config=config)
+
+    def under(self, rule: Rule) -> Windows:
+        """The same as a rule is played in them: accounts are kept if it reads them."""
+        if not rule.reads_accounts:
+            return self
+        return replace(self, scenario=with_accounts(self.scenario, self.trace))
 
     def session(self, rows: int) -> Session:
         """Rows that play them."""

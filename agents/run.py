@@ -26,10 +26,11 @@ from agents.build import (
     judging_suite,
     plain,
 )
-from agents.bundle import CardTable, EvaluationCard, load_bundle, write_card
+from agents.bundle import EvaluationCard, load_bundle, write_card
 from agents.evaluation.pods import (
     PackingResult,
     PackingSuite,
+    packing_card,
     print_packing,
     run_packing,
     write_packing,
@@ -37,6 +38,7 @@ from agents.evaluation.pods import (
 from agents.evaluation.report import (
     Report,
     add_to_card,
+    card_tables,
     make_report,
     print_report,
     training_card,
@@ -51,7 +53,7 @@ from agents.record import command_line, resume_command, run_folder
 from agents.settings import check_kind, check_number, check_seed
 from agents.speed.table import print_speed, run_speed_suite, write_speed
 from agents.training import Stopped, TableTracker, TrainingResult
-from envs.config import EnvConfig
+from envs.config import PLACEMENT, EnvConfig
 from envs.workloads import Trace
 from orchestrator.errors import ConfigurationError
 
@@ -176,17 +178,10 @@ def _judge_packing(
 ) -> None:
     with console.status("packing"):
         results = run_packing(suite, trace, None, [result.policy], problem.config)
-    print_packing(suite, results, console)
+    print_packing(suite, trace, results, console)
     _publish_packing(suite, trace, results, output)
-    rows = [(one.policy, one.mean, one.deviation) for one in results]
-    table = CardTable(
-        f"{suite.name}: GPUs allocated when {suite.ratio:.0%} are asked for, "
-        f"{len(suite.seeds)} orders of {trace.name}",
-        ("policy", "mean, %", "standard deviation"),
-        rows,
-    )
-    notes = (_origin(cfg, problem),)
-    write_card(result.bundle, EvaluationCard(cfg.name, command_line(_SCRIPT), (table,), notes))
+    tables, notes = (packing_card(suite, trace, results),), (_origin(cfg, problem),)
+    write_card(result.bundle, EvaluationCard(cfg.name, command_line(_SCRIPT), tables, notes))
 
 
 def _origin(cfg: DictConfig, problem: Problem) -> str:
@@ -234,10 +229,7 @@ def evaluate(cfg: DictConfig, console: Console) -> bool:
         suite = build_suite(cfg.suite)
         config: EnvConfig = instantiate(cfg.env)
         scenario = instantiate(cfg.scenario)
-        bundles = plain(cfg.bundle) or []
-        bundles = [bundles] if isinstance(bundles, str) else bundles
-        for path in bundles:
-            check_kind("config", "bundle", path, str)
+        bundles = _bundles(cfg)
         policies = [load_bundle(path, config.schema) for path in bundles]
         problem = Problem(instantiate(cfg.workload), config, scenario=scenario)
         history = instantiate(cfg.history) if cfg.get("history") else None
@@ -250,8 +242,17 @@ def evaluate(cfg: DictConfig, console: Console) -> bool:
             console.print(f"written to {folder}: tables (.csv, .md), summary.json, pictures (.png)")
         if cfg.card:
             for path in bundles:
-                add_to_card(Path(path), report)
+                add_to_card(path, card_tables(report))
     return True
+
+
+def _bundles(cfg: DictConfig) -> list[Path]:
+    """The folders of ``bundle``: none, one or several."""
+    paths = plain(cfg.bundle) or []
+    paths = [paths] if isinstance(paths, str) else paths
+    for path in paths:
+        check_kind("config", "bundle", path, str)
+    return [Path(path) for path in paths]
 
 
 @contextmanager
@@ -291,13 +292,19 @@ def _draw_course(report: Report, variant: str, problem: Problem, path: Path) -> 
 def _pack(cfg: DictConfig, console: Console) -> bool:
     with _results_folder(cfg) as folder:
         suite, trace = build_packing_suite(cfg.suite)
+        bundles = _bundles(cfg)
+        schema = PLACEMENT.for_nodes(len(trace.nodes)).schema
+        policies = [load_bundle(path, schema) for path in bundles]
         with console.status("packing") as status:
             results = run_packing(
-                suite, trace, lambda policy: status.update(f"packing by {policy}")
+                suite, trace, lambda policy: status.update(f"packing by {policy}"), policies
             )
-        print_packing(suite, results, console)
+        print_packing(suite, trace, results, console)
         if folder is not None:
             _publish_packing(suite, trace, results, folder)
+        if cfg.card:
+            for path in bundles:
+                add_to_card(path, [packing_card(suite, trace, results)])
     return True
 
 
@@ -305,7 +312,8 @@ def _publish_packing(
     suite: PackingSuite, trace: Trace, results: list[PackingResult], folder: Path
 ) -> None:
     write_packing(suite, trace, results, folder)
-    draw_packing(folder / "allocation.png", results, suite.published)
+    published = suite.published_for(trace)
+    draw_packing(folder / "allocation.png", results, {} if published is None else published.means)
 
 
 def _measure(cfg: DictConfig, console: Console) -> bool:

@@ -14,7 +14,7 @@ from orchestrator.errors import ConfigurationError
 from orchestrator.kernels.run.buffers import Sampling
 from orchestrator.kernels.see.queue import Encoding
 from orchestrator.kernels.state.codes import NODE_CHOICE, Placement, RuleKey, Scaling
-from orchestrator.scheduling.rules import rule_named
+from orchestrator.scheduling.rules import Rule, rule_named
 from orchestrator.scheduling.schema import ActionLayout, FeatureSchema
 from orchestrator.semantics import Semantics
 
@@ -237,9 +237,13 @@ class EnvConfig(Semantics):
     @property
     def generated_by(self) -> tuple[Placement, ...]:
         """All that this environment places by; choosing nodes measures fragmentation, too."""
-        rules = [self.reward.reference_rule, rule_named(self.advice or "fcfs")]
         chosen = (Placement.FGD,) if self.choose_node else ()
-        return (*self.placements, *(rule.placement for rule in rules), *chosen)
+        return (*self.placements, *(rule.placement for rule in self.rules), *chosen)
+
+    @property
+    def rules(self) -> tuple[Rule, ...]:
+        """The rules that this environment asks by itself: for its reward, and for advice."""
+        return self.reward.reference_rule, rule_named(self.advice or "fcfs")
 
     def for_nodes(self, nodes: int) -> EnvConfig:
         """The same environment on a cluster of so many nodes."""

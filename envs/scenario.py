@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -494,7 +494,7 @@ def surroundings(
     return Surroundings(
         incidents=found,
         incident_range=ranges,
-        tenants=_accounts(scenario, trace),
+        tenants=_accounts(scenario, trace, config),
         curves=curve_records(scenario.curves) if scenario.curves else np.zeros(0, CURVE_DTYPE),
         uplinks=_uplinks(scenario.uplinks_gbps),
         typical=typical_pods(pods) if gradient else np.zeros(0, TYPICAL_DTYPE),
@@ -505,6 +505,28 @@ def surroundings(
         series_range=_window_ticks(scenario, trace, starts, config),
         gittins=_expectations(scenario.past_services),
     )
+
+
+def with_accounts(scenario: Scenario, trace: Trace) -> Scenario:
+    """A scenario in which accounts are kept, for rules that read them.
+
+    Parameters
+    ----------
+    scenario : Scenario
+    trace : Trace
+
+    Returns
+    -------
+    Scenario
+        The same if it describes tenants. Else all that have jobs in the trace have the same
+        weight, and are entitled to equal parts of its cluster.
+    """
+    if scenario.tenants:
+        return scenario
+    present = [trace.tenants[t] for t in np.unique(trace.requests["tenant"])]
+    capacity = trace.gpus or trace.cpu_cores
+    quota = math.floor(1000 * capacity / len(present)) / 1000
+    return replace(scenario, tenants=tuple(TenantSpec(name, 1.0, quota) for name in present))
 
 
 def configure_scenario(state: ClusterState, scenario: Scenario) -> None:
@@ -620,8 +642,10 @@ def _window_failures(
     return np.concatenate(drawn), ranges
 
 
-def _accounts(scenario: Scenario, trace: Trace) -> NDArray[np.void]:
-    """One account for each of the trace's tenants, if any is described."""
+def _accounts(scenario: Scenario, trace: Trace, config: EnvConfig) -> NDArray[np.void]:
+    """One account for each of the trace's tenants, if any is described or rules read them."""
+    if any(rule.reads_accounts for rule in config.rules):
+        scenario = with_accounts(scenario, trace)
     if not scenario.tenants:
         return np.zeros(0, TENANT_DTYPE)
     check_quotas(scenario.tenants, trace.nodes)

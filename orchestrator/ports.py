@@ -25,6 +25,7 @@ __all__ = [
     "Runtime",
     "ShardManager",
     "Timer",
+    "WakefulPolicy",
 ]
 
 
@@ -157,6 +158,17 @@ class Policy(Protocol):
 
     def decide(self, snapshot: Snapshot) -> Plan:
         """What to do at the decision point at which the snapshot was taken."""
+
+
+@runtime_checkable
+class WakefulPolicy(Policy, Protocol):
+    """Decides between events as well, where it can be asked: in evaluations.
+
+    A live cluster asks all policies alike, at events and reviews.
+    """
+
+    wake_ms: int | None
+    """When it wants to be asked again if nothing happens before; None: not before."""
 
 
 class Provisioner(Protocol):

@@ -29,6 +29,7 @@ from orchestrator.scheduling.zoo.gavel import GavelFinishTime, GavelLas
 from orchestrator.scheduling.zoo.lookahead import Lookahead
 from orchestrator.scheduling.zoo.pollux import Pollux
 from orchestrator.scheduling.zoo.rounds import Themis
+from orchestrator.scheduling.zoo.tiresias import TiresiasSimulator
 
 __all__ = ["ZOO", "Advance", "evaluate_policy", "evaluate_rule", "evaluate_zoo", "zoo_policy"]
 
@@ -42,6 +43,7 @@ ZOO: Mapping[str, Callable[[], Policy]] = {
     "gavel_ftf": GavelFinishTime,
     "themis": Themis,
     "pollux": Pollux,
+    "tiresias_simulator": TiresiasSimulator,
     "lookahead": lambda: Lookahead(rule_named("elastic_srtf")),
 }
 """The policies by name, and how each is made anew for every window.
@@ -54,6 +56,9 @@ pollux
     Pollux' search for goodput, every minute, with 32 allocations over 30 generations (the paper:
     100 and 100). It is itself only where jobs have throughput curves; without, speed is in
     proportion to the workers, and goodput is their number.
+tiresias_simulator
+    Tiresias' queues as its own simulator keeps and visits them (``dlas-gpu``: 3,250 and 7,200
+    GPU-seconds, no promotion); the rule ``tiresias`` orders a queue by submission instead.
 lookahead
     ``elastic_srtf``, unless one of three other actions is cheaper in three futures of 48 jobs. Its
     cost is bounded slowdown, whatever a suite's metric is.
@@ -111,6 +116,9 @@ def evaluate_rule(
 ) -> EvaluationResult:
     """Play windows under a rule.
 
+    One that reads tenants' accounts (``drf``, ``reclaim``) finds some: the scenario's or, if it
+    describes no tenants, equal ones for the trace's.
+
     Parameters
     ----------
     rule : Rule or str
@@ -125,7 +133,7 @@ def evaluate_rule(
     EvaluationResult
     """
     rule = rule_named(rule) if isinstance(rule, str) else rule
-    session = windows.played_out().session(1)
+    session = windows.under(rule).played_out().session(1)
     table = OutcomeTable(session, windows.starts, _kept(windows, keep_jobs))
     for window in range(len(windows)):
         session.replay(rule, np.array([window]))
@@ -217,7 +225,9 @@ def evaluate_zoo(
     -------
     EvaluationResult
     """
-    zoo_policy(name)
+    policy = zoo_policy(name)
+    if isinstance(policy, RulePolicy):
+        windows = windows.under(policy.rule)
     make = None if processes <= 1 or name in _BUILT_IN else ZOO.get(name)
     play = _Play(name, windows.played_out(), _kept(windows, keep_jobs), make)
     _check_sendable(play)

@@ -1,14 +1,18 @@
 """Suites of pods: they arrive until a cluster is full; how much of its GPUs each policy allocates.
 
 The protocol of Weng et al., USENIX ATC 2023: pods in random order, drawn again until they ask for
-a multiple of the cluster's GPUs; nobody leaves; a pod that finds no place is turned away.
+a multiple of the cluster's GPUs; nobody leaves; a pod that finds no place is turned away. Nodes are
+in a random order, too: their simulator gives them new names in each run, and takes the first name
+where scores are equal. With the nodes in the order of the list, policies with many ties (GPU
+packing and GPU clustering, which score all nodes alike for a pod without GPUs) fill the same few
+machines' cores in every run, and come out 0.2 to 1.6 points too low.
 """
 
 from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any, NamedTuple
@@ -18,6 +22,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
+from agents.bundle import CardTable
 from agents.files import markdown_table, write_json, write_text
 from agents.problem import BatchPolicy
 from envs.config import PLACEMENT, EnvConfig
@@ -34,6 +39,8 @@ from orchestrator.kernels.state.row import ClusterShape, allocate
 __all__ = [
     "PackingResult",
     "PackingSuite",
+    "PublishedPacking",
+    "packing_card",
     "packing_table",
     "place_by_policy",
     "print_packing",
@@ -41,7 +48,31 @@ __all__ = [
     "write_packing",
 ]
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+_NODE_ORDER = 1  # of a seed: the draw that orders nodes; arrivals have one of their own
+
+
+@dataclass(frozen=True)
+class PublishedPacking:
+    """What others allocated of a cluster with its pods; it is shown beside these only.
+
+    Parameters
+    ----------
+    trace : str
+        :attr:`envs.workloads.Trace.digest` of the pods and the cluster.
+    means, deviations : mapping of str to float
+        GPU allocation by policy, percent: mean and standard deviation over orders.
+    source : str
+        Who.
+    ratio : float, optional
+        GPUs asked for in the end, as a multiple of those that there are.
+    """
+
+    trace: str
+    means: Mapping[str, float]
+    deviations: Mapping[str, float]
+    source: str
+    ratio: float = 1.3
 
 
 @dataclass(frozen=True)
@@ -54,13 +85,11 @@ class PackingSuite:
     policies : mapping of str to str
         Name in the table to :class:`Placement`, by name.
     seeds : sequence of int
-        Of the order in which pods arrive.
+        Of the order in which pods arrive, and of that in which nodes of equal score are taken.
     ratio : float
         GPUs asked for in the end, as a multiple of those that there are.
-    published : mapping of str to float, optional
-        GPU allocation that others published for a policy, percent.
-    source : str, optional
-        Who.
+    published : sequence of PublishedPacking, optional
+        What others published, for whichever pods; see :meth:`published_for`.
     kinds : int, optional
         Request kinds that are remembered; 0: every placement looks at all nodes.
     """
@@ -69,8 +98,7 @@ class PackingSuite:
     policies: Mapping[str, str]
     seeds: Sequence[int]
     ratio: float = 1.3
-    published: Mapping[str, float] = field(default_factory=dict)
-    source: str = ""
+    published: Sequence[PublishedPacking] = ()
     kinds: int = 512
 
     def __post_init__(self) -> None:
@@ -81,13 +109,21 @@ class PackingSuite:
                 raise ConfigurationError(
                     f"suite: policy '{policy}' places by '{placement}'; choose from {known}"
                 )
-        for policy in self.published:
-            if policy not in self.policies:
-                raise ConfigurationError(f"suite: '{policy}' is published, but no policy")
+        for row in self.published:
+            for policy in (*row.means, *row.deviations):
+                if policy not in self.policies:
+                    raise ConfigurationError(f"suite: '{policy}' is published, but no policy")
         if not self.policies or not self.seeds or self.ratio <= 0:
             raise ConfigurationError(
                 "suite: give at least one of 'policies' and 'seeds', and a 'ratio' above 0"
             )
+
+    def published_for(self, trace: Trace) -> PublishedPacking | None:
+        """What others published for these very pods and nodes, and as many of them."""
+        for row in self.published:
+            if row.trace == trace.digest and row.ratio == self.ratio:
+                return row
+        return None
 
 
 @dataclass(frozen=True)
@@ -184,7 +220,7 @@ class _Run(NamedTuple):
 
 
 class _Order:
-    """One order in which pods arrive, and an empty cluster for them."""
+    """One order in which pods arrive, and an empty cluster for them, its nodes in random order."""
 
     def __init__(
         self,
@@ -194,7 +230,9 @@ class _Order:
         nodes: NDArray[np.void],
         typical: NDArray[np.void],
     ) -> None:
-        self._trace, self._seed, self._nodes, self._typical = trace, seed, nodes, typical
+        ranks = np.random.default_rng([seed, _NODE_ORDER]).permutation(len(nodes))
+        self._trace = replace(trace, nodes=tuple(trace.nodes[n] for n in ranks))
+        self._seed, self._nodes, self._typical = seed, nodes[ranks], typical
         self._arrivals = inflate(trace, suite.ratio, seed).requests
         arrivals = self._arrivals
         self._state = allocate(
@@ -284,20 +322,28 @@ def place_by_policy(
     return placed
 
 
-_HEADER = ("policy", "GPU allocation %", "sd", "published %", "difference", "pods placed", "s/run")
+_HEADER = ("policy", "GPUs, %", "sd", "pods", "s/run")
+_BESIDE = ("published", "sd", "difference")
 
 
-def _lines(suite: PackingSuite, results: Sequence[PackingResult]) -> list[tuple[str, ...]]:
-    lines: list[tuple[str, ...]] = []
+def _lines(
+    results: Sequence[PackingResult], published: PublishedPacking | None
+) -> list[tuple[str, ...]]:
+    """The table, its head first; columns about what is published only where something is."""
+    lines: list[tuple[str, ...]] = [(*_HEADER[:3], *(_BESIDE if published else ()), *_HEADER[3:])]
     for result in results:
-        published = suite.published.get(result.policy)
+        mean = None if published is None else published.means.get(result.policy)
+        beside: tuple[str, ...] = ("", "", "") if published else ()
+        if published is not None and mean is not None:
+            deviation = published.deviations.get(result.policy)
+            spread = "" if deviation is None else f"{deviation:.2f}"
+            beside = (f"{mean:.2f}", spread, f"{result.mean - mean:+.2f}")
         lines.append(
             (
                 result.policy,
                 f"{result.mean:.2f}",
                 f"{result.deviation:.2f}",
-                "" if published is None else f"{published:.2f}",
-                "" if published is None else f"{result.mean - published:+.2f}",
+                *beside,
                 f"{result.placed.mean():,.0f}",
                 f"{np.median(result.seconds):.2f}",
             )
@@ -307,24 +353,40 @@ def _lines(suite: PackingSuite, results: Sequence[PackingResult]) -> list[tuple[
 
 def packing_table(suite: PackingSuite, trace: Trace, results: Sequence[PackingResult]) -> str:
     """The results as a table in Markdown."""
-    table = markdown_table(_HEADER, _lines(suite, results), text_columns=1)
+    published = suite.published_for(trace)
+    header, *lines = _lines(results, published)
+    table = markdown_table(header, lines, text_columns=1)
     seeds = f"seeds {min(suite.seeds)} to {max(suite.seeds)}"
     head = (
         f"{trace.name}: {len(trace.nodes):,} nodes, {trace.gpus:,} GPUs; pods arrive until "
-        f"{suite.ratio:.0%} of them are asked for; {len(suite.seeds)} orders ({seeds})."
+        f"{suite.ratio:.0%} of them are asked for; {len(suite.seeds)} orders ({seeds}). GPUs that "
+        "are allocated then, mean and standard deviation; pods placed."
     )
     text = [head, "", table, ""]
-    if suite.source:
-        text += [f"Published: {suite.source}.", ""]
+    if published is not None:
+        text += [f"Published: {published.source}.", ""]
     return "\n".join(text)
 
 
-def print_packing(suite: PackingSuite, results: Sequence[PackingResult], console: Console) -> None:
+def packing_card(suite: PackingSuite, trace: Trace, results: Sequence[PackingResult]) -> CardTable:
+    """The results for a bundle's card."""
+    return CardTable(
+        f"{suite.name}: GPUs allocated when {suite.ratio:.0%} are asked for, "
+        f"{len(suite.seeds)} orders of {trace.name}",
+        ("policy", "mean, %", "standard deviation"),
+        [(one.policy, one.mean, one.deviation) for one in results],
+    )
+
+
+def print_packing(
+    suite: PackingSuite, trace: Trace, results: Sequence[PackingResult], console: Console
+) -> None:
     """Show the results."""
-    table = Table(title=f"Suite '{suite.name}'", title_justify="left")
-    for number, name in enumerate(_HEADER):
+    table = Table(title=f"Suite '{suite.name}', {trace.name}", title_justify="left")
+    header, *lines = _lines(results, suite.published_for(trace))
+    for number, name in enumerate(header):
         table.add_column(name, justify="left" if number == 0 else "right")
-    for line in _lines(suite, results):
+    for line in lines:
         table.add_row(*line)
     console.print(table)
 
@@ -334,10 +396,16 @@ def write_packing(
 ) -> None:
     """Write ``table.md`` and ``summary.json``."""
     write_text(folder / "table.md", packing_table(suite, trace, results))
+    published = suite.published_for(trace)
     summary: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
-        "suite": asdict(suite),
-        "trace": {"name": trace.name, "nodes": len(trace.nodes), "gpus": trace.gpus},
+        "suite": {**asdict(suite), "published": None if published is None else asdict(published)},
+        "trace": {
+            "name": trace.name,
+            "nodes": len(trace.nodes),
+            "gpus": trace.gpus,
+            "digest": trace.digest,
+        },
         "python": platform.python_version(),
         "policies": {
             result.policy: {

@@ -67,6 +67,8 @@ class Report:
         By variant.
     scenario : mapping
         What the windows happened in; see :func:`agents.bundle.describe_scenario`.
+    published : sequence of Published
+        What others published for these windows.
     """
 
     suite: Suite
@@ -77,6 +79,7 @@ class Report:
     summaries: Mapping[str, Mapping[str, Summary]]
     comparisons: Mapping[str, Sequence[Comparison]]
     scenario: Mapping[str, Any]
+    published: Sequence[Published] = ()
 
     def flat(self) -> list[EvaluationResult]:
         """The results of all variants."""
@@ -130,6 +133,7 @@ def make_report(
         summaries=summaries,
         comparisons={variant: _pairs(suite, variant, group) for variant, group in results.items()},
         scenario=describe_scenario(problem.scenario),
+        published=suite.published_for(problem),
     )
 
 
@@ -168,7 +172,9 @@ def print_report(report: Report, console: Console) -> None:
         title = variant.replace("_", " ")
         means = {result.policy: report.summaries[result.policy] for result in group}
         console.print()
-        console.print(policy_table(means, suite, variant, title or "policies", report.partial))
+        rows = [row for row in report.published if row.variant == variant]
+        table = policy_table(means, suite, title or "policies", report.partial, rows)
+        console.print(table)
         for table in outcome_tables(means, suite.columns, console.width):
             console.print(table)
         learned = {result.policy for result in group if result.learned}
@@ -241,6 +247,11 @@ def _notes(report: Report) -> list[str]:
             f"Jobs that were never finished ({who}) count until the end of their window, which "
             "flatters whoever left them."
         )
+    if len(report.published) < len(report.suite.published):
+        notes.append(
+            "Published results are left out that belong to other jobs, windows or metrics than "
+            "these."
+        )
     return notes
 
 
@@ -302,7 +313,7 @@ def _summary(report: Report, config: Mapping[str, Any]) -> dict[str, Any]:
             for result in results
         },
         "comparisons": [asdict(pair) for pairs in report.comparisons.values() for pair in pairs],
-        "published": [asdict(row) for row in suite.published],
+        "published": [asdict(row) for row in report.published],
         "bootstrap_seed": suite.seed,
         "versions": versions(),
         "config": config,
@@ -348,13 +359,12 @@ def training_card(report: Report, title: str, command: str, notes: Sequence[str]
     return EvaluationCard(title, command, card_tables(report), tuple(notes))
 
 
-def add_to_card(bundle: Path, report: Report) -> None:
-    """Add the tables of a report to a bundle's card; tables of the same title are replaced."""
+def add_to_card(bundle: Path, new: Sequence[CardTable]) -> None:
+    """Add tables to a bundle's card; tables of the same title are replaced."""
     try:
         card = read_card(bundle)
     except BundleError:
         card = EvaluationCard(f"Policy bundle {bundle.name}", "not recorded")
-    new = card_tables(report)
     titles = {table.title for table in new}
     kept = [table for table in card.tables if table.title not in titles]
     write_card(bundle, EvaluationCard(card.title, card.command, (*kept, *new), card.notes))
@@ -379,7 +389,7 @@ def card_tables(report: Report) -> tuple[CardTable, ...]:
             partial = report.partial.get(result.policy)
             name = result.policy + (f" (first {partial} windows)" if partial else "")
             rows.append((name, mean.value, mean.low, mean.high, summary.iqm.value))
-        rows += [_published_row(row) for row in suite.published if row.variant == variant]
+        rows += [_published_row(row) for row in report.published if row.variant == variant]
         tables.append(CardTable(title, ("policy", "mean", "95 % low", "high", "IQM"), rows))
         learned = {result.policy for result in group if result.learned}
         pairs = [

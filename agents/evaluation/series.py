@@ -83,7 +83,7 @@ def rule_series(
     plain = replace(
         config, skip_forced=False, step_limit=0, reward=replace(config.reward, reference=None)
     )
-    session = replace(windows, config=plain).session(1)
+    session = replace(windows.under(rule), config=plain).session(1)
     session.reseed_row(0, window)
     session.reset(windows=np.array([window]))
     notes = _Notes(session)

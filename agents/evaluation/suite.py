@@ -34,7 +34,7 @@ __all__ = ["Published", "Suite", "label", "run_suite"]
 
 @dataclass(frozen=True)
 class Published:
-    """A mean that others published for the same windows.
+    """A mean that others published for certain windows; it is shown beside these only.
 
     Parameters
     ----------
@@ -42,14 +42,20 @@ class Published:
         Its name, as it shall stand in the table.
     variant : str
     value : float
-        Mean of the suite's metric.
+        Mean of the metric.
     source : str
+    windows : str
+        :attr:`agents.problem.Windows.digest` of the windows that it is about.
+    metric : str, optional
+        The one of :data:`METRICS` that it is of.
     """
 
     policy: str
     variant: str
     value: float
     source: str
+    windows: str
+    metric: str = "bounded_slowdown"
 
 
 @dataclass(frozen=True)
@@ -91,6 +97,7 @@ class Suite:
     series : sequence of str, optional
         Rules whose course through one window is drawn.
     published : sequence of Published, optional
+        What others reached, on whichever windows; see :meth:`published_for`.
     """
 
     name: str
@@ -128,7 +135,7 @@ class Suite:
         for name, count in self.zoo_windows.items():
             zoo_policy(name)
             check_number("suite, 'zoo_windows'", name, count, 1)
-        for name in (self.metric, *self.columns):
+        for name in (self.metric, *self.columns, *(row.metric for row in self.published)):
             if name not in METRICS:
                 known = ", ".join(METRICS)
                 raise ConfigurationError(f"suite: unknown metric '{name}'; known: {known}")
@@ -162,6 +169,15 @@ class Suite:
         length = self.window_length(problem.trace)
         config = replace(problem.config, **self.variants[variant]).of_length(length)
         return Windows(problem.trace, config, starts, problem.scenario)
+
+    def published_for(self, problem: Problem) -> tuple[Published, ...]:
+        """What others published for the very windows of a problem, by the suite's metric."""
+        digests = {name: self.windows_of(name, problem).digest for name in self.variants}
+        return tuple(
+            row
+            for row in self.published
+            if row.metric == self.metric and row.windows == digests.get(row.variant)
+        )
 
     def split_of(self, total: int) -> WindowSplit:
         """Parts of so many jobs (or ticks)."""

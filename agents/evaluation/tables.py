@@ -15,7 +15,7 @@ from rich.table import Table
 
 from agents.evaluation.outcomes import METRICS, EvaluationResult
 from agents.evaluation.statistics import Comparison, Interval, Summary
-from agents.evaluation.suite import Suite
+from agents.evaluation.suite import Published, Suite
 from agents.files import markdown_table, replacing
 
 __all__ = [
@@ -108,13 +108,13 @@ def _places(result: EvaluationResult) -> list[str]:
 def policy_table(
     summaries: Mapping[str, Mapping[str, Summary]],
     suite: Suite,
-    variant: str,
     title: str,
     unranked: Collection[str] = (),
+    published: Sequence[Published] = (),
 ) -> Table:
     """Policies of a variant, for the terminal; the best by the suite's metric is bold.
 
-    The ``unranked`` ones played other windows, and come in grey.
+    The ``unranked`` ones played other windows, and come in grey, as do those ``published``.
     """
     metric, sign = suite.metric, METRICS[suite.metric]
     heading, factor = _HEADINGS[metric]
@@ -138,11 +138,10 @@ def policy_table(
             *(number(found[name].mean.value * _HEADINGS[name][1]) for name in others),
             style=_style(policy in unranked, sign * mean.value == best),
         )
-    for row in suite.published:
-        if row.variant == variant:
-            table.add_row(
-                row.policy, number(row.value * factor), *[""] * (2 + len(others)), style="dim"
-            )
+    for row in published:
+        table.add_row(
+            row.policy, number(row.value * factor), *[""] * (2 + len(others)), style="dim"
+        )
     return table
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from agents.bundle import describe_scenario
 from envs.config import EnvConfig
-from envs.scenario import Scenario, Surroundings, surroundings
+from envs.scenario import Scenario, Surroundings, surroundings, with_accounts
 from envs.session import Session
 from envs.workloads import Trace
 from orchestrator.errors import ConfigurationError
@@ -104,6 +104,11 @@ class RankerEvaluator:
 
     def rule_costs(self, rule: Rule, starts: NDArray[np.int64]) -> NDArray[np.float64]:
         """Cost of a rule on each window, float64 [M]."""
+        if rule.reads_accounts:
+            raise ConfigurationError(
+                f"rankers: rule '{rule.name}' reads the accounts of tenants, and rankers are "
+                "replayed on jobs and nodes alone; compare them with another rule"
+            )
         record, source = rule.to_record(), self._source(starts)
         costs = np.zeros(len(starts))
 
@@ -193,6 +198,13 @@ class ScorerEvaluator:
 
     def rule_costs(self, rule: Rule, starts: NDArray[np.int64]) -> NDArray[np.float64]:
         """Cost of a rule on each window, float64 [M]."""
+        if rule.reads_accounts and not self._scenario.tenants:
+            scenario = with_accounts(self._scenario, self._trace)
+            informed = ScorerEvaluator(self._trace, self._config, self._threads, scenario)
+            try:
+                return informed.rule_costs(rule, starts)
+            finally:
+                informed.close()
         record = rule.to_record()
         costs = np.zeros(len(starts))
 

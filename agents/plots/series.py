@@ -94,7 +94,7 @@ def draw_packing(
                 end = (percents[-1] + 1, published[result.policy])
                 axes.plot(*end, marker="<", color=SECOND, ms=5, clip_on=False)
         axes.set(xlabel="GPUs asked for, % of the cluster", ylabel="GPUs allocated, %")
-        axes.set_title("GPU allocation; triangles: published")
+        axes.set_title("GPU allocation" + ("; triangles: published" if published else ""))
         axes.set_xlim(80.0, float(percents[-1]))
         axes.set_ylim(78.0, 97.0)
         axes.legend(fontsize=8)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +27,7 @@ __all__ = ["Trace", "trace_from_file", "unplaceable"]
 _MIB_PER_GIB = 1024
 _UNLIMITED = 1 << 31
 _ASKED = ("gpus_per_worker", "gpu_milli", "gpu_memory_mib", "cpu_milli", "memory_mib")
+_IDENTIFYING = ("submit_ms", "duration_ms", "requested_ms", "workers", *_ASKED, "model_mask")
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,6 +98,21 @@ class Trace:
         )
 
     __hash__ = None  # type: ignore[assignment]
+
+    @cached_property
+    def digest(self) -> str:
+        """Of the jobs' times and demands and of the nodes: sixteen hexadecimal digits.
+
+        What others published for a trace is shown beside jobs of this digest only. Names do not
+        count, nor how a file is compressed.
+        """
+        digest = hashlib.sha256()
+        for field in _IDENTIFYING:
+            digest.update(self.requests[field].astype("<i8").tobytes())
+        for node in self.nodes:
+            size = (node.gpus, node.gpu_model, node.cpu_cores, float(node.memory_gb))
+            digest.update(repr(size).encode())
+        return digest.hexdigest()[:16]
 
     @property
     def span_ms(self) -> int:

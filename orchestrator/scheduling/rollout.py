@@ -17,7 +17,7 @@ from orchestrator.kernels.run import rows as entry
 from orchestrator.kernels.state.codes import NO_JOB, Reason, Status
 from orchestrator.kernels.state.row import ClusterState, allocate
 from orchestrator.messages import Plan, Wait
-from orchestrator.ports import Policy
+from orchestrator.ports import Policy, WakefulPolicy
 
 __all__ = ["Rollout", "rollout", "snapshot_of"]
 
@@ -72,7 +72,8 @@ def rollout(state: ClusterState, policy: Policy, e: int = 0) -> Rollout:
     """Play row ``e``, just begun, to its end under a policy.
 
     A plan is carried out whole or, if any part of it is refused, not at all; a policy whose plans
-    are refused four times at one point is made to wait there, as in the orchestrator.
+    are refused four times at one point is made to wait there, as in the orchestrator. One that
+    keeps :class:`orchestrator.ports.WakefulPolicy` is asked again when it wants to be.
 
     Parameters
     ----------
@@ -101,6 +102,8 @@ def rollout(state: ClusterState, policy: Policy, e: int = 0) -> Rollout:
             raise IllegalActionError("rollout: the policy decides without end; let it Wait")
         if executor.carry_out(plan) == Reason.OK:
             actions += max(len(plan.actions), 1)
+            if not state.rows[e]["point_open"] and isinstance(policy, WakefulPolicy):
+                _wake(state, policy, e)
             continue
         refused += 1
         here = here + 1 if refused_at == point else 1
@@ -109,3 +112,9 @@ def rollout(state: ClusterState, policy: Policy, e: int = 0) -> Rollout:
             executor.carry_out(Plan((Wait(),)))
             actions += 1
     return Rollout(plans, actions, refused)
+
+
+def _wake(state: ClusterState, policy: WakefulPolicy, e: int) -> None:
+    """Ask a policy that waits once more, if it wants so and nothing happens before."""
+    if policy.wake_ms is not None and not state.rows[e]["commitment"]:
+        entry.wake(state.rows, e, policy.wake_ms)

@@ -81,6 +81,11 @@ class Rule:
     scaling: Scaling = Scaling.NONE
     reservation: bool = False
 
+    @property
+    def reads_accounts(self) -> bool:
+        """Whether it needs to know what tenants hold: without accounts it is another rule."""
+        return self.key == RuleKey.DRF or self.preemption == Preemption.RECLAIM
+
     def to_record(self) -> NDArray[np.void]:
         """The rule as kernels take it: an array of one RULE_DTYPE record."""
         record = np.zeros(1, RULE_DTYPE)

@@ -23,6 +23,7 @@ from orchestrator.kernels.change.events import apply_event as _apply_event
 from orchestrator.kernels.change.events import close_point, count_decision
 from orchestrator.kernels.change.events import open_point as _open_point
 from orchestrator.kernels.change.timeline import advance_clock as _advance_clock
+from orchestrator.kernels.change.timeline import next_event
 from orchestrator.kernels.decide.advance import advance as _advance
 from orchestrator.kernels.decide.advance import serve_commitment
 from orchestrator.kernels.decide.commit import commit as _commit
@@ -42,7 +43,7 @@ from orchestrator.kernels.see.encode import encode as _encode
 from orchestrator.kernels.see.encode import look_anew as _look_anew
 from orchestrator.kernels.see.layout import decode as _decode
 from orchestrator.kernels.see.metrics import read_metrics as _read_metrics
-from orchestrator.kernels.state.codes import Status
+from orchestrator.kernels.state.codes import EventKind, Status
 
 __all__ = [
     "advance",
@@ -65,6 +66,7 @@ __all__ = [
     "speed_milli",
     "units_of",
     "wait",
+    "wake",
     "why_not",
 ]
 
@@ -78,6 +80,21 @@ def wait(rows: Rows, e: int) -> None:
     """Nothing more is decided now. In a live cluster there is always something to wait for."""
     close_point(rows[e])
     count_decision(rows[e])
+
+
+@entry
+def wake(rows: Rows, e: int, time_ms: int) -> bool:
+    """Open a point at ``time_ms`` if an episode's next event comes later; whether it was opened.
+
+    With nothing left to happen there is nothing to be woken for.
+    """
+    row = rows[e]
+    next_ms, kind, _ = next_event(row)
+    if time_ms < row.now_ms or kind == EventKind.NONE or next_ms <= time_ms:
+        return False
+    _advance_clock(row, np.int64(time_ms))
+    _open_point(row)
+    return True
 
 
 @entry

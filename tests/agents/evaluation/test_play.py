@@ -6,11 +6,16 @@ import numpy as np
 import pytest
 
 from agents.evaluation.outcomes import METRICS
-from agents.evaluation.play import evaluate_policy, evaluate_rule
+from agents.evaluation.play import evaluate_policy, evaluate_rule, evaluate_zoo
+from agents.evaluation.series import rule_series
+from agents.linear.evaluate import RankerEvaluator, ScorerEvaluator
 from agents.problem import Windows
 from envs.config import CLUSTER
+from envs.scenario import Scenario, with_accounts
 from envs.workloads import gpu_cluster
-from orchestrator.errors import IllegalActionError
+from orchestrator.errors import ConfigurationError, IllegalActionError
+from orchestrator.scheduling.rules import RULES, rule_named
+from orchestrator.types import TenantSpec
 from tests.agents.evaluation.policies import Illegal, LastLegal, ShortestFirst
 
 
@@ -99,3 +104,80 @@ def test_random_rules_do_not_depend_on_order(trace, config, starts):
     whole = evaluate_rule("random", Windows(trace, config, starts))
     again = evaluate_rule("random", Windows(trace, config, starts))
     same(whole, again)
+
+
+# --- Rules that read tenants' accounts ---
+
+
+@pytest.fixture(scope="module")
+def shared_cluster() -> Windows:
+    trace = gpu_cluster(3000, 0, nodes=4, load=1.3)
+    assert len(np.unique(trace.requests["tenant"])) > 3
+    return Windows(trace, replace(CLUSTER, episode_jobs=256), np.array([0, 900, 1800]))
+
+
+def _times(rule: str, windows: Windows) -> list[float]:
+    return evaluate_rule(rule, windows).values["completion_time"].tolist()
+
+
+@pytest.mark.parametrize("rule", ["drf", "reclaim", "drf+reactive"])
+def test_rules_that_read_accounts_keep_some_where_nobody_is_described(
+    rule: str, shared_cluster: Windows
+) -> None:
+    found = _times(rule, shared_cluster)
+    base = {"reclaim": "priority", "drf": "fcfs"}[rule.partition("+")[0]]
+    assert all(a != b for a, b in zip(found, _times(base, shared_cluster), strict=True))
+    trace = shared_cluster.trace
+    present = [trace.tenants[t] for t in np.unique(trace.requests["tenant"])]
+    quota = np.floor(1000 * trace.gpus / len(present)) / 1000
+    described = Scenario(tenants=tuple(TenantSpec(name, 1.0, quota) for name in present))
+    assert found == _times(rule, replace(shared_cluster, scenario=described))
+    zoo = evaluate_zoo(rule, shared_cluster.first(2)).values["completion_time"].tolist()
+    assert zoo == found[:2]
+
+
+def test_what_a_scenario_says_of_tenants_counts(shared_cluster: Windows) -> None:
+    first = shared_cluster.trace.tenants[int(shared_cluster.trace.requests["tenant"][0])]
+    unequal = replace(shared_cluster, scenario=Scenario(tenants=(TenantSpec(first, 50.0),)))
+    assert _times("drf", unequal) != _times("drf", shared_cluster)
+
+
+def test_accounts_change_nothing_for_rules_that_do_not_read_them(shared_cluster: Windows) -> None:
+    scenario = with_accounts(Scenario(), shared_cluster.trace)
+    for name, rule in RULES.items():
+        assert rule.reads_accounts == (name in ("drf", "reclaim"))
+        if not rule.reads_accounts and name in ("sjf", "srtf", "priority", "tiresias"):
+            kept = replace(shared_cluster.first(1), scenario=scenario)
+            assert _times(name, kept) == _times(name, shared_cluster.first(1))
+
+
+def test_a_tenant_without_jobs_is_entitled_to_nothing(shared_cluster: Windows) -> None:
+    trace = shared_cluster.trace
+    some = trace.requests[trace.requests["tenant"] < 2]
+    assert len(with_accounts(Scenario(), replace(trace, requests=some)).tenants) == 2
+
+
+def test_environments_keep_accounts_for_the_rules_that_they_ask(shared_cluster: Windows) -> None:
+    """Advice, the reference of rewards, scorers' baselines and a window's course."""
+    config = replace(shared_cluster.config, advice="drf")
+    assert replace(shared_cluster, config=config).session(1).state.shape.tenants > 3
+    plain = shared_cluster.session(1)
+    assert plain.state.shape.tenants == 1
+    reward = replace(CLUSTER.reward, reference="drf")
+    config = replace(shared_cluster.config, reward=reward)
+    assert replace(shared_cluster, config=config).session(1).state.shape.tenants > 3
+    evaluator = ScorerEvaluator(shared_cluster.trace, shared_cluster.config, 1)
+    drf, fcfs = (
+        evaluator.rule_costs(rule_named(name), shared_cluster.starts) for name in ("drf", "fcfs")
+    )
+    evaluator.close()
+    assert (drf != fcfs).all()
+    drf, fcfs = (rule_series(name, shared_cluster, 0).values for name in ("drf", "fcfs"))
+    assert any((drf[name] != fcfs[name]).any() for name in drf)
+
+
+def test_rankers_refuse_rules_that_read_accounts(trace, config) -> None:
+    evaluator = RankerEvaluator(trace, config, 1)
+    with pytest.raises(ConfigurationError, match="rule 'drf' reads the accounts"):
+        evaluator.rule_costs(rule_named("drf"), np.array([0]))
+    evaluator.close()

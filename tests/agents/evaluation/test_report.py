@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -21,7 +22,9 @@ from agents.evaluation.suite import Published, Suite, run_suite
 from agents.linear.policy import LinearRanker
 from agents.problem import Problem
 from envs.config import CLUSTER
-from envs.workloads import gpu_cluster
+from envs.scenario import Scenario
+from envs.workloads import gpu_cluster, lublin_feitelson
+from envs.workloads.failures import FAILURE_MODELS
 from tests.agents.evaluation.policies import LastLegal
 
 
@@ -34,10 +37,11 @@ def report(trace, config):
         baselines=["sjf"],
         windows=6,
         variants={"": {}, "backfill": {"backfill": True}},
-        published=[Published("somebody's", "backfill", 1.5, "a paper")],
         keep_jobs=2,
     )
     problem = Problem(trace, config)
+    windows = suite.windows_of("backfill", problem).digest
+    suite = replace(suite, published=[Published("somebody's", "backfill", 1.5, "a paper", windows)])
     return make_report(suite, problem, run_suite(suite, problem, [LastLegal()]))
 
 
@@ -66,6 +70,42 @@ def test_summary(report, tmp_path):
         ("last_backfill", "sjf_backfill"),
         ("fcfs_backfill", "sjf_backfill"),
     }
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"metric": "wait"},
+        {"length": 32},
+        {"windows": 5},
+        {"variants": {"": {}, "backfill": {"backfill": False}}},
+        {"trace": -1},
+        {"trace": "gpu"},
+        {"failures": True},
+    ],
+    ids=str,
+)
+def test_published_rows_stand_beside_their_own_windows_only(report, trace, config, changed):
+    suite, changed = report.suite, dict(changed)
+    assert report.published == tuple(suite.published)
+    scenario = Scenario(failures=FAILURE_MODELS["weibull"] if changed.pop("failures", 0) else None)
+    other = changed.pop("trace", None)
+    if other == -1:
+        jobs = trace.requests.copy()
+        jobs["duration_ms"][3] += 1000
+        trace = replace(trace, requests=jobs)
+    elif other == "gpu":
+        trace = lublin_feitelson(len(trace), 5)
+    suite = replace(suite, **changed)
+    problem = Problem(trace, config, scenario=scenario)
+    assert suite.published_for(problem) == ()
+    again = make_report(suite, problem, report.results)
+    console = Console(width=80)
+    with console.capture() as capture:
+        print_report(again, console)
+    assert "somebody's" not in capture.get()
+    assert "Published results are left out" in " ".join(capture.get().split())
+    assert not any("somebody's" in row[0] for table in card_tables(again) for row in table.rows)
 
 
 def test_tables_agree_with_the_summary(report, tmp_path):

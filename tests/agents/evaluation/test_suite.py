@@ -34,7 +34,11 @@ def test_rlscheduler_suite_reproduces_the_published_numbers(traces_dir, golden_d
         cfg = compose("evaluate", ["suite=rlscheduler"])
     suite = build_suite(cfg.suite)
     assert list(suite.starts) == golden["starts"]
-    results = run_suite(suite, Problem(instantiate(cfg.workload), instantiate(cfg.env)))
+    problem = Problem(instantiate(cfg.workload), instantiate(cfg.env))
+    assert len(suite.published_for(problem)) == 4
+    first = replace(problem, trace=problem.trace.window(0, 9999))
+    assert suite.published_for(first) == ()
+    results = run_suite(suite, problem)
     for variant, key in (("", "false"), ("backfill", "true")):
         found = {result.policy: result for result in results[variant]}
         expected = golden["backfill"][key]

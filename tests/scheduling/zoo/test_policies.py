@@ -26,9 +26,11 @@ from orchestrator.scheduling.zoo.gavel import (
 from orchestrator.scheduling.zoo.lookahead import Lookahead, LookaheadConfig
 from orchestrator.scheduling.zoo.pollux import Pollux
 from orchestrator.scheduling.zoo.rounds import Themis, finish_time_ratio
+from orchestrator.scheduling.zoo.tiresias import TiresiasSimulator
 from orchestrator.workloads.throughput import ThroughputModel, curve_records
 from tests.engine.cases import Case, cases
 from tests.engine.drivers import Live, load, trace_of
+from tests.naive.tiresias import Job, simulate
 from tests.scheduling.zoo.rows import HOUR, completions, random_jobs, row_of
 from tests.twins.kernel_calls import load_curves
 
@@ -41,6 +43,7 @@ def policies() -> dict[str, Policy]:
         "gavel_finish_time": GavelFinishTime(),
         "themis": Themis(),
         "pollux": Pollux(population=8, generations=5),
+        "tiresias": TiresiasSimulator(),
         "lookahead": Lookahead(RULES["sjf"], LookaheadConfig(futures=2, arrivals=8)),
     }
 
@@ -94,6 +97,57 @@ def test_a_policy_that_never_waits_is_stopped(monkeypatch: pytest.MonkeyPatch) -
     state = row_of([{"duration_ms": 10_000}] * 6, [8])
     with pytest.raises(IllegalActionError, match="without end"):
         rollout(state, RulePolicy(RULES["fcfs"]))
+
+
+# --- Tiresias ---
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_tiresias_queues_are_the_naive_simulators(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    count = int(rng.integers(20, 60))
+    submit, gpus = np.cumsum(rng.integers(0, 600, count)), rng.choice([1, 1, 1, 2, 4, 8], count)
+    duration = rng.lognormal(7.5, 1.5, count).astype(int) + 1
+    limits = [(3250, 7200), (600,), (100, 1000, 5000)][seed % 3]
+    jobs = [Job(*row) for row in np.stack([gpus, submit, duration], axis=1).tolist()]
+    simulate(jobs, 12, limits)
+    rows = [
+        {"submit_ms": 1000 * job.submit, "duration_ms": 1000 * job.duration, "workers": job.gpus}
+        for job in jobs
+    ]
+    state = row_of(rows, [8, 4], preemption_limit=count)
+    assert rollout(state, TiresiasSimulator(limits)).refused == 0
+    assert (state.job[0, :count]["end_ms"] // 1000).tolist() == [job.end for job in jobs]
+    found = state.job[0, :count]["preemptions"].tolist()
+    assert found == [job.preemptions for job in jobs]
+    assert sum(found) > 0
+
+
+def test_tiresias_takes_turns_at_a_limit_and_not_only_at_events() -> None:
+    """A job that reaches its limit alone gives way at once, to one that waits in its old queue."""
+    jobs = [{"duration_ms": 10 * HOUR}, {"submit_ms": 1000, "duration_ms": HOUR}]
+    state = row_of(jobs, [1])
+    rollout(state, TiresiasSimulator())
+    assert state.job[0, :2]["first_start_ms"].tolist() == [0, 3250 * 1000]
+    asleep = row_of(jobs, [1])
+    rollout(asleep, _Asleep())
+    assert asleep.job[0, 1]["first_start_ms"] == 10 * HOUR
+
+
+class _Asleep:
+    """The same, but never asked between events."""
+
+    def __init__(self) -> None:
+        self._policy = TiresiasSimulator()
+
+    def decide(self, snapshot: Snapshot) -> Plan:
+        return self._policy.decide(snapshot)
+
+
+@pytest.mark.parametrize("limits", [(0, 5), (5, 5), (7200, 3250), (-1,)])
+def test_tiresias_refuses_limits_out_of_order(limits: tuple[int, ...]) -> None:
+    with pytest.raises(ConfigurationError, match="'limits_s'"):
+        TiresiasSimulator(limits)
 
 
 # --- Gavel ----------------------------------------------------------------------------------------
