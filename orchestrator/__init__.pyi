@@ -76,9 +76,10 @@ from .mesh.policies import CircuitBreaker as CircuitBreaker
 from .mesh.policies import LoadBalancer as LoadBalancer
 from .mesh.policies import RateLimiter as RateLimiter
 from .mesh.policies import RetryPolicy as RetryPolicy
-from .mesh.replicas import HealthProber as HealthProber
-from .mesh.replicas import Probe as Probe
-from .mesh.replicas import ProbeSpec as ProbeSpec
+from .mesh.probes import HealthCheck as HealthCheck
+from .mesh.probes import HealthProber as HealthProber
+from .mesh.probes import Probe as Probe
+from .mesh.probes import ProbeSpec as ProbeSpec
 from .mesh.specs import BreakerSpec as BreakerSpec
 from .mesh.specs import LimitSpec as LimitSpec
 from .mesh.specs import RetrySpec as RetrySpec

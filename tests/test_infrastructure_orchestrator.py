@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -13,11 +12,11 @@ from orchestrator import ClusterShape, ScalingDirection, Semantics, TenantSpec, 
 from orchestrator.autoscaler import HorizontalScaler, PredictiveScaler, ScalingPlan, SeasonalNaive
 from orchestrator.errors import NoHealthyEndpointError, UnknownServiceError
 from orchestrator.kernels.state.codes import JobKind, Placement, QuotaMode, Topology
-from orchestrator.mesh import BreakerSpec, RetrySpec, ServiceSpec
 from orchestrator.runtimes import SimulatedProvisioner
 from orchestrator.scheduling.rules import RULES, BinPacker, TopologyAwareScheduler
 from orchestrator.types import JobPriority, JobSpec, ScalingDecision
 from tests.engine.builders import HOUR_MS, MINUTE_MS, Stage, job, node, stage
+from tests.mesh.replicas import NO_PROBES, ask, detection_ms, serve
 
 _LARGE = ClusterShape(envs=1, jobs=256, workers=8, nodes=16, devices=8)
 _RENTED = ClusterShape(envs=1, jobs=32, workers=8, nodes=8, devices=4)
@@ -63,20 +62,6 @@ async def _scale_every(s: Stage, seconds: int, until_s: int) -> list[tuple[int, 
         decision = await s.orchestrator.auto_scale_cluster()
         decisions.append((s.clock.now_ms() // 1000, decision))
     return decisions
-
-
-class Replicas:
-    """What answers behind addresses: some of them are sick."""
-
-    def __init__(self) -> None:
-        self.sick: set[str] = set()
-        self.asked: Counter[str] = Counter()
-
-    async def __call__(self, address: str, request: object) -> tuple[str, object]:
-        self.asked[address] += 1
-        if address in self.sick:
-            raise ConnectionError(f"{address} is sick")
-        return address, request
 
 
 class TestInfrastructureOrchestrator:
@@ -264,39 +249,24 @@ class TestInfrastructureOrchestrator:
         assert {d.direction for d in waiting} == {ScalingDirection.NONE}
         assert "waits for the cooldown" in waiting[0].reason
 
-    async def test_circuit_breaker_on_failure(self) -> None:
-        replicas = Replicas()
-        s = stage(node("n0"), transport=replicas, schedule_on_events=True)
-        rules = ServiceSpec(
-            "llm",
-            50.0,
-            retry=RetrySpec(attempts=2, base_ms=1.0, jitter=0.0, budget=1.0),
-            breaker=BreakerSpec(failures=3, open_ms=5000),
-        )
-        s.orchestrator.mesh.add_service(rules)
-        await s.orchestrator.submit_job(_service())
-        await s.clock.advance_to(0)
+    @pytest.mark.parametrize("mode", ["fails", "hangs"])
+    @pytest.mark.parametrize("gap_ms", [20, 100, 500])
+    async def test_circuit_breaker_on_failure(self, gap_ms: int, mode: str) -> None:
+        """Default rules, one request every so often, one of two replicas sick."""
+        assert await detection_ms(gap_ms, mode) < 100
+        assert await detection_ms(gap_ms, mode, probing=NO_PROBES) > 250  # nobody asks them
+        s, behind = await serve(2)
         sick, well = await s.orchestrator.discover_service("llm")
-        replicas.sick = {sick}
-        begin_ms = s.clock.now_ms()
-        while sick in await s.orchestrator.discover_service("llm"):
-            answer = asyncio.ensure_future(s.orchestrator.route_request("llm", "prompt"))
-            await s.clock.advance_to(s.clock.now_ms() + 2)
-            assert (await answer)[0] == well  # no caller notices
-        assert s.clock.now_ms() - begin_ms < 100  # how long it took to shut it out
-        assert replicas.asked[sick] == 3
-        for _ in range(20):  # none of them cascades
-            await s.orchestrator.route_request("llm", "prompt")
-        assert replicas.asked[sick] == 3
-        replicas.sick = {sick, well}
-        answer = asyncio.ensure_future(s.orchestrator.route_request("llm", "prompt"))
-        await s.wait(1)
-        assert answer.exception() is not None
-        replicas.sick = set()
-        await s.wait(1)  # half open: the next requests are its probes
-        for _ in range(8):
-            await s.orchestrator.route_request("llm", "prompt")
-        assert set(await s.orchestrator.discover_service("llm")) == {sick, well}
+        await ask(s, gap_ms, 1000)
+        behind.mode[sick] = mode
+        before, lost = behind.requests[sick], list[int]()
+        await ask(s, gap_ms, 4000, lost)  # longer than a breaker stays open
+        assert behind.requests[sick] - before <= 100 / gap_ms  # what it got before it was shut out
+        assert lost == []  # the other one answers, and nobody notices
+        assert await s.orchestrator.discover_service("llm") == [well]
+        behind.mode.clear()
+        await ask(s, gap_ms, 5000)
+        assert await s.orchestrator.discover_service("llm") == [sick, well]
 
     async def test_service_discovery_health_filtering(self) -> None:
         nodes = [node(f"n{k}", 2) for k in range(4)]

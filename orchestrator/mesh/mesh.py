@@ -278,6 +278,11 @@ class ServiceMesh:
         """Names of the services that were added."""
         return list(self._services)
 
+    @property
+    def transport(self) -> Transport | None:
+        """What carries requests that bring no transport of their own."""
+        return self._transport
+
     def subscribe(self, listener: Callable[[str, ServiceSpec | None], None]) -> None:
         """Have a listener told of services that get rules, or are removed (None)."""
         self._listeners.append(listener)
@@ -331,6 +336,16 @@ class ServiceMesh:
     def breaker_mode(self, service: str, address: str) -> BreakerMode:
         """Whether requests reach an endpoint."""
         return self._of(service).breaker(address, self._clock.now_ms()).mode
+
+    def shut_out(self, service: str, address: str) -> None:
+        """Something else than a request has found an endpoint sick: its breaker opens."""
+        now_ms = self._clock.now_ms()
+        self._of(service).breaker(address, now_ms).trip(now_ms)
+
+    def let_in(self, service: str, address: str) -> None:
+        """It is well again: its breaker closes, unless requests had opened it."""
+        now_ms = self._clock.now_ms()
+        self._of(service).breaker(address, now_ms).recover(now_ms)
 
     def discover(self, service: str) -> list[str]:
         """Addresses that requests may go to now: well, not draining, not shut out.
