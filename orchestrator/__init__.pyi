@@ -67,6 +67,7 @@ from .kernels.state.codes import Topology as Topology
 from .kernels.state.row import ClusterShape as ClusterShape
 from .kernels.state.row import ClusterState as ClusterState
 from .mesh.mesh import Endpoint as Endpoint
+from .mesh.mesh import Probe as Probe
 from .mesh.mesh import ServiceCounts as ServiceCounts
 from .mesh.mesh import ServiceDiscovery as ServiceDiscovery
 from .mesh.mesh import ServiceMesh as ServiceMesh
@@ -78,10 +79,9 @@ from .mesh.policies import RateLimiter as RateLimiter
 from .mesh.policies import RetryPolicy as RetryPolicy
 from .mesh.probes import HealthCheck as HealthCheck
 from .mesh.probes import HealthProber as HealthProber
-from .mesh.probes import Probe as Probe
-from .mesh.probes import ProbeSpec as ProbeSpec
 from .mesh.specs import BreakerSpec as BreakerSpec
 from .mesh.specs import LimitSpec as LimitSpec
+from .mesh.specs import ProbeSpec as ProbeSpec
 from .mesh.specs import RetrySpec as RetrySpec
 from .mesh.specs import ServiceSpec as ServiceSpec
 from .messages import Action as Action

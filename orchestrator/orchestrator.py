@@ -22,7 +22,6 @@ from orchestrator.live.journal import CheckpointKeeper, Journal, reconcile
 from orchestrator.live.retry import Inbox, Outbox, Persistent
 from orchestrator.live.settings import Settings
 from orchestrator.mesh.mesh import ServiceMesh, Transport
-from orchestrator.mesh.probes import Probe, ProbeSpec
 from orchestrator.mesh.replicas import ReplicaRegistry
 from orchestrator.mesh.specs import ServiceSpec
 from orchestrator.messages import (
@@ -97,13 +96,12 @@ class InfrastructureOrchestrator:
         only :meth:`schedule` does, and :meth:`handle_node_failure`.
     autoscaler, provisioner
         See :class:`orchestrator.autoscaler.fleet.FleetController`.
-    mesh, transport, probe, probing
+    mesh, transport
         See :class:`orchestrator.mesh.replicas.ReplicaRegistry`; with the default of ``runtime``,
         or another simulated one, replicas are simulated too. Replicas of services that get
-        requests are probed, by ``probe``, or by a :class:`orchestrator.mesh.HealthCheck` through
-        the transport; ``probing=ProbeSpec(interval_ms=0)`` leaves them in peace.
-        ``orchestrator.mesh.add_service`` gives a service other rules than the defaults; the log
-        keeps them. Health that was set is not kept: it is found out anew.
+        requests are probed; a mesh of your own says how. ``orchestrator.mesh.add_service``
+        gives a service other rules than the defaults; the log keeps them. Health that was set is
+        not kept: it is found out anew.
     """
 
     def __init__(
@@ -128,8 +126,6 @@ class InfrastructureOrchestrator:
         provisioner: Provisioner | None = None,
         mesh: ServiceMesh | None = None,
         transport: Transport | None = None,
-        probe: Probe | None = None,
-        probing: ProbeSpec | None = None,
     ) -> None:
         self.consensus = consensus_engine
         self.shards = shard_manager
@@ -145,6 +141,7 @@ class InfrastructureOrchestrator:
             seed=seed,
             check=check,
         )
+        self._reconciled = False
         self._cycle = SchedulingCycle(
             self.engine,
             self.clock,
@@ -154,14 +151,15 @@ class InfrastructureOrchestrator:
             review_ms=review_ms,
             fallback=policy_of(None),
         )
+        self._keeper = CheckpointKeeper(checkpoint_manager)
+        self._outbox = Outbox(self.runtime, self.clock)
         simulated = isinstance(self.runtime, SimulatedRuntime)
-        self._replicas = ReplicaRegistry(
-            self.clock, mesh, transport, simulated=simulated, probe=probe, probing=probing
-        )
+        self._replicas = ReplicaRegistry(self.clock, mesh, transport, simulated=simulated)
         self.mesh = self._replicas.mesh
         self.metrics = OrchestratorMetrics(self.engine, self._replicas.counts)
         account = self.metrics.scaling
         self._fleet = FleetController(self.engine, self.clock, autoscaler, provisioner, account)
+        self._fleet.bind(self.register_node)
         self._journal = Journal(
             consensus_engine, self.engine, self.clock, self._carry_out, self._observe
         )
@@ -169,10 +167,6 @@ class InfrastructureOrchestrator:
 
     def _listen(self, *, own_policy: bool) -> None:
         """Hear of jobs and settings that are there already, of events and of nodes' health."""
-        self._reconciled = False
-        self._outbox = Outbox(self.runtime, self.clock)
-        self._fleet.bind(self.register_node)
-        self._keeper = CheckpointKeeper(self.checkpoints)
         self._keeping = Persistent("noting checkpoints", self._keeper.flush, self.clock)
         self._inbox = Inbox(self._take_report, self.clock)
         self._health = Inbox(self._take_health, self.clock)

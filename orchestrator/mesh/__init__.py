@@ -4,12 +4,20 @@
 kernels', so that what is simulated is what runs.
 """
 
-from orchestrator.mesh.mesh import Endpoint, ServiceCounts, ServiceDiscovery, ServiceMesh, Transport
+from orchestrator.mesh.mesh import (
+    Endpoint,
+    Probe,
+    ServiceCounts,
+    ServiceDiscovery,
+    ServiceMesh,
+    Transport,
+)
 from orchestrator.mesh.policies import CircuitBreaker, LoadBalancer, RateLimiter, RetryPolicy
-from orchestrator.mesh.probes import HealthCheck, HealthProber, Probe, ProbeSpec
+from orchestrator.mesh.probes import HealthCheck, HealthProber
 from orchestrator.mesh.specs import (
     BreakerSpec,
     LimitSpec,
+    ProbeSpec,
     RetrySpec,
     ServiceSpec,
     service_records,

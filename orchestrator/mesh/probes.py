@@ -10,19 +10,14 @@ import asyncio
 import inspect
 import logging
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from dataclasses import dataclass, field
-from typing import TypeAlias
 
-from orchestrator.errors import RequestRejectedError, ValidationError
+from orchestrator.errors import RequestRejectedError
 from orchestrator.mesh.mesh import Endpoint, ServiceMesh
 from orchestrator.ports import Clock, Timer
 
-__all__ = ["HealthCheck", "HealthProber", "Probe", "ProbeSpec"]
-
-
-Probe: TypeAlias = Callable[[str], Awaitable[object] | object]
-"""Asks the endpoint at an address whether it is well: returns if so, raises or hangs if not."""
+__all__ = ["HealthCheck", "HealthProber"]
 
 
 _BATCH, _BATCHES = 16, 5  # probes that go out at once, if that takes no more parts of an interval
@@ -44,43 +39,6 @@ class HealthCheck:
     It should answer it at once, with anything, if the endpoint is there and works. One that never
     answers any is not asked again.
     """
-
-
-@dataclass(frozen=True)
-class ProbeSpec:
-    """How often endpoints are asked, while somebody sends requests to their service.
-
-    Parameters
-    ----------
-    interval_ms : int
-        Time between two probes of an endpoint; 0: there are none.
-    timeout_ms : int
-        Within which one must be answered.
-    failures, successes : int
-        Probes in a row that shut an endpoint out, and that let it in again.
-    idle_ms : int
-        After the last request to a service, time in which its endpoints are still probed.
-    most_per_s : int
-        Most probes per second, of all services together: with more endpoints than fit, intervals
-        are longer.
-
-    The defaults find a backend that hangs within 20 + 20 + 20 = 60 ms, of up to 100 at a time.
-    """
-
-    interval_ms: int = 20
-    timeout_ms: int = 20
-    failures: int = 2
-    successes: int = 2
-    idle_ms: int = 5000
-    most_per_s: int = 5000
-
-    def __post_init__(self) -> None:
-        """Refuse values that cannot be meant."""
-        for name in self.__dataclass_fields__:
-            value, least = getattr(self, name), 0 if name == "interval_ms" else 1
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                remedy = f"it must be an integer of at least {least}"
-                raise ValidationError("ProbeSpec", name, f"is {value!r}", remedy)
 
 
 @dataclass(eq=False)
@@ -117,26 +75,15 @@ class HealthProber:
     Parameters
     ----------
     mesh : ServiceMesh
-        Whose endpoints.
+        Whose endpoints, and who says how they are asked, and how often.
     clock : Clock
         Time.
-    probe : callable or None, optional
-        How to ask; None: a :class:`HealthCheck` through the mesh's transport.
-    spec : ProbeSpec, optional
-        How often.
     """
 
-    def __init__(
-        self,
-        mesh: ServiceMesh,
-        clock: Clock,
-        probe: Probe | None = None,
-        spec: ProbeSpec | None = None,
-    ) -> None:
+    def __init__(self, mesh: ServiceMesh, clock: Clock) -> None:
         self._mesh = mesh
         self._clock = clock
-        self._own = probe
-        self.spec = spec if spec is not None else ProbeSpec()
+        self.spec = mesh.probing
         self._watched: dict[str, _Watch] = {}
         self._timer: Timer | None = None
         self._due_ms = 0  # of that timer
@@ -147,7 +94,7 @@ class HealthProber:
     @property
     def can_probe(self) -> bool:
         """Whether there is a way to ask, and time to."""
-        asks = self._own is not None or self._mesh.transport is not None
+        asks = self._mesh.probe is not None or self._mesh.transport is not None
         return asks and self.spec.interval_ms > 0
 
     def attend(self, service: str) -> None:
@@ -180,7 +127,7 @@ class HealthProber:
 
     def _is_deaf(self, watch: _Watch) -> bool:
         """Whether a service's transport knows no health checks."""
-        return self._own is None and not watch.answered and watch.unanswered >= _UNANSWERED
+        return self._mesh.probe is None and not watch.answered and watch.unanswered >= _UNANSWERED
 
     def _arm(self, time_ms: int) -> None:
         self._due_ms = time_ms
@@ -257,10 +204,10 @@ class HealthProber:
         return True
 
     def _ask(self, address: str) -> Awaitable[object] | object:
-        carry = self._mesh.transport
-        if self._own is not None or carry is None:
-            return self._own(address) if self._own is not None else None
-        return carry(address, HealthCheck())
+        probe, carry = self._mesh.probe, self._mesh.transport
+        if probe is not None:
+            return probe(address)
+        return carry(address, HealthCheck()) if carry is not None else None
 
     async def _await(self, record: _Record, answer: Awaitable[object]) -> None:
         good = True
@@ -304,7 +251,7 @@ class HealthProber:
             return
         record.failed, record.passed = record.failed + 1, 0
         watch.unanswered += not watch.answered
-        known = watch.answered or self._own is not None
+        known = watch.answered or self._mesh.probe is not None
         if known and record.failed >= self.spec.failures:
             out = sum(r.shut_out for r in watch.records.values() if r is not record)
             if silent and not record.shut_out and 2 * (out + 1) > len(watch.records):

@@ -15,7 +15,7 @@ from orchestrator.engine.engine import Engine, Outcome
 from orchestrator.errors import ConfigurationError
 from orchestrator.kernels.state.codes import JobCode, JobKind
 from orchestrator.mesh.mesh import ServiceCounts, ServiceMesh, Transport
-from orchestrator.mesh.probes import HealthProber, Probe, ProbeSpec
+from orchestrator.mesh.probes import HealthProber
 from orchestrator.mesh.specs import ServiceSpec
 from orchestrator.messages import RegroupJob, SaveCheckpoint, StartJob, StopJob, WorkerPlacement
 from orchestrator.ports import Clock
@@ -63,13 +63,10 @@ class ReplicaRegistry:
     mesh : ServiceMesh or None
         Where they are registered; None: one on the same clock.
     transport : callable or None
-        What carries that mesh's requests; None: with ``simulated``, one that answers after the
-        service's mean time.
+        What carries that mesh's requests.
     simulated : bool
-        Whether replicas exist in simulation only.
-    probe, probing
-        How replicas are asked whether they are well, and how often: see :class:`HealthProber`.
-        Simulated ones that nobody gave a transport or a probe to answer as long as they live.
+        Whether replicas exist in simulation only: a mesh without a transport then gets one that
+        answers after the service's mean time, and probes that are answered by all who live.
 
     Raises
     ------
@@ -84,8 +81,6 @@ class ReplicaRegistry:
         transport: Transport | None = None,
         *,
         simulated: bool = False,
-        probe: Probe | None = None,
-        probing: ProbeSpec | None = None,
     ) -> None:
         if mesh is not None and transport is not None:
             raise ConfigurationError(
@@ -94,11 +89,11 @@ class ReplicaRegistry:
             )
         self._clock = clock
         if mesh is None:
-            imagined = simulated and transport is None
-            probe = self._is_there if imagined and probe is None else probe
-            mesh = ServiceMesh(clock, self._answer if imagined else transport)
+            mesh = ServiceMesh(clock, transport)
+        if simulated:
+            mesh.fall_back(self._answer, self._is_there)
         self.mesh = mesh
-        self.prober = HealthProber(mesh, clock, probe, probing)
+        self.prober = HealthProber(mesh, clock)
         self._replicas: dict[str, _Replica] = {}
         self._of_job: dict[str, dict[str, _Replica]] = {}
         self._of_service: dict[str, dict[str, _Replica]] = {}

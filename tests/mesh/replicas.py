@@ -13,7 +13,7 @@ from orchestrator.errors import (
     RetriesExhaustedError,
 )
 from orchestrator.kernels.state.codes import JobKind
-from orchestrator.mesh import HealthCheck, ProbeSpec
+from orchestrator.mesh import HealthCheck, ProbeSpec, ServiceMesh
 from tests.engine.builders import Stage, job, node, stage
 
 NO_PROBES = ProbeSpec(interval_ms=0)
@@ -52,7 +52,7 @@ async def serve(replicas: int, probing: ProbeSpec | None = None) -> tuple[Stage,
     """A service with default rules, on an orchestrator with default probing unless said so."""
     clock = VirtualClock()
     behind = Replicas(clock)
-    s = stage(node("n0", 8), clock=clock, transport=behind, probing=probing)
+    s = stage(node("n0", 8), clock=clock, mesh=ServiceMesh(clock, behind, probing=probing))
     await s.orchestrator.submit_job(
         job("llm", kind=JobKind.SERVICE, num_workers=replicas, max_duration_hours=1e4)
     )

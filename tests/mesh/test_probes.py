@@ -164,11 +164,11 @@ async def test_what_the_operator_says_stands() -> None:
 async def test_probes_of_a_restarted_replica_begin_anew(until_ms: int) -> None:
     clock = VirtualClock()
     behind = Replicas(clock)
-    mesh = ServiceMesh(clock, behind)
+    mesh = ServiceMesh(clock, probe=lambda address: behind(address, HealthCheck()))
     mesh.add_service(ServiceSpec("llm", 100.0))
     for name in ("e0", "e1"):
         mesh.register("llm", name)
-    prober = HealthProber(mesh, clock, lambda address: behind(address, HealthCheck()))
+    prober = HealthProber(mesh, clock)
     prober.start()
     await clock.advance_to(50)
     behind.mode = {"e0": "hangs"}
@@ -189,12 +189,12 @@ async def test_probes_of_a_restarted_replica_begin_anew(until_ms: int) -> None:
 async def test_many_endpoints_are_probed_less_often() -> None:
     clock = VirtualClock()
     behind = Replicas(clock)
-    mesh = ServiceMesh(clock, behind)
+    mesh = ServiceMesh(clock, behind, probing=ProbeSpec(most_per_s=2000))
     for k in range(10):
         mesh.add_service(ServiceSpec(f"s{k}", 100.0))
         for e in range(40):
             mesh.register(f"s{k}", f"s{k}.{e}")
-    prober = HealthProber(mesh, clock, spec=ProbeSpec(most_per_s=2000))
+    prober = HealthProber(mesh, clock)
     prober.start()
     await clock.advance_to(2000)
     assert 3600 <= sum(behind.checks.values()) <= 4400
@@ -213,11 +213,11 @@ async def test_a_busy_loop_is_nobodys_silence() -> None:
         for _ in range(30):  # an answer comes in pieces
             await asyncio.sleep(0)
 
-    mesh = ServiceMesh(clock)
+    mesh = ServiceMesh(clock, probe=probe)
     mesh.add_service(ServiceSpec("llm", 100.0))
     for name in ("a", "b", "c", "d"):
         mesh.register("llm", name)
-    prober = HealthProber(mesh, clock, probe)
+    prober = HealthProber(mesh, clock)
     prober.start()
     least = 4
     for _ in range(6):
