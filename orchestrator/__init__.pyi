@@ -121,6 +121,7 @@ from .metrics.views import ScalingEfficiency as ScalingEfficiency
 from .metrics.views import SchedulingLatency as SchedulingLatency
 from .orchestrator import DEFAULT_SHAPE as DEFAULT_SHAPE
 from .orchestrator import InfrastructureOrchestrator as InfrastructureOrchestrator
+from .ports import Admission as Admission
 from .ports import Checkpoint as Checkpoint
 from .ports import CheckpointManager as CheckpointManager
 from .ports import Clock as Clock
@@ -132,10 +133,12 @@ from .ports import Provisioner as Provisioner
 from .ports import Runtime as Runtime
 from .ports import ShardManager as ShardManager
 from .ports import Timer as Timer
+from .ports import WorkloadManager as WorkloadManager
 from .resources import Device as Device
 from .resources import GPUAllocator as GPUAllocator
 from .resources import MemoryManager as MemoryManager
 from .resources import NetworkBandwidthManager as NetworkBandwidthManager
+from .resources import ResourceManager as ResourceManager
 from .resources import ResourceView as ResourceView
 from .resources import StorageQuotaManager as StorageQuotaManager
 from .resources import Usage as Usage
@@ -152,6 +155,7 @@ from .scheduling.rules import GangScheduler as GangScheduler
 from .scheduling.rules import PriorityQueue as PriorityQueue
 from .scheduling.rules import Rule as Rule
 from .scheduling.rules import RulePolicy as RulePolicy
+from .scheduling.rules import Scheduler as Scheduler
 from .scheduling.rules import TopologyAwareScheduler as TopologyAwareScheduler
 from .scheduling.rules import parse_profile as parse_profile
 from .scheduling.rules import policy_of as policy_of

@@ -38,6 +38,7 @@ from orchestrator.messages import (
 )
 from orchestrator.metrics import OrchestratorMetrics
 from orchestrator.ports import (
+    Admission,
     CheckpointManager,
     Clock,
     ConsensusEngine,
@@ -47,9 +48,11 @@ from orchestrator.ports import (
     Provisioner,
     Runtime,
     ShardManager,
+    WorkloadManager,
 )
+from orchestrator.resources import ResourceManager
 from orchestrator.runtimes.simulated import SimulatedRuntime
-from orchestrator.scheduling.rules import Rule, RulePolicy, policy_of
+from orchestrator.scheduling.rules import Rule, RulePolicy, Scheduler, policy_of
 from orchestrator.semantics import Semantics
 from orchestrator.status import cluster_status, failure_report, job_status
 from orchestrator.types import JobSpec, NodeSpec, ScalingDecision, TenantSpec
@@ -81,12 +84,11 @@ class InfrastructureOrchestrator:
         Carries effects out; None: a simulated one on the same clock.
     clock : Clock or None
         Time; None: real time.
-    policy : Policy, Rule or None
-        Who decides; None: the rule ``priority``: more important classes are served first and
-        preempt others; within a class it is first come, first served, and who does not fit is
-        overtaken.
-        Who decides; None: the rule that was set last, by the log, or else first come, first
-        served, overtaking where somebody does not fit.
+    policy : Policy, Rule, Scheduler or None
+        Who decides; None: the rule that was set last, by the log, or else a
+        :class:`orchestrator.scheduling.rules.Scheduler` as it is by default: more important
+        classes are served first and preempt others; within a class it is first come, first
+        served, and who does not fit is overtaken.
     shape : ClusterShape or None
         Capacities; None: ``DEFAULT_SHAPE``.
     nodes, semantics, tenants, seed, check
@@ -113,7 +115,7 @@ class InfrastructureOrchestrator:
         *,
         runtime: Runtime | None = None,
         clock: Clock | None = None,
-        policy: Policy | Rule | None = None,
+        policy: Policy | Rule | Scheduler | None = None,
         shape: ClusterShape | None = None,
         nodes: Sequence[NodeSpec] = (),
         semantics: Semantics | None = None,
@@ -167,6 +169,7 @@ class InfrastructureOrchestrator:
 
     def _listen(self, *, own_policy: bool) -> None:
         """Hear of jobs and settings that are there already, of events and of nodes' health."""
+        self._managers: list[WorkloadManager] = []
         self._keeping = Persistent("noting checkpoints", self._keeper.flush, self.clock)
         self._inbox = Inbox(self._take_report, self.clock)
         self._health = Inbox(self._take_health, self.clock)
@@ -203,10 +206,15 @@ class InfrastructureOrchestrator:
         return self._cycle.policy
 
     @policy.setter
-    def policy(self, policy: Policy | Rule) -> None:
+    def policy(self, policy: Policy | Rule | Scheduler) -> None:
         chosen = policy_of(policy)
         self._cycle.policy = chosen
         self._settings.note("policy", chosen.rule if isinstance(chosen, RulePolicy) else None)
+
+    @property
+    def resources(self) -> ResourceManager:
+        """What nodes offer and who holds it; to be read only."""
+        return ResourceManager(self.engine.state)
 
     def _on_rules(self, service: str, spec: ServiceSpec | None) -> None:
         if spec is None or not self._replicas.is_default(spec):
@@ -224,6 +232,9 @@ class InfrastructureOrchestrator:
         CapacityError
             If all jobs that there may be wait or run.
         """
+        for part in (self.policy, *self._managers):
+            if isinstance(part, Admission) and isinstance(job, JobSpec):
+                job = part.admit(job)
         await self._propose(Submit(job))
         self._replicas.declare(job)
         await self._cycle.react()
@@ -357,7 +368,17 @@ class InfrastructureOrchestrator:
         least to empty are decommissioned, and never one with work that may not be preempted.
         """
         await self.start()
-        return await self._fleet.scale(self.decommission_node)
+        decision = await self._fleet.scale(self.decommission_node)
+        for manager in self._managers:
+            await manager.review()
+        return decision
+
+    def manage(self, *managers: WorkloadManager) -> None:
+        """Have managers see every job that is submitted, and review theirs whenever it is scaled.
+
+        They are clients of this interface, and not in the log: after a restart, give them again.
+        """
+        self._managers += managers
 
     async def discover_service(self, service_name: str) -> list[str]:
         """Addresses of a service's replicas that requests may go to now.

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias, runtime_checkable
 
 from orchestrator.messages import Effect, Entry, Event, Plan
-from orchestrator.types import NodeSpec
+from orchestrator.types import JobSpec, NodeSpec
 
 if TYPE_CHECKING:
     from orchestrator.engine.snapshot import Snapshot
 
 __all__ = [
+    "Admission",
     "Checkpoint",
     "CheckpointManager",
     "Clock",
@@ -24,6 +25,7 @@ __all__ = [
     "Runtime",
     "ShardManager",
     "Timer",
+    "WorkloadManager",
 ]
 
 
@@ -177,3 +179,18 @@ class Provisioner(Protocol):
 
     def release(self, node_ids: Sequence[str]) -> None:
         """Nodes have left the cluster and are given back; those of other origin are ignored."""
+
+
+@runtime_checkable
+class Admission(Protocol):
+    """Who sees jobs before they are submitted: managers of workloads, and policies that want to."""
+
+    def admit(self, spec: JobSpec) -> JobSpec:
+        """A job as it should be submitted; raises an error if it must not be."""
+
+
+class WorkloadManager(Admission, Protocol):
+    """Who sees to the jobs of one kind."""
+
+    async def review(self) -> None:
+        """See to one's running jobs; whenever the cluster's size is decided on."""
