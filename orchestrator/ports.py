@@ -153,6 +153,21 @@ class Runtime(Protocol):
         """Jobs whose workers exist, or whose end is not reported yet, and their runs."""
 
 
+@runtime_checkable
+class Admission(Protocol):
+    """Who sees jobs before they are submitted: managers of workloads, and policies that want to."""
+
+    def admit(self, spec: JobSpec) -> JobSpec:
+        """A job as it should be submitted; raises an error if it must not be."""
+
+
+class WorkloadManager(Admission, Protocol):
+    """Who sees to the jobs of one kind."""
+
+    async def review(self) -> None:
+        """See to one's running jobs; whenever the cluster's size is decided on."""
+
+
 class Policy(Protocol):
     """Decides. It sees a snapshot, touches nothing, and returns a plan."""
 
@@ -179,18 +194,3 @@ class Provisioner(Protocol):
 
     def release(self, node_ids: Sequence[str]) -> None:
         """Nodes have left the cluster and are given back; those of other origin are ignored."""
-
-
-@runtime_checkable
-class Admission(Protocol):
-    """Who sees jobs before they are submitted: managers of workloads, and policies that want to."""
-
-    def admit(self, spec: JobSpec) -> JobSpec:
-        """A job as it should be submitted; raises an error if it must not be."""
-
-
-class WorkloadManager(Admission, Protocol):
-    """Who sees to the jobs of one kind."""
-
-    async def review(self) -> None:
-        """See to one's running jobs; whenever the cluster's size is decided on."""

@@ -21,7 +21,7 @@ from orchestrator.runtimes import SimulatedProvisioner
 from orchestrator.scheduling.rules import RULES
 from orchestrator.types import JobPriority
 from tests.engine.builders import HOUR_MS, MINUTE_MS, job, node, stage
-from tests.engine.mortal import must_fail
+from tests.engine.mortal import BEAT_MS, DAY_MS, machines, must_fail
 
 _SHAPE = ClusterShape(envs=1, jobs=32, workers=8, nodes=8, devices=4)
 
@@ -73,6 +73,59 @@ async def _bad_hours(seed: int, nodes: int) -> None:
         bound_ms = work_ms + status["interruptions"] * (interval + restart_ms[name])
         assert status["state"] == "completed"
         assert work_ms <= status["end_ms"] <= bound_ms
+        interruptions += status["interruptions"]
+    assert interruptions > 0
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_every_silent_death_is_found_and_costs_no_more(seed: int) -> None:
+    """Machines die without a word, and come back; the bound counts the time of finding out, too."""
+    await _silent_hours(seed)
+    await must_fail(_silent_hours(seed, timeout_ms=DAY_MS))
+
+
+async def _silent_hours(seed: int, timeout_ms: int | None = None) -> None:
+    draw = np.random.default_rng(seed)
+    found_ms = 10_000 + BEAT_MS
+    s = machines(*[node(f"n{k}", 4) for k in range(6)], timeout_ms=timeout_ms)
+    await s.beat()
+    interval_ms, work_ms = {}, {}
+    for k in range(8):  # a gang on up to two nodes each, and two nodes are spare
+        minutes, hours = int(draw.integers(1, 20)), float(draw.uniform(0.5, 2.0))
+        spec = job(
+            f"j{k}",
+            num_workers=int(draw.integers(1, 3)),
+            checkpoint_interval_steps=60 * minutes,
+            max_duration_hours=hours,
+        )
+        interval_ms[spec.job_id], work_ms[spec.job_id] = minutes * MINUTE_MS, hours * HOUR_MS
+        await s.orchestrator.submit_job(spec)
+    for _ in range(8):
+        await s.wait(float(draw.uniform(1, 8)))
+        dying = f"n{int(draw.integers(6))}"
+        hit = [
+            name
+            for name in interval_ms
+            if dying in {place.node_id for place in s.orchestrator.engine.workers_of(name)}
+        ]
+        runs = {name: s.orchestrator.get_job_status(name)["starts"] for name in hit}
+        await s.kill(dying)
+        await s.clock.advance_to(s.clock.now_ms() + found_ms)
+        assert s.orchestrator.get_cluster_status()["suspects"] == [dying]
+        for name in hit:
+            status = s.orchestrator.get_job_status(name)
+            assert (status["state"], status["starts"]) == ("running", runs[name] + 1)
+            assert dying not in {place["node"] for place in status["workers"]}
+        s.runtime.dead.discard(dying)
+        await s.clock.advance_to(s.clock.now_ms() + BEAT_MS)
+        assert s.orchestrator.get_cluster_status()["suspects"] == []
+    await s.clock.advance_to(6 * HOUR_MS)
+    interruptions = 0
+    for name, interval in interval_ms.items():
+        status = s.orchestrator.get_job_status(name)
+        cost_ms = interval + found_ms + 20_000
+        assert status["state"] == "completed"
+        assert status["end_ms"] <= work_ms[name] + status["interruptions"] * cost_ms + 1
         interruptions += status["interruptions"]
     assert interruptions > 0
 

@@ -26,6 +26,9 @@ _BATCH, _BATCHES = 16, 5  # probes that go out at once, if that takes no more pa
 _TURNS = 4  # of the event loop, in which probes that wait for nothing are answered
 
 
+_LOST_MS = 1000  # a timer that is so late went with its event loop
+
+
 _UNANSWERED = 10  # health checks of a service, after which its transport is taken not to know them
 
 
@@ -121,9 +124,13 @@ class HealthProber:
     def _watch(self, service: str, until_ms: float) -> None:
         watch = self._watched.setdefault(service, _Watch(until_ms))
         watch.until_ms = max(watch.until_ms, until_ms)
-        if self._timer is None and self.can_probe and not self._is_deaf(watch):
-            self._survey_ms = self._clock.now_ms()
-            self._arm(self._survey_ms)
+        now_ms = self._clock.now_ms()
+        stands = self._timer is not None and now_ms < self._due_ms + _LOST_MS
+        if not stands and self.can_probe and not self._is_deaf(watch):
+            if self._timer is not None:
+                self._timer.cancel()
+            self._survey_ms = now_ms
+            self._arm(now_ms)
 
     def _is_deaf(self, watch: _Watch) -> bool:
         """Whether a service's transport knows no health checks."""
@@ -147,7 +154,8 @@ class HealthProber:
         for watch in list(self._watched.values()):
             for record in list(watch.records.values()):
                 if record.due_ms <= now_ms:
-                    record.due_ms = max(record.due_ms + self._interval_ms, now_ms + 1)
+                    due_ms = record.due_ms + self._interval_ms
+                    record.due_ms = due_ms if due_ms > now_ms else now_ms + self._interval_ms
                     sent |= self._send(record)
         for _ in range(_TURNS if sent else 0):
             await asyncio.sleep(0)

@@ -230,6 +230,26 @@ async def test_a_busy_loop_is_nobodys_silence() -> None:
     assert least == 4
 
 
+def test_probing_goes_on_under_another_event_loop() -> None:
+    """Timers end with the loop that they were set on."""
+    clock = WallClock()
+    behind = Replicas(clock)
+    mesh = ServiceMesh(clock, behind, probing=ProbeSpec(idle_ms=60_000))
+    mesh.add_service(ServiceSpec("llm", 100.0))
+    mesh.register("llm", "a")
+    prober = HealthProber(mesh, clock)
+
+    async def serve_a_while() -> int:
+        before = behind.checks["a"]
+        prober.attend("llm")
+        await asyncio.sleep(0.1)
+        return behind.checks["a"] - before
+
+    assert asyncio.run(serve_a_while()) >= 1
+    prober._due_ms -= 2000  # two seconds later
+    assert asyncio.run(serve_a_while()) >= 1
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [("timeout_ms", 0), ("interval_ms", -1), ("failures", True), ("idle_ms", 1.5)],
