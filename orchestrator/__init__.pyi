@@ -68,6 +68,7 @@ from .kernels.state.codes import Topology as Topology
 from .kernels.state.row import ClusterShape as ClusterShape
 from .kernels.state.row import ClusterState as ClusterState
 from .mesh.mesh import Endpoint as Endpoint
+from .mesh.mesh import Probe as Probe
 from .mesh.mesh import ServiceCounts as ServiceCounts
 from .mesh.mesh import ServiceDiscovery as ServiceDiscovery
 from .mesh.mesh import ServiceMesh as ServiceMesh
@@ -77,11 +78,11 @@ from .mesh.policies import CircuitBreaker as CircuitBreaker
 from .mesh.policies import LoadBalancer as LoadBalancer
 from .mesh.policies import RateLimiter as RateLimiter
 from .mesh.policies import RetryPolicy as RetryPolicy
-from .mesh.replicas import HealthProber as HealthProber
-from .mesh.replicas import Probe as Probe
-from .mesh.replicas import ProbeSpec as ProbeSpec
+from .mesh.probes import HealthCheck as HealthCheck
+from .mesh.probes import HealthProber as HealthProber
 from .mesh.specs import BreakerSpec as BreakerSpec
 from .mesh.specs import LimitSpec as LimitSpec
+from .mesh.specs import ProbeSpec as ProbeSpec
 from .mesh.specs import RetrySpec as RetrySpec
 from .mesh.specs import ServiceSpec as ServiceSpec
 from .messages import Action as Action
@@ -121,6 +122,7 @@ from .metrics.views import ScalingEfficiency as ScalingEfficiency
 from .metrics.views import SchedulingLatency as SchedulingLatency
 from .orchestrator import DEFAULT_SHAPE as DEFAULT_SHAPE
 from .orchestrator import InfrastructureOrchestrator as InfrastructureOrchestrator
+from .ports import Admission as Admission
 from .ports import Catalogue as Catalogue
 from .ports import Checkpoint as Checkpoint
 from .ports import CheckpointManager as CheckpointManager
@@ -133,10 +135,12 @@ from .ports import Provisioner as Provisioner
 from .ports import Runtime as Runtime
 from .ports import ShardManager as ShardManager
 from .ports import Timer as Timer
+from .ports import WorkloadManager as WorkloadManager
 from .resources import Device as Device
 from .resources import GPUAllocator as GPUAllocator
 from .resources import MemoryManager as MemoryManager
 from .resources import NetworkBandwidthManager as NetworkBandwidthManager
+from .resources import ResourceManager as ResourceManager
 from .resources import ResourceView as ResourceView
 from .resources import StorageQuotaManager as StorageQuotaManager
 from .resources import Usage as Usage
@@ -153,6 +157,7 @@ from .scheduling.rules import GangScheduler as GangScheduler
 from .scheduling.rules import PriorityQueue as PriorityQueue
 from .scheduling.rules import Rule as Rule
 from .scheduling.rules import RulePolicy as RulePolicy
+from .scheduling.rules import Scheduler as Scheduler
 from .scheduling.rules import TopologyAwareScheduler as TopologyAwareScheduler
 from .scheduling.rules import parse_profile as parse_profile
 from .scheduling.rules import policy_of as policy_of

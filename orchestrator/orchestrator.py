@@ -39,6 +39,7 @@ from orchestrator.messages import (
 )
 from orchestrator.metrics import OrchestratorMetrics
 from orchestrator.ports import (
+    Admission,
     CheckpointManager,
     Clock,
     ConsensusEngine,
@@ -48,9 +49,11 @@ from orchestrator.ports import (
     Provisioner,
     Runtime,
     ShardManager,
+    WorkloadManager,
 )
+from orchestrator.resources import ResourceManager
 from orchestrator.runtimes.simulated import SimulatedRuntime
-from orchestrator.scheduling.rules import RULES, Rule, RulePolicy, policy_of
+from orchestrator.scheduling.rules import RULES, Rule, RulePolicy, Scheduler, policy_of
 from orchestrator.semantics import Semantics
 from orchestrator.status import cluster_status, failure_report, job_status
 from orchestrator.types import JobSpec, NodeSpec, ScalingDecision, TenantSpec
@@ -82,10 +85,11 @@ class InfrastructureOrchestrator:
         Carries effects out; None: a simulated one on the same clock.
     clock : Clock or None
         Time; None: real time.
-    policy : Policy, Rule or None
-        Who decides; None: the rule that was set last, by the log, or else ``priority``: more
-        important classes are served first and preempt others; within a class it is first come,
-        first served, and who does not fit is overtaken by those who do not delay it.
+    policy : Policy, Rule, Scheduler or None
+        Who decides; None: the rule that was set last, by the log, or else a
+        :class:`orchestrator.scheduling.rules.Scheduler` as it is by default: more important
+        classes are served first and preempt others; within a class it is first come, first
+        served, and who does not fit is overtaken by those who do not delay it.
     shape : ClusterShape or None
         Capacities; None: ``DEFAULT_SHAPE``.
     nodes, semantics, tenants, seed, check
@@ -100,7 +104,8 @@ class InfrastructureOrchestrator:
         See :class:`orchestrator.autoscaler.fleet.FleetController`.
     mesh, transport
         See :class:`orchestrator.mesh.replicas.ReplicaRegistry`; with the default of ``runtime``,
-        or another simulated one, replicas are simulated too. ``orchestrator.mesh.add_service``
+        or another simulated one, replicas are simulated too. Replicas of services that get
+        requests are probed; a mesh of your own says how. ``orchestrator.mesh.add_service``
         gives a service other rules than the defaults; the log keeps them. Health that was set is
         not kept: it is found out anew.
     """
@@ -114,7 +119,7 @@ class InfrastructureOrchestrator:
         *,
         runtime: Runtime | None = None,
         clock: Clock | None = None,
-        policy: Policy | Rule | None = None,
+        policy: Policy | Rule | Scheduler | None = None,
         shape: ClusterShape | None = None,
         nodes: Sequence[NodeSpec] = (),
         semantics: Semantics | None = None,
@@ -167,6 +172,7 @@ class InfrastructureOrchestrator:
     def _listen(self, *, own_policy: bool) -> None:
         """Hear of jobs and settings that are there already, of events and of nodes' health."""
         self._fleet.bind(self._join_rented)
+        self._managers: list[WorkloadManager] = []
         self._keeping = Persistent("noting checkpoints", self._keeper.flush, self.clock)
         self._health = Inbox(self._take_health, self.clock)
         self._crashes = CrashLoops(self.engine, self.clock, self._inbox.deliver)
@@ -202,10 +208,15 @@ class InfrastructureOrchestrator:
         return self._cycle.policy
 
     @policy.setter
-    def policy(self, policy: Policy | Rule) -> None:
+    def policy(self, policy: Policy | Rule | Scheduler) -> None:
         chosen = policy_of(policy)
         self._cycle.policy = chosen
         self._settings.note("policy", chosen.rule if isinstance(chosen, RulePolicy) else None)
+
+    @property
+    def resources(self) -> ResourceManager:
+        """What nodes offer and who holds it; to be read only."""
+        return ResourceManager(self.engine.state)
 
     def _on_rules(self, service: str, spec: ServiceSpec | None) -> None:
         if spec is None or not self._replicas.is_default(spec):
@@ -225,6 +236,9 @@ class InfrastructureOrchestrator:
             If all jobs that there may be wait or run.
         """
         await self.start()
+        for part in (self.policy, *self._managers):
+            if isinstance(part, Admission) and isinstance(job, JobSpec):
+                job = part.admit(job)
         await self._propose(Submit(job, self._fleet.needs_order(job)))
         self._replicas.declare(job)
         await self._cycle.react()
@@ -369,12 +383,22 @@ class InfrastructureOrchestrator:
         ones that cost least to empty are decommissioned, if all of their work fits elsewhere.
         """
         await self.start()
-        return await self._fleet.scale(self.decommission_node, self.scale_job)
+        decision = await self._fleet.scale(self.decommission_node, self.scale_job)
+        for manager in self._managers:
+            await manager.review()
+        return decision
 
     def _rule(self) -> Rule:
         """By what rule jobs are placed; of a policy that is none nobody knows, as by default."""
         policy = self._cycle.policy
         return policy.rule if isinstance(policy, RulePolicy) else RULES["priority"]
+
+    def manage(self, *managers: WorkloadManager) -> None:
+        """Have managers see every job that is submitted, and review theirs whenever it is scaled.
+
+        They are clients of this interface, and not in the log: after a restart, give them again.
+        """
+        self._managers += managers
 
     async def discover_service(self, service_name: str) -> list[str]:
         """Addresses of a service's replicas that requests may go to now.

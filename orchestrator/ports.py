@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeAlias, runtime_checkable
 
 from orchestrator.messages import Effect, Entry, Event, Plan
-from orchestrator.types import NodeSpec
+from orchestrator.types import JobSpec, NodeSpec
 
 if TYPE_CHECKING:
     from orchestrator.engine.snapshot import Snapshot
 
 __all__ = [
+    "Admission",
     "Catalogue",
     "Checkpoint",
     "CheckpointManager",
@@ -26,6 +27,7 @@ __all__ = [
     "ShardManager",
     "Timer",
     "WakefulPolicy",
+    "WorkloadManager",
 ]
 
 
@@ -151,6 +153,21 @@ class Runtime(Protocol):
 
     def observe(self) -> Mapping[str, int]:
         """Jobs whose workers exist, or whose end is not reported yet, and their runs."""
+
+
+@runtime_checkable
+class Admission(Protocol):
+    """Who sees jobs before they are submitted: managers of workloads, and policies that want to."""
+
+    def admit(self, spec: JobSpec) -> JobSpec:
+        """A job as it should be submitted; raises an error if it must not be."""
+
+
+class WorkloadManager(Admission, Protocol):
+    """Who sees to the jobs of one kind."""
+
+    async def review(self) -> None:
+        """See to one's running jobs; whenever the cluster's size is decided on."""
 
 
 class Policy(Protocol):

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from orchestrator.errors import UnknownEntityError
 from orchestrator.kernels.run import rows as entry
@@ -14,6 +18,7 @@ __all__ = [
     "GPUAllocator",
     "MemoryManager",
     "NetworkBandwidthManager",
+    "ResourceManager",
     "ResourceView",
     "StorageQuotaManager",
     "Usage",
@@ -96,10 +101,11 @@ class ResourceView:
         record = self._state.node[self._row, node]
         return {name: int(record[name]) for name in record.dtype.names}
 
-    def _total(self, parts: list[Usage], unit: str) -> Usage:
-        """The sum over nodes in service."""
-        up = [part for n, part in enumerate(parts) if self.in_service(n)]
-        return Usage(sum(p.capacity for p in up), sum(p.free for p in up), unit)
+    def _up(self) -> NDArray[np.void]:
+        """Records of the nodes in service."""
+        nodes = self._state.node[self._row, : self.nodes]
+        up: NDArray[np.void] = nodes[nodes["state"] == NodeCode.UP]
+        return up
 
 
 _WHOLE = 1000
@@ -134,7 +140,13 @@ class GPUAllocator(ResourceView):
 
     def total(self) -> Usage:
         """GPUs of all nodes in service."""
-        return self._total([self.node(n) for n in range(self.nodes)], _GPU_UNIT)
+        up = self._up()
+        capacity = _WHOLE * int(np.sum(up["gpus"], dtype=np.int64))
+        return Usage(capacity, int(np.sum(up["gpu_free_milli"], dtype=np.int64)), _GPU_UNIT)
+
+    def idle_workers(self, gpus: int) -> int:
+        """Workers of so many whole GPUs each that would find room on the nodes in service."""
+        return int((self._up()["whole_free"] // max(gpus, 1)).sum())
 
     def node(self, node: int) -> Usage:
         """GPUs of a node."""
@@ -178,7 +190,9 @@ class MemoryManager(ResourceView):
 
     def total(self) -> Usage:
         """Host memory of all nodes in service."""
-        return self._total([self.node(n) for n in range(self.nodes)], _MEMORY_UNIT)
+        up = self._up()
+        capacity = int(np.sum(up["memory_cap_mib"], dtype=np.int64))
+        return Usage(capacity, int(np.sum(up["memory_free_mib"], dtype=np.int64)), _MEMORY_UNIT)
 
     def node(self, node: int) -> Usage:
         """Host memory of a node."""
@@ -224,10 +238,14 @@ class NetworkBandwidthManager(ResourceView):
 
     def tightest(self) -> Usage | None:
         """The node or uplink with the largest share in use; None if none has a limit."""
-        links = [self.node(n) for n in range(self.nodes) if self.in_service(n)]
-        links += [self.uplink(rack) for rack in range(self.uplinks)]
-        limited = [link for link in links if link.capacity > 0]
-        return max(limited, key=lambda link: link.share, default=None)
+        up, racks = self._up(), self._state.uplink[self._row, : self.uplinks]
+        capacity = np.concatenate([up["bandwidth_mbps"], racks["capacity_mbps"]]).astype(np.int64)
+        free = np.concatenate([up["bandwidth_free_mbps"], racks["free_mbps"]]).astype(np.int64)
+        limited = np.flatnonzero(capacity > 0)
+        if len(limited) == 0:
+            return None
+        most = limited[np.argmax(1.0 - free[limited] / capacity[limited])]
+        return Usage(int(capacity[most]), int(free[most]), _BANDWIDTH_UNIT)
 
 
 _STORAGE_UNIT = "MiB"
@@ -260,9 +278,12 @@ class StorageQuotaManager(ResourceView):
         """Whether a job with checkpoints of such a size may start."""
         return not self.is_limited(tenant) or size_mib <= self.tenant(tenant).free
 
-    def total(self) -> int:
-        """Storage that all checkpoints take, MiB."""
-        return sum(int(self._account(k)["storage_mib"]) for k in range(self.tenants))
+    def total(self) -> Usage:
+        """Storage of all tenants; where there is no limit, the capacity is what is used."""
+        accounts = self._state.tenant[self._row, : self.tenants]
+        used = accounts["storage_mib"].astype(np.int64)
+        capacity = np.maximum(accounts["storage_quota_mib"].astype(np.int64), used)
+        return Usage(int(capacity.sum()), int((capacity - used).sum()), _STORAGE_UNIT)
 
     @property
     def tenants(self) -> int:
@@ -274,3 +295,37 @@ class StorageQuotaManager(ResourceView):
             raise UnknownEntityError(f"no tenant {tenant}; there are {self.tenants} accounts")
         record = self._state.tenant[self._row, tenant]
         return {name: int(record[name]) for name in ("storage_mib", "storage_quota_mib")}
+
+
+class ResourceManager:
+    """The four managers of one cluster: what its status, and who resizes its jobs, read.
+
+    They tell, and the kernels that change the cluster decide: capacities are those of its nodes,
+    quotas those of its tenants.
+
+    Parameters
+    ----------
+    state : ClusterState
+        The state.
+    row : int, optional
+        Which cluster.
+    """
+
+    def __init__(self, state: ClusterState, row: int = 0) -> None:
+        self.gpus = GPUAllocator(state, row)
+        self.memory = MemoryManager(state, row)
+        self.network = NetworkBandwidthManager(state, row)
+        self.storage = StorageQuotaManager(state, row)
+
+    def status(self) -> dict[str, dict[str, Any]]:
+        """Capacity, use and share of each resource, as plain data; of links, the tightest."""
+        found = {
+            "gpus": self.gpus.total(),
+            "memory": self.memory.total(),
+            "network": self.network.tightest() or Usage(0, 0, _BANDWIDTH_UNIT),
+            "storage": self.storage.total(),
+        }
+        return {
+            name: {"capacity": x.capacity, "used": x.used, "share": x.share, "unit": x.unit}
+            for name, x in found.items()
+        }

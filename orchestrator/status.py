@@ -24,6 +24,7 @@ from orchestrator.kernels.state.codes import (
 from orchestrator.kernels.state.row import ClusterState
 from orchestrator.messages import StopJob
 from orchestrator.ports import Checkpoint, CheckpointManager, ShardManager
+from orchestrator.resources import ResourceManager, Usage
 from orchestrator.types import JobState, NodeSpec
 
 __all__ = [
@@ -183,16 +184,17 @@ def cluster_status(engine: Engine, time_ms: int, shards: ShardManager) -> dict[s
     Returns
     -------
     dict
-        ``nodes`` (by state, and each), ``jobs`` (by state), ``gpus``, ``utilization`` (now, and
-        over time), ``queue`` (length, the longest wait, jobs that cannot ever be placed as the
-        cluster is, and by job ``why_not`` the first of them are placed), ``fragmentation`` and
-        ``tenants`` (see :mod:`orchestrator.status`), counts of ``decisions``,
+        ``nodes`` (by state, and each), ``jobs`` (by state), ``gpus``, ``resources`` (see
+        :class:`orchestrator.resources.ResourceManager`), ``utilization`` (now, and over time),
+        ``queue`` (length, the longest wait, jobs that cannot ever be placed as the cluster is, and
+        by job ``why_not`` the first of them are placed), ``fragmentation`` and ``tenants`` (see
+        :mod:`orchestrator.status`), counts of ``decisions``,
         ``preemptions`` and ``interruptions``, the ``event_log``'s length and hash, and
         ``shards`` (entities that each owns).
     """
     state = engine.state_at(time_ms)
     row: Any = state.rows[0]
-    states = node_states(engine)
+    states, resources = node_states(engine), ResourceManager(engine.state)
     by_node = Counter(states.values())
     queue = state.queue[0, : int(row["queue_len"])]["job"]
     waiting = [engine.jobs.index.ids[j] for j in queue]
@@ -209,7 +211,8 @@ def cluster_status(engine: Engine, time_ms: int, shards: ShardManager) -> dict[s
             "states": states,
         },
         "jobs": _jobs_by_state(engine),
-        "gpus": _gpus(engine),
+        "gpus": _gpus(resources.gpus.total()),
+        "resources": resources.status(),
         "utilization": {
             "unit": "gpu" if row["unit"] else "cpu",
             "now": _share(used, int(row["capacity_units"])),
@@ -337,11 +340,12 @@ def _jobs_by_state(engine: Engine) -> dict[str, int]:
     return counts
 
 
-def _gpus(engine: Engine) -> dict[str, float]:
-    nodes = engine.state.node[0]
-    up = nodes[nodes["state"] == NodeCode.UP]
-    total, free = int(np.sum(up["gpus"])), int(np.sum(up["gpu_free_milli"])) / 1000
-    return {"total": total, "free": free, "allocated": total - free}
+def _gpus(usage: Usage) -> dict[str, float]:
+    return {
+        "total": usage.capacity // 1000,
+        "free": usage.free / 1000,
+        "allocated": usage.used / 1000,
+    }
 
 
 def _by_shard(engine: Engine, shards: ShardManager) -> dict[str, dict[str, int]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -27,6 +28,7 @@ from agents.speed.clock import (
     seconds,
 )
 from agents.speed.cluster import CrowdedClusters, Cycle, pack_openb, placed_per_second
+from agents.speed.mesh import ServedCluster
 from envs.config import CLUSTER, JOB_ORDERING
 from envs.session import Session
 from envs.workloads import Trace, lublin_feitelson, read_philly, read_swf
@@ -65,6 +67,8 @@ class Workbench:
         Windows that rules and rankers replay, and their jobs.
     train_seconds : float
         Training time of the end-to-end measurement.
+    requests : int
+        Requests whose routing is measured in one repeat.
     repeats : int
     clock : {"wall", "cpu"}
         What measurements on a single thread read: the time of day, or the time that the thread
@@ -79,6 +83,7 @@ class Workbench:
     windows: int = 10
     length: int = 1024
     train_seconds: float = 20.0
+    requests: int = 5000
     repeats: int = 5
     clock: str = "wall"
     traces: str | None = None
@@ -372,6 +377,21 @@ def ppo(bench: Workbench) -> Measure:
     return Measure(speed, "steps/s", speed, speed, f"one run of {last['seconds']:.0f} s, 2 threads")
 
 
+def routing(bench: Workbench) -> Measure:
+    """Latency that routing adds, 99th percentile, 64 replicas beside 47 other services."""
+    served = ServedCluster(48, 64)
+    times = [served.added_ms(bench.requests) for _ in range(bench.repeats)]
+    note = f"{bench.requests} requests, wall clock, in process"
+    return Measure(statistics.median(times), "ms", min(times), max(times), note)
+
+
+def shut_out(bench: Workbench) -> Measure:
+    """A replica fails, one request every 100 ms: until it gets none, default rules."""
+    served = ServedCluster(1, 8)
+    times = [served.shut_out_ms(100) for _ in range(bench.repeats)]
+    return Measure(statistics.median(times), "ms", min(times), max(times), "wall clock")
+
+
 MEASURES: Mapping[str, Callable[[Workbench], Measure]] = {
     measure.__name__: measure
     for measure in (
@@ -391,6 +411,8 @@ MEASURES: Mapping[str, Callable[[Workbench], Measure]] = {
         placements,
         cma,
         ppo,
+        routing,
+        shut_out,
         memory,
         warm_start,
         cold_compile,

@@ -30,7 +30,7 @@ __all__ = [
 ]
 
 
-SMALLER = ("s", "MiB")
+SMALLER = ("s", "ms", "MiB")
 """Units of which less is better."""
 
 

@@ -4,12 +4,20 @@
 kernels', so that what is simulated is what runs.
 """
 
-from orchestrator.mesh.mesh import Endpoint, ServiceCounts, ServiceDiscovery, ServiceMesh, Transport
+from orchestrator.mesh.mesh import (
+    Endpoint,
+    Probe,
+    ServiceCounts,
+    ServiceDiscovery,
+    ServiceMesh,
+    Transport,
+)
 from orchestrator.mesh.policies import CircuitBreaker, LoadBalancer, RateLimiter, RetryPolicy
-from orchestrator.mesh.replicas import HealthProber, Probe, ProbeSpec
+from orchestrator.mesh.probes import HealthCheck, HealthProber
 from orchestrator.mesh.specs import (
     BreakerSpec,
     LimitSpec,
+    ProbeSpec,
     RetrySpec,
     ServiceSpec,
     service_records,
@@ -19,6 +27,7 @@ __all__ = [
     "BreakerSpec",
     "CircuitBreaker",
     "Endpoint",
+    "HealthCheck",
     "HealthProber",
     "LimitSpec",
     "LoadBalancer",

@@ -20,10 +20,18 @@ from orchestrator.errors import (
 )
 from orchestrator.kernels.requests.breaker import BreakerMode
 from orchestrator.mesh.policies import CircuitBreaker, LoadBalancer, RateLimiter, RetryPolicy
-from orchestrator.mesh.specs import ServiceSpec
+from orchestrator.mesh.specs import ProbeSpec, ServiceSpec
 from orchestrator.ports import Clock
 
-__all__ = ["Endpoint", "ServiceCounts", "ServiceDiscovery", "ServiceMesh", "Transport", "within"]
+__all__ = [
+    "Endpoint",
+    "Probe",
+    "ServiceCounts",
+    "ServiceDiscovery",
+    "ServiceMesh",
+    "Transport",
+    "within",
+]
 
 
 _T = TypeVar("_T")
@@ -204,6 +212,10 @@ class ServiceCounts:
     within: int = 0
 
 
+Probe: TypeAlias = Callable[[str], Awaitable[object] | object]
+"""Asks the endpoint at an address whether it is well: returns if so, raises or hangs if not."""
+
+
 class _Service:
     """A service's rules and the state of its request path."""
 
@@ -256,6 +268,10 @@ class ServiceMesh:
         The register to use.
     seed : int, optional
         Of the balancers' draws and the waits between attempts.
+    probe : callable or None, optional
+        Asks an endpoint whether it is well; None: a :class:`HealthCheck` through the transport.
+    probing : ProbeSpec or None, optional
+        How often a :class:`HealthProber` does that; None: as often as by default.
     """
 
     def __init__(
@@ -265,9 +281,13 @@ class ServiceMesh:
         *,
         discovery: ServiceDiscovery | None = None,
         seed: int = 0,
+        probe: Probe | None = None,
+        probing: ProbeSpec | None = None,
     ) -> None:
         self._clock = clock
         self._transport = transport
+        self.probe = probe
+        self.probing = probing if probing is not None else ProbeSpec()
         self._seed = seed
         self._services: dict[str, _Service] = {}
         self._listeners: list[Callable[[str, ServiceSpec | None], None]] = []
@@ -277,6 +297,17 @@ class ServiceMesh:
     def services(self) -> list[str]:
         """Names of the services that were added."""
         return list(self._services)
+
+    @property
+    def transport(self) -> Transport | None:
+        """What carries requests that bring no transport of their own."""
+        return self._transport
+
+    def fall_back(self, transport: Transport, probe: Probe) -> None:
+        """Carry requests and ask endpoints like this, if nobody said how requests are carried."""
+        if self._transport is None:
+            self._transport = transport
+            self.probe = probe if self.probe is None else self.probe
 
     def subscribe(self, listener: Callable[[str, ServiceSpec | None], None]) -> None:
         """Have a listener told of services that get rules, or are removed (None)."""
@@ -331,6 +362,16 @@ class ServiceMesh:
     def breaker_mode(self, service: str, address: str) -> BreakerMode:
         """Whether requests reach an endpoint."""
         return self._of(service).breaker(address, self._clock.now_ms()).mode
+
+    def shut_out(self, service: str, address: str) -> None:
+        """Something else than a request has found an endpoint sick: its breaker opens."""
+        now_ms = self._clock.now_ms()
+        self._of(service).breaker(address, now_ms).trip(now_ms)
+
+    def let_in(self, service: str, address: str) -> None:
+        """It is well again: its breaker closes, unless requests had opened it."""
+        now_ms = self._clock.now_ms()
+        self._of(service).breaker(address, now_ms).recover(now_ms)
 
     def discover(self, service: str) -> list[str]:
         """Addresses that requests may go to now: well, not draining, not shut out.

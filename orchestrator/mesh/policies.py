@@ -48,6 +48,7 @@ class CircuitBreaker:
         self._rule = spec.rule
         self._state = closed_breaker(int(now_ms))
         self._generation = 0
+        self._tripped = False  # it was not requests that opened it
 
     @property
     def mode(self) -> BreakerMode:
@@ -91,10 +92,22 @@ class CircuitBreaker:
         if probing and (generation is None or generation == self._generation):
             self._state = self._state._replace(probing=self._state.probing - 1)
 
+    def trip(self, now_ms: int) -> None:
+        """Open, or stay open: something else than a request has found the endpoint sick."""
+        self._tripped = self._tripped or self.mode == BreakerMode.CLOSED
+        self._become(closed_breaker(int(now_ms))._replace(mode=int(BreakerMode.OPEN)))
+
+    def recover(self, now_ms: int) -> None:
+        """Close, if it was :meth:`trip` that opened it: what requests say, they must unsay."""
+        if self._tripped:
+            self._become(closed_breaker(int(now_ms)))
+
     def _become(self, state: BreakerState) -> None:
         if state.mode != self._state.mode:
             self._generation += 1
         self._state = state
+        if state.mode == BreakerMode.CLOSED:
+            self._tripped = False
 
 
 class RetryPolicy:

@@ -1,4 +1,4 @@
-"""Replicas of services as endpoints, and whether they answer.
+"""Replicas of services as endpoints.
 
 The effects that start, resize and stop jobs say which replicas there are. What happens to nodes
 comes this way too: a replica whose node fails, or is drained, leaves with its worker.
@@ -6,158 +6,22 @@ comes this way too: a replica whose node fails, or is drained, leaves with its w
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, Sequence
-from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from orchestrator.engine.engine import Engine, Outcome
-from orchestrator.errors import ConfigurationError, ValidationError
+from orchestrator.errors import ConfigurationError
 from orchestrator.kernels.state.codes import JobCode, JobKind
-from orchestrator.mesh.mesh import (
-    Endpoint,
-    ServiceCounts,
-    ServiceDiscovery,
-    ServiceMesh,
-    Transport,
-    within,
-)
+from orchestrator.mesh.mesh import ServiceCounts, ServiceMesh, Transport
+from orchestrator.mesh.probes import HealthProber
 from orchestrator.mesh.specs import ServiceSpec
 from orchestrator.messages import RegroupJob, SaveCheckpoint, StartJob, StopJob, WorkerPlacement
-from orchestrator.ports import Clock, Timer
+from orchestrator.ports import Clock
 from orchestrator.types import JobSpec
 
-__all__ = ["HealthProber", "Probe", "ProbeSpec", "ReplicaRegistry", "addresses_of"]
-
-
-Probe: TypeAlias = Callable[[str], Awaitable[object]]
-"""Asks the endpoint at an address whether it is well: returns if so, raises or hangs if not."""
-
-
-@dataclass(frozen=True)
-class ProbeSpec:
-    """How often endpoints are asked.
-
-    Parameters
-    ----------
-    interval_ms, timeout_ms : int
-        Time between two probes of an endpoint; within which one must be answered.
-    failures, successes : int
-        Probes in a row that make an endpoint count as sick, and as well again.
-
-    The defaults find a backend that hangs within 15 + 15 + 20 = 50 ms.
-    """
-
-    interval_ms: int = 15
-    timeout_ms: int = 20
-    failures: int = 2
-    successes: int = 2
-
-    def __post_init__(self) -> None:
-        """Refuse values that probe nothing."""
-        for name in ("interval_ms", "timeout_ms", "failures", "successes"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise ValidationError("ProbeSpec", name, f"is {value!r}", "it must be at least 1")
-
-
-@dataclass
-class _Record:
-    """What an endpoint's last probes said."""
-
-    endpoint: Endpoint
-    failed: int = 0
-    passed: int = 0
-    open: set[asyncio.Task[None]] = field(default_factory=set)
-
-
-class HealthProber:
-    """Probes every endpoint of every service, and tells the register.
-
-    Probes of one endpoint may overlap: the next one does not wait for one that hangs.
-
-    Parameters
-    ----------
-    discovery : ServiceDiscovery
-        The register.
-    clock : Clock
-        Time.
-    probe : callable
-        How to ask.
-    spec : ProbeSpec, optional
-        How often.
-    """
-
-    def __init__(
-        self,
-        discovery: ServiceDiscovery,
-        clock: Clock,
-        probe: Probe,
-        spec: ProbeSpec | None = None,
-    ) -> None:
-        self._discovery = discovery
-        self._clock = clock
-        self._probe = probe
-        self._spec = spec if spec is not None else ProbeSpec()
-        self._records: dict[tuple[str, str], _Record] = {}
-        self._timer: Timer | None = None
-
-    def start(self) -> None:
-        """Begin to probe; nothing happens if it has begun."""
-        if self._timer is None:
-            self._timer = self._clock.call_at(self._clock.now_ms(), self._round)
-
-    async def stop(self) -> None:
-        """Stop probing, and give up the probes that are out."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        tasks = [task for record in self._records.values() for task in record.open]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        self._records.clear()
-
-    def _round(self) -> None:
-        """Send one probe to each endpoint, and set the time of the next ones."""
-        self._timer = self._clock.call_at(
-            self._clock.now_ms() + self._spec.interval_ms, self._round
-        )
-        there = {
-            (service, endpoint.address): endpoint
-            for service in self._discovery.services
-            for endpoint in self._discovery.endpoints(service)
-        }
-        gone = [k for k, record in self._records.items() if there.get(k) is not record.endpoint]
-        for key in gone:  # or it has started anew at the same address
-            for task in self._records.pop(key).open:
-                task.cancel()
-        for key in sorted(there):
-            record = self._records.setdefault(key, _Record(there[key]))
-            task = asyncio.ensure_future(self._ask(*key, record))
-            record.open.add(task)
-            task.add_done_callback(record.open.discard)
-
-    async def _ask(self, service: str, address: str, record: _Record) -> None:
-        try:
-            await within(self._clock, self._probe(address), self._spec.timeout_ms)
-        except Exception:  # whatever a probe raises means that the endpoint is not well
-            record.failed, record.passed = record.failed + 1, 0
-        else:
-            record.failed, record.passed = 0, record.passed + 1
-        if self._records.get((service, address)) is not record or not self._there(service, record):
-            return  # it left, or was replaced, meanwhile
-        if record.failed >= self._spec.failures:
-            self._discovery.set_health(service, address, False)
-        elif record.passed >= self._spec.successes:
-            self._discovery.set_health(service, address, True)
-
-    def _there(self, service: str, record: _Record) -> bool:
-        """Whether an endpoint is still the one that was asked."""
-        address = record.endpoint.address
-        known = self._discovery.knows(service, address)
-        return known and self._discovery.endpoint(service, address) is record.endpoint
+__all__ = ["ReplicaRegistry", "addresses_of"]
 
 
 _ENDED = (JobCode.COMPLETED, JobCode.FAILED)
@@ -199,10 +63,10 @@ class ReplicaRegistry:
     mesh : ServiceMesh or None
         Where they are registered; None: one on the same clock.
     transport : callable or None
-        What carries that mesh's requests; None: with ``simulated``, one that answers after the
-        service's mean time.
+        What carries that mesh's requests.
     simulated : bool
-        Whether replicas exist in simulation only.
+        Whether replicas exist in simulation only: a mesh without a transport then gets one that
+        answers after the service's mean time, and probes that are answered by all who live.
 
     Raises
     ------
@@ -225,9 +89,11 @@ class ReplicaRegistry:
             )
         self._clock = clock
         if mesh is None:
-            fallback = self._answer if simulated else None
-            mesh = ServiceMesh(clock, transport if transport is not None else fallback)
+            mesh = ServiceMesh(clock, transport)
+        if simulated:
+            mesh.fall_back(self._answer, self._is_there)
         self.mesh = mesh
+        self.prober = HealthProber(mesh, clock)
         self._replicas: dict[str, _Replica] = {}
         self._of_job: dict[str, dict[str, _Replica]] = {}
         self._of_service: dict[str, dict[str, _Replica]] = {}
@@ -316,8 +182,11 @@ class ReplicaRegistry:
         suspects : collection of str
             Nodes that are taken for dead.
         service : str or None, optional
-            The service that is asked for, whose replicas alone are looked at; None: all.
+            The service that is asked for, whose replicas alone are looked at, and probed from now
+            on; None: all.
         """
+        if service is not None and service in self.mesh.services:
+            self.prober.attend(service)
         for name in list(self._of_service) if service is None else (service,):
             if name in self.mesh.services:
                 self._refresh(name, suspects)
@@ -340,6 +209,11 @@ class ReplicaRegistry:
         if replica is None or self._replicas.get(address) is not replica:
             raise ConnectionError(f"no replica answers at {address}")
         return {"endpoint": address, "request": request}
+
+    def _is_there(self, address: str) -> None:
+        """Probe of a simulated replica."""
+        if address not in self._replicas:
+            raise ConnectionError(f"no replica answers at {address}")
 
     def counts(self) -> dict[str, ServiceCounts]:
         """What became of the requests of each service."""

@@ -28,6 +28,7 @@ from orchestrator.kernels.state.codes import Placement, Preemption, RuleKey, Sca
 from orchestrator.messages import Plan
 from orchestrator.ports import Policy
 from orchestrator.semantics import enum_member
+from orchestrator.types import JobSpec
 
 __all__ = [
     "FILTERS",
@@ -38,6 +39,7 @@ __all__ = [
     "PriorityQueue",
     "Rule",
     "RulePolicy",
+    "Scheduler",
     "TopologyAwareScheduler",
     "parse_profile",
     "policy_of",
@@ -411,15 +413,19 @@ class GangScheduler:
     Parameters
     ----------
     strict_order : bool, optional
-        Whether a gang that does not fit holds up all behind it, so that it is not starved by
-        small jobs that do.
+        Whether a gang that does not fit holds up all behind it.
+    reservation : bool, optional
+        Whether room is kept for it, so that it is not starved by small jobs that do fit: they
+        start if they do not delay it. Where jobs are preempted by score it is not.
     """
 
     strict_order: bool = False
+    reservation: bool = True
 
     def configure(self, rule: Rule) -> Rule:
-        """The rule, in strict order or not."""
-        return replace(rule, blocking=self.strict_order)
+        """The rule, in strict order or not, with or without a reservation."""
+        keeps = self.reservation and rule.preemption != Preemption.SCORE
+        return replace(rule, blocking=self.strict_order, reservation=keeps)
 
     @staticmethod
     def whole(requests: NDArray[np.void]) -> NDArray[np.bool_]:
@@ -449,12 +455,50 @@ class TopologyAwareScheduler:
         """The rule, placing gangs into tight domains if that is preferred."""
         return replace(rule, placement=Placement.TIGHTEST) if self.prefer_close else rule
 
+    def admit(self, spec: JobSpec) -> JobSpec:
+        """A job as it is submitted: with the required domain, if it is a gang with a wider one."""
+        if spec.num_workers == 1 or spec.topology >= self.required:
+            return spec
+        return replace(spec, topology=self.required)
+
     def require(self, requests: NDArray[np.void]) -> NDArray[np.void]:
         """Copy requests, with the required domain on gangs that asked for a wider one."""
         bound: NDArray[Any] = requests.copy()
         gangs = bound["workers"] > 1
         bound["topology"][gangs] = np.maximum(bound["topology"][gangs], int(self.required))
         return bound
+
+
+@dataclass(frozen=True)
+class Scheduler:
+    """The five components of scheduling, put together: the rule that they make is what runs.
+
+    Parameters
+    ----------
+    queue : PriorityQueue or FairShareScheduler, optional
+        Who is served first, and whom it preempts.
+    packer : BinPacker, optional
+        Which nodes workers get.
+    gangs : GangScheduler, optional
+        Whether a gang that does not fit holds up all others.
+    topology : TopologyAwareScheduler, optional
+        Whether all gangs are kept close together, and in which domain they must be. By default
+        that is each job's own to say.
+    name : str, optional
+        Of the rule.
+    """
+
+    queue: PriorityQueue | FairShareScheduler = PriorityQueue()
+    packer: BinPacker = BinPacker()
+    gangs: GangScheduler = GangScheduler()
+    topology: TopologyAwareScheduler = TopologyAwareScheduler(prefer_close=False)
+    name: str = "priority"
+
+    @property
+    def rule(self) -> Rule:
+        """What kernels carry out."""
+        rule = self.packer.configure(Rule(self.name, RuleKey.FCFS))
+        return self.topology.configure(self.gangs.configure(self.queue.configure(rule)))
 
 
 class RulePolicy:
@@ -464,11 +508,18 @@ class RulePolicy:
     ----------
     rule : Rule
         The rule.
+    topology : TopologyAwareScheduler or None, optional
+        The domain in which gangs that are submitted must be; None: each job's own.
     """
 
-    def __init__(self, rule: Rule) -> None:
+    def __init__(self, rule: Rule, topology: TopologyAwareScheduler | None = None) -> None:
         self.rule = rule
+        self._topology = topology or TopologyAwareScheduler()
         self._record = rule.to_record()
+
+    def admit(self, spec: JobSpec) -> JobSpec:
+        """A job as it is submitted while this policy is in charge."""
+        return self._topology.admit(spec)
 
     def decide(self, snapshot: Snapshot) -> Plan:
         """What the rule does at this decision point."""
@@ -478,7 +529,9 @@ class RulePolicy:
         return Plan((snapshot.action(kind, j, value),))
 
 
-def policy_of(policy: Policy | Rule | None) -> Policy:
-    """A policy as it is, a rule as a policy; None: by priority class, with preemption."""
-    rule = RULES["priority"] if policy is None else policy
-    return RulePolicy(rule) if isinstance(rule, Rule) else rule
+def policy_of(policy: Policy | Rule | Scheduler | None) -> Policy:
+    """A policy as it is, a rule or a scheduler as a policy; None: the default scheduler."""
+    if isinstance(policy, Rule):
+        return RulePolicy(policy)
+    chosen = Scheduler() if policy is None else policy
+    return RulePolicy(chosen.rule, chosen.topology) if isinstance(chosen, Scheduler) else chosen

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,9 @@ __all__ = ["BatchProcessor", "InferenceJobManager"]
 
 
 _HOUR_MS = 3_600_000
+
+
+_log = logging.getLogger(__name__)
 
 
 _ENDED = ("completed", "failed")
@@ -45,6 +49,7 @@ class BatchProcessor:
     ) -> None:
         self._orchestrator = orchestrator
         self._priority = priority
+        self._warned: set[str] = set()
 
     async def submit(self, spec: JobSpec, *, deadline_hours: float | None = None) -> str:
         """Submit a job as a batch job, preemptible and of the processor's class; its identity.
@@ -61,19 +66,34 @@ class BatchProcessor:
         ValidationError
             If its estimate alone is beyond its deadline, or it cannot be submitted.
         """
-        batch = replace(
-            spec,
-            kind=JobKind.BATCH,
-            priority=self._priority,
-            preemptible=True,
-            deadline_hours=spec.deadline_hours if deadline_hours is None else deadline_hours,
-        )
-        due = batch.deadline_hours
-        if due is not None and batch.max_duration_hours > due:
-            problem = f"is {due:g}, and the job takes {batch.max_duration_hours:g} hours"
+        due_hours = spec.deadline_hours if deadline_hours is None else deadline_hours
+        batch = self.admit(replace(spec, kind=JobKind.BATCH, deadline_hours=due_hours))
+        return await self._orchestrator.submit_job(batch)
+
+    def admit(self, spec: JobSpec) -> JobSpec:
+        """A batch job, preemptible and of the processor's class; others as they are.
+
+        Raises
+        ------
+        ValidationError
+            If its estimate alone is beyond its deadline.
+        """
+        if spec.kind != JobKind.BATCH:
+            return spec
+        due = spec.deadline_hours
+        if due is not None and spec.max_duration_hours > due:
+            problem = f"is {due:g}, and the job takes {spec.max_duration_hours:g} hours"
             remedy = "split the job, or move the deadline"
             raise ValidationError(f"JobSpec '{spec.job_id}'", "deadline_hours", problem, remedy)
-        return await self._orchestrator.submit_job(batch)
+        return replace(spec, priority=self._priority, preemptible=True)
+
+    async def review(self) -> None:
+        """Warn of jobs that will be late."""
+        for job_id in self.at_risk():
+            if job_id not in self._warned:
+                self._warned.add(job_id)
+                _log.warning("batch job '%s' will miss its deadline unless it runs now", job_id)
+        self._warned.intersection_update(self._orchestrator.jobs)
 
     def jobs(self) -> list[str]:
         """Batch jobs that are known, in the order of their submission."""
@@ -129,6 +149,37 @@ class InferenceJobManager:
         self._down_window_s = down_window_s
         self._jobs: dict[str, str] = {}
         self._scalers: dict[str, HorizontalScaler] = {}
+        self._seen: dict[str, tuple[int, int]] = {}  # by service: when, and requests until then
+
+    def admit(self, spec: JobSpec) -> JobSpec:
+        """A job as it is.
+
+        Raises
+        ------
+        ValidationError
+            If it is a service, and has more or fewer replicas than its rules in the mesh allow.
+        """
+        mesh = self._orchestrator.mesh
+        if spec.kind == JobKind.SERVICE and spec.name in mesh.services:
+            rules = mesh.spec(spec.name)
+            if not rules.min_replicas <= spec.num_workers <= rules.max_replicas:
+                bounds = f"[{rules.min_replicas}, {rules.max_replicas}]"
+                problem = f"is {spec.num_workers}, and service '{spec.name}' has {bounds} replicas"
+                remedy = "change it, or the service's rules"
+                raise ValidationError(f"JobSpec '{spec.job_id}'", "num_workers", problem, remedy)
+        return spec
+
+    async def review(self) -> None:
+        """Scale every elastic service to the requests that it got since the last review."""
+        now_ms = self._orchestrator.clock.now_ms()
+        for spec in list(self._orchestrator.jobs.values()):
+            if not (self._serves(spec) and spec.elastic):
+                continue
+            offered = self._orchestrator.mesh.counts(spec.name).offered
+            then_ms, before = self._seen.get(spec.name, (now_ms, offered))
+            self._seen[spec.name] = now_ms, offered
+            if now_ms > then_ms and self._job(spec.name) == spec.job_id:
+                await self.autoscale(spec.name, 1000.0 * (offered - before) / (now_ms - then_ms))
 
     async def deploy(self, spec: JobSpec, service: ServiceSpec) -> str:
         """Submit a service whose workers are its replicas; the job's identity.

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.autoscaler.policies import ResourceRequest
 from orchestrator.errors import ConfigurationError, UnknownEntityError, ValidationError
-from orchestrator.kernels.state.codes import JobCode, JobKind, NodeCode
+from orchestrator.kernels.state.codes import JobCode, JobKind
 from orchestrator.types import JobSpec
 from orchestrator.workloads.advice import Rightsizer
 from orchestrator.workloads.throughput import ThroughputModel
@@ -59,6 +59,14 @@ class TrainingJobManager:
         if rightsize:
             spec = self._sizes().rightsized(spec)
         return await self._orchestrator.submit_job(spec)
+
+    def admit(self, spec: JobSpec) -> JobSpec:
+        """A job as it is: what it asks for is changed only where whoever submits it says so."""
+        return spec
+
+    async def review(self) -> None:
+        """Learn from jobs that have ended."""
+        self._settle()
 
     def report_usage(self, job_id: str, *, cpus: float, memory_gb: float) -> None:
         """Say what one worker of a job uses now: cores, and GiB of host memory.
@@ -159,6 +167,14 @@ class ElasticTrainer:
         """How fast a job is, as known from now on."""
         self._models[job_id] = model
 
+    def admit(self, spec: JobSpec) -> JobSpec:
+        """A job as it is: nothing is known of it yet."""
+        return spec
+
+    async def review(self) -> None:
+        """Tune every running job that has a model."""
+        await self.tune_all()
+
     def goodput(self, job_id: str) -> float:
         """Useful samples per second of a job as it is placed; 0 if it is not."""
         places = self._orchestrator.engine.workers_of(job_id)
@@ -198,10 +214,7 @@ class ElasticTrainer:
 
     def _idle(self, spec: JobSpec) -> int:
         """Workers that the idle GPUs of all nodes in service would hold."""
-        each = max(spec.gpus_per_worker, 1)
-        nodes = self._orchestrator.engine.state.node[0]
-        up = nodes[nodes["state"] == NodeCode.UP]
-        return int((up["whole_free"] // each).sum())
+        return self._orchestrator.resources.gpus.idle_workers(spec.gpus_per_worker)
 
     def _per_node(self, spec: JobSpec) -> int:
         """Workers that the largest node holds."""

@@ -21,9 +21,7 @@ from orchestrator.errors import (
 from orchestrator.kernels.requests.breaker import BreakerMode
 from orchestrator.mesh import (
     BreakerSpec,
-    HealthProber,
     LimitSpec,
-    ProbeSpec,
     RetrySpec,
     ServiceDiscovery,
     ServiceMesh,
@@ -287,32 +285,6 @@ async def test_same_seed_same_choices() -> None:
     assert await trail(3) != await trail(4)
 
 
-@pytest.mark.parametrize("mode", ["hangs", "fails"])
-async def test_probes_find_a_sick_backend_within_100_ms(mode: str) -> None:
-    clock, backends, mesh = build(_PLAIN, 3)
-
-    async def probe(address: str) -> None:
-        await backends(address, "ping")
-
-    prober = HealthProber(mesh.discovery, clock, probe)
-    prober.start()
-    await pass_ms(clock, 1007)
-    assert mesh.discover("llm") == ["e0", "e1", "e2"]
-    backends.mode["e1"] = mode
-    while "e1" in mesh.discover("llm"):
-        await pass_ms(clock, 1)
-    assert clock.now_ms() - 1007 <= 50
-    backends.mode.clear()
-    await pass_ms(clock, 100)
-    assert mesh.discover("llm") == ["e0", "e1", "e2"]
-    mesh.deregister("llm", "e0")
-    mesh.register("llm", "e3", healthy=False)
-    await pass_ms(clock, 100)
-    assert mesh.discover("llm") == ["e1", "e2", "e3"]
-    await prober.stop()
-    assert clock.next_ms() is None
-
-
 def test_a_register_forgets_and_lists() -> None:
     register = ServiceDiscovery()
     register.register("a", "1")
@@ -323,11 +295,6 @@ def test_a_register_forgets_and_lists() -> None:
     register.forget("a")
     with pytest.raises(UnknownServiceError, match=r"'a'.*known: b"):
         register.lookup("a")
-
-
-def test_probing_needs_positive_times() -> None:
-    with pytest.raises(ValidationError, match="'timeout_ms' is 0"):
-        ProbeSpec(timeout_ms=0)
 
 
 async def _drive(
@@ -520,25 +487,3 @@ async def test_a_probe_whose_caller_leaves_makes_room_for_another() -> None:
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
     assert mesh.discover("llm") == ["e0"]
-
-
-@pytest.mark.parametrize("until_ms", [35, 40, 44])
-async def test_probes_of_a_restarted_replica_begin_anew(until_ms: int) -> None:
-    clock, backends, mesh = build(_PLAIN, 1)
-
-    async def probe(address: str) -> None:
-        await backends(address, "ping")
-
-    prober = HealthProber(mesh.discovery, clock, probe)
-    backends.mode = {"e0": "hangs"}
-    prober.start()
-    await pass_ms(clock, 28)  # one probe has failed, another is out
-    mesh.deregister("llm", "e0")
-    mesh.register("llm", "e0")
-    backends.mode = {"e0": "fails"}
-    await pass_ms(clock, until_ms - 28)
-    assert mesh.discover("llm") == ["e0"]
-    backends.mode.clear()
-    await pass_ms(clock, 100)
-    assert mesh.discover("llm") == ["e0"]
-    await prober.stop()

@@ -1,4 +1,4 @@
-"""Facades: training, elastic training, inference, batches, storage."""
+"""Managers of workloads: training, elastic training, inference, batches; and storage."""
 
 from __future__ import annotations
 
@@ -152,12 +152,12 @@ async def test_storage_quotas_are_told_and_kept() -> None:
     assert not storage.admits(0, 4 * 1024 + 1)
     assert storage.admits(1, 1 << 40)
     assert not storage.is_limited(1)
-    assert storage.total() == 66 * 1024
+    assert storage.total().used == 66 * 1024
     shares = s.orchestrator.get_cluster_status()["tenants"]
     assert (shares["a"]["storage_gb"], shares["a"]["storage_quota_gb"]) == (6.0, 10.0)
     assert shares["b"]["storage_quota_gb"] is None
     await s.clock.run_until_idle()
-    assert storage.total() == 0
+    assert storage.total().used == 0
     with pytest.raises(UnknownEntityError, match="no tenant 99"):
         storage.tenant(99)
 
@@ -192,3 +192,51 @@ async def test_a_service_goes_on_under_its_next_job() -> None:
     assert inference.replicas("chat") == 2
     await inference.autoscale("chat", 1000.0)
     assert len(s.orchestrator.engine.workers_of("next")) == 3  # within that job's bounds
+
+
+@pytest.mark.parametrize(("replicas", "fits"), [(1, False), (2, True), (4, True), (5, False)])
+async def test_a_service_keeps_to_its_rules_however_it_is_submitted(
+    replicas: int, fits: bool
+) -> None:
+    s = stage(node("n0", 8), schedule_on_events=True)
+    s.orchestrator.manage(InferenceJobManager(s.orchestrator))
+    s.orchestrator.mesh.add_service(
+        ServiceSpec("chat", 100.0, replicas=2, min_replicas=2, max_replicas=4)
+    )
+    spec = job("chat", kind=JobKind.SERVICE, num_workers=replicas)
+    if fits:
+        assert await s.orchestrator.submit_job(spec) == "chat"
+    else:
+        with pytest.raises(ValidationError, match=rf"is {replicas}, and service 'chat' has \[2, 4"):
+            await s.orchestrator.submit_job(spec)
+        assert "chat" not in s.orchestrator.jobs
+
+
+@pytest.mark.parametrize("kind", [JobKind.TRAINING, JobKind.SERVICE])
+async def test_managers_leave_the_jobs_of_others_alone(kind: JobKind) -> None:
+    s = stage(node("n0", 8), schedule_on_events=True)
+    batches, training = BatchProcessor(s.orchestrator), TrainingJobManager(s.orchestrator)
+    s.orchestrator.manage(batches, training, ElasticTrainer(s.orchestrator, {}))
+    spec = job("a", kind=kind, priority=JobPriority.PRODUCTION, preemptible=False)
+    await s.orchestrator.submit_job(spec)
+    assert s.orchestrator.jobs["a"] == spec
+
+
+async def test_a_batch_job_that_will_be_late_is_warned_of_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    s = stage(node("n0"), schedule_on_events=True)
+    s.orchestrator.manage(BatchProcessor(s.orchestrator))
+    await s.orchestrator.submit_job(job("busy", gpus_per_worker=4, max_duration_hours=3.0))
+    await s.wait(0)
+    await s.orchestrator.submit_job(job("late", kind=JobKind.BATCH, deadline_hours=2.0))
+    hopeless = job("hopeless", kind=JobKind.BATCH, deadline_hours=0.5)
+    with pytest.raises(ValidationError, match="deadline_hours"):
+        await s.orchestrator.submit_job(hopeless)
+    for minutes in (30, 31):
+        await s.orchestrator.auto_scale_cluster()
+        assert "late" not in caplog.text
+        await s.wait(minutes)
+    for _ in range(2):
+        await s.orchestrator.auto_scale_cluster()
+    assert caplog.text.count("'late' will miss its deadline") == 1
