@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from envs.checks import integer
 from envs.config import EnvConfig
 from envs.scenario import Scenario, playable
 from envs.session import Session
@@ -109,6 +110,7 @@ class Problem:
 
     def __post_init__(self) -> None:
         """Size the environment to the trace's cluster, for policies' features and actions."""
+        integer("problem: 'seed'", self.seed)
         object.__setattr__(self, "config", self.config.for_nodes(len(self.trace.nodes)))
 
     @property

@@ -6,12 +6,14 @@ Import this module only where stable-baselines3 is wanted; the rest of ``envs`` 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecEnv
 
+from envs.checks import check_type, integers
 from envs.gym import action_space, observation_space, row_seeds
 from envs.session import Session
 from orchestrator.errors import ConfigurationError
@@ -38,6 +40,7 @@ class SchedulingVecEnv(VecEnv):
     render_mode = None  # the base class asks for it before it has been initialised
 
     def __init__(self, session: Session, seed: int = 0) -> None:
+        check_type("SchedulingVecEnv: 'session'", session, Session, "a Session")
         super().__init__(
             session.envs, observation_space(session.config), action_space(session.config)
         )
@@ -49,6 +52,10 @@ class SchedulingVecEnv(VecEnv):
         self._returns = np.zeros(session.envs)
         self._infos: list[dict[str, Any]] = [{} for _ in range(session.envs)]
 
+    def __copy__(self) -> SchedulingVecEnv:
+        """A copy that goes on by itself: a shared session would step both."""
+        return deepcopy(self)
+
     def reset(self) -> dict[str, NDArray[Any]]:
         """Begin an episode in all rows."""
         self.session.reset()
@@ -57,6 +64,12 @@ class SchedulingVecEnv(VecEnv):
 
     def step_async(self, actions: NDArray[np.int64]) -> None:
         """Remember the actions of all rows."""
+        actions = integers("step: 'actions'", actions)
+        if actions.shape != self._actions.shape:
+            raise ConfigurationError(
+                f"step: 'actions' has shape {actions.shape}; give one for each of "
+                f"{len(self._actions)} rows"
+            )
         self._actions[:] = actions
 
     def step_wait(
@@ -79,7 +92,7 @@ class SchedulingVecEnv(VecEnv):
 
     def action_masks(self) -> NDArray[np.bool_]:
         """Legal actions of all rows, bool [E, A]."""
-        return self.session.buffers.mask.view(np.bool_)
+        return self.session.masks().view(np.bool_)
 
     def env_method(
         self, method_name: str, *method_args: Any, indices: Any = None, **method_kwargs: Any
@@ -113,16 +126,16 @@ class SchedulingVecEnv(VecEnv):
         return [seed] * self.session.envs
 
     def close(self) -> None:
-        """Nothing to release."""
+        """End the threads that step rows."""
+        self.session.close()
 
     def _observe(self) -> dict[str, NDArray[Any]]:
-        return {name: part.copy() for name, part in self.session.observation().items()}
+        return self.session.told()
 
     def _last_info(self, e: int) -> dict[str, Any]:
         buffers = self.session.buffers
-        seen = {name: part.copy() for name, part in self.session.observation(e).items()}
         return {
-            "terminal_observation": seen,
+            "terminal_observation": self.session.told(e),
             "TimeLimit.truncated": bool(buffers.truncated[e] and not buffers.terminated[e]),
             "episode": {"r": float(self._returns[e]), "l": int(buffers.steps[e]), "t": 0.0},
         }

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import numbers
-from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from envs.checks import check_type, flags, integer, integers, seed_numbers
 from envs.config import EnvConfig
+from envs.crew import Crew
 from envs.scenario import (
     FleetPlan,
     Scenario,
@@ -24,6 +23,7 @@ from envs.scenario import (
     surroundings,
 )
 from envs.workloads.trace import Trace, unplaceable
+from orchestrator.copies import copy_state, restore_state
 from orchestrator.engine.records import gpu_models
 from orchestrator.errors import ConfigurationError, IllegalActionError
 from orchestrator.kernels.place.memo import make_node_memo
@@ -56,7 +56,7 @@ from orchestrator.kernels.see.layout import (
 from orchestrator.kernels.see.metrics import Metric
 from orchestrator.kernels.see.queue import STATIC_WIDTH, make_scratch
 from orchestrator.kernels.state.codes import NO_JOB, EventKind, Placement, Reason, Topology
-from orchestrator.kernels.state.records import INCIDENT_DTYPE
+from orchestrator.kernels.state.records import INCIDENT_DTYPE, TABLES
 from orchestrator.kernels.state.row import (
     ClusterShape,
     ClusterState,
@@ -70,6 +70,7 @@ from orchestrator.scheduling.schema import FeatureSchema
 
 __all__ = [
     "Session",
+    "check_arguments",
     "configure_view",
     "make_bench",
     "make_buffers",
@@ -78,6 +79,8 @@ __all__ = [
 ]
 
 Observation = dict[str, NDArray[Any]]
+
+_Arrays = TypeVar("_Arrays", bound=tuple[Any, ...])
 
 
 class Session:
@@ -111,8 +114,9 @@ class Session:
         scenario: Scenario | None = None,
         threads: int = 1,
     ) -> None:
-        _check_threads(threads)
-        scenario = scenario or Scenario()
+        threads = integer("environment: 'threads'", threads, 1)
+        scenario = Scenario() if scenario is None else scenario
+        check_arguments(trace, config, scenario)
         config = replace(config.for_nodes(len(trace.nodes)), quota_mode=scenario.quota_mode)
         _check_trace(trace, config)
         self.trace = trace
@@ -121,6 +125,7 @@ class Session:
         total = playable(trace, config, scenario)
         if starts is None:  # every window that there is
             starts = np.arange(max(total - config.length, 0) + 1, dtype=np.int64)
+        starts = integers("environment: 'starts'", starts)
         if incidents is not None:
             _check_incidents(incidents, len(trace.nodes))
         _check_starts(trace, config, starts, total)
@@ -139,10 +144,58 @@ class Session:
         configure_scenario(self.state, scenario)
         self.buffers = make_buffers(shape, config)
         self.bench = make_bench(shape, config)
-        helpers = [make_bench(shape, config) for _ in range(min(threads, envs) - 1)]
-        self._crew = _Crew(envs, [self.bench, *helpers])
+        self._threads = min(threads, envs)
+        self._crew = self._hire()
         self.seeds = np.zeros(envs, np.uint64)
         self._any_window = np.full(envs, -1, np.int64)
+
+    def __copy__(self) -> Session:
+        """A session of its own that goes on exactly as this one would.
+
+        The two share what nobody writes: the trace, the scenario, what episodes are made from.
+        """
+        other = object.__new__(type(self))
+        other.__setstate__(self._kept(copy_state(self.state)))
+        return other
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Session:
+        """The same: nothing that is shared is written."""
+        other = memo[id(self)] = self.__copy__()
+        return other
+
+    def __getstate__(self) -> dict[str, Any]:
+        """All but threads and scratch; addresses mean nothing elsewhere."""
+        kept = self._kept(self.state)
+        tables = {name: getattr(self.state, name) for name in TABLES}
+        kept["state"] = (self.state.shape, self.state.rows, tables)
+        nothing = self.source.episode.trace[:0]  # the session's own trace has them all
+        episode = self.source.episode._replace(trace=nothing)
+        kept["source"] = self.source._replace(episode=episode)
+        return kept
+
+    def __setstate__(self, kept: dict[str, Any]) -> None:
+        """Go on with memory of its own."""
+        self.__dict__.update(kept)
+        if isinstance(self.state, tuple):
+            self.state = restore_state(*self.state)
+        configure_scenario(self.state, self.scenario)  # addresses of series among it
+        self.source = _own_source(self.source, self.trace)
+        self.buffers = _own(self.buffers)
+        self.seeds, self._any_window = self.seeds.copy(), self._any_window.copy()
+        self.bench = make_bench(self.state.shape, self.config)
+        self._crew = self._hire()
+
+    def _kept(self, state: ClusterState) -> dict[str, Any]:
+        """What a copy begins with."""
+        kept = {**self.__dict__, "state": state}
+        del kept["bench"], kept["_crew"]
+        return kept
+
+    def _hire(self) -> Crew:
+        """Who steps the rows."""
+        shape = self.state.shape
+        helpers = [make_bench(shape, self.config) for _ in range(self._threads - 1)]
+        return Crew(shape.envs, [self.bench, *helpers])
 
     @property
     def envs(self) -> int:
@@ -164,34 +217,68 @@ class Session:
         """
         if which is None:
             which = np.ones(self.envs, np.bool_)
+        which = flags("reset: 'which'", which)
+        _check_shape("reset: 'which'", which, self.envs)
         if windows is None:
             windows = self._any_window
-        _check_shape("reset: 'which'", which, self.envs)
-        _check_windows(windows, -1, self)
+        windows = _windows(windows, -1, self)
         reset_rows(
             self.state.rows, which, self.seeds, windows, self.source, self.buffers, self.bench
         )
 
     def reseed(self, seeds: NDArray[np.uint64]) -> None:
         """Give each row a new seed and start its sequence of episodes over."""
-        self.seeds[:] = seeds
+        self.seeds[:] = seed_numbers("reseed: 'seeds'", seeds, self.envs)
         self.buffers.episode[:] = 0
 
     def reseed_row(self, e: int, seed: int) -> None:
         """Do the same for one row."""
-        self.seeds[e] = seed
+        self.seeds[e] = integer("reseed: 'seed'", seed)
         self.buffers.episode[e] = 0
 
     def step(self, actions: NDArray[np.int64]) -> None:
-        """Step all rows; the results are in ``buffers``."""
+        """Step all rows; the results are in ``buffers``.
+
+        A row that has been refused its ``illegal_limit``-th action of an episode is truncated.
+        """
+        if type(actions) is not np.ndarray or actions.dtype != np.int64 or not actions.flags.carray:
+            actions = integers("step: 'actions'", actions)
         _check_shape("step: 'actions'", actions, self.envs)
         self._crew.step(self.state.rows, actions, self.source, self.buffers)
+        if self.config.illegal_limit > 0 and self.buffers.reason.any():
+            self._end_stalled(actions)
+
+    def _end_stalled(self, actions: NDArray[np.int64]) -> None:
+        """Truncate rows that were refused too many actions, as their limit of steps would."""
+        rows, buffers = self.state.rows, self.buffers
+        refused = (buffers.reason != Reason.OK) & (rows["done"] == 0) & ~buffers.truncated
+        for e in np.flatnonzero(refused & (rows["illegal_actions"] >= self.config.illegal_limit)):
+            # The same action once more, as the last that is allowed; it is counted once.
+            usual, steps = rows["step_limit"][e], buffers.steps[e]
+            illegal = rows["illegal_actions"][e]
+            rows["step_limit"][e] = 1
+            step_rows(rows, int(e), int(e) + 1, actions, self.source, buffers, self.bench)
+            rows["step_limit"][e], buffers.steps[e] = usual, steps
+            rows["illegal_actions"][e] = illegal
+
+    def masks(self, e: int | slice = slice(None)) -> NDArray[np.int8]:
+        """Legal actions of a row, or of all, for who draws from them; not to be written.
+
+        At the end nothing is legal any more, and nothing that is done there matters: the masks of
+        rows that are over allow waiting, where that exists, or else the first action.
+        """
+        mask, over = self.buffers.mask[e], self.buffers.terminated[e]
+        if over.any():
+            idle = self.schema.actions.size - 1 if self.schema.actions.can_wait else 0
+            mask = mask.copy()
+            mask[..., idle] |= over
+        return mask
 
     def replay(self, rule: Rule, windows: NDArray[np.int64] | None = None) -> None:
         """Play window ``windows[e]`` (None: window e) to its end in each row, under a rule."""
         if windows is None:
             windows = np.arange(self.envs, dtype=np.int64)
-        _check_windows(windows, 0, self)
+        windows = _windows(windows, 0, self)
         if rule.placement == Placement.FGD and len(self.source.episode.typical) == 0:
             raise ConfigurationError(
                 f"rule '{rule.name}' measures fragmentation, and this environment does not: name "
@@ -209,7 +296,7 @@ class Session:
 
         The rows are then for :func:`orchestrator.scheduling.rollout.rollout`.
         """
-        _check_windows(windows, 0, self)
+        windows = _windows(windows, 0, self)
         begin_rows(self.state.rows, 0, self.envs, windows, self.source.episode)
 
     def require_legal(self) -> None:
@@ -225,6 +312,12 @@ class Session:
     def observation(self, e: int | slice = slice(None)) -> Observation:
         """The observation of a row, or of all: views into the buffers, not copies."""
         return observed(self.buffers, self.schema, e)
+
+    def told(self, e: int | slice = slice(None)) -> Observation:
+        """The same as copies, for agents: with a mask that allows something at the end, too."""
+        seen = {name: part.copy() for name, part in self.observation(e).items()}
+        seen["action_mask"] = self.masks(e).copy()
+        return seen
 
     def window_jobs(self, e: int) -> NDArray[np.int64]:
         """Trace indices of the jobs of a row's episode."""
@@ -261,12 +354,54 @@ def _check_shape(what: str, values: NDArray[Any], rows: int) -> None:
         )
 
 
-def _check_windows(windows: NDArray[np.int64], least: int, session: Session) -> None:
+def _windows(given: Any, least: int, session: Session) -> NDArray[np.int64]:
+    """Windows of all rows, as kernels take them."""
+    windows = integers("'windows'", given)
     _check_shape("'windows'", windows, session.envs)
     known = len(session.source.episode.starts)
     wrong = windows[(windows < least) | (windows >= known)]
     if len(wrong) > 0:
         raise ConfigurationError(f"window {wrong[0]} of {known}; give an index below {known}")
+    return windows
+
+
+def check_arguments(trace: Trace, config: EnvConfig, scenario: Scenario | None) -> None:
+    """Raise if an environment is not made of a trace, a config and a scenario."""
+    remedy = "a Trace, for example read_swf(path) or lublin_feitelson(20_000, seed=1)"
+    check_type("environment: 'trace'", trace, Trace, remedy)
+    check_type("environment: 'config'", config, EnvConfig, "an EnvConfig")
+    if scenario is not None:
+        check_type("environment: 'scenario'", scenario, Scenario, "a Scenario")
+
+
+def _frozen(requests: NDArray[np.void]) -> NDArray[np.void]:
+    """Requests of a trace that may not be written.
+
+    Kernels are compiled anew for arrays that differ in being writeable, as copies of a trace may.
+    """
+    requests = requests.view()
+    requests.flags.writeable = False
+    return requests
+
+
+def _own(arrays: _Arrays) -> _Arrays:
+    """A tuple of arrays, or of such tuples, in memory of its own; what is no array stays."""
+    copies = [
+        part.copy()
+        if isinstance(part, np.ndarray)
+        else _own(part)
+        if isinstance(part, tuple)
+        else part
+        for part in arrays
+    ]
+    return type(arrays)(*copies)
+
+
+def _own_source(source: Source, trace: Trace) -> Source:
+    """A source of the same episodes, over a trace that is not copied again."""
+    requests = _frozen(trace.requests)
+    episode = _own(source.episode._replace(trace=requests[:0]))._replace(trace=requests)
+    return Source(episode, _own(source.seen), _own(source.prices))
 
 
 def _make_source(
@@ -280,13 +415,10 @@ def _make_source(
     maxima[Maximum.REQUEST] = trace.requests["requested_ms"].max() / 1000.0
     for column in (Maximum.USER, Maximum.GROUP, Maximum.APPLICATION):
         maxima[column] = max(float(trace.requests[column.name.lower()].max()), 1.0)
-    # Kernels are compiled anew for arrays that differ in being writeable, as copies of a trace may.
-    requests = trace.requests.view()
-    requests.flags.writeable = False
     episode = Episode(
         length=config.episode_jobs,
         sampling=int(config.sampling),
-        trace=requests,
+        trace=_frozen(trace.requests),
         nodes=around.nodes,
         incidents=around.incidents,
         incident_range=around.incident_range,
@@ -527,6 +659,7 @@ def _check_services(trace: Trace, services: ServiceMix | None, fleet: FleetPlan 
 
 def _check_incidents(incidents: NDArray[np.void], nodes: int) -> None:
     """Raise if incidents are out of order, or of no node or kind that there is."""
+    check_type("environment: 'incidents'", incidents, np.ndarray, "an array of INCIDENT_DTYPE")
     if incidents.dtype != INCIDENT_DTYPE or incidents.ndim != 1:
         raise ConfigurationError(
             f"environment: 'incidents' has type {incidents.dtype}; give an array of INCIDENT_DTYPE"
@@ -547,6 +680,10 @@ def _check_incidents(incidents: NDArray[np.void], nodes: int) -> None:
 
 def _check_starts(trace: Trace, config: EnvConfig, starts: NDArray[np.int64], total: int) -> None:
     """Raise if windows lie outside of the ``total`` jobs, or ticks, that there are."""
+    if starts.ndim != 1:
+        raise ConfigurationError(
+            f"environment: 'starts' has shape {starts.shape}; give a flat array of first jobs"
+        )
     if len(starts) == 0:
         raise ConfigurationError("environment: no windows to play; 'starts' is empty")
     if starts.min() < 0 or starts.max() + config.length > total:
@@ -557,52 +694,3 @@ def _check_starts(trace: Trace, config: EnvConfig, starts: NDArray[np.int64], to
             f"environment: windows of {config.length} {unit} reach beyond the {total} {unit} "
             f"{where}; shorten the episodes or move the windows"
         )
-
-
-def _check_threads(threads: int) -> None:
-    """Raise if a number of threads is none."""
-    if isinstance(threads, bool) or not isinstance(threads, numbers.Integral) or threads < 1:
-        raise ConfigurationError(f"environment: 'threads' is {threads!r}; give at least 1")
-
-
-class _Crew:
-    """Steps all rows, each thread a range of them; results do not depend on how many there are.
-
-    Rows share nothing that a step writes. The caller's thread takes the first range.
-
-    Parameters
-    ----------
-    envs : int
-        Rows.
-    benches : sequence of Bench
-        Scratch, one for each thread.
-    """
-
-    def __init__(self, envs: int, benches: Sequence[Bench]) -> None:
-        threads = len(benches)
-        bounds = [envs * k // threads for k in range(threads + 1)]
-        self._spans = list(zip(bounds, bounds[1:], benches, strict=False))
-        helpers = threads - 1
-        self._pool = ThreadPoolExecutor(helpers, "rows") if helpers > 0 else None
-
-    def step(
-        self, rows: NDArray[np.void], actions: NDArray[np.int64], source: Source, buffers: Buffers
-    ) -> None:
-        """Step rows, ROW_DTYPE [E], by ``actions`` [E]; the results are in ``buffers``."""
-        helped: list[Future[Any]] = []
-        if self._pool is not None:
-            helped = [
-                self._pool.submit(step_rows, rows, begin, end, actions, source, buffers, bench)
-                for begin, end, bench in self._spans[1:]
-            ]
-        try:
-            begin, end, bench = self._spans[0]
-            step_rows(rows, begin, end, actions, source, buffers, bench)
-        finally:
-            for part in helped:
-                part.result()
-
-    def close(self) -> None:
-        """End the threads."""
-        if self._pool is not None:
-            self._pool.shutdown()

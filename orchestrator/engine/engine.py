@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+import orchestrator.copies  # noqa: F401  engines, and states, are copied with memory of their own
 from orchestrator.engine.checks import check_message
 from orchestrator.engine.effects import EffectReader, placements
 from orchestrator.engine.plans import PlanExecutor
