@@ -31,7 +31,7 @@ from agents.settings import check_kind, check_number, check_seed, check_types
 from agents.speed.measures import Workbench
 from agents.speed.table import Ratio, SpeedSuite, Target
 from agents.training import Stopped, stoppable
-from envs.checks import integer
+from envs.checks import check_whole
 from envs.config import EnvConfig
 from envs.scenario import FleetPlan, Scenario, ServiceMix, forecast_from_tables, playable
 from envs.workloads import Enrichment, Trace, WindowSplit, enrich, load_workload, of_tenants
@@ -158,10 +158,10 @@ def _check_seeds(cfg: Any, path: str) -> None:
         within = f"{path}.{name}" if path else name
         if name == "seed" or name.endswith("_seed"):
             if value is not None:
-                integer(f"config: '{within}'", value)
+                check_whole(f"config: '{within}'", value, 0)
         elif name == "seeds" and isinstance(value, ListConfig):
             for seed in value:
-                integer(f"config: '{within}'", seed)
+                check_whole(f"config: '{within}'", seed, 0)
         elif OmegaConf.is_config(value):
             _check_seeds(value, within)
 

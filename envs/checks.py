@@ -1,7 +1,8 @@
-"""What callers give to environments: of which type, shape and range, and what to give instead."""
+"""What callers give: of which type, shape and range, and what to give instead."""
 
 from __future__ import annotations
 
+import math
 import numbers
 import operator
 from typing import Any
@@ -13,17 +14,20 @@ from orchestrator.errors import ConfigurationError
 
 __all__ = [
     "action_number",
+    "check_finite",
     "check_flag",
     "check_type",
+    "check_whole",
     "flags",
-    "integer",
     "integers",
+    "is_finite",
+    "is_whole",
     "seed_numbers",
     "seed_of",
 ]
 
-_INT64 = np.iinfo(np.int64)
-_MOST_SEED = int(np.iinfo(np.uint64).max)
+_LEAST, _MOST = -(1 << 63), (1 << 63) - 1  # of int64
+_MOST_SEED = (1 << 64) - 1
 
 
 def check_type(what: str, value: Any, kind: type, remedy: str) -> None:
@@ -52,23 +56,77 @@ def check_flag(what: str, value: Any) -> None:
         raise ConfigurationError(f"{what} is {value!r}; give true or false")
 
 
-def integer(what: str, value: Any, least: int = 0) -> int:
-    """An integer, NumPy's among them, of at least ``least``.
+def is_whole(value: Any) -> bool:
+    """Whether a value is a whole number, NumPy's among them; truth values are none."""
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+
+
+def is_finite(value: Any) -> bool:
+    """Whether a value is a finite real number; whole numbers are, truth values are not."""
+    real = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    return real and math.isfinite(value)
+
+
+def check_whole(what: str, value: Any, least: int | None = None, most: int | None = None) -> int:
+    """A whole number within bounds, as Python's own.
 
     Parameters
     ----------
     what : str
         As for :func:`check_type`.
     value : Any
-    least : int
+    least, most : int or None, optional
+        Bounds that are allowed themselves.
 
     Raises
     ------
     ConfigurationError
     """
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < least:
-        raise ConfigurationError(f"{what} is {value!r}; give an integer of at least {least}")
-    return int(value)
+    if is_whole(value) and _within(value, least, most):
+        return int(value)
+    raise ConfigurationError(f"{what} is {value!r}; give a whole number{_range(least, most)}")
+
+
+def check_finite(
+    what: str,
+    value: Any,
+    least: float | None = None,
+    most: float | None = None,
+    above: float | None = None,
+) -> float:
+    """A finite number within bounds, as Python's own.
+
+    Parameters
+    ----------
+    what : str
+        As for :func:`check_type`.
+    value : Any
+    least, most : float or None, optional
+        Bounds that are allowed themselves.
+    above : float or None, optional
+        A lower bound that is not.
+
+    Raises
+    ------
+    ConfigurationError
+    """
+    if is_finite(value) and _within(value, least, most) and (above is None or value > above):
+        return float(value)
+    beyond = "" if above is None else f" above {above:g}"
+    raise ConfigurationError(
+        f"{what} is {value!r}; give a finite number{beyond}{_range(least, most)}"
+    )
+
+
+def _within(value: Any, least: float | None, most: float | None) -> bool:
+    return (least is None or value >= least) and (most is None or value <= most)
+
+
+def _range(least: float | None, most: float | None) -> str:
+    """Bounds in words."""
+    if most is None:
+        return "" if least is None else f" that is at least {least}"
+    return f", at most {most}" if least is None else f" from {least} to {most}"
 
 
 def integers(what: str, values: Any) -> NDArray[np.int64]:
@@ -90,8 +148,8 @@ def integers(what: str, values: Any) -> NDArray[np.int64]:
     if array.size > 0:
         if array.dtype.kind not in "iu":
             raise ConfigurationError(f"{what} is an array of {array.dtype}; give integers")
-        if array.dtype.kind == "u" and array.max() > _INT64.max:
-            raise ConfigurationError(f"{what} has {array.max()}; give at most {_INT64.max}")
+        if array.dtype.kind == "u" and array.max() > _MOST:
+            raise ConfigurationError(f"{what} has {array.max()}; give at most {_MOST}")
     return np.array(array, np.int64, order="C")
 
 
@@ -114,18 +172,23 @@ def action_number(value: Any) -> int:
     ------
     ConfigurationError
     """
+    number = value if type(value) is int else _index(value)
+    if not _LEAST <= number <= _MOST:
+        raise ConfigurationError(f"step: the action is {number}; give a whole number of 64 bits")
+    return number
+
+
+def _index(value: Any) -> int:
+    """What is as good as an int; truth values are not."""
     try:
         if isinstance(value, bool | np.bool_):
             raise TypeError
-        number = operator.index(value)
+        return operator.index(value)
     except TypeError:
         raise ConfigurationError(
-            f"step: the action is {value!r}; give one integer, for example "
+            f"step: the action is {value!r}; give one whole number, for example "
             f"env.action_space.sample()"
         ) from None
-    if not _INT64.min <= number <= _INT64.max:
-        raise ConfigurationError(f"step: the action is {number}; give an integer of 64 bits")
-    return number
 
 
 def seed_of(value: Any) -> int | None:
@@ -134,13 +197,13 @@ def seed_of(value: Any) -> int | None:
     Raises
     ------
     ConfigurationError
-        If it is neither None nor an integer of at least 0.
+        If it is neither None nor a whole number of at least 0.
     """
     if value is None:
         return None
     if isinstance(value, np.ndarray) and value.ndim == 0:
         value = value[()]
-    return integer("'seed'", value)
+    return check_whole("'seed'", value, 0)
 
 
 def seed_numbers(what: str, values: Any, rows: int) -> NDArray[np.uint64]:
@@ -150,9 +213,7 @@ def seed_numbers(what: str, values: Any, rows: int) -> NDArray[np.uint64]:
         raise ConfigurationError(
             f"{what} has shape {array.shape}; give one for each of {rows} rows"
         )
-    given = [integer(what, seed) for seed in array.tolist()]
-    if max(given) > _MOST_SEED:
-        raise ConfigurationError(f"{what} has {max(given)}; give at most {_MOST_SEED}")
+    given = [check_whole(what, seed, 0, _MOST_SEED) for seed in array.tolist()]
     return np.array(given, np.uint64)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numbers
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
@@ -10,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from envs.checks import check_flag, check_type, integer
+from envs.checks import check_finite, check_flag, check_type, check_whole
 from envs.reward import RewardConfig
 from orchestrator.errors import ConfigurationError
 from orchestrator.kernels.run.buffers import Sampling
@@ -171,9 +170,9 @@ class EnvConfig(Semantics):
         for name in _FLAGS:
             check_flag(f"environment: '{name}'", getattr(self, name))
         for name in _COUNTS:
-            integer(f"environment: '{name}'", getattr(self, name))
+            check_whole(f"environment: '{name}'", getattr(self, name), 0)
         for name in _SECONDS:
-            check_type(f"environment: '{name}'", getattr(self, name), numbers.Real, "seconds")
+            check_finite(f"environment: '{name}'", getattr(self, name))
         if isinstance(self.placements, str) or not isinstance(self.placements, Iterable):
             raise ConfigurationError(
                 f"environment: 'placements' is {self.placements!r}; give a tuple of them"

@@ -14,12 +14,13 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
-from envs.checks import action_number, check_type, integer, integers, seed_of
+from envs.checks import action_number, check_type, check_whole, integers, seed_of
 from envs.config import AUTOSCALING, CLUSTER, JOB_ORDERING, PLACEMENT, EnvConfig
+from envs.fitting import check_arguments, check_part
 from envs.render import describe_decision, draw_occupancy
-from envs.scenario import FleetPlan, Scenario, ServiceMix, playable, seasonal_rates
-from envs.session import Session, check_arguments
-from envs.workloads import Trace, WindowSplit, gpu_cluster, gpu_pods, lublin_feitelson
+from envs.scenario import FleetPlan, Scenario, ServiceMix, seasonal_rates
+from envs.session import Session
+from envs.workloads import Trace, gpu_cluster, gpu_pods, lublin_feitelson
 from envs.workloads.services.generator import generate_services
 from orchestrator.errors import ConfigurationError, IllegalActionError, UnknownOptionError
 from orchestrator.kernels.state.codes import Reason
@@ -40,7 +41,6 @@ __all__ = [
     "make_session",
     "observation_space",
     "override",
-    "part_starts",
     "placement_env",
     "placement_vector_env",
     "row_seeds",
@@ -59,9 +59,7 @@ _AHEAD = 3  # ticks: a replica is up one after it was asked for, and serves in t
 _USUAL_REPLICAS = 6
 _TARGET = 0.7
 
-_MOST_WINDOWS = 4096
 _UNBOUNDED = -1  # what Gymnasium calls it
-_PARTS = ("train", "validation", "test", "all")
 
 
 def _box(*shape: int) -> spaces.Box:
@@ -147,36 +145,6 @@ def default_scenario(config: EnvConfig, trace: Trace) -> Scenario:
     return Scenario(services=services, fleet=FleetPlan(spare=len(trace.nodes)))
 
 
-def part_starts(
-    trace: Trace,
-    config: EnvConfig,
-    part: str,
-    seed: int = 0,
-    scenario: Scenario | None = None,
-) -> NDArray[np.int64]:
-    """Windows of a part of a trace: ``train``, ``validation``, ``test`` or ``all``.
-
-    Where episodes have no jobs, they are windows of ticks, and parts of the services' series.
-    """
-    part = _part(part)
-    check_arguments(trace, config, scenario)
-    total = playable(trace, config, scenario or Scenario())
-    if part == "all":
-        split = WindowSplit(total, train=1.0, validation=0.0, test=0.0)
-        part = "train"
-    else:
-        split = WindowSplit(total)
-    count = min(len(split.admissible(part, config.length)), _MOST_WINDOWS)
-    return split.starts(part, count, config.length, seed)
-
-
-def _part(part: Any) -> str:
-    """A part's name, if it is one."""
-    if not isinstance(part, str) or part not in _PARTS:
-        raise ConfigurationError(f"windows: unknown part {part!r}; use one of {list(_PARTS)}")
-    return part
-
-
 def row_seeds(seed: int | None, envs: int) -> NDArray[np.uint64]:
     """Seeds of all rows from one; None: from the operating system."""
     return np.random.SeedSequence(seed_of(seed)).generate_state(envs, np.uint64).astype(np.uint64)
@@ -209,7 +177,7 @@ def override(base: EnvConfig, changes: Mapping[str, Any]) -> EnvConfig:
     config = replace(base, **given)
     if most is None or most == _UNBOUNDED:
         return config
-    most = integer("environment: 'max_episode_steps'", most, 1)
+    most = check_whole("environment: 'max_episode_steps'", most, 1)
     return replace(config, step_limit=min(most, config.step_limit or most))
 
 
@@ -231,9 +199,8 @@ def make_session(
     check_arguments(trace, config, scenario)
     if scenario is None:
         scenario = default_scenario(config, trace)
-    if isinstance(windows, str):
-        windows = part_starts(trace, config, windows, scenario=scenario)
-    return Session(trace, config, envs, windows, incidents, scenario, threads)
+    starts, part = (None, windows) if isinstance(windows, str) else (windows, "all")
+    return Session(trace, config, envs, starts, incidents, scenario, threads, part=part)
 
 
 class SchedulingEnv(gymnasium.Env[Any, Any]):
@@ -288,7 +255,7 @@ class SchedulingEnv(gymnasium.Env[Any, Any]):
         if render_mode is not None and render_mode not in self.metadata["render_modes"]:
             modes = self.metadata["render_modes"]
             raise ConfigurationError(f"unknown render_mode '{render_mode}'; use one of {modes}")
-        windows = _part(part) if starts is None else starts
+        windows = check_part(part) if starts is None else starts
         config = override(base, overrides)
         self.session = make_session(config, 1, trace, windows, incidents, scenario)
         self.config = self.session.config
@@ -306,7 +273,7 @@ class SchedulingEnv(gymnasium.Env[Any, Any]):
     ) -> tuple[Observation, dict[str, Any]]:
         """Begin an episode; a seed starts the sequence of episodes over."""
         seed, options = seed_of(seed), _options(options)
-        window = integer("reset: 'window'", options.get("window", -1), -1)
+        window = check_whole("reset: 'window'", options.get("window", -1), -1)
         super().reset(seed=seed)
         if seed is not None or not self._begun:
             self.session.reseed(row_seeds(seed, 1))
@@ -325,7 +292,7 @@ class SchedulingEnv(gymnasium.Env[Any, Any]):
                 "step() after the end of the episode: call reset() to begin another"
             )
         self._actions[0] = action_number(action)
-        self.session.step(self._actions)
+        self.session.advance(self._actions)
         buffers = self.session.buffers
         if self._strict and buffers.reason[0] != Reason.OK:
             reason = Reason(int(buffers.reason[0])).name.lower()
@@ -336,7 +303,7 @@ class SchedulingEnv(gymnasium.Env[Any, Any]):
         terminated, truncated = bool(buffers.terminated[0]), bool(buffers.truncated[0])
         self._over = terminated or truncated
         info = self._info()
-        info["reason"] = str(_REASONS[buffers.reason[0]])
+        info["reason"] = _REASONS[buffers.reason[0]]
         return self._observe(), float(buffers.reward[0]), terminated, truncated, info
 
     def action_masks(self) -> NDArray[np.bool_]:
@@ -356,15 +323,15 @@ class SchedulingEnv(gymnasium.Env[Any, Any]):
         return self.session.told(0)
 
     def _info(self) -> dict[str, Any]:
-        row = self.session.state.rows[0]
+        session = self.session
         return {
-            "time_s": float(row["now_ms"]) / 1000.0,
-            "window": int(self.session.buffers.start_index[0]),
-            "illegal_actions": int(row["illegal_actions"]),
+            "time_s": float(session.now_ms[0]) / 1000.0,
+            "window": int(session.buffers.start_index[0]),
+            "illegal_actions": int(session.illegal_actions[0]),
         }
 
 
-_REASONS = np.array([reason.name.lower() for reason in Reason], dtype=object)
+_REASONS = [reason.name.lower() for reason in Reason]
 
 
 def _options(options: Any) -> dict[str, Any]:
@@ -446,8 +413,8 @@ class SchedulingVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]
             raise ConfigurationError(
                 f"render_mode is '{render_mode}'; a vector environment draws nothing, leave it out"
             )
-        num_envs = integer("environment: 'num_envs'", num_envs, 1)
-        windows = _part(part) if starts is None else starts
+        num_envs = check_whole("environment: 'num_envs'", num_envs, 1)
+        windows = check_part(part) if starts is None else starts
         config = override(base, overrides)
         self.session = make_session(config, num_envs, trace, windows, incidents, scenario, threads)
         self.config = self.session.config
@@ -463,6 +430,10 @@ class SchedulingVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]
         self._strict = strict
         self._over = np.zeros(num_envs, np.bool_)
         self._begun = False
+        # What most infos hold: shared by all of them, so nobody may write it.
+        self._every = np.ones(num_envs, np.bool_)
+        self._all_ok = np.full(num_envs, _REASONS[Reason.OK], dtype=object)
+        self._every.flags.writeable = self._all_ok.flags.writeable = False
 
     def reset(
         self,
@@ -494,7 +465,7 @@ class SchedulingVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]
         self.session.reset(which, windows)
         self._begun = True
         self._over[which] = self.session.buffers.terminated[which]
-        return self._observe(), self._infos(which, np.zeros(self.num_envs, np.bool_))
+        return self._observe(), self._infos(which, ~self._every)
 
     def step(
         self, actions: NDArray[np.int64]
@@ -510,24 +481,23 @@ class SchedulingVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]
                 "reset them with options={'reset_mask': ...}"
             )
         session, buffers = self.session, self.session.buffers
-        again = self._over.copy()
+        again, asked = self._over.copy(), self._every
         session.step(actions)
         if self.autoreset_mode == AutoresetMode.NEXT_STEP and again.any():
             # Whatever the step did to rows that were over, they begin anew, with reward 0.
             session.reset(again)
+            asked = ~again
         if self._strict:
             session.require_legal()
         reward = buffers.reward.copy()
         terminated, truncated = buffers.terminated.copy(), buffers.truncated.copy()
         np.logical_or(terminated, truncated, out=self._over)
-        every = np.ones(self.num_envs, np.bool_)
-        asked, final = every, {}
-        if self.autoreset_mode == AutoresetMode.NEXT_STEP:
-            asked = ~again
+        final: dict[str, Any] = {}
         if self.autoreset_mode == AutoresetMode.SAME_STEP and self._over.any():
             final, asked = self._final_infos(), ~self._over
             session.reset(self._over)
-        return self._observe(), reward, terminated, truncated, self._infos(every, asked) | final
+        infos = self._infos(self._every, asked) | final
+        return self._observe(), reward, terminated, truncated, infos
 
     def close_extras(self, **kwargs: Any) -> None:
         """End the threads that step rows."""
@@ -564,17 +534,25 @@ class SchedulingVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]
 
     def _infos(self, which: NDArray[np.bool_], asked: NDArray[np.bool_]) -> dict[str, Any]:
         """Infos of the rows of ``which``; the others, and who was not ``asked``, have none."""
-        rows, buffers = self.session.state.rows, self.session.buffers
+        session, buffers = self.session, self.session.buffers
         infos: dict[str, Any] = {
-            "time_s": np.where(which, rows["now_ms"] / 1000.0, 0.0),
-            "window": np.where(which, buffers.start_index, 0),
-            "illegal_actions": np.where(which, rows["illegal_actions"], 0),
+            "time_s": session.now_ms / 1000.0,
+            "window": buffers.start_index.copy(),
+            "illegal_actions": session.illegal_actions.copy(),
+            "_time_s": which,
+            "_window": which,
+            "_illegal_actions": which,
         }
-        infos |= {f"_{name}": which.copy() for name in infos}
-        if asked.any():
-            infos["reason"] = _REASONS[buffers.reason]
+        if which is not self._every:
+            which.flags.writeable = False
+            for name in ("time_s", "window", "illegal_actions"):
+                infos[name][~which] = 0
+        if asked is self._every and np.count_nonzero(buffers.reason) == 0:
+            infos["reason"], infos["_reason"] = self._all_ok, self._every
+        elif asked.any():
+            reasons = [_REASONS[reason] for reason in buffers.reason.tolist()]
+            infos["reason"], infos["_reason"] = np.array(reasons, dtype=object), asked
             infos["reason"][~asked] = None
-            infos["_reason"] = asked.copy()
         return infos
 
     def _observe(self) -> Observation:

@@ -6,15 +6,13 @@ over an episode equals minus the metric's total. The terminal form pays all of i
 
 from __future__ import annotations
 
-import math
-import numbers
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from envs.checks import check_type
+from envs.checks import check_finite, check_type
 from orchestrator.errors import ConfigurationError
 from orchestrator.kernels.run.buffers import RewardForm
 from orchestrator.kernels.see.metrics import Metric
@@ -98,10 +96,7 @@ class RewardConfig:
                 raise ConfigurationError(
                     f"reward: unknown term '{name}'; known: {', '.join(TERMS)}"
                 )
-            what = f"reward: the weight of '{name}'"
-            check_type(what, weight, numbers.Real, "a number")
-            if not math.isfinite(weight):
-                raise ConfigurationError(f"reward: the weight of '{name}' is {weight}; not finite")
+            check_finite(f"reward: the weight of '{name}'", weight)
         if self.reference is not None:
             check_type("reward: 'reference'", self.reference, str, "the name of a rule, or None")
             rule_named(self.reference)

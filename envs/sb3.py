@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from copy import deepcopy
 from typing import Any
 
+import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecEnv
@@ -16,13 +17,17 @@ from stable_baselines3.common.vec_env import VecEnv
 from envs.checks import check_type, integers
 from envs.gym import action_space, observation_space, row_seeds
 from envs.session import Session
-from orchestrator.errors import ConfigurationError
+from orchestrator.errors import ConfigurationError, UnknownOptionError
 
-__all__ = ["SchedulingVecEnv"]
+__all__ = ["SchedulingVecEnv", "make_sb3"]
+
+_OF_GYMNASIUM = ("autoreset_mode", "copy", "strict", "render_mode")
 
 
 class SchedulingVecEnv(VecEnv):
     """Rows of a session, reset in the step that ends them, as stable-baselines3 expects.
+
+    :func:`make_sb3` makes one by an environment's id.
 
     Parameters
     ----------
@@ -77,7 +82,7 @@ class SchedulingVecEnv(VecEnv):
     ) -> tuple[Any, NDArray[np.float32], NDArray[np.bool_], list[dict[str, Any]]]:
         """Step all rows; those that end begin anew."""
         session, buffers = self.session, self.session.buffers
-        session.step(self._actions)
+        session.advance(self._actions)
         self._returns += buffers.reward
         reward = buffers.reward.astype(np.float32)
         over = np.logical_or(buffers.terminated, buffers.truncated)
@@ -139,3 +144,44 @@ class SchedulingVecEnv(VecEnv):
             "TimeLimit.truncated": bool(buffers.truncated[e] and not buffers.terminated[e]),
             "episode": {"r": float(self._returns[e]), "l": int(buffers.steps[e]), "t": 0.0},
         }
+
+
+def make_sb3(
+    env_id: str, n_envs: int = 1, *, seed: int = 0, part: str = "train", **kwargs: Any
+) -> SchedulingVecEnv:
+    """Make the rows of a registered environment for stable-baselines3's algorithms.
+
+    Parameters
+    ----------
+    env_id : str
+        For example ``"quartermaster/JobOrdering-v0"``.
+    n_envs : int, optional
+    seed : int, optional
+        Seed of all rows' episodes.
+    part : {"train", "validation", "test", "all"}, optional
+        Which part of the trace episodes are taken from: train on one, judge on another.
+    **kwargs
+        ``trace``, ``starts``, ``incidents``, ``scenario``, ``threads``, fields of ``EnvConfig``.
+
+    Returns
+    -------
+    SchedulingVecEnv
+
+    Raises
+    ------
+    ConfigurationError
+        If the environment is none of ours, or an argument is wrong.
+    """
+    for name in kwargs:
+        if name in _OF_GYMNASIUM:
+            raise UnknownOptionError(
+                f"make_sb3: got an unexpected keyword argument '{name}': stable-baselines3 settles "
+                f"that itself; leave it out"
+            )
+    if not str(gymnasium.spec(env_id).vector_entry_point).startswith("envs.gym:"):
+        raise ConfigurationError(
+            f"make_sb3: '{env_id}' is no environment of this package; name one, for example "
+            f"'quartermaster/Cluster-v0', or use stable-baselines3's own make_vec_env"
+        )
+    made: Any = gymnasium.make_vec(env_id, n_envs, "vector_entry_point", part=part, **kwargs)
+    return SchedulingVecEnv(made.session, seed)

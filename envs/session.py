@@ -8,13 +8,19 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from envs.checks import check_type, flags, integer, integers, seed_numbers
+from envs.checks import check_whole, flags, integers, seed_numbers
 from envs.config import EnvConfig
 from envs.crew import Crew
+from envs.fitting import (
+    check_arguments,
+    check_incidents,
+    check_services,
+    check_starts,
+    check_trace,
+    part_starts,
+)
 from envs.scenario import (
-    FleetPlan,
     Scenario,
-    ServiceMix,
     Standing,
     Surroundings,
     check_heads,
@@ -22,9 +28,8 @@ from envs.scenario import (
     playable,
     surroundings,
 )
-from envs.workloads.trace import Trace, unplaceable
+from envs.workloads.trace import Trace
 from orchestrator.copies import copy_state, restore_state
-from orchestrator.engine.records import gpu_models
 from orchestrator.errors import ConfigurationError, IllegalActionError
 from orchestrator.kernels.place.memo import make_node_memo
 from orchestrator.kernels.run.buffers import (
@@ -55,8 +60,8 @@ from orchestrator.kernels.see.layout import (
 )
 from orchestrator.kernels.see.metrics import Metric
 from orchestrator.kernels.see.queue import STATIC_WIDTH, make_scratch
-from orchestrator.kernels.state.codes import NO_JOB, EventKind, Placement, Reason, Topology
-from orchestrator.kernels.state.records import INCIDENT_DTYPE, TABLES
+from orchestrator.kernels.state.codes import NO_JOB, Placement, Reason
+from orchestrator.kernels.state.records import TABLES
 from orchestrator.kernels.state.row import (
     ClusterShape,
     ClusterState,
@@ -95,13 +100,16 @@ class Session:
         Rows.
     starts : int64 [M] or None
         First job of each window that episodes may play, or, without jobs, its first tick; None:
-        every one of ``episode_jobs`` consecutive jobs, or of ``episode_ticks`` ticks.
+        those of ``part``.
     incidents : INCIDENT_DTYPE [I] or None
         Node failures and recoveries of every episode, times from its start.
     scenario : Scenario or None
         Failures drawn for each window, tenants, throughput curves, links, services, fleet.
     threads : int
         Threads that step the rows, each a range of them; they change the speed only.
+    part : {"train", "validation", "test", "all"}
+        Which part of the trace episodes are taken from; see :func:`envs.part_starts`. What is
+        judged is judged on another part than what was trained on.
     """
 
     def __init__(
@@ -113,24 +121,27 @@ class Session:
         incidents: NDArray[np.void] | None = None,
         scenario: Scenario | None = None,
         threads: int = 1,
+        *,
+        part: str = "train",
     ) -> None:
-        threads = integer("environment: 'threads'", threads, 1)
+        threads = check_whole("environment: 'threads'", threads, 1)
+        envs = check_whole("environment: 'envs'", envs, 1)
         scenario = Scenario() if scenario is None else scenario
         check_arguments(trace, config, scenario)
         config = replace(config.for_nodes(len(trace.nodes)), quota_mode=scenario.quota_mode)
-        _check_trace(trace, config)
+        check_trace(trace, config)
         self.trace = trace
         self.config = config
         self.schema = config.schema
         total = playable(trace, config, scenario)
-        if starts is None:  # every window that there is
-            starts = np.arange(max(total - config.length, 0) + 1, dtype=np.int64)
+        if starts is None:
+            starts = part_starts(trace, config, part, scenario=scenario)
         starts = integers("environment: 'starts'", starts)
         if incidents is not None:
-            _check_incidents(incidents, len(trace.nodes))
-        _check_starts(trace, config, starts, total)
+            check_incidents(incidents, len(trace.nodes))
+        check_starts(trace, config, starts, total)
         check_heads(scenario, config)
-        _check_services(trace, scenario.services, scenario.fleet)
+        check_services(trace, scenario.services, scenario.fleet)
         self.scenario = scenario  # rows hold the address of its series
         around = surroundings(scenario, trace, starts, config, incidents)
         standing = Standing.of(scenario.services, scenario.fleet, trace.nodes)
@@ -143,9 +154,8 @@ class Session:
         _configure_episode(self.state, config)
         configure_scenario(self.state, scenario)
         self.buffers = make_buffers(shape, config)
-        self.bench = make_bench(shape, config)
         self._threads = min(threads, envs)
-        self._crew = self._hire()
+        self._prepare()
         self.seeds = np.zeros(envs, np.uint64)
         self._any_window = np.full(envs, -1, np.int64)
 
@@ -182,20 +192,25 @@ class Session:
         self.source = _own_source(self.source, self.trace)
         self.buffers = _own(self.buffers)
         self.seeds, self._any_window = self.seeds.copy(), self._any_window.copy()
-        self.bench = make_bench(self.state.shape, self.config)
-        self._crew = self._hire()
+        self._prepare()
 
     def _kept(self, state: ClusterState) -> dict[str, Any]:
         """What a copy begins with."""
         kept = {**self.__dict__, "state": state}
-        del kept["bench"], kept["_crew"]
+        for name in ("bench", "_crew", "_shown", "_first", "now_ms", "illegal_actions"):
+            del kept[name]
         return kept
 
-    def _hire(self) -> Crew:
-        """Who steps the rows."""
+    def _prepare(self) -> None:
+        """Make scratch, and what belongs to the memory that the rows and buffers are in now."""
         shape = self.state.shape
+        self.bench = make_bench(shape, self.config)
         helpers = [make_bench(shape, self.config) for _ in range(self._threads - 1)]
-        return Crew(shape.envs, [self.bench, *helpers])
+        self._crew = Crew(shape.envs, [self.bench, *helpers])
+        self._shown = observed(self.buffers, self.schema)
+        self._first = observed(self.buffers, self.schema, 0)
+        self.now_ms: NDArray[np.int64] = self.state.rows["now_ms"]
+        self.illegal_actions: NDArray[np.int64] = self.state.rows["illegal_actions"]
 
     @property
     def envs(self) -> int:
@@ -233,7 +248,7 @@ class Session:
 
     def reseed_row(self, e: int, seed: int) -> None:
         """Do the same for one row."""
-        self.seeds[e] = integer("reseed: 'seed'", seed)
+        self.seeds[e] = check_whole("reseed: 'seed'", seed, 0)
         self.buffers.episode[e] = 0
 
     def step(self, actions: NDArray[np.int64]) -> None:
@@ -244,15 +259,22 @@ class Session:
         if type(actions) is not np.ndarray or actions.dtype != np.int64 or not actions.flags.carray:
             actions = integers("step: 'actions'", actions)
         _check_shape("step: 'actions'", actions, self.envs)
+        self.advance(actions)
+
+    def advance(self, actions: NDArray[np.int64]) -> None:
+        """:meth:`step`, by actions that are known to be an array of the right type and shape."""
         self._crew.step(self.state.rows, actions, self.source, self.buffers)
-        if self.config.illegal_limit > 0 and self.buffers.reason.any():
+        if np.count_nonzero(self.buffers.reason) > 0 and self.config.illegal_limit > 0:
             self._end_stalled(actions)
 
     def _end_stalled(self, actions: NDArray[np.int64]) -> None:
         """Truncate rows that were refused too many actions, as their limit of steps would."""
         rows, buffers = self.state.rows, self.buffers
+        many = self.illegal_actions >= self.config.illegal_limit
+        if np.count_nonzero(many) == 0:
+            return
         refused = (buffers.reason != Reason.OK) & (rows["done"] == 0) & ~buffers.truncated
-        for e in np.flatnonzero(refused & (rows["illegal_actions"] >= self.config.illegal_limit)):
+        for e in np.flatnonzero(refused & many):
             # The same action once more, as the last that is allowed; it is counted once.
             usual, steps = rows["step_limit"][e], buffers.steps[e]
             illegal = rows["illegal_actions"][e]
@@ -267,12 +289,21 @@ class Session:
         At the end nothing is legal any more, and nothing that is done there matters: the masks of
         rows that are over allow waiting, where that exists, or else the first action.
         """
-        mask, over = self.buffers.mask[e], self.buffers.terminated[e]
-        if over.any():
-            idle = self.schema.actions.size - 1 if self.schema.actions.can_wait else 0
+        mask = self.buffers.mask[e]
+        if self._any_over(e):
             mask = mask.copy()
-            mask[..., idle] |= over
+            self._allow_one(mask, e)
         return mask
+
+    def _any_over(self, e: int | slice) -> bool:
+        """Whether a row, or one of several, is at its end."""
+        over = self.buffers.terminated[e]
+        return bool(over) if over.ndim == 0 else bool(np.count_nonzero(over))
+
+    def _allow_one(self, mask: NDArray[np.int8], e: int | slice) -> None:
+        """Make one action legal in those rows of a mask that are over."""
+        actions = self.schema.actions
+        mask[..., actions.size - 1 if actions.can_wait else 0] |= self.buffers.terminated[e]
 
     def replay(self, rule: Rule, windows: NDArray[np.int64] | None = None) -> None:
         """Play window ``windows[e]`` (None: window e) to its end in each row, under a rule."""
@@ -311,12 +342,16 @@ class Session:
 
     def observation(self, e: int | slice = slice(None)) -> Observation:
         """The observation of a row, or of all: views into the buffers, not copies."""
-        return observed(self.buffers, self.schema, e)
+        return {name: part[e] for name, part in self._shown.items()}
 
     def told(self, e: int | slice = slice(None)) -> Observation:
         """The same as copies, for agents: with a mask that allows something at the end, too."""
-        seen = {name: part.copy() for name, part in self.observation(e).items()}
-        seen["action_mask"] = self.masks(e).copy()
+        if e == 0:  # single environments have no other row
+            seen = {name: part.copy() for name, part in self._first.items()}
+        else:
+            seen = {name: part[e].copy() for name, part in self._shown.items()}
+        if self._any_over(e):
+            self._allow_one(seen["action_mask"], e)
         return seen
 
     def window_jobs(self, e: int) -> NDArray[np.int64]:
@@ -363,15 +398,6 @@ def _windows(given: Any, least: int, session: Session) -> NDArray[np.int64]:
     if len(wrong) > 0:
         raise ConfigurationError(f"window {wrong[0]} of {known}; give an index below {known}")
     return windows
-
-
-def check_arguments(trace: Trace, config: EnvConfig, scenario: Scenario | None) -> None:
-    """Raise if an environment is not made of a trace, a config and a scenario."""
-    remedy = "a Trace, for example read_swf(path) or lublin_feitelson(20_000, seed=1)"
-    check_type("environment: 'trace'", trace, Trace, remedy)
-    check_type("environment: 'config'", config, EnvConfig, "an EnvConfig")
-    if scenario is not None:
-        check_type("environment: 'scenario'", scenario, Scenario, "a Scenario")
 
 
 def _frozen(requests: NDArray[np.void]) -> NDArray[np.void]:
@@ -562,135 +588,3 @@ def _most_workers(trace: Trace) -> int:
     cores = sum(node.cpu_cores for node in trace.nodes)
     # Nobody has more workers than there are GPUs or cores: a lavish maximum costs no memory.
     return int(max(trace.requests["workers"].max(), min(int(grown), max(gpus, cores, 1))))
-
-
-def _check_fit(trace: Trace, one_node: bool) -> None:
-    """Refuse a trace with jobs that could not run even if its cluster were empty.
-
-    Parameters
-    ----------
-    trace : Trace
-    one_node : bool
-        Whether all of a job's workers must be on the same node.
-
-    Raises
-    ------
-    ConfigurationError
-        Naming the first such job and the field that is too large.
-    """
-    requests = trace.requests
-    if one_node:
-        requests = requests.copy()
-        requests["topology"] = np.maximum(requests["topology"], Topology.NODE)
-    never = np.flatnonzero(_never_fits(trace, requests))
-    if len(never) > 0:
-        job = requests[never[:1]]
-        field = _too_large_field(trace, job, one_node)
-        place = "any single node of its cluster" if one_node else "its cluster"
-        raise ConfigurationError(
-            f"trace '{trace.name}': job {job['source_id'][0]} can never fit into {place} "
-            f"('{field}' is {job[field][0]}), nor can {len(never) - 1} others; drop them or "
-            f"enlarge 'nodes'"
-        )
-
-
-def _never_fits(trace: Trace, requests: NDArray[np.void]) -> NDArray[np.bool_]:
-    """Which jobs could not run even if the trace's cluster were empty, bool [jobs]."""
-    models = gpu_models(trace.nodes)
-    never = np.zeros(len(requests), np.bool_)
-    for mask in np.unique(requests["model_mask"]).tolist():
-        admitted = tuple(
-            node for node in trace.nodes if mask == 0 or mask >> models.index(node.gpu_model) & 1
-        )
-        asking = requests["model_mask"] == mask
-        never[asking] = unplaceable(requests[asking], admitted)
-    return never
-
-
-def _too_large_field(trace: Trace, job: NDArray[np.void], one_node: bool) -> str:
-    """The field of a job [1] that cannot fit without which it would."""
-    least = {
-        "model_mask": 0,
-        "topology": 0,
-        "bandwidth_mbps": 0,
-        "workers": 1,
-        "gpu_memory_mib": 0,
-        "memory_mib": 0,
-        "cpu_milli": 0,
-    }
-    if one_node:
-        del least["topology"]  # the job did not ask for that
-    for field, value in least.items():
-        smaller = job.copy()
-        smaller[field] = value
-        if field == "workers":
-            smaller["min_workers"] = value
-        if not _never_fits(trace, smaller)[0]:
-            return field
-    return "gpus_per_worker"
-
-
-def _check_trace(trace: Trace, config: EnvConfig) -> None:
-    """Raise if a trace is too short, or has jobs that its cluster can never run."""
-    if len(trace) < config.episode_jobs:
-        raise ConfigurationError(
-            f"trace '{trace.name}' has {len(trace)} jobs, less than 'episode_jobs' "
-            f"({config.episode_jobs}); use a longer trace or shorter episodes"
-        )
-    if not trace.nodes:
-        raise ConfigurationError(f"trace '{trace.name}' names no cluster; give its 'nodes'")
-    _check_fit(trace, config.choose_node)
-
-
-def _check_services(trace: Trace, services: ServiceMix | None, fleet: FleetPlan | None) -> None:
-    """Raise if a service's fewest replicas could not run even if all nodes were empty."""
-    if services is None:
-        return
-    spare = 0 if fleet is None else fleet.spare
-    nodes = trace.nodes + tuple(trace.nodes[n % len(trace.nodes)] for n in range(spare))
-    never = np.flatnonzero(unplaceable(services.requests(), nodes))
-    if len(never) > 0:
-        spec = services.specs[never[0]]
-        raise ConfigurationError(
-            f"services: {spec.min_replicas} replicas of '{spec.name}' can never fit into the "
-            f"cluster of trace '{trace.name}'; lower 'min_replicas' or what a replica takes"
-        )
-
-
-def _check_incidents(incidents: NDArray[np.void], nodes: int) -> None:
-    """Raise if incidents are out of order, or of no node or kind that there is."""
-    check_type("environment: 'incidents'", incidents, np.ndarray, "an array of INCIDENT_DTYPE")
-    if incidents.dtype != INCIDENT_DTYPE or incidents.ndim != 1:
-        raise ConfigurationError(
-            f"environment: 'incidents' has type {incidents.dtype}; give an array of INCIDENT_DTYPE"
-        )
-    kinds = (EventKind.NODE_RECOVERY, EventKind.NODE_FAILURE, EventKind.NODE_DRAIN)
-    late = np.diff(incidents["time_ms"], prepend=0) < 0
-    for field, wrong, remedy in (
-        ("node", (incidents["node"] < 0) | (incidents["node"] >= nodes), f"0 to {nodes - 1}"),
-        ("kind", ~np.isin(incidents["kind"], kinds), "a node's EventKind"),
-        ("time_ms", late, "times from 0 on, in ascending order"),
-    ):
-        if wrong.any():
-            i = int(np.argmax(wrong))
-            raise ConfigurationError(
-                f"environment: incident {i}: '{field}' is {incidents[field][i]}; give {remedy}"
-            )
-
-
-def _check_starts(trace: Trace, config: EnvConfig, starts: NDArray[np.int64], total: int) -> None:
-    """Raise if windows lie outside of the ``total`` jobs, or ticks, that there are."""
-    if starts.ndim != 1:
-        raise ConfigurationError(
-            f"environment: 'starts' has shape {starts.shape}; give a flat array of first jobs"
-        )
-    if len(starts) == 0:
-        raise ConfigurationError("environment: no windows to play; 'starts' is empty")
-    if starts.min() < 0 or starts.max() + config.length > total:
-        unit, where = "jobs", f"of trace '{trace.name}'"
-        if config.episode_jobs == 0:
-            unit, where = "ticks", "of the services' series"
-        raise ConfigurationError(
-            f"environment: windows of {config.length} {unit} reach beyond the {total} {unit} "
-            f"{where}; shorten the episodes or move the windows"
-        )

@@ -14,8 +14,8 @@ from typing import Any
 import gymnasium
 import numpy as np
 import pytest
-from gymnasium.vector import AsyncVectorEnv
-from stable_baselines3.common.vec_env import SubprocVecEnv
+from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
 
 from envs import Session
 from envs.sb3 import SchedulingVecEnv
@@ -128,8 +128,9 @@ def test_a_state_is_copied_or_says_why_not(case: EnvCase, way: Callable[[Any], A
     other = way(session.state)
     assert not set(other.rows["job_at"]) & set(session.state.rows["job_at"])
     assert other.job.tobytes() == session.state.job.tobytes()
-    session.state = other
-    np.testing.assert_equal(_play(session, 20, 1), _play(_begun(case), 20, 1))
+    moved = _begun(case)
+    moved.state = other
+    np.testing.assert_equal(_play(moved, 20, 1), _play(session, 20, 1))
 
 
 def test_a_copy_lives_in_another_process(tmp_path: Path) -> None:
@@ -172,8 +173,43 @@ def test_threads_are_begun_anew_in_forked_processes_and_copies() -> None:
     threaded.close()
 
 
+def _one_of_eight_jobs() -> Any:
+    return gymnasium.make("envs:quartermaster/Cluster-v0", episode_jobs=8)
+
+
+@pytest.mark.parametrize(("start", "shared"), [("fork", True), ("spawn", False)])
+def test_gymnasium_steps_environments_in_processes(start: str, shared: bool) -> None:
+    here = SyncVectorEnv([_one_of_eight_jobs] * 2)
+    there = AsyncVectorEnv([_one_of_eight_jobs] * 2, context=start, shared_memory=shared)
+    expected, found = here.reset(seed=3), there.reset(seed=3)
+    for _ in range(40):
+        np.testing.assert_equal(found, expected)
+        actions = expected[0]["action_mask"].argmax(axis=1)
+        expected, found = here.step(actions), there.step(actions)
+    there.close()
+
+
+@pytest.mark.parametrize("start", ["fork", "forkserver"])
+def test_stable_baselines_steps_environments_in_processes(start: str) -> None:
+    here = DummyVecEnv([_one_of_eight_jobs] * 2)
+    there = SubprocVecEnv([_one_of_eight_jobs] * 2, start_method=start)
+    for rows in (here, there):
+        rows.seed(3)
+    seen = here.reset()
+    np.testing.assert_equal(there.reset(), seen)
+    for _ in range(40):
+        actions = seen["action_mask"].argmax(axis=1)
+        expected, found = here.step(actions), there.step(actions)
+        np.testing.assert_equal(found[0], expected[0])
+        np.testing.assert_array_equal(np.float32(found[1]), expected[1])  # DummyVecEnv rounds them
+        np.testing.assert_array_equal(found[2], expected[2])
+        seen = expected[0]
+    np.testing.assert_equal(there.env_method("action_masks"), here.env_method("action_masks"))
+    there.close()
+
+
 @pytest.mark.parametrize("kind", ["gymnasium", "stable-baselines3"])
-def test_environments_are_sent_to_processes(kind: str) -> None:
+def test_copies_of_an_environment_are_sent_to_processes(kind: str) -> None:
     env = CASES["cluster"].make(episode_jobs=8)
     envs: list[Callable[[], Any]] = [lambda: copy.deepcopy(env)] * 2
     rows: Any = AsyncVectorEnv(envs) if kind == "gymnasium" else SubprocVecEnv(envs)

@@ -25,7 +25,8 @@ from envs import (
     SchedulingVectorEnv,
     Session,
 )
-from envs.gym import default_scenario, default_trace, part_starts
+from envs.fitting import part_starts
+from envs.gym import default_scenario, default_trace
 from envs.workloads import Trace, gpu_cluster, lublin_feitelson
 from orchestrator.errors import ConfigurationError, IllegalActionError
 from orchestrator.kernels.state.codes import NodeCode, Scaling
@@ -381,7 +382,7 @@ def test_certain_window_can_be_played(case: EnvCase) -> None:
     ids=["lublin-ordering", "busy-ordering", "busy-cluster", "calm-cluster", "tiny-cluster"],
 )
 def test_features_are_of_the_size_of_one(workload: str, base: EnvConfig, bound: float) -> None:
-    session = Session(_WORKLOADS[workload](), base, envs=4)
+    session = Session(_WORKLOADS[workload](), base, envs=4, part="all")
     session.reseed(np.arange(4, dtype=np.uint64))
     session.reset()
     rng = np.random.default_rng(0)
@@ -525,7 +526,7 @@ def test_vector_environments_bound_their_steps(given: dict[str, Any], limit: int
         ({"placements": 3}, "give a tuple"),
         ({"advice": 3}, "'advice' is a int; give the name of a rule"),
         ({"skip_forced": "false"}, "'skip_forced' is 'false'; give true or false"),
-        ({"min_run_seconds": "60"}, "'min_run_seconds' is a str"),
+        ({"min_run_seconds": "60"}, "'min_run_seconds' is '60'; give a finite number"),
         ({"illegal_limit": -1}, "'illegal_limit' is -1"),
     ],
 )
