@@ -402,14 +402,13 @@ def test_gangs_that_no_single_node_holds_wait_nowhere() -> None:
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("gpus_per_worker", 99), ("cpu_milli", 1 << 30), ("memory_mib", 1 << 40), ("workers", 99)],
+    [("gpus_per_worker", 16), ("cpu_milli", 1 << 30), ("memory_mib", 1 << 40), ("workers", 99)],
 )
 def test_pods_that_fit_nowhere_are_turned_away(field: str, value: int) -> None:
     """As the published protocol does it; all others are placed as if they had not come."""
     requests = _pods().requests.copy()
-    requests[field][7] = requests["min_workers"][7] = requests["max_workers"][7] = value
-    if field != "workers":
-        requests["min_workers"][7] = requests["max_workers"][7] = 1
+    requests["gpu_milli"][7], requests[field][7] = 1000, value
+    requests["min_workers"][7] = requests["max_workers"][7] = requests["workers"][7]
     session = _session(trace=replace(_pods(), requests=requests), episode_jobs=12)
     session.reset(windows=np.zeros(1, np.int64))
     while not session.buffers.terminated[0]:
