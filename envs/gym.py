@@ -496,7 +496,8 @@ class SchedulingVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]
         if self.autoreset_mode == AutoresetMode.SAME_STEP and self._over.any():
             final, asked = self._final_infos(), ~self._over
             session.reset(self._over)
-        infos = self._infos(self._every, asked) | final
+        infos = self._infos(self._every, asked)
+        infos.update(final)
         return self._observe(), reward, terminated, truncated, infos
 
     def close_extras(self, **kwargs: Any) -> None:
@@ -558,7 +559,7 @@ class SchedulingVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]
     def _observe(self) -> Observation:
         if self._copy:
             return self.session.told()
-        return {**self.session.observation(), "action_mask": self.session.masks()}
+        return self.session.shown()
 
     def _final_infos(self) -> dict[str, Any]:
         """Last observations of the rows that are over, as Gymnasium lays them out."""

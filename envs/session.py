@@ -354,6 +354,13 @@ class Session:
             self._allow_one(seen["action_mask"], e)
         return seen
 
+    def shown(self) -> Observation:
+        """The same of all rows, as views where that is possible: not to be written."""
+        seen = self._shown.copy()
+        if self._any_over(slice(None)):
+            seen["action_mask"] = self.masks()
+        return seen
+
     def window_jobs(self, e: int) -> NDArray[np.int64]:
         """Trace indices of the jobs of a row's episode."""
         start = int(self.source.episode.starts[self.buffers.start_index[e]])
