@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from orchestrator.errors import ConfigurationError
 
 __all__ = [
+    "MOST_SEED",
     "action_number",
     "check_finite",
     "check_flag",
@@ -27,7 +28,7 @@ __all__ = [
 ]
 
 _LEAST, _MOST = -(1 << 63), (1 << 63) - 1  # of int64
-_MOST_SEED = (1 << 64) - 1
+MOST_SEED = (1 << 64) - 1  # of a row
 
 
 def check_type(what: str, value: Any, kind: type, remedy: str) -> None:
@@ -213,7 +214,7 @@ def seed_numbers(what: str, values: Any, rows: int) -> NDArray[np.uint64]:
         raise ConfigurationError(
             f"{what} has shape {array.shape}; give one for each of {rows} rows"
         )
-    given = [check_whole(what, seed, 0, _MOST_SEED) for seed in array.tolist()]
+    given = [check_whole(what, seed, 0, MOST_SEED) for seed in array.tolist()]
     return np.array(given, np.uint64)
 
 

@@ -14,7 +14,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
-from envs.checks import action_number, check_type, check_whole, integers, seed_of
+from envs.checks import action_number, check_flag, check_type, check_whole, integers, seed_of
 from envs.config import AUTOSCALING, CLUSTER, JOB_ORDERING, PLACEMENT, EnvConfig
 from envs.fitting import check_arguments, check_part
 from envs.render import describe_decision, draw_occupancy
@@ -255,6 +255,7 @@ class SchedulingEnv(gymnasium.Env[Any, Any]):
         if render_mode is not None and render_mode not in self.metadata["render_modes"]:
             modes = self.metadata["render_modes"]
             raise ConfigurationError(f"unknown render_mode '{render_mode}'; use one of {modes}")
+        check_flag("environment: 'strict'", strict)
         windows = check_part(part) if starts is None else starts
         config = override(base, overrides)
         self.session = make_session(config, 1, trace, windows, incidents, scenario)
@@ -332,6 +333,14 @@ class SchedulingEnv(gymnasium.Env[Any, Any]):
 
 
 _REASONS = [reason.name.lower() for reason in Reason]
+
+
+def _autoreset_mode(mode: Any) -> AutoresetMode:
+    """One of Gymnasium's, by name, too."""
+    known = [each.value for each in AutoresetMode]
+    if not isinstance(mode, AutoresetMode) and mode not in known:
+        raise ConfigurationError(f"environment: 'autoreset_mode' is {mode!r}; use one of {known}")
+    return AutoresetMode(mode)
 
 
 def _options(options: Any) -> dict[str, Any]:
@@ -413,6 +422,8 @@ class SchedulingVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]
             raise ConfigurationError(
                 f"render_mode is '{render_mode}'; a vector environment draws nothing, leave it out"
             )
+        check_flag("environment: 'copy'", copy)
+        check_flag("environment: 'strict'", strict)
         num_envs = check_whole("environment: 'num_envs'", num_envs, 1)
         windows = check_part(part) if starts is None else starts
         config = override(base, overrides)
@@ -423,7 +434,7 @@ class SchedulingVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]
         self.single_action_space = action_space(self.config)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
-        self.autoreset_mode = AutoresetMode(autoreset_mode)
+        self.autoreset_mode = _autoreset_mode(autoreset_mode)
         self.metadata = {"render_modes": [], "autoreset_mode": self.autoreset_mode}
         self.render_mode = render_mode
         self._copy = copy

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from envs.checks import check_whole, flags, integers, seed_numbers
+from envs.checks import MOST_SEED, check_whole, flags, integers, seed_numbers
 from envs.config import EnvConfig
 from envs.crew import Crew
 from envs.fitting import (
@@ -248,7 +248,7 @@ class Session:
 
     def reseed_row(self, e: int, seed: int) -> None:
         """Do the same for one row."""
-        self.seeds[e] = check_whole("reseed: 'seed'", seed, 0)
+        self.seeds[e] = check_whole("reseed: 'seed'", seed, 0, MOST_SEED)
         self.buffers.episode[e] = 0
 
     def step(self, actions: NDArray[np.int64]) -> None:

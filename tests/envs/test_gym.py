@@ -528,6 +528,7 @@ def test_vector_environments_bound_their_steps(given: dict[str, Any], limit: int
         ({"skip_forced": "false"}, "'skip_forced' is 'false'; give true or false"),
         ({"min_run_seconds": "60"}, "'min_run_seconds' is '60'; give a finite number"),
         ({"illegal_limit": -1}, "'illegal_limit' is -1"),
+        ({"strict": "no"}, "'strict' is 'no'; give true or false"),
     ],
 )
 def test_arguments_of_wrong_types_are_named(given: dict[str, Any], words: str) -> None:
@@ -535,6 +536,16 @@ def test_arguments_of_wrong_types_are_named(given: dict[str, Any], words: str) -
         CASES["cluster"].make(**given)
     with pytest.raises(ConfigurationError, match=words):
         CASES["cluster"].make_vec(2, **given)
+
+
+@pytest.mark.parametrize("mode", ["next", "NEXT_STEP", 1, None])
+def test_modes_of_autoreset_are_gymnasiums(mode: Any) -> None:
+    for name in AutoresetMode:
+        assert CASES["cluster"].make_vec(2, autoreset_mode=name.value).autoreset_mode == name
+    with pytest.raises(
+        ConfigurationError, match=r"'autoreset_mode' is .*; use one of .*'NextStep'"
+    ):
+        CASES["cluster"].make_vec(2, autoreset_mode=mode)
 
 
 def test_windows_may_be_a_list() -> None:

@@ -116,6 +116,18 @@ def test_incidents_that_cannot_be_are_refused(events: list[Any], words: str) -> 
         CASES["cluster"].session(incidents=np.zeros(2))
 
 
+@pytest.mark.parametrize("seed", [-1, 1 << 64, 1.5, True, "1"])
+def test_seeds_of_rows_have_64_bits(seed: Any) -> None:
+    session = CASES["ordering"].session(2)
+    with pytest.raises(ConfigurationError, match=r"'seed' is .*; give a whole number from 0 to"):
+        session.reseed_row(0, seed)
+    with pytest.raises(ConfigurationError, match=r"'seeds' is .*; give a whole number from 0 to"):
+        session.reseed(np.array([0, seed], dtype=object))
+    session.reseed(np.array([0, (1 << 64) - 1], np.uint64))
+    session.reseed_row(0, np.uint64((1 << 64) - 1))
+    assert session.seeds[0] == session.seeds[1]
+
+
 # --- which windows are played --------------------------------------------------------------------
 
 
