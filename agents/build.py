@@ -19,7 +19,7 @@ from typing import Any
 import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.errors import InstantiationException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from agents.evaluation.pods import PackingSuite, PublishedPacking
@@ -31,6 +31,7 @@ from agents.settings import check_kind, check_number, check_seed, check_types
 from agents.speed.measures import Workbench
 from agents.speed.table import Ratio, SpeedSuite, Target
 from agents.training import Stopped, stoppable
+from envs.checks import check_whole
 from envs.config import EnvConfig
 from envs.scenario import FleetPlan, Scenario, ServiceMix, forecast_from_tables, playable
 from envs.workloads import Enrichment, Trace, WindowSplit, enrich, load_workload, of_tenants
@@ -125,6 +126,7 @@ def entry_point(
         @functools.wraps(main)
         def guarded(cfg: DictConfig) -> float | None:
             try:
+                _check_seeds(cfg, "")
                 with stoppable():
                     return main(cfg)
             except (QuartermasterError, InstantiationException, OmegaConfBaseException) as error:
@@ -144,6 +146,24 @@ def entry_point(
         return start(guarded)
 
     return decorate
+
+
+def _check_seeds(cfg: Any, path: str) -> None:
+    """Refuse seeds that are none, wherever they stand in a config; null is for whoever reads it."""
+    keys: list[Any] = list(cfg) if isinstance(cfg, DictConfig) else list(range(len(cfg)))
+    for key in keys:
+        if OmegaConf.is_missing(cfg, key) or OmegaConf.is_interpolation(cfg, key):
+            continue  # what it stands for is checked where it stands
+        value, name = cfg[key], str(key)
+        within = f"{path}.{name}" if path else name
+        if name == "seed" or name.endswith("_seed"):
+            if value is not None:
+                check_whole(f"config: '{within}'", value, 0)
+        elif name == "seeds" and isinstance(value, ListConfig):
+            for seed in value:
+                check_whole(f"config: '{within}'", seed, 0)
+        elif OmegaConf.is_config(value):
+            _check_seeds(value, within)
 
 
 def _on_purpose(error: BaseException) -> str | None:

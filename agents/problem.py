@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from envs.checks import check_whole
 from envs.config import EnvConfig
 from envs.scenario import Scenario, playable, with_accounts
 from envs.session import Session
@@ -130,6 +131,7 @@ class Problem:
 
     def __post_init__(self) -> None:
         """Size the environment to the trace's cluster, for policies' features and actions."""
+        check_whole("problem: 'seed'", self.seed, 0)
         object.__setattr__(self, "config", self.config.for_nodes(len(self.trace.nodes)))
 
     @property

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import types
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
@@ -10,6 +9,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
 
+from envs.checks import check_whole, is_finite, is_whole
 from orchestrator.errors import ConfigurationError
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "check_weights",
 ]
 
+_MOST_SEED = 2**32 - 1  # of NumPy's old generators, which libraries seed
 _WORDS = {
     bool: "true or false",
     int: "a whole number",
@@ -108,11 +109,7 @@ def check_number(subject: str, name: str, value: Any, least: int) -> int:
     ------
     ConfigurationError
     """
-    if not _is_of(value, int) or value < least:
-        raise ConfigurationError(
-            f"{subject}: '{name}' is {value!r}; give a whole number that is at least {least}"
-        )
-    return int(value)
+    return check_whole(f"{subject}: '{name}'", value, least)
 
 
 def check_weights(subject: str, name: str, weights: Mapping[str, Any] | None) -> None:
@@ -133,11 +130,7 @@ def check_seed(subject: str, value: Any) -> int:
     ------
     ConfigurationError
     """
-    if not _is_of(value, int) or not 0 <= value < 2**32:
-        raise ConfigurationError(
-            f"{subject}: 'seed' is {value!r}; give a whole number from 0 to {2**32 - 1}"
-        )
-    return int(value)
+    return check_whole(f"{subject}: 'seed'", value, 0, _MOST_SEED)
 
 
 def _is_of(value: Any, kind: Any) -> bool:
@@ -145,12 +138,10 @@ def _is_of(value: Any, kind: Any) -> bool:
     if get_origin(kind) is Literal:
         return True  # named values are looked up where they are used
     kind = get_origin(kind) or kind
-    if kind in (int, float) and isinstance(value, bool | np.bool_):
-        return False
     if kind is int:
-        return isinstance(value, int | np.integer)
+        return is_whole(value)
     if kind is float:
-        return isinstance(value, int | float | np.integer | np.floating) and math.isfinite(value)
+        return is_finite(value)
     if kind is Sequence:
         return isinstance(value, Sequence | np.ndarray) and not isinstance(value, str)
     if isinstance(value, str) and kind is not str:

@@ -5,12 +5,13 @@ from .config import CLUSTER as CLUSTER
 from .config import JOB_ORDERING as JOB_ORDERING
 from .config import PLACEMENT as PLACEMENT
 from .config import EnvConfig as EnvConfig
+from .fitting import part_starts as part_starts
 from .gym import SchedulingEnv as SchedulingEnv
 from .gym import SchedulingVectorEnv as SchedulingVectorEnv
-from .gym import part_starts as part_starts
 from .reward import TERMS as TERMS
 from .reward import RewardConfig as RewardConfig
 from .sb3 import SchedulingVecEnv as SchedulingVecEnv
+from .sb3 import make_sb3 as make_sb3
 from .scenario import FleetPlan as FleetPlan
 from .scenario import Scenario as Scenario
 from .scenario import ServiceMix as ServiceMix

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import numbers
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from envs.checks import check_finite, check_flag, check_type, check_whole
 from envs.reward import RewardConfig
 from orchestrator.errors import ConfigurationError
 from orchestrator.kernels.run.buffers import Sampling
@@ -31,8 +32,11 @@ _COUNTS = (
     "victims",
     "elastics",
     "step_limit",
+    "illegal_limit",
     "nodes",
 )
+_FLAGS = ("commitment", "backfill", "migrate", "fleet", "skip_forced", "choose_node", "turn_away")
+_SECONDS = ("min_run_seconds", "ageing_seconds", "slowdown_bound_seconds")
 
 
 @dataclass(frozen=True)
@@ -81,6 +85,9 @@ class EnvConfig(Semantics):
         With commitment: take the only queued job without asking.
     step_limit : int
         Steps after which an episode is truncated; 0: never.
+    illegal_limit : int
+        Illegal actions after which an episode is truncated, since none of them lets time pass: a
+        policy that chooses nothing else would never see an end. 0: never.
     choose_node : bool
         The K candidates are the nodes of the cluster: all of a job's workers go to the chosen
         one. ``placements`` then serves rules only.
@@ -121,6 +128,7 @@ class EnvConfig(Semantics):
     encoding: Encoding = Encoding.DEFAULT
     skip_forced: bool = False
     step_limit: int = 0
+    illegal_limit: int = 1000
     choose_node: bool = False
     nodes: int = 0
     turn_away: bool = False
@@ -129,13 +137,8 @@ class EnvConfig(Semantics):
 
     def __post_init__(self) -> None:
         """Reject what makes no sense."""
+        self._check_types()
         super().__post_init__()
-        for name in _COUNTS:
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 0:
-                raise ConfigurationError(
-                    f"environment: '{name}' is {value!r}; give an integer of at least 0"
-                )
         if not isinstance(self.reward, RewardConfig):
             raise ConfigurationError(
                 f"environment: 'reward' is {self.reward!r}; give a RewardConfig"
@@ -162,6 +165,21 @@ class EnvConfig(Semantics):
             raise ConfigurationError("environment: 'backfill' needs 'commitment'")
         if self.encoding == Encoding.PUBLISHED and not self.commitment:
             raise ConfigurationError("environment: the published encoding needs 'commitment'")
+
+    def _check_types(self) -> None:
+        """Reject fields of other types than theirs."""
+        for name in _FLAGS:
+            check_flag(f"environment: '{name}'", getattr(self, name))
+        for name in _COUNTS:
+            check_whole(f"environment: '{name}'", getattr(self, name), 0)
+        for name in _SECONDS:
+            check_finite(f"environment: '{name}'", getattr(self, name))
+        if isinstance(self.placements, str) or not isinstance(self.placements, Iterable):
+            raise ConfigurationError(
+                f"environment: 'placements' is {self.placements!r}; give a tuple of them"
+            )
+        if self.advice is not None:
+            check_type("environment: 'advice'", self.advice, str, "the name of a rule, or None")
 
     @property
     def shows_surroundings(self) -> bool:

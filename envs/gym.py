@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import fields, replace
 from typing import Any
 
@@ -13,13 +14,15 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
+from envs.checks import action_number, check_flag, check_type, check_whole, integers, seed_of
 from envs.config import AUTOSCALING, CLUSTER, JOB_ORDERING, PLACEMENT, EnvConfig
+from envs.fitting import check_arguments, check_part
 from envs.render import describe_decision, draw_occupancy
-from envs.scenario import FleetPlan, Scenario, ServiceMix, playable, seasonal_rates
+from envs.scenario import FleetPlan, Scenario, ServiceMix, seasonal_rates
 from envs.session import Session
-from envs.workloads import Trace, WindowSplit, gpu_cluster, gpu_pods, lublin_feitelson
+from envs.workloads import Trace, gpu_cluster, gpu_pods, lublin_feitelson
 from envs.workloads.services.generator import generate_services
-from orchestrator.errors import ConfigurationError, IllegalActionError
+from orchestrator.errors import ConfigurationError, IllegalActionError, UnknownOptionError
 from orchestrator.kernels.state.codes import Reason
 from orchestrator.mesh.specs import ServiceSpec
 
@@ -38,7 +41,6 @@ __all__ = [
     "make_session",
     "observation_space",
     "override",
-    "part_starts",
     "placement_env",
     "placement_vector_env",
     "row_seeds",
@@ -57,7 +59,7 @@ _AHEAD = 3  # ticks: a replica is up one after it was asked for, and serves in t
 _USUAL_REPLICAS = 6
 _TARGET = 0.7
 
-_MOST_WINDOWS = 4096
+_UNBOUNDED = -1  # what Gymnasium calls it
 
 
 def _box(*shape: int) -> spaces.Box:
@@ -143,41 +145,40 @@ def default_scenario(config: EnvConfig, trace: Trace) -> Scenario:
     return Scenario(services=services, fleet=FleetPlan(spare=len(trace.nodes)))
 
 
-def part_starts(
-    trace: Trace,
-    config: EnvConfig,
-    part: str,
-    seed: int = 0,
-    scenario: Scenario | None = None,
-) -> NDArray[np.int64]:
-    """Windows of a part of a trace: ``train``, ``validation``, ``test`` or ``all``.
-
-    Where episodes have no jobs, they are windows of ticks, and parts of the services' series.
-    """
-    total = playable(trace, config, scenario or Scenario())
-    if part == "all":
-        split = WindowSplit(total, train=1.0, validation=0.0, test=0.0)
-        part = "train"
-    else:
-        split = WindowSplit(total)
-    count = min(len(split.admissible(part, config.length)), _MOST_WINDOWS)
-    return split.starts(part, count, config.length, seed)
-
-
 def row_seeds(seed: int | None, envs: int) -> NDArray[np.uint64]:
     """Seeds of all rows from one; None: from the operating system."""
-    return np.random.SeedSequence(seed).generate_state(envs, np.uint64).astype(np.uint64)
+    return np.random.SeedSequence(seed_of(seed)).generate_state(envs, np.uint64).astype(np.uint64)
 
 
 def override(base: EnvConfig, changes: Mapping[str, Any]) -> EnvConfig:
-    """An environment's config with some of its fields changed; refuses what is no field."""
+    """An environment's config with some of its fields changed.
+
+    Parameters
+    ----------
+    base : EnvConfig
+    changes : mapping of str to Any
+        By field; Gymnasium's ``max_episode_steps`` is a bound of ``step_limit``, None or -1: none.
+
+    Raises
+    ------
+    UnknownOptionError
+        A ``TypeError``, as for any function, if one of them is no field.
+    """
+    check_type("environment: 'base'", base, EnvConfig, "an EnvConfig, for example CLUSTER")
+    given = dict(changes)
+    most = given.pop("max_episode_steps", None)
     known = [field.name for field in fields(EnvConfig)]
-    for name in changes:
+    for name in given:
         if name not in known:
-            raise ConfigurationError(
-                f"environment: unknown option '{name}'; known: {', '.join(known)}"
+            raise UnknownOptionError(
+                f"environment: got an unexpected keyword argument '{name}': unknown option "
+                f"'{name}'; known: {', '.join(known)}"
             )
-    return replace(base, **changes)
+    config = replace(base, **given)
+    if most is None or most == _UNBOUNDED:
+        return config
+    most = check_whole("environment: 'max_episode_steps'", most, 1)
+    return replace(config, step_limit=min(most, config.step_limit or most))
 
 
 def make_session(
@@ -195,11 +196,11 @@ def make_session(
     """
     if trace is None:
         trace = default_trace(config)
+    check_arguments(trace, config, scenario)
     if scenario is None:
         scenario = default_scenario(config, trace)
-    if isinstance(windows, str):
-        windows = part_starts(trace, config, windows, scenario=scenario)
-    return Session(trace, config, envs, windows, incidents, scenario, threads)
+    starts, part = (None, windows) if isinstance(windows, str) else (windows, "all")
+    return Session(trace, config, envs, starts, incidents, scenario, threads, part=part)
 
 
 class SchedulingEnv(gymnasium.Env[Any, Any]):
@@ -234,6 +235,10 @@ class SchedulingEnv(gymnasium.Env[Any, Any]):
 
     metadata = {"render_modes": ["ansi", "rgb_array"], "render_fps": 4}  # noqa: RUF012
 
+    def __copy__(self) -> SchedulingEnv:
+        """A copy that goes on by itself: a shared session would step both."""
+        return deepcopy(self)
+
     def __init__(
         self,
         base: EnvConfig,
@@ -250,7 +255,8 @@ class SchedulingEnv(gymnasium.Env[Any, Any]):
         if render_mode is not None and render_mode not in self.metadata["render_modes"]:
             modes = self.metadata["render_modes"]
             raise ConfigurationError(f"unknown render_mode '{render_mode}'; use one of {modes}")
-        windows = part if starts is None else starts
+        check_flag("environment: 'strict'", strict)
+        windows = check_part(part) if starts is None else starts
         config = override(base, overrides)
         self.session = make_session(config, 1, trace, windows, incidents, scenario)
         self.config = self.session.config
@@ -267,10 +273,12 @@ class SchedulingEnv(gymnasium.Env[Any, Any]):
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
         """Begin an episode; a seed starts the sequence of episodes over."""
+        seed, options = seed_of(seed), _options(options)
+        window = check_whole("reset: 'window'", options.get("window", -1), -1)
         super().reset(seed=seed)
         if seed is not None or not self._begun:
             self.session.reseed(row_seeds(seed, 1))
-        self._window[0] = -1 if options is None else int(options.get("window", -1))
+        self._window[0] = window
         self.session.reset(windows=self._window)
         self._begun = True
         self._over = bool(self.session.buffers.terminated[0])
@@ -284,12 +292,12 @@ class SchedulingEnv(gymnasium.Env[Any, Any]):
             raise gymnasium.error.ResetNeeded(
                 "step() after the end of the episode: call reset() to begin another"
             )
-        self._actions[0] = action
-        self.session.step(self._actions)
+        self._actions[0] = action_number(action)
+        self.session.advance(self._actions)
         buffers = self.session.buffers
         if self._strict and buffers.reason[0] != Reason.OK:
             reason = Reason(int(buffers.reason[0])).name.lower()
-            what = self.config.schema.actions.describe(int(action))
+            what = self.config.schema.actions.describe(int(self._actions[0]))
             raise IllegalActionError(
                 f"illegal action {action} ({what}): {reason}; choose one that action_mask allows"
             )
@@ -301,7 +309,7 @@ class SchedulingEnv(gymnasium.Env[Any, Any]):
 
     def action_masks(self) -> NDArray[np.bool_]:
         """Legal actions, as sb3-contrib asks for them."""
-        mask: NDArray[np.bool_] = self.session.buffers.mask[0].astype(np.bool_)
+        mask: NDArray[np.bool_] = self.session.masks(0).astype(np.bool_)
         return mask
 
     def render(self) -> str | NDArray[np.uint8] | None:
@@ -313,18 +321,34 @@ class SchedulingEnv(gymnasium.Env[Any, Any]):
         return None
 
     def _observe(self) -> Observation:
-        return {name: part.copy() for name, part in self.session.observation(0).items()}
+        return self.session.told(0)
 
     def _info(self) -> dict[str, Any]:
-        row = self.session.state.rows[0]
+        session = self.session
         return {
-            "time_s": float(row["now_ms"]) / 1000.0,
-            "window": int(self.session.buffers.start_index[0]),
-            "illegal_actions": int(row["illegal_actions"]),
+            "time_s": float(session.now_ms[0]) / 1000.0,
+            "window": int(session.buffers.start_index[0]),
+            "illegal_actions": int(session.illegal_actions[0]),
         }
 
 
 _REASONS = [reason.name.lower() for reason in Reason]
+
+
+def _autoreset_mode(mode: Any) -> AutoresetMode:
+    """One of Gymnasium's, by name, too."""
+    known = [each.value for each in AutoresetMode]
+    if not isinstance(mode, AutoresetMode) and mode not in known:
+        raise ConfigurationError(f"environment: 'autoreset_mode' is {mode!r}; use one of {known}")
+    return AutoresetMode(mode)
+
+
+def _options(options: Any) -> dict[str, Any]:
+    """What a reset was asked for besides a seed."""
+    if options is None:
+        return {}
+    check_type("reset: 'options'", options, Mapping, "a dict, for example {'window': 0}")
+    return dict(options)
 
 
 def job_ordering_env(**kwargs: Any) -> SchedulingEnv:
@@ -366,7 +390,16 @@ class SchedulingVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]
         Threads that step the rows; they change the speed only.
     trace, part, starts, incidents, scenario, **overrides
         As for ``SchedulingEnv``.
+
+    Notes
+    -----
+    The infos are those of ``SchedulingEnv``, an array each, as Gymnasium's own vector environments
+    lay them out: ``_name`` says which rows have an info.
     """
+
+    def __copy__(self) -> SchedulingVectorEnv:
+        """A copy that goes on by itself: a shared session would step both."""
+        return deepcopy(self)
 
     def __init__(
         self,
@@ -389,7 +422,10 @@ class SchedulingVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]
             raise ConfigurationError(
                 f"render_mode is '{render_mode}'; a vector environment draws nothing, leave it out"
             )
-        windows = part if starts is None else starts
+        check_flag("environment: 'copy'", copy)
+        check_flag("environment: 'strict'", strict)
+        num_envs = check_whole("environment: 'num_envs'", num_envs, 1)
+        windows = check_part(part) if starts is None else starts
         config = override(base, overrides)
         self.session = make_session(config, num_envs, trace, windows, incidents, scenario, threads)
         self.config = self.session.config
@@ -398,18 +434,22 @@ class SchedulingVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]
         self.single_action_space = action_space(self.config)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
-        self.autoreset_mode = AutoresetMode(autoreset_mode)
+        self.autoreset_mode = _autoreset_mode(autoreset_mode)
         self.metadata = {"render_modes": [], "autoreset_mode": self.autoreset_mode}
         self.render_mode = render_mode
         self._copy = copy
         self._strict = strict
         self._over = np.zeros(num_envs, np.bool_)
         self._begun = False
+        # What most infos hold: shared by all of them, so nobody may write it.
+        self._every = np.ones(num_envs, np.bool_)
+        self._all_ok = np.full(num_envs, _REASONS[Reason.OK], dtype=object)
+        self._every.flags.writeable = self._all_ok.flags.writeable = False
 
     def reset(
         self,
         *,
-        seed: int | list[int | None] | None = None,
+        seed: int | Sequence[int | None] | NDArray[np.integer] | None = None,
         options: dict[str, Any] | None = None,
     ) -> tuple[Observation, dict[str, Any]]:
         """Begin an episode in all rows, or in those of ``options["reset_mask"]``.
@@ -418,20 +458,25 @@ class SchedulingVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]
         ``[s, s + 1, ...]``. A row without a seed goes on with its sequence of episodes.
         ``options["window"]`` (one for all rows, or one each) plays a certain window.
         """
+        options = _options(options)
         which = self._rows_to_reset(options)
-        seeds = list(seed) if isinstance(seed, list | tuple) else self._consecutive(seed)
-        if len(seeds) != self.num_envs:
-            raise ValueError(f"reset: {len(seeds)} seeds for {self.num_envs} rows; give one each")
+        seeds = self._seeds(seed)
+        windows = None
+        if "window" in options:
+            given = integers("reset: 'window'", options["window"])
+            if given.shape not in ((), (self.num_envs,)):
+                raise ConfigurationError(
+                    f"reset: 'window' has shape {given.shape}; give one, or one for each of "
+                    f"{self.num_envs} rows"
+                )
+            windows = np.full(self.num_envs, given, np.int64)
         for e in np.flatnonzero(which):
             if seeds[e] is not None or not self._begun:
                 self.session.reseed_row(int(e), int(row_seeds(seeds[e], 1)[0]))
-        windows = None
-        if options is not None and "window" in options:
-            windows = np.full(self.num_envs, options["window"], np.int64)
         self.session.reset(which, windows)
         self._begun = True
         self._over[which] = self.session.buffers.terminated[which]
-        return self._observe(), {}
+        return self._observe(), self._infos(which, ~self._every)
 
     def step(
         self, actions: NDArray[np.int64]
@@ -447,23 +492,23 @@ class SchedulingVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]
                 "reset them with options={'reset_mask': ...}"
             )
         session, buffers = self.session, self.session.buffers
-        again = self._over.copy()
-        session.step(np.ascontiguousarray(actions, np.int64))
+        again, asked = self._over.copy(), self._every
+        session.step(actions)
         if self.autoreset_mode == AutoresetMode.NEXT_STEP and again.any():
             # Whatever the step did to rows that were over, they begin anew, with reward 0.
             session.reset(again)
+            asked = ~again
         if self._strict:
             session.require_legal()
         reward = buffers.reward.copy()
         terminated, truncated = buffers.terminated.copy(), buffers.truncated.copy()
         np.logical_or(terminated, truncated, out=self._over)
-        infos: dict[str, Any] = {
-            "illegal_actions": session.state.rows["illegal_actions"].copy(),
-            "reason": buffers.reason.copy(),
-        }
+        final: dict[str, Any] = {}
         if self.autoreset_mode == AutoresetMode.SAME_STEP and self._over.any():
-            infos.update(self._final_infos())
+            final, asked = self._final_infos(), ~self._over
             session.reset(self._over)
+        infos = self._infos(self._every, asked)
+        infos.update(final)
         return self._observe(), reward, terminated, truncated, infos
 
     def close_extras(self, **kwargs: Any) -> None:
@@ -472,10 +517,10 @@ class SchedulingVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]
 
     def action_masks(self) -> NDArray[np.bool_]:
         """Legal actions of all rows, bool [E, A]."""
-        return self.session.buffers.mask.view(np.bool_)
+        return self.session.masks().view(np.bool_)
 
-    def _rows_to_reset(self, options: dict[str, Any] | None) -> NDArray[np.bool_]:
-        if options is None or "reset_mask" not in options:
+    def _rows_to_reset(self, options: dict[str, Any]) -> NDArray[np.bool_]:
+        if "reset_mask" not in options:
             return np.ones(self.num_envs, np.bool_)
         mask = options["reset_mask"]
         if not isinstance(mask, np.ndarray) or mask.dtype != np.bool_:
@@ -488,31 +533,56 @@ class SchedulingVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]
             raise gymnasium.error.ResetNeeded("reset: the first reset must be of all rows")
         return mask.copy()
 
-    def _consecutive(self, seed: int | None) -> list[int | None]:
-        return [None if seed is None else seed + e for e in range(self.num_envs)]
+    def _seeds(self, seed: Any) -> list[int | None]:
+        """A seed for each row."""
+        if isinstance(seed, list | tuple) or (isinstance(seed, np.ndarray) and seed.ndim > 0):
+            if len(seed) != self.num_envs:
+                raise ConfigurationError(
+                    f"reset: {len(seed)} seeds for {self.num_envs} rows; give one each"
+                )
+            return [seed_of(own) for own in seed]
+        first = seed_of(seed)
+        return [None if first is None else first + e for e in range(self.num_envs)]
+
+    def _infos(self, which: NDArray[np.bool_], asked: NDArray[np.bool_]) -> dict[str, Any]:
+        """Infos of the rows of ``which``; the others, and who was not ``asked``, have none."""
+        session, buffers = self.session, self.session.buffers
+        infos: dict[str, Any] = {
+            "time_s": session.now_ms / 1000.0,
+            "window": buffers.start_index.copy(),
+            "illegal_actions": session.illegal_actions.copy(),
+            "_time_s": which,
+            "_window": which,
+            "_illegal_actions": which,
+        }
+        if which is not self._every:
+            which.flags.writeable = False
+            for name in ("time_s", "window", "illegal_actions"):
+                infos[name][~which] = 0
+        if asked is self._every and np.count_nonzero(buffers.reason) == 0:
+            infos["reason"], infos["_reason"] = self._all_ok, self._every
+        elif asked.any():
+            reasons = [_REASONS[reason] for reason in buffers.reason.tolist()]
+            infos["reason"], infos["_reason"] = np.array(reasons, dtype=object), asked
+            infos["reason"][~asked] = None
+        return infos
 
     def _observe(self) -> Observation:
-        seen = self.session.observation()
-        return {name: part.copy() for name, part in seen.items()} if self._copy else seen
+        if self._copy:
+            return self.session.told()
+        return self.session.shown()
 
     def _final_infos(self) -> dict[str, Any]:
         """Last observations of the rows that are over, as Gymnasium lays them out."""
         over = self._over.copy()
         final = np.full(self.num_envs, None, dtype=object)
         for e in np.flatnonzero(over):
-            final[e] = {k: part.copy() for k, part in self.session.observation(int(e)).items()}
-        illegal = np.where(over, self.session.state.rows["illegal_actions"], 0)
-        reason = np.where(over, self.session.buffers.reason, 0)
+            final[e] = self.session.told(int(e))
         return {
             "final_obs": final,
             "_final_obs": over,
-            "final_info": {
-                "illegal_actions": illegal,
-                "_illegal_actions": over,
-                "reason": reason,
-                "_reason": over,
-            },
-            "_final_info": over,
+            "final_info": self._infos(over, over),
+            "_final_info": over.copy(),
         }
 
 

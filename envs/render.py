@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.kernels.state.codes import JobCode, JobKind, NodeCode
+from orchestrator.kernels.state.codes import FOREVER_MS, JobCode, JobKind, NodeCode
 
 if TYPE_CHECKING:
     from envs.session import Session
@@ -32,18 +32,23 @@ def describe_decision(session: Session, e: int) -> str:
         ),
         (
             f"waiting {row['queue_len']}   running {row['running_len']}   "
-            f"completed {row['completed_jobs']} of {row['num_jobs']}"
+            f"{_progress(session, e)} of {row['num_jobs']}"
         ),
     ]
     window = session.buffers.window[e][: session.buffers.shown[e, 0]]
+    asked = session.state.request[e]["requested_ms"][window]
+    estimated = bool((asked < FOREVER_MS).any())  # else nobody expects any of them to end
     if len(window) > 0:
-        lines.append(f"{'slot':>4} {'job':>6} {'wait s':>9} {'estimate s':>11} {unit:>7}")
+        heading = f" {'estimate s':>11}" if estimated else ""
+        lines.append(f"{'slot':>4} {'job':>6} {'wait s':>9}{heading} {unit:>7}")
     for slot, j in enumerate(window[:_SHOWN]):
         ask = session.state.request[e, j]
         wait = (row["now_ms"] - ask["submit_ms"]) / 1000
         demand = session.state.job[e, j]["units"] / 1000
-        estimate = ask["requested_ms"] / 1000
-        lines.append(f"{slot:>4} {j:>6} {wait:>9.0f} {estimate:>11.0f} {demand:>7g}")
+        ends = ask["requested_ms"] < FOREVER_MS
+        words = f"{ask['requested_ms'] / 1000:.0f}" if ends else "-"
+        estimate = f" {words:>11}" if estimated else ""
+        lines.append(f"{slot:>4} {j:>6} {wait:>9.0f}{estimate} {demand:>7g}")
     if len(window) > _SHOWN:
         lines.append(f"  ... and {len(window) - _SHOWN} more")
     for s, own in enumerate(session.state.service[e][: row["num_services"]]):
@@ -53,6 +58,16 @@ def describe_decision(session: Session, e: int) -> str:
             f"ready {own['ready']}   use {own['utilisation']:.2f}"
         )
     return "\n".join(lines) + "\n"
+
+
+def _progress(session: Session, e: int) -> str:
+    """What became of the jobs so far: they end, or they were placed for good or turned away."""
+    row = session.state.rows[e]
+    if session.config.turn_away:
+        placed = session.state.job[e]["first_start_ms"][: row["num_jobs"]] >= 0
+        return f"placed {int(placed.sum())}, turned away {row['failed_jobs']}"
+    failed = f", failed {row['failed_jobs']}" if row["failed_jobs"] > 0 else ""
+    return f"completed {row['completed_jobs']}{failed}"
 
 
 def job_colour(j: int) -> tuple[int, int, int]:

@@ -6,13 +6,13 @@ over an episode equals minus the metric's total. The terminal form pays all of i
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
+from envs.checks import check_finite, check_type
 from orchestrator.errors import ConfigurationError
 from orchestrator.kernels.run.buffers import RewardForm
 from orchestrator.kernels.see.metrics import Metric
@@ -87,6 +87,8 @@ class RewardConfig:
     def __post_init__(self) -> None:
         """Reject unknown names."""
         resolve_enums(self, "reward")
+        remedy = "weights by name, for example {'wait': 1.0}"
+        check_type("reward: 'terms'", self.terms, Mapping, remedy)
         if not self.terms:
             raise ConfigurationError(f"reward: 'terms' is empty; choose from {', '.join(TERMS)}")
         for name, weight in self.terms.items():
@@ -94,9 +96,9 @@ class RewardConfig:
                 raise ConfigurationError(
                     f"reward: unknown term '{name}'; known: {', '.join(TERMS)}"
                 )
-            if not math.isfinite(weight):
-                raise ConfigurationError(f"reward: the weight of '{name}' is {weight}; not finite")
+            check_finite(f"reward: the weight of '{name}'", weight)
         if self.reference is not None:
+            check_type("reward: 'reference'", self.reference, str, "the name of a rule, or None")
             rule_named(self.reference)
 
     @property

@@ -6,21 +6,28 @@ Import this module only where stable-baselines3 is wanted; the rest of ``envs`` 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import deepcopy
 from typing import Any
 
+import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecEnv
 
+from envs.checks import check_type, integers
 from envs.gym import action_space, observation_space, row_seeds
 from envs.session import Session
-from orchestrator.errors import ConfigurationError
+from orchestrator.errors import ConfigurationError, UnknownOptionError
 
-__all__ = ["SchedulingVecEnv"]
+__all__ = ["SchedulingVecEnv", "make_sb3"]
+
+_OF_GYMNASIUM = ("autoreset_mode", "copy", "strict", "render_mode")
 
 
 class SchedulingVecEnv(VecEnv):
     """Rows of a session, reset in the step that ends them, as stable-baselines3 expects.
+
+    :func:`make_sb3` makes one by an environment's id.
 
     Parameters
     ----------
@@ -38,6 +45,7 @@ class SchedulingVecEnv(VecEnv):
     render_mode = None  # the base class asks for it before it has been initialised
 
     def __init__(self, session: Session, seed: int = 0) -> None:
+        check_type("SchedulingVecEnv: 'session'", session, Session, "a Session")
         super().__init__(
             session.envs, observation_space(session.config), action_space(session.config)
         )
@@ -49,6 +57,10 @@ class SchedulingVecEnv(VecEnv):
         self._returns = np.zeros(session.envs)
         self._infos: list[dict[str, Any]] = [{} for _ in range(session.envs)]
 
+    def __copy__(self) -> SchedulingVecEnv:
+        """A copy that goes on by itself: a shared session would step both."""
+        return deepcopy(self)
+
     def reset(self) -> dict[str, NDArray[Any]]:
         """Begin an episode in all rows."""
         self.session.reset()
@@ -57,6 +69,12 @@ class SchedulingVecEnv(VecEnv):
 
     def step_async(self, actions: NDArray[np.int64]) -> None:
         """Remember the actions of all rows."""
+        actions = integers("step: 'actions'", actions)
+        if actions.shape != self._actions.shape:
+            raise ConfigurationError(
+                f"step: 'actions' has shape {actions.shape}; give one for each of "
+                f"{len(self._actions)} rows"
+            )
         self._actions[:] = actions
 
     def step_wait(
@@ -64,7 +82,7 @@ class SchedulingVecEnv(VecEnv):
     ) -> tuple[Any, NDArray[np.float32], NDArray[np.bool_], list[dict[str, Any]]]:
         """Step all rows; those that end begin anew."""
         session, buffers = self.session, self.session.buffers
-        session.step(self._actions)
+        session.advance(self._actions)
         self._returns += buffers.reward
         reward = buffers.reward.astype(np.float32)
         over = np.logical_or(buffers.terminated, buffers.truncated)
@@ -79,7 +97,7 @@ class SchedulingVecEnv(VecEnv):
 
     def action_masks(self) -> NDArray[np.bool_]:
         """Legal actions of all rows, bool [E, A]."""
-        return self.session.buffers.mask.view(np.bool_)
+        return self.session.masks().view(np.bool_)
 
     def env_method(
         self, method_name: str, *method_args: Any, indices: Any = None, **method_kwargs: Any
@@ -113,16 +131,57 @@ class SchedulingVecEnv(VecEnv):
         return [seed] * self.session.envs
 
     def close(self) -> None:
-        """Nothing to release."""
+        """End the threads that step rows."""
+        self.session.close()
 
     def _observe(self) -> dict[str, NDArray[Any]]:
-        return {name: part.copy() for name, part in self.session.observation().items()}
+        return self.session.told()
 
     def _last_info(self, e: int) -> dict[str, Any]:
         buffers = self.session.buffers
-        seen = {name: part.copy() for name, part in self.session.observation(e).items()}
         return {
-            "terminal_observation": seen,
+            "terminal_observation": self.session.told(e),
             "TimeLimit.truncated": bool(buffers.truncated[e] and not buffers.terminated[e]),
             "episode": {"r": float(self._returns[e]), "l": int(buffers.steps[e]), "t": 0.0},
         }
+
+
+def make_sb3(
+    env_id: str, n_envs: int = 1, *, seed: int = 0, part: str = "train", **kwargs: Any
+) -> SchedulingVecEnv:
+    """Make the rows of a registered environment for stable-baselines3's algorithms.
+
+    Parameters
+    ----------
+    env_id : str
+        For example ``"quartermaster/JobOrdering-v0"``.
+    n_envs : int, optional
+    seed : int, optional
+        Seed of all rows' episodes.
+    part : {"train", "validation", "test", "all"}, optional
+        Which part of the trace episodes are taken from: train on one, judge on another.
+    **kwargs
+        ``trace``, ``starts``, ``incidents``, ``scenario``, ``threads``, fields of ``EnvConfig``.
+
+    Returns
+    -------
+    SchedulingVecEnv
+
+    Raises
+    ------
+    ConfigurationError
+        If the environment is none of ours, or an argument is wrong.
+    """
+    for name in kwargs:
+        if name in _OF_GYMNASIUM:
+            raise UnknownOptionError(
+                f"make_sb3: got an unexpected keyword argument '{name}': stable-baselines3 settles "
+                f"that itself; leave it out"
+            )
+    if not str(gymnasium.spec(env_id).vector_entry_point).startswith("envs.gym:"):
+        raise ConfigurationError(
+            f"make_sb3: '{env_id}' is no environment of this package; name one, for example "
+            f"'quartermaster/Cluster-v0', or use stable-baselines3's own make_vec_env"
+        )
+    made: Any = gymnasium.make_vec(env_id, n_envs, "vector_entry_point", part=part, **kwargs)
+    return SchedulingVecEnv(made.session, seed)

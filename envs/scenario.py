@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from envs.checks import check_finite, check_whole
 from envs.config import EnvConfig
 from envs.workloads.failures import FailureModel, sample_failures
 from envs.workloads.readers.openb import typical_pods
@@ -104,9 +105,7 @@ class ServiceMix:
         if not 0.0 < self.gpu_share <= 1.0:
             raise ConfigurationError(f"services: 'gpu_share' is {self.gpu_share}; within (0, 1]")
         for name in ("gpus", "cpus", "memory_gb", "startup_seconds"):
-            value = getattr(self, name)
-            if not (math.isfinite(value) and value >= 0):
-                raise ConfigurationError(f"services: '{name}' is {value}; at least 0")
+            check_finite(f"services: '{name}'", getattr(self, name), 0)
         if self.forecast is not None:
             self._take_forecast(self.forecast)
         self.plans()
@@ -201,13 +200,9 @@ class FleetPlan:
     def __post_init__(self) -> None:
         """Reject what makes no sense."""
         for name in ("spare", "least", "most"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-                raise ConfigurationError(f"fleet: '{name}' is {value!r}; an integer of at least 0")
+            check_whole(f"fleet: '{name}'", getattr(self, name), 0)
         for name in ("provision_seconds", "price", "review_seconds"):
-            value = getattr(self, name)
-            if not (math.isfinite(value) and value >= 0):
-                raise ConfigurationError(f"fleet: '{name}' is {value}; at least 0")
+            check_finite(f"fleet: '{name}'", getattr(self, name), 0)
         if 0 < self.most < self.least:
             raise ConfigurationError(
                 f"fleet: 'most' is {self.most}, and 'least' {self.least}; give at least that, or 0"
@@ -390,11 +385,9 @@ class Scenario:
 
     def __post_init__(self) -> None:
         """Reject what makes no sense."""
+        check_whole("scenario: 'failure_seed'", self.failure_seed, 0)
         for rack, gbps in enumerate(self.uplinks_gbps):
-            if not (math.isfinite(gbps) and gbps >= 0):
-                raise ConfigurationError(
-                    f"scenario: 'uplinks_gbps' of rack {rack} is {gbps}; at least 0"
-                )
+            check_finite(f"scenario: 'uplinks_gbps' of rack {rack}", gbps, 0)
         if self.quota_mode != QuotaMode.NONE and not self.tenants:
             raise ConfigurationError(
                 "scenario: 'quota_mode' is set, but 'tenants' names nobody; give their quotas"

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-import numbers
-from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from envs.checks import MOST_SEED, check_whole, flags, integers, seed_numbers
 from envs.config import EnvConfig
+from envs.crew import Crew
+from envs.fitting import (
+    check_arguments,
+    check_incidents,
+    check_services,
+    check_starts,
+    check_trace,
+    part_starts,
+)
 from envs.scenario import (
-    FleetPlan,
     Scenario,
-    ServiceMix,
     Standing,
     Surroundings,
     check_heads,
@@ -23,8 +28,8 @@ from envs.scenario import (
     playable,
     surroundings,
 )
-from envs.workloads.trace import Trace, unplaceable
-from orchestrator.engine.records import gpu_models
+from envs.workloads.trace import Trace
+from orchestrator.copies import copy_state, restore_state
 from orchestrator.errors import ConfigurationError, IllegalActionError
 from orchestrator.kernels.place.memo import make_node_memo
 from orchestrator.kernels.run.buffers import (
@@ -55,8 +60,8 @@ from orchestrator.kernels.see.layout import (
 )
 from orchestrator.kernels.see.metrics import Metric
 from orchestrator.kernels.see.queue import STATIC_WIDTH, make_scratch
-from orchestrator.kernels.state.codes import NO_JOB, EventKind, Placement, Reason, Topology
-from orchestrator.kernels.state.records import INCIDENT_DTYPE
+from orchestrator.kernels.state.codes import NO_JOB, Placement, Reason
+from orchestrator.kernels.state.records import TABLES
 from orchestrator.kernels.state.row import (
     ClusterShape,
     ClusterState,
@@ -70,6 +75,7 @@ from orchestrator.scheduling.schema import FeatureSchema
 
 __all__ = [
     "Session",
+    "check_arguments",
     "configure_view",
     "make_bench",
     "make_buffers",
@@ -78,6 +84,8 @@ __all__ = [
 ]
 
 Observation = dict[str, NDArray[Any]]
+
+_Arrays = TypeVar("_Arrays", bound=tuple[Any, ...])
 
 
 class Session:
@@ -92,13 +100,16 @@ class Session:
         Rows.
     starts : int64 [M] or None
         First job of each window that episodes may play, or, without jobs, its first tick; None:
-        every one of ``episode_jobs`` consecutive jobs, or of ``episode_ticks`` ticks.
+        those of ``part``.
     incidents : INCIDENT_DTYPE [I] or None
         Node failures and recoveries of every episode, times from its start.
     scenario : Scenario or None
         Failures drawn for each window, tenants, throughput curves, links, services, fleet.
     threads : int
         Threads that step the rows, each a range of them; they change the speed only.
+    part : {"train", "validation", "test", "all"}
+        Which part of the trace episodes are taken from; see :func:`envs.part_starts`. What is
+        judged is judged on another part than what was trained on.
     """
 
     def __init__(
@@ -110,22 +121,27 @@ class Session:
         incidents: NDArray[np.void] | None = None,
         scenario: Scenario | None = None,
         threads: int = 1,
+        *,
+        part: str = "train",
     ) -> None:
-        _check_threads(threads)
-        scenario = scenario or Scenario()
+        threads = check_whole("environment: 'threads'", threads, 1)
+        envs = check_whole("environment: 'envs'", envs, 1)
+        scenario = Scenario() if scenario is None else scenario
+        check_arguments(trace, config, scenario)
         config = replace(config.for_nodes(len(trace.nodes)), quota_mode=scenario.quota_mode)
-        _check_trace(trace, config)
+        check_trace(trace, config)
         self.trace = trace
         self.config = config
         self.schema = config.schema
         total = playable(trace, config, scenario)
-        if starts is None:  # every window that there is
-            starts = np.arange(max(total - config.length, 0) + 1, dtype=np.int64)
+        if starts is None:
+            starts = part_starts(trace, config, part, scenario=scenario)
+        starts = integers("environment: 'starts'", starts)
         if incidents is not None:
-            _check_incidents(incidents, len(trace.nodes))
-        _check_starts(trace, config, starts, total)
+            check_incidents(incidents, len(trace.nodes))
+        check_starts(trace, config, starts, total)
         check_heads(scenario, config)
-        _check_services(trace, scenario.services, scenario.fleet)
+        check_services(trace, scenario.services, scenario.fleet)
         self.scenario = scenario  # rows hold the address of its series
         around = surroundings(scenario, trace, starts, config, incidents)
         standing = Standing.of(scenario.services, scenario.fleet, trace.nodes)
@@ -138,11 +154,63 @@ class Session:
         _configure_episode(self.state, config)
         configure_scenario(self.state, scenario)
         self.buffers = make_buffers(shape, config)
-        self.bench = make_bench(shape, config)
-        helpers = [make_bench(shape, config) for _ in range(min(threads, envs) - 1)]
-        self._crew = _Crew(envs, [self.bench, *helpers])
+        self._threads = min(threads, envs)
+        self._prepare()
         self.seeds = np.zeros(envs, np.uint64)
         self._any_window = np.full(envs, -1, np.int64)
+
+    def __copy__(self) -> Session:
+        """A session of its own that goes on exactly as this one would.
+
+        The two share what nobody writes: the trace, the scenario, what episodes are made from.
+        """
+        other = object.__new__(type(self))
+        other.__setstate__(self._kept(copy_state(self.state)))
+        return other
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Session:
+        """The same: nothing that is shared is written."""
+        other = memo[id(self)] = self.__copy__()
+        return other
+
+    def __getstate__(self) -> dict[str, Any]:
+        """All but threads and scratch; addresses mean nothing elsewhere."""
+        kept = self._kept(self.state)
+        tables = {name: getattr(self.state, name) for name in TABLES}
+        kept["state"] = (self.state.shape, self.state.rows, tables)
+        nothing = self.source.episode.trace[:0]  # the session's own trace has them all
+        episode = self.source.episode._replace(trace=nothing)
+        kept["source"] = self.source._replace(episode=episode)
+        return kept
+
+    def __setstate__(self, kept: dict[str, Any]) -> None:
+        """Go on with memory of its own."""
+        self.__dict__.update(kept)
+        if isinstance(self.state, tuple):
+            self.state = restore_state(*self.state)
+        configure_scenario(self.state, self.scenario)  # addresses of series among it
+        self.source = _own_source(self.source, self.trace)
+        self.buffers = _own(self.buffers)
+        self.seeds, self._any_window = self.seeds.copy(), self._any_window.copy()
+        self._prepare()
+
+    def _kept(self, state: ClusterState) -> dict[str, Any]:
+        """What a copy begins with."""
+        kept = {**self.__dict__, "state": state}
+        for name in ("bench", "_crew", "_shown", "_first", "now_ms", "illegal_actions"):
+            del kept[name]
+        return kept
+
+    def _prepare(self) -> None:
+        """Make scratch, and what belongs to the memory that the rows and buffers are in now."""
+        shape = self.state.shape
+        self.bench = make_bench(shape, self.config)
+        helpers = [make_bench(shape, self.config) for _ in range(self._threads - 1)]
+        self._crew = Crew(shape.envs, [self.bench, *helpers])
+        self._shown = observed(self.buffers, self.schema)
+        self._first = observed(self.buffers, self.schema, 0)
+        self.now_ms: NDArray[np.int64] = self.state.rows["now_ms"]
+        self.illegal_actions: NDArray[np.int64] = self.state.rows["illegal_actions"]
 
     @property
     def envs(self) -> int:
@@ -164,34 +232,84 @@ class Session:
         """
         if which is None:
             which = np.ones(self.envs, np.bool_)
+        which = flags("reset: 'which'", which)
+        _check_shape("reset: 'which'", which, self.envs)
         if windows is None:
             windows = self._any_window
-        _check_shape("reset: 'which'", which, self.envs)
-        _check_windows(windows, -1, self)
+        windows = _windows(windows, -1, self)
         reset_rows(
             self.state.rows, which, self.seeds, windows, self.source, self.buffers, self.bench
         )
 
     def reseed(self, seeds: NDArray[np.uint64]) -> None:
         """Give each row a new seed and start its sequence of episodes over."""
-        self.seeds[:] = seeds
+        self.seeds[:] = seed_numbers("reseed: 'seeds'", seeds, self.envs)
         self.buffers.episode[:] = 0
 
     def reseed_row(self, e: int, seed: int) -> None:
         """Do the same for one row."""
-        self.seeds[e] = seed
+        self.seeds[e] = check_whole("reseed: 'seed'", seed, 0, MOST_SEED)
         self.buffers.episode[e] = 0
 
     def step(self, actions: NDArray[np.int64]) -> None:
-        """Step all rows; the results are in ``buffers``."""
+        """Step all rows; the results are in ``buffers``.
+
+        A row that has been refused its ``illegal_limit``-th action of an episode is truncated.
+        """
+        if type(actions) is not np.ndarray or actions.dtype != np.int64 or not actions.flags.carray:
+            actions = integers("step: 'actions'", actions)
         _check_shape("step: 'actions'", actions, self.envs)
+        self.advance(actions)
+
+    def advance(self, actions: NDArray[np.int64]) -> None:
+        """:meth:`step`, by actions that are known to be an array of the right type and shape."""
         self._crew.step(self.state.rows, actions, self.source, self.buffers)
+        if np.count_nonzero(self.buffers.reason) > 0 and self.config.illegal_limit > 0:
+            self._end_stalled(actions)
+
+    def _end_stalled(self, actions: NDArray[np.int64]) -> None:
+        """Truncate rows that were refused too many actions, as their limit of steps would."""
+        rows, buffers = self.state.rows, self.buffers
+        many = self.illegal_actions >= self.config.illegal_limit
+        if np.count_nonzero(many) == 0:
+            return
+        refused = (buffers.reason != Reason.OK) & (rows["done"] == 0) & ~buffers.truncated
+        for e in np.flatnonzero(refused & many):
+            # The same action once more, as the last that is allowed; it is counted once.
+            usual, steps = rows["step_limit"][e], buffers.steps[e]
+            illegal = rows["illegal_actions"][e]
+            rows["step_limit"][e] = 1
+            step_rows(rows, int(e), int(e) + 1, actions, self.source, buffers, self.bench)
+            rows["step_limit"][e], buffers.steps[e] = usual, steps
+            rows["illegal_actions"][e] = illegal
+
+    def masks(self, e: int | slice = slice(None)) -> NDArray[np.int8]:
+        """Legal actions of a row, or of all, for who draws from them; not to be written.
+
+        At the end nothing is legal any more, and nothing that is done there matters: the masks of
+        rows that are over allow waiting, where that exists, or else the first action.
+        """
+        mask = self.buffers.mask[e]
+        if self._any_over(e):
+            mask = mask.copy()
+            self._allow_one(mask, e)
+        return mask
+
+    def _any_over(self, e: int | slice) -> bool:
+        """Whether a row, or one of several, is at its end."""
+        over = self.buffers.terminated[e]
+        return bool(over) if over.ndim == 0 else bool(np.count_nonzero(over))
+
+    def _allow_one(self, mask: NDArray[np.int8], e: int | slice) -> None:
+        """Make one action legal in those rows of a mask that are over."""
+        actions = self.schema.actions
+        mask[..., actions.size - 1 if actions.can_wait else 0] |= self.buffers.terminated[e]
 
     def replay(self, rule: Rule, windows: NDArray[np.int64] | None = None) -> None:
         """Play window ``windows[e]`` (None: window e) to its end in each row, under a rule."""
         if windows is None:
             windows = np.arange(self.envs, dtype=np.int64)
-        _check_windows(windows, 0, self)
+        windows = _windows(windows, 0, self)
         if rule.placement == Placement.FGD and len(self.source.episode.typical) == 0:
             raise ConfigurationError(
                 f"rule '{rule.name}' measures fragmentation, and this environment does not: name "
@@ -209,7 +327,7 @@ class Session:
 
         The rows are then for :func:`orchestrator.scheduling.rollout.rollout`.
         """
-        _check_windows(windows, 0, self)
+        windows = _windows(windows, 0, self)
         begin_rows(self.state.rows, 0, self.envs, windows, self.source.episode)
 
     def require_legal(self) -> None:
@@ -224,7 +342,24 @@ class Session:
 
     def observation(self, e: int | slice = slice(None)) -> Observation:
         """The observation of a row, or of all: views into the buffers, not copies."""
-        return observed(self.buffers, self.schema, e)
+        return {name: part[e] for name, part in self._shown.items()}
+
+    def told(self, e: int | slice = slice(None)) -> Observation:
+        """The same as copies, for agents: with a mask that allows something at the end, too."""
+        if e == 0:  # single environments have no other row
+            seen = {name: part.copy() for name, part in self._first.items()}
+        else:
+            seen = {name: part[e].copy() for name, part in self._shown.items()}
+        if self._any_over(e):
+            self._allow_one(seen["action_mask"], e)
+        return seen
+
+    def shown(self) -> Observation:
+        """The same of all rows, as views where that is possible: not to be written."""
+        seen = self._shown.copy()
+        if self._any_over(slice(None)):
+            seen["action_mask"] = self.masks()
+        return seen
 
     def window_jobs(self, e: int) -> NDArray[np.int64]:
         """Trace indices of the jobs of a row's episode."""
@@ -261,12 +396,45 @@ def _check_shape(what: str, values: NDArray[Any], rows: int) -> None:
         )
 
 
-def _check_windows(windows: NDArray[np.int64], least: int, session: Session) -> None:
+def _windows(given: Any, least: int, session: Session) -> NDArray[np.int64]:
+    """Windows of all rows, as kernels take them."""
+    windows = integers("'windows'", given)
     _check_shape("'windows'", windows, session.envs)
     known = len(session.source.episode.starts)
     wrong = windows[(windows < least) | (windows >= known)]
     if len(wrong) > 0:
         raise ConfigurationError(f"window {wrong[0]} of {known}; give an index below {known}")
+    return windows
+
+
+def _frozen(requests: NDArray[np.void]) -> NDArray[np.void]:
+    """Requests of a trace that may not be written.
+
+    Kernels are compiled anew for arrays that differ in being writeable, as copies of a trace may.
+    """
+    requests = requests.view()
+    requests.flags.writeable = False
+    return requests
+
+
+def _own(arrays: _Arrays) -> _Arrays:
+    """A tuple of arrays, or of such tuples, in memory of its own; what is no array stays."""
+    copies = [
+        part.copy()
+        if isinstance(part, np.ndarray)
+        else _own(part)
+        if isinstance(part, tuple)
+        else part
+        for part in arrays
+    ]
+    return type(arrays)(*copies)
+
+
+def _own_source(source: Source, trace: Trace) -> Source:
+    """A source of the same episodes, over a trace that is not copied again."""
+    requests = _frozen(trace.requests)
+    episode = _own(source.episode._replace(trace=requests[:0]))._replace(trace=requests)
+    return Source(episode, _own(source.seen), _own(source.prices))
 
 
 def _make_source(
@@ -280,13 +448,10 @@ def _make_source(
     maxima[Maximum.REQUEST] = trace.requests["requested_ms"].max() / 1000.0
     for column in (Maximum.USER, Maximum.GROUP, Maximum.APPLICATION):
         maxima[column] = max(float(trace.requests[column.name.lower()].max()), 1.0)
-    # Kernels are compiled anew for arrays that differ in being writeable, as copies of a trace may.
-    requests = trace.requests.view()
-    requests.flags.writeable = False
     episode = Episode(
         length=config.episode_jobs,
         sampling=int(config.sampling),
-        trace=requests,
+        trace=_frozen(trace.requests),
         nodes=around.nodes,
         incidents=around.incidents,
         incident_range=around.incident_range,
@@ -430,179 +595,3 @@ def _most_workers(trace: Trace) -> int:
     cores = sum(node.cpu_cores for node in trace.nodes)
     # Nobody has more workers than there are GPUs or cores: a lavish maximum costs no memory.
     return int(max(trace.requests["workers"].max(), min(int(grown), max(gpus, cores, 1))))
-
-
-def _check_fit(trace: Trace, one_node: bool) -> None:
-    """Refuse a trace with jobs that could not run even if its cluster were empty.
-
-    Parameters
-    ----------
-    trace : Trace
-    one_node : bool
-        Whether all of a job's workers must be on the same node.
-
-    Raises
-    ------
-    ConfigurationError
-        Naming the first such job and the field that is too large.
-    """
-    requests = trace.requests
-    if one_node:
-        requests = requests.copy()
-        requests["topology"] = np.maximum(requests["topology"], Topology.NODE)
-    never = np.flatnonzero(_never_fits(trace, requests))
-    if len(never) > 0:
-        job = requests[never[:1]]
-        field = _too_large_field(trace, job, one_node)
-        place = "any single node of its cluster" if one_node else "its cluster"
-        raise ConfigurationError(
-            f"trace '{trace.name}': job {job['source_id'][0]} can never fit into {place} "
-            f"('{field}' is {job[field][0]}), nor can {len(never) - 1} others; drop them or "
-            f"enlarge 'nodes'"
-        )
-
-
-def _never_fits(trace: Trace, requests: NDArray[np.void]) -> NDArray[np.bool_]:
-    """Which jobs could not run even if the trace's cluster were empty, bool [jobs]."""
-    models = gpu_models(trace.nodes)
-    never = np.zeros(len(requests), np.bool_)
-    for mask in np.unique(requests["model_mask"]).tolist():
-        admitted = tuple(
-            node for node in trace.nodes if mask == 0 or mask >> models.index(node.gpu_model) & 1
-        )
-        asking = requests["model_mask"] == mask
-        never[asking] = unplaceable(requests[asking], admitted)
-    return never
-
-
-def _too_large_field(trace: Trace, job: NDArray[np.void], one_node: bool) -> str:
-    """The field of a job [1] that cannot fit without which it would."""
-    least = {
-        "model_mask": 0,
-        "topology": 0,
-        "bandwidth_mbps": 0,
-        "workers": 1,
-        "gpu_memory_mib": 0,
-        "memory_mib": 0,
-        "cpu_milli": 0,
-    }
-    if one_node:
-        del least["topology"]  # the job did not ask for that
-    for field, value in least.items():
-        smaller = job.copy()
-        smaller[field] = value
-        if field == "workers":
-            smaller["min_workers"] = value
-        if not _never_fits(trace, smaller)[0]:
-            return field
-    return "gpus_per_worker"
-
-
-def _check_trace(trace: Trace, config: EnvConfig) -> None:
-    """Raise if a trace is too short, or has jobs that its cluster can never run."""
-    if len(trace) < config.episode_jobs:
-        raise ConfigurationError(
-            f"trace '{trace.name}' has {len(trace)} jobs, less than 'episode_jobs' "
-            f"({config.episode_jobs}); use a longer trace or shorter episodes"
-        )
-    if not trace.nodes:
-        raise ConfigurationError(f"trace '{trace.name}' names no cluster; give its 'nodes'")
-    _check_fit(trace, config.choose_node)
-
-
-def _check_services(trace: Trace, services: ServiceMix | None, fleet: FleetPlan | None) -> None:
-    """Raise if a service's fewest replicas could not run even if all nodes were empty."""
-    if services is None:
-        return
-    spare = 0 if fleet is None else fleet.spare
-    nodes = trace.nodes + tuple(trace.nodes[n % len(trace.nodes)] for n in range(spare))
-    never = np.flatnonzero(unplaceable(services.requests(), nodes))
-    if len(never) > 0:
-        spec = services.specs[never[0]]
-        raise ConfigurationError(
-            f"services: {spec.min_replicas} replicas of '{spec.name}' can never fit into the "
-            f"cluster of trace '{trace.name}'; lower 'min_replicas' or what a replica takes"
-        )
-
-
-def _check_incidents(incidents: NDArray[np.void], nodes: int) -> None:
-    """Raise if incidents are out of order, or of no node or kind that there is."""
-    if incidents.dtype != INCIDENT_DTYPE or incidents.ndim != 1:
-        raise ConfigurationError(
-            f"environment: 'incidents' has type {incidents.dtype}; give an array of INCIDENT_DTYPE"
-        )
-    kinds = (EventKind.NODE_RECOVERY, EventKind.NODE_FAILURE, EventKind.NODE_DRAIN)
-    late = np.diff(incidents["time_ms"], prepend=0) < 0
-    for field, wrong, remedy in (
-        ("node", (incidents["node"] < 0) | (incidents["node"] >= nodes), f"0 to {nodes - 1}"),
-        ("kind", ~np.isin(incidents["kind"], kinds), "a node's EventKind"),
-        ("time_ms", late, "times from 0 on, in ascending order"),
-    ):
-        if wrong.any():
-            i = int(np.argmax(wrong))
-            raise ConfigurationError(
-                f"environment: incident {i}: '{field}' is {incidents[field][i]}; give {remedy}"
-            )
-
-
-def _check_starts(trace: Trace, config: EnvConfig, starts: NDArray[np.int64], total: int) -> None:
-    """Raise if windows lie outside of the ``total`` jobs, or ticks, that there are."""
-    if len(starts) == 0:
-        raise ConfigurationError("environment: no windows to play; 'starts' is empty")
-    if starts.min() < 0 or starts.max() + config.length > total:
-        unit, where = "jobs", f"of trace '{trace.name}'"
-        if config.episode_jobs == 0:
-            unit, where = "ticks", "of the services' series"
-        raise ConfigurationError(
-            f"environment: windows of {config.length} {unit} reach beyond the {total} {unit} "
-            f"{where}; shorten the episodes or move the windows"
-        )
-
-
-def _check_threads(threads: int) -> None:
-    """Raise if a number of threads is none."""
-    if isinstance(threads, bool) or not isinstance(threads, numbers.Integral) or threads < 1:
-        raise ConfigurationError(f"environment: 'threads' is {threads!r}; give at least 1")
-
-
-class _Crew:
-    """Steps all rows, each thread a range of them; results do not depend on how many there are.
-
-    Rows share nothing that a step writes. The caller's thread takes the first range.
-
-    Parameters
-    ----------
-    envs : int
-        Rows.
-    benches : sequence of Bench
-        Scratch, one for each thread.
-    """
-
-    def __init__(self, envs: int, benches: Sequence[Bench]) -> None:
-        threads = len(benches)
-        bounds = [envs * k // threads for k in range(threads + 1)]
-        self._spans = list(zip(bounds, bounds[1:], benches, strict=False))
-        helpers = threads - 1
-        self._pool = ThreadPoolExecutor(helpers, "rows") if helpers > 0 else None
-
-    def step(
-        self, rows: NDArray[np.void], actions: NDArray[np.int64], source: Source, buffers: Buffers
-    ) -> None:
-        """Step rows, ROW_DTYPE [E], by ``actions`` [E]; the results are in ``buffers``."""
-        helped: list[Future[Any]] = []
-        if self._pool is not None:
-            helped = [
-                self._pool.submit(step_rows, rows, begin, end, actions, source, buffers, bench)
-                for begin, end, bench in self._spans[1:]
-            ]
-        try:
-            begin, end, bench = self._spans[0]
-            step_rows(rows, begin, end, actions, source, buffers, bench)
-        finally:
-            for part in helped:
-                part.result()
-
-    def close(self) -> None:
-        """End the threads."""
-        if self._pool is not None:
-            self._pool.shutdown()

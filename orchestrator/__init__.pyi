@@ -46,6 +46,7 @@ from .errors import SchemaMismatchError as SchemaMismatchError
 from .errors import ServiceError as ServiceError
 from .errors import TraceError as TraceError
 from .errors import UnknownEntityError as UnknownEntityError
+from .errors import UnknownOptionError as UnknownOptionError
 from .errors import UnknownServiceError as UnknownServiceError
 from .errors import ValidationError as ValidationError
 from .foundations import Foundations as Foundations

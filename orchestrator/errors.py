@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 __all__ = [
     "AttemptTimeoutError",
@@ -19,6 +20,7 @@ __all__ = [
     "ServiceError",
     "TraceError",
     "UnknownEntityError",
+    "UnknownOptionError",
     "UnknownServiceError",
     "ValidationError",
 ]
@@ -26,6 +28,17 @@ __all__ = [
 
 class QuartermasterError(Exception):
     """Base of every error that this project raises on purpose."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Errors reach other processes with their message and all that they hold."""
+        return _remade, (type(self), self.args), self.__dict__
+
+
+def _remade(kind: type[QuartermasterError], args: tuple[Any, ...]) -> QuartermasterError:
+    """An error as it was, whatever its constructor asks for."""
+    error = kind.__new__(kind, *args)
+    error.args = args
+    return error
 
 
 class ValidationError(QuartermasterError, ValueError):
@@ -77,6 +90,10 @@ class TraceError(QuartermasterError, ValueError):
 
 class ConfigurationError(QuartermasterError, ValueError):
     """A configuration does not make sense, or names something unknown."""
+
+
+class UnknownOptionError(ConfigurationError, TypeError):
+    """A keyword argument that nobody has heard of; Python's own error for it, too."""
 
 
 class CapacityError(QuartermasterError, RuntimeError):

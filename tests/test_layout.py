@@ -20,6 +20,8 @@ _PACKAGES = ("agents", "envs", "orchestrator")
 _LEAST_LINES, _MOST_LINES = 80, 700
 _SMALL = {
     "agents/plots/style.py": "how pictures look",
+    "envs/crew.py": "threads, each a range of rows",
+    "orchestrator/copies.py": "addresses set anew",
     "orchestrator/foundations/checkpoints.py": "a port in memory",
     "orchestrator/foundations/consensus.py": "a port in memory",
     "orchestrator/foundations/shards.py": "rendezvous hashing",

@@ -84,7 +84,7 @@ def test_enumerations_may_be_given_by_name() -> None:
 def test_a_live_cluster_plays_by_the_rules_of_an_environment(config: EnvConfig) -> None:
     assert isinstance(config, Semantics)
     live = Engine(_SHAPE, semantics=config).row
-    trained = Session(gpu_cluster(400, 1), config, envs=1).state.rows[0]
+    trained = Session(gpu_cluster(400, 1), config, envs=1, part="all").state.rows[0]
     for column in ROW_DTYPE.names:
         if _written(config)[column] != _written(Semantics())[column] and column != "elastics":
             assert live[column] == trained[column]
@@ -95,7 +95,7 @@ def test_an_environment_takes_quotas_from_its_scenario() -> None:
     trace = gpu_cluster(400, 1)
     tenants = (TenantSpec(trace.tenants[0], quota=8),)
     scenario = Scenario(tenants=tenants, quota_mode=QuotaMode.HARD)
-    session = Session(trace, CLUSTER, envs=2, scenario=scenario)
+    session = Session(trace, CLUSTER, envs=2, scenario=scenario, part="all")
     assert session.config.quota_mode == QuotaMode.HARD
     assert (session.state.rows["quota_mode"] == QuotaMode.HARD).all()
-    assert Session(trace, session.config, envs=1).config.quota_mode == QuotaMode.NONE
+    assert Session(trace, session.config, envs=1, part="all").config.quota_mode == QuotaMode.NONE

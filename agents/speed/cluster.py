@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from agents.evaluation.pods import PackingSuite, run_packing
 from envs import CLUSTER, Scenario, Session
-from envs.gym import part_starts, row_seeds
+from envs.fitting import part_starts
+from envs.gym import row_seeds
 from envs.scenario import FleetPlan, ServiceMix
 from envs.workloads import gpu_cluster, read_openb
 from envs.workloads.enrich import enrich

@@ -264,7 +264,7 @@ def philly(bench: Workbench) -> Measure:
 def _replay_philly(folder: Path, rule: Rule) -> None:
     trace = read_philly(folder)
     config = replace(CLUSTER, episode_jobs=len(trace), placements=(Placement.BEST_FIT,), victims=0)
-    Session(trace, config, 1).replay(rule)
+    Session(trace, config, 1, part="all").replay(rule)
 
 
 def openb(bench: Workbench) -> Measure:

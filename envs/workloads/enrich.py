@@ -6,13 +6,13 @@ job costs everybody the same. Figures are those of :class:`GpuClusterParameters`
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from envs.checks import check_finite, check_whole
 from envs.workloads.generators.gpu_cluster import GpuClusterParameters
 from envs.workloads.trace import Trace, unplaceable
 from orchestrator.errors import ConfigurationError
@@ -89,26 +89,20 @@ class Enrichment:
         for name in ("checkpoint_intervals_s", "estimate_ladder_s"):
             object.__setattr__(self, name, tuple(float(x) for x in getattr(self, name)))
         for name in _SHARES:
-            share = getattr(self, name)
-            if share is not None and not 0.0 <= share <= 1.0:
-                raise ConfigurationError(f"enrichment: '{name}' is {share}; give 0 to 1")
-        for name in (*_SPREADS, *_POSITIVE):
-            value = getattr(self, name)
-            least_open = name in _POSITIVE
-            if not math.isfinite(value) or value < 0 or (least_open and value == 0):
-                bound = "above 0" if least_open else "of at least 0"
-                raise ConfigurationError(f"enrichment: '{name}' is {value}; give a number {bound}")
+            if getattr(self, name) is not None:
+                check_finite(f"enrichment: '{name}'", getattr(self, name), 0, 1)
+        for name in _SPREADS:
+            check_finite(f"enrichment: '{name}'", getattr(self, name), 0)
+        for name in _POSITIVE:
+            check_finite(f"enrichment: '{name}'", getattr(self, name), above=0)
         if not self.checkpoint_intervals_s or min(self.checkpoint_intervals_s) <= 0:
             raise ConfigurationError(
                 "enrichment: 'checkpoint_intervals_s' must hold positive numbers, at least one"
             )
-        if self.curves < 0:
-            raise ConfigurationError(f"enrichment: 'curves' is {self.curves}; at least 0")
-        if not 0.0 < self.shrink <= 1.0 <= self.grow:
-            raise ConfigurationError(
-                f"enrichment: 'shrink' is {self.shrink} and 'grow' {self.grow}; give at most 1 "
-                f"(above 0) and at least 1"
-            )
+        for name in ("seed", "curves"):
+            check_whole(f"enrichment: '{name}'", getattr(self, name), 0)
+        check_finite("enrichment: 'shrink'", self.shrink, most=1, above=0)
+        check_finite("enrichment: 'grow'", self.grow, 1)
 
 
 def enrich(trace: Trace, options: Enrichment | None = None) -> Trace:

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from envs.checks import check_whole
 from envs.workloads.csvfile import (
     EMPTY,
     Kind,
@@ -171,10 +172,12 @@ def sample_failures(
     ndarray of INCIDENT_DTYPE
         By time.
     """
-    for name, value in (("nodes", nodes), ("horizon_ms", horizon_ms), ("seed", seed)):
-        _check(isinstance(value, int | np.integer), name, value, "give a whole number")
-        least = 1 if name == "nodes" else 0
-        _check(value >= least, name, value, f"give at least {least}")
+    for name, value, least in (
+        ("nodes", nodes, 1),
+        ("horizon_ms", horizon_ms, 0),
+        ("seed", seed, 0),
+    ):
+        check_whole(f"failures: '{name}'", value, least)
     rate = model.faults_per_node_day * model.rate_scale
     if rate <= 0 or horizon_ms == 0:
         return np.zeros(0, INCIDENT_DTYPE)

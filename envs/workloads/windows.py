@@ -9,6 +9,7 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from envs.checks import check_finite, check_whole
 from orchestrator.errors import ConfigurationError
 
 __all__ = ["Part", "WindowSplit"]
@@ -49,13 +50,9 @@ class WindowSplit:
 
     def __post_init__(self) -> None:
         """Check the numbers."""
-        _require_whole("WindowSplit: 'jobs'", self.jobs)
-        if self.jobs < 1:
-            raise ConfigurationError(f"WindowSplit: 'jobs' is {self.jobs}; it must be at least 1")
+        check_whole("WindowSplit: 'jobs'", self.jobs, 1)
         for part in _PARTS:
-            if not 0.0 <= getattr(self, part) <= 1.0:
-                problem = f"'{part}' is {getattr(self, part)}"
-                raise ConfigurationError(f"WindowSplit: {problem}; give a fraction from 0 to 1")
+            check_finite(f"WindowSplit: '{part}'", getattr(self, part), 0, 1)
         total = math.fsum((self.train, self.validation, self.test))
         if not math.isclose(total, 1.0, abs_tol=1e-9):
             raise ConfigurationError(
@@ -63,7 +60,7 @@ class WindowSplit:
             )
         # Configurations hold lists; equal splits should be equal (and hashable) all the same.
         for edge in (edge for interval in self.exclude for edge in interval):
-            _require_whole("WindowSplit: an edge in 'exclude'", edge)
+            check_whole("WindowSplit: an edge in 'exclude'", edge)
         intervals = tuple((int(start), int(stop)) for start, stop in self.exclude)
         object.__setattr__(self, "exclude", intervals)
         for start, stop in intervals:
@@ -112,9 +109,7 @@ class WindowSplit:
         ConfigurationError
             When there is none.
         """
-        _require_whole("windows: the length", length)
-        if length < 1:
-            raise ConfigurationError(f"windows: the length is {length}; it must be at least 1")
+        check_whole("windows: the length", length, 1)
         low, high = self.region(part)
         if high - low < length:
             raise ConfigurationError(
@@ -154,22 +149,13 @@ class WindowSplit:
             First job of each window. No start comes twice before every possible one has come
             once. Windows of the same part may overlap.
         """
-        _require_whole("windows: the count", count)
-        _require_whole("windows: the seed", seed)
-        if count < 0 or seed < 0:
-            raise ConfigurationError(
-                f"windows: the count is {count} and the seed {seed}; neither may be negative"
-            )
+        check_whole("windows: the count", count, 0)
+        check_whole("windows: the seed", seed, 0)
         possible = self.admissible(part, length)
         entropy = np.random.SeedSequence([seed, _index(part), length])
         rng = np.random.Generator(np.random.Philox(entropy))
         rounds = [rng.permutation(possible) for _ in range(-(-count // len(possible)))]
         return np.concatenate([*rounds, possible[:0]])[:count]
-
-
-def _require_whole(name: str, value: object) -> None:
-    if not isinstance(value, int | np.integer) or isinstance(value, bool):
-        raise ConfigurationError(f"{name} is {value!r}; give a whole number")
 
 
 def _index(part: str) -> int:

@@ -8,11 +8,13 @@ state, effects and event-log hash, which is all that recovery needs.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+import orchestrator.copies  # noqa: F401  engines, and states, are copied with memory of their own
 from orchestrator.engine.checks import check_message
 from orchestrator.engine.effects import EffectReader, placements
 from orchestrator.engine.plans import PlanExecutor
@@ -123,6 +125,10 @@ class Engine:
         self._founders = tuple(nodes), tuple(tenants), seed
         self._check = check
         self._found()
+
+    def __copy__(self) -> Engine:
+        """A copy that goes on by itself: shared state would be changed by both."""
+        return deepcopy(self)
 
     def _found(self) -> None:
         """Begin: nothing has happened yet."""

@@ -6,7 +6,11 @@ nothing but the effects.
 
 from __future__ import annotations
 
+import contextlib
+import copy
+import pickle
 import random
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import pytest
@@ -269,3 +273,38 @@ def test_effects_are_what_a_slow_reading_of_the_log_infers(
     preempted = len(saved) + len(saved_at_once)
     assert preempted == engine.jobs.count("preemptions"), "forgotten jobs included"
     assert len(moved) == engine.jobs.count("migrations"), "forgotten jobs included"
+
+
+def _live_on(engine: Engine, dice: random.Random, time_ms: int) -> list[Entry]:
+    """Forty entries that come to an engine, some of them refused."""
+    log = []
+    for count in range(40):
+        time_ms += dice.choice([0, 0, 500, dice.randint(0, 20_000)])
+        log.append(Entry(time_ms, _body(engine, dice, 1000 * time_ms + count)))
+        _hand(engine, log[-1])
+    return log
+
+
+def _hand(engine: Engine, entry: Entry) -> None:
+    with contextlib.suppress(QuartermasterError):
+        engine.handle(entry)
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize(
+    "way", [copy.copy, copy.deepcopy, lambda engine: pickle.loads(pickle.dumps(engine))]
+)
+def test_a_copied_engine_goes_on_alone(way: Callable[[Engine], Engine], seed: int) -> None:
+    dice, engine = random.Random(seed), Engine(SHAPE, check=True)
+    now_ms = _live_on(engine, dice, 0)[-1].time_ms
+    twin, stranger = way(engine), way(engine)
+    assert twin.row["job_at"] != engine.row["job_at"] != stranger.row["job_at"]
+    _live_on(stranger, random.Random(seed + 99), now_ms)  # nothing of it reaches the others
+    before = engine.log_hash
+    for entry in _live_on(engine, dice, now_ms):
+        _hand(twin, entry)
+    assert engine.log_hash != before
+    assert engine.log_hash != stranger.log_hash
+    assert twin.log_hash == engine.log_hash
+    assert twin.placed() == engine.placed()
+    assert twin.jobs.specs == engine.jobs.specs

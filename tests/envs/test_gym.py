@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
@@ -24,10 +25,11 @@ from envs import (
     SchedulingVectorEnv,
     Session,
 )
-from envs.gym import default_scenario, default_trace, part_starts
+from envs.fitting import part_starts
+from envs.gym import default_scenario, default_trace
 from envs.workloads import Trace, gpu_cluster, lublin_feitelson
 from orchestrator.errors import ConfigurationError, IllegalActionError
-from orchestrator.kernels.state.codes import NodeCode, Reason, Scaling
+from orchestrator.kernels.state.codes import NodeCode, Scaling
 from orchestrator.scheduling.rules import rule_named
 from tests.envs.cases import CASES, EnvCase, gpu_trace, lublin_trace, pick_legal
 from tests.envs.scaling_cases import SCALING_CASES
@@ -85,11 +87,17 @@ def _assert_same_final(expected: dict[str, Any], found: dict[str, Any]) -> None:
     np.testing.assert_array_equal(found["_final_info"], expected["_final_info"])
     for mine, theirs in zip(found["final_obs"], expected["final_obs"], strict=True):
         np.testing.assert_equal(mine, theirs)
-    for name in ("illegal_actions", "_illegal_actions"):
-        np.testing.assert_array_equal(found["final_info"][name], expected["final_info"][name])
-    over = expected["_final_info"]
-    reasons = [Reason(code).name.lower() for code in found["final_info"]["reason"][over]]
-    assert reasons == expected["final_info"]["reason"][over].tolist()
+    _assert_same_infos(expected["final_info"], found["final_info"])
+
+
+def _assert_same_infos(expected: dict[str, Any], found: dict[str, Any]) -> None:
+    told = {name for name in expected if "final" not in name}
+    assert {name for name in found if "final" not in name} == told
+    for name in told:
+        there = expected[name if name[0] == "_" else f"_{name}"]
+        np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
+        assert found[name].dtype == expected[name].dtype, name
+        assert there.any()
 
 
 def _draw(env: SchedulingVectorEnv, rng: np.random.Generator) -> np.ndarray:
@@ -105,6 +113,7 @@ def test_next_step(case: EnvCase, seed: Any) -> None:
     reference, env = _pair(case, AutoresetMode.NEXT_STEP)
     expected, found = reference.reset(seed=seed), env.reset(seed=seed)
     np.testing.assert_equal(found[0], expected[0])
+    _assert_same_infos(expected[1], found[1])
     rng = np.random.default_rng(0)
     ended = 0
     for _ in range(80):
@@ -112,7 +121,7 @@ def test_next_step(case: EnvCase, seed: Any) -> None:
         expected, found = reference.step(actions), env.step(actions)
         _assert_same_step(expected, found)
         _assert_same_final(expected[4], found[4])
-        np.testing.assert_array_equal(found[4]["illegal_actions"], expected[4]["illegal_actions"])
+        _assert_same_infos(expected[4], found[4])
         ended += int(expected[2].sum() + expected[3].sum())
     assert ended >= _ROWS
 
@@ -373,7 +382,7 @@ def test_certain_window_can_be_played(case: EnvCase) -> None:
     ids=["lublin-ordering", "busy-ordering", "busy-cluster", "calm-cluster", "tiny-cluster"],
 )
 def test_features_are_of_the_size_of_one(workload: str, base: EnvConfig, bound: float) -> None:
-    session = Session(_WORKLOADS[workload](), base, envs=4)
+    session = Session(_WORKLOADS[workload](), base, envs=4, part="all")
     session.reseed(np.arange(4, dtype=np.uint64))
     session.reset()
     rng = np.random.default_rng(0)
@@ -461,3 +470,195 @@ def test_vector_rows_of_the_default_environment_differ_and_end_together() -> Non
         if ended.any():
             break
     assert ended.any()
+
+
+# --- what is given, and what is not --------------------------------------------------------------
+
+
+@pytest.mark.parametrize("make", [gymnasium.make, gymnasium.make_vec])
+@pytest.mark.parametrize("keyword", ["frameskip", "windows", "Part"])
+def test_unknown_keywords_are_type_errors_as_of_any_function(make: Any, keyword: str) -> None:
+    words = f"got an unexpected keyword argument '{keyword}'"
+    with pytest.raises(TypeError, match=words) as caught:
+        make("quartermaster/Cluster-v0", **{keyword: 1})
+    assert isinstance(caught.value, ConfigurationError)
+
+
+@pytest.mark.parametrize(
+    ("given", "limit"),
+    [
+        ({"max_episode_steps": 10}, 10),
+        ({"max_episode_steps": np.int64(7), "step_limit": 9}, 7),
+        ({"max_episode_steps": 12, "step_limit": 9}, 9),
+        ({"max_episode_steps": None}, 0),
+        ({"max_episode_steps": -1, "step_limit": 3}, 3),
+    ],
+)
+def test_vector_environments_bound_their_steps(given: dict[str, Any], limit: int) -> None:
+    env = CASES["cluster"].make_vec(2, **given)
+    assert env.config.step_limit == limit
+    if limit:
+        env.reset(seed=0)
+        for k in range(limit):
+            actions = env.action_masks().argmax(axis=1)
+            truncated = env.step(actions)[3]
+            assert truncated.all() == (k == limit - 1)
+    with pytest.raises(ConfigurationError, match="'max_episode_steps' is 0"):
+        gymnasium.make_vec("quartermaster/Cluster-v0", max_episode_steps=0)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"trace": "lublin_256.swf.gz"}, "'trace' is a str; give a Trace"),
+        ({"trace": [1, 2]}, "'trace' is a list; give a Trace"),
+        ({"scenario": {}}, "'scenario' is a dict; give a Scenario"),
+        ({"starts": [0.0, 1.0]}, "'starts' is an array of float64; give integers"),
+        ({"starts": 3}, r"'starts' has shape \(\)"),
+        ({"starts": [[0], [8]]}, r"'starts' has shape \(2, 1\)"),
+        ({"starts": ["a"]}, "'starts' is an array of <U1"),
+        ({"starts": [[0], [1, 2]]}, "'starts' is no array"),
+        ({"incidents": [(0, 1, 2)]}, "'incidents' is a list"),
+        ({"part": "tset"}, "unknown part 'tset'; use one of .*'all'"),
+        ({"part": 1}, "unknown part 1"),
+        ({"reward": {"wait": 1.0}}, "give a RewardConfig"),
+        ({"placements": "best_fit"}, "give a tuple"),
+        ({"placements": 3}, "give a tuple"),
+        ({"advice": 3}, "'advice' is a int; give the name of a rule"),
+        ({"skip_forced": "false"}, "'skip_forced' is 'false'; give true or false"),
+        ({"min_run_seconds": "60"}, "'min_run_seconds' is '60'; give a finite number"),
+        ({"illegal_limit": -1}, "'illegal_limit' is -1"),
+        ({"strict": "no"}, "'strict' is 'no'; give true or false"),
+    ],
+)
+def test_arguments_of_wrong_types_are_named(given: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigurationError, match=words):
+        CASES["cluster"].make(**given)
+    with pytest.raises(ConfigurationError, match=words):
+        CASES["cluster"].make_vec(2, **given)
+
+
+@pytest.mark.parametrize("mode", ["next", "NEXT_STEP", 1, None])
+def test_modes_of_autoreset_are_gymnasiums(mode: Any) -> None:
+    for name in AutoresetMode:
+        assert CASES["cluster"].make_vec(2, autoreset_mode=name.value).autoreset_mode == name
+    with pytest.raises(
+        ConfigurationError, match=r"'autoreset_mode' is .*; use one of .*'NextStep'"
+    ):
+        CASES["cluster"].make_vec(2, autoreset_mode=mode)
+
+
+def test_windows_may_be_a_list() -> None:
+    for starts in ([0, 40], (0, 40), np.array([0, 40], np.int32), np.array([0, 40], np.uint8)):
+        env = CASES["cluster"].make(starts=starts)
+        assert env.session.source.episode.starts.tolist() == [0, 40]
+
+
+@pytest.mark.parametrize("action", [math.nan, 3.0, np.array([3]), "3", None, True, 1 << 70, [3]])
+def test_actions_that_are_none_are_refused(action: Any) -> None:
+    env = CASES["cluster"].make()
+    env.reset(seed=0)
+    before = env.session.state.rows.tobytes()
+    with pytest.raises(ConfigurationError, match=r"step: the action is .*; give "):
+        env.step(action)
+    assert env.session.state.rows.tobytes() == before
+    vector = CASES["cluster"].make_vec(2)
+    vector.reset(seed=0)
+    wrong: list[Any] = [[action, action], action, np.zeros((2, 1), np.int64), np.zeros(2)]
+    for actions in wrong:
+        with pytest.raises(ConfigurationError, match="step: 'actions'"):
+            vector.step(actions)
+
+
+def test_integers_of_every_kind_are_actions_and_seeds() -> None:
+    def passed(seed: Any, kind: Any) -> Any:
+        env: Any = CASES["cluster"].make()
+        vector: Any = CASES["cluster"].make_vec(2)
+        single = [env.reset(seed=seed), env.step(kind(int(env.action_masks().argmax())))]
+        many = [vector.reset(seed=seed)[0]]
+        many.append(vector.step([kind(int(a)) for a in vector.action_masks().argmax(axis=1)])[:4])
+        return single, many
+
+    expected = passed(3, int)
+    for kind in (np.int64, np.int32, np.uint8, np.array):
+        np.testing.assert_equal(passed(kind(3), kind), expected)
+    vector: Any = CASES["cluster"].make_vec(2)
+    first = vector.reset(seed=[3, 4])[0]
+    np.testing.assert_equal(vector.reset(seed=np.array([3, 4]))[0], first)
+    np.testing.assert_equal(vector.reset(seed=(np.uint8(3), 4))[0], first)
+
+
+@pytest.mark.parametrize("seed", [-1, 1.5, "abc", True, [1], math.nan])
+def test_seeds_that_are_none_are_refused(seed: Any) -> None:
+    env, vector = CASES["ordering"].make(), CASES["ordering"].make_vec(2)
+    with pytest.raises(ConfigurationError, match="'seed' is"):
+        env.reset(seed=seed)
+    with pytest.raises(ConfigurationError, match=r"'seed' is|1 seeds for 2 rows"):
+        vector.reset(seed=seed)
+    with pytest.raises(ConfigurationError, match="'seed' is"):
+        vector.reset(seed=[0, seed])
+
+
+@pytest.mark.parametrize("window", [1.5, "1", [0, 1, 2], None])
+def test_windows_that_are_none_are_refused(window: Any) -> None:
+    env, vector = CASES["ordering"].make(), CASES["ordering"].make_vec(2)
+    with pytest.raises(ConfigurationError, match="'window'"):
+        env.reset(options={"window": window})
+    with pytest.raises(ConfigurationError, match="'window'"):
+        vector.reset(options={"window": window})
+    with pytest.raises(ConfigurationError, match="'options' is a int"):
+        env.reset(options=3)  # type: ignore[arg-type]
+
+
+# --- how episodes end ----------------------------------------------------------------------------
+
+
+@some_cases
+def test_the_last_mask_allows_something(case: EnvCase) -> None:
+    """Gymnasium's default asks for an action there, though nothing comes of it."""
+    env = case.make(**({} if case.env == "Autoscaling" else _SHORT))
+    env.reset(seed=0)
+    rng, over = np.random.default_rng(0), False
+    while not over:
+        seen, _, terminated, truncated, _ = env.step(pick_legal(env.action_masks()[None], rng)[0])
+        over = terminated or truncated
+        assert seen["action_mask"].any()
+        np.testing.assert_array_equal(seen["action_mask"].astype(bool), env.action_masks())
+    for mode in AutoresetMode:
+        for copy in (True, False):
+            vector = case.make_vec(_ROWS, autoreset_mode=mode, copy=copy, step_limit=40)
+            seen, _ = vector.reset(seed=0)
+            for _ in range(60):
+                assert seen["action_mask"].any(axis=1).all()
+                seen, _, ended, cut, infos = vector.step(pick_legal(seen["action_mask"], rng))
+                for final in infos.get("final_obs", ()):
+                    assert final is None or final["action_mask"].any()
+                if mode == AutoresetMode.DISABLED and (ended | cut).any():
+                    break
+
+
+@pytest.mark.parametrize("name", ["ordering", "cluster", "cluster-terminal", "ordering-terminal"])
+def test_policies_that_choose_nothing_legal_come_to_an_end(name: str) -> None:
+    env = CASES[name].make(illegal_limit=5)
+    env.reset(seed=0)
+    env.step(np.int64(env.action_masks().argmax()))
+    limited = CASES[name].make(step_limit=6)
+    limited.reset(seed=0)
+    limited.step(np.int64(limited.action_masks().argmax()))
+    for k in range(5):
+        _, reward, terminated, truncated, info = env.step(np.int64(-1))
+        _, expected, _, _, _ = limited.step(np.int64(-1))
+        assert (terminated, truncated) == (False, k == 4)
+        assert info["illegal_actions"] == k + 1
+        assert reward == expected  # of the terminal form, what the episode has cost so far
+    assert env.session.buffers.steps[0] == 6
+    env.reset()
+    assert not env.step(np.int64(-1))[3]
+    vector = CASES[name].make_vec(3, illegal_limit=2, autoreset_mode="Disabled")
+    vector.reset(seed=0)
+    actions = vector.action_masks().argmax(axis=1)
+    actions[1] = -1
+    vector.step(actions)
+    actions[[0, 2]] = vector.action_masks().argmax(axis=1)[[0, 2]]
+    assert vector.step(actions)[3].tolist() == [False, True, False]
+    assert CASES[name].make().config.illegal_limit == 1000

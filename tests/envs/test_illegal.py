@@ -73,7 +73,7 @@ def _walk(session: Session, steps: int, seed: int) -> None:
 def test_illegal_actions_change_nothing(
     name: str, seed: int, steps: int, actions: list[int]
 ) -> None:
-    session = _EVERY[name].session(step_limit=0)
+    session = _EVERY[name].session(step_limit=0, illegal_limit=0)
     session.reseed(np.array([seed], np.uint64))
     session.reset()
     _walk(session, steps, seed)
@@ -97,7 +97,7 @@ def test_illegal_actions_change_nothing(
 @pytest.mark.parametrize("case", _EVERY.values(), ids=_EVERY)
 def test_the_mask_is_exactly_what_is_legal(case: EnvCase) -> None:
     """Every action is tried at many decision points: it is refused unless the mask allows it."""
-    session = case.session(step_limit=0)
+    session = case.session(step_limit=0, illegal_limit=0)
     session.reset()
     rng = np.random.default_rng(1)
     for _ in range(500):

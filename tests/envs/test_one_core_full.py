@@ -329,7 +329,7 @@ class _Shells:
             _, paid, _, _, info = self.singles[e].step(actions[e])
             assert paid == reward[e]
             reason = self.bares[e].step(int(actions[e]))
-            assert reason == infos["reason"][e]
+            assert infos["reason"][e] == reason.name.lower()
             assert info["reason"] == reason.name.lower()
 
     def compare(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import gymnasium
 import numpy as np
 import pytest
 
@@ -12,6 +13,7 @@ from envs.config import JOB_ORDERING
 from envs.render import job_colour
 from envs.workloads import lublin_feitelson
 from orchestrator.errors import ConfigurationError
+from orchestrator.kernels.state.codes import FOREVER_MS
 from tests.envs.cases import CASES, EnvCase, pick_legal
 from tests.envs.scaling_cases import SCALING_CASES
 
@@ -63,3 +65,34 @@ def test_pictures_cut_what_meets_in_one_column_at_the_top() -> None:
     assert (image[:64, 0] == job_colour(1)).all()
     assert (image[64:, 0] == job_colour(0)).all()
     assert (image[:, 5:600] == 250).all()
+
+
+def test_words_of_pods_that_never_end_promise_no_end() -> None:
+    env = gymnasium.make("quartermaster/Placement-v0", render_mode="ansi")
+    seen, _ = env.reset(seed=1)
+    for _ in range(40):
+        text = env.render()
+        assert isinstance(text, str)
+        assert "estimate" not in text
+        assert "1099511" not in text
+        seen, *_ = env.step(int(seen["action_mask"].argmax()))
+    row = env.unwrapped.session.state.rows[0]  # type: ignore[attr-defined]
+    placed = int(row["next_arrival"] - row["failed_jobs"] - row["queue_len"])
+    assert f"placed {placed}, turned away {row['failed_jobs']} of 72" in str(env.render())
+
+
+def test_words_of_some_jobs_that_never_end_name_the_others_estimates() -> None:
+    case = CASES["cluster"]
+    requests = case.trace().requests.copy()
+    requests["requested_ms"][1::2] = requests["duration_ms"][1::2] = FOREVER_MS
+    env = case.make(trace=replace(case.trace(), requests=requests), render_mode="ansi")
+    env.reset(seed=0)
+    rng, seen = np.random.default_rng(0), set()
+    for _ in range(60):
+        lines = str(env.render()).splitlines()
+        if len(lines) > 2 and "estimate s" in lines[2]:
+            seen |= {line.split()[3] == "-" for line in lines[3:]}
+        assert not any("1099511" in line for line in lines)
+        if env.step(pick_legal(env.action_masks()[None], rng)[0])[2]:
+            env.reset()
+    assert seen == {True, False}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import gymnasium
 import numpy as np
 import pytest
 from sb3_contrib import MaskablePPO
@@ -13,7 +14,7 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 
 from envs import SchedulingEnv, SchedulingVectorEnv
 from envs.gym import row_seeds
-from envs.sb3 import SchedulingVecEnv
+from envs.sb3 import SchedulingVecEnv, make_sb3
 from orchestrator.errors import ConfigurationError
 from tests.envs.cases import CASES, EnvCase, pick_legal
 
@@ -150,3 +151,36 @@ def test_maskable_ppo_learns_with_its_default_policy(name: str) -> None:
         seen, _, terminated, truncated, _ = env.step(np.int64(action))
         if terminated or truncated:
             seen, _ = env.reset()
+
+
+@pytest.mark.parametrize("name", ["JobOrdering", "Cluster", "Placement", "Autoscaling"])
+def test_rows_are_made_by_an_id(name: str) -> None:
+    env_id = f"quartermaster/{name}-v0"
+    rows = make_sb3(env_id, 3, seed=5, step_limit=4)
+    assert rows.num_envs == 3
+    vector: Any = gymnasium.make_vec(env_id, 3, "vector_entry_point", step_limit=4)
+    starts = vector.session.source.episode.starts
+    assert rows.session.source.episode.starts.tolist() == starts.tolist()  # training windows
+    other = SchedulingVecEnv(vector.session, seed=5)
+    np.testing.assert_equal(rows.reset(), other.reset())
+    rng = np.random.default_rng(0)
+    for _ in range(6):
+        actions = pick_legal(rows.action_masks(), rng)
+        np.testing.assert_equal(rows.step(actions), other.step(actions))
+    judged = make_sb3(env_id, part="test").session.source.episode.starts
+    assert judged.min() > starts.max()
+
+
+def test_what_no_rows_can_be_made_of_is_told() -> None:
+    env_id = "quartermaster/Cluster-v0"
+    with pytest.raises(ConfigurationError, match="'CartPole-v1' is no environment of this package"):
+        make_sb3("CartPole-v1")
+    with pytest.raises(ConfigurationError, match="unknown part 'tset'"):
+        make_sb3(env_id, part="tset")
+    with pytest.raises(ConfigurationError, match="'seed' is -1"):
+        make_sb3(env_id, seed=-1)
+    with pytest.raises(ConfigurationError, match="'num_envs' is 0"):
+        make_sb3(env_id, 0)
+    for keyword in ("strict", "copy", "frameskip"):
+        with pytest.raises(TypeError, match=f"got an unexpected keyword argument '{keyword}'"):
+            make_sb3(env_id, **{keyword: True})

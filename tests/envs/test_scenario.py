@@ -148,7 +148,7 @@ def test_heads_without_an_object() -> None:
 
     def make(scenario: Scenario, **changes: Any) -> Session:
         config = replace(AUTOSCALING, **({"services": 1, "episode_ticks": 10} | changes))
-        return Session(trace, config, 1, scenario=scenario)
+        return Session(trace, config, 1, scenario=scenario, part="all")
 
     services, fleet = mix_of(_FLAT), FleetPlan(spare=1)
     make(Scenario(services=services, fleet=fleet))
@@ -162,7 +162,7 @@ def test_heads_without_an_object() -> None:
             make(scenario, **changes)
     for scenario in (Scenario(services=services), Scenario(fleet=fleet)):
         with pytest.raises(ConfigurationError, match="'commitment' knows no services"):
-            Session(trace, replace(JOB_ORDERING, episode_jobs=1), 1, scenario=scenario)
+            Session(trace, replace(JOB_ORDERING, episode_jobs=1), 1, scenario=scenario, part="all")
     starts = np.array([-3], np.int64)
     with pytest.raises(ConfigurationError, match="windows of 10 ticks reach beyond the 40"):
         Session(
@@ -178,9 +178,13 @@ def test_a_service_that_can_never_run() -> None:
     wide = mix_of(_FLAT, spec("wide", replicas=3, min_replicas=3), gpus=4)
     config = replace(AUTOSCALING, services=1, capacity_steps=0, episode_ticks=10)
     with pytest.raises(ConfigurationError, match="3 replicas of 'wide' can never fit"):
-        Session(bare_trace(nodes=2), config, 1, scenario=Scenario(services=wide))
+        Session(bare_trace(nodes=2), config, 1, scenario=Scenario(services=wide), part="all")
     Session(
-        bare_trace(nodes=2), config, 1, scenario=Scenario(services=wide, fleet=FleetPlan(spare=1))
+        bare_trace(nodes=2),
+        config,
+        1,
+        scenario=Scenario(services=wide, fleet=FleetPlan(spare=1)),
+        part="all",
     )
 
 
@@ -254,7 +258,7 @@ def test_services_take_what_they_are_told_and_from_no_tenant() -> None:
     quotas = (TenantSpec(trace.tenants[0], quota=1.0),)
     scenario = Scenario(services=mix_of(_FLAT), tenants=quotas, quota_mode=QuotaMode.HARD)
     config = replace(AUTOSCALING, services=1, capacity_steps=0, episode_ticks=10)
-    session = Session(trace, config, 1, scenario=scenario)
+    session = Session(trace, config, 1, scenario=scenario, part="all")
     session.reset()
     assert session.state.job[0, 0]["workers_now"] == 2  # more than the only tenant's quota
     assert session.state.tenant[0, 0]["used_units"] == 0
@@ -316,7 +320,7 @@ def test_a_table_s_forecast_is_the_highest_quantile_of_the_next_ticks() -> None:
 def test_windows_of_jobs_play_the_part_of_the_series_where_they_lie() -> None:
     trace, services = gpu_trace(), mix_of([5.0] * 60_000)
     config = replace(CLUSTER, episode_jobs=20, services=1)
-    session = Session(trace, config, 1, scenario=Scenario(services=services))
+    session = Session(trace, config, 1, scenario=Scenario(services=services), part="all")
     first, stop = session.source.episode.series_range.T
     assert (np.diff(first) >= 0).all() or len(np.unique(stop - first)) > 1
     assert first.min() >= 0

@@ -15,7 +15,7 @@ from numba import njit
 from numba.core.runtime import _nrt_python, rtsys
 from numpy.typing import NDArray
 
-from envs import CLUSTER, JOB_ORDERING, Session
+from envs import CLUSTER, JOB_ORDERING, EnvConfig, SchedulingEnv, Session, part_starts
 from envs.workloads import Trace, lublin_feitelson
 from orchestrator.errors import ConfigurationError, ValidationError
 from orchestrator.kernels.run.buffers import Sampling
@@ -27,11 +27,11 @@ from tests.envs.cases import CASES, gpu_trace, lublin_trace, pick_legal
 def test_traces_shorter_than_an_episode_are_refused() -> None:
     trace = lublin_feitelson(20, 1)
     with pytest.raises(ConfigurationError, match=r"has 20 jobs, less than 'episode_jobs' \(21\)"):
-        Session(trace, replace(JOB_ORDERING, episode_jobs=21), 1)
+        Session(trace, replace(JOB_ORDERING, episode_jobs=21), 1, part="all")
     with pytest.raises(ConfigurationError, match="train part has 12 of the trace's 20 jobs"):
         gymnasium.make("quartermaster/JobOrdering-v0", trace=trace, episode_jobs=13)
     assert Session(
-        trace, replace(JOB_ORDERING, episode_jobs=20), 1
+        trace, replace(JOB_ORDERING, episode_jobs=20), 1, part="all"
     ).source.episode.starts.tolist() == [0]
 
 
@@ -40,7 +40,7 @@ def test_empty_traces_are_refused() -> None:
     with pytest.raises(ValidationError, match="'requests' hold no jobs"):
         replace(trace, requests=trace.requests[:0])
     with pytest.raises(ConfigurationError, match="names no cluster; give its 'nodes'"):
-        Session(replace(trace, nodes=()), replace(JOB_ORDERING, episode_jobs=8), 1)
+        Session(replace(trace, nodes=()), replace(JOB_ORDERING, episode_jobs=8), 1, part="all")
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_jobs_that_can_never_fit_are_named_with_the_field_to_blame(field: str, v
     with pytest.raises(
         ConfigurationError, match=rf"job {job} can never fit .*'{field}' is {value}"
     ):
-        Session(trace, replace(CLUSTER, episode_jobs=8), 1)
+        Session(trace, replace(CLUSTER, episode_jobs=8), 1, part="all")
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def test_indices_and_shapes_out_of_range_are_refused() -> None:
     session.reset()
     with pytest.raises(ConfigurationError, match=r"'actions' has shape \(3,\)"):
         session.step(np.zeros(3, np.int64))
-    with pytest.raises(ValueError, match="'envs' must be at least 1"):
+    with pytest.raises(ValueError, match="'envs' is 0; give a whole number that is at least 1"):
         CASES["ordering"].session(0)
 
 
@@ -114,6 +114,18 @@ def test_incidents_that_cannot_be_are_refused(events: list[Any], words: str) -> 
         CASES["cluster"].session(incidents=befalls)
     with pytest.raises(ConfigurationError, match="INCIDENT_DTYPE"):
         CASES["cluster"].session(incidents=np.zeros(2))
+
+
+@pytest.mark.parametrize("seed", [-1, 1 << 64, 1.5, True, "1"])
+def test_seeds_of_rows_have_64_bits(seed: Any) -> None:
+    session = CASES["ordering"].session(2)
+    with pytest.raises(ConfigurationError, match=r"'seed' is .*; give a whole number from 0 to"):
+        session.reseed_row(0, seed)
+    with pytest.raises(ConfigurationError, match=r"'seeds' is .*; give a whole number from 0 to"):
+        session.reseed(np.array([0, seed], dtype=object))
+    session.reseed(np.array([0, (1 << 64) - 1], np.uint64))
+    session.reseed_row(0, np.uint64((1 << 64) - 1))
+    assert session.seeds[0] == session.seeds[1]
 
 
 # --- which windows are played --------------------------------------------------------------------
@@ -216,7 +228,7 @@ def test_points_at_which_nothing_shown_can_be_chosen_are_passed_over() -> None:
 
 def test_a_thousand_rows_of_job_ordering_take_less_than_a_gibibyte() -> None:
     trace = lublin_feitelson(2000, 1)
-    session = Session(trace, JOB_ORDERING, envs=1024)
+    session = Session(trace, JOB_ORDERING, envs=1024, part="all")
     *plain, memo = session.buffers
     buffers = sum(array.nbytes for array in (*plain, *memo))
     bench = sum(array.nbytes for array in session.bench)
@@ -303,3 +315,28 @@ def test_allocations_would_be_noticed() -> None:
 @njit
 def _make_array(size):
     return np.zeros(size)
+
+
+@pytest.mark.parametrize("part", ["train", "validation", "test", "all"])
+@pytest.mark.parametrize("base", [JOB_ORDERING, CLUSTER])
+def test_sessions_play_the_parts_that_environments_play(part: str, base: EnvConfig) -> None:
+    """Nobody plays windows that policies are judged on unless they are named."""
+    trace = lublin_feitelson(2000, 1)
+    config = replace(base, episode_jobs=50)
+    made = SchedulingEnv(config, trace=trace, part=part).session.source.episode.starts
+    starts = Session(trace, config, 2, part=part).source.episode.starts
+    assert starts.tolist() == made.tolist() == part_starts(trace, config, part).tolist()
+    low, high = {"train": (0, 1200), "validation": (1200, 1600), "test": (1600, 2000)}.get(
+        part, (0, 2000)
+    )
+    assert (starts.min(), starts.max()) == (low, high - 50)
+    if part == "train":
+        assert Session(trace, config, 2).source.episode.starts.tolist() == starts.tolist()
+    given = Session(trace, config, 1, np.array([1990 - 50]), part=part)
+    assert given.source.episode.starts.tolist() == [1940]
+
+
+@pytest.mark.parametrize("part", ["Train", "tset", "", 1, None])
+def test_parts_that_are_none_are_refused(part: Any) -> None:
+    with pytest.raises(ConfigurationError, match=r"unknown part .*; use one of .*'all'"):
+        Session(lublin_trace(), replace(JOB_ORDERING, episode_jobs=8), 1, part=part)

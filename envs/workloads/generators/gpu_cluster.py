@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from envs.checks import check_finite, check_whole
 from envs.workloads.profiles import PHILLY_TENANTS, TenantProfile
 from envs.workloads.readers.gpu_jobs import split_gpus
 from envs.workloads.table import blank_requests
@@ -226,12 +227,8 @@ def _check(jobs: int, seed: int, nodes: int, gpus_per_node: int, load: float) ->
         ("nodes", nodes, 1, 1 << 20),
         ("gpus_per_node", gpus_per_node, 1, 64),
     ):
-        if not (isinstance(value, int | np.integer) and low <= value <= high):
-            whole = f"it must be a whole number, {low} to {high}"
-            message = f"gpu_cluster: '{name}' is {value}; {whole}"
-            raise ConfigurationError(message)
-    if not 0.0 < load < float("inf"):
-        raise ConfigurationError(f"gpu_cluster: 'load' is {load}; it must be positive")
+        check_whole(f"gpu_cluster: '{name}'", value, low, high)
+    check_finite("gpu_cluster: 'load'", load, above=0)
 
 
 def _cluster(nodes: int, gpus_per_node: int, p: GpuClusterParameters) -> tuple[NodeSpec, ...]:

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from envs.checks import check_whole
 from envs.workloads.table import blank_requests
 from envs.workloads.trace import Trace
 from orchestrator.engine.records import gpu_models
-from orchestrator.errors import ConfigurationError
 from orchestrator.kernels.state.codes import FOREVER_MS, Stream
 from orchestrator.types import NodeSpec
 
@@ -62,9 +62,7 @@ def gpu_pods(pods: int, seed: int, *, nodes: int = 16) -> Trace:
         For numbers out of range.
     """
     for name, value, low in (("pods", pods, 1), ("seed", seed, 0), ("nodes", nodes, 1)):
-        if not (isinstance(value, int | np.integer) and value >= low):
-            remedy = f"it must be a whole number, at least {low}"
-            raise ConfigurationError(f"gpu_pods: '{name}' is {value}; {remedy}")
+        check_whole(f"gpu_pods: '{name}'", value, low)
     rng = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, Stream.WORKLOAD])))
     machines = _cluster(nodes)
     shares, gpus, milli = (np.array(column) for column in zip(*_SIZES, strict=True))

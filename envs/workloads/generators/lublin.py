@@ -23,6 +23,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 from numpy.typing import NDArray
 
+from envs.checks import check_finite, check_whole
 from envs.workloads.readers.swf import processor_pool
 from envs.workloads.table import blank_requests
 from envs.workloads.trace import Trace
@@ -180,19 +181,11 @@ def daily_weights(parameters: LublinParameters) -> NDArray[np.float64]:
 
 
 def _check(jobs: int, seed: int, processors: int, load: float | None) -> None:
-    for name, value in (("jobs", jobs), ("seed", seed), ("processors", processors)):
-        if not isinstance(value, int | np.integer):
-            raise ConfigurationError(f"lublin: '{name}' is {value!r}; give a whole number")
-    if jobs < 1:
-        raise ConfigurationError(f"lublin: 'jobs' is {jobs}; it must be at least 1")
-    if seed < 0:
-        raise ConfigurationError(f"lublin: 'seed' is {seed}; it must not be negative")
-    if not 4 <= processors <= _MAX_PROCESSORS:
-        raise ConfigurationError(
-            f"lublin: 'processors' is {processors}; the model needs 4 to {_MAX_PROCESSORS}"
-        )
-    if load is not None and not 0.0 < load < float("inf"):
-        raise ConfigurationError(f"lublin: 'load' is {load}; it must be positive")
+    check_whole("lublin: 'jobs'", jobs, 1)
+    check_whole("lublin: 'seed'", seed, 0)
+    check_whole("lublin: 'processors'", processors, 4, _MAX_PROCESSORS)
+    if load is not None:
+        check_finite("lublin: 'load'", load, above=0)
 
 
 def _gamma_cdf(x: NDArray[np.float64], shape: float, scale: float) -> NDArray[np.float64]:

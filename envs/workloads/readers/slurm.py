@@ -11,8 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from envs.checks import is_whole
 from envs.workloads.csvfile import (
     EMPTY,
     Kind,
@@ -116,7 +115,7 @@ def read_acme(path: str | Path, *, nodes: int | None = None) -> Trace:
 
 
 def _machines(path: Path, count: int) -> tuple[NodeSpec, ...]:
-    if not isinstance(count, int | np.integer) or not 0 < count <= _MOST_GPUS:
+    if not is_whole(count) or not 0 < count <= _MOST_GPUS:
         problem = f"'nodes' was given as {count!r}"
         raise TraceError(str(path), problem, f"give a whole number, 1 to {_MOST_GPUS}")
     return tuple(gpu_node(f"node-{n}", _GPUS_PER_NODE) for n in range(count))

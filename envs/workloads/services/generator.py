@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from envs.checks import check_finite, check_whole
 from envs.workloads.services.series import ServiceSeries
-from orchestrator.errors import ConfigurationError
 from orchestrator.kernels.state.codes import Stream
 
 __all__ = ["ServiceRhythm", "generate_services"]
@@ -58,28 +58,17 @@ class ServiceRhythm:
         at_least = {"daily": 0.0, "spread": 0.0, "noise": 0.0, "burst_factor": 1.0}
         at_least |= {"bursts_per_day": 0.0, "peak_hour": 0.0, "peak_spread_hours": 0.0}
         for name in self.__dataclass_fields__:
-            value = getattr(self, name)
-            if not math.isfinite(value):
-                raise ConfigurationError(f"ServiceRhythm: '{name}' is {value}; not finite")
-            if name in at_least and value < at_least[name]:
-                least = f"it must be at least {at_least[name]:g}"
-                raise ConfigurationError(f"ServiceRhythm: '{name}' is {value}; {least}")
-            if name not in at_least and value <= 0.0:
-                raise ConfigurationError(f"ServiceRhythm: '{name}' is {value}; it must be positive")
-        if self.daily > 1.0:
-            raise ConfigurationError(f"ServiceRhythm: 'daily' is {self.daily}; at most 1")
+            what, value = f"ServiceRhythm: '{name}'", getattr(self, name)
+            if name in at_least:
+                check_finite(what, value, at_least[name], 1.0 if name == "daily" else None)
+            else:
+                check_finite(what, value, above=0)
 
 
 def _check(services: int, ticks: int, seed: int, tick_s: float) -> None:
-    for name, value in (("services", services), ("ticks", ticks), ("seed", seed)):
-        if not isinstance(value, int | np.integer) or value < 0:
-            problem = f"'{name}' is {value!r}; give a whole number, not negative"
-            raise ConfigurationError(f"generate_services: {problem}")
-    if services < 1 or ticks < 1:
-        problem = f"'services' is {services} and 'ticks' {ticks}"
-        raise ConfigurationError(f"generate_services: {problem}; give at least one of each")
-    if not (math.isfinite(tick_s) and tick_s > 0.0):
-        raise ConfigurationError(f"generate_services: 'tick_s' is {tick_s}; it must be positive")
+    for name, value, least in (("services", services, 1), ("ticks", ticks, 1), ("seed", seed, 0)):
+        check_whole(f"generate_services: '{name}'", value, least)
+    check_finite("generate_services: 'tick_s'", tick_s, above=0)
 
 
 def generate_services(

@@ -50,7 +50,7 @@ def _trained(session: Session) -> SetPolicy:
 def test_starts_at_shortest_job_first(backfill: bool) -> None:
     trace = lublin_feitelson(500, 9, processors=64, load=1.4)
     config = replace(JOB_ORDERING, episode_jobs=120, backfill=backfill)
-    session = Session(trace, config, 3)
+    session = Session(trace, config, 3, part="all")
     policy = _policy(session, {"log_request": -2.0})
     rule, scratch = rule_named("sjf").to_record(), np.zeros(120, np.int32)
     choices = 0

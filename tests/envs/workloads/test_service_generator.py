@@ -36,10 +36,10 @@ def test_generated_demand() -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"mean_rps": 0.0}, "'mean_rps' is 0.0; it must be positive"),
-        ({"daily": 1.5}, "'daily' is 1.5; at most 1"),
-        ({"noise": -1.0}, "'noise' is -1.0; it must be at least 0"),
-        ({"burst_factor": 0.5}, "'burst_factor' is 0.5; it must be at least 1"),
+        ({"mean_rps": 0.0}, "'mean_rps' is 0.0; give a finite number above 0"),
+        ({"daily": 1.5}, "'daily' is 1.5; give a finite number from 0.0 to 1.0"),
+        ({"noise": -1.0}, "'noise' is -1.0; give a finite number that is at least 0"),
+        ({"burst_factor": 0.5}, "'burst_factor' is 0.5; give a finite number that is at least 1"),
         ({"peak_hour": float("nan")}, "'peak_hour' is nan"),
     ],
 )

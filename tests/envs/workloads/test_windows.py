@@ -101,7 +101,7 @@ def test_clear_errors() -> None:
         WindowSplit(100, exclude=((90, 101),))
     with pytest.raises(ConfigurationError, match="length is 0"):
         WindowSplit(100).starts("test", 1, 0, 0)
-    with pytest.raises(ConfigurationError, match="seed -1"):
+    with pytest.raises(ConfigurationError, match="seed is -1"):
         WindowSplit(100).starts("test", 1, 5, -1)
 
 

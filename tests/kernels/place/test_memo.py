@@ -93,7 +93,7 @@ def _session(
     scenario = Scenario(
         failures=FailureModel(), tenants=tuple(TenantSpec(name) for name in trace.tenants)
     )
-    session = Session(trace, config, _ROWS, scenario=scenario, threads=threads)
+    session = Session(trace, config, _ROWS, scenario=scenario, threads=threads, part="all")
     if scanned is not None:
         session.state.rows["scanned_nodes"] = scanned
     session.reseed(row_seeds(4, _ROWS))
@@ -187,7 +187,7 @@ def test_threads_change_nothing(threads: int) -> None:
 @pytest.mark.parametrize("threads", [0, -1, 1.5, True])
 def test_a_wrong_number_of_threads_is_an_error(threads) -> None:
     with pytest.raises(ConfigurationError, match="threads"):
-        Session(_crowded(), _EVERY_SET, 2, threads=threads)
+        Session(_crowded(), _EVERY_SET, 2, threads=threads, part="all")
 
 
 def _blank(state: ClusterState, e: int) -> None:

@@ -58,7 +58,7 @@ def test_observations_equal_their_twin(case: EnvCase) -> None:
 def test_any_capacity_equals_the_twin(processors: int) -> None:
     """Capacities of which demands are not whole steps of the table."""
     trace = lublin_feitelson(200, 5, processors=processors, load=1.3)
-    session = Session(trace, replace(JOB_ORDERING, window=16, episode_jobs=100), 1)
+    session = Session(trace, replace(JOB_ORDERING, window=16, episode_jobs=100), 1, part="all")
     rng = np.random.default_rng(6)
     session.reset()
     while not session.buffers.terminated[0]:
@@ -70,7 +70,9 @@ def test_gangs_over_several_racks_equal_the_twin() -> None:
     """Small machines, so that gangs spread over many of them, in two racks."""
     trace = gpu_cluster(150, 8, nodes=20, gpus_per_node=1, load=1.2)
     assert len({node.rack for node in trace.nodes}) > 1
-    session = Session(trace, replace(CLUSTER, episode_jobs=60, window=8, min_run_seconds=0.0), 1)
+    session = Session(
+        trace, replace(CLUSTER, episode_jobs=60, window=8, min_run_seconds=0.0), 1, part="all"
+    )
     rng = np.random.default_rng(6)
     session.reset()
     seen = np.zeros(3, bool)
@@ -89,7 +91,7 @@ def test_a_gang_that_alternates_between_nodes_touches_each_once() -> None:
     requests["workers"], requests["gpus_per_worker"], requests["gpu_milli"] = 4, 1, 1000
     requests["cpu_milli"] = requests["memory_mib"] = 0
     config = replace(CLUSTER, episode_jobs=2, placements=(Placement.SPREAD, Placement.FIRST_FIT))
-    session = Session(replace(trace, requests=requests), config, 1)
+    session = Session(replace(trace, requests=requests), config, 1, part="all")
     session.reset()
     spread, packed = session.buffers.candidates[0, :2]
     assert spread[1] == 2 / 4  # nodes touched / workers
@@ -226,7 +228,7 @@ def test_window_order_is_stable_for_equal_scores() -> None:
     requests["submit_ms"] = 0
     requests["requested_ms"] = np.tile([60_000, 30_000, 60_000], 20)
     config = replace(CLUSTER, window=50, episode_jobs=60, window_order=RuleKey.SJF)
-    session = Session(replace(trace, requests=requests), config, 1)
+    session = Session(replace(trace, requests=requests), config, 1, part="all")
     session.reset()
     window = session.buffers.window[0, : session.buffers.shown[0, 0]].tolist()
     assert window == sorted(range(60), key=lambda j: requests["requested_ms"][j])[:50]

@@ -113,7 +113,9 @@ def sessions(draw: st.DrawFn) -> Session:
         if which == "ordering"
         else (PLACEMENT, gpu_pods(80, 3, nodes=6))
     )
-    return Session(trace, replace(base, window=draw(st.integers(1, 6)), episode_jobs=30), 1)
+    return Session(
+        trace, replace(base, window=draw(st.integers(1, 6)), episode_jobs=30), 1, part="all"
+    )
 
 
 def _check_actions(session: Session) -> set[ActionHead]:

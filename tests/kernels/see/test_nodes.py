@@ -73,8 +73,10 @@ def _gangs() -> Trace:
 
 
 def _session(rows: int = 1, trace: Trace | None = None, **changes: Any) -> Session:
+    """Window i begins with job i."""
     config = replace(PLACEMENT, **{"episode_jobs": 60, **changes})
-    return Session(trace or _pods(), config, rows)
+    trace = trace or _pods()
+    return Session(trace, config, rows, np.arange(len(trace) - config.episode_jobs + 1))
 
 
 def _allocation(session: Session, e: int = 0) -> float:
@@ -173,7 +175,7 @@ def test_observations_equal_their_twin(scene: str) -> None:
     trace = changes.pop("trace", _pods)()
     config = replace(PLACEMENT, **{"episode_jobs": 60, **changes})
     befalls = incidents() if scene.startswith("gangs") else None
-    session = Session(trace, config, 2, incidents=befalls)
+    session = Session(trace, config, 2, incidents=befalls, part="all")
     if scene == "remembered":  # less than there are kinds
         few = make_node_memo(2, 5, 70, len(NODE_NAMES), MODELS)
         session.buffers = session.buffers._replace(nodes=few)
@@ -336,10 +338,12 @@ def test_advice_is_the_node_that_the_rule_places_on() -> None:
 
 
 def test_environments_without_typical_pods_refuse_to_replay_fgd() -> None:
-    session = Session(_pods(), replace(CLUSTER, episode_jobs=24), 1)
+    session = Session(_pods(), replace(CLUSTER, episode_jobs=24), 1, part="all")
     with pytest.raises(ConfigurationError, match="rule 'fgd' measures fragmentation"):
         session.replay(rule_named("fgd"))
-    measured = Session(_pods(), replace(CLUSTER, episode_jobs=24, placements=("fgd",)), 1)
+    measured = Session(
+        _pods(), replace(CLUSTER, episode_jobs=24, placements=("fgd",)), 1, part="all"
+    )
     measured.replay(rule_named("fgd"))
     assert measured.state.rows[0]["running_len"] > 0
 
@@ -386,14 +390,32 @@ def test_contradictions_are_refused(changes: dict[str, Any], message: str) -> No
         replace(PLACEMENT, **changes)
 
 
-def test_gangs_that_no_single_node_holds_are_refused() -> None:
+def test_gangs_that_no_single_node_holds_wait_nowhere() -> None:
     requests = _pods().requests.copy()
     requests["workers"][7], requests["gpus_per_worker"][7] = 2, 8
     requests["gpu_milli"][7], requests["model_mask"][7] = 1000, 0
     trace = replace(_pods(), requests=requests)
     with pytest.raises(ConfigurationError, match=r"any single node of its cluster \('workers'"):
-        _session(trace=trace)
-    Session(trace, replace(CLUSTER, episode_jobs=24), 1)
+        _session(trace=trace, turn_away=False)
+    Session(trace, replace(CLUSTER, episode_jobs=24), 1, part="all")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("gpus_per_worker", 16), ("cpu_milli", 1 << 30), ("memory_mib", 1 << 40), ("workers", 99)],
+)
+def test_pods_that_fit_nowhere_are_turned_away(field: str, value: int) -> None:
+    """As the published protocol does it; all others are placed as if they had not come."""
+    requests = _pods().requests.copy()
+    requests["gpu_milli"][7], requests[field][7] = 1000, value
+    requests["min_workers"][7] = requests["max_workers"][7] = requests["workers"][7]
+    session = _session(trace=replace(_pods(), requests=requests), episode_jobs=12)
+    session.reset(windows=np.zeros(1, np.int64))
+    while not session.buffers.terminated[0]:
+        session.step(session.buffers.mask.argmax(axis=1))
+    states = session.state.job[0, :12]["state"]
+    assert states[7] == JobCode.FAILED
+    assert (np.delete(states, 7) == JobCode.RUNNING).all()
 
 
 # --- workloads -----------------------------------------------------------------------------------

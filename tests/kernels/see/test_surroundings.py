@@ -192,7 +192,7 @@ def test_tenants_and_racks_beyond_the_sets_are_not_shown() -> None:
     scenario = Scenario(tenants=tuple(TenantSpec(name) for name in trace.tenants))
     config = replace(SCALING_CASES["full"].session().config, services=0, capacity_steps=0)
     config = replace(config, tenants=2, racks=3, episode_jobs=3, elastics=0)
-    session = Session(trace, config, 1, scenario=scenario)
+    session = Session(trace, config, 1, scenario=scenario, part="all")
     session.reset()
     seen = session.observation(0)
     assert seen["tenants"][:, 3].tolist() == pytest.approx([1 / 8, 1 / 8])  # one GPU of eight
