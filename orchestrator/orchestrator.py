@@ -19,6 +19,7 @@ from orchestrator.kernels.state.row import ClusterShape
 from orchestrator.live.crashes import CrashLoops
 from orchestrator.live.cycle import SchedulingCycle
 from orchestrator.live.journal import CheckpointKeeper, Journal, reconcile
+from orchestrator.live.limits import TimeLimits
 from orchestrator.live.retry import Inbox, Outbox, Persistent
 from orchestrator.live.settings import Settings
 from orchestrator.mesh.mesh import ServiceMesh, Transport
@@ -94,6 +95,9 @@ class InfrastructureOrchestrator:
     schedule_on_events, review_ms
         See :class:`orchestrator.live.cycle.SchedulingCycle`. If it does not run by itself,
         only :meth:`schedule` does, and :meth:`handle_node_failure`.
+    time_limit_grace_s : float or None
+        Seconds for which a job may go on when it has had its ``max_duration_hours`` and was warned;
+        None: jobs have no limit. See :class:`orchestrator.live.limits.TimeLimits`.
     autoscaler, provisioner
         See :class:`orchestrator.autoscaler.fleet.FleetController`.
     mesh, transport
@@ -120,6 +124,7 @@ class InfrastructureOrchestrator:
         seed: int = 0,
         schedule_on_events: bool = False,
         review_ms: int | None = 1000,
+        time_limit_grace_s: float | None = 300.0,
         check: bool = False,
         autoscaler: FleetScaler | None = None,
         provisioner: Provisioner | None = None,
@@ -150,8 +155,6 @@ class InfrastructureOrchestrator:
             review_ms=review_ms,
             fallback=policy_of(None),
         )
-        self._keeper = CheckpointKeeper(checkpoint_manager)
-        self._outbox = Outbox(self.runtime, self.clock)
         simulated = isinstance(self.runtime, SimulatedRuntime)
         self._replicas = ReplicaRegistry(self.clock, mesh, transport, simulated=simulated)
         self.mesh = self._replicas.mesh
@@ -162,14 +165,17 @@ class InfrastructureOrchestrator:
         self._journal = Journal(
             consensus_engine, self.engine, self.clock, self._carry_out, self._observe
         )
-        self._listen(own_policy=policy is None)
+        self._listen(own_policy=policy is None, grace_s=time_limit_grace_s)
 
-    def _listen(self, *, own_policy: bool) -> None:
-        """Hear of jobs and settings that are there already, of events and of nodes' health."""
+    def _listen(self, *, own_policy: bool, grace_s: float | None) -> None:
+        """Hear of jobs and settings that are there already, of events, time limits and health."""
+        self._outbox = Outbox(self.runtime, self.clock)
+        self._keeper = CheckpointKeeper(self.checkpoints)
         self._keeping = Persistent("noting checkpoints", self._keeper.flush, self.clock)
         self._inbox = Inbox(self._take_report, self.clock)
         self._health = Inbox(self._take_health, self.clock)
         self._crashes = CrashLoops(self.engine, self.clock, self._inbox.deliver)
+        self._limits = TimeLimits(self.engine, self.clock, self._inbox.deliver, grace_s)
         self._replicas.declare(*self.jobs.values())
         self._settings = Settings(self.clock, self.consensus.entries(), self._journal.propose)
         for rules in self._settings.of("service"):
@@ -277,8 +283,7 @@ class InfrastructureOrchestrator:
             (job, node) for every worker that was started, in order.
         """
         await self.start()  # may run a cycle by itself
-        started = await self._cycle.run(review=True)
-        return [(job.job_id, worker.node_id) for job in started for worker in job.workers]
+        return await self._cycle.run(review=True)
 
     # --- nodes ---------------------------------------------------------------------------------
 
@@ -416,6 +421,7 @@ class InfrastructureOrchestrator:
             return
         self._reconciled = True
         await reconcile(self.engine, self.runtime, self._propose)
+        self._limits.arm()
         if self.engine.undecided:
             await self._cycle.react()
 
@@ -432,6 +438,7 @@ class InfrastructureOrchestrator:
     def _carry_out(self, outcome: Outcome) -> None:
         self._keeper.note(outcome, self.engine.now_ms)
         self._keeping.run_now()
+        self._limits.arm()
         gone = [effect.node_id for effect in outcome.effects if isinstance(effect, ReleaseNode)]
         for node_id in gone:
             self.faults.forget(node_id)

@@ -8,11 +8,13 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from orchestrator.engine.binding import account_binding, binding_field
+from orchestrator.engine.plans import close_place
 from orchestrator.engine.records import check_racks, node_records, request_record
 from orchestrator.errors import CapacityError, UnknownEntityError, ValidationError
 from orchestrator.kernels.change import events as live
 from orchestrator.kernels.run import rows as kernels
-from orchestrator.kernels.state.codes import EventKind, JobCode, NodeCode
+from orchestrator.kernels.state.codes import EventKind, JobCode, NodeCode, Placement
 from orchestrator.kernels.state.row import ClusterState
 from orchestrator.messages import Decommission, NodeFailed, NodeRecovered
 from orchestrator.types import JobSpec, NodeSpec
@@ -108,19 +110,6 @@ class Names:
         return self._numbers.setdefault(name, len(self._numbers))
 
 
-# The least that a job can ask for, by the field of its specification.
-_LEAST = {
-    "gpu_memory_gb": {"gpu_memory_mib": 0},
-    "gpu_models": {"model_mask": 0},
-    "memory_per_worker_gb": {"memory_mib": 0},
-    "cpus_per_worker": {"cpu_milli": 0},
-    "network_gbps": {"bandwidth_mbps": 0},
-    "topology": {"topology": 0},
-    "num_workers": {"workers": 1, "min_workers": 1},
-    "gpus_per_worker": {"gpus_per_worker": 0, "gpu_memory_mib": 0, "model_mask": 0},
-}
-
-
 _ENDED = (JobCode.COMPLETED, JobCode.FAILED)
 
 
@@ -144,10 +133,19 @@ class JobTable:
         self.tenants = Names("tenant", state.shape.tenants)
         self.index = RowIndex("job", self._spare)
         self.specs: dict[str, JobSpec] = {}
+        self.loose: set[str] = set()  # those whose workers need not start together
+        self.limit_ms = np.zeros(state.shape.jobs, np.int64)  # of their time at work, by row
+        self._aware = np.zeros(state.shape.jobs, np.bool_)  # topology-aware, by row
 
     def code(self, job_id: str) -> JobCode:
         """State of a job."""
         return JobCode(self._state.job[0, self.index.find(job_id)]["state"])
+
+    def preferred_place(self, state: ClusterState, e: int, j: int) -> int:
+        """Where a job goes if nobody else minds, in a row or a copy of it: see ``close_place``."""
+        if not self._aware[j]:
+            return int(Placement.BEST_FIT)
+        return close_place(state, e, j, self._nodes.links)
 
     def count(self, name: str) -> int:
         """A counter of the row, over all jobs there have been, forgotten ones included."""
@@ -167,26 +165,34 @@ class JobTable:
         self.tenants.require_room(spec.tenant)
         ask = request_record(spec, 0, 0, self._nodes.models)
         # A cluster without nodes is one that is being built; it may yet hold anything.
-        if nodes > 0 and not live.could_ever_fit(self._state.rows, 0, self._spare, ask):
-            field = self._too_large(ask)
+        if nodes > 0 and not self._could_ever_fit(ask):
+            field = binding_field(ask, self._could_ever_fit)
             problem = f"is {getattr(spec, field)}: more than the cluster can ever hold"
             remedy = f"ask for less, or register more than the {nodes} nodes that there are"
             raise ValidationError(me, field, problem, remedy)
+        if nodes > 0:
+            self._check_account(spec, ask)
         if self._free_row() is None:
             raise CapacityError(
                 f"{me}: all {self.index.size} rows of the job table hold jobs that wait or run;"
                 " let some finish, or raise ClusterShape.jobs"
             )
 
-    def _too_large(self, ask: NDArray[np.void]) -> str:
-        """The field of a specification without which a job could fit; the gang's size if none."""
-        for field, columns in _LEAST.items():
-            smaller = ask.copy()
-            for column, least in columns.items():
-                smaller[column] = least
-            if live.could_ever_fit(self._state.rows, 0, self._spare, smaller):
-                return field
-        return "num_workers"
+    def _could_ever_fit(self, ask: NDArray[np.void]) -> bool:
+        """Whether a request would fit if the cluster were empty."""
+        return live.could_ever_fit(self._state.rows, 0, self._spare, ask)
+
+    def _check_account(self, spec: JobSpec, ask: NDArray[np.void]) -> None:
+        """Raise if a job's tenant may never start it, whatever it gives back."""
+        names = self.tenants.names
+        owner = names.index(spec.tenant) if spec.tenant in names else None
+        binding = account_binding(self._state, ask[0], spec, owner, ever=True)
+        if binding is None:
+            return
+        problem = f"is {getattr(spec, binding.field)}, with {spec.num_workers} workers "
+        problem += f"{binding.asked:g} in all: {binding.text}"
+        remedy = "ask for less, or raise it in the TenantSpec"
+        raise ValidationError(f"JobSpec '{spec.job_id}'", binding.field, problem, remedy)
 
     def submit(self, time_ms: int, spec: JobSpec) -> str:
         """Queue a job; the job that had to be forgotten for it, or ``""``."""
@@ -196,9 +202,15 @@ class JobTable:
         forgotten = self.index.assign(j, spec.job_id)
         if forgotten:
             del self.specs[forgotten]
+            self.loose.discard(forgotten)
         self.specs[spec.job_id] = spec
+        if not spec.gang_schedule:
+            self.loose.add(spec.job_id)
+        self._aware[j] = spec.topology_aware
         tenant = self.tenants.number(spec.tenant)
         ask = request_record(spec, time_ms, tenant, self._nodes.models)
+        # Not what may be known of run times, which may be more or less: what was asked for.
+        self.limit_ms[j] = ask["requested_ms"][0]
         live.admit_live_job(self._state.rows, 0, time_ms, j, ask)
         return forgotten
 
@@ -225,6 +237,7 @@ class NodeTable:
         self._models = Names("GPU model", 32)  # constraints on models are 32-bit masks
         self.index = RowIndex("node", state.shape.nodes)
         self.specs: dict[str, NodeSpec] = {}
+        self.links = np.zeros(state.shape.nodes, np.uint8)  # NodeSpec.link_rank, by row
         self._racks: dict[int, dict[str, None]] = {}  # who is, or was, in which
 
     @property
@@ -313,6 +326,7 @@ class NodeTable:
             n = row
             self.index.assign(n, spec.node_id)
         self.specs[spec.node_id] = spec
+        self.links[n] = spec.link_rank
         self._racks.setdefault(spec.rack, {})[spec.node_id] = None
         live.put_node(self._state.rows, 0, n, record)
         return n
