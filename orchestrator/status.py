@@ -170,7 +170,9 @@ def why_waiting(engine: Engine, state: ClusterState, job_ids: list[str]) -> dict
             place, generator = int(ActionKind.PLACE), int(Placement.BEST_FIT)
             reason = Reason(entry.commit(state.rows, 0, place, j, generator, nodes))
             if reason == Reason.OK:  # it was placed, on the copy
+                now_ms = int(state.rows[0]["now_ms"])
                 entry.copy_row(engine.state.rows, 0, state.rows, 0)
+                entry.apply_event(state.rows, 0, now_ms, int(EventKind.NONE), 0)
             found[job_id] = Binding(reason, text=_TURN if reason == Reason.OK else "")
         else:
             found[job_id] = Binding(reason, text=_TURN)

@@ -17,6 +17,7 @@ from orchestrator import (
     JobPriority,
     JobSpec,
     NodeSpec,
+    Semantics,
     Topology,
     ValidationError,
 )
@@ -352,6 +353,16 @@ async def test_nobody_joins_while_a_more_important_job_waits() -> None:
         1,
         "running",
     )
+
+
+async def test_workers_join_when_their_job_has_run_for_long_enough() -> None:
+    s = stage(*_ONE, schedule_on_events=True, semantics=Semantics(min_run_seconds=900.0))
+    await s.orchestrator.submit_job(job("x", gpus_per_worker=3, max_duration_hours=0.1))
+    await s.orchestrator.submit_job(job("a", num_workers=4, gang_schedule=False))
+    await s.wait(14.9)
+    assert len(s.orchestrator.get_job_status("a")["workers"]) == 1
+    await s.wait(0.2)
+    assert len(s.orchestrator.get_job_status("a")["workers"]) == 4
 
 
 async def test_schedule_tells_who_joined() -> None:

@@ -106,10 +106,11 @@ def binding_field(ask: NDArray[np.void], fits: _Fits) -> str:
     fits : callable
         Whether a request does.
     """
-    for field in _LEAST:
+    fields = [field for field in _LEAST if np.any(_without(ask, field) != ask)]
+    for field in fields:
         if fits(_without(ask, field)):
             return field
-    for field in _LEAST:
+    for field in fields:
         alone = _without(ask, *_LEAST)
         for column in _LEAST[field]:
             alone[column] = ask[column]
@@ -142,6 +143,8 @@ def room_binding(state: ClusterState, j: int, spec: JobSpec) -> Binding:
     def fits(smaller: NDArray[np.void]) -> bool:
         return live.could_ever_fit(rows, 0, spare, smaller) and kernels.fits(rows, 0, spare)
 
+    if not fits(_without(ask, *_LEAST)):
+        return Binding(Reason.NO_CAPACITY, text="no node takes jobs now")
     field = binding_field(ask, fits)
     resource = _RESOURCES[field]
     if field == "num_workers" and fits(_without(ask, "gpus_per_worker")):

@@ -16,7 +16,7 @@ import numpy as np
 from orchestrator.engine.checks import check_message
 from orchestrator.engine.effects import EffectReader, placements
 from orchestrator.engine.history import History, JobNote
-from orchestrator.engine.plans import PlanExecutor, late_workers
+from orchestrator.engine.plans import PlanExecutor, late_workers, short_jobs
 from orchestrator.engine.records import check_quotas, tenant_records
 from orchestrator.engine.snapshot import Snapshot
 from orchestrator.engine.tables import JobTable, NodeTable
@@ -207,6 +207,15 @@ class Engine:
         if not self.jobs.loose:
             return ()
         return late_workers(self.state_at(self.now_ms), self.jobs.index.ids)
+
+    def next_join_ms(self) -> int | None:
+        """When the next such job, which has run or kept its size for too short a time, may grow."""
+        if not self.jobs.loose:
+            return None
+        short = short_jobs(self.state, len(self.jobs.index.ids))
+        due_ms = self.state.job[0]["resized_ms"][short] + int(self.row["min_run_ms"])
+        due_ms = due_ms[due_ms > self.now_ms]
+        return int(due_ms.min()) if len(due_ms) else None
 
     def is_current(self, event: Event) -> bool:
         """Whether an event is about the present run of a job, and not overtaken."""

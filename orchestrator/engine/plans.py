@@ -29,7 +29,7 @@ from orchestrator.kernels.state.codes import (
 from orchestrator.kernels.state.row import ClusterState, allocate
 from orchestrator.messages import Action, PlaceJob, Plan, ResizeJob, Wait, to_code
 
-__all__ = ["MOST_REFUSALS", "PlanExecutor", "close_place", "late_workers"]
+__all__ = ["MOST_REFUSALS", "PlanExecutor", "close_place", "late_workers", "short_jobs"]
 
 
 MOST_REFUSALS = 3
@@ -80,6 +80,13 @@ def close_place(state: ClusterState, e: int, j: int, links: NDArray[np.uint8]) -
     return NODE_CHOICE + int(best[np.lexsort(free)[0]])
 
 
+def short_jobs(state: ClusterState, count: int) -> NDArray[np.intp]:
+    """Running jobs, of the first ``count``, that did not have to start whole, and did not."""
+    asks, runs = state.request[0, :count], state.job[0, :count]
+    loose = (asks["gang"] == 0) & (asks["elastic"] != 0) & (runs["state"] == JobCode.RUNNING)
+    return np.flatnonzero(loose & (runs["workers_now"] < asks["workers"]))
+
+
 def late_workers(state: ClusterState, ids: Sequence[str]) -> tuple[ResizeJob, ...]:
     """Workers that join running jobs which did not have to start whole, as far as there is room.
 
@@ -94,22 +101,21 @@ def late_workers(state: ClusterState, ids: Sequence[str]) -> tuple[ResizeJob, ..
         Jobs by their index.
     """
     asks, runs = state.request[0, : len(ids)], state.job[0, : len(ids)]
-    loose = (asks["gang"] == 0) & (asks["elastic"] != 0) & (runs["state"] == JobCode.RUNNING)
-    short = np.flatnonzero(loose & (runs["workers_now"] < asks["workers"]))
+    short = short_jobs(state, len(ids))
     if len(short) == 0 or np.any(runs["state"] == JobCode.CHECKPOINTING):
         return ()
     waiting = state.queue[0, : int(state.rows[0]["queue_len"])]["job"]
     most_urgent = int(asks["priority"][waiting].min(initial=255))
     scratch, joined = np.empty(state.shape.workers, np.int32), list[ResizeJob]()
     for j in short[np.lexsort((asks["submit_ms"][short], asks["priority"][short]))]:
-        before = workers = int(runs["workers_now"][j])
-        while workers < asks["workers"][j] and asks["priority"][j] <= most_urgent:
-            resize = int(ActionKind.RESIZE), int(j), workers + 1
-            if entry.commit(state.rows, 0, *resize, scratch) != Reason.OK:
+        if asks["priority"][j] > most_urgent:
+            break
+        # All at once: a job that has just changed its size may have to keep it for a while.
+        for workers in range(int(asks["workers"][j]), int(runs["workers_now"][j]), -1):
+            resize = int(ActionKind.RESIZE), int(j), workers
+            if entry.commit(state.rows, 0, *resize, scratch) == Reason.OK:
+                joined.append(ResizeJob(ids[j], workers))
                 break
-            workers += 1
-        if workers > before:
-            joined.append(ResizeJob(ids[j], workers))
     return tuple(joined)
 
 

@@ -84,6 +84,7 @@ class SchedulingCycle:
         self._review_ms = review_ms
         self._armed = False  # a cycle is due at this instant
         self._reviews = False  # one is due later, whatever happens
+        self._joins_ms = -1  # and another one, for workers that may not join before
         self._lock = asyncio.Lock()
 
     @property
@@ -129,6 +130,10 @@ class SchedulingCycle:
             for effect in outcome.effects:
                 if isinstance(effect, RegroupJob):
                     joined += [(effect.job_id, new.node_id) for new in effect.workers[there:]]
+        due_ms = self._engine.next_join_ms()
+        if self.on_events and due_ms is not None and due_ms != self._joins_ms:
+            self._joins_ms = due_ms
+            self._clock.call_at(due_ms, self._review_late, order=_AFTER_EVENTS)
         return joined
 
     async def _decide(self) -> tuple[Plan, Outcome]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
 
 from orchestrator import (
     InfrastructureOrchestrator,
@@ -16,7 +18,10 @@ from orchestrator import (
     Topology,
     ValidationError,
 )
+from orchestrator.kernels.run import rows as entry
 from tests.engine.builders import HOUR_MS, MINUTE_MS, job, node, stage
+from tests.engine.cases import Case, cases
+from tests.engine.drivers import Live
 
 _T4 = node("t4", gpu_model="T4", gpu_memory_gb=16.0)
 _POOL = node("c0", gpus=0, cpu_cores=16)
@@ -290,6 +295,57 @@ async def test_a_place_in_the_queue_and_a_time() -> None:
     }
     await it.preempt_job("a", "a test")  # saved in 5 s
     assert it.get_job_status("d")["expected_start_ms"] == MINUTE_MS + 5000
+
+
+@pytest.mark.property
+@settings(max_examples=settings().max_examples // 2)
+@given(case=cases(commitment=False))
+def test_what_is_told_is_true_at_any_time(case: Case) -> None:
+    asyncio.run(_look_all_the_time(case))
+
+
+async def _look_all_the_time(case: Case) -> None:
+    live = Live(case)
+    it, until_ms = live.orchestrator, live.clock.now_ms()
+    for _ in range(30):
+        until_ms += 300
+        await live.clock.advance_to(until_ms)
+        log_hash = it.engine.log_hash
+        for name in it.jobs:
+            status = it.get_job_status(name)
+            told = status["waits_for"]
+            assert (told is None) is (status["queue_position"] is None)
+            if told is None:
+                continue
+            j = it.engine.jobs.index.find(name)
+            fits = entry.fits(it.engine.state.rows, 0, j)
+            if told["field"]:
+                assert not fits
+                assert getattr(it.jobs[name], told["field"]) not in (0, None, ())
+            # Who was preempted at this very point waits for the next one.
+            assert fits is (told["reason"] in ("ok", "blocked"))
+            expected_ms = status["expected_start_ms"]
+            if fits:
+                assert expected_ms == until_ms
+            assert expected_ms is None or expected_ms >= until_ms
+        assert it.engine.log_hash == log_hash
+
+
+@pytest.mark.parametrize("drain", [True, False])
+async def test_without_a_node_nothing_binds(drain: bool) -> None:
+    s = stage(node("n0"), schedule_on_events=True)
+    await s.orchestrator.submit_job(job("a", memory_per_worker_gb=4.0))
+    await s.wait(1)
+    await s.orchestrator.decommission_node("n0", drain)
+    await s.wait(1)
+    status = s.orchestrator.get_job_status("a")
+    told = status["waits_for"]
+    assert (told["reason"], told["field"], told["text"]) == (
+        "no_capacity",
+        "",
+        "no node takes jobs now",
+    )
+    assert status["expected_start_ms"] is None
 
 
 async def test_behind_a_service_nobody_knows_a_time() -> None:
