@@ -438,7 +438,7 @@ class InfrastructureOrchestrator:
     def _carry_out(self, outcome: Outcome) -> None:
         self._keeper.note(outcome, self.engine.now_ms)
         self._keeping.run_now()
-        self._limits.arm()
+        self._limits.note(outcome)
         gone = [effect.node_id for effect in outcome.effects if isinstance(effect, ReleaseNode)]
         for node_id in gone:
             self.faults.forget(node_id)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -184,7 +184,7 @@ _TURN = "it would fit, and waits for its turn"
 
 def _told(binding: Binding) -> dict[str, Any]:
     """What binds a job, as plain data."""
-    return {**asdict(binding), "reason": binding.reason.name.lower()}
+    return {**vars(binding), "reason": binding.reason.name.lower()}
 
 
 _STATES_TOLD = ("started", "preempted", "interrupted", "completed", "failed")

@@ -106,7 +106,11 @@ def binding_field(ask: NDArray[np.void], fits: _Fits) -> str:
     fits : callable
         Whether a request does.
     """
-    fields = [field for field in _LEAST if np.any(_without(ask, field) != ask)]
+    fields = [
+        field
+        for field, columns in _LEAST.items()
+        if any(ask[column][0] > least for column, least in columns.items())
+    ]
     for field in fields:
         if fits(_without(ask, field)):
             return field

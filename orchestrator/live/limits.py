@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 
 import numpy as np
 
-from orchestrator.engine.engine import Engine
+from orchestrator.engine.engine import Engine, Outcome
 from orchestrator.engine.history import TIMED_OUT
 from orchestrator.errors import ConfigurationError
 from orchestrator.kernels.state.codes import EventKind, JobCode, JobKind
@@ -81,8 +81,13 @@ class TimeLimits:
         self._not_before_ms = 0  # what was just reported may not be in the log yet
         self._told: set[tuple[str, int, bool]] = set()  # reports: job, run, whether it ends
 
+    def note(self, outcome: Outcome) -> None:
+        """An entry was applied."""
+        if any(note.what != "submitted" for note in outcome.notes):
+            self.arm()
+
     def arm(self) -> None:
-        """Something happened: see when the next job has had its time."""
+        """See when the next job has had its time."""
         late, due_ms = self._look_ahead()
         due_ms = min([due_ms, *(due for _, due, _ in late)])
         if due_ms < _NEVER:
