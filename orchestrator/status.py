@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from orchestrator.engine.binding import Binding, account_binding, room_binding
 from orchestrator.engine.engine import Engine, Outcome
+from orchestrator.engine.plans import short_jobs
 from orchestrator.kernels.change import events as live
 from orchestrator.kernels.decide.scale import read_demand
 from orchestrator.kernels.run import rows as entry
@@ -73,10 +74,14 @@ class Demand:
 def demand_of(engine: Engine) -> Demand:
     """The demand of an engine's jobs now, as a simulated fleet is scaled by.
 
-    A waiting job counts with the workers that it asked for, a placed one with those that it has.
-    In a cluster with GPUs, jobs that need none count nothing.
+    A waiting job counts with the workers that it asked for, a placed one with those that it has;
+    those that could not start with it, where it is no gang, wait. In a cluster with GPUs, jobs that
+    need none count nothing.
     """
     by_gpu, held, queued = read_demand(engine.state.rows, 0)
+    for j in short_jobs(engine.state, len(engine.jobs.index.ids)) if engine.jobs.loose else ():
+        missing = int(engine.state.request[0, j]["workers"] - engine.state.job[0, j]["workers_now"])
+        queued += entry.units_of(engine.state.rows, 0, int(j), missing)
     return Demand("gpu" if by_gpu else "cpu", held / 1000, queued / 1000)
 
 

@@ -21,6 +21,7 @@ from orchestrator import (
     Topology,
     ValidationError,
 )
+from orchestrator.status import demand_of
 from tests.engine.builders import HOUR_MS, MINUTE_MS, Stage, job, node, stage
 
 
@@ -363,6 +364,16 @@ async def test_workers_join_when_their_job_has_run_for_long_enough() -> None:
     assert len(s.orchestrator.get_job_status("a")["workers"]) == 1
     await s.wait(0.2)
     assert len(s.orchestrator.get_job_status("a")["workers"]) == 4
+
+
+async def test_workers_that_wait_are_demand() -> None:
+    s = await _submitted(job("a", num_workers=6, gang_schedule=False), nodes=_ONE)
+    demand = demand_of(s.orchestrator.engine)
+    assert (demand.held, demand.queued) == (4.0, 2.0)
+    await s.orchestrator.register_node(node("n1"))
+    await s.wait(1)
+    demand = demand_of(s.orchestrator.engine)
+    assert (demand.held, demand.queued) == (6.0, 0.0)
 
 
 async def test_schedule_tells_who_joined() -> None:
