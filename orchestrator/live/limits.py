@@ -90,7 +90,7 @@ class TimeLimits:
         """See when the next job has had its time."""
         late, due_ms = self._look_ahead()
         due_ms = min([due_ms, *(due for _, due, _ in late)])
-        if due_ms < _NEVER:
+        if due_ms <= self._clock.now_ms():
             due_ms = max(due_ms, self._not_before_ms)
         if due_ms == self._due_ms:
             return
