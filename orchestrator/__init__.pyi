@@ -29,6 +29,7 @@ from .clock import VirtualClock as VirtualClock
 from .clock import WallClock as WallClock
 from .engine.engine import Engine as Engine
 from .engine.engine import Outcome as Outcome
+from .engine.history import JobNote as JobNote
 from .engine.snapshot import JobView as JobView
 from .engine.snapshot import NodeView as NodeView
 from .engine.snapshot import Snapshot as Snapshot
@@ -94,6 +95,7 @@ from .messages import Decommission as Decommission
 from .messages import Effect as Effect
 from .messages import Entry as Entry
 from .messages import Event as Event
+from .messages import JobOverdue as JobOverdue
 from .messages import MigrateJob as MigrateJob
 from .messages import NodeFailed as NodeFailed
 from .messages import NodeRecovered as NodeRecovered
@@ -119,6 +121,7 @@ from .messages import WorkersLost as WorkersLost
 from .metrics.collector import OrchestratorMetrics as OrchestratorMetrics
 from .metrics.views import ClusterUtilization as ClusterUtilization
 from .metrics.views import JobCompletionRate as JobCompletionRate
+from .metrics.views import JobEvents as JobEvents
 from .metrics.views import ScalingEfficiency as ScalingEfficiency
 from .metrics.views import SchedulingLatency as SchedulingLatency
 from .orchestrator import DEFAULT_SHAPE as DEFAULT_SHAPE

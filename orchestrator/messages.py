@@ -26,6 +26,7 @@ __all__ = [
     "Effect",
     "Entry",
     "Event",
+    "JobOverdue",
     "MigrateJob",
     "NodeFailed",
     "NodeRecovered",
@@ -58,17 +59,21 @@ __all__ = [
 
 @dataclass(frozen=True)
 class PlaceJob:
-    """Start a waiting job, all workers or none, where a placement generator puts them."""
+    """Start a waiting job, all workers or none, where a placement generator puts them.
+
+    None leaves the place to the job: best fit, and close together if it is ``topology_aware``.
+    """
 
     job_id: str
-    generator: Placement = Placement.BEST_FIT
+    generator: Placement | None = None
 
 
 @dataclass(frozen=True)
 class PreemptJob:
-    """Save a running job and put it back into the queue."""
+    """Save a running job and put it back into the queue; ``reason`` is told in its history."""
 
     job_id: str
+    reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -111,7 +116,8 @@ def to_code(action: Action, find: Callable[[str], int]) -> tuple[ActionKind, int
     """
     match action:
         case PlaceJob(job_id, generator):
-            return ActionKind.PLACE, find(job_id), int(generator)
+            chosen = Placement.BEST_FIT if generator is None else generator
+            return ActionKind.PLACE, find(job_id), int(chosen)
         case PreemptJob(job_id):
             return ActionKind.PREEMPT, find(job_id), 0
         case ResizeJob(job_id, workers):
@@ -282,11 +288,12 @@ Command: TypeAlias = (
 
 @dataclass(frozen=True)
 class WorkerExited:
-    """The workers of a job have ended by themselves; another code than 0 means failure."""
+    """The workers of a job have ended; another code than 0 means failure, ``reason`` says why."""
 
     job_id: str
     run: int
     exit_code: int = 0
+    reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -306,7 +313,16 @@ class WorkersLost:
     reason: str = ""
 
 
-Event: TypeAlias = WorkerExited | CheckpointCommitted | WorkersLost
+@dataclass(frozen=True)
+class JobOverdue:
+    """A job has run for as long as it may, and is warned: it will be ended before long."""
+
+    job_id: str
+    run: int
+    reason: str = ""
+
+
+Event: TypeAlias = WorkerExited | CheckpointCommitted | WorkersLost | JobOverdue
 
 
 @dataclass(frozen=True)

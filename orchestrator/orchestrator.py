@@ -20,6 +20,7 @@ from orchestrator.live.crashes import CrashLoops
 from orchestrator.live.cycle import SchedulingCycle
 from orchestrator.live.deadlines import SaveDeadlines
 from orchestrator.live.journal import CheckpointKeeper, Journal, reconcile
+from orchestrator.live.limits import TimeLimits
 from orchestrator.live.retry import Inbox, Outbox, Persistent
 from orchestrator.live.settings import Settings
 from orchestrator.mesh.mesh import ServiceMesh, Transport
@@ -100,6 +101,9 @@ class InfrastructureOrchestrator:
     save_grace_ms : int
         How much longer than expected saving a job may take; see
         :class:`orchestrator.live.deadlines.SaveDeadlines`.
+    time_limit_grace_s : float or None
+        Seconds for which a job may go on when it has had its ``max_duration_hours`` and was warned;
+        None: jobs have no limit. See :class:`orchestrator.live.limits.TimeLimits`.
     autoscaler, provisioner
         See :class:`orchestrator.autoscaler.fleet.FleetController`.
     mesh, transport
@@ -128,6 +132,7 @@ class InfrastructureOrchestrator:
         schedule_on_events: bool = False,
         review_ms: int | None = 1000,
         save_grace_ms: int = 60_000,
+        time_limit_grace_s: float | None = 300.0,
         check: bool = False,
         autoscaler: FleetScaler | None = None,
         provisioner: Provisioner | None = None,
@@ -155,8 +160,6 @@ class InfrastructureOrchestrator:
             review_ms=review_ms,
             fallback=policy_of(None),
         )
-        self._keeper = CheckpointKeeper(checkpoint_manager)
-        self._outbox = Outbox(self.runtime, self.clock)
         simulated = isinstance(self.runtime, SimulatedRuntime)
         self._replicas = ReplicaRegistry(self.clock, mesh, transport, simulated=simulated)
         self.mesh = self._replicas.mesh
@@ -167,15 +170,18 @@ class InfrastructureOrchestrator:
         self._saves = SaveDeadlines(self.engine, self.clock, self._inbox.deliver, save_grace_ms)
         applied = self._carry_out, self._observe
         self._journal = Journal(consensus_engine, self.engine, self.clock, *applied)
-        self._listen(own_policy=policy is None)
+        self._listen(own_policy=policy is None, grace_s=time_limit_grace_s)
 
-    def _listen(self, *, own_policy: bool) -> None:
-        """Hear of jobs and settings that are there already, of events and of nodes' health."""
+    def _listen(self, *, own_policy: bool, grace_s: float | None) -> None:
+        """Hear of jobs and settings that are there already, of events, time limits and health."""
         self._fleet.bind(self._join_rented)
         self._managers: list[WorkloadManager] = []
+        self._outbox = Outbox(self.runtime, self.clock)
+        self._keeper = CheckpointKeeper(self.checkpoints)
         self._keeping = Persistent("noting checkpoints", self._keeper.flush, self.clock)
         self._health = Inbox(self._take_health, self.clock)
         self._crashes = CrashLoops(self.engine, self.clock, self._inbox.deliver)
+        self._limits = TimeLimits(self.engine, self.clock, self._inbox.deliver, grace_s)
         self._replicas.declare(*self.jobs.values())
         self._settings = Settings(self.clock, self.consensus.entries(), self._journal.propose)
         for rules in self._settings.of("service"):
@@ -297,8 +303,7 @@ class InfrastructureOrchestrator:
             (job, node) for every worker that was started, in order.
         """
         await self.start()  # may run a cycle by itself
-        started = await self._cycle.run(review=True)
-        return [(job.job_id, worker.node_id) for job in started for worker in job.workers]
+        return await self._cycle.run(review=True)
 
     # --- nodes ---------------------------------------------------------------------------------
 
@@ -459,6 +464,7 @@ class InfrastructureOrchestrator:
         self._reconciled = True
         self._saves.start()
         await reconcile(self.engine, self.runtime, self._propose)
+        self._limits.arm()
         if self.engine.undecided:
             await self._cycle.react()
 
@@ -476,6 +482,7 @@ class InfrastructureOrchestrator:
     def _carry_out(self, outcome: Outcome) -> None:
         self._keeper.note(outcome, self.engine.now_ms)
         self._keeping.run_now()
+        self._limits.note(outcome)
         gone = [effect.node_id for effect in outcome.effects if isinstance(effect, ReleaseNode)]
         for node_id in gone:
             self.faults.forget(node_id)

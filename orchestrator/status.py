@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from orchestrator.engine.binding import Binding, account_binding, room_binding
 from orchestrator.engine.engine import Engine, Outcome
+from orchestrator.engine.plans import short_jobs
 from orchestrator.kernels.change import events as live
 from orchestrator.kernels.decide.scale import read_demand
 from orchestrator.kernels.run import rows as entry
 from orchestrator.kernels.state.codes import (
     NO_JOB,
     ActionKind,
+    EventKind,
     JobCode,
+    JobKind,
     NodeCode,
     Placement,
     Reason,
@@ -40,9 +44,6 @@ __all__ = [
     "tenant_shares",
     "why_waiting",
 ]
-
-
-_CAPACITY_REASONS = (Reason.NO_CAPACITY, Reason.FRAGMENTED, Reason.TOPOLOGY, Reason.BANDWIDTH)
 
 
 @dataclass(frozen=True)
@@ -74,10 +75,14 @@ class Demand:
 def demand_of(engine: Engine) -> Demand:
     """The demand of an engine's jobs now, as a simulated fleet is scaled by.
 
-    A waiting job counts with the workers that it asked for, a placed one with those that it has.
-    In a cluster with GPUs, jobs that need none count nothing.
+    A waiting job counts with the workers that it asked for, a placed one with those that it has;
+    those that could not start with it, where it is no gang, wait. In a cluster with GPUs, jobs that
+    need none count nothing.
     """
     by_gpu, held, queued = read_demand(engine.state.rows, 0)
+    for j in short_jobs(engine.state, len(engine.jobs.index.ids)) if engine.jobs.loose else ():
+        missing = int(engine.state.request[0, j]["workers"] - engine.state.job[0, j]["workers_now"])
+        queued += entry.units_of(engine.state.rows, 0, int(j), missing)
     return Demand("gpu" if by_gpu else "cpu", held / 1000, queued / 1000)
 
 
@@ -133,10 +138,10 @@ def tenant_shares(engine: Engine) -> dict[str, dict[str, float | None]]:
     return shares
 
 
-def why_waiting(engine: Engine, state: ClusterState, job_ids: list[str]) -> dict[str, str]:
+def why_waiting(engine: Engine, state: ClusterState, job_ids: list[str]) -> dict[str, Binding]:
     """Why waiting jobs are not placed.
 
-    Each placement is tried on a copy, which says what the cluster itself would say.
+    What the cluster itself would say is found out on a copy.
 
     Parameters
     ----------
@@ -150,27 +155,48 @@ def why_waiting(engine: Engine, state: ClusterState, job_ids: list[str]) -> dict
     Returns
     -------
     dict
-        By job, a :class:`Reason` in lower case; ``"ok"``: it would fit, and waits for its turn.
+        By job, what binds it; with the reason ``OK`` it would fit, and waits for its turn.
     """
     nodes = np.empty(engine.shape.workers, np.int32)
-    reasons = {}
+    found = {}
     for job_id in job_ids:
-        j = engine.jobs.index.find(job_id)
+        j, spec = engine.jobs.index.find(job_id), engine.jobs.specs[job_id]
+        ask: Any = state.request[0, j]
         reason = Reason(entry.why_not(state.rows, 0, j))
-        if reason not in _CAPACITY_REASONS and state.rows[0]["commitment"] == 0:
+        started = bool(state.job[0, j]["first_start_ms"] >= 0)  # its checkpoints are counted
+        account = account_binding(state, ask, spec, int(ask["tenant"]), ever=False)
+        if reason != Reason.OK:
+            found[job_id] = room_binding(state, j, spec)
+            if reason != Reason.FRAGMENTED:
+                found[job_id] = replace(found[job_id], reason=reason)
+        elif account is not None and not (started and account.reason == Reason.STORAGE):
+            found[job_id] = account
+        elif state.rows[0]["commitment"] == 0:
             entry.open_point(state.rows, 0)
             place, generator = int(ActionKind.PLACE), int(Placement.BEST_FIT)
             reason = Reason(entry.commit(state.rows, 0, place, j, generator, nodes))
             if reason == Reason.OK:  # it was placed, on the copy
+                now_ms = int(state.rows[0]["now_ms"])
                 entry.copy_row(engine.state.rows, 0, state.rows, 0)
-        reasons[job_id] = reason.name.lower()
-    return reasons
+                entry.apply_event(state.rows, 0, now_ms, int(EventKind.NONE), 0)
+            found[job_id] = Binding(reason, text=_TURN if reason == Reason.OK else "")
+        else:
+            found[job_id] = Binding(reason, text=_TURN)
+    return found
 
 
-_WAITS = (JobCode.PENDING, JobCode.PREEMPTED)
+_TURN = "it would fit, and waits for its turn"
 
 
-_EXPLAINED = 64  # waiting jobs of a cluster's status that are told why; the first of the queue
+def _told(binding: Binding) -> dict[str, Any]:
+    """What binds a job, as plain data."""
+    return {**vars(binding), "reason": binding.reason.name.lower()}
+
+
+_STATES_TOLD = ("started", "preempted", "interrupted", "completed", "failed")
+
+
+_EXPLAINED = 64  # waiting jobs of a cluster's status that are told why, the first ones; and events
 
 
 def node_states(engine: Engine) -> dict[str, str]:
@@ -187,9 +213,10 @@ def cluster_status(engine: Engine, time_ms: int, shards: ShardManager) -> dict[s
         ``nodes`` (by state, and each), ``jobs`` (by state), ``gpus``, ``resources`` (see
         :class:`orchestrator.resources.ResourceManager`), ``utilization`` (now, and over time),
         ``queue`` (length, the longest wait, jobs that cannot ever be placed as the cluster is, and
-        by job ``why_not`` the first of them are placed), ``fragmentation`` and ``tenants`` (see
-        :mod:`orchestrator.status`), counts of ``decisions``,
-        ``preemptions`` and ``interruptions``, the ``event_log``'s length and hash, and
+        by job ``why_not`` and ``waits_for``, as of :func:`job_status`, of the first ones),
+        ``fragmentation`` and ``tenants`` (see :mod:`orchestrator.status`), counts of
+        ``decisions``, ``preemptions`` and ``interruptions``, the last ``events`` of all jobs (see
+        :class:`orchestrator.engine.history.JobNote`), the ``event_log``'s length and hash, and
         ``shards`` (entities that each owns).
     """
     state = engine.state_at(time_ms)
@@ -199,6 +226,8 @@ def cluster_status(engine: Engine, time_ms: int, shards: ShardManager) -> dict[s
     queue = state.queue[0, : int(row["queue_len"])]["job"]
     waiting = [engine.jobs.index.ids[j] for j in queue]
     first_ms = min((int(state.request[0, j]["submit_ms"]) for j in queue), default=row["now_ms"])
+    reasons = why_waiting(engine, state, waiting[:_EXPLAINED])
+    binding = {name: _told(found) for name, found in reasons.items()}
     committed = int(row["committed"])
     used = int(row["capacity_units"]) - int(row["free_units"])
     now_ms = int(row["now_ms"])
@@ -223,7 +252,8 @@ def cluster_status(engine: Engine, time_ms: int, shards: ShardManager) -> dict[s
             "longest_wait_ms": int(now_ms - first_ms),
             "unplaceable": [name for name in waiting if not engine.can_ever_fit(name)],
             "committed_to": None if committed == NO_JOB else engine.jobs.index.ids[committed],
-            "why_not": why_waiting(engine, state, waiting[:_EXPLAINED]),
+            "why_not": {name: told["reason"] for name, told in binding.items()},
+            "waits_for": binding,
         },
         "fragmentation": fragmentation(engine),
         "tenants": tenant_shares(engine),
@@ -231,6 +261,7 @@ def cluster_status(engine: Engine, time_ms: int, shards: ShardManager) -> dict[s
         "refused_actions": int(engine.row["illegal_actions"]),
         "preemptions": engine.jobs.count("preemptions"),
         "interruptions": engine.jobs.count("interruptions"),
+        "events": [note.as_dict() for note in engine.history.recent(_EXPLAINED)],
         "event_log": {"records": int(engine.row["log_count"]), "hash": f"{engine.log_hash:016x}"},
         "shards": _by_shard(engine, shards),
     }
@@ -250,16 +281,20 @@ def job_status(
     dict
         Its ``state``, times (None: not yet), ``progress`` (share of the estimate), ``workers``
         (node and GPUs of each), ``resources`` that it holds, counts of what happened to it, its
-        last ``checkpoint``, whether it is ``unplaceable`` in the cluster as it is, and
-        ``why_not`` (None: it does not wait; see
-        :func:`orchestrator.status.why_waiting`).
+        last ``checkpoint``, whether it is ``unplaceable`` in the cluster as it is, ``why_not`` (a
+        :class:`Reason` in lower case) and ``waits_for`` (the resource, the field and more: see
+        :class:`orchestrator.engine.binding.Binding`), both None unless it waits.
+        ``queue_position`` counts from 1, in order of submission, and ``expected_start_ms`` is when
+        it would fit by the estimates of the jobs that run, if nobody else took the room (None: not
+        even then). ``exit_code``, ``reason`` (for the state that it is in), ``preempted_by`` (the
+        last job that took its place), ``overdue`` (it has had its time and was warned) and
+        ``history`` say what happened and why: see :class:`orchestrator.engine.history.JobNote`.
     """
     j = engine.jobs.index.find(job_id)
     spec, code = engine.jobs.specs[job_id], engine.jobs.code(job_id)
     state = engine.state_at(time_ms)
     run: Any = state.job[0, j]
     ask: Any = state.request[0, j]
-    workers = engine.workers_of(job_id)
     ended = code in (JobCode.COMPLETED, JobCode.FAILED)
     first_start_ms, end_ms = _moment(run["first_start_ms"]), _moment(run["end_ms"])
     moments = (first_start_ms, end_ms, int(state.rows[0]["now_ms"]))
@@ -280,20 +315,79 @@ def job_status(
         "wait_ms": waited_until_ms - int(ask["submit_ms"]),
         "progress_ms": done_ms,
         "progress": 1.0 if code == JobCode.COMPLETED else min(1.0, done_ms / estimate_ms),
-        "workers": [{"node": place.node_id, "gpus": list(place.gpus)} for place in workers],
-        "resources": {
-            "gpus": len(workers) * spec.gpus_per_worker * spec.gpu_fraction,
-            "cpus": len(workers) * spec.cpus_per_worker,
-            "memory_gb": len(workers) * spec.memory_per_worker_gb,
-        },
+        **_holdings(engine, job_id),
         "starts": engine.runs_of(job_id),
         "preemptions": int(run["preemptions"]),
         "interruptions": int(run["interruptions"]),
         "lost_ms": int(run["lost_ms"]),
         "checkpoint": checkpoint_status(checkpoints.latest(job_id)),
         "unplaceable": not ended and not engine.can_ever_fit(job_id),
-        "why_not": why_waiting(engine, state, [job_id])[job_id] if code in _WAITS else None,
+        **_outlook(engine, state, job_id),
+        **_story(engine, job_id),
     }
+
+
+def _holdings(engine: Engine, job_id: str) -> dict[str, Any]:
+    """Where a job's workers are, and what they hold."""
+    workers, spec = engine.workers_of(job_id), engine.jobs.specs[job_id]
+    return {
+        "workers": [{"node": place.node_id, "gpus": list(place.gpus)} for place in workers],
+        "resources": {
+            "gpus": len(workers) * spec.gpus_per_worker * spec.gpu_fraction,
+            "cpus": len(workers) * spec.cpus_per_worker,
+            "memory_gb": len(workers) * spec.memory_per_worker_gb,
+        },
+    }
+
+
+def _story(engine: Engine, job_id: str) -> dict[str, Any]:
+    """What happened to a job, and why."""
+    history = engine.history
+    state = history.last(job_id, *_STATES_TOLD)
+    ended, taken = history.last(job_id, "completed", "failed"), history.last(job_id, "displaced")
+    overdue = history.last(job_id, "overdue")
+    running = engine.jobs.code(job_id) == JobCode.RUNNING
+    return {
+        "reason": state.reason if state is not None else "",
+        "exit_code": ended.exit_code if ended is not None else None,
+        "preempted_by": taken.by if taken is not None else None,
+        "overdue": running and overdue is not None and overdue.run == engine.runs_of(job_id),
+        "history": [note.as_dict() for note in history.of(job_id)],
+    }
+
+
+def _outlook(engine: Engine, state: ClusterState, job_id: str) -> dict[str, Any]:
+    """Why a job waits, behind how many, and until when; ``state`` is a copy that may be spoilt."""
+    j = engine.jobs.index.find(job_id)
+    place = np.flatnonzero(state.queue[0, : int(state.rows[0]["queue_len"])]["job"] == j)
+    if len(place) == 0:
+        names = ("why_not", "waits_for", "queue_position", "expected_start_ms")
+        return dict.fromkeys(names)
+    binding = _told(why_waiting(engine, state, [job_id])[job_id])
+    return {
+        "why_not": binding["reason"],
+        "waits_for": binding,
+        "queue_position": int(place[0]) + 1,
+        "expected_start_ms": _expected_start(state, j),
+    }
+
+
+def _expected_start(state: ClusterState, j: int) -> int | None:
+    """When a waiting job would fit by the running jobs' estimates, if nobody took the room."""
+    rows = state.rows
+    now_ms = int(rows[0]["now_ms"])
+    ends = state.running[0, : int(rows[0]["running_len"])][["expected_end_ms", "job"]].copy()
+    for end_ms, other in ends:
+        if entry.fits(rows, 0, j):
+            return now_ms
+        if state.request[0, other]["kind"] == JobKind.SERVICE:
+            continue
+        now_ms = max(now_ms, int(end_ms))
+        if state.job[0, other]["state"] == JobCode.CHECKPOINTING:
+            entry.apply_event(rows, 0, now_ms, int(EventKind.CHECKPOINTED), int(other))
+        else:
+            live.complete_live_job(rows, 0, now_ms, int(other))
+    return now_ms if entry.fits(rows, 0, j) else None
 
 
 def failure_report(

@@ -47,6 +47,8 @@ _NOT_NEGATIVE = (
 )
 _OPTIONAL = ("duration_hours", "deadline_hours")
 _POSITIVE = ("max_duration_hours", "gpu_fraction", "step_seconds", *_OPTIONAL)
+_FAST_LINKS = ("nv", "xgmi", "infinity fabric")  # between GPUs, past the host
+_NO_LINKS = ("", "none")
 
 
 class JobPriority(Enum):
@@ -189,7 +191,9 @@ class JobSpec:
     memory_per_worker_gb : float
         Host memory of one worker, GiB.
     max_duration_hours : float
-        The user's estimate of the run time, hours; what schedulers may know of it.
+        The user's estimate of the run time, hours, at the speed of ``num_workers``; what schedulers
+        may know of it, and how long the job may run: see
+        :class:`orchestrator.live.limits.TimeLimits`.
     checkpoint_interval_steps : int
         Training steps between checkpoints; 0 means that the job is never checkpointed
         periodically (a planned preemption still saves it).
@@ -198,9 +202,14 @@ class JobSpec:
     preemptible : bool
         Whether the job may be preempted.
     gang_schedule : bool
-        All workers start together or none does.
+        All workers start together or none does. False: the job starts with the workers that find
+        room, at least one (an elastic one: at least ``min_workers``), and is so much slower; the
+        others join it as they find room.
     topology_aware : bool
-        Whether placement should keep the workers close together.
+        Whether placement should keep the workers close together, where the policy leaves that open
+        (:class:`orchestrator.messages.PlaceJob`): in the narrowest domain that has room for all of
+        them, and several GPUs of a worker on a node whose GPUs have the best links. It is a
+        preference, which no job ever waits for.
     tenant : str
         Who pays.
     cpus_per_worker : float
@@ -345,7 +354,9 @@ class NodeSpec:
     network_bandwidth_gbps : float
         Bandwidth of its uplink, Gbit/s.
     gpu_topology : str
-        How its GPUs are connected: ``"NVLink"``, ``"PCIe"``, ...
+        How its GPUs are connected: ``"NVLink"``, ``"PCIe"``, ..., in any case; see
+        :attr:`link_rank`. The GPUs of a node with NVLink are one island unless ``island_gpus``
+        says otherwise.
     available : bool
         False registers the node as down.
     gpu_model : str
@@ -353,7 +364,8 @@ class NodeSpec:
     rack, spine : int
         Position in the network; a rack belongs to one spine.
     island_gpus : int
-        GPUs of one NVLink island, which must divide ``gpus``; 0: the node has no islands.
+        GPUs of one NVLink island, which must divide ``gpus``; 0: all of them where
+        ``gpu_topology`` has NVLink, and else the node has no islands.
     """
 
     node_id: str
@@ -389,6 +401,24 @@ class NodeSpec:
             f"is {self.island_gpus}, which does not divide the node's {self.gpus} GPUs",
             "give islands of equal size, or 0 for none",
         )
+
+    @property
+    def link_rank(self) -> int:
+        """How fast its GPUs exchange data, by ``gpu_topology``: 2 NVLink, 1 PCIe, 0 none.
+
+        Names that begin with ``NV`` are of the NVLink family; ones that nobody knows count as PCIe.
+        """
+        name = self.gpu_topology.strip().lower()
+        if name.startswith(_FAST_LINKS):
+            return 2
+        return 0 if name in _NO_LINKS else 1
+
+    @property
+    def island(self) -> int:
+        """GPUs of one of its NVLink islands; 0: it has none."""
+        if self.island_gpus == 0 and self.link_rank == 2:
+            return self.gpus
+        return self.island_gpus
 
 
 @dataclass(frozen=True)

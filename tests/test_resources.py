@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -101,4 +103,6 @@ def test_what_never_fits() -> None:
     asks["gpus_per_worker"][5] = 3
     # Islands of 2 GPUs hold two workers; no rack has two nodes.
     assert never_fit(asks, nodes).tolist() == [False, False, False, False, False, True]
-    assert never_fit(asks[4:5], nodes[:1]).tolist() == [True]  # no islands there
+    assert never_fit(asks[4:5], nodes[:1]).tolist() == [False]  # NVLink: one island of all
+    bare = replace(nodes[0], gpu_topology="PCIe")
+    assert never_fit(asks[4:5], (bare,)).tolist() == [True]  # no islands there

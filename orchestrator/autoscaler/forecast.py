@@ -48,6 +48,9 @@ __all__ = [
 ]
 
 
+_log = logging.getLogger(__name__)
+
+
 Ticks = NDArray[np.int64]
 
 
@@ -163,11 +166,18 @@ class Prophet:
     changepoint_scale: float = 0.05
 
     def fit(self, past: Values, day: int) -> Structure:
-        """Fit to the last ``window_days``; takes about 0.1 s."""
+        """Fit to the last ``window_days``; takes about 0.1 s.
+
+        A past of fewer than two values shows no trend: it is answered by its last value, with a
+        line in the log, until the next fit.
+        """
+        begin = max(0, len(past) - self.window_days * day)
+        if len(past) - begin < _LEAST_VALUES:
+            _log.info("%s: a past of %d values is too short to be fitted", self.name, len(past))
+            return Persistence().fit(past, day)
         import pandas as pd
 
         model_type = _prophet()
-        begin = max(0, len(past) - self.window_days * day)
         step = pd.Timedelta(seconds=86_400 // day)
         epoch = pd.Timestamp("2000-01-03")  # a Monday; the true weekday does not matter
         model = model_type(
@@ -197,6 +207,9 @@ def _prophet() -> Any:
 
     logging.getLogger("cmdstanpy").setLevel(logging.WARNING)  # its import sets another one
     return Model
+
+
+_LEAST_VALUES = 2  # that Prophet can be fitted to
 
 
 _KINDS: dict[str, Callable[..., Forecaster]] = {

@@ -20,6 +20,7 @@ from orchestrator.messages import (
     Decide,
     Decommission,
     Event,
+    JobOverdue,
     MigrateJob,
     NodeFailed,
     NodeRecovered,
@@ -82,7 +83,7 @@ def check_message(body: Command | Event) -> None:
             _require_text(body, "subject", body.subject)
         case Decide(plan):
             _check_plan(plan)
-        case WorkerExited() | CheckpointCommitted() | WorkersLost():
+        case WorkerExited() | CheckpointCommitted() | WorkersLost() | JobOverdue():
             _check_event(body)
         case _:
             raise ValidationError(
@@ -95,7 +96,7 @@ def _check_event(event: Event) -> None:
     _require_integer(event, "run", event.run, 0, _MOST_RUNS)
     if isinstance(event, WorkerExited):
         _require_integer(event, "exit_code", event.exit_code, *_EXIT_CODES)
-    elif isinstance(event, WorkersLost):
+    if not isinstance(event, CheckpointCommitted):
         _require_text(event, "reason", event.reason)
 
 
@@ -110,9 +111,11 @@ def _check_plan(plan: object) -> None:
         match action:
             case PlaceJob(job_id, generator) | MigrateJob(job_id, generator):
                 _require_text(action, "job_id", job_id)
-                _check_generator(action, generator)
-            case PreemptJob(job_id):
+                if not (isinstance(action, PlaceJob) and generator is None):
+                    _check_generator(action, generator)
+            case PreemptJob(job_id, reason):
                 _require_text(action, "job_id", job_id)
+                _require_text(action, "reason", reason)
             case ResizeJob(job_id, workers):
                 _require_text(action, "job_id", job_id)
                 _require_integer(action, "workers", workers, 0, _MOST_WORKERS)

@@ -17,7 +17,8 @@ import numpy as np
 import orchestrator.copies  # noqa: F401  engines, and states, are copied with memory of their own
 from orchestrator.engine.checks import check_message
 from orchestrator.engine.effects import EffectReader, placements
-from orchestrator.engine.plans import PlanExecutor
+from orchestrator.engine.history import History, JobNote
+from orchestrator.engine.plans import PlanExecutor, late_workers, short_jobs
 from orchestrator.engine.records import check_quotas, tenant_records
 from orchestrator.engine.snapshot import Snapshot
 from orchestrator.engine.tables import JobTable, NodeTable
@@ -45,6 +46,7 @@ from orchestrator.messages import (
     Effect,
     Entry,
     Event,
+    JobOverdue,
     NodeFailed,
     NodeRecovered,
     Plan,
@@ -78,11 +80,14 @@ class Outcome:
         ``OK``, or why it was refused; what is refused changes nothing but counters.
     forgotten : str
         A job that had ended and whose row was needed, or ``""``.
+    notes : tuple of JobNote
+        What is to be told of jobs because of it.
     """
 
     effects: tuple[Effect, ...] = ()
     reason: Reason = Reason.OK
     forgotten: str = ""
+    notes: tuple[JobNote, ...] = ()
 
 
 class Engine:
@@ -146,7 +151,8 @@ class Engine:
             self.nodes.found(spec)
         self._reader = EffectReader(self.state, self.jobs, self.nodes)
         self._effects: list[Effect] = []  # of the entry that is being applied
-        self._plans = PlanExecutor(self.state, 0, self._find)
+        self.history = History()
+        self._plans = PlanExecutor(self.state, 0, self._find, self.jobs.preferred_place)
         self._begun = False  # time begins with the first entry, whenever that is
         self._happened = False  # something did since the last decision point opened
         self._opened_ms = -1  # when that was
@@ -219,6 +225,21 @@ class Engine:
                 if (workers["node"] == n).any():
                     found[job_id] = len(workers)
         return found
+
+    def late_workers(self) -> tuple[ResizeJob, ...]:
+        """Workers that can join running jobs without ``gang_schedule``, which began with fewer."""
+        if not self.jobs.loose:
+            return ()
+        return late_workers(self.state_at(self.now_ms), self.jobs.index.ids)
+
+    def next_join_ms(self) -> int | None:
+        """When the next such job, which has run or kept its size for too short a time, may grow."""
+        if not self.jobs.loose:
+            return None
+        short = short_jobs(self.state, len(self.jobs.index.ids))
+        due_ms = self.state.job[0]["resized_ms"][short] + int(self.row["min_run_ms"])
+        due_ms = due_ms[due_ms > self.now_ms]
+        return int(due_ms.min()) if len(due_ms) else None
 
     def is_current(self, event: Event) -> bool:
         """Whether an event is about the present run of a job, and not overtaken."""
@@ -298,14 +319,8 @@ class Engine:
             self._open_point()
             self._plans.settle()
         elif isinstance(body, Preempt | Scale):
-            self._open_point()
-            wanted: Action = PreemptJob(body.job_id)
-            if isinstance(body, Scale):
-                wanted = ResizeJob(body.job_id, body.workers)
-            reason = self._plans.act(wanted)
-            if self.semantics.commitment:
-                self._plans.settle()
-        elif isinstance(body, WorkerExited | CheckpointCommitted | WorkersLost):
+            reason = self._command(body)
+        elif isinstance(body, WorkerExited | CheckpointCommitted | WorkersLost | JobOverdue):
             reason = self._report(time_ms, body)
         elif not isinstance(body, Configure):
             if isinstance(body, Submit):
@@ -322,16 +337,34 @@ class Engine:
         for effect in effects:
             if isinstance(effect, ReleaseNode):
                 self.nodes.forget(effect.node_id)
-        return Outcome(effects, reason, forgotten)
+        if forgotten:
+            self.history.forget(forgotten)
+        return Outcome(
+            effects, reason, forgotten, self.history.note(time_ms, body, effects, reason)
+        )
 
     def commit(self, action: Action, time_ms: int | None = None) -> Outcome:
         """Carry out one action now, if it is legal; the outcome's reason says whether it was."""
         now_ms = self.now_ms if time_ms is None else time_ms
         return self.handle(Entry(now_ms, Decide(Plan((action,)))))
 
+    def _command(self, body: Preempt | Scale) -> Reason:
+        self._open_point()
+        wanted: Action = PreemptJob(body.job_id)
+        if isinstance(body, Scale):
+            if not self.jobs.specs[body.job_id].elastic:
+                return Reason.NOT_ELASTIC  # though workers may join a job that is no gang
+            wanted = ResizeJob(body.job_id, body.workers)
+        reason = self._plans.act(wanted)
+        if self.semantics.commitment:
+            self._plans.settle()
+        return reason
+
     def _report(self, time_ms: int, event: Event) -> Reason:
         if not self.is_current(event):
             return Reason.NOT_RUNNING
+        if isinstance(event, JobOverdue):
+            return Reason.OK
         rows, j = self.state.rows, self.jobs.index.find(event.job_id)
         runs = self.jobs.code(event.job_id) == JobCode.RUNNING
         if isinstance(event, CheckpointCommitted):

@@ -71,7 +71,7 @@ def node_records(nodes: Sequence[NodeSpec]) -> NDArray[np.void]:
         for name, (field, value, limit) in _capacities(node).items():
             record[name] = _units(me, field, value, limit)
         record["gpus"] = node.gpus
-        record["island"] = node.island_gpus
+        record["island"] = node.island
         record["model"] = models.index(node.gpu_model)
         record["state"] = NodeCode.UP if node.available else NodeCode.DOWN
     return records
@@ -178,6 +178,12 @@ def request_record(
     record["preemptible"] = spec.preemptible
     record["elastic"] = spec.elastic
     record["gang"] = spec.gang_schedule
+    if not (spec.gang_schedule or spec.elastic):
+        # Workers that need not start together: any number of them may run, and changing it stops
+        # nobody who does.
+        record["elastic"] = True
+        record["min_workers"], record["max_workers"] = 1, spec.num_workers
+        record["regroup_ms"] = 0
     record["topology"] = spec.topology
     record["kind"] = spec.kind
     record["model_mask"] = _model_mask(spec, models)

@@ -5,16 +5,18 @@ Parts of the engine: nobody else calls what changes the cluster here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
+from orchestrator.engine.binding import account_binding, binding_field
+from orchestrator.engine.plans import close_place
 from orchestrator.engine.records import check_racks, could_hold, node_records, request_record
 from orchestrator.errors import CapacityError, UnknownEntityError, ValidationError
 from orchestrator.kernels.change import events as live
 from orchestrator.kernels.run import rows as kernels
-from orchestrator.kernels.state.codes import EventKind, JobCode, NodeCode
+from orchestrator.kernels.state.codes import EventKind, JobCode, NodeCode, Placement
 from orchestrator.kernels.state.row import ClusterState
 from orchestrator.messages import Decommission, NodeFailed, NodeRecovered
 from orchestrator.types import JobSpec, NodeSpec
@@ -115,30 +117,6 @@ class Names:
         return self._numbers.setdefault(name, len(self._numbers))
 
 
-# The least that a job can ask for, by the field of its specification.
-_LEAST = {
-    "gpu_memory_gb": {"gpu_memory_mib": 0},
-    "gpu_models": {"model_mask": 0},
-    "memory_per_worker_gb": {"memory_mib": 0},
-    "cpus_per_worker": {"cpu_milli": 0},
-    "network_gbps": {"bandwidth_mbps": 0},
-    "topology": {"topology": 0},
-    "num_workers": {"workers": 1, "min_workers": 1},
-    "gpus_per_worker": {"gpus_per_worker": 0, "gpu_memory_mib": 0, "model_mask": 0},
-}
-
-
-def _too_large(ask: NDArray[np.void], held: Callable[[NDArray[np.void]], bool]) -> str:
-    """The field of a specification without which a job could fit; the gang's size if none."""
-    for field, columns in _LEAST.items():
-        smaller = ask.copy()
-        for column, least in columns.items():
-            smaller[column] = least
-        if held(smaller):
-            return field
-    return "num_workers"
-
-
 _ENDED = (JobCode.COMPLETED, JobCode.FAILED)
 
 
@@ -162,10 +140,19 @@ class JobTable:
         self.tenants = Names("tenant", state.shape.tenants)
         self.index = RowIndex("job", self._spare)
         self.specs: dict[str, JobSpec] = {}
+        self.loose: set[str] = set()  # those whose workers need not start together
+        self.limit_ms = np.zeros(state.shape.jobs, np.int64)  # of their time at work, by row
+        self._aware = np.zeros(state.shape.jobs, np.bool_)  # topology-aware, by row
 
     def code(self, job_id: str) -> JobCode:
         """State of a job."""
         return JobCode(self._state.job[0, self.index.find(job_id)]["state"])
+
+    def preferred_place(self, state: ClusterState, e: int, j: int) -> int:
+        """Where a job goes if nobody else minds, in a row or a copy of it: see ``close_place``."""
+        if not self._aware[j]:
+            return int(Placement.BEST_FIT)
+        return close_place(state, e, j, self._nodes.links)
 
     def count(self, name: str) -> int:
         """A counter of the row, over all jobs there have been, forgotten ones included."""
@@ -186,9 +173,12 @@ class JobTable:
             raise ValidationError(me, "num_workers", problem, "raise ClusterShape.workers")
         self.tenants.require_room(spec.tenant)
         if awaits_order:
-            request_record(spec, 0, 0, self._nodes.models_with(spec.gpu_models))
+            ask = request_record(spec, 0, 0, self._nodes.models_with(spec.gpu_models))
         else:
             self.needs_order(spec, ())
+            ask = request_record(spec, 0, 0, self._nodes.models)
+        if len(self._nodes.specs) > 0:
+            self._check_account(spec, ask)
         if self._free_row() is None:
             raise CapacityError(
                 f"{me}: all {self.index.size} rows of the job table hold jobs that wait or run;"
@@ -227,10 +217,22 @@ class JobTable:
             return new_model
         if held(ask):
             return True
-        field = _too_large(ask, held)
+        field = binding_field(ask, held)
         problem = f"is {getattr(spec, field)}: more than the cluster can ever hold"
         remedy = f"ask for less, or register more than the {len(here)} nodes that there are"
         raise ValidationError(f"JobSpec '{spec.job_id}'", field, problem, remedy)
+
+    def _check_account(self, spec: JobSpec, ask: NDArray[np.void]) -> None:
+        """Raise if a job's tenant may never start it, whatever it gives back."""
+        names = self.tenants.names
+        owner = names.index(spec.tenant) if spec.tenant in names else None
+        binding = account_binding(self._state, ask[0], spec, owner, ever=True)
+        if binding is None:
+            return
+        problem = f"is {getattr(spec, binding.field)}, with {spec.num_workers} workers "
+        problem += f"{binding.asked:g} in all: {binding.text}"
+        remedy = "ask for less, or raise it in the TenantSpec"
+        raise ValidationError(f"JobSpec '{spec.job_id}'", binding.field, problem, remedy)
 
     def submit(self, time_ms: int, spec: JobSpec) -> str:
         """Queue a job; the job that had to be forgotten for it, or ``""``."""
@@ -240,10 +242,16 @@ class JobTable:
         forgotten = self.index.assign(j, spec.job_id)
         if forgotten:
             del self.specs[forgotten]
+            self.loose.discard(forgotten)
         self.specs[spec.job_id] = spec
+        if not spec.gang_schedule:
+            self.loose.add(spec.job_id)
+        self._aware[j] = spec.topology_aware
         tenant = self.tenants.number(spec.tenant)
         self._nodes.know_models(spec.gpu_models)
         ask = request_record(spec, time_ms, tenant, self._nodes.models)
+        # Not what may be known of run times, which may be more or less: what was asked for.
+        self.limit_ms[j] = ask["requested_ms"][0]
         live.admit_live_job(self._state.rows, 0, time_ms, j, ask)
         return forgotten
 
@@ -278,6 +286,7 @@ class NodeTable:
         self.index = RowIndex("node", state.shape.nodes)
         self.specs: dict[str, NodeSpec] = {}
         self.rented: set[str] = set()
+        self.links = np.zeros(state.shape.nodes, np.uint8)  # NodeSpec.link_rank, by row
         self._racks: dict[int, dict[str, None]] = {}  # who is, or was, in which
 
     @property
@@ -389,6 +398,7 @@ class NodeTable:
             n = row
             self.index.assign(n, spec.node_id)
         self.specs[spec.node_id] = spec
+        self.links[n] = spec.link_rank
         self._racks.setdefault(spec.rack, {})[spec.node_id] = None
         live.put_node(self._state.rows, 0, n, record)
         return n

@@ -73,14 +73,12 @@ class CrashLoops:
         loop.run, loop.crashes = event.run, 1 if lasted_ms > _SHORT_MS else loop.crashes + 1
         report: Event = event
         if loop.crashes > MOST_CRASHES:
-            _log.error(
-                "job '%s' has failed: its workers were lost %d times within minutes of their "
-                "start, the last time because: %s",
-                event.job_id,
-                loop.crashes,
-                event.reason,
+            reason = (
+                f"its workers were lost {loop.crashes} times within minutes of their start, the "
+                f"last time because: {event.reason or 'nobody said why'}"
             )
-            report = WorkerExited(event.job_id, event.run, _CRASHED)
+            _log.error("job '%s' has failed: %s", event.job_id, reason)
+            report = WorkerExited(event.job_id, event.run, _CRASHED, reason)
         if loop.crashes == 1:
             await self._deliver(report)
         else:

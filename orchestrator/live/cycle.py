@@ -11,7 +11,16 @@ from orchestrator.engine.engine import Engine, Outcome
 from orchestrator.engine.plans import MOST_REFUSALS
 from orchestrator.kernels.state.codes import EventKind, Reason
 from orchestrator.live.retry import Persistent
-from orchestrator.messages import Command, Decide, Event, Plan, Review, StartJob, Wait
+from orchestrator.messages import (
+    Command,
+    Decide,
+    Event,
+    Plan,
+    RegroupJob,
+    Review,
+    StartJob,
+    Wait,
+)
 from orchestrator.ports import Clock, Policy
 
 __all__ = ["SchedulingCycle"]
@@ -75,6 +84,7 @@ class SchedulingCycle:
         self._review_ms = review_ms
         self._armed = False  # a cycle is due at this instant
         self._reviews = False  # one is due later, whatever happens
+        self._joins_ms = -1  # and another one, for workers that may not join before
         self._lock = asyncio.Lock()
 
     @property
@@ -92,10 +102,10 @@ class SchedulingCycle:
             self._armed = True
             self._clock.call_at(self._clock.now_ms(), self._review, order=_AFTER_EVENTS)
 
-    async def run(self, *, review: bool) -> list[StartJob]:
-        """Run a cycle; what it started. ``review``: open a decision point first."""
+    async def run(self, *, review: bool) -> list[tuple[str, str]]:
+        """Run a cycle; (job, node) of every worker that started. ``review``: open a point first."""
         async with self._lock:
-            started: list[StartJob] = []
+            started: list[tuple[str, str]] = []
             if review:
                 started += _starts(await self._propose(Review()))
             refusals = 0
@@ -107,8 +117,24 @@ class SchedulingCycle:
                     _log.warning("refused (%s): %s", outcome.reason.name.lower(), plan)
                 if refusals > MOST_REFUSALS:
                     await self._propose(Decide(Plan((Wait(),))))
+            started += await self._let_join()
         self._review_later()
         return started
+
+    async def _let_join(self) -> list[tuple[str, str]]:
+        """Workers that were missing of jobs that are no gangs start where room was left."""
+        joined = []
+        for action in self._engine.late_workers():
+            there = len(self._engine.workers_of(action.job_id))
+            outcome = await self._propose(Decide(Plan((action,))))
+            for effect in outcome.effects:
+                if isinstance(effect, RegroupJob):
+                    joined += [(effect.job_id, new.node_id) for new in effect.workers[there:]]
+        due_ms = self._engine.next_join_ms()
+        if self.on_events and due_ms is not None and due_ms != self._joins_ms:
+            self._joins_ms = due_ms
+            self._clock.call_at(due_ms, self._review_late, order=_AFTER_EVENTS)
+        return joined
 
     async def _decide(self) -> tuple[Plan, Outcome]:
         """What the policy wants, or the fallback where it fails, and what came of it."""
@@ -146,5 +172,6 @@ class SchedulingCycle:
             self._clock.call_at(due_ms, self._review_late, order=_AFTER_EVENTS)
 
 
-def _starts(outcome: Outcome) -> list[StartJob]:
-    return [effect for effect in outcome.effects if isinstance(effect, StartJob)]
+def _starts(outcome: Outcome) -> list[tuple[str, str]]:
+    starts = [effect for effect in outcome.effects if isinstance(effect, StartJob)]
+    return [(start.job_id, worker.node_id) for start in starts for worker in start.workers]

@@ -8,6 +8,7 @@ from orchestrator.metrics.collector import OrchestratorMetrics
 from orchestrator.metrics.views import (
     ClusterUtilization,
     JobCompletionRate,
+    JobEvents,
     ScalingEfficiency,
     SchedulingLatency,
     Series,
@@ -16,6 +17,7 @@ from orchestrator.metrics.views import (
 __all__ = [
     "ClusterUtilization",
     "JobCompletionRate",
+    "JobEvents",
     "OrchestratorMetrics",
     "ScalingEfficiency",
     "SchedulingLatency",

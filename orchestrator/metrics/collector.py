@@ -15,6 +15,7 @@ from orchestrator.messages import StartJob
 from orchestrator.metrics.views import (
     ClusterUtilization,
     JobCompletionRate,
+    JobEvents,
     ScalingEfficiency,
     SchedulingLatency,
     Series,
@@ -47,6 +48,8 @@ class OrchestratorMetrics:
     ----------
     utilization, latency, completion, scaling
         The four of the interface.
+    events : JobEvents
+        What happened to jobs, by cause.
     fragmentation, fairness, queue : Series
         See :func:`orchestrator.status.fragmentation`; Jain's index of what tenants
         with work hold, over their weights; waiting jobs.
@@ -68,6 +71,7 @@ class OrchestratorMetrics:
         self.latency = SchedulingLatency()
         self.completion = JobCompletionRate()
         self.scaling = ScalingEfficiency(limit)
+        self.events = JobEvents()
         self.fragmentation = Series(limit)
         self.fairness = Series(limit)
         self.queue = Series(limit)
@@ -96,6 +100,7 @@ class OrchestratorMetrics:
                     submit_ms = int(engine.state.request[0, j]["submit_ms"])
                     self.latency.add(effect.start_ms - submit_ms)
         self.completion.settle(engine)
+        self.events.note(outcome.notes)
         if self._sampled_ms < 0 or now_ms - self._sampled_ms >= self._interval_ms:
             self._sampled_ms = now_ms
             self.utilization.sample(engine.row)
@@ -131,7 +136,9 @@ class OrchestratorMetrics:
         Returns
         -------
         dict
-            A dict for each of the interface's four; ``fragmentation``, ``fairness``,
+            A dict for each of the interface's four; ``events`` (preemptions, interruptions,
+            warnings, failures and refusals by cause, and exit codes); ``fragmentation``,
+            ``fairness``,
             ``preemptions``, ``interruptions``, ``lost_hours`` (unit hours of lost work and
             restarts), ``service_attainment`` (share of requests within their objective, by
             service; None: no requests), ``node_hours`` and ``node_cost``.
@@ -145,6 +152,7 @@ class OrchestratorMetrics:
             "scheduling_latency": self.latency.summary(),
             "completion": self.completion.summary(engine, time_ms - begin_ms),
             "scaling": self.scaling.summary(),
+            "events": self.events.summary(),
             "fragmentation": fragmentation(engine),
             "fairness": self.fairness_now(),
             "preemptions": engine.jobs.count("preemptions"),

@@ -7,12 +7,13 @@ Kounev and Reussner, "Elasticity in Cloud Computing: What It Is, and What It Is 
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
 
 from orchestrator.engine.engine import Engine
+from orchestrator.engine.history import JobNote
 from orchestrator.errors import ConfigurationError
 from orchestrator.kernels.state.codes import JobCode
 from orchestrator.messages import StartJob
@@ -21,6 +22,7 @@ from orchestrator.types import ScalingDecision, ScalingDirection
 __all__ = [
     "ClusterUtilization",
     "JobCompletionRate",
+    "JobEvents",
     "ScalingEfficiency",
     "SchedulingLatency",
     "Series",
@@ -138,6 +140,9 @@ class SchedulingLatency:
 _ENDED = (JobCode.COMPLETED, JobCode.FAILED)
 
 
+_COUNTED = ("preempted", "interrupted", "overdue", "failed", "refused")
+
+
 class JobCompletionRate:
     """Completed and failed jobs, and deadlines kept by those that have one."""
 
@@ -177,6 +182,28 @@ class JobCompletionRate:
             "deadlines_met": self.deadlines_met,
             "deadlines_missed": self.deadlines_missed,
         }
+
+
+class JobEvents:
+    """What happened to jobs, counted by what it was and by who or what caused it."""
+
+    def __init__(self) -> None:
+        self.counts: dict[str, Counter[str]] = {what: Counter() for what in _COUNTED}
+        self.exit_codes: Counter[int] = Counter()
+
+    def note(self, notes: Iterable[JobNote]) -> None:
+        """Something happened."""
+        for note in notes:
+            if note.what in self.counts:
+                self.counts[note.what][note.cause] += 1
+            if note.what == "failed" and note.exit_code is not None:
+                self.exit_codes[note.exit_code] += 1
+
+    def summary(self) -> dict[str, dict[str, int]]:
+        """Counts by cause of each kind of event, and of failed jobs by exit code."""
+        told = {what: dict(sorted(counts.items())) for what, counts in self.counts.items()}
+        codes = {str(code): count for code, count in sorted(self.exit_codes.items())}
+        return {**told, "exit_codes": codes}
 
 
 class ScalingEfficiency:

@@ -24,8 +24,15 @@ from orchestrator.engine.snapshot import JobView, Snapshot
 from orchestrator.errors import ConfigurationError
 from orchestrator.kernels.decide.rules import RULE_DTYPE
 from orchestrator.kernels.run import rows as entry
-from orchestrator.kernels.state.codes import Placement, Preemption, RuleKey, Scaling, Topology
-from orchestrator.messages import Plan
+from orchestrator.kernels.state.codes import (
+    ActionKind,
+    Placement,
+    Preemption,
+    RuleKey,
+    Scaling,
+    Topology,
+)
+from orchestrator.messages import PlaceJob, Plan, PreemptJob
 from orchestrator.ports import Policy
 from orchestrator.semantics import enum_member
 from orchestrator.types import JobSpec
@@ -59,7 +66,8 @@ class Rule:
     key : RuleKey
         Waiting jobs are served by ascending score under this key.
     placement : Placement
-        How a gang is placed.
+        How a gang is placed. Best fit, the default, leaves it to ``topology_aware`` jobs of a live
+        cluster to be kept close together.
     preemption : Preemption
         Whom it preempts.
     blocking : bool
@@ -526,6 +534,11 @@ class RulePolicy:
         state = snapshot.state
         scratch = np.empty(max(state.shape.jobs, state.shape.workers), np.int32)
         kind, j, value = entry.rule_action(state.rows, 0, self._record, scratch)
+        if kind == ActionKind.PLACE and value == Placement.BEST_FIT:
+            return Plan((PlaceJob(snapshot.job_ids[j]),))  # it has no wishes of its own
+        if kind == ActionKind.PREEMPT:
+            said = f"rule '{self.rule.name}' makes room for another job"
+            return Plan((PreemptJob(snapshot.job_ids[j], said),))
         return Plan((snapshot.action(kind, j, value),))
 
 

@@ -28,6 +28,7 @@ from orchestrator.autoscaler import (
 from orchestrator.autoscaler.forecast import calibrate, carry_forward, choose
 from orchestrator.errors import ConfigurationError, ValidationError
 from orchestrator.types import ScalingDirection
+from tests.engine.builders import job, node, stage
 
 _DAY = 48
 _SETTINGS = RollingSettings(carry=40, recent=20, memory=60, local=6, least=10)
@@ -310,3 +311,26 @@ def test_wrong_names_and_options() -> None:
         PredictiveScaler(ScalingPlan(1.0), _NAIVE, day=1, delay=1, level=1.0)
     with pytest.raises(ValidationError, match="an origin within 0"):
         make_table(_series(), _NAIVE, 1, first=10_000)
+
+
+@pytest.mark.parametrize("past", [[0.0], [3.5], [1e6]])
+def test_prophet_answers_a_single_value_with_it(past: list[float]) -> None:
+    fitted = Prophet().fit(np.array(past), _DAY)
+    assert fitted.at(np.arange(3)).tolist() == past * 3
+    assert np.isnan(fitted.sigma)
+
+
+@pytest.mark.parametrize("past", [[2.0, 2.0], [0.0, 0.0, 0.0]])
+def test_prophet_is_fitted_to_two_values(past: list[float]) -> None:
+    fitted = Prophet().fit(np.array(past), _DAY)
+    assert fitted.at(np.arange(len(past), len(past) + 2)) == pytest.approx([past[0]] * 2)
+    assert fitted.sigma >= 0.0
+
+
+@pytest.mark.parametrize("forecasters", [(Prophet(),), (Persistence(), Prophet(refit_every=1))])
+async def test_the_first_decision_of_a_cluster_is_one(forecasters: tuple[Forecaster, ...]) -> None:
+    scaler = PredictiveScaler(ScalingPlan(4.0, max_size=4), forecasters, day=24, delay=1)
+    s = stage(node("n0"), autoscaler=scaler)
+    await s.orchestrator.submit_job(job("a", gpus_per_worker=3))
+    decisions = [await s.orchestrator.auto_scale_cluster() for _ in range(3)]
+    assert [decision.predicted_demand for decision in decisions] == pytest.approx([3.0] * 3)

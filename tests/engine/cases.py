@@ -69,6 +69,7 @@ def _job(draw: st.DrawFn, *, pool: bool) -> dict[str, Any]:
         "restart_seconds": draw(st.sampled_from([0.0, 0.1, 0.4])),
         "preemptible": draw(st.booleans()),
         "priority": draw(st.sampled_from(JobPriority)),
+        "topology_aware": False,  # rows know no preferences
     }
 
 

@@ -185,6 +185,7 @@ class Live:
             seed=self.case.seed,
             schedule_on_events=True,
             review_ms=None,
+            time_limit_grace_s=None,  # nobody ends jobs in a replay
             check=True,
         )
 

@@ -70,6 +70,12 @@ class FullCase:
         return replace(self.base.nodes[0], node_id=f"node-{n}", available=True)
 
 
+def _least(spec: JobSpec, by_gpu: bool) -> float:
+    """GPUs, or cores, without which a job does not start."""
+    workers = spec.min_workers if spec.elastic else spec.num_workers
+    return workers * (spec.gpus_per_worker * spec.gpu_fraction if by_gpu else spec.cpus_per_worker)
+
+
 @st.composite
 def full_cases(draw: st.DrawFn) -> FullCase:
     base = draw(cases(commitment=False))
@@ -98,7 +104,10 @@ def full_cases(draw: st.DrawFn) -> FullCase:
     )
     capacity = sum(node.gpus for node in base.nodes) or sum(node.cpu_cores for node in base.nodes)
     tenants = tuple(TenantSpec(name, quota=capacity / 3) for name in ("cluster", "t0", "t1"))
-    semantics = replace(base.semantics, quota_mode=draw(st.sampled_from(QuotaMode)))
+    # A job that its tenant's hard quota never lets start is refused live, and waits in an episode.
+    asked = [_least(spec, by_gpu) for spec in [*services, *(spec for _, spec in base.jobs)]]
+    modes = [mode for mode in QuotaMode if mode != QuotaMode.HARD or max(asked) <= capacity / 3]
+    semantics = replace(base.semantics, quota_mode=draw(st.sampled_from(modes)))
     rules = [None, None, "elastic_srtf+predictive", "reclaim+reactive"]
     return FullCase(
         base=replace(base, semantics=semantics),

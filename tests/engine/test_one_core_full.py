@@ -88,6 +88,7 @@ class Mirror:
             semantics=case.base.semantics,
             tenants=case.tenants,
             seed=case.base.seed,
+            time_limit_grace_s=None,
             check=True,
         )
         self.provisioner.bind(self._arrive)
