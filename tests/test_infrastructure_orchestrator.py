@@ -393,7 +393,7 @@ class TestInfrastructureOrchestrator:
         before, lost = behind.requests[sick], list[int]()
         await ask(s, gap_ms, 4000, lost)  # longer than a breaker stays open
         assert behind.requests[sick] - before <= 100 / gap_ms  # what it got before it was shut out
-        assert lost == []  # the other one answers, and nobody notices
+        assert lost == []  # the other one answers: nobody gets an error
         assert await s.orchestrator.discover_service("llm") == [well]
         behind.mode.clear()
         await ask(s, gap_ms, 5000)

@@ -18,6 +18,7 @@ from orchestrator import (
     Wait,
     WorkerExited,
     WorkersLost,
+    policy_of,
 )
 from orchestrator.engine.history import MOST_NOTES
 from tests.engine.builders import SHAPE, Stage, job, node, stage
@@ -118,8 +119,6 @@ async def test_reasons_are_told(name: str) -> None:
     note = _told(s, what)
     assert (note["cause"], note["reason"], note["run"]) == (cause, reason, 1)
     assert _counted(s)[what] == {cause: 1}
-    for act in acts:
-        del act
     log = s.foundations.consensus_engine
     other = InfrastructureOrchestrator(
         log, *s.foundations[1:], clock=s.clock, nodes=(node("n0"), node("n1")), shape=SHAPE
@@ -200,15 +199,14 @@ async def test_nobody_is_blamed_for_a_place_that_was_given_up() -> None:
 
 
 async def test_policies_may_say_why() -> None:
+    rule = policy_of(RULES["fcfs"])
+
     class Script:
         def decide(self, snapshot: Snapshot) -> Plan:
             if snapshot.now_ms < 600_000 or not snapshot.running():
-                return RULES_FCFS.decide(snapshot)
+                return rule.decide(snapshot)
             return Plan((PreemptJob("a", "it had its share"), Wait()))
 
-    from orchestrator import policy_of
-
-    RULES_FCFS = policy_of(RULES["fcfs"])
     s = await _runs(lambda s: s.orchestrator.submit_job(job("b")), policy=Script())
     assert _told(s, "preempted")["reason"] == "it had its share"
 
