@@ -338,7 +338,8 @@ class FleetController:
         if self.provisioner is None:
             return 0
         rented = [node_id for node_id in self._up() if node_id in self._engine.nodes.rented]
-        leaving = Rehearsal(self._engine, now_ms, self._rule()).give_up(count, rented)
+        rehearsal = Rehearsal(self._engine, now_ms, self._rule())
+        leaving = rehearsal.give_up(count, rented, self._coming())
         for node_id in leaving:
             replicas = self._engine.services_on(node_id)
             await decommission(node_id)
