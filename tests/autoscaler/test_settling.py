@@ -233,6 +233,7 @@ def _require_right(scene: Scene, cluster: InfrastructureOrchestrator, seen: Seen
             assert not could_hold(ask, largest, models), f"'{spec.job_id}' was refused"
 
 
+@pytest.mark.slow
 @pytest.mark.property
 @given(scene=scenes())
 def test_autoscaling_comes_to_rest_where_it_is_right(scene: Scene) -> None:
