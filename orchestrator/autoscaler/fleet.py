@@ -338,7 +338,12 @@ class FleetController:
         if self.provisioner is None:
             return 0
         rented = [node_id for node_id in self._up() if node_id in self._engine.nodes.rented]
-        leaving = Rehearsal(self._engine, now_ms, self._rule()).give_up(count, rented)
+        coming, nodes = self._coming(), self._engine.nodes
+        if coming:  # a fleet that grows moves no work to be smaller
+            workers = self._engine.state.node[0]["workers"]
+            rented = [name for name in rented if workers[nodes.index.find(name)] == 0]
+        rehearsal = Rehearsal(self._engine, now_ms, self._rule())
+        leaving = rehearsal.give_up(count, rented, coming)
         for node_id in leaving:
             replicas = self._engine.services_on(node_id)
             await decommission(node_id)

@@ -110,6 +110,7 @@ class Rehearsal:
         self._rule = rule
         self._models = list(engine.nodes.models)
         self._records: dict[NodeSpec, NDArray[np.void]] = {}  # of kinds that have joined
+        self._withdrawn: list[int] = []  # rows of nodes that have joined, and left again
         self._scratch = np.empty(engine.shape.workers, np.int32)
         self.state = engine.state_at(max(time_ms, engine.now_ms))
         # Nobody is waited for here, and what ran too short a time may change its size all the same.
@@ -130,7 +131,7 @@ class Rehearsal:
 
     def become(self, other: Rehearsal) -> None:
         """Go on from where another one is."""
-        self._models = list(other._models)
+        self._models, self._withdrawn = list(other._models), list(other._withdrawn)
         kernels.copy_row(other.state.rows, 0, self.state.rows, 0)
 
     # --- jobs ------------------------------------------------------------------------------------
@@ -151,13 +152,16 @@ class Rehearsal:
         """Start who fits, in order; who waits on for nodes, and not for a quota for example.
 
         Where no node has GPUs quotas are counted in cores; nodes with GPUs of ``kinds``, which can
-        be ordered, would change that.
+        be ordered, would change that for who asks for some.
         """
-        return [j for j in self.waiting() if self._lacks_nodes(self.place(j), kinds)]
+        return [j for j in self.waiting() if self._lacks_nodes(j, kinds)]
 
-    def _lacks_nodes(self, reason: Reason, kinds: Sequence[NodeSpec]) -> bool:
+    def _lacks_nodes(self, j: int, kinds: Sequence[NodeSpec]) -> bool:
+        """Start a job if it fits; otherwise, whether it is nodes that it waits for."""
+        reason = self.place(j)
         if reason == Reason.QUOTA and self.state.rows[0]["unit"] == 0:
-            return any(kind.gpus > 0 for kind in kinds)
+            asks_gpus = self.state.request[0, j]["gpus_per_worker"] > 0
+            return bool(asks_gpus) and any(kind.gpus > 0 for kind in kinds)
         return reason in _WAIT_FOR_NODES
 
     def resize(self, j: int, workers: int) -> Reason:
@@ -217,16 +221,20 @@ class Rehearsal:
         return joined
 
     def _free_node(self) -> int | None:
+        """A row for a node, as the cluster would give it: an unused one, then of one that left."""
         used = int(self.state.rows[0]["num_nodes"])
-        gone = np.flatnonzero(self.state.node[0, :used]["state"] == NodeCode.ABSENT)
-        if len(gone):
-            return int(gone[0])
-        return used if used < self.state.shape.nodes else None
+        if self._withdrawn:
+            return self._withdrawn.pop()
+        if used < self.state.shape.nodes:
+            return used
+        gone = np.flatnonzero(self.state.node[0]["state"] == NodeCode.ABSENT)
+        return int(gone[0]) if len(gone) else None
 
     def _withdraw(self, rows: Sequence[int]) -> None:
         """Nodes that have joined, and hold nobody, were never there."""
-        for n in rows:
+        for n in reversed(rows):
             live.put_node(self.state.rows, 0, n, np.zeros(1, NODE_DTYPE))
+            self._withdrawn.append(n)
 
     def order(self, templates: Sequence[NodeSpec], room: int) -> Order:
         """The nodes that let in who waits, as many of them as nodes can help.
@@ -272,7 +280,7 @@ class Rehearsal:
         nodes: list[NodeSpec] = []
         hopeless: set[tuple[tuple[int, ...], int]] = set()
         for j in left:
-            if not self._lacks_nodes(self.place(j), kinds):
+            if not self._lacks_nodes(j, kinds):
                 continue
             ask: Any = self.state.request[0, j]
             alike = tuple(int(ask[name]) for name in (*SHAPE_FIELDS, "model_mask", "tenant"))
@@ -326,13 +334,15 @@ class Rehearsal:
 
     # --- fewer nodes -----------------------------------------------------------------------------
 
-    def give_up(self, count: int, among: Iterable[str]) -> list[str]:
+    def give_up(
+        self, count: int, among: Iterable[str], coming: Sequence[NodeSpec] = ()
+    ) -> list[str]:
         """Give up nodes, at most ``count``, whose work all fits elsewhere; which, in order.
 
         Those go first that a simulated fleet would give up first: what empties them costs least
         (work since the last checkpoint, saving and restarting, times what the gang holds; each gang
         once). All of a node's jobs get as many workers on the others as they have, without taking
-        the place of anybody.
+        the place of anybody, nor of those whom nodes on order will let in.
 
         Parameters
         ----------
@@ -340,12 +350,18 @@ class Rehearsal:
             How many are wanted.
         among : iterable of str
             Nodes that may go.
+        coming : sequence of NodeSpec, optional
+            Nodes on order.
         """
         index = self._engine.nodes.index
         left = {index.find(node_id) for node_id in among}
         gone: list[str] = []
         self.place_all()
         costs, trial = self.fork(), self.fork()
+        later = self.fork()
+        later.add(coming)
+        later.place_all()
+        then = later.fork()
         tries = _MOST_TRIES
         while len(gone) < count and tries > 0:
             n = costs._cheapest(left & self._maybe_movable(), trial)
@@ -353,8 +369,10 @@ class Rehearsal:
                 break
             left.discard(n)
             trial.become(self)
-            if trial._moves_all(n):
+            then.become(later)
+            if trial._moves_all(n) and (not coming or then._moves_all(n)):
                 self.become(trial)
+                later.become(then)
                 costs._drain(n)  # whoever is saved for its sake costs nothing on the next one
                 gone.append(index.ids[n])
             else:

@@ -208,6 +208,16 @@ async def test_large_own_nodes_count_for_what_they_hold() -> None:
     assert _status(s) == (2, [])
 
 
+@pytest.mark.parametrize("backfill", [False, True])
+async def test_who_is_waited_for_gets_nodes_as_well(backfill: bool) -> None:
+    s = _rented(node("n0", 8), plan=_EXACT, semantics=Semantics(commitment=True, backfill=backfill))
+    await _submit(s, 4, gpus_per_worker=5)
+    await s.wait(1)
+    await _settle(s, 4)
+    assert _status(s) == (4, [])
+    assert len(s.orchestrator.engine.placed()) == 4
+
+
 async def test_deliveries_that_could_not_be_logged_yet_are_not_ordered_again() -> None:
     s = _rented(plan=_EXACT | {"min_size": 0})
     await _submit(s, 1, gpus_per_worker=8)
@@ -263,6 +273,23 @@ async def test_work_that_fits_elsewhere_moves_and_goes_on() -> None:
     for name in ("j0", "j1"):
         status = s.orchestrator.get_job_status(name)
         assert (status["state"], status["preemptions"], status["lost_ms"]) == ("running", 1, 0)
+
+
+async def test_nothing_goes_that_a_gang_needs_beside_nodes_on_order() -> None:
+    """A gang of four; two nodes are here and idle, the other two are on their way."""
+    s = _rented(plan=_EXACT | {"min_size": 0})
+    await _submit(s, 2, tenant="short", gpus_per_worker=8, max_duration_hours=0.1)
+    await _settle(s, 3)
+    await s.wait(1.5)
+    await _submit(s, 1, num_workers=4, gpus_per_worker=5)
+    ordered = await s.orchestrator.auto_scale_cluster()
+    assert (ordered.direction, ordered.target_nodes) == (ScalingDirection.UP, 4)
+    again = await s.orchestrator.auto_scale_cluster()  # 20 GPUs are wanted, of 32
+    assert again.direction == ScalingDirection.DOWN
+    assert "0 of 1 nodes" in again.reason
+    await s.wait(2)
+    assert s.state_of("j0") == "running"
+    assert _status(s) == (4, [])
 
 
 async def test_replicas_of_a_node_that_goes_are_started_elsewhere() -> None:
