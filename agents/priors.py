@@ -128,7 +128,7 @@ def _known(
     for name in names:
         if name not in here and name not in elsewhere:
             raise ConfigurationError(
-                f"agent: unknown feature '{name}'{_hint(made_for)}; known here: {', '.join(here)}"
+                f"agent: unknown feature '{name}'{_hint(made_for)}; known: {', '.join(here)}"
             )
     return [name for name in names if name in here]
 
