@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import math
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -78,6 +79,20 @@ _HERE = Path(__file__).resolve().parent
 _WRONG_INPUT = 2
 
 
+_NAMED = re.compile(r".*[^\d.,eE+-].*", re.DOTALL)
+"""What may be the name of a choice: anything but a number, or nothing."""
+
+
+_NO_NAMES = ("null", "~", "true", "false", "''", '""')
+
+
+_SECTIONS = dict.fromkeys(
+    ("workload", "env", "reward", "failures", "services", "fleet", "scenario", "agent", "task"),
+    False,
+) | dict.fromkeys(("evaluation", "suite", "history"), True)
+"""Parts of a config that are mappings, and whether null stands for none."""
+
+
 _DAY_S = 86_400
 
 
@@ -127,6 +142,7 @@ def entry_point(
         def guarded(cfg: DictConfig) -> float | None:
             try:
                 _check_seeds(cfg, "")
+                _check_sections(cfg)
                 with stoppable():
                     return main(cfg)
             except (QuartermasterError, InstantiationException, OmegaConfBaseException) as error:
@@ -143,7 +159,18 @@ def entry_point(
         start = hydra.main(
             version_base="1.3", config_path=str(config_dir()), config_name=config_name
         )
-        return start(guarded)
+        program: Callable[[], None] = start(guarded)
+
+        @functools.wraps(main)
+        def begin() -> None:
+            try:
+                _check_groups(sys.argv[1:])
+            except ConfigurationError as error:
+                sys.stderr.write(f"error: {error}\n")
+                sys.exit(_WRONG_INPUT)
+            program()
+
+        return begin
 
     return decorate
 
@@ -164,6 +191,33 @@ def _check_seeds(cfg: Any, path: str) -> None:
                 check_whole(f"config: '{within}'", seed, 0)
         elif OmegaConf.is_config(value):
             _check_seeds(value, within)
+
+
+def _check_groups(arguments: Sequence[str]) -> None:
+    """Refuse ``GROUP=null``, or a number, on the command line: Hydra itself ends in a traceback."""
+    for argument in arguments:
+        key, equals, value = argument.partition("=")
+        group = key.lstrip("+").partition("@")[0]
+        folder = config_dir() / group
+        if not (equals and group and folder.is_dir()):
+            continue
+        choice = _NAMED.fullmatch(value.strip())
+        if choice is None or choice[0].lower() in _NO_NAMES:
+            known = ", ".join(sorted(path.stem for path in folder.glob("*.yaml")))
+            raise ConfigurationError(
+                f"config: '{group}' is {value.strip() or 'empty'}; choose from {known}"
+            )
+
+
+def _check_sections(cfg: DictConfig) -> None:
+    """Refuse a section without which there is nothing to do, or that is a mere value."""
+    for name, optional in _SECTIONS.items():
+        value = cfg.get(name)
+        missing = value is None and (optional or name not in cfg)
+        if not missing and not OmegaConf.is_dict(value):
+            raise ConfigurationError(
+                f"config: '{name}' is {value!r}; give it its fields, or leave it out"
+            )
 
 
 def _on_purpose(error: BaseException) -> str | None:

@@ -248,8 +248,8 @@ def evaluate(cfg: DictConfig, console: Console) -> bool:
 
 def _bundles(cfg: DictConfig) -> list[Path]:
     """The folders of ``bundle``: none, one or several."""
-    paths = plain(cfg.bundle) or []
-    paths = [paths] if isinstance(paths, str) else paths
+    given = plain(cfg.bundle)
+    paths = given if isinstance(given, list) else [] if given is None else [given]
     for path in paths:
         check_kind("config", "bundle", path, str)
     return [Path(path) for path in paths]

@@ -105,6 +105,9 @@ def test_benchmark_plays_suites_with_everything_on(tmp_path: Path) -> None:
     assert "fairness" in (output / "table.md").read_text()
 
 
+_FEW = ["workload.jobs=3000", "task.evaluation_jobs=64", "evaluation.windows=2"]
+
+
 @pytest.mark.parametrize(
     ("name", "arguments", "message"),
     [
@@ -147,6 +150,20 @@ def test_benchmark_plays_suites_with_everything_on(tmp_path: Path) -> None:
         ("train", ["evaluation.windows=0"], "error: evaluation: 'windows' is 0; give"),
         ("train", ["task.exclude=[1]"], "error: task: 'exclude' is [1]; give a list of"),
         ("train", ["agent=ppo", "agent.batch=1"], "error: agent: 'batch' is 1; at least 2"),
+        ("train", ["workload=null"], "error: config: 'workload' is null; choose from gpu_cluster"),
+        ("train", ["env=7"], "error: config: 'env' is 7; choose from autoscaling, cluster"),
+        ("train", ["agent=~"], "error: config: 'agent' is ~; choose from cma, "),
+        ("evaluate", ["suite="], "error: config: 'suite' is empty; choose from demo, full"),
+        ("benchmark", ["suite=null"], "error: config: 'suite' is null; choose from demo"),
+        ("train", ["+experiment=null"], "error: config: 'experiment' is null; choose from auto"),
+        ("train", ["task=null"], "error: config: 'task' is None; give it its fields"),
+        ("train", ["evaluation=5"], "error: config: 'evaluation' is 5; give it its fields"),
+        ("evaluate", ["bundle=5"], "error: config: 'bundle' is 5; give a text"),
+        (
+            "train",
+            ["env=cluster", "workload=gpu_cluster", "agent=cma_autoscaling", *_FEW],
+            "error: agent: of its 26 'features' this environment has 1 (the agent is made for env",
+        ),
     ],
 )
 def test_wrong_input_is_one_line_and_writes_nothing(tmp_path, name, arguments, message) -> None:

@@ -31,7 +31,15 @@ from orchestrator.scheduling.zoo.pollux import Pollux
 from orchestrator.scheduling.zoo.rounds import Themis
 from orchestrator.scheduling.zoo.tiresias import TiresiasSimulator
 
-__all__ = ["ZOO", "Advance", "evaluate_policy", "evaluate_rule", "evaluate_zoo", "zoo_policy"]
+__all__ = [
+    "ZOO",
+    "Advance",
+    "evaluate_policy",
+    "evaluate_rule",
+    "evaluate_zoo",
+    "is_planned",
+    "zoo_policy",
+]
 
 
 Advance = Callable[[int], None]
@@ -68,6 +76,11 @@ lookahead
 _BUILT_IN = frozenset(ZOO)
 
 
+def is_planned(name: str) -> bool:
+    """Whether a name is that of a policy of the zoo, or of one's own; else it is a rule's."""
+    return name in ZOO or ":" in name
+
+
 def zoo_policy(name: str) -> Policy:
     """A new policy by name: of :data:`ZOO`, a rule's, or one's own as ``package.module:Class``.
 
@@ -100,7 +113,13 @@ def _own_policy(name: str) -> Policy:
             f"policy '{name}': cannot be imported ({error}); give package.module:Class, and have "
             "the package's folder in PYTHONPATH"
         ) from None
-    policy: Policy = make()
+    try:
+        policy: Policy = make()
+    except TypeError as error:
+        raise ConfigurationError(
+            f"policy '{name}': cannot be made ({error}); give a class, or a function, that needs "
+            "no arguments"
+        ) from None
     if not callable(getattr(policy, "decide", None)):
         raise ConfigurationError(
             f"policy '{name}': has no method 'decide'; see orchestrator.ports.Policy"

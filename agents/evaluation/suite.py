@@ -18,6 +18,7 @@ from agents.evaluation.play import (
     evaluate_policy,
     evaluate_rule,
     evaluate_zoo,
+    is_planned,
     zoo_policy,
 )
 from agents.problem import BatchPolicy, Problem, Windows
@@ -68,7 +69,8 @@ class Suite:
     length : int
         Jobs of a window; 0: the whole trace is one window.
     rules : sequence of str
-        Rules to play.
+        Rules to play. They may be policies as in ``zoo``, too: names of these, or one's own as
+        ``package.module:Class``.
     baselines : sequence of str
         Those of the rules that policies are compared with.
     variants : mapping of str to mapping, optional
@@ -88,7 +90,8 @@ class Suite:
         Fractions of the jobs for training, validation and test; empty: those of
         :class:`envs.workloads.WindowSplit`.
     zoo : sequence of str, optional
-        Policies of :data:`agents.evaluation.play.ZOO` to play.
+        Policies of :data:`agents.evaluation.play.ZOO` to play, or one's own as
+        ``package.module:Class``. Learned policies are compared with each.
     zoo_windows : mapping of str to int, optional
         For those of them that are slow, how many windows to play: the first ones. They are
         compared with others on these. Policies that are not played may be named.
@@ -121,7 +124,9 @@ class Suite:
     def __post_init__(self) -> None:
         """Reject unknown names, and numbers that leave nothing to play."""
         self._check_numbers()
-        for name in (*self.rules, *self.baselines, *self.series):
+        for name in (*self.rules, *self.baselines):
+            _check_policy(name)
+        for name in self.series:
             rule_named(name)
         for name in self.zoo:
             zoo_policy(name)
@@ -209,6 +214,14 @@ class Suite:
         return starts
 
 
+def _check_policy(name: str) -> None:
+    """Refuse what is neither a rule nor a policy of the zoo or one's own."""
+    if is_planned(name):
+        zoo_policy(name)
+    else:
+        rule_named(name)
+
+
 def label(policy: str, variant: str) -> str:
     """Name of a policy under a variant."""
     return f"{policy}_{variant}" if variant else policy
@@ -266,22 +279,27 @@ def _play(
     results = [
         evaluate_policy(policy, windows, keep_jobs=keep, advance=advance) for policy in policies
     ]
-    results += [evaluate_rule(rule, windows, keep, advance) for rule in suite.rules]
-    for name in suite.zoo:
-        some = windows.first(suite.zoo_windows.get(name, len(windows)))
-        results.append(evaluate_zoo(name, some, keep, advance, processes=processes))
+    for name in (*suite.rules, *suite.zoo):
+        if name in suite.rules and not is_planned(name):
+            results.append(evaluate_rule(name, windows, keep, advance))
+        else:
+            some = windows.first(suite.zoo_windows.get(name, len(windows)))
+            results.append(evaluate_zoo(name, some, keep, advance, processes=processes))
     return results
 
 
 def _plays(suite: Suite, windows: int, policies: int) -> int:
     """Windows that are played under a variant, all in all."""
-    zoo = sum(min(suite.zoo_windows.get(name, windows), windows) for name in suite.zoo)
-    return windows * (policies + len(suite.rules)) + zoo
+    planned = [*(name for name in suite.rules if is_planned(name)), *suite.zoo]
+    slow = sum(min(suite.zoo_windows.get(name, windows), windows) for name in planned)
+    rules = len(suite.rules) + len(suite.zoo) - len(planned)
+    return windows * (policies + rules) + slow
 
 
 def _informed(suite: Suite, problem: Problem, history: Trace) -> Problem:
     """A problem with what ``gittins`` expects of jobs, if the suite plays it."""
-    plays = any(rule_named(name).key == RuleKey.GITTINS for name in suite.rules)
+    rules = [rule_named(name) for name in suite.rules if not is_planned(name)]
+    plays = any(rule.key == RuleKey.GITTINS for rule in rules)
     if not plays or problem.scenario.past_services:
         return problem
     first, stop = suite.split_of(len(history)).region("train")

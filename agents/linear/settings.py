@@ -6,14 +6,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from agents.linear.policy import named_weights
+from agents.priors import prior_for
 from agents.settings import check_bounds, check_types, check_weights
 from orchestrator.errors import ConfigurationError
 from orchestrator.kernels.see.layout import CLUSTER_EXTRA
 from orchestrator.scheduling.rules import rule_named
+from orchestrator.scheduling.schema import FeatureSchema
 
 __all__ = ["CMASettings"]
 
-_SHORTEST_FIRST = {"log_request": -1.0}
+_REQUEST_WEIGHT = -1.0
 _LEAST = {
     "budget_seconds": 0,
     "window_jobs": 1,
@@ -47,9 +49,14 @@ class CMASettings:
         Their length; None: that of the problem's evaluation windows.
     prior : mapping of str to float, or None
         Initial weights by feature name: where the search begins. ``{"advice": 1}`` starts at the
-        environment's advising rule; None: ``{"log_request": -1}``, which equals SJF.
+        environment's advising rule; None: ``{"log_request": -1}``, which equals SJF, all actions
+        but placements ranking below those. Weights of actions that the environment does not have
+        are left out.
     features : sequence of str or None
-        Weights to search over, by name; the others stay as the prior has them. None: all.
+        Weights to search over, by name; the others stay as the prior has them. None: all. Those of
+        actions that the environment does not have are left out.
+    made_for : str or None
+        The environment group whose actions the prior and the features are about, for messages.
     reference : str
         The rule whose costs scale those of rankers.
     validate_every : int
@@ -70,6 +77,7 @@ class CMASettings:
     window_jobs: int | None = None
     prior: Mapping[str, float] | None = None
     features: Sequence[str] | None = None
+    made_for: str | None = None
     reference: str = "sjf"
     validate_every: int = 10
     validation_windows: int = 192
@@ -86,11 +94,11 @@ class CMASettings:
                 "agent: 'features' is []; name what to search over, or give null for all"
             )
         rule_named(self.reference)
-        plain = {name: 1.0 for name in self.start if ":" not in name and name != "advice"}
+        prior = self.prior or {}
+        plain = {name: 1.0 for name in prior if ":" not in name and name != "advice"}
         # The others depend on the environment, and are looked up when there is one.
         named_weights({name: 1.0 for name in plain if name not in CLUSTER_EXTRA})
 
-    @property
-    def start(self) -> Mapping[str, float]:
-        """Where training starts: the prior, or the default one."""
-        return _SHORTEST_FIRST if self.prior is None else self.prior
+    def start_in(self, schema: FeatureSchema) -> dict[str, float]:
+        """Where training starts in an environment: the prior, or the default one."""
+        return prior_for(schema, self.prior, _REQUEST_WEIGHT, self.made_for, by_head=True)

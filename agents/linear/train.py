@@ -7,7 +7,7 @@ is a scorer of all legal actions.
 from __future__ import annotations
 
 import pickle
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from agents.files import replacing
 from agents.linear.evaluate import RankerEvaluator, ScorerEvaluator
 from agents.linear.policy import LinearRanker, LinearScorer, named_weights
 from agents.linear.settings import CMASettings
+from agents.priors import features_for
 from agents.problem import Problem
 from agents.tracking import Tracker
 from agents.training import Best, Course, Reference, TrainingResult
@@ -57,7 +58,7 @@ class CMATrainer(CMASettings):
         TrainingResult
         """
         checkpoint = output / _CHECKPOINT
-        space = _Space.of(problem.config, self.start, self.features)
+        space = _Space.of(problem.config, self)
         if self.resume and checkpoint.is_file():
             search = Search.restore(checkpoint, problem.seed)
         else:
@@ -77,7 +78,7 @@ class CMATrainer(CMASettings):
         kind = "linear_ranker" if ranks else "linear_scorer"
         parts = PolicyParts(kind, {"weights": policy.weights}, policy.name)
         features = None if self.features is None else list(self.features)
-        training = {**asdict(self), "prior": dict(self.start), "features": features}
+        training = {**asdict(self), "prior": self.start_in(schema), "features": features}
         training["algorithm"] = "CMA-ES"
         origin = Origin(problem.config, problem.seed, problem.scenario, training)
         bundle = save_bundle(output / "bundle", parts, origin)
@@ -287,14 +288,14 @@ class _Space:
     chosen: NDArray[np.int64]
 
     @classmethod
-    def of(
-        cls, config: EnvConfig, prior: Mapping[str, float], features: Sequence[str] | None
-    ) -> _Space:
+    def of(cls, config: EnvConfig, settings: CMASettings) -> _Space:
         """The space of a kind of environment."""
-        begin = _named(config, prior)
-        if features is None:
+        schema, wanted = config.schema, settings.features
+        found = wanted and features_for(schema, wanted, settings.made_for, by_head=True)
+        begin = _named(config, settings.start_in(schema))
+        if found is None:
             return cls(begin, np.arange(len(begin)))
-        return cls(begin, np.flatnonzero(_named(config, dict.fromkeys(features, 1.0))))
+        return cls(begin, np.flatnonzero(_named(config, dict.fromkeys(found, 1.0))))
 
     def reduced(self, weights: NDArray[np.float64]) -> NDArray[np.float64]:
         """The searched ones of all weights [D]."""

@@ -58,7 +58,7 @@ class SetPolicy(MaskableActorCriticPolicy):
         schema, settings = self._schema, self._settings
         self.packer = ActionPacker(schema, settings.by_head)
         width, global_width = self.packer.width, len(schema.globals)
-        named = named_vector(schema, settings.start, settings.by_head)
+        named = named_vector(schema, settings.start_in(schema), settings.by_head)
         prior = {int(at): float(named[at]) for at in np.flatnonzero(named)}
         self.scorer = SetScorer(width, global_width, settings.hidden, prior, settings.gain)
         self.critic = SetCritic(width, global_width, settings.hidden, settings.critic_summary)

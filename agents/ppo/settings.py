@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from agents.evaluation.outcomes import METRICS
+from agents.priors import prior_for
 from agents.settings import check_bounds, check_types, check_weights
 from orchestrator.errors import ConfigurationError
 from orchestrator.scheduling.rules import rule_named
+from orchestrator.scheduling.schema import FeatureSchema
 
 __all__ = ["PPOSettings"]
 
@@ -21,7 +23,7 @@ _LEAST = {
 }
 _MOST = {"discount": 1, "gae": 1, "final_rate": 1, "averaging": 1}
 _ABOVE = {"learning_rate": 0, "clip": 0, "gain": 0}
-_SHORTEST_FIRST = {"log_request": -2.0}
+_REQUEST_WEIGHT = -2.0
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,11 @@ class PPOSettings:
     prior : mapping of str to float, or None
         Initial linear weights by feature name (or ``candidate:NAME``, ``victim:NAME``,
         ``elastic:NAME``, ``head:NAME``): where training starts. ``{"advice": 1}`` starts at the
-        advising rule; None: ``{"log_request": -2}``, at shortest job first.
+        advising rule; None: ``{"log_request": -2}``, at shortest job first, all actions but
+        placements ranking below those. Weights of actions that the environment does not have are
+        left out.
+    made_for : str or None
+        The environment group whose actions the prior is about, for messages.
     gain : float
         Factor of the scores; see ``SetScorer``.
     by_head : bool
@@ -85,6 +91,7 @@ class PPOSettings:
     hidden: int = 32
     critic_summary: int = 64
     prior: Mapping[str, float] | None = None
+    made_for: str | None = None
     gain: float = 10.0
     by_head: bool = False
     averaging: float = 0.95
@@ -112,7 +119,6 @@ class PPOSettings:
                 f"PPO: 'metric' is '{self.metric}'; choose from {', '.join(known)}"
             )
 
-    @property
-    def start(self) -> Mapping[str, float]:
-        """Where training starts: the prior, or the default one."""
-        return _SHORTEST_FIRST if self.prior is None else self.prior
+    def start_in(self, schema: FeatureSchema) -> dict[str, float]:
+        """Where training starts in an environment: the prior, or the default one."""
+        return prior_for(schema, self.prior, _REQUEST_WEIGHT, self.made_for, by_head=self.by_head)

@@ -75,7 +75,8 @@ class PPOTrainer(PPOSettings):
         parts = PolicyParts(
             "ppo", policy.state(), model={"hidden": self.hidden, "by_head": self.by_head}
         )
-        training = {**asdict(self), "prior": dict(self.start), "algorithm": "MaskablePPO"}
+        start = self.start_in(problem.config.schema)
+        training = {**asdict(self), "prior": start, "algorithm": "MaskablePPO"}
         origin = Origin(problem.config, problem.seed, problem.scenario, training)
         bundle = save_bundle(output / "bundle", parts, origin)
         return TrainingResult(policy, bundle, watcher.history, watcher.best_score, watcher.stopped)

@@ -179,6 +179,33 @@ def test_own_policies_play_in_processes(jobs, cluster, name, monkeypatch):
     same(evaluate_zoo(name, windows, processes=2), evaluate_rule("sjf", windows))
 
 
+class Demanding(Shortest):
+    """One that cannot be made out of nothing."""
+
+    def __init__(self, patience):
+        super().__init__()
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_own_policies_stand_wherever_a_policy_is_named(jobs, cluster, processes):
+    mine = f"{__name__}:Shortest"
+    suite = Suite(
+        "mine", 60, ["sjf", mine, "themis"], [mine], starts=[0, 150], zoo=["gavel_las"],
+        zoo_windows={"themis": 1},
+    )  # fmt: skip
+    problem = Problem(jobs, cluster)
+    results = {r.policy: r for r in run_suite(suite, problem, processes=processes)[""]}
+    assert list(results) == ["sjf", mine, "themis", "gavel_las"]
+    same(results[mine], results["sjf"])
+    assert len(results["themis"].starts) == 1
+    pairs = make_report(suite, problem, {"": list(results.values())}).comparisons[""]
+    assert {(pair.policy, pair.baseline) for pair in pairs} >= {("sjf", mine), ("themis", mine)}
+    with pytest.raises(ConfigurationError, match="cannot be imported"):
+        replace(suite, rules=["no.such:Thing"], baselines=[])
+    with pytest.raises(ConfigurationError, match="cannot be made"):
+        replace(suite, rules=[f"{__name__}:Demanding"], baselines=[])
+
+
 @pytest.mark.parametrize("name", ["no.such:Thing", "json:Thing", ":", "json:JSONDecoder"])
 def test_own_policies_that_are_none_are_refused(name):
     with pytest.raises(ConfigurationError, match=rf"policy '{name}': "):
