@@ -93,7 +93,8 @@ def _session(
     scenario = Scenario(
         failures=FailureModel(), tenants=tuple(TenantSpec(name) for name in trace.tenants)
     )
-    session = Session(trace, config, _ROWS, scenario=scenario, threads=threads, part="all")
+    starts = np.arange(len(trace) - config.episode_jobs + 1)
+    session = Session(trace, config, _ROWS, starts, scenario=scenario, threads=threads)
     if scanned is not None:
         session.state.rows["scanned_nodes"] = scanned
     session.reseed(row_seeds(4, _ROWS))
