@@ -26,7 +26,7 @@ def check_configs() -> int:
     from hydra import compose, initialize_config_dir
 
     # Which also offers the trainers' settings, the defaults of the group `agent`.
-    from agents.build import config_dir
+    from agents.program import config_dir
 
     folder = config_dir()
     assert folder.name == "_conf", f"the wheel holds no configs, found {folder}"

@@ -2,7 +2,6 @@
 
 from .build import build_problem as build_problem
 from .build import build_suite as build_suite
-from .build import config_dir as config_dir
 from .build import elastic_workload as elastic_workload
 from .build import env_config as env_config
 from .build import failure_model as failure_model
@@ -54,6 +53,7 @@ from .ppo.train import PPOTrainer as PPOTrainer
 from .problem import BatchPolicy as BatchPolicy
 from .problem import Problem as Problem
 from .problem import Windows as Windows
+from .program import config_dir as config_dir
 from .tracking import NullTracker as NullTracker
 from .tracking import TensorBoardTracker as TensorBoardTracker
 from .tracking import Tracker as Tracker

@@ -24,7 +24,6 @@ from agents.build import (
     build_suite,
     build_trainer,
     judging_suite,
-    plain,
 )
 from agents.bundle import EvaluationCard, load_bundle, write_card
 from agents.evaluation.pods import (
@@ -49,6 +48,7 @@ from agents.evaluation.suite import Suite, label, run_suite
 from agents.plots.results import draw_comparison, draw_outcomes, draw_pictures, draw_speed
 from agents.plots.series import draw_packing, draw_series
 from agents.problem import Problem
+from agents.program import plain
 from agents.record import command_line, resume_command, run_folder
 from agents.settings import check_kind, check_number, check_seed
 from agents.speed.table import print_speed, run_speed_suite, write_speed

@@ -10,7 +10,7 @@ import sys
 from omegaconf import DictConfig
 from rich.console import Console
 
-from agents.build import entry_point
+from agents.program import entry_point
 from agents.run import run_benchmark
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 from omegaconf import DictConfig
 from rich.console import Console
 
-from agents.build import entry_point
+from agents.program import entry_point
 from agents.run import evaluate
 
 

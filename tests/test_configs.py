@@ -18,7 +18,6 @@ from agents.build import (
     build_problem,
     build_speed_suite,
     build_suite,
-    config_dir,
     env_config,
     fewer_machines,
     file_or_generator,
@@ -29,6 +28,7 @@ from agents.evaluation.suite import Suite
 from agents.linear.train import CMATrainer
 from agents.ppo.train import PPOTrainer
 from agents.problem import Problem
+from agents.program import config_dir
 from agents.speed.table import SpeedSuite
 from envs.config import CLUSTER, JOB_ORDERING, PLACEMENT, EnvConfig
 from envs.reward import RewardConfig

@@ -11,7 +11,7 @@ import pytest
 from omegaconf import OmegaConf
 from rich.console import Console
 
-from agents.build import build_packing_suite, config_dir
+from agents.build import build_packing_suite
 from agents.evaluation.pods import (
     PackingResult,
     PackingSuite,
@@ -22,6 +22,7 @@ from agents.evaluation.pods import (
     write_packing,
 )
 from agents.plots.series import draw_packing
+from agents.program import config_dir
 from envs.workloads import Trace, read_openb
 from envs.workloads.table import blank_requests
 from orchestrator.errors import ConfigurationError

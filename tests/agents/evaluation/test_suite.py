@@ -9,9 +9,10 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
-from agents.build import build_suite, config_dir
+from agents.build import build_suite
 from agents.evaluation.suite import Suite, run_suite
 from agents.problem import Problem
+from agents.program import config_dir
 from orchestrator.errors import ConfigurationError
 from tests.agents.evaluation.policies import LastLegal, ShortestFirst
 
