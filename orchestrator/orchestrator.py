@@ -7,7 +7,10 @@ is made on a log with entries continues where they end.
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import os
+import socket
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,16 +20,20 @@ from orchestrator.engine.engine import Engine, Outcome
 from orchestrator.kernels.state.codes import NodeCode, Reason
 from orchestrator.kernels.state.row import ClusterShape
 from orchestrator.live.crashes import CrashLoops
-from orchestrator.live.cycle import SchedulingCycle
-from orchestrator.live.journal import CheckpointKeeper, Journal, reconcile
-from orchestrator.live.retry import Inbox, Outbox, Persistent
+from orchestrator.live.cycle import SchedulingCycle, ask_aside, ask_here
+from orchestrator.live.journal import Journal
+from orchestrator.live.outbox import CheckpointKeeper, Outbox, Places
+from orchestrator.live.retry import Inbox, Persistent
 from orchestrator.live.settings import Settings
+from orchestrator.live.takeover import Wanted, lost_workers, unfinished
 from orchestrator.mesh.mesh import ServiceMesh, Transport
 from orchestrator.mesh.replicas import ReplicaRegistry
 from orchestrator.mesh.specs import ServiceSpec
 from orchestrator.messages import (
     Command,
     Decommission,
+    Effect,
+    Entry,
     Event,
     NodeFailed,
     NodeRecovered,
@@ -69,8 +76,10 @@ class InfrastructureOrchestrator:
     Parameters
     ----------
     consensus_engine : ConsensusEngine
-        The log of commands and events. If it has entries, they are replayed; the other arguments
-        must then be those with which they were written.
+        The log of commands and events. If it has entries, they are replayed, under the settings
+        that they were written with: these are in the log. Other ``semantics`` and ``tenants``, a
+        larger ``shape`` and new ``nodes`` hold from then on, by an entry of their own. Who has
+        called :meth:`start` last, or acted first since it was made, leads; nobody else acts.
     shard_manager : ShardManager
         Who is responsible for a job or node.
     fault_detector : FaultDetector
@@ -84,11 +93,9 @@ class InfrastructureOrchestrator:
     policy : Policy, Rule or None
         Who decides; None: the rule ``priority``: more important classes are served first and
         preempt others; within a class it is first come, first served, and who does not fit is
-        overtaken.
-        Who decides; None: the rule that was set last, by the log, or else first come, first
-        served, overtaking where somebody does not fit.
+        overtaken; or the rule that was set last, by the log.
     shape : ClusterShape or None
-        Capacities; None: ``DEFAULT_SHAPE``.
+        Capacities; None: those of the log, or ``DEFAULT_SHAPE``.
     nodes, semantics, tenants, seed, check
         See :class:`orchestrator.engine.engine.Engine`.
     schedule_on_events, review_ms
@@ -140,18 +147,13 @@ class InfrastructureOrchestrator:
             seed=seed,
             check=check,
         )
-        self._reconciled = False
-        self._cycle = SchedulingCycle(
-            self.engine,
-            self.clock,
-            policy_of(policy),
-            self._propose,
-            on_events=schedule_on_events,
-            review_ms=review_ms,
-            fallback=policy_of(None),
-        )
+        self._wanted = Wanted(shape, tuple(nodes), semantics, tuple(tenants))
+        self._cycle = self._new_cycle(policy_of(policy), schedule_on_events, review_ms)
         self._keeper = CheckpointKeeper(checkpoint_manager)
-        self._outbox = Outbox(self.runtime, self.clock)
+        self._places = Places()
+        self._outbox = Outbox(
+            self.runtime, self.clock, self._places, may_act=lambda: self._journal.leads
+        )
         simulated = isinstance(self.runtime, SimulatedRuntime)
         self._replicas = ReplicaRegistry(self.clock, mesh, transport, simulated=simulated)
         self.mesh = self._replicas.mesh
@@ -159,19 +161,52 @@ class InfrastructureOrchestrator:
         account = self.metrics.scaling
         self._fleet = FleetController(self.engine, self.clock, autoscaler, provisioner, account)
         self._fleet.bind(self.register_node)
-        self._journal = Journal(
-            consensus_engine, self.engine, self.clock, self._carry_out, self._observe
-        )
-        self._listen(own_policy=policy is None)
-
-    def _listen(self, *, own_policy: bool) -> None:
-        """Hear of jobs and settings that are there already, of events and of nodes' health."""
         self._keeping = Persistent("noting checkpoints", self._keeper.flush, self.clock)
         self._inbox = Inbox(self._take_report, self.clock)
         self._health = Inbox(self._take_health, self.clock)
         self._crashes = CrashLoops(self.engine, self.clock, self._inbox.deliver)
-        self._replicas.declare(*self.jobs.values())
-        self._settings = Settings(self.clock, self.consensus.entries(), self._journal.propose)
+        self._settings = Settings(self.clock, (), lambda body: self._journal.propose(body))
+        self._read_log()
+        self._listen(own_policy=policy is None)
+
+    def _new_cycle(self, policy: Policy, on_events: bool, review_ms: int | None) -> SchedulingCycle:
+        return SchedulingCycle(
+            self.engine,
+            self.clock,
+            policy,
+            self._propose,
+            on_events=on_events,
+            review_ms=review_ms,
+            fallback=policy_of(None),
+            may_act=lambda: self._journal.leads,
+            ask=ask_aside if isinstance(self.clock, WallClock) else ask_here,
+        )
+
+    def _read_log(self) -> None:
+        """Become what the log says; raises if the settings cannot be those of its cluster."""
+        self._leading = self._reconciled = False
+        self._starting = asyncio.Lock()
+        self._journal = Journal(
+            self.consensus,
+            self.engine,
+            self.clock,
+            self._carry_out,
+            self._observe,
+            kept={
+                "crashes": self._crashes,
+                "metrics": self.metrics,
+                "places": self._places,
+                "replicas": self._replicas,
+                "settings": self._settings,
+            },
+            settled=self._is_settled,
+        )
+        self.engine.check(self._wanted.settings(self.engine))
+        self._taking_over = Persistent("taking over", self._reconcile, self.clock)
+
+    def _listen(self, *, own_policy: bool) -> None:
+        """Hear of jobs and settings that are there already, of events and of nodes' health."""
+        self._replicas.declare(*(self.jobs[job_id] for job_id in self.engine.unended()))
         for rules in self._settings.of("service"):
             if isinstance(rules, ServiceSpec):
                 self._replicas.restore(rules)
@@ -323,7 +358,10 @@ class InfrastructureOrchestrator:
             (job, node) pairs as :meth:`schedule` returns them (with ``schedule_on_events`` that
             happens after this call).
         """
-        outcome = await self._propose(NodeFailed(node_id))
+        return await self._fail_node(node_id)
+
+    async def _fail_node(self, node_id: str, seen_ms: int = -1) -> dict[str, Any]:
+        outcome = await self._propose(NodeFailed(node_id, seen_ms))
         report = failure_report(self.engine, node_id, outcome, self.checkpoints)
         if node_id in self.nodes:
             await self.faults.report(node_id)
@@ -356,6 +394,7 @@ class InfrastructureOrchestrator:
         least to empty are decommissioned, and never one with work that may not be preempted.
         """
         await self.start()
+        self._journal.require_lead()
         return await self._fleet.scale(self.decommission_node)
 
     async def discover_service(self, service_name: str) -> list[str]:
@@ -383,7 +422,7 @@ class InfrastructureOrchestrator:
         suspects = self.faults.suspects()
         return {
             **cluster_status(self.engine, self.clock.now_ms(), self.shards),
-            "suspects": list(suspects),
+            "suspects": [node_id for node_id in suspects if node_id in self.nodes],
             "log_entries": self._journal.applied,
             "services": self._replicas.status(suspects),
             "scaling": self._fleet.status(),
@@ -411,37 +450,82 @@ class InfrastructureOrchestrator:
     # --- the log -------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Make the runtime agree with the log; the first command or event does this too."""
-        if self._reconciled:
+        """Take over the log and make the runtime agree with it.
+
+        The first command or event does this too. From then on whoever led before does not act any
+        more: see :class:`orchestrator.NotLeaderError`.
+        """
+        if self._leading:
             return
-        self._reconciled = True
-        await reconcile(self.engine, self.runtime, self._propose)
-        if self.engine.undecided:
-            await self._cycle.react()
+        async with self._starting:
+            if not self._leading:
+                await self._take_over()
+
+    async def _take_over(self) -> None:
+        await self._journal.lead(f"{socket.gethostname()}-{os.getpid()}-{id(self):x}")
+        self._doubtful, self._seen_ms = self._journal.doubtful, self.engine.now_ms
+        settings = self._wanted.settings(self.engine)
+        if not self._journal.established or settings != self.engine.settings:
+            await self._journal.propose(settings)
+        for spec in self._wanted.newcomers(self.engine):
+            await self._journal.propose(Register(spec))
+        self._leading = True
+        self.runtime.bind(self._crashes.hear)
+        await self._taking_over.run()
+        await self._cycle.resume()
+
+    async def _reconcile(self) -> None:
+        """Have done what was logged and not done, and say who is gone."""
+        observed = self.runtime.observe()
+        effects = unfinished(self.engine, observed, self._doubtful)
+        gone = lost_workers(self.engine, observed, effects, self._seen_ms)
+        for outcome in self._doubtful:
+            self._keeper.note(outcome, self.engine.now_ms)
+        self._keeping.run_now()
+        self._give_back(effects)
+        self._outbox.send(effects)
+        self._reconciled, self._doubtful = True, ()
+        for event in gone:
+            await self._crashes.hear(event)
+
+    def _is_settled(self) -> bool:
+        """Whether all effects of what was logged were carried out."""
+        waits = len(self._outbox) or len(self._keeper)
+        return self._reconciled and not waits and self._fleet.all_returned
 
     async def _propose(self, body: Command | Event) -> Outcome:
         """Log and apply; what came of it. Raises if it makes no sense."""
+        if self._journal.applied == 0:
+            self.engine.check(body)  # a log does not begin for what is refused
         await self.start()
         await self._settings.flush()
         return await self._journal.propose(body)
 
-    def _observe(self, outcome: Outcome) -> None:
+    def _observe(self, entry: Entry, outcome: Outcome) -> None:
         self.metrics.note(outcome)
         self._replicas.note(outcome, self.engine)
+        self._settings.read(entry)
+        self._crashes.note(entry, outcome)
+        self._places.note(entry, outcome)
 
     def _carry_out(self, outcome: Outcome) -> None:
         self._keeper.note(outcome, self.engine.now_ms)
         self._keeping.run_now()
-        gone = [effect.node_id for effect in outcome.effects if isinstance(effect, ReleaseNode)]
+        self._give_back(outcome.effects)
+        self._outbox.send(outcome.effects)
+
+    def _give_back(self, effects: Sequence[Effect]) -> None:
+        """Nodes that have left are not watched any more, and go where they came from."""
+        gone = [effect.node_id for effect in effects if isinstance(effect, ReleaseNode)]
         for node_id in gone:
             self.faults.forget(node_id)
         self._fleet.left(gone)
-        self._outbox.send(outcome.effects)
 
     # --- what is reported ------------------------------------------------------------------------
 
     async def _take_report(self, event: Event) -> None:
         """The runtime reports something."""
+        await self.start()
         if self.engine.is_current(event):
             await self._propose(event)
             await self._cycle.react()
@@ -449,9 +533,12 @@ class InfrastructureOrchestrator:
     async def _take_health(self, health: NodeHealth) -> None:
         """The fault detector has changed its mind about a node."""
         if health.node_id not in self.nodes:
+            if not health.alive:
+                self.faults.forget(health.node_id)  # a stranger, who has fallen silent
             return
+        await self.start()
         code = self.engine.nodes.code(health.node_id)
         if health.alive and code == NodeCode.DOWN:
             await self.handle_node_recovery(health.node_id)
         elif not health.alive and code in (NodeCode.UP, NodeCode.DRAINING):
-            await self.handle_node_failure(health.node_id)
+            await self._fail_node(health.node_id, health.seen_ms)

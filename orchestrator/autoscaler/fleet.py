@@ -201,6 +201,11 @@ class FleetController:
         self._gone += node_ids
         self._releasing.run_now()
 
+    @property
+    def all_returned(self) -> bool:
+        """Whether every node that has left was given back."""
+        return not self._gone
+
     def _release(self) -> None:
         if self.provisioner is not None and self._gone:
             self.provisioner.release(list(self._gone))
@@ -250,6 +255,8 @@ class FleetController:
         """Order as many as there is room for; how many that were."""
         if self.provisioner is None:
             return 0
+        while len(self._ordered_ms) > self.provisioner.pending:
+            self._ordered_ms.popleft()  # an order that was lost
         room = self._engine.shape.nodes - len(self._engine.nodes.specs) - self.provisioner.pending
         count = min(count, max(room, 0))
         if count > 0:

@@ -8,7 +8,7 @@ state, effects and event-log hash, which is all that recovery needs.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -18,12 +18,20 @@ from orchestrator.engine.effects import EffectReader, placements
 from orchestrator.engine.plans import PlanExecutor
 from orchestrator.engine.records import check_quotas, tenant_records
 from orchestrator.engine.snapshot import Snapshot
-from orchestrator.engine.tables import JobTable, NodeTable
-from orchestrator.errors import QuartermasterError
+from orchestrator.engine.tables import JobTable, NodeTable, TableImage
+from orchestrator.errors import QuartermasterError, ValidationError
 from orchestrator.invariants import assert_invariants
 from orchestrator.kernels.change import events as live
 from orchestrator.kernels.run import rows as kernels
-from orchestrator.kernels.state.codes import NO_JOB, EventKind, JobCode, Reason, Status
+from orchestrator.kernels.state.codes import (
+    NO_JOB,
+    EventKind,
+    JobCode,
+    JobKind,
+    NodeCode,
+    Reason,
+    Status,
+)
 from orchestrator.kernels.state.records import NODE_DTYPE, REQUEST_DTYPE
 from orchestrator.kernels.state.row import ClusterShape, ClusterState, allocate
 from orchestrator.messages import (
@@ -35,7 +43,9 @@ from orchestrator.messages import (
     Decommission,
     Effect,
     Entry,
+    Establish,
     Event,
+    Lead,
     NodeFailed,
     NodeRecovered,
     Plan,
@@ -54,7 +64,15 @@ from orchestrator.messages import (
 from orchestrator.semantics import Semantics
 from orchestrator.types import NodeSpec, TenantSpec
 
-__all__ = ["Engine", "Outcome"]
+__all__ = ["Engine", "EngineImage", "Outcome"]
+
+
+_MAY_GROW = ("jobs", "workers", "nodes", "devices", "kinds")
+"""Capacities of a cluster that may be larger after a restart."""
+
+
+_TERMS = ("weight", "quota_units", "storage_quota_mib")
+"""What a tenant is entitled to; the other fields of its record are its account."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +92,20 @@ class Outcome:
     effects: tuple[Effect, ...] = ()
     reason: Reason = Reason.OK
     forgotten: str = ""
+
+
+@dataclass(frozen=True)
+class EngineImage:
+    """All that a cluster is, set aside; what happens to the cluster later does not change it."""
+
+    settings: Establish
+    state: ClusterState
+    jobs: TableImage
+    nodes: TableImage
+    begun: bool
+    happened: bool
+    opened_ms: int
+    status: Status
 
 
 class Engine:
@@ -106,31 +138,38 @@ class Engine:
         seed: int = 0,
         check: bool = False,
     ) -> None:
+        self._check = check
+        self._found(
+            Establish(shape, tuple(nodes), semantics or Semantics(), tuple(tenants), int(seed))
+        )
+
+    def _found(self, settings: Establish) -> None:
+        """Begin with a cluster's tenants and first nodes; nothing has happened yet."""
+        self._begin(settings)
+        self._found_tenants(settings.tenants, settings.nodes)
+        for spec in settings.nodes:
+            self.nodes.check(spec)
+            self.nodes.found(spec)
+        self._reader = EffectReader(self.state, self.jobs, self.nodes)
+
+    def _begin(self, settings: Establish) -> None:
+        """Begin with nobody there."""
+        self.settings = settings
+        self.semantics = settings.semantics
+        shape = settings.shape
         # An action changes one job and releases nodes, and jobs may start in its wake; an event may
         # stop all jobs before that. The job table has a spare row (see JobTable).
         self._most_effects = shape.jobs + shape.nodes + 1  # of an action
         effects = self._most_effects + shape.jobs
         self.shape = replace(shape, envs=1, jobs=shape.jobs + 1, effects=effects)
-        self.semantics = semantics or Semantics()
         self._copy_shape = replace(self.shape, log=0, effects=0)  # nobody acts on what-ifs
-        self._founders = tuple(nodes), tuple(tenants), seed
-        self._check = check
-        self._found()
-
-    def _found(self) -> None:
-        """Begin: nothing has happened yet."""
-        nodes, tenants, seed = self._founders
         self.state = allocate(self.shape)
         self.semantics.write(self.state.rows)
         self.state.rows["keep_log"] = int(self.shape.log > 0)
         no_nodes, no_jobs = np.zeros(0, NODE_DTYPE), np.zeros(0, REQUEST_DTYPE)
-        kernels.begin_episode(self.state.rows, 0, seed, no_nodes, no_jobs)
+        kernels.begin_episode(self.state.rows, 0, settings.seed, no_nodes, no_jobs)
         self.nodes = NodeTable(self.state)
         self.jobs = JobTable(self.state, self.nodes)
-        self._found_tenants(tenants, nodes)
-        for spec in nodes:
-            self.nodes.check(spec)
-            self.nodes.found(spec)
         self._reader = EffectReader(self.state, self.jobs, self.nodes)
         self._effects: list[Effect] = []  # of the entry that is being applied
         self._plans = PlanExecutor(self.state, 0, self._find)
@@ -145,6 +184,68 @@ class Engine:
             self.jobs.tenants.number(tenant.name)
         others = [TenantSpec(f"tenant {k}") for k in range(len(tenants), self.shape.tenants)]
         live.put_tenants(self.state.rows, 0, tenant_records([*tenants, *others]))
+
+    def image(self) -> EngineImage:
+        """Set aside all that the cluster is."""
+        state = allocate(self._copy_shape)
+        kernels.copy_row(self.state.rows, 0, state.rows, 0)
+        return EngineImage(
+            settings=self.settings,
+            state=state,
+            jobs=self.jobs.image(),
+            nodes=self.nodes.image(),
+            begun=self._begun,
+            happened=self._happened,
+            opened_ms=self._opened_ms,
+            status=self._plans.status,
+        )
+
+    def load(self, image: EngineImage) -> None:
+        """Be what was set aside. Records of the event log are not kept; its hash is."""
+        self._begin(image.settings)
+        kernels.copy_row(image.state.rows, 0, self.state.rows, 0)
+        self.jobs.load(image.jobs)
+        self.nodes.load(image.nodes)
+        self._reader = EffectReader(self.state, self.jobs, self.nodes)
+        self._begun, self._happened = image.begun, image.happened
+        self._opened_ms, self._plans.status = image.opened_ms, image.status
+
+    def _check_settings(self, settings: Establish) -> None:
+        """Raise unless these may be the settings from now on."""
+        now, wanted = self.settings.shape, settings.shape
+        for field in fields(wanted) if self._begun else ():
+            least, given = getattr(now, field.name), getattr(wanted, field.name)
+            grows = field.name in _MAY_GROW and given > least
+            if given != least and not grows and field.name != "kinds":
+                problem = f"is {given}, and the cluster of this log has {least}"
+                remedy = "give what it has; jobs, workers, nodes and devices may be more"
+                raise ValidationError("ClusterShape", field.name, problem, remedy)
+        nodes = self.nodes.specs.values() if self._begun else settings.nodes
+        check_quotas(settings.tenants, tuple(nodes))
+        for tenant in settings.tenants:
+            self.jobs.tenants.require_room(tenant.name)
+
+    def _establish(self, settings: Establish) -> None:
+        """Have the cluster begin with these settings, or live by them from now on."""
+        if settings == self.settings:
+            return
+        if not self._begun:
+            self._found(settings)
+            return
+        named = {tenant.name for tenant in settings.tenants}
+        gone = [TenantSpec(old.name) for old in self.settings.tenants if old.name not in named]
+        before = self.settings
+        settings = replace(settings, nodes=before.nodes, seed=before.seed)
+        if settings.shape != before.shape:
+            self.load(replace(self.image(), settings=settings))
+        self.settings, self.semantics = settings, settings.semantics
+        self.semantics.write(self.state.rows)
+        tenants = [*settings.tenants, *gone]
+        for tenant, record in zip(tenants, tenant_records(tenants), strict=True):
+            account = self.state.tenant[0, self.jobs.tenants.number(tenant.name)]
+            for term in _TERMS:
+                account[term] = record[term]
+        self._happened = True
 
     # --- reading -------------------------------------------------------------------------------
 
@@ -181,6 +282,12 @@ class Engine:
         """Jobs whose workers exist or are about to, and the number of their run."""
         jobs, ids = self.state.job[0], self.jobs.index.ids
         return {ids[j]: int(jobs["runs"][j]) for j in np.flatnonzero(jobs["workers_now"] > 0)}
+
+    def unended(self) -> list[str]:
+        """Jobs that wait or run."""
+        states = self.state.job[0, : len(self.jobs.index.ids)]["state"]
+        ended = np.isin(states, (JobCode.COMPLETED, JobCode.FAILED))
+        return [self.jobs.index.ids[j] for j in np.flatnonzero(~ended)]
 
     def runs_of(self, job_id: str) -> int:
         """How often a job has started."""
@@ -234,6 +341,8 @@ class Engine:
             self.jobs.index.find(body.job_id)
         elif isinstance(body, Decommission | NodeFailed | NodeRecovered):
             self.nodes.index.find(body.node_id)
+        elif isinstance(body, Establish):
+            self._check_settings(body)
 
     def handle(self, entry: Entry) -> Outcome:
         """Apply an entry of the log, if it makes sense.
@@ -246,12 +355,12 @@ class Engine:
         self.check(entry.body)
         return self.apply(entry)
 
-    def restore(self, entries: Iterable[Entry]) -> None:
-        """Be what entries of the log make of a new cluster.
+    def restore(self, entries: Iterable[Entry], image: EngineImage) -> None:
+        """Be what entries of the log make of what was set aside before them.
 
         For when an entry could not be applied, and left the cluster between two states.
         """
-        self._found()
+        self.load(image)
         for entry in entries:
             try:
                 self.handle(entry)
@@ -261,6 +370,10 @@ class Engine:
     def apply(self, entry: Entry) -> Outcome:
         """Apply an entry of the log that makes sense as things are: :meth:`check` has said so."""
         time_ms = max(entry.time_ms, self.now_ms)
+        if isinstance(entry.body, Lead | Establish):
+            if isinstance(entry.body, Establish):
+                self._establish(entry.body)
+            return Outcome()
         if self._begun:
             kernels.apply_event(self.state.rows, 0, time_ms, int(EventKind.NONE), 0)
         else:
@@ -289,6 +402,8 @@ class Engine:
             elif isinstance(body, Register):
                 self.nodes.register(time_ms, body.spec)
             else:
+                if isinstance(body, NodeFailed) and 0 <= body.seen_ms < time_ms:
+                    self._lose_unseen(time_ms, body.seen_ms, self._gangs_on(body.node_id))
                 self.nodes.change(time_ms, body)
             self._note_event()
         if self._check:
@@ -314,13 +429,37 @@ class Engine:
             kernels.apply_event(rows, 0, time_ms, int(EventKind.CHECKPOINTED), j)
         elif isinstance(event, WorkersLost) or not runs:
             # Workers that end while they are being saved leave no checkpoint behind.
-            live.lose_workers(rows, 0, time_ms, j)
+            seen_ms = event.seen_ms if isinstance(event, WorkersLost) else -1
+            self._lose_unseen(time_ms, time_ms if seen_ms < 0 else seen_ms, [j])
         elif event.exit_code == 0:
             live.complete_live_job(rows, 0, time_ms, j)
         else:
             live.fail_live_job(rows, 0, time_ms, j)
         self._note_event()
         return Reason.OK
+
+    def _lose_unseen(self, time_ms: int, seen_ms: int, lost: Iterable[int]) -> None:
+        """Jobs fall back to what was saved when their workers were seen last.
+
+        What happened to them then is dated back; everything else goes on from now.
+        """
+        rows = self.state.rows
+        for j in lost:
+            run: Any = self.state.job[0, j]
+            then_ms = min(time_ms, max(seen_ms, int(run["start_ms"]), int(run["resized_ms"])))
+            live.begin_time(rows, 0, then_ms)
+            live.lose_workers(rows, 0, then_ms, j)
+        live.begin_time(rows, 0, time_ms)
+
+    def _gangs_on(self, node_id: str) -> list[int]:
+        """Jobs that lose all their workers with a node: any but services, which kernels look at."""
+        n, found = self.nodes.index.find(node_id), []
+        for j in self.state.running[0, : int(self.row["running_len"])]["job"]:
+            workers = self.state.worker[0, j, : self.state.job[0, j]["workers_now"]]
+            service = self.state.request[0, j]["kind"] == JobKind.SERVICE
+            if not service and (workers["node"] == n).any():
+                found.append(int(j))
+        return found if self.nodes.code(node_id) in (NodeCode.UP, NodeCode.DRAINING) else []
 
     # --- decisions -----------------------------------------------------------------------------
 

@@ -5,6 +5,10 @@ Parts of the engine: nobody else calls what changes the cluster here.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -17,7 +21,16 @@ from orchestrator.kernels.state.row import ClusterState
 from orchestrator.messages import Decommission, NodeFailed, NodeRecovered
 from orchestrator.types import JobSpec, NodeSpec
 
-__all__ = ["JobTable", "Names", "NodeTable", "RowIndex"]
+__all__ = ["JobTable", "Names", "NodeTable", "RowIndex", "TableImage"]
+
+
+@dataclass(frozen=True)
+class TableImage:
+    """Who is in a table: ids by row, specifications by id, and numbered names."""
+
+    ids: tuple[str, ...]
+    specs: tuple[tuple[str, Any], ...]
+    names: tuple[str, ...]
 
 
 class RowIndex:
@@ -60,6 +73,11 @@ class RowIndex:
             raise UnknownEntityError(
                 f"no {self.kind} '{name}'; {len(self._index)} are known"
             ) from None
+
+    def fill(self, ids: Iterable[str]) -> None:
+        """Give rows to whom they belonged in another table."""
+        self.ids = list(ids)
+        self._index = {name: row for row, name in enumerate(self.ids)}
 
     def assign(self, row: int, name: str) -> str:
         """Give somebody a row, the next unused one or one that is used; who had it, or ``""``."""
@@ -145,6 +163,17 @@ class JobTable:
         self.index = RowIndex("job", self._spare)
         self.specs: dict[str, JobSpec] = {}
 
+    def image(self) -> TableImage:
+        """Who is in it."""
+        return TableImage(tuple(self.index.ids), tuple(self.specs.items()), self.tenants.names)
+
+    def load(self, image: TableImage) -> None:
+        """Have those in it who were in another table."""
+        self.index.fill(image.ids)
+        self.specs = dict(image.specs)
+        for name in image.names:
+            self.tenants.number(name)
+
     def code(self, job_id: str) -> JobCode:
         """State of a job."""
         return JobCode(self._state.job[0, self.index.find(job_id)]["state"])
@@ -226,6 +255,19 @@ class NodeTable:
         self.index = RowIndex("node", state.shape.nodes)
         self.specs: dict[str, NodeSpec] = {}
         self._racks: dict[int, dict[str, None]] = {}  # who is, or was, in which
+
+    def image(self) -> TableImage:
+        """Who is in it."""
+        return TableImage(tuple(self.index.ids), tuple(self.specs.items()), self.models)
+
+    def load(self, image: TableImage) -> None:
+        """Have those in it who were in another table."""
+        self.index.fill(image.ids)
+        self.specs = dict(image.specs)
+        for name in image.names:
+            self._models.number(name)
+        for node_id, spec in image.specs:
+            self._racks.setdefault(spec.rack, {})[node_id] = None
 
     @property
     def models(self) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 from orchestrator.engine.engine import Engine, Outcome
@@ -248,6 +248,27 @@ class ReplicaRegistry:
                 self._defaults[spec.name] = rules
                 self.mesh.add_service(rules)
 
+    def image(self) -> object:
+        """Services and replicas that there are."""
+        defaults = tuple(self._defaults.values())
+        replicas = tuple((address, replace(one)) for address, one in self._replicas.items())
+        return defaults, replicas, dict(self._jobs)
+
+    def load(
+        self,
+        image: tuple[tuple[ServiceSpec, ...], tuple[tuple[str, _Replica], ...], dict[str, str]],
+    ) -> None:
+        """Have the services and replicas that there were then."""
+        defaults, replicas, jobs = image
+        self._remove(list(self._replicas))
+        self._jobs = dict(jobs)
+        for spec in defaults:
+            if spec.name not in self.mesh.services:
+                self._defaults[spec.name] = spec
+                self.mesh.add_service(spec)
+        for address, replica in replicas:
+            self._add(address, replace(replica))
+
     def is_default(self, spec: ServiceSpec) -> bool:
         """Whether these rules are those of a service that nobody described."""
         return self._defaults.get(spec.name) is spec
@@ -271,7 +292,14 @@ class ReplicaRegistry:
         for job_id in list(self._jobs):
             if job_id not in engine.jobs.specs or engine.jobs.code(job_id) in _ENDED:
                 self._remove(self._of(job_id))
-                del self._jobs[job_id]
+                self._retire(self._jobs.pop(job_id))
+
+    def _retire(self, service: str) -> None:
+        """A service that nobody described ends with its last job."""
+        known = service in self.mesh.services and service not in self._jobs.values()
+        if known and self.is_default(self.mesh.spec(service)):
+            self.mesh.remove_service(service)
+            del self._defaults[service]
 
     def _place(self, effect: StartJob | RegroupJob, now_ms: int) -> None:
         spec = effect.spec
@@ -287,10 +315,13 @@ class ReplicaRegistry:
             if address not in self._replicas:
                 well = ready_ms <= self._clock.now_ms()
                 replica = _Replica(spec.name, effect.job_id, node_id, ready_ms, well)
-                self._replicas[address] = replica
-                self._of_job.setdefault(effect.job_id, {})[address] = replica
-                self._of_service.setdefault(spec.name, {})[address] = replica
-                self.mesh.register(spec.name, address, healthy=well)
+                self._add(address, replica)
+
+    def _add(self, address: str, replica: _Replica) -> None:
+        self._replicas[address] = replica
+        self._of_job.setdefault(replica.job_id, {})[address] = replica
+        self._of_service.setdefault(replica.service, {})[address] = replica
+        self.mesh.register(replica.service, address, healthy=replica.well)
 
     def _of(self, job_id: str) -> list[str]:
         return list(self._of_job.get(job_id, ()))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from orchestrator import ClusterShape
+from orchestrator.errors import UnknownServiceError
 from orchestrator.kernels.state.codes import JobKind
 from orchestrator.mesh.replicas import addresses_of
 from orchestrator.messages import WorkerPlacement
@@ -75,7 +76,9 @@ async def test_two_jobs_of_one_name_are_one_service_until_both_end() -> None:
     await s.wait(61)
     assert await s.orchestrator.discover_service("llm") == ["j1@n0:0", "j1@n0:1"]
     await s.wait(61)
-    assert await s.orchestrator.discover_service("llm") == []
+    with pytest.raises(UnknownServiceError):
+        await s.orchestrator.discover_service("llm")
+    assert s.orchestrator.get_cluster_status()["services"] == {}
 
 
 async def test_what_somebody_has_removed_is_nobodys_fault() -> None:
