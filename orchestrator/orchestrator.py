@@ -12,6 +12,7 @@ import logging
 import os
 import socket
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from orchestrator.autoscaler.fleet import FleetController, FleetScaler
@@ -21,7 +22,7 @@ from orchestrator.kernels.state.codes import NodeCode, Reason
 from orchestrator.kernels.state.row import ClusterShape
 from orchestrator.live.crashes import CrashLoops
 from orchestrator.live.cycle import SchedulingCycle, ask_aside, ask_here
-from orchestrator.live.journal import Journal
+from orchestrator.live.journal import Journal, settings_in
 from orchestrator.live.outbox import CheckpointKeeper, Outbox, Places
 from orchestrator.live.retry import Inbox, Persistent
 from orchestrator.live.settings import Settings
@@ -34,6 +35,7 @@ from orchestrator.messages import (
     Decommission,
     Effect,
     Entry,
+    Establish,
     Event,
     NodeFailed,
     NodeRecovered,
@@ -139,12 +141,15 @@ class InfrastructureOrchestrator:
         self.checkpoints = checkpoint_manager
         self.clock: Clock = WallClock() if clock is None else clock
         self.runtime: Runtime = SimulatedRuntime(self.clock) if runtime is None else runtime
+        begin = settings_in(consensus_engine) or Establish(
+            shape or DEFAULT_SHAPE, tuple(nodes), semantics or Semantics(), tuple(tenants), seed
+        )
         self.engine = Engine(
-            shape or DEFAULT_SHAPE,
-            nodes=nodes,
-            semantics=semantics,
-            tenants=tenants,
-            seed=seed,
+            begin.shape,
+            nodes=begin.nodes,
+            semantics=begin.semantics,
+            tenants=begin.tenants,
+            seed=begin.seed,
             check=check,
         )
         self._wanted = Wanted(shape, tuple(nodes), semantics, tuple(tenants))
@@ -201,7 +206,7 @@ class InfrastructureOrchestrator:
             },
             settled=self._is_settled,
         )
-        self.engine.check(self._wanted.settings(self.engine))
+        self._wanted.check(self.engine)
         self._taking_over = Persistent("taking over", self._reconcile, self.clock)
 
     def _listen(self, *, own_policy: bool) -> None:
@@ -464,13 +469,17 @@ class InfrastructureOrchestrator:
     async def _take_over(self) -> None:
         await self._journal.lead(f"{socket.gethostname()}-{os.getpid()}-{id(self):x}")
         self._doubtful, self._seen_ms = self._journal.doubtful, self.engine.now_ms
-        settings = self._wanted.settings(self.engine)
-        if not self._journal.established or settings != self.engine.settings:
-            await self._journal.propose(settings)
+        settings, before = self._wanted.settings(self.engine), self.engine.settings
+        first = replace(settings, tenants=before.tenants)  # quotas may need the nodes that are new
+        if not self._journal.established or first != before:
+            await self._journal.propose(first)
         for spec in self._wanted.newcomers(self.engine):
             await self._journal.propose(Register(spec))
+        if settings != self.engine.settings:
+            await self._journal.propose(settings)
         self._leading = True
         self.runtime.bind(self._crashes.hear)
+        self._fleet.bind(self.register_node)
         await self._taking_over.run()
         await self._cycle.resume()
 

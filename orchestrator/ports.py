@@ -203,7 +203,11 @@ class Provisioner(Protocol):
         """Nodes that are ordered and not delivered yet."""
 
     def bind(self, join: Callable[[NodeSpec], Awaitable[object]]) -> None:
-        """Say who takes nodes that arrive; the last call counts."""
+        """Say who takes nodes that arrive; the last call counts.
+
+        A node at which an error is raised, or False comes back, was not taken: it is handed over
+        again, at the latest to whoever is bound next.
+        """
 
     def order(self, count: int) -> None:
         """Order nodes. Returns at once; each is handed over when it is there."""

@@ -13,7 +13,12 @@ import numpy as np
 
 from orchestrator.autoscaler.policies import HorizontalScaler, PredictiveScaler, ScalingPlan
 from orchestrator.engine.engine import Engine
-from orchestrator.errors import ConfigurationError, QuartermasterError, ValidationError
+from orchestrator.errors import (
+    ConfigurationError,
+    NotLeaderError,
+    QuartermasterError,
+    ValidationError,
+)
 from orchestrator.kernels.change.nodes import give_up_nodes
 from orchestrator.kernels.state.codes import NodeCode
 from orchestrator.live.retry import Inbox, Persistent
@@ -134,6 +139,8 @@ class FleetController:
             return
         try:
             await join(spec)
+        except NotLeaderError:
+            raise  # whoever leads takes it
         except QuartermasterError as error:  # its room was taken meanwhile, for example
             _log.warning("node '%s' is given back: %s", spec.node_id, error)
             self._ordered_at()

@@ -12,6 +12,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from orchestrator.engine.checks import check_message
 from orchestrator.engine.effects import EffectReader, placements
@@ -96,10 +97,14 @@ class Outcome:
 
 @dataclass(frozen=True)
 class EngineImage:
-    """All that a cluster is, set aside; what happens to the cluster later does not change it."""
+    """All that a cluster is, set aside; what happens to the cluster later does not change it.
+
+    ``told`` are the last effects and their workers, the oldest first.
+    """
 
     settings: Establish
     state: ClusterState
+    told: tuple[NDArray[np.void], NDArray[np.void]]
     jobs: TableImage
     nodes: TableImage
     begun: bool
@@ -173,6 +178,7 @@ class Engine:
         self._reader = EffectReader(self.state, self.jobs, self.nodes)
         self._effects: list[Effect] = []  # of the entry that is being applied
         self._plans = PlanExecutor(self.state, 0, self._find)
+        self._excused: set[int] = set()  # tenants whose quotas were lowered below what they hold
         self._begun = False  # time begins with the first entry, whenever that is
         self._happened = False  # something did since the last decision point opened
         self._opened_ms = -1  # when that was
@@ -192,6 +198,7 @@ class Engine:
         return EngineImage(
             settings=self.settings,
             state=state,
+            told=(self.state.effect[0, self._told()], self.state.effect_worker[0, self._told()]),
             jobs=self.jobs.image(),
             nodes=self.nodes.image(),
             begun=self._begun,
@@ -200,13 +207,28 @@ class Engine:
             status=self._plans.status,
         )
 
+    def _over_quota(self) -> set[int]:
+        """Tenants that hold more than they are entitled to, as when their quotas are lowered."""
+        accounts = self.state.tenant[0]
+        return set(np.flatnonzero(accounts["used_units"] > accounts["quota_units"]).tolist())
+
+    def _told(self) -> NDArray[np.int64]:
+        """Where in their ring the last effects are, the oldest first."""
+        count, ring = int(self.row["effect_count"]), self.shape.effects
+        return np.arange(max(count - ring, 0), count) % ring
+
     def load(self, image: EngineImage) -> None:
         """Be what was set aside. Records of the event log are not kept; its hash is."""
         self._begin(image.settings)
         kernels.copy_row(image.state.rows, 0, self.state.rows, 0)
+        effects, workers = image.told
+        slots = self._told()[-len(effects) or self.shape.effects :]
+        self.state.effect[0, slots] = effects
+        self.state.effect_worker[0, slots, : workers.shape[1]] = workers
         self.jobs.load(image.jobs)
         self.nodes.load(image.nodes)
         self._reader = EffectReader(self.state, self.jobs, self.nodes)
+        self._excused = self._over_quota()
         self._begun, self._happened = image.begun, image.happened
         self._opened_ms, self._plans.status = image.opened_ms, image.status
 
@@ -221,7 +243,8 @@ class Engine:
                 remedy = "give what it has; jobs, workers, nodes and devices may be more"
                 raise ValidationError("ClusterShape", field.name, problem, remedy)
         nodes = self.nodes.specs.values() if self._begun else settings.nodes
-        check_quotas(settings.tenants, tuple(nodes))
+        if not self._begun or settings.tenants != self.settings.tenants:
+            check_quotas(settings.tenants, tuple(nodes))
         for tenant in settings.tenants:
             self.jobs.tenants.require_room(tenant.name)
 
@@ -245,6 +268,7 @@ class Engine:
             account = self.state.tenant[0, self.jobs.tenants.number(tenant.name)]
             for term in _TERMS:
                 account[term] = record[term]
+        self._excused = self._over_quota()
         self._happened = True
 
     # --- reading -------------------------------------------------------------------------------
@@ -407,7 +431,8 @@ class Engine:
                 self.nodes.change(time_ms, body)
             self._note_event()
         if self._check:
-            assert_invariants(self.state, 0)
+            self._excused &= self._over_quota()
+            assert_invariants(self.state, 0, self._excused)
         self._collect()
         effects, self._effects = tuple(self._effects), []
         for effect in effects:

@@ -146,12 +146,15 @@ class SchedulingCycle:
 
     async def _decide(self) -> tuple[Plan, Outcome]:
         """What the policy wants, or the fallback where it fails, and what came of it."""
+        plan: Plan | None = None
         try:
             plan = await self._ask(self.policy, self._engine.snapshot())
             check_message(Decide(plan))
         except Exception as error:
             self.policy_errors += 1
             self.last_policy_error = f"{type(error).__name__}: {error}"
+            if isinstance(plan, Plan):  # its actions are none: as illegal as any other
+                return plan, Outcome(reason=Reason.UNKNOWN_ACTION)
             _log.exception("the policy failed; the fallback decides instead")
             plan = self._fallback.decide(self._engine.snapshot())
         return plan, await self._propose(Decide(plan))

@@ -19,10 +19,19 @@ from orchestrator.errors import (
 from orchestrator.messages import Command, Entry, Establish, Event, Lead
 from orchestrator.ports import Clock, ConsensusEngine, CuttableLog
 
-__all__ = ["Journal", "Kept"]
+__all__ = ["Journal", "Kept", "settings_in"]
 
 
 _log = logging.getLogger(__name__)
+
+
+def settings_in(consensus: ConsensusEngine) -> Establish | None:
+    """The settings that a log begins with; None: it does not say."""
+    if isinstance(consensus, CuttableLog) and consensus.snapshot is not None:
+        image = consensus.snapshot[1]
+        return image.engine.settings if isinstance(image, _Image) else None
+    bodies = (entry.body for entry in consensus.entries())
+    return next((body for body in bodies if isinstance(body, Establish)), None)
 
 
 class Kept(Protocol):
@@ -129,6 +138,7 @@ class Journal:
         """Take over the log."""
         async with self._lock:
             self._catch_up()
+            await self._cut()
             done = self._doubt[0][0] if self._doubt else self.applied
             index = await self._append(Entry(self._now_ms(), Lead(name), self.term, done))
             self._catch_up()

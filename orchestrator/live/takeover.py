@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from orchestrator.engine.engine import Engine, Outcome
+from orchestrator.engine.records import check_quotas
 from orchestrator.kernels.state.codes import JobCode
 from orchestrator.kernels.state.row import ClusterShape
 from orchestrator.messages import (
@@ -57,6 +58,13 @@ class Wanted:
             semantics=self.semantics or engine.settings.semantics,
             tenants=self.tenants or engine.settings.tenants,
         )
+
+    def check(self, engine: Engine) -> None:
+        """Raise a :class:`ValidationError` if the cluster of the log cannot have these."""
+        settings, before = self.settings(engine), engine.settings
+        engine.check(replace(settings, tenants=before.tenants))
+        if settings.tenants != before.tenants:
+            check_quotas(settings.tenants, [*engine.nodes.specs.values(), *self.newcomers(engine)])
 
     def newcomers(self, engine: Engine) -> list[NodeSpec]:
         """Nodes that the cluster has never had; one that it knows stays what it is in the log."""

@@ -185,6 +185,16 @@ class _Replica:
     well: bool  # what the mesh was told last
 
 
+@dataclass(frozen=True)
+class _Image:
+    """Services of jobs (by job), rules of each, whose rules nobody gave, and replicas."""
+
+    jobs: dict[str, str]
+    rules: dict[str, ServiceSpec]
+    defaults: frozenset[str]
+    replicas: tuple[tuple[str, _Replica], ...]
+
+
 class ReplicaRegistry:
     """Registers the replicas of jobs of kind SERVICE under the job's name.
 
@@ -250,24 +260,24 @@ class ReplicaRegistry:
 
     def image(self) -> object:
         """Services and replicas that there are."""
-        defaults = tuple(self._defaults.values())
+        names = [name for name in dict.fromkeys(self._jobs.values()) if name in self.mesh.services]
+        rules = {name: self.mesh.spec(name) for name in names}
+        defaults = frozenset(name for name in names if self.is_default(rules[name]))
         replicas = tuple((address, replace(one)) for address, one in self._replicas.items())
-        return defaults, replicas, dict(self._jobs)
+        return _Image(dict(self._jobs), rules, defaults, replicas)
 
-    def load(
-        self,
-        image: tuple[tuple[ServiceSpec, ...], tuple[tuple[str, _Replica], ...], dict[str, str]],
-    ) -> None:
+    def load(self, image: _Image) -> None:
         """Have the services and replicas that there were then."""
-        defaults, replicas, jobs = image
         self._remove(list(self._replicas))
-        self._jobs = dict(jobs)
-        for spec in defaults:
-            if spec.name not in self.mesh.services:
-                self._defaults[spec.name] = spec
+        self._jobs = dict(image.jobs)
+        for name, spec in image.rules.items():
+            if name not in self.mesh.services:
                 self.mesh.add_service(spec)
-        for address, replica in replicas:
-            self._add(address, replace(replica))
+                if name in image.defaults:
+                    self._defaults[name] = spec
+        for address, replica in image.replicas:
+            if replica.service in self.mesh.services:
+                self._add(address, replace(replica))
 
     def is_default(self, spec: ServiceSpec) -> bool:
         """Whether these rules are those of a service that nobody described."""

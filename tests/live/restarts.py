@@ -181,12 +181,13 @@ def _mishaps(rng: np.random.Generator, now_ms: int, names: list[str], k: int) ->
 class World:
     """Log, workers and checkpoints; and the orchestrator that is alive."""
 
-    def __init__(self, *ends: int, capacity: int = 1_000_000, down_ms: int = 0) -> None:
+    def __init__(
+        self, *ends: int, capacity: int = 1_000_000, down_ms: int = 0, check: bool = True
+    ) -> None:
         self.clock, self.fate = VirtualClock(), Fate(*ends)
         self.log, self.store = Log(self.fate, capacity), InMemoryCheckpoints()
         self.workers = Workers(self.clock, self.fate)
-        self.released: list[str] = []
-        self._down_ms = down_ms
+        self._down_ms, self._check = down_ms, check
         self.begin()
 
     def begin(self) -> None:
@@ -202,7 +203,7 @@ class World:
             shape=SHAPE,
             nodes=[node(f"n{k}") for k in range(3)],
             schedule_on_events=True,
-            check=True,
+            check=self._check,
         )
 
     async def survive(self, act: Callable[[], Awaitable[object]]) -> bool:
