@@ -72,6 +72,25 @@ DEFAULT_SHAPE = ClusterShape(envs=1, jobs=4096, workers=64, nodes=256, devices=1
 _log = logging.getLogger(__name__)
 
 
+def _engine_of(consensus: ConsensusEngine, wanted: Wanted, seed: int, *, check: bool) -> Engine:
+    """An engine that begins as a log says, or as is wanted where it says nothing."""
+    begin = settings_in(consensus) or Establish(
+        wanted.shape or DEFAULT_SHAPE,
+        wanted.nodes,
+        wanted.semantics or Semantics(),
+        wanted.tenants,
+        seed,
+    )
+    return Engine(
+        begin.shape,
+        nodes=begin.nodes,
+        semantics=begin.semantics,
+        tenants=begin.tenants,
+        seed=begin.seed,
+        check=check,
+    )
+
+
 class InfrastructureOrchestrator:
     """Runs jobs on nodes.
 
@@ -141,18 +160,8 @@ class InfrastructureOrchestrator:
         self.checkpoints = checkpoint_manager
         self.clock: Clock = WallClock() if clock is None else clock
         self.runtime: Runtime = SimulatedRuntime(self.clock) if runtime is None else runtime
-        begin = settings_in(consensus_engine) or Establish(
-            shape or DEFAULT_SHAPE, tuple(nodes), semantics or Semantics(), tuple(tenants), seed
-        )
-        self.engine = Engine(
-            begin.shape,
-            nodes=begin.nodes,
-            semantics=begin.semantics,
-            tenants=begin.tenants,
-            seed=begin.seed,
-            check=check,
-        )
         self._wanted = Wanted(shape, tuple(nodes), semantics, tuple(tenants))
+        self.engine = _engine_of(consensus_engine, self._wanted, seed, check=check)
         self._cycle = self._new_cycle(policy_of(policy), schedule_on_events, review_ms)
         self._keeper = CheckpointKeeper(checkpoint_manager)
         self._places = Places()

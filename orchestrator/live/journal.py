@@ -101,6 +101,7 @@ class Journal:
         settled: Callable[[], bool] = lambda: False,
     ) -> None:
         self._consensus = consensus
+        self._cuttable = consensus if isinstance(consensus, CuttableLog) else None
         self._engine = engine
         self._clock = clock
         self._carry_out = carry_out
@@ -114,8 +115,6 @@ class Journal:
         self._replaying, self._first_term = True, -1
         self.established, self.leader, self.term = False, "", -1
         self.applied, self._begin = 0, engine.image()  # what the kept entries are applied to
-        if isinstance(consensus, CuttableLog) and consensus.snapshot is not None:
-            self._load(*consensus.snapshot)
         self._catch_up()
         self._replaying = False
 
@@ -195,11 +194,10 @@ class Journal:
 
     def _unread(self) -> Iterator[tuple[int, Entry]]:
         """Entries that were not applied, and their indices."""
-        log = self._consensus
-        snapshot = log.snapshot if isinstance(log, CuttableLog) else None
+        snapshot = self._cuttable.snapshot if self._cuttable is not None else None
         if snapshot is not None and snapshot[0] > self.applied:
-            self._load(*snapshot)  # somebody else has cut the log
-        return enumerate(log.entries(self.applied), self.applied)
+            self._load(*snapshot)  # what it contains cannot be read any more
+        return enumerate(self._consensus.entries(self.applied), self.applied)
 
     def _catch_up(self, checked: int = -1) -> dict[int, Outcome | QuartermasterError]:
         """Apply what the log holds by now; ``checked`` was found to make sense, if it is next."""
@@ -280,8 +278,8 @@ class Journal:
 
     async def _cut(self) -> None:
         """Cut the log, if that is due; an error makes it longer, and nothing else."""
-        log = self._consensus
-        if not (isinstance(log, CuttableLog) and log.cut_due):
+        log = self._cuttable
+        if log is None or not log.cut_due:
             return
         self._done()
         image = _Image(
