@@ -77,7 +77,7 @@ def _engine_of(consensus: ConsensusEngine, wanted: Wanted, seed: int, *, check: 
     begin = settings_in(consensus) or Establish(
         wanted.shape or DEFAULT_SHAPE,
         wanted.nodes,
-        wanted.semantics or Semantics(),
+        wanted.rules or Semantics(),
         wanted.tenants,
         seed,
     )
@@ -438,6 +438,7 @@ class InfrastructureOrchestrator:
             **cluster_status(self.engine, self.clock.now_ms(), self.shards),
             "suspects": [node_id for node_id in suspects if node_id in self.nodes],
             "log_entries": self._journal.applied,
+            "leader": self._journal.leader,
             "services": self._replicas.status(suspects),
             "scaling": self._fleet.status(),
             "errors": self._errors(),
@@ -543,18 +544,18 @@ class InfrastructureOrchestrator:
 
     async def _take_report(self, event: Event) -> None:
         """The runtime reports something."""
-        await self.start()
+        self._journal.read()
         if self.engine.is_current(event):
             await self._propose(event)
             await self._cycle.react()
 
     async def _take_health(self, health: NodeHealth) -> None:
-        """The fault detector has changed its mind about a node."""
+        """The fault detector has changed its mind about a node; so has whoever leads, perhaps."""
+        self._journal.read()
         if health.node_id not in self.nodes:
             if not health.alive:
                 self.faults.forget(health.node_id)  # a stranger, who has fallen silent
             return
-        await self.start()
         code = self.engine.nodes.code(health.node_id)
         if health.alive and code == NodeCode.DOWN:
             await self.handle_node_recovery(health.node_id)

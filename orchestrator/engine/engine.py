@@ -296,7 +296,7 @@ class Engine:
     @property
     def undecided(self) -> bool:
         """Whether something happened that no policy has had the chance to react to."""
-        return self._happened or self.decision_open
+        return self._happened or self.decision_open or bool(self.row["point_open"])
 
     def can_ever_fit(self, job_id: str) -> bool:
         """Whether a job would fit into the nodes that there are, if they were empty."""

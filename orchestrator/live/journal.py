@@ -123,9 +123,13 @@ class Journal:
     @property
     def leads(self) -> bool:
         """Whether nobody else has taken over; reads what the log says by now."""
-        if not self._lock.locked():  # who holds it reads it, too
-            self._catch_up()
+        self.read()
         return self.term == self._mine
+
+    def read(self) -> None:
+        """Apply what others have logged; whoever is writing to the log does this anyway."""
+        if not self._lock.locked():
+            self._catch_up()
 
     def require_lead(self) -> None:
         """Raise a :class:`NotLeaderError` if somebody else has taken over."""

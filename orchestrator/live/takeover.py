@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 from orchestrator.engine.engine import Engine, Outcome
 from orchestrator.engine.records import check_quotas
@@ -50,12 +50,20 @@ class Wanted:
     semantics: Semantics | None
     tenants: tuple[TenantSpec, ...]
 
+    @property
+    def rules(self) -> Semantics | None:
+        """The semantics, as such, though they may be an environment's config, which is more."""
+        given = self.semantics
+        if given is None:
+            return None
+        return Semantics(**{field.name: getattr(given, field.name) for field in fields(Semantics)})
+
     def settings(self, engine: Engine) -> Establish:
         """What a cluster that is there is to live by from now on."""
         return replace(
             engine.settings,
             shape=self.shape or engine.settings.shape,
-            semantics=self.semantics or engine.settings.semantics,
+            semantics=self.rules or engine.settings.semantics,
             tenants=self.tenants or engine.settings.tenants,
         )
 

@@ -154,3 +154,34 @@ async def test_reports_go_to_the_one_that_leads() -> None:
     with pytest.raises(NotLeaderError):
         await second.submit_job(job("b"))
     assert scene.world.starts == [("a", 1)]
+
+
+@pytest.mark.parametrize("registered", [False, True])
+async def test_a_standby_hears_of_a_failure_and_leaves_it_to_the_leader(registered: bool) -> None:
+    scene = _Scene()
+    first = scene.orchestrator()
+    if registered:
+        await first.register_node(node("n1"))
+    name = "n1" if registered else "n0"
+    await first.start()
+    standby = scene.orchestrator()
+    await scene.found.fault_detector.heartbeat(name)
+    await scene.clock.advance_to(MINUTE_MS)
+    assert first.get_cluster_status()["nodes"]["states"][name] == "down"
+    await scene.found.fault_detector.heartbeat(name)
+    await scene.clock.advance_to(MINUTE_MS + 1)
+    assert first.get_cluster_status()["nodes"]["states"][name] == "up"
+    await first.submit_job(job("a"))  # it leads as before
+    assert standby.get_cluster_status()["leader"] == first.get_cluster_status()["leader"]
+
+
+async def test_a_standby_acts_when_the_leader_has_not() -> None:
+    scene = _Scene()
+    await scene.orchestrator().submit_job(job("a"))
+    await scene.clock.advance_to(MINUTE_MS)
+    detector = in_memory(scene.clock).fault_detector  # the leader's has died with it
+    scene.found = scene.found._replace(fault_detector=detector)
+    standby = scene.orchestrator()
+    await detector.heartbeat("n0")
+    await scene.clock.advance_to(2 * MINUTE_MS)
+    assert standby.get_job_status("a")["interruptions"] == 1
