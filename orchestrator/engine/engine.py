@@ -68,8 +68,12 @@ from orchestrator.types import NodeSpec, TenantSpec
 __all__ = ["Engine", "EngineImage", "Outcome"]
 
 
-_MAY_GROW = ("jobs", "workers", "nodes", "devices", "kinds")
+_MAY_GROW = ("jobs", "workers", "nodes", "devices")
 """Capacities of a cluster that may be larger after a restart."""
+
+
+_FREE = ("envs", "log", "effects", "kinds")
+"""Fields of a shape that change nothing of a live cluster's history."""
 
 
 _TERMS = ("weight", "quota_units", "storage_quota_mib")
@@ -232,16 +236,23 @@ class Engine:
         self._begun, self._happened = image.begun, image.happened
         self._opened_ms, self._plans.status = image.opened_ms, image.status
 
+    def grown(self, shape: ClusterShape) -> ClusterShape:
+        """A shape that is at least as large as that of the cluster, where it may be larger."""
+        now = self.settings.shape
+        return replace(
+            shape, **{name: max(getattr(shape, name), getattr(now, name)) for name in _MAY_GROW}
+        )
+
     def _check_settings(self, settings: Establish) -> None:
         """Raise unless these may be the settings from now on."""
         now, wanted = self.settings.shape, settings.shape
-        for field in fields(wanted) if self._begun else ():
-            least, given = getattr(now, field.name), getattr(wanted, field.name)
-            grows = field.name in _MAY_GROW and given > least
-            if given != least and not grows and field.name != "kinds":
+        for name in (field.name for field in fields(wanted) if field.name not in _FREE):
+            least, given = getattr(now, name), getattr(wanted, name)
+            fine = given == least or (name in _MAY_GROW and given > least)
+            if self._begun and not fine:
                 problem = f"is {given}, and the cluster of this log has {least}"
-                remedy = "give what it has; jobs, workers, nodes and devices may be more"
-                raise ValidationError("ClusterShape", field.name, problem, remedy)
+                remedy = f"give what it has; {', '.join(_MAY_GROW)} may be more"
+                raise ValidationError("ClusterShape", name, problem, remedy)
         nodes = self.nodes.specs.values() if self._begun else settings.nodes
         if not self._begun or settings.tenants != self.settings.tenants:
             check_quotas(settings.tenants, tuple(nodes))

@@ -40,6 +40,7 @@ class Wanted:
     Parameters
     ----------
     shape : ClusterShape or None
+        Where the log's is larger, that holds.
     nodes : tuple of NodeSpec
     semantics : Semantics or None
     tenants : tuple of TenantSpec
@@ -62,7 +63,7 @@ class Wanted:
         """What a cluster that is there is to live by from now on."""
         return replace(
             engine.settings,
-            shape=self.shape or engine.settings.shape,
+            shape=engine.grown(self.shape) if self.shape else engine.settings.shape,
             semantics=self.rules or engine.settings.semantics,
             tenants=self.tenants or engine.settings.tenants,
         )

@@ -152,6 +152,28 @@ async def test_from_then_on_the_other_settings_hold() -> None:
     assert scene.cluster.get_cluster_status()["tenants"]["default"]["quota"] == 0.0
 
 
+@pytest.mark.parametrize(
+    "smaller", [{"jobs": 1}, {"nodes": 1, "devices": 1}, {"workers": 1}, {"effects": 3, "log": 9}]
+)
+async def test_a_smaller_shape_leaves_the_cluster_as_large_as_it_is(
+    smaller: dict[str, int],
+) -> None:
+    scene = _Scene()
+    for name in ("a", "b"):
+        await scene.cluster.submit_job(job(name, num_workers=2))
+    await scene.wait(1)
+    before = scene.cluster
+    scene.restart(shape=replace(SHAPE, **smaller))
+    await scene.cluster.start()
+    assert scene.cluster.engine.log_hash == before.engine.log_hash
+    await scene.wait(100)
+    assert scene.state_of("a") == scene.state_of("b") == "completed"
+    for shape in (before.engine.shape, scene.cluster.engine.shape, SHAPE):  # as it calls itself
+        scene.restart(shape=shape)
+        await scene.cluster.start()
+    assert scene.cluster.engine.shape.jobs == SHAPE.jobs + 2
+
+
 async def test_a_larger_shape_makes_room() -> None:
     scene = _Scene(shape=replace(SHAPE, jobs=2, nodes=1))
     for name in ("a", "b"):
@@ -168,7 +190,7 @@ async def test_a_larger_shape_makes_room() -> None:
 
 
 @pytest.mark.parametrize(
-    ("field", "value"), [("jobs", 8), ("nodes", 2), ("workers", 1), ("devices", 4), ("tenants", 99)]
+    ("field", "value"), [("tenants", 99), ("tenants", 1), ("services", 4), ("curves", 2)]
 )
 async def test_a_shape_that_cannot_be_is_refused(field: str, value: int) -> None:
     scene = _Scene()
