@@ -311,6 +311,34 @@ async def test_a_node_that_comes_while_nobody_is_there_is_taken_by_the_next_one(
     assert sorted(taken) == sorted(cloud.rented)
 
 
+class _Forgetful(SimulatedProvisioner):
+    """Forgets what was ordered, once."""
+
+    def forget(self) -> None:
+        self._expected.clear()
+
+
+@pytest.mark.parametrize("hours", [1, 7])
+@pytest.mark.parametrize("lost", [1, 2])
+async def test_a_node_is_as_late_as_its_own_order(lost: int, hours: int) -> None:
+    scene = _Scene()
+    cloud = _Forgetful(scene.clock, node("rented"), delay_s=60.0)
+    scaler = HorizontalScaler(ScalingPlan(4.0, max_size=1 + lost))
+    scene.restart(provisioner=cloud, autoscaler=scaler)
+    for k in range(1 + lost):
+        fields = {"gpus_per_worker": 4, "max_duration_hours": 20.0}
+        await scene.cluster.submit_job(job(f"j{k}", **fields))
+    await scene.wait(1)
+    await scene.cluster.auto_scale_cluster()
+    assert cloud.pending == lost
+    cloud.forget()
+    await scene.wait(60 * hours)
+    await scene.cluster.auto_scale_cluster()
+    await scene.wait(2)
+    assert len(cloud.rented) == lost
+    assert scene.cluster.metrics.scaling.summary()["delay_s"] == 60.0
+
+
 # --- order of what is told -----------------------------------------------------------------------
 
 
