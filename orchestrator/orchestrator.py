@@ -18,6 +18,7 @@ from typing import Any
 from orchestrator.autoscaler.fleet import FleetController, FleetScaler
 from orchestrator.clock import WallClock
 from orchestrator.engine.engine import Engine, Outcome
+from orchestrator.errors import CapacityError, ValidationError
 from orchestrator.kernels.state.codes import NodeCode, Reason
 from orchestrator.kernels.state.row import ClusterShape
 from orchestrator.live.crashes import CrashLoops
@@ -484,7 +485,10 @@ class InfrastructureOrchestrator:
         if not self._journal.established or first != before:
             await self._journal.propose(first)
         for spec in self._wanted.newcomers(self.engine):
-            await self._journal.propose(Register(spec))
+            try:
+                await self._journal.propose(Register(spec))
+            except (ValidationError, CapacityError) as error:
+                _log.warning("node '%s' is not part of the cluster: %s", spec.node_id, error)
         if settings != self.engine.settings:
             await self._journal.propose(settings)
         self._leading = True

@@ -174,6 +174,17 @@ async def test_a_smaller_shape_leaves_the_cluster_as_large_as_it_is(
     assert scene.cluster.engine.shape.jobs == SHAPE.jobs + 2
 
 
+@pytest.mark.parametrize("extra", [{"gpus": 9}, {"node_id": "n5"}])
+async def test_a_new_node_that_there_is_no_room_for_stops_nobody(extra: dict[str, Any]) -> None:
+    scene = _Scene(shape=replace(SHAPE, nodes=1))
+    await scene.cluster.submit_job(job("a"))
+    scene.restart(nodes=[node("n0"), replace(node("n1"), **extra)])
+    await scene.cluster.submit_job(job("b"))
+    await scene.wait(61)
+    assert scene.state_of("a") == scene.state_of("b") == "completed"
+    assert list(scene.cluster.nodes) == ["n0"]
+
+
 async def test_a_larger_shape_makes_room() -> None:
     scene = _Scene(shape=replace(SHAPE, jobs=2, nodes=1))
     for name in ("a", "b"):
