@@ -420,13 +420,13 @@ class InfrastructureOrchestrator:
         UnknownServiceError
             If there is no such service.
         """
-        await self.start()
+        self._read()
         self._replicas.refresh(self.faults.suspects(), service_name)
         return self.mesh.discover(service_name)
 
     async def route_request(self, service_name: str, request: Any) -> Any:
         """Get a request answered: see :meth:`orchestrator.mesh.ServiceMesh.route`."""
-        await self.start()
+        self._read()
         self._replicas.refresh(self.faults.suspects(), service_name)
         return await self.mesh.route(service_name, request)
 
@@ -476,6 +476,11 @@ class InfrastructureOrchestrator:
         async with self._starting:
             if not self._leading:
                 await self._take_over()
+
+    def _read(self) -> None:
+        """Know what whoever leads has done: asking for something does not take over."""
+        if not self._leading:
+            self._journal.read()
 
     async def _take_over(self) -> None:
         await self._journal.lead(f"{socket.gethostname()}-{os.getpid()}-{id(self):x}")

@@ -10,6 +10,7 @@ import pytest
 from orchestrator import InfrastructureOrchestrator, VirtualClock, in_memory
 from orchestrator.errors import NotLeaderError
 from orchestrator.foundations import Foundations, InMemoryConsensus
+from orchestrator.kernels.state.codes import JobKind
 from orchestrator.messages import Effect, Entry, Lead, StartJob, Submit
 from orchestrator.runtimes import SimulatedRuntime
 from tests.engine.builders import HOUR_MS, MINUTE_MS, SHAPE, job, node
@@ -185,3 +186,17 @@ async def test_a_standby_acts_when_the_leader_has_not() -> None:
     await detector.heartbeat("n0")
     await scene.clock.advance_to(2 * MINUTE_MS)
     assert standby.get_job_status("a")["interruptions"] == 1
+
+
+async def test_a_standby_answers_requests_and_does_not_take_over() -> None:
+    scene = _Scene()
+    first, standby = scene.orchestrator(), scene.orchestrator()
+    fields = {"kind": JobKind.SERVICE, "num_workers": 2, "max_duration_hours": 100.0}
+    await first.submit_job(job("llm", **fields))
+    await scene.clock.advance_to(MINUTE_MS)
+    assert await standby.discover_service("llm") == ["llm@n0:0", "llm@n0:1"]
+    assert await first.scale_job("llm", 1) is False  # it is not elastic
+    await first.decommission_node("n0", drain=False)
+    assert await standby.discover_service("llm") == []
+    assert first.get_cluster_status()["leader"] == standby.get_cluster_status()["leader"]
+    await first.register_node(node("n1"))  # it leads as before
