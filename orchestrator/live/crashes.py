@@ -63,6 +63,7 @@ class CrashLoops:
             lasted_ms = self._engine.now_ms - self._engine.started_ms(body.job_id)
             self._crashes[body.job_id] = self._count(body.job_id, lasted_ms)
         self._crashes.pop(outcome.forgotten, None)
+        self._held.pop(outcome.forgotten, None)
 
     def image(self) -> object:
         """What is counted."""
@@ -97,8 +98,5 @@ class CrashLoops:
             report = WorkerExited(event.job_id, event.run, _CRASHED)
         if crashes == 1:
             return await self._deliver(report)
-        self._clock.call_at(now_ms + delay_ms(crashes - 1), lambda: self._pass_on(report))
+        self._clock.call_at(now_ms + delay_ms(crashes - 1), lambda: self._deliver(report))
         return False
-
-    async def _pass_on(self, report: Event) -> None:
-        await self._deliver(report)
