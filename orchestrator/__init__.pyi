@@ -39,6 +39,7 @@ from .errors import ConfigurationError as ConfigurationError
 from .errors import IllegalActionError as IllegalActionError
 from .errors import InvariantError as InvariantError
 from .errors import NoHealthyEndpointError as NoHealthyEndpointError
+from .errors import NotLeaderError as NotLeaderError
 from .errors import QuartermasterError as QuartermasterError
 from .errors import RateLimitedError as RateLimitedError
 from .errors import RequestRejectedError as RequestRejectedError
@@ -94,8 +95,10 @@ from .messages import Decide as Decide
 from .messages import Decommission as Decommission
 from .messages import Effect as Effect
 from .messages import Entry as Entry
+from .messages import Establish as Establish
 from .messages import Event as Event
 from .messages import JobOverdue as JobOverdue
+from .messages import Lead as Lead
 from .messages import MigrateJob as MigrateJob
 from .messages import NodeFailed as NodeFailed
 from .messages import NodeRecovered as NodeRecovered
@@ -132,6 +135,7 @@ from .ports import Checkpoint as Checkpoint
 from .ports import CheckpointManager as CheckpointManager
 from .ports import Clock as Clock
 from .ports import ConsensusEngine as ConsensusEngine
+from .ports import CuttableLog as CuttableLog
 from .ports import FaultDetector as FaultDetector
 from .ports import NodeHealth as NodeHealth
 from .ports import Policy as Policy

@@ -12,6 +12,7 @@ __all__ = [
     "IllegalActionError",
     "InvariantError",
     "NoHealthyEndpointError",
+    "NotLeaderError",
     "QuartermasterError",
     "RateLimitedError",
     "RequestRejectedError",
@@ -114,6 +115,26 @@ class IllegalActionError(QuartermasterError, ValueError):
 
 class InvariantError(QuartermasterError, AssertionError):
     """Cluster state broke one of its invariants: a bug in this project."""
+
+
+class NotLeaderError(QuartermasterError, RuntimeError):
+    """Another orchestrator has taken over the log: this one must not act any more.
+
+    Parameters
+    ----------
+    leader : str
+        Who has.
+    term : int
+        The entry of the log with which it did.
+    """
+
+    def __init__(self, leader: str, term: int) -> None:
+        super().__init__(
+            f"orchestrator '{leader}' leads since entry {term} of the log, and this one does not "
+            "act any more; ask that one, or make a new one on the log to have it take over"
+        )
+        self.leader = leader
+        self.term = term
 
 
 class SchemaMismatchError(QuartermasterError, ValueError):

@@ -14,7 +14,9 @@ from typing import TypeAlias, assert_never
 
 from orchestrator.errors import IllegalActionError, ValidationError
 from orchestrator.kernels.state.codes import NO_JOB, ActionKind, Placement
-from orchestrator.types import JobSpec, NodeSpec
+from orchestrator.kernels.state.row import ClusterShape
+from orchestrator.semantics import Semantics
+from orchestrator.types import JobSpec, NodeSpec, TenantSpec
 
 __all__ = [
     "Action",
@@ -25,8 +27,10 @@ __all__ = [
     "Decommission",
     "Effect",
     "Entry",
+    "Establish",
     "Event",
     "JobOverdue",
+    "Lead",
     "MigrateJob",
     "NodeFailed",
     "NodeRecovered",
@@ -231,9 +235,13 @@ class Decommission:
 
 @dataclass(frozen=True)
 class NodeFailed:
-    """A node does not answer any more."""
+    """A node does not answer any more.
+
+    ``seen_ms`` is when it last did: no checkpoint was written after that. Below 0: until now.
+    """
 
     node_id: str
+    seen_ms: int = -1
 
 
 @dataclass(frozen=True)
@@ -266,6 +274,31 @@ class Configure:
     value: object
 
 
+@dataclass(frozen=True)
+class Establish:
+    """The settings of the cluster: from its beginning, or, if that is past, from now on.
+
+    From now on others may hold for semantics and tenants, and the capacities may be larger. Nodes
+    and seed are those of the beginning; what comes later registers.
+    """
+
+    shape: ClusterShape
+    nodes: tuple[NodeSpec, ...]
+    semantics: Semantics
+    tenants: tuple[TenantSpec, ...]
+    seed: int
+
+
+@dataclass(frozen=True)
+class Lead:
+    """An orchestrator takes over: whoever led before must not act any more.
+
+    The number of this entry is the new leader's term.
+    """
+
+    name: str
+
+
 Command: TypeAlias = (
     Submit
     | Preempt
@@ -277,6 +310,8 @@ Command: TypeAlias = (
     | Review
     | Decide
     | Configure
+    | Establish
+    | Lead
 )
 
 
@@ -306,11 +341,16 @@ class CheckpointCommitted:
 
 @dataclass(frozen=True)
 class WorkersLost:
-    """The workers of a job could not be started, or are gone without an exit code."""
+    """The workers of a job could not be started, or are gone without an exit code.
+
+    ``seen_ms`` is when they were there last: no checkpoint was written after that. Below 0: until
+    now.
+    """
 
     job_id: str
     run: int
     reason: str = ""
+    seen_ms: int = -1
 
 
 @dataclass(frozen=True)
@@ -327,10 +367,17 @@ Event: TypeAlias = WorkerExited | CheckpointCommitted | WorkersLost | JobOverdue
 
 @dataclass(frozen=True)
 class Entry:
-    """An entry of the log: when, and what."""
+    """An entry of the log: when, and what.
+
+    ``term`` is that of the leader who wrote it, -1 before there was one: an entry of a former
+    leader is refused. ``done`` is the first entry whose effects may not all have been carried out
+    by then.
+    """
 
     time_ms: int
     body: Command | Event
+    term: int = -1
+    done: int = 0
 
 
 # --- effects: what a runtime is to do ------------------------------------------------------------

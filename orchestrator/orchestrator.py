@@ -7,28 +7,38 @@ is made on a log with entries continues where they end.
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import os
+import socket
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from orchestrator.autoscaler.fleet import FleetController, FleetScaler
 from orchestrator.clock import WallClock
 from orchestrator.engine.engine import Engine, Outcome
+from orchestrator.errors import CapacityError, ValidationError
 from orchestrator.kernels.state.codes import NodeCode, Reason
 from orchestrator.kernels.state.row import ClusterShape
 from orchestrator.live.crashes import CrashLoops
-from orchestrator.live.cycle import SchedulingCycle
+from orchestrator.live.cycle import SchedulingCycle, ask_aside, ask_here
 from orchestrator.live.deadlines import SaveDeadlines
-from orchestrator.live.journal import CheckpointKeeper, Journal, reconcile
+from orchestrator.live.journal import Journal, settings_in
 from orchestrator.live.limits import TimeLimits
-from orchestrator.live.retry import Inbox, Outbox, Persistent
+from orchestrator.live.outbox import CheckpointKeeper, Outbox, Places
+from orchestrator.live.retry import Inbox, Persistent
 from orchestrator.live.settings import Settings
+from orchestrator.live.takeover import Wanted, lost_workers, unfinished
 from orchestrator.mesh.mesh import ServiceMesh, Transport
 from orchestrator.mesh.replicas import ReplicaRegistry
 from orchestrator.mesh.specs import ServiceSpec
 from orchestrator.messages import (
     Command,
     Decommission,
+    Effect,
+    Entry,
+    Establish,
     Event,
     NodeFailed,
     NodeRecovered,
@@ -68,14 +78,35 @@ DEFAULT_SHAPE = ClusterShape(envs=1, jobs=4096, workers=64, nodes=256, devices=1
 _log = logging.getLogger(__name__)
 
 
+def _engine_of(consensus: ConsensusEngine, wanted: Wanted, seed: int, *, check: bool) -> Engine:
+    """An engine that begins as a log says, or as is wanted where it says nothing."""
+    begin = settings_in(consensus) or Establish(
+        wanted.shape or DEFAULT_SHAPE,
+        wanted.nodes,
+        wanted.rules or Semantics(),
+        wanted.tenants,
+        seed,
+    )
+    return Engine(
+        begin.shape,
+        nodes=begin.nodes,
+        semantics=begin.semantics,
+        tenants=begin.tenants,
+        seed=begin.seed,
+        check=check,
+    )
+
+
 class InfrastructureOrchestrator:
     """Runs jobs on nodes.
 
     Parameters
     ----------
     consensus_engine : ConsensusEngine
-        The log of commands and events. If it has entries, they are replayed; the other arguments
-        must then be those with which they were written.
+        The log of commands and events. If it has entries, they are replayed, under the settings
+        that they were written with: these are in the log. Other ``semantics`` and ``tenants``, a
+        larger ``shape`` and new ``nodes`` hold from then on, by an entry of their own. Who has
+        called :meth:`start` last, or acted first since it was made, leads; nobody else acts.
     shard_manager : ShardManager
         Who is responsible for a job or node.
     fault_detector : FaultDetector
@@ -92,7 +123,7 @@ class InfrastructureOrchestrator:
         classes are served first and preempt others; within a class it is first come, first
         served, and who does not fit is overtaken by those who do not delay it.
     shape : ClusterShape or None
-        Capacities; None: ``DEFAULT_SHAPE``.
+        Capacities; None: those of the log, or ``DEFAULT_SHAPE``.
     nodes, semantics, tenants, seed, check
         See :class:`orchestrator.engine.engine.Engine`.
     schedule_on_events, review_ms
@@ -145,20 +176,13 @@ class InfrastructureOrchestrator:
         self.checkpoints = checkpoint_manager
         self.clock: Clock = WallClock() if clock is None else clock
         self.runtime: Runtime = SimulatedRuntime(self.clock) if runtime is None else runtime
-        self.engine = Engine(
-            shape or DEFAULT_SHAPE,
-            nodes=nodes,
-            semantics=semantics,
-            tenants=tenants,
-            seed=seed,
-            check=check,
-        )
-        self._reconciled = False
-        self._cycle = SchedulingCycle(
-            *(self.engine, self.clock, policy_of(policy), self._propose),
-            on_events=schedule_on_events,
-            review_ms=review_ms,
-            fallback=policy_of(None),
+        self._wanted = Wanted(shape, tuple(nodes), semantics, tuple(tenants))
+        self.engine = _engine_of(consensus_engine, self._wanted, seed, check=check)
+        self._cycle = self._new_cycle(policy_of(policy), schedule_on_events, review_ms)
+        self._keeper = CheckpointKeeper(checkpoint_manager)
+        self._places = Places()
+        self._outbox = Outbox(
+            self.runtime, self.clock, self._places, may_act=lambda: self._journal.leads
         )
         simulated = isinstance(self.runtime, SimulatedRuntime)
         self._replicas = ReplicaRegistry(self.clock, mesh, transport, simulated=simulated)
@@ -166,24 +190,61 @@ class InfrastructureOrchestrator:
         self.metrics = OrchestratorMetrics(self.engine, self._replicas.counts)
         scaler = autoscaler, provisioner, self.metrics.scaling, self._rule
         self._fleet = FleetController(self.engine, self.clock, *scaler)
-        self._inbox = Inbox(self._take_report, self.clock)
-        self._saves = SaveDeadlines(self.engine, self.clock, self._inbox.deliver, save_grace_ms)
-        applied = self._carry_out, self._observe
-        self._journal = Journal(consensus_engine, self.engine, self.clock, *applied)
-        self._listen(own_policy=policy is None, grace_s=time_limit_grace_s)
+        self._hear(save_grace_ms, time_limit_grace_s)
+        self._read_log()
+        self._listen(own_policy=policy is None)
 
-    def _listen(self, *, own_policy: bool, grace_s: float | None) -> None:
-        """Hear of jobs and settings that are there already, of events, time limits and health."""
-        self._fleet.bind(self._join_rented)
+    def _hear(self, save_grace_ms: int, time_limit_grace_s: float | None) -> None:
+        """Have somebody for all that is reported, or is not reported in time."""
         self._managers: list[WorkloadManager] = []
-        self._outbox = Outbox(self.runtime, self.clock)
-        self._keeper = CheckpointKeeper(self.checkpoints)
         self._keeping = Persistent("noting checkpoints", self._keeper.flush, self.clock)
+        self._inbox = Inbox(self._take_report, self.clock)
         self._health = Inbox(self._take_health, self.clock)
-        self._crashes = CrashLoops(self.engine, self.clock, self._inbox.deliver)
-        self._limits = TimeLimits(self.engine, self.clock, self._inbox.deliver, grace_s)
-        self._replicas.declare(*self.jobs.values())
-        self._settings = Settings(self.clock, self.consensus.entries(), self._journal.propose)
+        reports = self.engine, self.clock, self._inbox.deliver
+        self._crashes = CrashLoops(*reports)
+        self._saves = SaveDeadlines(*reports, save_grace_ms)
+        self._limits = TimeLimits(*reports, time_limit_grace_s)
+        self._fleet.bind(self._join_rented)
+        self._settings = Settings(self.clock, (), lambda body: self._journal.propose(body))
+
+    def _new_cycle(self, policy: Policy, on_events: bool, review_ms: int | None) -> SchedulingCycle:
+        return SchedulingCycle(
+            self.engine,
+            self.clock,
+            policy,
+            self._propose,
+            on_events=on_events,
+            review_ms=review_ms,
+            fallback=policy_of(None),
+            may_act=lambda: self._journal.leads,
+            ask=ask_aside if isinstance(self.clock, WallClock) else ask_here,
+        )
+
+    def _read_log(self) -> None:
+        """Become what the log says; raises if the settings cannot be those of its cluster."""
+        self._leading = self._reconciled = False
+        self._starting = asyncio.Lock()
+        self._journal = Journal(
+            self.consensus,
+            self.engine,
+            self.clock,
+            self._carry_out,
+            self._observe,
+            kept={
+                "crashes": self._crashes,
+                "metrics": self.metrics,
+                "places": self._places,
+                "replicas": self._replicas,
+                "settings": self._settings,
+            },
+            settled=self._is_settled,
+        )
+        self._wanted.check(self.engine)
+        self._taking_over = Persistent("taking over", self._reconcile, self.clock)
+
+    def _listen(self, *, own_policy: bool) -> None:
+        """Hear of jobs and settings that are there already, of events and of nodes' health."""
+        self._replicas.declare(*(self.jobs[job_id] for job_id in self.engine.unended()))
         for rules in self._settings.of("service"):
             if isinstance(rules, ServiceSpec):
                 self._replicas.restore(rules)
@@ -354,7 +415,10 @@ class InfrastructureOrchestrator:
             (job, node) pairs as :meth:`schedule` returns them (with ``schedule_on_events`` that
             happens after this call).
         """
-        outcome = await self._propose(NodeFailed(node_id))
+        return await self._fail_node(node_id)
+
+    async def _fail_node(self, node_id: str, seen_ms: int = -1) -> dict[str, Any]:
+        outcome = await self._propose(NodeFailed(node_id, seen_ms))
         report = failure_report(self.engine, node_id, outcome, self.checkpoints)
         if node_id in self.nodes:
             await self.faults.report(node_id)
@@ -388,6 +452,7 @@ class InfrastructureOrchestrator:
         ones that cost least to empty are decommissioned, if all of their work fits elsewhere.
         """
         await self.start()
+        self._journal.require_lead()
         decision = await self._fleet.scale(self.decommission_node, self.scale_job)
         for manager in self._managers:
             await manager.review()
@@ -413,13 +478,13 @@ class InfrastructureOrchestrator:
         UnknownServiceError
             If there is no such service.
         """
-        await self.start()
+        self._read()
         self._replicas.refresh(self.faults.suspects(), service_name)
         return self.mesh.discover(service_name)
 
     async def route_request(self, service_name: str, request: Any) -> Any:
         """Get a request answered: see :meth:`orchestrator.mesh.ServiceMesh.route`."""
-        await self.start()
+        self._read()
         self._replicas.refresh(self.faults.suspects(), service_name)
         return await self.mesh.route(service_name, request)
 
@@ -430,8 +495,9 @@ class InfrastructureOrchestrator:
         suspects = self.faults.suspects()
         return {
             **cluster_status(self.engine, self.clock.now_ms(), self.shards),
-            "suspects": list(suspects),
+            "suspects": [node_id for node_id in suspects if node_id in self.nodes],
             "log_entries": self._journal.applied,
+            "leader": self._journal.leader,
             "services": self._replicas.status(suspects),
             "scaling": self._fleet.status(),
             "errors": self._errors(),
@@ -458,51 +524,111 @@ class InfrastructureOrchestrator:
     # --- the log -------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Make the runtime agree with the log; the first command or event does this too."""
-        if self._reconciled:
+        """Take over the log and make the runtime agree with it.
+
+        The first command or event does this too. From then on whoever led before does not act any
+        more: see :class:`orchestrator.NotLeaderError`.
+        """
+        if self._leading:
             return
-        self._reconciled = True
+        async with self._starting:
+            if not self._leading:
+                await self._take_over()
+
+    def _read(self) -> None:
+        """Know what whoever leads has done: asking for something does not take over."""
+        if not self._leading:
+            self._journal.read()
+
+    async def _take_over(self) -> None:
+        await self._journal.lead(f"{socket.gethostname()}-{os.getpid()}-{id(self):x}")
+        self._doubtful, self._seen_ms = self._journal.doubtful, self.engine.now_ms
+        settings, before = self._wanted.settings(self.engine), self.engine.settings
+        first = replace(settings, tenants=before.tenants)  # quotas may need the nodes that are new
+        if not self._journal.established or first != before:
+            await self._journal.propose(first)
+        for spec in self._wanted.newcomers(self.engine):
+            try:
+                await self._journal.propose(Register(spec))
+            except (ValidationError, CapacityError) as error:
+                _log.warning("node '%s' is not part of the cluster: %s", spec.node_id, error)
+        if settings != self.engine.settings:
+            await self._journal.propose(settings)
+        self._leading = True
+        self.runtime.bind(self._crashes.hear)
+        self._fleet.bind(self._join_rented)
+        await self._taking_over.run()
         self._saves.start()
-        await reconcile(self.engine, self.runtime, self._propose)
         self._limits.arm()
-        if self.engine.undecided:
-            await self._cycle.react()
+        await self._cycle.resume()
+
+    async def _reconcile(self) -> None:
+        """Have done what was logged and not done, and say who is gone."""
+        observed = self.runtime.observe()
+        effects = unfinished(self.engine, observed, self._doubtful)
+        gone = lost_workers(self.engine, observed, effects, self._seen_ms)
+        for outcome in self._doubtful:
+            self._keeper.note(outcome, self.engine.now_ms)
+        self._keeping.run_now()
+        self._give_back(effects)
+        self._outbox.send(effects)
+        self._reconciled, self._doubtful = True, ()
+        for event in gone:
+            await self._crashes.hear(event)
+
+    def _is_settled(self) -> bool:
+        """Whether all effects of what was logged were carried out."""
+        waits = len(self._outbox) or len(self._keeper)
+        return self._reconciled and not waits and self._fleet.all_returned
 
     async def _propose(self, body: Command | Event) -> Outcome:
         """Log and apply; what came of it. Raises if it makes no sense."""
+        if self._journal.applied == 0:
+            self.engine.check(body)  # a log does not begin for what is refused
         await self.start()
         await self._settings.flush()
         return await self._journal.propose(body)
 
-    def _observe(self, outcome: Outcome) -> None:
-        self._saves.note(outcome)
+    def _observe(self, entry: Entry, outcome: Outcome) -> None:
         self.metrics.note(outcome)
         self._replicas.note(outcome, self.engine)
+        self._settings.read(entry)
+        self._crashes.note(entry, outcome)
+        self._places.note(entry, outcome)
 
     def _carry_out(self, outcome: Outcome) -> None:
         self._keeper.note(outcome, self.engine.now_ms)
         self._keeping.run_now()
+        self._saves.note(outcome)
         self._limits.note(outcome)
-        gone = [effect.node_id for effect in outcome.effects if isinstance(effect, ReleaseNode)]
+        self._give_back(outcome.effects)
+        self._outbox.send(outcome.effects)
+
+    def _give_back(self, effects: Sequence[Effect]) -> None:
+        """Nodes that have left are not watched any more, and go where they came from."""
+        gone = [effect.node_id for effect in effects if isinstance(effect, ReleaseNode)]
         for node_id in gone:
             self.faults.forget(node_id)
         self._fleet.left(gone)
-        self._outbox.send(outcome.effects)
 
     # --- what is reported ------------------------------------------------------------------------
 
     async def _take_report(self, event: Event) -> None:
         """The runtime reports something."""
+        self._journal.read()
         if self.engine.is_current(event):
             await self._propose(event)
             await self._cycle.react()
 
     async def _take_health(self, health: NodeHealth) -> None:
-        """The fault detector has changed its mind about a node."""
+        """The fault detector has changed its mind about a node; so has whoever leads, perhaps."""
+        self._journal.read()
         if health.node_id not in self.nodes:
+            if not health.alive:
+                self.faults.forget(health.node_id)  # a stranger, who has fallen silent
             return
         code = self.engine.nodes.code(health.node_id)
         if health.alive and code == NodeCode.DOWN:
             await self.handle_node_recovery(health.node_id)
         elif not health.alive and code in (NodeCode.UP, NodeCode.DRAINING):
-            await self.handle_node_failure(health.node_id)
+            await self._fail_node(health.node_id, health.seen_ms)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, TypeAlias, runtime_checkable
 
 from orchestrator.messages import Effect, Entry, Event, Plan
@@ -19,6 +19,7 @@ __all__ = [
     "CheckpointManager",
     "Clock",
     "ConsensusEngine",
+    "CuttableLog",
     "FaultDetector",
     "NodeHealth",
     "Policy",
@@ -59,13 +60,32 @@ class Clock(Protocol):
 
 
 class ConsensusEngine(Protocol):
-    """A totally ordered, durable log."""
+    """A totally ordered, durable log. One that can be cut is a :class:`CuttableLog`, too."""
 
     async def append(self, entry: Entry) -> int:
         """Append an entry; its index, once it can no longer be lost."""
 
     def entries(self, start: int = 0) -> Sequence[Entry]:
         """Committed entries that this replica knows, from index ``start`` on."""
+
+
+@runtime_checkable
+class CuttableLog(Protocol):
+    """A log that drops what a snapshot makes needless; entries keep their indices.
+
+    ``entries`` then begins with the first one that is kept.
+    """
+
+    @property
+    def cut_due(self) -> bool:
+        """Whether it is time to cut it; long before it is full."""
+
+    @property
+    def snapshot(self) -> tuple[int, object] | None:
+        """The last snapshot, and the index of the first entry that it does not contain."""
+
+    async def cut(self, index: int, snapshot: object) -> None:
+        """Keep a snapshot of what all entries before an index have made, then drop these."""
 
 
 class ShardManager(Protocol):
@@ -81,10 +101,14 @@ class ShardManager(Protocol):
 
 @dataclass(frozen=True)
 class NodeHealth:
-    """A change in what a fault detector thinks of a node."""
+    """A change in what a fault detector thinks of a node.
+
+    ``seen_ms``: when it last showed itself, below 0 if that is not known.
+    """
 
     node_id: str
     alive: bool
+    seen_ms: int = field(default=-1, compare=False)
 
 
 HealthListener: TypeAlias = Callable[[NodeHealth], Awaitable[object] | None]
@@ -139,10 +163,19 @@ class CheckpointManager(Protocol):
 
 
 class Runtime(Protocol):
-    """Carries effects out."""
+    """Carries effects out.
+
+    What it is told it may be told again, by an orchestrator that was restarted and does not know
+    how far its predecessor got: a run that is there is not started again, one that is being saved
+    goes on being saved.
+    """
 
     def bind(self, deliver: Callable[[Event], Awaitable[object]]) -> None:
-        """Say where events go; the last call counts."""
+        """Say where events go; the last call counts.
+
+        An event that raises an error there, or comes back False, is not in the log: it has to be
+        reported again, at the latest to whoever is bound next.
+        """
 
     def carry_out(self, effects: Sequence[Effect]) -> None:
         """Begin to carry effects out, in this order.
@@ -200,7 +233,11 @@ class Provisioner(Protocol):
         """Nodes that are ordered and not delivered yet."""
 
     def bind(self, join: Callable[[NodeSpec], Awaitable[object]]) -> None:
-        """Say who takes nodes that arrive; the last call counts."""
+        """Say who takes nodes that arrive; the last call counts.
+
+        A node at which an error is raised, or False comes back, was not taken: it is handed over
+        again, at the latest to whoever is bound next.
+        """
 
     def order(self, count: int) -> None:
         """Order nodes. Returns at once; each is handed over when it is there."""

@@ -18,7 +18,12 @@ from orchestrator.autoscaler.policies import (
 from orchestrator.autoscaler.rehearsal import Order, Rehearsal
 from orchestrator.engine.engine import Engine
 from orchestrator.engine.records import check_racks
-from orchestrator.errors import ConfigurationError, QuartermasterError, ValidationError
+from orchestrator.errors import (
+    ConfigurationError,
+    NotLeaderError,
+    QuartermasterError,
+    ValidationError,
+)
 from orchestrator.kernels.state.codes import NodeCode
 from orchestrator.live.retry import Inbox, Persistent
 from orchestrator.metrics.views import ScalingEfficiency
@@ -124,6 +129,8 @@ class FleetController:
             return
         try:
             await join(spec)
+        except NotLeaderError:
+            raise  # whoever leads takes it
         except QuartermasterError as error:  # its room was taken meanwhile, for example
             _log.warning("node '%s' is given back: %s", spec.node_id, error)
             self._ordered_at(spec)
@@ -165,6 +172,11 @@ class FleetController:
         """Nodes have left the cluster: they are given back, later if that fails."""
         self._gone += node_ids
         self._releasing.run_now()
+
+    @property
+    def all_returned(self) -> bool:
+        """Whether every node that has left was given back."""
+        return not self._gone
 
     def _release(self) -> None:
         if self.provisioner is not None and self._gone:
@@ -316,6 +328,8 @@ class FleetController:
         """Order what lets somebody in, and more of it beyond, while there is room; how many."""
         if self.provisioner is None:
             return 0
+        while len(self._ordered) > self.pending:
+            self._ordered.popleft()  # an order that was lost
         count, usual = min(count, max(self._room, 0)), self._usual(order)
         spare = [] if usual is None else [usual] * (count - len(order.nodes))
         kinds = Counter([*order.nodes, *spare][:count])

@@ -13,14 +13,17 @@ from typing import NoReturn
 
 from orchestrator.errors import ValidationError
 from orchestrator.kernels.state.codes import NODE_CHOICE, Placement
+from orchestrator.kernels.state.row import ClusterShape
 from orchestrator.messages import (
     CheckpointCommitted,
     Command,
     Configure,
     Decide,
     Decommission,
+    Establish,
     Event,
     JobOverdue,
+    Lead,
     MigrateJob,
     NodeFailed,
     NodeRecovered,
@@ -37,7 +40,8 @@ from orchestrator.messages import (
     WorkerExited,
     WorkersLost,
 )
-from orchestrator.types import JobSpec, NodeSpec, is_unicode
+from orchestrator.semantics import Semantics
+from orchestrator.types import JobSpec, NodeSpec, TenantSpec, is_unicode
 
 __all__ = ["check_message"]
 
@@ -75,12 +79,18 @@ def check_message(body: Command | Event) -> None:
         case Decommission(node_id, drain):
             _require_text(body, "node_id", node_id)
             _require_type(body, "drain", drain, bool)
-        case NodeFailed(node_id) | NodeRecovered(node_id):
-            _require_text(body, "node_id", node_id)
+        case NodeFailed() | NodeRecovered():
+            _require_text(body, "node_id", body.node_id)
+            if isinstance(body, NodeFailed):
+                _require_integer(body, "seen_ms", body.seen_ms, -1, _MOST_RUNS)
         case Review():
             pass
         case Configure():
             _require_text(body, "subject", body.subject)
+        case Establish():
+            _check_settings(body)
+        case Lead(name):
+            _require_text(body, "name", name)
         case Decide(plan):
             _check_plan(plan)
         case WorkerExited() | CheckpointCommitted() | WorkersLost() | JobOverdue():
@@ -98,6 +108,18 @@ def _check_event(event: Event) -> None:
         _require_integer(event, "exit_code", event.exit_code, *_EXIT_CODES)
     if not isinstance(event, CheckpointCommitted):
         _require_text(event, "reason", event.reason)
+    if isinstance(event, WorkersLost):
+        _require_integer(event, "seen_ms", event.seen_ms, -1, _MOST_RUNS)
+
+
+def _check_settings(body: Establish) -> None:
+    _require_type(body, "shape", body.shape, ClusterShape)
+    _require_type(body, "semantics", body.semantics, Semantics)
+    for field, kind in (("nodes", NodeSpec), ("tenants", TenantSpec)):
+        _require_type(body, field, getattr(body, field), tuple)
+        for one in getattr(body, field):
+            _require_type(body, field, one, kind)
+    _require_integer(body, "seed", body.seed, 0, _MOST_RUNS)
 
 
 def _check_plan(plan: object) -> None:

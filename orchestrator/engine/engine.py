@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 import orchestrator.copies  # noqa: F401  engines, and states, are copied with memory of their own
 from orchestrator.engine.checks import check_message
@@ -21,8 +22,8 @@ from orchestrator.engine.history import History, JobNote
 from orchestrator.engine.plans import PlanExecutor, late_workers, short_jobs
 from orchestrator.engine.records import check_quotas, tenant_records
 from orchestrator.engine.snapshot import Snapshot
-from orchestrator.engine.tables import JobTable, NodeTable
-from orchestrator.errors import QuartermasterError
+from orchestrator.engine.tables import JobTable, NodeTable, TableImage
+from orchestrator.errors import QuartermasterError, ValidationError
 from orchestrator.invariants import assert_invariants
 from orchestrator.kernels.change import events as live
 from orchestrator.kernels.run import rows as kernels
@@ -31,6 +32,7 @@ from orchestrator.kernels.state.codes import (
     EventKind,
     JobCode,
     JobKind,
+    NodeCode,
     Reason,
     Status,
 )
@@ -45,8 +47,10 @@ from orchestrator.messages import (
     Decommission,
     Effect,
     Entry,
+    Establish,
     Event,
     JobOverdue,
+    Lead,
     NodeFailed,
     NodeRecovered,
     Plan,
@@ -65,7 +69,19 @@ from orchestrator.messages import (
 from orchestrator.semantics import Semantics
 from orchestrator.types import NodeSpec, TenantSpec
 
-__all__ = ["Engine", "Outcome"]
+__all__ = ["Engine", "EngineImage", "Outcome"]
+
+
+_MAY_GROW = ("jobs", "workers", "nodes", "devices")
+"""Capacities of a cluster that may be larger after a restart."""
+
+
+_FREE = ("envs", "log", "effects", "kinds")
+"""Fields of a shape that change nothing of a live cluster's history."""
+
+
+_TERMS = ("weight", "quota_units", "storage_quota_mib")
+"""What a tenant is entitled to; the other fields of its record are its account."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +104,25 @@ class Outcome:
     reason: Reason = Reason.OK
     forgotten: str = ""
     notes: tuple[JobNote, ...] = ()
+
+
+@dataclass(frozen=True)
+class EngineImage:
+    """All that a cluster is, set aside; what happens to the cluster later does not change it.
+
+    ``told`` are the last effects and their workers, the oldest first.
+    """
+
+    settings: Establish
+    state: ClusterState
+    told: tuple[NDArray[np.void], NDArray[np.void]]
+    jobs: TableImage
+    nodes: TableImage
+    history: History
+    begun: bool
+    happened: bool
+    opened_ms: int
+    status: Status
 
 
 class Engine:
@@ -120,39 +155,47 @@ class Engine:
         seed: int = 0,
         check: bool = False,
     ) -> None:
-        # An action changes one job and releases nodes, and jobs may start in its wake; an event may
-        # stop all jobs before that. The job table has a spare row (see JobTable).
-        self._most_effects = shape.jobs + shape.nodes + 1  # of an action
-        effects = self._most_effects + shape.jobs
-        self.shape = replace(shape, envs=1, jobs=shape.jobs + 1, effects=effects)
-        self.semantics = semantics or Semantics()
-        self._copy_shape = replace(self.shape, log=0, effects=0)  # nobody acts on what-ifs
-        self._founders = tuple(nodes), tuple(tenants), seed
         self._check = check
-        self._found()
+        self._found(
+            Establish(shape, tuple(nodes), semantics or Semantics(), tuple(tenants), int(seed))
+        )
 
     def __copy__(self) -> Engine:
         """A copy that goes on by itself: shared state would be changed by both."""
         return deepcopy(self)
 
-    def _found(self) -> None:
-        """Begin: nothing has happened yet."""
-        nodes, tenants, seed = self._founders
+    def _found(self, settings: Establish) -> None:
+        """Begin with a cluster's tenants and first nodes; nothing has happened yet."""
+        self._begin(settings)
+        self._found_tenants(settings.tenants, settings.nodes)
+        for spec in settings.nodes:
+            self.nodes.check(spec)
+            self.nodes.found(spec)
+        self._reader = EffectReader(self.state, self.jobs, self.nodes)
+
+    def _begin(self, settings: Establish) -> None:
+        """Begin with nobody there."""
+        self.settings = settings
+        self.semantics = settings.semantics
+        shape = settings.shape
+        # An action changes one job and releases nodes, and jobs may start in its wake; an event may
+        # stop all jobs before that. The job table has a spare row (see JobTable).
+        self._most_effects = shape.jobs + shape.nodes + 1  # of an action
+        effects = self._most_effects + shape.jobs
+        self.shape = replace(shape, envs=1, jobs=shape.jobs + 1, effects=effects)
+        self._copy_shape = replace(self.shape, log=0, effects=0)  # nobody acts on what-ifs
         self.state = allocate(self.shape)
         self.semantics.write(self.state.rows)
         self.state.rows["keep_log"] = int(self.shape.log > 0)
         no_nodes, no_jobs = np.zeros(0, NODE_DTYPE), np.zeros(0, REQUEST_DTYPE)
-        kernels.begin_episode(self.state.rows, 0, seed, no_nodes, no_jobs)
+        kernels.begin_episode(self.state.rows, 0, settings.seed, no_nodes, no_jobs)
         self.nodes = NodeTable(self.state)
         self.jobs = JobTable(self.state, self.nodes)
-        self._found_tenants(tenants, nodes)
-        for spec in nodes:
-            self.nodes.check(spec)
-            self.nodes.found(spec)
         self._reader = EffectReader(self.state, self.jobs, self.nodes)
         self._effects: list[Effect] = []  # of the entry that is being applied
         self.history = History()
         self._plans = PlanExecutor(self.state, 0, self._find, self.jobs.preferred_place)
+        self._excused: set[int] = set()  # tenants whose quotas were lowered below what they hold
         self._begun = False  # time begins with the first entry, whenever that is
         self._happened = False  # something did since the last decision point opened
         self._opened_ms = -1  # when that was
@@ -164,6 +207,95 @@ class Engine:
             self.jobs.tenants.number(tenant.name)
         others = [TenantSpec(f"tenant {k}") for k in range(len(tenants), self.shape.tenants)]
         live.put_tenants(self.state.rows, 0, tenant_records([*tenants, *others]))
+
+    def image(self) -> EngineImage:
+        """Set aside all that the cluster is."""
+        state = allocate(self._copy_shape)
+        kernels.copy_row(self.state.rows, 0, state.rows, 0)
+        return EngineImage(
+            settings=self.settings,
+            state=state,
+            told=(self.state.effect[0, self._told()], self.state.effect_worker[0, self._told()]),
+            jobs=self.jobs.image(),
+            nodes=self.nodes.image(),
+            history=deepcopy(self.history),
+            begun=self._begun,
+            happened=self._happened,
+            opened_ms=self._opened_ms,
+            status=self._plans.status,
+        )
+
+    def _over_quota(self) -> set[int]:
+        """Tenants that hold more than they are entitled to, as when their quotas are lowered."""
+        accounts = self.state.tenant[0]
+        return set(np.flatnonzero(accounts["used_units"] > accounts["quota_units"]).tolist())
+
+    def _told(self) -> NDArray[np.int64]:
+        """Where in their ring the last effects are, the oldest first."""
+        count, ring = int(self.row["effect_count"]), self.shape.effects
+        return np.arange(max(count - ring, 0), count) % ring
+
+    def load(self, image: EngineImage) -> None:
+        """Be what was set aside. Records of the event log are not kept; its hash is."""
+        self._begin(image.settings)
+        kernels.copy_row(image.state.rows, 0, self.state.rows, 0)
+        effects, workers = image.told
+        slots = self._told()[-len(effects) or self.shape.effects :]
+        self.state.effect[0, slots] = effects
+        self.state.effect_worker[0, slots, : workers.shape[1]] = workers
+        self.jobs.load(image.jobs)
+        self.nodes.load(image.nodes)
+        self.history = deepcopy(image.history)
+        self._reader = EffectReader(self.state, self.jobs, self.nodes)
+        self._excused = self._over_quota()
+        self._begun, self._happened = image.begun, image.happened
+        self._opened_ms, self._plans.status = image.opened_ms, image.status
+
+    def grown(self, shape: ClusterShape) -> ClusterShape:
+        """A shape that is at least as large as that of the cluster, where it may be larger."""
+        now = self.settings.shape
+        return replace(
+            shape, **{name: max(getattr(shape, name), getattr(now, name)) for name in _MAY_GROW}
+        )
+
+    def _check_settings(self, settings: Establish) -> None:
+        """Raise unless these may be the settings from now on."""
+        now, wanted = self.settings.shape, settings.shape
+        for name in (field.name for field in fields(wanted) if field.name not in _FREE):
+            least, given = getattr(now, name), getattr(wanted, name)
+            fine = given == least or (name in _MAY_GROW and given > least)
+            if self._begun and not fine:
+                problem = f"is {given}, and the cluster of this log has {least}"
+                remedy = f"give what it has; {', '.join(_MAY_GROW)} may be more"
+                raise ValidationError("ClusterShape", name, problem, remedy)
+        nodes = self.nodes.specs.values() if self._begun else settings.nodes
+        if not self._begun or settings.tenants != self.settings.tenants:
+            check_quotas(settings.tenants, tuple(nodes))
+        for tenant in settings.tenants:
+            self.jobs.tenants.require_room(tenant.name)
+
+    def _establish(self, settings: Establish) -> None:
+        """Have the cluster begin with these settings, or live by them from now on."""
+        if settings == self.settings:
+            return
+        if not self._begun:
+            self._found(settings)
+            return
+        named = {tenant.name for tenant in settings.tenants}
+        gone = [TenantSpec(old.name) for old in self.settings.tenants if old.name not in named]
+        before = self.settings
+        settings = replace(settings, nodes=before.nodes, seed=before.seed)
+        if settings.shape != before.shape:
+            self.load(replace(self.image(), settings=settings))
+        self.settings, self.semantics = settings, settings.semantics
+        self.semantics.write(self.state.rows)
+        tenants = [*settings.tenants, *gone]
+        for tenant, record in zip(tenants, tenant_records(tenants), strict=True):
+            account = self.state.tenant[0, self.jobs.tenants.number(tenant.name)]
+            for term in _TERMS:
+                account[term] = record[term]
+        self._excused = self._over_quota()
+        self._happened = True
 
     # --- reading -------------------------------------------------------------------------------
 
@@ -190,7 +322,7 @@ class Engine:
     @property
     def undecided(self) -> bool:
         """Whether something happened that no policy has had the chance to react to."""
-        return self._happened or self.decision_open
+        return self._happened or self.decision_open or bool(self.row["point_open"])
 
     def can_ever_fit(self, job_id: str) -> bool:
         """Whether a job would fit into the nodes that there are, if they were empty."""
@@ -200,6 +332,18 @@ class Engine:
         """Jobs whose workers exist or are about to, and the number of their run."""
         jobs, ids = self.state.job[0], self.jobs.index.ids
         return {ids[j]: int(jobs["runs"][j]) for j in np.flatnonzero(jobs["workers_now"] > 0)}
+
+    def unended(self) -> list[str]:
+        """Jobs that wait or run."""
+        states = self.state.job[0, : len(self.jobs.index.ids)]["state"]
+        ended = np.isin(states, (JobCode.COMPLETED, JobCode.FAILED))
+        return [self.jobs.index.ids[j] for j in np.flatnonzero(~ended)]
+
+    def saving(self) -> dict[str, tuple[int, int]]:
+        """Jobs that are being saved: the number of their run, and how long that takes, ms."""
+        jobs, asks, ids = self.state.job[0], self.state.request[0], self.jobs.index.ids
+        busy = np.flatnonzero(jobs["state"] == JobCode.CHECKPOINTING)
+        return {ids[j]: (int(jobs["runs"][j]), int(asks["checkpoint_ms"][j])) for j in busy}
 
     def runs_of(self, job_id: str) -> int:
         """How often a job has started."""
@@ -279,6 +423,8 @@ class Engine:
             self.jobs.index.find(body.job_id)
         elif isinstance(body, Decommission | NodeFailed | NodeRecovered):
             self.nodes.index.find(body.node_id)
+        elif isinstance(body, Establish):
+            self._check_settings(body)
 
     def handle(self, entry: Entry) -> Outcome:
         """Apply an entry of the log, if it makes sense.
@@ -291,12 +437,12 @@ class Engine:
         self.check(entry.body)
         return self.apply(entry)
 
-    def restore(self, entries: Iterable[Entry]) -> None:
-        """Be what entries of the log make of a new cluster.
+    def restore(self, entries: Iterable[Entry], image: EngineImage) -> None:
+        """Be what entries of the log make of what was set aside before them.
 
         For when an entry could not be applied, and left the cluster between two states.
         """
-        self._found()
+        self.load(image)
         for entry in entries:
             try:
                 self.handle(entry)
@@ -306,6 +452,10 @@ class Engine:
     def apply(self, entry: Entry) -> Outcome:
         """Apply an entry of the log that makes sense as things are: :meth:`check` has said so."""
         time_ms = max(entry.time_ms, self.now_ms)
+        if isinstance(entry.body, Lead | Establish):
+            if isinstance(entry.body, Establish):
+                self._establish(entry.body)
+            return Outcome()
         if self._begun:
             kernels.apply_event(self.state.rows, 0, time_ms, int(EventKind.NONE), 0)
         else:
@@ -328,10 +478,13 @@ class Engine:
             elif isinstance(body, Register):
                 self.nodes.register(time_ms, body.spec, rented=body.rented)
             else:
+                if isinstance(body, NodeFailed) and 0 <= body.seen_ms < time_ms:
+                    self._lose_unseen(time_ms, body.seen_ms, self._gangs_on(body.node_id))
                 self.nodes.change(time_ms, body)
             self._note_event()
         if self._check:
-            assert_invariants(self.state, 0)
+            self._excused &= self._over_quota()
+            assert_invariants(self.state, 0, self._excused)
         self._collect()
         effects, self._effects = tuple(self._effects), []
         for effect in effects:
@@ -371,13 +524,37 @@ class Engine:
             kernels.apply_event(rows, 0, time_ms, int(EventKind.CHECKPOINTED), j)
         elif isinstance(event, WorkersLost) or not runs:
             # Workers that end while they are being saved leave no checkpoint behind.
-            live.lose_workers(rows, 0, time_ms, j)
+            seen_ms = event.seen_ms if isinstance(event, WorkersLost) else -1
+            self._lose_unseen(time_ms, time_ms if seen_ms < 0 else seen_ms, [j])
         elif event.exit_code == 0:
             live.complete_live_job(rows, 0, time_ms, j)
         else:
             live.fail_live_job(rows, 0, time_ms, j)
         self._note_event()
         return Reason.OK
+
+    def _lose_unseen(self, time_ms: int, seen_ms: int, lost: Iterable[int]) -> None:
+        """Jobs fall back to what was saved when their workers were seen last.
+
+        What happened to them then is dated back; everything else goes on from now.
+        """
+        rows = self.state.rows
+        for j in lost:
+            run: Any = self.state.job[0, j]
+            then_ms = min(time_ms, max(seen_ms, int(run["start_ms"]), int(run["resized_ms"])))
+            live.begin_time(rows, 0, then_ms)
+            live.lose_workers(rows, 0, then_ms, j)
+        live.begin_time(rows, 0, time_ms)
+
+    def _gangs_on(self, node_id: str) -> list[int]:
+        """Jobs that lose all their workers with a node: any but services, which kernels look at."""
+        n, found = self.nodes.index.find(node_id), []
+        for j in self.state.running[0, : int(self.row["running_len"])]["job"]:
+            workers = self.state.worker[0, j, : self.state.job[0, j]["workers_now"]]
+            service = self.state.request[0, j]["kind"] == JobKind.SERVICE
+            if not service and (workers["node"] == n).any():
+                found.append(int(j))
+        return found if self.nodes.code(node_id) in (NodeCode.UP, NodeCode.DRAINING) else []
 
     # --- decisions -----------------------------------------------------------------------------
 

@@ -6,6 +6,8 @@ Parts of the engine: nobody else calls what changes the cluster here.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +23,17 @@ from orchestrator.kernels.state.row import ClusterState
 from orchestrator.messages import Decommission, NodeFailed, NodeRecovered
 from orchestrator.types import JobSpec, NodeSpec
 
-__all__ = ["JobTable", "Names", "NodeTable", "RowIndex"]
+__all__ = ["JobTable", "Names", "NodeTable", "RowIndex", "TableImage"]
+
+
+@dataclass(frozen=True)
+class TableImage:
+    """Who is in a table: ids by row, specifications by id, numbered names, and who is rented."""
+
+    ids: tuple[str, ...]
+    specs: tuple[tuple[str, Any], ...]
+    names: tuple[str, ...]
+    rented: frozenset[str] = frozenset()
 
 
 class RowIndex:
@@ -64,6 +76,11 @@ class RowIndex:
             raise UnknownEntityError(
                 f"no {self.kind} '{name}'; {len(self._index)} are known"
             ) from None
+
+    def fill(self, ids: Iterable[str]) -> None:
+        """Give rows to whom they belonged in another table."""
+        self.ids = list(ids)
+        self._index = {name: row for row, name in enumerate(self.ids)}
 
     def assign(self, row: int, name: str) -> str:
         """Give somebody a row, the next unused one or one that is used; who had it, or ``""``."""
@@ -143,6 +160,19 @@ class JobTable:
         self.loose: set[str] = set()  # those whose workers need not start together
         self.limit_ms = np.zeros(state.shape.jobs, np.int64)  # of their time at work, by row
         self._aware = np.zeros(state.shape.jobs, np.bool_)  # topology-aware, by row
+
+    def image(self) -> TableImage:
+        """Who is in it."""
+        return TableImage(tuple(self.index.ids), tuple(self.specs.items()), self.tenants.names)
+
+    def load(self, image: TableImage) -> None:
+        """Have those in it who were in another table."""
+        self.index.fill(image.ids)
+        self.specs = dict(image.specs)
+        for name in image.names:
+            self.tenants.number(name)
+        for job_id, spec in image.specs:
+            self._note(self.index.find(job_id), spec)
 
     def code(self, job_id: str) -> JobCode:
         """State of a job."""
@@ -244,16 +274,20 @@ class JobTable:
             del self.specs[forgotten]
             self.loose.discard(forgotten)
         self.specs[spec.job_id] = spec
-        if not spec.gang_schedule:
-            self.loose.add(spec.job_id)
-        self._aware[j] = spec.topology_aware
         tenant = self.tenants.number(spec.tenant)
         self._nodes.know_models(spec.gpu_models)
         ask = request_record(spec, time_ms, tenant, self._nodes.models)
-        # Not what may be known of run times, which may be more or less: what was asked for.
-        self.limit_ms[j] = ask["requested_ms"][0]
+        self._note(j, spec)
         live.admit_live_job(self._state.rows, 0, time_ms, j, ask)
         return forgotten
+
+    def _note(self, j: int, spec: JobSpec) -> None:
+        """Remember of a job what its row does not say."""
+        if not spec.gang_schedule:
+            self.loose.add(spec.job_id)
+        self._aware[j] = spec.topology_aware
+        # Not what may be known of run times, which may be more or less: what was asked for.
+        self.limit_ms[j] = request_record(spec, 0, 0, self._nodes.models)["requested_ms"][0]
 
     def _free_row(self) -> int | None:
         """The next unused row; if there is none, that of the job which ended first."""
@@ -288,6 +322,22 @@ class NodeTable:
         self.rented: set[str] = set()
         self.links = np.zeros(state.shape.nodes, np.uint8)  # NodeSpec.link_rank, by row
         self._racks: dict[int, dict[str, None]] = {}  # who is, or was, in which
+
+    def image(self) -> TableImage:
+        """Who is in it."""
+        specs = tuple(self.specs.items())
+        return TableImage(tuple(self.index.ids), specs, self.models, frozenset(self.rented))
+
+    def load(self, image: TableImage) -> None:
+        """Have those in it who were in another table."""
+        self.index.fill(image.ids)
+        self.specs = dict(image.specs)
+        for name in image.names:
+            self._models.number(name)
+        self.rented = set(image.rented)
+        for node_id, spec in image.specs:
+            self.links[self.index.find(node_id)] = spec.link_rank
+            self._racks.setdefault(spec.rack, {})[node_id] = None
 
     @property
     def models(self) -> tuple[str, ...]:

@@ -64,7 +64,7 @@ class HeartbeatFaultDetector:
         if not seen.alive:
             seen.alive = True
             self._dead.discard(node_id)
-            await self._tell(node_id, alive=True)
+            await self._tell(NodeHealth(node_id, True, now_ms))
 
     async def report(self, node_id: str) -> None:
         """Somebody knows that a node is dead."""
@@ -75,7 +75,7 @@ class HeartbeatFaultDetector:
         if seen.alive:
             seen.alive = False
             self._dead.add(node_id)
-            await self._tell(node_id, alive=False)
+            await self._tell(NodeHealth(node_id, False, seen.last_ms))
 
     def forget(self, node_id: str) -> None:
         """A node has left: do not watch it any more."""
@@ -99,8 +99,8 @@ class HeartbeatFaultDetector:
         else:
             self._set_timer(node_id, seen)
 
-    async def _tell(self, node_id: str, *, alive: bool) -> None:
+    async def _tell(self, health: NodeHealth) -> None:
         for listener in self._listeners:
-            result = listener(NodeHealth(node_id, alive))
+            result = listener(health)
             if inspect.isawaitable(result):
                 await result

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 
-from orchestrator.engine.engine import Engine
+from orchestrator.engine.engine import Engine, Outcome
+from orchestrator.kernels.state.codes import Reason
 from orchestrator.live.retry import delay_ms
-from orchestrator.messages import Event, WorkerExited, WorkersLost
+from orchestrator.messages import Entry, Event, WorkerExited, WorkersLost
 from orchestrator.ports import Clock
 
 __all__ = ["MOST_CRASHES", "CrashLoops"]
@@ -27,18 +27,12 @@ _CRASHED = 1  # exit code
 _log = logging.getLogger(__name__)
 
 
-@dataclass
-class _Loop:
-    run: int
-    crashes: int
-
-
 class CrashLoops:
     """Lets a job whose workers are lost start again later and later, and in the end not at all.
 
     A first loss is passed on at once. While the next ones are held back the job keeps its place;
-    the waits are those of :func:`orchestrator.live.retry.delay_ms`, about a minute together. Counts
-    are kept in memory only: after a restart of the orchestrator they begin anew.
+    the waits are those of :func:`orchestrator.live.retry.delay_ms`, about a minute together. Losses
+    are counted from the log, so that a restart of the orchestrator does not forgive them.
 
     Parameters
     ----------
@@ -56,36 +50,51 @@ class CrashLoops:
         self._engine = engine
         self._clock = clock
         self._deliver = deliver
-        self._loops: dict[str, _Loop] = {}
+        self._crashes: dict[str, int] = {}  # short runs in a row
+        self._held: dict[str, int] = {}  # runs whose loss was said
 
-    async def hear(self, event: Event) -> None:
-        """A runtime reports something."""
+    def note(self, entry: Entry, outcome: Outcome) -> None:
+        """An entry of the log was applied."""
+        body = entry.body
+        if isinstance(body, WorkerExited):
+            self._crashes.pop(body.job_id, None)
+            self._held.pop(body.job_id, None)
+        elif isinstance(body, WorkersLost) and outcome.reason == Reason.OK:
+            lasted_ms = self._engine.now_ms - self._engine.started_ms(body.job_id)
+            self._crashes[body.job_id] = self._count(body.job_id, lasted_ms)
+        self._crashes.pop(outcome.forgotten, None)
+        self._held.pop(outcome.forgotten, None)
+
+    def image(self) -> object:
+        """What is counted."""
+        return dict(self._crashes)
+
+    def load(self, image: dict[str, int]) -> None:
+        """Have counted what was counted then."""
+        self._crashes = dict(image)
+
+    def _count(self, job_id: str, lasted_ms: int) -> int:
+        """Short runs in a row, one that lasted so long included."""
+        return 1 if lasted_ms > _SHORT_MS else self._crashes.get(job_id, 0) + 1
+
+    async def hear(self, event: Event) -> object:
+        """A runtime reports something; False: it is not in the log, or not yet."""
         if not isinstance(event, WorkersLost) or not self._engine.is_current(event):
-            if isinstance(event, WorkerExited):
-                self._loops.pop(event.job_id, None)
-            await self._deliver(event)
-            return
-        loop = self._loops.setdefault(event.job_id, _Loop(0, 0))
-        if loop.run == event.run:
-            return  # it was said before
+            return await self._deliver(event)
+        if self._held.get(event.job_id) == event.run:
+            return False  # it was said before, and is held back
+        self._held[event.job_id] = event.run
         now_ms = self._clock.now_ms()
-        lasted_ms = now_ms - self._engine.started_ms(event.job_id)
-        loop.run, loop.crashes = event.run, 1 if lasted_ms > _SHORT_MS else loop.crashes + 1
+        crashes = self._count(event.job_id, now_ms - self._engine.started_ms(event.job_id))
         report: Event = event
-        if loop.crashes > MOST_CRASHES:
+        if crashes > MOST_CRASHES:
             reason = (
-                f"its workers were lost {loop.crashes} times within minutes of their start, the "
-                f"last time because: {event.reason or 'nobody said why'}"
+                f"its workers were lost {crashes} times within minutes of their start, the last "
+                f"time because: {event.reason or 'nobody said why'}"
             )
             _log.error("job '%s' has failed: %s", event.job_id, reason)
             report = WorkerExited(event.job_id, event.run, _CRASHED, reason)
-        if loop.crashes == 1:
-            await self._deliver(report)
-        else:
-            wait_ms = delay_ms(loop.crashes - 1)
-            self._clock.call_at(now_ms + wait_ms, lambda: self._pass_on(report))
-
-    async def _pass_on(self, report: Event) -> None:
-        if isinstance(report, WorkerExited):
-            self._loops.pop(report.job_id, None)
-        await self._deliver(report)
+        if crashes == 1:
+            return await self._deliver(report)
+        self._clock.call_at(now_ms + delay_ms(crashes - 1), lambda: self._deliver(report))
+        return False

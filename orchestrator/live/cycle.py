@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from typing import TypeAlias
 
 from orchestrator.engine.checks import check_message
 from orchestrator.engine.engine import Engine, Outcome
 from orchestrator.engine.plans import MOST_REFUSALS
+from orchestrator.engine.snapshot import Snapshot
 from orchestrator.kernels.state.codes import EventKind, Reason
 from orchestrator.live.retry import Persistent
 from orchestrator.messages import (
@@ -23,7 +25,24 @@ from orchestrator.messages import (
 )
 from orchestrator.ports import Clock, Policy
 
-__all__ = ["SchedulingCycle"]
+__all__ = ["SchedulingCycle", "ask_aside", "ask_here"]
+
+
+Ask: TypeAlias = Callable[[Policy, Snapshot], Awaitable[Plan]]
+"""Has a policy decide."""
+
+
+async def ask_here(policy: Policy, snapshot: Snapshot) -> Plan:
+    """Ask a policy, while nothing else goes on: the same calls give the same history."""
+    return policy.decide(snapshot)
+
+
+async def ask_aside(policy: Policy, snapshot: Snapshot) -> Plan:
+    """Ask a policy in a thread of its own, so that requests are answered meanwhile.
+
+    What happens then is not in the snapshot: a plan that has become illegal is refused.
+    """
+    return await asyncio.to_thread(policy.decide, snapshot)
 
 
 _AFTER_EVENTS = int(EventKind.NONE)  # order on the clock: when all of an instant has happened
@@ -52,6 +71,10 @@ class SchedulingCycle:
         next chance; None: until something happens.
     fallback : Policy
         Decides where the policy raises an error, or returns what is no plan.
+    may_act : callable
+        Whether it may run by itself: False once somebody else leads.
+    ask : coroutine function
+        How a policy is asked: :func:`ask_here` or :func:`ask_aside`.
 
     Attributes
     ----------
@@ -71,11 +94,14 @@ class SchedulingCycle:
         on_events: bool,
         review_ms: int | None,
         fallback: Policy,
+        may_act: Callable[[], bool],
+        ask: Ask,
     ) -> None:
         self.policy = policy
         self.policy_errors = 0
         self.last_policy_error = ""
         self._fallback = fallback
+        self._may_act, self._ask = may_act, ask
         self._reviewing = Persistent("a scheduling cycle", self._run_by_itself, clock)
         self.on_events = on_events
         self._engine = engine
@@ -94,7 +120,7 @@ class SchedulingCycle:
 
     async def react(self) -> None:
         """Something happened: schedule, now or when all of this instant has happened."""
-        if not self.on_events:
+        if not (self.on_events and self._may_act()):
             return
         if self._engine.semantics.commitment:  # every event is a decision point by itself
             await self._reviewing.run()
@@ -117,6 +143,7 @@ class SchedulingCycle:
                     _log.warning("refused (%s): %s", outcome.reason.name.lower(), plan)
                 if refusals > MOST_REFUSALS:
                     await self._propose(Decide(Plan((Wait(),))))
+                await asyncio.sleep(0)  # requests are not kept waiting by what is still to decide
             started += await self._let_join()
         self._review_later()
         return started
@@ -136,14 +163,24 @@ class SchedulingCycle:
             self._clock.call_at(due_ms, self._review_late, order=_AFTER_EVENTS)
         return joined
 
+    async def resume(self) -> None:
+        """Take up what was left when the orchestrator before this one ended."""
+        if self._engine.undecided:
+            await self.react()
+        else:
+            self._review_later()
+
     async def _decide(self) -> tuple[Plan, Outcome]:
         """What the policy wants, or the fallback where it fails, and what came of it."""
+        plan: Plan | None = None
         try:
-            plan = self.policy.decide(self._engine.snapshot())
+            plan = await self._ask(self.policy, self._engine.snapshot())
             check_message(Decide(plan))
         except Exception as error:
             self.policy_errors += 1
             self.last_policy_error = f"{type(error).__name__}: {error}"
+            if isinstance(plan, Plan):  # its actions are none: as illegal as any other
+                return plan, Outcome(reason=Reason.UNKNOWN_ACTION)
             _log.exception("the policy failed; the fallback decides instead")
             plan = self._fallback.decide(self._engine.snapshot())
         return plan, await self._propose(Decide(plan))
@@ -168,7 +205,7 @@ class SchedulingCycle:
             return
         if not self._reviews:
             self._reviews = True
-            due_ms = self._clock.now_ms() + self._review_ms
+            due_ms = self._engine.now_ms + self._review_ms
             self._clock.call_at(due_ms, self._review_late, order=_AFTER_EVENTS)
 
 

@@ -51,41 +51,36 @@ class SaveDeadlines:
         self._clock = clock
         self._deliver = deliver
         self._grace_ms = grace_ms
-        self._due: dict[str, tuple[SaveCheckpoint, int]] = {}  # by job
-        self._timers: dict[str, Timer] = {}
-        self._started = False
+        self._timers: dict[str, Timer] = {}  # by job
 
     def note(self, outcome: Outcome) -> None:
-        """Hear what came of an entry, replayed or new: saves that begin, and that are over."""
+        """Hear what came of an entry: saves that begin, and that are over."""
         for effect in outcome.effects:
             if isinstance(effect, SaveCheckpoint):
-                most_ms = max(_TIMES * effect.cost_ms, effect.cost_ms + self._grace_ms)
-                self._due[effect.job_id] = effect, self._engine.now_ms + most_ms
-                if self._started:
-                    self._arm(effect.job_id)
+                self._arm(effect.job_id, effect.run, effect.cost_ms)
             elif isinstance(effect, StopJob):
-                self._due.pop(effect.job_id, None)
-                timer = self._timers.pop(effect.job_id, None)
-                if timer is not None:
-                    timer.cancel()
+                self._disarm(effect.job_id)
 
     def start(self) -> None:
-        """From now on time is kept: for what the log has told of, too."""
-        self._started = True
-        for job_id in self._due:
-            self._arm(job_id)
+        """Keep time for jobs that are being saved already: from now on, they may be told again."""
+        for job_id, (run, cost_ms) in self._engine.saving().items():
+            self._arm(job_id, run, cost_ms)
 
-    def _arm(self, job_id: str) -> None:
-        save, due_ms = self._due[job_id]
-        self._timers[job_id] = self._clock.call_at(due_ms, lambda: self._give_up(save))
+    def _arm(self, job_id: str, run: int, cost_ms: int) -> None:
+        self._disarm(job_id)
+        most_ms = max(_TIMES * cost_ms, cost_ms + self._grace_ms)
+        due_ms = self._clock.now_ms() + most_ms
+        self._timers[job_id] = self._clock.call_at(due_ms, lambda: self._give_up(job_id, run))
 
-    async def _give_up(self, save: SaveCheckpoint) -> None:
-        if not self._engine.is_current(CheckpointCommitted(save.job_id, save.run)):
+    def _disarm(self, job_id: str) -> None:
+        timer = self._timers.pop(job_id, None)
+        if timer is not None:
+            timer.cancel()
+
+    async def _give_up(self, job_id: str, run: int) -> None:
+        if not self._engine.is_current(CheckpointCommitted(job_id, run)):
             return
         _log.warning(
-            "job '%s' was not saved in time (it said that it takes %.1f s): it goes on from the "
-            "checkpoint before",
-            save.job_id,
-            save.cost_ms / 1000.0,
+            "job '%s' was not saved in time: it goes on from the checkpoint before", job_id
         )
-        await self._deliver(WorkersLost(save.job_id, save.run, "its checkpoint took too long"))
+        await self._deliver(WorkersLost(job_id, run, "its checkpoint took too long"))

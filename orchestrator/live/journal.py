@@ -1,119 +1,66 @@
-"""The way into the log and out of it: propose, replay, reconcile, keep checkpoints."""
+"""The way into the log and out of it: lead, propose, replay, and cut the log before it is full."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
 
-from orchestrator.engine.engine import Engine, Outcome
-from orchestrator.errors import InvariantError, QuartermasterError
-from orchestrator.messages import (
-    Command,
-    Effect,
-    Entry,
-    Event,
-    SaveCheckpoint,
-    StopJob,
-    StopReason,
-    WorkersLost,
+from orchestrator.engine.engine import Engine, EngineImage, Outcome
+from orchestrator.errors import (
+    ConfigurationError,
+    InvariantError,
+    NotLeaderError,
+    QuartermasterError,
 )
-from orchestrator.ports import CheckpointManager, Clock, ConsensusEngine, Runtime
+from orchestrator.messages import Command, Entry, Establish, Event, Lead
+from orchestrator.ports import Clock, ConsensusEngine, CuttableLog
 
-__all__ = ["CheckpointKeeper", "Journal", "reconcile"]
-
-
-class CheckpointKeeper:
-    """Keeps a checkpoint manager's latest checkpoint of a job the one that the job goes on from.
-
-    Periodic checkpoints are not events of the cluster: a job writes them by itself, and only the
-    one that it falls back to is noted here, when it does. What a manager could not be told, because
-    it raised an error, is told it again, in order, by the next call of :meth:`flush`.
-
-    Parameters
-    ----------
-    checkpoints : CheckpointManager
-        Where the metadata is.
-    """
-
-    def __init__(self, checkpoints: CheckpointManager) -> None:
-        self._checkpoints = checkpoints
-        self._writing: dict[str, str] = {}  # checkpoints, by job
-        self._untold: deque[tuple[Effect | str, int]] = deque()  # or a job to forget; and when
-
-    def note(self, outcome: Outcome, now_ms: int) -> None:
-        """Record what an outcome says about saved work."""
-        if outcome.forgotten:
-            self._untold.append((outcome.forgotten, now_ms))
-        for effect in outcome.effects:
-            if isinstance(effect, SaveCheckpoint | StopJob):
-                self._untold.append((effect, now_ms))
-
-    def flush(self) -> None:
-        """Tell the manager what it was not told yet; raises what it raises, and goes on later."""
-        while self._untold:
-            what, now_ms = self._untold[0]
-            if isinstance(what, str):
-                self._checkpoints.forget(what)
-            elif isinstance(what, SaveCheckpoint):
-                checkpoint_id = self._checkpoints.save(what.job_id, what.progress_ms, now_ms)
-                self._writing[what.job_id] = checkpoint_id
-            elif isinstance(what, StopJob):
-                self._note_stop(what, now_ms)
-            self._untold.popleft()
-
-    def _note_stop(self, stop: StopJob, now_ms: int) -> None:
-        checkpoint_id = self._writing.get(stop.job_id)
-        if checkpoint_id is not None and stop.reason == StopReason.PREEMPTED:
-            self._checkpoints.commit(checkpoint_id)
-        elif checkpoint_id is not None:
-            self._checkpoints.discard(checkpoint_id)
-        self._writing.pop(stop.job_id, None)
-        latest = self._checkpoints.latest(stop.job_id)
-        if stop.progress_ms > (latest.progress_ms if latest else 0):
-            saved = self._checkpoints.save(stop.job_id, stop.progress_ms, now_ms)
-            self._checkpoints.commit(saved)
-
-
-async def reconcile(
-    engine: Engine, runtime: Runtime, propose: Callable[[Event], Awaitable[object]]
-) -> None:
-    """Make a runtime and a cluster agree.
-
-    Jobs whose workers are gone fall back to their last checkpoints; workers that should not exist
-    are stopped.
-
-    Parameters
-    ----------
-    engine : Engine
-        What should run.
-    runtime : Runtime
-        What does.
-    propose : coroutine function
-        Logs and applies an event.
-    """
-    placed, observed = engine.placed(), runtime.observe()
-    runtime.carry_out(
-        [
-            StopJob(job_id, run, StopReason.UNEXPECTED, 0)
-            for job_id, run in observed.items()
-            if placed.get(job_id) != run
-        ]
-    )
-    for job_id, run in placed.items():
-        if observed.get(job_id) != run:
-            await propose(WorkersLost(job_id, run, "not found at start-up"))
+__all__ = ["Journal", "Kept", "settings_in"]
 
 
 _log = logging.getLogger(__name__)
 
 
+def settings_in(consensus: ConsensusEngine) -> Establish | None:
+    """The settings that a log begins with; None: it does not say."""
+    if isinstance(consensus, CuttableLog) and consensus.snapshot is not None:
+        image = consensus.snapshot[1]
+        return image.engine.settings if isinstance(image, _Image) else None
+    bodies = (entry.body for entry in consensus.entries())
+    return next((body for body in bodies if isinstance(body, Establish)), None)
+
+
+class Kept(Protocol):
+    """What is derived from the log, besides the engine: a snapshot has to hold it."""
+
+    def image(self) -> object:
+        """All that it knows, set aside: what happens later does not change that."""
+
+    def load(self, image: Any) -> None:
+        """Know what was set aside, and nothing else."""
+
+
+@dataclass(frozen=True)
+class _Image:
+    """What a cut log begins with."""
+
+    engine: EngineImage
+    established: bool
+    leader: str
+    term: int
+    doubt: tuple[tuple[int, Outcome], ...]
+    kept: tuple[tuple[str, object], ...]
+
+
 class Journal:
     """Applies a consensus log to an engine.
 
-    Making one replays what the log holds: the effects of these entries were carried out when they
-    were written.
+    Making one replays what the log holds. The effects of these entries were carried out by whoever
+    led when they were written, but for the last ones perhaps: :attr:`doubtful`.
 
     Parameters
     ----------
@@ -124,10 +71,23 @@ class Journal:
     clock : Clock
         Stamps new entries.
     carry_out : callable
-        Told of every outcome of a new entry, in order, as soon as it is applied.
+        Told of every outcome of a new entry, in order, as soon as it is applied; of those that
+        this leader has written.
     observe : callable or None, optional
-        Told of every outcome, replayed ones included, before that: for what is kept in memory
-        only.
+        Told of every entry and its outcome, replayed ones included, before that.
+    kept : dict of str to Kept, optional
+        What follows from these, for snapshots.
+    settled : callable, optional
+        Whether all effects so far were carried out.
+
+    Attributes
+    ----------
+    applied : int
+        Entries that were applied.
+    leader, term : str, int
+        Who leads, and the entry with which it took over; ``""`` and -1: nobody has.
+    established : bool
+        Whether the log holds the cluster's settings.
     """
 
     def __init__(
@@ -136,18 +96,64 @@ class Journal:
         engine: Engine,
         clock: Clock,
         carry_out: Callable[[Outcome], None],
-        observe: Callable[[Outcome], None] | None = None,
+        observe: Callable[[Entry, Outcome], None] = lambda entry, outcome: None,
+        kept: Mapping[str, Kept] | None = None,
+        settled: Callable[[], bool] = lambda: False,
     ) -> None:
         self._consensus = consensus
+        self._cuttable = consensus if isinstance(consensus, CuttableLog) else None
         self._engine = engine
         self._clock = clock
         self._carry_out = carry_out
         self._observe = observe
+        self._kept = kept or {}
+        self._settled = settled
         self._lock = asyncio.Lock()
         self._senseless: set[int] = set()  # entries whose application raised an error
-        self.applied = 0
-        for entry in consensus.entries():
-            self._apply(entry, engine.handle, lambda outcome: None)
+        self._doubt: deque[tuple[int, Outcome]] = deque()  # entries with effects, and these
+        self._mine = -1  # my term
+        self._replaying, self._first_term = True, -1
+        self.established, self.leader, self.term = False, "", -1
+        self.applied, self._begin = 0, engine.image()  # what the kept entries are applied to
+        self._catch_up()
+        self._replaying = False
+
+    # --- leading -------------------------------------------------------------------------------
+
+    @property
+    def leads(self) -> bool:
+        """Whether nobody else has taken over; reads what the log says by now."""
+        self.read()
+        return self.term == self._mine
+
+    def read(self) -> None:
+        """Apply what others have logged; whoever is writing to the log does this anyway."""
+        if not self._lock.locked():
+            self._catch_up()
+
+    def require_lead(self) -> None:
+        """Raise a :class:`NotLeaderError` if somebody else has taken over."""
+        self._catch_up()
+        if self.term != self._mine:
+            raise NotLeaderError(self.leader, self.term)
+
+    async def lead(self, name: str) -> None:
+        """Take over the log."""
+        async with self._lock:
+            self._catch_up()
+            await self._cut()
+            done = self._doubt[0][0] if self._doubt else self.applied
+            index = await self._append(Entry(self._now_ms(), Lead(name), self.term, done))
+            self._catch_up()
+            self._mine = index
+            self.require_lead()
+
+    @property
+    def doubtful(self) -> tuple[Outcome, ...]:
+        """Outcomes whose effects may not all have been carried out, in order."""
+        return tuple(outcome for _, outcome in self._doubt)
+
+    # --- entries -------------------------------------------------------------------------------
 
     async def propose(self, body: Command | Event) -> Outcome:
         """Log and apply; what came of it.
@@ -156,65 +162,157 @@ class Journal:
         ------
         QuartermasterError
             If it makes no sense. It is not even logged if that is clear beforehand.
+        NotLeaderError
+            If another orchestrator has taken over.
         """
         async with self._lock:
+            self.require_lead()
             self._engine.check(body)
-            time_ms = max(self._clock.now_ms(), self._engine.now_ms)
-            index = await self._append(Entry(time_ms, body))
-            first, outcomes = self.applied, []
-            for at, entry in enumerate(self._consensus.entries(first), first):
-                # Only what comes next is still as it was when it was checked.
-                checked = at == index == first
-                apply = self._engine.apply if checked else self._engine.handle
-                outcomes.append(self._apply(entry, apply, self._carry_out))
-            mine = outcomes[index - first]
+            await self._cut()
+            done = self._done()
+            index = await self._append(Entry(self._now_ms(), body, self._mine, done))
+            mine = self._catch_up(checked=index)[index]
         if isinstance(mine, QuartermasterError):
             raise mine
         return mine
+
+    def _now_ms(self) -> int:
+        return max(self._clock.now_ms(), self._engine.now_ms)
+
+    def _done(self) -> int:
+        """The first entry whose effects may not all have been carried out."""
+        if self._settled():
+            self._doubt.clear()
+        return self._doubt[0][0] if self._doubt else self.applied
 
     async def _append(self, entry: Entry) -> int:
         """Append an entry; an error after it was written loses the answer only."""
         try:
             return await self._consensus.append(entry)
         except Exception:
-            for at, known in enumerate(self._consensus.entries(self.applied), self.applied):
+            for at, known in self._unread():
                 if known == entry:
                     _log.warning("entry %d was logged, though the log raised an error", at)
                     return at
             raise
 
-    def _sensible(self) -> list[Entry]:
-        """What was applied up to now."""
-        known = self._consensus.entries()[: self.applied]
-        return [entry for at, entry in enumerate(known) if at not in self._senseless]
+    def _unread(self) -> Iterator[tuple[int, Entry]]:
+        """Entries that were not applied, and their indices."""
+        snapshot = self._cuttable.snapshot if self._cuttable is not None else None
+        if snapshot is not None and snapshot[0] > self.applied:
+            self._load(*snapshot)  # what it contains cannot be read any more
+        return enumerate(self._consensus.entries(self.applied), self.applied)
+
+    def _catch_up(self, checked: int = -1) -> dict[int, Outcome | QuartermasterError]:
+        """Apply what the log holds by now; ``checked`` was found to make sense, if it is next."""
+        outcomes: dict[int, Outcome | QuartermasterError] = {}
+        for at, entry in self._unread():
+            # Only what comes next is still as it was when it was checked.
+            apply = self._engine.apply if at == checked and not outcomes else self._engine.handle
+            outcomes[at] = self._apply(entry, apply)
+        return outcomes
 
     def _apply(
-        self,
-        entry: Entry,
-        apply: Callable[[Entry], Outcome],
-        carry_out: Callable[[Outcome], None],
+        self, entry: Entry, apply: Callable[[Entry], Outcome]
     ) -> Outcome | QuartermasterError:
         """Apply the next entry. One that is refused is refused alike by every replica.
 
         So is one that cannot be applied, whatever is raised: the cluster is then as before.
         """
+        at = self.applied
+        if isinstance(entry.body, Lead):
+            self._follow(entry.body.name, at)
+        elif entry.term != self.term:
+            self.applied += 1
+            _log.warning("entry %d of the log is a former leader's and is refused", at)
+            return NotLeaderError(self.leader, self.term)
         try:
             outcome = apply(entry)
         except Exception as error:
-            if isinstance(error, QuartermasterError) and not isinstance(error, InvariantError):
-                _log.info("entry %d of the log was refused: %s", self.applied, error)
-                self.applied += 1
-                return error
-            _log.exception("entry %d of the log cannot be applied", self.applied)
-            self._senseless.add(self.applied)
-            self._engine.restore(self._sensible())
             self.applied += 1
+            if isinstance(error, QuartermasterError) and not isinstance(error, InvariantError):
+                _log.info("entry %d of the log was refused: %s", at, error)
+                return error
+            _log.exception("entry %d of the log cannot be applied", at)
+            self._senseless.add(at)
+            self._engine.restore(self._sensible(), self._begin)
             return InvariantError(
-                f"entry {self.applied - 1} of the log cannot be applied and changes nothing "
+                f"entry {at} of the log cannot be applied and changes nothing "
                 f"({type(error).__name__}: {error})"
             )
         self.applied += 1
-        if self._observe is not None:
-            self._observe(outcome)
-        carry_out(outcome)
+        self._note(at, entry, outcome)
         return outcome
+
+    def _follow(self, leader: str, term: int) -> None:
+        if self._mine == self.term and self._mine >= 0:
+            _log.error("orchestrator '%s' has taken over; '%s' stops", leader, self.leader)
+        self.leader, self.term = leader, term
+
+    def _note(self, at: int, entry: Entry, outcome: Outcome) -> None:
+        """Tell who follows, and have the effects carried out by whoever leads."""
+        self.established |= isinstance(entry.body, Establish)
+        while self._doubt and self._doubt[0][0] < entry.done:
+            self._doubt.popleft()
+        if outcome.effects or outcome.forgotten:
+            self._doubt.append((at, outcome))
+        self._observe(entry, outcome)
+        if self._mine == self.term and not self._replaying:
+            self._carry_out(outcome)
+
+    def _sensible(self) -> list[Entry]:
+        """What was applied up to now, and can be."""
+        kept = self._consensus.entries()
+        first = self.applied - (len(kept) - len(self._consensus.entries(self.applied)))
+        numbered = list(enumerate(kept, first))[: self.applied - first]
+        refused = self._senseless | self._foreign(numbered)
+        return [entry for at, entry in numbered if at not in refused]
+
+    def _foreign(self, numbered: list[tuple[int, Entry]]) -> set[int]:
+        """Entries that a former leader wrote after it had been replaced."""
+        found, term = set(), self._first_term
+        for at, entry in numbered:
+            if isinstance(entry.body, Lead):
+                term = at
+            elif entry.term != term:
+                found.add(at)
+        return found
+
+    # --- snapshots -----------------------------------------------------------------------------
+
+    async def _cut(self) -> None:
+        """Cut the log, if that is due; an error makes it longer, and nothing else."""
+        log = self._cuttable
+        if log is None or not log.cut_due:
+            return
+        self._done()
+        image = _Image(
+            engine=self._engine.image(),
+            established=self.established,
+            leader=self.leader,
+            term=self.term,
+            doubt=tuple(self._doubt),
+            kept=tuple((name, one.image()) for name, one in self._kept.items()),
+        )
+        try:
+            await log.cut(self.applied, image)
+        except Exception:
+            _log.exception("the log could not be cut at entry %d; it is tried again", self.applied)
+        else:
+            self._begin, self._first_term = image.engine, self.term
+            self._senseless.clear()
+
+    def _load(self, index: int, image: object) -> None:
+        if not isinstance(image, _Image):
+            raise ConfigurationError(
+                f"the log's snapshot is a {type(image).__name__}, which this version cannot read; "
+                "restart the version that wrote it"
+            )
+        self._engine.load(image.engine)
+        self._begin, self._first_term, self.applied = image.engine, image.term, index
+        self.established, self.leader, self.term = image.established, image.leader, image.term
+        self._doubt = deque(image.doubt)
+        self._senseless.clear()
+        for name, known in image.kept:
+            if name in self._kept:
+                self._kept[name].load(known)

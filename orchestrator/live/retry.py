@@ -9,14 +9,13 @@ from __future__ import annotations
 import inspect
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from typing import Generic, TypeAlias, TypeVar
 
-from orchestrator.errors import InvariantError, QuartermasterError
-from orchestrator.messages import Effect, ReleaseNode
-from orchestrator.ports import Clock, Runtime
+from orchestrator.errors import InvariantError, NotLeaderError, QuartermasterError
+from orchestrator.ports import Clock
 
-__all__ = ["Inbox", "Outbox", "Persistent", "delay_ms"]
+__all__ = ["Inbox", "Persistent", "delay_ms"]
 
 
 T = TypeVar("T")
@@ -40,7 +39,7 @@ def delay_ms(failures: int) -> int:
 
 
 class Persistent:
-    """Work that is done again, later, when it raised an error.
+    """Work that is done again, later, when it raised an error; not once somebody else leads.
 
     Parameters
     ----------
@@ -84,6 +83,9 @@ class Persistent:
             self._failures = 0
 
     def _fail(self, error: Exception) -> None:
+        if isinstance(error, NotLeaderError):
+            _log.warning("%s ends here: %s", self._what, error)
+            return
         self.errors += 1
         self._failures += 1
         wait_ms = delay_ms(self._failures)
@@ -100,60 +102,6 @@ class Persistent:
         await self.run()
 
 
-class Outbox:
-    """Effects on their way to a runtime, in their order.
-
-    What the runtime refuses with an error holds up what comes later for the same job or node, and
-    nothing else.
-
-    Parameters
-    ----------
-    runtime : Runtime
-    clock : Clock
-    """
-
-    def __init__(self, runtime: Runtime, clock: Clock) -> None:
-        self._runtime = runtime
-        self._waiting: list[Effect] = []
-        self._sending = Persistent("carrying effects out", self._flush, clock)
-
-    @property
-    def errors(self) -> int:
-        """How often the runtime raised an error."""
-        return self._sending.errors
-
-    def __len__(self) -> int:
-        """Count the effects that are not carried out."""
-        return len(self._waiting)
-
-    def send(self, effects: Sequence[Effect]) -> None:
-        """Have effects carried out, after those that are waiting."""
-        self._waiting += effects
-        if effects:
-            self._sending.run_now()
-
-    def _flush(self) -> None:
-        sending, self._waiting = self._waiting, []
-        held_up: set[str] = set()
-        failed: Exception | None = None
-        for effect in sending:
-            if _subject(effect) not in held_up:
-                try:
-                    self._runtime.carry_out([effect])
-                    continue
-                except Exception as error:
-                    failed = failed or error
-                    held_up.add(_subject(effect))
-            self._waiting.append(effect)
-        if failed is not None:
-            raise failed
-
-
-def _subject(effect: Effect) -> str:
-    """Whose effects have to stay in order."""
-    return f"node {effect.node_id}" if isinstance(effect, ReleaseNode) else f"job {effect.job_id}"
-
-
 class Inbox(Generic[T]):
     """What is reported, on its way into the log.
 
@@ -168,6 +116,7 @@ class Inbox(Generic[T]):
         self._take = take
         self._waiting: deque[T] = deque()
         self._busy = False
+        self._closed = False  # somebody else leads
         self._taking = Persistent("taking reports", self._flush, clock)
 
     @property
@@ -179,10 +128,15 @@ class Inbox(Generic[T]):
         """Count the reports that are not logged."""
         return len(self._waiting)
 
-    async def deliver(self, report: T) -> None:
-        """Take a report, after those that are waiting; what cannot be logged now is kept."""
-        self._waiting.append(report)
+    async def deliver(self, report: T) -> bool:
+        """Take a report, after those that are waiting; what cannot be logged now is kept.
+
+        False: it is not logged, and would be lost if this process ended now.
+        """
+        if report not in self._waiting:
+            self._waiting.append(report)
         await self._taking.run()
+        return report not in self._waiting and not self._closed
 
     async def _flush(self) -> None:
         if self._busy:
@@ -192,6 +146,10 @@ class Inbox(Generic[T]):
             while self._waiting:
                 try:
                     await self._take(self._waiting[0])
+                except NotLeaderError:
+                    self._closed = True
+                    self._waiting.clear()  # the new leader is told
+                    raise
                 except InvariantError:
                     self._waiting.popleft()  # it is in the log, and would do the same again
                     raise

@@ -42,8 +42,21 @@ class Settings:
         self._waiting: dict[str, object] = {}
         self._known: dict[str, object] = {}
         for entry in entries:
-            if isinstance(entry.body, Configure):
-                self._known[entry.body.subject] = entry.body.value
+            self.read(entry)
+
+    def read(self, entry: Entry) -> None:
+        """An entry of the log was applied."""
+        body = entry.body
+        if isinstance(body, Configure) and body.subject not in self._waiting:
+            self._known[body.subject] = body.value
+
+    def image(self) -> object:
+        """What is set."""
+        return {name: self._known[name] for name in self._known if name not in self._waiting}
+
+    def load(self, image: dict[str, object]) -> None:
+        """Have set what was set then."""
+        self._known = dict(image)
 
     def of(self, kind: str) -> list[object]:
         """Values of the subjects ``kind`` and ``kind:...`` that are set, in the order of names."""

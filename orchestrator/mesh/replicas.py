@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from orchestrator.engine.engine import Engine, Outcome
@@ -47,6 +47,16 @@ class _Replica:
     node_id: str
     ready_ms: int
     well: bool  # what the mesh was told last
+
+
+@dataclass(frozen=True)
+class _Image:
+    """Services of jobs (by job), rules of each, whose rules nobody gave, and replicas."""
+
+    jobs: dict[str, str]
+    rules: dict[str, ServiceSpec]
+    defaults: frozenset[str]
+    replicas: tuple[tuple[str, _Replica], ...]
 
 
 class ReplicaRegistry:
@@ -114,6 +124,27 @@ class ReplicaRegistry:
                 self._defaults[spec.name] = rules
                 self.mesh.add_service(rules)
 
+    def image(self) -> object:
+        """Services and replicas that there are."""
+        names = [name for name in dict.fromkeys(self._jobs.values()) if name in self.mesh.services]
+        rules = {name: self.mesh.spec(name) for name in names}
+        defaults = frozenset(name for name in names if self.is_default(rules[name]))
+        replicas = tuple((address, replace(one)) for address, one in self._replicas.items())
+        return _Image(dict(self._jobs), rules, defaults, replicas)
+
+    def load(self, image: _Image) -> None:
+        """Have the services and replicas that there were then."""
+        self._remove(list(self._replicas))
+        self._jobs = dict(image.jobs)
+        for name, spec in image.rules.items():
+            if name not in self.mesh.services:
+                self.mesh.add_service(spec)
+                if name in image.defaults:
+                    self._defaults[name] = spec
+        for address, replica in image.replicas:
+            if replica.service in self.mesh.services:
+                self._add(address, replace(replica))
+
     def is_default(self, spec: ServiceSpec) -> bool:
         """Whether these rules are those of a service that nobody described."""
         return self._defaults.get(spec.name) is spec
@@ -137,7 +168,14 @@ class ReplicaRegistry:
         for job_id in list(self._jobs):
             if job_id not in engine.jobs.specs or engine.jobs.code(job_id) in _ENDED:
                 self._remove(self._of(job_id))
-                del self._jobs[job_id]
+                self._retire(self._jobs.pop(job_id))
+
+    def _retire(self, service: str) -> None:
+        """A service that nobody described ends with its last job."""
+        known = service in self.mesh.services and service not in self._jobs.values()
+        if known and self.is_default(self.mesh.spec(service)):
+            self.mesh.remove_service(service)
+            del self._defaults[service]
 
     def _place(self, effect: StartJob | RegroupJob, now_ms: int) -> None:
         spec = effect.spec
@@ -153,10 +191,13 @@ class ReplicaRegistry:
             if address not in self._replicas:
                 well = ready_ms <= self._clock.now_ms()
                 replica = _Replica(spec.name, effect.job_id, node_id, ready_ms, well)
-                self._replicas[address] = replica
-                self._of_job.setdefault(effect.job_id, {})[address] = replica
-                self._of_service.setdefault(spec.name, {})[address] = replica
-                self.mesh.register(spec.name, address, healthy=well)
+                self._add(address, replica)
+
+    def _add(self, address: str, replica: _Replica) -> None:
+        self._replicas[address] = replica
+        self._of_job.setdefault(replica.job_id, {})[address] = replica
+        self._of_service.setdefault(replica.service, {})[address] = replica
+        self.mesh.register(replica.service, address, healthy=replica.well)
 
     def _of(self, job_id: str) -> list[str]:
         return list(self._of_job.get(job_id, ()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -26,6 +27,9 @@ __all__ = ["OrchestratorMetrics"]
 
 
 _HOUR_MS = 3_600_000
+
+
+_NOT_COUNTED = ("_engine", "_services", "_interval_ms", "_price")
 
 
 class OrchestratorMetrics:
@@ -107,6 +111,15 @@ class OrchestratorMetrics:
             self.fragmentation.add(now_ms, fragmentation(engine))
             self.fairness.add(now_ms, self.fairness_now())
             self.queue.add(now_ms, int(engine.row["queue_len"]))
+
+    def image(self) -> object:
+        """All that was counted, set aside."""
+        counted = {name: x for name, x in vars(self).items() if name not in _NOT_COUNTED}
+        return copy.deepcopy(counted)
+
+    def load(self, image: dict[str, Any]) -> None:
+        """Have counted what was counted then."""
+        vars(self).update(copy.deepcopy(image))
 
     def _paid_nodes(self) -> int:
         states = self._engine.state.node[0]["state"]

@@ -13,6 +13,9 @@ from orchestrator.types import NodeSpec
 __all__ = ["SimulatedProvisioner"]
 
 
+_AGAIN_MS = 1000  # until a node that nobody took is handed over again
+
+
 class SimulatedProvisioner:
     """Delivers nodes of one kind, or of several.
 
@@ -49,7 +52,8 @@ class SimulatedProvisioner:
         self._delay_ms = round(1000.0 * delay_s)
         self._join: Callable[[NodeSpec], Awaitable[object]] | None = None
         self._ordered = 0
-        self._pending = 0
+        self._expected: list[NodeSpec] = []
+        self._untaken: list[NodeSpec] = []  # they are there, and nobody has logged it
         self.rented: set[str] = set()
 
     @property
@@ -60,11 +64,13 @@ class SimulatedProvisioner:
     @property
     def pending(self) -> int:
         """Nodes that are ordered and not delivered yet."""
-        return self._pending
+        return len(self._expected)
 
     def bind(self, join: Callable[[NodeSpec], Awaitable[object]]) -> None:
-        """Say who takes nodes that arrive; the last call counts."""
+        """Say who takes nodes that arrive; the last call counts, and gets those nobody took."""
         self._join = join
+        for spec in self._untaken:
+            self._hand_over_at(self._clock.now_ms(), spec)
 
     def order(self, count: int, template: NodeSpec | None = None) -> None:
         """Order nodes of a kind; None: of the first one.
@@ -85,19 +91,26 @@ class SimulatedProvisioner:
         for _ in range(count):
             name = f"{kind.node_id}-{now_ms}-{self._ordered}"
             self._ordered += 1
-            self._pending += 1
-            self._expect(now_ms + self._delay_ms, replace(kind, node_id=name))
+            self._expected.append(replace(kind, node_id=name))
+            self._hand_over_at(now_ms + self._delay_ms, self._expected[-1])
 
-    def _expect(self, time_ms: int, spec: NodeSpec) -> None:
+    def _hand_over_at(self, time_ms: int, spec: NodeSpec) -> None:
         order = int(EventKind.NODE_ARRIVAL)
         self._clock.call_at(time_ms, lambda: self._deliver(spec), order=order)
 
     async def _deliver(self, spec: NodeSpec) -> None:
-        self._pending -= 1
+        if spec in self._expected:
+            self._expected.remove(spec)
+            self.rented.add(spec.node_id)
+            self._untaken.append(spec)
+        elif spec not in self._untaken:
+            return  # it was taken meanwhile
         if self._join is None:
             raise ConfigurationError("SimulatedProvisioner: nobody takes its nodes; call bind()")
-        self.rented.add(spec.node_id)
-        await self._join(spec)
+        if await self._join(spec) is False:
+            self._hand_over_at(self._clock.now_ms() + _AGAIN_MS, spec)
+        elif spec in self._untaken:
+            self._untaken.remove(spec)
 
     def release(self, node_ids: Sequence[str]) -> None:
         """Nodes have left the cluster and are given back; those of other origin are ignored."""

@@ -27,12 +27,16 @@ __all__ = ["SimulatedRuntime"]
 _Report: TypeAlias = WorkerExited | CheckpointCommitted
 
 
-@dataclass(frozen=True)
+_AGAIN_MS = 1000  # until what nobody has taken is reported again
+
+
+@dataclass
 class _Running:
     """A job whose workers exist, and what will happen to it."""
 
-    run: int
-    timer: Timer
+    event: _Report
+    timer: Timer | None = None
+    heard: bool = True  # nothing has happened that nobody has taken
 
 
 class SimulatedRuntime:
@@ -54,50 +58,85 @@ class SimulatedRuntime:
         self._deliver: Callable[[Event], Awaitable[object]] | None = None
 
     def bind(self, deliver: Callable[[Event], Awaitable[object]]) -> None:
-        """Say where events go; the last call counts."""
+        """Say where events go; the last call counts, and hears what nobody has taken."""
         self._deliver = deliver
+        for running in self._running.values():
+            if not running.heard:
+                self._report_at(self._clock.now_ms(), running)
 
     def observe(self) -> Mapping[str, int]:
         """Jobs whose workers exist, or whose end is not reported yet, and their runs."""
-        return {job_id: running.run for job_id, running in self._running.items()}
+        return {job_id: running.event.run for job_id, running in self._running.items()}
 
     def carry_out(self, effects: Sequence[Effect]) -> None:
         """Begin to carry effects out, in this order."""
         for effect in effects:
+            if self._is_done(effect):
+                continue
             if isinstance(effect, StartJob):
-                self._expect_end(effect, effect.start_ms + effect.restart_ms)
+                start_ms = max(effect.start_ms, self._clock.now_ms())
+                self._expect_end(effect, start_ms + effect.restart_ms)
             elif isinstance(effect, RegroupJob):
                 self._expect_end(effect, effect.resume_ms)
             elif isinstance(effect, SaveCheckpoint):
                 end_ms = self._clock.now_ms() + effect.cost_ms
                 committed = CheckpointCommitted(effect.job_id, effect.run)
-                self._expect(end_ms, EventKind.CHECKPOINTED, committed)
+                self._expect(end_ms, committed)
             elif isinstance(effect, StopJob):
-                running = self._running.pop(effect.job_id, None)
-                if running is not None:
-                    running.timer.cancel()
+                running = self._running.get(effect.job_id)
+                if running is not None and running.event.run == effect.run:
+                    self._drop(running)
+
+    def _is_done(self, effect: Effect) -> bool:
+        """Whether a start or a save was told before, and what it asked for is there."""
+        if not isinstance(effect, StartJob | SaveCheckpoint):
+            return False
+        running = self._running.get(effect.job_id)
+        if running is None or running.event.run != effect.run:
+            return False
+        saves = isinstance(running.event, CheckpointCommitted)
+        return saves or isinstance(effect, StartJob)
 
     def _expect_end(self, effect: StartJob | RegroupJob, resume_ms: int) -> None:
         """A job works from a time on, until all its work is done."""
         left_ms = duration_ms(effect.spec) - effect.progress_ms
         end_ms = resume_ms + -(-left_ms * 1000 // effect.speed_milli)
         exited = WorkerExited(effect.job_id, effect.run)
-        self._expect(end_ms, EventKind.COMPLETION, exited)
+        self._expect(end_ms, exited)
 
-    def _expect(self, time_ms: int, kind: EventKind, event: _Report) -> None:
+    def _expect(self, time_ms: int, event: _Report) -> None:
         """From now on this is what will happen to a job, instead of what would have before."""
         before = self._running.get(event.job_id)
         if before is not None:
-            before.timer.cancel()
-        timer = self._clock.call_at(time_ms, lambda: self._happen(event), order=int(kind))
-        self._running[event.job_id] = _Running(event.run, timer)
+            self._drop(before)
+        running = _Running(event)
+        self._running[event.job_id] = running
+        self._report_at(time_ms, running)
 
-    async def _happen(self, event: _Report) -> None:
+    def _drop(self, running: _Running) -> None:
+        if running.timer is not None:
+            running.timer.cancel()
+        del self._running[running.event.job_id]
+
+    def _report_at(self, time_ms: int, running: _Running) -> None:
+        if running.timer is not None:
+            running.timer.cancel()
+        order = EventKind.COMPLETION
+        if isinstance(running.event, CheckpointCommitted):
+            order = EventKind.CHECKPOINTED
+        running.timer = self._clock.call_at(
+            time_ms, lambda: self._happen(running), order=int(order)
+        )
+
+    async def _happen(self, running: _Running) -> None:
         if self._deliver is None:
             raise ConfigurationError("SimulatedRuntime: nobody to report to; call bind() first")
-        await self._deliver(event)
-        running = self._running.get(event.job_id)
-        if not isinstance(event, WorkerExited) or running is None:
+        running.heard = False
+        event = running.event
+        if await self._deliver(event) is False:
+            if self._running.get(event.job_id) is running:
+                self._report_at(self._clock.now_ms() + _AGAIN_MS, running)
             return
-        if running.run == event.run:
+        running.heard = True
+        if isinstance(event, WorkerExited) and self._running.get(event.job_id) is running:
             del self._running[event.job_id]

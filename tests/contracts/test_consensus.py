@@ -9,7 +9,7 @@ import pytest
 
 from orchestrator.foundations import InMemoryConsensus
 from orchestrator.messages import Entry, NodeFailed
-from orchestrator.ports import ConsensusEngine
+from orchestrator.ports import ConsensusEngine, CuttableLog
 
 
 @pytest.fixture(params=[InMemoryConsensus])
@@ -50,3 +50,37 @@ async def test_concurrent_entries_are_ordered_and_none_is_lost(consensus: Consen
     assert sorted(indices) == list(range(20))
     log = consensus.entries()
     assert all(log[index] == _entry(number) for number, index in enumerate(indices))
+
+
+# --- of those that can be cut --------------------------------------------------------------------
+
+
+@pytest.fixture(params=[InMemoryConsensus])
+def cuttable(request: pytest.FixtureRequest) -> InMemoryConsensus:
+    make: Callable[[int], InMemoryConsensus] = request.param
+    return make(8)
+
+
+async def test_a_cut_log_keeps_its_indices(cuttable: InMemoryConsensus) -> None:
+    assert isinstance(cuttable, CuttableLog)
+    assert cuttable.snapshot is None
+    for number in range(5):
+        await cuttable.append(_entry(number))
+    await cuttable.cut(3, "what came of 0, 1 and 2")
+    assert cuttable.snapshot == (3, "what came of 0, 1 and 2")
+    assert list(cuttable.entries()) == list(cuttable.entries(3)) == [_entry(3), _entry(4)]
+    assert list(cuttable.entries(4)) == [_entry(4)]
+    assert await cuttable.append(_entry(5)) == 5
+    await cuttable.cut(6, "more")
+    assert list(cuttable.entries()) == []
+    assert await cuttable.append(_entry(6)) == 6
+    assert list(cuttable.entries(6)) == [_entry(6)]
+
+
+async def test_it_is_time_to_cut_a_log_long_before_it_is_full(cuttable: InMemoryConsensus) -> None:
+    for number in range(50):
+        if cuttable.cut_due:
+            await cuttable.cut(number, number)
+        await cuttable.append(_entry(number))
+        assert len(cuttable) <= 4
+    assert [entry.time_ms for entry in cuttable.entries()] == [48, 49]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -173,6 +174,69 @@ async def test_events_go_to_whoever_was_bound_last(
     await clock.run_until_idle()
     assert heard == []
     assert others == [WorkerExited("a", 1)]
+
+
+async def test_what_is_told_again_is_not_done_again(
+    clock: VirtualClock, runtime: Runtime, heard: list[tuple[int, Event]]
+) -> None:
+    runtime.carry_out((_start("a", 5),))
+    await clock.advance_to(_MINUTE_MS)
+    runtime.carry_out((_start("a", 5),))
+    save = SaveCheckpoint("a", 1, 30_000, _MINUTE_MS)
+    runtime.carry_out((save,))
+    await clock.advance_to(_MINUTE_MS + 10_000)
+    runtime.carry_out((_start("a", 5), save))
+    await clock.run_until_idle()
+    assert heard == [(_MINUTE_MS + 30_000, CheckpointCommitted("a", 1))]
+
+
+async def test_a_stop_is_for_its_own_run(
+    clock: VirtualClock, runtime: Runtime, heard: list[tuple[int, Event]]
+) -> None:
+    runtime.carry_out((_start("a", 5, run=2), StopJob("a", 1, StopReason.PREEMPTED, 0)))
+    assert runtime.observe() == {"a": 2}
+    await clock.run_until_idle()
+    assert heard == [(5 * _MINUTE_MS, WorkerExited("a", 2))]
+
+
+async def test_work_begins_when_the_start_is_told(
+    clock: VirtualClock, runtime: Runtime, heard: list[tuple[int, Event]]
+) -> None:
+    await clock.advance_to(_MINUTE_MS)
+    runtime.carry_out((_start("a", 5),))  # it was to start at 0
+    await clock.run_until_idle()
+    assert heard == [(6 * _MINUTE_MS, WorkerExited("a", 1))]
+
+
+@pytest.mark.parametrize("answer", [False, OSError("the log's disk is full")])
+@pytest.mark.parametrize("saving", [False, True])
+async def test_what_nobody_has_taken_is_reported_to_who_comes_next(
+    clock: VirtualClock, runtime: Runtime, answer: object, saving: bool
+) -> None:
+    told, taken = list[Event](), list[Event]()
+
+    async def refuse(event: Event) -> object:
+        told.append(event)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    async def take(event: Event) -> None:
+        taken.append(event)
+
+    runtime.bind(refuse)
+    runtime.carry_out((_start("a", 5),))
+    if saving:
+        runtime.carry_out((SaveCheckpoint("a", 1, 1000, 0),))
+    with contextlib.suppress(OSError):
+        await clock.advance_to(10 * _MINUTE_MS)
+    assert told
+    assert runtime.observe() == {"a": 1}
+    runtime.bind(take)
+    await clock.run_until_idle()
+    expected: Event = CheckpointCommitted("a", 1) if saving else WorkerExited("a", 1)
+    assert taken == [expected]
+    assert runtime.observe() == ({"a": 1} if saving else {})
 
 
 # --- of the simulated one -------------------------------------------------------------------------

@@ -108,7 +108,7 @@ async def test_an_orchestrator_that_is_restarted_keeps_the_deadline() -> None:
         schedule_on_events=True,
     )
     await again.start()
-    await clock.advance_to(2 * MINUTE_MS + 5000)
+    await clock.advance_to(2 * MINUTE_MS + 15_000)
     assert again.get_job_status("urgent")["state"] == "running"
 
 

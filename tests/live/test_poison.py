@@ -139,3 +139,22 @@ async def test_after_an_error_the_cluster_goes_on_from_where_it_was() -> None:
     outcome = await journal.propose(Scale("a", 1))
     assert outcome.reason.name == "NOT_RUNNING"
     assert engine.jobs.code("a").name == "PENDING"
+
+
+@pytest.mark.parametrize("capacity", [1, 2, 3, 5, 100])
+async def test_a_log_that_is_cut_is_not_poisoned_either(capacity: int) -> None:
+    consensus, clock = InMemoryConsensus(capacity), VirtualClock()
+    engine, sound = _brittle("c", "d", "g"), _brittle()
+    journal = Journal(consensus, engine, clock, lambda outcome: None)
+    for name in "abcdefgh":
+        if name in engine.faulty:
+            with pytest.raises(InvariantError, match=f"cannot digest '{name}'"):
+                await journal.propose(Submit(job(name)))
+        else:
+            await journal.propose(Submit(job(name)))
+            sound.handle(Entry(0, Submit(job(name))))
+        assert engine.log_hash == sound.log_hash
+        assert list(engine.jobs.specs) == list(sound.jobs.specs)
+        replica = _brittle(*engine.faulty)
+        again = Journal(consensus, replica, clock, lambda outcome: None)
+        assert (again.applied, replica.log_hash) == (journal.applied, engine.log_hash)

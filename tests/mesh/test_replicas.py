@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from orchestrator import ClusterShape
+from orchestrator import ClusterShape, InfrastructureOrchestrator, ServiceSpec
+from orchestrator.errors import UnknownServiceError
 from orchestrator.kernels.state.codes import JobKind
 from orchestrator.mesh.replicas import addresses_of
 from orchestrator.messages import WorkerPlacement
@@ -75,7 +76,9 @@ async def test_two_jobs_of_one_name_are_one_service_until_both_end() -> None:
     await s.wait(61)
     assert await s.orchestrator.discover_service("llm") == ["j1@n0:0", "j1@n0:1"]
     await s.wait(61)
-    assert await s.orchestrator.discover_service("llm") == []
+    with pytest.raises(UnknownServiceError):
+        await s.orchestrator.discover_service("llm")
+    assert s.orchestrator.get_cluster_status()["services"] == {}
 
 
 async def test_what_somebody_has_removed_is_nobodys_fault() -> None:
@@ -92,3 +95,34 @@ async def test_what_somebody_has_removed_is_nobodys_fault() -> None:
 def test_addresses_count_the_replicas_of_a_node() -> None:
     places = [WorkerPlacement(n, (0,)) for n in ("a", "b", "a")]
     assert addresses_of("j", places) == {"j@a:0": "a", "j@b:0": "b", "j@a:1": "a"}
+
+
+@pytest.mark.parametrize("described", [False, True])
+@pytest.mark.parametrize("jobs", [1, 10])
+async def test_ended_services_are_known_only_if_somebody_described_them(
+    jobs: int, described: bool
+) -> None:
+    s = stage(node("n0"), shape=_SHAPE, schedule_on_events=True)
+    for k in range(jobs):
+        if described:
+            s.orchestrator.mesh.add_service(ServiceSpec(f"canary{k}", 20.0))
+        values = {"kind": JobKind.SERVICE, "max_duration_hours": 0.1}
+        await s.orchestrator.submit_job(job(f"canary{k}", **values))
+        await s.wait(60)
+    known = [f"canary{k}" for k in range(jobs)] if described else []
+    assert list(s.orchestrator.get_cluster_status()["services"]) == known
+    other = InfrastructureOrchestrator(
+        *s.foundations, clock=s.clock, runtime=s.runtime, shape=_SHAPE
+    )
+    assert list(other.get_cluster_status()["services"]) == known
+
+
+async def test_a_service_of_the_same_name_may_come_again() -> None:
+    s = stage(node("n0"), shape=_SHAPE, schedule_on_events=True)
+    for k in range(3):
+        values = {"name": "llm", "kind": JobKind.SERVICE, "max_duration_hours": 0.1}
+        await s.orchestrator.submit_job(job(f"j{k}", **values))
+        await s.wait(1)
+        assert await s.orchestrator.discover_service("llm") == [f"j{k}@n0:0"]
+        await s.wait(60)
+        assert s.orchestrator.mesh.services == []

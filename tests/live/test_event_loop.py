@@ -1,0 +1,96 @@
+"""A cycle never holds the event loop: others have their turn between decisions, and during them."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+import pytest
+
+from orchestrator import InfrastructureOrchestrator, VirtualClock, WallClock, in_memory
+from orchestrator.engine.snapshot import Snapshot
+from orchestrator.messages import PlaceJob, Plan, Wait
+from orchestrator.scheduling.rules import policy_of
+from tests.engine.builders import SHAPE, job, node
+
+
+def _cluster(clock: Any, **options: Any) -> InfrastructureOrchestrator:
+    nodes = [node(f"n{k}") for k in range(4)]
+    values = {"clock": clock, "shape": SHAPE, "nodes": nodes}
+    return InfrastructureOrchestrator(*in_memory(clock), **(values | options))
+
+
+@pytest.mark.parametrize("jobs", [3, 14])
+@pytest.mark.parametrize("clock", [VirtualClock, WallClock])
+async def test_others_have_their_turn_between_decisions(clock: type, jobs: int) -> None:
+    cluster = _cluster(clock())
+    for k in range(jobs):
+        await cluster.submit_job(job(f"j{k}"))
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    task = asyncio.ensure_future(others())
+    assert len(await cluster.schedule()) == jobs
+    task.cancel()
+    assert turns >= jobs - 1
+
+
+class _Slow:
+    """A policy that takes its time, and lets other threads run meanwhile, as kernels do."""
+
+    def decide(self, snapshot: Snapshot) -> Plan:
+        time.sleep(0.2)
+        return policy_of(None).decide(snapshot)
+
+
+async def test_requests_are_answered_while_a_policy_decides() -> None:
+    cluster = _cluster(WallClock(), policy=_Slow())
+    for k in range(3):
+        await cluster.submit_job(job(f"j{k}"))
+    task = asyncio.ensure_future(cluster.schedule())
+    answered = 0
+    while not task.done():
+        await asyncio.sleep(0.005)
+        cluster.get_job_status("j0")
+        answered += 1
+    assert len(task.result()) == 3
+    assert answered >= 10  # of some 120 in 600 ms; one in a decision if the loop were held
+
+
+async def test_what_happens_while_a_policy_decides_is_kept() -> None:
+    cluster = _cluster(WallClock(), policy=_Slow())
+    await cluster.submit_job(job("a"))
+    task = asyncio.ensure_future(cluster.schedule())
+    await asyncio.sleep(0.02)
+    await cluster.submit_job(job("b"))
+    assert [name for name, _ in await task] == ["a", "b"]
+
+
+class _Odd:
+    """A policy that names a placement, or a number of workers, that there is not."""
+
+    def __init__(self, generator: Any) -> None:
+        self._generator = generator
+        self.asked = 0
+
+    def decide(self, snapshot: Snapshot) -> Plan:
+        self.asked += 1
+        return Plan((PlaceJob("a", self._generator), Wait()))
+
+
+@pytest.mark.parametrize("generator", [99, -1, 1.5, "best_fit"])
+async def test_a_placement_that_does_not_exist_is_refused(generator: Any) -> None:
+    odd = _Odd(generator)
+    cluster = _cluster(VirtualClock(), policy=odd)
+    await cluster.submit_job(job("a"))
+    assert await cluster.schedule() == []
+    assert odd.asked == 4  # it is made to wait then
+    assert cluster.get_cluster_status()["errors"]["policy"] == 4
+    cluster.policy = policy_of(None)
+    assert len(await cluster.schedule()) == 1
