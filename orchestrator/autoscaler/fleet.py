@@ -191,14 +191,15 @@ class FleetController:
         Raises
         ------
         ValidationError
-            If neither the nodes that there are nor those hold it.
+            If there are such, and neither they nor the nodes that there are hold it.
         """
         nodes, jobs = self._engine.nodes, self._engine.jobs
+        if self.provisioner is None:
+            return False  # the engine refuses what the nodes that there are will never hold
         try:
             return jobs.needs_order(spec, ())
         except ValidationError:
-            if self.provisioner is None:
-                raise
+            pass  # unless others can be ordered
         own = [one for one in nodes.specs.values() if one.node_id not in nodes.rented]
         clusters = []
         for kind in self._orderable:
