@@ -233,7 +233,7 @@ def test_agents_are_the_default_trainers_unless_they_say_otherwise() -> None:
     assert instantiate(composed("train", "agent=ppo").agent) == PPOTrainer()
     # A prior replaces the default one; it is not added to it.
     for name in ("cma_cluster", "cma_autoscaling", "ppo_cluster"):
-        assert instantiate(composed("train", f"agent={name}").agent).start == {"advice": 1.0}
+        assert instantiate(composed("train", f"agent={name}").agent).prior == {"advice": 1.0}
     assert composed("train", "agent.windows=3", "agent.threads=1").agent.windows == 3
 
 

@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from agents.linear.policy import named_weights
-from agents.priors import prior_for
-from agents.settings import check_bounds, check_types, check_weights
+from agents.settings import check_bounds, check_types, check_weights, prior_for
 from orchestrator.errors import ConfigurationError
 from orchestrator.kernels.see.layout import CLUSTER_EXTRA
 from orchestrator.scheduling.rules import rule_named

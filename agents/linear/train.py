@@ -20,8 +20,8 @@ from agents.files import replacing
 from agents.linear.evaluate import RankerEvaluator, ScorerEvaluator
 from agents.linear.policy import LinearRanker, LinearScorer, named_weights
 from agents.linear.settings import CMASettings
-from agents.priors import features_for
 from agents.problem import Problem
+from agents.settings import features_for
 from agents.tracking import Tracker
 from agents.training import Best, Course, Reference, TrainingResult
 from envs.config import EnvConfig

@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from agents.evaluation.outcomes import METRICS
-from agents.priors import prior_for
-from agents.settings import check_bounds, check_types, check_weights
+from agents.settings import check_bounds, check_types, check_weights, prior_for
 from orchestrator.errors import ConfigurationError
 from orchestrator.scheduling.rules import rule_named
 from orchestrator.scheduling.schema import FeatureSchema

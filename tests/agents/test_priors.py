@@ -13,8 +13,8 @@ from agents.linear.policy import LinearScorer
 from agents.linear.settings import CMASettings
 from agents.linear.train import CMATrainer
 from agents.ppo.settings import PPOSettings
-from agents.priors import features_for, prior_for
 from agents.problem import Windows
+from agents.settings import features_for, prior_for
 from envs.config import AUTOSCALING, CLUSTER, JOB_ORDERING, PLACEMENT, EnvConfig
 from envs.workloads import gpu_cluster
 from orchestrator.errors import ConfigurationError
