@@ -1,26 +1,47 @@
-"""How a script becomes a program: its configs, what is refused before it begins, how it ends."""
+"""A run as a program: how it begins and ends, its folder, and its record.
+
+What is wrong with a config is said in one line before anything begins. A run's folder is the run's
+alone: nothing that an earlier one left there is overwritten unless that is asked for. A folder that
+the program chose gets a number at the end of its name; one that a person named is refused. The
+record is the config, versions and the exact command.
+"""
 
 from __future__ import annotations
 
 import functools
 import os
 import re
+import shlex
 import signal
 import sys
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from agents.files import versions, write_json, write_text
 from agents.training import Stopped, stoppable
 from envs.checks import check_whole
 from orchestrator.errors import ConfigurationError, QuartermasterError
 
-__all__ = ["config_dir", "entry_point", "plain"]
+__all__ = [
+    "command_line",
+    "config_dir",
+    "entry_point",
+    "plain",
+    "resume_command",
+    "run_folder",
+]
 
 
 _HERE = Path(__file__).resolve().parent
@@ -179,3 +200,196 @@ def _on_purpose(error: BaseException) -> str | None:
 def plain(cfg: Any) -> Any:
     """A config as dicts, lists and values, every interpolation resolved."""
     return OmegaConf.to_container(cfg, resolve=True) if OmegaConf.is_config(cfg) else cfg
+
+
+# --- folders and records of runs
+
+
+_CONFIG, _RUN = "config.yaml", "run.json"
+_RECORD = (_CONFIG, _RUN)
+# What runs leave behind: a folder with one of these holds results.
+_RESULTS = (
+    *_RECORD, "bundle", "manifest.json", "checkpoint.pkl", "checkpoint.pt", "history.csv",
+    "summary.json", "table.csv", "table.md", "jobs.csv", "comparisons.csv", "speed.json",
+)  # fmt: skip
+# Options of Hydra that change where configs are read from, all with a value.
+_OF_HYDRA = ("--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn")
+_SEARCH_PATH = "hydra.searchpath="
+_OUTPUT = ("output=", "+output=", "++output=")
+
+
+@contextmanager
+def run_folder(
+    cfg: DictConfig, script: str, *, record: bool = False, resume: bool = False
+) -> Iterator[Path]:
+    """Take the folder ``cfg.output`` for a run, and set ``cfg.output`` to the one that it got.
+
+    What ends before it has written anything leaves nothing behind.
+
+    Parameters
+    ----------
+    cfg : DictConfig
+        Its ``overwrite`` says whether results that are there may be replaced.
+    script : str
+        Path of the script, for the command.
+    record : bool, optional
+        Whether ``config.yaml`` and ``run.json`` are written, before all else.
+    resume : bool, optional
+        Whether the run goes on with what it finds there.
+
+    Yields
+    ------
+    Path
+
+    Raises
+    ------
+    ConfigurationError
+        If the folder was named by a person and holds results, or cannot be made.
+    """
+    claim = _Claim.of(Path(cfg.output), bool(cfg.get("overwrite")), resume)
+    cfg.output = str(claim.folder)
+    try:
+        if record:
+            _write_record(cfg, script, claim.folder)
+        yield claim.folder
+    except (QuartermasterError, InstantiationException, KeyboardInterrupt):
+        claim.release()
+        raise
+
+
+@dataclass
+class _Claim:
+    """A folder that was taken, and how it was before."""
+
+    folder: Path
+    made: list[Path] = field(default_factory=list)
+    before: dict[str, str] = field(default_factory=dict)
+    since: int = field(default_factory=time.time_ns)
+
+    @classmethod
+    def of(cls, wanted: Path, overwrite: bool, resume: bool) -> _Claim:
+        """Take a folder, or one beside it with a number."""
+        named = any(item.startswith(_OUTPUT) for item in _overrides())
+        if overwrite:
+            return cls._take(wanted)
+        if resume:
+            return cls._take(wanted if named else _latest(wanted))
+        if named:
+            if _holds_results(wanted):
+                raise ConfigurationError(
+                    f"output: '{wanted}' holds the results of an earlier run; name another folder "
+                    "(in a sweep, 'output=DIR/${hydra:job.num}'), go on with a training by "
+                    "agent.resume=true, or replace them by overwrite=true"
+                )
+            return cls._take(wanted)
+        for folder in _numbered(wanted):
+            if not folder.exists():
+                try:
+                    return cls._take(folder, anew=True)
+                except FileExistsError:  # taken a moment ago by another run
+                    continue
+        raise AssertionError("numbers do not end")
+
+    @classmethod
+    def _take(cls, folder: Path, anew: bool = False) -> _Claim:
+        absent = [path for path in (folder, *folder.parents) if not path.exists()]
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(exist_ok=not anew)
+        except OSError as error:
+            if anew and isinstance(error, FileExistsError) and folder.exists():
+                raise
+            raise ConfigurationError(
+                f"output: cannot make '{folder}' ({error.strerror}); name a folder that can be "
+                "written to"
+            ) from None
+        if not os.access(folder, os.W_OK):
+            raise ConfigurationError(f"output: '{folder}' cannot be written to; name another one")
+        records = [folder / name for name in _RECORD if (folder / name).is_file()]
+        return cls(folder, absent, {path.name: path.read_text("utf-8") for path in records})
+
+    def release(self) -> None:
+        """Leave the folder as it was, if the run has written its record only."""
+        others = [path for path in self.folder.iterdir() if path.name not in _RECORD]
+        if any(path.stat().st_mtime_ns > self.since for path in others):
+            return
+        for name in _RECORD:
+            if name in self.before:
+                write_text(self.folder / name, self.before[name])
+            else:
+                (self.folder / name).unlink(missing_ok=True)
+        for folder in self.made:
+            if any(folder.iterdir()):
+                return
+            folder.rmdir()
+
+
+def command_line(script: str) -> str:
+    """The command that started this run, but for where its results went."""
+    given = [item for item in _overrides() if not item.startswith((*_OUTPUT, "overwrite="))]
+    return _command(script, given)
+
+
+def resume_command(script: str, folder: Path) -> str:
+    """The command that goes on with the training of a folder."""
+    dropped = (*_OUTPUT, "overwrite=", "agent.resume=")
+    given = [item for item in _overrides() if not item.startswith(dropped)]
+    return _command(script, [*given, "agent.resume=true", f"output={folder}"])
+
+
+def _command(script: str, overrides: list[str]) -> str:
+    """A command with such overrides, and with the options that say where configs are."""
+    return shlex.join(["python", script, *_config_options(), *overrides])
+
+
+def _config_options() -> list[str]:
+    """What the command line said of where configs are."""
+    found: list[str] = []
+    arguments = sys.argv[1:]
+    joined = (*(f"{name}=" for name in _OF_HYDRA), _SEARCH_PATH)
+    for at, item in enumerate(arguments):
+        if item in _OF_HYDRA:
+            found += arguments[at : at + 2]
+        elif item.startswith(joined):
+            found.append(item)
+    return found
+
+
+def _overrides() -> list[str]:
+    """The values that were given for this run's config."""
+    return list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
+
+
+def _write_record(cfg: DictConfig, script: str, folder: Path) -> None:
+    write_text(folder / _CONFIG, OmegaConf.to_yaml(cfg, resolve=True))
+    known = ("TRACES_DIR", "NUMBA_NUM_THREADS", "OMP_NUM_THREADS")
+    content = {
+        "command": _command(script, _overrides()),
+        "arguments": sys.argv,
+        "working_folder": str(Path.cwd()),
+        "environment": {name: os.environ[name] for name in known if name in os.environ},
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": versions(),
+    }
+    write_json(folder / _RUN, content)
+
+
+def _holds_results(folder: Path) -> bool:
+    return any((folder / name).exists() for name in _RESULTS)
+
+
+def _numbered(wanted: Path) -> Iterator[Path]:
+    """A folder, then the same with 2, 3 and so on at the end of its name."""
+    yield wanted
+    for number in count(2):
+        yield wanted.with_name(f"{wanted.name}-{number}")
+
+
+def _latest(wanted: Path) -> Path:
+    """The last of the numbered folders that exist."""
+    latest = wanted
+    for folder in _numbered(wanted):
+        if not folder.exists():
+            return latest
+        latest = folder
+    return latest

@@ -48,8 +48,7 @@ from agents.evaluation.suite import Suite, label, run_suite
 from agents.plots.results import draw_comparison, draw_outcomes, draw_pictures, draw_speed
 from agents.plots.series import draw_packing, draw_series
 from agents.problem import Problem
-from agents.program import plain
-from agents.record import command_line, resume_command, run_folder
+from agents.program import command_line, plain, resume_command, run_folder
 from agents.settings import check_kind, check_number, check_seed
 from agents.speed.table import print_speed, run_speed_suite, write_speed
 from agents.training import Stopped, TableTracker, TrainingResult

@@ -302,7 +302,8 @@ class InfrastructureOrchestrator:
         CapacityError
             If all jobs that there may be wait or run.
         """
-        await self.start()
+        if self._journal.applied > 0:  # a log does not begin for what is refused
+            await self.start()
         for part in (self.policy, *self._managers):
             if isinstance(part, Admission) and isinstance(job, JobSpec):
                 job = part.admit(job)

@@ -231,7 +231,6 @@ def cluster_status(engine: Engine, time_ms: int, shards: ShardManager) -> dict[s
     committed = int(row["committed"])
     used = int(row["capacity_units"]) - int(row["free_units"])
     now_ms = int(row["now_ms"])
-    mean = _share(int(row["busy_unit_ms"]), int(row["capacity_unit_ms"]))
     return {
         "now_ms": now_ms,
         "nodes": {
@@ -245,7 +244,7 @@ def cluster_status(engine: Engine, time_ms: int, shards: ShardManager) -> dict[s
         "utilization": {
             "unit": "gpu" if row["unit"] else "cpu",
             "now": _share(used, int(row["capacity_units"])),
-            "mean": mean,
+            "mean": _share(int(row["busy_unit_ms"]), int(row["capacity_unit_ms"])),
         },
         "queue": {
             "length": len(waiting),

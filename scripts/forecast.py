@@ -17,8 +17,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from agents.autoscaling.run import make_tables, publish_study, read_series, study_tables
-from agents.program import entry_point, plain
-from agents.record import run_folder
+from agents.program import entry_point, plain, run_folder
 
 
 @entry_point("forecast")

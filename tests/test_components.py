@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -489,7 +489,9 @@ def _names(components: list[Component]) -> list[str]:
 def test_the_default_rule_is_made_of_the_components() -> None:
     assert Scheduler().rule == RULES["priority"]
     fair = Scheduler(FairShareScheduler(), BinPacker(Placement.FGD), GangScheduler(True), name="x")
-    assert fair.rule == Rule("x", RuleKey.DRF, Placement.FGD, blocking=True)
+    assert fair.rule == Rule("x", RuleKey.DRF, Placement.FGD, blocking=True, reservation=True)
+    plain = Scheduler(gangs=GangScheduler(reservation=False)).rule
+    assert plain == replace(RULES["priority"], reservation=False)
     close = Scheduler(topology=TopologyAwareScheduler())
     assert close.rule.placement == Placement.TIGHTEST
 

@@ -487,14 +487,7 @@ class TestInfrastructureOrchestrator:
         [
             27 * 60,
             35 * 60 + 1,
-            pytest.param(
-                20 * 60 - 3,
-                marks=pytest.mark.xfail(
-                    strict=True,
-                    raises=AssertionError,
-                    reason="a failure counts from when it is found out: work of a dead node does",
-                ),
-            ),
+            20 * 60 - 3,
         ],
     )
     async def test_node_failure_job_recovery(self, killed_s: int) -> None:

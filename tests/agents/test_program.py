@@ -5,16 +5,16 @@ import json
 import pytest
 from omegaconf import OmegaConf
 
-from agents import record
-from agents.record import command_line, resume_command, run_folder
+from agents import program
+from agents.program import command_line, resume_command, run_folder
 from orchestrator.errors import ConfigurationError
 
 
 @pytest.fixture
 def given(monkeypatch):
     overrides = []
-    monkeypatch.setattr(record, "_overrides", lambda: overrides)
-    monkeypatch.setattr(record.sys, "argv", ["train.py", "--config-dir", "my configs", "a=1"])
+    monkeypatch.setattr(program, "_overrides", lambda: overrides)
+    monkeypatch.setattr(program.sys, "argv", ["train.py", "--config-dir", "my configs", "a=1"])
     return overrides
 
 
