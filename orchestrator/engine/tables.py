@@ -207,7 +207,9 @@ class JobTable:
         else:
             self.needs_order(spec, ())
             ask = request_record(spec, 0, 0, self._nodes.models)
-        if len(self._nodes.specs) > 0:
+        # With the first GPUs that come quotas are counted in GPUs, no longer in cores.
+        recounted = spec.gpus_per_worker > 0 and not self._state.rows[0]["unit"]
+        if len(self._nodes.specs) > 0 and not recounted:
             self._check_account(spec, ask)
         if self._free_row() is None:
             raise CapacityError(
