@@ -12,18 +12,23 @@ from orchestrator.engine.engine import Engine, Outcome
 from orchestrator.engine.plans import MOST_REFUSALS
 from orchestrator.engine.snapshot import Snapshot
 from orchestrator.kernels.state.codes import EventKind, Reason
+from orchestrator.kernels.state.row import ClusterShape
 from orchestrator.live.retry import Persistent
 from orchestrator.messages import (
     Command,
     Decide,
+    Entry,
     Event,
     Plan,
     RegroupJob,
     Review,
     StartJob,
+    Submit,
     Wait,
+    WorkerExited,
 )
 from orchestrator.ports import Clock, Policy
+from orchestrator.types import JobPriority, JobSpec, NodeSpec
 
 __all__ = ["SchedulingCycle", "ask_aside", "ask_here"]
 
@@ -49,6 +54,22 @@ _AFTER_EVENTS = int(EventKind.NONE)  # order on the clock: when all of an instan
 
 
 _log = logging.getLogger(__name__)
+
+
+def _load_kernels(policy: Policy) -> None:
+    """Let a small cluster live through a job.
+
+    Its first decision makes a process load compiled kernels, or compile them: better before anybody
+    waits for a place, and keeps the event loop.
+    """
+    node = NodeSpec("warm", 1, 1.0, 1, 1.0, 1.0, "PCIe")
+    engine = Engine(ClusterShape(envs=1, jobs=1, workers=1, nodes=1, devices=1), nodes=(node,))
+    spec = JobSpec("warm", "warm", JobPriority.BATCH, 1, 1, 0.0, 1.0, 1)
+    for body in (Submit(spec), Review()):
+        engine.handle(Entry(0, body))
+    while engine.decision_open:
+        engine.handle(Entry(0, Decide(policy.decide(engine.snapshot()))))
+    engine.handle(Entry(0, WorkerExited("warm", 1)))
 
 
 class SchedulingCycle:
@@ -165,6 +186,8 @@ class SchedulingCycle:
 
     async def resume(self) -> None:
         """Take up what was left when the orchestrator before this one ended."""
+        if self._ask is ask_aside:
+            await asyncio.to_thread(_load_kernels, self._fallback)
         if self._engine.undecided:
             await self.react()
         else:

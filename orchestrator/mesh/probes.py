@@ -218,7 +218,7 @@ class HealthProber:
         return carry(address, HealthCheck()) if carry is not None else None
 
     async def _await(self, record: _Record, answer: Awaitable[object]) -> None:
-        good = True
+        good, task = True, asyncio.current_task()
         try:
             await answer
         except RequestRejectedError:
@@ -226,7 +226,6 @@ class HealthProber:
         except Exception:  # whatever else a probe raises means that the endpoint is not well
             good = False
         finally:
-            task = asyncio.current_task()
             counts = task is not None and record.open.pop(task, None) is not None
         if counts:  # its time is not up, and the endpoint has not left
             self._judge(record, good=good)

@@ -94,3 +94,14 @@ async def test_a_placement_that_does_not_exist_is_refused(generator: Any) -> Non
     assert cluster.get_cluster_status()["errors"]["policy"] == 4
     cluster.policy = policy_of(None)
     assert len(await cluster.schedule()) == 1
+
+
+async def test_a_job_starts_a_moment_after_it_was_submitted() -> None:
+    """On the wall clock, too, and in a process that has decided nothing yet: nobody waits twice."""
+    cluster = _cluster(WallClock(), schedule_on_events=True)
+    await cluster.submit_job(job("a"))
+    for _ in range(100):
+        if cluster.get_job_status("a")["state"] == "running":
+            return
+        await asyncio.sleep(0.01)
+    pytest.fail("it was submitted a second ago, and nobody is ahead of it")
