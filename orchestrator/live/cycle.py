@@ -120,11 +120,30 @@ class SchedulingCycle:
 
     async def react(self) -> None:
         """Something happened: schedule, now or when all of this instant has happened."""
-        if not (self.on_events and self._may_act()):
+        if not (self.on_events and self._can_act()):
             return
         if self._engine.semantics.commitment:  # every event is a decision point by itself
             await self._reviewing.run()
-        elif not self._armed:
+        else:
+            self._arm()
+
+    def note(self, outcome: Outcome) -> None:
+        """An entry was applied: who logged it may have lost the answer, and will not react."""
+        open_now = self._engine.decision_open if self._engine.semantics.commitment else False
+        asked = any(note.cause == "command" for note in outcome.notes)
+        if self.on_events and (self._engine.happened or open_now or asked):
+            self._arm()
+
+    def _can_act(self) -> bool:
+        """Whether nobody else is known to lead; if the log cannot be read, the cycle will know."""
+        try:
+            return self._may_act()
+        except Exception:
+            _log.exception("the log does not say who leads")
+            return True
+
+    def _arm(self) -> None:
+        if not self._armed:
             self._armed = True
             self._clock.call_at(self._clock.now_ms(), self._review, order=_AFTER_EVENTS)
 
