@@ -22,7 +22,7 @@ from orchestrator.errors import CapacityError, NotLeaderError, ValidationError
 from orchestrator.kernels.state.codes import NodeCode, Reason
 from orchestrator.kernels.state.row import ClusterShape
 from orchestrator.live.crashes import CrashLoops
-from orchestrator.live.cycle import SchedulingCycle, ask_aside, ask_here
+from orchestrator.live.cycle import AskAside, SchedulingCycle, ask_here
 from orchestrator.live.deadlines import SaveDeadlines
 from orchestrator.live.journal import Journal, settings_in
 from orchestrator.live.limits import TimeLimits
@@ -219,7 +219,7 @@ class InfrastructureOrchestrator:
             review_ms=review_ms,
             fallback=policy_of(None),
             may_act=lambda: self._journal.leads,
-            ask=ask_aside if isinstance(self.clock, WallClock) else ask_here,
+            ask=AskAside() if isinstance(self.clock, WallClock) else ask_here,
         )
 
     def _read_log(self) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from typing import TypeAlias
+from contextlib import suppress
+from threading import Thread
+from typing import TypeAlias, cast
 
 from orchestrator.engine.checks import check_message
 from orchestrator.engine.engine import Engine, Outcome
@@ -25,7 +27,7 @@ from orchestrator.messages import (
 )
 from orchestrator.ports import Clock, Policy
 
-__all__ = ["SchedulingCycle", "ask_aside", "ask_here"]
+__all__ = ["AskAside", "SchedulingCycle", "ask_here"]
 
 
 Ask: TypeAlias = Callable[[Policy, Snapshot], Awaitable[Plan]]
@@ -37,12 +39,56 @@ async def ask_here(policy: Policy, snapshot: Snapshot) -> Plan:
     return policy.decide(snapshot)
 
 
-async def ask_aside(policy: Policy, snapshot: Snapshot) -> Plan:
-    """Ask a policy in a thread of its own, so that requests are answered meanwhile.
+class AskAside:
+    """Asks a policy in a thread of its own, so that requests are answered meanwhile.
 
-    What happens then is not in the snapshot: a plan that has become illegal is refused.
+    What happens then is not in the snapshot: a plan that has become illegal is refused. One that
+    does not answer in time is not asked again before it has.
+
+    Parameters
+    ----------
+    most_s : float
+        How long a policy may take, seconds.
     """
-    return await asyncio.to_thread(policy.decide, snapshot)
+
+    def __init__(self, most_s: float = 60.0) -> None:
+        self._most_s = most_s
+        self._asked: Thread | None = None
+
+    async def __call__(self, policy: Policy, snapshot: Snapshot) -> Plan:
+        """Ask; raises what the policy raises, and a ``TimeoutError`` if it takes too long."""
+        if self._asked is not None and self._asked.is_alive():
+            raise TimeoutError("the policy has not answered yet what it was asked before")
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[Plan] = loop.create_future()
+
+        def settle(plan: Plan | None, error: Exception | None) -> None:
+            if answer.done():
+                return  # nobody waits any more
+            if error is not None:
+                answer.set_exception(error)
+            else:
+                answer.set_result(cast(Plan, plan))
+
+        def work() -> None:
+            plan, problem = None, None
+            try:
+                plan = policy.decide(snapshot)
+            except Exception as error:
+                # A future cannot raise that one.
+                problem = RuntimeError(repr(error)) if isinstance(error, StopIteration) else error
+            with suppress(RuntimeError):  # the loop has ended meanwhile
+                loop.call_soon_threadsafe(settle, plan, problem)
+
+        self._asked = Thread(target=work, name="policy", daemon=True)
+        self._asked.start()
+        try:
+            if not (await asyncio.wait([answer], timeout=self._most_s))[0]:
+                raise TimeoutError(f"the policy took more than {self._most_s:g} s")
+        finally:
+            answer.cancel()  # if there is none, nobody waits for it any more
+        self._asked = None
+        return answer.result()
 
 
 _AFTER_EVENTS = int(EventKind.NONE)  # order on the clock: when all of an instant has happened
@@ -74,7 +120,7 @@ class SchedulingCycle:
     may_act : callable
         Whether it may run by itself: False once somebody else leads.
     ask : coroutine function
-        How a policy is asked: :func:`ask_here` or :func:`ask_aside`.
+        How a policy is asked: :func:`ask_here` or an :class:`AskAside`.
 
     Attributes
     ----------

@@ -124,6 +124,8 @@ class TimeLimits:
         due = runs["work_start_ms"][at] - (-left * 1000 // np.maximum(runs["speed_milli"][at], 1))
         names = engine.jobs.index.ids
         for job_id, (run, late_ms) in self._late.items():
+            if job_id not in engine.jobs.index:
+                continue  # its start waited for longer than the job was remembered
             due[(at == engine.jobs.index.find(job_id)) & (runs["runs"][at] == run)] += late_ms
         now_ms = self._clock.now_ms()
         late = []
