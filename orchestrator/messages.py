@@ -179,7 +179,8 @@ class Plan:
 
     def __post_init__(self) -> None:
         """Check that nothing comes after *wait*."""
-        if any(isinstance(action, Wait) for action in self.actions[:-1]):
+        actions = self.actions if isinstance(self.actions, tuple | list) else ()
+        if any(isinstance(action, Wait) for action in actions[:-1]):
             raise ValidationError("Plan", "actions", "go on after Wait", "make Wait the last one")
 
 

@@ -18,16 +18,16 @@ from typing import Any
 from orchestrator.autoscaler.fleet import FleetController, FleetScaler
 from orchestrator.clock import WallClock
 from orchestrator.engine.engine import Engine, Outcome
-from orchestrator.errors import CapacityError, ValidationError
+from orchestrator.errors import CapacityError, NotLeaderError, ValidationError
 from orchestrator.kernels.state.codes import NodeCode, Reason
 from orchestrator.kernels.state.row import ClusterShape
 from orchestrator.live.crashes import CrashLoops
-from orchestrator.live.cycle import SchedulingCycle, ask_aside, ask_here
+from orchestrator.live.cycle import AskAside, SchedulingCycle, ask_here
 from orchestrator.live.deadlines import SaveDeadlines
 from orchestrator.live.journal import Journal, settings_in
 from orchestrator.live.limits import TimeLimits
 from orchestrator.live.outbox import CheckpointKeeper, Outbox, Places
-from orchestrator.live.retry import Inbox, Persistent
+from orchestrator.live.retry import Inbox, Persistent, Watch, check_health
 from orchestrator.live.settings import Settings
 from orchestrator.live.takeover import Wanted, lost_workers, unfinished
 from orchestrator.mesh.mesh import ServiceMesh, Transport
@@ -66,7 +66,7 @@ from orchestrator.resources import ResourceManager
 from orchestrator.runtimes.simulated import SimulatedRuntime
 from orchestrator.scheduling.rules import RULES, Rule, RulePolicy, Scheduler, policy_of
 from orchestrator.semantics import Semantics
-from orchestrator.status import cluster_status, failure_report, job_status
+from orchestrator.status import cluster_status, failure_report, job_status, or_error
 from orchestrator.types import JobSpec, NodeSpec, ScalingDecision, TenantSpec
 
 __all__ = ["DEFAULT_SHAPE", "InfrastructureOrchestrator"]
@@ -197,13 +197,15 @@ class InfrastructureOrchestrator:
     def _hear(self, save_grace_ms: int, time_limit_grace_s: float | None) -> None:
         """Have somebody for all that is reported, or is not reported in time."""
         self._managers: list[WorkloadManager] = []
+        self._manager_errors = 0
+        self._watch = Watch(self.faults)
         self._keeping = Persistent("noting checkpoints", self._keeper.flush, self.clock)
         self._inbox = Inbox(self._take_report, self.clock)
         self._health = Inbox(self._take_health, self.clock)
         reports = self.engine, self.clock, self._inbox.deliver
         self._crashes = CrashLoops(*reports)
         self._saves = SaveDeadlines(*reports, save_grace_ms)
-        self._limits = TimeLimits(*reports, time_limit_grace_s)
+        self._limits = TimeLimits(*reports, time_limit_grace_s, self._places.late)
         self._fleet.bind(self._join_rented)
         self._settings = Settings(self.clock, (), lambda body: self._journal.propose(body))
 
@@ -217,7 +219,7 @@ class InfrastructureOrchestrator:
             review_ms=review_ms,
             fallback=policy_of(None),
             may_act=lambda: self._journal.leads,
-            ask=ask_aside if isinstance(self.clock, WallClock) else ask_here,
+            ask=AskAside() if isinstance(self.clock, WallClock) else ask_here,
         )
 
     def _read_log(self) -> None:
@@ -422,7 +424,7 @@ class InfrastructureOrchestrator:
         outcome = await self._propose(NodeFailed(node_id, seen_ms))
         report = failure_report(self.engine, node_id, outcome, self.checkpoints)
         if node_id in self.nodes:
-            await self.faults.report(node_id)
+            await self._watch.report(node_id)
         if self._cycle.on_events:
             await self._cycle.react()
         else:
@@ -440,8 +442,8 @@ class InfrastructureOrchestrator:
 
     def _trust(self, node_id: str) -> None:
         """A node that was taken for dead is back by word of mouth: wait for its next heartbeat."""
-        if node_id in self.faults.suspects():
-            self.faults.forget(node_id)
+        if node_id in self._watch.suspects():
+            self._watch.forget(node_id)
 
     # --- capacity and services -----------------------------------------------------------------
 
@@ -456,7 +458,13 @@ class InfrastructureOrchestrator:
         self._journal.require_lead()
         decision = await self._fleet.scale(self.decommission_node, self.scale_job)
         for manager in self._managers:
-            await manager.review()
+            try:
+                await manager.review()
+            except NotLeaderError:
+                raise
+            except Exception:
+                self._manager_errors += 1
+                _log.exception("%s failed to review its jobs", type(manager).__name__)
         return decision
 
     def _rule(self) -> Rule:
@@ -480,27 +488,28 @@ class InfrastructureOrchestrator:
             If there is no such service.
         """
         self._read()
-        self._replicas.refresh(self.faults.suspects(), service_name)
+        self._replicas.refresh(self._watch.suspects(), service_name)
         return self.mesh.discover(service_name)
 
     async def route_request(self, service_name: str, request: Any) -> Any:
         """Get a request answered: see :meth:`orchestrator.mesh.ServiceMesh.route`."""
         self._read()
-        self._replicas.refresh(self.faults.suspects(), service_name)
+        self._replicas.refresh(self._watch.suspects(), service_name)
         return await self.mesh.route(service_name, request)
 
     # --- status --------------------------------------------------------------------------------
 
     def get_cluster_status(self) -> dict[str, Any]:
         """What is going on: see :func:`orchestrator.status.cluster_status`."""
-        suspects = self.faults.suspects()
+        self._read()
+        suspects = self._watch.suspects()
         return {
             **cluster_status(self.engine, self.clock.now_ms(), self.shards),
             "suspects": [node_id for node_id in suspects if node_id in self.nodes],
             "log_entries": self._journal.applied,
             "leader": self._journal.leader,
             "services": self._replicas.status(suspects),
-            "scaling": self._fleet.status(),
+            "scaling": or_error(self._fleet.status),
             "errors": self._errors(),
         }
 
@@ -515,10 +524,13 @@ class InfrastructureOrchestrator:
             "reports": self._inbox.errors + self._health.errors,
             "reports_waiting": len(self._inbox) + len(self._health),
             "checkpoints": self._keeping.errors,
+            "detector": self._watch.errors,
+            "managers": self._manager_errors,
         }
 
     def get_job_status(self, job_id: str) -> dict[str, Any]:
         """What is known of a job: see :func:`orchestrator.status.job_status`."""
+        self._read()
         now_ms = self.clock.now_ms()
         return job_status(self.engine, now_ms, job_id, self.checkpoints, self.shards)
 
@@ -538,8 +550,10 @@ class InfrastructureOrchestrator:
 
     def _read(self) -> None:
         """Know what whoever leads has done: asking for something does not take over."""
-        if not self._leading:
+        try:
             self._journal.read()
+        except Exception:
+            _log.exception("the log cannot be read; what was known before is told")
 
     async def _take_over(self) -> None:
         await self._journal.lead(f"{socket.gethostname()}-{os.getpid()}-{id(self):x}")
@@ -556,8 +570,6 @@ class InfrastructureOrchestrator:
         if settings != self.engine.settings:
             await self._journal.propose(settings)
         self._leading = True
-        self.runtime.bind(self._crashes.hear)
-        self._fleet.bind(self._join_rented)
         await self._taking_over.run()
         self._saves.start()
         self._limits.arm()
@@ -565,6 +577,8 @@ class InfrastructureOrchestrator:
 
     async def _reconcile(self) -> None:
         """Have done what was logged and not done, and say who is gone."""
+        self.runtime.bind(self._crashes.hear)
+        self._fleet.bind(self._join_rented)
         observed = self.runtime.observe()
         effects = unfinished(self.engine, observed, self._doubtful)
         gone = lost_workers(self.engine, observed, effects, self._seen_ms)
@@ -604,12 +618,13 @@ class InfrastructureOrchestrator:
         self._limits.note(outcome)
         self._give_back(outcome.effects)
         self._outbox.send(outcome.effects)
+        self._cycle.note(outcome)
 
     def _give_back(self, effects: Sequence[Effect]) -> None:
         """Nodes that have left are not watched any more, and go where they came from."""
         gone = [effect.node_id for effect in effects if isinstance(effect, ReleaseNode)]
         for node_id in gone:
-            self.faults.forget(node_id)
+            self._watch.forget(node_id)
         self._fleet.left(gone)
 
     # --- what is reported ------------------------------------------------------------------------
@@ -623,10 +638,11 @@ class InfrastructureOrchestrator:
 
     async def _take_health(self, health: NodeHealth) -> None:
         """The fault detector has changed its mind about a node; so has whoever leads, perhaps."""
+        check_health(health)
         self._journal.read()
         if health.node_id not in self.nodes:
             if not health.alive:
-                self.faults.forget(health.node_id)  # a stranger, who has fallen silent
+                self._watch.forget(health.node_id)  # a stranger, who has fallen silent
             return
         code = self.engine.nodes.code(health.node_id)
         if health.alive and code == NodeCode.DOWN:

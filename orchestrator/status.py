@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -41,9 +44,13 @@ __all__ = [
     "jain_index",
     "job_status",
     "node_states",
+    "or_error",
     "tenant_shares",
     "why_waiting",
 ]
+
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -262,7 +269,7 @@ def cluster_status(engine: Engine, time_ms: int, shards: ShardManager) -> dict[s
         "interruptions": engine.jobs.count("interruptions"),
         "events": [note.as_dict() for note in engine.history.recent(_EXPLAINED)],
         "event_log": {"records": int(engine.row["log_count"]), "hash": f"{engine.log_hash:016x}"},
-        "shards": _by_shard(engine, shards),
+        "shards": or_error(lambda: _by_shard(engine, shards)),
     }
 
 
@@ -306,7 +313,7 @@ def job_status(
         "tenant": spec.tenant,
         "priority": spec.priority.name,
         "state": JobState[code.name].value,
-        "shard": shards.owner(job_id),
+        "shard": or_error(lambda: shards.owner(job_id)),
         "submit_ms": int(ask["submit_ms"]),
         "first_start_ms": first_start_ms,
         "start_ms": _moment(run["start_ms"]),
@@ -319,7 +326,7 @@ def job_status(
         "preemptions": int(run["preemptions"]),
         "interruptions": int(run["interruptions"]),
         "lost_ms": int(run["lost_ms"]),
-        "checkpoint": checkpoint_status(checkpoints.latest(job_id)),
+        "checkpoint": or_error(partial(_latest, checkpoints, job_id)),
         "unplaceable": not ended and not engine.can_ever_fit(job_id),
         **_outlook(engine, state, job_id),
         **_story(engine, job_id),
@@ -394,15 +401,30 @@ def failure_report(
 ) -> dict[str, Any]:
     """What a node's failure has done: see ``InfrastructureOrchestrator.handle_node_failure``."""
     stops = [effect for effect in outcome.effects if isinstance(effect, StopJob)]
-    latest = {stop.job_id: checkpoints.latest(stop.job_id) for stop in stops}
+    latest = {}
+    for job_id in (stop.job_id for stop in stops):
+        latest[job_id] = or_error(partial(_latest, checkpoints, job_id))
     return {
         "node_id": node_id,
         "time_ms": engine.now_ms,
         "interrupted_jobs": list(latest),
-        "checkpoints": {job_id: checkpoint_status(last) for job_id, last in latest.items()},
+        "checkpoints": latest,
         "lost_work_ms": {stop.job_id: stop.lost_ms for stop in stops},
         "rescheduled": [],
     }
+
+
+def or_error(ask: Callable[[], Any]) -> Any:
+    """What somebody who is injected says, or ``{"error": ...}``: the rest is told all the same."""
+    try:
+        return ask()
+    except Exception as error:
+        _log.exception("a part of the status could not be had")
+        return {"error": f"{type(error).__name__}: {error}"}
+
+
+def _latest(checkpoints: CheckpointManager, job_id: str) -> dict[str, Any] | None:
+    return checkpoint_status(checkpoints.latest(job_id))
 
 
 def checkpoint_status(checkpoint: Checkpoint | None) -> dict[str, Any] | None:

@@ -16,6 +16,7 @@ from orchestrator.autoscaler.policies import (
     Supply,
 )
 from orchestrator.autoscaler.rehearsal import Order, Rehearsal
+from orchestrator.engine.checks import check_message
 from orchestrator.engine.engine import Engine
 from orchestrator.engine.records import check_racks
 from orchestrator.errors import (
@@ -26,6 +27,7 @@ from orchestrator.errors import (
 )
 from orchestrator.kernels.state.codes import NodeCode
 from orchestrator.live.retry import Inbox, Persistent
+from orchestrator.messages import Register
 from orchestrator.metrics.views import ScalingEfficiency
 from orchestrator.ports import Catalogue, Clock, Provisioner
 from orchestrator.scheduling.rules import RULES, Rule
@@ -124,6 +126,7 @@ class FleetController:
 
     async def _arrive(self, spec: NodeSpec, join: Callable[[NodeSpec], Awaitable[object]]) -> None:
         nodes = self._engine.nodes
+        check_message(Register(spec))
         if spec.node_id in nodes.specs and nodes.code(spec.node_id) != NodeCode.DOWN:
             _log.warning("node '%s' was delivered again; it is in service", spec.node_id)
             return

@@ -20,6 +20,7 @@ from orchestrator.messages import (
     Configure,
     Decide,
     Decommission,
+    Entry,
     Establish,
     Event,
     JobOverdue,
@@ -43,13 +44,16 @@ from orchestrator.messages import (
 from orchestrator.semantics import Semantics
 from orchestrator.types import JobSpec, NodeSpec, TenantSpec, is_unicode
 
-__all__ = ["check_message"]
+__all__ = ["check_entry", "check_message", "check_report"]
 
 
 _MOST_WORKERS = 2**31 - 1  # that anybody may name; how many there may be, the shape says
 
 
 _MOST_RUNS = 2**63 - 1
+
+
+_MOST_TIME_MS = 2**52  # 140,000 years, so that sums of times stay exact
 
 
 _GENERATORS = frozenset(int(placement) for placement in Placement)
@@ -99,6 +103,22 @@ def check_message(body: Command | Event) -> None:
             raise ValidationError(
                 f"entry {body!r:.80}", "body", "is no command and no event", "give one of messages"
             )
+
+
+def check_report(event: object) -> None:
+    """Raise a :class:`ValidationError` unless this is what a runtime may report."""
+    if not isinstance(event, WorkerExited | CheckpointCommitted | WorkersLost | JobOverdue):
+        _refuse("report", "event", event, "one of the events of messages")
+    _check_event(event)
+
+
+def check_entry(entry: object) -> None:
+    """Raise a :class:`ValidationError` unless this can be an entry of a log."""
+    if not isinstance(entry, Entry):
+        _refuse("log", "entry", entry, "an Entry")
+    _require_integer(entry, "time_ms", entry.time_ms, 0, _MOST_TIME_MS)
+    _require_integer(entry, "term", entry.term, -1, _MOST_RUNS)
+    _require_integer(entry, "done", entry.done, 0, _MOST_RUNS)
 
 
 def _check_event(event: Event) -> None:

@@ -212,13 +212,16 @@ class Engine:
         """Set aside all that the cluster is."""
         state = allocate(self._copy_shape)
         kernels.copy_row(self.state.rows, 0, state.rows, 0)
+        told = self._told()
+        effects = self.state.effect[0, told]
+        widest = int(effects["workers"].max(initial=0))  # the table is wide, and jobs are narrow
         return EngineImage(
             settings=self.settings,
             state=state,
-            told=(self.state.effect[0, self._told()], self.state.effect_worker[0, self._told()]),
+            told=(effects, self.state.effect_worker[0, :, :widest][told]),
             jobs=self.jobs.image(),
             nodes=self.nodes.image(),
-            history=deepcopy(self.history),
+            history=self.history.image(),
             begun=self._begun,
             happened=self._happened,
             opened_ms=self._opened_ms,
@@ -245,7 +248,7 @@ class Engine:
         self.state.effect_worker[0, slots, : workers.shape[1]] = workers
         self.jobs.load(image.jobs)
         self.nodes.load(image.nodes)
-        self.history = deepcopy(image.history)
+        self.history = image.history.image()
         self._reader = EffectReader(self.state, self.jobs, self.nodes)
         self._excused = self._over_quota()
         self._begun, self._happened = image.begun, image.happened
@@ -318,6 +321,11 @@ class Engine:
     def decision_open(self) -> bool:
         """Whether there is something to decide."""
         return self._plans.status == Status.DECISION
+
+    @property
+    def happened(self) -> bool:
+        """Whether something happened since the last decision point opened."""
+        return self._happened
 
     @property
     def undecided(self) -> bool:

@@ -138,6 +138,14 @@ class History:
         """The last notes of all jobs, the oldest first."""
         return tuple(self._recent)[-count:]
 
+    def image(self) -> History:
+        """A copy that goes on by itself; notes never change, and are shared."""
+        copy = History()
+        copy._notes = {job_id: deque(notes, MOST_NOTES) for job_id, notes in self._notes.items()}
+        copy._recent = deque(self._recent, _RECENT)
+        copy._places, copy._vacated = dict(self._places), dict(self._vacated)
+        return copy
+
     def forget(self, job_id: str) -> None:
         """A job is no longer known."""
         for kept in (self._notes, self._places, self._vacated):

@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable
 
+from orchestrator.engine.checks import check_report
 from orchestrator.engine.engine import Engine, Outcome
+from orchestrator.errors import ValidationError
 from orchestrator.kernels.state.codes import Reason
 from orchestrator.live.retry import delay_ms
 from orchestrator.messages import Entry, Event, WorkerExited, WorkersLost
@@ -59,7 +61,11 @@ class CrashLoops:
         if isinstance(body, WorkerExited):
             self._crashes.pop(body.job_id, None)
             self._held.pop(body.job_id, None)
-        elif isinstance(body, WorkersLost) and outcome.reason == Reason.OK:
+        elif (
+            isinstance(body, WorkersLost)
+            and outcome.reason == Reason.OK
+            and not self._gives_up(body)
+        ):
             lasted_ms = self._engine.now_ms - self._engine.started_ms(body.job_id)
             self._crashes[body.job_id] = self._count(body.job_id, lasted_ms)
         self._crashes.pop(outcome.forgotten, None)
@@ -77,9 +83,24 @@ class CrashLoops:
         """Short runs in a row, one that lasted so long included."""
         return 1 if lasted_ms > _SHORT_MS else self._crashes.get(job_id, 0) + 1
 
+    def _gives_up(self, lost: WorkersLost) -> bool:
+        """Whether a run was being saved: that its workers go then is no crash of their own."""
+        last = self._engine.history.last(lost.job_id, "started", "preempted")
+        return last is not None and last.what == "preempted" and last.run == lost.run
+
     async def hear(self, event: Event) -> object:
-        """A runtime reports something; False: it is not in the log, or not yet."""
+        """A runtime reports something; False: it is not in the log, or not yet.
+
+        What is no report is dropped: nothing else waits for it.
+        """
+        try:
+            check_report(event)
+        except ValidationError as error:
+            _log.error("the runtime reports what is no event, which is dropped: %s", error)
+            return True
         if not isinstance(event, WorkersLost) or not self._engine.is_current(event):
+            return await self._deliver(event)
+        if self._gives_up(event):
             return await self._deliver(event)
         if self._held.get(event.job_id) == event.run:
             return False  # it was said before, and is held back

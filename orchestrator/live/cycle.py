@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from typing import TypeAlias
+from contextlib import suppress
+from threading import Thread
+from typing import TypeAlias, cast
 
 from orchestrator.engine.checks import check_message
 from orchestrator.engine.engine import Engine, Outcome
@@ -30,7 +32,7 @@ from orchestrator.messages import (
 from orchestrator.ports import Clock, Policy
 from orchestrator.types import JobPriority, JobSpec, NodeSpec
 
-__all__ = ["SchedulingCycle", "ask_aside", "ask_here"]
+__all__ = ["AskAside", "SchedulingCycle", "ask_here"]
 
 
 Ask: TypeAlias = Callable[[Policy, Snapshot], Awaitable[Plan]]
@@ -42,12 +44,56 @@ async def ask_here(policy: Policy, snapshot: Snapshot) -> Plan:
     return policy.decide(snapshot)
 
 
-async def ask_aside(policy: Policy, snapshot: Snapshot) -> Plan:
-    """Ask a policy in a thread of its own, so that requests are answered meanwhile.
+class AskAside:
+    """Asks a policy in a thread of its own, so that requests are answered meanwhile.
 
-    What happens then is not in the snapshot: a plan that has become illegal is refused.
+    What happens then is not in the snapshot: a plan that has become illegal is refused. One that
+    does not answer in time is not asked again before it has.
+
+    Parameters
+    ----------
+    most_s : float
+        How long a policy may take, seconds.
     """
-    return await asyncio.to_thread(policy.decide, snapshot)
+
+    def __init__(self, most_s: float = 60.0) -> None:
+        self._most_s = most_s
+        self._asked: Thread | None = None
+
+    async def __call__(self, policy: Policy, snapshot: Snapshot) -> Plan:
+        """Ask; raises what the policy raises, and a ``TimeoutError`` if it takes too long."""
+        if self._asked is not None and self._asked.is_alive():
+            raise TimeoutError("the policy has not answered yet what it was asked before")
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[Plan] = loop.create_future()
+
+        def settle(plan: Plan | None, error: Exception | None) -> None:
+            if answer.done():
+                return  # nobody waits any more
+            if error is not None:
+                answer.set_exception(error)
+            else:
+                answer.set_result(cast(Plan, plan))
+
+        def work() -> None:
+            plan, problem = None, None
+            try:
+                plan = policy.decide(snapshot)
+            except Exception as error:
+                # A future cannot raise that one.
+                problem = RuntimeError(repr(error)) if isinstance(error, StopIteration) else error
+            with suppress(RuntimeError):  # the loop has ended meanwhile
+                loop.call_soon_threadsafe(settle, plan, problem)
+
+        self._asked = Thread(target=work, name="policy", daemon=True)
+        self._asked.start()
+        try:
+            if not (await asyncio.wait([answer], timeout=self._most_s))[0]:
+                raise TimeoutError(f"the policy took more than {self._most_s:g} s")
+        finally:
+            answer.cancel()  # if there is none, nobody waits for it any more
+        self._asked = None
+        return answer.result()
 
 
 _AFTER_EVENTS = int(EventKind.NONE)  # order on the clock: when all of an instant has happened
@@ -95,7 +141,7 @@ class SchedulingCycle:
     may_act : callable
         Whether it may run by itself: False once somebody else leads.
     ask : coroutine function
-        How a policy is asked: :func:`ask_here` or :func:`ask_aside`.
+        How a policy is asked: :func:`ask_here` or an :class:`AskAside`.
 
     Attributes
     ----------
@@ -141,11 +187,30 @@ class SchedulingCycle:
 
     async def react(self) -> None:
         """Something happened: schedule, now or when all of this instant has happened."""
-        if not (self.on_events and self._may_act()):
+        if not (self.on_events and self._can_act()):
             return
         if self._engine.semantics.commitment:  # every event is a decision point by itself
             await self._reviewing.run()
-        elif not self._armed:
+        else:
+            self._arm()
+
+    def note(self, outcome: Outcome) -> None:
+        """An entry was applied: who logged it may have lost the answer, and will not react."""
+        open_now = self._engine.decision_open if self._engine.semantics.commitment else False
+        asked = any(note.cause == "command" for note in outcome.notes)
+        if self.on_events and (self._engine.happened or open_now or asked):
+            self._arm()
+
+    def _can_act(self) -> bool:
+        """Whether nobody else is known to lead; if the log cannot be read, the cycle will know."""
+        try:
+            return self._may_act()
+        except Exception:
+            _log.exception("the log does not say who leads")
+            return True
+
+    def _arm(self) -> None:
+        if not self._armed:
             self._armed = True
             self._clock.call_at(self._clock.now_ms(), self._review, order=_AFTER_EVENTS)
 

@@ -9,12 +9,14 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from orchestrator.engine.checks import check_entry, check_message
 from orchestrator.engine.engine import Engine, EngineImage, Outcome
 from orchestrator.errors import (
     ConfigurationError,
     InvariantError,
     NotLeaderError,
     QuartermasterError,
+    ValidationError,
 )
 from orchestrator.messages import Command, Entry, Establish, Event, Lead
 from orchestrator.ports import Clock, ConsensusEngine, CuttableLog
@@ -30,8 +32,14 @@ def settings_in(consensus: ConsensusEngine) -> Establish | None:
     if isinstance(consensus, CuttableLog) and consensus.snapshot is not None:
         image = consensus.snapshot[1]
         return image.engine.settings if isinstance(image, _Image) else None
-    bodies = (entry.body for entry in consensus.entries())
-    return next((body for body in bodies if isinstance(body, Establish)), None)
+    for entry in consensus.entries():
+        if isinstance(entry, Entry) and isinstance(entry.body, Establish):
+            try:
+                check_message(entry.body)
+            except ValidationError:
+                continue  # it was refused
+            return entry.body
+    return None
 
 
 class Kept(Protocol):
@@ -220,6 +228,13 @@ class Journal:
         So is one that cannot be applied, whatever is raised: the cluster is then as before.
         """
         at = self.applied
+        try:
+            check_entry(entry)
+        except ValidationError as error:
+            self.applied += 1
+            self._senseless.add(at)
+            _log.error("entry %d of the log is none and is refused: %s", at, error)
+            return error
         if isinstance(entry.body, Lead):
             self._follow(entry.body.name, at)
         elif entry.term != self.term:
@@ -272,6 +287,8 @@ class Journal:
         """Entries that a former leader wrote after it had been replaced."""
         found, term = set(), self._first_term
         for at, entry in numbered:
+            if at in self._senseless:
+                continue
             if isinstance(entry.body, Lead):
                 term = at
             elif entry.term != term:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 
 import numpy as np
 
@@ -52,6 +52,9 @@ class TimeLimits:
         Takes reports.
     grace_s : float or None
         Seconds from the warning to the end; 0: jobs are ended without one; None: never.
+    late : Mapping of str to (int, int)
+        Jobs that began later than the cluster knows, as when the runtime refused to start them for
+        a while: the run, and by how much, ms.
     """
 
     def __init__(
@@ -60,6 +63,7 @@ class TimeLimits:
         clock: Clock,
         deliver: Callable[[Event], Awaitable[object]],
         grace_s: float | None,
+        late: Mapping[str, tuple[int, int]],
     ) -> None:
         ok = grace_s is None or (
             isinstance(grace_s, int | float)
@@ -75,6 +79,7 @@ class TimeLimits:
         self._engine = engine
         self._clock = clock
         self._deliver = deliver
+        self._late = late
         self._grace_ms = None if grace_s is None else round(1000 * grace_s)
         self._timer: Timer | None = None
         self._due_ms = _NEVER  # when the timer goes off
@@ -117,10 +122,15 @@ class TimeLimits:
         left = np.maximum(engine.jobs.limit_ms[at] - done, 0)
         # Rounded up, as ends are: a job whose time is exactly its limit ends in time.
         due = runs["work_start_ms"][at] - (-left * 1000 // np.maximum(runs["speed_milli"][at], 1))
+        names = engine.jobs.index.ids
+        for job_id, (run, late_ms) in self._late.items():
+            if job_id not in engine.jobs.index:
+                continue  # its start waited for longer than the job was remembered
+            due[(at == engine.jobs.index.find(job_id)) & (runs["runs"][at] == run)] += late_ms
         now_ms = self._clock.now_ms()
         late = []
         for j, due_ms in zip(at[due <= now_ms], due[due <= now_ms], strict=True):
-            job_id = engine.jobs.index.ids[j]
+            job_id = names[j]
             note = engine.history.last(job_id, "overdue")
             ends = self._grace_ms == 0 or (note is not None and note.run == int(runs["runs"][j]))
             late.append((job_id, int(due_ms) + (self._grace_ms if ends else 0), ends))

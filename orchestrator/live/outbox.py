@@ -42,10 +42,17 @@ class Places:
     """Where the workers of each job were put in its last runs: its GPUs, until it ends.
 
     The engine frees them when it says that a job is to stop; they are free when it has.
+
+    Attributes
+    ----------
+    late : dict of str to (int, int)
+        Of jobs that began later than the engine knows: the run, and by how much, ms. A restart
+        forgets it.
     """
 
     def __init__(self) -> None:
         self._spots: dict[str, dict[int, _Spots]] = {}
+        self.late: dict[str, tuple[int, int]] = {}
 
     def note(self, entry: Entry, outcome: Outcome) -> None:
         """An entry of the log was applied."""
@@ -54,13 +61,22 @@ class Places:
                 runs = self._spots.setdefault(effect.job_id, {})
                 runs[effect.run] = _spots(effect.workers)
                 runs.pop(effect.run - _RUNS, None)
-        self._spots.pop(outcome.forgotten, None)
+        self._forget(outcome.forgotten)
         if isinstance(entry.body, WorkerExited):
-            self._spots.pop(entry.body.job_id, None)
+            self._forget(entry.body.job_id)
+
+    def _forget(self, job_id: str) -> None:
+        self._spots.pop(job_id, None)
+        self.late.pop(job_id, None)
 
     def of(self, job_id: str, run: int) -> _Spots:
         """GPUs of a run of a job, as (node, index)."""
         return self._spots.get(job_id, {}).get(run, frozenset())
+
+    def note_start(self, start: StartJob, now_ms: int) -> None:
+        """A run has begun now, or is still to begin: later than the engine knows, perhaps."""
+        if now_ms > start.start_ms:
+            self.late[start.job_id] = start.run, now_ms - start.start_ms
 
     def image(self) -> object:
         """All of them."""
@@ -92,6 +108,7 @@ class Outbox:
         self, runtime: Runtime, clock: Clock, places: Places, may_act: Callable[[], bool]
     ) -> None:
         self._runtime = runtime
+        self._clock = clock
         self._places = places
         self._may_act = may_act
         self._waiting: list[Effect] = []
@@ -124,15 +141,21 @@ class Outbox:
             if _subject(effect) not in held_up and taken.isdisjoint(_needs(effect)):
                 try:
                     self._runtime.carry_out([effect])
+                    self._note(effect)
                     continue
                 except Exception as error:
                     failed = failed or error
+            self._note(effect)
             held_up.add(_subject(effect))
             if isinstance(effect, StopJob):
                 taken |= self._places.of(effect.job_id, effect.run)
             self._waiting.append(effect)
         if failed is not None:
             raise failed
+
+    def _note(self, effect: Effect) -> None:
+        if isinstance(effect, StartJob):
+            self._places.note_start(effect, self._clock.now_ms())
 
 
 def _needs(effect: Effect) -> _Spots:

@@ -6,16 +6,18 @@ after 1, 2, 4 ... seconds, at most a minute.
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import logging
+import numbers
 from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Generic, TypeAlias, TypeVar
 
-from orchestrator.errors import InvariantError, NotLeaderError, QuartermasterError
-from orchestrator.ports import Clock
+from orchestrator.errors import InvariantError, NotLeaderError, QuartermasterError, ValidationError
+from orchestrator.ports import Clock, FaultDetector, NodeHealth
 
-__all__ = ["Inbox", "Persistent", "delay_ms"]
+__all__ = ["Inbox", "Persistent", "Watch", "check_health", "delay_ms"]
 
 
 T = TypeVar("T")
@@ -68,6 +70,9 @@ class Persistent:
             done = self._work()
             if inspect.isawaitable(done):
                 await done
+        except asyncio.CancelledError:  # whoever waited for it does no longer
+            self._later(_FIRST_MS)
+            raise
         except Exception as error:
             self._fail(error)
         else:
@@ -91,11 +96,14 @@ class Persistent:
         wait_ms = delay_ms(self._failures)
         problem = f"{type(error).__name__}: {error}"
         _log.warning("%s failed (%s); again in %d ms", self._what, problem, wait_ms)
+        self._later(wait_ms)
+        if isinstance(error, InvariantError):
+            raise error
+
+    def _later(self, wait_ms: int) -> None:
         if not self._armed:
             self._armed = True
             self._clock.call_at(self._clock.now_ms() + wait_ms, self._again)
-        if isinstance(error, InvariantError):
-            raise error
 
     async def _again(self) -> None:
         self._armed = False
@@ -158,3 +166,65 @@ class Inbox(Generic[T]):
                 self._waiting.popleft()
         finally:
             self._busy = False
+
+
+def check_health(health: object) -> None:
+    """Raise a :class:`ValidationError` unless this is what a fault detector may report."""
+    ok = (
+        isinstance(health, NodeHealth)
+        and isinstance(health.node_id, str)
+        and isinstance(health.alive, bool)
+        and isinstance(health.seen_ms, numbers.Integral)
+    )
+    if not ok:
+        problem = f"reports {health!r:.80}"
+        raise ValidationError("fault detector", "health", problem, "have it report a NodeHealth")
+
+
+class Watch:
+    """Talks to a fault detector. One that fails costs what it would have said, and nothing else.
+
+    Its own next report, or a node's next heartbeat, puts right what it was not told.
+
+    Parameters
+    ----------
+    detector : FaultDetector
+
+    Attributes
+    ----------
+    errors : int
+        How often it failed.
+    """
+
+    def __init__(self, detector: FaultDetector) -> None:
+        self.errors = 0
+        self._detector = detector
+        self._suspects: tuple[str, ...] = ()
+
+    async def report(self, node_id: str) -> None:
+        """Somebody knows that a node is dead."""
+        try:
+            await self._detector.report(node_id)
+        except InvariantError:
+            raise  # a listener's
+        except Exception:
+            self._fail("be told of a failure")
+
+    def forget(self, node_id: str) -> None:
+        """A node has left, or is to be trusted."""
+        try:
+            self._detector.forget(node_id)
+        except Exception:
+            self._fail("forget a node")
+
+    def suspects(self) -> tuple[str, ...]:
+        """Nodes taken for dead; those of the last time if that cannot be said."""
+        try:
+            self._suspects = self._detector.suspects()
+        except Exception:
+            self._fail("say whom it suspects")
+        return self._suspects
+
+    def _fail(self, what: str) -> None:
+        self.errors += 1
+        _log.exception("the fault detector failed to %s", what)

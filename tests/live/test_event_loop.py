@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 
 from orchestrator import InfrastructureOrchestrator, VirtualClock, WallClock, in_memory
 from orchestrator.engine.snapshot import Snapshot
+from orchestrator.live.cycle import AskAside
 from orchestrator.messages import PlaceJob, Plan, Wait
 from orchestrator.scheduling.rules import policy_of
 from tests.engine.builders import SHAPE, job, node
@@ -96,6 +98,7 @@ async def test_a_placement_that_does_not_exist_is_refused(generator: Any) -> Non
     assert len(await cluster.schedule()) == 1
 
 
+<<<<<<< HEAD
 async def test_a_job_starts_a_moment_after_it_was_submitted() -> None:
     """On the wall clock, too, and in a process that has decided nothing yet: nobody waits twice."""
     cluster = _cluster(WallClock(), schedule_on_events=True)
@@ -105,3 +108,47 @@ async def test_a_job_starts_a_moment_after_it_was_submitted() -> None:
             return
         await asyncio.sleep(0.01)
     pytest.fail("it was submitted a second ago, and nobody is ahead of it")
+=======
+class _Stuck:
+    """A policy that does not answer until it is let go, or one that raises what futures cannot."""
+
+    def __init__(self) -> None:
+        self.free, self.asked = threading.Event(), 0
+
+    def decide(self, snapshot: Snapshot) -> Plan:
+        self.asked += 1
+        self.free.wait()
+        return policy_of(None).decide(snapshot)
+
+
+async def test_a_policy_that_never_answers_stops_no_scheduling() -> None:
+    policy = _Stuck()
+    cluster = _cluster(WallClock(), policy=policy)
+    cluster._cycle._ask = AskAside(0.05)
+    for k in range(3):
+        await cluster.submit_job(job(f"j{k}"))
+    assert [name for name, _ in await cluster.schedule()] == ["j0", "j1", "j2"]
+    errors = cluster.get_cluster_status()["errors"]
+    assert policy.asked == 1  # it still sits there
+    assert errors["policy"] >= 3
+    assert "TimeoutError: the policy has not answered yet" in errors["last_policy_error"]
+    policy.free.set()
+    await asyncio.sleep(0.05)
+    await cluster.submit_job(job("j3"))
+    assert [name for name, _ in await cluster.schedule()] == ["j3"]
+    assert policy.asked > 1
+
+
+@pytest.mark.parametrize("error", [StopIteration, TimeoutError, KeyError, RecursionError])
+async def test_whatever_a_policy_raises_the_fallback_decides(error: type[Exception]) -> None:
+    class Raises:
+        def decide(self, snapshot: Snapshot) -> Plan:
+            raise error("from the policy")
+
+    cluster = _cluster(WallClock(), policy=Raises())
+    await cluster.submit_job(job("a"))
+    assert [name for name, _ in await cluster.schedule()] == ["a"]
+    told = cluster.get_cluster_status()["errors"]["last_policy_error"]
+    assert error.__name__ in told
+    assert "from the policy" in told
+>>>>>>> a1

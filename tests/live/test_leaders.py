@@ -200,3 +200,16 @@ async def test_a_standby_answers_requests_and_does_not_take_over() -> None:
     assert await standby.discover_service("llm") == []
     assert first.get_cluster_status()["leader"] == standby.get_cluster_status()["leader"]
     await first.register_node(node("n1"))  # it leads as before
+
+
+async def test_who_was_replaced_tells_what_the_new_leader_has_done() -> None:
+    scene = _Scene()
+    first, second = scene.orchestrator(), scene.orchestrator()
+    await first.submit_job(job("a"))
+    await second.start()
+    await second.submit_job(job("b"))
+    await scene.clock.advance_to(3 * HOUR_MS)
+    for cluster in (first, second):
+        assert [cluster.get_job_status(name)["state"] for name in "ab"] == ["completed"] * 2
+    leaders = {cluster.get_cluster_status()["leader"] for cluster in (first, second)}
+    assert len(leaders) == 1

@@ -519,3 +519,20 @@ async def test_settings_that_wait_are_no_part_of_a_snapshot() -> None:
     settings = Settings(VirtualClock(), (), propose)
     settings.note("policy", 1)
     assert settings.image() == {}
+
+
+async def test_a_cut_copies_what_there_is_and_not_what_there_may_be() -> None:
+    """The event loop waits for it: a large cluster with a long history is cut in milliseconds."""
+    scene = _Scene(InMemoryConsensus(), shape=replace(SHAPE, jobs=512, workers=64))
+    for k in range(40):
+        await scene.cluster.submit_job(job(f"j{k}", num_workers=1 + k % 3))
+        await scene.wait(60)
+    engine = scene.cluster.engine
+    image = engine.image()
+    effects, workers = image.told
+    assert workers.shape == (len(effects), 3)
+    first = engine.history.of("j0")
+    assert all(a is b for a, b in zip(image.history.of("j0"), first, strict=True))
+    await scene.cluster.submit_job(job("later"))
+    assert image.history.of("later") == ()
+    assert [note.what for note in engine.history.of("later")] == ["submitted"]
