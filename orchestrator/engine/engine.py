@@ -194,7 +194,7 @@ class Engine:
         self._reader = EffectReader(self.state, self.jobs, self.nodes)
         self._effects: list[Effect] = []  # of the entry that is being applied
         self.history = History()
-        self._plans = PlanExecutor(self.state, 0, self._find, self.jobs.preferred_place)
+        self._plans = PlanExecutor(self.state, 0, self._find, self._prefer)
         self._excused: set[int] = set()  # tenants whose quotas were lowered below what they hold
         self._begun = False  # time begins with the first entry, whenever that is
         self._happened = False  # something did since the last decision point opened
@@ -406,7 +406,8 @@ class Engine:
     def snapshot(self) -> Snapshot:
         """A copy of the cluster as it is now, for a policy."""
         state = self.state_at(self.now_ms)
-        return Snapshot(state, tuple(self.jobs.index.ids), tuple(self.nodes.index.ids))
+        ids = tuple(self.jobs.index.ids), tuple(self.nodes.index.ids)
+        return Snapshot(state, *ids, self.jobs.preference)
 
     def state_at(self, time_ms: int) -> ClusterState:
         """A copy of the cluster's state, as it will be at a time if nothing happens before."""
@@ -414,6 +415,9 @@ class Engine:
         kernels.copy_row(self.state.rows, 0, state.rows, 0)
         kernels.apply_event(state.rows, 0, time_ms, int(EventKind.NONE), 0)
         return state
+
+    def _prefer(self, state: ClusterState, e: int, j: int) -> int:
+        return self.jobs.preference(state, e, j)
 
     def _find(self, job_id: str) -> int:
         return self.jobs.index.find(job_id) if job_id in self.jobs.index else NO_JOB

@@ -7,7 +7,7 @@ plan leaves the place of a job open, the job's own preference decides.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -29,7 +29,14 @@ from orchestrator.kernels.state.codes import (
 from orchestrator.kernels.state.row import ClusterState, allocate
 from orchestrator.messages import Action, PlaceJob, Plan, ResizeJob, Wait, to_code
 
-__all__ = ["MOST_REFUSALS", "PlanExecutor", "close_place", "late_workers", "short_jobs"]
+__all__ = [
+    "MOST_REFUSALS",
+    "PlanExecutor",
+    "Preference",
+    "close_place",
+    "late_workers",
+    "short_jobs",
+]
 
 
 MOST_REFUSALS = 3
@@ -80,6 +87,28 @@ def close_place(state: ClusterState, e: int, j: int, links: NDArray[np.uint8]) -
     return NODE_CHOICE + int(best[np.lexsort(free)[0]])
 
 
+@dataclass(frozen=True)
+class Preference:
+    """Where jobs go if nobody else minds: the topology-aware ones close together.
+
+    Parameters
+    ----------
+    aware : ndarray of bool, shape [>= jobs]
+        Which jobs are topology-aware.
+    links : ndarray of uint8, shape [>= nodes]
+        How good each node's links are.
+    """
+
+    aware: NDArray[np.bool_]
+    links: NDArray[np.uint8]
+
+    def __call__(self, state: ClusterState, e: int, j: int) -> int:
+        """A ``Placement``, or ``NODE_CHOICE`` and a node: see :func:`close_place`."""
+        if not self.aware[j]:
+            return int(Placement.BEST_FIT)
+        return close_place(state, e, j, self.links)
+
+
 def short_jobs(state: ClusterState, count: int) -> NDArray[np.intp]:
     """Running jobs, of the first ``count``, that did not have to start whole, and did not."""
     asks, runs = state.request[0, :count], state.job[0, :count]
@@ -90,8 +119,8 @@ def short_jobs(state: ClusterState, count: int) -> NDArray[np.intp]:
 def late_workers(state: ClusterState, ids: Sequence[str]) -> tuple[ResizeJob, ...]:
     """Workers that join running jobs which did not have to start whole, as far as there is room.
 
-    Nobody joins while a more important job waits, or while somebody is being saved: that room is
-    for others.
+    Nobody joins while a more important job waits, or one of its class that came before, or while
+    somebody is being saved: that room is for others.
 
     Parameters
     ----------
@@ -105,10 +134,11 @@ def late_workers(state: ClusterState, ids: Sequence[str]) -> tuple[ResizeJob, ..
     if len(short) == 0 or np.any(runs["state"] == JobCode.CHECKPOINTING):
         return ()
     waiting = state.queue[0, : int(state.rows[0]["queue_len"])]["job"]
-    most_urgent = int(asks["priority"][waiting].min(initial=255))
+    turns = [(int(asks["priority"][j]), int(asks["submit_ms"][j])) for j in waiting]
+    first = min(turns, default=(255, 0))
     scratch, joined = np.empty(state.shape.workers, np.int32), list[ResizeJob]()
     for j in short[np.lexsort((asks["submit_ms"][short], asks["priority"][short]))]:
-        if asks["priority"][j] > most_urgent:
+        if (int(asks["priority"][j]), int(asks["submit_ms"][j])) >= first:
             break
         # All at once: a job that has just changed its size may have to keep it for a while.
         for workers in range(int(asks["workers"][j]), int(runs["workers_now"][j]), -1):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from orchestrator.kernels.state.codes import JobCode, NodeCode
+from orchestrator.kernels.state.codes import JobCode, NodeCode, Placement
 from orchestrator.kernels.state.row import ClusterState
 from orchestrator.messages import Action, from_code
 from orchestrator.types import JobState
@@ -74,11 +75,14 @@ class Snapshot:
         on it. It belongs to whoever holds the snapshot; nothing done to it reaches the cluster.
     job_ids, node_ids : tuple of str
         Identities by index into its job and node tables; an unused index has an empty one.
+    prefer : callable or None, optional
+        Where a job goes if a plan leaves that open, by state, row and job; None: best fit.
     """
 
     state: ClusterState
     job_ids: tuple[str, ...]
     node_ids: tuple[str, ...]
+    prefer: Callable[[ClusterState, int, int], int] | None = None
 
     @property
     def now_ms(self) -> int:
@@ -104,6 +108,10 @@ class Snapshot:
         """Nodes that take jobs, in the order of their registration."""
         up = [n for n, node_id in enumerate(self.node_ids) if node_id and self._is_up(n)]
         return tuple(self._node(n) for n in up)
+
+    def preferred_place(self, j: int) -> int:
+        """Where the job of an index goes if a plan leaves that open: a ``Placement``, or a node."""
+        return int(Placement.BEST_FIT) if self.prefer is None else self.prefer(self.state, 0, j)
 
     def action(self, kind: int, j: int, value: int) -> Action:
         """An action as kernels put it, (``ActionKind``, job, value), as a policy does."""

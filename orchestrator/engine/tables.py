@@ -13,12 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.engine.binding import account_binding, binding_field
-from orchestrator.engine.plans import close_place
+from orchestrator.engine.plans import Preference
 from orchestrator.engine.records import check_racks, could_hold, node_records, request_record
 from orchestrator.errors import CapacityError, UnknownEntityError, ValidationError
 from orchestrator.kernels.change import events as live
 from orchestrator.kernels.run import rows as kernels
-from orchestrator.kernels.state.codes import EventKind, JobCode, NodeCode, Placement
+from orchestrator.kernels.state.codes import EventKind, JobCode, NodeCode
 from orchestrator.kernels.state.row import ClusterState
 from orchestrator.messages import Decommission, NodeFailed, NodeRecovered
 from orchestrator.types import JobSpec, NodeSpec
@@ -178,11 +178,10 @@ class JobTable:
         """State of a job."""
         return JobCode(self._state.job[0, self.index.find(job_id)]["state"])
 
-    def preferred_place(self, state: ClusterState, e: int, j: int) -> int:
-        """Where a job goes if nobody else minds, in a row or a copy of it: see ``close_place``."""
-        if not self._aware[j]:
-            return int(Placement.BEST_FIT)
-        return close_place(state, e, j, self._nodes.links)
+    @property
+    def preference(self) -> Preference:
+        """Where jobs go if nobody else minds, as things are."""
+        return Preference(self._aware.copy(), self._nodes.links.copy())
 
     def count(self, name: str) -> int:
         """A counter of the row, over all jobs there have been, forgotten ones included."""

@@ -535,7 +535,14 @@ class RulePolicy:
         scratch = np.empty(max(state.shape.jobs, state.shape.workers), np.int32)
         kind, j, value = entry.rule_action(state.rows, 0, self._record, scratch)
         if kind == ActionKind.PLACE and value == Placement.BEST_FIT:
-            return Plan((PlaceJob(snapshot.job_ids[j]),))  # it has no wishes of its own
+            # It has no wishes of its own, unless the job's own would take room kept for another.
+            wish = snapshot.preferred_place(j)
+            if wish != value and self.rule.reservation:
+                record = self._record.copy()
+                record["placement"] = wish
+                if entry.rule_action(state.rows, 0, record, scratch)[:2] != (kind, j):
+                    return Plan((PlaceJob(snapshot.job_ids[j], generator=Placement.BEST_FIT),))
+            return Plan((PlaceJob(snapshot.job_ids[j]),))
         if kind == ActionKind.PREEMPT:
             said = f"rule '{self.rule.name}' makes room for another job"
             return Plan((PreemptJob(snapshot.job_ids[j], said),))

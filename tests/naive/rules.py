@@ -11,12 +11,13 @@ from orchestrator.kernels.state.codes import (
     JobCode,
     JobKind,
     Preemption,
+    QuotaMode,
     Reason,
     RuleKey,
     Stream,
 )
 from orchestrator.scheduling.rules import Rule
-from tests.naive.placing import fits
+from tests.naive.placing import fits, least
 from tests.naive.random import random_unit
 
 if TYPE_CHECKING:
@@ -157,6 +158,85 @@ def _elastic_action(engine: NaiveEngine, rule: Rule) -> tuple[int, int, int]:
     return ActionKind.RESIZE, job.index, len(job.spots) + 1
 
 
+def has_room(engine: NaiveEngine, job: Job, gone: list[Job]) -> bool:
+    """Whether a waiting job fits and its quota holds it, if some jobs were gone."""
+    if engine.config.quota_mode == QuotaMode.HARD and engine.has_account(job):
+        used = engine.used(job.ask.tenant, gone) + engine.units_of(job, least(job.ask))
+        if used > engine.tenants[job.ask.tenant].quota_units:
+            return False
+    return fits(job.ask, engine.hosts(gone))
+
+
+def lacks_storage(engine: NaiveEngine, job: Job) -> bool:
+    limit = engine.tenants[job.ask.tenant].storage_quota_mib if engine.has_account(job) else 0
+    if not limit or job.first_start >= 0:
+        return False
+    return bool(engine.stored(job.ask.tenant) + job.ask.storage_mib > limit)
+
+
+def gives_way(engine: NaiveEngine, rule: Rule, head: Job, job: Job) -> bool:
+    """Whether a job, if it ran, could be preempted for another one by class."""
+    if rule.preemption != Preemption.PRIORITY or not job.ask.preemptible:
+        return False
+    if job.ask.priority <= head.ask.priority:
+        return False
+    return tier(engine, rule, job, []) > tier(engine, rule, head, [])
+
+
+class _Accounts:
+    """What tenants' accounts are kept for: of each the first of its jobs that waits for its own."""
+
+    def __init__(self, engine: NaiveEngine, rule: Rule) -> None:
+        self.engine, self.rule = engine, rule
+        self.heads: dict[int, Job] = {}
+
+    def note(self, job: Job, reason: Reason) -> None:
+        """The next one in the order was looked at."""
+        if self.rule.reservation and reason in (Reason.QUOTA, Reason.STORAGE):
+            self.heads.setdefault(job.ask.tenant, job)
+
+    def delay(self, job: Job, *, by_place: bool) -> bool:
+        """Whether a job would delay the one before it; without ``by_place`` whether it might."""
+        head = self.heads.get(job.ask.tenant)
+        if head is None:
+            return False
+        owner, mine = self.engine.tenants[head.ask.tenant], head.ask.tenant
+        own = [one for one in self.engine.running if one.ask.tenant == mine]
+        if self.engine.account_reason(head) == Reason.STORAGE:
+            services = [one for one in own if one.ask.kind == JobKind.SERVICE]
+            held = sum(one.ask.storage_mib for one in services) + head.ask.storage_mib
+            adds = job.first_start < 0 and job.ask.storage_mib > 0
+            return adds and bool(held <= owner.storage_quota_mib)
+        if gives_way(self.engine, self.rule, head, job):
+            return False
+        if not by_place:
+            return True
+        gone = [one for one in own if gives_way(self.engine, self.rule, head, one)]
+        need = self.engine.units_of(head, least(head.ask))
+        quota, start = owner.quota_units, self.engine.now
+        for one in own:
+            if self.engine.used(mine, gone) + need <= quota:
+                break
+            if one.ask.kind != JobKind.SERVICE and one not in gone:
+                gone.append(one)
+                start = max(start, one.expected_end)
+        used = self.engine.used(mine, gone) + need
+        if used > quota or ends_before(self.engine, job, start):
+            return False
+        return bool(used + self.engine.units_of(job, job.ask.workers) > quota)
+
+
+def ends_before(engine: NaiveEngine, job: Job, time_ms: int) -> bool:
+    """Whether a waiting job, started now with the fewest workers, is over by a time."""
+    if job.ask.kind == JobKind.SERVICE:
+        return False
+    left = max(job.ask.requested_ms - job.progress, 0)
+    fewest = least(job.ask)
+    left = -(-left * max(job.ask.workers, fewest) // fewest)
+    restart = job.ask.restart_ms if job.first_start >= 0 else 0
+    return bool(engine.now + left + restart <= time_ms)
+
+
 class _Reservation:
     """Room that is kept for the first job that does not fit; before there is one, for nobody."""
 
@@ -175,30 +255,26 @@ class _Reservation:
             if not rest:
                 return
             job = rest.pop(0)
-            self.gone.append(job)
+            if job.ask.kind == JobKind.SERVICE:
+                continue
+            if job not in self.gone:
+                self.gone.append(job)
             time_ms = max(time_ms, job.expected_end)
         self.start = time_ms
 
     def _gives_way(self, job: Job) -> bool:
         assert self.head is not None
-        if self.rule.preemption != Preemption.PRIORITY or not job.ask.preemptible:
-            return False
-        if job.ask.priority <= self.head.ask.priority:
-            return False
-        mine = tier(self.engine, self.rule, self.head, [])
-        return tier(self.engine, self.rule, job, []) > mine
+        return gives_way(self.engine, self.rule, self.head, job)
 
     def _head_fits(self, engine: NaiveEngine, gone: list[Job]) -> bool:
         assert self.head is not None
-        return fits(self.head.ask, engine.hosts(gone))
+        return has_room(engine, self.head, gone)
 
     def is_free(self, job: Job) -> bool:
         """Whether it may start, whatever the place."""
         if self.start is None or self._gives_way(job):
             return True
-        left = max(job.ask.requested_ms - job.progress, 0)
-        restart = job.ask.restart_ms if job.first_start >= 0 else 0
-        return bool(self.engine.now + left + restart <= self.start)
+        return ends_before(self.engine, job, self.start)
 
     def lets(self, job: Job) -> bool:
         """Whether it may start where it would be placed."""
@@ -212,13 +288,19 @@ class _Reservation:
         nodes = trial.place(own, self.rule.placement)
         if not nodes or not trial.start(own, nodes):
             return False
+        assert self.head is not None
+        if lacks_storage(trial, trial.jobs[self.head.index]):
+            return False
         return self._head_fits(trial, [trial.jobs[other.index] for other in self.gone])
 
 
 def _overtaking_action(engine: NaiveEngine, rule: Rule, queue: list[Job]) -> tuple[int, int]:
-    room = _Reservation(engine, rule)
+    room, accounts = _Reservation(engine, rule), _Accounts(engine, rule)
     for job in queue:
         reason = engine.placement_reason(job)
+        accounts.note(job, reason)
+        if accounts.delay(job, by_place=True):
+            continue  # nor is room kept for it
         if reason == Reason.OK and room.lets(job):
             return ActionKind.PLACE, job.index
         if reason == Reason.NO_CAPACITY and room.head is None:
@@ -227,27 +309,45 @@ def _overtaking_action(engine: NaiveEngine, rule: Rule, queue: list[Job]) -> tup
 
 
 def _preemptive_action(engine: NaiveEngine, rule: Rule, queue: list[Job]) -> tuple[int, int]:
-    room = _Reservation(engine, rule)
+    room, accounts = _Reservation(engine, rule), _Accounts(engine, rule)
     for job in sorted(queue, key=lambda job: tier(engine, rule, job, [])):
         if job.blocked_point == engine.point:
             continue
         reason = engine.placement_reason(job)
-        if reason == Reason.OK and room.lets(job):
+        starts = reason == Reason.OK and room.lets(job)
+        if starts and not accounts.delay(job, by_place=True):
             return ActionKind.PLACE, job.index
-        if reason == Reason.NO_CAPACITY:
+        helped = reason == Reason.NO_CAPACITY or _quota_helps(engine, rule, job, reason)
+        if helped and not accounts.delay(job, by_place=False):
             if room.is_free(job):
-                if engine.leaving() and fits(job.ask, engine.hosts(engine.leaving())):
+                if engine.leaving() and has_room(engine, job, engine.leaving()):
                     break
                 victim = _victim_for(engine, rule, job)
                 if victim is not None and engine.preemption_reason(victim) != Reason.OK:
                     break  # at the next point
                 if victim is not None:
                     return ActionKind.PREEMPT, victim.index
-            if rule.reservation and room.head is None:
+            if rule.reservation and room.head is None and reason == Reason.NO_CAPACITY:
                 room.keep(job)
+        accounts.note(job, reason)
         if rule.blocking:
             break
     return _WAIT
+
+
+def _quota_helps(engine: NaiveEngine, rule: Rule, job: Job, reason: Reason) -> bool:
+    """Whether those of its tenant that give way to a job hold the quota that it lacks."""
+    if reason != Reason.QUOTA or rule.preemption == Preemption.SCORE:
+        return False
+    below = [
+        other
+        for other in engine.running
+        if other.ask.preemptible
+        and other.ask.tenant == job.ask.tenant
+        and other.ask.priority > job.ask.priority
+    ]
+    used = engine.used(job.ask.tenant, below) + engine.units_of(job, least(job.ask))
+    return bool(used <= engine.tenants[job.ask.tenant].quota_units)
 
 
 def borrows(engine: NaiveEngine, job: Job, gone: list[Job]) -> bool:
@@ -265,7 +365,8 @@ def tier(engine: NaiveEngine, rule: Rule, job: Job, gone: list[Job]) -> float:
     tier = float(job.ask.priority)
     if rule.key == RuleKey.PRIORITY:
         tier = score(engine, job, rule.key)
-    if rule.preemption == Preemption.RECLAIM and borrows(engine, job, gone):
+    soft = engine.config.quota_mode != QuotaMode.HARD
+    if rule.preemption == Preemption.RECLAIM and soft and borrows(engine, job, gone):
         tier += 1e9
     return tier
 
@@ -305,7 +406,7 @@ def _victim_for(engine: NaiveEngine, rule: Rule, job: Job) -> Job | None:
     gone = engine.leaving()
     allowed = max(engine.config.preemption_limit - engine.preemptions_here, 0)
     victims: list[Job] = []
-    while not fits(job.ask, engine.hosts(gone + victims)):
+    while not has_room(engine, job, gone + victims):
         able = [
             (rank, other)
             for other in engine.running
@@ -318,7 +419,7 @@ def _victim_for(engine: NaiveEngine, rule: Rule, job: Job) -> Job | None:
         victims.append(max(able, key=lambda pair: pair[0])[1])
     for other in reversed(list(victims)):
         rest = [v for v in victims if v is not other]
-        if fits(job.ask, engine.hosts(gone + rest)):
+        if has_room(engine, job, gone + rest):
             victims = rest
     if rule.preemption == Preemption.SCORE and len(victims) > allowed:
         return None

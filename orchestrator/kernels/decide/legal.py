@@ -16,6 +16,7 @@ __all__ = [
     "can_wait",
     "decision_open",
     "fleet_reason",
+    "has_room",
     "is_stuck",
     "permitted_workers",
     "placement_reason",
@@ -28,15 +29,23 @@ __all__ = [
 
 
 @small_kernel
+def _exceeds_quota(row, j):
+    """Whether its tenant's hard quota keeps a waiting job from starting."""
+    ask = request(row, j)
+    if row.quota_mode != QuotaMode.HARD or ask.tenant >= row.num_tenants:
+        return False
+    owner = tenant(row, ask.tenant)
+    return owner.used_units + least_units(row, j) > owner.quota_units
+
+
+@small_kernel
 def _account_reason(row, j):
     """Whether a waiting job's tenant may start it: quota, and storage for its checkpoints."""
     ask = request(row, j)
     if ask.tenant >= row.num_tenants:
         return Reason.OK
     owner = tenant(row, ask.tenant)
-    if row.quota_mode == QuotaMode.HARD and (
-        owner.used_units + least_units(row, j) > owner.quota_units
-    ):
+    if _exceeds_quota(row, j):
         return Reason.QUOTA
     limit = owner.storage_quota_mib
     if limit > 0 and job(row, j).first_start_ms < 0:
@@ -66,6 +75,12 @@ def permitted_workers(row, j, workers):
     if _account_reason(row, j) != Reason.OK:
         return np.int64(0)
     return quota_workers(row, j, workers)
+
+
+@kernel
+def has_room(row, j):
+    """Whether waiting job ``j`` finds all that running jobs can leave it: room, and quota."""
+    return not _exceeds_quota(row, j) and fits(row, j)
 
 
 @kernel

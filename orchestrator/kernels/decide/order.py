@@ -23,7 +23,7 @@ from orchestrator.kernels.place.slots import units_of
 from orchestrator.kernels.state.access import gittins, job, queue, request, tenant
 from orchestrator.kernels.state.codes import NO_JOB, JobCode, RuleKey, Stream
 
-__all__ = ["attained_now", "dominant_share", "first_in_queue", "job_score"]
+__all__ = ["attained_now", "dominant_share", "first_in_queue", "job_score", "precedes"]
 
 
 _TINY = 1e-15
@@ -103,6 +103,16 @@ def attained_now(row, j):
     if held:
         attained += (row.now_ms - job(row, j).resized_ms) * job(row, j).units
     return attained
+
+
+@small_kernel
+def precedes(tier, score, position, other_tier, other_score, other_position):
+    """Whether one waiting job is served before another."""
+    if tier != other_tier:
+        return tier < other_tier
+    if score != other_score:
+        return score < other_score
+    return position < other_position
 
 
 @kernel

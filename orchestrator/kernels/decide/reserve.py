@@ -11,13 +11,14 @@ from __future__ import annotations
 import numpy as np
 
 from orchestrator.kernels.change.hold import lift_gang, release_gang, reserve_gang, restore_gang
-from orchestrator.kernels.decide.legal import permitted_workers
+from orchestrator.kernels.decide.gang import leaves_storage
+from orchestrator.kernels.decide.legal import has_room, permitted_workers
 from orchestrator.kernels.decide.order import job_score
 from orchestrator.kernels.lang.jit import kernel, small_kernel
-from orchestrator.kernels.place.fit import fits
+from orchestrator.kernels.place.fit import least_workers
 from orchestrator.kernels.place.generate import place_gang
 from orchestrator.kernels.state.access import job, request, running
-from orchestrator.kernels.state.codes import NEVER, Preemption, RuleKey
+from orchestrator.kernels.state.codes import NEVER, JobKind, Preemption, RuleKey
 
 __all__ = ["MOST_CHECKS", "delays", "ends_before", "gives_way", "reserved_start"]
 
@@ -44,21 +45,29 @@ def gives_way(row, rule, head, v):
     return job_score(row, v, rule.key) > job_score(row, head, rule.key)
 
 
+@small_kernel
+def _leaves(row, rule, head, k, count):
+    """Whether the running job at place ``k`` is of the first ``count`` to end, or gives way.
+
+    Services do not end.
+    """
+    v = np.int64(running(row, k).job)
+    return (k < count and request(row, v).kind != JobKind.SERVICE) or gives_way(row, rule, head, v)
+
+
 @kernel
 def _lift_leavers(row, rule, head, count):
     """Lift the first ``count`` running jobs to end, and those that give way to ``head``."""
     for k in range(row.running_len):
-        v = np.int64(running(row, k).job)
-        if k < count or gives_way(row, rule, head, v):
-            lift_gang(row, v)
+        if _leaves(row, rule, head, k, count):
+            lift_gang(row, np.int64(running(row, k).job))
 
 
 @kernel
 def _restore_leavers(row, rule, head, count):
     for k in range(row.running_len):
-        v = np.int64(running(row, k).job)
-        if k < count or gives_way(row, rule, head, v):
-            restore_gang(row, v)
+        if _leaves(row, rule, head, k, count):
+            restore_gang(row, np.int64(running(row, k).job))
 
 
 @kernel
@@ -70,22 +79,31 @@ def reserved_start(row, rule, head):
     """
     _lift_leavers(row, rule, head, np.int64(0))
     count, time_ms = np.int64(0), np.int64(row.now_ms)
-    fit = fits(row, head)
+    fit = has_room(row, head)
     while not fit and count < row.running_len:
         v = np.int64(running(row, count).job)
-        time_ms = max(time_ms, np.int64(running(row, count).expected_end_ms))
         count += 1
+        if request(row, v).kind == JobKind.SERVICE:
+            continue
+        time_ms = max(time_ms, np.int64(running(row, count - 1).expected_end_ms))
         if not gives_way(row, rule, head, v):
             lift_gang(row, v)
-            fit = fits(row, head)
+            fit = has_room(row, head)
     _restore_leavers(row, rule, head, count)
     return time_ms if fit else np.int64(NEVER), count
 
 
 @small_kernel
 def ends_before(row, j, time_ms):
-    """Whether waiting job ``j``, started now, is expected to have ended by a time."""
-    left = max(request(row, j).requested_ms - job(row, j).progress_ms, np.int64(0))
+    """Whether waiting job ``j``, started now, is expected to have ended by a time.
+
+    A service has no end. Who may start with fewer workers than it asked for is taken to do so.
+    """
+    if request(row, j).kind == JobKind.SERVICE:
+        return False
+    left = max(np.int64(request(row, j).requested_ms - job(row, j).progress_ms), np.int64(0))
+    least = least_workers(row, j)
+    left = (left * max(np.int64(request(row, j).workers), least) + least - 1) // least
     if job(row, j).first_start_ms >= 0:
         left += request(row, j).restart_ms
     return row.now_ms + left <= time_ms
@@ -101,8 +119,9 @@ def delays(row, rule, head, count, j, nodes):
     workers = permitted_workers(row, j, place_gang(row, j, generator, nodes))
     if workers <= 0 or not reserve_gang(row, j, nodes, workers, generator):
         return True  # it cannot start in this place anyway
+    storage = leaves_storage(row, j, head)
     _lift_leavers(row, rule, head, count)
-    late = not fits(row, head)
+    late = not (storage and has_room(row, head))
     _restore_leavers(row, rule, head, count)
     release_gang(row, j)
     return late

@@ -11,10 +11,11 @@ from __future__ import annotations
 import numpy as np
 
 from orchestrator.kernels.change.events import finish_episode
+from orchestrator.kernels.decide.account import delays_own, own_could_give, stands_behind_own
 from orchestrator.kernels.decide.advance import advance
 from orchestrator.kernels.decide.commit import commit
 from orchestrator.kernels.decide.legal import placement_reason, resize_reason, start_reason
-from orchestrator.kernels.decide.order import first_in_queue, job_score
+from orchestrator.kernels.decide.order import first_in_queue, job_score, precedes
 from orchestrator.kernels.decide.reserve import (
     MOST_CHECKS,
     delays,
@@ -123,7 +124,7 @@ def elastic_action(row, rule, scratch):
 RULE_DTYPE = np.dtype(
     [
         ("key", "u1"),  # codes.RuleKey
-        ("placement", "u1"),  # codes.Placement
+        ("placement", "u2"),  # codes.Placement, or NODE_CHOICE and a node
         ("preemption", "u1"),  # codes.Preemption
         ("blocking", "u1"),  # nobody overtakes the first job of the queue
         ("reservation", "u1"),  # nobody delays the first job that does not fit
@@ -135,16 +136,6 @@ RULE_DTYPE = np.dtype(
 """A rule. Under commitment semantics only its key matters."""
 
 
-@small_kernel
-def _precedes(tier, score, position, other_tier, other_score, other_position):
-    """Whether one waiting job is served before another."""
-    if tier != other_tier:
-        return tier < other_tier
-    if score != other_score:
-        return score < other_score
-    return position < other_position
-
-
 @part
 def _best_placeable(row, key, floor_score, floor_position):
     """Queue position of the first job after a place in the order that can start now, or NO_JOB."""
@@ -152,7 +143,7 @@ def _best_placeable(row, key, floor_score, floor_position):
     for q in range(row.queue_len):
         j = queue(row, q).job
         score = job_score(row, j, key)
-        if not _precedes(0.0, floor_score, floor_position, 0.0, score, q):
+        if not precedes(0.0, floor_score, floor_position, 0.0, score, q):
             continue
         if (best < 0 or score < best_score) and placement_reason(row, j) == Reason.OK:
             best, best_score = np.int64(q), score
@@ -160,12 +151,17 @@ def _best_placeable(row, key, floor_score, floor_position):
 
 
 @part
-def _first_startable(row, key):
-    """Queue position of the first job that may start, if there is room for it, or NO_JOB."""
+def _first_startable(row, key, floor_score, floor_position):
+    """Queue position of the first job after a place in the order that may start, or NO_JOB.
+
+    If there is room for it.
+    """
     best, best_score = np.int64(NO_JOB), np.inf
     for q in range(row.queue_len):
         j = queue(row, q).job
         score = job_score(row, j, key)
+        if not precedes(0.0, floor_score, floor_position, 0.0, score, q):
+            continue
         if (best < 0 or score < best_score) and start_reason(row, j) == Reason.OK:
             best, best_score = np.int64(q), score
     return best
@@ -175,25 +171,42 @@ def _first_startable(row, key):
 def _overtaking_action(row, rule, nodes):
     """Serve jobs by score; behind the first that does not fit, who does not delay it."""
     wait = (np.int64(ActionKind.WAIT), np.int64(NO_JOB))
-    position = _first_startable(row, rule.key)
-    if position < 0:
-        return wait
-    head = np.int64(queue(row, position).job)
+    floor_score, floor_position, checks = -np.inf, np.int64(-1), 0
+    while True:
+        position = _first_startable(row, rule.key, floor_score, floor_position)
+        if position < 0:
+            return wait
+        head = np.int64(queue(row, position).job)
+        floor_score, floor_position = job_score(row, head, rule.key), position
+        if not delays_own(row, rule, head):
+            break
     if placement_reason(row, head) == Reason.OK:
         return np.int64(ActionKind.PLACE), head
     start_ms, count = reserved_start(row, rule, head)
-    floor_score, floor_position, checks = -np.inf, np.int64(-1), 0
     while True:
         position = _best_placeable(row, rule.key, floor_score, floor_position)
         if position < 0:
             return wait
         j = np.int64(queue(row, position).job)
+        floor_score, floor_position = job_score(row, j, rule.key), position
+        if delays_own(row, rule, j):
+            continue
         if start_ms == NEVER or ends_before(row, j, start_ms):
             return np.int64(ActionKind.PLACE), j
         if checks < MOST_CHECKS and not delays(row, rule, head, count, j, nodes):
             return np.int64(ActionKind.PLACE), j
         checks += 1
-        floor_score, floor_position = job_score(row, j, rule.key), position
+
+
+@part
+def _lacks_what_victims_have(row, rule, j, reason):
+    """Whether waiting ``j`` could start if others left: for room, or, by class, for its quota."""
+    if reason == Reason.QUOTA:
+        if rule.preemption == Preemption.SCORE or not own_could_give(row, rule, j):
+            return False
+    elif reason != Reason.NO_CAPACITY:
+        return False
+    return not stands_behind_own(row, rule, j)
 
 
 @part
@@ -211,9 +224,9 @@ def _preemptive_action(row, rule, lifted):
                 continue
             tier = serve_tier(row, rule, j, np.int64(0))
             score = job_score(row, j, rule.key)
-            after = _precedes(floor_tier, floor_score, floor_position, tier, score, q)
+            after = precedes(floor_tier, floor_score, floor_position, tier, score, q)
             if after and (
-                best < 0 or _precedes(tier, score, q, best_tier, best_score, best_position)
+                best < 0 or precedes(tier, score, q, best_tier, best_score, best_position)
             ):
                 best, best_tier, best_score, best_position = j, tier, score, q
         if best < 0:
@@ -225,9 +238,9 @@ def _preemptive_action(row, rule, lifted):
             if not free and checks < MOST_CHECKS:
                 free = not delays(row, rule, head, count, best, lifted)
                 checks += 1
-            if free:
+            if free and not delays_own(row, rule, best):
                 return np.int64(ActionKind.PLACE), np.int64(best)
-        elif reason == Reason.NO_CAPACITY:  # what its tenant may not have, no victim can give
+        elif _lacks_what_victims_have(row, rule, best, reason):
             victim = np.int64(NO_JOB)
             if free:
                 victim = victim_for(row, rule, best, lifted)
@@ -237,7 +250,7 @@ def _preemptive_action(row, rule, lifted):
             # would be preempted in its turn.
             if victim == ROOM_COMES:
                 return wait
-            if rule.reservation != 0 and head < 0:
+            if rule.reservation != 0 and head < 0 and reason == Reason.NO_CAPACITY:
                 head = np.int64(best)
                 start_ms, count = reserved_start(row, rule, head)
         if rule.blocking != 0:

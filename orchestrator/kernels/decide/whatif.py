@@ -10,7 +10,7 @@ import numpy as np
 
 from orchestrator.kernels.change.hold import lift_gang, restore_gang
 from orchestrator.kernels.change.jobs import interruption_cost
-from orchestrator.kernels.decide.legal import preemption_reason
+from orchestrator.kernels.decide.legal import has_room, preemption_reason
 from orchestrator.kernels.decide.order import job_score
 from orchestrator.kernels.lang.jit import kernel, part, small_kernel
 from orchestrator.kernels.place.domains import is_bound
@@ -44,6 +44,7 @@ from orchestrator.kernels.state.codes import (
     NodeCode,
     Placement,
     Preemption,
+    QuotaMode,
     Reason,
     RuleKey,
 )
@@ -151,7 +152,9 @@ def serve_tier(row, rule, j, freed):
     tier = np.float64(request(row, j).priority)
     if rule.key == RuleKey.PRIORITY:
         tier = job_score(row, j, rule.key)
-    if rule.preemption == Preemption.RECLAIM and _borrows(row, j, freed):
+    # Under hard quotas nobody borrows: who would have to waits for the quota, in its turn.
+    soft = row.quota_mode != QuotaMode.HARD
+    if rule.preemption == Preemption.RECLAIM and soft and _borrows(row, j, freed):
         tier += _BORROWER
     return tier
 
@@ -232,7 +235,7 @@ def _restore_all(row, lifted, first, last):
 
 @kernel
 def _spare_unneeded(row, j, lifted, first, last):
-    """Put back lifted jobs without which job ``j`` fits all the same, the last first.
+    """Put back lifted jobs without which job ``j`` has room all the same, the last first.
 
     The rest, which are needed, are at the returned place of ``lifted`` and after it, up to
     ``last``.
@@ -241,7 +244,7 @@ def _spare_unneeded(row, j, lifted, first, last):
     for k in range(last - 1, first - 1, -1):
         v = np.int64(lifted[k])
         restore_gang(row, v)
-        if not fits(row, j):
+        if not has_room(row, j):
             lift_gang(row, v)
             needed -= 1
             lifted[needed] = np.int32(v)
@@ -252,8 +255,9 @@ def _spare_unneeded(row, j, lifted, first, last):
 def victim_for(row, rule, j, lifted):
     """A running job whose preemption is needed to let waiting job ``j`` in, NO_JOB or ROOM_COMES.
 
-    Job ``j`` does not fit. Victims of the highest rank are lifted until it does; those that turn
-    out not to be needed, because what they free does not help, are spared, the last lifted first.
+    Job ``j`` has no room, or no quota. Victims of the highest rank are lifted until it does; those
+    that turn out not to be needed, because what they free does not help, are spared, the last
+    lifted first.
     Jobs being checkpointed count as gone: nobody is preempted for room that is about to be free.
     A gang that needs more victims by class than a decision point allows gets them at several.
     The state is as before when this returns.
@@ -261,7 +265,7 @@ def victim_for(row, rule, j, lifted):
     bound = job_score(row, j, rule.key) if rule.preemption == Preemption.SCORE else 0.0
     leaving = _lift_leaving(row, lifted)
     count = leaving
-    if leaving > 0 and fits(row, j):
+    if leaving > 0 and has_room(row, j):
         _restore_all(row, lifted, 0, count)
         return ROOM_COMES
     if row.preemption_limit <= 0:
@@ -272,7 +276,7 @@ def victim_for(row, rule, j, lifted):
     # that are needed, since the cheapest are often scattered where they do not help.
     by_score = rule.preemption == Preemption.SCORE
     most = allowed if by_score else row.running_len
-    while not fits(row, j):
+    while not has_room(row, j):
         v = np.int64(NO_JOB)
         if count - leaving < most:
             v = _first_victim(row, rule, j, bound, lifted, count)
