@@ -106,8 +106,6 @@ def entry_point(
                     raise
                 raise _ended(f"error: {ours}", _WRONG_INPUT) from None
             except SystemExit as error:
-                if error.code in (None, 0):
-                    raise
                 raise _ended("", error.code) from None
             except KeyboardInterrupt as error:
                 number = error.number if isinstance(error, Stopped) else signal.SIGINT
@@ -149,7 +147,8 @@ _failed: list[str] = []
 
 def _ended(line: str, code: Any) -> BaseException:
     """How a run ends that went wrong: the process with it or, in a sweep, its own job."""
-    if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
+    sweeps = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+    if sweeps and code not in (None, 0):
         number = str(HydraConfig.get().job.num)
         _failed.append(number)
         sys.stderr.write(f"job {number}: {line or f'ended with code {code}'}\n")
