@@ -354,15 +354,15 @@ def test_rules_that_read_accounts_find_some() -> None:
     hashes = {}
     for name in ("fcfs", "drf", "reclaim", "fcfs", "drf"):
         bare.replay(name)
-        again = hashes.setdefault(name, bare.state.rows["hash"].copy())
-        np.testing.assert_array_equal(bare.state.rows["hash"], again)
+        again = hashes.setdefault(name, bare.state.rows["log_hash"].copy())
+        np.testing.assert_array_equal(bare.state.rows["log_hash"], again)
     assert (hashes["drf"] != hashes["fcfs"]).any()
     for name in ("drf", "reclaim"):
         informed.replay(rule_named(name))
-        np.testing.assert_array_equal(informed.state.rows["hash"], hashes[name])
+        np.testing.assert_array_equal(informed.state.rows["log_hash"], hashes[name])
         copied = deepcopy(bare)
         copied.replay(name)
-        np.testing.assert_array_equal(copied.state.rows["hash"], hashes[name])
+        np.testing.assert_array_equal(copied.state.rows["log_hash"], hashes[name])
     bare.reset()
     assert (bare.state.rows["num_tenants"] == 0).all()  # only the replay needed them
 
