@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from enum import Enum
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -19,7 +20,7 @@ from envs.workloads import Trace, WindowSplit
 from envs.workloads.windows import Part
 from orchestrator.scheduling.rules import Rule
 
-__all__ = ["BatchPolicy", "Problem", "Windows"]
+__all__ = ["BatchPolicy", "Problem", "Windows", "digest_of"]
 
 
 class BatchPolicy(Protocol):
@@ -151,6 +152,17 @@ class Problem:
         config = replace(self.config, reward=reward).of_length(self.evaluation_jobs)
         return replace(self, config=config)
 
+    @property
+    def digests(self) -> dict[str, str]:
+        """Of what the problem is made of, by name: what a checkpoint belongs to."""
+        return {
+            "workload": self.trace.digest,
+            "env": digest_of(self.config),
+            "scenario": digest_of(self.scenario),
+            "task": digest_of([self.parts, self.evaluation_jobs]),
+            "seed": digest_of(self.seed),
+        }
+
     def training_session(self, envs: int, windows: int = 4096) -> Session:
         """Rows that play training windows."""
         starts = self.parts.starts("train", windows, self.config.length, self.seed)
@@ -160,3 +172,34 @@ class Problem:
         """Windows of the validation or test part: the same for every seed and policy."""
         starts = self.parts.starts(part, count, self.evaluation_jobs, 0)
         return Windows(self.trace, self.judged.config, starts, self.scenario)
+
+
+def digest_of(value: Any) -> str:
+    """Sixteen hexadecimal digits of what a value says: the same in every process.
+
+    Parameters
+    ----------
+    value : Any
+        Numbers, texts, enumerations, arrays and functions, and dataclasses, mappings and sequences
+        of them.
+    """
+    return hashlib.sha256(_said(value).encode()).hexdigest()[:16]
+
+
+def _said(value: Any) -> str:
+    """A value as text, arrays whole."""
+    if is_dataclass(value) and not isinstance(value, type):
+        parts = [f"{part.name}={_said(getattr(value, part.name))}" for part in fields(value)]
+        return f"{type(value).__name__}({', '.join(parts)})"
+    if isinstance(value, Enum):
+        return value.name
+    if isinstance(value, np.ndarray):
+        return f"{value.dtype} {value.shape} {hashlib.sha256(value.tobytes()).hexdigest()}"
+    if isinstance(value, np.generic):
+        return repr(value.item())
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(sorted(f'{key}: {_said(value[key])}' for key in value))}}}"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_said, value))}]"
+    said = repr(value)
+    return type(value).__qualname__ if " at 0x" in said else said  # addresses are of a process

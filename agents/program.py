@@ -25,7 +25,8 @@ from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import InstantiationException
+from hydra.errors import CompactHydraException, InstantiationException
+from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -82,7 +83,8 @@ def entry_point(
 
     What it returns is what Hydra's sweepers minimise. Errors that this project raises on purpose
     end it with exit code 2 and one line that says what to do; SIGINT and SIGTERM end it with a line
-    and 128 and the signal's number; anything else is a bug and shows its traceback.
+    and 128 and the signal's number; anything else is a bug and shows its traceback. In a sweep
+    (``--multirun``) an error ends its own job: the others run, and the sweep ends with code 2.
 
     Parameters
     ----------
@@ -102,8 +104,9 @@ def entry_point(
                 ours = _on_purpose(error)
                 if ours is None:
                     raise
-                sys.stderr.write(f"error: {ours}\n")
-                sys.exit(_WRONG_INPUT)
+                raise _ended(f"error: {ours}", _WRONG_INPUT) from None
+            except SystemExit as error:
+                raise _ended("", error.code) from None
             except KeyboardInterrupt as error:
                 number = error.number if isinstance(error, Stopped) else signal.SIGINT
                 sys.stderr.write(f"stopped by {signal.Signals(number).name}\n")
@@ -116,16 +119,43 @@ def entry_point(
 
         @functools.wraps(main)
         def begin() -> None:
+            _failed.clear()
             try:
                 _check_groups(sys.argv[1:])
+                program()
             except ConfigurationError as error:
                 sys.stderr.write(f"error: {error}\n")
                 sys.exit(_WRONG_INPUT)
-            program()
+            except (SystemExit, JobFailed):
+                if not _failed:
+                    raise
+                sys.stderr.write(f"jobs of the sweep that failed: {', '.join(_failed)}\n")
+                sys.exit(_WRONG_INPUT)
 
         return begin
 
     return decorate
+
+
+class JobFailed(CompactHydraException):
+    """A job of a sweep ended with an error, which has been told; sweepers go on with the others."""
+
+
+_failed: list[str] = []
+"""Numbers of the jobs of a sweep in this process that failed."""
+
+
+def _ended(line: str, code: Any) -> BaseException:
+    """How a run ends that went wrong: the process with it or, in a sweep, its own job."""
+    sweeps = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+    if sweeps and code not in (None, 0):
+        number = str(HydraConfig.get().job.num)
+        _failed.append(number)
+        sys.stderr.write(f"job {number}: {line or f'ended with code {code}'}\n")
+        return JobFailed(f"job {number} failed")
+    if line:
+        sys.stderr.write(f"{line}\n")
+    return SystemExit(code)
 
 
 def _check_seeds(cfg: Any, path: str) -> None:

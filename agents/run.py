@@ -113,6 +113,11 @@ def train(cfg: DictConfig, console: Console) -> float:
         tracker = TableTracker(output / "history.csv", instantiate(cfg.tracker), resume)
         try:
             result = trainer.train(problem, tracker, output)
+            if result.updates == 0:
+                console.print(
+                    "[bold]not trained[/]: the time was over before the first update, so the "
+                    "policy is as it began; raise 'agent.budget_seconds'"
+                )
             _check_stopped(result, output, console)
             judge(result, output, console)
         except KeyboardInterrupt:

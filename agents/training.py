@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from types import FrameType
 from typing import Any, Generic, Self, TypeVar
@@ -20,15 +20,31 @@ from numpy.typing import NDArray
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from agents.files import write_csv
-from agents.problem import BatchPolicy
+from agents.problem import BatchPolicy, Problem, digest_of
 from agents.tracking import Tracker
+from orchestrator.errors import ConfigurationError
 
-__all__ = ["Best", "Course", "Reference", "Stopped", "TableTracker", "TrainingResult", "stoppable"]
+__all__ = [
+    "Best",
+    "Course",
+    "Reference",
+    "Stopped",
+    "TableTracker",
+    "TrainingResult",
+    "check_made_of",
+    "made_of",
+    "stoppable",
+]
 
 _Candidate = TypeVar("_Candidate")
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _COMPILE = "numba:compile"
+# Settings that say how far and how fast, and how often it is looked at: another sitting may differ.
+_PER_SITTING = (
+    *("budget_seconds", "generations", "total_steps", "validate_every", "threads", "resume"),
+    "made_for",
+)
 
 
 class Stopped(KeyboardInterrupt):
@@ -96,6 +112,39 @@ class _Compiling(event.Listener):
             self._total += time.monotonic() - self._begun
 
 
+def made_of(problem: Problem, settings: Any) -> dict[str, str]:
+    """What a checkpoint belongs to, by name and digest: the problem and the agent's settings.
+
+    Parameters
+    ----------
+    problem : Problem
+    settings : dataclass
+        Of the trainer. How long it goes on may change from one sitting to the next.
+    """
+    agent = {
+        f"agent.{part.name}": digest_of(getattr(settings, part.name))
+        for part in fields(settings)
+        if part.name not in _PER_SITTING
+    }
+    return {**problem.digests, **agent}
+
+
+def check_made_of(checkpoint: Path, saved: Mapping[str, str], now: Mapping[str, str]) -> None:
+    """Refuse to go on from a checkpoint of another problem, or of other settings.
+
+    Raises
+    ------
+    ConfigurationError
+        Naming what differs.
+    """
+    other = [f"'{name}'" for name in now if saved.get(name) != now[name]]
+    if other:
+        raise ConfigurationError(
+            f"checkpoint {checkpoint}: was made with other values of {', '.join(other)}; give "
+            "those again, delete it to begin anew, or choose another output folder"
+        )
+
+
 @dataclass(frozen=True)
 class TrainingResult:
     """What training leaves behind.
@@ -113,6 +162,8 @@ class TrainingResult:
         What the policy scored in validation: its relative cost; lower is better.
     stopped : int or None, optional
         The signal that ended training before its time.
+    updates : int or None, optional
+        How often the policy was changed, earlier sittings included: 0 says that it is as it began.
     """
 
     policy: BatchPolicy
@@ -120,6 +171,7 @@ class TrainingResult:
     history: list[dict[str, float]]
     score: float = math.nan
     stopped: int | None = None
+    updates: int | None = None
 
 
 class TableTracker:

@@ -14,6 +14,7 @@ from orchestrator.errors import ConfigurationError
 
 __all__ = [
     "MOST_SEED",
+    "MOST_WINDOW",
     "action_number",
     "check_finite",
     "check_flag",
@@ -29,6 +30,7 @@ __all__ = [
 
 _LEAST, _MOST = -(1 << 63), (1 << 63) - 1  # of int64
 MOST_SEED = (1 << 64) - 1  # of a row
+MOST_WINDOW = _MOST  # that can be asked for; how many there are depends on the environment
 
 
 def check_type(what: str, value: Any, kind: type, remedy: str) -> None:

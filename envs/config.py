@@ -35,6 +35,9 @@ _COUNTS = (
     "illegal_limit",
     "nodes",
 )
+# Sets that observations have room for: beyond this they fit into no memory.
+_SETS = ("window", "victims", "elastics", "services", "capacity_steps", "tenants", "racks")
+_MOST_SHOWN, _MOST_COUNT = 1 << 16, (1 << 31) - 1
 _FLAGS = ("commitment", "backfill", "migrate", "fleet", "skip_forced", "choose_node", "turn_away")
 _SECONDS = ("min_run_seconds", "ageing_seconds", "slowdown_bound_seconds")
 
@@ -161,6 +164,11 @@ class EnvConfig(Semantics):
             raise ConfigurationError(
                 "environment: with 'turn_away' preempted jobs would fail; set 'victims' to 0"
             )
+        if self.fleet and self.encoding == Encoding.PLACEMENT:
+            raise ConfigurationError(
+                "environment: 'fleet' is not described in the placement encoding; set it to false, "
+                "or take another 'encoding'"
+            )
         if self.backfill and not self.commitment:
             raise ConfigurationError("environment: 'backfill' needs 'commitment'")
         if self.encoding == Encoding.PUBLISHED and not self.commitment:
@@ -170,10 +178,14 @@ class EnvConfig(Semantics):
         """Reject fields of other types than theirs."""
         for name in _FLAGS:
             check_flag(f"environment: '{name}'", getattr(self, name))
+            object.__setattr__(self, name, bool(getattr(self, name)))
         for name in _COUNTS:
-            check_whole(f"environment: '{name}'", getattr(self, name), 0)
+            most = _MOST_SHOWN if name in _SETS else _MOST_COUNT
+            number = check_whole(f"environment: '{name}'", getattr(self, name), 0, most)
+            object.__setattr__(self, name, number)  # NumPy's small ones would overflow
         for name in _SECONDS:
-            check_finite(f"environment: '{name}'", getattr(self, name))
+            seconds = check_finite(f"environment: '{name}'", getattr(self, name))
+            object.__setattr__(self, name, seconds)
         if isinstance(self.placements, str) or not isinstance(self.placements, Iterable):
             raise ConfigurationError(
                 f"environment: 'placements' is {self.placements!r}; give a tuple of them"

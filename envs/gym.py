@@ -14,7 +14,15 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
-from envs.checks import action_number, check_flag, check_type, check_whole, integers, seed_of
+from envs.checks import (
+    MOST_WINDOW,
+    action_number,
+    check_flag,
+    check_type,
+    check_whole,
+    integers,
+    seed_of,
+)
 from envs.config import AUTOSCALING, CLUSTER, JOB_ORDERING, PLACEMENT, EnvConfig
 from envs.fitting import check_arguments, check_part
 from envs.render import describe_decision, draw_occupancy
@@ -252,9 +260,9 @@ class SchedulingEnv(gymnasium.Env[Any, Any]):
         render_mode: str | None = None,
         **overrides: Any,
     ) -> None:
-        if render_mode is not None and render_mode not in self.metadata["render_modes"]:
-            modes = self.metadata["render_modes"]
-            raise ConfigurationError(f"unknown render_mode '{render_mode}'; use one of {modes}")
+        modes: list[Any] = [None, *self.metadata["render_modes"]]
+        if not isinstance(render_mode, str | None) or render_mode not in modes:
+            raise ConfigurationError(f"unknown render_mode {render_mode!r}; use one of {modes}")
         check_flag("environment: 'strict'", strict)
         windows = check_part(part) if starts is None else starts
         config = override(base, overrides)
@@ -274,7 +282,7 @@ class SchedulingEnv(gymnasium.Env[Any, Any]):
     ) -> tuple[Observation, dict[str, Any]]:
         """Begin an episode; a seed starts the sequence of episodes over."""
         seed, options = seed_of(seed), _options(options)
-        window = check_whole("reset: 'window'", options.get("window", -1), -1)
+        window = check_whole("reset: 'window'", options.get("window", -1), -1, MOST_WINDOW)
         super().reset(seed=seed)
         if seed is not None or not self._begun:
             self.session.reseed(row_seeds(seed, 1))

@@ -45,12 +45,14 @@ __all__ = [
     "ServiceMix",
     "Standing",
     "Surroundings",
+    "accounts",
     "check_heads",
     "configure_scenario",
     "forecast_from_tables",
     "playable",
     "seasonal_rates",
     "surroundings",
+    "with_accounts",
 ]
 
 _PRICE = 1000.0
@@ -480,6 +482,7 @@ def surroundings(
             f"scenario: 'curves' has {len(scenario.curves)} models, and trace '{trace.name}' has "
             f"jobs of curve {most}; give one for each"
         )
+    keeps = any(rule.reads_accounts for rule in config.rules)
     pods = trace.requests if scenario.pods is None else scenario.pods
     gradient = Placement.FGD in config.generated_by
     nodes = node_records(trace.nodes)
@@ -487,7 +490,7 @@ def surroundings(
     return Surroundings(
         incidents=found,
         incident_range=ranges,
-        tenants=_accounts(scenario, trace, config),
+        tenants=accounts(with_accounts(scenario, trace) if keeps else scenario, trace),
         curves=curve_records(scenario.curves) if scenario.curves else np.zeros(0, CURVE_DTYPE),
         uplinks=_uplinks(scenario.uplinks_gbps),
         typical=typical_pods(pods) if gradient else np.zeros(0, TYPICAL_DTYPE),
@@ -635,10 +638,8 @@ def _window_failures(
     return np.concatenate(drawn), ranges
 
 
-def _accounts(scenario: Scenario, trace: Trace, config: EnvConfig) -> NDArray[np.void]:
-    """One account for each of the trace's tenants, if any is described or rules read them."""
-    if any(rule.reads_accounts for rule in config.rules):
-        scenario = with_accounts(scenario, trace)
+def accounts(scenario: Scenario, trace: Trace) -> NDArray[np.void]:
+    """One account for each of the trace's tenants, TENANT_DTYPE; none if nobody is described."""
     if not scenario.tenants:
         return np.zeros(0, TENANT_DTYPE)
     check_quotas(scenario.tenants, trace.nodes)

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from envs.checks import MOST_SEED, check_whole, flags, integers, seed_numbers
+from envs.checks import MOST_SEED, check_type, check_whole, flags, integers, seed_numbers
 from envs.config import EnvConfig
 from envs.crew import Crew
 from envs.fitting import (
@@ -23,10 +23,12 @@ from envs.scenario import (
     Scenario,
     Standing,
     Surroundings,
+    accounts,
     check_heads,
     configure_scenario,
     playable,
     surroundings,
+    with_accounts,
 )
 from envs.workloads.trace import Trace
 from orchestrator.copies import copy_state, restore_state
@@ -112,6 +114,8 @@ class Session:
         judged is judged on another part than what was trained on.
     """
 
+    state: ClusterState
+
     def __init__(
         self,
         trace: Trace,
@@ -148,11 +152,7 @@ class Session:
         self.source = _make_source(trace, config, starts, around, standing)
         self.standing = len(standing.requests)
         shape = _shape(trace, config, envs, around, standing)
-        self.state = allocate(shape)
-        config.write(self.state.rows)
-        configure_view(self.state, config)
-        _configure_episode(self.state, config)
-        configure_scenario(self.state, scenario)
+        self._allocate(shape)
         self.buffers = make_buffers(shape, config)
         self._threads = min(threads, envs)
         self._prepare()
@@ -305,8 +305,14 @@ class Session:
         actions = self.schema.actions
         mask[..., actions.size - 1 if actions.can_wait else 0] |= self.buffers.terminated[e]
 
-    def replay(self, rule: Rule, windows: NDArray[np.int64] | None = None) -> None:
-        """Play window ``windows[e]`` (None: window e) to its end in each row, under a rule."""
+    def replay(self, rule: Rule | str, windows: NDArray[np.int64] | None = None) -> None:
+        """Play window ``windows[e]`` (None: window e) to its end in each row, under a rule.
+
+        A rule that reads tenants' accounts (``drf``, ``reclaim``) finds some: the scenario's or, if
+        that describes no tenants, equal ones for the trace's.
+        """
+        rule = rule_named(rule) if isinstance(rule, str) else rule
+        check_type("replay: 'rule'", rule, Rule, "a Rule, or the name of one")
         if windows is None:
             windows = np.arange(self.envs, dtype=np.int64)
         windows = _windows(windows, 0, self)
@@ -315,8 +321,28 @@ class Session:
                 f"rule '{rule.name}' measures fragmentation, and this environment does not: name "
                 f"'fgd' among its 'placements'"
             )
-        rules, episode = rule.to_record(), self.source.episode
-        replay_rows(self.state.rows, 0, self.envs, windows, rules, episode, self.bench)
+        episode = self.source.episode
+        if rule.reads_accounts and len(episode.tenants) == 0:
+            informed = with_accounts(self.scenario, self.trace)
+            episode = episode._replace(tenants=accounts(informed, self.trace))
+            self._make_room(len(episode.tenants))
+        replay_rows(self.state.rows, 0, self.envs, windows, rule.to_record(), episode, self.bench)
+
+    def _make_room(self, tenants: int) -> None:
+        """Let rows that are about to begin anew have room for so many accounts."""
+        shape = self.state.shape
+        if shape.tenants < tenants:
+            self.close()
+            self._allocate(replace(shape, tenants=tenants))
+            self._prepare()
+
+    def _allocate(self, shape: ClusterShape) -> None:
+        """Make the rows, which know the rules and their surroundings, and nothing of an episode."""
+        self.state = allocate(shape)
+        self.config.write(self.state.rows)
+        configure_view(self.state, self.config)
+        _configure_episode(self.state, self.config)
+        configure_scenario(self.state, self.scenario)
 
     def close(self) -> None:
         """End the threads that step rows."""

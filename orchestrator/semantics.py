@@ -23,6 +23,8 @@ from orchestrator.kernels.state.codes import Information, QuotaMode
 __all__ = ["Semantics", "enum_member", "resolve_enums"]
 
 
+_MOST = (1 << 31) - 1
+_MOST_SECONDS = 1 << 40
 _Member = TypeVar("_Member", bound=IntEnum)
 
 
@@ -86,16 +88,31 @@ class Semantics:
     def __post_init__(self) -> None:
         """Reject what makes no sense."""
         resolve_enums(self, self.subject)
+        for name in ("commitment", "backfill", "resize", "migrate"):
+            flag = getattr(self, name)
+            if not (isinstance(flag, bool | np.bool_ | numbers.Integral) and flag in (0, 1)):
+                raise ConfigurationError(
+                    f"{self.subject}: '{name}' is {flag!r}; give true or false"
+                )
+            object.__setattr__(self, name, bool(flag))
         for name in ("preemption_limit", "min_run_costs"):
             count = getattr(self, name)
-            if isinstance(count, bool) or not isinstance(count, numbers.Integral) or count < 0:
+            whole = isinstance(count, numbers.Integral) and not isinstance(count, bool)
+            if not (whole and 0 <= count <= _MOST):
                 raise ConfigurationError(
-                    f"{self.subject}: '{name}' is {count!r}; give an integer of at least 0"
+                    f"{self.subject}: '{name}' is {count!r}; give an integer of at least 0, and at "
+                    f"most {_MOST}"
                 )
+            object.__setattr__(self, name, int(count))
         for name in ("min_run_seconds", "ageing_seconds", "slowdown_bound_seconds"):
             seconds = getattr(self, name)
-            if not (math.isfinite(seconds) and seconds >= 0):
-                raise ConfigurationError(f"{self.subject}: '{name}' is {seconds}; at least 0")
+            real = isinstance(seconds, numbers.Real) and not isinstance(seconds, bool)
+            if not (real and math.isfinite(seconds) and 0 <= seconds <= _MOST_SECONDS):
+                raise ConfigurationError(
+                    f"{self.subject}: '{name}' is {seconds!r}; give a number of at least 0, and at "
+                    f"most {_MOST_SECONDS}"
+                )
+            object.__setattr__(self, name, float(seconds))
 
     def write(self, rows: NDArray[np.void]) -> None:
         """Lay the rules down in rows of the engine; nothing else does.

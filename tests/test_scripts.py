@@ -229,3 +229,19 @@ def test_a_signal_keeps_the_best_so_far(tmp_path: Path, number: signal.Signals) 
     assert process.returncode == 128 + number
     assert (tmp_path / "out" / "bundle" / "manifest.json").is_file()
     assert "agent.resume=true output=out" in said
+
+
+@pytest.mark.slow
+def test_an_error_in_one_job_does_not_end_a_sweep(tmp_path: Path) -> None:
+    """Errors that are refused, and those that only a job finds, in any place of the sweep."""
+    jobs = "task.evaluation_jobs=999999,64", "seed=-3,2"
+    small = [item for item in _SMALL if "evaluation_jobs" not in item]
+    done = script("train", tmp_path, "-m", *small, *jobs, "evaluation=null")
+    assert done.returncode == 2
+    for job, said in ((0, "'seed' is -3"), (1, "999999"), (2, "'seed' is -3")):
+        assert f"job {job}: error: " in done.stderr
+        assert said in done.stderr.split(f"job {job}: error: ")[1].splitlines()[0]
+    assert "jobs of the sweep that failed: 0, 1, 2" in done.stderr
+    assert "Traceback" not in done.stderr
+    found = (tmp_path / "results").rglob("manifest.json")
+    assert [path.parents[1].name for path in found] == ["2"]  # by their seed

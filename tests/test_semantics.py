@@ -62,7 +62,10 @@ def test_times_are_written_in_milliseconds() -> None:
         ({"preemption_limit": True}, "semantics: 'preemption_limit' is True"),
         ({"min_run_costs": 0.5}, "semantics: 'min_run_costs' is 0.5"),
         ({"min_run_seconds": float("nan")}, "semantics: 'min_run_seconds' is nan"),
-        ({"ageing_seconds": -1.0}, "semantics: 'ageing_seconds' is -1.0; at least 0"),
+        (
+            {"ageing_seconds": -1.0},
+            "semantics: 'ageing_seconds' is -1.0; give a number",
+        ),
         ({"quota_mode": "soft"}, "semantics: 'quota_mode' is 'soft'; choose from none, hard"),
     ],
 )
@@ -99,3 +102,15 @@ def test_an_environment_takes_quotas_from_its_scenario() -> None:
     assert session.config.quota_mode == QuotaMode.HARD
     assert (session.state.rows["quota_mode"] == QuotaMode.HARD).all()
     assert Session(trace, session.config, envs=1, part="all").config.quota_mode == QuotaMode.NONE
+
+
+def test_flags_and_numbers_are_of_their_types() -> None:
+    wrong: list[dict[str, Any]] = [
+        {"commitment": "yes"}, {"resize": None}, {"min_run_seconds": "3"}, {"ageing_seconds": True},
+    ]  # fmt: skip
+    for changes in wrong:
+        (name,) = changes
+        with pytest.raises(ConfigurationError, match=f"semantics: '{name}' is {changes[name]!r}"):
+            Semantics(**changes)
+    small = Semantics(min_run_costs=np.int8(3), ageing_seconds=np.float32(2), backfill=np.bool_(1))
+    assert (small.min_run_costs, small.ageing_seconds, small.backfill) == (3, 2.0, True)

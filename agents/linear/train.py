@@ -23,7 +23,14 @@ from agents.linear.settings import CMASettings
 from agents.problem import Problem
 from agents.settings import features_for
 from agents.tracking import Tracker
-from agents.training import Best, Course, Reference, TrainingResult
+from agents.training import (
+    Best,
+    Course,
+    Reference,
+    TrainingResult,
+    check_made_of,
+    made_of,
+)
 from envs.config import EnvConfig
 from envs.reward import POTENTIALS
 from orchestrator.errors import ConfigurationError
@@ -60,10 +67,11 @@ class CMATrainer(CMASettings):
         checkpoint = output / _CHECKPOINT
         space = _Space.of(problem.config, self)
         if self.resume and checkpoint.is_file():
-            search = Search.restore(checkpoint, problem.seed)
+            search = Search.restore(checkpoint, made_of(problem, self))
         else:
             begin = space.reduced(space.prior)
             search = Search.begin(begin, self.sigma, self.population, problem.seed)
+            search.made_of = made_of(problem, self)
         total = self.generations if self.budget_seconds is None else self.budget_seconds
         course = Course(
             "CMA-ES", total, self.budget_seconds, tracker, search.seconds, search.history,
@@ -82,7 +90,9 @@ class CMATrainer(CMASettings):
         training["algorithm"] = "CMA-ES"
         origin = Origin(problem.config, problem.seed, problem.scenario, training)
         bundle = save_bundle(output / "bundle", parts, origin)
-        return TrainingResult(policy, bundle, search.history, search.best.score, course.stopped)
+        return TrainingResult(
+            policy, bundle, search.history, search.best.score, course.stopped, search.generation
+        )
 
 
 class _Normal:
@@ -114,6 +124,8 @@ class Search:
         they may be worse by a standard error.
     history : list of dict, optional
         One entry for each validation.
+    made_of : dict of str to str, optional
+        Digests of the problem and the settings that it belongs to.
     """
 
     strategy: cma.CMAEvolutionStrategy
@@ -123,6 +135,7 @@ class Search:
     means: list[NDArray[np.float64]] = field(default_factory=list)
     best: Best[NDArray[np.float64]] = field(default_factory=lambda: Best(tolerance=1.0))
     history: list[dict[str, float]] = field(default_factory=list)
+    made_of: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def begin(cls, start: NDArray[np.float64], sigma: float, population: int, seed: int) -> Search:
@@ -163,8 +176,8 @@ class Search:
             temporary.write_bytes(pickle.dumps(self))
 
     @classmethod
-    def restore(cls, path: Path, seed: int) -> Search:
-        """Read a checkpoint of a run with the same seed.
+    def restore(cls, path: Path, made_of: Mapping[str, str]) -> Search:
+        """Read a checkpoint of a run of the same problem and settings.
 
         A checkpoint is a pickle, as the library provides for: read none of unknown origin.
         """
@@ -175,9 +188,9 @@ class Search:
             raise ConfigurationError(
                 f"checkpoint {path}: cannot be read ({error}); {remedy}"
             ) from None
-        if not isinstance(search, cls) or search.seed != seed:
-            found = f"seed {search.seed}" if isinstance(search, cls) else "something else"
-            raise ConfigurationError(f"checkpoint {path}: is of {found}, not seed {seed}; {remedy}")
+        if not isinstance(search, cls):
+            raise ConfigurationError(f"checkpoint {path}: is of something else; {remedy}")
+        check_made_of(path, search.__dict__.get("made_of", {}), made_of)
         return search
 
 

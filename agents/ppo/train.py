@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import pickle
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -25,8 +26,16 @@ from agents.ppo.rollout import PackedRolloutBuffer, SetPolicy
 from agents.ppo.settings import PPOSettings
 from agents.problem import Problem
 from agents.tracking import Tracker
-from agents.training import Best, Course, Reference, TrainingResult
+from agents.training import (
+    Best,
+    Course,
+    Reference,
+    TrainingResult,
+    check_made_of,
+    made_of,
+)
 from envs.sb3 import SchedulingVecEnv
+from orchestrator.errors import ConfigurationError
 
 __all__ = ["PPOTrainer", "keep_freed_memory"]
 
@@ -79,7 +88,14 @@ class PPOTrainer(PPOSettings):
         training = {**asdict(self), "prior": start, "algorithm": "MaskablePPO"}
         origin = Origin(problem.config, problem.seed, problem.scenario, training)
         bundle = save_bundle(output / "bundle", parts, origin)
-        return TrainingResult(policy, bundle, watcher.history, watcher.best_score, watcher.stopped)
+        return TrainingResult(
+            policy,
+            bundle,
+            watcher.history,
+            watcher.best_score,
+            watcher.stopped,
+            watcher.updates,
+        )
 
     def _model(self, problem: Problem, rows: VecEnv) -> MaskablePPO:
         schema = problem.config.schema
@@ -123,6 +139,7 @@ class _Watcher(BaseCallback):
         super().__init__()
         self._watched, self._problem, self._settings = model, problem, settings
         self._checkpoint = output / _CHECKPOINT
+        self._made_of = made_of(problem, settings)
         self._windows = problem.judging_windows("validation", settings.validation_windows)
         judged = evaluate_rule(settings.reference, self._windows, keep_jobs=0)
         self._reference = Reference(settings.reference, judged.values[settings.metric])
@@ -153,6 +170,11 @@ class _Watcher(BaseCallback):
         """The signal that ended training, if one did."""
         return self._course.stopped
 
+    @property
+    def updates(self) -> int:
+        """How often the weights were updated: after every whole rollout."""
+        return self._updates
+
     def policy(self, state: dict[str, Tensor]) -> ScorerPolicy:
         """The greedy policy of a scorer."""
         settings, schema = self._settings, self._problem.config.schema
@@ -175,7 +197,8 @@ class _Watcher(BaseCallback):
         """Go on from the last checkpoint of the output folder, if there is one."""
         if not self._checkpoint.exists():
             return
-        saved = torch.load(self._checkpoint, weights_only=True)
+        saved = self._read()
+        check_made_of(self._checkpoint, saved["made_of"], self._made_of)
         self._watched.policy.load_state_dict(saved["policy"])
         self._watched.policy.optimizer.load_state_dict(saved["optimizer"])
         self._watched.num_timesteps = int(saved["steps"])
@@ -184,6 +207,18 @@ class _Watcher(BaseCallback):
         lowest = saved["lowest"].numpy()
         self._best = Best(kept=saved["best_state"], lowest=lowest, score=float(lowest.mean()))
         self._course.spent, self._course.history = float(saved["seconds"]), saved["history"]
+
+    def _read(self) -> dict[str, Any]:
+        """The checkpoint, which somebody else may have written."""
+        try:
+            saved = torch.load(self._checkpoint, weights_only=True)
+        except (pickle.UnpicklingError, EOFError, RuntimeError) as error:
+            said = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise ConfigurationError(
+                f"checkpoint {self._checkpoint}: cannot be read ({said}); delete it to begin anew, "
+                "or choose another output folder"
+            ) from None
+        return saved if isinstance(saved, dict) and "made_of" in saved else {"made_of": {}}
 
     def _on_step(self) -> bool:
         return not self._course.over
@@ -229,6 +264,7 @@ class _Watcher(BaseCallback):
         assert self._best.lowest is not None
         lowest: NDArray[np.float64] = self._best.lowest
         content = {
+            "made_of": self._made_of,
             "policy": self._watched.policy.state_dict(),
             "optimizer": self._watched.policy.optimizer.state_dict(),
             "steps": self._watched.num_timesteps,

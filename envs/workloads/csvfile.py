@@ -11,7 +11,7 @@ import io
 import math
 import zlib
 from collections.abc import Callable, Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -123,16 +123,11 @@ def read_columns(
     import pyarrow as pa
 
     try:
-        table = _convert(text, kinds, pa.int64())
+        table = _convert(text, kinds)
     except pa.ArrowInvalid as error:
         _diagnose(path, text, kinds, first_line)
         try:
-            # Programs that know no empty integers write 8.0 for 8 where a column has empty cells.
-            table = _convert(text, kinds, pa.string())
-            for at, (name, kind) in enumerate(kinds.items()):
-                if kind is Kind.INTEGER:
-                    cells = [_to_integer(cell) for cell in table[name].to_pylist()]
-                    table = table.set_column(at, name, pa.array(cells, pa.int64()))
+            table = _convert_leniently(text, kinds)
         except pa.ArrowInvalid:
             problem = str(error).splitlines()[0]
             raise TraceError(str(path), problem, "repair the table", first_line) from None
@@ -140,16 +135,40 @@ def read_columns(
     return table
 
 
-def _convert(text: str, kinds: Mapping[str, Kind], integer: pa.DataType) -> pa.Table:
-    """Read CSV text; integers are stored as a type of choice."""
+def _convert_leniently(text: str, kinds: Mapping[str, Kind]) -> pa.Table:
+    """The same, for cells that are well and that Arrow does not take.
+
+    Programs that know no empty integers write 8.0 for 8 where a column has empty cells; times may
+    have a fraction of a second, which is cut off, or a zone, and are then those of UTC.
+    """
+    import pyarrow as pa
+
+    table = _convert(text, kinds, pa.string(), pa.string())
+    for at, (name, kind) in enumerate(kinds.items()):
+        if kind is Kind.INTEGER:
+            integers = [_to_integer(cell) for cell in table[name].to_pylist()]
+            table = table.set_column(at, name, pa.array(integers, pa.int64()))
+        elif kind is Kind.TIME:
+            times = [_to_time(cell) for cell in table[name].to_pylist()]
+            table = table.set_column(at, name, pa.array(times, pa.timestamp("s")))
+    return table
+
+
+def _convert(
+    text: str,
+    kinds: Mapping[str, Kind],
+    integer: pa.DataType | None = None,
+    time: pa.DataType | None = None,
+) -> pa.Table:
+    """Read CSV text; integers and times are stored as types of choice."""
     import pyarrow as pa
     from pyarrow import csv as arrow_csv
 
     arrow = {
-        Kind.INTEGER: integer,
+        Kind.INTEGER: integer or pa.int64(),
         Kind.NUMBER: pa.float64(),
         Kind.TEXT: pa.string(),
-        Kind.TIME: pa.timestamp("s"),
+        Kind.TIME: time or pa.timestamp("s"),
     }
     options = arrow_csv.ConvertOptions(
         column_types={name: arrow[kind] for name, kind in kinds.items()},
@@ -237,14 +256,14 @@ def csv_line(text: str, row: int, first_line: int = 1) -> int:
 
 def _is_integer(cell: str) -> bool:
     try:
-        return -(1 << 63) <= int(cell) < 1 << 63
+        return "_" not in cell and -(1 << 63) <= int(cell) < 1 << 63
     except ValueError:
         return _is_number(cell) and float(cell).is_integer() and abs(float(cell)) <= _EXACT
 
 
-def _to_integer(cell: str) -> int | None:
+def _to_integer(cell: str | None) -> int | None:
     """The integer of a cell that passed its test; None of an empty one."""
-    if cell in EMPTY:
+    if cell is None or cell in EMPTY:
         return None
     try:
         return int(cell)
@@ -257,15 +276,25 @@ _EXACT = 1 << 53  # beyond, a float does not hold every integer
 
 def _is_number(cell: str) -> bool:
     try:
-        return math.isfinite(float(cell))
+        return "_" not in cell and math.isfinite(float(cell))  # Python alone reads 1_000
     except ValueError:
         return False
 
 
+def _to_time(cell: str | None) -> datetime | None:
+    """The time of a cell that passed its test, in UTC, its zone dropped; None of an empty one."""
+    if cell is None or cell in EMPTY:
+        return None
+    moment = datetime.fromisoformat(cell)
+    if moment.tzinfo is not None:
+        moment = moment.astimezone(UTC).replace(tzinfo=None)
+    return moment.replace(microsecond=0)
+
+
 def _is_time(cell: str) -> bool:
     try:
-        datetime.fromisoformat(cell)
-    except ValueError:
+        _to_time(cell)
+    except (ValueError, OverflowError):
         return False
     return True
 

@@ -21,6 +21,7 @@ __all__ = ["read_client_demand", "read_spot_hourly"]
 
 _TEN_MINUTES = 600
 _HOUR = 3600
+_MOST = 1e12
 
 
 def read_client_demand(
@@ -115,7 +116,13 @@ def _columns(path: Path, text: str, names: list[str]) -> NDArray[np.float64]:
     require_columns(path, header(text), kinds, 1)
     table = read_columns(path, text, kinds)
     cells = [table[name].to_numpy(zero_copy_only=False) for name in names]
-    return np.stack(cells, axis=1).astype(np.float64)
+    numbers = np.stack(cells, axis=1).astype(np.float64)
+    wrong = np.argwhere((numbers < 0.0) | (numbers > _MOST))
+    if len(wrong):
+        row, column = wrong[0]
+        problem = f"column '{names[column]}' is {numbers[row, column]:g}"
+        raise TraceError(str(path), problem, f"give 0 to {_MOST:g}", csv_line(text, int(row)))
+    return numbers
 
 
 def _require_ticks(path: Path, text: str, times: NDArray[np.float64], step: float) -> None:

@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from agents.problem import Problem, Windows
-from envs.config import JOB_ORDERING, PLACEMENT
+from agents.problem import Problem, Windows, digest_of
+from envs.config import CLUSTER, JOB_ORDERING, PLACEMENT
 from envs.reward import RewardConfig
 from envs.workloads import WindowSplit, gpu_pods
 
@@ -54,3 +54,15 @@ def test_played_out_windows_ask_wherever_there_is_a_choice(trace, starts) -> Non
     assert (hasty.config.step_limit, hasty.config.skip_forced) == (0, True)
     assert len(hasty.first(2)) == 2
     assert hasty.first(99).starts.tolist() == starts.tolist()
+
+
+def test_digests_say_what_is_meant_and_nothing_of_the_process() -> None:
+    assert digest_of(replace(CLUSTER, window=np.int16(32))) == digest_of(CLUSTER)
+    assert digest_of({"b": (1, 2.0), "a": None}) == digest_of({"a": None, "b": [1, 2.0]})
+    values = [1, 1.0, True, "1", None, [1], np.array([1]), np.array([1.0]), CLUSTER, JOB_ORDERING]
+    assert len({digest_of(value) for value in values}) == len(values)
+    long = np.zeros(5000)
+    changed = long.copy()
+    changed[2500] = 1.0  # which the middle of a printed array does not show
+    assert digest_of(long) != digest_of(changed)
+    assert digest_of([object()]) == digest_of([object()])

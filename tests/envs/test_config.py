@@ -6,13 +6,10 @@ from dataclasses import replace
 from typing import Any
 
 import gymnasium
+import numpy as np
 import pytest
 
-from envs import (
-    AUTOSCALING,
-    JOB_ORDERING,
-    EnvConfig,
-)
+from envs import AUTOSCALING, CLUSTER, JOB_ORDERING, PLACEMENT, EnvConfig
 from orchestrator.errors import ConfigurationError
 from orchestrator.kernels.run.buffers import Sampling
 from orchestrator.kernels.see.queue import Encoding
@@ -90,3 +87,36 @@ def test_enumerations_may_be_given_by_name_or_value() -> None:
 def test_heads_that_contradict_each_other(changes: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigurationError, match=words):
         replace(AUTOSCALING, **changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"window": 1 << 31}, "'window' is 2147483648; give a whole number from 0 to 65536"),
+        ({"tenants": 10**30}, "'tenants' is 10{30}; give a whole number from 0 to 65536"),
+        ({"step_limit": 1 << 31}, "'step_limit' is 2147483648; give a whole number from 0 to"),
+        ({"preemption_limit": 1 << 40}, "'preemption_limit' is 1099511627776; give an integer"),
+        ({"min_run_seconds": 10**30}, "'min_run_seconds' is .*; give a number"),
+    ],
+)
+def test_numbers_beyond_all_memory_are_refused(changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigurationError, match=words):
+        replace(CLUSTER, **changes)
+
+
+def test_numpys_small_numbers_are_pythons_afterwards() -> None:
+    given = {"window": np.uint8(200), "episode_jobs": np.int16(300), "nodes": np.int8(100)}
+    config = replace(JOB_ORDERING, **given, min_run_seconds=np.float16(2), backfill=np.bool_(1))
+    assert config == replace(
+        JOB_ORDERING, window=200, episode_jobs=300, nodes=100, min_run_seconds=2.0, backfill=True
+    )
+    assert {type(getattr(config, name)) for name in given} == {int}
+    assert type(config.min_run_seconds) is float
+    assert config.backfill is True
+
+
+@pytest.mark.parametrize("base", [PLACEMENT, replace(CLUSTER, encoding="placement")])
+def test_the_fleet_is_described_only_where_there_is_room_for_it(base: EnvConfig) -> None:
+    """It was written behind the end of the global features."""
+    with pytest.raises(ConfigurationError, match="'fleet' is not described in the placement"):
+        replace(base, fleet=True)

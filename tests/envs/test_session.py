@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import tracemalloc
 from collections.abc import Iterator
+from copy import deepcopy
 from dataclasses import replace
 from typing import Any
 
@@ -15,12 +16,14 @@ from numba import njit
 from numba.core.runtime import _nrt_python, rtsys
 from numpy.typing import NDArray
 
-from envs import CLUSTER, JOB_ORDERING, EnvConfig, SchedulingEnv, Session, part_starts
-from envs.workloads import Trace, lublin_feitelson
+from envs import CLUSTER, JOB_ORDERING, EnvConfig, Scenario, SchedulingEnv, Session, part_starts
+from envs.scenario import with_accounts
+from envs.workloads import Trace, gpu_cluster, lublin_feitelson
 from orchestrator.errors import ConfigurationError, ValidationError
 from orchestrator.kernels.run.buffers import Sampling
 from orchestrator.kernels.state.codes import EventKind
 from orchestrator.kernels.state.records import INCIDENT_DTYPE
+from orchestrator.scheduling.rules import rule_named
 from tests.envs.cases import CASES, gpu_trace, lublin_trace, pick_legal
 
 
@@ -340,3 +343,34 @@ def test_sessions_play_the_parts_that_environments_play(part: str, base: EnvConf
 def test_parts_that_are_none_are_refused(part: Any) -> None:
     with pytest.raises(ConfigurationError, match=r"unknown part .*; use one of .*'all'"):
         Session(lublin_trace(), replace(JOB_ORDERING, episode_jobs=8), 1, part=part)
+
+
+def test_rules_that_read_accounts_find_some() -> None:
+    """Without a scenario ``drf`` was ``fcfs``."""
+    trace = gpu_cluster(1500, 0, nodes=4, load=1.3)
+    config, starts = replace(CLUSTER, episode_jobs=256), np.array([0, 600, 1200])
+    bare = Session(trace, config, 3, starts)
+    informed = Session(trace, config, 3, starts, scenario=with_accounts(Scenario(), trace))
+    hashes = {}
+    for name in ("fcfs", "drf", "reclaim", "fcfs", "drf"):
+        bare.replay(name)
+        again = hashes.setdefault(name, bare.state.rows["log_hash"].copy())
+        np.testing.assert_array_equal(bare.state.rows["log_hash"], again)
+    assert (hashes["drf"] != hashes["fcfs"]).any()
+    for name in ("drf", "reclaim"):
+        informed.replay(rule_named(name))
+        np.testing.assert_array_equal(informed.state.rows["log_hash"], hashes[name])
+        copied = deepcopy(bare)
+        copied.replay(name)
+        np.testing.assert_array_equal(copied.state.rows["log_hash"], hashes[name])
+    bare.reset()
+    assert (bare.state.rows["num_tenants"] == 0).all()  # only the replay needed them
+
+
+@pytest.mark.parametrize("rule", [3, None, ["drf"]])
+def test_a_replay_is_under_a_rule(rule: Any) -> None:
+    session = CASES["ordering"].session(1)
+    with pytest.raises(ConfigurationError, match=r"'rule' is a \w+; give a Rule, or the name of"):
+        session.replay(rule)
+    with pytest.raises(ConfigurationError, match="unknown rule 'longest'; known: fcfs"):
+        session.replay("longest")

@@ -47,6 +47,7 @@ _PHILLY_KINDS = {
     "vc": Kind.TEXT,
 }
 _MACHINE_COLUMNS = ("machineId", "number of GPUs", "single GPU mem")
+_MOST_GPUS, _MOST_GB = 64, 1 << 16
 _LOG = "cluster_job_log"
 _LOG_MACHINES = "cluster_machine_list"
 _ZONE = "America/Los_Angeles"
@@ -136,9 +137,11 @@ def read_machines(path: Path) -> tuple[NodeSpec, ...]:
             raise TraceError(str(path), problem, "repair or remove the line", number)
         machine, gpus, memory = (cells[i] for i in at)
         memory = memory.removesuffix("GB").strip()
-        if not (machine and gpus.isdecimal() and memory.isdecimal() and int(gpus) <= 64):
+        whole = machine and gpus.isdecimal() and memory.isdecimal()
+        if not whole or int(gpus) > _MOST_GPUS or int(memory) > _MOST_GB:
             problem = f"machine {machine!r} has {gpus!r} GPUs of {memory!r} GB"
-            raise TraceError(str(path), problem, "give a name and integers", number)
+            remedy = f"give a name and integers, at most {_MOST_GPUS} GPUs of {_MOST_GB} GB"
+            raise TraceError(str(path), problem, remedy, number)
         nodes.append(gpu_node(machine, int(gpus), float(memory)))
     if not nodes:
         raise TraceError(str(path), "lists no machines", "give at least one")

@@ -173,7 +173,7 @@ def _diagnose(name: str, cells: list[str], line: int) -> None:
         raise TraceError(name, problem, "repair or remove the line", line)
     for field, cell in zip(_FIELDS, cells, strict=True):
         try:
-            ok = bool(np.isfinite(float(cell)))
+            ok = "_" not in cell and bool(np.isfinite(float(cell)))  # Python alone reads 1_000
         except ValueError:
             ok = False
         if not ok:

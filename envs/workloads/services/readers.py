@@ -45,6 +45,7 @@ _TOKENS = ("ContextTokens", "GeneratedTokens")
 _TIME = "t"
 _ZONE = re.compile(r":\d\d(\.\d+)?(Z|[+-]\d\d:?\d\d)$")  # a time of day that names its zone
 _TOTAL = "rate_rps"
+_MOST_RPS = 1e12
 
 
 @dataclass(frozen=True)
@@ -256,12 +257,12 @@ def _read_rates(path: Path, text: str, names: list[str]) -> tuple[float, NDArray
         problem = f"column '{_TIME}' does not go on in steps of {tick} s"
         raise TraceError(str(path), problem, "give every tick, in order", line)
     rates = np.stack([np.asarray(table[name]) for name in names])
-    bad = ~(rates >= 0.0) | ~np.isfinite(rates)
+    bad = ~((rates >= 0.0) & (rates <= _MOST_RPS))
     if bad.any():
         column, row = np.argwhere(bad)[0]
         problem = f"column '{names[column]}' is {rates[column, row]}"
         line = csv_line(text, int(row))
-        raise TraceError(str(path), problem, "rates are finite and not negative", line)
+        raise TraceError(str(path), problem, f"give a rate from 0 to {_MOST_RPS:g}", line)
     return float(tick), rates
 
 

@@ -96,7 +96,9 @@ def test_a_resumed_run_is_the_uninterrupted_one(trace, tmp_path):
 
 def test_damaged_and_foreign_checkpoints_are_refused(trace, tmp_path):
     train(make_problem(trace, 1), tmp_path, generations=1)
-    with pytest.raises(ConfigurationError, match=r"checkpoint\.pkl: is of seed 1, not seed 2; del"):
+    with pytest.raises(
+        ConfigurationError, match=r"checkpoint\.pkl: was made with .* of 'seed'; give"
+    ):
         train(make_problem(trace, 2), tmp_path, resume=True)
     (tmp_path / "checkpoint.pkl").write_bytes(b"\x80\x04nonsense")
     with pytest.raises(ConfigurationError, match=r"checkpoint\.pkl: cannot be read"):
@@ -151,3 +153,21 @@ def test_a_short_search_beats_where_it_began(trace, tmp_path):
 def test_senseless_options_are_named(options, message):
     with pytest.raises(ConfigurationError, match=message):
         CMATrainer(**options)
+
+
+@pytest.mark.parametrize(
+    ("config", "changes", "words"),
+    [
+        ({"window": 32}, {}, "'env'"),
+        ({}, {"sigma": 0.3}, "'agent.sigma'"),
+        ({"backfill": True}, {"windows": 5, "reference": "f1"}, "'env', 'agent.windows', 'agent.r"),
+    ],
+)
+def test_checkpoints_of_other_problems_and_settings_are_refused(
+    trace, tmp_path, config, changes, words
+):
+    train(make_problem(trace), tmp_path, generations=1)
+    with pytest.raises(ConfigurationError, match=rf"made with other values of {words}"):
+        train(make_problem(trace, **config), tmp_path, resume=True, **changes)
+    with pytest.raises(ConfigurationError, match="other values of 'workload'; give those again"):
+        train(make_problem(lublin_feitelson(JOBS, 4)), tmp_path, resume=True)

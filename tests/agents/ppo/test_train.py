@@ -163,3 +163,28 @@ def test_clusters_with_preemption_can_be_learned(tmp_path: Path) -> None:
 def test_the_c_library_takes_the_settings_or_is_left_alone() -> None:
     glibc = sys.platform == "linux" and hasattr(ctypes.CDLL(None), "mallopt")
     assert keep_freed_memory() is glibc
+
+
+@pytest.mark.parametrize(
+    ("config", "changes", "words"),
+    [
+        (replace(_ORDERING, window=12), {}, "'env'"),
+        (_ORDERING, {"hidden": 16}, "'agent.hidden'"),
+        (_ORDERING, {"metric": "wait", "envs": 8}, "'agent.envs', 'agent.metric'"),
+    ],
+)
+def test_checkpoints_of_other_problems_and_settings_are_refused(
+    tmp_path: Path, config: EnvConfig, changes: dict[str, Any], words: str
+) -> None:
+    _train(tmp_path)
+    with pytest.raises(ConfigurationError, match=f"made with other values of {words}; give those"):
+        _train(tmp_path, config, resume=True, **changes)
+    (tmp_path / "checkpoint.pt").write_bytes(b"nonsense")
+    with pytest.raises(ConfigurationError, match=r"checkpoint\.pt: cannot be read \(.*delete it"):
+        _train(tmp_path, resume=True)
+
+
+def test_what_was_not_trained_says_so(tmp_path: Path) -> None:
+    assert _train(tmp_path / "none", budget_seconds=0.0).updates == 0
+    assert _train(tmp_path / "two").updates == 2
+    assert _train(tmp_path / "two", resume=True).updates == 2

@@ -91,3 +91,13 @@ def test_hours_without_a_number_are_named(tmp_path: Path, cell: str) -> None:
     path.write_text(f"hour,gpus_active_requested\n0,1\n1,2\n\n2,{cell}\n3,4\n")
     with pytest.raises(TraceError, match="line 5: column 'gpus_active_requested' is"):
         read_spot_hourly(path, last_hours=0)
+
+
+@pytest.mark.parametrize(("cell", "said"), [("-1", "-1"), ("1e300", r"1e\+300")])
+def test_demand_that_cannot_be_meant_names_file_and_line(
+    tmp_path: Path, cell: str, said: str
+) -> None:
+    rows = [f"{hour},{cell if hour == 3 else 5}" for hour in range(6)]
+    path = _write(tmp_path, "\n".join(["hour,gpus_active_requested", *rows]))
+    with pytest.raises(TraceError, match=f"line 5: column 'gpus_active_requested' is {said}; give"):
+        read_spot_hourly(path, last_hours=1)

@@ -1,4 +1,4 @@
-"""None"""
+"""Philly, as tables and as its publisher's log."""
 
 from __future__ import annotations
 
@@ -257,3 +257,37 @@ def test_nulls_of_the_log_are_nothing(tmp_path: Path) -> None:
             read_philly_json(philly_log(tmp_path, [fine | broken]))
     with pytest.raises(TraceError, match="nan"):
         read_philly_json(philly_log(tmp_path, [fine | {"submitted_time": float("nan")}]))
+
+
+@pytest.mark.parametrize(
+    ("cell", "ms"),
+    [
+        ("2017-10-01 00:00:30.75", 30_000),
+        ("2017-10-01T00:00:30Z", 30_000),
+        ("2017-10-01 08:00:20+08:00", 20_000),
+    ],
+)
+def test_times_may_have_fractions_and_zones(tmp_path: Path, cell: str, ms: int) -> None:
+    jobs = (HEAD, JOBS[0], JOBS[1].replace("2017-10-01 00:00:30", cell), *JOBS[2:])
+    assert read_philly(philly(tmp_path, jobs)).requests["submit_ms"][:3].tolist() == [0, ms, 60_000]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("30,0,12", "30,1_000,12", "'duration_s' is '1_000', not a 64-bit integer"),
+        ("2017-10-01 00:00:30", "30", "'submit_time' is '30', not a time"),
+        ("2017-10-01 00:00:30", "0001-01-01 00:00:00+08:00", "'submit_time' is '0001.*not a time"),
+    ],
+)
+def test_cells_that_only_python_reads_are_named(
+    tmp_path: Path, old: str, new: str, words: str
+) -> None:
+    jobs = (HEAD, JOBS[0], JOBS[1].replace(old, new), *JOBS[2:])
+    with pytest.raises(TraceError, match=f"line 3: column {words}"):
+        read_philly(philly(tmp_path, jobs))
+
+
+def test_machines_have_memory_that_can_be_meant(tmp_path: Path) -> None:
+    with pytest.raises(TraceError, match=r"line 3: machine 'm1' has '8' GPUs of '9{20}' GB; give"):
+        read_philly(philly(tmp_path, machines=(*MACHINES[:2], f"m1,8,{'9' * 20}GB")))

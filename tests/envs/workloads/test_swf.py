@@ -244,3 +244,9 @@ def test_numbers_need_not_follow_the_submissions(tmp_path: Path, numbers: tuple[
         r = read_swf(write(tmp_path, *order)).requests
         assert r["submit_ms"].tolist() == [0, 10_000, 20_000]
         assert r["source_id"].tolist() == list(numbers)
+
+
+def test_numbers_that_only_python_reads_are_named(tmp_path: Path) -> None:
+    path = write(tmp_path, job(1, 0), job(2, "1_000"))
+    with pytest.raises(TraceError, match="line 3: field 'submit time' is '1_000', not a finite"):
+        read_swf(path)
