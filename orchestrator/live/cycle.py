@@ -251,7 +251,7 @@ class SchedulingCycle:
 
     async def resume(self) -> None:
         """Take up what was left when the orchestrator before this one ended."""
-        if self._ask is ask_aside:
+        if isinstance(self._ask, AskAside):
             await asyncio.to_thread(_load_kernels, self._fallback)
         if self._engine.undecided:
             await self.react()

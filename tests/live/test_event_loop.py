@@ -98,7 +98,6 @@ async def test_a_placement_that_does_not_exist_is_refused(generator: Any) -> Non
     assert len(await cluster.schedule()) == 1
 
 
-<<<<<<< HEAD
 async def test_a_job_starts_a_moment_after_it_was_submitted() -> None:
     """On the wall clock, too, and in a process that has decided nothing yet: nobody waits twice."""
     cluster = _cluster(WallClock(), schedule_on_events=True)
@@ -108,7 +107,8 @@ async def test_a_job_starts_a_moment_after_it_was_submitted() -> None:
             return
         await asyncio.sleep(0.01)
     pytest.fail("it was submitted a second ago, and nobody is ahead of it")
-=======
+
+
 class _Stuck:
     """A policy that does not answer until it is let go, or one that raises what futures cannot."""
 
@@ -151,4 +151,3 @@ async def test_whatever_a_policy_raises_the_fallback_decides(error: type[Excepti
     told = cluster.get_cluster_status()["errors"]["last_policy_error"]
     assert error.__name__ in told
     assert "from the policy" in told
->>>>>>> a1
