@@ -8,7 +8,6 @@ everything that a tail does not decide must agree closely.
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import numpy as np
@@ -152,13 +151,6 @@ def test_bad_arguments(arguments: dict[str, float], word: str) -> None:
 def test_bad_parameters(values: dict[str, float]) -> None:
     with pytest.raises(ConfigurationError, match=next(iter(values))):
         LublinParameters(**values)
-
-
-def test_a_hundred_thousand_jobs_are_drawn_fast() -> None:
-    lublin_feitelson(10, 0)
-    start = time.perf_counter()
-    lublin_feitelson(100_000, 1)
-    assert time.perf_counter() - start < 2.0
 
 
 @pytest.mark.traces
