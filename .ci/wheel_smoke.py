@@ -25,7 +25,6 @@ def check_packages() -> None:
 def check_configs() -> int:
     from hydra import compose, initialize_config_dir
 
-    # Which also offers the trainers' settings, the defaults of the group `agent`.
     from agents.program import config_dir
 
     folder = config_dir()

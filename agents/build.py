@@ -8,18 +8,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, fields, is_dataclass, replace
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import hydra
-from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig
 
 from agents.evaluation.pods import PackingSuite, PublishedPacking
 from agents.evaluation.suite import Published, Suite
-from agents.linear.settings import CMASettings
-from agents.ppo.settings import PPOSettings
 from agents.problem import Problem
 from agents.program import plain
 from agents.settings import check_kind, check_number, check_seed, check_types
@@ -88,15 +85,6 @@ def check_fields(
                 f"{subject}: unknown field '{name}'; known: {', '.join(known)}"
             )
 
-
-def _offer_settings() -> None:
-    """Let ``conf/agent`` name the settings of trainers: each field a key, with its default."""
-    store = ConfigStore.instance()
-    for name, settings in (("ppo_settings", PPOSettings()), ("cma_settings", CMASettings())):
-        store.store(name, asdict(settings), group="agent")
-
-
-_offer_settings()
 
 # --- Workloads -----------------------------------------------------------------------------------
 

@@ -17,13 +17,14 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import CompactHydraException, InstantiationException
 from hydra.types import RunMode
@@ -31,6 +32,8 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from agents.files import versions, write_json, write_text
+from agents.linear.settings import CMASettings
+from agents.ppo.settings import PPOSettings
 from agents.training import Stopped, stoppable
 from envs.checks import check_whole
 from orchestrator.errors import ConfigurationError, QuartermasterError
@@ -74,6 +77,17 @@ def config_dir() -> Path:
         f"no configs: neither {_HERE / '_conf'} nor {_HERE.parent / 'conf'} exists; "
         "install the package anew"
     )
+
+
+def _offer_settings() -> None:
+    """Let ``conf/agent`` name the settings of trainers: each field a key, with its default."""
+    store = ConfigStore.instance()
+    for name, settings in (("ppo_settings", PPOSettings()), ("cma_settings", CMASettings())):
+        store.store(name, asdict(settings), group="agent")
+
+
+# Beside `config_dir`: whoever finds the configs can compose them.
+_offer_settings()
 
 
 def entry_point(
