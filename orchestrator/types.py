@@ -7,6 +7,7 @@ extensions with working defaults. Every specification validates itself when it i
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum, IntEnum
 
@@ -174,6 +175,45 @@ def _require_texts(spec: object, subject: str, field: str) -> None:
     _put(spec, field, tuple(str(one) for one in value))
 
 
+def _passes_exec(text: object) -> bool:
+    """Whether a process can be given a text as an argument, a variable or a folder."""
+    return isinstance(text, str) and is_unicode(text) and "\0" not in text
+
+
+def _require_command(spec: JobSpec, subject: str) -> None:
+    """Demand an argument vector and a folder; one text is a shell's, not a vector."""
+    value = spec.command
+    ok = isinstance(value, tuple | list) and all(_passes_exec(part) for part in value)
+    remedy = "give a tuple of texts without NUL, the program first; wrap a shell's line in "
+    remedy += "('sh', '-c', line)"
+    _require(subject, "command", ok, f"is {value!r}", remedy)
+    _require(subject, "command", not value or bool(value[0]), "begins with ''", remedy)
+    _put(spec, "command", tuple(str(part) for part in value))
+    _require_text(spec, subject, "working_dir")
+    ok = _passes_exec(spec.working_dir)
+    _require(subject, "working_dir", ok, f"is {spec.working_dir!r}", "give a path without NUL")
+
+
+def _require_environment(spec: JobSpec, subject: str) -> None:
+    """Demand names and values, as a mapping or as pairs; sorted, each name once."""
+    value = spec.environment
+    pairs = tuple(value.items()) if isinstance(value, Mapping) else value
+    ok = isinstance(pairs, tuple | list) and all(
+        isinstance(pair, tuple | list)
+        and len(pair) == 2
+        and all(_passes_exec(part) for part in pair)
+        and pair[0]
+        and "=" not in pair[0]
+        for pair in pairs
+    )
+    remedy = "give names and values as texts without NUL; no '=' in names"
+    _require(subject, "environment", ok, f"is {value!r}", remedy)
+    named = dict(pairs)
+    twice = len(named) < len(pairs)
+    _require(subject, "environment", not twice, f"is {value!r}", "give each name once")
+    _put(spec, "environment", tuple(sorted((str(k), str(v)) for k, v in named.items())))
+
+
 @dataclass(frozen=True)
 class JobSpec:
     """What a user asks for.
@@ -241,6 +281,13 @@ class JobSpec:
         Training, batch inference, or a service whose workers are its replicas.
     deadline_hours : float or None
         When a batch job should be done, from its submission.
+    command : tuple of str
+        What each worker runs, an argument vector: no shell reads it. Empty: nothing, which only
+        simulated runtimes can.
+    working_dir : str
+        Folder that it runs in; empty: one of the job's own.
+    environment : tuple of (str, str)
+        Variables that it gets besides those of the runtime; may be given as a mapping.
     """
 
     job_id: str
@@ -273,6 +320,9 @@ class JobSpec:
     topology: Topology = Topology.ANY
     kind: JobKind = JobKind.TRAINING
     deadline_hours: float | None = None
+    command: tuple[str, ...] = ()
+    working_dir: str = ""
+    environment: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
         """Validate every field; raise :class:`ValidationError` naming the first bad one."""
@@ -299,6 +349,8 @@ class JobSpec:
         for field in _POSITIVE:
             if getattr(self, field) is not None or field not in _OPTIONAL:
                 _require_number(self, me, field, 0.0, above=True)
+        _require_command(self, me)
+        _require_environment(self, me)
         self._check_together(me)
 
     def _check_together(self, me: str) -> None:

@@ -6,7 +6,7 @@ A field that is added without a scene, and so perhaps without an effect, fails h
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import fields
 from typing import Any, NamedTuple
 
@@ -18,9 +18,14 @@ from orchestrator import (
     JobSpec,
     NodeSpec,
     Semantics,
+    SimulatedRuntime,
+    StartJob,
     Topology,
     ValidationError,
+    VirtualClock,
 )
+from orchestrator.messages import Effect
+from orchestrator.ports import Clock
 from orchestrator.status import demand_of
 from tests.engine.builders import HOUR_MS, MINUTE_MS, Stage, job, node, stage
 
@@ -137,6 +142,28 @@ async def _deadlines(deadline_hours: float | None) -> object:
     return told["deadlines_met"], told["deadlines_missed"]
 
 
+class _Listener(SimulatedRuntime):
+    """A simulated runtime that remembers which jobs it was told to start."""
+
+    def __init__(self, clock: Clock) -> None:
+        super().__init__(clock)
+        self.started: list[JobSpec] = []
+
+    def carry_out(self, effects: Sequence[Effect]) -> None:
+        self.started += [effect.spec for effect in effects if isinstance(effect, StartJob)]
+        super().carry_out(effects)
+
+
+async def _told(field: str, value: Any) -> Any:
+    """What the runtime hears of a field of the job that it is to start."""
+    clock = VirtualClock()
+    runtime = _Listener(clock)
+    s = stage(*_ONE, clock=clock, runtime=runtime, schedule_on_events=True)
+    await s.orchestrator.submit_job(job("a", **{field: value}))
+    await s.wait(0)
+    return [getattr(spec, field) for spec in runtime.started]
+
+
 _ELASTIC = {"elastic": True, "max_workers": 3}
 _BUSY = job("busy", gpus_per_worker=4)
 _PAIR = {"num_workers": 2, "gpus_per_worker": 4}
@@ -230,6 +257,15 @@ _JOB_SCENES = {
     ),
     "kind": Scene(_services, (JobKind.TRAINING, []), (JobKind.SERVICE, ["a"])),
     "deadline_hours": Scene(_deadlines, (None, (0, 0)), (2.0, (1, 0))),
+    "command": Scene(
+        lambda command: _told("command", command), ((), [()]), (("true",), [("true",)])
+    ),
+    "working_dir": Scene(
+        lambda folder: _told("working_dir", folder), ("", [""]), ("/data", ["/data"])
+    ),
+    "environment": Scene(
+        lambda named: _told("environment", named), ((), [()]), ({"A": "1"}, [(("A", "1"),)])
+    ),
 }
 
 

@@ -56,11 +56,31 @@ from tests.engine.builders import job, node
         ("deadline_hours", float("nan")),
         ("gpu_fraction", 1.5),
         ("network_gbps", np.array([1.0, 2.0])),
+        ("command", "python train.py"),
+        ("command", ("",)),
+        ("command", ("python", 3)),
+        ("command", ("python", "a\0b")),
+        ("command", None),
+        ("working_dir", 3),
+        ("working_dir", "a\0"),
+        ("environment", "A=1"),
+        ("environment", {"A": 1}),
+        ("environment", {"A=B": "1"}),
+        ("environment", {"": "1"}),
+        ("environment", (("A", "1"), ("A", "2"))),
+        ("environment", (("A",),)),
     ],
 )
 def test_jobs_of_wrong_types_are_refused(field: str, value: Any) -> None:
     with pytest.raises(ValidationError, match=f"JobSpec '.*': field '{field}'"):
         job(**({"job_id": "a"} | {field: value}))
+
+
+def test_commands_and_environments_become_tuples() -> None:
+    spec = job("a", command=["python", "-c", ""], environment={"B": "2", "A": ""})
+    assert spec.command == ("python", "-c", "")
+    assert spec.environment == (("A", ""), ("B", "2"))
+    assert hash(spec) == hash(job("a", command=("python", "-c", ""), environment=spec.environment))
 
 
 @pytest.mark.parametrize(
