@@ -27,7 +27,7 @@ class RunEnd(IntEnum):
     MOVED = 4
     """It went on at once, in the same run, on other nodes."""
     UNFINISHED = 5
-    """It was still running when nothing was left to happen."""
+    """It has not ended: the job was still running when this was asked."""
 
 
 RUN_DTYPE = np.dtype(
