@@ -21,9 +21,10 @@ if TYPE_CHECKING:
 __all__ = ["assign_lanes", "draw_gantt"]
 
 _MOST_LANES = 4096
+_MARK = 0.003  # of the width of a panel
 _RED = "#d6006c"
 _BOUND_MS = 10_000
-_BARS = {int(RunEnd.PREEMPTED): (INK, "preempted"), int(RunEnd.INTERRUPTED): (_RED, "node failed")}
+_ENDS = {int(RunEnd.PREEMPTED): (INK, "preempted"), int(RunEnd.INTERRUPTED): (_RED, "node failed")}
 
 
 def assign_lanes(
@@ -136,7 +137,7 @@ def _drawn(result: EvaluationResult, sequence: int) -> NDArray[np.void]:
 
 
 def _blocks(axes: Axes, result: EvaluationResult, sequence: int, colours: Any, norm: Any) -> None:
-    from matplotlib.collections import LineCollection, PolyCollection
+    from matplotlib.collections import PolyCollection
 
     jobs, runs = result.of_sequence(sequence), _drawn(result, sequence)
     unit = max(int(np.gcd.reduce(runs["units"])), -(-result.capacity_units // _MOST_LANES), 1)
@@ -146,24 +147,25 @@ def _blocks(axes: Axes, result: EvaluationResult, sequence: int, colours: Any, n
     begin = (runs["start_ms"] - zero) / MS_PER_HOUR
     until = (runs["end_ms"] - zero) / MS_PER_HOUR
     shade = colours(norm(_slowdowns(jobs)))[runs["job"]]
+    # An end is seen, and yet hides no more than a quarter of a short run.
+    marks = np.minimum((until - begin) / 4, until.max(initial=0.0) * _MARK)
     corners, faces = [], []
-    bars: dict[int, list[list[tuple[float, float]]]] = {end: [] for end in _BARS}
+    ends: dict[int, list[list[tuple[float, float]]]] = {end: [] for end in _ENDS}
     for k, lanes in enumerate(placed):
         for first, count in lanes:
-            left, right = begin[k], until[k]
             low, high = first * unit / 1000, (first + count) * unit / 1000
-            corners.append([(left, low), (right, low), (right, high), (left, high)])
+            corners.append(_rectangle(begin[k], until[k], low, high))
             faces.append(shade[k])
-            if int(runs["end"][k]) in bars:
-                bars[int(runs["end"][k])].append([(right, low), (right, high)])
+            if int(runs["end"][k]) in ends:
+                mark = _rectangle(until[k] - marks[k], until[k], low, high)
+                ends[int(runs["end"][k])].append(mark)
     axes.add_collection(
         PolyCollection(corners, facecolors=faces, edgecolors="white", linewidths=0.15)
     )
-    for end, (colour, words) in _BARS.items():
-        if bars[end]:
-            width = float(np.clip(400 / len(bars[end]), 0.5, 1.8))  # many must not hide the blocks
+    for end, (colour, words) in _ENDS.items():
+        if ends[end]:
             axes.add_collection(
-                LineCollection(bars[end], colors=colour, linewidths=width, label=words)
+                PolyCollection(ends[end], facecolors=colour, linewidths=0, label=words)
             )
     mean = result.values["bounded_slowdown"][sequence]
     axes.set(ylim=(0, result.capacity_units / 1000), ylabel=result.resource)
@@ -171,7 +173,11 @@ def _blocks(axes: Axes, result: EvaluationResult, sequence: int, colours: Any, n
     note = "" if result.runs.of_sequence(sequence) is not None else " (last run of each job only)"
     axes.set_title(f"{result.policy}: mean bounded slowdown {mean:,.1f}{note}")
     if axes.get_legend_handles_labels()[1]:
-        axes.legend(loc="lower right", bbox_to_anchor=(1.0, 0.98), ncols=len(_BARS))
+        axes.legend(loc="lower right", bbox_to_anchor=(1.0, 0.98), ncols=len(_ENDS))
+
+
+def _rectangle(left: float, right: float, low: float, high: float) -> list[tuple[float, float]]:
+    return [(left, low), (right, low), (right, high), (left, high)]
 
 
 def _waiting(axes: Axes, results: Sequence[EvaluationResult], sequence: int) -> None:
@@ -183,12 +189,13 @@ def _waiting(axes: Axes, results: Sequence[EvaluationResult], sequence: int) -> 
         else:
             goes_on = np.isin(runs["end"], (RunEnd.RESIZED, RunEnd.MOVED))
             begun = runs["start_ms"][~np.concatenate(([False], goes_on[:-1]))[: len(runs)]]
-            stopped = runs["end_ms"][np.isin(runs["end"], list(_BARS))]
+            stopped = runs["end_ms"][np.isin(runs["end"], list(_ENDS))]
         times = np.concatenate((jobs["submit_ms"], stopped, begun))
         change = np.repeat((1, 1, -1), (len(jobs), len(stopped), len(begun)))
         order = np.argsort(times, kind="stable")
-        hours = (times[order] - jobs["submit_ms"].min()) / MS_PER_HOUR
-        waiting = np.cumsum(change[order])
+        last = np.append(np.diff(times[order]) > 0, True)  # who starts at once does not wait
+        hours = (times[order] - jobs["submit_ms"].min())[last] / MS_PER_HOUR
+        waiting = np.cumsum(change[order])[last]
         label = result.policy if runs is not None else f"{result.policy}, before the first run"
         axes.step(hours, waiting, where="post", color=colour, lw=1.2, label=label)
     axes.set_ylim(bottom=0)
