@@ -254,7 +254,8 @@ _RECORD = (_CONFIG, _RUN)
 # What runs leave behind: a folder with one of these holds results.
 _RESULTS = (
     *_RECORD, "bundle", "manifest.json", "checkpoint.pkl", "checkpoint.pt", "history.csv",
-    "summary.json", "table.csv", "table.md", "jobs.csv", "comparisons.csv", "speed.json",
+    "summary.json", "table.csv", "table.md", "jobs.csv", "runs.csv",
+    "comparisons.csv", "speed.json",
 )  # fmt: skip
 # Options of Hydra that change where configs are read from, all with a value.
 _OF_HYDRA = ("--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn")

@@ -25,7 +25,7 @@ from envs.checks import (
 )
 from envs.config import AUTOSCALING, CLUSTER, JOB_ORDERING, PLACEMENT, EnvConfig
 from envs.fitting import check_arguments, check_part
-from envs.render import describe_decision, draw_occupancy
+from envs.render import describe_decision, draw_occupancy, kept_effects
 from envs.scenario import FleetPlan, Scenario, ServiceMix, seasonal_rates
 from envs.session import Session
 from envs.workloads import Trace, gpu_cluster, gpu_pods, lublin_feitelson
@@ -267,6 +267,8 @@ class SchedulingEnv(gymnasium.Env[Any, Any]):
         windows = check_part(part) if starts is None else starts
         config = override(base, overrides)
         self.session = make_session(config, 1, trace, windows, incidents, scenario)
+        if render_mode == "rgb_array":
+            self.session.keep_effects(kept_effects(self.session.state.shape.jobs))
         self.config = self.session.config
         self.observation_space = observation_space(self.config)
         self.action_space = action_space(self.config)

@@ -8,15 +8,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.kernels.state.codes import FOREVER_MS, JobCode, JobKind, NodeCode
+from orchestrator.scheduling.runs import RUN_DTYPE, RunEnd, RunReader
 
 if TYPE_CHECKING:
     from envs.session import Session
 
-__all__ = ["describe_decision", "draw_occupancy"]
+__all__ = ["describe_decision", "draw_occupancy", "kept_effects"]
 
 _SHOWN = 12
 _WIDTH, _HEIGHT = 640, 256
-_BACKGROUND = (250, 250, 250)
+_BACKGROUND, _PARTIAL = (250, 250, 250), (215, 215, 215)
+_PER_JOB, _LEAST = 32, 4096
 _NOW = (40, 40, 40)
 
 
@@ -86,35 +88,36 @@ def job_colour(j: int) -> tuple[int, int, int]:
     return tuple(int(70 + 150 * c) for c in (red, green, blue))  # type: ignore[return-value]
 
 
+def kept_effects(jobs: int) -> int:
+    """Effects that a session of so many jobs keeps, so that all their runs can be drawn."""
+    return max(_PER_JOB * jobs, _LEAST)
+
+
 def draw_occupancy(session: Session, e: int) -> NDArray[np.uint8]:
     """Capacity x time occupancy of a row so far: an RGB image [256, 640, 3].
 
     Time runs to the right, from the episode's start to now (and to the expected ends of running
-    jobs); each job is a block as high as its demand. Heights are stacked in order of start, so
-    a block's position says how much was in use, not which device.
+    jobs); each run of a job is a block as high as what it held. Heights are stacked in order of
+    start, so a block's position says how much was in use, not which device. On a darker ground only
+    the last run of each job is drawn: the session does not keep what came before
+    (:meth:`envs.session.Session.keep_effects`), or more has happened than it keeps.
     """
     row = session.state.rows[e]
-    image = np.full((_HEIGHT, _WIDTH, 3), _BACKGROUND, np.uint8)
-    jobs = session.state.job[e][: row["num_jobs"]]
-    held = np.flatnonzero((jobs["first_start_ms"] >= 0) & (jobs["state"] != JobCode.PREEMPTED))
-    if len(held) == 0:
+    whole, blocks = _blocks(session, e)
+    image = np.full((_HEIGHT, _WIDTH, 3), _BACKGROUND if whole else _PARTIAL, np.uint8)
+    if len(blocks) == 0:
         return image
-    running = np.isin(jobs["state"][held], (JobCode.RUNNING, JobCode.CHECKPOINTING))
-    start = jobs["start_ms"][held].astype(np.float64)
-    end = np.where(running, jobs["expected_end_ms"][held], jobs["end_ms"][held]).astype(float)
-    forever = session.state.request[e][held]["kind"] == JobKind.SERVICE
-    end = np.where(running & forever, float(row["now_ms"]), end)
+    start, end = blocks["start_ms"].astype(np.float64), blocks["end_ms"].astype(np.float64)
     low = float(session.state.request[e, 0]["submit_ms"])
     high = max(float(end.max()), float(row["now_ms"]), low + 1.0)
     edges = np.linspace(low, high, _WIDTH + 1)
     per_unit = _HEIGHT / max(int(row["nominal_units"]), 1)
-    order = np.argsort(start, kind="stable")
     left = np.searchsorted(edges, start, side="right") - 1
     right = np.searchsorted(edges, end, side="left")
     top = np.zeros(_WIDTH)
-    for k in order:
-        colour = job_colour(int(held[k]))
-        height = jobs["units"][held[k]] * per_unit
+    for k in np.argsort(start, kind="stable"):
+        colour = job_colour(int(blocks["job"][k]))
+        height = blocks["units"][k] * per_unit
         for x in range(int(left[k]), min(int(right[k]), _WIDTH)):
             # Jobs that meet within one column can be higher than the cluster together.
             from_y = min(int(top[x]), _HEIGHT)
@@ -124,3 +127,25 @@ def draw_occupancy(session: Session, e: int) -> NDArray[np.uint8]:
     now = min(int((row["now_ms"] - low) / (high - low) * (_WIDTH - 1)), _WIDTH - 1)
     image[:, now] = _NOW
     return image
+
+
+def _blocks(session: Session, e: int) -> tuple[bool, NDArray[np.void]]:
+    """Whether every run of the jobs is known, and those that are, RUN_DTYPE; services' last one."""
+    state, row = session.state, session.state.rows[e]
+    jobs, kinds = (table[e][: row["num_jobs"]] for table in (state.job, state.request["kind"]))
+    found = RunReader(session.envs).finish(state, e) if state.shape.effects > 0 else None
+    holds = np.isin(jobs["state"], (JobCode.RUNNING, JobCode.CHECKPOINTING, JobCode.COMPLETED))
+    last = holds if found is None else holds & (kinds == JobKind.SERVICE)
+    runs = np.zeros(int(last.sum()), RUN_DTYPE)
+    runs["job"], runs["end"] = np.flatnonzero(last), RunEnd.UNFINISHED
+    for name in ("start_ms", "units"):
+        runs[name] = jobs[name][last]
+    runs["end"][jobs["state"][last] == JobCode.COMPLETED] = RunEnd.COMPLETED
+    runs["end_ms"] = jobs["end_ms"][last]
+    if found is not None:
+        runs = np.concatenate((found.runs, runs))
+    goes_on = runs["end"] == RunEnd.UNFINISHED
+    expected = jobs["expected_end_ms"][runs["job"]]
+    forever = kinds[runs["job"]] == JobKind.SERVICE
+    runs["end_ms"][goes_on] = np.where(forever, row["now_ms"], expected)[goes_on]
+    return found is not None, runs

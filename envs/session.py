@@ -325,15 +325,23 @@ class Session:
         if rule.reads_accounts and len(episode.tenants) == 0:
             informed = with_accounts(self.scenario, self.trace)
             episode = episode._replace(tenants=accounts(informed, self.trace))
-            self._make_room(len(episode.tenants))
+            self._make_room(tenants=max(len(episode.tenants), self.state.shape.tenants))
         replay_rows(self.state.rows, 0, self.envs, windows, rule.to_record(), episode, self.bench)
 
-    def _make_room(self, tenants: int) -> None:
-        """Let rows that are about to begin anew have room for so many accounts."""
-        shape = self.state.shape
-        if shape.tenants < tenants:
+    def keep_effects(self, effects: int) -> None:
+        """Let rows that are about to begin anew keep the last ``effects`` things done to jobs.
+
+        :class:`orchestrator.scheduling.runs.RunReader` makes runs of them. By default none is kept.
+        """
+        effects = check_whole("keep_effects: 'effects'", effects, 0)
+        self._make_room(effects=max(effects, self.state.shape.effects))
+
+    def _make_room(self, **sizes: int) -> None:
+        """Let rows that are about to begin anew have room for more."""
+        shape = replace(self.state.shape, **sizes)
+        if shape != self.state.shape:
             self.close()
-            self._allocate(replace(shape, tenants=tenants))
+            self._allocate(shape)
             self._prepare()
 
     def _allocate(self, shape: ClusterShape) -> None:

@@ -47,7 +47,7 @@ def test_train_then_evaluate(tmp_path: Path) -> None:
     assert trained.returncode == 0, trained.stderr
     output = tmp_path / "results" / "demo"
     files = {
-        *("jobs.csv", "table.csv", "comparisons.csv", "summary.json"),
+        *("jobs.csv", "runs.csv", "table.csv", "comparisons.csv", "summary.json"),
         *("learning_curve.png", "comparison.png", "gantt.png"),
     }
     assert files <= {path.name for path in output.iterdir()}
@@ -94,7 +94,7 @@ def test_benchmark_plays_suites_with_everything_on(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     output = tmp_path / "results" / "runs" / "benchmark" / "full"
     assert {path.name for path in output.iterdir()} == {
-        *("jobs.csv", "table.csv", "table.md", "comparisons.csv", "summary.json"),
+        *("jobs.csv", "runs.csv", "table.csv", "table.md", "comparisons.csv", "summary.json"),
         *("comparison.png", "outcomes.png", "series.png"),
     }
     summary = json.loads((output / "summary.json").read_text())

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
+from agents.evaluation.runs import RunCollector, WindowRuns
 from envs.session import Session
 from orchestrator.kernels.run import rows as entry
 from orchestrator.kernels.state.codes import JobCode, JobKind
+from orchestrator.scheduling.runs import Runs
 from orchestrator.status import jain_index
 
 __all__ = [
@@ -82,6 +84,8 @@ _Ints = NDArray[np.int64]
 
 _BOUND_MS = 10_000
 
+_COUNTED = ("preemptions", "interruptions", "resizes", "migrations")
+
 
 _HOUR_MS = 3_600_000.0
 
@@ -91,11 +95,17 @@ JOB_OUTCOME = np.dtype(
         ("sequence", "i4"),  # number of the window
         ("job_id", "i8"),  # the job's number in the trace it came from
         ("submit_ms", "i8"),
-        ("start_ms", "i8"),  # first start
+        ("start_ms", "i8"),  # first start; -1: none
         ("last_start_ms", "i8"),
-        ("end_ms", "i8"),
+        ("end_ms", "i8"),  # of those that did not complete: when the window was over
+        ("duration_ms", "i8"),  # run time as it asked for workers, at nominal speed
         ("units", "i8"),  # demand in milli-GPUs, or milli-cores where there are no GPUs
+        ("completed", "u1"),
+        ("runs", "i4"),  # how often it was started
         ("preemptions", "i4"),
+        ("interruptions", "i4"),
+        ("resizes", "i4"),
+        ("migrations", "i4"),
     ]
 )
 """What became of a job."""
@@ -117,12 +127,14 @@ class EvaluationResult:
     jobs : JOB_OUTCOME [rows]
         Jobs of the windows that they were kept for, by window and submission.
     nodes : int32 [rows, W]
-        Node of each worker in the job's last run; -1: no such worker.
+        Node of each worker at the end of the job's last run; -1: no such worker.
     capacity_units : int
         Units of the whole cluster.
     resource : str
         What a thousand units are: ``GPUs`` or ``processors``.
     node_names : tuple of str
+    runs : WindowRuns, optional
+        Every run of those jobs.
     """
 
     policy: str
@@ -134,6 +146,7 @@ class EvaluationResult:
     capacity_units: int
     resource: str
     node_names: tuple[str, ...]
+    runs: WindowRuns = field(default_factory=WindowRuns)
 
     def of_sequence(self, sequence: int) -> NDArray[np.void]:
         """The jobs of one window."""
@@ -159,6 +172,19 @@ class OutcomeTable:
         kept = min(keep_jobs, len(starts))
         self._jobs = np.zeros((kept, length), JOB_OUTCOME)
         self._nodes = np.full((kept, length, workers), -1, np.int32)
+        self._runs = RunCollector(session, kept) if kept > 0 else None
+
+    def keep_up(self) -> None:
+        """Read what has happened to jobs before it is overwritten: after every step of rows."""
+        if self._runs is not None:
+            self._runs.keep_up()
+
+    def make_room(self, e: int, window: int) -> bool:
+        """Whether row ``e``, the only one, has to play its window again to tell its jobs' runs.
+
+        More happened in it than there was room for; now there is more.
+        """
+        return self._runs is not None and self._runs.make_room(e, window)
 
     def collect(self, e: int, window: int) -> None:
         """Take the outcome of row ``e``, in which a window has ended."""
@@ -176,7 +202,7 @@ class OutcomeTable:
             values["tenant_fairness"] = _tenant_value(row, state.tenant[e], ask, done)
         for name, value in values.items():
             self._values.setdefault(name, np.zeros(len(self._starts)))[window] = value
-        if window < len(self._jobs):
+        if self._runs is not None:
             self._keep(e, window, ask, done, np.flatnonzero(present))
 
     def _charged(self, e: int) -> float:
@@ -200,6 +226,7 @@ class OutcomeTable:
             capacity_units=int(row["nominal_units"]),
             resource="GPUs" if row["unit"] else "processors",
             node_names=tuple(node.node_id for node in session.trace.nodes),
+            runs=WindowRuns() if self._runs is None else self._runs.result(),
         )
 
     def _keep(
@@ -210,19 +237,41 @@ class OutcomeTable:
         done: NDArray[np.void],
         jobs: NDArray[np.int64],
     ) -> None:
+        assert self._runs is not None
+        found = self._runs.collect(e, window, jobs)
+        if window >= len(self._jobs):
+            return
         kept = self._jobs[window]
         kept["sequence"] = window
         kept["job_id"] = ask["source_id"]
         kept["submit_ms"] = ask["submit_ms"]
+        kept["duration_ms"] = ask["duration_ms"]
         kept["start_ms"] = done["first_start_ms"]
         kept["last_start_ms"] = done["start_ms"]
-        kept["end_ms"] = done["end_ms"]
-        kept["units"] = done["units"]
-        kept["preemptions"] = done["preemptions"]
-        width = self._nodes.shape[2]
-        held = np.arange(width) < ask["workers"][:, np.newaxis]
-        placed = self._session.state.worker[e, jobs, :width]["node"]
-        self._nodes[window] = np.where(held, placed, -1)
+        kept["completed"] = done["state"] == JobCode.COMPLETED
+        for name in ("end_ms", "units", "runs", *_COUNTED):
+            kept[name] = done[name]
+        if found is None:
+            # A worker's place stays in the table, but not how many an elastic job has had.
+            sure = (done["first_start_ms"] >= 0) & (ask["elastic"] == 0)
+            width = self._nodes.shape[2]
+            held = np.arange(width) < np.where(sure, ask["workers"], 0)[:, np.newaxis]
+            placed = self._session.state.worker[e, jobs, :width]["node"]
+            self._nodes[window] = np.where(held, placed, -1)
+        else:
+            self._nodes[window] = _last_places(found, jobs, self._nodes.shape[2])
+
+
+def _last_places(found: Runs, jobs: NDArray[np.int64], width: int) -> NDArray[np.int32]:
+    """The node of each worker [jobs, width] where each job was last; -1: no such worker."""
+    places = np.full((len(jobs), width), -1, np.int32)
+    runs = found.runs
+    last = np.flatnonzero(np.append(np.diff(runs["job"]) != 0, True)[: len(runs)])
+    stop = np.cumsum(runs["workers"])
+    for at, k in zip(np.searchsorted(jobs, runs["job"][last]), last, strict=True):
+        workers = int(runs["workers"][k])
+        places[at, :workers] = found.nodes[stop[k] - workers : stop[k]]
+    return places
 
 
 def _asked_units(row: np.void, ask: NDArray[np.void]) -> NDArray[np.int64]:

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agents.evaluation.outcomes import EvaluationResult, OutcomeTable
+from agents.evaluation.runs import joined_runs
 from agents.problem import BatchPolicy, Windows
 from envs.session import Session
 from orchestrator.errors import ConfigurationError
@@ -156,6 +157,8 @@ def evaluate_rule(
     table = OutcomeTable(session, windows.starts, _kept(windows, keep_jobs))
     for window in range(len(windows)):
         session.replay(rule, np.array([window]))
+        if table.make_room(0, window):
+            session.replay(rule, np.array([window]))
         table.collect(0, window)
         if advance is not None:
             advance(1)
@@ -217,6 +220,7 @@ def evaluate_policy(
         actions[live] = _choose(policy, session, live)
         session.step(actions)
         session.require_legal()
+        table.keep_up()
 
 
 def evaluate_zoo(
@@ -328,12 +332,17 @@ class _Player:
         play, session = self._play, self._session
         starts = play.windows.starts[window : window + 1]
         table = OutcomeTable(session, starts, int(window < play.keep_jobs))
-        session.begin(np.array([window]))
-        rollout(session.state, play.policy())
+        self._play_out(window)
+        if table.make_room(0, 0):
+            self._play_out(window)
         table.collect(0, 0)
         result = table.result(play.name, learned=False)
         result.jobs["sequence"] = window
         return result
+
+    def _play_out(self, window: int) -> None:
+        self._session.begin(np.array([window]))
+        rollout(self._session.state, self._play.policy())
 
 
 _player: _Player | None = None
@@ -362,4 +371,5 @@ def _joined(results: Sequence[EvaluationResult]) -> EvaluationResult:
         },
         jobs=np.concatenate([result.jobs for result in results]),
         nodes=np.concatenate([result.nodes for result in results]),
+        runs=joined_runs([result.runs for result in results]),
     )

@@ -29,6 +29,7 @@ from agents.evaluation.tables import (
     policy_markdown,
     policy_table,
     write_jobs,
+    write_runs,
 )
 from agents.files import versions, write_csv, write_json, write_text
 from agents.problem import Problem
@@ -185,7 +186,7 @@ def print_report(report: Report, console: Console) -> None:
 
 
 def write_report(report: Report, folder: Path, config: Mapping[str, Any]) -> None:
-    """Write ``jobs.csv``, ``table.csv``, ``table.md``, ``comparisons.csv`` and ``summary.json``.
+    """Write ``jobs.csv``, ``runs.csv``, ``table.*``, ``comparisons.csv`` and ``summary.json``.
 
     Parameters
     ----------
@@ -196,6 +197,7 @@ def write_report(report: Report, folder: Path, config: Mapping[str, Any]) -> Non
         The resolved configuration of the run, for the record.
     """
     write_jobs(folder / "jobs.csv", report.flat())
+    write_runs(folder / "runs.csv", report.flat())
     write_csv(folder / "table.csv", *_policy_rows(report))
     write_text(folder / "table.md", _markdown(report))
     write_csv(folder / "comparisons.csv", *_comparison_rows(report))
@@ -246,6 +248,13 @@ def _notes(report: Report) -> list[str]:
         notes.append(
             f"Jobs that were never finished ({who}) count until the end of their window, which "
             "flatters whoever left them."
+        )
+    missing = {r.policy: int((~r.runs.known).sum()) for r in report.flat()}
+    if any(missing.values()):
+        who = ", ".join(f"{policy} {count}" for policy, count in missing.items() if count)
+        notes.append(
+            f"The runs of the jobs of some windows are not in runs.csv ({who}): more happened to "
+            "them than there is room for; jobs.csv has their number."
         )
     if len(report.published) < len(report.suite.published):
         notes.append(
@@ -304,6 +313,7 @@ def _summary(report: Report, config: Mapping[str, Any]) -> dict[str, Any]:
             "distinct_jobs": _distinct_jobs(report),
             "starts": results[0].starts.tolist(),
             "in_jobs_csv": len(set(results[0].jobs["sequence"].tolist())),
+            "in_runs_csv": {r.policy: np.flatnonzero(r.runs.known).tolist() for r in results},
         },
         "policies": {
             result.policy: {

@@ -6,7 +6,7 @@ import csv
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,9 +17,11 @@ from agents.evaluation.outcomes import METRICS, EvaluationResult
 from agents.evaluation.statistics import Comparison, Interval, Summary
 from agents.evaluation.suite import Published, Suite
 from agents.files import markdown_table, replacing
+from orchestrator.scheduling.runs import RunEnd
 
 __all__ = [
     "JOB_COLUMNS",
+    "RUN_COLUMNS",
     "comparison_table",
     "heading",
     "number",
@@ -29,10 +31,29 @@ __all__ = [
     "readable",
     "telling",
     "write_jobs",
+    "write_runs",
 ]
 
-JOB_COLUMNS = ("policy", "sequence", "job_id", "submit", "start", "end", "nodes", "preemptions")
-"""Columns of ``jobs.csv``: times in seconds; ``nodes`` has the node of each worker."""
+_COUNTS = ("preemptions", "runs", "interruptions", "resizes", "migrations")
+
+JOB_COLUMNS = ("policy", "sequence", "job_id", "submit", "start", "end", "nodes", *_COUNTS)
+"""Columns of ``jobs.csv``: one line for each job, times in seconds.
+
+``start`` is that of its first run, and ``nodes`` has the node of each worker at the end of the
+last one; every run is in ``runs.csv``. What did not happen is empty: the ``start`` of a job that
+never ran, the ``end`` of one that did not complete.
+"""
+
+RUN_COLUMNS = (
+    *("policy", "sequence", "job_id", "run", "start", "end", "ended", "workers"),
+    *("capacity", "nodes"),
+)
+"""Columns of ``runs.csv``: one line for each stretch of a run with the same workers.
+
+``run`` counts a job's starts from 1; ``ended`` is a :class:`orchestrator.scheduling.runs.RunEnd`:
+after ``resized`` or ``moved`` the same run goes on in the next line, after ``preempted`` or
+``interrupted`` the job waits for another one. ``capacity`` is what it held: GPUs, or processors.
+"""
 
 _Number = TypeVar("_Number", float, NDArray[np.float64])
 
@@ -70,24 +91,67 @@ def write_jobs(path: Path, results: Iterable[EvaluationResult]) -> None:
     path : Path
     results : iterable of EvaluationResult
     """
+    _write_rows(path, JOB_COLUMNS, map(_job_rows, results))
+
+
+def write_runs(path: Path, results: Iterable[EvaluationResult]) -> None:
+    """Write every run of those jobs whose runs are known.
+
+    Parameters
+    ----------
+    path : Path
+    results : iterable of EvaluationResult
+    """
+    _write_rows(path, RUN_COLUMNS, map(_run_rows, results))
+
+
+def _write_rows(
+    path: Path, columns: Sequence[str], parts: Iterable[Iterable[Sequence[Any]]]
+) -> None:
+    """Write a table part after part: it may be large."""
     with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(JOB_COLUMNS)
-        for result in results:
-            jobs = result.jobs
-            writer.writerows(
-                zip(
-                    [result.policy] * len(jobs),
-                    jobs["sequence"].tolist(),
-                    jobs["job_id"].tolist(),
-                    _seconds(jobs["submit_ms"]),
-                    _seconds(jobs["start_ms"]),
-                    _seconds(jobs["end_ms"]),
-                    _places(result),
-                    jobs["preemptions"].tolist(),
-                    strict=True,
-                )
-            )
+        writer.writerow(columns)
+        for part in parts:
+            writer.writerows(part)
+
+
+def _job_rows(result: EvaluationResult) -> Iterable[Sequence[Any]]:
+    jobs = result.jobs
+    return zip(
+        [result.policy] * len(jobs),
+        jobs["sequence"].tolist(),
+        jobs["job_id"].tolist(),
+        _seconds(jobs["submit_ms"]),
+        _where(jobs["start_ms"] >= 0, _seconds(jobs["start_ms"])),
+        _where(jobs["completed"] != 0, _seconds(jobs["end_ms"])),
+        _places(result),
+        *(jobs[name].tolist() for name in _COUNTS),
+        strict=True,
+    )
+
+
+def _run_rows(result: EvaluationResult) -> Iterable[Sequence[Any]]:
+    runs, names = result.runs.runs, result.node_names
+    ends = [end.name.lower() for end in RunEnd]
+    return zip(
+        [result.policy] * len(runs),
+        runs["sequence"].tolist(),
+        runs["job_id"].tolist(),
+        runs["run"].tolist(),
+        _seconds(runs["start_ms"]),
+        _seconds(runs["end_ms"]),
+        [ends[end] for end in runs["end"].tolist()],
+        runs["workers"].tolist(),
+        _seconds(runs["units"]),  # thousandths, too
+        (";".join(names[n] for n in places.tolist()) for places in result.runs.places()),
+        strict=True,
+    )
+
+
+def _where(happened: NDArray[np.bool_], cells: Sequence[int | float]) -> list[int | float | str]:
+    """Cells, empty where nothing happened."""
+    return [cell if so else "" for so, cell in zip(happened.tolist(), cells, strict=True)]
 
 
 def _seconds(times_ms: NDArray[np.int64]) -> list[int | float]:

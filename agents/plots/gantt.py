@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from heapq import heappop, heappush
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agents.evaluation.outcomes import EvaluationResult
-from agents.plots.style import ACCENT, GREY, MS_PER_HOUR, SECOND, figure_file
+from agents.evaluation.runs import RUN_OUTCOME
+from agents.plots.style import ACCENT, GREY, INK, MS_PER_HOUR, SECOND, figure_file
+from orchestrator.scheduling.runs import RunEnd
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,7 +21,10 @@ if TYPE_CHECKING:
 __all__ = ["assign_lanes", "draw_gantt"]
 
 _MOST_LANES = 4096
+_MARK = 0.003  # of the width of a panel
+_RED = "#d6006c"
 _BOUND_MS = 10_000
+_ENDS = {int(RunEnd.PREEMPTED): (INK, "preempted"), int(RunEnd.INTERRUPTED): (_RED, "node failed")}
 
 
 def assign_lanes(
@@ -43,16 +49,15 @@ def assign_lanes(
     """
     owner = np.full(lanes, -1, np.int64)
     given: list[list[tuple[int, int]]] = [[] for _ in range(len(start))]
-    running: list[int] = []
-    for j in np.lexsort((-size, start)):
-        for k in [k for k in running if end[k] <= start[j]]:
-            running.remove(k)
-            for first, count in given[k]:
+    running: list[tuple[int, int]] = []  # by end
+    for j in np.lexsort((-size, start)).tolist():
+        while running and running[0][0] <= start[j]:
+            for first, count in given[heappop(running)[1]]:
                 owner[first : first + count] = -1
         given[j] = _take(_runs(owner < 0), int(size[j]))
         for first, count in given[j]:
             owner[first : first + count] = j
-        running.append(int(j))
+        heappush(running, (int(end[j]), j))
     return given
 
 
@@ -77,13 +82,16 @@ def _take(gaps: list[tuple[int, int]], size: int) -> list[tuple[int, int]]:
 def draw_gantt(path: Path, results: Sequence[EvaluationResult], sequence: int = 0) -> None:
     """Draw one window under several policies: capacity over time, and how many jobs wait.
 
-    Every job is a block, as high as its demand and as long as its run.
+    Every run of a job is a block, as high as what it holds and as long as it holds that: a job that
+    was preempted has several, one that was resized another one from then on. A bar at the end of a
+    block says that the job was preempted, or lost its node, and waits again.
 
     Parameters
     ----------
     path : Path
     results : sequence of EvaluationResult
-        One panel for each, with the jobs of the window. Of a preempted job the last run is drawn.
+        One panel for each, with the jobs of the window. Where the runs are not known, the last one
+        of each job is drawn, and the panel says so.
     sequence : int, optional
         The window.
     """
@@ -109,49 +117,87 @@ def draw_gantt(path: Path, results: Sequence[EvaluationResult], sequence: int = 
 
 
 def _slowdowns(jobs: NDArray[np.void]) -> NDArray[np.float64]:
-    """Bounded slowdown of each job, from the run that it ended with."""
-    run = np.maximum(jobs["end_ms"] - jobs["last_start_ms"], _BOUND_MS)
+    """Bounded slowdown of each job, as the metric has it."""
+    run = np.maximum(jobs["duration_ms"], _BOUND_MS)
     slowdown: NDArray[np.float64] = (jobs["end_ms"] - jobs["submit_ms"]) / run
     return np.maximum(slowdown, 1.0)
+
+
+def _drawn(result: EvaluationResult, sequence: int) -> NDArray[np.void]:
+    """What is drawn of a window, as runs: all of them or, if unknown, the last one of each job."""
+    jobs = result.of_sequence(sequence)
+    runs = result.runs.of_sequence(sequence)
+    if runs is None:
+        started = np.flatnonzero(jobs["start_ms"] >= 0)
+        runs = np.zeros(len(started), RUN_OUTCOME)
+        runs["job"], runs["start_ms"] = started, jobs["last_start_ms"][started]
+        for name in ("end_ms", "units"):
+            runs[name] = jobs[name][started]
+    return runs[runs["end_ms"] > runs["start_ms"]]
 
 
 def _blocks(axes: Axes, result: EvaluationResult, sequence: int, colours: Any, norm: Any) -> None:
     from matplotlib.collections import PolyCollection
 
-    jobs = result.of_sequence(sequence)
-    unit = max(int(np.gcd.reduce(jobs["units"])), -(-result.capacity_units // _MOST_LANES))
-    size = -(-jobs["units"] // unit)
-    lanes = result.capacity_units // unit
-    placed = assign_lanes(jobs["last_start_ms"], jobs["end_ms"], size, lanes)
+    jobs, runs = result.of_sequence(sequence), _drawn(result, sequence)
+    unit = max(int(np.gcd.reduce(runs["units"])), -(-result.capacity_units // _MOST_LANES), 1)
+    size = -(-runs["units"] // unit)
+    placed = assign_lanes(runs["start_ms"], runs["end_ms"], size, result.capacity_units // unit)
     zero = jobs["submit_ms"].min()
-    begin = (jobs["last_start_ms"] - zero) / MS_PER_HOUR
-    until = (jobs["end_ms"] - zero) / MS_PER_HOUR
-    shade = colours(norm(_slowdowns(jobs)))
+    begin = (runs["start_ms"] - zero) / MS_PER_HOUR
+    until = (runs["end_ms"] - zero) / MS_PER_HOUR
+    shade = colours(norm(_slowdowns(jobs)))[runs["job"]]
+    # An end is seen, and yet hides no more than a quarter of a short run.
+    marks = np.minimum((until - begin) / 4, until.max(initial=0.0) * _MARK)
     corners, faces = [], []
-    for j, runs in enumerate(placed):
-        for first, count in runs:
-            left, right = begin[j], until[j]
+    ends: dict[int, list[list[tuple[float, float]]]] = {end: [] for end in _ENDS}
+    for k, lanes in enumerate(placed):
+        for first, count in lanes:
             low, high = first * unit / 1000, (first + count) * unit / 1000
-            corners.append([(left, low), (right, low), (right, high), (left, high)])
-            faces.append(shade[j])
+            corners.append(_rectangle(begin[k], until[k], low, high))
+            faces.append(shade[k])
+            if int(runs["end"][k]) in ends:
+                mark = _rectangle(until[k] - marks[k], until[k], low, high)
+                ends[int(runs["end"][k])].append(mark)
     axes.add_collection(
         PolyCollection(corners, facecolors=faces, edgecolors="white", linewidths=0.15)
     )
+    for end, (colour, words) in _ENDS.items():
+        if ends[end]:
+            axes.add_collection(
+                PolyCollection(ends[end], facecolors=colour, linewidths=0, label=words)
+            )
     mean = result.values["bounded_slowdown"][sequence]
     axes.set(ylim=(0, result.capacity_units / 1000), ylabel=result.resource)
-    axes.set_xlim(0, max(until.max(), axes.get_xlim()[1]))
-    axes.set_title(f"{result.policy}: mean bounded slowdown {mean:,.1f}")
+    axes.set_xlim(0, max(until.max(initial=0.0), axes.get_xlim()[1]))
+    note = "" if result.runs.of_sequence(sequence) is not None else " (last run of each job only)"
+    axes.set_title(f"{result.policy}: mean bounded slowdown {mean:,.1f}{note}")
+    if axes.get_legend_handles_labels()[1]:
+        axes.legend(loc="lower right", bbox_to_anchor=(1.0, 0.98), ncols=len(_ENDS))
+
+
+def _rectangle(left: float, right: float, low: float, high: float) -> list[tuple[float, float]]:
+    return [(left, low), (right, low), (right, high), (left, high)]
 
 
 def _waiting(axes: Axes, results: Sequence[EvaluationResult], sequence: int) -> None:
     for result, colour in zip(results, (ACCENT, SECOND, GREY), strict=False):
         jobs = result.of_sequence(sequence)
-        times = np.concatenate((jobs["submit_ms"], jobs["start_ms"]))
-        change = np.repeat((1, -1), len(jobs))
+        runs = result.runs.of_sequence(sequence)
+        if runs is None:
+            begun, stopped = jobs["start_ms"][jobs["start_ms"] >= 0], jobs["start_ms"][:0]
+        else:
+            goes_on = np.isin(runs["end"], (RunEnd.RESIZED, RunEnd.MOVED))
+            begun = runs["start_ms"][~np.concatenate(([False], goes_on[:-1]))[: len(runs)]]
+            stopped = runs["end_ms"][np.isin(runs["end"], list(_ENDS))]
+        times = np.concatenate((jobs["submit_ms"], stopped, begun))
+        change = np.repeat((1, 1, -1), (len(jobs), len(stopped), len(begun)))
         order = np.argsort(times, kind="stable")
-        hours = (times[order] - jobs["submit_ms"].min()) / MS_PER_HOUR
-        waiting = np.cumsum(change[order])
-        axes.step(hours, waiting, where="post", color=colour, lw=1.2, label=result.policy)
+        last = np.append(np.diff(times[order]) > 0, True)  # who starts at once does not wait
+        hours = (times[order] - jobs["submit_ms"].min())[last] / MS_PER_HOUR
+        waiting = np.cumsum(change[order])[last]
+        label = result.policy if runs is not None else f"{result.policy}, before the first run"
+        axes.step(hours, waiting, where="post", color=colour, lw=1.2, label=label)
     axes.set_ylim(bottom=0)
     axes.set(ylabel="jobs waiting")
     axes.grid(axis="y")

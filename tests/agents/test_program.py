@@ -44,7 +44,7 @@ def test_a_named_folder_with_results_is_refused_unless_they_may_go(tmp_path, giv
     assert (tmp_path / "summary.json").read_text() == "3"
 
 
-@pytest.mark.parametrize("name", ["manifest.json", "checkpoint.pt", "checkpoint.pkl", "jobs.csv"])
+@pytest.mark.parametrize("name", ["manifest.json", "checkpoint.pt", "checkpoint.pkl", "runs.csv"])
 def test_whatever_a_run_leaves_counts_as_results(tmp_path, given, name):
     given.append(f"output={tmp_path}")
     (tmp_path / name).touch()

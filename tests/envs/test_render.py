@@ -9,13 +9,21 @@ import numpy as np
 import pytest
 
 from envs import SchedulingEnv
-from envs.config import JOB_ORDERING
-from envs.render import job_colour
+from envs.config import CLUSTER, JOB_ORDERING
+from envs.render import draw_occupancy, job_colour
 from envs.workloads import lublin_feitelson
 from orchestrator.errors import ConfigurationError
-from orchestrator.kernels.state.codes import FOREVER_MS
+from orchestrator.kernels.run import rows as entry
+from orchestrator.kernels.state.codes import (
+    FOREVER_MS,
+    NO_JOB,
+    ActionKind,
+    JobCode,
+    Reason,
+    Status,
+)
 from tests.envs.cases import CASES, EnvCase, pick_legal
-from tests.envs.scaling_cases import SCALING_CASES
+from tests.envs.scaling_cases import MINUTE_MS, SCALING_CASES, bare_trace
 
 _EVERY = {**CASES, **SCALING_CASES}
 every_case = pytest.mark.parametrize("case", _EVERY.values(), ids=_EVERY)
@@ -96,3 +104,42 @@ def test_words_of_some_jobs_that_never_end_name_the_others_estimates() -> None:
         if env.step(pick_legal(env.action_masks()[None], rng)[0])[2]:
             env.reset()
     assert seen == {True, False}
+
+
+def test_every_run_of_a_preempted_job_is_drawn() -> None:
+    """A job makes room for another one, and waits: its first run stays in the picture."""
+    whole = {"gpu_milli": 1000, "workers": 2}
+    jobs = [
+        {"duration_ms": 60 * MINUTE_MS, "preemptible": 1, **whole},
+        {"submit_ms": 30 * MINUTE_MS, "duration_ms": 30 * MINUTE_MS, **whole},
+    ]
+    env = SchedulingEnv(
+        CLUSTER,
+        trace=bare_trace(nodes=1, gpus=2, jobs=jobs),
+        episode_jobs=2,
+        part="all",
+        render_mode="rgb_array",
+    )
+    env.reset(seed=0)
+    env.session.replay("srtf", np.array([0]))
+    assert env.session.state.job[0, 0]["runs"] == 1, "nothing is gained by preempting it"
+    image = env.render()
+    assert isinstance(image, np.ndarray)
+    assert (image[:, 10] == job_colour(0)).all()
+    env.session.begin(np.array([0]))
+    state, nodes = env.session.state, np.zeros(2, np.int32)
+    for kind, j in ((ActionKind.PLACE, 0), (ActionKind.PREEMPT, 0), (ActionKind.PLACE, 1)):
+        assert entry.advance(state.rows, 0, nodes) == Status.DECISION
+        while entry.commit(state.rows, 0, kind, j, 0, nodes) != Reason.OK:
+            assert entry.commit(state.rows, 0, ActionKind.WAIT, NO_JOB, 0, nodes) == Reason.OK
+            assert entry.advance(state.rows, 0, nodes) == Status.DECISION
+    assert state.job[0, 0]["state"] == JobCode.PREEMPTED
+    image = env.render()
+    assert isinstance(image, np.ndarray)
+    assert (image[:, 10] == job_colour(0)).all()
+    assert (image[:, 630] == job_colour(1)).all()
+    # Who does not keep what happened is shown the last runs only, and sees that.
+    bare = SchedulingEnv(CLUSTER, trace=env.session.trace, episode_jobs=2, part="all")
+    bare.reset(seed=0)
+    assert bare.session.state.shape.effects == 0
+    assert (draw_occupancy(bare.session, 0) == 215).all()

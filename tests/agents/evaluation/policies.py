@@ -39,3 +39,14 @@ class Illegal:
 
     def actions(self, observation, mask):
         return np.full(len(mask), mask.shape[1] + 5)
+
+
+class Scattered:
+    """Mostly the first legal action, now and then any, by the digits of what it sees."""
+
+    name = "scattered"
+
+    def actions(self, observation, mask):
+        digits = (np.abs(observation["global"].astype(np.float64)).sum(axis=1) * 1e6).astype(int)
+        chosen = np.where(digits % 5 == 0, digits // 5 % mask.sum(axis=1), 0)
+        return (np.cumsum(mask, axis=1) > chosen[:, np.newaxis]).argmax(axis=1)

@@ -25,6 +25,9 @@ def same(a, b):
         np.testing.assert_array_equal(a.values[name], b.values[name], err_msg=name)
     np.testing.assert_array_equal(a.jobs, b.jobs)
     np.testing.assert_array_equal(a.nodes, b.nodes)
+    assert len(a.runs.runs) >= (a.jobs["runs"] > 0).sum()
+    for name in ("runs", "nodes", "known"):
+        np.testing.assert_array_equal(getattr(a.runs, name), getattr(b.runs, name), err_msg=name)
 
 
 @pytest.mark.parametrize("backfill", [False, True])

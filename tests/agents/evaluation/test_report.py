@@ -47,13 +47,14 @@ def report(trace, config):
 
 def test_summary(report, tmp_path):
     write_report(report, tmp_path, {"seed": 7})
-    names = {"jobs.csv", "table.csv", "table.md", "comparisons.csv", "summary.json"}
+    names = {"jobs.csv", "runs.csv", "table.csv", "table.md", "comparisons.csv", "summary.json"}
     assert {path.name for path in tmp_path.iterdir()} == names
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["schema_version"] == SCHEMA_VERSION
     assert summary["information"] == "estimate"
     assert summary["config"] == {"seed": 7}
     assert summary["windows"]["in_jobs_csv"] == 2
+    assert summary["windows"]["in_runs_csv"] == {key: [0, 1] for key in summary["policies"]}
     assert len(summary["windows"]["starts"]) == 6
     assert summary["windows"]["distinct_jobs"] <= 6 * 64
     assert summary["versions"]["numpy"]

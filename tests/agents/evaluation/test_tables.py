@@ -28,14 +28,20 @@ def outcome(rows, nodes, names=("n0", "n1")):
 
 def test_jobs_csv_to_the_letter(tmp_path):
     rows = [
-        (0, 17, 1000, 2000, 2000, 61_000, 1000, 0),
-        (1, 18, 1500, 2000, 9000, 60_125, 1000, 2),
+        (0, 17, 1000, 2000, 2000, 61_000, 59_000, 1000, 1, 1, 0, 0, 0, 0),
+        (1, 18, 1500, 2000, 9000, 60_125, 58_000, 1000, 1, 5, 2, 1, 3, 4),
+        (1, 19, 1500, 2000, 9000, 60_125, 58_000, 1000, 0, 1, 0, 0, 0, 0),
+        (1, 20, 1500, -1, -1, 60_125, 58_000, 1000, 0, 0, 0, 0, 0, 0),
     ]
-    write_jobs(tmp_path / "jobs.csv", [outcome(rows, [[0, -1], [1, 1]])])
+    places = [[0, -1], [1, 1], [1, -1], [-1, -1]]
+    write_jobs(tmp_path / "jobs.csv", [outcome(rows, places)])
     assert (tmp_path / "jobs.csv").read_text() == (
-        "policy,sequence,job_id,submit,start,end,nodes,preemptions\n"
-        "sjf,0,17,1,2,61,n0,0\n"
-        "sjf,1,18,1.5,2,60.125,n1;n1,2\n"
+        "policy,sequence,job_id,submit,start,end,nodes,"
+        "preemptions,runs,interruptions,resizes,migrations\n"
+        "sjf,0,17,1,2,61,n0,0,1,0,0,0\n"
+        "sjf,1,18,1.5,2,60.125,n1;n1,2,5,1,3,4\n"
+        "sjf,1,19,1.5,2,,n1,0,1,0,0,0\n"
+        "sjf,1,20,1.5,,,,0,0,0,0,0\n"
     )
 
 
