@@ -12,10 +12,9 @@ import logging
 import os
 import socket
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
-from orchestrator.autoscaler.fleet import FleetController, FleetScaler
+from orchestrator.autoscaler.fleet import ORDER_AGE_S, FleetController, FleetScaler
 from orchestrator.clock import WallClock
 from orchestrator.engine.engine import Engine, Outcome
 from orchestrator.errors import CapacityError, NotLeaderError, ValidationError
@@ -38,7 +37,6 @@ from orchestrator.messages import (
     Decommission,
     Effect,
     Entry,
-    Establish,
     Event,
     NodeFailed,
     NodeRecovered,
@@ -80,21 +78,8 @@ _log = logging.getLogger(__name__)
 
 def _engine_of(consensus: ConsensusEngine, wanted: Wanted, seed: int, *, check: bool) -> Engine:
     """An engine that begins as a log says, or as is wanted where it says nothing."""
-    begin = settings_in(consensus) or Establish(
-        wanted.shape or DEFAULT_SHAPE,
-        wanted.nodes,
-        wanted.rules or Semantics(),
-        wanted.tenants,
-        seed,
-    )
-    return Engine(
-        begin.shape,
-        nodes=begin.nodes,
-        semantics=begin.semantics,
-        tenants=begin.tenants,
-        seed=begin.seed,
-        check=check,
-    )
+    begin = settings_in(consensus) or wanted.founding(DEFAULT_SHAPE, seed)
+    return Engine.of(begin, check=check)
 
 
 class InfrastructureOrchestrator:
@@ -135,7 +120,7 @@ class InfrastructureOrchestrator:
     time_limit_grace_s : float or None
         Seconds for which a job may go on when it has had its ``max_duration_hours`` and was warned;
         None: jobs have no limit. See :class:`orchestrator.live.limits.TimeLimits`.
-    autoscaler, provisioner
+    autoscaler, provisioner, order_age_s
         See :class:`orchestrator.autoscaler.fleet.FleetController`.
     mesh, transport
         See :class:`orchestrator.mesh.replicas.ReplicaRegistry`; with the default of ``runtime``,
@@ -167,6 +152,7 @@ class InfrastructureOrchestrator:
         check: bool = False,
         autoscaler: FleetScaler | None = None,
         provisioner: Provisioner | None = None,
+        order_age_s: float = ORDER_AGE_S,
         mesh: ServiceMesh | None = None,
         transport: Transport | None = None,
     ) -> None:
@@ -176,7 +162,9 @@ class InfrastructureOrchestrator:
         self.checkpoints = checkpoint_manager
         self.clock: Clock = WallClock() if clock is None else clock
         self.runtime: Runtime = SimulatedRuntime(self.clock) if runtime is None else runtime
-        self._wanted = Wanted(shape, tuple(nodes), semantics, tuple(tenants))
+        self._wanted = Wanted(
+            shape, tuple(nodes), semantics, tuple(tenants), awaits_order=provisioner is not None
+        )
         self.engine = _engine_of(consensus_engine, self._wanted, seed, check=check)
         self._cycle = self._new_cycle(policy_of(policy), schedule_on_events, review_ms)
         self._keeper = CheckpointKeeper(checkpoint_manager)
@@ -189,7 +177,7 @@ class InfrastructureOrchestrator:
         self.mesh = self._replicas.mesh
         self.metrics = OrchestratorMetrics(self.engine, self._replicas.counts)
         scaler = autoscaler, provisioner, self.metrics.scaling, self._rule
-        self._fleet = FleetController(self.engine, self.clock, *scaler)
+        self._fleet = FleetController(self.engine, self.clock, *scaler, order_age_s=order_age_s)
         self._hear(save_grace_ms, time_limit_grace_s)
         self._read_log()
         self._listen(own_policy=policy is None)
@@ -558,9 +546,9 @@ class InfrastructureOrchestrator:
     async def _take_over(self) -> None:
         await self._journal.lead(f"{socket.gethostname()}-{os.getpid()}-{id(self):x}")
         self._doubtful, self._seen_ms = self._journal.doubtful, self.engine.now_ms
-        settings, before = self._wanted.settings(self.engine), self.engine.settings
-        first = replace(settings, tenants=before.tenants)  # quotas may need the nodes that are new
-        if not self._journal.established or first != before:
+        settings = self._wanted.settings(self.engine)
+        first = self._wanted.first_settings(self.engine)
+        if not self._journal.established or first != self.engine.settings:
             await self._journal.propose(first)
         for spec in self._wanted.newcomers(self.engine):
             try:

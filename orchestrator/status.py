@@ -357,7 +357,7 @@ def _story(engine: Engine, job_id: str) -> dict[str, Any]:
         "reason": state.reason if state is not None else "",
         "exit_code": ended.exit_code if ended is not None else None,
         "preempted_by": taken.by if taken is not None else None,
-        "overdue": running and overdue is not None and overdue.run == engine.runs_of(job_id),
+        "overdue": running and overdue is not None and overdue.run == engine.run_of(job_id),
         "history": [note.as_dict() for note in history.of(job_id)],
     }
 

@@ -58,7 +58,7 @@ class CrashLoops:
     def note(self, entry: Entry, outcome: Outcome) -> None:
         """An entry of the log was applied."""
         body = entry.body
-        if isinstance(body, WorkerExited):
+        if isinstance(body, WorkerExited) and outcome.reason == Reason.OK:
             self._crashes.pop(body.job_id, None)
             self._held.pop(body.job_id, None)
         elif (

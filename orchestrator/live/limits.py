@@ -126,13 +126,14 @@ class TimeLimits:
         for job_id, (run, late_ms) in self._late.items():
             if job_id not in engine.jobs.index:
                 continue  # its start waited for longer than the job was remembered
-            due[(at == engine.jobs.index.find(job_id)) & (runs["runs"][at] == run)] += late_ms
+            if engine.run_of(job_id) == run:
+                due[at == engine.jobs.index.find(job_id)] += late_ms
         now_ms = self._clock.now_ms()
         late = []
         for j, due_ms in zip(at[due <= now_ms], due[due <= now_ms], strict=True):
             job_id = names[j]
             note = engine.history.last(job_id, "overdue")
-            ends = self._grace_ms == 0 or (note is not None and note.run == int(runs["runs"][j]))
+            ends = self._grace_ms == 0 or (note is not None and note.run == engine.run_of(job_id))
             late.append((job_id, int(due_ms) + (self._grace_ms if ends else 0), ends))
         return late, int(due[due > now_ms].min(initial=_NEVER))
 
