@@ -14,6 +14,9 @@ import socket
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from orchestrator.autoscaler.fleet import ORDER_AGE_S, FleetController, FleetScaler
 from orchestrator.clock import WallClock
 from orchestrator.engine.engine import Engine, Outcome
@@ -460,6 +463,11 @@ class InfrastructureOrchestrator:
         policy = self._cycle.policy
         return policy.rule if isinstance(policy, RulePolicy) else RULES["priority"]
 
+    def _known_rule(self) -> NDArray[np.void] | None:
+        """The rule by which jobs are placed, as kernels take it; None: the policy is none."""
+        policy = self._cycle.policy
+        return policy.rule.to_record() if isinstance(policy, RulePolicy) else None
+
     def manage(self, *managers: WorkloadManager) -> None:
         """Have managers see every job that is submitted, and review theirs whenever it is scaled.
 
@@ -492,7 +500,7 @@ class InfrastructureOrchestrator:
         self._read()
         suspects = self._watch.suspects()
         return {
-            **cluster_status(self.engine, self.clock.now_ms(), self.shards),
+            **cluster_status(self.engine, self.clock.now_ms(), self.shards, self._known_rule()),
             "suspects": [node_id for node_id in suspects if node_id in self.nodes],
             "log_entries": self._journal.applied,
             "leader": self._journal.leader,
@@ -519,8 +527,8 @@ class InfrastructureOrchestrator:
     def get_job_status(self, job_id: str) -> dict[str, Any]:
         """What is known of a job: see :func:`orchestrator.status.job_status`."""
         self._read()
-        now_ms = self.clock.now_ms()
-        return job_status(self.engine, now_ms, job_id, self.checkpoints, self.shards)
+        now_ms, rule = self.clock.now_ms(), self._known_rule()
+        return job_status(self.engine, now_ms, job_id, self.checkpoints, self.shards, rule)
 
     # --- the log -------------------------------------------------------------------------------
 

@@ -27,7 +27,7 @@ from orchestrator.autoscaler import (
 )
 from orchestrator.errors import NoHealthyEndpointError, UnknownServiceError
 from orchestrator.kernels.state.codes import JobKind, Placement, QuotaMode, Topology
-from orchestrator.runtimes import SimulatedProvisioner
+from orchestrator.runtimes import SimulatedProvisioner, SimulatedRuntime
 from orchestrator.scheduling.rules import (
     RULES,
     FairShareScheduler,
@@ -114,9 +114,19 @@ async def _insist(s: Stage, act: Callable[[], Awaitable[_T]]) -> _T:
     raise AssertionError("ten times no answer")
 
 
+class _Owners(SimulatedRuntime):
+    """Services do not end by themselves: their owners take them down, after so many hours."""
+
+    def _expect_end(self, effect: Any, resume_ms: int) -> None:
+        spec = replace(effect.spec, kind=JobKind.BATCH)
+        super()._expect_end(replace(effect, spec=spec), resume_ms)
+
+
 async def _mixed_load(policy: Rule | None, seed: int) -> dict[str, Any]:
     """The state of eight nodes after eight hours; utilisation counts from when gangs wait."""
-    s = stage(*[node(f"n{k}", 8) for k in range(8)], shape=_LARGE, policy=policy, check=False)
+    clock, nodes = VirtualClock(), [node(f"n{k}", 8) for k in range(8)]
+    options: dict[str, Any] = {"shape": _LARGE, "policy": policy, "check": False}
+    s = stage(*nodes, clock=clock, runtime=_Owners(clock), **options)
     draw, number = np.random.default_rng(seed), itertools.count()
 
     async def submit(kind: JobKind, hours: tuple[float, float], **fields: Any) -> None:
