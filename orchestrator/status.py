@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,6 +51,9 @@ __all__ = [
 
 
 _log = logging.getLogger(__name__)
+
+
+_Rule: TypeAlias = NDArray[np.void] | None  # RULE_DTYPE [1]: by which jobs are placed; if one does
 
 
 @dataclass(frozen=True)
@@ -146,10 +149,7 @@ def tenant_shares(engine: Engine) -> dict[str, dict[str, float | None]]:
 
 
 def why_waiting(
-    engine: Engine,
-    state: ClusterState,
-    job_ids: list[str],
-    rule: NDArray[np.void] | None = None,
+    engine: Engine, state: ClusterState, job_ids: list[str], rule: _Rule = None
 ) -> dict[str, Binding]:
     """Why waiting jobs are not placed.
 
@@ -199,13 +199,20 @@ def why_waiting(
         else:
             found[job_id] = Binding(reason, text=_TURN)
     if rule is not None and state.rows[0]["commitment"] == 0:
-        index = engine.jobs.index
-        turn = [index.find(job_id) for job_id, told in found.items() if told.text == _TURN]
-        for j, other in kept_for(partial(engine.state_at, now_ms), rule, turn).items():
-            name = index.ids[other]
-            text = f"it would fit, but the policy keeps room for job '{name}'"
-            found[index.ids[j]] = replace(found[index.ids[j]], text=text, kept_for=name)
+        _tell_for_whom(engine, now_ms, rule, found)
     return found
+
+
+def _tell_for_whom(
+    engine: Engine, now_ms: int, rule: NDArray[np.void], found: dict[str, Binding]
+) -> None:
+    """Say it of jobs that only seem to wait for their turn."""
+    index = engine.jobs.index
+    turn = [index.find(job_id) for job_id, told in found.items() if told.text == _TURN]
+    for j, other in kept_for(partial(engine.state_at, now_ms), rule, turn).items():
+        name = index.ids[other]
+        text = f"it would fit, but the policy keeps room for job '{name}'"
+        found[index.ids[j]] = replace(found[index.ids[j]], text=text, kept_for=name)
 
 
 _TURN = "it would fit, and waits for its turn"
@@ -228,10 +235,7 @@ def node_states(engine: Engine) -> dict[str, str]:
 
 
 def cluster_status(
-    engine: Engine,
-    time_ms: int,
-    shards: ShardManager,
-    rule: NDArray[np.void] | None = None,
+    engine: Engine, time_ms: int, shards: ShardManager, rule: _Rule = None
 ) -> dict[str, Any]:
     """What is going on in a cluster at a time, nothing having happened since the last entry.
 
@@ -253,12 +257,6 @@ def cluster_status(
     row: Any = state.rows[0]
     states, resources = node_states(engine), ResourceManager(engine.state)
     by_node = Counter(states.values())
-    queue = state.queue[0, : int(row["queue_len"])]["job"]
-    waiting = [engine.jobs.index.ids[j] for j in queue]
-    first_ms = min((int(state.request[0, j]["submit_ms"]) for j in queue), default=row["now_ms"])
-    reasons = why_waiting(engine, state, waiting[:_EXPLAINED], rule)
-    binding = {name: _told(found) for name, found in reasons.items()}
-    committed = int(row["committed"])
     used = int(row["capacity_units"]) - int(row["free_units"])
     now_ms = int(row["now_ms"])
     return {
@@ -276,14 +274,7 @@ def cluster_status(
             "now": _share(used, int(row["capacity_units"])),
             "mean": _share(int(row["busy_unit_ms"]), int(row["capacity_unit_ms"])),
         },
-        "queue": {
-            "length": len(waiting),
-            "longest_wait_ms": int(now_ms - first_ms),
-            "unplaceable": [name for name in waiting if not engine.can_ever_fit(name)],
-            "committed_to": None if committed == NO_JOB else engine.jobs.index.ids[committed],
-            "why_not": {name: told["reason"] for name, told in binding.items()},
-            "waits_for": binding,
-        },
+        "queue": _queue_status(engine, state, rule),
         "fragmentation": fragmentation(engine),
         "tenants": tenant_shares(engine),
         "decisions": int(engine.row["decisions"]),
@@ -296,17 +287,34 @@ def cluster_status(
     }
 
 
+def _queue_status(engine: Engine, state: ClusterState, rule: _Rule) -> dict[str, Any]:
+    """Who waits, for how long and for what; ``state`` is a copy that is spoilt."""
+    row: Any = state.rows[0]
+    now_ms, committed = int(row["now_ms"]), int(row["committed"])
+    queue = state.queue[0, : int(row["queue_len"])]["job"]
+    waiting = [engine.jobs.index.ids[j] for j in queue]
+    first_ms = min((int(state.request[0, j]["submit_ms"]) for j in queue), default=now_ms)
+    reasons = why_waiting(engine, state, waiting[:_EXPLAINED], rule)
+    binding = {name: _told(found) for name, found in reasons.items()}
+    return {
+        "length": len(waiting),
+        "longest_wait_ms": now_ms - first_ms,
+        "unplaceable": [name for name in waiting if not engine.can_ever_fit(name)],
+        "committed_to": None if committed == NO_JOB else engine.jobs.index.ids[committed],
+        "why_not": {name: told["reason"] for name, told in binding.items()},
+        "waits_for": binding,
+    }
+
+
 def job_status(
     engine: Engine,
     time_ms: int,
     job_id: str,
     checkpoints: CheckpointManager,
     shards: ShardManager,
-    rule: NDArray[np.void] | None = None,
+    rule: _Rule = None,
 ) -> dict[str, Any]:
     """What is known of a job at a time, nothing having happened since the last entry.
-
-    ``rule`` is as in :func:`cluster_status`.
 
     Returns
     -------
@@ -388,9 +396,7 @@ def _story(engine: Engine, job_id: str) -> dict[str, Any]:
     }
 
 
-def _outlook(
-    engine: Engine, state: ClusterState, job_id: str, rule: NDArray[np.void] | None
-) -> dict[str, Any]:
+def _outlook(engine: Engine, state: ClusterState, job_id: str, rule: _Rule) -> dict[str, Any]:
     """Why a job waits, behind how many, and until when; ``state`` is a copy that may be spoilt."""
     j = engine.jobs.index.find(job_id)
     place = np.flatnonzero(state.queue[0, : int(state.rows[0]["queue_len"])]["job"] == j)
