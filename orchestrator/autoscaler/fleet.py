@@ -29,7 +29,7 @@ from orchestrator.errors import (
 )
 from orchestrator.kernels.state.codes import NodeCode
 from orchestrator.live.retry import Inbox, Persistent
-from orchestrator.messages import Register
+from orchestrator.messages import Register, Submit
 from orchestrator.metrics.views import ScalingEfficiency
 from orchestrator.ports import Catalogue, Clock, Provisioner
 from orchestrator.scheduling.rules import RULES, Rule
@@ -258,6 +258,7 @@ class FleetController:
             If there are such, and neither they nor the nodes that there are hold it.
         """
         nodes, jobs = self._engine.nodes, self._engine.jobs
+        check_message(Submit(spec))
         if self.provisioner is None:
             return False  # the engine refuses what the nodes that there are will never hold
         try:

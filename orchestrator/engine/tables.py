@@ -75,10 +75,18 @@ class RowIndex:
         ------
         UnknownEntityError
             If they have none.
+        ValidationError
+            If this is no name.
         """
         try:
             return self._index[name]
-        except KeyError:
+        except (KeyError, TypeError):
+            if not isinstance(name, str):
+                problem, remedy = (
+                    f"is {name!r:.80}",
+                    f"give the text that the {self.kind} is known by",
+                )
+                raise ValidationError(self.kind, f"{self.kind}_id", problem, remedy) from None
             raise UnknownEntityError(
                 f"no {self.kind} '{name}'; {len(self._index)} are known"
             ) from None
