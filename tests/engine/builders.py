@@ -7,7 +7,7 @@ from typing import Any
 
 from orchestrator import ClusterShape, InfrastructureOrchestrator, VirtualClock, in_memory
 from orchestrator.foundations import Foundations
-from orchestrator.messages import Event
+from orchestrator.messages import Event, WorkerExited
 from orchestrator.runtimes import SimulatedRuntime
 from orchestrator.types import JobPriority, JobSpec, NodeSpec
 
@@ -62,6 +62,10 @@ class Stage:
         """Have the runtime say something."""
         assert self.runtime._deliver is not None
         await self.runtime._deliver(event)
+
+    async def end(self, job_id: str) -> None:
+        """Somebody ends a job that would go on, such as a service."""
+        await self.report(WorkerExited(job_id, self.orchestrator.engine.run_of(job_id)))
 
     def state_of(self, job_id: str) -> str:
         """State of a job."""

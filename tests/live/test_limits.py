@@ -159,7 +159,7 @@ async def test_a_service_goes_on_whatever_is_done_with_it(what: str) -> None:
     await s.wait(1000)
     assert (s.state_of("a"), _reports(s)) == ("running", [])
     assert s.orchestrator.get_job_status("a")["starts"] == 1 + (what in ("preempted", "displaced"))
-    await s.report(WorkerExited("a", s.orchestrator.engine.run_of("a")))  # somebody has ended it
+    await s.end("a")
     assert s.state_of("a") == "completed"
 
 

@@ -11,7 +11,6 @@ from orchestrator import TenantSpec
 from orchestrator.errors import UnknownEntityError, UnknownServiceError, ValidationError
 from orchestrator.kernels.state.codes import JobKind
 from orchestrator.mesh import ServiceSpec
-from orchestrator.messages import WorkerExited
 from orchestrator.resources import StorageQuotaManager
 from orchestrator.scheduling.rules import RULES
 from orchestrator.types import JobPriority, JobSpec
@@ -185,7 +184,7 @@ async def test_a_service_goes_on_under_its_next_job() -> None:
     rules = ServiceSpec("chat", 100.0, replicas=2, max_replicas=4)
     ended = await inference.deploy(_service(), rules)
     await s.wait(1)
-    await s.report(WorkerExited(ended, s.orchestrator.engine.run_of(ended)))
+    await s.end(ended)
     assert inference.replicas("chat") == 0  # it has ended
     with pytest.raises(UnknownServiceError, match="'chat'"):
         InferenceJobManager(s.orchestrator).replicas("chat")
