@@ -29,7 +29,7 @@ from orchestrator.live.deadlines import SaveDeadlines
 from orchestrator.live.journal import Journal, settings_in
 from orchestrator.live.limits import TimeLimits
 from orchestrator.live.outbox import CheckpointKeeper, Outbox, Places
-from orchestrator.live.retry import Inbox, Persistent, Watch, check_health
+from orchestrator.live.retry import Inbox, Persistent, Reports, Watch, check_health
 from orchestrator.live.settings import Settings
 from orchestrator.live.takeover import Wanted, lost_workers, unfinished
 from orchestrator.mesh.mesh import ServiceMesh, Transport
@@ -193,10 +193,10 @@ class InfrastructureOrchestrator:
         self._keeping = Persistent("noting checkpoints", self._keeper.flush, self.clock)
         self._inbox = Inbox(self._take_report, self.clock)
         self._health = Inbox(self._take_health, self.clock)
-        reports = self.engine, self.clock, self._inbox.deliver
-        self._crashes = CrashLoops(*reports)
-        self._saves = SaveDeadlines(*reports, save_grace_ms)
-        self._limits = TimeLimits(*reports, time_limit_grace_s, self._places.late)
+        reports = Reports(self.engine, self.clock, self._inbox.deliver)
+        self._crashes = CrashLoops(reports)
+        self._saves = SaveDeadlines(reports, save_grace_ms)
+        self._limits = TimeLimits(reports, time_limit_grace_s, self._places.late)
         self._fleet.bind(self._join_rented)
         self._settings = Settings(self.clock, (), lambda body: self._journal.propose(body))
 

@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 
-from orchestrator import InfrastructureOrchestrator
+from orchestrator import InfrastructureOrchestrator, VirtualClock
 from orchestrator.engine.engine import Engine, Outcome
 from orchestrator.foundations import InMemoryConsensus, in_memory
 from orchestrator.kernels.state.codes import Reason
 from orchestrator.live.crashes import CrashLoops
 from orchestrator.live.outbox import Places
+from orchestrator.live.retry import Reports
 from orchestrator.messages import (
     CheckpointCommitted,
     Decide,
@@ -136,7 +137,7 @@ def test_a_report_that_is_refused_changes_no_counts_and_no_places(stale: int) ->
     async def deliver(event: Event) -> None:
         raise AssertionError(event)
 
-    crashes = CrashLoops(engine, stage(node("n0")).clock, deliver)
+    crashes = CrashLoops(Reports(engine, VirtualClock(), deliver))
 
     def enter(*bodies: Any) -> Outcome:
         for body in bodies:
