@@ -281,6 +281,9 @@ class Establish:
 
     From now on others may hold for semantics and tenants, and the capacities may be larger. Nodes
     and seed are those of the beginning; what comes later registers.
+
+    ``awaits_order``: quotas may be more than the nodes that there are, as others can be ordered.
+    Who may order them says so; a replica that replays the log has nobody to ask.
     """
 
     shape: ClusterShape
@@ -288,6 +291,7 @@ class Establish:
     semantics: Semantics
     tenants: tuple[TenantSpec, ...]
     seed: int
+    awaits_order: bool = False
 
 
 @dataclass(frozen=True)

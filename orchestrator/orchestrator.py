@@ -12,10 +12,12 @@ import logging
 import os
 import socket
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
-from orchestrator.autoscaler.fleet import FleetController, FleetScaler
+import numpy as np
+from numpy.typing import NDArray
+
+from orchestrator.autoscaler.fleet import ORDER_AGE_S, FleetController, FleetScaler
 from orchestrator.clock import WallClock
 from orchestrator.engine.engine import Engine, Outcome
 from orchestrator.errors import CapacityError, NotLeaderError, ValidationError
@@ -27,7 +29,7 @@ from orchestrator.live.deadlines import SaveDeadlines
 from orchestrator.live.journal import Journal, settings_in
 from orchestrator.live.limits import TimeLimits
 from orchestrator.live.outbox import CheckpointKeeper, Outbox, Places
-from orchestrator.live.retry import Inbox, Persistent, Watch, check_health
+from orchestrator.live.retry import Inbox, Persistent, Reports, Watch, check_health
 from orchestrator.live.settings import Settings
 from orchestrator.live.takeover import Wanted, lost_workers, unfinished
 from orchestrator.mesh.mesh import ServiceMesh, Transport
@@ -38,7 +40,6 @@ from orchestrator.messages import (
     Decommission,
     Effect,
     Entry,
-    Establish,
     Event,
     NodeFailed,
     NodeRecovered,
@@ -80,21 +81,8 @@ _log = logging.getLogger(__name__)
 
 def _engine_of(consensus: ConsensusEngine, wanted: Wanted, seed: int, *, check: bool) -> Engine:
     """An engine that begins as a log says, or as is wanted where it says nothing."""
-    begin = settings_in(consensus) or Establish(
-        wanted.shape or DEFAULT_SHAPE,
-        wanted.nodes,
-        wanted.rules or Semantics(),
-        wanted.tenants,
-        seed,
-    )
-    return Engine(
-        begin.shape,
-        nodes=begin.nodes,
-        semantics=begin.semantics,
-        tenants=begin.tenants,
-        seed=begin.seed,
-        check=check,
-    )
+    begin = settings_in(consensus) or wanted.founding(DEFAULT_SHAPE, seed)
+    return Engine.of(begin, check=check)
 
 
 class InfrastructureOrchestrator:
@@ -135,7 +123,7 @@ class InfrastructureOrchestrator:
     time_limit_grace_s : float or None
         Seconds for which a job may go on when it has had its ``max_duration_hours`` and was warned;
         None: jobs have no limit. See :class:`orchestrator.live.limits.TimeLimits`.
-    autoscaler, provisioner
+    autoscaler, provisioner, order_age_s
         See :class:`orchestrator.autoscaler.fleet.FleetController`.
     mesh, transport
         See :class:`orchestrator.mesh.replicas.ReplicaRegistry`; with the default of ``runtime``,
@@ -167,6 +155,7 @@ class InfrastructureOrchestrator:
         check: bool = False,
         autoscaler: FleetScaler | None = None,
         provisioner: Provisioner | None = None,
+        order_age_s: float = ORDER_AGE_S,
         mesh: ServiceMesh | None = None,
         transport: Transport | None = None,
     ) -> None:
@@ -176,7 +165,9 @@ class InfrastructureOrchestrator:
         self.checkpoints = checkpoint_manager
         self.clock: Clock = WallClock() if clock is None else clock
         self.runtime: Runtime = SimulatedRuntime(self.clock) if runtime is None else runtime
-        self._wanted = Wanted(shape, tuple(nodes), semantics, tuple(tenants))
+        self._wanted = Wanted(
+            shape, tuple(nodes), semantics, tuple(tenants), awaits_order=provisioner is not None
+        )
         self.engine = _engine_of(consensus_engine, self._wanted, seed, check=check)
         self._cycle = self._new_cycle(policy_of(policy), schedule_on_events, review_ms)
         self._keeper = CheckpointKeeper(checkpoint_manager)
@@ -189,7 +180,7 @@ class InfrastructureOrchestrator:
         self.mesh = self._replicas.mesh
         self.metrics = OrchestratorMetrics(self.engine, self._replicas.counts)
         scaler = autoscaler, provisioner, self.metrics.scaling, self._rule
-        self._fleet = FleetController(self.engine, self.clock, *scaler)
+        self._fleet = FleetController(self.engine, self.clock, *scaler, order_age_s=order_age_s)
         self._hear(save_grace_ms, time_limit_grace_s)
         self._read_log()
         self._listen(own_policy=policy is None)
@@ -202,10 +193,10 @@ class InfrastructureOrchestrator:
         self._keeping = Persistent("noting checkpoints", self._keeper.flush, self.clock)
         self._inbox = Inbox(self._take_report, self.clock)
         self._health = Inbox(self._take_health, self.clock)
-        reports = self.engine, self.clock, self._inbox.deliver
-        self._crashes = CrashLoops(*reports)
-        self._saves = SaveDeadlines(*reports, save_grace_ms)
-        self._limits = TimeLimits(*reports, time_limit_grace_s, self._places.late)
+        reports = Reports(self.engine, self.clock, self._inbox.deliver)
+        self._crashes = CrashLoops(reports)
+        self._saves = SaveDeadlines(reports, save_grace_ms)
+        self._limits = TimeLimits(reports, time_limit_grace_s, self._places.late)
         self._fleet.bind(self._join_rented)
         self._settings = Settings(self.clock, (), lambda body: self._journal.propose(body))
 
@@ -472,6 +463,11 @@ class InfrastructureOrchestrator:
         policy = self._cycle.policy
         return policy.rule if isinstance(policy, RulePolicy) else RULES["priority"]
 
+    def _known_rule(self) -> NDArray[np.void] | None:
+        """The rule by which jobs are placed, as kernels take it; None: the policy is none."""
+        policy = self._cycle.policy
+        return policy.rule.to_record() if isinstance(policy, RulePolicy) else None
+
     def manage(self, *managers: WorkloadManager) -> None:
         """Have managers see every job that is submitted, and review theirs whenever it is scaled.
 
@@ -504,7 +500,7 @@ class InfrastructureOrchestrator:
         self._read()
         suspects = self._watch.suspects()
         return {
-            **cluster_status(self.engine, self.clock.now_ms(), self.shards),
+            **cluster_status(self.engine, self.clock.now_ms(), self.shards, self._known_rule()),
             "suspects": [node_id for node_id in suspects if node_id in self.nodes],
             "log_entries": self._journal.applied,
             "leader": self._journal.leader,
@@ -531,8 +527,8 @@ class InfrastructureOrchestrator:
     def get_job_status(self, job_id: str) -> dict[str, Any]:
         """What is known of a job: see :func:`orchestrator.status.job_status`."""
         self._read()
-        now_ms = self.clock.now_ms()
-        return job_status(self.engine, now_ms, job_id, self.checkpoints, self.shards)
+        now_ms, rule = self.clock.now_ms(), self._known_rule()
+        return job_status(self.engine, now_ms, job_id, self.checkpoints, self.shards, rule)
 
     # --- the log -------------------------------------------------------------------------------
 
@@ -558,9 +554,9 @@ class InfrastructureOrchestrator:
     async def _take_over(self) -> None:
         await self._journal.lead(f"{socket.gethostname()}-{os.getpid()}-{id(self):x}")
         self._doubtful, self._seen_ms = self._journal.doubtful, self.engine.now_ms
-        settings, before = self._wanted.settings(self.engine), self.engine.settings
-        first = replace(settings, tenants=before.tenants)  # quotas may need the nodes that are new
-        if not self._journal.established or first != before:
+        settings = self._wanted.settings(self.engine)
+        first = self._wanted.first_settings(self.engine)
+        if not self._journal.established or first != self.engine.settings:
             await self._journal.propose(first)
         for spec in self._wanted.newcomers(self.engine):
             try:

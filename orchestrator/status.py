@@ -7,12 +7,12 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.engine.binding import Binding, account_binding, room_binding
+from orchestrator.engine.binding import Binding, account_binding, kept_for, room_binding
 from orchestrator.engine.engine import Engine, Outcome
 from orchestrator.engine.plans import short_jobs
 from orchestrator.kernels.change import events as live
@@ -51,6 +51,9 @@ __all__ = [
 
 
 _log = logging.getLogger(__name__)
+
+
+_Rule: TypeAlias = NDArray[np.void] | None  # RULE_DTYPE [1]: by which jobs are placed; if one does
 
 
 @dataclass(frozen=True)
@@ -145,7 +148,9 @@ def tenant_shares(engine: Engine) -> dict[str, dict[str, float | None]]:
     return shares
 
 
-def why_waiting(engine: Engine, state: ClusterState, job_ids: list[str]) -> dict[str, Binding]:
+def why_waiting(
+    engine: Engine, state: ClusterState, job_ids: list[str], rule: _Rule = None
+) -> dict[str, Binding]:
     """Why waiting jobs are not placed.
 
     What the cluster itself would say is found out on a copy.
@@ -158,12 +163,16 @@ def why_waiting(engine: Engine, state: ClusterState, job_ids: list[str]) -> dict
         A copy of its state that may be spoilt.
     job_ids : list of str
         Jobs that wait.
+    rule : ndarray of RULE_DTYPE, shape [1], or None, optional
+        By which jobs are placed; None: by none, or one of which nobody knows whom it serves.
 
     Returns
     -------
     dict
-        By job, what binds it; with the reason ``OK`` it would fit, and waits for its turn.
+        By job, what binds it; with the reason ``OK`` it would fit, and waits for its turn, or for
+        another job for which the rule keeps room.
     """
+    now_ms = int(state.rows[0]["now_ms"])
     nodes = np.empty(engine.shape.workers, np.int32)
     found = {}
     for job_id in job_ids:
@@ -189,7 +198,21 @@ def why_waiting(engine: Engine, state: ClusterState, job_ids: list[str]) -> dict
             found[job_id] = Binding(reason, text=_TURN if reason == Reason.OK else "")
         else:
             found[job_id] = Binding(reason, text=_TURN)
+    if rule is not None and state.rows[0]["commitment"] == 0:
+        _tell_for_whom(engine, now_ms, rule, found)
     return found
+
+
+def _tell_for_whom(
+    engine: Engine, now_ms: int, rule: NDArray[np.void], found: dict[str, Binding]
+) -> None:
+    """Say it of jobs that only seem to wait for their turn."""
+    index = engine.jobs.index
+    turn = [index.find(job_id) for job_id, told in found.items() if told.text == _TURN]
+    for j, other in kept_for(partial(engine.state_at, now_ms), rule, turn).items():
+        name = index.ids[other]
+        text = f"it would fit, but the policy keeps room for job '{name}'"
+        found[index.ids[j]] = replace(found[index.ids[j]], text=text, kept_for=name)
 
 
 _TURN = "it would fit, and waits for its turn"
@@ -211,8 +234,12 @@ def node_states(engine: Engine) -> dict[str, str]:
     return {node_id: engine.nodes.code(node_id).name.lower() for node_id in engine.nodes.specs}
 
 
-def cluster_status(engine: Engine, time_ms: int, shards: ShardManager) -> dict[str, Any]:
+def cluster_status(
+    engine: Engine, time_ms: int, shards: ShardManager, rule: _Rule = None
+) -> dict[str, Any]:
     """What is going on in a cluster at a time, nothing having happened since the last entry.
+
+    ``rule`` (RULE_DTYPE [1]) says by which jobs are placed: for whom it keeps room is told.
 
     Returns
     -------
@@ -230,12 +257,6 @@ def cluster_status(engine: Engine, time_ms: int, shards: ShardManager) -> dict[s
     row: Any = state.rows[0]
     states, resources = node_states(engine), ResourceManager(engine.state)
     by_node = Counter(states.values())
-    queue = state.queue[0, : int(row["queue_len"])]["job"]
-    waiting = [engine.jobs.index.ids[j] for j in queue]
-    first_ms = min((int(state.request[0, j]["submit_ms"]) for j in queue), default=row["now_ms"])
-    reasons = why_waiting(engine, state, waiting[:_EXPLAINED])
-    binding = {name: _told(found) for name, found in reasons.items()}
-    committed = int(row["committed"])
     used = int(row["capacity_units"]) - int(row["free_units"])
     now_ms = int(row["now_ms"])
     return {
@@ -253,14 +274,7 @@ def cluster_status(engine: Engine, time_ms: int, shards: ShardManager) -> dict[s
             "now": _share(used, int(row["capacity_units"])),
             "mean": _share(int(row["busy_unit_ms"]), int(row["capacity_unit_ms"])),
         },
-        "queue": {
-            "length": len(waiting),
-            "longest_wait_ms": int(now_ms - first_ms),
-            "unplaceable": [name for name in waiting if not engine.can_ever_fit(name)],
-            "committed_to": None if committed == NO_JOB else engine.jobs.index.ids[committed],
-            "why_not": {name: told["reason"] for name, told in binding.items()},
-            "waits_for": binding,
-        },
+        "queue": _queue_status(engine, state, rule),
         "fragmentation": fragmentation(engine),
         "tenants": tenant_shares(engine),
         "decisions": int(engine.row["decisions"]),
@@ -273,12 +287,32 @@ def cluster_status(engine: Engine, time_ms: int, shards: ShardManager) -> dict[s
     }
 
 
+def _queue_status(engine: Engine, state: ClusterState, rule: _Rule) -> dict[str, Any]:
+    """Who waits, for how long and for what; ``state`` is a copy that is spoilt."""
+    row: Any = state.rows[0]
+    now_ms, committed = int(row["now_ms"]), int(row["committed"])
+    queue = state.queue[0, : int(row["queue_len"])]["job"]
+    waiting = [engine.jobs.index.ids[j] for j in queue]
+    first_ms = min((int(state.request[0, j]["submit_ms"]) for j in queue), default=now_ms)
+    reasons = why_waiting(engine, state, waiting[:_EXPLAINED], rule)
+    binding = {name: _told(found) for name, found in reasons.items()}
+    return {
+        "length": len(waiting),
+        "longest_wait_ms": now_ms - first_ms,
+        "unplaceable": [name for name in waiting if not engine.can_ever_fit(name)],
+        "committed_to": None if committed == NO_JOB else engine.jobs.index.ids[committed],
+        "why_not": {name: told["reason"] for name, told in binding.items()},
+        "waits_for": binding,
+    }
+
+
 def job_status(
     engine: Engine,
     time_ms: int,
     job_id: str,
     checkpoints: CheckpointManager,
     shards: ShardManager,
+    rule: _Rule = None,
 ) -> dict[str, Any]:
     """What is known of a job at a time, nothing having happened since the last entry.
 
@@ -328,7 +362,7 @@ def job_status(
         "lost_ms": int(run["lost_ms"]),
         "checkpoint": or_error(partial(_latest, checkpoints, job_id)),
         "unplaceable": not ended and not engine.can_ever_fit(job_id),
-        **_outlook(engine, state, job_id),
+        **_outlook(engine, state, job_id, rule),
         **_story(engine, job_id),
     }
 
@@ -357,19 +391,19 @@ def _story(engine: Engine, job_id: str) -> dict[str, Any]:
         "reason": state.reason if state is not None else "",
         "exit_code": ended.exit_code if ended is not None else None,
         "preempted_by": taken.by if taken is not None else None,
-        "overdue": running and overdue is not None and overdue.run == engine.runs_of(job_id),
+        "overdue": running and overdue is not None and overdue.run == engine.run_of(job_id),
         "history": [note.as_dict() for note in history.of(job_id)],
     }
 
 
-def _outlook(engine: Engine, state: ClusterState, job_id: str) -> dict[str, Any]:
+def _outlook(engine: Engine, state: ClusterState, job_id: str, rule: _Rule) -> dict[str, Any]:
     """Why a job waits, behind how many, and until when; ``state`` is a copy that may be spoilt."""
     j = engine.jobs.index.find(job_id)
     place = np.flatnonzero(state.queue[0, : int(state.rows[0]["queue_len"])]["job"] == j)
     if len(place) == 0:
         names = ("why_not", "waits_for", "queue_position", "expected_start_ms")
         return dict.fromkeys(names)
-    binding = _told(why_waiting(engine, state, [job_id])[job_id])
+    binding = _told(why_waiting(engine, state, [job_id], rule)[job_id])
     return {
         "why_not": binding["reason"],
         "waits_for": binding,

@@ -27,6 +27,7 @@ _SMALL = {
     "orchestrator/foundations/shards.py": "rendezvous hashing",
     "orchestrator/kernels/change/log.py": "one record appended",
     "orchestrator/kernels/requests/limiter.py": "a token bucket",
+    "orchestrator/live/deadlines.py": "a timer for each save",
 }
 """Files that are shorter, because their concept is small: which one it is."""
 _Function = ast.FunctionDef | ast.AsyncFunctionDef

@@ -9,6 +9,7 @@ import csv
 import gzip
 import io
 import math
+import re
 import zlib
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
@@ -122,6 +123,8 @@ def read_columns(
     """
     import pyarrow as pa
 
+    if _HEXADECIMAL.search(text):  # Arrow takes 0x10 for 16
+        _diagnose(path, text, kinds, first_line)
     try:
         table = _convert(text, kinds)
     except pa.ArrowInvalid as error:
@@ -254,9 +257,17 @@ def csv_line(text: str, row: int, first_line: int = 1) -> int:
     return csv_lines(text, first_line)[row]
 
 
+_HEXADECIMAL = re.compile(r'(?:^|[,"])\s*[+-]?0[xX]', re.MULTILINE)
+
+
+def _is_plain(cell: str) -> bool:
+    """Whether other programs could read a number as Python does: not 1_000, nor other digits."""
+    return cell.isascii() and "_" not in cell
+
+
 def _is_integer(cell: str) -> bool:
     try:
-        return "_" not in cell and -(1 << 63) <= int(cell) < 1 << 63
+        return _is_plain(cell) and -(1 << 63) <= int(cell) < 1 << 63
     except ValueError:
         return _is_number(cell) and float(cell).is_integer() and abs(float(cell)) <= _EXACT
 
@@ -276,7 +287,7 @@ _EXACT = 1 << 53  # beyond, a float does not hold every integer
 
 def _is_number(cell: str) -> bool:
     try:
-        return "_" not in cell and math.isfinite(float(cell))  # Python alone reads 1_000
+        return _is_plain(cell) and math.isfinite(float(cell))
     except ValueError:
         return False
 

@@ -246,7 +246,7 @@ def read_step_times(path: str | Path) -> dict[str, StepTimes]:
     replicas = table["num_replicas"].to_pylist()
     for row, text in enumerate(placements):
         if text:
-            if not text.isdecimal():
+            if not (text.isascii() and text.isdecimal()):
                 problem = f"column 'placement' is {text!r}, not digits"
                 raise TraceError(str(path), problem, "give the GPUs of each node", row + 2)
             nodes[row], replicas[row] = len(text), sum(map(int, text))

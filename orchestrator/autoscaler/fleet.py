@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
+import math
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
@@ -27,14 +29,19 @@ from orchestrator.errors import (
 )
 from orchestrator.kernels.state.codes import NodeCode
 from orchestrator.live.retry import Inbox, Persistent
-from orchestrator.messages import Register
+from orchestrator.messages import Register, Submit
 from orchestrator.metrics.views import ScalingEfficiency
 from orchestrator.ports import Catalogue, Clock, Provisioner
 from orchestrator.scheduling.rules import RULES, Rule
 from orchestrator.status import demand_of
 from orchestrator.types import JobSpec, NodeSpec, ScalingDecision, ScalingDirection
 
-__all__ = ["FleetController", "FleetScaler"]
+__all__ = ["ORDER_AGE_S", "FleetController", "FleetScaler"]
+
+
+ORDER_AGE_S = 900.0
+"""How long a node may be on order until nobody waits for it (the cluster autoscaler of Kubernetes:
+``max-node-provision-time``)."""
 
 
 FleetScaler: TypeAlias = HorizontalScaler | PredictiveScaler
@@ -53,6 +60,10 @@ class FleetController:
     were ordered are ever given up; the log knows them. Without a provisioner decisions are advice.
     The scaler's cooldown and past are not in the log: after a restart they begin anew.
 
+    An order that is too old is not waited for: it may be lost, though the provisioner still counts
+    it. It is told in :meth:`status`; the node is taken if it comes after all. Orders of which
+    nobody knows how old they are, as after a restart, are as old as this controller's knowledge.
+
     Parameters
     ----------
     engine : Engine
@@ -69,10 +80,14 @@ class FleetController:
     rule : callable or None, optional
         Tells by which rule jobs are placed now; None: by the default one.
 
+    order_age_s : float, optional
+        Greatest age of an order, seconds; raise it where nodes take longer to come.
+
     Raises
     ------
     ConfigurationError, ValidationError
-        If the scaler wants more nodes, or the provisioner delivers larger ones, than there may be.
+        If the scaler wants more nodes, or the provisioner delivers larger ones, than there may be,
+        or the greatest age is none.
     """
 
     def __init__(
@@ -83,7 +98,14 @@ class FleetController:
         provisioner: Provisioner | None,
         account: ScalingEfficiency,
         rule: Callable[[], Rule] | None = None,
+        *,
+        order_age_s: float = ORDER_AGE_S,
     ) -> None:
+        counts = isinstance(order_age_s, int | float) and not isinstance(order_age_s, bool)
+        if not (counts and 0.0 < order_age_s < math.inf):
+            raise ConfigurationError(
+                f"FleetController: 'order_age_s' is {order_age_s!r}; give seconds above 0"
+            )
         self.scaler = scaler
         self.provisioner = provisioner
         self.last: ScalingDecision | None = None
@@ -93,7 +115,9 @@ class FleetController:
         self._rule = rule or (lambda: RULES["priority"])
         self._default: tuple[str, HorizontalScaler] | None = None  # and the unit that it counts in
         self._lock = asyncio.Lock()
-        self._ordered: deque[tuple[int, NodeSpec]] = deque()  # when, and which kind
+        self._order_age_s = float(order_age_s)
+        self._ordered: deque[tuple[int, NodeSpec]] = deque()  # when and what, the oldest first
+        self._given_up = 0  # of these, those of which it was said that nobody waits for them
         self._arrivals: Inbox[NodeSpec] | None = None
         self._gone: list[str] = []  # nodes that are to be given back
         self._releasing = Persistent("giving nodes back", self._release, clock)
@@ -142,25 +166,62 @@ class FleetController:
             self._account.note_arrival(self._clock.now_ms() - self._ordered_at(spec))
 
     def _ordered_at(self, spec: NodeSpec) -> int:
-        """When a node that has come was ordered: the first open order of its kind; else now."""
-        for order in self._ordered:
-            if replace(spec, node_id=order[1].node_id) == order[1]:
-                self._ordered.remove(order)
-                return order[0]
-        return self._ordered.popleft()[0] if self._ordered else self._clock.now_ms()
+        """When a node that has come was ordered: the first open order of its kind; else now.
+
+        One that is too old comes last: it may be lost, and another one have been ordered instead.
+        """
+        if not self._ordered:
+            return self._clock.now_ms()
+        old = self._overdue()
+        orders = [*itertools.islice(self._ordered, len(old), None), *old]
+        alike = (kind for kind in orders if replace(spec, node_id=kind[1].node_id) == kind[1])
+        order = next(alike, orders[0])
+        self._ordered.remove(order)
+        self._given_up = min(self._given_up, len(self._overdue()))
+        return order[0]
 
     @property
-    def pending(self) -> int:
-        """Nodes that are ordered and not registered yet."""
+    def _on_order(self) -> int:
+        """Nodes that the provisioner counts, or that have come and are not registered yet."""
         if self.provisioner is None:
             return 0
         arrived = len(self._arrivals) if self._arrivals is not None else 0
         return self.provisioner.pending + arrived
 
+    def _overdue(self) -> list[tuple[int, NodeSpec]]:
+        """Orders that are too old to be waited for."""
+        then_ms = self._clock.now_ms() - round(1000 * self._order_age_s)
+        return list(itertools.takewhile(lambda order: order[0] < then_ms, self._ordered))
+
+    @property
+    def pending(self) -> int:
+        """Nodes that are ordered and not registered yet, but for orders that are too old."""
+        lost = max(len(self._ordered) - self._on_order, 0)  # the provisioner knows by itself
+        return self._on_order - min(max(len(self._overdue()) - lost, 0), self._on_order)
+
     def _coming(self) -> list[NodeSpec]:
         """The kinds of the nodes on order; of those that were ordered by others: the usual one."""
-        known = [kind for _, kind in self._ordered]
+        known = [kind for _, kind in itertools.islice(self._ordered, len(self._overdue()), None)]
         return (known + [*self._orderable[:1]] * self.pending)[: self.pending]
+
+    def _look_after_orders(self, now_ms: int) -> str:
+        """Forget orders that are no longer counted, note unknown ones; what to say of old ones."""
+        while len(self._ordered) > self._on_order:
+            self._ordered.popleft()  # an order that was lost
+            self._given_up = max(self._given_up - 1, 0)
+        while len(self._ordered) < self._on_order and self._orderable:
+            self._ordered.append((now_ms, self._orderable[0]))  # somebody else's
+        old = self._overdue()
+        for ordered_ms, kind in old[self._given_up :]:
+            _log.warning(
+                "a node of kind '%s' was ordered %d s ago and has not come: it is not waited for",
+                kind.node_id,
+                (now_ms - ordered_ms) // 1000,
+            )
+        self._given_up = len(old)
+        if not old:
+            return ""
+        return f"; {len(old)} nodes on order for more than {self._order_age_s:g} s do not count"
 
     @property
     def size(self) -> int:
@@ -197,6 +258,7 @@ class FleetController:
             If there are such, and neither they nor the nodes that there are hold it.
         """
         nodes, jobs = self._engine.nodes, self._engine.jobs
+        check_message(Submit(spec))
         if self.provisioner is None:
             return False  # the engine refuses what the nodes that there are will never hold
         try:
@@ -242,6 +304,7 @@ class FleetController:
             Its reason says where less was done than was decided.
         """
         async with self._lock:
+            overdue = self._look_after_orders(self._clock.now_ms())
             order = await self._rehearse()
             now_ms, size = self._clock.now_ms(), self.size
             scaler = self._scaler_for(order)
@@ -260,7 +323,8 @@ class FleetController:
             finally:
                 if done == 0:  # nothing happened that has to show its effect first
                     cooldown.take_back(changed_ms)
-            decision = self.last = self._explain(decision, done, abs(more), order)
+            decision = self._explain(decision, done, abs(more), order)
+            decision = self.last = replace(decision, reason=decision.reason + overdue)
             wanted = order.demand + order.beyond
             self._account.note(now_ms, decision, wanted, capacity, done)
             return decision
@@ -332,8 +396,6 @@ class FleetController:
         """Order what lets somebody in, and more of it beyond, while there is room; how many."""
         if self.provisioner is None:
             return 0
-        while len(self._ordered) > self.pending:
-            self._ordered.popleft()  # an order that was lost
         count, usual = min(count, max(self._room, 0)), self._usual(order)
         spare = [] if usual is None else [usual] * (count - len(order.nodes))
         kinds = Counter([*order.nodes, *spare][:count])
@@ -371,11 +433,15 @@ class FleetController:
         return len(leaving)
 
     def status(self) -> dict[str, Any]:
-        """What was decided last, as plain data, and what is on its way."""
+        """What was decided last, as plain data, and what is on its way, or should be."""
         last = self.last
         return {
             "size": self.size,
             "pending": self.pending,
+            "overdue": [
+                {"kind": kind.node_id, "ordered_ms": ordered_ms}
+                for ordered_ms, kind in self._overdue()[: self._on_order]
+            ],
             "demand": demand_of(self._engine).total,
             "last_decision": None
             if last is None

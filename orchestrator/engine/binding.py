@@ -5,7 +5,7 @@ Found by asking again, for less: the field without which the job would fit is th
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 
 from orchestrator.kernels.change import events as live
 from orchestrator.kernels.run import rows as kernels
-from orchestrator.kernels.state.codes import NodeCode, QuotaMode, Reason
+from orchestrator.kernels.state.codes import ActionKind, NodeCode, QuotaMode, Reason
 from orchestrator.kernels.state.row import ClusterState
 from orchestrator.types import JobSpec
 
-__all__ = ["Binding", "account_binding", "binding_field", "room_binding"]
+__all__ = ["Binding", "account_binding", "binding_field", "kept_for", "room_binding"]
 
 
 _Fits: TypeAlias = Callable[[NDArray[np.void]], bool]
@@ -75,6 +75,8 @@ class Binding:
         them; None where it is not counted.
     text : str
         All of it in words.
+    kept_for : str
+        The job for which the policy keeps what this one would take, or ``""``.
     """
 
     reason: Reason
@@ -83,6 +85,7 @@ class Binding:
     asked: float | None = None
     free: float | None = None
     text: str = ""
+    kept_for: str = ""
 
 
 def _without(ask: NDArray[np.void], *fields: str) -> NDArray[np.void]:
@@ -245,3 +248,64 @@ def _account_text(
 ) -> str:
     said = f"the {what} of tenant '{tenant}' is {limit / unit:g} {word}"
     return f"{said}, of which {used / unit:g} are in use" if used else said
+
+
+_HEADS = 8  # jobs that are tried as the one for which room is kept, those that are served first
+
+
+def kept_for(
+    copy: Callable[[], ClusterState], rule: NDArray[np.void], waiting: Sequence[int]
+) -> dict[int, int]:
+    """Who of the jobs that fit and wait does so since room, or an account, is kept for another.
+
+    Found by asking the rule again without the other: whoever it starts then has waited for it.
+
+    Parameters
+    ----------
+    copy : callable
+        Makes a copy of the cluster's state, which may be spoilt.
+    rule : ndarray of RULE_DTYPE, shape [1]
+        By which the cluster places jobs.
+    waiting : sequence of int
+        Rows of the jobs that wait and would fit.
+
+    Returns
+    -------
+    dict of int to int
+        By row, the row of the other; jobs whose turn it is not for another reason are not in it.
+    """
+    if not (rule["reservation"][0] and len(waiting)):
+        return {}
+    state = copy()
+    held = set(waiting) - _started(state, rule)
+    rows, count = state.rows, int(state.rows[0]["queue_len"])
+    others = [int(j) for j in state.queue[0, :count]["job"]]
+    key = int(rule["key"][0])
+    others.sort(key=lambda j: (kernels.fits(rows, 0, j), kernels.job_score(rows, 0, j, key)))
+    found: dict[int, int] = {}
+    for other in others[:_HEADS]:
+        if not held:
+            break
+        freed = held & _started(copy(), rule, without=other)
+        found |= dict.fromkeys(sorted(freed), other)
+        held -= freed
+    return found
+
+
+def _started(state: ClusterState, rule: NDArray[np.void], without: int | None = None) -> set[int]:
+    """Jobs that a rule would start now, if it did not see one of those that wait."""
+    rows, shape = state.rows, state.shape
+    scratch = np.empty(max(shape.jobs, shape.workers), np.int32)
+    kernels.open_point(rows, 0)
+    if without is not None:
+        state.job[0, without]["blocked_point"] = rows[0]["point"]  # as of who was just preempted
+    started: set[int] = set()
+    for _ in range(shape.jobs):
+        kind, j, value = kernels.rule_action(rows, 0, rule, scratch)
+        if kind not in (ActionKind.PLACE, ActionKind.PREEMPT):
+            break
+        if kernels.commit(rows, 0, kind, j, value, scratch) != Reason.OK:
+            break
+        if kind == ActionKind.PLACE:
+            started.add(int(j))
+    return started

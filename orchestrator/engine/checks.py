@@ -140,6 +140,7 @@ def _check_settings(body: Establish) -> None:
         for one in getattr(body, field):
             _require_type(body, field, one, kind)
     _require_integer(body, "seed", body.seed, 0, _MOST_RUNS)
+    _require_type(body, "awaits_order", body.awaits_order, bool)
 
 
 def _check_plan(plan: object) -> None:

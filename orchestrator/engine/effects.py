@@ -70,7 +70,8 @@ class EffectReader:
         kind, subject = EffectKind(record["kind"]), int(record["subject"])
         if kind == EffectKind.RELEASE:
             return ReleaseNode(self._nodes.index.ids[subject])
-        job_id, run = self._jobs.index.ids[subject], int(record["run"])
+        job_id = self._jobs.index.ids[subject]
+        run = self._jobs.runs_before(subject) + int(record["run"])
         cost_ms, progress_ms = int(record["cost_ms"]), int(record["progress_ms"])
         if kind == EffectKind.SAVE:
             return SaveCheckpoint(job_id, run, cost_ms, progress_ms)

@@ -160,6 +160,14 @@ class Engine:
             Establish(shape, tuple(nodes), semantics or Semantics(), tuple(tenants), int(seed))
         )
 
+    @classmethod
+    def of(cls, settings: Establish, *, check: bool = False) -> Engine:
+        """One that begins with these settings, as a log has them."""
+        engine = cls.__new__(cls)
+        engine._check = check
+        engine._found(settings)
+        return engine
+
     def __copy__(self) -> Engine:
         """A copy that goes on by itself: shared state would be changed by both."""
         return deepcopy(self)
@@ -167,7 +175,8 @@ class Engine:
     def _found(self, settings: Establish) -> None:
         """Begin with a cluster's tenants and first nodes; nothing has happened yet."""
         self._begin(settings)
-        self._found_tenants(settings.tenants, settings.nodes)
+        check_quotas(settings.tenants, settings.nodes, awaits_order=settings.awaits_order)
+        self._found_tenants(settings.tenants)
         for spec in settings.nodes:
             self.nodes.check(spec)
             self.nodes.found(spec)
@@ -200,9 +209,8 @@ class Engine:
         self._happened = False  # something did since the last decision point opened
         self._opened_ms = -1  # when that was
 
-    def _found_tenants(self, tenants: Sequence[TenantSpec], nodes: Sequence[NodeSpec]) -> None:
+    def _found_tenants(self, tenants: Sequence[TenantSpec]) -> None:
         """Open an account for every tenant that there may be."""
-        check_quotas(tenants, nodes)
         for tenant in tenants:
             self.jobs.tenants.number(tenant.name)
         others = [TenantSpec(f"tenant {k}") for k in range(len(tenants), self.shape.tenants)]
@@ -273,7 +281,7 @@ class Engine:
                 raise ValidationError("ClusterShape", name, problem, remedy)
         nodes = self.nodes.specs.values() if self._begun else settings.nodes
         if not self._begun or settings.tenants != self.settings.tenants:
-            check_quotas(settings.tenants, tuple(nodes))
+            check_quotas(settings.tenants, tuple(nodes), awaits_order=settings.awaits_order)
         for tenant in settings.tenants:
             self.jobs.tenants.require_room(tenant.name)
 
@@ -339,7 +347,8 @@ class Engine:
     def placed(self) -> dict[str, int]:
         """Jobs whose workers exist or are about to, and the number of their run."""
         jobs, ids = self.state.job[0], self.jobs.index.ids
-        return {ids[j]: int(jobs["runs"][j]) for j in np.flatnonzero(jobs["workers_now"] > 0)}
+        there = np.flatnonzero(jobs["workers_now"] > 0).tolist()
+        return {ids[j]: self.jobs.run_of(j) for j in there}
 
     def unended(self) -> list[str]:
         """Jobs that wait or run."""
@@ -350,8 +359,12 @@ class Engine:
     def saving(self) -> dict[str, tuple[int, int]]:
         """Jobs that are being saved: the number of their run, and how long that takes, ms."""
         jobs, asks, ids = self.state.job[0], self.state.request[0], self.jobs.index.ids
-        busy = np.flatnonzero(jobs["state"] == JobCode.CHECKPOINTING)
-        return {ids[j]: (int(jobs["runs"][j]), int(asks["checkpoint_ms"][j])) for j in busy}
+        busy = np.flatnonzero(jobs["state"] == JobCode.CHECKPOINTING).tolist()
+        return {ids[j]: (self.jobs.run_of(j), int(asks["checkpoint_ms"][j])) for j in busy}
+
+    def run_of(self, job_id: str) -> int:
+        """The number of a job's last run: no former job of its id had one of that number."""
+        return self.jobs.run_of(self.jobs.index.find(job_id))
 
     def runs_of(self, job_id: str) -> int:
         """How often a job has started."""
@@ -397,8 +410,8 @@ class Engine:
         """Whether an event is about the present run of a job, and not overtaken."""
         if event.job_id not in self.jobs.index:
             return False
-        run: Any = self.state.job[0, self.jobs.index.find(event.job_id)]
-        if run["workers_now"] == 0 or run["runs"] != event.run:
+        j = self.jobs.index.find(event.job_id)
+        if self.state.job[0, j]["workers_now"] == 0 or self.jobs.run_of(j) != event.run:
             return False
         saving = self.jobs.code(event.job_id) == JobCode.CHECKPOINTING
         return saving or not isinstance(event, CheckpointCommitted)

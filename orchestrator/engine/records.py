@@ -217,10 +217,13 @@ def _units(subject: str, field: str, value: float, limit: int) -> int:
     return max(math.floor(value + _SLACK), 1) if value > 0 else 0
 
 
-def check_quotas(tenants: Sequence[TenantSpec], nodes: Sequence[NodeSpec]) -> None:
+def check_quotas(
+    tenants: Sequence[TenantSpec], nodes: Sequence[NodeSpec], *, awaits_order: bool = False
+) -> None:
     """Raise if tenants are entitled to more than a cluster has, or one is named twice.
 
-    A cluster without nodes is one that is being built; it may yet have anything.
+    A cluster without nodes is one that is being built; it may yet have anything. So may one of
+    which nodes can be ordered (``awaits_order``).
 
     Raises
     ------
@@ -236,11 +239,11 @@ def check_quotas(tenants: Sequence[TenantSpec], nodes: Sequence[NodeSpec]) -> No
     capacity = gpus or sum(node.cpu_cores for node in nodes)
     unit = "GPUs" if gpus else "CPU cores"
     total = 0.0
-    for tenant in tenants if nodes else ():
+    for tenant in tenants if nodes and not awaits_order else ():
         total += tenant.quota
         if total > capacity * (1.0 + 1e-12):
             problem = f"is {tenant.quota:g}: with those before it {total:g} of {capacity} {unit}"
-            remedy = "lower quotas, or add nodes"
+            remedy = "lower quotas, add nodes, or give a provisioner that orders them"
             raise ValidationError(f"TenantSpec '{tenant.name}'", "quota", problem, remedy)
 
 

@@ -28,12 +28,18 @@ __all__ = ["JobTable", "Names", "NodeTable", "RowIndex", "TableImage"]
 
 @dataclass(frozen=True)
 class TableImage:
-    """Who is in a table: ids by row, specifications by id, numbered names, and who is rented."""
+    """Who is in a table: ids by row, specifications by id, numbered names, and who is rented.
+
+    Of jobs also after which run those of each row begin to count, and the last of all that are
+    forgotten.
+    """
 
     ids: tuple[str, ...]
     specs: tuple[tuple[str, Any], ...]
     names: tuple[str, ...]
     rented: frozenset[str] = frozenset()
+    runs_before: tuple[int, ...] = ()
+    last_run: int = 0
 
 
 class RowIndex:
@@ -69,10 +75,18 @@ class RowIndex:
         ------
         UnknownEntityError
             If they have none.
+        ValidationError
+            If this is no name.
         """
         try:
             return self._index[name]
-        except KeyError:
+        except (KeyError, TypeError):
+            if not isinstance(name, str):
+                problem, remedy = (
+                    f"is {name!r:.80}",
+                    f"give the text that the {self.kind} is known by",
+                )
+                raise ValidationError(self.kind, f"{self.kind}_id", problem, remedy) from None
             raise UnknownEntityError(
                 f"no {self.kind} '{name}'; {len(self._index)} are known"
             ) from None
@@ -142,6 +156,10 @@ class JobTable:
 
     The last row is never given to a job: one that is only asked about is put there.
 
+    A report about a run may come again when its job is forgotten and another one has its id. So no
+    two runs of one id have one number, though nothing is kept of jobs that are forgotten: the runs
+    of a new job are counted on from the highest number that any of those had.
+
     Parameters
     ----------
     state : ClusterState
@@ -160,10 +178,19 @@ class JobTable:
         self.loose: set[str] = set()  # those whose workers need not start together
         self.limit_ms = np.zeros(state.shape.jobs, np.int64)  # of their time at work, by row
         self._aware = np.zeros(state.shape.jobs, np.bool_)  # topology-aware, by row
+        self._runs_before = np.zeros(state.shape.jobs, np.int64)  # after which runs count, by row
+        self._last_run = 0  # the highest number of a run of a job that is forgotten
 
     def image(self) -> TableImage:
         """Who is in it."""
-        return TableImage(tuple(self.index.ids), tuple(self.specs.items()), self.tenants.names)
+        ids = tuple(self.index.ids)
+        return TableImage(
+            ids,
+            tuple(self.specs.items()),
+            self.tenants.names,
+            runs_before=tuple(self._runs_before[: len(ids)].tolist()),
+            last_run=self._last_run,
+        )
 
     def load(self, image: TableImage) -> None:
         """Have those in it who were in another table."""
@@ -173,6 +200,16 @@ class JobTable:
             self.tenants.number(name)
         for job_id, spec in image.specs:
             self._note(self.index.find(job_id), spec)
+        self._runs_before[: len(image.runs_before)] = image.runs_before
+        self._last_run = image.last_run
+
+    def runs_before(self, j: int) -> int:
+        """The number after which the runs of the job in a row are counted."""
+        return int(self._runs_before[j])
+
+    def run_of(self, j: int) -> int:
+        """The number of the last run of the job in a row, or that before its first one."""
+        return self.runs_before(j) + int(self._state.job[0, j]["runs"])
 
     def code(self, job_id: str) -> JobCode:
         """State of a job."""
@@ -274,6 +311,8 @@ class JobTable:
         if forgotten:
             del self.specs[forgotten]
             self.loose.discard(forgotten)
+            self._last_run = max(self._last_run, self.run_of(j))
+        self._runs_before[j] = self._last_run
         self.specs[spec.job_id] = spec
         tenant = self.tenants.number(spec.tenant)
         self._nodes.know_models(spec.gpu_models)

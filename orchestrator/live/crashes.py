@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
 
 from orchestrator.engine.checks import check_report
-from orchestrator.engine.engine import Engine, Outcome
+from orchestrator.engine.engine import Outcome
 from orchestrator.errors import ValidationError
 from orchestrator.kernels.state.codes import Reason
-from orchestrator.live.retry import delay_ms
+from orchestrator.live.retry import Reports, delay_ms
 from orchestrator.messages import Entry, Event, WorkerExited, WorkersLost
-from orchestrator.ports import Clock
 
 __all__ = ["MOST_CRASHES", "CrashLoops"]
 
@@ -38,27 +36,18 @@ class CrashLoops:
 
     Parameters
     ----------
-    engine : Engine
-        The cluster.
-    clock : Clock
-        Time.
-    deliver : coroutine function
-        Takes reports.
+    reports : Reports
     """
 
-    def __init__(
-        self, engine: Engine, clock: Clock, deliver: Callable[[Event], Awaitable[object]]
-    ) -> None:
-        self._engine = engine
-        self._clock = clock
-        self._deliver = deliver
+    def __init__(self, reports: Reports) -> None:
+        self._engine, self._clock, self._deliver = reports.engine, reports.clock, reports.deliver
         self._crashes: dict[str, int] = {}  # short runs in a row
         self._held: dict[str, int] = {}  # runs whose loss was said
 
     def note(self, entry: Entry, outcome: Outcome) -> None:
         """An entry of the log was applied."""
         body = entry.body
-        if isinstance(body, WorkerExited):
+        if isinstance(body, WorkerExited) and outcome.reason == Reason.OK:
             self._crashes.pop(body.job_id, None)
             self._held.pop(body.job_id, None)
         elif (

@@ -8,11 +8,11 @@ for ever.
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
 
-from orchestrator.engine.engine import Engine, Outcome
-from orchestrator.messages import CheckpointCommitted, Event, SaveCheckpoint, StopJob, WorkersLost
-from orchestrator.ports import Clock, Timer
+from orchestrator.engine.engine import Outcome
+from orchestrator.live.retry import Reports
+from orchestrator.messages import CheckpointCommitted, SaveCheckpoint, StopJob, WorkersLost
+from orchestrator.ports import Timer
 
 __all__ = ["SaveDeadlines"]
 
@@ -30,26 +30,13 @@ class SaveDeadlines:
 
     Parameters
     ----------
-    engine : Engine
-        The cluster.
-    clock : Clock
-        Time.
-    deliver : coroutine function
-        Takes reports.
+    reports : Reports
     grace_ms : int
         Beyond the expected time.
     """
 
-    def __init__(
-        self,
-        engine: Engine,
-        clock: Clock,
-        deliver: Callable[[Event], Awaitable[object]],
-        grace_ms: int,
-    ) -> None:
-        self._engine = engine
-        self._clock = clock
-        self._deliver = deliver
+    def __init__(self, reports: Reports, grace_ms: int) -> None:
+        self._engine, self._clock, self._deliver = reports.engine, reports.clock, reports.deliver
         self._grace_ms = grace_ms
         self._timers: dict[str, Timer] = {}  # by job
 

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 
-from orchestrator.engine.engine import Engine, Outcome
+from orchestrator.engine.engine import Outcome
 from orchestrator.engine.history import TIMED_OUT
 from orchestrator.errors import ConfigurationError
 from orchestrator.kernels.state.codes import EventKind, JobCode, JobKind
-from orchestrator.messages import Event, JobOverdue, WorkerExited
-from orchestrator.ports import Clock, Timer
+from orchestrator.live.retry import Reports
+from orchestrator.messages import JobOverdue, WorkerExited
+from orchestrator.ports import Timer
 
 __all__ = ["TimeLimits"]
 
@@ -44,12 +45,7 @@ class TimeLimits:
 
     Parameters
     ----------
-    engine : Engine
-        The cluster.
-    clock : Clock
-        Time.
-    deliver : coroutine function
-        Takes reports.
+    reports : Reports
     grace_s : float or None
         Seconds from the warning to the end; 0: jobs are ended without one; None: never.
     late : Mapping of str to (int, int)
@@ -58,12 +54,7 @@ class TimeLimits:
     """
 
     def __init__(
-        self,
-        engine: Engine,
-        clock: Clock,
-        deliver: Callable[[Event], Awaitable[object]],
-        grace_s: float | None,
-        late: Mapping[str, tuple[int, int]],
+        self, reports: Reports, grace_s: float | None, late: Mapping[str, tuple[int, int]]
     ) -> None:
         ok = grace_s is None or (
             isinstance(grace_s, int | float)
@@ -76,9 +67,7 @@ class TimeLimits:
                 f"InfrastructureOrchestrator: 'time_limit_grace_s' is {grace_s!r}; give seconds "
                 "from 0 on, or None for no limits"
             )
-        self._engine = engine
-        self._clock = clock
-        self._deliver = deliver
+        self._engine, self._clock, self._deliver = reports.engine, reports.clock, reports.deliver
         self._late = late
         self._grace_ms = None if grace_s is None else round(1000 * grace_s)
         self._timer: Timer | None = None
@@ -126,13 +115,14 @@ class TimeLimits:
         for job_id, (run, late_ms) in self._late.items():
             if job_id not in engine.jobs.index:
                 continue  # its start waited for longer than the job was remembered
-            due[(at == engine.jobs.index.find(job_id)) & (runs["runs"][at] == run)] += late_ms
+            if engine.run_of(job_id) == run:
+                due[at == engine.jobs.index.find(job_id)] += late_ms
         now_ms = self._clock.now_ms()
         late = []
         for j, due_ms in zip(at[due <= now_ms], due[due <= now_ms], strict=True):
             job_id = names[j]
             note = engine.history.last(job_id, "overdue")
-            ends = self._grace_ms == 0 or (note is not None and note.run == int(runs["runs"][j]))
+            ends = self._grace_ms == 0 or (note is not None and note.run == engine.run_of(job_id))
             late.append((job_id, int(due_ms) + (self._grace_ms if ends else 0), ends))
         return late, int(due[due > now_ms].min(initial=_NEVER))
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 from orchestrator.engine.engine import Outcome
+from orchestrator.kernels.state.codes import Reason
 from orchestrator.live.retry import Persistent
 from orchestrator.messages import (
     Effect,
@@ -62,7 +63,7 @@ class Places:
                 runs[effect.run] = _spots(effect.workers)
                 runs.pop(effect.run - _RUNS, None)
         self._forget(outcome.forgotten)
-        if isinstance(entry.body, WorkerExited):
+        if isinstance(entry.body, WorkerExited) and outcome.reason == Reason.OK:
             self._forget(entry.body.job_id)
 
     def _forget(self, job_id: str) -> None:
@@ -203,6 +204,7 @@ class CheckpointKeeper:
             what, now_ms = self._untold[0]
             if isinstance(what, str):
                 self._checkpoints.forget(what)
+                self._writing.pop(what, None)
             elif isinstance(what, SaveCheckpoint):
                 checkpoint_id = self._checkpoints.save(what.job_id, what.progress_ms, now_ms)
                 self._writing[what.job_id] = checkpoint_id

@@ -12,12 +12,15 @@ import logging
 import numbers
 from collections import deque
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Generic, TypeAlias, TypeVar
 
+from orchestrator.engine.engine import Engine
 from orchestrator.errors import InvariantError, NotLeaderError, QuartermasterError, ValidationError
+from orchestrator.messages import Event
 from orchestrator.ports import Clock, FaultDetector, NodeHealth
 
-__all__ = ["Inbox", "Persistent", "Watch", "check_health", "delay_ms"]
+__all__ = ["Inbox", "Persistent", "Reports", "Watch", "check_health", "delay_ms"]
 
 
 T = TypeVar("T")
@@ -166,6 +169,25 @@ class Inbox(Generic[T]):
                 self._waiting.popleft()
         finally:
             self._busy = False
+
+
+@dataclass(frozen=True)
+class Reports:
+    """What it takes to report something of jobs that no runtime reports, or not in time.
+
+    Parameters
+    ----------
+    engine : Engine
+        The cluster; to be read only.
+    clock : Clock
+        Time, and when to look again.
+    deliver : coroutine function
+        Takes reports, as those of a runtime; False: not in the log yet.
+    """
+
+    engine: Engine
+    clock: Clock
+    deliver: Callable[[Event], Awaitable[object]]
 
 
 def check_health(health: object) -> None:

@@ -44,12 +44,15 @@ class Wanted:
     nodes : tuple of NodeSpec
     semantics : Semantics or None
     tenants : tuple of TenantSpec
+    awaits_order : bool
+        Whether nodes can be ordered: quotas may then be more than those that there are.
     """
 
     shape: ClusterShape | None
     nodes: tuple[NodeSpec, ...]
     semantics: Semantics | None
     tenants: tuple[TenantSpec, ...]
+    awaits_order: bool = False
 
     @property
     def rules(self) -> Semantics | None:
@@ -59,21 +62,41 @@ class Wanted:
             return None
         return Semantics(**{field.name: getattr(given, field.name) for field in fields(Semantics)})
 
+    def founding(self, shape: ClusterShape, seed: int) -> Establish:
+        """With what a cluster begins that is not there yet; ``shape``: where none is wanted."""
+        return Establish(
+            self.shape or shape,
+            self.nodes,
+            self.rules or Semantics(),
+            self.tenants,
+            int(seed),
+            self.awaits_order,
+        )
+
     def settings(self, engine: Engine) -> Establish:
         """What a cluster that is there is to live by from now on."""
+        now = engine.settings
+        tenants = self.tenants or now.tenants
         return replace(
-            engine.settings,
-            shape=engine.grown(self.shape) if self.shape else engine.settings.shape,
-            semantics=self.rules or engine.settings.semantics,
-            tenants=self.tenants or engine.settings.tenants,
+            now,
+            shape=engine.grown(self.shape) if self.shape else now.shape,
+            semantics=self.rules or now.semantics,
+            tenants=tenants,
+            awaits_order=now.awaits_order if tenants == now.tenants else self.awaits_order,
         )
+
+    def first_settings(self, engine: Engine) -> Establish:
+        """The same before the new nodes are there, which its quotas may need."""
+        now = engine.settings
+        return replace(self.settings(engine), tenants=now.tenants, awaits_order=now.awaits_order)
 
     def check(self, engine: Engine) -> None:
         """Raise a :class:`ValidationError` if the cluster of the log cannot have these."""
-        settings, before = self.settings(engine), engine.settings
-        engine.check(replace(settings, tenants=before.tenants))
-        if settings.tenants != before.tenants:
-            check_quotas(settings.tenants, [*engine.nodes.specs.values(), *self.newcomers(engine)])
+        settings = self.settings(engine)
+        engine.check(self.first_settings(engine))
+        if settings.tenants != engine.settings.tenants:
+            nodes = [*engine.nodes.specs.values(), *self.newcomers(engine)]
+            check_quotas(settings.tenants, nodes, awaits_order=settings.awaits_order)
 
     def newcomers(self, engine: Engine) -> list[NodeSpec]:
         """Nodes that the cluster has never had; one that it knows stays what it is in the log."""

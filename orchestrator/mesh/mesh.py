@@ -94,6 +94,12 @@ def _leaving() -> bool:
     return caller is not None and caller.cancelling() > 0
 
 
+def _require_name(subject: str, field: str, value: object) -> None:
+    """Refuse what can name no service and no endpoint."""
+    if not isinstance(value, str):
+        raise ValidationError(subject, field, f"is {value!r:.80}", "give its name, a text")
+
+
 @dataclass
 class Endpoint:
     """One replica, by its address."""
@@ -121,6 +127,7 @@ class ServiceDiscovery:
 
     def declare(self, service: str) -> None:
         """Make a service known, with no endpoints yet; nothing happens if it is."""
+        _require_name("ServiceDiscovery", "service", service)
         if not service:
             raise ValidationError("ServiceDiscovery", "service", "is empty", "give it a name")
         self._services.setdefault(service, {})
@@ -132,6 +139,7 @@ class ServiceDiscovery:
 
     def register(self, service: str, address: str, *, healthy: bool = True) -> Endpoint:
         """Add an endpoint, or bring one that is there back from draining."""
+        _require_name(f"service '{service}'", "address", address)
         if not address:
             subject = f"service '{service}'"
             raise ValidationError(subject, "address", "is empty", "give the endpoint's address")
@@ -155,6 +163,8 @@ class ServiceDiscovery:
 
     def knows(self, service: str, address: str) -> bool:
         """Whether there is such an endpoint."""
+        _require_name("ServiceDiscovery", "service", service)
+        _require_name(f"service '{service}'", "address", address)
         return address in self._services.get(service, {})
 
     def endpoint(self, service: str, address: str) -> Endpoint:
@@ -166,6 +176,7 @@ class ServiceDiscovery:
             When there is no such service, or no such endpoint.
         """
         endpoints = self._of(service)
+        _require_name(f"service '{service}'", "address", address)
         if address not in endpoints:
             raise UnknownServiceError(address, list(endpoints))
         return endpoints[address]
@@ -185,6 +196,7 @@ class ServiceDiscovery:
         return [e.address for e in self._of(service).values() if e.routable]
 
     def _of(self, service: str) -> dict[str, Endpoint]:
+        _require_name("ServiceDiscovery", "service", service)
         if service not in self._services:
             raise UnknownServiceError(service, self.services)
         return self._services[service]
@@ -228,6 +240,7 @@ class _Service:
         self.counts = ServiceCounts()
 
     def breaker(self, address: str, now_ms: int) -> CircuitBreaker:
+        _require_name(f"service '{self.spec.name}'", "address", address)
         if address not in self.breakers:
             self.breakers[address] = CircuitBreaker(self.spec.breaker, now_ms)
         return self.breakers[address]
@@ -315,6 +328,9 @@ class ServiceMesh:
 
     def add_service(self, spec: ServiceSpec) -> None:
         """Make a service known, or give it new rules, with which its request path begins anew."""
+        if not isinstance(spec, ServiceSpec):
+            remedy = "give a ServiceSpec"
+            raise ValidationError("ServiceMesh", "spec", f"is {spec!r:.80}", remedy)
         now_ms = self._clock.now_ms()
         self._services[spec.name] = _Service(spec, now_ms, self._seed + len(self._services))
         self.discovery.declare(spec.name)
@@ -342,6 +358,7 @@ class ServiceMesh:
 
     def drained(self, service: str, address: str) -> bool:
         """Whether a replica has no requests left to answer."""
+        _require_name(f"service '{service}'", "address", address)
         return self._of(service).balancer.in_flight(address) == 0
 
     def deregister(self, service: str, address: str) -> None:
@@ -531,6 +548,7 @@ class ServiceMesh:
         return RetriesExhaustedError(own.spec.name, problem, "see to its endpoints, or ask later")
 
     def _of(self, service: str) -> _Service:
+        _require_name("ServiceMesh", "service", service)
         if service not in self._services:
             raise UnknownServiceError(service, self.services)
         return self._services[service]

@@ -276,3 +276,111 @@ async def test_a_restart_finds_replicas_and_metrics_again() -> None:
     now_ms = s.clock.now_ms()
     assert again.metrics.summary(now_ms) == s.orchestrator.metrics.summary(now_ms)
     assert now_ms == 30 * MINUTE_MS
+
+
+class _Lossy(SimulatedProvisioner):
+    """Some orders come late, or never; it counts them for ever."""
+
+    def __init__(self, clock: VirtualClock, delays_s: list[float]) -> None:
+        super().__init__(clock, node("rented"), delay_s=60.0)
+        self._delays_s = delays_s
+
+    def order(self, count: int, template: Any = None) -> None:
+        for _ in range(count):
+            delay_s = self._delays_s.pop(0) if self._delays_s else 60.0
+            self._delay_ms = round(1000 * min(delay_s, 1e9))
+            super().order(1, template)
+
+
+def _lossy(*delays_s: float, **options: Any) -> Stage:
+    clock = VirtualClock()
+    cloud = _Lossy(clock, list(delays_s))
+    plan = _plan(max_size=3, min_size=0)
+    values: dict[str, Any] = {"schedule_on_events": True, "autoscaler": plan}
+    return stage(node("n0"), clock=clock, provisioner=cloud, **(values | options))
+
+
+async def _rounds(s: Stage, minutes: int) -> list[tuple[int, int]]:
+    """The size of the fleet and what is pending, minute by minute."""
+    seen = []
+    for _ in range(minutes):
+        await s.orchestrator.auto_scale_cluster()
+        await s.wait(1)
+        scaling = s.orchestrator.get_cluster_status()["scaling"]
+        seen.append((scaling["size"], scaling["pending"]))
+    return seen
+
+
+@pytest.mark.parametrize(("age_s", "lost"), [(900.0, 1), (300.0, 1), (300.0, 2)])
+async def test_an_order_that_is_lost_is_not_waited_for_for_ever(
+    age_s: float, lost: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    s = _lossy(*[1e12] * lost, order_age_s=age_s)
+    for name in ("a", "b", "c"):
+        await s.orchestrator.submit_job(job(name, gpus_per_worker=4, max_duration_hours=9.0))
+    minutes = round(age_s / 60)
+    before = await _rounds(s, minutes)
+    assert len(s.orchestrator.engine.placed()) == 3 - lost
+    assert before[-1] == (3, lost)
+    after = await _rounds(s, 5)
+    assert len(s.orchestrator.engine.placed()) == 3
+    assert after[-1] == (3, 0)
+    scaling = s.orchestrator.get_cluster_status()["scaling"]
+    assert [order["kind"] for order in scaling["overdue"]] == ["rented"] * lost
+    assert f"{lost} nodes on order for more than {age_s:g} s" in scaling["last_decision"]["reason"]
+    assert caplog.text.count("is not waited for") == lost
+
+
+@pytest.mark.parametrize("late_s", [400.0, 1000.0])
+async def test_a_node_that_comes_after_all_is_taken(late_s: float) -> None:
+    s = _lossy(late_s, order_age_s=300.0)
+    for name in ("a", "b"):
+        await s.orchestrator.submit_job(job(name, gpus_per_worker=4, max_duration_hours=9.0))
+    await _rounds(s, 6)
+    assert s.orchestrator.get_cluster_status()["scaling"]["overdue"] != []
+    await s.orchestrator.submit_job(job("c", gpus_per_worker=4, max_duration_hours=9.0))
+    await _rounds(s, 1)
+    assert ("rented-0-0" in s.orchestrator.nodes) == (late_s < 420.0)
+    await s.wait(10)
+    assert "rented-0-0" in s.orchestrator.nodes
+    assert len(s.orchestrator.engine.placed()) == 3
+    assert (await _rounds(s, 3))[-1] == (3, 0)
+    assert s.orchestrator.get_cluster_status()["scaling"]["overdue"] == []
+
+
+async def test_orders_of_a_former_orchestrator_grow_old_too() -> None:
+    s = _lossy(1e12, order_age_s=300.0)
+    for name in ("a", "b"):
+        await s.orchestrator.submit_job(job(name, gpus_per_worker=4, max_duration_hours=9.0))
+    await _rounds(s, 1)
+    other = InfrastructureOrchestrator(
+        *s.foundations,
+        clock=s.clock,
+        runtime=s.runtime,
+        schedule_on_events=True,
+        provisioner=s.orchestrator._fleet.provisioner,
+        autoscaler=_plan(max_size=3),
+        order_age_s=300.0,
+    )
+    again = Stage(s.clock, s.runtime, s.foundations, other)
+    assert (await _rounds(again, 4))[-1] == (2, 1)
+    await _rounds(again, 4)
+    assert set(other.engine.placed()) == {"a", "b"}
+
+
+async def test_a_provisioner_that_notices_is_believed() -> None:
+    s = _lossy(1e12, order_age_s=300.0)
+    for name in ("a", "b"):
+        await s.orchestrator.submit_job(job(name, gpus_per_worker=4, max_duration_hours=9.0))
+    await _rounds(s, 7)
+    cloud: Any = s.orchestrator._fleet.provisioner
+    assert set(s.orchestrator.engine.placed()) == {"a", "b"}
+    cloud._expected.clear()
+    assert (await _rounds(s, 1))[-1] == (2, 0)
+    assert s.orchestrator.get_cluster_status()["scaling"]["overdue"] == []
+
+
+@pytest.mark.parametrize("age_s", [0.0, -1.0, float("nan"), float("inf"), True, "900"])
+def test_an_order_has_a_greatest_age(age_s: Any) -> None:
+    with pytest.raises(ConfigurationError, match="'order_age_s' is"):
+        _rented(_plan(), order_age_s=age_s)

@@ -135,7 +135,7 @@ def _cluster(scene: Scene, clock: VirtualClock) -> InfrastructureOrchestrator:
         runtime=SimulatedRuntime(clock),
         policy=RULES[scene.rule],
         shape=ClusterShape(envs=1, jobs=16, workers=8, nodes=8, devices=8),
-        nodes=() if quota is not None else scene.own,
+        nodes=scene.own,
         semantics=Semantics(quota_mode=QuotaMode.NONE if quota is None else QuotaMode.HARD),
         tenants=tenants,
         schedule_on_events=True,
@@ -147,9 +147,6 @@ def _cluster(scene: Scene, clock: VirtualClock) -> InfrastructureOrchestrator:
 async def _live(scene: Scene) -> tuple[InfrastructureOrchestrator, Seen]:
     clock, seen = VirtualClock(), Seen()
     cluster = _cluster(scene, clock)
-    if scene.quota is not None:  # quotas may not exceed what is there when a cluster is founded
-        for spec in scene.own:
-            await cluster.register_node(spec)
     for tick in range(_MOST_TICKS):
         for when, spec in scene.jobs:
             if when == tick:

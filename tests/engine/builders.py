@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from orchestrator import ClusterShape, InfrastructureOrchestrator, VirtualClock, in_memory
 from orchestrator.foundations import Foundations
-from orchestrator.messages import Event
+from orchestrator.messages import Event, RegroupJob, StartJob, WorkerExited
 from orchestrator.runtimes import SimulatedRuntime
-from orchestrator.types import JobPriority, JobSpec, NodeSpec
+from orchestrator.types import JobKind, JobPriority, JobSpec, NodeSpec
 
 SHAPE = ClusterShape(envs=1, jobs=16, workers=8, nodes=4, devices=8)
 MINUTE_MS = 60_000
@@ -45,6 +45,14 @@ def node(node_id: str, gpus: int = 4, **fields: Any) -> NodeSpec:
     return NodeSpec(node_id=node_id, gpus=gpus, **(values | fields))
 
 
+class Owners(SimulatedRuntime):
+    """Services do not end by themselves: their owners take them down, after so many hours."""
+
+    def _expect_end(self, effect: StartJob | RegroupJob, resume_ms: int) -> None:
+        spec = replace(effect.spec, kind=JobKind.BATCH)
+        super()._expect_end(replace(effect, spec=spec), resume_ms)
+
+
 @dataclass
 class Stage:
     """An orchestrator, and what it stands on."""
@@ -62,6 +70,10 @@ class Stage:
         """Have the runtime say something."""
         assert self.runtime._deliver is not None
         await self.runtime._deliver(event)
+
+    async def end(self, job_id: str) -> None:
+        """Somebody ends a job that would go on, such as a service."""
+        await self.report(WorkerExited(job_id, self.orchestrator.engine.run_of(job_id)))
 
     def state_of(self, job_id: str) -> str:
         """State of a job."""

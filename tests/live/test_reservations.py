@@ -241,3 +241,67 @@ def test_storage_is_kept_for_the_first_that_waits_for_it(preemptible: bool) -> N
         return start, int(scene.cluster.get_job_status("held")["preemptions"])
 
     assert asyncio.run(play()) == (pytest.approx(2.0, abs=0.02), 0)
+
+
+def _told(scene: _Scene, job_id: str) -> tuple[str, str, bool]:
+    """Why a job waits, for whom room is kept, and whether the text says so."""
+    told = scene.cluster.get_job_status(job_id)["waits_for"]
+    queue = scene.cluster.get_cluster_status()["queue"]
+    assert queue["waits_for"][job_id] == told
+    return (
+        told["reason"],
+        told["kept_for"],
+        f"keeps room for job '{told['kept_for']}'" in told["text"],
+    )
+
+
+@pytest.mark.parametrize("rule", ["priority", "reclaim", "drf"])
+@pytest.mark.parametrize("name", ["gang", "another"])
+def test_who_waits_behind_a_reservation_is_told_for_whom(rule: str, name: str) -> None:
+    async def play() -> None:
+        scene = _Scene("NVLink", rule=rule)
+        await scene.submit(_job("a", 2.0, gpus_per_worker=4))
+        await scene.submit(_job(name, gpus_per_worker=8))
+        await scene.submit(_job("long", 50.0, gpus_per_worker=2))
+        await scene.submit(_job("longer", 60.0, gpus_per_worker=1), _job("short", 0.5))
+        assert scene.state("short") == "running"
+        assert _told(scene, "long") == _told(scene, "longer") == ("ok", name, True)
+        told = scene.cluster.get_job_status(name)["waits_for"]
+        assert (told["reason"], told["kept_for"]) == ("no_capacity", "")
+
+    asyncio.run(play())
+
+
+@pytest.mark.parametrize("rule", ["fcfs", "sjf"])
+def test_without_a_reservation_it_is_a_matter_of_turns(rule: str) -> None:
+    async def play() -> None:
+        scene = _Scene("NVLink", rule=rule, schedule_on_events=False)
+        await scene.submit(_job("a", gpus_per_worker=2), _job("b", gpus_per_worker=2))
+        assert _told(scene, "b") == ("ok", "", False)
+
+    asyncio.run(play())
+
+
+def test_who_is_started_next_is_kept_waiting_by_nobody() -> None:
+    """Nobody has asked the policy yet: it would start both, and then keep room for the gang."""
+
+    async def play() -> None:
+        scene = _Scene("NVLink", schedule_on_events=False)
+        await scene.submit(_job("a", gpus_per_worker=2), _job("gang", gpus_per_worker=8))
+        await scene.submit(_job("b", 0.5, gpus_per_worker=2), _job("long", 9.0, gpus_per_worker=2))
+        assert [_told(scene, name)[1] for name in ("a", "b", "long")] == ["", "", "gang"]
+
+    asyncio.run(play())
+
+
+@pytest.mark.parametrize("waits", ["first", "other"])
+def test_a_job_behind_its_tenants_first_is_told_so(waits: str) -> None:
+    async def play() -> None:
+        tenants = (TenantSpec("A", quota=4.0), TenantSpec("B", quota=4.0))
+        scene = _Scene("NVLink", semantics=_HARD, tenants=tenants)
+        await scene.submit(_job("runs", 9.0, gpus_per_worker=3, tenant="A"))
+        await scene.submit(_job(waits, gpus_per_worker=4, tenant="A"))
+        await scene.submit(_job("behind", 50.0, tenant="A"))
+        assert _told(scene, "behind") == ("ok", waits, True)
+
+    asyncio.run(play())

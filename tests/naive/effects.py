@@ -43,7 +43,8 @@ class NaiveEffects:
         self._lost_ms = np.zeros(jobs, np.int64)  # so far, by job
         self._migrations = np.zeros(jobs, np.int64)  # so far, by job
         self._scaling = np.zeros(jobs, np.bool_)  # the next placement is no start
-        self._runs = np.zeros(jobs, np.int64)
+        self._runs = np.zeros(jobs, np.int64)  # numbers of the last ones
+        self._last_run = 0  # the highest one of a job that is forgotten
         self._held = np.zeros(jobs, np.bool_)
 
     def effects_of(self, entry: Entry, reason: Reason) -> tuple[Effect, ...]:
@@ -85,7 +86,9 @@ class NaiveEffects:
         if code == JobCode.PENDING and self._held[j]:
             return self._stop(j, StopReason.INTERRUPTED, save=False)
         if code == JobCode.PENDING:
-            self._runs[j] = 0  # a new job, perhaps in the row of one that is forgotten
+            # A new job, perhaps in the row of one that is forgotten, whose id may be used again.
+            self._last_run = max(self._last_run, int(self._runs[j]))
+            self._runs[j] = self._last_run
             self._lost_ms[j] = 0
             self._migrations[j] = 0
         elif code == JobCode.SCALING:

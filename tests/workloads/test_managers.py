@@ -182,8 +182,9 @@ async def test_a_service_goes_on_under_its_next_job() -> None:
     s = stage(node("n0"), schedule_on_events=True)
     inference = InferenceJobManager(s.orchestrator)
     rules = ServiceSpec("chat", 100.0, replicas=2, max_replicas=4)
-    await inference.deploy(_service(max_duration_hours=1.0), rules)
-    await s.wait(61)
+    ended = await inference.deploy(_service(), rules)
+    await s.wait(1)
+    await s.end(ended)
     assert inference.replicas("chat") == 0  # it has ended
     with pytest.raises(UnknownServiceError, match="'chat'"):
         InferenceJobManager(s.orchestrator).replicas("chat")

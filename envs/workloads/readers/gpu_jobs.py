@@ -6,6 +6,7 @@ small mix of models for a cluster seen as one pool of GPUs.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, tzinfo
@@ -40,8 +41,11 @@ __all__ = [
     "read_filled",
     "read_tiresias",
     "split_gpus",
+    "tell_censored",
     "whole_number",
 ]
+
+_log = logging.getLogger(__name__)
 
 _TIRESIAS_KINDS = {
     "job_id": Kind.INTEGER,
@@ -276,6 +280,13 @@ def epoch_seconds(
         problem = f"column '{column}' is {text!r}, not a time like 2023-03-01 00:18:22"
         raise TraceError(str(path), problem, "correct the cell", line) from None
     return second if after is not None and first < after <= second else first
+
+
+def tell_censored(path: Path, censored: int, jobs: int) -> None:
+    """Say how many jobs had not ended when the record did: how long they took nobody knows."""
+    if censored > 0:
+        said = "%s: %d of %d jobs have no end; they last until the last time of the record"
+        _log.warning(said, path, censored, jobs)
 
 
 def whole_number(path: Path, column: str, value: float | None, line: int, least: int = 0) -> int:

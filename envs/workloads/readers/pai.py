@@ -20,6 +20,7 @@ from envs.workloads.csvfile import (
     read_columns,
     read_text,
 )
+from envs.workloads.readers.gpu_jobs import tell_censored
 from envs.workloads.table import blank_requests
 from envs.workloads.trace import Trace, trace_from_file, unplaceable
 from orchestrator.errors import TraceError
@@ -73,8 +74,9 @@ def read_pai(path: str | Path, *, drop_unplaceable: bool = False) -> Trace:
     Returns
     -------
     Trace
-        One job for each job with a task that asks for GPUs and has started and ended: the task of
-        most GPUs, its instances as workers. Other tasks (parameter servers) are left out. A plan
+        One job for each job with a task that asks for GPUs and has started: the task of most GPUs,
+        its instances as workers. Other tasks (parameter servers) are left out. A task without an
+        end is censored: it lasts until the last time that is told of such a task. A plan
         of 50 % is half a GPU; above 100 % it is rounded up to whole GPUs. Submission is the start
         of the job, run time that of the task. ``application`` numbers the names of tasks. GPU
         types are those of the machines; jobs are not tied to the type that they were given.
@@ -147,10 +149,11 @@ def _largest_tasks(
 ) -> dict[str, dict[str, Any]]:
     """The task of most GPUs of each job, among those that ran."""
     chosen: dict[str, dict[str, Any]] = {}
+    last = 0.0
     for cells in _rows(path, _TASK):
         started, ended = cells["start_time"], cells["end_time"]
         count, percent = cells["inst_num"], cells["plan_gpu"]
-        if not percent or started is None or ended is None or cells["job_name"] not in submitted:
+        if not percent or started is None or cells["job_name"] not in submitted:
             continue
         for name, value in (("plan_gpu", percent), ("inst_num", count)):
             if value is None or value <= 0 or value > _MOST:
@@ -163,12 +166,17 @@ def _largest_tasks(
             _bounded(path, cells, name, _MOST)
         for name in ("start_time", "end_time"):
             _bounded(path, cells, name, _MOST_SECONDS)
-        if ended < started:
+        last = max(last, started if ended is None else ended)
+        if ended is not None and ended < started:
             problem = "column 'end_time' is earlier than 'start_time'"
             raise TraceError(str(path), problem, "correct or remove the line", cells["line"])
         before = chosen.get(cells["job_name"])
         if before is None or count * percent > before["inst_num"] * before["plan_gpu"]:
             chosen[cells["job_name"]] = cells
+    runs = [cells for cells in chosen.values() if cells["end_time"] is None]
+    for cells in runs:
+        cells["end_time"] = last
+    tell_censored(path, len(runs), len(chosen))
     return chosen
 
 

@@ -137,7 +137,7 @@ def read_machines(path: Path) -> tuple[NodeSpec, ...]:
             raise TraceError(str(path), problem, "repair or remove the line", number)
         machine, gpus, memory = (cells[i] for i in at)
         memory = memory.removesuffix("GB").strip()
-        whole = machine and gpus.isdecimal() and memory.isdecimal()
+        whole = machine and all(cell.isascii() and cell.isdecimal() for cell in (gpus, memory))
         if not whole or int(gpus) > _MOST_GPUS or int(memory) > _MOST_GB:
             problem = f"machine {machine!r} has {gpus!r} GPUs of {memory!r} GB"
             remedy = f"give a name and integers, at most {_MOST_GPUS} GPUs of {_MOST_GB} GB"

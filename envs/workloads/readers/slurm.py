@@ -22,7 +22,13 @@ from envs.workloads.csvfile import (
     read_text,
     require_columns,
 )
-from envs.workloads.readers.gpu_jobs import GpuJobs, epoch_seconds, gpu_node, whole_number
+from envs.workloads.readers.gpu_jobs import (
+    GpuJobs,
+    epoch_seconds,
+    gpu_node,
+    tell_censored,
+    whole_number,
+)
 from envs.workloads.trace import Trace
 from orchestrator.errors import TraceError
 from orchestrator.types import NodeSpec
@@ -63,7 +69,8 @@ def read_helios(path: str | Path, *, nodes: int | None = None) -> Trace:
     Returns
     -------
     Trace
-        GPU jobs that started and ended. Tenants are the virtual clusters.
+        GPU jobs that started; one without an end is censored: it lasts until the last time that is
+        told of a GPU job. Tenants are the virtual clusters.
 
     Raises
     ------
@@ -96,9 +103,10 @@ def read_acme(path: str | Path, *, nodes: int | None = None) -> Trace:
     Returns
     -------
     Trace
-        GPU jobs that started and ended. ``application`` numbers the types of workload. Run times
-        are from start to end: the column ``duration`` of Kalos counts the queue as well, other than
-        its description says.
+        GPU jobs that started; one without an end is censored: it lasts until the last time that is
+        told of a GPU job. ``application`` numbers the types of workload. Run times are from start
+        to end: the column ``duration`` of Kalos counts the queue as well, other than its
+        description says.
 
     Raises
     ------
@@ -154,20 +162,24 @@ def _read(
     tenant: str | None,
     machines: tuple[NodeSpec, ...],
 ) -> Trace:
-    jobs = GpuJobs()
+    jobs, starts = GpuJobs(), dict[int, int]()  # and of those without an end, their starts
+    last = 0
     for line, cells in _rows(path, kinds):
         gpus = whole_number(path, "gpu_num", cells["gpu_num"] or 0.0, line)
-        never = cells["start_time"] in EMPTY or cells["end_time"] in EMPTY
-        if gpus == 0 or never:
+        if gpus == 0 or cells["start_time"] in EMPTY:
             continue
         times = {
             column: epoch_seconds(path, column, cells[column], line)
             for column in ("submit_time", "start_time", "end_time")
+            if column != "end_time" or cells[column] not in EMPTY
         }
-        run = times["end_time"] - times["start_time"]
+        run = times.get("end_time", times["start_time"]) - times["start_time"]
         if run < 0:
             problem = "column 'end_time' is earlier than 'start_time'"
             raise TraceError(str(path), problem, "correct or remove the line", line)
+        last = max(last, *times.values())
+        if "end_time" not in times:
+            starts[len(jobs.run_s)] = times["start_time"]
         jobs.add(
             times["submit_time"],
             run,
@@ -177,4 +189,7 @@ def _read(
             user=cells["user"],
             application=cells.get("type") or "",
         )
+    for at, start in starts.items():
+        jobs.run_s[at] = last - start
+    tell_censored(path, len(starts), len(jobs.run_s))
     return jobs.to_trace(path, name, machines)

@@ -147,7 +147,12 @@ def _machine_size(file: Path, header: dict[str, str], processors: int | None) ->
         return processors
     for key in ("MaxProcs", "MaxNodes"):
         value = header.get(key, "").split()
-        if value and value[0].isdecimal() and 0 < int(value[0]) < _LIMIT // 1000:
+        if (
+            value
+            and value[0].isascii()
+            and value[0].isdecimal()
+            and 0 < int(value[0]) < _LIMIT // 1000
+        ):
             return int(value[0])
     problem = "the header names neither MaxProcs nor MaxNodes"
     raise TraceError(str(file), problem, "pass the machine's size as 'processors'")
@@ -173,7 +178,8 @@ def _diagnose(name: str, cells: list[str], line: int) -> None:
         raise TraceError(name, problem, "repair or remove the line", line)
     for field, cell in zip(_FIELDS, cells, strict=True):
         try:
-            ok = "_" not in cell and bool(np.isfinite(float(cell)))  # Python alone reads 1_000
+            # Python alone reads 1_000, and digits of other scripts.
+            ok = cell.isascii() and "_" not in cell and bool(np.isfinite(float(cell)))
         except ValueError:
             ok = False
         if not ok:

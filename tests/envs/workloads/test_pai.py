@@ -42,13 +42,13 @@ def pai(folder: Path, tasks: tuple[str, ...] = PAI_TASKS) -> Path:
 def test_pai(tmp_path: Path) -> None:
     trace = read_pai(pai(tmp_path))
     r = trace.requests
-    assert r["submit_ms"].tolist() == [0, 100_000]  # b, then a; c has not ended
-    assert r["duration_ms"].tolist() == [50_000, 3_000_500]
-    assert r["workers"].tolist() == [2, 4]
-    assert r["gpus_per_worker"].tolist() == [2, 1]
-    assert r["gpu_milli"].tolist() == [1000, 500]
-    assert r["cpu_milli"].tolist() == [6000, 4000]
-    assert r["memory_mib"].tolist() == [29_696, 10_240]
+    assert r["submit_ms"].tolist() == [0, 100_000, 1_100_000]  # b, a; and c, which has not ended
+    assert r["duration_ms"].tolist() == [50_000, 3_000_500, 2_020_500]
+    assert r["workers"].tolist() == [2, 4, 1]
+    assert r["gpus_per_worker"].tolist() == [2, 1, 1]
+    assert r["gpu_milli"].tolist() == [1000, 500, 1000]
+    assert r["cpu_milli"].tolist() == [6000, 4000, 6000]
+    assert r["memory_mib"].tolist() == [29_696, 10_240, 29_696]
     assert [(n.gpus, n.gpu_model, n.cpu_cores) for n in trace.nodes][:2] == [
         (8, "MISC", 96),
         (8, "V100", 96),
@@ -92,7 +92,7 @@ TASK = "a,worker,4.0,Terminated,1020.0,4020.5,400.0,10.0,50.0,MISC"
 def test_what_stands_for_nothing_is_an_empty_cell(tmp_path: Path, blank: str) -> None:
     tasks = (
         TASK.replace("400.0", blank).replace("10.0", blank),
-        PAI_TASKS[3].replace("950.0", blank),  # it still runs
+        PAI_TASKS[3].replace("900.0", blank),  # it has not started
     )
     r = read_pai(pai(tmp_path, tasks)).requests
     assert r["cpu_milli"].tolist() == r["memory_mib"].tolist() == [0]
@@ -132,3 +132,13 @@ def test_machines_that_cannot_be_meant_are_named(tmp_path: Path, machine: str, c
     write(tmp_path / "pai_machine_spec.csv", (PAI_MACHINES[1], machine))
     with pytest.raises(TraceError, match=f"line 2: column '{column}' is"):
         read_pai(tmp_path)
+
+
+@pytest.mark.parametrize(("blank", "last_s"), [("", 4020.5), ("nan", 4020.5), ("NULL", 9000.0)])
+def test_a_task_without_an_end_lasts_until_the_end_of_the_record(
+    tmp_path: Path, blank: str, last_s: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    tasks = (TASK.replace("4020.5", f"{last_s}"), PAI_TASKS[3].replace("950.0", blank))
+    r = read_pai(pai(tmp_path, tasks)).requests
+    assert r["duration_ms"].tolist() == [1000 * (last_s - 900), 1000 * (last_s - 1020)]
+    assert "1 of 2 jobs have no end" in caplog.text

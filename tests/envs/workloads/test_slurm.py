@@ -131,10 +131,32 @@ def test_what_stands_for_nothing_is_an_empty_cell(tmp_path: Path, blank: str) ->
     row = HELIOS_JOBS[1]
     cpu = row.replace(",16,16,2,", f",{blank},16,2,")
     untold = row.replace(",16,16,2,", f",16.0,16,{blank},")
-    running = row.replace("2020-06-09 18:45:36", blank)
-    trace = read_helios(helios(tmp_path, (HELIOS, cpu, untold, running)))
+    waits = row.replace("2020-06-09 18:42:00", blank)
+    trace = read_helios(helios(tmp_path, (HELIOS, cpu, untold, waits)))
     assert trace.requests["source_id"].tolist() == [0]
     assert trace.requests["gpus_per_worker"].tolist() == [8]
+
+
+@pytest.mark.parametrize("blank", ["nan", "NULL", ""])
+def test_a_job_without_an_end_lasts_until_the_end_of_the_record(
+    tmp_path: Path, blank: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    running = HELIOS_JOBS[1].replace("2020-06-09 18:45:36", blank).replace("FAILED", "RUNNING")
+    last = HELIOS_JOBS[1].replace("18:41:27", "20:00:00").replace("18:42:00", "20:30:00")
+    last = last.replace("18:45:36", "21:42:00")
+    trace = read_helios(helios(tmp_path, (HELIOS, HELIOS_JOBS[3], running, last)))
+    assert trace.requests["duration_ms"].tolist() == [1000, 3 * 3_600_000, 72 * 60_000]
+    assert "1 of 3 jobs have no end" in caplog.text
+    late = last.replace("21:42:00", "20:30:00").replace("2020-06-09 20:30:00,216", f"{blank},216")
+    trace = read_helios(helios(tmp_path, (HELIOS, running, late)))  # it has only just begun
+    assert trace.requests["duration_ms"].tolist() == [108 * 60_000, 1000]
+    assert "2 of 2 jobs have no end" in caplog.text
+
+
+def test_acmes_jobs_without_an_end_last_until_the_end_of_the_record(tmp_path: Path) -> None:
+    running = SEREN[1].replace("2023-03-01 00:20:51+08:00", "").replace("FAILED", "RUNNING")
+    trace = read_acme(write(tmp_path / "trace_seren.csv", (SEREN[0], running, SEREN[2])))
+    assert trace.requests["duration_ms"].tolist() == [3_010_000, 2_693_000]
 
 
 @pytest.mark.parametrize(
