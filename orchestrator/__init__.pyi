@@ -56,6 +56,7 @@ from .foundations import in_memory as in_memory
 from .foundations.checkpoints import InMemoryCheckpoints as InMemoryCheckpoints
 from .foundations.consensus import InMemoryConsensus as InMemoryConsensus
 from .foundations.faults import HeartbeatFaultDetector as HeartbeatFaultDetector
+from .foundations.faults import PhiAccrualFaultDetector as PhiAccrualFaultDetector
 from .foundations.shards import HashShardManager as HashShardManager
 from .invariants import assert_invariants as assert_invariants
 from .kernels.state.codes import ActionKind as ActionKind

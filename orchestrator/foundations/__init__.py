@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from orchestrator.foundations.checkpoints import InMemoryCheckpoints
 from orchestrator.foundations.consensus import InMemoryConsensus
-from orchestrator.foundations.faults import HeartbeatFaultDetector
+from orchestrator.foundations.faults import HeartbeatFaultDetector, PhiAccrualFaultDetector
 from orchestrator.foundations.shards import HashShardManager
 from orchestrator.ports import Clock
 
@@ -16,6 +16,7 @@ __all__ = [
     "HeartbeatFaultDetector",
     "InMemoryCheckpoints",
     "InMemoryConsensus",
+    "PhiAccrualFaultDetector",
     "in_memory",
 ]
 

@@ -8,7 +8,7 @@ import pytest
 
 from orchestrator.clock import VirtualClock
 from orchestrator.errors import ConfigurationError
-from orchestrator.foundations import HeartbeatFaultDetector
+from orchestrator.foundations import HeartbeatFaultDetector, PhiAccrualFaultDetector
 from orchestrator.ports import Clock, FaultDetector, NodeHealth
 
 _LONG_MS = 1_000_000
@@ -20,7 +20,7 @@ def clock() -> VirtualClock:
     return VirtualClock()
 
 
-@pytest.fixture(params=[HeartbeatFaultDetector])
+@pytest.fixture(params=[HeartbeatFaultDetector, PhiAccrualFaultDetector])
 def faults(request: pytest.FixtureRequest, clock: VirtualClock) -> FaultDetector:
     make: Callable[[Clock], FaultDetector] = request.param
     return make(clock)
