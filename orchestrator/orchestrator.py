@@ -584,6 +584,11 @@ class InfrastructureOrchestrator:
         self._give_back(effects)
         self._outbox.send(effects)
         self._reconciled, self._doubtful = True, ()
+        # A detector that is new here has to hear who is down: otherwise their heartbeats say that
+        # nothing has changed, and they never come back.
+        for node_id in self.nodes:
+            if self.engine.nodes.code(node_id) == NodeCode.DOWN:
+                await self._watch.report(node_id)
         for event in gone:
             await self._crashes.hear(event)
 

@@ -175,6 +175,10 @@ class PhiAccrualFaultDetector(HeartbeatFaultDetector):
     least_deviation_ms : float
         Standard deviation that is assumed at least. Real pauses are rarer and longer than normal
         ones: threshold 8 allows 5.6 of these deviations beyond the mean.
+    lease_ms : int
+        How long workers on a machine that is cut off go on before its agent stops them: a node is
+        not taken for dead sooner after its last heartbeat, however suspicious, or its jobs would
+        run twice. A node that is reported is dead at once.
     window : int
         Intervals that are remembered.
     probe_ms : int
@@ -195,6 +199,7 @@ class PhiAccrualFaultDetector(HeartbeatFaultDetector):
         *,
         threshold: float = 8.0,
         least_deviation_ms: float = 50.0,
+        lease_ms: int = 5000,
         window: int = 100,
         probe_ms: int = 200,
         probe: Callable[[str], Awaitable[bool]] | None = None,
@@ -211,6 +216,12 @@ class PhiAccrualFaultDetector(HeartbeatFaultDetector):
                 raise ConfigurationError(
                     f"PhiAccrualFaultDetector: '{name}' is {value}; it must be positive"
                 )
+        if not 0 <= lease_ms <= timeout_ms:
+            raise ConfigurationError(
+                f"PhiAccrualFaultDetector: 'lease_ms' is {lease_ms}; give at least 0 and at most "
+                f"'timeout_ms' ({timeout_ms})"
+            )
+        self._lease_ms = lease_ms
         # By symmetry, of the lower tail: one minus it has too few digits.
         self._deviations = -NormalDist().inv_cdf(max(10.0**-threshold, 1e-300))
         self._least_deviation_ms = least_deviation_ms
@@ -252,7 +263,8 @@ class PhiAccrualFaultDetector(HeartbeatFaultDetector):
         if len(seen.intervals_ms) < _FEW:
             return self._timeout_ms
         mean, deviation = self._rhythm(seen)
-        return min(math.ceil(mean + self._deviations * deviation), self._timeout_ms)
+        suspected_ms = math.ceil(mean + self._deviations * deviation)
+        return min(max(suspected_ms, self._lease_ms), self._timeout_ms)
 
     async def _is_there(self, node_id: str) -> bool:
         if self._probe is None:

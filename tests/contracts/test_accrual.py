@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -34,7 +35,8 @@ class _Watched:
 
     def __init__(self, **options: object) -> None:
         self.clock = _Sleepy()
-        self.faults = PhiAccrualFaultDetector(self.clock, **options)  # type: ignore[arg-type]
+        values: dict[str, Any] = {"lease_ms": 0} | options
+        self.faults = PhiAccrualFaultDetector(self.clock, **values)
         self.told: list[tuple[bool, int]] = []
         self.faults.subscribe(self._hear)
 
@@ -161,6 +163,27 @@ async def test_a_detector_that_slept_blames_nobody() -> None:
     w.clock.slept_ms = 60_000
     await w.clock.run_until_idle()
     assert w.told == [(False, due_ms + 60_000 + patience_ms)]
+
+
+@pytest.mark.parametrize("lease_ms", [500, 3000])
+async def test_nobody_is_declared_dead_while_its_workers_may_go_on(lease_ms: int) -> None:
+    w = _Watched(lease_ms=lease_ms)
+    await w.beat(*[100] * 20)
+    last_ms = w.clock.now_ms()
+    await w.clock.run_until_idle()
+    assert w.told == [(False, last_ms + lease_ms)]
+
+
+async def test_a_report_does_not_wait_for_the_lease() -> None:
+    w = _Watched(lease_ms=5000)
+    await w.beat(*[100] * 20)
+    await w.faults.report("a")
+    assert w.told == [(False, w.clock.now_ms())]
+
+
+def test_a_lease_is_no_longer_than_the_timeout() -> None:
+    with pytest.raises(ConfigurationError, match="'lease_ms' is 11000"):
+        _Watched(lease_ms=11_000)
 
 
 @pytest.mark.parametrize("field", ["timeout_ms", "threshold", "least_deviation_ms", "probe_ms"])
