@@ -24,7 +24,7 @@ DEV := $(VENV)/.stamp-dev
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help env dev demo test lint format bench wheel lock clean distclean
+.PHONY: help env dev demo test chaos lint format bench wheel lock clean distclean
 
 help: ## show this list
 	@echo "usage: make TARGET [ARGS=...] [PYTHON=...] [VENV=...]"
@@ -36,6 +36,12 @@ demo: $(RUN) ## train an agent, judge it against the rules, leave tables and pic
 # Whole files go to one process each: what they share is made once. ARGS="-n 0" runs all in this one.
 test: $(DEV) ## run the tests
 	$(BIN)/pytest -q -n auto --maxprocesses 4 --dist loadfile $(ARGS)
+
+# A failure names its seed: make chaos FIRST=seed SEEDS=1
+SEEDS ?= 1000
+FIRST ?= 0
+chaos: $(DEV) ## live through seeded days of misfortune, judged by a checker (SEEDS=1000 FIRST=0)
+	CHAOS_SEEDS=$(SEEDS) CHAOS_FIRST=$(FIRST) $(BIN)/pytest -q -n auto --maxprocesses 4 tests/chaos $(ARGS)
 
 lint: $(DEV) ## check formatting, style, types and the layers
 	@status=0; \
