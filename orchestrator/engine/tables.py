@@ -180,8 +180,8 @@ class JobTable:
 
     @property
     def preference(self) -> Preference:
-        """Where jobs go if nobody else minds, as things are."""
-        return Preference(self._aware.copy(), self._nodes.links.copy())
+        """Where jobs go if nobody else minds: as things are, and as they will be."""
+        return Preference(self._aware, self._nodes.links)
 
     def count(self, name: str) -> int:
         """A counter of the row, over all jobs there have been, forgotten ones included."""
