@@ -15,20 +15,15 @@ from numpy.typing import NDArray
 from orchestrator.engine.binding import Binding, account_binding, room_binding
 from orchestrator.engine.engine import Engine, Outcome
 from orchestrator.engine.plans import short_jobs
-from orchestrator.kernels.change import events as live
 from orchestrator.kernels.decide.scale import read_demand
 from orchestrator.kernels.run import rows as entry
 from orchestrator.kernels.state.codes import (
+    NEVER,
     NO_JOB,
-    ActionKind,
-    EventKind,
     JobCode,
-    JobKind,
     NodeCode,
-    Placement,
     Reason,
 )
-from orchestrator.kernels.state.row import ClusterState
 from orchestrator.messages import StopJob
 from orchestrator.ports import Checkpoint, CheckpointManager, ShardManager
 from orchestrator.resources import ResourceManager, Usage
@@ -145,17 +140,13 @@ def tenant_shares(engine: Engine) -> dict[str, dict[str, float | None]]:
     return shares
 
 
-def why_waiting(engine: Engine, state: ClusterState, job_ids: list[str]) -> dict[str, Binding]:
+def why_waiting(engine: Engine, job_ids: list[str]) -> dict[str, Binding]:
     """Why waiting jobs are not placed.
-
-    What the cluster itself would say is found out on a copy.
 
     Parameters
     ----------
     engine : Engine
-        The cluster.
-    state : ClusterState
-        A copy of its state that may be spoilt.
+        The cluster; it is not changed.
     job_ids : list of str
         Jobs that wait.
 
@@ -164,7 +155,7 @@ def why_waiting(engine: Engine, state: ClusterState, job_ids: list[str]) -> dict
     dict
         By job, what binds it; with the reason ``OK`` it would fit, and waits for its turn.
     """
-    nodes = np.empty(engine.shape.workers, np.int32)
+    state, nodes = engine.state, np.empty(engine.shape.workers, np.int32)
     found = {}
     for job_id in job_ids:
         j, spec = engine.jobs.index.find(job_id), engine.jobs.specs[job_id]
@@ -179,13 +170,7 @@ def why_waiting(engine: Engine, state: ClusterState, job_ids: list[str]) -> dict
         elif account is not None and not (started and account.reason == Reason.STORAGE):
             found[job_id] = account
         elif state.rows[0]["commitment"] == 0:
-            entry.open_point(state.rows, 0)
-            place, generator = int(ActionKind.PLACE), int(Placement.BEST_FIT)
-            reason = Reason(entry.commit(state.rows, 0, place, j, generator, nodes))
-            if reason == Reason.OK:  # it was placed, on the copy
-                now_ms = int(state.rows[0]["now_ms"])
-                entry.copy_row(engine.state.rows, 0, state.rows, 0)
-                entry.apply_event(state.rows, 0, now_ms, int(EventKind.NONE), 0)
+            reason = Reason(entry.start_refusal(state.rows, 0, j, nodes))
             found[job_id] = Binding(reason, text=_TURN if reason == Reason.OK else "")
         else:
             found[job_id] = Binding(reason, text=_TURN)
@@ -208,7 +193,10 @@ _EXPLAINED = 64  # waiting jobs of a cluster's status that are told why, the fir
 
 def node_states(engine: Engine) -> dict[str, str]:
     """Nodes that are part of the cluster, and the state of each in lower case."""
-    return {node_id: engine.nodes.code(node_id).name.lower() for node_id in engine.nodes.specs}
+    names = {int(code): code.name.lower() for code in NodeCode}
+    told = [names[code] for code in engine.state.node[0]["state"].tolist()]
+    find = engine.nodes.index.find
+    return {node_id: told[find(node_id)] for node_id in engine.nodes.specs}
 
 
 def cluster_status(engine: Engine, time_ms: int, shards: ShardManager) -> dict[str, Any]:
@@ -226,18 +214,17 @@ def cluster_status(engine: Engine, time_ms: int, shards: ShardManager) -> dict[s
         :class:`orchestrator.engine.history.JobNote`), the ``event_log``'s length and hash, and
         ``shards`` (entities that each owns).
     """
-    state = engine.state_at(time_ms)
-    row: Any = state.rows[0]
+    state, row = engine.state, engine.row
     states, resources = node_states(engine), ResourceManager(engine.state)
     by_node = Counter(states.values())
-    queue = state.queue[0, : int(row["queue_len"])]["job"]
-    waiting = [engine.jobs.index.ids[j] for j in queue]
-    first_ms = min((int(state.request[0, j]["submit_ms"]) for j in queue), default=row["now_ms"])
-    reasons = why_waiting(engine, state, waiting[:_EXPLAINED])
-    binding = {name: _told(found) for name, found in reasons.items()}
-    committed = int(row["committed"])
-    used = int(row["capacity_units"]) - int(row["free_units"])
-    now_ms = int(row["now_ms"])
+    queue = state.queue[0, : int(row["queue_len"])]["job"]  # in submit order
+    first = [engine.jobs.index.ids[j] for j in queue[:_EXPLAINED]]
+    binding = {name: _told(found) for name, found in why_waiting(engine, first).items()}
+    committed, now_ms = int(row["committed"]), max(time_ms, engine.now_ms)
+    first_ms = int(state.request[0, queue[0]]["submit_ms"]) if len(queue) else now_ms
+    used, elapsed = int(row["capacity_units"]) - int(row["free_units"]), now_ms - engine.now_ms
+    busy = int(row["busy_unit_ms"]) + elapsed * used
+    there = int(row["capacity_unit_ms"]) + elapsed * int(row["capacity_units"])
     return {
         "now_ms": now_ms,
         "nodes": {
@@ -251,12 +238,12 @@ def cluster_status(engine: Engine, time_ms: int, shards: ShardManager) -> dict[s
         "utilization": {
             "unit": "gpu" if row["unit"] else "cpu",
             "now": _share(used, int(row["capacity_units"])),
-            "mean": _share(int(row["busy_unit_ms"]), int(row["capacity_unit_ms"])),
+            "mean": _share(busy, there),
         },
         "queue": {
-            "length": len(waiting),
+            "length": len(queue),
             "longest_wait_ms": int(now_ms - first_ms),
-            "unplaceable": [name for name in waiting if not engine.can_ever_fit(name)],
+            "unplaceable": engine.unplaceable(),
             "committed_to": None if committed == NO_JOB else engine.jobs.index.ids[committed],
             "why_not": {name: told["reason"] for name, told in binding.items()},
             "waits_for": binding,
@@ -298,15 +285,15 @@ def job_status(
     """
     j = engine.jobs.index.find(job_id)
     spec, code = engine.jobs.specs[job_id], engine.jobs.code(job_id)
-    state = engine.state_at(time_ms)
+    state, now_ms = engine.state, max(time_ms, engine.now_ms)
     run: Any = state.job[0, j]
     ask: Any = state.request[0, j]
     ended = code in (JobCode.COMPLETED, JobCode.FAILED)
     first_start_ms, end_ms = _moment(run["first_start_ms"]), _moment(run["end_ms"])
-    moments = (first_start_ms, end_ms, int(state.rows[0]["now_ms"]))
+    moments = (first_start_ms, end_ms, now_ms)
     waited_until_ms = next(moment for moment in moments if moment is not None)
     estimate_ms = int(ask["requested_ms"])
-    done_ms = live.work_done(state.rows, 0, j)
+    done_ms = engine.work_done(job_id, now_ms)
     return {
         "job_id": job_id,
         "name": spec.name,
@@ -328,7 +315,7 @@ def job_status(
         "lost_ms": int(run["lost_ms"]),
         "checkpoint": or_error(partial(_latest, checkpoints, job_id)),
         "unplaceable": not ended and not engine.can_ever_fit(job_id),
-        **_outlook(engine, state, job_id),
+        **_outlook(engine, job_id, now_ms),
         **_story(engine, job_id),
     }
 
@@ -362,38 +349,21 @@ def _story(engine: Engine, job_id: str) -> dict[str, Any]:
     }
 
 
-def _outlook(engine: Engine, state: ClusterState, job_id: str) -> dict[str, Any]:
-    """Why a job waits, behind how many, and until when; ``state`` is a copy that may be spoilt."""
-    j = engine.jobs.index.find(job_id)
-    place = np.flatnonzero(state.queue[0, : int(state.rows[0]["queue_len"])]["job"] == j)
-    if len(place) == 0:
+def _outlook(engine: Engine, job_id: str, now_ms: int) -> dict[str, Any]:
+    """Why a job waits, behind how many, and until when."""
+    state, j = engine.state, engine.jobs.index.find(job_id)
+    if engine.jobs.code(job_id) not in (JobCode.PENDING, JobCode.PREEMPTED):
         names = ("why_not", "waits_for", "queue_position", "expected_start_ms")
         return dict.fromkeys(names)
-    binding = _told(why_waiting(engine, state, [job_id])[job_id])
+    place = np.flatnonzero(state.queue[0, : int(engine.row["queue_len"])]["job"] == j)
+    binding = _told(why_waiting(engine, [job_id])[job_id])
+    fits_ms = entry.earliest_fit(state.rows, 0, j)
     return {
         "why_not": binding["reason"],
         "waits_for": binding,
         "queue_position": int(place[0]) + 1,
-        "expected_start_ms": _expected_start(state, j),
+        "expected_start_ms": None if fits_ms == NEVER else max(now_ms, fits_ms),
     }
-
-
-def _expected_start(state: ClusterState, j: int) -> int | None:
-    """When a waiting job would fit by the running jobs' estimates, if nobody took the room."""
-    rows = state.rows
-    now_ms = int(rows[0]["now_ms"])
-    ends = state.running[0, : int(rows[0]["running_len"])][["expected_end_ms", "job"]].copy()
-    for end_ms, other in ends:
-        if entry.fits(rows, 0, j):
-            return now_ms
-        if state.request[0, other]["kind"] == JobKind.SERVICE:
-            continue
-        now_ms = max(now_ms, int(end_ms))
-        if state.job[0, other]["state"] == JobCode.CHECKPOINTING:
-            entry.apply_event(rows, 0, now_ms, int(EventKind.CHECKPOINTED), int(other))
-        else:
-            live.complete_live_job(rows, 0, now_ms, int(other))
-    return now_ms if entry.fits(rows, 0, j) else None
 
 
 def failure_report(
@@ -448,8 +418,8 @@ def _share(part: int, whole: int) -> float:
 
 def _jobs_by_state(engine: Engine) -> dict[str, int]:
     """Jobs by state; the ones that have ended count even if they are forgotten."""
-    codes = Counter(int(code) for code in engine.state.job[0, : engine.shape.jobs]["state"])
-    counts = {state.value: codes[int(JobCode[state.name])] for state in JobState}
+    codes = np.bincount(engine.state.job[0]["state"], minlength=len(JobCode))
+    counts = {state.value: int(codes[JobCode[state.name]]) for state in JobState}
     counts[JobState.COMPLETED.value] = engine.jobs.count("completed_jobs")
     counts[JobState.FAILED.value] = engine.jobs.count("failed_jobs")
     return counts

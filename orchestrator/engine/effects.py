@@ -64,7 +64,7 @@ class EffectReader:
             raise InvariantError(f"{-self.room} effects were overwritten before they were read")
         first, self._read = self._read, self._count()
         slots = np.arange(first, self._read) % self._state.shape.effects
-        told, names = self._state.effect[0, slots], self._state.effect.dtype.names
+        told, names = self._state.effect[0, slots], self._state.effect.dtype.names or ()
         workers = self._state.effect_worker[0]
         return tuple(
             self._message(dict(zip(names, values, strict=True)), workers[slot])

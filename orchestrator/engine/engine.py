@@ -210,6 +210,8 @@ class Engine:
         self._effects: list[Effect] = []  # of the entry that is being applied
         self.history = History()
         self._plans = PlanExecutor(self.state, 0, self._find, self.jobs.preference)
+        self._fitting: dict[int, bool] = {}  # by what jobs ask for, see unplaceable
+        self._fitting_for = -1
         self._known: deque[Plan] = deque()  # plans that were played on a copy, the next ones
         self._known_at = 0  # and the entries that were applied before them
         self._excused: set[int] = set()  # tenants whose quotas were lowered below what they hold
@@ -353,6 +355,34 @@ class Engine:
     def can_ever_fit(self, job_id: str) -> bool:
         """Whether a job would fit into the nodes that there are, if they were empty."""
         return kernels.can_ever_fit(self.state.rows, 0, self.jobs.index.find(job_id))
+
+    def unplaceable(self) -> list[str]:
+        """Waiting jobs that would not fit into the nodes that there are, if they were empty.
+
+        Jobs that ask for the same are looked at once, and again only when nodes have changed.
+        """
+        jobs = self.state.queue[0, : int(self.row["queue_len"])]["job"]
+        kinds, first = np.unique(self.jobs.asked[jobs], return_index=True)
+        if self._fitting_for != self.nodes.changes:
+            self._fitting, self._fitting_for = {}, self.nodes.changes
+        for kind, q in zip(kinds.tolist(), first.tolist(), strict=True):
+            if kind not in self._fitting:
+                self._fitting[kind] = kernels.can_ever_fit(self.state.rows, 0, int(jobs[q]))
+        never = [kind for kind in kinds.tolist() if not self._fitting[kind]]
+        if not never:
+            return []
+        ids = self.jobs.index.ids
+        return [ids[j] for j in jobs[np.isin(self.jobs.asked[jobs], never)]]
+
+    def work_done(self, job_id: str, time_ms: int) -> int:
+        """Work that a job will have done at a time, from now on, saved or not, ms."""
+        j = self.jobs.index.find(job_id)
+        run: Any = self.state.job[0, j]
+        done = int(run["progress_ms"]) + int(run["unsaved_ms"])
+        if run["state"] != JobCode.RUNNING:
+            return done
+        done += max(time_ms - int(run["work_start_ms"]), 0) * int(run["speed_milli"]) // 1000
+        return min(done, int(self.state.request[0, j]["duration_ms"]))
 
     def placed(self) -> dict[str, int]:
         """Jobs whose workers exist or are about to, and the number of their run."""

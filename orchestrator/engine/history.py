@@ -182,10 +182,10 @@ class History:
         elif reason == Reason.OK:
             stopped = any(isinstance(effect, StopJob) for effect in effects)
             fresh += self._of_entry(time_ms, body, stopped)
-        said = _wishes(body)
+        wishes = _wishes(body)
         for effect in effects:
             if not isinstance(effect, ReleaseNode):
-                cause = _cause(body, said.get(effect.job_id, ""))
+                cause = _cause(body, wishes.get(effect.job_id, ""))
                 fresh += self._of_effect(time_ms, body, effect, cause)
         for note in fresh:
             self._notes.setdefault(note.job_id, deque(maxlen=MOST_NOTES)).append(note)

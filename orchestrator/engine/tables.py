@@ -14,7 +14,13 @@ from numpy.typing import NDArray
 
 from orchestrator.engine.binding import account_binding, binding_field
 from orchestrator.engine.plans import Preference
-from orchestrator.engine.records import check_racks, could_hold, node_records, request_record
+from orchestrator.engine.records import (
+    SHAPE_FIELDS,
+    check_racks,
+    could_hold,
+    node_records,
+    request_record,
+)
 from orchestrator.errors import CapacityError, UnknownEntityError, ValidationError
 from orchestrator.kernels.change import events as live
 from orchestrator.kernels.run import rows as kernels
@@ -137,6 +143,9 @@ class Names:
 _ENDED = (JobCode.COMPLETED, JobCode.FAILED)
 
 
+_ASKS = (*SHAPE_FIELDS, "model_mask")  # fields of a request that say where it may go
+
+
 class JobTable:
     """Jobs that wait, run, or are remembered after their end.
 
@@ -158,6 +167,8 @@ class JobTable:
         self.index = RowIndex("job", self._spare)
         self.specs: dict[str, JobSpec] = {}
         self.loose: set[str] = set()  # those whose workers need not start together
+        self.asked = np.zeros(state.shape.jobs, np.int64)  # by row: equal ones ask for the same
+        self._asks: dict[tuple[int, ...], int] = {}
         self.limit_ms = np.zeros(state.shape.jobs, np.int64)  # of their time at work, by row
         self._aware = np.zeros(state.shape.jobs, np.bool_)  # topology-aware, by row
 
@@ -172,7 +183,8 @@ class JobTable:
         for name in image.names:
             self.tenants.number(name)
         for job_id, spec in image.specs:
-            self._note(self.index.find(job_id), spec)
+            j = self.index.find(job_id)
+            self._note(j, spec, self._state.request[0, j : j + 1])
 
     def code(self, job_id: str) -> JobCode:
         """State of a job."""
@@ -278,12 +290,14 @@ class JobTable:
         tenant = self.tenants.number(spec.tenant)
         self._nodes.know_models(spec.gpu_models)
         ask = request_record(spec, time_ms, tenant, self._nodes.models)
-        self._note(j, spec)
+        self._note(j, spec, ask)
         live.admit_live_job(self._state.rows, 0, time_ms, j, ask)
         return forgotten
 
-    def _note(self, j: int, spec: JobSpec) -> None:
+    def _note(self, j: int, spec: JobSpec, ask: NDArray[np.void]) -> None:
         """Remember of a job what its row does not say."""
+        wanted = tuple(ask[name].item() for name in _ASKS)
+        self.asked[j] = self._asks.setdefault(wanted, len(self._asks))
         if not spec.gang_schedule:
             self.loose.add(spec.job_id)
         self._aware[j] = spec.topology_aware
@@ -313,6 +327,8 @@ class NodeTable:
         The nodes by their ids.
     rented : set of str
         Those that were ordered: they may be given back.
+    changes : int
+        It tells whether a node has joined, left, or changed its state.
     """
 
     def __init__(self, state: ClusterState) -> None:
@@ -321,6 +337,7 @@ class NodeTable:
         self.index = RowIndex("node", state.shape.nodes)
         self.specs: dict[str, NodeSpec] = {}
         self.rented: set[str] = set()
+        self.changes = 0
         self.links = np.zeros(state.shape.nodes, np.uint8)  # NodeSpec.link_rank, by row
         self._racks: dict[int, dict[str, None]] = {}  # who is, or was, in which
 
@@ -420,11 +437,13 @@ class NodeTable:
 
     def forget(self, node_id: str) -> None:
         """A node has left."""
+        self.changes += 1
         del self.specs[node_id]
         self.rented.discard(node_id)
 
     def change(self, time_ms: int, body: Decommission | NodeFailed | NodeRecovered) -> None:
         """Something happens to a node; to one that has left, nothing can."""
+        self.changes += 1
         n = self.index.find(body.node_id)
         if isinstance(body, Decommission) and not body.drain:
             live.remove_node(self._state.rows, 0, time_ms, n)
@@ -437,6 +456,7 @@ class NodeTable:
         kernels.apply_event(self._state.rows, 0, time_ms, int(kind), n)
 
     def _put(self, spec: NodeSpec, code: NodeCode) -> int:
+        self.changes += 1
         record = self._record(spec, code)
         record["model"] = self._models.number(spec.gpu_model)
         if spec.node_id in self.index:

@@ -208,6 +208,14 @@ def _recount(row):
 
 
 @kernel
+def _describe_node(row, n, record):
+    """Put a node's description into the table, with nobody on it."""
+    copy_record(node(row, n), record)
+    empty_node(row, n)
+    forget_nodes(row)
+
+
+@kernel
 def _count_node(row, n, sign):
     """Count a node's capacity in (+1) or out (-1), as :func:`_recount` does of all."""
     units, paid = node_units(row, n), is_paid(node(row, n).state)
@@ -239,10 +247,8 @@ def put_node(rows: Rows, e: int, n: int, records: NDArray[np.void]) -> None:
         _count_node(row, np.int64(n), np.int64(-1))
     else:
         row.num_nodes = n + 1
-    copy_record(node(row, n), records[0])
-    empty_node(row, np.int64(n))
+    _describe_node(row, np.int64(n), records[0])
     sort_in(row, np.int64(n), in_order)
-    forget_nodes(row)
     gpus = np.int64(node(row, n).gpus)
     if (gpus > 0) != (row.unit != 0) and (gpus > 0 or gpus_before > 0):
         _recount(row)  # it may be the first with GPUs, or the last

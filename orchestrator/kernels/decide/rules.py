@@ -268,7 +268,7 @@ class _Turn(NamedTuple):
 
     head: int  # the first that does not fit and for which room is kept, or NO_JOB
     start_ms: int  # when it will fit
-    count: int  # running jobs that have ended by then
+    ended: int  # running jobs that have ended by then
     checks: int  # jobs that were tried beside it
     last: float  # of _last_to_leave; NaN: not looked at yet
     hopeless: int  # one for which nobody can be preempted, as was seen before, or NO_JOB

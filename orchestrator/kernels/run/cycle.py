@@ -44,6 +44,9 @@ OPEN_PLACE = -1
 """Value of a placement that leaves the place to the job: best fit, or what it wishes for."""
 
 
+_OK = int(Reason.OK)
+
+
 class Desk(NamedTuple):
     """What plans are made and carried out with, besides the row; J jobs, N nodes, W workers."""
 
@@ -190,7 +193,7 @@ def carry_out(
     status = np.int64(Status.DONE)
     for k in range(first, len(actions)):
         if k > first and 0 <= effects < row.effect_count:
-            return np.int64(k), np.int64(Reason.OK), np.int64(status)
+            return int(k), _OK, int(status)
         kind, j, value = actions[k, 0], actions[k, 1], actions[k, 2]
         if kind == ActionKind.WAIT:  # legal even where nothing is left to wait for
             wait(rows, e)
@@ -199,9 +202,9 @@ def carry_out(
                 value = _wish(row, j, alike, desk)
             reason = commit(row, kind, j, value, desk.nodes)
             if reason != Reason.OK:
-                return np.int64(k), np.int64(reason), np.int64(status)
+                return int(k), int(np.int64(reason)), int(status)
         if k + 1 < len(actions):
             status = _settle(rows, e, actions[k + 1, 0], actions[k + 1, 1], desk)
         else:
             status = np.int64(settle(rows, e, desk.nodes))
-    return np.int64(len(actions)), np.int64(Reason.OK), np.int64(status)
+    return len(actions), _OK, int(status)
