@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -31,6 +31,7 @@ from orchestrator.types import JobState, NodeSpec
 
 __all__ = [
     "Demand",
+    "Owners",
     "checkpoint_status",
     "cluster_status",
     "demand_of",
@@ -199,7 +200,7 @@ def node_states(engine: Engine) -> dict[str, str]:
     return {node_id: told[find(node_id)] for node_id in engine.nodes.specs}
 
 
-def cluster_status(engine: Engine, time_ms: int, shards: ShardManager) -> dict[str, Any]:
+def cluster_status(engine: Engine, time_ms: int, owners: Owners) -> dict[str, Any]:
     """What is going on in a cluster at a time, nothing having happened since the last entry.
 
     Returns
@@ -256,7 +257,7 @@ def cluster_status(engine: Engine, time_ms: int, shards: ShardManager) -> dict[s
         "interruptions": engine.jobs.count("interruptions"),
         "events": [note.as_dict() for note in engine.history.recent(_EXPLAINED)],
         "event_log": {"records": int(engine.row["log_count"]), "hash": f"{engine.log_hash:016x}"},
-        "shards": or_error(lambda: _by_shard(engine, shards)),
+        "shards": or_error(lambda: _by_shard(engine, owners)),
     }
 
 
@@ -433,7 +434,34 @@ def _gpus(usage: Usage) -> dict[str, float]:
     }
 
 
-def _by_shard(engine: Engine, shards: ShardManager) -> dict[str, dict[str, int]]:
-    jobs = Counter(shards.owner(job_id) for job_id in engine.jobs.specs)
-    nodes = Counter(shards.owner(node_id) for node_id in engine.nodes.specs)
-    return {name: {"jobs": jobs[name], "nodes": nodes[name]} for name in shards.shards}
+class Owners:
+    """Who owns what, remembered as long as the shards stay the same.
+
+    Parameters
+    ----------
+    shards : ShardManager
+        Who says so: by the name alone.
+    """
+
+    def __init__(self, shards: ShardManager) -> None:
+        self.shards = shards
+        self._there: tuple[str, ...] = ()
+        self._of: dict[str, str] = {}
+
+    def count(self, names: Mapping[str, object]) -> Counter[str]:
+        """How many of some names each shard owns."""
+        there = tuple(self.shards.shards)
+        if there != self._there:
+            self._there, self._of = there, {}
+        for name in names.keys() - self._of.keys():
+            self._of[name] = self.shards.owner(name)
+        return Counter(map(self._of.__getitem__, names))
+
+    def forget(self, name: str) -> None:
+        """Nobody asks about it any more."""
+        self._of.pop(name, None)
+
+
+def _by_shard(engine: Engine, owners: Owners) -> dict[str, dict[str, int]]:
+    jobs, nodes = owners.count(engine.jobs.specs), owners.count(engine.nodes.specs)
+    return {name: {"jobs": jobs[name], "nodes": nodes[name]} for name in owners.shards.shards}

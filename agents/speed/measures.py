@@ -400,7 +400,7 @@ def shut_out(bench: Workbench) -> Measure:
 
 
 def _cycles(bench: Workbench, nodes: int, rule: str) -> Measure:
-    found = []
+    found, placed = list[float](), 0
     for _ in range(min(bench.repeats, 3)):
         spent, placed = LiveCluster(nodes, bench.waiting, rule, bench.now).cycle()
         found.append(1000 * spent / placed)

@@ -313,6 +313,21 @@ class JobTable:
         return int(ended[np.argmin(jobs["end_ms"][ended])]) if len(ended) else None
 
 
+_HARDWARE = (
+    "gpus",
+    "gpu_memory_gb",
+    "cpu_cores",
+    "memory_gb",
+    "network_bandwidth_gbps",
+    "island",
+    "gpu_model",
+)
+"""What a node's record says of it, but for its place and its state."""
+
+
+_MOST_RACKS = 1 << 40  # beyond, a number may be too large to be stored
+
+
 class NodeTable:
     """Nodes that are up, down or leaving, and the rows of those that have left.
 
@@ -338,6 +353,7 @@ class NodeTable:
         self.specs: dict[str, NodeSpec] = {}
         self.rented: set[str] = set()
         self.changes = 0
+        self._records: dict[tuple[Any, ...], NDArray[np.void]] = {}  # of each kind of hardware
         self.links = np.zeros(state.shape.nodes, np.uint8)  # NodeSpec.link_rank, by row
         self._racks: dict[int, dict[str, None]] = {}  # who is, or was, in which
 
@@ -482,6 +498,10 @@ class NodeTable:
         return int(left[0]) if len(left) else None
 
     def _record(self, spec: NodeSpec, code: NodeCode) -> NDArray[np.void]:
-        record = node_records([spec])
-        record["state"] = code
+        """A node as a record; most nodes differ from one before in their place only."""
+        kind = tuple(getattr(spec, name) for name in _HARDWARE)
+        if kind not in self._records or max(spec.rack, spec.spine) > _MOST_RACKS:
+            self._records[kind] = node_records([spec])
+        record = self._records[kind].copy()
+        record["rack"], record["spine"], record["state"] = spec.rack, spec.spine, code
         return record

@@ -276,9 +276,9 @@ class SchedulingCycle:
         if self._ahead and self._ahead_at == self._engine.applied:
             return await self._go_on()
         plan: Plan | None = None
-        applied = self._engine.applied
+        applied, policy = self._engine.applied, self.policy
         try:
-            plan = await self._ask(self.policy, self._engine.snapshot(self._room))
+            plan = await self._ask(policy, self._engine.snapshot(self._room))
             check_message(Decide(plan))
         except Exception as error:
             self.policy_errors += 1
@@ -286,15 +286,10 @@ class SchedulingCycle:
             self._room = Room()  # who failed may still be at work in it
             if isinstance(plan, Plan):  # its actions are none: as illegal as any other
                 return plan, Outcome(reason=Reason.UNKNOWN_ACTION)
-            _log.exception("the policy failed; the fallback decides instead")
-            applied, plan = (
-                self._engine.applied,
-                _asked(self._fallback, self._engine.snapshot(self._room)),
-            )
-            played = isinstance(self._fallback, Planner)
-        else:
-            played = isinstance(self.policy, Planner)
-        if not played:
+            _log.exception("the policy failed; the fallback decides instead, for once")
+            plan = self._fallback.decide(self._engine.snapshot(self._room))
+            return plan, await self._propose(Decide(plan))
+        if not isinstance(policy, Planner):
             return plan, await self._propose(Decide(plan))
         actions = plan.actions or (Wait(),)
         parts = range(0, len(actions), MOST_ACTIONS)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from orchestrator import RULES, Semantics, TenantSpec, ValidationError
@@ -129,9 +129,9 @@ def _state(scene: Stage) -> tuple[Any, ...]:
 
 @pytest.mark.property
 @pytest.mark.parametrize("name", _NAMES)
+@settings(max_examples=12)
 @given(seed=st.integers(0, 2**32 - 1))
-@example(seed=0)
-@example(seed=7)
+@example(seed=312644)  # a victim that leaves at once changes the queue that is being served
 def test_a_planned_cycle_is_the_one_that_is_decided_step_by_step(name: str, seed: int) -> None:
     planned = asyncio.run(_live(RulePolicy(RULES[name]), seed))
     stepped = asyncio.run(_live(_OneByOne(RULES[name]), seed))
@@ -143,11 +143,11 @@ async def test_a_cycle_of_a_rule_is_one_entry() -> None:
     scene = stage(*(node(f"n{k}") for k in range(4)))
     for k in range(14):
         await scene.orchestrator.submit_job(job(f"j{k}"))
-    before = len(scene.foundations.consensus.entries())
+    before = len(scene.orchestrator.consensus.entries())
     assert len(await scene.orchestrator.schedule()) == 14
     decided = [
         entry.body
-        for entry in scene.foundations.consensus.entries()[before:]
+        for entry in scene.orchestrator.consensus.entries()[before:]
         if isinstance(entry.body, Decide)
     ]
     assert len(decided) == 1
