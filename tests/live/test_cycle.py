@@ -129,7 +129,7 @@ def _state(scene: Stage) -> tuple[Any, ...]:
 
 @pytest.mark.property
 @pytest.mark.parametrize("name", _NAMES)
-@settings(max_examples=12)
+@settings(max_examples=settings().max_examples // 5)
 @given(seed=st.integers(0, 2**32 - 1))
 @example(seed=312644)  # a victim that leaves at once changes the queue that is being served
 def test_a_planned_cycle_is_the_one_that_is_decided_step_by_step(name: str, seed: int) -> None:
