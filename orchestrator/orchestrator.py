@@ -67,7 +67,7 @@ from orchestrator.resources import ResourceManager
 from orchestrator.runtimes.simulated import SimulatedRuntime
 from orchestrator.scheduling.rules import RULES, Rule, RulePolicy, Scheduler, policy_of
 from orchestrator.semantics import Semantics
-from orchestrator.status import cluster_status, failure_report, job_status, or_error
+from orchestrator.status import Owners, cluster_status, failure_report, job_status, or_error
 from orchestrator.types import JobSpec, NodeSpec, ScalingDecision, TenantSpec
 
 __all__ = ["DEFAULT_SHAPE", "InfrastructureOrchestrator"]
@@ -160,7 +160,7 @@ class InfrastructureOrchestrator:
         transport: Transport | None = None,
     ) -> None:
         self.consensus = consensus_engine
-        self.shards = shard_manager
+        self.shards, self._owners = shard_manager, Owners(shard_manager)
         self.faults = fault_detector
         self.checkpoints = checkpoint_manager
         self.clock: Clock = WallClock() if clock is None else clock
@@ -500,7 +500,7 @@ class InfrastructureOrchestrator:
         self._read()
         suspects = self._watch.suspects()
         return {
-            **cluster_status(self.engine, self.clock.now_ms(), self.shards, self._known_rule()),
+            **cluster_status(self.engine, self.clock.now_ms(), self._owners, self._known_rule()),
             "suspects": [node_id for node_id in suspects if node_id in self.nodes],
             "log_entries": self._journal.applied,
             "leader": self._journal.leader,
@@ -611,6 +611,7 @@ class InfrastructureOrchestrator:
         self._settings.read(entry)
         self._crashes.note(entry, outcome)
         self._places.note(entry, outcome)
+        self._owners.forget(outcome.forgotten)
 
     def _carry_out(self, outcome: Outcome) -> None:
         self._keeper.note(outcome, self.engine.now_ms)

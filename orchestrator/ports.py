@@ -22,6 +22,7 @@ __all__ = [
     "CuttableLog",
     "FaultDetector",
     "NodeHealth",
+    "Planner",
     "Policy",
     "Provisioner",
     "Runtime",
@@ -208,6 +209,14 @@ class Policy(Protocol):
 
     def decide(self, snapshot: Snapshot) -> Plan:
         """What to do at the decision point at which the snapshot was taken."""
+
+
+@runtime_checkable
+class Planner(Policy, Protocol):
+    """Decides a whole scheduling cycle at once."""
+
+    def plan(self, snapshot: Snapshot) -> Plan:
+        """All that it would decide, one after the other, until it waits; the snapshot is spoilt."""
 
 
 @runtime_checkable

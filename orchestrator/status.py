@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeAlias
@@ -13,22 +13,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.engine.binding import Binding, account_binding, kept_for, room_binding
-from orchestrator.engine.engine import Engine, Outcome
+from orchestrator.engine.engine import Engine, Outcome, Room
 from orchestrator.engine.plans import short_jobs
-from orchestrator.kernels.change import events as live
 from orchestrator.kernels.decide.scale import read_demand
 from orchestrator.kernels.run import rows as entry
 from orchestrator.kernels.state.codes import (
+    NEVER,
     NO_JOB,
-    ActionKind,
-    EventKind,
     JobCode,
-    JobKind,
     NodeCode,
-    Placement,
     Reason,
 )
-from orchestrator.kernels.state.row import ClusterState
 from orchestrator.messages import StopJob
 from orchestrator.ports import Checkpoint, CheckpointManager, ShardManager
 from orchestrator.resources import ResourceManager, Usage
@@ -36,6 +31,7 @@ from orchestrator.types import JobState, NodeSpec
 
 __all__ = [
     "Demand",
+    "Owners",
     "checkpoint_status",
     "cluster_status",
     "demand_of",
@@ -148,19 +144,13 @@ def tenant_shares(engine: Engine) -> dict[str, dict[str, float | None]]:
     return shares
 
 
-def why_waiting(
-    engine: Engine, state: ClusterState, job_ids: list[str], rule: _Rule = None
-) -> dict[str, Binding]:
+def why_waiting(engine: Engine, job_ids: list[str], rule: _Rule = None) -> dict[str, Binding]:
     """Why waiting jobs are not placed.
-
-    What the cluster itself would say is found out on a copy.
 
     Parameters
     ----------
     engine : Engine
-        The cluster.
-    state : ClusterState
-        A copy of its state that may be spoilt.
+        The cluster; it is not changed.
     job_ids : list of str
         Jobs that wait.
     rule : ndarray of RULE_DTYPE, shape [1], or None, optional
@@ -172,8 +162,7 @@ def why_waiting(
         By job, what binds it; with the reason ``OK`` it would fit, and waits for its turn, or for
         another job for which the rule keeps room.
     """
-    now_ms = int(state.rows[0]["now_ms"])
-    nodes = np.empty(engine.shape.workers, np.int32)
+    state, nodes = engine.state, np.empty(engine.shape.workers, np.int32)
     found = {}
     for job_id in job_ids:
         j, spec = engine.jobs.index.find(job_id), engine.jobs.specs[job_id]
@@ -188,28 +177,20 @@ def why_waiting(
         elif account is not None and not (started and account.reason == Reason.STORAGE):
             found[job_id] = account
         elif state.rows[0]["commitment"] == 0:
-            entry.open_point(state.rows, 0)
-            place, generator = int(ActionKind.PLACE), int(Placement.BEST_FIT)
-            reason = Reason(entry.commit(state.rows, 0, place, j, generator, nodes))
-            if reason == Reason.OK:  # it was placed, on the copy
-                now_ms = int(state.rows[0]["now_ms"])
-                entry.copy_row(engine.state.rows, 0, state.rows, 0)
-                entry.apply_event(state.rows, 0, now_ms, int(EventKind.NONE), 0)
+            reason = Reason(entry.start_refusal(state.rows, 0, j, nodes))
             found[job_id] = Binding(reason, text=_TURN if reason == Reason.OK else "")
         else:
             found[job_id] = Binding(reason, text=_TURN)
     if rule is not None and state.rows[0]["commitment"] == 0:
-        _tell_for_whom(engine, now_ms, rule, found)
+        _tell_for_whom(engine, rule, found)
     return found
 
 
-def _tell_for_whom(
-    engine: Engine, now_ms: int, rule: NDArray[np.void], found: dict[str, Binding]
-) -> None:
+def _tell_for_whom(engine: Engine, rule: NDArray[np.void], found: dict[str, Binding]) -> None:
     """Say it of jobs that only seem to wait for their turn."""
-    index = engine.jobs.index
+    index, room = engine.jobs.index, Room()
     turn = [index.find(job_id) for job_id, told in found.items() if told.text == _TURN]
-    for j, other in kept_for(partial(engine.state_at, now_ms), rule, turn).items():
+    for j, other in kept_for(partial(engine.state_at, engine.now_ms, room), rule, turn).items():
         name = index.ids[other]
         text = f"it would fit, but the policy keeps room for job '{name}'"
         found[index.ids[j]] = replace(found[index.ids[j]], text=text, kept_for=name)
@@ -231,11 +212,14 @@ _EXPLAINED = 64  # waiting jobs of a cluster's status that are told why, the fir
 
 def node_states(engine: Engine) -> dict[str, str]:
     """Nodes that are part of the cluster, and the state of each in lower case."""
-    return {node_id: engine.nodes.code(node_id).name.lower() for node_id in engine.nodes.specs}
+    names = {int(code): code.name.lower() for code in NodeCode}
+    told = [names[code] for code in engine.state.node[0]["state"].tolist()]
+    find = engine.nodes.index.find
+    return {node_id: told[find(node_id)] for node_id in engine.nodes.specs}
 
 
 def cluster_status(
-    engine: Engine, time_ms: int, shards: ShardManager, rule: _Rule = None
+    engine: Engine, time_ms: int, owners: Owners, rule: _Rule = None
 ) -> dict[str, Any]:
     """What is going on in a cluster at a time, nothing having happened since the last entry.
 
@@ -253,12 +237,13 @@ def cluster_status(
         :class:`orchestrator.engine.history.JobNote`), the ``event_log``'s length and hash, and
         ``shards`` (entities that each owns).
     """
-    state = engine.state_at(time_ms)
-    row: Any = state.rows[0]
+    state, row = engine.state, engine.row
     states, resources = node_states(engine), ResourceManager(engine.state)
     by_node = Counter(states.values())
-    used = int(row["capacity_units"]) - int(row["free_units"])
-    now_ms = int(row["now_ms"])
+    used, now_ms = int(row["capacity_units"]) - int(row["free_units"]), max(time_ms, engine.now_ms)
+    elapsed = now_ms - engine.now_ms
+    busy = int(row["busy_unit_ms"]) + elapsed * used
+    there = int(row["capacity_unit_ms"]) + elapsed * int(row["capacity_units"])
     return {
         "now_ms": now_ms,
         "nodes": {
@@ -272,9 +257,9 @@ def cluster_status(
         "utilization": {
             "unit": "gpu" if row["unit"] else "cpu",
             "now": _share(used, int(row["capacity_units"])),
-            "mean": _share(int(row["busy_unit_ms"]), int(row["capacity_unit_ms"])),
+            "mean": _share(busy, there),
         },
-        "queue": _queue_status(engine, state, rule),
+        "queue": _queue_status(engine, now_ms, rule),
         "fragmentation": fragmentation(engine),
         "tenants": tenant_shares(engine),
         "decisions": int(engine.row["decisions"]),
@@ -283,24 +268,23 @@ def cluster_status(
         "interruptions": engine.jobs.count("interruptions"),
         "events": [note.as_dict() for note in engine.history.recent(_EXPLAINED)],
         "event_log": {"records": int(engine.row["log_count"]), "hash": f"{engine.log_hash:016x}"},
-        "shards": or_error(lambda: _by_shard(engine, shards)),
+        "shards": or_error(lambda: _by_shard(engine, owners)),
     }
 
 
-def _queue_status(engine: Engine, state: ClusterState, rule: _Rule) -> dict[str, Any]:
-    """Who waits, for how long and for what; ``state`` is a copy that is spoilt."""
-    row: Any = state.rows[0]
-    now_ms, committed = int(row["now_ms"]), int(row["committed"])
-    queue = state.queue[0, : int(row["queue_len"])]["job"]
-    waiting = [engine.jobs.index.ids[j] for j in queue]
-    first_ms = min((int(state.request[0, j]["submit_ms"]) for j in queue), default=now_ms)
-    reasons = why_waiting(engine, state, waiting[:_EXPLAINED], rule)
-    binding = {name: _told(found) for name, found in reasons.items()}
+def _queue_status(engine: Engine, now_ms: int, rule: _Rule) -> dict[str, Any]:
+    """Who waits, for how long and for what."""
+    state, row, ids = engine.state, engine.row, engine.jobs.index.ids
+    queue = state.queue[0, : int(row["queue_len"])]["job"]  # in submit order
+    first = [ids[j] for j in queue[:_EXPLAINED]]
+    binding = {name: _told(found) for name, found in why_waiting(engine, first, rule).items()}
+    committed = int(row["committed"])
+    first_ms = int(state.request[0, queue[0]]["submit_ms"]) if len(queue) else now_ms
     return {
-        "length": len(waiting),
-        "longest_wait_ms": now_ms - first_ms,
-        "unplaceable": [name for name in waiting if not engine.can_ever_fit(name)],
-        "committed_to": None if committed == NO_JOB else engine.jobs.index.ids[committed],
+        "length": len(queue),
+        "longest_wait_ms": int(now_ms - first_ms),
+        "unplaceable": engine.unplaceable(),
+        "committed_to": None if committed == NO_JOB else ids[committed],
         "why_not": {name: told["reason"] for name, told in binding.items()},
         "waits_for": binding,
     }
@@ -332,15 +316,15 @@ def job_status(
     """
     j = engine.jobs.index.find(job_id)
     spec, code = engine.jobs.specs[job_id], engine.jobs.code(job_id)
-    state = engine.state_at(time_ms)
+    state, now_ms = engine.state, max(time_ms, engine.now_ms)
     run: Any = state.job[0, j]
     ask: Any = state.request[0, j]
     ended = code in (JobCode.COMPLETED, JobCode.FAILED)
     first_start_ms, end_ms = _moment(run["first_start_ms"]), _moment(run["end_ms"])
-    moments = (first_start_ms, end_ms, int(state.rows[0]["now_ms"]))
+    moments = (first_start_ms, end_ms, now_ms)
     waited_until_ms = next(moment for moment in moments if moment is not None)
     estimate_ms = int(ask["requested_ms"])
-    done_ms = live.work_done(state.rows, 0, j)
+    done_ms = engine.work_done(job_id, now_ms)
     return {
         "job_id": job_id,
         "name": spec.name,
@@ -362,7 +346,7 @@ def job_status(
         "lost_ms": int(run["lost_ms"]),
         "checkpoint": or_error(partial(_latest, checkpoints, job_id)),
         "unplaceable": not ended and not engine.can_ever_fit(job_id),
-        **_outlook(engine, state, job_id, rule),
+        **_outlook(engine, job_id, now_ms, rule),
         **_story(engine, job_id),
     }
 
@@ -396,38 +380,21 @@ def _story(engine: Engine, job_id: str) -> dict[str, Any]:
     }
 
 
-def _outlook(engine: Engine, state: ClusterState, job_id: str, rule: _Rule) -> dict[str, Any]:
-    """Why a job waits, behind how many, and until when; ``state`` is a copy that may be spoilt."""
-    j = engine.jobs.index.find(job_id)
-    place = np.flatnonzero(state.queue[0, : int(state.rows[0]["queue_len"])]["job"] == j)
-    if len(place) == 0:
+def _outlook(engine: Engine, job_id: str, now_ms: int, rule: _Rule) -> dict[str, Any]:
+    """Why a job waits, behind how many, and until when."""
+    state, j = engine.state, engine.jobs.index.find(job_id)
+    if engine.jobs.code(job_id) not in (JobCode.PENDING, JobCode.PREEMPTED):
         names = ("why_not", "waits_for", "queue_position", "expected_start_ms")
         return dict.fromkeys(names)
-    binding = _told(why_waiting(engine, state, [job_id], rule)[job_id])
+    place = np.flatnonzero(state.queue[0, : int(engine.row["queue_len"])]["job"] == j)
+    binding = _told(why_waiting(engine, [job_id], rule)[job_id])
+    fits_ms = entry.earliest_fit(state.rows, 0, j)
     return {
         "why_not": binding["reason"],
         "waits_for": binding,
         "queue_position": int(place[0]) + 1,
-        "expected_start_ms": _expected_start(state, j),
+        "expected_start_ms": None if fits_ms == NEVER else max(now_ms, fits_ms),
     }
-
-
-def _expected_start(state: ClusterState, j: int) -> int | None:
-    """When a waiting job would fit by the running jobs' estimates, if nobody took the room."""
-    rows = state.rows
-    now_ms = int(rows[0]["now_ms"])
-    ends = state.running[0, : int(rows[0]["running_len"])][["expected_end_ms", "job"]].copy()
-    for end_ms, other in ends:
-        if entry.fits(rows, 0, j):
-            return now_ms
-        if state.request[0, other]["kind"] == JobKind.SERVICE:
-            continue
-        now_ms = max(now_ms, int(end_ms))
-        if state.job[0, other]["state"] == JobCode.CHECKPOINTING:
-            entry.apply_event(rows, 0, now_ms, int(EventKind.CHECKPOINTED), int(other))
-        else:
-            live.complete_live_job(rows, 0, now_ms, int(other))
-    return now_ms if entry.fits(rows, 0, j) else None
 
 
 def failure_report(
@@ -482,8 +449,8 @@ def _share(part: int, whole: int) -> float:
 
 def _jobs_by_state(engine: Engine) -> dict[str, int]:
     """Jobs by state; the ones that have ended count even if they are forgotten."""
-    codes = Counter(int(code) for code in engine.state.job[0, : engine.shape.jobs]["state"])
-    counts = {state.value: codes[int(JobCode[state.name])] for state in JobState}
+    codes = np.bincount(engine.state.job[0]["state"], minlength=len(JobCode))
+    counts = {state.value: int(codes[JobCode[state.name]]) for state in JobState}
     counts[JobState.COMPLETED.value] = engine.jobs.count("completed_jobs")
     counts[JobState.FAILED.value] = engine.jobs.count("failed_jobs")
     return counts
@@ -497,7 +464,34 @@ def _gpus(usage: Usage) -> dict[str, float]:
     }
 
 
-def _by_shard(engine: Engine, shards: ShardManager) -> dict[str, dict[str, int]]:
-    jobs = Counter(shards.owner(job_id) for job_id in engine.jobs.specs)
-    nodes = Counter(shards.owner(node_id) for node_id in engine.nodes.specs)
-    return {name: {"jobs": jobs[name], "nodes": nodes[name]} for name in shards.shards}
+class Owners:
+    """Who owns what, remembered as long as the shards stay the same.
+
+    Parameters
+    ----------
+    shards : ShardManager
+        Who says so: by the name alone.
+    """
+
+    def __init__(self, shards: ShardManager) -> None:
+        self.shards = shards
+        self._there: tuple[str, ...] = ()
+        self._of: dict[str, str] = {}
+
+    def count(self, names: Mapping[str, object]) -> Counter[str]:
+        """How many of some names each shard owns."""
+        there = tuple(self.shards.shards)
+        if there != self._there:
+            self._there, self._of = there, {}
+        for name in names.keys() - self._of.keys():
+            self._of[name] = self.shards.owner(name)
+        return Counter(map(self._of.__getitem__, names))
+
+    def forget(self, name: str) -> None:
+        """Nobody asks about it any more."""
+        self._of.pop(name, None)
+
+
+def _by_shard(engine: Engine, owners: Owners) -> dict[str, dict[str, int]]:
+    jobs, nodes = owners.count(engine.jobs.specs), owners.count(engine.nodes.specs)
+    return {name: {"jobs": jobs[name], "nodes": nodes[name]} for name in owners.shards.shards}

@@ -28,6 +28,7 @@ from agents.speed.clock import (
     seconds,
 )
 from agents.speed.cluster import CrowdedClusters, Cycle, pack_openb, placed_per_second
+from agents.speed.live import LiveCluster, ask_seconds
 from agents.speed.mesh import ServedCluster
 from envs.config import CLUSTER, JOB_ORDERING
 from envs.session import Session
@@ -69,6 +70,10 @@ class Workbench:
         Training time of the end-to-end measurement.
     requests : int
         Requests whose routing is measured in one repeat.
+    waiting : int
+        Jobs that wait in the measurements of the live orchestrator.
+    large : int
+        Nodes of its large cluster; the other one has a tenth of them.
     repeats : int
     clock : {"wall", "cpu"}
         What measurements on a single thread read: the time of day, or the time that the thread
@@ -84,6 +89,8 @@ class Workbench:
     length: int = 1024
     train_seconds: float = 20.0
     requests: int = 5000
+    waiting: int = 20_000
+    large: int = 10_000
     repeats: int = 5
     clock: str = "wall"
     traces: str | None = None
@@ -392,6 +399,49 @@ def shut_out(bench: Workbench) -> Measure:
     return Measure(statistics.median(times), "ms", min(times), max(times), "wall clock")
 
 
+def _cycles(bench: Workbench, nodes: int, rule: str) -> Measure:
+    found, placed = list[float](), 0
+    for _ in range(min(bench.repeats, 3)):
+        spent, placed = LiveCluster(nodes, bench.waiting, rule, bench.now).cycle()
+        found.append(1000 * spent / placed)
+    note = f"{nodes:,} nodes, {bench.waiting:,} waiting, {placed:,} placed; log in memory"
+    return Measure(statistics.median(found), "ms", min(found), max(found), note)
+
+
+def live_cycle(bench: Workbench) -> Measure:
+    """A scheduling cycle of the orchestrator under FCFS, for each job placed."""
+    return _cycles(bench, bench.large // 10, "fcfs")
+
+
+def live_cycle_priority(bench: Workbench) -> Measure:
+    """The same under the default rule, which keeps room and preempts."""
+    return _cycles(bench, bench.large // 10, "priority")
+
+
+def live_cycle_large(bench: Workbench) -> Measure:
+    """The same under FCFS on ten times as many nodes."""
+    return _cycles(bench, bench.large, "fcfs")
+
+
+def live_questions(bench: Workbench) -> Measure:
+    """The status of the orchestrator's large cluster, a cycle later."""
+    cluster = LiveCluster(bench.large, bench.waiting, "fcfs", bench.now)
+    cluster.cycle()
+    orchestrator, now = cluster.orchestrator, bench.now
+    last = f"job-{bench.waiting - 1}"
+    status_s = ask_seconds(lambda: orchestrator.get_job_status(last), now)
+    parts = {
+        "constructed in": f"{cluster.construction_s:.2g} s",
+        "one more node": f"{1000 * ask_seconds(cluster.register, now):.2g} ms",
+        "a job's status": f"{1000 * status_s:.2g} ms",
+    }
+    times = [
+        1000 * ask_seconds(orchestrator.get_cluster_status, now, 1) for _ in range(bench.repeats)
+    ]
+    note = ", ".join(f"{name} {value}" for name, value in parts.items())
+    return Measure(statistics.median(times), "ms", min(times), max(times), note)
+
+
 MEASURES: Mapping[str, Callable[[Workbench], Measure]] = {
     measure.__name__: measure
     for measure in (
@@ -413,6 +463,10 @@ MEASURES: Mapping[str, Callable[[Workbench], Measure]] = {
         ppo,
         routing,
         shut_out,
+        live_cycle,
+        live_cycle_priority,
+        live_cycle_large,
+        live_questions,
         memory,
         warm_start,
         cold_compile,

@@ -229,8 +229,9 @@ class FleetController:
         return len(self._up()) + self.pending
 
     def _up(self) -> list[str]:
-        nodes = self._engine.nodes
-        return [node_id for node_id in nodes.specs if nodes.code(node_id) == NodeCode.UP]
+        nodes, up = self._engine.nodes, NodeCode.UP.value
+        codes, find = self._engine.state.node[0]["state"].tolist(), nodes.index.find
+        return [node_id for node_id in nodes.specs if codes[find(node_id)] == up]
 
     def left(self, node_ids: list[str]) -> None:
         """Nodes have left the cluster: they are given back, later if that fails."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,44 +54,54 @@ class EffectReader:
         """Effects that may still come before one that was not read is lost."""
         return self._state.shape.effects - (self._count() - self._read)
 
+    def until(self, room: int) -> int:
+        """Effects that there may be in all while there is still so much room."""
+        return self._state.shape.effects + self._read - room
+
     def read(self) -> tuple[Effect, ...]:
         """The effects that came since the last call."""
         if self.room < 0:
             raise InvariantError(f"{-self.room} effects were overwritten before they were read")
         first, self._read = self._read, self._count()
-        ring = self._state.shape.effects
-        return tuple(self._message(position % ring) for position in range(first, self._read))
+        slots = np.arange(first, self._read) % self._state.shape.effects
+        told, names = self._state.effect[0, slots], self._state.effect.dtype.names or ()
+        workers = self._state.effect_worker[0]
+        return tuple(
+            self._message(dict(zip(names, values, strict=True)), workers[slot])
+            for slot, values in zip(slots.tolist(), told.tolist(), strict=True)
+        )
 
     def _count(self) -> int:
         return int(self._state.rows[0]["effect_count"])
 
-    def _message(self, slot: int) -> Effect:
-        record: Any = self._state.effect[0, slot]
-        kind, subject = EffectKind(record["kind"]), int(record["subject"])
+    def _message(self, record: dict[str, int], workers: NDArray[np.void]) -> Effect:
+        kind, subject = record["kind"], record["subject"]
         if kind == EffectKind.RELEASE:
             return ReleaseNode(self._nodes.index.ids[subject])
         job_id = self._jobs.index.ids[subject]
-        run = self._jobs.runs_before(subject) + int(record["run"])
-        cost_ms, progress_ms = int(record["cost_ms"]), int(record["progress_ms"])
+        run = self._jobs.runs_before(subject) + record["run"]
+        cost_ms, progress_ms = record["cost_ms"], record["progress_ms"]
         if kind == EffectKind.SAVE:
             return SaveCheckpoint(job_id, run, cost_ms, progress_ms)
         if kind in _STOPS:
-            reason, save = _STOPS[kind]
+            reason, save = _STOPS[EffectKind(kind)]
             return StopJob(job_id, run, reason, progress_ms, lost_ms=cost_ms, save=save)
-        spec, time_ms = self._jobs.specs[job_id], int(record["time_ms"])
-        workers = placements(self._state.effect_worker[0, slot, : record["workers"]], self._nodes)
-        speed = int(record["speed_milli"])
+        spec, time_ms = self._jobs.specs[job_id], record["time_ms"]
+        places = placements(workers[: record["workers"]], self._nodes)
+        speed = record["speed_milli"]
         if kind == EffectKind.START:
-            return StartJob(job_id, run, spec, workers, time_ms, cost_ms, progress_ms, speed)
+            return StartJob(job_id, run, spec, places, time_ms, cost_ms, progress_ms, speed)
         resume_ms, moved = time_ms + cost_ms, kind == EffectKind.MOVE
-        return RegroupJob(job_id, run, spec, workers, resume_ms, progress_ms, speed, moved)
+        return RegroupJob(job_id, run, spec, places, resume_ms, progress_ms, speed, moved)
+
+
+@lru_cache(maxsize=4096)
+def _gpus(mask: int) -> tuple[int, ...]:
+    """Indices of the devices in a mask."""
+    return tuple(g for g in range(mask.bit_length()) if mask >> g & 1)
 
 
 def placements(workers: NDArray[np.void], nodes: NodeTable) -> tuple[WorkerPlacement, ...]:
     """Where workers (WORKER_DTYPE) are, as runtimes are told."""
-    places = []
-    for place in workers:
-        mask = int(place["devices"])
-        gpus = tuple(g for g in range(mask.bit_length()) if mask >> g & 1)
-        places.append(WorkerPlacement(nodes.index.ids[int(place["node"])], gpus))
-    return tuple(places)
+    ids = nodes.index.ids
+    return tuple(WorkerPlacement(ids[node], _gpus(mask)) for mask, node in workers.tolist())

@@ -7,6 +7,7 @@ state, effects and event-log hash, which is all that recovery needs.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, fields, replace
@@ -69,7 +70,7 @@ from orchestrator.messages import (
 from orchestrator.semantics import Semantics
 from orchestrator.types import NodeSpec, TenantSpec
 
-__all__ = ["Engine", "EngineImage", "Outcome"]
+__all__ = ["Engine", "EngineImage", "Outcome", "Room"]
 
 
 _MAY_GROW = ("jobs", "workers", "nodes", "devices")
@@ -125,6 +126,13 @@ class EngineImage:
     status: Status
 
 
+@dataclass
+class Room:
+    """Memory for copies of a cluster, kept from one to the next."""
+
+    state: ClusterState | None = None
+
+
 class Engine:
     """One cluster.
 
@@ -143,6 +151,11 @@ class Engine:
         Seed of random placements and orders.
     check : bool
         Check the invariants after every transition (slow).
+
+    Attributes
+    ----------
+    applied : int
+        Entries that were applied; it tells whether something has changed.
     """
 
     def __init__(
@@ -156,6 +169,7 @@ class Engine:
         check: bool = False,
     ) -> None:
         self._check = check
+        self.applied = 0
         self._found(
             Establish(shape, tuple(nodes), semantics or Semantics(), tuple(tenants), int(seed))
         )
@@ -192,8 +206,9 @@ class Engine:
         self._most_effects = shape.jobs + shape.nodes + 1  # of an action
         effects = self._most_effects + shape.jobs
         self.shape = replace(shape, envs=1, jobs=shape.jobs + 1, effects=effects)
-        self._copy_shape = replace(self.shape, log=0, effects=0)  # nobody acts on what-ifs
         self.state = allocate(self.shape)
+        # Nobody acts on what-ifs.
+        self._copied = replace(self.state.shape, log=0, effects=0)
         self.semantics.write(self.state.rows)
         self.state.rows["keep_log"] = int(self.shape.log > 0)
         no_nodes, no_jobs = np.zeros(0, NODE_DTYPE), np.zeros(0, REQUEST_DTYPE)
@@ -203,7 +218,11 @@ class Engine:
         self._reader = EffectReader(self.state, self.jobs, self.nodes)
         self._effects: list[Effect] = []  # of the entry that is being applied
         self.history = History()
-        self._plans = PlanExecutor(self.state, 0, self._find, self._prefer)
+        self._plans = PlanExecutor(self.state, 0, self._find, self.jobs.preference)
+        self._fitting: dict[int, bool] = {}  # by what jobs ask for, see unplaceable
+        self._fitting_for = -1
+        self._known: deque[Plan] = deque()  # plans that were played on a copy, the next ones
+        self._known_at = 0  # and the entries that were applied before them
         self._excused: set[int] = set()  # tenants whose quotas were lowered below what they hold
         self._begun = False  # time begins with the first entry, whenever that is
         self._happened = False  # something did since the last decision point opened
@@ -218,7 +237,7 @@ class Engine:
 
     def image(self) -> EngineImage:
         """Set aside all that the cluster is."""
-        state = allocate(self._copy_shape)
+        state = allocate(self._copied)
         kernels.copy_row(self.state.rows, 0, state.rows, 0)
         told = self._told()
         effects = self.state.effect[0, told]
@@ -248,6 +267,7 @@ class Engine:
 
     def load(self, image: EngineImage) -> None:
         """Be what was set aside. Records of the event log are not kept; its hash is."""
+        self.applied += 1  # whatever was known of the entry that comes next
         self._begin(image.settings)
         kernels.copy_row(image.state.rows, 0, self.state.rows, 0)
         effects, workers = image.told
@@ -344,6 +364,34 @@ class Engine:
         """Whether a job would fit into the nodes that there are, if they were empty."""
         return kernels.can_ever_fit(self.state.rows, 0, self.jobs.index.find(job_id))
 
+    def unplaceable(self) -> list[str]:
+        """Waiting jobs that would not fit into the nodes that there are, if they were empty.
+
+        Jobs that ask for the same are looked at once, and again only when nodes have changed.
+        """
+        jobs = self.state.queue[0, : int(self.row["queue_len"])]["job"]
+        kinds, first = np.unique(self.jobs.asked[jobs], return_index=True)
+        if self._fitting_for != self.nodes.changes:
+            self._fitting, self._fitting_for = {}, self.nodes.changes
+        for kind, q in zip(kinds.tolist(), first.tolist(), strict=True):
+            if kind not in self._fitting:
+                self._fitting[kind] = kernels.can_ever_fit(self.state.rows, 0, int(jobs[q]))
+        never = [kind for kind in kinds.tolist() if not self._fitting[kind]]
+        if not never:
+            return []
+        ids = self.jobs.index.ids
+        return [ids[j] for j in jobs[np.isin(self.jobs.asked[jobs], never)]]
+
+    def work_done(self, job_id: str, time_ms: int) -> int:
+        """Work that a job will have done at a time, from now on, saved or not, ms."""
+        j = self.jobs.index.find(job_id)
+        run: Any = self.state.job[0, j]
+        done = int(run["progress_ms"]) + int(run["unsaved_ms"])
+        if run["state"] != JobCode.RUNNING:
+            return done
+        done += max(time_ms - int(run["work_start_ms"]), 0) * int(run["speed_milli"]) // 1000
+        return min(done, int(self.state.request[0, j]["duration_ms"]))
+
     def placed(self) -> dict[str, int]:
         """Jobs whose workers exist or are about to, and the number of their run."""
         jobs, ids = self.state.job[0], self.jobs.index.ids
@@ -416,21 +464,44 @@ class Engine:
         saving = self.jobs.code(event.job_id) == JobCode.CHECKPOINTING
         return saving or not isinstance(event, CheckpointCommitted)
 
-    def snapshot(self) -> Snapshot:
-        """A copy of the cluster as it is now, for a policy."""
-        state = self.state_at(self.now_ms)
+    def snapshot(self, room: Room | None = None) -> Snapshot:
+        """A copy of the cluster as it is now, for a policy; ``room`` as for :meth:`state_at`."""
+        state = self.state_at(self.now_ms, room)
         ids = tuple(self.jobs.index.ids), tuple(self.nodes.index.ids)
-        return Snapshot(state, *ids, self.jobs.preference)
+        return Snapshot(state, *ids, self.jobs.preference.copy())
 
-    def state_at(self, time_ms: int) -> ClusterState:
-        """A copy of the cluster's state, as it will be at a time if nothing happens before."""
-        state = allocate(self._copy_shape)
+    def state_at(self, time_ms: int, room: Room | None = None) -> ClusterState:
+        """A copy of the cluster's state, as it will be at a time if nothing happens before.
+
+        Asking for memory for a large cluster takes longer than copying it: whoever needs copies
+        again and again keeps ``room`` for them. The copy is good until the next one is made there.
+        """
+        state = room.state if room is not None else None
+        if state is None or state.shape != self._copied:
+            state = allocate(self._copied)
+        if room is not None:
+            room.state = state
         kernels.copy_row(self.state.rows, 0, state.rows, 0)
         kernels.apply_event(state.rows, 0, time_ms, int(EventKind.NONE), 0)
         return state
 
-    def _prefer(self, state: ClusterState, e: int, j: int) -> int:
-        return self.jobs.preference(state, e, j)
+    def expect(self, plans: Iterable[Plan], applied: int) -> None:
+        """Plans are legal, one after the other, after so many entries: they need no rehearsal.
+
+        They were played on a copy of the cluster as it was then. If anything else is applied before
+        one of them, it is rehearsed as any other. Time may go on: it makes nothing illegal that a
+        policy may decide.
+        """
+        self._known, self._known_at = deque(plans), applied
+
+    def _knows(self, plan: Plan) -> bool:
+        """Whether the next plan that is expected is this one."""
+        if self._known and self._known_at == self.applied and self._known[0] == plan:
+            self._known.popleft()
+            self._known_at += 1
+            return True
+        self._known.clear()
+        return False
 
     def _find(self, job_id: str) -> int:
         return self.jobs.index.find(job_id) if job_id in self.jobs.index else NO_JOB
@@ -476,6 +547,11 @@ class Engine:
 
     def apply(self, entry: Entry) -> Outcome:
         """Apply an entry of the log that makes sense as things are: :meth:`check` has said so."""
+        outcome = self._apply(entry)
+        self.applied += 1
+        return outcome
+
+    def _apply(self, entry: Entry) -> Outcome:
         time_ms = max(entry.time_ms, self.now_ms)
         if isinstance(entry.body, Lead | Establish):
             if isinstance(entry.body, Establish):
@@ -489,7 +565,9 @@ class Engine:
         reason, forgotten = Reason.OK, ""
         body = entry.body
         if isinstance(body, Decide):
-            reason = self._plans.carry_out(body.plan, self._keep_room)
+            reason = self._plans.carry_out(
+                body.plan, self._make_room, rehearsed=self._knows(body.plan)
+            )
         elif isinstance(body, Review):
             self._open_point()
             self._plans.settle()
@@ -600,7 +678,8 @@ class Engine:
     def _collect(self) -> None:
         self._effects += self._reader.read()
 
-    def _keep_room(self) -> None:
+    def _make_room(self) -> int:
         """A plan that is so long that its effects fill the ring is read in parts."""
         if self._reader.room < self._most_effects:
             self._collect()
+        return self._reader.until(self._most_effects)

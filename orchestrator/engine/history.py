@@ -92,16 +92,23 @@ class JobNote:
         return {name: value for name, value in told.items() if value is not None and value != ""}
 
 
-def _cause(body: _Body, job_id: str) -> tuple[str, str]:
-    """What an entry does to jobs, and why, in words."""
+def _wishes(body: _Body) -> dict[str, str]:
+    """Why a policy wants jobs to be preempted, in its words, by job."""
+    if not isinstance(body, Decide):
+        return {}
+    wanted = [action for action in body.plan.actions if isinstance(action, PreemptJob)]
+    return {action.job_id: action.reason for action in reversed(wanted)}
+
+
+def _cause(body: _Body, said: str) -> tuple[str, str]:
+    """What an entry does to a job, and why, in words; ``said``: what the policy said of it."""
     match body:
         case Preempt(_, reason):
             return "command", reason
         case Scale():
             return "command", f"scale_job to {body.workers} workers"
-        case Decide(plan):
-            wanted = (a for a in plan.actions if isinstance(a, PreemptJob) and a.job_id == job_id)
-            return "policy", next((action.reason for action in wanted), "")
+        case Decide():
+            return "policy", said
         case Decommission(node_id, drain):
             if drain:
                 return "drain", f"node '{node_id}' is drained"
@@ -175,9 +182,11 @@ class History:
         elif reason == Reason.OK:
             stopped = any(isinstance(effect, StopJob) for effect in effects)
             fresh += self._of_entry(time_ms, body, stopped)
+        wishes = _wishes(body)
         for effect in effects:
             if not isinstance(effect, ReleaseNode):
-                fresh += self._of_effect(time_ms, body, effect)
+                cause = _cause(body, wishes.get(effect.job_id, ""))
+                fresh += self._of_effect(time_ms, body, effect, cause)
         for note in fresh:
             self._notes.setdefault(note.job_id, deque(maxlen=MOST_NOTES)).append(note)
         self._recent += fresh
@@ -198,9 +207,10 @@ class History:
         time_ms: int,
         body: _Body,
         effect: StartJob | RegroupJob | SaveCheckpoint | StopJob,
+        because: tuple[str, str],
     ) -> Iterator[JobNote]:
         job_id, run = effect.job_id, effect.run
-        cause, reason = _cause(body, job_id)
+        cause, reason = because
         if isinstance(effect, StartJob | RegroupJob):
             nodes = sorted({place.node_id for place in effect.workers})
             self._places[job_id] = frozenset(nodes)

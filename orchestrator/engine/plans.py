@@ -8,33 +8,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.kernels.place.slots import WHOLE
+from orchestrator.errors import InvariantError
 from orchestrator.kernels.run import rows as entry
-from orchestrator.kernels.run.rows import settle, wait
-from orchestrator.kernels.state.codes import (
-    NODE_CHOICE,
-    ActionKind,
-    JobCode,
-    NodeCode,
-    Placement,
-    Reason,
-    Status,
-    Topology,
-)
-from orchestrator.kernels.state.row import ClusterState, allocate
+from orchestrator.kernels.run.cycle import OPEN_PLACE, Desk, carry_out, make_desk, wished_place
+from orchestrator.kernels.run.rows import settle
+from orchestrator.kernels.state.codes import ActionKind, JobCode, Placement, Reason, Status
+from orchestrator.kernels.state.row import ClusterShape, ClusterState, allocate
 from orchestrator.messages import Action, PlaceJob, Plan, ResizeJob, Wait, to_code
 
 __all__ = [
     "MOST_REFUSALS",
     "PlanExecutor",
     "Preference",
-    "close_place",
     "late_workers",
+    "no_preference",
     "short_jobs",
 ]
 
@@ -43,70 +34,42 @@ MOST_REFUSALS = 3
 """Plans that a policy may have refused at one decision point; after one more it is made to wait."""
 
 
-def _holders(ask: Any, nodes: NDArray[np.void]) -> NDArray[np.bool_]:
-    """Which nodes have room for all workers of a job of whole GPUs, bool [nodes]."""
-    workers = int(ask["workers"])
-    holds = nodes["state"] == NodeCode.UP
-    holds &= nodes["whole_free"] >= workers * int(ask["gpus_per_worker"])
-    holds &= nodes["cpu_free_milli"] >= workers * int(ask["cpu_milli"])
-    holds &= nodes["memory_free_mib"] >= workers * int(ask["memory_mib"])
-    holds &= nodes["gpu_memory_mib"] >= int(ask["gpu_memory_mib"])
-    mask = int(ask["model_mask"])
-    if mask:
-        holds &= (mask >> nodes["model"].astype(np.int64)) & 1 == 1
-    return np.asarray(holds)
-
-
-def close_place(state: ClusterState, e: int, j: int, links: NDArray[np.uint8]) -> int:
-    """Where a topology-aware job goes: a ``Placement``, or ``NODE_CHOICE`` and a node.
-
-    Into the narrowest domain that holds it. Several whole GPUs go to one node if any holds them
-    all, and there to one with the best links between its GPUs, of those to the one with least free.
-
-    Parameters
-    ----------
-    state : ClusterState
-    e, j : int
-        Row, and the job's in its table.
-    links : ndarray of uint8, shape [>= nodes]
-        How good each node's links are: ``NodeSpec.link_rank``.
-    """
-    ask: Any = state.request[e, j]
-    gang = ask["workers"] > 1
-    close = int(Placement.TIGHTEST if gang else Placement.BEST_FIT)
-    count = int(state.rows[e]["num_nodes"])
-    several = ask["workers"] * ask["gpus_per_worker"] > 1 and ask["gpu_milli"] == WHOLE
-    if not several or ask["topology"] == Topology.ISLAND or np.ptp(links[:count]) == 0:
-        return close
-    nodes = state.node[e, :count]
-    holders = np.flatnonzero(_holders(ask, nodes))
-    if len(holders) == 0:
-        return close
-    best = holders[links[holders] == links[holders].max()]
-    free = (nodes["cpu_free_milli"][best], nodes["gpu_free_milli"][best])
-    return NODE_CHOICE + int(best[np.lexsort(free)[0]])
-
-
 @dataclass(frozen=True)
 class Preference:
     """Where jobs go if nobody else minds: the topology-aware ones close together.
+
+    Into the narrowest domain that holds them. Several whole GPUs go to one node if any holds them
+    all, and there to one with the best links between its GPUs, of those to the one with least free.
 
     Parameters
     ----------
     aware : ndarray of bool, shape [>= jobs]
         Which jobs are topology-aware.
     links : ndarray of uint8, shape [>= nodes]
-        How good each node's links are.
+        How good each node's links are: ``NodeSpec.link_rank``.
     """
 
     aware: NDArray[np.bool_]
     links: NDArray[np.uint8]
 
     def __call__(self, state: ClusterState, e: int, j: int) -> int:
-        """A ``Placement``, or ``NODE_CHOICE`` and a node: see :func:`close_place`."""
+        """A ``Placement``, or ``NODE_CHOICE`` and a node."""
         if not self.aware[j]:
             return int(Placement.BEST_FIT)
-        return close_place(state, e, j, self.links)
+        return wished_place(state.rows, e, j, make_desk(self.aware, self.links, 1, 1))
+
+    def copy(self) -> Preference:
+        """The same as it is now, whatever changes later."""
+        return Preference(self.aware.copy(), self.links.copy())
+
+    def desk(self, shape: ClusterShape) -> Desk:
+        """What plans for rows of a shape are made and carried out with."""
+        return make_desk(self.aware, self.links, shape.jobs, shape.workers)
+
+
+def no_preference(shape: ClusterShape) -> Preference:
+    """Nobody minds: best fit."""
+    return Preference(np.zeros(shape.jobs, np.bool_), np.zeros(shape.nodes, np.uint8))
 
 
 def short_jobs(state: ClusterState, count: int) -> NDArray[np.intp]:
@@ -149,6 +112,17 @@ def late_workers(state: ClusterState, ids: Sequence[str]) -> tuple[ResizeJob, ..
     return tuple(joined)
 
 
+def _table(actions: Sequence[Action], find: Callable[[str], int]) -> NDArray[np.int64]:
+    """Actions as kernels take them, int64 [n, 3]."""
+    rows = []
+    for action in actions:
+        kind, j, value = to_code(action, find)
+        if isinstance(action, PlaceJob) and action.generator is None:
+            value = OPEN_PLACE
+        rows.append((int(kind), j, value))
+    return np.array(rows, np.int64).reshape(-1, 3)
+
+
 class PlanExecutor:
     """Carries plans out on a row, and settles what follows from each action.
 
@@ -160,9 +134,8 @@ class PlanExecutor:
         Row.
     find : callable
         Index of a job in the row's job table, by its name; ``NO_JOB``: there is none of that name.
-    prefer : callable or None, optional
-        Where a job goes if a plan leaves that open, by state, row and job; see
-        :func:`close_place`. None: best fit.
+    preference : Preference or None, optional
+        Where a job goes if a plan leaves that open. None: best fit.
 
     Attributes
     ----------
@@ -175,70 +148,70 @@ class PlanExecutor:
         state: ClusterState,
         e: int,
         find: Callable[[str], int],
-        prefer: Callable[[ClusterState, int, int], int] | None = None,
+        preference: Preference | None = None,
     ) -> None:
         self.status = Status.DONE
-        self._state, self._e, self._find, self._prefer = state, e, find, prefer
-        self._scratch = np.empty(state.shape.workers, np.int32)
+        self._state, self._e, self._find = state, e, find
+        self._desk = (preference or no_preference(state.shape)).desk(state.shape)
         self._rehearsal: ClusterState | None = None
 
     def settle(self) -> None:
         """Serve a commitment, and see whether there is something to decide."""
-        self.status = self._settle(self._state.rows, self._e)
+        self.status = Status(settle(self._state.rows, self._e, self._desk.nodes))
 
     def act(self, action: Action) -> Reason:
-        """Carry out one action, or nothing; a ``Reason``."""
-        return self._act(self._state, self._e, action)
+        """Carry out one action, or nothing, and settle nothing; a ``Reason``."""
+        rows, e = self._state.rows, self._e
+        ((kind, j, value),) = _table((action,), self._find).tolist()
+        if value == OPEN_PLACE:
+            value = wished_place(rows, e, j, self._desk)
+        return Reason(entry.commit(rows, e, kind, j, value, self._desk.nodes))
 
-    def carry_out(self, plan: Plan, acted: Callable[[], None] | None = None) -> Reason:
+    def carry_out(
+        self,
+        plan: Plan,
+        make_room: Callable[[], int] | None = None,
+        *,
+        rehearsed: bool = False,
+    ) -> Reason:
         """Carry out a plan, or nothing of it: one of several actions is rehearsed on a copy first.
 
         Parameters
         ----------
         plan : Plan
-        acted : callable or None, optional
-            Called after each action.
+        make_room : callable or None, optional
+            Reads the row's effects, if need be, and says how many there may be in all before it has
+            to be called again; None: nobody reads them.
+        rehearsed : bool, optional
+            Whether the plan is known to be legal as the row is.
 
         Returns
         -------
         Reason
             ``OK``, or why the first action that was refused was.
         """
-        actions = plan.actions or (Wait(),)
-        if len(actions) > 1:
+        actions = _table(plan.actions or (Wait(),), self._find)
+        if len(actions) > 1 and not rehearsed:
             reason = self._rehearse(actions)
             if reason != Reason.OK:
                 return reason
-        for action in actions:
-            reason = self.act(action)
-            if reason != Reason.OK:
-                return reason
-            self.settle()
-            if acted is not None:
-                acted()
+        done = 0
+        while done < len(actions):
+            effects = -1 if make_room is None else make_room()
+            rows, e = self._state.rows, self._e
+            count, code, status = carry_out(rows, e, actions, done, effects, self._desk)
+            if count > done:
+                self.status = Status(status)
+            done = count
+            if code != Reason.OK and done > 0:
+                raise InvariantError(f"{Reason(code).name} of action {done} of a rehearsed plan")
+            if code != Reason.OK:
+                return Reason(code)
         return Reason.OK
 
-    def _rehearse(self, actions: tuple[Action, ...]) -> Reason:
+    def _rehearse(self, actions: NDArray[np.int64]) -> Reason:
         if self._rehearsal is None:
             self._rehearsal = allocate(replace(self._state.shape, envs=1, log=0, effects=0))
         copy = self._rehearsal
         entry.copy_row(self._state.rows, self._e, copy.rows, 0)
-        for action in actions:
-            reason = self._act(copy, 0, action)
-            if reason != Reason.OK:
-                return reason
-            self._settle(copy.rows, 0)
-        return Reason.OK
-
-    def _act(self, state: ClusterState, e: int, action: Action) -> Reason:
-        if isinstance(action, Wait):  # legal even where nothing is left to wait for
-            wait(state.rows, e)
-            return Reason.OK
-        kind, j, value = to_code(action, self._find)
-        undecided = isinstance(action, PlaceJob) and action.generator is None
-        if undecided and self._prefer is not None and 0 <= j < state.rows[e]["num_jobs"]:
-            value = self._prefer(state, e, j)
-        return Reason(entry.commit(state.rows, e, int(kind), j, value, self._scratch))
-
-    def _settle(self, rows: NDArray[np.void], e: int) -> Status:
-        return Status(settle(rows, e, self._scratch))
+        return Reason(carry_out(copy.rows, 0, actions, 0, -1, self._desk)[1])

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from orchestrator.engine.plans import Preference
 from orchestrator.kernels.state.codes import JobCode, NodeCode, Placement
 from orchestrator.kernels.state.row import ClusterState
 from orchestrator.messages import Action, from_code
@@ -75,14 +75,14 @@ class Snapshot:
         on it. It belongs to whoever holds the snapshot; nothing done to it reaches the cluster.
     job_ids, node_ids : tuple of str
         Identities by index into its job and node tables; an unused index has an empty one.
-    prefer : callable or None, optional
-        Where a job goes if a plan leaves that open, by state, row and job; None: best fit.
+    prefer : Preference or None, optional
+        Where a job goes if a plan leaves that open; None: best fit.
     """
 
     state: ClusterState
     job_ids: tuple[str, ...]
     node_ids: tuple[str, ...]
-    prefer: Callable[[ClusterState, int, int], int] | None = None
+    prefer: Preference | None = None
 
     @property
     def now_ms(self) -> int:

@@ -14,7 +14,13 @@ from numpy.typing import NDArray
 
 from orchestrator.engine.binding import account_binding, binding_field
 from orchestrator.engine.plans import Preference
-from orchestrator.engine.records import check_racks, could_hold, node_records, request_record
+from orchestrator.engine.records import (
+    SHAPE_FIELDS,
+    check_racks,
+    could_hold,
+    node_records,
+    request_record,
+)
 from orchestrator.errors import CapacityError, UnknownEntityError, ValidationError
 from orchestrator.kernels.change import events as live
 from orchestrator.kernels.run import rows as kernels
@@ -151,6 +157,9 @@ class Names:
 _ENDED = (JobCode.COMPLETED, JobCode.FAILED)
 
 
+_ASKS = (*SHAPE_FIELDS, "model_mask")  # fields of a request that say where it may go
+
+
 class JobTable:
     """Jobs that wait, run, or are remembered after their end.
 
@@ -176,6 +185,8 @@ class JobTable:
         self.index = RowIndex("job", self._spare)
         self.specs: dict[str, JobSpec] = {}
         self.loose: set[str] = set()  # those whose workers need not start together
+        self.asked = np.zeros(state.shape.jobs, np.int64)  # by row: equal ones ask for the same
+        self._asks: dict[tuple[int, ...], int] = {}
         self.limit_ms = np.zeros(state.shape.jobs, np.int64)  # of their time at work, by row
         self._aware = np.zeros(state.shape.jobs, np.bool_)  # topology-aware, by row
         self._runs_before = np.zeros(state.shape.jobs, np.int64)  # after which runs count, by row
@@ -199,7 +210,8 @@ class JobTable:
         for name in image.names:
             self.tenants.number(name)
         for job_id, spec in image.specs:
-            self._note(self.index.find(job_id), spec)
+            j = self.index.find(job_id)
+            self._note(j, spec, self._state.request[0, j : j + 1])
         self._runs_before[: len(image.runs_before)] = image.runs_before
         self._last_run = image.last_run
 
@@ -217,8 +229,8 @@ class JobTable:
 
     @property
     def preference(self) -> Preference:
-        """Where jobs go if nobody else minds, as things are."""
-        return Preference(self._aware.copy(), self._nodes.links.copy())
+        """Where jobs go if nobody else minds: as things are, and as they will be."""
+        return Preference(self._aware, self._nodes.links)
 
     def count(self, name: str) -> int:
         """A counter of the row, over all jobs there have been, forgotten ones included."""
@@ -317,12 +329,14 @@ class JobTable:
         tenant = self.tenants.number(spec.tenant)
         self._nodes.know_models(spec.gpu_models)
         ask = request_record(spec, time_ms, tenant, self._nodes.models)
-        self._note(j, spec)
+        self._note(j, spec, ask)
         live.admit_live_job(self._state.rows, 0, time_ms, j, ask)
         return forgotten
 
-    def _note(self, j: int, spec: JobSpec) -> None:
+    def _note(self, j: int, spec: JobSpec, ask: NDArray[np.void]) -> None:
         """Remember of a job what its row does not say."""
+        wanted = tuple(ask[name].item() for name in _ASKS)
+        self.asked[j] = self._asks.setdefault(wanted, len(self._asks))
         if not spec.gang_schedule:
             self.loose.add(spec.job_id)
         self._aware[j] = spec.topology_aware
@@ -336,6 +350,21 @@ class JobTable:
         jobs = self._state.job[0, : self.index.size]
         ended = np.flatnonzero(np.isin(jobs["state"], _ENDED))
         return int(ended[np.argmin(jobs["end_ms"][ended])]) if len(ended) else None
+
+
+_HARDWARE = (
+    "gpus",
+    "gpu_memory_gb",
+    "cpu_cores",
+    "memory_gb",
+    "network_bandwidth_gbps",
+    "island",
+    "gpu_model",
+)
+"""What a node's record says of it, but for its place and its state."""
+
+
+_MOST_RACKS = 1 << 40  # beyond, a number may be too large to be stored
 
 
 class NodeTable:
@@ -352,6 +381,8 @@ class NodeTable:
         The nodes by their ids.
     rented : set of str
         Those that were ordered: they may be given back.
+    changes : int
+        It tells whether a node has joined, left, or changed its state.
     """
 
     def __init__(self, state: ClusterState) -> None:
@@ -360,6 +391,8 @@ class NodeTable:
         self.index = RowIndex("node", state.shape.nodes)
         self.specs: dict[str, NodeSpec] = {}
         self.rented: set[str] = set()
+        self.changes = 0
+        self._records: dict[tuple[Any, ...], NDArray[np.void]] = {}  # of each kind of hardware
         self.links = np.zeros(state.shape.nodes, np.uint8)  # NodeSpec.link_rank, by row
         self._racks: dict[int, dict[str, None]] = {}  # who is, or was, in which
 
@@ -459,11 +492,13 @@ class NodeTable:
 
     def forget(self, node_id: str) -> None:
         """A node has left."""
+        self.changes += 1
         del self.specs[node_id]
         self.rented.discard(node_id)
 
     def change(self, time_ms: int, body: Decommission | NodeFailed | NodeRecovered) -> None:
         """Something happens to a node; to one that has left, nothing can."""
+        self.changes += 1
         n = self.index.find(body.node_id)
         if isinstance(body, Decommission) and not body.drain:
             live.remove_node(self._state.rows, 0, time_ms, n)
@@ -476,6 +511,7 @@ class NodeTable:
         kernels.apply_event(self._state.rows, 0, time_ms, int(kind), n)
 
     def _put(self, spec: NodeSpec, code: NodeCode) -> int:
+        self.changes += 1
         record = self._record(spec, code)
         record["model"] = self._models.number(spec.gpu_model)
         if spec.node_id in self.index:
@@ -501,6 +537,10 @@ class NodeTable:
         return int(left[0]) if len(left) else None
 
     def _record(self, spec: NodeSpec, code: NodeCode) -> NDArray[np.void]:
-        record = node_records([spec])
-        record["state"] = code
+        """A node as a record; most nodes differ from one before in their place only."""
+        kind = tuple(getattr(spec, name) for name in _HARDWARE)
+        if kind not in self._records or max(spec.rack, spec.spine) > _MOST_RACKS:
+            self._records[kind] = node_records([spec])
+        record = self._records[kind].copy()
+        record["rack"], record["spine"], record["state"] = spec.rack, spec.spine, code
         return record

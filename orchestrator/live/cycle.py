@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from threading import Thread
 from typing import TypeAlias, cast
 
 from orchestrator.engine.checks import check_message
-from orchestrator.engine.engine import Engine, Outcome
+from orchestrator.engine.engine import Engine, Outcome, Room
 from orchestrator.engine.plans import MOST_REFUSALS
 from orchestrator.engine.snapshot import Snapshot
 from orchestrator.kernels.state.codes import EventKind, Reason
@@ -29,19 +30,24 @@ from orchestrator.messages import (
     Wait,
     WorkerExited,
 )
-from orchestrator.ports import Clock, Policy
+from orchestrator.ports import Clock, Planner, Policy
 from orchestrator.types import JobPriority, JobSpec, NodeSpec
 
-__all__ = ["AskAside", "SchedulingCycle", "ask_here"]
+__all__ = ["MOST_ACTIONS", "AskAside", "SchedulingCycle", "ask_here"]
 
 
 Ask: TypeAlias = Callable[[Policy, Snapshot], Awaitable[Plan]]
 """Has a policy decide."""
 
 
+def _asked(policy: Policy, snapshot: Snapshot) -> Plan:
+    """What a policy wants: all that it will want until it waits, if it can say that at once."""
+    return policy.plan(snapshot) if isinstance(policy, Planner) else policy.decide(snapshot)
+
+
 async def ask_here(policy: Policy, snapshot: Snapshot) -> Plan:
     """Ask a policy, while nothing else goes on: the same calls give the same history."""
-    return policy.decide(snapshot)
+    return _asked(policy, snapshot)
 
 
 class AskAside:
@@ -78,7 +84,7 @@ class AskAside:
         def work() -> None:
             plan, problem = None, None
             try:
-                plan = policy.decide(snapshot)
+                plan = _asked(policy, snapshot)
             except Exception as error:
                 # A future cannot raise that one.
                 problem = RuntimeError(repr(error)) if isinstance(error, StopIteration) else error
@@ -94,6 +100,10 @@ class AskAside:
             answer.cancel()  # if there is none, nobody waits for it any more
         self._asked = None
         return answer.result()
+
+
+MOST_ACTIONS = 128
+"""Actions of one entry: more of a plan go into the next ones, so that requests have their turn."""
 
 
 _AFTER_EVENTS = int(EventKind.NONE)  # order on the clock: when all of an instant has happened
@@ -114,7 +124,7 @@ def _load_kernels(policy: Policy) -> None:
     for body in (Submit(spec), Review()):
         engine.handle(Entry(0, body))
     while engine.decision_open:
-        engine.handle(Entry(0, Decide(policy.decide(engine.snapshot()))))
+        engine.handle(Entry(0, Decide(_asked(policy, engine.snapshot()))))
     engine.handle(Entry(0, WorkerExited("warm", 1)))
 
 
@@ -179,6 +189,9 @@ class SchedulingCycle:
         self._reviews = False  # one is due later, whatever happens
         self._joins_ms = -1  # and another one, for workers that may not join before
         self._lock = asyncio.Lock()
+        self._room = Room()
+        self._ahead: deque[Plan] = deque()  # what is planned and not proposed yet
+        self._ahead_at = 0  # entries that were applied when it was up to date
 
     @property
     def errors(self) -> int:
@@ -260,17 +273,35 @@ class SchedulingCycle:
 
     async def _decide(self) -> tuple[Plan, Outcome]:
         """What the policy wants, or the fallback where it fails, and what came of it."""
+        if self._ahead and self._ahead_at == self._engine.applied:
+            return await self._go_on()
         plan: Plan | None = None
+        applied, policy = self._engine.applied, self.policy
         try:
-            plan = await self._ask(self.policy, self._engine.snapshot())
+            plan = await self._ask(policy, self._engine.snapshot(self._room))
             check_message(Decide(plan))
         except Exception as error:
             self.policy_errors += 1
             self.last_policy_error = f"{type(error).__name__}: {error}"
+            self._room = Room()  # who failed may still be at work in it
             if isinstance(plan, Plan):  # its actions are none: as illegal as any other
                 return plan, Outcome(reason=Reason.UNKNOWN_ACTION)
-            _log.exception("the policy failed; the fallback decides instead")
-            plan = self._fallback.decide(self._engine.snapshot())
+            _log.exception("the policy failed; the fallback decides instead, for once")
+            plan = self._fallback.decide(self._engine.snapshot(self._room))
+            return plan, await self._propose(Decide(plan))
+        if not isinstance(policy, Planner):
+            return plan, await self._propose(Decide(plan))
+        actions = plan.actions or (Wait(),)
+        parts = range(0, len(actions), MOST_ACTIONS)
+        self._ahead = deque(Plan(actions[k : k + MOST_ACTIONS]) for k in parts)
+        self._ahead_at = applied
+        self._engine.expect(self._ahead, applied)
+        return await self._go_on()
+
+    async def _go_on(self) -> tuple[Plan, Outcome]:
+        """Propose the next part of what was planned; the rest only if nothing comes between."""
+        plan = self._ahead.popleft()
+        self._ahead_at = self._engine.applied + 1
         return plan, await self._propose(Decide(plan))
 
     async def _review(self) -> None:

@@ -52,27 +52,27 @@ class Places:
     """
 
     def __init__(self) -> None:
-        self._spots: dict[str, dict[int, _Spots]] = {}
+        self._workers: dict[str, dict[int, tuple[WorkerPlacement, ...]]] = {}
         self.late: dict[str, tuple[int, int]] = {}
 
     def note(self, entry: Entry, outcome: Outcome) -> None:
         """An entry of the log was applied."""
         for effect in outcome.effects:
             if isinstance(effect, StartJob | RegroupJob):
-                runs = self._spots.setdefault(effect.job_id, {})
-                runs[effect.run] = _spots(effect.workers)
+                runs = self._workers.setdefault(effect.job_id, {})
+                runs[effect.run] = effect.workers
                 runs.pop(effect.run - _RUNS, None)
         self._forget(outcome.forgotten)
         if isinstance(entry.body, WorkerExited) and outcome.reason == Reason.OK:
             self._forget(entry.body.job_id)
 
     def _forget(self, job_id: str) -> None:
-        self._spots.pop(job_id, None)
+        self._workers.pop(job_id, None)
         self.late.pop(job_id, None)
 
     def of(self, job_id: str, run: int) -> _Spots:
         """GPUs of a run of a job, as (node, index)."""
-        return self._spots.get(job_id, {}).get(run, frozenset())
+        return _spots(self._workers.get(job_id, {}).get(run, ()))
 
     def note_start(self, start: StartJob, now_ms: int) -> None:
         """A run has begun now, or is still to begin: later than the engine knows, perhaps."""
@@ -81,11 +81,11 @@ class Places:
 
     def image(self) -> object:
         """All of them."""
-        return {job_id: dict(runs) for job_id, runs in self._spots.items()}
+        return {job_id: dict(runs) for job_id, runs in self._workers.items()}
 
-    def load(self, image: dict[str, dict[int, _Spots]]) -> None:
+    def load(self, image: dict[str, dict[int, tuple[WorkerPlacement, ...]]]) -> None:
         """As they were then."""
-        self._spots = {job_id: dict(runs) for job_id, runs in image.items()}
+        self._workers = {job_id: dict(runs) for job_id, runs in image.items()}
 
 
 class Outbox:
@@ -139,7 +139,8 @@ class Outbox:
         taken: set[tuple[str, int]] = set()  # GPUs that are not free yet
         failed: Exception | None = None
         for effect in sending:
-            if _subject(effect) not in held_up and taken.isdisjoint(_needs(effect)):
+            blocked = bool(taken) and not taken.isdisjoint(_needs(effect))
+            if not blocked and (not held_up or _subject(effect) not in held_up):
                 try:
                     self._runtime.carry_out([effect])
                     self._note(effect)

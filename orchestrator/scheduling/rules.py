@@ -20,10 +20,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from orchestrator.engine.plans import no_preference
 from orchestrator.engine.snapshot import JobView, Snapshot
 from orchestrator.errors import ConfigurationError
 from orchestrator.kernels.decide.rules import RULE_DTYPE
 from orchestrator.kernels.run import rows as entry
+from orchestrator.kernels.run.cycle import OPEN_PLACE, play_rule, rank_queue
 from orchestrator.kernels.state.codes import (
     ActionKind,
     Placement,
@@ -32,7 +34,8 @@ from orchestrator.kernels.state.codes import (
     Scaling,
     Topology,
 )
-from orchestrator.messages import PlaceJob, Plan, PreemptJob
+from orchestrator.kernels.state.row import ClusterState
+from orchestrator.messages import Action, PlaceJob, Plan, PreemptJob
 from orchestrator.ports import Policy
 from orchestrator.semantics import enum_member
 from orchestrator.types import JobSpec
@@ -509,8 +512,11 @@ class Scheduler:
         return self.topology.configure(self.gangs.configure(self.queue.configure(rule)))
 
 
+_MOST_ACTIONS = 4096  # of a plan
+
+
 class RulePolicy:
-    """Asks the kernels what a rule does, one action at a time.
+    """Asks the kernels what a rule does: one action at a time, or a whole cycle in one call.
 
     Parameters
     ----------
@@ -537,16 +543,50 @@ class RulePolicy:
         if kind == ActionKind.PLACE and value == Placement.BEST_FIT:
             # It has no wishes of its own, unless the job's own would take room kept for another.
             wish = snapshot.preferred_place(j)
-            if wish != value and self.rule.reservation:
+            value = OPEN_PLACE
+            if wish != Placement.BEST_FIT and self.rule.reservation:
                 record = self._record.copy()
                 record["placement"] = wish
                 if entry.rule_action(state.rows, 0, record, scratch)[:2] != (kind, j):
-                    return Plan((PlaceJob(snapshot.job_ids[j], generator=Placement.BEST_FIT),))
-            return Plan((PlaceJob(snapshot.job_ids[j]),))
+                    value = int(Placement.BEST_FIT)
+        return Plan((self._action(snapshot, kind, j, value),))
+
+    def plan(self, snapshot: Snapshot) -> Plan:
+        """What the rule does from this decision point on, until it waits.
+
+        What :meth:`decide` would say again and again, found by playing it on the snapshot's state.
+        """
+        state = snapshot.state
+        if state.rows[0]["commitment"] or type(self).decide is not RulePolicy.decide:
+            return self.decide(snapshot)  # one after the other, or as a subclass has it
+        preference = snapshot.prefer or no_preference(state.shape)
+        actions = np.empty((_MOST_ACTIONS, 3), np.int64)
+        rules, desk = np.concatenate([self._record, self._record]), preference.desk(state.shape)
+        count = play_rule(state.rows, 0, rules, self._order(state), actions, desk)
+        found: list[Action] = []
+        for kind, j, value in actions[:count].tolist():
+            if found and kind in (ActionKind.CAPACITY, ActionKind.SERVICE):
+                break  # it is refused by itself: the ones before it are not
+            found.append(self._action(snapshot, kind, j, value))
+        return Plan(tuple(found))
+
+    def _order(self, state: ClusterState) -> NDArray[np.int64]:
+        """Waiting jobs in the order in which the rule serves them, as far as that is settled."""
+        jobs = state.queue[0, : int(state.rows[0]["queue_len"])]["job"].copy()  # it is played on
+        tiers, scores = np.empty((2, len(jobs)))
+        if rank_queue(state.rows, 0, self._record, tiers, scores):
+            return jobs
+        return jobs[np.lexsort((scores, tiers))]
+
+    def _action(self, snapshot: Snapshot, kind: int, j: int, value: int) -> Action:
+        """An action as kernels put it."""
+        if kind == ActionKind.PLACE:
+            chosen = None if value == OPEN_PLACE else Placement(value)
+            return PlaceJob(snapshot.job_ids[j], chosen)
         if kind == ActionKind.PREEMPT:
             said = f"rule '{self.rule.name}' makes room for another job"
-            return Plan((PreemptJob(snapshot.job_ids[j], said),))
-        return Plan((snapshot.action(kind, j, value),))
+            return PreemptJob(snapshot.job_ids[j], said)
+        return snapshot.action(kind, j, value)
 
 
 def policy_of(policy: Policy | Rule | Scheduler | None) -> Policy:

@@ -25,7 +25,10 @@ def _cluster(clock: Any, **options: Any) -> InfrastructureOrchestrator:
 
 @pytest.mark.parametrize("jobs", [3, 14])
 @pytest.mark.parametrize("clock", [VirtualClock, WallClock])
-async def test_others_have_their_turn_between_decisions(clock: type, jobs: int) -> None:
+async def test_others_have_their_turn_between_the_parts_of_a_plan(
+    clock: type, jobs: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("orchestrator.live.cycle.MOST_ACTIONS", 1)
     cluster = _cluster(clock())
     for k in range(jobs):
         await cluster.submit_job(job(f"j{k}"))

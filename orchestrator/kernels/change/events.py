@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.kernels.change.episode import load_job, load_tenants
-from orchestrator.kernels.change.hold import empty_node, recount_tenants, sort_nodes
+from orchestrator.kernels.change.hold import empty_node, recount_tenants, sort_in
 from orchestrator.kernels.change.jobs import (
     admit_job,
     complete_job,
@@ -27,6 +27,7 @@ from orchestrator.kernels.change.nodes import (
     cost_rate,
     drain_node,
     fail_node,
+    is_paid,
     leave_nodes,
     receive_node,
     recover_node,
@@ -211,8 +212,22 @@ def _describe_node(row, n, record):
     """Put a node's description into the table, with nobody on it."""
     copy_record(node(row, n), record)
     empty_node(row, n)
-    sort_nodes(row)
     forget_nodes(row)
+
+
+@kernel
+def _count_node(row, n, sign):
+    """Count a node's capacity in (+1) or out (-1), as :func:`_recount` does of all."""
+    units, paid = node_units(row, n), is_paid(node(row, n).state)
+    row.nominal_units += sign * units
+    row.nominal_gpu_milli += sign * np.int64(node(row, n).gpus) * 1000
+    row.nominal_cpu_milli += sign * node(row, n).cpu_cap_milli
+    row.nominal_memory_mib += sign * node(row, n).memory_cap_mib
+    if node(row, n).state == NodeCode.UP:
+        row.capacity_units += sign * units
+        row.free_units += sign * free_units(row, n)
+    if paid:
+        row.cost_rate_milli += sign * node(row, n).price_milli
 
 
 @entry
@@ -221,15 +236,24 @@ def put_node(rows: Rows, e: int, n: int, records: NDArray[np.void]) -> None:
 
     Whoever was described there before must be gone or down, and nobody may be placed on it.
     """
-    row = rows[e]
-    if n < row.num_nodes and node(row, n).workers > 0:
+    row, known = rows[e], n < rows[e].num_nodes
+    if known and node(row, n).workers > 0:
         raise RuntimeError("a node with workers on it cannot be described anew")
-    if n < row.num_nodes and node(row, n).state == NodeCode.PROVISIONING:
+    if known and node(row, n).state == NodeCode.PROVISIONING:
         raise RuntimeError("a node on order cannot be described anew")
-    if n >= row.num_nodes:
+    in_order, gpus_before = np.int64(row.num_nodes), np.int64(0)
+    if known:
+        gpus_before = np.int64(node(row, n).gpus)
+        _count_node(row, np.int64(n), np.int64(-1))
+    else:
         row.num_nodes = n + 1
     _describe_node(row, np.int64(n), records[0])
-    _recount(row)
+    sort_in(row, np.int64(n), in_order)
+    gpus = np.int64(node(row, n).gpus)
+    if (gpus > 0) != (row.unit != 0) and (gpus > 0 or gpus_before > 0):
+        _recount(row)  # it may be the first with GPUs, or the last
+    else:
+        _count_node(row, np.int64(n), np.int64(1))
 
 
 put_tenants: Callable[[Rows, int, NDArray[np.void]], None] = on_row(load_tenants)

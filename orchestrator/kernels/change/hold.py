@@ -60,6 +60,7 @@ __all__ = [
     "reserve_worker",
     "restore_gang",
     "retake_worker",
+    "sort_in",
     "sort_nodes",
     "touch_node",
 ]
@@ -240,6 +241,24 @@ def sort_nodes(row):
             order(row, k).node = order(row, k - 1).node
             k -= 1
         order(row, k).node = np.int64(n)
+
+
+@kernel
+def sort_in(row, n, count):
+    """Put node ``n`` in its place among the first ``count`` of the order, it being one or not."""
+    k, found = np.int64(0), False
+    while k < count and not found:
+        found = order(row, k).node == n
+        k += 1
+    if found:
+        for i in range(k, count):
+            order(row, i - 1).node = order(row, i).node
+        count -= 1
+    k = np.int64(count)
+    while k > 0 and _after(row, order(row, k - 1).node, n):
+        order(row, k).node = order(row, k - 1).node
+        k -= 1
+    order(row, k).node = np.int64(n)
 
 
 @kernel

@@ -34,6 +34,7 @@ __all__ = [
     "drain_node",
     "fail_node",
     "give_up_nodes",
+    "is_paid",
     "job_on_node",
     "leave_nodes",
     "receive_node",
@@ -47,7 +48,7 @@ __all__ = [
 
 
 @small_kernel
-def _is_paid(state):
+def is_paid(state):
     """Whether a node costs its price: from the order until it has left, but not while it is down.
 
     Most of the provisioning delay is boot and start-up of a machine that is billed already, and
@@ -61,7 +62,7 @@ def cost_rate(row):
     """Price per hour of all nodes that are paid for, recounted from the table, thousandths."""
     rate = np.int64(0)
     for n in range(row.num_nodes):
-        if _is_paid(node(row, n).state):
+        if is_paid(node(row, n).state):
             rate += node(row, n).price_milli
     return rate
 
@@ -77,9 +78,9 @@ def set_node_state(row, n, state):
     elif is_up and not was_up:
         row.capacity_units += node_units(row, n)
         row.free_units += free_units(row, n)
-    if _is_paid(node(row, n).state):
+    if is_paid(node(row, n).state):
         row.cost_rate_milli -= node(row, n).price_milli
-    if _is_paid(state):
+    if is_paid(state):
         row.cost_rate_milli += node(row, n).price_milli
     node(row, n).state = np.uint8(state)
     touch_node(row, n)

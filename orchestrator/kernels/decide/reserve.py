@@ -12,15 +12,30 @@ import numpy as np
 
 from orchestrator.kernels.change.hold import lift_gang, release_gang, reserve_gang, restore_gang
 from orchestrator.kernels.decide.gang import leaves_storage
-from orchestrator.kernels.decide.legal import has_room, permitted_workers
+from orchestrator.kernels.decide.legal import has_room, permitted_workers, start_reason
 from orchestrator.kernels.decide.order import job_score
 from orchestrator.kernels.lang.jit import kernel, small_kernel
-from orchestrator.kernels.place.fit import least_workers
+from orchestrator.kernels.place.fit import fits, least_workers
 from orchestrator.kernels.place.generate import place_gang
 from orchestrator.kernels.state.access import job, request, running
-from orchestrator.kernels.state.codes import NEVER, JobKind, Preemption, RuleKey
+from orchestrator.kernels.state.codes import (
+    NEVER,
+    JobKind,
+    Placement,
+    Preemption,
+    Reason,
+    RuleKey,
+)
 
-__all__ = ["MOST_CHECKS", "delays", "ends_before", "gives_way", "reserved_start"]
+__all__ = [
+    "MOST_CHECKS",
+    "delays",
+    "earliest_fit",
+    "ends_before",
+    "gives_way",
+    "reserved_start",
+    "start_refusal",
+]
 
 
 MOST_CHECKS = 16
@@ -125,3 +140,48 @@ def delays(row, rule, head, count, j, nodes):
     _restore_leavers(row, rule, head, count)
     release_gang(row, j)
     return late
+
+
+# --- for people ----------------------------------------------------------------------------------
+
+
+@kernel
+def earliest_fit(row, j):
+    """When waiting job ``j`` will fit by the running jobs' estimates, if nobody takes the room.
+
+    NEVER: not even then. Quotas are not thought of; the state is as before when this returns.
+    """
+    count, time_ms = np.int64(0), np.int64(row.now_ms)
+    fit = fits(row, j)
+    while not fit and count < row.running_len:
+        v = np.int64(running(row, count).job)
+        if request(row, v).kind != JobKind.SERVICE:
+            time_ms = max(time_ms, np.int64(running(row, count).expected_end_ms))
+            lift_gang(row, v)
+            fit = fits(row, j)
+        count += 1
+    for k in range(count):
+        v = np.int64(running(row, k).job)
+        if request(row, v).kind != JobKind.SERVICE:
+            restore_gang(row, v)
+    return time_ms if fit else np.int64(NEVER)
+
+
+@kernel
+def start_refusal(row, j, nodes):
+    """Why waiting job ``j`` could not be placed now, by best fit: a ``Reason``.
+
+    That it was preempted at this very point is left out of account; the state is as before when
+    this returns.
+    """
+    reason = np.int64(start_reason(row, j))
+    if reason == Reason.BLOCKED:
+        reason = np.int64(Reason.OK)
+    if reason != Reason.OK:
+        return reason
+    generator = np.int64(Placement.BEST_FIT)
+    workers = permitted_workers(row, j, place_gang(row, j, generator, nodes))
+    if workers <= 0 or not reserve_gang(row, j, nodes, workers, generator):
+        return np.int64(Reason.NO_CAPACITY)
+    release_gang(row, j)
+    return reason

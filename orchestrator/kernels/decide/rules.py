@@ -8,6 +8,8 @@ back, the one with most of them first.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 from orchestrator.kernels.change.events import finish_episode
@@ -29,14 +31,25 @@ from orchestrator.kernels.lang.jit import kernel, part, small_kernel
 from orchestrator.kernels.place.generate import place_more
 from orchestrator.kernels.place.slots import units_of
 from orchestrator.kernels.place.throughput import speed_milli
-from orchestrator.kernels.state.access import job, node, queue, request, running, worker
+from orchestrator.kernels.state.access import (
+    job,
+    node,
+    queue,
+    request,
+    running,
+    tenant,
+    worker,
+)
 from orchestrator.kernels.state.codes import (
     NEVER,
     NO_JOB,
     ActionKind,
+    JobCode,
     JobKind,
     Preemption,
+    QuotaMode,
     Reason,
+    RuleKey,
     Scaling,
     Status,
 )
@@ -45,7 +58,10 @@ __all__ = [
     "RULE_DTYPE",
     "elastic_action",
     "fewer_workers",
+    "keeps_order",
     "marginal_speed",
+    "next_in_order",
+    "rank_queue",
     "replay",
     "rule_action",
 ]
@@ -136,25 +152,14 @@ RULE_DTYPE = np.dtype(
 """A rule. Under commitment semantics only its key matters."""
 
 
-@part
-def _best_placeable(row, key, floor_score, floor_position):
-    """Queue position of the first job after a place in the order that can start now, or NO_JOB."""
-    best, best_score = np.int64(NO_JOB), np.inf
-    for q in range(row.queue_len):
-        j = queue(row, q).job
-        score = job_score(row, j, key)
-        if not precedes(0.0, floor_score, floor_position, 0.0, score, q):
-            continue
-        if (best < 0 or score < best_score) and placement_reason(row, j) == Reason.OK:
-            best, best_score = np.int64(q), score
-    return best
+_IF_THERE_IS_ROOM, _ANYHOW = 1, 0
 
 
 @part
-def _first_startable(row, key, floor_score, floor_position):
+def _first_after(row, key, floor_score, floor_position, asks_room):
     """Queue position of the first job after a place in the order that may start, or NO_JOB.
 
-    If there is room for it.
+    ``asks_room``: ``_IF_THERE_IS_ROOM`` for it now, or ``_ANYHOW``.
     """
     best, best_score = np.int64(NO_JOB), np.inf
     for q in range(row.queue_len):
@@ -162,7 +167,13 @@ def _first_startable(row, key, floor_score, floor_position):
         score = job_score(row, j, key)
         if not precedes(0.0, floor_score, floor_position, 0.0, score, q):
             continue
-        if (best < 0 or score < best_score) and start_reason(row, j) == Reason.OK:
+        if best >= 0 and score >= best_score:
+            continue
+        if asks_room != _ANYHOW:
+            reason = np.int64(placement_reason(row, j))
+        else:
+            reason = np.int64(start_reason(row, j))
+        if reason == Reason.OK:
             best, best_score = np.int64(q), score
     return best
 
@@ -173,7 +184,7 @@ def _overtaking_action(row, rule, nodes):
     wait = (np.int64(ActionKind.WAIT), np.int64(NO_JOB))
     floor_score, floor_position, checks = -np.inf, np.int64(-1), 0
     while True:
-        position = _first_startable(row, rule.key, floor_score, floor_position)
+        position = _first_after(row, rule.key, floor_score, floor_position, _ANYHOW)
         if position < 0:
             return wait
         head = np.int64(queue(row, position).job)
@@ -184,7 +195,7 @@ def _overtaking_action(row, rule, nodes):
         return np.int64(ActionKind.PLACE), head
     start_ms, count = reserved_start(row, rule, head)
     while True:
-        position = _best_placeable(row, rule.key, floor_score, floor_position)
+        position = _first_after(row, rule.key, floor_score, floor_position, _IF_THERE_IS_ROOM)
         if position < 0:
             return wait
         j = np.int64(queue(row, position).job)
@@ -209,12 +220,111 @@ def _lacks_what_victims_have(row, rule, j, reason):
     return not stands_behind_own(row, rule, j)
 
 
+@kernel
+def _last_to_leave(row, rule):
+    """The lowest rank, a class or a score, of running jobs that might be preempted.
+
+    Whoever waits does not look for victims unless it ranks higher; ``inf``: let it look.
+    """
+    last = -np.inf
+    for k in range(row.running_len):
+        v = np.int64(running(row, k).job)
+        state = job(row, v).state
+        if state == JobCode.CHECKPOINTING:
+            return np.inf  # room is about to be free
+        if state != JobCode.RUNNING or request(row, v).preemptible == 0:
+            continue
+        if rule.preemption == Preemption.RECLAIM:
+            last = np.inf
+        elif rule.preemption == Preemption.SCORE:
+            last = max(last, np.float64(job_score(row, v, rule.key)))
+        else:
+            last = max(last, np.float64(request(row, v).priority))
+    return last if row.preemption_limit > 0 else -np.inf
+
+
+@small_kernel
+def _own_rank(row, rule, j):
+    """Rank of a waiting job as :func:`_last_to_leave` has it."""
+    if rule.preemption == Preemption.SCORE:
+        return np.float64(job_score(row, j, rule.key))
+    return np.float64(request(row, j).priority)
+
+
+@small_kernel
+def _has_no_limits(row, rule, j):
+    """Whether nothing but room keeps job ``j`` from starting, whatever its tenant's others do."""
+    t = np.int64(request(row, j).tenant)
+    if t >= row.num_tenants:
+        return True
+    return row.quota_mode != QuotaMode.HARD and tenant(row, t).storage_quota_mib <= 0
+
+
+_NEXT, _NOT_NOW = -1, -2
+
+
+class _Turn(NamedTuple):
+    """What is known when a waiting job's turn has come, of those before it."""
+
+    head: int  # the first that does not fit and for which room is kept, or NO_JOB
+    start_ms: int  # when it will fit
+    ended: int  # running jobs that have ended by then
+    checks: int  # jobs that were tried beside it
+    last: float  # of _last_to_leave; NaN: not looked at yet
+    hopeless: int  # one for which nobody can be preempted, as was seen before, or NO_JOB
+
+
+@small_kernel
+def _first_turn(hopeless):
+    zero = np.int64(0)
+    return _Turn(np.int64(NO_JOB), np.int64(NEVER), zero, zero, np.nan, np.int64(hopeless))
+
+
+@kernel
+def _serve(row, rule, j, turn, lifted):
+    """What a preemptive rule does about waiting job ``j`` whose turn has come: (kind, job, turn).
+
+    Instead of a kind ``_NEXT``, to go on to the next one, or ``_NOT_NOW``: it cannot start as long
+    as others only start, nor can anybody be preempted for it.
+    """
+    head, start_ms, count, checks, last, hopeless = turn
+    reason = np.int64(placement_reason(row, j))
+    free = start_ms == NEVER or gives_way(row, rule, head, j)
+    free = free or ends_before(row, j, start_ms)
+    kind, subject = np.int64(_NEXT), np.int64(NO_JOB)
+    if reason == Reason.OK:
+        if not free and checks < MOST_CHECKS:
+            free = not delays(row, rule, head, count, j, lifted)
+            checks += 1
+        if free and not delays_own(row, rule, j):
+            kind, subject = np.int64(ActionKind.PLACE), np.int64(j)
+    elif _lacks_what_victims_have(row, rule, j, reason):
+        victim = np.int64(NO_JOB)
+        if free and j != hopeless:
+            if np.isnan(last):
+                last = _last_to_leave(row, rule)
+            if _own_rank(row, rule, j) < last:
+                victim = np.int64(victim_for(row, rule, j, lifted))
+        if victim >= 0:
+            kind, subject = np.int64(ActionKind.PREEMPT), victim
+        elif victim == ROOM_COMES:
+            # A job further down that started now could take the room that is about to be free, and
+            # would be preempted in its turn.
+            kind = np.int64(ActionKind.WAIT)
+        elif rule.reservation != 0 and head < 0 and reason == Reason.NO_CAPACITY:
+            head = np.int64(j)
+            start_ms, count = reserved_start(row, rule, head)
+        elif free and reason == Reason.NO_CAPACITY and _has_no_limits(row, rule, j):
+            kind = np.int64(_NOT_NOW)
+    return kind, subject, _Turn(head, start_ms, count, checks, last, hopeless)
+
+
 @part
 def _preemptive_action(row, rule, lifted):
     """Serve jobs by tier and score, preempting those that rank below for room: (kind, job)."""
     wait = (np.int64(ActionKind.WAIT), np.int64(NO_JOB))
     floor_tier, floor_score, floor_position = -np.inf, -np.inf, -1
-    head, start_ms, count, checks = np.int64(NO_JOB), np.int64(NEVER), np.int64(0), 0
+    turn = _first_turn(NO_JOB)
     while True:
         best, best_position = np.int64(NO_JOB), np.int64(-1)
         best_tier, best_score = np.inf, np.inf
@@ -228,31 +338,12 @@ def _preemptive_action(row, rule, lifted):
             if after and (
                 best < 0 or precedes(tier, score, q, best_tier, best_score, best_position)
             ):
-                best, best_tier, best_score, best_position = j, tier, score, q
+                best, best_tier, best_score, best_position = np.int64(j), tier, score, q
         if best < 0:
             return wait
-        reason = placement_reason(row, best)
-        free = start_ms == NEVER or gives_way(row, rule, head, best)
-        free = free or ends_before(row, best, start_ms)
-        if reason == Reason.OK:
-            if not free and checks < MOST_CHECKS:
-                free = not delays(row, rule, head, count, best, lifted)
-                checks += 1
-            if free and not delays_own(row, rule, best):
-                return np.int64(ActionKind.PLACE), np.int64(best)
-        elif _lacks_what_victims_have(row, rule, best, reason):
-            victim = np.int64(NO_JOB)
-            if free:
-                victim = victim_for(row, rule, best, lifted)
-            if victim >= 0:
-                return np.int64(ActionKind.PREEMPT), np.int64(victim)
-            # A job further down that started now could take the room that is about to be free, and
-            # would be preempted in its turn.
-            if victim == ROOM_COMES:
-                return wait
-            if rule.reservation != 0 and head < 0 and reason == Reason.NO_CAPACITY:
-                head = np.int64(best)
-                start_ms, count = reserved_start(row, rule, head)
+        kind, subject, turn = _serve(row, rule, best, turn, lifted)
+        if kind >= 0:
+            return kind, subject
         if rule.blocking != 0:
             return wait
         floor_tier, floor_score, floor_position = best_tier, best_score, best_position
@@ -274,7 +365,7 @@ def _rigid_action(row, rule, scratch):
         if rule.reservation != 0:
             return _overtaking_action(row, rule, scratch)
     # Under commitment whoever its tenant may have, fitting or not.
-    position = _best_placeable(row, rule.key, -np.inf, np.int64(-1))
+    position = _first_after(row, rule.key, -np.inf, np.int64(-1), _IF_THERE_IS_ROOM)
     if position < 0:
         return np.int64(ActionKind.WAIT), np.int64(NO_JOB)
     return np.int64(ActionKind.PLACE), np.int64(queue(row, position).job)
@@ -295,6 +386,92 @@ def rule_action(row, rule, scratch):
     if kind == ActionKind.WAIT and rule.elastic != 0 and row.commitment == 0:
         return elastic_action(row, rule, scratch)
     return kind, j, np.int64(rule.placement)
+
+
+# --- whole cycles --------------------------------------------------------------------------------
+
+
+@kernel
+def keeps_order(row, rule):
+    """Whether who starts at an instant changes nothing of the order of those who wait.
+
+    By shares, and where whoever borrows is served last, it does. Room that is kept without
+    preemption is not thought of here.
+    """
+    if row.commitment != 0 or rule.scaling != Scaling.NONE or rule.key == RuleKey.DRF:
+        return False
+    if rule.preemption == Preemption.RECLAIM and row.quota_mode != QuotaMode.HARD:
+        return False
+    return rule.preemption != Preemption.NONE or rule.reservation == 0 or rule.blocking != 0
+
+
+@kernel
+def rank_queue(row, rule, tiers, scores):
+    """Tier and score of each waiting job; whether the queue is in the order of both already."""
+    ordered = True
+    for q in range(row.queue_len):
+        j = np.int64(queue(row, q).job)
+        tiers[q] = serve_tier(row, rule, j, np.int64(0))
+        scores[q] = job_score(row, j, rule.key)
+        if q > 0 and precedes(tiers[q], scores[q], q, tiers[q - 1], scores[q - 1], q - 1):
+            ordered = False
+    return np.int64(ordered)
+
+
+@part
+def _next_preemptive(row, rule, line, start, hopeless, lifted):
+    """Of those in ``line`` from ``start`` on, in order: (kind, job, tries, new start, hopeless).
+
+    Who cannot start any more at this instant is left out of the line from then on. ``tries``: how
+    often a reservation was looked at with the rule's placement in mind. ``hopeless``: the job for
+    which room is kept, as nobody can be preempted for it; others that start change nothing of that.
+    """
+    turn = _first_turn(hopeless)
+    kind, subject, kept, i = np.int64(_NEXT), np.int64(NO_JOB), np.int64(0), np.int64(start)
+    while i < line.shape[0]:
+        j = np.int64(line[i])
+        state = job(row, j).state
+        waits = state == JobCode.PENDING or state == JobCode.PREEMPTED
+        if waits and job(row, j).blocked_point != row.point:
+            kind, subject, turn = _serve(row, rule, j, turn, lifted)
+            if kind >= 0 or rule.blocking != 0:
+                break
+            if kind == _NEXT:
+                line[start + kept] = j
+                kept += 1
+        i += 1
+    for k in range(kept):  # up to the one that was just served
+        line[i - 1 - k] = line[start + kept - 1 - k]
+    if kind < 0:
+        kind = np.int64(ActionKind.WAIT)
+    return kind, subject, turn.checks, i - kept, turn.head
+
+
+@part
+def _next_in_turn(row, rule, line, start):
+    """The same for rules that do not preempt: nobody who does not fit will, once others start."""
+    for i in range(start, line.shape[0]):
+        j = np.int64(line[i])
+        if placement_reason(row, j) == Reason.OK:
+            return np.int64(ActionKind.PLACE), j, np.int64(0), np.int64(i + 1), np.int64(NO_JOB)
+        if rule.blocking != 0:
+            break
+    none = np.int64(NO_JOB)
+    return np.int64(ActionKind.WAIT), none, np.int64(0), np.int64(start), none
+
+
+@kernel
+def next_in_order(row, rule, line, start, hopeless, scratch):
+    """What :func:`rule_action` does with waiting jobs, if these are known in their order.
+
+    ``line`` holds them, int64, in the order in which they are served (see :func:`rank_queue`) from
+    ``start`` on, who has started meanwhile included. Between two calls nothing may happen but
+    starts; for a rule that :func:`keeps_order`. The result is (kind, job, how often the rule's
+    placement was asked for, new start, new ``hopeless``); at first the latter is NO_JOB.
+    """
+    if rule.preemption != Preemption.NONE:
+        return _next_preemptive(row, rule, line, start, hopeless, scratch)
+    return _next_in_turn(row, rule, line, start)
 
 
 @kernel

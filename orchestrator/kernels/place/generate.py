@@ -37,10 +37,12 @@ from orchestrator.kernels.place.slots import (
     workers_on,
 )
 from orchestrator.kernels.state.access import job, kind, node, request, room, slot, uplink, worker
-from orchestrator.kernels.state.codes import NODE_CHOICE, Placement, Stream, Topology
+from orchestrator.kernels.state.codes import NODE_CHOICE, NodeCode, Placement, Stream, Topology
 
 __all__ = [
+    "are_alike",
     "chosen_node",
+    "close_place",
     "fill_nodes",
     "has_room_for_one",
     "island_of",
@@ -386,6 +388,62 @@ def place_more(row, j, count, nodes):
         if request(row, j).bandwidth_mbps > 0:
             break  # what it takes of a shared uplink is not known until it is reserved
     return placed
+
+
+# --- where a job itself would go -----------------------------------------------------------------
+
+
+@small_kernel
+def _holds_all(row, j, n):
+    """Whether node ``n`` has room for all workers of job ``j``, which takes whole GPUs."""
+    ask, host = request(row, j), node(row, n)
+    if host.state != NodeCode.UP or host.whole_free < ask.workers * ask.gpus_per_worker:
+        return False
+    if host.cpu_free_milli < ask.workers * ask.cpu_milli:
+        return False
+    if host.memory_free_mib < ask.workers * ask.memory_mib:
+        return False
+    if host.gpu_memory_mib < ask.gpu_memory_mib:
+        return False
+    mask = np.int64(ask.model_mask)
+    return mask == 0 or (mask >> np.int64(host.model)) & 1 == 1
+
+
+@kernel
+def are_alike(row, links):
+    """Whether the nodes' links are all equally good."""
+    for n in range(1, row.num_nodes):
+        if links[n] != links[0]:
+            return False
+    return True
+
+
+@kernel
+def close_place(row, j, links, alike):
+    """Where a topology-aware job goes: a ``Placement``, or ``NODE_CHOICE`` and a node.
+
+    Into the narrowest domain that holds it. Several whole GPUs go to one node if any holds them
+    all, and there to one with the best links between its GPUs, of those to the one with least free.
+    ``links``, uint8 [>= nodes], says how good each node's are, and ``alike`` whether equally.
+    """
+    ask = request(row, j)
+    close = np.int64(Placement.TIGHTEST if ask.workers > 1 else Placement.BEST_FIT)
+    several = ask.workers * ask.gpus_per_worker > 1 and ask.gpu_milli == WHOLE
+    if alike or not several or ask.topology == Topology.ISLAND:
+        return close
+    best = np.int64(-1)
+    for n in range(row.num_nodes):
+        if not _holds_all(row, j, np.int64(n)):
+            continue
+        better = best < 0 or links[n] > links[best]
+        if best >= 0 and links[n] == links[best]:
+            free, least = node(row, n).gpu_free_milli, node(row, best).gpu_free_milli
+            better = free < least
+            if free == least:
+                better = node(row, n).cpu_free_milli < node(row, best).cpu_free_milli
+        if better:
+            best = np.int64(n)
+    return close if best < 0 else NODE_CHOICE + best
 
 
 @kernel

@@ -30,6 +30,8 @@ from orchestrator.kernels.decide.commit import commit as _commit
 from orchestrator.kernels.decide.legal import decision_open
 from orchestrator.kernels.decide.order import attained_now as _attained_now
 from orchestrator.kernels.decide.order import job_score as _job_score
+from orchestrator.kernels.decide.reserve import earliest_fit as _earliest_fit
+from orchestrator.kernels.decide.reserve import start_refusal as _start_refusal
 from orchestrator.kernels.decide.rules import replay as _replay
 from orchestrator.kernels.decide.rules import rule_action as _rule_action
 from orchestrator.kernels.lang.jit import entry, on_row
@@ -56,6 +58,7 @@ __all__ = [
     "copy_row",
     "decode",
     "describe",
+    "earliest_fit",
     "fits",
     "job_score",
     "open_point",
@@ -64,6 +67,7 @@ __all__ = [
     "rule_action",
     "settle",
     "speed_milli",
+    "start_refusal",
     "units_of",
     "wait",
     "wake",
@@ -161,6 +165,14 @@ attained_now: Callable[[Rows, int, int], int] = on_row(_attained_now)
 
 job_score: Callable[[Rows, int, int, int], float] = on_row(_job_score)
 """``(job, key)``: its score now under a ``RuleKey``; lowest first."""
+
+
+earliest_fit: Callable[[Rows, int, int], int] = on_row(_earliest_fit)
+"""``(job)``: when it will fit by the running jobs' estimates, ms; ``NEVER``: not even then."""
+
+
+start_refusal: Callable[[Rows, int, int, Nodes], int] = on_row(_start_refusal)
+"""``(job, nodes)``: why it could not be placed now by best fit; a ``Reason``, OK if it could."""
 
 
 read_metrics: Callable[[Rows, int, NDArray[np.float64]], None] = on_row(_read_metrics)
