@@ -237,7 +237,7 @@ def cluster_status(
         :class:`orchestrator.engine.history.JobNote`), the ``event_log``'s length and hash, and
         ``shards`` (entities that each owns).
     """
-    state, row = engine.state, engine.row
+    row = engine.row
     states, resources = node_states(engine), ResourceManager(engine.state)
     by_node = Counter(states.values())
     used, now_ms = int(row["capacity_units"]) - int(row["free_units"]), max(time_ms, engine.now_ms)
