@@ -36,6 +36,7 @@ from .engine.snapshot import Snapshot as Snapshot
 from .errors import AttemptTimeoutError as AttemptTimeoutError
 from .errors import CapacityError as CapacityError
 from .errors import ConfigurationError as ConfigurationError
+from .errors import CorruptedError as CorruptedError
 from .errors import IllegalActionError as IllegalActionError
 from .errors import InvariantError as InvariantError
 from .errors import NoHealthyEndpointError as NoHealthyEndpointError
@@ -46,9 +47,11 @@ from .errors import RequestRejectedError as RequestRejectedError
 from .errors import RetriesExhaustedError as RetriesExhaustedError
 from .errors import SchemaMismatchError as SchemaMismatchError
 from .errors import ServiceError as ServiceError
+from .errors import StorageError as StorageError
 from .errors import TraceError as TraceError
 from .errors import UnknownEntityError as UnknownEntityError
 from .errors import UnknownOptionError as UnknownOptionError
+from .errors import UnknownSchemaError as UnknownSchemaError
 from .errors import UnknownServiceError as UnknownServiceError
 from .errors import ValidationError as ValidationError
 from .foundations import Foundations as Foundations
