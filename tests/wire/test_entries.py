@@ -11,14 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator.errors import CorruptedError, UnknownSchemaError, ValidationError
-from orchestrator.foundations import seals, wire
-from orchestrator.foundations.seals import Content, seal
-from orchestrator.foundations.wire import (
-    decode_entry,
-    decode_snapshot,
-    encode_entry,
-    encode_snapshot,
-)
 from orchestrator.kernels.state.codes import Placement
 from orchestrator.kernels.state.records import NODE_DTYPE
 from orchestrator.messages import (
@@ -34,9 +26,18 @@ from orchestrator.messages import (
     Review,
     Submit,
 )
+from orchestrator.wire import entries as wire
+from orchestrator.wire import seals
+from orchestrator.wire.entries import (
+    decode_entry,
+    decode_snapshot,
+    encode_entry,
+    encode_snapshot,
+)
+from orchestrator.wire.seals import Content, seal
 from tests.engine.builders import job
-from tests.foundations.messages import ENTRIES
 from tests.live.restarts import World, draw_day
+from tests.wire.messages import ENTRIES
 
 _REFUSED = (CorruptedError, UnknownSchemaError)
 

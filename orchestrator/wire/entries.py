@@ -23,8 +23,6 @@ from orchestrator.errors import (
     UnknownSchemaError,
     ValidationError,
 )
-from orchestrator.foundations.seals import Content, open_seal, seal
-from orchestrator.foundations.values import Reader, Writer
 from orchestrator.kernels.state.codes import Placement
 from orchestrator.messages import (
     CheckpointCommitted,
@@ -52,6 +50,8 @@ from orchestrator.messages import (
     WorkerExited,
     WorkersLost,
 )
+from orchestrator.wire.seals import Content, open_seal, seal
+from orchestrator.wire.values import Reader, Writer
 
 __all__ = ["decode_entry", "decode_snapshot", "encode_entry", "encode_snapshot"]
 
