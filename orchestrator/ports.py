@@ -63,7 +63,11 @@ class ConsensusEngine(Protocol):
     """A totally ordered, durable log. One that can be cut is a :class:`CuttableLog`, too."""
 
     async def append(self, entry: Entry) -> int:
-        """Append an entry; its index, once it can no longer be lost."""
+        """Append an entry; its index, once it can no longer be lost.
+
+        May be called again before it has answered: what is under way at once may become durable
+        together.
+        """
 
     def entries(self, start: int = 0) -> Sequence[Entry]:
         """Committed entries that this replica knows, from index ``start`` on."""
