@@ -68,7 +68,7 @@ class SQLiteLog:
         self,
         path: str | Path,
         *,
-        cut_every: int = 5000,
+        cut_every: int = 2000,
         busy_s: float = 5.0,
         group: int = 1024,
     ) -> None:

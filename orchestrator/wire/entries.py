@@ -7,8 +7,10 @@ rest. A snapshot is a tree of values, compressed.
 
 from __future__ import annotations
 
+import gc
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from types import UnionType
 from typing import Any, NamedTuple, TypeAlias, Union, get_args, get_origin, get_type_hints
@@ -108,11 +110,13 @@ class _Form:
 
     kind: type
     struct: type[msgspec.Struct]
-    hints: Mapping[str, _Hint]
+    made: Mapping[str, _Hint]  # of fields that are not what is read for them
 
     def make(self, read: msgspec.Struct) -> Any:
         """The dataclass; its constructor checks what types do not say."""
-        got = {name: _value(hint, getattr(read, name)) for name, hint in self.hints.items()}
+        got = msgspec.structs.asdict(read)
+        for name, hint in self.made.items():
+            got[name] = _value(hint, got[name])
         return self.kind(**got)
 
 
@@ -135,10 +139,14 @@ def _form(kind: type) -> _Form:
             forbid_unknown_fields=True,
             tag=kind.__name__ if kind in _ACTIONS else None,
         )
-        _FORMS[kind] = _Form(
-            kind, struct, {field.name: hints[field.name] for field in fields(kind)}
-        )
+        made = {name: hints[name] for name, read, *_ in columns if _is_made(hints[name], read)}
+        _FORMS[kind] = _Form(kind, struct, made)
     return _FORMS[kind]
+
+
+def _is_made(hint: _Hint, read: _Hint) -> bool:
+    """Whether a field has to be made of what is read for it: numbers need not."""
+    return bool(hint != read and hint is not float and float not in get_args(hint))
 
 
 def _is_action(hint: _Hint) -> bool:
@@ -287,6 +295,18 @@ _WRONG = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeErro
 # --- snapshots -----------------------------------------------------------------------------------
 
 
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Without garbage collection: none of so many lists is garbage, and it looks at all."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
+
+
 def encode_snapshot(snapshot: object) -> bytes:
     """A snapshot as bytes.
 
@@ -297,8 +317,9 @@ def encode_snapshot(snapshot: object) -> bytes:
     """
     writer = Writer()
     try:
-        tree = writer.tree(snapshot)
-        inside = _ENCODER.encode([writer.classes, tree])
+        with _uncollected():
+            tree = writer.tree(snapshot)
+            inside = _ENCODER.encode([writer.classes, tree])
     except ValidationError:
         raise
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
@@ -319,8 +340,9 @@ def decode_snapshot(sealed: bytes) -> object:
     """
     packed = open_seal(Content.SNAPSHOT, sealed)
     try:
-        read = _SNAPSHOTS.decode(zlib.decompress(packed))
-        return Reader(read.classes).value(read.tree)
+        with _uncollected():
+            read = _SNAPSHOTS.decode(zlib.decompress(packed))
+            return Reader(read.classes).value(read.tree)
     except UnknownSchemaError:
         raise
     except (QuartermasterError, msgspec.MsgspecError, zlib.error, *_WRONG) as error:

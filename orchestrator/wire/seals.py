@@ -35,7 +35,7 @@ class Content(Enum):
 
 
 def _digest(start: bytes, inside: bytes | memoryview) -> bytes:
-    found = hashlib.blake2b(start, digest_size=_DIGEST)
+    found = hashlib.blake2b(start, digest_size=_DIGEST, usedforsecurity=False)
     found.update(inside)
     return found.digest()
 

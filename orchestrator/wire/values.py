@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import fields, is_dataclass
 from enum import Enum
 from typing import Any, TypeAlias
@@ -158,9 +158,9 @@ class Writer:
         number = self._number(kind)
         if isinstance(value, Enum):
             return [_ENUM, number, value.value]
-        names = self.classes[number][1]
-        if is_dataclass(kind):
-            return [_OBJECT, number, *[self.tree(getattr(value, name)) for name in names]]
+        if self.classes[number][1]:
+            held = vars(value)
+            return [_OBJECT, number, *self._trees([held[name] for name in self.classes[number][1]])]
         return [_OBJECT, number, self.tree(dict(vars(value)))]
 
     def _number(self, kind: type) -> int:
@@ -182,10 +182,13 @@ class Writer:
         return value if _LEAST <= value <= _MOST else [_INTEGER, f"{value:x}"]
 
     def _items(self, tag: int, values: Any) -> Tree:
-        return [tag, [self.tree(value) for value in values]]
+        return [tag, self._trees(values)]
+
+    def _trees(self, values: Iterable[Any]) -> list[Tree]:
+        return [x if type(x) in _PLAIN else self.tree(x) for x in values]
 
     def _pairs(self, tag: int, values: dict[Any, Any]) -> Tree:
-        return [tag, [self.tree(key) for key in values], [self.tree(v) for v in values.values()]]
+        return [tag, self._trees(values), self._trees(values.values())]
 
     def _array(self, array: NDArray[Any]) -> Tree:
         if array.dtype.hasobject:

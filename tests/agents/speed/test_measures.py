@@ -23,7 +23,17 @@ from envs.session import Session
 from envs.workloads import lublin_feitelson
 from orchestrator.errors import ConfigurationError
 
-QUICK = Workbench(rows=4, steps=20, single_steps=100, windows=2, length=64, requests=50, repeats=3)
+QUICK = Workbench(
+    rows=4,
+    steps=20,
+    single_steps=100,
+    windows=2,
+    length=64,
+    requests=50,
+    commands=128,
+    history=60,
+    repeats=3,
+)
 
 
 def test_rate_is_the_median():
@@ -49,7 +59,8 @@ def test_references_take_time():
 @pytest.mark.parametrize(
     "name",
     ["copy_bound", "copy_bound_published", "python_loop", "vector_published", "vector_default",
-     "vector_copied", "single", "replay_sjf", "replay_wfp3", "memory", "routing", "shut_out"],
+     "vector_copied", "single", "replay_sjf", "replay_wfp3", "memory", "routing", "shut_out",
+     "durable_one", "durable_many", "durable_submits", "restart", "log_size"],
 )  # fmt: skip
 def test_measures(name):
     found = MEASURES[name](QUICK)
