@@ -59,7 +59,10 @@ from .foundations import in_memory as in_memory
 from .foundations.checkpoints import InMemoryCheckpoints as InMemoryCheckpoints
 from .foundations.consensus import InMemoryConsensus as InMemoryConsensus
 from .foundations.faults import HeartbeatFaultDetector as HeartbeatFaultDetector
+from .foundations.leases import InMemoryLeases as InMemoryLeases
+from .foundations.leases import SQLiteLeases as SQLiteLeases
 from .foundations.shards import HashShardManager as HashShardManager
+from .foundations.sqlite import SQLiteLog as SQLiteLog
 from .invariants import assert_invariants as assert_invariants
 from .kernels.state.codes import ActionKind as ActionKind
 from .kernels.state.codes import Information as Information
@@ -140,7 +143,10 @@ from .ports import Clock as Clock
 from .ports import ConsensusEngine as ConsensusEngine
 from .ports import CuttableLog as CuttableLog
 from .ports import FaultDetector as FaultDetector
+from .ports import Lease as Lease
+from .ports import Leases as Leases
 from .ports import NodeHealth as NodeHealth
+from .ports import Pair as Pair
 from .ports import Policy as Policy
 from .ports import Provisioner as Provisioner
 from .ports import Runtime as Runtime

@@ -14,7 +14,13 @@ from numpy.typing import NDArray
 
 from orchestrator.engine.binding import account_binding, binding_field
 from orchestrator.engine.plans import Preference
-from orchestrator.engine.records import check_racks, could_hold, node_records, request_record
+from orchestrator.engine.records import (
+    check_racks,
+    could_hold,
+    node_records,
+    request_record,
+    requested_ms,
+)
 from orchestrator.errors import CapacityError, UnknownEntityError, ValidationError
 from orchestrator.kernels.change import events as live
 from orchestrator.kernels.run import rows as kernels
@@ -288,7 +294,7 @@ class JobTable:
             self.loose.add(spec.job_id)
         self._aware[j] = spec.topology_aware
         # Not what may be known of run times, which may be more or less: what was asked for.
-        self.limit_ms[j] = request_record(spec, 0, 0, self._nodes.models)["requested_ms"][0]
+        self.limit_ms[j] = requested_ms(spec)
 
     def _free_row(self) -> int | None:
         """The next unused row; if there is none, that of the job which ended first."""
