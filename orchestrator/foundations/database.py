@@ -98,7 +98,6 @@ class Database:
         self._requests: queue.SimpleQueue[_Request | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._closed = False
-        self._seen = -1
         self._reader = self._writer = self._connect()
         try:
             self.identity = self._prepare()
@@ -165,12 +164,9 @@ class Database:
 
     # --- reading -------------------------------------------------------------------------------
 
-    def changed(self) -> bool:
-        """Whether anybody, this process included, has written since this was asked last."""
-        version = self.read("PRAGMA data_version")[0][0]
-        changed = version != self._seen
-        self._seen = version
-        return bool(changed)
+    def version(self) -> int:
+        """Another number than before if anybody, this process included, has written since."""
+        return int(self.read("PRAGMA data_version")[0][0])
 
     def read(self, statement: str, *values: object) -> list[Any]:
         """Rows that a statement selects of what is committed."""

@@ -117,12 +117,13 @@ class SQLiteLog:
     def _load(self) -> None:
         """Know the newest snapshot that is whole, and the entries behind it."""
         self._own.clear()
+        version = self._database.version()
         first, head = self._extent()
         self._snapshot = self._newest(first, head)
         self._first = first if self._snapshot is None else self._snapshot[0]
         self._tail: list[Entry] = []
-        self._database.changed()
         self._read_on(head)
+        self._version = version
 
     def _extent(self) -> tuple[int, int]:
         """The first entry that is kept, and the number of entries that there have been."""
@@ -168,7 +169,8 @@ class SQLiteLog:
     def _refresh(self) -> None:
         """Know what was committed since, by this process and by others."""
         self._take_own()
-        if not self._database.changed():
+        version = self._database.version()
+        if version == self._version:
             return
         first, head = self._extent()
         if head < self._end:
@@ -181,6 +183,7 @@ class SQLiteLog:
             self._adopt()
         elif head > self._end:
             self._read_on(head)
+        self._version = version  # what could not be read is tried again
 
     def _adopt(self) -> None:
         """Begin with the newest snapshot, whoever has written it."""

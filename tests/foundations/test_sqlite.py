@@ -202,6 +202,18 @@ async def test_a_damaged_entry_is_refused_and_named(path: Path, statement: str, 
         SQLiteLog(path)
 
 
+async def test_an_entry_that_cannot_be_read_is_not_passed_over_the_next_time(path: Path) -> None:
+    with SQLiteLog(path) as log:
+        await _append(log, 0, 2)
+        _change(path, "INSERT INTO entries (body) VALUES (x'00')")
+        for _ in range(3):
+            with pytest.raises(CorruptedError, match="entry 2: entry: 1 bytes are too few"):
+                log.entries()
+        _change(path, "DELETE FROM entries WHERE number = 3")
+        with pytest.raises(CorruptedError, match="entry 2 is missing"):
+            log.entries()
+
+
 async def test_a_snapshot_that_was_not_finished_is_nothing_and_goes(path: Path) -> None:
     await _cut_twice(path)
     left = path.with_name(_snapshots(path)[0].name.replace(".snapshot", ".77.unfinished"))
