@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator import ClusterShape, VirtualClock
-from orchestrator.engine.engine import Engine, Outcome
+from orchestrator.engine.engine import Engine, EngineImage, Outcome
 from orchestrator.errors import NotLeaderError, ValidationError
 from orchestrator.foundations import InMemoryConsensus
 from orchestrator.foundations.sqlite import SQLiteLog
@@ -72,6 +72,44 @@ async def test_what_others_logged_first_may_make_an_entry_senseless() -> None:
         await journal.propose(Submit(job("a")))
     assert list(engine.jobs.specs) == ["a", "b"]
     assert (journal.applied, len(consensus), len(outcomes)) == (3, 3, 2)
+
+
+async def test_a_follower_begins_anew_with_the_snapshot_of_whoever_has_cut_the_log(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    log = InMemoryConsensus()
+    journal, _, _ = _journal(log)
+    follower, follows, _ = _journal(log)
+    for name in "ab":
+        await journal.propose(Submit(job(name)))
+    follower.read()
+    log._capacity = 4
+    await journal.propose(Submit(job("c")))
+    assert log.snapshot is not None
+    assert log.snapshot[0] == 2
+    follower.read()
+    before, whole = follows.log_hash, follows.apply
+
+    def fail(entry: Entry) -> Outcome:
+        whole(entry)
+        raise RuntimeError("half done")
+
+    monkeypatch.setattr(follows, "handle", fail)
+    log._capacity = 100
+    await journal.propose(Submit(job("d")))
+    monkeypatch.setattr(
+        follows, "restore", lambda entries, image: _restored(follows, entries, image)
+    )
+    follower.read()
+    assert list(follows.jobs.specs) == ["a", "b", "c"]
+    assert follows.log_hash == before
+
+
+def _restored(engine: Engine, entries: list[Entry], image: EngineImage) -> None:
+    """As an engine restores itself, whose ``handle`` fails."""
+    engine.load(image)
+    for entry in entries:
+        engine.apply(entry)
 
 
 # --- several under way at once -------------------------------------------------------------------
