@@ -211,6 +211,7 @@ def _plain(value: object) -> object:
     raise TypeError(f"a {type(value).__name__} has no form")
 
 
+_WRITTEN = frozenset(_FORMS)
 _ENCODER = msgspec.msgpack.Encoder(enc_hook=_plain)
 _ENVELOPES = msgspec.msgpack.Decoder(_Envelope)
 _SNAPSHOTS = msgspec.msgpack.Decoder(_Snapshot)
@@ -230,8 +231,10 @@ def encode_entry(entry: Entry) -> bytes:
     check_entry(entry)
     body = entry.body
     check_message(body)
-    if type(body).__name__ not in _KINDS:
-        raise ValidationError("Entry", "body", f"is a {type(body)}", "give one of messages")
+    for part in (body, *_parts(body)):
+        if type(part) not in _WRITTEN:
+            problem, remedy = f"holds a {type(part)}", "give the classes of messages and types only"
+            raise ValidationError("Entry", "body", problem, remedy)
     try:
         inside = _ENCODER.encode(
             [entry.time_ms, entry.term, entry.done, type(body).__name__, _written(body)]
@@ -241,6 +244,18 @@ def encode_entry(entry: Entry) -> bytes:
             "Entry", "body", f"cannot be written ({error})", "give plain numbers and texts"
         ) from error
     return seal(Content.ENTRY, inside)
+
+
+def _parts(body: Command | Event) -> tuple[object, ...]:
+    """What a message holds that is no plain value: one's own subclasses could not be read again."""
+    match body:
+        case Submit(spec) | Register(spec):
+            return (spec,)
+        case Establish(shape, nodes, semantics, tenants):
+            return (shape, semantics, *nodes, *tenants)
+        case Decide(plan):
+            return (plan, *plan.actions)
+    return ()
 
 
 def _written(body: Command | Event) -> object:

@@ -193,6 +193,12 @@ class Writer:
     def _array(self, array: NDArray[Any]) -> Tree:
         if array.dtype.hasobject:
             raise ValidationError("log", "value", f"is an array of {array.dtype}", "keep numbers")
+        if array.dtype.names is not None:
+            # Between the columns of records is whatever was in memory: that stays here.
+            columns = np.zeros(array.shape, array.dtype)
+            for name in array.dtype.names:
+                columns[name] = array[name]
+            array = columns
         return [_ARRAY, _form_of(array.dtype), list(array.shape), array.tobytes()]
 
     def _state(self, state: ClusterState) -> Tree:
