@@ -36,6 +36,7 @@ from .engine.snapshot import Snapshot as Snapshot
 from .errors import AttemptTimeoutError as AttemptTimeoutError
 from .errors import CapacityError as CapacityError
 from .errors import ConfigurationError as ConfigurationError
+from .errors import CorruptedError as CorruptedError
 from .errors import IllegalActionError as IllegalActionError
 from .errors import InvariantError as InvariantError
 from .errors import NoHealthyEndpointError as NoHealthyEndpointError
@@ -46,9 +47,11 @@ from .errors import RequestRejectedError as RequestRejectedError
 from .errors import RetriesExhaustedError as RetriesExhaustedError
 from .errors import SchemaMismatchError as SchemaMismatchError
 from .errors import ServiceError as ServiceError
+from .errors import StorageError as StorageError
 from .errors import TraceError as TraceError
 from .errors import UnknownEntityError as UnknownEntityError
 from .errors import UnknownOptionError as UnknownOptionError
+from .errors import UnknownSchemaError as UnknownSchemaError
 from .errors import UnknownServiceError as UnknownServiceError
 from .errors import ValidationError as ValidationError
 from .foundations import Foundations as Foundations
@@ -57,7 +60,10 @@ from .foundations.checkpoints import InMemoryCheckpoints as InMemoryCheckpoints
 from .foundations.consensus import InMemoryConsensus as InMemoryConsensus
 from .foundations.faults import HeartbeatFaultDetector as HeartbeatFaultDetector
 from .foundations.faults import PhiAccrualFaultDetector as PhiAccrualFaultDetector
+from .foundations.leases import InMemoryLeases as InMemoryLeases
+from .foundations.leases import SQLiteLeases as SQLiteLeases
 from .foundations.shards import HashShardManager as HashShardManager
+from .foundations.sqlite import SQLiteLog as SQLiteLog
 from .invariants import assert_invariants as assert_invariants
 from .kernels.state.codes import ActionKind as ActionKind
 from .kernels.state.codes import Information as Information
@@ -138,7 +144,10 @@ from .ports import Clock as Clock
 from .ports import ConsensusEngine as ConsensusEngine
 from .ports import CuttableLog as CuttableLog
 from .ports import FaultDetector as FaultDetector
+from .ports import Lease as Lease
+from .ports import Leases as Leases
 from .ports import NodeHealth as NodeHealth
+from .ports import Pair as Pair
 from .ports import Policy as Policy
 from .ports import Provisioner as Provisioner
 from .ports import Runtime as Runtime

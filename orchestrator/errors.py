@@ -9,6 +9,7 @@ __all__ = [
     "AttemptTimeoutError",
     "CapacityError",
     "ConfigurationError",
+    "CorruptedError",
     "IllegalActionError",
     "InvariantError",
     "NoHealthyEndpointError",
@@ -19,9 +20,11 @@ __all__ = [
     "RetriesExhaustedError",
     "SchemaMismatchError",
     "ServiceError",
+    "StorageError",
     "TraceError",
     "UnknownEntityError",
     "UnknownOptionError",
+    "UnknownSchemaError",
     "UnknownServiceError",
     "ValidationError",
 ]
@@ -135,6 +138,18 @@ class NotLeaderError(QuartermasterError, RuntimeError):
         )
         self.leader = leader
         self.term = term
+
+
+class StorageError(QuartermasterError, RuntimeError):
+    """What keeps a log does not take or give it: a disk that is full, read-only, or locked."""
+
+
+class CorruptedError(QuartermasterError, ValueError):
+    """What was kept is not what was written: bytes are missing, or others."""
+
+
+class UnknownSchemaError(QuartermasterError, ValueError):
+    """What was kept was written by a version whose forms this one does not know."""
 
 
 class SchemaMismatchError(QuartermasterError, ValueError):

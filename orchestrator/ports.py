@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, TypeAlias, runtime_checkable
 
@@ -21,7 +21,10 @@ __all__ = [
     "ConsensusEngine",
     "CuttableLog",
     "FaultDetector",
+    "Lease",
+    "Leases",
     "NodeHealth",
+    "Pair",
     "Planner",
     "Policy",
     "Provisioner",
@@ -64,7 +67,11 @@ class ConsensusEngine(Protocol):
     """A totally ordered, durable log. One that can be cut is a :class:`CuttableLog`, too."""
 
     async def append(self, entry: Entry) -> int:
-        """Append an entry; its index, once it can no longer be lost."""
+        """Append an entry; its index, once it can no longer be lost.
+
+        May be called again before it has answered: what is under way at once may become durable
+        together.
+        """
 
     def entries(self, start: int = 0) -> Sequence[Entry]:
         """Committed entries that this replica knows, from index ``start`` on."""
@@ -87,6 +94,57 @@ class CuttableLog(Protocol):
 
     async def cut(self, index: int, snapshot: object) -> None:
         """Keep a snapshot of what all entries before an index have made, then drop these."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A key and what it has: bytes, or nothing if it was deleted or never set.
+
+    ``revision`` grows with every change of any key of the same store; 0: never set.
+    """
+
+    key: str
+    value: bytes | None
+    revision: int
+
+
+@dataclass(frozen=True)
+class Lease:
+    """What somebody holds until a time, unless it is renewed before.
+
+    ``token`` is larger than that of everybody who held it before: whoever acts for a holder sends
+    it along, and whoever has seen a larger one refuses it.
+    """
+
+    name: str
+    holder: str
+    token: int
+    expires_ms: int
+
+
+class Leases(Protocol):
+    """Pairs that are compared and set, and leases: who owns what, agreed upon by all."""
+
+    async def get(self, key: str) -> Pair:
+        """What a key has; revision 0 and no value: it was never set."""
+
+    async def set(self, key: str, value: bytes | None, revision: int) -> Pair | None:
+        """Set a key if it still has a revision (None: delete it); None: it has another."""
+
+    async def acquire(self, name: str, holder: str, ttl_ms: int) -> Lease | None:
+        """Take a lease that nobody holds; None: somebody does."""
+
+    async def renew(self, lease: Lease, ttl_ms: int) -> Lease | None:
+        """Hold a lease for longer, from now; None: it has ended."""
+
+    async def release(self, lease: Lease) -> None:
+        """Give a lease back; one that has ended is ignored."""
+
+    async def holder(self, name: str) -> Lease | None:
+        """Who holds a lease now."""
+
+    def watch(self, prefix: str, since: int = 0) -> AsyncIterator[Pair]:
+        """Keys that begin so, each time one is set after a revision: the last value of each."""
 
 
 class ShardManager(Protocol):

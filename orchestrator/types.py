@@ -48,6 +48,7 @@ _NOT_NEGATIVE = (
 )
 _OPTIONAL = ("duration_hours", "deadline_hours")
 _POSITIVE = ("max_duration_hours", "gpu_fraction", "step_seconds", *_OPTIONAL)
+_NUMBERS = frozenset({int, float})
 _FAST_LINKS = ("nv", "xgmi", "infinity fabric")  # between GPUs, past the host
 _NO_LINKS = ("", "none")
 
@@ -98,6 +99,9 @@ def _require_number(
 ) -> None:
     """Demand a finite number, perhaps NumPy's, of at least (``above``: more than) ``minimum``."""
     value = getattr(spec, field)
+    fine = minimum < value or (value == minimum and not above) if type(value) in _NUMBERS else False
+    if fine and value < math.inf:
+        return  # as nearly always: messages are only worded where somebody reads them
     if isinstance(value, np.integer | np.floating):
         value = value.item()
     _require(
@@ -118,6 +122,8 @@ def _require_number(
 def _require_count(spec: object, subject: str, field: str, minimum: int) -> None:
     """Demand an integer, perhaps NumPy's, that is at least ``minimum``."""
     value = getattr(spec, field)
+    if type(value) is int and value >= minimum:
+        return
     _require(
         subject,
         field,
@@ -132,6 +138,8 @@ def _require_count(spec: object, subject: str, field: str, minimum: int) -> None
 def _require_flag(spec: object, subject: str, field: str) -> None:
     """Demand True or False; neither text nor None nor a number says which is meant."""
     value = getattr(spec, field)
+    if type(value) is bool:
+        return
     ok = isinstance(value, bool | np.bool_)
     _require(subject, field, ok, f"is {value!r}, not a flag", "give True or False")
     _put(spec, field, bool(value))
@@ -140,6 +148,8 @@ def _require_flag(spec: object, subject: str, field: str) -> None:
 def _require_member(spec: object, subject: str, field: str, kind: type[IntEnum]) -> None:
     """Demand a member of an enumeration, or its number."""
     value = getattr(spec, field)
+    if type(value) is kind:
+        return
     numbers = isinstance(value, int | np.integer) and not isinstance(value, bool)
     ok = numbers and int(value) in [int(member) for member in kind]
     names = ", ".join(f"{kind.__name__}.{member.name}" for member in kind)
@@ -159,6 +169,8 @@ def is_unicode(text: str) -> bool:
 def _require_text(spec: object, subject: str, field: str) -> None:
     """Demand text."""
     value = getattr(spec, field)
+    if type(value) is str and value.isascii():
+        return
     _require(subject, field, isinstance(value, str), f"is {value!r}, not text", "give text")
     encodes = is_unicode(str(value))
     _require(subject, field, encodes, f"is {value!r}, which UTF-8 cannot hold", "give other text")
@@ -330,13 +342,9 @@ class JobSpec:
         for field in ("job_id", "name", "tenant"):
             _require_text(self, me, field)
         _require(me, "job_id", bool(self.job_id), "is empty", "give the job an identity")
-        _require(
-            me,
-            "priority",
-            isinstance(self.priority, JobPriority),
-            f"is {self.priority!r}",
-            f"use one of {[p.name for p in JobPriority]}",
-        )
+        if not isinstance(self.priority, JobPriority):
+            names = [priority.name for priority in JobPriority]
+            _require(me, "priority", False, f"is {self.priority!r}", f"use one of {names}")
         for field in _FLAGS:
             _require_flag(self, me, field)
         _require_member(self, me, "topology", Topology)

@@ -6,7 +6,12 @@ import asyncio
 import json
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
+from typing import TypeAlias
+
+import pytest
 
 from orchestrator import (
     InfrastructureOrchestrator,
@@ -17,17 +22,24 @@ from orchestrator import (
     in_memory,
 )
 from orchestrator.clock import VirtualClock
-from orchestrator.foundations import HashShardManager, HeartbeatFaultDetector
+from orchestrator.foundations import HashShardManager, HeartbeatFaultDetector, InMemoryConsensus
+from orchestrator.foundations.sqlite import SQLiteLog
 from orchestrator.messages import Entry, NodeFailed, Submit
+from orchestrator.ports import ConsensusEngine
 from tests.engine.builders import HOUR_MS, MINUTE_MS, SHAPE, Stage, job, node, stage
+
+_Reopen: TypeAlias = Callable[[], ConsensusEngine]
 
 
 def _restart(
-    s: Stage, *nodes: NodeSpec, runtime: SimulatedRuntime | None = None
+    s: Stage,
+    *nodes: NodeSpec,
+    runtime: SimulatedRuntime | None = None,
+    log: ConsensusEngine | None = None,
 ) -> InfrastructureOrchestrator:
     """Another process, on the same log and checkpoints; the workers are still there, or not."""
     return InfrastructureOrchestrator(
-        s.foundations.consensus_engine,
+        s.foundations.consensus_engine if log is None else log,
         HashShardManager(),
         HeartbeatFaultDetector(s.clock),
         s.foundations.checkpoint_manager,
@@ -39,8 +51,25 @@ def _restart(
     )
 
 
-async def _busy() -> Stage:
-    s = stage(node("n0"))
+@pytest.fixture(params=["in memory", "sqlite"])
+def reopen(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[_Reopen]:
+    """Gives a log; in a file, each call opens it anew, as another process does."""
+    made: list[SQLiteLog] = []
+    memory = InMemoryConsensus()
+
+    def open_one() -> ConsensusEngine:
+        if request.param == "in memory":
+            return memory
+        made.append(SQLiteLog(tmp_path / "log", cut_every=5))
+        return made[-1]
+
+    yield open_one
+    for log in made:
+        log.close()
+
+
+async def _busy(reopen: _Reopen) -> Stage:
+    s = stage(node("n0"), log=reopen())
     await s.orchestrator.register_node(node("n1"))
     for name in ("a", "b", "c"):
         await s.orchestrator.submit_job(job(name, gpus_per_worker=4))
@@ -50,9 +79,9 @@ async def _busy() -> Stage:
     return s
 
 
-async def test_a_new_orchestrator_knows_what_the_log_knows() -> None:
-    s = await _busy()
-    other = _restart(s, node("n0"))
+async def test_a_new_orchestrator_knows_what_the_log_knows(reopen: _Reopen) -> None:
+    s = await _busy(reopen)
+    other = _restart(s, node("n0"), log=reopen())
     assert other.engine.log_hash == s.orchestrator.engine.log_hash
     assert other.jobs == s.orchestrator.jobs
     assert other.nodes == s.orchestrator.nodes
@@ -62,9 +91,9 @@ async def test_a_new_orchestrator_knows_what_the_log_knows() -> None:
         assert other.get_job_status(name) == s.orchestrator.get_job_status(name)
 
 
-async def test_workers_that_outlive_an_orchestrator_are_taken_over() -> None:
-    s = await _busy()
-    s.orchestrator = _restart(s, node("n0"))
+async def test_workers_that_outlive_an_orchestrator_are_taken_over(reopen: _Reopen) -> None:
+    s = await _busy(reopen)
+    s.orchestrator = _restart(s, node("n0"), log=reopen())
     await s.wait(1)
     assert s.state_of("b") == "preempted"
     await s.orchestrator.schedule()
@@ -73,9 +102,11 @@ async def test_workers_that_outlive_an_orchestrator_are_taken_over() -> None:
     assert s.orchestrator.get_job_status("a")["starts"] == 1
 
 
-async def test_workers_that_are_gone_are_noticed_before_anything_else_is_done() -> None:
-    s = await _busy()
-    s.orchestrator = _restart(s, node("n0"), runtime=SimulatedRuntime(s.clock))
+async def test_workers_that_are_gone_are_noticed_before_anything_else_is_done(
+    reopen: _Reopen,
+) -> None:
+    s = await _busy(reopen)
+    s.orchestrator = _restart(s, node("n0"), log=reopen(), runtime=SimulatedRuntime(s.clock))
     await s.orchestrator.start()
     assert (s.state_of("a"), s.state_of("b")) == ("pending", "pending")
     status = s.orchestrator.get_job_status("a")
@@ -84,14 +115,14 @@ async def test_workers_that_are_gone_are_noticed_before_anything_else_is_done() 
     assert len(await s.orchestrator.schedule()) == 2
 
 
-async def test_workers_that_should_not_exist_are_stopped() -> None:
-    s = await _busy()
+async def test_workers_that_should_not_exist_are_stopped(reopen: _Reopen) -> None:
+    s = await _busy(reopen)
     runtime = SimulatedRuntime(s.clock)
     other = stage(node("n0"), runtime=runtime)
     await other.orchestrator.submit_job(job("stranger"))
     await other.orchestrator.schedule()
     assert runtime.observe() == {"stranger": 1}
-    s.orchestrator = _restart(s, node("n0"), runtime=runtime)
+    s.orchestrator = _restart(s, node("n0"), log=reopen(), runtime=runtime)
     await s.orchestrator.start()
     assert runtime.observe() == {}
 
@@ -117,13 +148,13 @@ async def test_a_decision_that_was_open_is_taken_up_again() -> None:
     assert other.get_cluster_status()["jobs"]["completed"] == 2
 
 
-async def test_entries_that_were_refused_are_refused_again() -> None:
-    s = await _busy()
+async def test_entries_that_were_refused_are_refused_again(reopen: _Reopen) -> None:
+    s = await _busy(reopen)
     log = s.foundations.consensus_engine
     await log.append(Entry(s.clock.now_ms(), Submit(job("a"))))  # another replica's mistake
     await log.append(Entry(s.clock.now_ms(), NodeFailed("nobody")))
     await s.orchestrator.submit_job(job("d"))
-    other = _restart(s, node("n0"))
+    other = _restart(s, node("n0"), log=reopen())
     assert other.engine.log_hash == s.orchestrator.engine.log_hash
     assert set(other.jobs) == {"a", "b", "c", "d"}
 

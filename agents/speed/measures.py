@@ -29,6 +29,12 @@ from agents.speed.clock import (
 )
 from agents.speed.cluster import CrowdedClusters, Cycle, pack_openb, placed_per_second
 from agents.speed.live import LiveCluster, ask_seconds
+from agents.speed.log import (
+    LivedLog,
+    appended_per_second,
+    disk_per_second,
+    submitted_per_second,
+)
 from agents.speed.mesh import ServedCluster
 from envs.config import CLUSTER, JOB_ORDERING
 from envs.session import Session
@@ -74,6 +80,10 @@ class Workbench:
         Jobs that wait in the measurements of the live orchestrator.
     large : int
         Nodes of its large cluster; the other one has a tenth of them.
+    commands : int
+        Commands that a log makes durable in one repeat, 64 of them under way at once.
+    history : int
+        Jobs in the history of the log that a restart reads.
     repeats : int
     clock : {"wall", "cpu"}
         What measurements on a single thread read: the time of day, or the time that the thread
@@ -91,6 +101,8 @@ class Workbench:
     requests: int = 5000
     waiting: int = 20_000
     large: int = 10_000
+    commands: int = 20_000
+    history: int = 10_000
     repeats: int = 5
     clock: str = "wall"
     traces: str | None = None
@@ -442,6 +454,45 @@ def live_questions(bench: Workbench) -> Measure:
     return Measure(statistics.median(times), "ms", min(times), max(times), note)
 
 
+def durable_one(bench: Workbench) -> Measure:
+    """Durable commands, SQLite, one at a time."""
+    count = max(bench.commands // 64, 1)
+    disk = [disk_per_second(count) for _ in range(bench.repeats)]
+    times = [appended_per_second(count, 1) for _ in range(bench.repeats)]
+    note = f"the disk alone: {statistics.median(disk):,.0f} per s"
+    return Measure(statistics.median(times), "commands/s", min(times), max(times), note)
+
+
+def durable_many(bench: Workbench) -> Measure:
+    """Durable commands, SQLite, 64 at once."""
+    alone = appended_per_second(max(bench.commands // 64, 1), 64, group=1)
+    times = [appended_per_second(bench.commands, 64) for _ in range(bench.repeats)]
+    note = f"each with a commit of its own: {alone:,.0f} per s"
+    return Measure(statistics.median(times), "commands/s", min(times), max(times), note)
+
+
+def durable_submits(bench: Workbench) -> Measure:
+    """Jobs submitted to journal and engine on SQLite, 64 at once."""
+    count = max(bench.commands // 4, 1)
+    times = [submitted_per_second(count, 64) for _ in range(bench.repeats)]
+    return Measure(statistics.median(times), "jobs/s", min(times), max(times))
+
+
+def restart(bench: Workbench) -> Measure:
+    """Restart on SQLite with 10,000 jobs in the history, 1,000 of them alive."""
+    with tempfile.TemporaryDirectory() as folder:
+        lived = LivedLog(Path(folder), bench.history)
+        note = f"{bench.history:,} jobs, {lived.entries:,} entries, {lived.mib:.1f} MiB of files"
+        return seconds(lived.restart, bench.repeats, note)
+
+
+def log_size(bench: Workbench) -> Measure:
+    """Size of a log on SQLite and its snapshots after that history."""
+    with tempfile.TemporaryDirectory() as folder:
+        mib = LivedLog(Path(folder), bench.history).mib
+    return Measure(mib, "MiB", mib, mib, f"{bench.history:,} jobs")
+
+
 MEASURES: Mapping[str, Callable[[Workbench], Measure]] = {
     measure.__name__: measure
     for measure in (
@@ -467,6 +518,11 @@ MEASURES: Mapping[str, Callable[[Workbench], Measure]] = {
         live_cycle_priority,
         live_cycle_large,
         live_questions,
+        durable_one,
+        durable_many,
+        durable_submits,
+        restart,
+        log_size,
         memory,
         warm_start,
         cold_compile,

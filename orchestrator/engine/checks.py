@@ -194,7 +194,9 @@ def _require_text(subject: object, field: str, value: object) -> None:
 
 
 def _require_integer(subject: object, field: str, value: object, least: int, most: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+    if type(value) is not int and (
+        isinstance(value, bool) or not isinstance(value, numbers.Integral)
+    ):
         _refuse(subject, field, value, "an integer")
     if not least <= int(value) <= most:
         _refuse(subject, field, value, f"an integer from {least} to {most}")

@@ -24,6 +24,7 @@ __all__ = [
     "never_fit",
     "node_records",
     "request_record",
+    "requested_ms",
     "tenant_records",
 ]
 
@@ -138,6 +139,12 @@ def _amounts(spec: JobSpec) -> dict[str, tuple[str, float, int]]:
         "cpu_milli": ("cpus_per_worker", spec.cpus_per_worker * 1000, _MOST),
         "gpu_milli": ("gpu_fraction", spec.gpu_fraction * 1000, 1000),
     }
+
+
+def requested_ms(spec: JobSpec) -> int:
+    """For how long a job may run: as in its record, which costs much more to make."""
+    field, value, limit = _numbers(spec)["requested_ms"]
+    return max(_whole(f"JobSpec '{spec.job_id}'", field, value, limit), 1)
 
 
 def request_record(

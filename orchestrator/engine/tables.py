@@ -20,6 +20,7 @@ from orchestrator.engine.records import (
     could_hold,
     node_records,
     request_record,
+    requested_ms,
 )
 from orchestrator.errors import CapacityError, UnknownEntityError, ValidationError
 from orchestrator.kernels.change import events as live
@@ -341,7 +342,7 @@ class JobTable:
             self.loose.add(spec.job_id)
         self._aware[j] = spec.topology_aware
         # Not what may be known of run times, which may be more or less: what was asked for.
-        self.limit_ms[j] = request_record(spec, 0, 0, self._nodes.models)["requested_ms"][0]
+        self.limit_ms[j] = requested_ms(spec)
 
     def _free_row(self) -> int | None:
         """The next unused row; if there is none, that of the job which ended first."""

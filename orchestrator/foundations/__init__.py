@@ -1,4 +1,4 @@
-"""The four injected dependencies, in their simplest honest form: in memory, in one process."""
+"""The injected dependencies: in their simplest honest form, in memory; log and leases in a file."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from orchestrator.foundations.checkpoints import InMemoryCheckpoints
 from orchestrator.foundations.consensus import InMemoryConsensus
 from orchestrator.foundations.faults import HeartbeatFaultDetector, PhiAccrualFaultDetector
 from orchestrator.foundations.shards import HashShardManager
-from orchestrator.ports import Clock
+from orchestrator.ports import Clock, ConsensusEngine
 
 __all__ = [
     "Foundations",
@@ -24,7 +24,7 @@ __all__ = [
 class Foundations(NamedTuple):
     """The dependencies in the order in which the orchestrator takes them."""
 
-    consensus_engine: InMemoryConsensus
+    consensus_engine: ConsensusEngine
     shard_manager: HashShardManager
     fault_detector: HeartbeatFaultDetector
     checkpoint_manager: InMemoryCheckpoints

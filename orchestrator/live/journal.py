@@ -116,13 +116,18 @@ class Journal:
         self._observe = observe
         self._kept = kept or {}
         self._settled = settled
-        self._lock = asyncio.Lock()
+        self._lock = asyncio.Lock()  # of who proposes, leads or cuts, until the log has the entry
+        self._flying = 0  # entries that the log was given, and has not answered for
+        self._landing: asyncio.Future[None] | None = None
+        self._answers: dict[int, Outcome | QuartermasterError] = {}  # to those who gave them
+        self._applying = False
         self._senseless: set[int] = set()  # entries whose application raised an error
         self._doubt: deque[tuple[int, Outcome]] = deque()  # entries with effects, and these
         self._mine = -1  # my term
         self._replaying, self._first_term = True, -1
         self.established, self.leader, self.term = False, "", -1
-        self.applied, self._begin = 0, engine.image()  # what the kept entries are applied to
+        # What the kept entries are applied to, and which of them is the first.
+        self.applied, self._begin, self._first = 0, engine.image(), 0
         self._catch_up()
         self._replaying = False
 
@@ -151,7 +156,8 @@ class Journal:
             self._catch_up()
             await self._cut()
             done = self._doubt[0][0] if self._doubt else self.applied
-            index = await self._append(Entry(self._now_ms(), Lead(name), self.term, done))
+            lead = Entry(self._now_ms(), Lead(name), self.term, done)
+            index = await self._append(lead, self.applied)
             self._catch_up()
             self._mine = index
             self.require_lead()
@@ -176,13 +182,38 @@ class Journal:
         async with self._lock:
             self.require_lead()
             self._engine.check(body)
+            checked = self.applied
             await self._cut()
-            done = self._done()
-            index = await self._append(Entry(self._now_ms(), body, self._mine, done))
-            mine = self._catch_up(checked=index)[index]
+            entry = Entry(self._now_ms(), body, self._mine, self._done())
+            self._flying += 1
+        try:
+            # Others may propose meanwhile: a log commits together what comes together.
+            index = await self._append(entry, checked)
+            if index not in self._answers:
+                self._catch_up(checked=index if checked == self.applied else -1)
+            mine = self._answers.get(index)
+        finally:
+            self._land()
+        if mine is None:  # somebody else has cut the log behind it: it took over long ago
+            raise NotLeaderError(self.leader, self.term)
         if isinstance(mine, QuartermasterError):
             raise mine
         return mine
+
+    def _land(self) -> None:
+        """The log has answered for an entry."""
+        self._flying -= 1
+        if not self._flying:
+            self._answers.clear()
+            if self._landing is not None and not self._landing.done():
+                self._landing.set_result(None)
+
+    async def _landed(self) -> None:
+        """Wait until the log has answered for all entries; who holds the lock lets no others up."""
+        if self._flying:
+            self._landing = asyncio.get_running_loop().create_future()
+            await self._landing
+            self._landing = None
 
     def _now_ms(self) -> int:
         return max(self._clock.now_ms(), self._engine.now_ms)
@@ -193,32 +224,53 @@ class Journal:
             self._doubt.clear()
         return self._doubt[0][0] if self._doubt else self.applied
 
-    async def _append(self, entry: Entry) -> int:
-        """Append an entry; an error after it was written loses the answer only."""
+    async def _append(self, entry: Entry, since: int) -> int:
+        """Append an entry; an error after it was written loses the answer only.
+
+        It cannot be one that was applied before it was made, of which there are ``since``. Of two
+        equal ones that are under way at once, one answers for both.
+        """
         try:
             return await self._consensus.append(entry)
         except Exception:
-            for at, known in self._unread():
+            self._catch_up()
+            kept = self._consensus.entries(since)
+            snapshot = self._snapshot()
+            for at, known in enumerate(kept, max(since, snapshot[0] if snapshot else 0)):
                 if known == entry:
                     _log.warning("entry %d was logged, though the log raised an error", at)
                     return at
             raise
 
+    def _snapshot(self) -> tuple[int, object] | None:
+        return self._cuttable.snapshot if self._cuttable is not None else None
+
     def _unread(self) -> Iterator[tuple[int, Entry]]:
         """Entries that were not applied, and their indices."""
-        snapshot = self._cuttable.snapshot if self._cuttable is not None else None
-        if snapshot is not None and snapshot[0] > self.applied:
-            self._load(*snapshot)  # what it contains cannot be read any more
-        return enumerate(self._consensus.entries(self.applied), self.applied)
+        while True:
+            entries = self._consensus.entries(self.applied)
+            snapshot = self._snapshot()  # asked for after the entries: they may need a newer one
+            if snapshot is not None and snapshot[0] > self.applied:
+                self._load(*snapshot)  # what it contains cannot be read any more
+                continue
+            if snapshot is not None and snapshot[0] > self._first:
+                self._begin_with(*snapshot)  # somebody else has cut the log
+            return enumerate(entries, self.applied)
 
-    def _catch_up(self, checked: int = -1) -> dict[int, Outcome | QuartermasterError]:
+    def _catch_up(self, checked: int = -1) -> None:
         """Apply what the log holds by now; ``checked`` was found to make sense, if it is next."""
-        outcomes: dict[int, Outcome | QuartermasterError] = {}
-        for at, entry in self._unread():
-            # Only what comes next is still as it was when it was checked.
-            apply = self._engine.apply if at == checked and not outcomes else self._engine.handle
-            outcomes[at] = self._apply(entry, apply)
-        return outcomes
+        if self._applying:
+            return  # who carries out what an entry asks for wants to know who leads
+        self._applying = True
+        try:
+            for at, entry in self._unread():
+                apply = self._engine.apply if at == checked else self._engine.handle
+                outcome = self._apply(entry, apply)
+                checked = -1
+                if self._flying and not self._replaying:
+                    self._answers[at] = outcome
+        finally:
+            self._applying = False
 
     def _apply(
         self, entry: Entry, apply: Callable[[Entry], Outcome]
@@ -302,6 +354,7 @@ class Journal:
         log = self._cuttable
         if log is None or not log.cut_due:
             return
+        await self._landed()
         self._done()
         image = _Image(
             engine=self._engine.image(),
@@ -316,20 +369,25 @@ class Journal:
         except Exception:
             _log.exception("the log could not be cut at entry %d; it is tried again", self.applied)
         else:
-            self._begin, self._first_term = image.engine, self.term
-            self._senseless.clear()
+            self._begin_with(self.applied, image)
 
-    def _load(self, index: int, image: object) -> None:
+    def _begin_with(self, index: int, image: object) -> _Image:
+        """The entries that are kept are those from an index on, and are applied to an image."""
         if not isinstance(image, _Image):
             raise ConfigurationError(
                 f"the log's snapshot is a {type(image).__name__}, which this version cannot read; "
                 "restart the version that wrote it"
             )
+        self._begin, self._first, self._first_term = image.engine, index, image.term
+        self._senseless = {at for at in self._senseless if at >= index}
+        return image
+
+    def _load(self, index: int, snapshot: object) -> None:
+        image = self._begin_with(index, snapshot)
         self._engine.load(image.engine)
-        self._begin, self._first_term, self.applied = image.engine, image.term, index
+        self.applied = index
         self.established, self.leader, self.term = image.established, image.leader, image.term
         self._doubt = deque(image.doubt)
-        self._senseless.clear()
         for name, known in image.kept:
             if name in self._kept:
                 self._kept[name].load(known)

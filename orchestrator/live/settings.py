@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable
 
+from orchestrator.errors import ValidationError
 from orchestrator.messages import Configure, Entry
 from orchestrator.ports import Clock
 
@@ -91,6 +92,9 @@ class Settings:
             value = self._waiting.pop(subject)
             try:
                 await self._propose(Configure(subject, value))
+            except ValidationError as error:
+                # It never will be: commands that have nothing to do with it must not wait for it.
+                _log.error("'%s' holds until a restart: it cannot be logged (%s)", subject, error)
             except BaseException:
                 self._waiting.setdefault(subject, value)
                 raise

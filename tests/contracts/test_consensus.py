@@ -3,19 +3,42 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TypeAlias
 
 import pytest
 
 from orchestrator.foundations import InMemoryConsensus
+from orchestrator.foundations.sqlite import SQLiteLog
 from orchestrator.messages import Entry, NodeFailed
 from orchestrator.ports import ConsensusEngine, CuttableLog
 
+_Log: TypeAlias = InMemoryConsensus | SQLiteLog
+_Make: TypeAlias = Callable[[int], _Log]
 
-@pytest.fixture(params=[InMemoryConsensus])
-def consensus(request: pytest.FixtureRequest) -> ConsensusEngine:
-    make: Callable[[], ConsensusEngine] = request.param
-    return make()
+
+@pytest.fixture(params=["in memory", "sqlite"])
+def make(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[_Make]:
+    """Makes logs, or opens them anew, that are to be cut behind so many entries."""
+    made: list[_Log] = []
+
+    def make_one(every: int) -> _Log:
+        if request.param == "in memory":
+            made.append(InMemoryConsensus(2 * every))
+        else:
+            made.append(SQLiteLog(tmp_path / "log", cut_every=every))
+        return made[-1]
+
+    yield make_one
+    for log in made:
+        if isinstance(log, SQLiteLog):
+            log.close()
+
+
+@pytest.fixture
+def consensus(make: _Make) -> ConsensusEngine:
+    return make(1000)
 
 
 def _entry(number: int) -> Entry:
@@ -55,13 +78,12 @@ async def test_concurrent_entries_are_ordered_and_none_is_lost(consensus: Consen
 # --- of those that can be cut --------------------------------------------------------------------
 
 
-@pytest.fixture(params=[InMemoryConsensus])
-def cuttable(request: pytest.FixtureRequest) -> InMemoryConsensus:
-    make: Callable[[int], InMemoryConsensus] = request.param
-    return make(8)
+@pytest.fixture
+def cuttable(make: _Make) -> _Log:
+    return make(4)
 
 
-async def test_a_cut_log_keeps_its_indices(cuttable: InMemoryConsensus) -> None:
+async def test_a_cut_log_keeps_its_indices(cuttable: _Log) -> None:
     assert isinstance(cuttable, CuttableLog)
     assert cuttable.snapshot is None
     for number in range(5):
@@ -77,7 +99,16 @@ async def test_a_cut_log_keeps_its_indices(cuttable: InMemoryConsensus) -> None:
     assert list(cuttable.entries(6)) == [_entry(6)]
 
 
-async def test_it_is_time_to_cut_a_log_long_before_it_is_full(cuttable: InMemoryConsensus) -> None:
+async def test_entries_keep_their_order_while_a_log_is_cut(cuttable: _Log) -> None:
+    for number in range(8):
+        await cuttable.append(_entry(number))
+    appended = [cuttable.append(_entry(number)) for number in range(8, 12)]
+    _, *indices = await asyncio.gather(cuttable.cut(8, "eight"), *appended)
+    assert indices == [8, 9, 10, 11]
+    assert list(cuttable.entries()) == [_entry(number) for number in range(8, 12)]
+
+
+async def test_it_is_time_to_cut_a_log_long_before_it_is_full(cuttable: _Log) -> None:
     for number in range(50):
         if cuttable.cut_due:
             await cuttable.cut(number, number)

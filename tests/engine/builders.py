@@ -8,6 +8,7 @@ from typing import Any
 from orchestrator import ClusterShape, InfrastructureOrchestrator, VirtualClock, in_memory
 from orchestrator.foundations import Foundations
 from orchestrator.messages import Event, RegroupJob, StartJob, WorkerExited
+from orchestrator.ports import ConsensusEngine
 from orchestrator.runtimes import SimulatedRuntime
 from orchestrator.types import JobKind, JobPriority, JobSpec, NodeSpec
 
@@ -80,11 +81,18 @@ class Stage:
         return str(self.orchestrator.get_job_status(job_id)["state"])
 
 
-def stage(*nodes: NodeSpec, clock: VirtualClock | None = None, **options: Any) -> Stage:
+def stage(
+    *nodes: NodeSpec,
+    clock: VirtualClock | None = None,
+    log: ConsensusEngine | None = None,
+    **options: Any,
+) -> Stage:
     """An orchestrator on a virtual clock, with nodes and with its invariants checked."""
     clock = clock or VirtualClock()
     runtime = SimulatedRuntime(clock)
     foundations = in_memory(clock)
+    if log is not None:
+        foundations = foundations._replace(consensus_engine=log)
     values: dict[str, Any] = {"shape": SHAPE, "check": True, "runtime": runtime}
     orchestrator = InfrastructureOrchestrator(
         *foundations, clock=clock, nodes=nodes, **(values | options)

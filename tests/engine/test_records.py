@@ -14,6 +14,7 @@ from orchestrator.engine.records import (
     never_fit,
     node_records,
     request_record,
+    requested_ms,
     tenant_records,
 )
 from orchestrator.errors import ValidationError
@@ -106,3 +107,9 @@ def test_nodes_too_large_to_be_stored_are_refused(field: str) -> None:
     with pytest.raises(ValidationError, match=f"NodeSpec 'n': field '{field}' is too large"):
         node_records([node("n", **{field: value})])
     assert np.all(node_records([node("n", rack=0)])["rack"] == 0)
+
+
+@pytest.mark.parametrize("hours", [1e-12, 1e-7, 0.1, 1 / 3, 7.77, 100_000.0])
+def test_how_long_a_job_may_run_is_what_its_record_says(hours: float) -> None:
+    spec = job("a", max_duration_hours=hours)
+    assert requested_ms(spec) == request_record(spec, 0, 0)["requested_ms"][0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from orchestrator.foundations import (
     InMemoryCheckpoints,
     InMemoryConsensus,
 )
+from orchestrator.foundations.sqlite import SQLiteLog
 from orchestrator.messages import (
     Command,
     Decommission,
@@ -62,20 +64,34 @@ class Fate:
             raise Killed
 
 
-class Log(InMemoryConsensus):
+class _Logged:
     """The process may end before an entry is written, and before its answer comes."""
+
+    fate: Fate
+    bodies: list[object]  # of all entries, those that were cut off included
+
+    async def append(self, entry: Entry) -> int:
+        self.fate.pass_by()
+        index: int = await super().append(entry)  # type: ignore[misc]
+        self.bodies.append(entry.body)
+        self.fate.pass_by()
+        return index
+
+
+class Log(_Logged, InMemoryConsensus):
+    """In memory, it outlives the process."""
 
     def __init__(self, fate: Fate, capacity: int) -> None:
         super().__init__(capacity)
-        self._fate = fate
-        self.bodies: list[object] = []  # of all entries, those that were cut off included
+        self.fate, self.bodies = fate, []
 
-    async def append(self, entry: Entry) -> int:
-        self._fate.pass_by()
-        index = await super().append(entry)
-        self.bodies.append(entry.body)
-        self._fate.pass_by()
-        return index
+
+class FileLog(_Logged, SQLiteLog):
+    """In a file, which the next process opens."""
+
+    def __init__(self, fate: Fate, capacity: int, path: Path) -> None:
+        super().__init__(path, cut_every=max(capacity // 2, 1))
+        self.fate, self.bodies = fate, []
 
 
 class Workers(Owners):
@@ -181,16 +197,30 @@ class World:
     """Log, workers and checkpoints; and the orchestrator that is alive."""
 
     def __init__(
-        self, *ends: int, capacity: int = 1_000_000, down_ms: int = 0, check: bool = True
+        self,
+        *ends: int,
+        capacity: int = 1_000_000,
+        down_ms: int = 0,
+        check: bool = True,
+        path: Path | None = None,
     ) -> None:
         self.clock, self.fate = VirtualClock(), Fate(*ends)
-        self.log, self.store = Log(self.fate, capacity), InMemoryCheckpoints()
+        self._capacity, self._path = capacity, path
+        self.log: Log | FileLog = (
+            FileLog(self.fate, capacity, path) if path else Log(self.fate, capacity)
+        )
+        self.store = InMemoryCheckpoints()
         self.workers = Workers(self.clock, self.fate)
         self._down_ms, self._check = down_ms, check
         self.begin()
 
     def begin(self) -> None:
         """Make an orchestrator on what there is."""
+        if self._path is not None and isinstance(self.log, FileLog):
+            self.log.close()
+            bodies = self.log.bodies
+            self.log = FileLog(self.fate, self._capacity, self._path)
+            self.log.bodies = bodies
         self._mortal = Mortal(self.clock)
         self.cluster = InfrastructureOrchestrator(
             self.log,

@@ -9,12 +9,13 @@ and every effect. A thousand cuts take about ten minutes::
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tests.engine.builders import MINUTE_MS
-from tests.live.restarts import World, draw_day
+from tests.live.restarts import FileLog, World, draw_day
 
 _SEEDS = int(os.environ.get("RESTART_SEEDS", "2"))
 _STRIDE = int(os.environ.get("RESTART_STRIDE", "61"))
@@ -60,6 +61,23 @@ async def test_many_cuts_change_nothing_and_a_cut_log_neither(seed: int, capacit
     assert world.fate.deaths == len(ends)
     assert len(world.log) <= capacity
     _require_same(world, whole, f"seed {seed}, cuts at {ends}")
+
+
+@pytest.mark.property
+@pytest.mark.parametrize("capacity", [1_000_000, 20])
+async def test_cuts_change_nothing_where_the_log_is_a_file(capacity: int, tmp_path: Path) -> None:
+    whole = await _live(4)
+    rng = np.random.default_rng(capacity)
+    ends = sorted(int(end) for end in rng.choice(np.arange(1, 400), 8, replace=False))
+    world = World(*ends, capacity=capacity, check=_CHECK, path=tmp_path / "log")
+    await world.live_through(draw_day(4))
+    assert world.fate.deaths == len(ends)
+    _require_same(world, whole, f"cuts at {ends}")
+    world.begin()  # once more, from what the disk holds
+    assert world.cluster.engine.log_hash == whole.cluster.engine.log_hash
+    assert world.states() == whole.states()
+    assert isinstance(world.log, FileLog)
+    world.log.close()
 
 
 @pytest.mark.property

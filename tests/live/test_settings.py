@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from orchestrator import InfrastructureOrchestrator, ServiceMesh
+from orchestrator.foundations.sqlite import SQLiteLog
 from orchestrator.kernels.state.codes import JobKind
 from orchestrator.live.settings import Settings
 from orchestrator.mesh import BreakerSpec, LimitSpec, RetrySpec, ServiceSpec
@@ -126,3 +128,20 @@ async def test_what_could_not_be_written_waits() -> None:
     assert {body.subject: body.value for body in written} == {"policy": 1, "service:a": 2}
     again = Settings(s.clock, [Entry(0, body) for body in written], propose)
     assert (again.of("policy"), again.of("service"), again.of("other")) == ([1], [2], [])
+
+
+@dataclass(frozen=True)
+class _Rules(ServiceSpec):
+    """Somebody's own, which no log knows."""
+
+
+async def test_what_no_log_can_hold_does_not_hold_up_what_it_can(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with SQLiteLog(tmp_path / "log") as log:
+        s = stage(node("n0"), log=log)
+        s.orchestrator.mesh.add_service(_Rules("llm", 20.0))
+        await s.orchestrator.submit_job(job("a"))
+        assert "'service:llm' holds until a restart: it cannot be logged" in caplog.text
+        assert s.orchestrator.mesh.spec("llm") == _Rules("llm", 20.0)
+        assert list(_again(s).jobs) == ["a"]

@@ -32,6 +32,8 @@ QUICK = Workbench(
     requests=50,
     waiting=60,
     large=20,
+    commands=128,
+    history=60,
     repeats=3,
 )
 
@@ -60,7 +62,8 @@ def test_references_take_time():
     "name",
     ["copy_bound", "copy_bound_published", "python_loop", "vector_published", "vector_default",
      "vector_copied", "single", "replay_sjf", "replay_wfp3", "memory", "routing", "shut_out",
-     "live_cycle", "live_cycle_priority", "live_cycle_large", "live_questions"],
+     "live_cycle", "live_cycle_priority", "live_cycle_large", "live_questions",
+     "durable_one", "durable_many", "durable_submits", "restart", "log_size"],
 )  # fmt: skip
 def test_measures(name):
     found = MEASURES[name](QUICK)

@@ -1,0 +1,178 @@
+"""The durable log: commands a second beside what the disk can do, and how long a restart takes."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import tempfile
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from orchestrator.clock import VirtualClock
+from orchestrator.engine.engine import Engine
+from orchestrator.foundations import HashShardManager, HeartbeatFaultDetector, InMemoryCheckpoints
+from orchestrator.foundations.sqlite import SQLiteLog
+from orchestrator.kernels.state.row import ClusterShape
+from orchestrator.live.journal import Journal
+from orchestrator.messages import (
+    Command,
+    Decide,
+    Entry,
+    Event,
+    PlaceJob,
+    Plan,
+    Submit,
+    WorkerExited,
+)
+from orchestrator.orchestrator import InfrastructureOrchestrator
+from orchestrator.types import JobPriority, JobSpec, NodeSpec
+
+__all__ = ["LivedLog", "appended_per_second", "disk_per_second", "submitted_per_second"]
+
+
+_BLOCK = 8192  # bytes that a commit of one entry writes
+
+
+_GPUS = 8
+
+
+_BATCH = 200  # jobs that a history submits, places and ends at a time
+
+
+def _job(number: int) -> JobSpec:
+    name = f"job-{number:06d}"
+    return JobSpec(name, name, JobPriority.BATCH, 1, 1, 8.0, 1.0, 600, command=("train", name))
+
+
+def _nodes(count: int) -> tuple[NodeSpec, ...]:
+    return tuple(
+        NodeSpec(f"node-{k:04d}", _GPUS, 80.0, 96, 1024.0, 100.0, "NVLink") for k in range(count)
+    )
+
+
+@contextmanager
+def _folder() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder)
+
+
+def disk_per_second(times: int) -> float:
+    """How often a second the disk says that a few bytes, written in place, are safe."""
+    with _folder() as folder:
+        file = os.open(folder / "block", os.O_RDWR | os.O_CREAT)
+        try:
+            os.write(file, bytes(_BLOCK))
+            os.fsync(file)
+            begun = time.perf_counter()
+            for _ in range(times):
+                os.pwrite(file, bytes(_BLOCK), 0)
+                os.fdatasync(file)
+            return times / (time.perf_counter() - begun)
+        finally:
+            os.close(file)
+
+
+async def _spread(act: Callable[[int], Awaitable[object]], count: int, at_once: int) -> float:
+    """Seconds that so many acts take, so many of them under way at once."""
+    numbers = iter(range(count))
+
+    async def go_on() -> None:
+        for number in numbers:
+            await act(number)
+
+    begun = time.perf_counter()
+    await asyncio.gather(*(go_on() for _ in range(at_once)))
+    return time.perf_counter() - begun
+
+
+def appended_per_second(commands: int, at_once: int, group: int = 1024) -> float:
+    """Commands a second that a log in a file has made durable.
+
+    Parameters
+    ----------
+    commands : int
+    at_once : int
+        How many wait for the disk at once.
+    group : int
+        Most commands of one commit.
+    """
+    entries = [Entry(number, Submit(_job(number))) for number in range(commands)]
+    with _folder() as folder, SQLiteLog(folder / "log", group=group) as log:
+        return commands / asyncio.run(
+            _spread(lambda number: log.append(entries[number]), commands, at_once)
+        )
+
+
+def submitted_per_second(commands: int, at_once: int) -> float:
+    """The same of jobs that are checked, logged and queued: by the journal and its engine."""
+    bodies = [Submit(_job(number)) for number in range(commands)]
+    shape = ClusterShape(envs=1, jobs=commands, devices=_GPUS, nodes=8)
+    with _folder() as folder, SQLiteLog(folder / "log") as log:
+        engine = Engine(shape, nodes=_nodes(8))
+        journal = Journal(log, engine, VirtualClock(), lambda outcome: None)
+        return commands / asyncio.run(
+            _spread(lambda number: journal.propose(bodies[number]), commands, at_once)
+        )
+
+
+class LivedLog:
+    """A log in a file with the history of many jobs, of which a tenth are alive.
+
+    Parameters
+    ----------
+    folder : Path
+        Where it is made.
+    jobs : int
+        Jobs that were submitted; nine of ten have ended.
+    """
+
+    def __init__(self, folder: Path, jobs: int) -> None:
+        self._path, self._jobs = folder / "log", jobs
+        self._nodes = _nodes(max(jobs // 10 // _GPUS, 1) + _BATCH // _GPUS)
+        self._shape = ClusterShape(envs=1, jobs=jobs, devices=_GPUS, nodes=len(self._nodes))
+        self.entries = asyncio.run(self._live())
+
+    async def _live(self) -> int:
+        with SQLiteLog(self._path) as log:
+            cluster = self._cluster(log)
+            await cluster.start()
+            propose = cluster._journal.propose
+            for first in range(0, self._jobs, _BATCH):
+                names = range(first, min(first + _BATCH, self._jobs))
+                await _all(propose, [Submit(_job(number)) for number in names])
+                ended = [_job(number).job_id for number in names if number % 10]
+                alive = [_job(number).job_id for number in names if number % 10 == 0]
+                await propose(Decide(Plan(tuple(PlaceJob(job_id) for job_id in alive + ended))))
+                await _all(propose, [WorkerExited(job_id, 1) for job_id in ended])
+            return cluster._journal.applied
+
+    def _cluster(self, log: SQLiteLog) -> InfrastructureOrchestrator:
+        clock = VirtualClock()
+        return InfrastructureOrchestrator(
+            log,
+            HashShardManager(),
+            HeartbeatFaultDetector(clock),
+            InMemoryCheckpoints(),
+            clock=clock,
+            shape=self._shape,
+            nodes=self._nodes,
+            review_ms=None,
+        )
+
+    def restart(self) -> int:
+        """Open the log and be what it says; the jobs that are known."""
+        with SQLiteLog(self._path) as log:
+            return len(self._cluster(log).jobs)
+
+    @property
+    def mib(self) -> float:
+        """Size of all files, MiB."""
+        return sum(path.stat().st_size for path in self._path.parent.iterdir()) / 2**20
+
+
+async def _all(
+    propose: Callable[[Command | Event], Awaitable[object]], bodies: list[Submit | WorkerExited]
+) -> None:
+    await asyncio.gather(*(propose(body) for body in bodies))

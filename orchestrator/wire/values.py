@@ -1,0 +1,328 @@
+"""Values as plain trees of numbers, texts, bytes and lists, and back: what snapshots are made of.
+
+Only what is named here is written and read. Reading makes values of the classes of one table and
+runs none of the file's own code, because there is none: names are looked up, never called.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections import Counter, deque
+from collections.abc import Callable, Iterable
+from dataclasses import fields, is_dataclass
+from enum import Enum
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from orchestrator.copies import restore_state
+from orchestrator.errors import CorruptedError, UnknownSchemaError, ValidationError
+from orchestrator.kernels.state.records import TABLES
+from orchestrator.kernels.state.row import GROUPS, ROW_DTYPE, ClusterState
+
+__all__ = ["Reader", "Tree", "Writer"]
+
+
+Tree: TypeAlias = Any
+"""None, booleans, numbers, text, bytes, and lists of trees whose first element is a tag."""
+
+
+_MODULES = {
+    "orchestrator.engine.engine": ("EngineImage", "Outcome"),
+    "orchestrator.engine.history": ("History", "JobNote"),
+    "orchestrator.engine.tables": ("TableImage",),
+    "orchestrator.kernels.state.codes": (
+        "Information",
+        "JobKind",
+        "Placement",
+        "Preemption",
+        "QuotaMode",
+        "Reason",
+        "RuleKey",
+        "Scaling",
+        "Status",
+        "Topology",
+    ),
+    "orchestrator.kernels.state.row": ("ClusterShape", "ClusterState"),
+    "orchestrator.live.journal": ("_Image",),
+    "orchestrator.mesh.replicas": ("_Image", "_Replica"),
+    "orchestrator.mesh.specs": ("BreakerSpec", "LimitSpec", "RetrySpec", "ServiceSpec"),
+    "orchestrator.messages": (
+        "Establish",
+        "RegroupJob",
+        "ReleaseNode",
+        "SaveCheckpoint",
+        "StartJob",
+        "StopJob",
+        "StopReason",
+        "WorkerPlacement",
+    ),
+    "orchestrator.metrics.views": (
+        "ClusterUtilization",
+        "JobCompletionRate",
+        "JobEvents",
+        "ScalingEfficiency",
+        "SchedulingLatency",
+        "Series",
+    ),
+    "orchestrator.scheduling.rules": ("Rule",),
+    "orchestrator.semantics": ("Semantics",),
+    "orchestrator.types": (
+        "JobPriority",
+        "JobSpec",
+        "NodeSpec",
+        "ScalingDecision",
+        "ScalingDirection",
+        "TenantSpec",
+    ),
+}
+"""Classes that are kept, by the module where they are. Texts, since some stand on floors above."""
+
+
+_NAMES = frozenset(f"{module}.{name}" for module, names in _MODULES.items() for name in names)
+
+
+_PLAIN = frozenset({type(None), bool, float, str, bytes})
+
+
+_LEAST, _MOST = -(2**63), 2**64 - 1  # integers that stand by themselves
+
+
+# Tags: the first element of every list of a tree.
+_LIST, _TUPLE, _SET, _FROZENSET, _DEQUE, _DICT, _COUNTER = range(7)
+_INTEGER, _ARRAY, _SCALAR, _OBJECT, _ENUM, _STATE = range(7, 13)
+
+
+_SERIES = ("series_at", "forecast_at")  # addresses of memory that a state does not own
+
+
+def _class_named(name: str) -> type:
+    if name not in _NAMES:
+        raise UnknownSchemaError(
+            f"snapshot: holds a '{name:.80}', which this version does not know; run the version "
+            "that wrote it"
+        )
+    module, _, attribute = name.rpartition(".")
+    found = getattr(importlib.import_module(module), attribute)
+    assert isinstance(found, type)
+    return found
+
+
+def _fields_of(kind: type) -> tuple[str, ...]:
+    return tuple(field.name for field in fields(kind)) if is_dataclass(kind) else ()
+
+
+class Writer:
+    """Makes trees of values.
+
+    Attributes
+    ----------
+    classes : list
+        Names of the classes of all objects so far, and of their fields: goes with the trees.
+    """
+
+    def __init__(self) -> None:
+        self.classes: list[tuple[str, tuple[str, ...]]] = []
+        self._numbers: dict[type, int] = {}
+        self._by_type: dict[type, Callable[[Any], Tree]] = {
+            int: self._integer,
+            list: lambda value: self._items(_LIST, value),
+            tuple: lambda value: self._items(_TUPLE, value),
+            # Sets have no order: equal ones are written alike.
+            set: lambda value: self._items(_SET, sorted(value, key=repr)),
+            frozenset: lambda value: self._items(_FROZENSET, sorted(value, key=repr)),
+            deque: lambda value: [*self._items(_DEQUE, value), value.maxlen],
+            dict: lambda value: self._pairs(_DICT, value),
+            Counter: lambda value: self._pairs(_COUNTER, value),
+            np.ndarray: self._array,
+            ClusterState: self._state,
+        }
+
+    def tree(self, value: object) -> Tree:
+        """A value as a tree.
+
+        Raises
+        ------
+        ValidationError
+            If it is, or holds, something that has no form.
+        """
+        kind = type(value)
+        if kind in _PLAIN:
+            return value
+        known = self._by_type.get(kind)
+        if known is not None:
+            return known(value)
+        if isinstance(value, np.generic):
+            return [_SCALAR, *self._array(np.asarray(value))[1:]]
+        number = self._number(kind)
+        if isinstance(value, Enum):
+            return [_ENUM, number, value.value]
+        if self.classes[number][1]:
+            held = vars(value)
+            return [_OBJECT, number, *self._trees([held[name] for name in self.classes[number][1]])]
+        return [_OBJECT, number, self.tree(dict(vars(value)))]
+
+    def _number(self, kind: type) -> int:
+        number = self._numbers.get(kind)
+        if number is None:
+            name = f"{kind.__module__}.{kind.__qualname__}"
+            if name not in _NAMES:
+                raise ValidationError(
+                    "log",
+                    "value",
+                    f"is a {name}, which cannot be kept",
+                    "add it to values._MODULES",
+                )
+            number = self._numbers[kind] = len(self.classes)
+            self.classes.append((name, _fields_of(kind)))
+        return number
+
+    def _integer(self, value: int) -> Tree:
+        return value if _LEAST <= value <= _MOST else [_INTEGER, f"{value:x}"]
+
+    def _items(self, tag: int, values: Any) -> Tree:
+        return [tag, self._trees(values)]
+
+    def _trees(self, values: Iterable[Any]) -> list[Tree]:
+        return [x if type(x) in _PLAIN else self.tree(x) for x in values]
+
+    def _pairs(self, tag: int, values: dict[Any, Any]) -> Tree:
+        return [tag, self._trees(values), self._trees(values.values())]
+
+    def _array(self, array: NDArray[Any]) -> Tree:
+        if array.dtype.hasobject:
+            raise ValidationError("log", "value", f"is an array of {array.dtype}", "keep numbers")
+        if array.dtype.names is not None:
+            # Between the columns of records is whatever was in memory: that stays here.
+            columns = np.zeros(array.shape, array.dtype)
+            for name in array.dtype.names:
+                columns[name] = array[name]
+            array = columns
+        return [_ARRAY, _form_of(array.dtype), list(array.shape), array.tobytes()]
+
+    def _state(self, state: ClusterState) -> Tree:
+        if any(state.rows[name].any() for name in _SERIES):
+            raise ValidationError(
+                "log", "state", "reads series that it does not own", "keep live clusters only"
+            )
+        tables = [self._array(getattr(state, name)) for name in TABLES]
+        rows = state.rows.copy()
+        for name in GROUPS["addresses"]:
+            rows[name] = 0  # they mean nothing to whoever reads this
+        return [_STATE, self.tree(state.shape), self._array(rows), list(TABLES), tables]
+
+
+class Reader:
+    """Makes values of trees.
+
+    Parameters
+    ----------
+    classes : list
+        As :class:`Writer` has them.
+
+    Raises
+    ------
+    UnknownSchemaError
+        If this version has other ones, or they have other fields.
+    """
+
+    def __init__(self, classes: list[Any]) -> None:
+        self._classes = [_class_named(name) for name, _ in classes]
+        self._fields = [tuple(names) for _, names in classes]
+        for kind, (name, names) in zip(self._classes, classes, strict=True):
+            if _fields_of(kind) != tuple(names):
+                raise UnknownSchemaError(
+                    f"snapshot: '{name}' was written with the fields {', '.join(names)}, and this "
+                    "version has others; run the version that wrote it"
+                )
+        self._by_tag: dict[int, Callable[..., Any]] = {
+            _LIST: self._items,
+            _TUPLE: lambda items: tuple(self._items(items)),
+            _SET: lambda items: set(self._items(items)),
+            _FROZENSET: lambda items: frozenset(self._items(items)),
+            _DEQUE: lambda items, most: deque(self._items(items), most),
+            _DICT: self._dict,
+            _COUNTER: lambda keys, values: Counter(self._dict(keys, values)),
+            _INTEGER: lambda text: int(text, 16),
+            _ARRAY: _array,
+            _SCALAR: lambda form, shape, data: _array(form, shape, data)[()],
+            _OBJECT: self._object,
+            _ENUM: lambda number, value: self._classes[number](value),
+            _STATE: self._state,
+        }
+
+    def value(self, tree: Tree) -> Any:
+        """The value of a tree."""
+        if type(tree) is not list:
+            return tree
+        return self._by_tag[tree[0]](*tree[1:])
+
+    def _items(self, items: list[Tree]) -> list[Any]:
+        return [x if type(x) is not list else self.value(x) for x in items]
+
+    def _dict(self, keys: list[Tree], values: list[Tree]) -> dict[Any, Any]:
+        return dict(zip(self._items(keys), self._items(values), strict=True))
+
+    def _object(self, number: int, *values: Tree) -> Any:
+        kind, names = self._classes[number], self._fields[number]
+        if names:
+            # Checked when it was logged, and the digest says that it is still the same: checking
+            # 10,000 specifications again takes two seconds of a restart.
+            kept: Any = object.__new__(kind)
+            vars(kept).update(zip(names, self._items(list(values)), strict=True))
+            return kept
+        made, known = kind(), self.value(values[0])
+        if vars(made).keys() != known.keys():
+            raise UnknownSchemaError(
+                f"snapshot: a {kind.__name__} was written with {', '.join(known)}, and this "
+                "version has others; run the version that wrote it"
+            )
+        vars(made).update(known)
+        return made
+
+    def _state(self, shape: Tree, rows: Tree, names: list[str], tables: list[Tree]) -> ClusterState:
+        found = {name: self.value(table) for name, table in zip(names, tables, strict=True)}
+        wanted = {name: dtype for name, (dtype, _) in TABLES.items()}
+        row = self.value(rows)
+        if {name: table.dtype for name, table in found.items()} != wanted or row.dtype != ROW_DTYPE:
+            raise UnknownSchemaError(
+                "snapshot: its tables have other columns than this version's; run the version that "
+                "wrote it"
+            )
+        for name in _SERIES:
+            row[name] = 0  # addresses never come from a file
+        return restore_state(self.value(shape), row, found)
+
+
+# --- arrays --------------------------------------------------------------------------------------
+
+
+def _form_of(dtype: np.dtype[Any]) -> Tree:
+    """What says how the bytes of an array are read; nothing in it names a class."""
+    if dtype.subdtype is not None:
+        base, shape = dtype.subdtype
+        return [_form_of(base), list(shape)]
+    if dtype.names is None:
+        return dtype.str
+    assert dtype.fields is not None
+    columns = [dtype.fields[name] for name in dtype.names]
+    forms = [_form_of(column[0]) for column in columns]
+    return [list(dtype.names), forms, [int(column[1]) for column in columns], dtype.itemsize]
+
+
+def _dtype_of(form: Tree) -> np.dtype[Any]:
+    if isinstance(form, str):
+        return np.dtype(form)
+    if len(form) == 2:
+        return np.dtype((_dtype_of(form[0]), tuple(form[1])))
+    names, forms, offsets, size = form
+    columns = {"names": names, "formats": [_dtype_of(one) for one in forms]}
+    return np.dtype({**columns, "offsets": offsets, "itemsize": size})  # type: ignore[call-overload, no-any-return]
+
+
+def _array(form: Tree, shape: list[int], data: bytes) -> NDArray[Any]:
+    dtype = _dtype_of(form)
+    if dtype.hasobject:
+        raise CorruptedError("snapshot: an array of objects; restore it from a copy")
+    return np.frombuffer(bytearray(data), dtype).reshape(shape)  # its own, to be written to
