@@ -168,8 +168,7 @@ class Engine:
         seed: int = 0,
         check: bool = False,
     ) -> None:
-        self._check = check
-        self.applied = 0
+        self._check, self.applied = check, 0
         self._found(
             Establish(shape, tuple(nodes), semantics or Semantics(), tuple(tenants), int(seed))
         )
@@ -178,7 +177,7 @@ class Engine:
     def of(cls, settings: Establish, *, check: bool = False) -> Engine:
         """One that begins with these settings, as a log has them."""
         engine = cls.__new__(cls)
-        engine._check = check
+        engine._check, engine.applied = check, 0
         engine._found(settings)
         return engine
 
