@@ -55,6 +55,7 @@ from orchestrator.ports import (
     Clock,
     ConsensusEngine,
     FaultDetector,
+    Fenced,
     NodeHealth,
     Policy,
     Provisioner,
@@ -306,7 +307,7 @@ class InfrastructureOrchestrator:
         """
         if self._journal.applied > 0:  # a log does not begin for what is refused
             await self.start()
-        for part in (self.policy, *self._managers):
+        for part in (self.policy, self.runtime, *self._managers):
             if isinstance(part, Admission) and isinstance(job, JobSpec):
                 job = part.admit(job)
         await self._propose(Submit(job, self._fleet.needs_order(job)))
@@ -575,8 +576,14 @@ class InfrastructureOrchestrator:
         self._limits.arm()
         await self._cycle.resume()
 
+    def _fence(self) -> None:
+        """Have a runtime that can tell leaders apart know whose orders come next."""
+        if isinstance(self.runtime, Fenced):
+            self.runtime.fence(self._journal.term, self._journal.applied)
+
     async def _reconcile(self) -> None:
         """Have done what was logged and not done, and say who is gone."""
+        self._fence()
         self.runtime.bind(self._crashes.hear)
         self._fleet.bind(self._join_rented)
         observed = self.runtime.observe()
@@ -617,7 +624,9 @@ class InfrastructureOrchestrator:
         self._saves.note(outcome)
         self._limits.note(outcome)
         self._give_back(outcome.effects)
-        self._outbox.send(outcome.effects)
+        if outcome.effects:
+            self._fence()
+            self._outbox.send(outcome.effects)
         self._cycle.note(outcome)
 
     def _give_back(self, effects: Sequence[Effect]) -> None:
