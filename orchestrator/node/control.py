@@ -5,8 +5,9 @@ then on the agent may say
 
 - ``{"save": k}``: answer ``{"saved": k, "step": s}``, or ``{"failed": k, "reason": "..."}``;
 - ``{"world": {"generation", "ranks", "master", "rank", "size"}}``: the workers are others from now
-  on. ``ranks`` has, by new rank, the one that a worker had before, -1 for a new worker. Answer
-  ``{"joined": generation}``;
+  on. ``ranks`` has, by new rank, the ``RANK`` that a worker was started with; ``rank`` is null for
+  one that is not part of it any more. Who was started with ``QUARTERMASTER_WARM=1`` waits for one.
+  Answer ``{"joined": generation}``;
 - ``{"stop": reason}``: end before long;
 
 and the worker, at will, ``{"progress": {"step": s, "fraction": f or null}}``.
@@ -70,7 +71,7 @@ class ControlDoor:
     ----------
     find : callable
         The worker whose process leads a session, or, if no session is known, that of a job, run
-        and rank.
+        and the rank that it was started with.
     """
 
     def __init__(self, find: Callable[[int, tuple[str, int, int]], Speaker | None]) -> None:

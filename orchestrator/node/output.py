@@ -10,7 +10,7 @@ from collections import deque
 from pathlib import Path
 from urllib.parse import quote
 
-__all__ = ["Folders", "RotatedLog"]
+__all__ = ["Folders", "RotatedLog", "folder_name"]
 
 
 _TAIL = 4096  # bytes that are kept for reports

@@ -99,8 +99,9 @@ class Ack(msgspec.Struct, frozen=True, tag="ack"):
 class Launch(msgspec.Struct, frozen=True, tag="launch"):
     """Start a worker, once its GPUs are free; one that is there already is left alone.
 
-    ``worker`` is its identity within the run, which it keeps when ranks change. ``share`` is of
-    each of its GPUs, ``memory_mb`` what it may use (0: no limit), ``control`` whether it may speak.
+    ``worker`` tells it from all others of the run. ``warm``: it joins a gang that runs, and waits
+    to be told of a world; its ``rank`` is then only what the others will call it. ``share`` is of
+    each of its GPUs, ``memory_mb`` what it may use (0: no limit).
     """
 
     fence: Fence
@@ -115,6 +116,7 @@ class Launch(msgspec.Struct, frozen=True, tag="launch"):
     node_rank: int
     master: tuple[str, int]
     generation: int = 0
+    warm: bool = False
     working_dir: str = ""
     environment: tuple[tuple[str, str], ...] = ()
     gpus: tuple[int, ...] = ()
@@ -150,8 +152,8 @@ class Save(msgspec.Struct, frozen=True, tag="save"):
 class World(msgspec.Struct, frozen=True, tag="world"):
     """The workers of a run are others from now on.
 
-    ``ranks`` has, for each new rank, the rank that its worker had before, or -1 for one that is
-    new. ``members`` are the workers of this agent that stay: (worker, new rank).
+    ``ranks`` has, for each rank, the one that its worker was started with. ``members`` are the
+    workers of this agent: (worker, rank), -1 for one that is not part of it.
     """
 
     fence: Fence
@@ -201,6 +203,7 @@ class Seen(msgspec.Struct, frozen=True):
     job: str
     run: int
     worker: int
+    first_rank: int
     rank: int
     size: int
     generation: int

@@ -48,6 +48,7 @@ NAMES = {
     "job": "QUARTERMASTER_JOB_ID",
     "run": "QUARTERMASTER_RUN",
     "token": "QUARTERMASTER_TOKEN",
+    "warm": "QUARTERMASTER_WARM",
     "worker": "QUARTERMASTER_WORKER",
 }
 """Variables of our own; the token is the agent's, and no worker gets it."""
@@ -152,6 +153,8 @@ def environment_of(order: Launch, base: dict[str, str], own: dict[str, str]) -> 
     found[NAMES["run"]] = str(order.run)
     found[NAMES["generation"]] = str(order.generation)
     found[NAMES["checkpoints"]] = order.checkpoints
+    if order.warm:
+        found[NAMES["warm"]] = "1"
     return found | own
 
 
@@ -192,6 +195,7 @@ class Workers:
         return tuple(
             Seen(
                 *worker.key,
+                worker.order.rank,
                 worker.rank,
                 worker.size,
                 worker.generation,
@@ -209,7 +213,7 @@ class Workers:
             return found
         job, run, rank = named
         for worker in self._workers.values():
-            if (worker.order.job, worker.order.run, worker.rank) == (job, run, rank):
+            if (worker.order.job, worker.order.run, worker.order.rank) == (job, run, rank):
                 return worker
         return None
 
@@ -220,7 +224,8 @@ class Workers:
         key = order.job, order.run, order.worker
         if key not in self._workers and key not in self._ended:
             self.empty.clear()
-            self._workers[key] = _Worker(order, self, order.rank, order.size, order.generation)
+            generation = order.generation - order.warm  # it is told of that one
+            self._workers[key] = _Worker(order, self, order.rank, order.size, generation)
             self._start_ready()
 
     def forget(self, body: Body) -> None:
@@ -279,16 +284,17 @@ class Workers:
         """Tell workers that stay who the others are."""
         ranks = dict(order.members)
         for worker in self._of(order.job, order.run, tuple(ranks)):
+            rank = ranks[worker.order.worker]
             if worker.generation >= order.generation:
                 continue
-            worker.rank, worker.size = ranks[worker.order.worker], len(order.ranks)
+            worker.rank, worker.size = rank, len(order.ranks)
             worker.generation = order.generation
             if worker.line is not None:
                 world = {
                     "generation": order.generation,
                     "ranks": list(order.ranks),
                     "master": f"{order.master[0]}:{order.master[1]}",
-                    "rank": worker.rank,
+                    "rank": None if rank < 0 else rank,
                     "size": worker.size,
                 }
                 worker.line.say({"world": world})
@@ -345,6 +351,8 @@ class Workers:
         try:
             worker.log = self._folders.log(order.job, order.run, order.worker)
             folder = order.working_dir or str(self._folders.work(order.job))
+            if order.checkpoints:
+                Path(order.checkpoints).mkdir(parents=True, exist_ok=True)
             environment = environment_of(order, dict(os.environ), own)
             reading, writing = os.pipe()
             os.set_blocking(reading, False)

@@ -5,14 +5,18 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from orchestrator.messages import Event, WorkerExited, WorkerPlacement, WorkersLost
-from orchestrator.node.protocol import Cause, Ended, Seen
+from orchestrator.node.output import folder_name
+from orchestrator.node.protocol import Cause, Ended, Fence, Launch, Seen
 from orchestrator.ports import Timer
+from orchestrator.types import JobSpec
 
-__all__ = ["Gang", "Member", "matched", "members_of", "verdict_of"]
+__all__ = ["Gang", "Member", "launch_of", "matched", "members_of", "verdict_of"]
 
 
+_MIB = 1024  # of a GiB
 _TAIL = 600  # characters of a log that go into a reason
 _LOST = (Cause.SIGNAL, Cause.NODE, Cause.LEASE, Cause.HALTED)
 _KILLED = 128 + signal.SIGKILL
@@ -22,9 +26,9 @@ _KILLED = 128 + signal.SIGKILL
 class Member:
     """A worker of a gang, as far as is known here.
 
-    ``order`` is the rank that it is to have, ``rank`` the one that it knows of. ``told``: its agent
-    may have started it. ``fresh``: it is not part of a world yet. ``leaves``: it is to end, and the
-    gang goes on without it. ``ended``: nothing of it is left.
+    ``rank`` is the one that it is started with, ``order`` the one that it has, or is to have.
+    ``told``: its agent may have started it. ``fresh``: it is not part of a world yet. ``leaves``:
+    it is to end, and the gang goes on without it. ``ended``: nothing of it is left.
     """
 
     worker: int
@@ -68,6 +72,7 @@ class Gang:
     published: int = 0
     master: tuple[str, int] = ("127.0.0.1", 0)
     begun: bool = False
+    survived: int = 0  # losses of single workers
     told_here: bool = False  # it was started, or changed, by this runtime and no former one
     restarts: bool = False  # all its workers are to end, and others to begin
     saving: int = 0
@@ -96,6 +101,11 @@ class Gang:
         return bool(there) and all(member.knows for member in there)
 
     @property
+    def next_rank(self) -> int:
+        """What a newcomer is called by the others: no one of them was started with it."""
+        return max((member.rank for member in self.members.values()), default=-1) + 1
+
+    @property
     def next_worker(self) -> int:
         """Identity of a new worker."""
         return max(self.members, default=-1) + 1
@@ -121,7 +131,7 @@ class Gang:
             member = Member(seen.worker, node, seen.gpus, seen.rank)
             self.members[seen.worker] = member
         member.told = member.started = True
-        member.rank = member.order = seen.rank
+        member.rank, member.order = seen.first_rank, seen.rank
         member.knows = member.knows or seen.knows
         if seen.generation >= self.generation and not self.told_here:
             self.size = seen.size
@@ -138,6 +148,36 @@ def members_of(workers: Sequence[WorkerPlacement], first: int = 0) -> dict[int, 
         first + rank: Member(first + rank, placed.node_id, placed.gpus, rank)
         for rank, placed in enumerate(workers)
     }
+
+
+def launch_of(
+    gang: Gang, member: Member, spec: JobSpec, fence: Fence, checkpoints: Path | None
+) -> Launch:
+    """What an agent is told to start a worker."""
+    present = gang.present
+    beside = [other for other in present if other.node == member.node]
+    saved = "" if checkpoints is None else str(checkpoints / folder_name(gang.job))
+    return Launch(
+        fence=fence,
+        job=gang.job,
+        run=gang.run,
+        worker=member.worker,
+        command=spec.command,
+        rank=member.rank,
+        size=len(present),
+        local_rank=beside.index(member),
+        local_size=len(beside),
+        node_rank=gang.nodes(present).index(member.node),
+        master=gang.master,
+        generation=gang.generation,
+        warm=member.fresh,
+        working_dir=spec.working_dir,
+        environment=spec.environment,
+        gpus=member.gpus,
+        share=spec.gpu_fraction,
+        memory_mb=round(_MIB * spec.memory_per_worker_gb),
+        checkpoints=saved,
+    )
 
 
 def matched(

@@ -219,6 +219,9 @@ class AgentHub:
         if data is None or self._listener is None:
             return None
         hello = read_hello(data)
+        if isinstance(hello, Hello) and hello.fence[0] > self.fence[0] >= 0:
+            _log.error("node '%s' obeys another orchestrator: this one was replaced", hello.node)
+            return None
         if isinstance(hello, Hello):
             problem = self._objection(hello)
             if not problem:

@@ -28,12 +28,12 @@ from orchestrator.messages import (
 from orchestrator.node.protocol import (
     Address,
     Body,
+    Cause,
     Ended,
     Halt,
     Hello,
     Joined,
     Knows,
-    Launch,
     Progress,
     Release,
     Save,
@@ -43,7 +43,7 @@ from orchestrator.node.protocol import (
     World,
 )
 from orchestrator.ports import Clock, FaultDetector
-from orchestrator.runtimes.gangs import Gang, Member, matched, members_of, verdict_of
+from orchestrator.runtimes.gangs import Gang, Member, launch_of, matched, members_of, verdict_of
 from orchestrator.runtimes.hub import AgentHub
 from orchestrator.types import JobSpec
 
@@ -53,8 +53,8 @@ __all__ = ["ProcessRuntime"]
 _AGAIN_MS = 1000  # until what nobody has taken is reported again
 _RECONNECT_MS = 1000  # for an agent whose connection is gone, until its node is taken for dead
 _REGROUP_MS = 120_000  # for newcomers to say hello
+_MOST_SURVIVED = 3  # workers that are lost from a run, one after the other
 _LEAST_SAVE_S = 0.001  # what a save takes at least: then one is waited for, and confirmed
-_MIB = 1024  # of a GiB
 
 
 _log = logging.getLogger(__name__)
@@ -159,7 +159,7 @@ class ProcessRuntime:
         """Somebody knows that a node's agent, and all that it had started, is gone."""
         self._hub.bury(node_id)
         if self._detector is not None:
-            self._spawn(self._detector.report(node_id))
+            self._tell_detector(self._detector.report, node_id)
 
     def admit(self, spec: JobSpec) -> JobSpec:
         """A job as it can be run; raises a :class:`ValidationError` if there is nothing to run.
@@ -190,6 +190,11 @@ class ProcessRuntime:
     def progress(self, job_id: str) -> tuple[int, float | None] | None:
         """The last step that a running job has told, and the share that is done if it knows."""
         return self._progress.get(job_id)
+
+    def knows(self, job_id: str) -> bool:
+        """Whether all workers of a job can be asked to save, and told of others."""
+        gang = self._gangs.get(job_id)
+        return gang is not None and gang.knows
 
     def carry_out(self, effects: Sequence[Effect]) -> None:
         """Begin to carry effects out, in this order."""
@@ -268,29 +273,7 @@ class ProcessRuntime:
 
     def _send_launch(self, gang: Gang, member: Member) -> None:
         spec = self._specs[gang.job]
-        present = gang.present
-        beside = [other for other in present if other.node == member.node]
-        folder = "" if self._checkpoints is None else str(self._checkpoints)
-        launch = Launch(
-            fence=self._hub.fence,
-            job=gang.job,
-            run=gang.run,
-            worker=member.worker,
-            command=spec.command,
-            rank=member.rank,
-            size=len(present),
-            local_rank=beside.index(member),
-            local_size=len(beside),
-            node_rank=gang.nodes(present).index(member.node),
-            master=gang.master,
-            generation=gang.generation,
-            working_dir=spec.working_dir,
-            environment=spec.environment,
-            gpus=member.gpus,
-            share=spec.gpu_fraction,
-            memory_mb=round(_MIB * spec.memory_per_worker_gb),
-            checkpoints=folder,
-        )
+        launch = launch_of(gang, member, spec, self._hub.fence, self._checkpoints)
         if self._hub.send(member.node, launch):
             member.told = True
 
@@ -423,18 +406,18 @@ class ProcessRuntime:
         self, gang: Gang, stay: list[Member], go: list[Member], places: list[WorkerPlacement]
     ) -> None:
         """Some stay, some go, some come. The world changes when those who come are warm."""
-        first = gang.next_worker
         for member in go:
             member.leaves = True
-        for rank, member in enumerate(stay):
-            member.order = rank
-        for rank, place in enumerate(places, len(stay)):
-            worker = first + rank - len(stay)
-            gang.members[worker] = Member(worker, place.node_id, place.gpus, rank, fresh=True)
+        for order, member in enumerate(stay):
+            member.order = order
+        for order, place in enumerate(places, len(stay)):
+            worker, rank = gang.next_worker, gang.next_rank
+            fresh = Member(worker, place.node_id, place.gpus, rank, order=order)
+            fresh.fresh = self._specs[gang.job].kind != JobKind.SERVICE
+            gang.members[worker] = fresh
         gang.generation += 1
         gang.told_here, gang.size = True, 0
-        service = self._specs[gang.job].kind == JobKind.SERVICE
-        if service:
+        if self._specs[gang.job].kind == JobKind.SERVICE:
             gang.published = gang.generation
             self._halt(gang, go, "the service shrinks")
         self._launch(gang, [member for member in gang.present if not member.told])
@@ -444,30 +427,53 @@ class ProcessRuntime:
 
     def _publish(self, gang: Gang) -> None:
         """Tell all workers who they are now, unless newcomers are still to say hello."""
-        present = gang.present
-        if gang.published >= gang.generation or not all(member.knows for member in present):
-            return
-        before = tuple(-1 if member.fresh else member.rank for member in present)
+        if gang.published < gang.generation and all(member.knows for member in gang.present):
+            timer = gang.timers.pop("regroup", None)
+            if timer is not None:
+                timer.cancel()
+            self._tell_world(gang, gang.present)
+
+    def _tell_world(self, gang: Gang, present: Sequence[Member]) -> None:
+        """Tell those that are part of a world, and those that leave, of it."""
         gang.published = gang.generation
-        timer = gang.timers.pop("regroup", None)
-        if timer is not None:
-            timer.cancel()
-        for member in present:
-            member.rank, member.fresh = member.order, False
-        for node in gang.nodes(present):
-            members = tuple((m.worker, m.rank) for m in present if m.node == node)
-            world = World(
-                self._hub.fence,
-                gang.job,
-                gang.run,
-                gang.generation,
-                before,
-                gang.master,
-                members,
-            )
-            self._hub.send(node, world)
+        gang.master = self._new_master(gang)
+        for order, member in enumerate(present):
+            member.order, member.fresh = order, False
+        go = [member for member in gang.alive if member.leaves]
+        ranks = tuple(member.rank for member in present)
+        for node in gang.nodes([*present, *go]):
+            members = [(m.worker, m.order) for m in present if m.node == node]
+            members += [(m.worker, -1) for m in go if m.node == node]
+            told = gang.job, gang.run, gang.generation, ranks, gang.master, tuple(members)
+            self._hub.send(node, World(self._hub.fence, *told))
+        if go:
+            wait_ms = round(1000 * self.grace_s)
+            self._set_timer(gang, "leave", wait_ms, lambda: self._see_off(gang))
+
+    def _see_off(self, gang: Gang) -> None:
+        """Those that leave and have not left by themselves are told to."""
         go = [member for member in gang.alive if member.leaves]
         self._halt(gang, go, "the job goes on with fewer workers")
+
+    def _survives(self, gang: Gang) -> bool:
+        """Whether a gang goes on without a worker that was killed, until another is there."""
+        lost = [m for m in gang.present if m.ended is not None]
+        stay = [m for m in gang.present if m.alive and m.knows and not m.fresh]
+        spec = self._specs.get(gang.job)
+        fine = spec is not None and spec.elastic and spec.kind != JobKind.SERVICE
+        fine = fine and bool(stay) and len(stay) + len(lost) == len(gang.present)
+        causes = {m.ended.cause for m in lost if m.ended is not None}
+        if not fine or causes != {Cause.SIGNAL} or gang.survived >= _MOST_SURVIVED:
+            return False
+        gang.survived += 1
+        _log.warning("job '%s' goes on without %d of its workers", gang.job, len(lost))
+        places = [WorkerPlacement(member.node, member.gpus) for member in lost]
+        for member in lost:
+            member.leaves = True
+        gang.generation += 1
+        self._tell_world(gang, stay)
+        self._reform(gang, stay, [], places)
+        return True
 
     def _give_up_regroup(self, gang: Gang) -> None:
         if gang.published < gang.generation and gang.verdict is None:
@@ -514,7 +520,7 @@ class ProcessRuntime:
 
     def _show(self, node: str) -> None:
         if self._detector is not None:
-            self._spawn(self._detector.heartbeat(node))
+            self._tell_detector(self._detector.heartbeat, node)
 
     def left(self, node: str) -> None:
         """The connection of an agent is gone: it comes back at once, or its node is dead."""
@@ -560,6 +566,8 @@ class ProcessRuntime:
                 self._note_saved(gang, body)
             case Joined(_, _, _, generation):
                 member.joined = generation
+                if all(m.joined >= gang.published for m in gang.present if not m.fresh):
+                    self._see_off(gang)
             case Progress(_, _, _, step, fraction):
                 self._progress[gang.job] = step, fraction
             case _:
@@ -606,6 +614,8 @@ class ProcessRuntime:
                 return
             if isinstance(gang.verdict, CheckpointCommitted) and not gang.heard:
                 return  # it is saved, and that is to be said first
+            if isinstance(found, WorkersLost) and not gang.saving and self._survives(gang):
+                return
             if gang.saving and not gang.unsaved and isinstance(found, WorkersLost):
                 reason = "it cannot be asked to save, and was told to end"
                 found = replace(found, reason=reason)
@@ -648,10 +658,10 @@ class ProcessRuntime:
             before.cancel()
         gang.timers[name] = self._clock.call_at(self._clock.now_ms() + wait_ms, callback)
 
-    def _spawn(self, work: Awaitable[None]) -> None:
+    def _tell_detector(self, work: Callable[[str], Awaitable[None]], node: str) -> None:
         async def guarded() -> None:
             try:
-                await work
+                await work(node)
             except Exception:
                 _log.exception("the fault detector, or who listens to it, failed")
 
