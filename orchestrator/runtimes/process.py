@@ -638,13 +638,15 @@ class ProcessRuntime:
             return
         if self._deliver is None:
             raise ConfigurationError("ProcessRuntime: nobody to report to; call bind() first")
-        verdict = gang.verdict
-        if await self._deliver(verdict) is False:
-            if self._gangs.get(gang.job) is gang and gang.verdict is verdict:
+        verdict, taken = gang.verdict, False
+        try:
+            taken = await self._deliver(verdict) is not False
+        finally:
+            present = self._gangs.get(gang.job) is gang and gang.verdict is verdict
+            if present and not taken:
                 self._report_in(gang, _AGAIN_MS)
-            return
-        gang.heard = True
-        if self._gangs.get(gang.job) is gang and gang.verdict is verdict:
+        if present and taken:
+            gang.heard = True
             if not isinstance(verdict, CheckpointCommitted):
                 self._dismiss(gang, "its job has ended")
             else:
