@@ -100,7 +100,8 @@ class ProcessRuntime:
     ) -> None:
         self.token = token or secrets.token_urlsafe(24)
         self.grace_s = grace_s
-        self._clock, self._detector, self._checkpoints = clock, detector, checkpoints
+        self._clock, self._detector = clock, detector
+        self._checkpoints = None if checkpoints is None else checkpoints.resolve()
         lease_ms = round(1000 * lease_s)
         self._hub = AgentHub(Address.parse(address), self.token, lease_ms, clock.now_ms)
         self._deliver: Callable[[Event], Awaitable[object]] | None = None
