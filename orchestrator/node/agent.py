@@ -22,7 +22,7 @@ from typing import assert_never
 
 from orchestrator.errors import ConfigurationError
 from orchestrator.node.control import ControlDoor
-from orchestrator.node.guard import Guard, adopt_orphans, now_ms
+from orchestrator.node.guard import Guard, adopt_orphans, end_marked, now_ms
 from orchestrator.node.output import Folders
 from orchestrator.node.protocol import (
     VERSION,
@@ -57,6 +57,7 @@ _FIRST_WAIT_S, _MOST_WAIT_S = 0.05, 0.5  # between attempts to reach the orchest
 _GREETING_S = 5.0  # for the orchestrator's answer to a hello
 _LOCK = "agent.lock"
 _FENCE = "fence"
+_BOOT = "boot"
 
 
 _log = logging.getLogger(__name__)
@@ -66,6 +67,8 @@ class Exit:
     """Exit codes of an agent."""
 
     FINE = 0
+    FAULT = 1
+    """Something that must not happen has."""
     REFUSED = 3
     """The orchestrator does not take it: another version, or another token."""
     TAKEN = 4
@@ -184,6 +187,7 @@ class Agent:
     def __init__(self, settings: AgentSettings) -> None:
         self._settings = settings
         self._boot = uuid.uuid4().hex
+        self._end_predecessors()
         # First of all, while this process is small and has one thread.
         self._guard = Guard(f"{NAMES['agent']}={self._boot}")
         adopt_orphans()
@@ -211,6 +215,8 @@ class Agent:
             asyncio.create_task(self._keep_connected()),
             asyncio.create_task(self._beat()),
         ]
+        for task in tasks:
+            task.add_done_callback(self._note_bug)
         try:
             await self._ending.wait()
             await self._wind_down()
@@ -229,6 +235,12 @@ class Agent:
         if self._exit is None:
             self._exit = code
         self._ending.set()
+
+    def _note_bug(self, task: asyncio.Task[None]) -> None:
+        """A task has ended that never does: an agent that does half of its work is none."""
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.error("this agent ends because of a fault of its own", exc_info=error)
+            self._end(Exit.FAULT)
 
     async def _wind_down(self) -> None:
         """End what is left of workers, and have it reported if somebody listens."""
@@ -367,6 +379,13 @@ class Agent:
         return now_ms() - self._lost_ms > 1000 * linger_s
 
     # --- what outlives this process --------------------------------------------------------------
+
+    def _end_predecessors(self) -> None:
+        """End what the agent before has left, if it was killed together with its guard."""
+        path = self._settings.folder / _BOOT
+        with contextlib.suppress(OSError):
+            end_marked(f"{NAMES['agent']}={path.read_text()}".encode())
+        path.write_text(self._boot)
 
     def _read_fence(self) -> Fence:
         with contextlib.suppress(OSError, ValueError):

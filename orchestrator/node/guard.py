@@ -1,9 +1,10 @@
 """The guard of an agent: a process that ends its workers when the agent cannot.
 
-An agent that is killed takes its workers along by PR_SET_PDEATHSIG; not what these have started. An
-agent that is stopped, and continued late, could not end anybody in time. So a second process, of a
-few pages of its own, knows the sessions of the workers and when their lease ends. It ends them all
-when the agent is gone (its pipe closes), or when the lease is over and nobody else has.
+An agent that is killed cannot end anybody, nor can one that is stopped, and continued late. So a
+second process, of a few pages of its own, knows the sessions of the workers and when their lease
+ends. It ends them all when the agent is gone (its pipe closes), or when the lease is over and
+nobody else has. Whoever kills both at once leaves workers to the next agent of the node, which
+ends what carries the mark of the one before.
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ import signal
 import time
 from pathlib import Path
 
-__all__ = ["Guard", "adopt_orphans", "die_with_parent", "end_session", "members", "now_ms"]
+__all__ = ["Guard", "adopt_orphans", "end_marked", "end_session", "members", "now_ms"]
 
 
-_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
+_PR_SET_CHILD_SUBREAPER = 36
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -31,11 +32,6 @@ _MOST_FILES = 4096
 def now_ms() -> int:
     """Milliseconds on a clock that goes on while the machine sleeps."""
     return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000
-
-
-def die_with_parent() -> None:
-    """Have this process killed when its parent dies; kept by exec, not by fork."""
-    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
 def adopt_orphans() -> None:
@@ -64,7 +60,7 @@ def end_session(session: int, number: signal.Signals = signal.SIGKILL) -> None:
                 os.kill(pid, number)
 
 
-def _end_marked(mark: bytes) -> None:
+def end_marked(mark: bytes) -> None:
     """Kill processes that carry a mark in their environment, wherever they have gone."""
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit() and int(folder.name) != os.getpid():
@@ -167,4 +163,4 @@ def _stand_guard(pipe: int, mark: bytes) -> None:
                 sessions.discard(number)
     for session in sessions:
         end_session(session)
-    _end_marked(mark)
+    end_marked(mark)

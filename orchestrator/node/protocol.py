@@ -40,7 +40,6 @@ __all__ = [
     "Saved",
     "Seen",
     "Stale",
-    "Started",
     "ToAgent",
     "ToOrchestrator",
     "Welcome",
@@ -232,15 +231,6 @@ class Beat(msgspec.Struct, frozen=True, tag="beat"):
     sent_ms: int
 
 
-class Started(msgspec.Struct, frozen=True, tag="started"):
-    """A worker has a process."""
-
-    job: str
-    run: int
-    worker: int
-    pid: int
-
-
 class Knows(msgspec.Struct, frozen=True, tag="knows"):
     """A worker has said hello: it can be asked to save, and told of other workers."""
 
@@ -303,7 +293,7 @@ class Stale(msgspec.Struct, frozen=True, tag="stale"):
     fence: Fence
 
 
-Body: TypeAlias = Started | Knows | Ended | Saved | Joined | Progress | Stale
+Body: TypeAlias = Knows | Ended | Saved | Joined | Progress | Stale
 
 
 class Report(msgspec.Struct, frozen=True, tag="report"):
@@ -358,6 +348,7 @@ class Line:
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader, self._writer = reader, writer
+        self._unsent: list[bytes] = []  # until the event loop's next turn: then in one go
 
     @property
     def is_open(self) -> bool:
@@ -369,9 +360,16 @@ class Line:
         if self._writer.is_closing():
             return
         data = _ENCODER.encode(message)
-        self._writer.write(len(data).to_bytes(_HEADER, "big") + data)
+        if not self._unsent:
+            asyncio.get_running_loop().call_soon(self._flush)
+        self._unsent += (len(data).to_bytes(_HEADER, "big"), data)
+
+    def _flush(self) -> None:
+        data, self._unsent = b"".join(self._unsent), []
+        if data and not self._writer.is_closing():
+            self._writer.write(data)
         if self._writer.transport.get_write_buffer_size() > _MOST_UNSENT:
-            self.close()  # it does not read, and will be told anew
+            self._writer.close()  # it does not read, and will be told anew
 
     async def frame(self) -> bytes | None:
         """Read a frame; None at the end of the line."""
@@ -394,7 +392,8 @@ class Line:
         return None if data is None else _decoded(_FOR_ORCHESTRATOR, data)
 
     def close(self) -> None:
-        """End the line."""
+        """End the line, once what was sent is on its way."""
+        self._flush()
         self._writer.close()
 
 

@@ -36,7 +36,6 @@ class Member:
     gpus: tuple[int, ...]
     rank: int
     told: bool = False
-    started: bool = False
     knows: bool = False
     fresh: bool = False
     leaves: bool = False
@@ -130,7 +129,7 @@ class Gang:
         if member is None:
             member = Member(seen.worker, node, seen.gpus, seen.rank)
             self.members[seen.worker] = member
-        member.told = member.started = True
+        member.told = True
         member.rank, member.order = seen.first_rank, seen.rank
         member.knows = member.knows or seen.knows
         if seen.generation >= self.generation and not self.told_here:

@@ -39,7 +39,6 @@ from orchestrator.node.protocol import (
     Save,
     Saved,
     Stale,
-    Started,
     World,
 )
 from orchestrator.ports import Clock, FaultDetector
@@ -558,8 +557,6 @@ class ProcessRuntime:
         if gang is None or member is None or gang.leaving:
             return
         match body:
-            case Started():
-                member.started = True
             case Knows():
                 member.knows = True
                 self._publish(gang)

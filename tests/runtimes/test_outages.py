@@ -98,6 +98,22 @@ async def test_a_guard_that_is_killed_is_replaced(stage: Stage) -> None:
     await until(lambda: not alive(pid))
 
 
+async def test_what_is_left_of_an_agent_that_was_killed_with_its_guard_ends_with_the_next(
+    stage: Stage,
+) -> None:
+    await stage.open("n0")
+    assert stage.agents is not None
+    pid, agent = await _running(stage), _agent(stage)
+    (guard,) = [p for p in _children(agent) if p != pid]
+    os.kill(agent, signal.SIGSTOP)  # so that it does not replace its guard
+    os.kill(guard, signal.SIGKILL)
+    os.kill(agent, signal.SIGKILL)
+    await until(lambda: stage.events)
+    assert alive(pid)
+    await stage.agents.add("n0")
+    await until(lambda: not alive(pid))
+
+
 def _children(pid: int) -> list[int]:
     text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
     return [int(child) for child in text.split()]
