@@ -18,6 +18,7 @@ from typing import Any
 from orchestrator.autoscaler.fleet import FleetController, FleetScaler
 from orchestrator.clock import WallClock
 from orchestrator.engine.engine import Engine, Outcome
+from orchestrator.engine.history import TIMED_OUT
 from orchestrator.errors import CapacityError, NotLeaderError, ValidationError
 from orchestrator.kernels.state.codes import NodeCode, Reason
 from orchestrator.kernels.state.row import ClusterShape
@@ -46,7 +47,10 @@ from orchestrator.messages import (
     Register,
     ReleaseNode,
     Scale,
+    StopJob,
+    StopReason,
     Submit,
+    WorkerExited,
 )
 from orchestrator.metrics import OrchestratorMetrics
 from orchestrator.ports import (
@@ -617,6 +621,11 @@ class InfrastructureOrchestrator:
         self._settings.read(entry)
         self._crashes.note(entry, outcome)
         self._places.note(entry, outcome)
+        body = entry.body
+        if self._leading and isinstance(body, WorkerExited) and body.exit_code == TIMED_OUT:
+            # Nobody has seen them end: it was said of them, and what is real has to be told.
+            stop = StopJob(body.job_id, body.run, StopReason.INTERRUPTED, 0)
+            self._outbox.send((stop,))
 
     def _carry_out(self, outcome: Outcome) -> None:
         self._keeper.note(outcome, self.engine.now_ms)

@@ -29,6 +29,7 @@ from agents.speed.clock import (
 )
 from agents.speed.cluster import CrowdedClusters, Cycle, pack_openb, placed_per_second
 from agents.speed.mesh import ServedCluster
+from agents.speed.workers import RealCluster
 from envs.config import CLUSTER, JOB_ORDERING
 from envs.session import Session
 from envs.workloads import Trace, lublin_feitelson, read_philly, read_swf
@@ -69,6 +70,8 @@ class Workbench:
         Training time of the end-to-end measurement.
     requests : int
         Requests whose routing is measured in one repeat.
+    real_jobs : int
+        Real jobs in one repeat.
     repeats : int
     clock : {"wall", "cpu"}
         What measurements on a single thread read: the time of day, or the time that the thread
@@ -84,6 +87,7 @@ class Workbench:
     length: int = 1024
     train_seconds: float = 20.0
     requests: int = 5000
+    real_jobs: int = 200
     repeats: int = 5
     clock: str = "wall"
     traces: str | None = None
@@ -392,6 +396,20 @@ def shut_out(bench: Workbench) -> Measure:
     return Measure(statistics.median(times), "ms", min(times), max(times), "wall clock")
 
 
+def first_instruction(bench: Workbench) -> Measure:
+    """From submitting a real job to the first thing that its worker does, median."""
+    times = RealCluster(2).first_instruction_ms(bench.real_jobs)
+    note = f"{bench.real_jobs} jobs, one after the other, sh and date included"
+    return Measure(statistics.median(times), "ms", min(times), max(times), note)
+
+
+def real_jobs(bench: Workbench) -> Measure:
+    """Trivial real jobs that are started and ended in a second, 8 agents."""
+    rates = RealCluster(8).jobs_per_second(bench.real_jobs, bench.repeats)
+    note = f"{bench.real_jobs} jobs at once, log in memory"
+    return Measure(statistics.median(rates), "jobs/s", min(rates), max(rates), note)
+
+
 MEASURES: Mapping[str, Callable[[Workbench], Measure]] = {
     measure.__name__: measure
     for measure in (
@@ -413,6 +431,8 @@ MEASURES: Mapping[str, Callable[[Workbench], Measure]] = {
         ppo,
         routing,
         shut_out,
+        first_instruction,
+        real_jobs,
         memory,
         warm_start,
         cold_compile,

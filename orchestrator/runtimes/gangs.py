@@ -72,6 +72,7 @@ class Gang:
     master: tuple[str, int] = ("127.0.0.1", 0)
     begun: bool = False
     survived: int = 0  # losses of single workers
+    service: bool = False  # its workers are replicas, each by itself
     told_here: bool = False  # it was started, or changed, by this runtime and no former one
     restarts: bool = False  # all its workers are to end, and others to begin
     saving: int = 0
@@ -206,7 +207,7 @@ def verdict_of(gang: Gang) -> Event | None:
         code = _KILLED if ended.cause == Cause.MEMORY else ended.code or 1
         return WorkerExited(gang.job, gang.run, code, reason)
     gone = [member for member in gang.present if member.gone and member.ended is None]
-    if gone:
+    if gone and not (gang.service and gang.alive):
         nodes = ", ".join(f"'{node}'" for node in gang.nodes(gone))
         return WorkersLost(gang.job, gang.run, f"lost with node {nodes}", gang.seen_ms)
     complete = len(gang.present) >= max(gang.size, 1)

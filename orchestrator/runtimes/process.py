@@ -234,6 +234,7 @@ class ProcessRuntime:
         if before is not None:
             self._dismiss(before, "another run of its job begins")
         gang = Gang(effect.job_id, effect.run, members_of(effect.workers), told_here=True)
+        gang.service = effect.spec.kind == JobKind.SERVICE
         self._gangs[gang.job] = gang
         self._specs[gang.job] = effect.spec
         for node in gang.nodes():
@@ -381,8 +382,10 @@ class ProcessRuntime:
         go = [member for member in gang.present if member.alive and member not in stay]
         if not places and not go:
             return
-        service = effect.spec.kind == JobKind.SERVICE
-        if stay and not effect.moved and (gang.knows or service):
+        gang.service = effect.spec.kind == JobKind.SERVICE
+        for member in [m for m in gang.present if m.gone]:
+            member.leaves = True
+        if stay and not effect.moved and (gang.knows or gang.service):
             self._reform(gang, stay, go, places)
             return
         save = self._next_number() if effect.moved and gang.knows else 0
@@ -413,11 +416,11 @@ class ProcessRuntime:
         for order, place in enumerate(places, len(stay)):
             worker, rank = gang.next_worker, gang.next_rank
             fresh = Member(worker, place.node_id, place.gpus, rank, order=order)
-            fresh.fresh = self._specs[gang.job].kind != JobKind.SERVICE
+            fresh.fresh = not gang.service
             gang.members[worker] = fresh
         gang.generation += 1
         gang.told_here, gang.size = True, 0
-        if self._specs[gang.job].kind == JobKind.SERVICE:
+        if gang.service:
             gang.published = gang.generation
             self._halt(gang, go, "the service shrinks")
         self._launch(gang, [member for member in gang.present if not member.told])
@@ -460,7 +463,7 @@ class ProcessRuntime:
         lost = [m for m in gang.present if m.ended is not None]
         stay = [m for m in gang.present if m.alive and m.knows and not m.fresh]
         spec = self._specs.get(gang.job)
-        fine = spec is not None and spec.elastic and spec.kind != JobKind.SERVICE
+        fine = spec is not None and spec.elastic and not gang.service
         fine = fine and bool(stay) and len(stay) + len(lost) == len(gang.present)
         causes = {m.ended.cause for m in lost if m.ended is not None}
         if not fine or causes != {Cause.SIGNAL} or gang.survived >= _MOST_SURVIVED:
@@ -470,6 +473,7 @@ class ProcessRuntime:
         places = [WorkerPlacement(member.node, member.gpus) for member in lost]
         for member in lost:
             member.leaves = True
+        self._forget_leavers(gang)
         gang.generation += 1
         self._tell_world(gang, stay)
         self._reform(gang, stay, [], places)
@@ -584,7 +588,8 @@ class ProcessRuntime:
             found = Gang(ended.job, ended.run, begun=True, size=ended.size)
             found = self._gangs.setdefault(ended.job, found)
             gang = found if found.run == ended.run else None
-        if gang is None:
+        strange = gang is not None and gang.told_here and ended.worker not in gang.members
+        if gang is None or strange:
             self._hub.acknowledge(node, (number,))
             return
         member = gang.members.get(ended.worker)
@@ -602,8 +607,7 @@ class ProcessRuntime:
         if gang.leaving:
             self._vanish(gang)
             return
-        for worker in [w for w, m in gang.members.items() if m.leaves and not m.alive]:
-            del gang.members[worker]
+        self._forget_leavers(gang)
         if gang.restarts:
             self._start_over(gang)
         elif gang.verdict is None or isinstance(gang.verdict, CheckpointCommitted):
@@ -618,6 +622,12 @@ class ProcessRuntime:
                 reason = "it cannot be asked to save, and was told to end"
                 found = replace(found, reason=reason)
             self._judge(gang, found)
+
+    def _forget_leavers(self, gang: Gang) -> None:
+        """Workers that were to end, and have, are no part of a gang any more."""
+        for member in [m for m in gang.members.values() if m.leaves and not m.alive]:
+            self._hub.acknowledge(member.node, (member.number,))
+            del gang.members[member.worker]
 
     # --- reports ---------------------------------------------------------------------------------
 

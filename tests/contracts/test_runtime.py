@@ -130,6 +130,10 @@ class ProcessBench:
         await until(lambda: all(self.stage.runtime.knows(job_id) for job_id in job_ids))
 
     async def let_go(self) -> None:
+        # Who has been asked to save is let do so before its work is over.
+        gangs = self.stage.runtime._gangs
+        asked = {job for job, gang in gangs.items() if gang.saving and gang.verdict is None}
+        await until(lambda: {event.job_id for event in self.heard} >= asked)
         (self.stage.folder / "go").touch()
         ended = [e.job_id for e in self.heard if isinstance(e, WorkerExited)]
         saved = [e.job_id for e in self.heard if isinstance(e, CheckpointCommitted)]
@@ -319,6 +323,8 @@ async def _hear_one(bench: Bench, told: list[Event]) -> None:
     if isinstance(bench, SimulatedBench):
         await bench.clock.advance_to(10 * _MINUTE_MS)
     elif isinstance(bench, ProcessBench):
+        gangs = bench.stage.runtime._gangs.values()
+        await until(lambda: told or not any(gang.saving for gang in gangs))
         (bench.stage.folder / "go").touch()
         await until(lambda: told)
 

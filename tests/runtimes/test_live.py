@@ -60,6 +60,7 @@ class Cluster:
         self.parts = Foundations(made[0], made[1], self.detector, made[3])
         self.runtime = ProcessRuntime(self.clock, self.detector, grace_s=0.5)
         self.agents: LocalAgents | None = None
+        self.time_limit_grace_s = 300.0
 
     async def open(self) -> None:
         await self.runtime.open()
@@ -77,6 +78,7 @@ class Cluster:
             nodes=nodes,
             schedule_on_events=True,
             check=True,
+            time_limit_grace_s=self.time_limit_grace_s,
         )
 
     async def replace(self) -> None:
@@ -114,9 +116,8 @@ class Cluster:
             num_workers=workers,
             gpus_per_worker=gpus,
             memory_per_worker_gb=1.0,
-            max_duration_hours=1.0,
             checkpoint_interval_steps=0,
-            **(values | fields),
+            **({"max_duration_hours": 1.0} | values | fields),
         )
         await self.orchestrator.submit_job(spec)
 
@@ -267,6 +268,16 @@ async def test_an_agent_that_dies_while_nobody_leads_loses_its_jobs(cluster: Clu
     await until(lambda: cluster.runs("a") >= 2 and cluster.ended("a"), 60.0)
     assert cluster.status("a")["state"] == "completed"
     cluster.assert_nothing_is_shared()
+
+
+async def test_a_job_that_has_had_its_time_ends_for_real(cluster: Cluster) -> None:
+    cluster.time_limit_grace_s = 0.2
+    await cluster.open()
+    await cluster.submit("endless", 2, 1, 60.0, max_duration_hours=1 / 3600)
+    await until(lambda: len(cluster.said("endless")) == 2)
+    await until(lambda: cluster.ended("endless"))
+    assert cluster.status("endless")["exit_code"] == 124
+    await until(lambda: not any(alive(one["pid"]) for one in cluster.said("endless")))
 
 
 async def test_a_worker_that_is_killed_at_once_again_and_again_does_not_spin(

@@ -332,6 +332,12 @@ async def test_an_elastic_gang_survives_a_worker_and_gets_another_one(stage: Sta
     assert (both["ranks"], both["rank"]) == ([1, 2], 0)
     assert len(_heard(stage, 2)) >= 2
     assert stage.events == []
+    await stage.leave()  # what has ended was acknowledged, and does not come again
+    await stage.come_back()
+    await stage.runtime.wait_for(["n0", "n1"])
+    stage.runtime.carry_out((SaveCheckpoint("a", 1, 1, 0),))
+    await until(lambda: stage.events)
+    assert stage.events == [CheckpointCommitted("a", 1)]
 
 
 async def test_who_knows_nothing_is_started_anew_with_the_new_number(stage: Stage) -> None:
@@ -361,6 +367,21 @@ async def test_replicas_of_a_service_come_and_go_alone(stage: Stage) -> None:
     await until(lambda: not alive(first))
     assert alive(second)
     assert alive(third)
+    assert stage.events == []
+
+
+async def test_a_service_lives_on_without_a_node_and_with_fewer_replicas(stage: Stage) -> None:
+    await stage.open("n0", "n1")
+    assert stage.agents is not None
+    places = (("n0", (0,)), ("n1", (0,)))
+    start = stage.start("a", _shell("echo $$; sleep 30"), places, kind=JobKind.SERVICE)
+    stage.runtime.carry_out((start,))
+    await until(lambda: stage.log("a") and stage.log("a", 1, "n1"))
+    os.kill(stage.agents.pids["n0"], signal.SIGKILL)
+    await until(lambda: stage.health)
+    stage.runtime.carry_out((_regroup(start, ("n1", (0,)), ("n1", (1,))),))
+    await until(lambda: stage.log("a", 2, "n1"))
+    assert alive(int(stage.log("a", 1, "n1")))
     assert stage.events == []
 
 

@@ -49,7 +49,8 @@ def test_references_take_time():
 @pytest.mark.parametrize(
     "name",
     ["copy_bound", "copy_bound_published", "python_loop", "vector_published", "vector_default",
-     "vector_copied", "single", "replay_sjf", "replay_wfp3", "memory", "routing", "shut_out"],
+     "vector_copied", "single", "replay_sjf", "replay_wfp3", "memory", "routing", "shut_out",
+     "first_instruction", "real_jobs"],
 )  # fmt: skip
 def test_measures(name):
     found = MEASURES[name](QUICK)

@@ -1,15 +1,12 @@
-"""A live run of small real jobs on this machine, one agent of which is lost on the way."""
+"""A live run as it goes, and how it ended."""
 
 from __future__ import annotations
 
 import asyncio
 import os
 import signal
-import sys
 import time
-from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from agents.deploy import BundlePolicy
+from agents.live.script import LiveRun
 from orchestrator.clock import WallClock
 from orchestrator.errors import ConfigurationError
 from orchestrator.foundations import HeartbeatFaultDetector, in_memory
@@ -28,84 +26,14 @@ from orchestrator.ports import Policy
 from orchestrator.runtimes import LocalAgents, ProcessRuntime
 from orchestrator.scheduling.rules import Rule, rule_named
 from orchestrator.semantics import Semantics
-from orchestrator.types import JobPriority, JobSpec, NodeSpec
+from orchestrator.types import NodeSpec
 
-__all__ = ["LiveRun", "run_live"]
+__all__ = ["run_live"]
 
 
 _LOOK_S = 0.05
 _ENDED = ("completed", "failed")
 _STYLES = {"completed": "green", "failed": "red", "interrupted": "red", "preempted": "yellow"}
-
-
-@dataclass(frozen=True)
-class LiveRun:
-    """What is run.
-
-    Parameters
-    ----------
-    nodes : sequence of mapping
-        Fields of ``NodeSpec``, one agent each.
-    programs : mapping of str to str
-        Python programs by name; they get the job's ``seconds`` as their argument.
-    jobs : sequence of mapping
-        ``name``, ``program`` and ``seconds``; ``at_s``, when it is submitted (0); ``expect``, how
-        it should end (``completed``); ``priority`` by name; any other field of ``JobSpec``.
-    lose : mapping or None
-        ``node``, and ``at_s``, when its agent is killed; None: nothing is lost.
-    timeout_s : float
-        Most that it may take.
-    """
-
-    nodes: Sequence[Mapping[str, Any]]
-    programs: Mapping[str, str]
-    jobs: Sequence[Mapping[str, Any]]
-    lose: Mapping[str, Any] | None = None
-    timeout_s: float = 40.0
-    lease_s: float = 5.0
-    grace_s: float = 1.0
-    _common: Mapping[str, Any] = field(
-        default_factory=lambda: {
-            "priority": "BATCH",
-            "num_workers": 1,
-            "gpus_per_worker": 1,
-            "memory_per_worker_gb": 1.0,
-            "max_duration_hours": 0.01,
-            "checkpoint_interval_steps": 0,
-            "preemptible": True,
-        },
-        repr=False,
-    )
-
-    def __post_init__(self) -> None:
-        """Check that what is named is there."""
-        self.specs()
-        names = [node["node_id"] for node in self.nodes]
-        if self.lose is not None and self.lose.get("node") not in names:
-            problem = f"'lose.node' is {self.lose.get('node')!r}"
-            raise ConfigurationError(f"live: {problem}; choose from {', '.join(names)}")
-
-    def specs(self) -> list[tuple[float, JobSpec, str]]:
-        """Jobs, when they are submitted, and how each should end."""
-        found = []
-        for job in self.jobs:
-            given = {**self._common, **job}
-            name, program = given.pop("name"), given.pop("program")
-            seconds, at_s = given.pop("seconds"), float(given.pop("at_s", 0.0))
-            expect = given.pop("expect", "completed")
-            if program not in self.programs:
-                known = ", ".join(self.programs)
-                problem = f"job '{name}' runs '{program}', which is not among 'programs'"
-                raise ConfigurationError(f"live: {problem}; choose from {known}")
-            priorities = [priority.name for priority in JobPriority]
-            if given["priority"] not in priorities:
-                problem = f"job '{name}' has priority {given['priority']!r}"
-                raise ConfigurationError(f"live: {problem}; use one of {', '.join(priorities)}")
-            given["priority"] = JobPriority[given["priority"]]
-            command = (sys.executable, "-S", "-c", self.programs[program], str(seconds))
-            spec = JobSpec(job_id=name, name=name, command=command, **given)
-            found.append((at_s, spec, expect))
-        return sorted(found, key=lambda entry: entry[0])
 
 
 class _Show:
