@@ -204,7 +204,7 @@ class Agent:
         """Work until told to end; an exit code of :class:`Exit`."""
         folders = Folders(self._settings.folder, self._settings.log_bytes)
         self._workers = Workers(folders, self._guard, self._boot, self._report)
-        door = ControlDoor(self._workers.find)
+        door = ControlDoor(self._workers.find, self._settings.folder)
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGCHLD, self._workers.reap)
         for number in (signal.SIGTERM, signal.SIGINT):

@@ -32,6 +32,7 @@ __all__ = ["ControlDoor", "Speaker", "WorkerLine"]
 
 
 _MOST_LINE = 65536  # bytes
+_LONGEST_PATH = 107  # bytes, of a socket
 _CREDENTIALS = struct.Struct("3i")  # pid, uid, gid
 
 
@@ -72,13 +73,18 @@ class ControlDoor:
     find : callable
         The worker whose process leads a session, or, if no session is known, that of a job, run
         and the rank that it was started with.
+    folder : Path
+        Where the socket is, unless its path would be too long for one.
     """
 
-    def __init__(self, find: Callable[[int, tuple[str, int, int]], Speaker | None]) -> None:
+    def __init__(
+        self, find: Callable[[int, tuple[str, int, int]], Speaker | None], folder: Path
+    ) -> None:
         self._find = find
-        # Paths of sockets have at most 107 bytes, so it is not in the agent's own folder.
-        self._folder = Path(tempfile.mkdtemp(prefix="quartermaster-"))
-        self.path = str(self._folder / "control")
+        self.path, self._own = str(folder / "control"), ""
+        if len(os.fsencode(self.path)) > _LONGEST_PATH:
+            self._own = tempfile.mkdtemp(prefix="quartermaster-")
+            self.path = str(Path(self._own) / "control")
         self._server: asyncio.Server | None = None
         self._open: set[asyncio.StreamWriter] = set()
 
@@ -94,7 +100,10 @@ class ControlDoor:
             self._server.close()
         for writer in self._open:
             writer.close()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            os.unlink(self.path)  # noqa: PTH108  a path that is text everywhere
+        if self._own:
+            shutil.rmtree(self._own, ignore_errors=True)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._open.add(writer)

@@ -349,7 +349,7 @@ class Workers:
         reading = writing = -1
         try:
             worker.log = self._folders.log(order.job, order.run, order.worker)
-            folder = order.working_dir or str(self._folders.work(order.job))
+            folder = str(self._folders.work(order.job) / order.working_dir)
             if order.checkpoints:
                 Path(order.checkpoints).mkdir(parents=True, exist_ok=True)
             environment = environment_of(order, dict(os.environ), own)
@@ -379,7 +379,7 @@ class Workers:
         bad = isinstance(error, _BAD_COMMAND) or error.errno in (_ENOEXEC, _E2BIG)
         mine = str(error.filename or "").startswith(str(self._folders.root))
         folder = order.working_dir
-        if bad and folder and not Path(folder).is_dir():
+        if bad and folder and not (self._folders.job(order.job) / "work" / folder).is_dir():
             worker.cause = Cause.COMMAND
             worker.reason = f"there is no folder '{folder}'; give another 'working_dir'"
             worker.status = _CANNOT_RUN

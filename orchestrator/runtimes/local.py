@@ -20,6 +20,9 @@ from orchestrator.runtimes.process import ProcessRuntime
 __all__ = ["LocalAgents"]
 
 
+_ROOT = Path(__file__).resolve().parents[2]
+
+
 _END_S = 15.0  # for an agent to end by itself
 _GUARDED_S = 1.0  # for what an agent leaves behind to be killed, where nobody says when that is
 
@@ -109,18 +112,13 @@ class LocalAgents:
         options = [f"{name}={value}" for name, value in self._options.items()]
         options += [f"--node={node}", f"--orchestrator={self._runtime.address}"]
         command = [sys.executable, "-m", "orchestrator.node", f"--folder={folder}", *options]
-        root = str(Path(__file__).resolve().parents[2])
-        path = os.pathsep.join(part for part in (root, os.environ.get("PYTHONPATH")) if part)
-        environment = {
-            **os.environ,
-            NAMES["token"]: self._runtime.token,
-            "PYTHONPATH": path,
-        }
+        environment = {**os.environ, NAMES["token"]: self._runtime.token}
         # Its output is a pipe that nobody writes to: agent and guard hold it, and no worker does,
         # so that its end says that both are gone.
         with (folder / "agent.log").open("ab") as log:
             process = subprocess.Popen(
                 command,
+                cwd=_ROOT,  # where `-m` finds this very package; workers have folders of their own
                 env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
