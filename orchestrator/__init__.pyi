@@ -144,6 +144,7 @@ from .ports import Clock as Clock
 from .ports import ConsensusEngine as ConsensusEngine
 from .ports import CuttableLog as CuttableLog
 from .ports import FaultDetector as FaultDetector
+from .ports import Fenced as Fenced
 from .ports import Lease as Lease
 from .ports import Leases as Leases
 from .ports import NodeHealth as NodeHealth
@@ -162,6 +163,8 @@ from .resources import ResourceManager as ResourceManager
 from .resources import ResourceView as ResourceView
 from .resources import StorageQuotaManager as StorageQuotaManager
 from .resources import Usage as Usage
+from .runtimes.local import LocalAgents as LocalAgents
+from .runtimes.process import ProcessRuntime as ProcessRuntime
 from .runtimes.provisioner import SimulatedProvisioner as SimulatedProvisioner
 from .runtimes.simulated import SimulatedRuntime as SimulatedRuntime
 from .scheduling.gittins import gittins_index as gittins_index

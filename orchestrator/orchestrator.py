@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from orchestrator.autoscaler.fleet import ORDER_AGE_S, FleetController, FleetScaler
 from orchestrator.clock import WallClock
 from orchestrator.engine.engine import Engine, Outcome
+from orchestrator.engine.history import TIMED_OUT
 from orchestrator.errors import CapacityError, NotLeaderError, ValidationError
 from orchestrator.kernels.state.codes import NodeCode, Reason
 from orchestrator.kernels.state.row import ClusterShape
@@ -47,7 +48,10 @@ from orchestrator.messages import (
     Register,
     ReleaseNode,
     Scale,
+    StopJob,
+    StopReason,
     Submit,
+    WorkerExited,
 )
 from orchestrator.metrics import OrchestratorMetrics
 from orchestrator.ports import (
@@ -56,6 +60,7 @@ from orchestrator.ports import (
     Clock,
     ConsensusEngine,
     FaultDetector,
+    Fenced,
     NodeHealth,
     Policy,
     Provisioner,
@@ -297,7 +302,7 @@ class InfrastructureOrchestrator:
         """
         if self._journal.applied > 0:  # a log does not begin for what is refused
             await self.start()
-        for part in (self.policy, *self._managers):
+        for part in (self.policy, self.runtime, *self._managers):
             if isinstance(part, Admission) and isinstance(job, JobSpec):
                 job = part.admit(job)
         await self._propose(Submit(job, self._fleet.needs_order(job)))
@@ -571,8 +576,14 @@ class InfrastructureOrchestrator:
         self._limits.arm()
         await self._cycle.resume()
 
+    def _fence(self) -> None:
+        """Have a runtime that can tell leaders apart know whose orders come next."""
+        if isinstance(self.runtime, Fenced):
+            self.runtime.fence(self._journal.term, self._journal.applied)
+
     async def _reconcile(self) -> None:
         """Have done what was logged and not done, and say who is gone."""
+        self._fence()
         self.runtime.bind(self._crashes.hear)
         self._fleet.bind(self._join_rented)
         observed = self.runtime.observe()
@@ -612,6 +623,11 @@ class InfrastructureOrchestrator:
         self._crashes.note(entry, outcome)
         self._places.note(entry, outcome)
         self._owners.forget(outcome.forgotten)
+        body = entry.body
+        if self._leading and isinstance(body, WorkerExited) and body.exit_code == TIMED_OUT:
+            # Nobody has seen them end: it was said of them, and what is real has to be told.
+            stop = StopJob(body.job_id, body.run, StopReason.INTERRUPTED, 0)
+            self._outbox.send((stop,))
 
     def _carry_out(self, outcome: Outcome) -> None:
         self._keeper.note(outcome, self.engine.now_ms)
@@ -619,7 +635,9 @@ class InfrastructureOrchestrator:
         self._saves.note(outcome)
         self._limits.note(outcome)
         self._give_back(outcome.effects)
-        self._outbox.send(outcome.effects)
+        if outcome.effects:
+            self._fence()
+            self._outbox.send(outcome.effects)
         self._cycle.note(outcome)
 
     def _give_back(self, effects: Sequence[Effect]) -> None:

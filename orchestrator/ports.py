@@ -21,6 +21,7 @@ __all__ = [
     "ConsensusEngine",
     "CuttableLog",
     "FaultDetector",
+    "Fenced",
     "Lease",
     "Leases",
     "NodeHealth",
@@ -248,8 +249,19 @@ class Runtime(Protocol):
 
 
 @runtime_checkable
+class Fenced(Protocol):
+    """A runtime that can tell the orders of a leader from those of one that was replaced."""
+
+    def fence(self, term: int, index: int) -> None:
+        """Say who orders from now on: the leader of a term, by an entry of its log."""
+
+
+@runtime_checkable
 class Admission(Protocol):
-    """Who sees jobs before they are submitted: managers of workloads, and policies that want to."""
+    """Who sees jobs before they are submitted.
+
+    Managers of workloads; policies and runtimes that want to.
+    """
 
     def admit(self, spec: JobSpec) -> JobSpec:
         """A job as it should be submitted; raises an error if it must not be."""

@@ -297,7 +297,7 @@ class JobSpec:
         What each worker runs, an argument vector: no shell reads it. Empty: nothing, which only
         simulated runtimes can.
     working_dir : str
-        Folder that it runs in; empty: one of the job's own.
+        Folder that it runs in; empty: one of the job's own, in which a relative one lies.
     environment : tuple of (str, str)
         Variables that it gets besides those of the runtime; may be given as a mapping.
     """

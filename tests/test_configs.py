@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
-from hydra.errors import HydraException
+from hydra.errors import HydraException, InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
@@ -43,7 +43,7 @@ GROUPS = {
     *("workload", "env", "reward", "agent", "tracker", "suite", "experiment", "entry"),
     *("failures", "services", "fleet", "scenario", "forecaster", "rules"),
 }
-ROOTS = {"train", "evaluate", "benchmark", "forecast"}
+ROOTS = {"train", "evaluate", "benchmark", "forecast", "live"}
 NEEDS_TRACES = {
     "lublin_256",
     "nasa_ipsc",
@@ -82,7 +82,16 @@ def test_groups_and_roots_are_those_that_are_tested_here() -> None:
 @pytest.mark.parametrize("root", sorted(ROOTS))
 def test_roots_compose(root: str) -> None:
     cfg = composed(root)
-    assert "suite" in cfg or "agent" in cfg or "forecaster" in cfg
+    assert {"suite", "agent", "forecaster", "jobs"} & set(cfg)
+
+
+def test_the_live_run_is_made_of_jobs_that_there_are() -> None:
+    run = instantiate(composed("live").run)
+    assert len(run.specs()) == 12
+    assert {spec.job_id for _, spec, expect in run.specs() if expect == "failed"} == {"broken"}
+    assert [at_s for at_s, _, _ in run.specs()] == sorted(at_s for at_s, _, _ in run.specs())
+    with pytest.raises(InstantiationException, match="choose from north, east, west"):
+        instantiate(composed("live", "lose.node=south").run)
 
 
 @pytest.mark.parametrize("name", options("workload"))

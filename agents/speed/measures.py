@@ -36,6 +36,7 @@ from agents.speed.log import (
     submitted_per_second,
 )
 from agents.speed.mesh import ServedCluster
+from agents.speed.workers import RealCluster
 from envs.config import CLUSTER, JOB_ORDERING
 from envs.session import Session
 from envs.workloads import Trace, lublin_feitelson, read_philly, read_swf
@@ -84,6 +85,8 @@ class Workbench:
         Commands that a log makes durable in one repeat, 64 of them under way at once.
     history : int
         Jobs in the history of the log that a restart reads.
+    real_jobs : int
+        Real jobs in one repeat.
     repeats : int
     clock : {"wall", "cpu"}
         What measurements on a single thread read: the time of day, or the time that the thread
@@ -103,6 +106,7 @@ class Workbench:
     large: int = 10_000
     commands: int = 20_000
     history: int = 10_000
+    real_jobs: int = 200
     repeats: int = 5
     clock: str = "wall"
     traces: str | None = None
@@ -493,6 +497,20 @@ def log_size(bench: Workbench) -> Measure:
     return Measure(mib, "MiB", mib, mib, f"{bench.history:,} jobs")
 
 
+def first_instruction(bench: Workbench) -> Measure:
+    """From submitting a real job to the first thing that its worker does, median."""
+    times = RealCluster(2).first_instruction_ms(bench.real_jobs)
+    note = f"{bench.real_jobs} jobs, one after the other, sh and date included"
+    return Measure(statistics.median(times), "ms", min(times), max(times), note)
+
+
+def real_jobs(bench: Workbench) -> Measure:
+    """Trivial real jobs that are started and ended in a second, 8 agents."""
+    rates = RealCluster(8).jobs_per_second(bench.real_jobs, bench.repeats)
+    note = f"{bench.real_jobs} jobs at once, log in memory"
+    return Measure(statistics.median(rates), "jobs/s", min(rates), max(rates), note)
+
+
 MEASURES: Mapping[str, Callable[[Workbench], Measure]] = {
     measure.__name__: measure
     for measure in (
@@ -523,6 +541,8 @@ MEASURES: Mapping[str, Callable[[Workbench], Measure]] = {
         durable_submits,
         restart,
         log_size,
+        first_instruction,
+        real_jobs,
         memory,
         warm_start,
         cold_compile,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from orchestrator.runtimes.local import LocalAgents
+from orchestrator.runtimes.process import ProcessRuntime
 from orchestrator.runtimes.provisioner import SimulatedProvisioner
 from orchestrator.runtimes.simulated import SimulatedRuntime
 
-__all__ = ["SimulatedProvisioner", "SimulatedRuntime"]
+__all__ = ["LocalAgents", "ProcessRuntime", "SimulatedProvisioner", "SimulatedRuntime"]

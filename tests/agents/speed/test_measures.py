@@ -63,7 +63,8 @@ def test_references_take_time():
     ["copy_bound", "copy_bound_published", "python_loop", "vector_published", "vector_default",
      "vector_copied", "single", "replay_sjf", "replay_wfp3", "memory", "routing", "shut_out",
      "live_cycle", "live_cycle_priority", "live_cycle_large", "live_questions",
-     "durable_one", "durable_many", "durable_submits", "restart", "log_size"],
+     "durable_one", "durable_many", "durable_submits", "restart", "log_size",
+     "first_instruction", "real_jobs"],
 )  # fmt: skip
 def test_measures(name):
     found = MEASURES[name](QUICK)

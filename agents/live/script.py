@@ -1,0 +1,83 @@
+"""What is run, and what is to happen meanwhile."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from orchestrator.errors import ConfigurationError
+from orchestrator.types import JobPriority, JobSpec
+
+__all__ = ["LiveRun"]
+
+
+@dataclass(frozen=True)
+class LiveRun:
+    """What is run.
+
+    Parameters
+    ----------
+    nodes : sequence of mapping
+        Fields of ``NodeSpec``, one agent each.
+    programs : mapping of str to str
+        Python programs by name; they get the job's ``seconds`` as their argument.
+    jobs : sequence of mapping
+        ``name``, ``program`` and ``seconds``; ``at_s``, when it is submitted (0); ``expect``, how
+        it should end (``completed``); ``priority`` by name; any other field of ``JobSpec``.
+    lose : mapping or None
+        ``node``, and ``at_s``, when its agent is killed; None: nothing is lost.
+    timeout_s : float
+        Most that it may take.
+    """
+
+    nodes: Sequence[Mapping[str, Any]]
+    programs: Mapping[str, str]
+    jobs: Sequence[Mapping[str, Any]]
+    lose: Mapping[str, Any] | None = None
+    timeout_s: float = 40.0
+    lease_s: float = 5.0
+    grace_s: float = 1.0
+    _common: Mapping[str, Any] = field(
+        default_factory=lambda: {
+            "priority": "BATCH",
+            "num_workers": 1,
+            "gpus_per_worker": 1,
+            "memory_per_worker_gb": 1.0,
+            "max_duration_hours": 0.01,
+            "checkpoint_interval_steps": 0,
+            "preemptible": True,
+        },
+        repr=False,
+    )
+
+    def __post_init__(self) -> None:
+        """Check that what is named is there."""
+        self.specs()
+        names = [node["node_id"] for node in self.nodes]
+        if self.lose is not None and self.lose.get("node") not in names:
+            problem = f"'lose.node' is {self.lose.get('node')!r}"
+            raise ConfigurationError(f"live: {problem}; choose from {', '.join(names)}")
+
+    def specs(self) -> list[tuple[float, JobSpec, str]]:
+        """Jobs, when they are submitted, and how each should end."""
+        found = []
+        for job in self.jobs:
+            given = {**self._common, **job}
+            name, program = given.pop("name"), given.pop("program")
+            seconds, at_s = given.pop("seconds"), float(given.pop("at_s", 0.0))
+            expect = given.pop("expect", "completed")
+            if program not in self.programs:
+                known = ", ".join(self.programs)
+                problem = f"job '{name}' runs '{program}', which is not among 'programs'"
+                raise ConfigurationError(f"live: {problem}; choose from {known}")
+            priorities = [priority.name for priority in JobPriority]
+            if given["priority"] not in priorities:
+                problem = f"job '{name}' has priority {given['priority']!r}"
+                raise ConfigurationError(f"live: {problem}; use one of {', '.join(priorities)}")
+            given["priority"] = JobPriority[given["priority"]]
+            command = (sys.executable, "-S", "-c", self.programs[program], str(seconds))
+            spec = JobSpec(job_id=name, name=name, command=command, **given)
+            found.append((at_s, spec, expect))
+        return sorted(found, key=lambda entry: entry[0])

@@ -1,0 +1,195 @@
+"""A live run as it goes, and how it ended."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from agents.deploy import BundlePolicy
+from agents.live.script import LiveRun
+from orchestrator.clock import WallClock
+from orchestrator.errors import ConfigurationError
+from orchestrator.foundations import HeartbeatFaultDetector, in_memory
+from orchestrator.kernels.state.codes import NodeCode
+from orchestrator.orchestrator import InfrastructureOrchestrator
+from orchestrator.ports import Policy
+from orchestrator.runtimes import LocalAgents, ProcessRuntime
+from orchestrator.scheduling.rules import Rule, rule_named
+from orchestrator.semantics import Semantics
+from orchestrator.types import NodeSpec
+
+__all__ = ["run_live"]
+
+
+_LOOK_S = 0.05
+_ENDED = ("completed", "failed")
+_STYLES = {"completed": "green", "failed": "red", "interrupted": "red", "preempted": "yellow"}
+
+
+class _Show:
+    """The run, as it goes."""
+
+    def __init__(self, run: LiveRun, folder: Path, console: Console) -> None:
+        self.run, self.console = run, console
+        self.clock = WallClock()
+        self.folder = folder
+        self.begun_ms = self.clock.now_ms()
+        self._told: dict[str, int] = {}
+
+    async def play(self, policy: Policy | Rule | None, semantics: Semantics | None) -> bool:
+        """Run everything; whether all jobs ended as they should."""
+        parts = in_memory(self.clock)
+        detector = HeartbeatFaultDetector(self.clock, timeout_ms=2000)
+        runtime = ProcessRuntime(
+            self.clock,
+            detector,
+            lease_s=self.run.lease_s,
+            grace_s=self.run.grace_s,
+            checkpoints=self.folder / "checkpoints",
+        )
+        nodes = [NodeSpec(**node) for node in self.run.nodes]
+        self.orchestrator = InfrastructureOrchestrator(
+            *parts._replace(fault_detector=detector),
+            clock=self.clock,
+            runtime=runtime,
+            policy=policy,
+            nodes=nodes,
+            semantics=semantics,
+            schedule_on_events=True,
+        )
+        names = [node.node_id for node in nodes]
+        await runtime.open()
+        agents = LocalAgents(runtime, names, self.folder / "agents", beat_s=0.1)
+        try:
+            await agents.start()
+            await self.orchestrator.start()
+            self.say(f"{len(names)} agents are there", "bold")
+            return await self._go(agents)
+        finally:
+            await agents.stop()
+            await runtime.close()
+
+    async def _go(self, agents: LocalAgents) -> bool:
+        begun_s = time.monotonic()
+        waiting, lose = self.run.specs(), self.run.lose
+        expected = {spec.job_id: expect for _, spec, expect in waiting}
+        while True:
+            now_s = time.monotonic() - begun_s
+            while waiting and waiting[0][0] <= now_s:
+                await self.orchestrator.submit_job(waiting.pop(0)[1])
+            if lose is not None and lose["at_s"] <= now_s:
+                node = lose["node"]
+                self.say(f"the agent of {node} is killed", "bold red")
+                with suppress(ProcessLookupError):
+                    os.kill(agents.pids[node], signal.SIGKILL)
+                lose = None
+            self._tell()
+            states = {job: self._status(job)["state"] for job in self.orchestrator.jobs}
+            if not waiting and all(state in _ENDED for state in states.values()):
+                return states == expected
+            if now_s > self.run.timeout_s:
+                self.say(f"it was not done in {self.run.timeout_s} s", "bold red")
+                return False
+            await asyncio.sleep(_LOOK_S)
+
+    def _status(self, job: str) -> dict[str, Any]:
+        return self.orchestrator.get_job_status(job)
+
+    def say(self, text: str, style: str = "", at_ms: int | None = None) -> None:
+        """Tell something, with the time."""
+        at_s = ((self.clock.now_ms() if at_ms is None else at_ms) - self.begun_ms) / 1000
+        self.console.print(
+            f"{at_s:6.2f} s  {escape(text)}", style=style, highlight=False, soft_wrap=True
+        )
+
+    def _tell(self) -> None:
+        """Tell what is new of jobs, in the order in which it happened."""
+        notes = []
+        for job in self.orchestrator.jobs:
+            history = self._status(job)["history"]
+            notes += history[self._told.get(job, 0) :]
+            self._told[job] = len(history)
+        for note in sorted(notes, key=lambda note: note["time_ms"]):
+            why = note.get("reason") or note.get("cause") or ""
+            what = note["what"]
+            text = f"{note['job_id']:<12} {what:<12} {str(why).splitlines()[0] if why else ''}"
+            self.say(text.rstrip(), _STYLES.get(what, ""), note["time_ms"])
+
+    def table(self) -> Table:
+        """What became of every job."""
+        table = Table(box=SIMPLE_HEAD, header_style="dim", padding=(0, 1, 0, 0))
+        for column in ("job", "priority", "workers", "runs", "waited s", "took s", "end"):
+            table.add_column(column, justify="left" if column in ("job", "end") else "right")
+        for job, spec in self.orchestrator.jobs.items():
+            status = self._status(job)
+            times = {note["what"]: note["time_ms"] for note in reversed(status["history"])}
+            last_ms = status["history"][-1]["time_ms"]
+            waited_ms = times.get("started", last_ms) - times["submitted"]
+            table.add_row(
+                escape(job),
+                spec.priority.name.lower(),
+                str(spec.num_workers),
+                str(self.orchestrator.engine.runs_of(job)),
+                f"{waited_ms / 1000:.2f}",
+                f"{(last_ms - times['submitted']) / 1000:.2f}",
+                status["state"],
+            )
+        return table
+
+    def close(self) -> None:
+        """Tell how it ended."""
+        engine = self.orchestrator.engine
+        down = [name for name in engine.nodes.specs if engine.nodes.code(name) == NodeCode.DOWN]
+        self.console.print(self.table())
+        if down:
+            self.console.print(f"down: {', '.join(down)}")
+        self.console.print(f"logs of all workers are in {self.folder / 'agents'}")
+
+
+def run_live(
+    run: LiveRun,
+    folder: Path,
+    console: Console,
+    *,
+    rule: str | None = None,
+    bundle: str | None = None,
+) -> bool:
+    """Run jobs on agents of this machine, and tell what happens.
+
+    Parameters
+    ----------
+    run : LiveRun
+    folder : Path
+        For logs and checkpoints.
+    console : Console
+    rule : str or None
+        Who decides: a rule by its name; None: the one by default.
+    bundle : str or None
+        A learned policy that decides instead.
+
+    Returns
+    -------
+    bool
+        Whether all jobs ended as they should; no process is left in any case.
+    """
+    policy: Policy | Rule | None = None if rule is None else rule_named(rule)
+    semantics = None
+    if bundle is not None:
+        if rule is not None:
+            raise ConfigurationError("live: both 'rule' and 'bundle' are given; give one of them")
+        learned = BundlePolicy.load(bundle)
+        policy, semantics = learned, learned.config
+    show = _Show(run, folder, console)
+    fine = asyncio.run(show.play(policy, semantics))
+    show.close()
+    return fine

@@ -1,0 +1,111 @@
+"""Real jobs on a wall clock: how soon a worker runs, and how many jobs come and go in a second."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from orchestrator.clock import WallClock
+from orchestrator.errors import ConfigurationError
+from orchestrator.foundations import in_memory
+from orchestrator.orchestrator import InfrastructureOrchestrator
+from orchestrator.runtimes import LocalAgents, ProcessRuntime
+from orchestrator.types import JobPriority, JobSpec, NodeSpec
+
+__all__ = ["RealCluster"]
+
+
+_GPUS = 8
+
+
+_LOOK_S = 0.002
+
+
+_PATIENCE_S = 120.0
+
+
+class RealCluster:
+    """Nodes with agents on this machine, and trivial commands.
+
+    Parameters
+    ----------
+    agents : int
+        How many.
+    """
+
+    def __init__(self, agents: int) -> None:
+        if agents < 1:
+            raise ConfigurationError(f"RealCluster: {agents} agents; give 1 at least")
+        self.agents = agents
+
+    def first_instruction_ms(self, jobs: int) -> list[float]:
+        """From submitting a job to what its worker does first, one after the other, ms."""
+        return asyncio.run(self._first_instruction_ms(jobs))
+
+    async def _first_instruction_ms(self, jobs: int) -> list[float]:
+        found = []
+        async with self._opened() as (running, folder):
+            for k in range(jobs + 1):
+                said = folder / f"said-{k}"
+                begun_ns = time.time_ns()
+                await running.submit_job(_job(f"j{k}", ("sh", "-c", f"date +%s%N > '{said}'")))
+                await _ended(running)
+                found.append((int(said.read_text()) - begun_ns) / 1e6)
+        return found[1:]  # the first one finds nothing in any cache
+
+    def jobs_per_second(self, jobs: int, repeats: int) -> list[float]:
+        """Jobs that are submitted at once, started and ended, in a second."""
+        return asyncio.run(self._jobs_per_second(jobs, repeats))
+
+    async def _jobs_per_second(self, jobs: int, repeats: int) -> list[float]:
+        found = []
+        async with self._opened() as (running, _):
+            for repeat in range(repeats):
+                begun_s = time.perf_counter()
+                for k in range(jobs):
+                    await running.submit_job(_job(f"{repeat}-{k}", ("true",)))
+                await _ended(running)
+                found.append(jobs / (time.perf_counter() - begun_s))
+        return found
+
+    @asynccontextmanager
+    async def _opened(self) -> AsyncIterator[tuple[InfrastructureOrchestrator, Path]]:
+        """A cluster that runs; nothing is left of it afterwards."""
+        clock = WallClock()
+        parts = in_memory(clock)
+        runtime = ProcessRuntime(clock, parts.fault_detector)
+        names = [f"n{k}" for k in range(self.agents)]
+        running = InfrastructureOrchestrator(
+            *parts,
+            clock=clock,
+            runtime=runtime,
+            nodes=[NodeSpec(name, _GPUS, 16.0, 8, 64.0, 10.0, "NVLink") for name in names],
+            schedule_on_events=True,
+        )
+        with tempfile.TemporaryDirectory() as folder:
+            await runtime.open()
+            agents = LocalAgents(runtime, names, Path(folder) / "agents")
+            try:
+                await agents.start()
+                await running.start()
+                yield running, Path(folder)
+            finally:
+                await agents.stop()
+                await runtime.close()
+
+
+def _job(job_id: str, command: tuple[str, ...]) -> JobSpec:
+    return JobSpec(job_id, job_id, JobPriority.BATCH, 1, 1, 1.0, 1.0, 0, command=command)
+
+
+async def _ended(running: InfrastructureOrchestrator) -> None:
+    """Wait until no job waits or runs; there is nobody who would say so."""
+    end_s = time.monotonic() + _PATIENCE_S
+    while running.engine.unended():
+        if time.monotonic() > end_s:
+            raise ConfigurationError(f"RealCluster: jobs have not ended in {_PATIENCE_S:.0f} s")
+        await asyncio.sleep(_LOOK_S)

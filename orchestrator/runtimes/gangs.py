@@ -1,0 +1,223 @@
+"""Gangs of real workers: who of a job is where, and what their ends mean for it."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from orchestrator.messages import Event, WorkerExited, WorkerPlacement, WorkersLost
+from orchestrator.node.output import folder_name
+from orchestrator.node.protocol import Cause, Ended, Fence, Launch, Seen
+from orchestrator.ports import Timer
+from orchestrator.types import JobSpec
+
+__all__ = ["Gang", "Member", "launch_of", "matched", "members_of", "verdict_of"]
+
+
+_MIB = 1024  # of a GiB
+_TAIL = 600  # characters of a log that go into a reason
+_LOST = (Cause.SIGNAL, Cause.NODE, Cause.LEASE, Cause.HALTED)
+_KILLED = 128 + signal.SIGKILL
+
+
+@dataclass
+class Member:
+    """A worker of a gang, as far as is known here.
+
+    ``rank`` is the one that it is started with, ``order`` the one that it has, or is to have.
+    ``told``: its agent may have started it. ``fresh``: it is not part of a world yet. ``leaves``:
+    it is to end, and the gang goes on without it. ``ended``: nothing of it is left.
+    """
+
+    worker: int
+    node: str
+    gpus: tuple[int, ...]
+    rank: int
+    told: bool = False
+    knows: bool = False
+    fresh: bool = False
+    leaves: bool = False
+    joined: int = 0
+    order: int = -1
+    ended: Ended | None = None
+    gone: bool = False  # with its node, without a report
+    number: int = 0  # of the report of its end
+
+    def __post_init__(self) -> None:
+        """It has the place that it knows of."""
+        self.order = self.rank if self.order < 0 else self.order
+
+    @property
+    def alive(self) -> bool:
+        """Whether something of it may be left."""
+        return self.told and self.ended is None and not self.gone
+
+
+@dataclass
+class Gang:
+    """A run of a job.
+
+    ``verdict`` is what has to be reported, and ``heard`` whether somebody has taken it.
+    ``size`` is how many workers it has by their own account, 0 where that is known here.
+    """
+
+    job: str
+    run: int
+    members: dict[int, Member] = field(default_factory=dict)
+    size: int = 0
+    generation: int = 0
+    published: int = 0
+    master: tuple[str, int] = ("127.0.0.1", 0)
+    begun: bool = False
+    survived: int = 0  # losses of single workers
+    service: bool = False  # its workers are replicas, each by itself
+    told_here: bool = False  # it was started, or changed, by this runtime and no former one
+    restarts: bool = False  # all its workers are to end, and others to begin
+    saving: int = 0
+    unsaved: set[int] = field(default_factory=set)
+    leaving: bool = False
+    seen_ms: int = -1
+    verdict: Event | None = None
+    heard: bool = True
+    timers: dict[str, Timer] = field(default_factory=dict)
+
+    @property
+    def present(self) -> list[Member]:
+        """Workers that belong to it, in the order of their ranks."""
+        found = [m for m in self.members.values() if not m.leaves]
+        return sorted(found, key=lambda member: member.order)
+
+    @property
+    def alive(self) -> list[Member]:
+        """Workers of which something may be left, those that leave included."""
+        return [member for member in self.members.values() if member.alive]
+
+    @property
+    def knows(self) -> bool:
+        """Whether its workers can be spoken with."""
+        there = [member for member in self.present if member.alive]
+        return bool(there) and all(member.knows for member in there)
+
+    @property
+    def next_rank(self) -> int:
+        """What a newcomer is called by the others: no one of them was started with it."""
+        return max((member.rank for member in self.members.values()), default=-1) + 1
+
+    @property
+    def next_worker(self) -> int:
+        """Identity of a new worker."""
+        return max(self.members, default=-1) + 1
+
+    def nodes(self, members: Iterable[Member] | None = None) -> list[str]:
+        """Where its workers are, each node once."""
+        found = self.members.values() if members is None else members
+        return list(dict.fromkeys(member.node for member in found))
+
+    def numbers(self) -> dict[str, list[int]]:
+        """Reports of ends, by node, that are to be acknowledged."""
+        found = dict[str, list[int]]()
+        for member in self.members.values():
+            if member.number:
+                found.setdefault(member.node, []).append(member.number)
+                member.number = 0
+        return found
+
+    def adopt(self, node: str, seen: Seen) -> Member:
+        """An agent has a worker of this run."""
+        member = self.members.get(seen.worker)
+        if member is None:
+            member = Member(seen.worker, node, seen.gpus, seen.rank)
+            self.members[seen.worker] = member
+        member.told = True
+        member.rank, member.order = seen.first_rank, seen.rank
+        member.knows = member.knows or seen.knows
+        if seen.generation >= self.generation and not self.told_here:
+            self.size = seen.size
+        member.leaves = member.leaves or seen.halted
+        self.generation = max(self.generation, seen.generation)
+        self.published = max(self.published, seen.generation)
+        self.begun = True
+        return member
+
+
+def members_of(workers: Sequence[WorkerPlacement], first: int = 0) -> dict[int, Member]:
+    """Members for placements: identities from ``first`` on, ranks in their order."""
+    return {
+        first + rank: Member(first + rank, placed.node_id, placed.gpus, rank)
+        for rank, placed in enumerate(workers)
+    }
+
+
+def launch_of(
+    gang: Gang, member: Member, spec: JobSpec, fence: Fence, checkpoints: Path | None
+) -> Launch:
+    """What an agent is told to start a worker."""
+    present = gang.present
+    beside = [other for other in present if other.node == member.node]
+    saved = "" if checkpoints is None else str(checkpoints / folder_name(gang.job))
+    return Launch(
+        fence=fence,
+        job=gang.job,
+        run=gang.run,
+        worker=member.worker,
+        command=spec.command,
+        rank=member.rank,
+        size=len(present),
+        local_rank=beside.index(member),
+        local_size=len(beside),
+        node_rank=gang.nodes(present).index(member.node),
+        master=gang.master,
+        generation=gang.generation,
+        warm=member.fresh,
+        working_dir=spec.working_dir,
+        environment=spec.environment,
+        gpus=member.gpus,
+        share=spec.gpu_fraction,
+        memory_mb=round(_MIB * spec.memory_per_worker_gb),
+        checkpoints=saved,
+    )
+
+
+def matched(
+    members: Iterable[Member], workers: Sequence[WorkerPlacement]
+) -> tuple[list[Member], list[WorkerPlacement]]:
+    """Members that stay where they are, in the order of their ranks, and places of new ones."""
+    there = sorted(members, key=lambda member: member.order)
+    places = list(workers)
+    stay = []
+    for member in there:
+        place = WorkerPlacement(member.node, member.gpus)
+        if place in places:
+            places.remove(place)
+            stay.append(member)
+    return stay, places
+
+
+def verdict_of(gang: Gang) -> Event | None:
+    """What the ends of a gang's workers mean for its job; None: nothing yet."""
+    for member in gang.present:
+        ended = member.ended
+        if ended is None or (ended.cause == Cause.EXIT and ended.code == 0):
+            continue
+        reason = _told(member, ended)
+        if ended.cause in _LOST:
+            return WorkersLost(gang.job, gang.run, reason)
+        code = _KILLED if ended.cause == Cause.MEMORY else ended.code or 1
+        return WorkerExited(gang.job, gang.run, code, reason)
+    gone = [member for member in gang.present if member.gone and member.ended is None]
+    if gone and not (gang.service and gang.alive):
+        nodes = ", ".join(f"'{node}'" for node in gang.nodes(gone))
+        return WorkersLost(gang.job, gang.run, f"lost with node {nodes}", gang.seen_ms)
+    complete = len(gang.present) >= max(gang.size, 1)
+    if complete and all(member.ended is not None for member in gang.present):
+        return WorkerExited(gang.job, gang.run)
+    return None
+
+
+def _told(member: Member, ended: Ended) -> str:
+    """Why a worker has ended, for people."""
+    reason = f"rank {ended.rank} on node '{member.node}' {ended.reason}"
+    tail = ended.tail.strip()[-_TAIL:]
+    return f"{reason}; the end of its output:\n{tail}" if tail else reason

@@ -1,0 +1,293 @@
+"""Where agents connect: who is there, whose lease runs, and what they are told."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from orchestrator.errors import ConfigurationError
+from orchestrator.node.protocol import (
+    Ack,
+    Address,
+    Beat,
+    Body,
+    Hello,
+    Line,
+    Order,
+    ProtocolError,
+    Refused,
+    Renewed,
+    Report,
+    Welcome,
+    read_hello,
+    token_fits,
+)
+
+__all__ = ["AgentHub", "HubListener"]
+
+
+_GREETING_S = 5.0  # for the first message of whoever connects
+_LOOK_S = 0.1  # between looks at leases
+_STALLED_MS = 1000
+_MARGIN_MS = 1000  # after a lease's end, for workers to be killed
+_RECENT_MS = 1500  # a peer that was heard of since then is there
+
+
+_log = logging.getLogger(__name__)
+
+
+class HubListener(Protocol):
+    """Who hears of agents."""
+
+    def joined(self, node: str, hello: Hello) -> None:
+        """An agent is there, with these workers; what it still has to report comes next."""
+
+    def beat(self, node: str) -> None:
+        """An agent has shown itself."""
+
+    def heard(self, node: str, number: int, body: Body) -> None:
+        """An agent reports something; 0: it need not be acknowledged."""
+
+    def left(self, node: str) -> None:
+        """The connection of an agent is gone; its workers may live until their lease is over."""
+
+    def gone(self, node: str, seen_ms: int) -> None:
+        """All workers that a node had are gone for certain; it was seen last then."""
+
+
+@dataclass
+class _Peer:
+    """An agent that was there once."""
+
+    boot: str
+    host: str
+    line: Line | None
+    granted_ms: int  # when its lease was renewed last
+    seen_ms: int
+    gone: bool = False
+
+
+class AgentHub:
+    """Takes the connections of agents.
+
+    Parameters
+    ----------
+    address : Address
+        Where to listen; port 0 is a free one, see ``address`` once it is open.
+    token : str
+        What agents have to know.
+    lease_ms : int
+        How long an agent's workers may live without word from here.
+    now_ms : callable
+        Time.
+    """
+
+    def __init__(
+        self, address: Address, token: str, lease_ms: int, now_ms: Callable[[], int]
+    ) -> None:
+        if lease_ms <= 0:
+            problem = f"'lease_s' is {lease_ms / 1000}; it must be positive"
+            raise ConfigurationError(f"ProcessRuntime: {problem}")
+        self.address, self.fence = address, (-1, -1)
+        self.lease_ms = lease_ms
+        self._token, self._now_ms = token, now_ms
+        self._listener: HubListener | None = None
+        self._peers: dict[str, _Peer] = {}
+        self._server: asyncio.Server | None = None
+        self._lines: set[Line] = set()
+        self._looking: asyncio.Task[None] | None = None
+        self._changed = asyncio.Condition()
+
+    async def open(self, listener: HubListener) -> None:
+        """Listen."""
+        self._listener = listener
+        if self.address.path:
+            _unlink(self.address.path)  # of a predecessor that was killed
+            self._server = await asyncio.start_unix_server(self._serve, self.address.path)
+        else:
+            given = self.address.host, self.address.port
+            self._server = await asyncio.start_server(self._serve, *given, backlog=512)
+            port = self._server.sockets[0].getsockname()[1]
+            self.address = Address(host=self.address.host, port=port)
+        self._looking = asyncio.create_task(self._look())
+
+    async def close(self) -> None:
+        """Leave the agents alone: they keep their workers until their leases are over."""
+        self._listener = None
+        if self._looking is not None:
+            self._looking.cancel()
+            await asyncio.gather(self._looking, return_exceptions=True)
+        if self._server is not None:
+            self._server.close()
+        for line in list(self._lines):
+            line.close()
+        if self._server is not None:
+            await self._server.wait_closed()
+
+    async def wait_for(self, nodes: Sequence[str], timeout_s: float) -> None:
+        """Wait until the agents of these nodes are there.
+
+        Raises
+        ------
+        ConfigurationError
+            If some are not, in time.
+        """
+        try:
+            async with self._changed, asyncio.timeout(timeout_s):
+                await self._changed.wait_for(lambda: all(self.reaches(node) for node in nodes))
+        except TimeoutError:
+            missing = ", ".join(f"'{node}'" for node in nodes if not self.reaches(node))
+            problem = f"no agent of {missing} has come to {self.address} in {timeout_s} s"
+            raise ConfigurationError(f"{problem}; look into its log") from None
+
+    def reaches(self, node: str) -> bool:
+        """Whether a node's agent is there."""
+        peer = self._peers.get(node)
+        return peer is not None and peer.line is not None and peer.line.is_open
+
+    def host(self, node: str) -> str:
+        """Where other nodes reach a node."""
+        peer = self._peers.get(node)
+        return "127.0.0.1" if peer is None else peer.host
+
+    def may_have_workers(self, node: str) -> bool:
+        """Whether something that was told to a node may run there."""
+        peer = self._peers.get(node)
+        return peer is not None and not peer.gone
+
+    def send(self, node: str, order: Order) -> bool:
+        """Tell an agent something, if it is there."""
+        peer = self._peers.get(node)
+        if peer is None or peer.line is None or not peer.line.is_open:
+            return False
+        peer.line.send(order)
+        return True
+
+    def acknowledge(self, node: str, numbers: Sequence[int]) -> None:
+        """Reports of an agent are safe."""
+        peer = self._peers.get(node)
+        wanted = tuple(number for number in numbers if number)
+        if peer is not None and peer.line is not None and wanted:
+            peer.line.send(Ack(wanted))
+
+    def bury(self, node: str) -> None:
+        """Somebody knows that a node's agent has ended, and all that it had started with it."""
+        peer = self._peers.get(node)
+        if peer is not None and not peer.gone:
+            self._close(node, peer)
+            peer.gone = True
+            if self._listener is not None:
+                self._listener.gone(node, peer.seen_ms)
+
+    # --- connections -----------------------------------------------------------------------------
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        line = Line(reader, writer)
+        self._lines.add(line)
+        node = ""
+        try:
+            hello = await self._greeted(line)
+            if hello is not None:
+                node = hello.node
+                await self._hear(line, node)
+        except (ProtocolError, OSError, TimeoutError) as error:
+            _log.warning("the connection of %s ends: %s", f"node '{node}'" if node else "?", error)
+        except asyncio.CancelledError:
+            pass  # the event loop ends
+        finally:
+            self._lines.discard(line)
+            line.close()
+            peer = self._peers.get(node)
+            if peer is not None and peer.line is line:
+                self._close(node, peer)
+
+    def _close(self, node: str, peer: _Peer) -> None:
+        if peer.line is not None:
+            peer.line.close()
+            peer.line = None
+            if self._listener is not None:
+                self._listener.left(node)
+
+    async def _greeted(self, line: Line) -> Hello | None:
+        """The greeting of an agent that is taken."""
+        data = await asyncio.wait_for(line.frame(), _GREETING_S)
+        if data is None or self._listener is None:
+            return None
+        hello = read_hello(data)
+        if isinstance(hello, Hello) and hello.fence[0] > self.fence[0] >= 0:
+            _log.error("node '%s' obeys another orchestrator: this one was replaced", hello.node)
+            return None
+        if isinstance(hello, Hello):
+            problem = self._objection(hello)
+            if not problem:
+                await self._take(line, hello)
+                return hello
+            hello = Refused(problem)
+        _log.warning("an agent is refused: %s", hello.reason)
+        line.send(hello)
+        return None
+
+    def _objection(self, hello: Hello) -> str:
+        """Why an agent is not taken."""
+        if not token_fits(hello.token, self._token):
+            return f"the token of node '{hello.node}' is wrong; give it that of this orchestrator"
+        peer = self._peers.get(hello.node)
+        recent = peer is not None and self._now_ms() - peer.seen_ms < _RECENT_MS
+        if peer is not None and peer.boot != hello.boot and peer.line is not None and recent:
+            return f"node '{hello.node}' has an agent; give this one another name, or end that one"
+        return ""
+
+    async def _take(self, line: Line, hello: Hello) -> None:
+        now_ms, node = self._now_ms(), hello.node
+        before = self._peers.get(node)
+        if before is not None:
+            self._close(node, before)
+            if before.boot != hello.boot and not before.gone and self._listener is not None:
+                self._listener.gone(node, before.seen_ms)  # its folder was free
+        self._peers[node] = _Peer(hello.boot, hello.host, line, now_ms, now_ms)
+        line.send(Welcome(hello.sent_ms, self.lease_ms, self.fence))
+        if self._listener is not None:
+            self._listener.joined(node, hello)
+            self._listener.beat(node)
+        async with self._changed:
+            self._changed.notify_all()
+
+    async def _hear(self, line: Line, node: str) -> None:
+        """Hear an agent until its line ends."""
+        while (message := await line.for_orchestrator()) is not None:
+            peer = self._peers[node]
+            if peer.line is not line or self._listener is None:
+                return
+            if isinstance(message, Beat):
+                peer.seen_ms = peer.granted_ms = self._now_ms()
+                line.send(Renewed(message.sent_ms))
+                self._listener.beat(node)
+            elif isinstance(message, Report):
+                peer.seen_ms = self._now_ms()
+                self._listener.heard(node, message.number, message.body)
+
+    # --- leases ----------------------------------------------------------------------------------
+
+    async def _look(self) -> None:
+        """Say whose workers are gone, because nobody has renewed their lease."""
+        last_ms = self._now_ms()
+        while True:
+            await asyncio.sleep(_LOOK_S)
+            now_ms, before_ms = self._now_ms(), last_ms
+            last_ms = now_ms
+            if now_ms - before_ms > _STALLED_MS:
+                continue  # this process stood still, and there may be beats to be read first
+            for node, peer in list(self._peers.items()):
+                if not peer.gone and now_ms > peer.granted_ms + self.lease_ms + _MARGIN_MS:
+                    _log.warning("node '%s' was not heard of, and its lease is over", node)
+                    self.bury(node)
+
+
+def _unlink(path: str) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        Path(path).unlink()

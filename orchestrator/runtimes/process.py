@@ -1,0 +1,680 @@
+"""A runtime of real processes: gangs of workers on nodes, each with its agent."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import socket
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import assert_never
+
+from orchestrator.errors import ConfigurationError, ValidationError
+from orchestrator.kernels.state.codes import JobKind
+from orchestrator.messages import (
+    CheckpointCommitted,
+    Effect,
+    Event,
+    RegroupJob,
+    ReleaseNode,
+    SaveCheckpoint,
+    StartJob,
+    StopJob,
+    WorkerPlacement,
+    WorkersLost,
+)
+from orchestrator.node.protocol import (
+    Address,
+    Body,
+    Cause,
+    Ended,
+    Halt,
+    Hello,
+    Joined,
+    Knows,
+    Progress,
+    Release,
+    Save,
+    Saved,
+    Stale,
+    World,
+)
+from orchestrator.ports import Clock, FaultDetector
+from orchestrator.runtimes.gangs import Gang, Member, launch_of, matched, members_of, verdict_of
+from orchestrator.runtimes.hub import AgentHub
+from orchestrator.types import JobSpec
+
+__all__ = ["ProcessRuntime"]
+
+
+_AGAIN_MS = 1000  # until what nobody has taken is reported again
+_RECONNECT_MS = 1000  # for an agent whose connection is gone, until its node is taken for dead
+_REGROUP_MS = 120_000  # for newcomers to say hello
+_MOST_SURVIVED = 3  # workers that are lost from a run, one after the other
+_LEAST_SAVE_S = 0.001  # what a save takes at least: then one is waited for, and confirmed
+
+
+_log = logging.getLogger(__name__)
+
+
+class ProcessRuntime:
+    """Runs jobs' commands as processes, through the agents of their nodes.
+
+    Agents connect to it: :meth:`open` it, have them started with its ``address`` and ``token``, and
+    :meth:`wait_for` them before an orchestrator starts on it. An orchestrator that is restarted
+    opens another one at the same address: the agents come back with the workers they have.
+
+    Parameters
+    ----------
+    clock : Clock
+        Real time.
+    detector : FaultDetector or None
+        Is told of signs of life, and of agents that are gone.
+    address : str
+        Where to listen: ``host:port`` (port 0: a free one), or ``unix:PATH``.
+    token : str
+        What agents have to know; empty: a new one.
+    lease_s : float
+        How long workers may live whose node hears nothing from here. After it, and no sooner, what
+        ran on a node that fell silent is started elsewhere.
+    grace_s : float
+        From SIGTERM to SIGKILL.
+    checkpoints : Path or None
+        Where jobs keep their checkpoints, a folder for each, reached from all nodes; None: workers
+        are not told of any.
+    """
+
+    def __init__(
+        self,
+        clock: Clock,
+        detector: FaultDetector | None = None,
+        *,
+        address: str = "127.0.0.1:0",
+        token: str = "",
+        lease_s: float = 15.0,
+        grace_s: float = 10.0,
+        checkpoints: Path | None = None,
+    ) -> None:
+        self.token = token or secrets.token_urlsafe(24)
+        self.grace_s = grace_s
+        self._clock, self._detector = clock, detector
+        self._checkpoints = None if checkpoints is None else checkpoints.resolve()
+        lease_ms = round(1000 * lease_s)
+        self._hub = AgentHub(Address.parse(address), self.token, lease_ms, clock.now_ms)
+        self._deliver: Callable[[Event], Awaitable[object]] | None = None
+        self._gangs: dict[str, Gang] = {}
+        self._leaving: dict[str, list[Gang]] = {}  # by job: something of them may be left
+        self._specs: dict[str, JobSpec] = {}
+        self._progress: dict[str, tuple[int, float | None]] = {}
+        self._settled: set[str] = set()  # jobs whose run before was seen to end
+        self._certain_ms = clock.now_ms()  # from then on nobody runs whom nobody has seen
+        self._observed = False
+        self._released: set[str] = set()
+        self._number = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._closed = True
+
+    # --- life ------------------------------------------------------------------------------------
+
+    @property
+    def address(self) -> str:
+        """Where agents connect."""
+        return str(self._hub.address)
+
+    async def open(self) -> None:
+        """Listen for agents."""
+        self._closed = False
+        margin_ms = 1000
+        self._certain_ms = self._clock.now_ms() + self._hub.lease_ms + margin_ms
+        await self._hub.open(self)
+        self._clock.call_at(self._certain_ms, self._miss_found)
+
+    async def wait_for(self, nodes: Sequence[str], timeout_s: float = 10.0) -> None:
+        """Wait until the agents of nodes are there; see :meth:`AgentHub.wait_for`."""
+        await self._hub.wait_for(nodes, timeout_s)
+
+    async def close(self) -> None:
+        """Leave: agents keep their workers, and wait for whoever listens next, for a lease."""
+        self._closed = True
+        self._deliver = None
+        for gang in self._all():
+            for timer in gang.timers.values():
+                timer.cancel()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._hub.close()
+
+    def fence(self, term: int, index: int) -> None:
+        """Orders are those of the leader of this term from now on, by this entry of its log."""
+        before = self._hub.fence
+        self._hub.fence = max((term, index), before)
+        if before[0] < term:
+            for gang in [gang for gangs in self._leaving.values() for gang in gangs]:
+                self._halt(gang, gang.alive, "its run is over")  # agents refused that before
+
+    def bury(self, node_id: str) -> None:
+        """Somebody knows that a node's agent, and all that it had started, is gone."""
+        self._hub.bury(node_id)
+        if self._detector is not None:
+            self._tell_detector(self._detector.report, node_id)
+
+    def admit(self, spec: JobSpec) -> JobSpec:
+        """A job as it can be run; raises a :class:`ValidationError` if there is nothing to run.
+
+        Saving takes a moment at least: a checkpoint counts when the job has confirmed it.
+        """
+        if not spec.command:
+            remedy = "say what its workers run, as a tuple of texts"
+            raise ValidationError(f"JobSpec '{spec.job_id}'", "command", "is empty", remedy)
+        if spec.checkpoint_seconds < _LEAST_SAVE_S and spec.kind != JobKind.SERVICE:
+            return replace(spec, checkpoint_seconds=_LEAST_SAVE_S)
+        return spec
+
+    # --- what the orchestrator says --------------------------------------------------------------
+
+    def bind(self, deliver: Callable[[Event], Awaitable[object]]) -> None:
+        """Say where events go; the last call counts, and hears what nobody has taken."""
+        self._deliver = deliver
+        for gang in self._gangs.values():
+            if gang.verdict is not None and not gang.heard:
+                self._report_in(gang, 0)
+
+    def observe(self) -> Mapping[str, int]:
+        """Jobs whose workers exist, or whose end is not reported yet, and their runs."""
+        self._observed = True
+        return {job: gang.run for job, gang in self._gangs.items()}
+
+    def progress(self, job_id: str) -> tuple[int, float | None] | None:
+        """The last step that a running job has told, and the share that is done if it knows."""
+        return self._progress.get(job_id)
+
+    def knows(self, job_id: str) -> bool:
+        """Whether all workers of a job can be asked to save, and told of others."""
+        gang = self._gangs.get(job_id)
+        return gang is not None and gang.knows
+
+    def carry_out(self, effects: Sequence[Effect]) -> None:
+        """Begin to carry effects out, in this order."""
+        self._observed = True
+        for effect in effects:
+            match effect:
+                case StartJob():
+                    self._start(effect)
+                case RegroupJob():
+                    self._regroup(effect)
+                case SaveCheckpoint():
+                    self._save(effect)
+                case StopJob():
+                    gang = self._current(effect.job_id, effect.run)
+                    if gang is not None:
+                        self._dismiss(gang, effect.reason.value, save=effect.save)
+                case ReleaseNode(node_id):
+                    self._released.add(node_id)
+                    self._hub.send(node_id, Release(self._hub.fence))
+                case _:
+                    assert_never(effect)
+
+    def _current(self, job: str, run: int) -> Gang | None:
+        gang = self._gangs.get(job)
+        return gang if gang is not None and gang.run == run else None
+
+    def _all(self) -> list[Gang]:
+        leaving = [gang for gangs in self._leaving.values() for gang in gangs]
+        return [*self._gangs.values(), *leaving]
+
+    # --- starting --------------------------------------------------------------------------------
+
+    def _start(self, effect: StartJob) -> None:
+        before = self._gangs.get(effect.job_id)
+        if before is not None and before.run == effect.run:
+            return
+        if before is not None:
+            self._dismiss(before, "another run of its job begins")
+        gang = Gang(effect.job_id, effect.run, members_of(effect.workers), told_here=True)
+        gang.service = effect.spec.kind == JobKind.SERVICE
+        self._gangs[gang.job] = gang
+        self._specs[gang.job] = effect.spec
+        for node in gang.nodes():
+            self._released.discard(node)
+            if not self._hub.reaches(node):
+                self._show(node)  # from now on it is watched, and missed
+        self._begin(gang)
+
+    def _begin(self, gang: Gang) -> None:
+        """Start a gang's workers, unless workers of its job may be left."""
+        if gang.begun or gang.leaving:
+            return
+        if self._leaving.get(gang.job):
+            return  # _vanish() comes back to it
+        wait_ms = self._certain_ms - self._clock.now_ms()
+        unseen = gang.run > 1 and gang.job not in self._settled
+        if unseen and wait_ms > 0:
+            self._set_timer(gang, "begin", wait_ms, lambda: self._begin(gang))
+            return
+        gang.begun = True
+        self._launch(gang, list(gang.members.values()))
+
+    def _launch(self, gang: Gang, members: Sequence[Member]) -> None:
+        """Have workers started; if their agents are not there, when they are."""
+        gang.master = self._new_master(gang)
+        for member in members:
+            self._send_launch(gang, member)
+        if not all(member.told for member in members):
+            self._set_timer(gang, "reach", self._hub.lease_ms, lambda: self._miss(gang))
+
+    def _new_master(self, gang: Gang) -> tuple[str, int]:
+        """Where the workers of a gang meet: on the node of rank 0, at a port that is free here."""
+        with socket.socket() as free:
+            free.bind(("", 0))
+            port = int(free.getsockname()[1])
+        return self._hub.host(gang.present[0].node), port
+
+    def _send_launch(self, gang: Gang, member: Member) -> None:
+        spec = self._specs[gang.job]
+        launch = launch_of(gang, member, spec, self._hub.fence, self._checkpoints)
+        if self._hub.send(member.node, launch):
+            member.told = True
+
+    def _miss(self, gang: Gang) -> None:
+        """Agents that have to start workers of a gang have not come."""
+        missing = [member for member in gang.present if not member.told]
+        if missing and gang.verdict is None and not gang.leaving:
+            nodes = ", ".join(f"'{node}'" for node in gang.nodes(missing))
+            self._judge(gang, WorkersLost(gang.job, gang.run, f"no agent of node {nodes} is there"))
+
+    def _miss_found(self) -> None:
+        """Workers that were here before this runtime, and whose agents have not come back."""
+        for gang in list(self._gangs.values()):
+            if not self._closed and not gang.told_here and len(gang.present) < gang.size:
+                reason = "the agents of some of its workers did not come back"
+                self._judge(gang, WorkersLost(gang.job, gang.run, reason))
+
+    # --- saving and stopping ---------------------------------------------------------------------
+
+    def _save(self, effect: SaveCheckpoint) -> None:
+        """Have a job save; one that cannot is asked to end, and goes on from what it has."""
+        gang = self._current(effect.job_id, effect.run)
+        if gang is None or gang.saving or gang.verdict is not None:
+            return
+        gang.saving = self._next_number()
+        asked = [member for member in gang.present if member.alive and member.knows]
+        if asked:
+            gang.unsaved = {member.worker for member in asked}
+            for node in gang.nodes(asked):
+                self._hub.send(node, Save(self._hub.fence, gang.job, gang.run, gang.saving))
+        elif gang.alive:
+            self._halt(gang, gang.alive, "its place is needed, and it cannot be asked to save")
+        else:
+            self._judge(gang, WorkersLost(gang.job, gang.run, "it had not begun to run"))
+
+    def _next_number(self) -> int:
+        """Of a save: they grow, across restarts of the orchestrator, too."""
+        self._number = max(self._number + 1, self._clock.now_ms())
+        return self._number
+
+    def _note_saved(self, gang: Gang, saved: Saved) -> None:
+        if saved.number != gang.saving or gang.verdict is not None:
+            return
+        if saved.problem:
+            reason = f"worker {saved.worker} could not save: {saved.problem}"
+            self._judge(gang, WorkersLost(gang.job, gang.run, reason))
+            return
+        gang.unsaved.discard(saved.worker)
+        if not gang.unsaved:
+            self._judge(gang, CheckpointCommitted(gang.job, gang.run))
+
+    def _dismiss(self, gang: Gang, reason: str, *, save: bool = False) -> None:
+        """A run is over: what is left of it ends, and it reports nothing more."""
+        gang.leaving, gang.verdict = True, None
+        for timer in gang.timers.values():
+            timer.cancel()
+        gang.timers.clear()
+        if self._gangs.get(gang.job) is gang:
+            del self._gangs[gang.job]
+            self._progress.pop(gang.job, None)
+        for node, numbers in gang.numbers().items():
+            self._hub.acknowledge(node, numbers)
+        self._leaving.setdefault(gang.job, []).append(gang)
+        self._halt(gang, gang.alive, reason, self._next_number() if save else 0)
+        self._vanish(gang)
+
+    def _halt(self, gang: Gang, members: Sequence[Member], reason: str, save: int = 0) -> None:
+        for node in gang.nodes(members):
+            workers = tuple(member.worker for member in members if member.node == node)
+            grace_ms = round(1000 * self.grace_s)
+            fence = self._hub.fence
+            halt = Halt(fence, gang.job, gang.run, workers, reason, grace_ms, save)
+            self._hub.send(node, halt)
+
+    def _vanish(self, gang: Gang) -> None:
+        """Nothing may be left of a run: the next one of its job begins."""
+        if not gang.leaving or gang.alive:
+            return
+        gangs = self._leaving.get(gang.job, [])
+        if gang in gangs:
+            gangs.remove(gang)
+        if not gangs:
+            self._leaving.pop(gang.job, None)
+            if self._clock.now_ms() < self._certain_ms:
+                self._settled.add(gang.job)
+            following = self._gangs.get(gang.job)
+            if following is not None:
+                self._begin(following)
+            else:
+                self._specs.pop(gang.job, None)
+
+    # --- changing size ---------------------------------------------------------------------------
+
+    def _regroup(self, effect: RegroupJob) -> None:
+        """The workers of a job are these from now on; those that stay live on, if they know how."""
+        gang = self._current(effect.job_id, effect.run)
+        if gang is None or gang.verdict is not None:
+            return
+        self._specs[gang.job] = effect.spec
+        if not gang.begun or gang.restarts:
+            keep = {w: m for w, m in gang.members.items() if m.told}
+            gang.members = {**keep, **members_of(effect.workers, gang.next_worker)}
+            return
+        stay, places = matched([m for m in gang.present if m.alive], effect.workers)
+        go = [member for member in gang.present if member.alive and member not in stay]
+        if not places and not go:
+            return
+        gang.service = effect.spec.kind == JobKind.SERVICE
+        for member in [m for m in gang.present if m.gone]:
+            member.leaves = True
+        if stay and not effect.moved and (gang.knows or gang.service):
+            self._reform(gang, stay, go, places)
+            return
+        save = self._next_number() if effect.moved and gang.knows else 0
+        for member in gang.members.values():
+            member.leaves = True
+        gang.restarts = gang.told_here = True
+        gang.size = 0
+        gang.members.update(members_of(effect.workers, gang.next_worker))
+        self._halt(gang, gang.alive, "its workers are to be others", save)
+        self._start_over(gang)
+
+    def _start_over(self, gang: Gang) -> None:
+        """Begin anew, once nothing is left of the workers before."""
+        if gang.restarts and not gang.alive and not gang.leaving:
+            gang.restarts = False
+            gang.generation += 1
+            gang.published = gang.generation
+            self._launch(gang, gang.present)
+
+    def _reform(
+        self, gang: Gang, stay: list[Member], go: list[Member], places: list[WorkerPlacement]
+    ) -> None:
+        """Some stay, some go, some come. The world changes when those who come are warm."""
+        for member in go:
+            member.leaves = True
+        for order, member in enumerate(stay):
+            member.order = order
+        for order, place in enumerate(places, len(stay)):
+            worker, rank = gang.next_worker, gang.next_rank
+            fresh = Member(worker, place.node_id, place.gpus, rank, order=order)
+            fresh.fresh = not gang.service
+            gang.members[worker] = fresh
+        gang.generation += 1
+        gang.told_here, gang.size = True, 0
+        if gang.service:
+            gang.published = gang.generation
+            self._halt(gang, go, "the service shrinks")
+        self._launch(gang, [member for member in gang.present if not member.told])
+        self._publish(gang)
+        if gang.published < gang.generation:
+            self._set_timer(gang, "regroup", _REGROUP_MS, lambda: self._give_up_regroup(gang))
+
+    def _publish(self, gang: Gang) -> None:
+        """Tell all workers who they are now, unless newcomers are still to say hello."""
+        if gang.published < gang.generation and all(member.knows for member in gang.present):
+            timer = gang.timers.pop("regroup", None)
+            if timer is not None:
+                timer.cancel()
+            self._tell_world(gang, gang.present)
+
+    def _tell_world(self, gang: Gang, present: Sequence[Member]) -> None:
+        """Tell those that are part of a world, and those that leave, of it."""
+        gang.published = gang.generation
+        gang.master = self._new_master(gang)
+        for order, member in enumerate(present):
+            member.order, member.fresh = order, False
+        go = [member for member in gang.alive if member.leaves]
+        ranks = tuple(member.rank for member in present)
+        for node in gang.nodes([*present, *go]):
+            members = [(m.worker, m.order) for m in present if m.node == node]
+            members += [(m.worker, -1) for m in go if m.node == node]
+            told = gang.job, gang.run, gang.generation, ranks, gang.master, tuple(members)
+            self._hub.send(node, World(self._hub.fence, *told))
+        if go:
+            wait_ms = round(1000 * self.grace_s)
+            self._set_timer(gang, "leave", wait_ms, lambda: self._see_off(gang))
+
+    def _see_off(self, gang: Gang) -> None:
+        """Those that leave and have not left by themselves are told to."""
+        go = [member for member in gang.alive if member.leaves]
+        self._halt(gang, go, "the job goes on with fewer workers")
+
+    def _survives(self, gang: Gang) -> bool:
+        """Whether a gang goes on without a worker that was killed, until another is there."""
+        lost = [m for m in gang.present if m.ended is not None]
+        stay = [m for m in gang.present if m.alive and m.knows and not m.fresh]
+        spec = self._specs.get(gang.job)
+        fine = spec is not None and spec.elastic and not gang.service
+        fine = fine and bool(stay) and len(stay) + len(lost) == len(gang.present)
+        causes = {m.ended.cause for m in lost if m.ended is not None}
+        if not fine or causes != {Cause.SIGNAL} or gang.survived >= _MOST_SURVIVED:
+            return False
+        gang.survived += 1
+        _log.warning("job '%s' goes on without %d of its workers", gang.job, len(lost))
+        places = [WorkerPlacement(member.node, member.gpus) for member in lost]
+        for member in lost:
+            member.leaves = True
+        self._forget_leavers(gang)
+        gang.generation += 1
+        self._tell_world(gang, stay)
+        self._reform(gang, stay, [], places)
+        return True
+
+    def _give_up_regroup(self, gang: Gang) -> None:
+        if gang.published < gang.generation and gang.verdict is None:
+            reason = "its new workers did not say that they are there"
+            self._judge(gang, WorkersLost(gang.job, gang.run, reason))
+
+    # --- what agents say -------------------------------------------------------------------------
+
+    def joined(self, node: str, hello: Hello) -> None:
+        """An agent is there: see which workers it has, and tell it what it was not told."""
+        there = {(seen.job, seen.run, seen.worker) for seen in hello.workers}
+        for seen in hello.workers:
+            gang = self._find(seen.job, seen.run)
+            if gang is None and not self._observed:
+                gang = self._gangs.setdefault(seen.job, Gang(seen.job, seen.run))
+                if gang.run < seen.run:
+                    self._dismiss(gang, "another run of its job is there")
+                    gang = self._gangs[seen.job] = Gang(seen.job, seen.run)
+            if gang is None or gang.run != seen.run:
+                gang = Gang(seen.job, seen.run, leaving=True)
+                self._leaving.setdefault(seen.job, []).append(gang)
+            gang.adopt(node, seen)
+        for gang in self._all():
+            for member in list(gang.members.values()):
+                if member.node == node and member.ended is None and not member.gone:
+                    self._remind(gang, member, there=(gang.job, gang.run, member.worker) in there)
+
+    def _remind(self, gang: Gang, member: Member, *, there: bool) -> None:
+        """Tell an agent that is back what it may have missed about a worker."""
+        if gang.leaving or member.leaves:
+            if there:
+                self._halt(gang, [member], "its run is over")
+            return
+        if not there and gang.begun and not gang.restarts and gang.job in self._specs:
+            self._send_launch(gang, member)  # one that has ended is not started again
+        if gang.saving and member.worker in gang.unsaved:
+            save = Save(self._hub.fence, gang.job, gang.run, gang.saving)
+            self._hub.send(member.node, save)
+
+    def beat(self, node: str) -> None:
+        """An agent has shown itself."""
+        if node not in self._released:
+            self._show(node)
+
+    def _show(self, node: str) -> None:
+        if self._detector is not None:
+            self._tell_detector(self._detector.heartbeat, node)
+
+    def left(self, node: str) -> None:
+        """The connection of an agent is gone: it comes back at once, or its node is dead."""
+        if not self._closed and self._detector is not None:
+            due_ms = self._clock.now_ms() + _RECONNECT_MS
+            self._clock.call_at(due_ms, lambda: self._look_for(node))
+
+    async def _look_for(self, node: str) -> None:
+        if not self._closed and self._detector is not None and not self._hub.reaches(node):
+            await self._detector.report(node)
+
+    def gone(self, node: str, seen_ms: int) -> None:
+        """Nothing is left of what a node had."""
+        for gang in self._all():
+            lost = [member for member in gang.alive if member.node == node]
+            for member in lost:
+                member.gone = True
+            if lost:
+                gang.seen_ms = seen_ms
+                self._look_at(gang)
+
+    def heard(self, node: str, number: int, body: Body) -> None:
+        """An agent reports something."""
+        if isinstance(body, Stale):
+            _log.error("node '%s' obeys another orchestrator, of term %d", node, body.fence[0])
+            self._hub.acknowledge(node, (number,))
+            return
+        gang = self._find(body.job, body.run)
+        member = None if gang is None else gang.members.get(body.worker)
+        if isinstance(body, Ended):
+            self._note_end(node, number, body)
+            return
+        self._hub.acknowledge(node, (number,))
+        if gang is None or member is None or gang.leaving:
+            return
+        match body:
+            case Knows():
+                member.knows = True
+                self._publish(gang)
+            case Saved():
+                self._note_saved(gang, body)
+            case Joined(_, _, _, generation):
+                member.joined = generation
+                if all(m.joined >= gang.published for m in gang.present if not m.fresh):
+                    self._see_off(gang)
+            case Progress(_, _, _, step, fraction):
+                self._progress[gang.job] = step, fraction
+            case _:
+                assert_never(body)
+
+    def _find(self, job: str, run: int) -> Gang | None:
+        found = self._current(job, run)
+        if found is None:
+            found = next((g for g in self._leaving.get(job, ()) if g.run == run), None)
+        return found
+
+    def _note_end(self, node: str, number: int, ended: Ended) -> None:
+        """A worker has ended; that is acknowledged when what it means is known to be safe."""
+        gang = self._find(ended.job, ended.run)
+        if gang is None and not self._observed:
+            found = Gang(ended.job, ended.run, begun=True, size=ended.size)
+            found = self._gangs.setdefault(ended.job, found)
+            gang = found if found.run == ended.run else None
+        strange = gang is not None and gang.told_here and ended.worker not in gang.members
+        if gang is None or strange:
+            self._hub.acknowledge(node, (number,))
+            return
+        member = gang.members.get(ended.worker)
+        if member is None:
+            member = Member(ended.worker, node, (), ended.rank, told=True)
+            gang.members[ended.worker] = member
+        member.ended, member.number = ended, number
+        if gang.leaving or member.leaves:
+            member.number = 0
+            self._hub.acknowledge(node, (number,))
+        self._look_at(gang)
+
+    def _look_at(self, gang: Gang) -> None:
+        """See what the ends of workers mean."""
+        if gang.leaving:
+            self._vanish(gang)
+            return
+        self._forget_leavers(gang)
+        if gang.restarts:
+            self._start_over(gang)
+        elif gang.verdict is None or isinstance(gang.verdict, CheckpointCommitted):
+            found = verdict_of(gang)
+            if found is None:
+                return
+            if isinstance(gang.verdict, CheckpointCommitted) and not gang.heard:
+                return  # it is saved, and that is to be said first
+            if isinstance(found, WorkersLost) and not gang.saving and self._survives(gang):
+                return
+            if gang.saving and not gang.unsaved and isinstance(found, WorkersLost):
+                reason = "it cannot be asked to save, and was told to end"
+                found = replace(found, reason=reason)
+            self._judge(gang, found)
+
+    def _forget_leavers(self, gang: Gang) -> None:
+        """Workers that were to end, and have, are no part of a gang any more."""
+        for member in [m for m in gang.members.values() if m.leaves and not m.alive]:
+            self._hub.acknowledge(member.node, (member.number,))
+            del gang.members[member.worker]
+
+    # --- reports ---------------------------------------------------------------------------------
+
+    def _judge(self, gang: Gang, verdict: Event) -> None:
+        """Something has to be reported; if it is its end, the rest of a gang ends, too."""
+        gang.verdict, gang.heard = verdict, False
+        if not isinstance(verdict, CheckpointCommitted):
+            self._halt(gang, gang.alive, "another worker of its job has ended")
+        self._report_in(gang, 0)
+
+    def _report_in(self, gang: Gang, wait_ms: int) -> None:
+        self._set_timer(gang, "report", wait_ms, lambda: self._report(gang))
+
+    async def _report(self, gang: Gang) -> None:
+        if self._closed or gang.verdict is None or gang.leaving:
+            return
+        if self._deliver is None:
+            raise ConfigurationError("ProcessRuntime: nobody to report to; call bind() first")
+        verdict, taken = gang.verdict, False
+        try:
+            taken = await self._deliver(verdict) is not False
+        finally:
+            present = self._gangs.get(gang.job) is gang and gang.verdict is verdict
+            if present and not taken:
+                self._report_in(gang, _AGAIN_MS)
+        if present and taken:
+            gang.heard = True
+            if not isinstance(verdict, CheckpointCommitted):
+                self._dismiss(gang, "its job has ended")
+            else:
+                self._look_at(gang)
+
+    def _set_timer(
+        self, gang: Gang, name: str, wait_ms: int, callback: Callable[[], Awaitable[object] | None]
+    ) -> None:
+        before = gang.timers.pop(name, None)
+        if before is not None:
+            before.cancel()
+        gang.timers[name] = self._clock.call_at(self._clock.now_ms() + wait_ms, callback)
+
+    def _tell_detector(self, work: Callable[[str], Awaitable[None]], node: str) -> None:
+        async def guarded() -> None:
+            try:
+                await work(node)
+            except Exception:
+                _log.exception("the fault detector, or who listens to it, failed")
+
+        task = asyncio.ensure_future(guarded())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
