@@ -1,16 +1,17 @@
-"""The four injected dependencies, in their simplest honest form: in memory, in one process."""
+"""The four injected dependencies, in their simplest honest form; checkpoints durable, too."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-from orchestrator.foundations.checkpoints import InMemoryCheckpoints
+from orchestrator.foundations.checkpoints import FolderCheckpoints, InMemoryCheckpoints
 from orchestrator.foundations.consensus import InMemoryConsensus
 from orchestrator.foundations.faults import HeartbeatFaultDetector
 from orchestrator.foundations.shards import HashShardManager
 from orchestrator.ports import Clock
 
 __all__ = [
+    "FolderCheckpoints",
     "Foundations",
     "HashShardManager",
     "HeartbeatFaultDetector",
