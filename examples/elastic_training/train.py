@@ -88,6 +88,7 @@ def record(folder: Path | None, part: Share, training: Elastic) -> None:
         "generation": training.generation,
         "items": part.indices.tolist() if part.weight > 0.0 else [],
         "loss": training.loss,
+        "idle_s": training.regroups[-1].seconds,
     }
     with (folder / f"{os.environ.get('RANK', '0')}.jsonl").open("a", encoding="utf-8") as file:
         file.write(json.dumps(line) + "\n")

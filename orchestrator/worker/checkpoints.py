@@ -7,12 +7,15 @@ a manifest, a rename, and a deadline after which a save does not count any more.
 
 from __future__ import annotations
 
+import functools
 import logging
+import queue
 import shutil
 import threading
 import time
 import warnings
-from collections.abc import Mapping
+import weakref
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +28,7 @@ from torch.distributed.checkpoint.filesystem import FileSystemWriter
 from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 from torch.distributed.checkpoint.state_dict_loader import load as load_state
-from torch.distributed.checkpoint.state_dict_saver import async_save
+from torch.distributed.checkpoint.state_dict_saver import save as save_state
 
 from orchestrator.errors import CheckpointError, SaveDeadlineError
 from orchestrator.worker import manifests
@@ -81,6 +84,7 @@ class Save:
         self._lock = threading.Lock()
         self._expired = False
         self._outcome: Future[Path] = Future()
+        self._over = threading.Event()  # nothing is being written any more
 
     def done(self) -> bool:
         """Whether it has ended, one way or the other; too late is one."""
@@ -174,14 +178,17 @@ class Checkpoints:
         self._size = 1 if alone else dist.get_world_size()
         # Kept: the copies that it makes are overwritten by the next save, not allocated anew.
         self._stager = DefaultStager(StagingOptions(False, False, False, False))
-        self._writer: threading.Thread | None = None
+        # One thread for all saves: starting one takes longer than copying a small model.
+        self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        weakref.finalize(self, self._jobs.put, None)
+        threading.Thread(target=_work, args=(self._jobs,), name="save", daemon=True).start()
         self._current: Save | None = None
 
     @property
     def saving(self) -> Save | None:
         """The save that is still being written, past its deadline or not."""
-        alive = self._writer is not None and self._writer.is_alive()
-        return self._current if alive else None
+        current = self._current
+        return None if current is None or current._over.is_set() else current
 
     def save(self, step: int, *, fraction: float | None = None) -> Path:
         """Save, and return when the checkpoint is complete: its folder."""
@@ -198,35 +205,24 @@ class Checkpoints:
         CheckpointError
             If the save before is still being written.
         """
-        if self.saving is not None and self._current is not None:
+        busy = self.saving
+        if busy is not None:
             raise CheckpointError(
-                f"save of step {step}: that of step {self._current.step} is still being written; "
+                f"save of step {step}: that of step {busy.step} is still being written; "
                 "save less often, or wait() for it"
             )
-        self.wait()
         save = Save(step, self._deadline_s)
         folder = self._agree(manifests.begin(self.folder) if self._rank == 0 else None)
-        writer = FileSystemWriter(folder)
-        upload = async_save(
-            self._state(),
-            storage_writer=writer,
-            process_group=self._group,
-            async_stager=self._stager,
-            no_dist=self._group is None,
-        )
-        if not isinstance(upload, Future):
-            upload = upload.upload_completion
-        args = (save, upload, folder, fraction)
-        self._writer = threading.Thread(target=self._finish, args=args, name="save", daemon=True)
+        staged = self._stager.stage(self._state())
         self._current = save
-        self._writer.start()
+        self._jobs.put(functools.partial(self._write, save, staged, folder, fraction))
         save.stall_s = time.monotonic() - save._begun
         return save
 
     def wait(self) -> None:
         """Return when nothing is being written any more, or its deadline has passed."""
-        if self._writer is not None and self._current is not None:
-            self._writer.join(max(self._current._left(), 0.0))
+        if self._current is not None:
+            self._current._over.wait(max(self._current._left(), 0.0))
 
     def load(self) -> Restored | None:
         """Load the newest checkpoint that verifies; None if there is none.
@@ -290,11 +286,16 @@ class Checkpoints:
         for name, extra in self._extras.items():
             extra.load_state_dict(state["extras"][name])
 
-    def _finish(self, save: Save, upload: Any, folder: Path, fraction: float | None) -> None:
-        """See a save to its end; in its own thread."""
+    def _write(self, save: Save, staged: Any, folder: Path, fraction: float | None) -> None:
+        """See a save to its end; in the saves' own thread."""
         outcome: Path | Exception
         try:
-            upload.result()
+            save_state(
+                staged,
+                storage_writer=FileSystemWriter(folder),
+                process_group=self._group,
+                no_dist=self._group is None,
+            )
             outcome = folder
             if self._rank == 0:
                 manifests.seal(folder, save.step, self._size, fraction)
@@ -312,6 +313,7 @@ class Checkpoints:
         if isinstance(outcome, Exception):
             _log.warning("%s", outcome)
         save._end(outcome)
+        save._over.set()
 
     def _agree(self, what: Any) -> Any:
         """What rank 0 says, on all ranks."""
@@ -320,6 +322,13 @@ class Checkpoints:
         box = [what]
         dist.broadcast_object_list(box, src=0, group=self._group)
         return box[0]
+
+
+def _work(jobs: queue.SimpleQueue[Callable[[], None] | None]) -> None:
+    """Do what is put into a queue, until it is None."""
+    while (job := jobs.get()) is not None:
+        job()
+        del job  # it holds on to whoever put it there
 
 
 def _failed(step: int, error: Exception) -> CheckpointError:

@@ -37,7 +37,7 @@ from orchestrator.worker.control import Control
 from orchestrator.worker.group import Group, GroupBrokenError, warm_up
 from orchestrator.worker.order import DataOrder
 from orchestrator.worker.regroup import Orders
-from orchestrator.worker.state import Averager, fingerprint, share
+from orchestrator.worker.state import Averager, fingerprint, rehearse, share
 
 __all__ = ["Elastic", "Regroup", "Share"]
 
@@ -212,6 +212,9 @@ class Elastic(AbstractContextManager["Elastic"]):
             if restored is not None:
                 self._step = self._saved_step = restored.step
         self._known = True
+        if self._control.path is not None:  # who may have to regroup pays for it before it begins
+            warm_up()
+            rehearse(self._state())
         self._orders.connect()
         self._join_next("start")
         return self
@@ -451,8 +454,8 @@ class Elastic(AbstractContextManager["Elastic"]):
         """Throw the rehearsal away, and join the others: their state replaces all of it."""
         self._averager.fill(1.0, [0.0])
         self._averager.take()
-        fingerprint(self._state())
         self._update()
+        rehearse(self._state())
         self._orders.connect()
         self._join_next("join")
 

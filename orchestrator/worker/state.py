@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import io
+import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +11,7 @@ import torch
 
 from orchestrator.worker.group import Group
 
-__all__ = ["Averager", "Packed", "fingerprint", "pack", "share", "unpack"]
+__all__ = ["Averager", "Packed", "fingerprint", "pack", "rehearse", "share", "unpack"]
 
 _ALIGNMENT = 16
 _MASK = (1 << 62) - 1
@@ -75,28 +75,42 @@ def fingerprint(state: Any) -> int:
     return total
 
 
+def rehearse(state: Any) -> None:
+    """Do what is done to hand a state on, but for handing it on: modules load when first used."""
+    packed = pack(state)
+    unpack(_read(_head(packed), packed.buffer))
+    fingerprint(state)
+
+
 def share(group: Group, source: int, state: Any) -> Any:
     """The state of one member, on all of them; on that one, the same object."""
     packed = pack(state) if group.rank == source else None
-    head = io.BytesIO()
-    if packed is not None:
-        plain = [(s.begin, s.bytes, str(s.dtype), s.shape) for s in packed.slots]
-        torch.save({"form": packed.form, "slots": plain}, head)
-    lengths = torch.tensor([len(head.getvalue()), 0 if packed is None else packed.buffer.numel()])
+    head = b"" if packed is None else _head(packed)
+    lengths = torch.tensor([len(head), 0 if packed is None else packed.buffer.numel()])
     group.broadcast(lengths, source)
     text = torch.zeros(int(lengths[0]), dtype=torch.uint8)
     if packed is not None:
-        text.copy_(torch.frombuffer(bytearray(head.getvalue()), dtype=torch.uint8))
+        text.copy_(torch.frombuffer(bytearray(head), dtype=torch.uint8))
     group.broadcast(text, source)
     buffer = torch.empty(int(lengths[1]), dtype=torch.uint8) if packed is None else packed.buffer
     if buffer.numel():
         group.broadcast(buffer, source)
     if packed is not None:
         return state
-    # Members of one job run one script: what they say to each other is code of theirs anyway.
-    said = torch.load(io.BytesIO(text.numpy().tobytes()), weights_only=False)
+    return unpack(_read(text.numpy().tobytes(), buffer))
+
+
+def _head(packed: Packed) -> bytes:
+    """All of a packed state but its buffer."""
+    slots = [(s.begin, s.bytes, str(s.dtype), s.shape) for s in packed.slots]
+    return pickle.dumps({"form": packed.form, "slots": slots})
+
+
+def _read(head: bytes, buffer: torch.Tensor) -> Packed:
+    """A packed state from its parts, which come from a member of the same job."""
+    said = pickle.loads(head)
     slots = [_Slot(at, n, getattr(torch, name[6:]), shape) for at, n, name, shape in said["slots"]]
-    return unpack(Packed(said["form"], tuple(slots), buffer))
+    return Packed(said["form"], tuple(slots), buffer)
 
 
 class Averager:

@@ -40,7 +40,7 @@ def test_the_example_s_check_finds_what_is_wrong(example: ModuleType) -> None:
 
     def line(step: int, rank: int, size: int) -> dict[str, object]:
         items = order.piece(step, rank, size).indices.tolist()
-        same = {"t": 0.0, "pid": rank, "loss": 0.5, "generation": size}
+        same = {"t": 0.0, "pid": rank, "loss": 0.5, "generation": 1}
         return {**same, "step": step, "size": size, "items": items}
 
     def records() -> dict[int, list[dict[str, object]]]:
