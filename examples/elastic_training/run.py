@@ -157,7 +157,8 @@ def main() -> None:
     print(f"{options.steps} steps, {time.perf_counter() - begun:.0f} s for both trainings")
     for stall in outcome.stalls:
         print(
-            f"  {stall.what:14} stall {stall.ms:6.1f} ms, of it regrouping {stall.regroup_ms:6.1f} ms"
+            f"  {stall.what:14} stall {stall.ms:6.1f} ms, "
+            f"{stall.regroup_ms:6.1f} ms of it regrouping"
             f" (a step: {stall.step_ms:.1f} ms)"
         )
     apart = abs(outcome.loss - outcome.undisturbed) / outcome.undisturbed
