@@ -187,3 +187,28 @@ def test_an_agent_has_it_saved_and_stopped_and_it_goes_on(tmp_path: Path) -> Non
 
 def _variables() -> dict[str, str]:
     return {"PYTHONPATH": str(_TRAIN.parents[2])}
+
+
+@pytest.mark.slow
+def test_whoever_writes_and_hosts_may_die_too(tmp_path: Path) -> None:
+    command = [sys.executable, str(_TRAIN), "--steps", "100000", "--pause-ms", "1"]
+    with LocalController(command, tmp_path, variables=_variables()) as controller:
+        controller.start(3)
+        before = controller.wait_said(0, "progress", lambda progress: progress["step"] >= 20)
+        processes = controller.processes
+        controller.kill(0)
+        for identity in (1, 2):
+            assert controller.wait_said(identity, "joined", lambda generation: generation == 1) == 1
+        after = controller.wait_said(1, "progress", lambda progress: progress["step"] > 0)
+        assert after["step"] >= before["step"]
+        for identity in controller.members:
+            controller.tell(identity, {"save": 1})
+        for identity in controller.members:
+            controller.wait_said(identity, "saved", lambda number: number == 1)
+        assert controller.processes == {i: processes[i] for i in (1, 2)}
+        for identity in controller.members:
+            controller.tell(identity, {"stop": "enough"})
+        assert controller.wait() == {0: -9, 1: 0, 2: 0}
+    found = manifests.newest(tmp_path / "checkpoints")
+    assert found is not None
+    assert found.manifest.step > before["step"]
