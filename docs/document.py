@@ -15,6 +15,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("orchestrator", "envs", "agents")
+WORKER = "orchestrator/worker"  # has a stub of its own: scripts of jobs load nothing else
 _ABOUT = (
     "What programs are written with, by `from PACKAGE import NAME`. Names are loaded when they are "
     "first used. Modules are named for readers: they are private and may move. "
@@ -55,8 +56,8 @@ def _home(package: str, module: str | None) -> Path:
 def api() -> str:
     """The page of public names."""
     lines = ["# Public interface", "", _ABOUT]
-    for package in PACKAGES:
-        lines += ["", f"## {package}"]
+    for package in (PACKAGES[0], WORKER, *PACKAGES[1:]):
+        lines += ["", f"## {package.replace('/', '.')}"]
         for node in _parse(ROOT / package / "__init__.pyi").body:
             if not isinstance(node, ast.ImportFrom):
                 continue

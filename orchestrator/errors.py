@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 __all__ = [
     "AttemptTimeoutError",
     "CapacityError",
+    "CheckpointError",
     "ConfigurationError",
+    "CorruptCheckpointError",
     "CorruptedError",
     "IllegalActionError",
     "InvariantError",
     "NoHealthyEndpointError",
     "NotLeaderError",
+    "OutputError",
     "QuartermasterError",
     "RateLimitedError",
     "RequestRejectedError",
     "RetriesExhaustedError",
+    "SaveDeadlineError",
     "SchemaMismatchError",
     "ServiceError",
     "StorageError",
@@ -27,6 +32,7 @@ __all__ = [
     "UnknownSchemaError",
     "UnknownServiceError",
     "ValidationError",
+    "WorkerLostError",
 ]
 
 
@@ -209,3 +215,63 @@ class AttemptTimeoutError(ServiceError):
 
 class RequestRejectedError(QuartermasterError, ValueError):
     """The request itself is wrong: the endpoint is well, and trying again would not help."""
+
+
+class CheckpointError(QuartermasterError, RuntimeError):
+    """A checkpoint could not be written or loaded."""
+
+
+class CorruptCheckpointError(CheckpointError):
+    """A folder is not the checkpoint that was written.
+
+    Parameters
+    ----------
+    folder : Path
+        The folder.
+    problem : str
+        What is wrong with it.
+    """
+
+    def __init__(self, folder: Path, problem: str) -> None:
+        super().__init__(f"checkpoint {folder}: it {problem}; use the one before")
+        self.folder = folder
+        self.problem = problem
+
+
+class SaveDeadlineError(CheckpointError):
+    """A save was not complete in time; it will not be committed later either.
+
+    Parameters
+    ----------
+    step : int
+        Which one.
+    deadline_s : float
+        How long it had.
+    """
+
+    def __init__(self, step: int, deadline_s: float) -> None:
+        super().__init__(
+            f"save of step {step}: not complete after {deadline_s:g} s; the checkpoint before "
+            "stands; give it a longer 'deadline_s', or a faster place"
+        )
+        self.step = step
+        self.deadline_s = deadline_s
+
+
+class WorkerLostError(QuartermasterError, RuntimeError):
+    """Other workers are lost, and nobody says who goes on without them.
+
+    Parameters
+    ----------
+    problem : str
+        What happened.
+    remedy : str
+        What to do about it.
+    """
+
+    def __init__(self, problem: str, remedy: str) -> None:
+        super().__init__(f"{problem}; {remedy}")
+
+
+class OutputError(QuartermasterError, ValueError):
+    """Output that is there does not fit the input that it is to come from."""

@@ -22,7 +22,6 @@ _SMALL = {
     "agents/plots/style.py": "how pictures look",
     "envs/crew.py": "threads, each a range of rows",
     "orchestrator/copies.py": "addresses set anew",
-    "orchestrator/foundations/checkpoints.py": "a port in memory",
     "orchestrator/foundations/consensus.py": "a port in memory",
     "orchestrator/foundations/shards.py": "rendezvous hashing",
     "orchestrator/kernels/change/log.py": "one record appended",

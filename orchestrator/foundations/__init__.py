@@ -1,16 +1,17 @@
-"""The injected dependencies: in their simplest honest form, in memory; log and leases in a file."""
+"""The injected dependencies: simple and in memory; log, leases and checkpoints durable, too."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-from orchestrator.foundations.checkpoints import InMemoryCheckpoints
+from orchestrator.foundations.checkpoints import FolderCheckpoints, InMemoryCheckpoints
 from orchestrator.foundations.consensus import InMemoryConsensus
 from orchestrator.foundations.faults import HeartbeatFaultDetector, PhiAccrualFaultDetector
 from orchestrator.foundations.shards import HashShardManager
 from orchestrator.ports import Clock, ConsensusEngine
 
 __all__ = [
+    "FolderCheckpoints",
     "Foundations",
     "HashShardManager",
     "HeartbeatFaultDetector",

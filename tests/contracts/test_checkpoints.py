@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from orchestrator.errors import UnknownEntityError
-from orchestrator.foundations import InMemoryCheckpoints
+from orchestrator.foundations import FolderCheckpoints, InMemoryCheckpoints
 from orchestrator.ports import CheckpointManager
 
+_MAKERS: dict[str, Callable[[Path], CheckpointManager]] = {
+    "in memory": lambda folder: InMemoryCheckpoints(),
+    "in a folder": FolderCheckpoints,
+}
 
-@pytest.fixture(params=[InMemoryCheckpoints])
-def checkpoints(request: pytest.FixtureRequest) -> CheckpointManager:
-    make: Callable[[], CheckpointManager] = request.param
-    return make()
+
+@pytest.fixture(params=_MAKERS)
+def checkpoints(request: pytest.FixtureRequest, tmp_path: Path) -> CheckpointManager:
+    return _MAKERS[request.param](tmp_path)
 
 
 def test_a_checkpoint_counts_from_its_commit(checkpoints: CheckpointManager) -> None:

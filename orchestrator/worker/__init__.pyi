@@ -1,0 +1,16 @@
+"""What scripts that run as jobs are written with; loaded when first used."""
+
+from .batches import BatchCheck as BatchCheck
+from .batches import BatchInference as BatchInference
+from .batches import check_output as check_output
+from .checkpoints import Checkpoints as Checkpoints
+from .checkpoints import Restored as Restored
+from .checkpoints import Save as Save
+from .control import Control as Control
+from .control import World as World
+from .controller import LocalController as LocalController
+from .elastic import Elastic as Elastic
+from .elastic import Share as Share
+from .manifests import Found as Found
+from .manifests import Manifest as Manifest
+from .order import DataOrder as DataOrder
