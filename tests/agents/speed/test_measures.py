@@ -31,7 +31,7 @@ QUICK = Workbench(
     length=64,
     requests=50,
     waiting=60,
-    large=20,
+    large=80,  # a tenth of them holds the largest gang
     repeats=3,
 )
 
