@@ -677,8 +677,8 @@ class Engine:
     def _collect(self) -> None:
         self._effects += self._reader.read()
 
-    def _make_room(self) -> int:
+    def _make_room(self, done: int) -> int:
         """A plan that is so long that its effects fill the ring is read in parts."""
-        if self._reader.room < self._most_effects:
+        if done > 0 and self._reader.room < self._most_effects:
             self._collect()
         return self._reader.until(self._most_effects)

@@ -170,7 +170,7 @@ class PlanExecutor:
     def carry_out(
         self,
         plan: Plan,
-        make_room: Callable[[], int] | None = None,
+        make_room: Callable[[int], int] | None = None,
         *,
         rehearsed: bool = False,
     ) -> Reason:
@@ -180,8 +180,8 @@ class PlanExecutor:
         ----------
         plan : Plan
         make_room : callable or None, optional
-            Reads the row's effects, if need be, and says how many there may be in all before it has
-            to be called again; None: nobody reads them.
+            Told how many actions are done, it reads the row's effects, if need be, and says how
+            many there may be in all before it has to be called again; None: nobody reads them.
         rehearsed : bool, optional
             Whether the plan is known to be legal as the row is.
 
@@ -197,7 +197,7 @@ class PlanExecutor:
                 return reason
         done = 0
         while done < len(actions):
-            effects = -1 if make_room is None else make_room()
+            effects = -1 if make_room is None else make_room(done)
             rows, e = self._state.rows, self._e
             count, code, status = carry_out(rows, e, actions, done, effects, self._desk)
             if count > done:

@@ -92,14 +92,14 @@ def test_a_plan_is_carried_out_whole_or_not_at_all(case: Case) -> None:
     first = PlaceJob(str(_waiting(state)[0]))
     asked: list[int] = []
 
-    def make_room() -> int:  # none: it is asked for before each action
-        asked.append(1)
+    def make_room(done: int) -> int:
+        asked.append(done)
         return 0
 
     assert executor.carry_out(Plan((first, PreemptJob("nobody"))), make_room) != Reason.OK
     assert (state.rows.tobytes(), log_of(state), asked) == (before, log, [])
     assert executor.carry_out(Plan((first, Wait())), make_room) == Reason.OK
-    assert asked == [1]  # no effect is written into a row without a ring for them
+    assert asked == [0]  # no effect is written into a row without a ring for them
     assert executor.status == Status.DONE
     assert any(kind == LogKind.PLACEMENT for _, kind, _, _ in log_of(state)[len(log) :])
 
