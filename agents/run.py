@@ -5,6 +5,7 @@ Here results are shown, written and drawn; what makes them knows nothing of file
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from enum import StrEnum
@@ -45,6 +46,7 @@ from agents.evaluation.report import (
 )
 from agents.evaluation.series import rule_series
 from agents.evaluation.suite import Suite, label, run_suite
+from agents.live import LiveRun, run_live
 from agents.plots.results import draw_comparison, draw_outcomes, draw_pictures, draw_speed
 from agents.plots.series import draw_packing, draw_series
 from agents.problem import Problem
@@ -101,8 +103,11 @@ def train(cfg: DictConfig, console: Console) -> float:
     ------
     Stopped
         When a signal ended training; the best so far is kept.
+    SystemExit
+        With code 1, if there is a ``live`` run and not all of its jobs ended as they should.
     """
     check_seed("config", cfg.seed)
+    live = instantiate(cfg.live) if cfg.get("live") else None
     resume = bool(cfg.agent.get("resume"))
     with run_folder(cfg, _SCRIPT, record=True, resume=resume) as output:
         problem = build_problem(cfg)
@@ -128,7 +133,17 @@ def train(cfg: DictConfig, console: Console) -> float:
         finally:
             tracker.close()
         console.print(f"written to {output}: the bundle, tables (.csv, .json), pictures (.png)")
+        if live is not None:
+            _go_live(live, result, output, console)
         return result.score
+
+
+def _go_live(run: LiveRun, result: TrainingResult, output: Path, console: Console) -> None:
+    """Let what was learned decide for real jobs."""
+    console.print("\n[bold]live[/]: the policy decides for real jobs on agents of this machine")
+    if not run_live(run, output / "live", console, bundle=str(result.bundle)):
+        console.print("[bold red]not all jobs ended as they should[/]")
+        sys.exit(1)
 
 
 def _check_stopped(result: TrainingResult, output: Path, console: Console) -> None:

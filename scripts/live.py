@@ -3,7 +3,7 @@
 Usage:
 
     python scripts/live.py
-    python scripts/live.py rule=sjf lose=null
+    python scripts/live.py rule=sjf live.lose=null
     python scripts/live.py bundle=DIR
 """
 
@@ -21,7 +21,7 @@ from agents.program import entry_point, run_folder
 
 @entry_point("live")
 def main(cfg: DictConfig) -> None:
-    run = instantiate(cfg.run)
+    run = instantiate(cfg.live)
     with run_folder(cfg, "scripts/live.py") as output:
         if not run_live(run, output, Console(), rule=cfg.rule, bundle=cfg.bundle):
             sys.exit(1)

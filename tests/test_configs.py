@@ -41,7 +41,7 @@ from orchestrator.scheduling.rules import rule_named
 
 GROUPS = {
     *("workload", "env", "reward", "agent", "tracker", "suite", "experiment", "entry"),
-    *("failures", "services", "fleet", "scenario", "forecaster", "rules"),
+    *("failures", "services", "fleet", "scenario", "forecaster", "rules", "live"),
 }
 ROOTS = {"train", "evaluate", "benchmark", "forecast", "live"}
 NEEDS_TRACES = {
@@ -86,12 +86,12 @@ def test_roots_compose(root: str) -> None:
 
 
 def test_the_live_run_is_made_of_jobs_that_there_are() -> None:
-    run = instantiate(composed("live").run)
+    run = instantiate(composed("live").live)
     assert len(run.specs()) == 12
     assert {spec.job_id for _, spec, expect in run.specs() if expect == "failed"} == {"broken"}
     assert [at_s for at_s, _, _ in run.specs()] == sorted(at_s for at_s, _, _ in run.specs())
     with pytest.raises(InstantiationException, match="choose from north, east, west"):
-        instantiate(composed("live", "lose.node=south").run)
+        instantiate(composed("live", "live.lose.node=south").live)
 
 
 @pytest.mark.parametrize("name", options("workload"))

@@ -20,6 +20,7 @@ from agents.live.script import LiveRun
 from orchestrator.clock import WallClock
 from orchestrator.errors import ConfigurationError
 from orchestrator.foundations import HeartbeatFaultDetector, in_memory
+from orchestrator.foundations.sqlite import SQLiteLog
 from orchestrator.kernels.state.codes import NodeCode
 from orchestrator.orchestrator import InfrastructureOrchestrator
 from orchestrator.ports import Policy
@@ -43,12 +44,19 @@ class _Show:
         self.run, self.console = run, console
         self.clock = WallClock()
         self.folder = folder
+        self.folder.mkdir(parents=True, exist_ok=True)
         self.begun_ms = self.clock.now_ms()
         self._told: dict[str, int] = {}
 
     async def play(self, policy: Policy | Rule | None, semantics: Semantics | None) -> bool:
         """Run everything; whether all jobs ended as they should."""
-        parts = in_memory(self.clock)
+        with SQLiteLog(self.folder / "log.sqlite") as log:
+            return await self._play(log, policy, semantics)
+
+    async def _play(
+        self, log: SQLiteLog, policy: Policy | Rule | None, semantics: Semantics | None
+    ) -> bool:
+        parts = in_memory(self.clock)._replace(consensus_engine=log)
         detector = HeartbeatFaultDetector(self.clock, timeout_ms=2000)
         runtime = ProcessRuntime(
             self.clock,
@@ -153,7 +161,12 @@ class _Show:
         self.console.print(self.table())
         if down:
             self.console.print(f"down: {', '.join(down)}")
-        self.console.print(f"logs of all workers are in {self.folder / 'agents'}")
+        self.console.print(
+            f"logs of all workers are in {self.folder / 'agents'}, that of the cluster is "
+            f"{self.folder / 'log.sqlite'}",
+            highlight=False,
+            soft_wrap=True,
+        )
 
 
 def run_live(

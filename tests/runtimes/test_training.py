@@ -1,0 +1,89 @@
+"""A real training as a job: the orchestrator scales it, and its workers regroup where they are."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from tests.runtimes.stage import until
+from tests.runtimes.test_live import Cluster
+
+_ROOT = Path(__file__).resolve().parents[2]
+_EXAMPLE = _ROOT / "examples" / "elastic_training"
+_PATIENCE_S = 120.0  # importing torch takes seconds, of every worker
+
+
+@pytest.fixture
+async def cluster(tmp_path: Path) -> AsyncIterator[Cluster]:
+    made = Cluster(tmp_path)
+    try:
+        yield made
+    finally:
+        await made.close()
+
+
+@pytest.fixture
+def example(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    spec = importlib.util.spec_from_file_location("elastic_training_run", _EXAMPLE / "run.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, spec.name, module)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _read(folder: Path) -> dict[int, list[dict[str, Any]]]:
+    """What each worker has written, by rank; the last line may be half written."""
+    found = {}
+    for path in folder.glob("*.jsonl"):
+        lines = path.read_text().splitlines(keepends=True)
+        found[int(path.stem)] = [json.loads(line) for line in lines if line.endswith("\n")]
+    return found
+
+
+def _last(folder: Path) -> dict[str, Any]:
+    lines = [lines[-1] for lines in _read(folder).values() if lines]
+    return max(lines, key=lambda line: line["step"], default={"step": -1, "size": 0})
+
+
+@pytest.mark.slow
+async def test_a_training_is_scaled_and_loses_a_worker_without_being_started_again(
+    cluster: Cluster, example: ModuleType
+) -> None:
+    await cluster.open()
+    steps, folder = 900, cluster.folder / "record"
+    command = (sys.executable, str(_EXAMPLE / "train.py"), f"--steps={steps}", "--pause-ms=10")
+    await cluster.submit(
+        "train",
+        command=(*command, f"--record={folder}"),
+        environment={"PYTHONPATH": str(_ROOT), "OMP_NUM_THREADS": "1"},
+        elastic=True,
+        max_workers=4,
+    )
+    await until(lambda: _last(folder)["step"] >= 10, _PATIENCE_S)
+    for size in (3, 2):
+        assert await cluster.orchestrator.scale_job("train", size)
+        await until(lambda size=size: _last(folder)["size"] == size, _PATIENCE_S)
+    victim = next(
+        lines[-1]["pid"]
+        for rank, lines in _read(folder).items()
+        if rank and lines[-1]["step"] >= _last(folder)["step"] - 5
+    )
+    os.kill(victim, signal.SIGKILL)
+    await until(lambda: cluster.ended("train"), _PATIENCE_S)
+    status = cluster.status("train")
+    assert (status["state"], status["starts"]) == ("completed", 1), status["reason"]
+    records = _read(folder)
+    assert len({line["pid"] for line in records[0]}) == 1
+    assert {1, 2, 3} <= {line["size"] for lines in records.values() for line in lines}
+    assert example.check(records, steps) == []
