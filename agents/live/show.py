@@ -22,10 +22,11 @@ from orchestrator.errors import ConfigurationError
 from orchestrator.foundations import HeartbeatFaultDetector, in_memory
 from orchestrator.foundations.sqlite import SQLiteLog
 from orchestrator.kernels.state.codes import NodeCode
+from orchestrator.live.cycle import load_kernels
 from orchestrator.orchestrator import InfrastructureOrchestrator
 from orchestrator.ports import Policy
 from orchestrator.runtimes import LocalAgents, ProcessRuntime
-from orchestrator.scheduling.rules import Rule, rule_named
+from orchestrator.scheduling.rules import Rule, policy_of, rule_named
 from orchestrator.semantics import Semantics
 from orchestrator.types import NodeSpec
 
@@ -50,8 +51,12 @@ class _Show:
 
     async def play(self, policy: Policy | Rule | None, semantics: Semantics | None) -> bool:
         """Run everything; whether all jobs ended as they should."""
+        if policy is not None:  # the default rule is loaded when the orchestrator starts
+            load_kernels(policy_of(policy), semantics)
         with SQLiteLog(self.folder / "log.sqlite") as log:
-            return await self._play(log, policy, semantics)
+            fine = await self._play(log, policy, semantics)
+            self._close()
+            return fine
 
     async def _play(
         self, log: SQLiteLog, policy: Policy | Rule | None, semantics: Semantics | None
@@ -154,8 +159,8 @@ class _Show:
             )
         return table
 
-    def close(self) -> None:
-        """Tell how it ended."""
+    def _close(self) -> None:
+        """Tell how it ended, while the log can be read."""
         engine = self.orchestrator.engine
         down = [name for name in engine.nodes.specs if engine.nodes.code(name) == NodeCode.DOWN]
         self.console.print(self.table())
@@ -203,6 +208,4 @@ def run_live(
         learned = BundlePolicy.load(bundle)
         policy, semantics = learned, learned.config
     show = _Show(run, folder, console)
-    fine = asyncio.run(show.play(policy, semantics))
-    show.close()
-    return fine
+    return asyncio.run(show.play(policy, semantics))

@@ -31,6 +31,7 @@ from orchestrator.messages import (
     WorkerExited,
 )
 from orchestrator.ports import Clock, Planner, Policy
+from orchestrator.semantics import Semantics
 from orchestrator.types import JobPriority, JobSpec, NodeSpec
 
 __all__ = ["MOST_ACTIONS", "AskAside", "SchedulingCycle", "ask_here"]
@@ -112,20 +113,25 @@ _AFTER_EVENTS = int(EventKind.NONE)  # order on the clock: when all of an instan
 _log = logging.getLogger(__name__)
 
 
-def _load_kernels(policy: Policy) -> None:
-    """Let a small cluster live through a job.
+def load_kernels(policy: Policy, semantics: Semantics | None = None) -> None:
+    """Let a small cluster live through two jobs under a policy.
 
     Its first decision makes a process load compiled kernels, or compile them: better before anybody
     waits for a place, and keeps the event loop.
     """
     node = NodeSpec("warm", 1, 1.0, 1, 1.0, 1.0, "PCIe")
-    engine = Engine(ClusterShape(envs=1, jobs=1, workers=1, nodes=1, devices=1), nodes=(node,))
-    spec = JobSpec("warm", "warm", JobPriority.BATCH, 1, 1, 0.0, 1.0, 1)
-    for body in (Submit(spec), Review()):
-        engine.handle(Entry(0, body))
-    while engine.decision_open:
-        engine.handle(Entry(0, Decide(_asked(policy, engine.snapshot()))))
-    engine.handle(Entry(0, WorkerExited("warm", 1)))
+    shape = ClusterShape(envs=1, jobs=2, workers=1, nodes=1, devices=1)
+    engine = Engine(shape, nodes=(node,), semantics=semantics)
+    names = ("warm", "warm too")  # a policy is asked where there is a choice
+    for name in names:
+        spec = JobSpec(name, name, JobPriority.BATCH, 1, 1, 0.0, 1.0, 1)
+        engine.handle(Entry(0, Submit(spec)))
+    engine.handle(Entry(0, Review()))
+    for _ in names:
+        if engine.decision_open:
+            engine.handle(Entry(0, Decide(_asked(policy, engine.snapshot()))))
+    for name, run in engine.placed().items():
+        engine.handle(Entry(0, WorkerExited(name, run)))
 
 
 class SchedulingCycle:
@@ -265,7 +271,7 @@ class SchedulingCycle:
     async def resume(self) -> None:
         """Take up what was left when the orchestrator before this one ended."""
         if isinstance(self._ask, AskAside):
-            await asyncio.to_thread(_load_kernels, self._fallback)
+            await asyncio.to_thread(load_kernels, self._fallback)
         if self._engine.undecided:
             await self.react()
         else:
