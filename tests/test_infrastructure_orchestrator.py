@@ -36,7 +36,7 @@ from orchestrator.scheduling.rules import (
     TopologyAwareScheduler,
 )
 from orchestrator.types import JobPriority, JobSpec, ScalingDecision
-from tests.engine.builders import HOUR_MS, MINUTE_MS, Owners, Stage, job, node, stage
+from tests.engine.builders import HOUR_MS, MINUTE_MS, Stage, job, node, stage
 from tests.engine.mortal import BEAT_MS, DAY_MS, flaky, machines, must_fail
 from tests.mesh.replicas import NO_PROBES, ask, detection_ms, serve
 
@@ -116,9 +116,7 @@ async def _insist(s: Stage, act: Callable[[], Awaitable[_T]]) -> _T:
 
 async def _mixed_load(policy: Rule | None, seed: int) -> dict[str, Any]:
     """The state of eight nodes after eight hours; utilisation counts from when gangs wait."""
-    clock, nodes = VirtualClock(), [node(f"n{k}", 8) for k in range(8)]
-    options: dict[str, Any] = {"shape": _LARGE, "policy": policy, "check": False}
-    s = stage(*nodes, clock=clock, runtime=Owners(clock), **options)
+    s = stage(*[node(f"n{k}", 8) for k in range(8)], shape=_LARGE, policy=policy, check=False)
     draw, number = np.random.default_rng(seed), itertools.count()
 
     async def submit(kind: JobKind, hours: tuple[float, float], **fields: Any) -> None:

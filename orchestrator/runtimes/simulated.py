@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 from orchestrator.engine.records import duration_ms
 from orchestrator.errors import ConfigurationError
-from orchestrator.kernels.state.codes import EventKind, JobKind
+from orchestrator.kernels.state.codes import EventKind
 from orchestrator.messages import (
     CheckpointCommitted,
     Effect,
@@ -44,8 +44,7 @@ class SimulatedRuntime:
 
     Events of one instant are delivered in the order of the engine: completions, then checkpoints,
     each in the order in which they began; what else happens then is ordered by whoever puts it on
-    the same clock, with an ``order`` out of ``EventKind``. Services do not end by themselves, here
-    as in the environments.
+    the same clock, with an ``order`` out of ``EventKind``.
 
     Parameters
     ----------
@@ -99,24 +98,20 @@ class SimulatedRuntime:
         return saves or isinstance(effect, StartJob)
 
     def _expect_end(self, effect: StartJob | RegroupJob, resume_ms: int) -> None:
-        """A job works from a time on, until all its work is done; a service's never is."""
+        """A job works from a time on, until all its work is done."""
         left_ms = duration_ms(effect.spec) - effect.progress_ms
         end_ms = resume_ms + -(-left_ms * 1000 // effect.speed_milli)
         exited = WorkerExited(effect.job_id, effect.run)
-        self._expect(None if effect.spec.kind == JobKind.SERVICE else end_ms, exited)
+        self._expect(end_ms, exited)
 
-    def _expect(self, time_ms: int | None, event: _Report) -> None:
-        """From now on this is what will happen to a job, instead of what would have before.
-
-        At no time (None): it would, if anybody made it.
-        """
+    def _expect(self, time_ms: int, event: _Report) -> None:
+        """From now on this is what will happen to a job, instead of what would have before."""
         before = self._running.get(event.job_id)
         if before is not None:
             self._drop(before)
         running = _Running(event)
         self._running[event.job_id] = running
-        if time_ms is not None:
-            self._report_at(time_ms, running)
+        self._report_at(time_ms, running)
 
     def _drop(self, running: _Running) -> None:
         if running.timer is not None:

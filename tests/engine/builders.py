@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from orchestrator import ClusterShape, InfrastructureOrchestrator, VirtualClock, in_memory
 from orchestrator.foundations import Foundations
-from orchestrator.messages import Event, RegroupJob, StartJob, WorkerExited
+from orchestrator.messages import Event, WorkerExited
 from orchestrator.ports import ConsensusEngine
 from orchestrator.runtimes import SimulatedRuntime
-from orchestrator.types import JobKind, JobPriority, JobSpec, NodeSpec
+from orchestrator.types import JobPriority, JobSpec, NodeSpec
 
 SHAPE = ClusterShape(envs=1, jobs=16, workers=8, nodes=4, devices=8)
 MINUTE_MS = 60_000
@@ -44,14 +44,6 @@ def node(node_id: str, gpus: int = 4, **fields: Any) -> NodeSpec:
         "gpu_topology": "NVLink",
     }
     return NodeSpec(node_id=node_id, gpus=gpus, **(values | fields))
-
-
-class Owners(SimulatedRuntime):
-    """Services do not end by themselves: their owners take them down, after so many hours."""
-
-    def _expect_end(self, effect: StartJob | RegroupJob, resume_ms: int) -> None:
-        spec = replace(effect.spec, kind=JobKind.BATCH)
-        super()._expect_end(replace(effect, spec=spec), resume_ms)
 
 
 @dataclass

@@ -38,8 +38,9 @@ from orchestrator.messages import (
     WorkersLost,
 )
 from orchestrator.ports import Callback, Timer
+from orchestrator.runtimes import SimulatedRuntime
 from orchestrator.types import JobKind, JobPriority
-from tests.engine.builders import HOUR_MS, MINUTE_MS, Owners, job, node
+from tests.engine.builders import HOUR_MS, MINUTE_MS, job, node
 
 SHAPE = ClusterShape(envs=1, jobs=40, workers=8, nodes=6, devices=8)
 
@@ -94,7 +95,7 @@ class FileLog(_Logged, SQLiteLog):
         self.fate, self.bodies = fate, []
 
 
-class Workers(Owners):
+class Workers(SimulatedRuntime):
     """The process may end before and after each effect. It keeps account of what it did."""
 
     def __init__(self, clock: VirtualClock, fate: Fate) -> None:

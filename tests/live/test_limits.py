@@ -134,33 +134,9 @@ async def test_a_preempted_job_is_warned_again() -> None:
     assert [note["run"] for note in status["history"] if note["what"] == "overdue"] == [1, 2]
 
 
-@pytest.mark.parametrize("duration_hours", [None, 0.5, 2.0, 1000.0])
-async def test_services_have_no_limit_and_no_end(duration_hours: float | None) -> None:
-    s = await _hangs(1000, kind=JobKind.SERVICE, duration_hours=duration_hours)
+async def test_services_have_no_limit() -> None:
+    s = await _hangs(1000, kind=JobKind.SERVICE)
     assert (s.state_of("a"), _reports(s)) == ("running", [])
-
-
-@pytest.mark.parametrize("what", ["preempted", "resized", "displaced", "restarted"])
-async def test_a_service_goes_on_whatever_is_done_with_it(what: str) -> None:
-    fields = {"kind": JobKind.SERVICE, "elastic": True, "max_workers": 3, "duration_hours": 1.0}
-    s = await _hangs(30, **fields)
-    if what == "preempted":
-        assert await s.orchestrator.preempt_job("a", "a test")
-    elif what == "resized":
-        assert await s.orchestrator.scale_job("a", 2)
-    elif what == "displaced":
-        await s.orchestrator.handle_node_failure("n0")
-        await s.orchestrator.handle_node_recovery("n0")
-    else:
-        s.orchestrator = InfrastructureOrchestrator(
-            *s.foundations, clock=s.clock, runtime=s.runtime, schedule_on_events=True
-        )
-        await s.orchestrator.start()
-    await s.wait(1000)
-    assert (s.state_of("a"), _reports(s)) == ("running", [])
-    assert s.orchestrator.get_job_status("a")["starts"] == 1 + (what in ("preempted", "displaced"))
-    await s.end("a")
-    assert s.state_of("a") == "completed"
 
 
 @pytest.mark.parametrize("information", list(Information))

@@ -476,8 +476,8 @@ async def test_a_cut_log_is_as_good_as_a_whole_one(capacity: int, seed: int) -> 
             before.metrics.summary(now_ms)["node_hours"]
         )
         await scene.wait(6000)
-        states = {scene.state_of(name) for name in after.jobs if name != "s"}
-        assert (states, scene.state_of("s")) == ({"completed"}, "running")
+        states = {scene.state_of(name) for name in after.jobs}
+        assert states == {"completed"}
     assert cut.cluster.engine.log_hash == whole.cluster.engine.log_hash
 
 

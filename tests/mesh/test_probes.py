@@ -13,7 +13,7 @@ from orchestrator.kernels.state.codes import JobKind
 from orchestrator.mesh import HealthCheck, HealthProber, ProbeSpec, ServiceMesh, ServiceSpec
 from orchestrator.mesh.policies import CircuitBreaker
 from orchestrator.mesh.specs import BreakerSpec
-from tests.engine.builders import job, node, stage
+from tests.engine.builders import HOUR_MS, job, node, stage
 from tests.mesh.replicas import NO_PROBES, Replicas, ask, detection_ms, serve
 
 
@@ -65,7 +65,7 @@ async def test_the_last_probe_follows_the_last_request() -> None:
     s, behind = await serve(2)
     await ask(s, 100, 1000)
     await s.clock.advance_to(900 + 5000 + 40)
-    assert s.clock.next_ms() is None  # and a service does not end by itself
+    assert s.clock.next_ms() == 10_000 * HOUR_MS  # the service's end
     checks = sum(behind.checks.values())
     assert 0.9 * 2 * 5900 / 20 < checks < 1.1 * 2 * 5900 / 20
     await s.wait(60)

@@ -70,12 +70,12 @@ async def test_two_jobs_of_one_name_are_one_service_until_both_end() -> None:
     s = stage(node("n0"), shape=_SHAPE, schedule_on_events=True)
     for k in range(2):
         values = {"name": "llm", "kind": JobKind.SERVICE, "num_workers": 2, "gpus_per_worker": 1}
-        await s.orchestrator.submit_job(job(f"j{k}", **values))
+        await s.orchestrator.submit_job(job(f"j{k}", max_duration_hours=1.0 + k, **values))
     await s.clock.advance_to(0)
     assert len(await s.orchestrator.discover_service("llm")) == 4
-    await s.end("j0")
+    await s.wait(61)
     assert await s.orchestrator.discover_service("llm") == ["j1@n0:0", "j1@n0:1"]
-    await s.end("j1")
+    await s.wait(61)
     with pytest.raises(UnknownServiceError):
         await s.orchestrator.discover_service("llm")
     assert s.orchestrator.get_cluster_status()["services"] == {}
@@ -106,9 +106,9 @@ async def test_ended_services_are_known_only_if_somebody_described_them(
     for k in range(jobs):
         if described:
             s.orchestrator.mesh.add_service(ServiceSpec(f"canary{k}", 20.0))
-        await s.orchestrator.submit_job(job(f"canary{k}", kind=JobKind.SERVICE))
+        values = {"kind": JobKind.SERVICE, "max_duration_hours": 0.1}
+        await s.orchestrator.submit_job(job(f"canary{k}", **values))
         await s.wait(60)
-        await s.end(f"canary{k}")
     known = [f"canary{k}" for k in range(jobs)] if described else []
     assert list(s.orchestrator.get_cluster_status()["services"]) == known
     other = InfrastructureOrchestrator(
@@ -120,8 +120,9 @@ async def test_ended_services_are_known_only_if_somebody_described_them(
 async def test_a_service_of_the_same_name_may_come_again() -> None:
     s = stage(node("n0"), shape=_SHAPE, schedule_on_events=True)
     for k in range(3):
-        await s.orchestrator.submit_job(job(f"j{k}", name="llm", kind=JobKind.SERVICE))
+        values = {"name": "llm", "kind": JobKind.SERVICE, "max_duration_hours": 0.1}
+        await s.orchestrator.submit_job(job(f"j{k}", **values))
         await s.wait(1)
         assert await s.orchestrator.discover_service("llm") == [f"j{k}@n0:0"]
-        await s.end(f"j{k}")
+        await s.wait(60)
         assert s.orchestrator.mesh.services == []
