@@ -101,7 +101,7 @@ class ControlDoor:
         for writer in self._open:
             writer.close()
         with contextlib.suppress(OSError):
-            os.unlink(self.path)  # noqa: PTH108  a path that is text everywhere
+            Path(self.path).unlink()
         if self._own:
             shutil.rmtree(self._own, ignore_errors=True)
 

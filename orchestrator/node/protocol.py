@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import msgspec
 
@@ -384,12 +384,14 @@ class Line:
     async def for_agent(self) -> ToAgent | None:
         """Read what an agent is told; None at the end."""
         data = await self.frame()
-        return None if data is None else _decoded(_FOR_AGENT, data)
+        told: ToAgent | None = None if data is None else _decoded(_FOR_AGENT, data)
+        return told
 
     async def for_orchestrator(self) -> ToOrchestrator | None:
         """Read what an agent tells; None at the end."""
         data = await self.frame()
-        return None if data is None else _decoded(_FOR_ORCHESTRATOR, data)
+        said: ToOrchestrator | None = None if data is None else _decoded(_FOR_ORCHESTRATOR, data)
+        return said
 
     def close(self) -> None:
         """End the line, once what was sent is on its way."""
@@ -397,7 +399,7 @@ class Line:
         self._writer.close()
 
 
-def _decoded(decoder: msgspec.msgpack.Decoder, data: bytes):  # type: ignore[no-untyped-def, type-arg]
+def _decoded(decoder: msgspec.msgpack.Decoder[Any], data: bytes) -> Any:
     try:
         return decoder.decode(data)
     except msgspec.MsgspecError as error:
@@ -421,7 +423,8 @@ def read_hello(data: bytes) -> Hello | Refused:
     if said.get("version") != VERSION:
         problem = f"the agent speaks version {said.get('version')!r:.20} of the protocol"
         return Refused(f"{problem}, and the orchestrator {VERSION}; install the same release")
-    return _decoded(_FOR_ORCHESTRATOR, data)  # type: ignore[no-any-return]
+    hello: Hello = _decoded(_FOR_ORCHESTRATOR, data)
+    return hello
 
 
 def token_fits(given: str, wanted: str) -> bool:

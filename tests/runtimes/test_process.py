@@ -93,13 +93,14 @@ async def test_a_job_has_a_folder_of_its_own_whatever_it_is_called(stage: Stage,
 async def test_a_worker_runs_where_its_job_says_with_the_paths_of_its_user(stage: Stage) -> None:
     await stage.open("n0")
     line = _shell("pwd; echo ${PYTHONPATH-none}")
-    (stage.folder / "agents/n0/jobs/b/work/sub").mkdir(parents=True)
+    below = stage.folder / "agents" / "n0" / "jobs" / "b" / "work" / "sub"
+    below.mkdir(parents=True)
     first = stage.start("a", line, working_dir=str(stage.folder))
     stage.runtime.carry_out((first, stage.start("b", line, (("n0", (1,)),), working_dir="sub")))
     await until(lambda: len(stage.events) == 2)
     mine = os.environ.get("PYTHONPATH", "none")
     assert stage.log("a").split() == [str(stage.folder), mine]
-    assert stage.log("b").split() == [str(stage.folder / "agents/n0/jobs/b/work/sub"), mine]
+    assert stage.log("b").split() == [str(below), mine]
 
 
 async def test_devices_are_handed_out_when_whoever_had_them_is_gone(stage: Stage) -> None:
