@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 from orchestrator.autoscaler.fleet import ORDER_AGE_S, FleetController, FleetScaler
 from orchestrator.clock import WallClock
 from orchestrator.engine.engine import Engine, Outcome
-from orchestrator.engine.history import TIMED_OUT
 from orchestrator.errors import CapacityError, NotLeaderError, ValidationError
 from orchestrator.kernels.state.codes import NodeCode, Reason
 from orchestrator.kernels.state.row import ClusterShape
@@ -48,10 +47,7 @@ from orchestrator.messages import (
     Register,
     ReleaseNode,
     Scale,
-    StopJob,
-    StopReason,
     Submit,
-    WorkerExited,
 )
 from orchestrator.metrics import OrchestratorMetrics
 from orchestrator.ports import (
@@ -623,11 +619,6 @@ class InfrastructureOrchestrator:
         self._crashes.note(entry, outcome)
         self._places.note(entry, outcome)
         self._owners.forget(outcome.forgotten)
-        body = entry.body
-        if self._leading and isinstance(body, WorkerExited) and body.exit_code == TIMED_OUT:
-            # Nobody has seen them end: it was said of them, and what is real has to be told.
-            stop = StopJob(body.job_id, body.run, StopReason.INTERRUPTED, 0)
-            self._outbox.send((stop,))
 
     def _carry_out(self, outcome: Outcome) -> None:
         self._keeper.note(outcome, self.engine.now_ms)
