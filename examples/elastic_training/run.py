@@ -71,7 +71,7 @@ def run(folder: Path, *, steps: int, pause_ms: float = 2.0, save_every: int = 0)
         controller.scale(2)
         codes = controller.wait()
         loss = json.loads(controller.log(0).splitlines()[-1])["loss"]
-    records = _read(place / "record")
+    records = read_records(place / "record")
     killed = {identity for identity, code in codes.items() if code != 0}
     faults = [*check(records, steps), *([] if len(killed) == 1 else [f"exit codes {codes}"])]
 
@@ -119,7 +119,7 @@ def _until(controller: LocalController, step: int) -> None:
     controller.wait_said(0, "progress", lambda progress: progress["step"] >= step)
 
 
-def _read(folder: Path) -> Records:
+def read_records(folder: Path) -> Records:
     """What the workers have recorded, by identity; a line that a killed one did not end is none."""
     found: Records = {}
     for path in sorted(folder.glob("*.jsonl")):

@@ -12,7 +12,9 @@ import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import MISSING, dataclass, fields, is_dataclass
-from types import UnionType
+from functools import reduce
+from operator import or_
+from types import GenericAlias, UnionType
 from typing import Any, NamedTuple, TypeAlias, Union, get_args, get_origin, get_type_hints
 
 import msgspec
@@ -156,7 +158,7 @@ def _is_action(hint: _Hint) -> bool:
 def _read_as(hint: _Hint) -> _Hint:
     """What msgspec is told to read for a field."""
     if _is_action(hint):
-        return Union[tuple(_form(action).struct for action in _ACTIONS)]  # noqa: UP007
+        return reduce(or_, (_form(action).struct for action in _ACTIONS))
     if hint is float:
         return int | float  # whole numbers of specifications stay what they are
     if hint is Placement:
@@ -169,9 +171,9 @@ def _read_as(hint: _Hint) -> _Hint:
     origin: object = get_origin(hint)
     inner = get_args(hint)
     if origin in (Union, UnionType):
-        return Union[tuple(_read_as(one) for one in inner)]  # noqa: UP007
+        return reduce(or_, (_read_as(one) for one in inner))
     if origin is tuple:
-        return tuple[tuple(one if one is ... else _read_as(one) for one in inner)]  # type: ignore[misc]
+        return GenericAlias(tuple, tuple(one if one is ... else _read_as(one) for one in inner))
     return hint
 
 

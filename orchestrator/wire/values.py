@@ -317,8 +317,14 @@ def _dtype_of(form: Tree) -> np.dtype[Any]:
     if len(form) == 2:
         return np.dtype((_dtype_of(form[0]), tuple(form[1])))
     names, forms, offsets, size = form
-    columns = {"names": names, "formats": [_dtype_of(one) for one in forms]}
-    return np.dtype({**columns, "offsets": offsets, "itemsize": size})  # type: ignore[call-overload, no-any-return]
+    columns: Any = {  # NumPy's annotations know lists of columns only without their places
+        "names": names,
+        "formats": [_dtype_of(one) for one in forms],
+        "offsets": offsets,
+        "itemsize": size,
+    }
+    made: np.dtype[Any] = np.dtype(columns)
+    return made
 
 
 def _array(form: Tree, shape: list[int], data: bytes) -> NDArray[Any]:

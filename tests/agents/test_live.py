@@ -35,7 +35,7 @@ def _run(**changes: object) -> LiveRun:
             {"name": "late", "program": "wait", "seconds": 0.1, "at_s": 0.3},
         ],
     )
-    return replace(run, **changes)  # type: ignore[arg-type]
+    return replace(run, **changes)
 
 
 def _play(run: LiveRun, folder: Path, **options: str) -> tuple[bool, str]:

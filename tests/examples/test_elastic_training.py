@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
-_FOLDER = Path(__file__).resolve().parents[2] / "examples" / "elastic_training"
+from tests.examples.load import ROOT, load_example
 
 
 @pytest.fixture
 def example(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.setenv("PYTHONPATH", str(_FOLDER.parents[1]))
-    spec = importlib.util.spec_from_file_location("elastic_training_run", _FOLDER / "run.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, spec.name, module)
-    spec.loader.exec_module(module)
-    return module
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    return load_example("elastic_training")
 
 
 @pytest.mark.slow

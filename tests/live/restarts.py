@@ -73,7 +73,7 @@ class _Logged:
 
     async def append(self, entry: Entry) -> int:
         self.fate.pass_by()
-        index: int = await super().append(entry)  # type: ignore[misc]
+        index: int = await super().append(entry)
         self.bodies.append(entry.body)
         self.fate.pass_by()
         return index

@@ -55,7 +55,7 @@ def _line(data: bytes = b"") -> tuple[Line, _Sent]:
     reader, sent = asyncio.StreamReader(), _Sent()
     reader.feed_data(data)
     reader.feed_eof()
-    return Line(reader, sent), sent  # type: ignore[arg-type]
+    return Line(reader, sent), sent
 
 
 _texts = st.text(max_size=20)

@@ -304,7 +304,7 @@ async def _ask(stage: Stage, **fields: object) -> object:
     }
     line = Line(*await Where.parse(stage.runtime.address).connect())
     try:
-        line.send(Hello(**(values | fields)))  # type: ignore[arg-type]
+        line.send(Hello(**(values | fields)))
         return await line.for_agent()
     finally:
         line.close()

@@ -2,53 +2,21 @@
 
 from __future__ import annotations
 
-import importlib.util
-import json
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 
+from tests.examples.load import ROOT, load_example
+from tests.runtimes.cluster import Cluster
 from tests.runtimes.stage import until
-from tests.runtimes.test_live import Cluster
 
-_ROOT = Path(__file__).resolve().parents[2]
-_EXAMPLE = _ROOT / "examples" / "elastic_training"
 _PATIENCE_S = 120.0  # importing torch takes seconds, of every worker
-
-
-@pytest.fixture
-async def cluster(tmp_path: Path) -> AsyncIterator[Cluster]:
-    made = Cluster(tmp_path)
-    try:
-        yield made
-    finally:
-        await made.close()
-
-
-@pytest.fixture
-def example(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    spec = importlib.util.spec_from_file_location("elastic_training_run", _EXAMPLE / "run.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, spec.name, module)
-    spec.loader.exec_module(module)
-    return module
-
-
-def _read(folder: Path) -> dict[int, list[dict[str, Any]]]:
-    """What each worker has written, by rank; the last line may be half written."""
-    found = {}
-    for path in folder.glob("*.jsonl"):
-        lines = path.read_text().splitlines(keepends=True)
-        found[int(path.stem)] = [json.loads(line) for line in lines if line.endswith("\n")]
-    return found
+_EXAMPLE = load_example("elastic_training")
+_read = _EXAMPLE.read_records
 
 
 def _last(folder: Path) -> dict[str, Any]:
@@ -58,15 +26,15 @@ def _last(folder: Path) -> dict[str, Any]:
 
 @pytest.mark.slow
 async def test_a_training_is_scaled_and_loses_a_worker_without_being_started_again(
-    cluster: Cluster, example: ModuleType
+    cluster: Cluster,
 ) -> None:
     await cluster.open()
     steps, folder = 900, cluster.folder / "record"
-    command = (sys.executable, str(_EXAMPLE / "train.py"), f"--steps={steps}", "--pause-ms=10")
+    command = (sys.executable, str(_EXAMPLE.TRAIN), f"--steps={steps}", "--pause-ms=10")
     await cluster.submit(
         "train",
         command=(*command, f"--record={folder}"),
-        environment={"PYTHONPATH": str(_ROOT), "OMP_NUM_THREADS": "1"},
+        environment={"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
         elastic=True,
         max_workers=4,
     )
@@ -86,4 +54,4 @@ async def test_a_training_is_scaled_and_loses_a_worker_without_being_started_aga
     records = _read(folder)
     assert len({line["pid"] for line in records[0]}) == 1
     assert {1, 2, 3} <= {line["size"] for lines in records.values() for line in lines}
-    assert example.check(records, steps) == []
+    assert _EXAMPLE.check(records, steps) == []

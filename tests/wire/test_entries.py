@@ -91,7 +91,7 @@ def test_every_message_and_action_has_a_form() -> None:
 
 
 def test_numpys_numbers_are_written_as_what_they_are() -> None:
-    plan: Any = Plan((ResizeJob("a", np.int64(3)), PlaceJob("b", np.int32(1))))  # type: ignore[arg-type]
+    plan: Any = Plan((ResizeJob("a", np.int64(3)), PlaceJob("b", np.int32(1))))
     read = decode_entry(encode_entry(Entry(0, Decide(plan)))).body
     assert read == Decide(Plan((ResizeJob("a", 3), PlaceJob("b", Placement(1)))))
 
