@@ -13,7 +13,7 @@ from orchestrator.node.protocol import Cause, Ended, Fence, Launch, Seen
 from orchestrator.ports import Timer
 from orchestrator.types import JobSpec
 
-__all__ = ["Gang", "Member", "launch_of", "matched", "members_of", "verdict_of"]
+__all__ = ["Gang", "Member", "launch_of", "left_over", "matched", "members_of", "verdict_of"]
 
 
 _MIB = 1024  # of a GiB
@@ -28,7 +28,8 @@ class Member:
 
     ``rank`` is the one that it is started with, ``order`` the one that it has, or is to have.
     ``told``: its agent may have started it. ``fresh``: it is not part of a world yet. ``leaves``:
-    it is to end, and the gang goes on without it. ``ended``: nothing of it is left.
+    it is to end, and the gang goes on without it. ``ended``: nothing of it is left. ``since``: the
+    first generation that it may take part in; it does when it has joined that or a later one.
     """
 
     worker: int
@@ -39,6 +40,7 @@ class Member:
     knows: bool = False
     fresh: bool = False
     leaves: bool = False
+    since: int = 0
     joined: int = 0
     order: int = -1
     ended: Ended | None = None
@@ -193,6 +195,14 @@ def matched(
             places.remove(place)
             stay.append(member)
     return stay, places
+
+
+def left_over(gang: Gang) -> list[Member]:
+    """Newcomers for whom nothing is left to do: all who took part have done it."""
+    late = [m for m in gang.present if m.joined < m.since and m.ended is None and not m.gone]
+    ends = [m.ended for m in gang.present if m.joined >= m.since]
+    done = bool(ends) and all(e is not None and (e.cause, e.code) == (Cause.EXIT, 0) for e in ends)
+    return late if done else []
 
 
 def verdict_of(gang: Gang) -> Event | None:

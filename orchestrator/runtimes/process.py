@@ -42,7 +42,15 @@ from orchestrator.node.protocol import (
     World,
 )
 from orchestrator.ports import Clock, FaultDetector
-from orchestrator.runtimes.gangs import Gang, Member, launch_of, matched, members_of, verdict_of
+from orchestrator.runtimes.gangs import (
+    Gang,
+    Member,
+    launch_of,
+    left_over,
+    matched,
+    members_of,
+    verdict_of,
+)
 from orchestrator.runtimes.hub import AgentHub
 from orchestrator.types import JobSpec
 
@@ -417,6 +425,7 @@ class ProcessRuntime:
             worker, rank = gang.next_worker, gang.next_rank
             fresh = Member(worker, place.node_id, place.gpus, rank, order=order)
             fresh.fresh = not gang.service
+            fresh.since = 0 if gang.service else gang.generation + 1
             gang.members[worker] = fresh
         gang.generation += 1
         gang.told_here, gang.size = True, 0
@@ -608,6 +617,8 @@ class ProcessRuntime:
             self._vanish(gang)
             return
         self._forget_leavers(gang)
+        for member in left_over(gang):
+            member.leaves = True
         if gang.restarts:
             self._start_over(gang)
         elif gang.verdict is None or isinstance(gang.verdict, CheckpointCommitted):

@@ -353,6 +353,25 @@ async def test_an_elastic_gang_survives_a_worker_and_gets_another_one(stage: Sta
     assert stage.events == [CheckpointCommitted("a", 1)]
 
 
+async def test_a_newcomer_that_comes_too_late_does_not_fail_a_job_that_is_done(
+    stage: Stage,
+) -> None:
+    await stage.open("n0")
+    late = "if int(os.environ['RANK']): print('late', os.getpid(), flush=True); time.sleep(600)"
+    ends = "while not os.path.exists('../../go'): time.sleep(0.02)"
+    program = f"import os, time\n{late}\n{SPEAKER.partition('for text')[0]}\n{ends}\n"
+    start = stage.start("a", (*PYTHON, program), (("n0", (0,)),), elastic=True)
+    stage.runtime.carry_out((start,))
+    await until(lambda: stage.runtime.knows("a"))
+    stage.runtime.carry_out((_regroup(start, ("n0", (0,)), ("n0", (1,))),))
+    await until(lambda: "late" in stage.log("a", 1))
+    newcomer = int(stage.log("a", 1).split()[1])
+    (stage.folder / "agents/n0/jobs/go").touch()
+    await until(lambda: stage.events)
+    assert stage.events == [WorkerExited("a", 1)]
+    await until(lambda: not alive(newcomer))
+
+
 async def test_who_knows_nothing_is_started_anew_with_the_new_number(stage: Stage) -> None:
     await stage.open("n0")
     line = "echo $RANK $WORLD_SIZE; while [ ! -e ../../go ]; do sleep 0.02; done"
