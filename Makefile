@@ -33,9 +33,10 @@ help: ## show this list
 demo: $(RUN) ## train an agent, judge it against the rules, leave tables and pictures under results/
 	$(BIN)/python scripts/train.py experiment=demo $(ARGS)
 
-# Whole files go to one process each: what they share is made once. ARGS="-n 0" runs all in this one.
+# Whole files go to one process each: what they share is made once; those with slow tests first (tests/conftest.py).
+# ARGS="-n 0" runs all in this one.
 test: $(DEV) ## run the tests
-	$(BIN)/pytest -q -n auto --maxprocesses 4 --dist loadfile $(ARGS)
+	$(BIN)/pytest -q -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 # A failure names its seed: make chaos FIRST=seed SEEDS=1
 SEEDS ?= 1000

@@ -18,6 +18,12 @@ settings.register_profile("thorough", _common, max_examples=2000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests go first: at the end nobody should wait for one of them alone."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 def _folder(variable: str, name: str) -> Path:
     """Folder of reference data: from the environment, else beside the repository."""
     folder = Path(os.environ.get(variable, _ROOT.parent / "shared" / name))

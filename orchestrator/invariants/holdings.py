@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.errors import InvariantError
-from orchestrator.invariants.view import ENDED, PAID, PLACED, WHOLE, View
+from orchestrator.invariants.view import ENDED, PAID, PLACED, WHOLE, View, among
 from orchestrator.kernels.state.codes import NodeCode, QuotaMode
 from orchestrator.kernels.state.records import TAGS
 from orchestrator.kernels.state.row import ClusterState
@@ -120,35 +119,50 @@ def check_holdings(v: View) -> None:
             cpu[n] += ask["cpu_milli"]
             memory[n] += ask["memory_mib"]
             workers[n] += 1
-    for n, host in enumerate(v.node):
-        _check_node(v, n, host, shares[n], (cpu[n], memory[n], workers[n]))
-
-
-def _check_node(
-    v: View, n: int, host: Any, shares: NDArray[np.int64], held: tuple[int, int, int]
-) -> None:
-    free = v.device[n]["free_milli"]
-    gpus = int(host["gpus"])
-    for g in range(len(free)):
-        capacity = WHOLE if g < gpus else 0
-        v.require(
-            0 <= free[g] <= capacity,
-            f"device {g} of node {n} has {free[g]} of {capacity} milli free",
-        )
-        v.require_equal(int(free[g]), capacity - int(shares[g]), f"free share of {n}:{g}")
-    cpu, memory, workers = held
+    _check_devices(v, shares)
+    free, whole = v.device["free_milli"], v.device["free_milli"] == WHOLE
+    there = np.arange(v.device.shape[1]) < v.node["gpus"][:, None]
     expected = {
-        "cpu_free_milli": int(host["cpu_cap_milli"]) - int(cpu),
-        "memory_free_mib": int(host["memory_cap_mib"]) - int(memory),
-        "gpu_free_milli": int(free[:gpus].sum()),
-        "whole_free": int((free[:gpus] == WHOLE).sum()),
-        "workers": int(workers),
+        "cpu_free_milli": v.node["cpu_cap_milli"] - cpu,
+        "memory_free_mib": v.node["memory_cap_mib"] - memory,
+        "gpu_free_milli": np.where(there, free, 0).sum(1),
+        "whole_free": (there & whole).sum(1),
+        "workers": workers,
     }
-    for name, value in expected.items():
-        v.require_equal(int(host[name]), value, f"{name} of node {n}")
-        v.require(value >= 0, f"{name} of node {n} is negative: {value}")
-    if host["state"] == NodeCode.DRAINING:
-        v.require(workers > 0, f"node {n} is still draining, but nobody is on it")
+    for name, values in expected.items():
+        _require_nodes(v, name, values)
+    v.require_all(
+        (v.node["state"] != NodeCode.DRAINING) | (workers > 0),
+        lambda n: f"node {n} is still draining, but nobody is on it",
+    )
+
+
+def _require_nodes(v: View, name: str, values: NDArray[np.int64]) -> None:
+    """What is stored of every node is what it should be, and that is not negative."""
+    found = v.node[name]
+    v.require_all(
+        found == values, lambda n: f"{name} of node {n} is {found[n]}, should be {values[n]}"
+    )
+    v.require_all(values >= 0, lambda n: f"{name} of node {n} is negative: {values[n]}")
+
+
+def _check_devices(v: View, shares: NDArray[np.int64]) -> None:
+    """Devices that exist have what their workers left, and the others nothing."""
+    count = v.device.shape[1]
+    free = v.device["free_milli"].ravel()
+    there = np.arange(count) < v.node["gpus"][:, None]
+    capacity = np.where(there, WHOLE, 0).ravel()
+    left = capacity - shares.ravel()
+    v.require_all(
+        (free >= 0) & (free <= capacity),
+        lambda k: (
+            f"device {k % count} of node {k // count} has {free[k]} of {capacity[k]} milli free"
+        ),
+    )
+    v.require_all(
+        free == left,
+        lambda k: f"free share of {k // count}:{k % count} is {free[k]}, should be {left[k]}",
+    )
 
 
 def check_capacity(v: View) -> None:
@@ -165,30 +179,31 @@ def check_capacity(v: View) -> None:
     units = (
         ask["gpus_per_worker"].astype(np.int64) * ask["gpu_milli"] if by_gpu else ask["cpu_milli"]
     )
-    placed = np.isin(v.job["state"], PLACED)
+    placed = among(v.job["state"], PLACED)
     units = units * np.where(placed, v.job["workers_now"], ask["workers"]).astype(np.int64)
-    ended = np.isin(v.job["state"], ENDED)  # they keep what they had last
+    ended = among(v.job["state"], ENDED)  # they keep what they had last
     for j in np.flatnonzero((units != v.job["units"]) & ~ended):
         v.require_equal(int(v.job[j]["units"]), int(units[j]), f"units of job {j}")
 
 
 def check_tenants(v: View, excused: Collection[int] = ()) -> None:
     """What a tenant's account says is what its jobs hold; who is excused may be over its quota."""
-    started = (v.job["first_start_ms"] >= 0) & ~np.isin(v.job["state"], ENDED)
+    started = (v.job["first_start_ms"] >= 0) & ~among(v.job["state"], ENDED)
+    ask, now = v.request, v.job["workers_now"].astype(np.int64)
+    gpus = now * ask["gpus_per_worker"] * ask["gpu_milli"]
+    cpus = now * ask["cpu_milli"]
+    held = {
+        "used_units": gpus if v.row["unit"] else cpus,
+        "used_gpu_milli": gpus,
+        "used_cpu_milli": cpus,
+        "used_memory_mib": now * ask["memory_mib"],
+        "storage_mib": np.where(started, ask["storage_mib"], 0),
+    }
+    theirs = ask["tenant"][:, None] == np.arange(len(v.tenant))
+    sums = np.stack(list(held.values())).astype(np.int64) @ theirs
     for t, owner in enumerate(v.tenant):
-        mine = v.request["tenant"] == t
-        now = np.where(mine, v.job["workers_now"], 0).astype(np.int64)
-        gpus = now * v.request["gpus_per_worker"] * v.request["gpu_milli"]
-        cpus = now * v.request["cpu_milli"]
-        expected = {
-            "used_units": gpus if v.row["unit"] else cpus,
-            "used_gpu_milli": gpus,
-            "used_cpu_milli": cpus,
-            "used_memory_mib": now * v.request["memory_mib"],
-            "storage_mib": np.where(mine & started, v.request["storage_mib"], 0),
-        }
-        for name, values in expected.items():
-            v.require_equal(int(owner[name]), int(values.sum()), f"{name} of tenant {t}")
+        for name, total in zip(held, sums[:, t], strict=True):
+            v.require_equal(int(owner[name]), int(total), f"{name} of tenant {t}")
         if v.row["quota_mode"] == QuotaMode.HARD and t not in excused:
             within = owner["used_units"] <= owner["quota_units"]
             v.require(bool(within), f"tenant {t} holds more than its quota")
@@ -196,12 +211,14 @@ def check_tenants(v: View, excused: Collection[int] = ()) -> None:
 
 def check_orders(v: View) -> None:
     """Nodes on order wait in the order of their arrival; what is here or ordered is paid for."""
-    for n, code in enumerate(v.node["state"]):
-        v.require(code in tuple(NodeCode), f"node {n} has the unknown state {code}")
+    codes = v.node["state"]
+    v.require_all(
+        among(codes, tuple(NodeCode)), lambda n: f"node {n} has the unknown state {codes[n]}"
+    )
     ordered = [int(n) for n in np.flatnonzero(v.node["state"] == NodeCode.PROVISIONING)]
     v.require_equal(sorted(v.on_order), ordered, "nodes on order")
     times = [int(v.node[n]["arrive_ms"]) for n in v.on_order]
     v.require(times == sorted(times), f"nodes on order are not sorted by arrival: {times}")
     v.require(not times or times[0] >= v.row["now_ms"], f"a node should have arrived at {times}")
-    rate = int(v.node["price_milli"][np.isin(v.node["state"], PAID)].sum())
+    rate = int(v.node["price_milli"][among(v.node["state"], PAID)].sum())
     v.require_equal(int(v.row["cost_rate_milli"]), rate, "cost_rate_milli")

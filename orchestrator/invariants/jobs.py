@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Callable
 
-from orchestrator.invariants.view import ENDED, PASSING, PLACED, WAITING, View
+import numpy as np
+from numpy.typing import NDArray
+
+from orchestrator.invariants.view import ENDED, PASSING, PLACED, WAITING, View, among
 from orchestrator.kernels.state.codes import NO_JOB, EffectKind, JobCode, JobKind
 
 __all__ = ["check_counters", "check_effects", "check_jobs", "check_progress", "check_services"]
@@ -29,68 +32,85 @@ _TOLD_LAST = {
 
 def check_jobs(v: View) -> None:
     """Every job is in one legal resting state, whole or absent, with times in order."""
-    now = v.row["now_ms"]
-    for j, (ask, run) in enumerate(zip(v.request, v.job, strict=True)):
-        code = int(run["state"])
-        v.require(code in tuple(JobCode), f"job {j} has the unknown state {code}")
-        state = JobCode(code)
-        v.require(state not in PASSING, f"job {j} rests in the passing state {state.name}")
-        placed = state in PLACED
-        _check_gang(v, j, state, placed=placed)
-        started = run["first_start_ms"] >= 0
-        v.require_equal(bool(run["runs"] > 0), bool(started), f"whether job {j} has runs")
-        if state == JobCode.ABSENT:
-            v.require(not started, f"job {j} has started before it was submitted")
-            continue
-        v.require(ask["submit_ms"] <= now, f"job {j} is here before its submission")
-        if placed or state == JobCode.COMPLETED:
-            v.require(bool(started), f"the {state.name} job {j} never started")
-        if started:
-            times = (ask["submit_ms"], run["first_start_ms"], run["start_ms"], now)
-            v.require(times == tuple(sorted(times)), f"job {j}: times out of order: {times}")
-        if state in ENDED:
-            v.require(
-                run["start_ms"] <= run["end_ms"] <= now,
-                f"job {j} ended at {run['end_ms']}, not between its start and now",
-            )
-        else:
-            v.require_equal(int(run["end_ms"]), -1, f"end of the {state.name} job {j}")
+    now, run, submit_ms = v.row["now_ms"], v.job, v.request["submit_ms"]
+    codes = run["state"]
+
+    def job(j: int) -> str:
+        return f"the {JobCode(codes[j]).name} job {j}"
+
+    v.require_all(
+        among(codes, tuple(JobCode)), lambda j: f"job {j} has the unknown state {codes[j]}"
+    )
+    v.require_all(
+        ~among(codes, PASSING),
+        lambda j: f"job {j} rests in the passing state {JobCode(codes[j]).name}",
+    )
+    placed, ended = among(codes, PLACED), among(codes, ENDED)
+    here = codes != JobCode.ABSENT
+    first_ms, start_ms, end_ms = run["first_start_ms"], run["start_ms"], run["end_ms"]
+    started = first_ms >= 0
+    _check_gangs(v, placed, job)
+    v.require_all(started == (run["runs"] > 0), lambda j: f"{job(j)} has {run['runs'][j]} runs")
+    v.require_all(here | ~started, lambda j: f"job {j} has started before it was submitted")
+    v.require_all(~here | (submit_ms <= now), lambda j: f"{job(j)} is here before its submission")
+    must = placed | (codes == JobCode.COMPLETED)
+    v.require_all(~must | started, lambda j: f"{job(j)} never started")
+    v.require_all(
+        ~started | ((submit_ms <= first_ms) & (first_ms <= start_ms) & (start_ms <= now)),
+        lambda j: (
+            f"{job(j)}: times out of order: {submit_ms[j]}, {first_ms[j]}, {start_ms[j]}, {now}"
+        ),
+    )
+    v.require_all(
+        ~ended | ((start_ms <= end_ms) & (end_ms <= now)),
+        lambda j: f"{job(j)} ended at {end_ms[j]}, not between its start and now",
+    )
+    v.require_all(~here | ended | (end_ms == -1), lambda j: f"end of {job(j)} is {end_ms[j]}")
 
 
-def _check_gang(v: View, j: int, state: JobCode, *, placed: bool) -> None:
+def _check_gangs(v: View, placed: NDArray[np.bool_], job: Callable[[int], str]) -> None:
     """A gang is whole or absent; an elastic one is within its bounds or absent."""
-    ask, now = v.request[j], int(v.job[j]["workers_now"])
-    if placed and ask["elastic"]:
-        low, high = int(ask["min_workers"]), int(ask["max_workers"])
-        v.require(
-            low <= now <= high,
-            f"the {state.name} elastic job {j} has {now} workers, outside {low}..{high}",
-        )
-        return
-    what = f"workers placed of the {state.name} job {j} (a gang is whole or absent)"
-    v.require_equal(now, int(ask["workers"]) if placed else 0, what)
+    ask, now = v.request, v.job["workers_now"]
+    low, high = ask["min_workers"], ask["max_workers"]
+    elastic = placed & (ask["elastic"] != 0)
+    v.require_all(
+        ~elastic | ((low <= now) & (now <= high)),
+        lambda j: f"{job(j)} is elastic and has {now[j]} workers, outside {low[j]}..{high[j]}",
+    )
+    whole = np.where(placed, ask["workers"], 0)
+    v.require_all(
+        elastic | (now == whole),
+        lambda j: (
+            f"{job(j)} has {now[j]} workers, should have {whole[j]} (a gang is whole or absent)"
+        ),
+    )
 
 
 def check_progress(v: View) -> None:
     """Work is never made up, and an interruption costs less than one checkpoint interval."""
-    for j, (ask, run) in enumerate(zip(v.request, v.job, strict=True)):
-        duration, progress = int(ask["duration_ms"]), int(run["progress_ms"])
-        saved = progress + int(run["unsaved_ms"])
-        v.require(
-            0 <= progress <= saved <= duration,
-            f"job {j} of {duration} ms has done {progress} ms and {run['unsaved_ms']} ms unsaved",
-        )
-        if run["state"] not in PLACED:
-            v.require_equal(int(run["unsaved_ms"]), 0, f"unsaved work of job {j}")
-        if run["state"] == JobCode.COMPLETED:
-            v.require_equal(progress, duration, f"work done of the completed job {j}")
-        lost, interval = int(run["lost_ms"]), int(ask["checkpoint_interval_ms"])
-        interruptions = int(run["interruptions"])
-        bound = interruptions * (interval if interval > 0 else duration)
-        v.require(
-            0 <= lost <= bound,
-            f"job {j} lost {lost} ms in {interruptions} interruptions, more than {bound}",
-        )
+    ask, run, codes = v.request, v.job, v.job["state"]
+    duration, progress, unsaved = ask["duration_ms"], run["progress_ms"], run["unsaved_ms"]
+    saved = progress + unsaved
+    v.require_all(
+        (progress >= 0) & (progress <= saved) & (saved <= duration),
+        lambda j: (
+            f"job {j} of {duration[j]} ms has done {progress[j]} ms and {unsaved[j]} ms unsaved"
+        ),
+    )
+    v.require_all(
+        among(codes, PLACED) | (unsaved == 0),
+        lambda j: f"job {j} has {unsaved[j]} ms of unsaved work and does not run",
+    )
+    v.require_all(
+        (codes != JobCode.COMPLETED) | (progress == duration),
+        lambda j: f"the completed job {j} has done {progress[j]} ms of {duration[j]}",
+    )
+    interval, times, lost = ask["checkpoint_interval_ms"], run["interruptions"], run["lost_ms"]
+    bound = times.astype(np.int64) * np.where(interval > 0, interval, duration)
+    v.require_all(
+        (lost >= 0) & (lost <= bound),
+        lambda j: f"job {j} lost {lost[j]} ms in {times[j]} interruptions, more than {bound[j]}",
+    )
 
 
 def check_counters(v: View) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -12,7 +14,17 @@ from orchestrator.errors import InvariantError
 from orchestrator.kernels.state.codes import JobCode, NodeCode
 from orchestrator.kernels.state.row import ClusterState
 
-__all__ = ["ENDED", "PAID", "PASSING", "PLACED", "WAITING", "WHOLE", "View", "view_of"]
+__all__ = [
+    "ENDED",
+    "PAID",
+    "PASSING",
+    "PLACED",
+    "WAITING",
+    "WHOLE",
+    "View",
+    "among",
+    "view_of",
+]
 
 
 WAITING = (JobCode.PENDING, JobCode.PREEMPTED)
@@ -31,6 +43,19 @@ PAID = (NodeCode.UP, NodeCode.DRAINING, NodeCode.PROVISIONING)
 
 
 WHOLE = 1000
+
+
+@cache
+def _table(codes: tuple[int, ...]) -> NDArray[np.bool_]:
+    table = np.zeros(256, np.bool_)  # as many codes as a byte holds
+    table[list(codes)] = True
+    return table
+
+
+def among(found: NDArray[Any], codes: tuple[int, ...]) -> NDArray[np.bool_]:
+    """Which of some codes are among others; ``np.isin`` takes fifty times as long for these."""
+    chosen: NDArray[np.bool_] = _table(codes)[found]
+    return chosen
 
 
 @dataclass(frozen=True)
@@ -58,13 +83,19 @@ class View:
         if not ok:
             raise InvariantError(f"row {self.e} at {self.row['now_ms']} ms: {message}")
 
+    def require_all(self, ok: NDArray[np.bool_], message: Callable[[int], str]) -> None:
+        """Demand something of all entries of a table; the message is about the first without."""
+        if not ok.all():
+            self.require(False, message(int(np.argmin(ok))))
+
     def require_equal(self, found: Any, expected: Any, what: str) -> None:
         """Demand that a stored value equals what it should be."""
-        self.require(found == expected, f"{what} is {found}, should be {expected}")
+        if found != expected:
+            self.require(False, f"{what} is {found}, should be {expected}")
 
     def jobs_in(self, states: tuple[JobCode, ...]) -> list[int]:
         """Jobs in any of these states, ascending."""
-        return [int(j) for j in np.flatnonzero(np.isin(self.job["state"], states))]
+        return list(np.flatnonzero(among(self.job["state"], states)).tolist())
 
 
 def view_of(state: ClusterState, e: int) -> View:

@@ -202,9 +202,10 @@ def _preemptible(state: ClusterState, semantics: Semantics) -> list[int]:
     ]
 
 
-def log_of(state: ClusterState) -> list[tuple[int, int, int, int]]:
+def log_of(state: ClusterState, since: int = 0) -> list[tuple[int, int, int, int]]:
     """The event log as (time_ms, kind, subject, value); all of it must have been kept."""
     count = int(state.rows[0]["log_count"])
     assert count <= state.shape.log
-    log = state.log[0, :count]
-    return [(int(x["time_ms"]), int(x["kind"]), int(x["subject"]), int(x["value"])) for x in log]
+    log = state.log[0, since:count]
+    columns = (log[name].tolist() for name in ("time_ms", "kind", "subject", "value"))
+    return list(zip(*columns, strict=True))

@@ -197,8 +197,8 @@ class Episode:
         assert_invariants(self.state, 0)
 
     def _new_records(self) -> list[tuple[int, int, int, int]]:
-        log = log_of(self.state)
-        fresh, self._seen = log[self._seen :], len(log)
+        fresh = log_of(self.state, self._seen)
+        self._seen += len(fresh)
         return fresh
 
     def _note_starts(self) -> None:

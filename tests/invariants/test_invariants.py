@@ -145,7 +145,7 @@ _BREACHES = {
     "end while running": (_set("job", (_RUNS,), "end_ms", 5), "end of the RUNNING job 1 is 5"),
     "progress from nothing": (_set("job", (_RUNS,), "progress_ms", 1 << 40), "has done"),
     "negative progress": (_set("job", (_WAITS,), "progress_ms", -1), "onset_ms of job 3"),
-    "unfinished": (_set("job", (_DONE,), "progress_ms", 1), "work done of the completed job 0"),
+    "unfinished": (_set("job", (_DONE,), "progress_ms", 1), "the completed job 0 has done 1 ms"),
     "lost too much": (_set("job", (_WAITS,), "lost_ms", 1), "job 3 lost 1 ms in 0 interruptions"),
     "queue rate": (_add("rows", (), "queue_rate", 1e-8), "queue_rate is"),
     "queue onset": (_add("rows", (), "queue_onset", 1e-6), "queue_onset is"),
@@ -153,7 +153,7 @@ _BREACHES = {
     "queued work": (_add("rows", (), "queued_unit_ms", 1), "queued_unit_ms is"),
     "settled excess": (_add("rows", (), "settled_excess", 1e-6), "settled_excess is"),
     "commitment": (_set("rows", (), "committed", _RUNS), "committed to job 1, which does not wait"),
-    "runs of nobody": (_set("job", (_WAITS,), "runs", 1), "whether job 3 has runs is True"),
+    "runs of nobody": (_set("job", (_WAITS,), "runs", 1), "the PENDING job 3 has 1 runs"),
     "another run": (_set("job", (_RUNS,), "runs", 2), "run last told of job 1 is 1, should be 2"),
     "untold": (
         _set("effect", (3,), "kind", EffectKind.RELEASE),
