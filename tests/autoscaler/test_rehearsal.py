@@ -73,6 +73,7 @@ def _status(s: Stage) -> tuple[int, list[str]]:
 # --- more nodes ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fields", "nodes"),
     [

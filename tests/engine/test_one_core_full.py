@@ -163,6 +163,7 @@ def test_an_episode_with_everything_is_lived_through_alike(case: FullCase) -> No
     _require_same(case)
 
 
+@pytest.mark.slow
 @pytest.mark.property
 def test_every_kind_of_decision_is_mirrored() -> None:
     """Replicas change, nodes come and go, jobs are preempted, resized and moved."""

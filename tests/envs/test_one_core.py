@@ -268,6 +268,7 @@ _FRAGMENTS = Scenario(
 """A gradient of fragmentation decides, and would not without the typical pods."""
 
 
+@pytest.mark.slow
 @given(scenario=scenarios(), seed=st.integers(0, 1 << 16))
 @example(scenario=_FRAGMENTS, seed=0)
 def test_all_shells_do_the_same(scenario: Scenario, seed: int) -> None:

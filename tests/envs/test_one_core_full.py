@@ -346,6 +346,7 @@ class _Shells:
                 np.testing.assert_array_equal(self.vector.session.observation(e)[name], part, name)
 
 
+@pytest.mark.slow
 @settings(max_examples=max(settings().max_examples // 2, 1))  # each action is tried at each step
 @given(case=cases(), seed=st.integers(0, 1 << 16))
 def test_all_shells_do_the_same_with_everything_on(case: Case, seed: int) -> None:

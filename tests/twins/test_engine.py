@@ -83,6 +83,7 @@ def _draw_action(rng: random.Random, jobs: int) -> tuple[int, int, int]:
     return kind, rng.randrange(-1, jobs + 1), value
 
 
+@pytest.mark.slow
 @given(case=cases(), seed=st.integers(0, 1 << 16))
 def test_any_actions_equal_their_twin(case: Case, seed: int) -> None:
     state, twin = begin(case)
