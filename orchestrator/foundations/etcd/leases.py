@@ -139,8 +139,8 @@ class EtcdLeases:
 
     async def get(self, key: str) -> Pair:
         """What a key has; revision 0 and no value: it was never set."""
-        reply = await self._connection.consult(self._key(key))
-        return self._pair(reply.kvs[0]) if reply.kvs else Pair(key, None, 0)
+        (found,), _ = await self._connection.consult(self._key(key))
+        return self._pair(found[0]) if found else Pair(key, None, 0)
 
     async def set(self, key: str, value: bytes | None, revision: int) -> Pair | None:
         """Set a key if it still has a revision (None: delete it); None: it has another.
@@ -195,6 +195,10 @@ class EtcdLeases:
     def _name(self, name: str) -> bytes:
         return self._prefix + b"lease/" + name.encode()
 
+    def _taken(self, name: str) -> bytes:
+        """A key that stays: by its revision, who takes a lease knows that nobody has meanwhile."""
+        return self._prefix + b"taken/" + name.encode()
+
     async def _grant(self, ttl_ms: int) -> int:
         """A lease of etcd's own; asked for a second time it is the same one."""
         number = int.from_bytes(os.urandom(8), "big") >> 1 or 1
@@ -221,14 +225,18 @@ class EtcdLeases:
         return Lease(name, held.holder, found.create_revision, held.expires_ms)
 
     async def _find(self, name: str) -> Any:
-        reply = await self._connection.consult(self._name(name))
-        return reply.kvs[0] if reply.kvs else None
+        (found,), _ = await self._connection.consult(self._name(name))
+        return found[0] if found else None
 
     async def _hold(self, lease: Lease, compare: Sequence[Any], ttl_ms: int) -> Lease | None:
-        """Have the key of a lease, bound to a new one of etcd's own, if comparisons hold."""
+        """Have the key of a lease, bound to a new one of etcd's own, if comparisons hold.
+
+        They are such that they do not hold again once they have.
+        """
         key, number = self._name(lease.name), await self._grant(ttl_ms)
         value = msgspec.json.encode(_Held(lease.holder, lease.expires_ms))
-        reply = await self._connection.change(compare, [put(key, value, number)], [get(key)])
+        changes = [put(key, value, number), put(self._taken(lease.name), b"")]
+        reply = await self._connection.change(compare, changes, [get(key)])
         if reply.succeeded:
             return Lease(
                 lease.name, lease.holder, lease.token or reply.header.revision, lease.expires_ms
@@ -249,10 +257,12 @@ class EtcdLeases:
         """
         check_lease(ttl_ms, name=name, holder=holder)
         expires_ms = self._clock.now_ms() + ttl_ms  # from before etcd begins to count
-        if await self._find(name) is not None:
+        key, taken = self._name(name), self._taken(name)
+        (held, last), _ = await self._connection.consult(key, taken)
+        if held:
             return None
-        wanted = Lease(name, holder, 0, expires_ms)
-        return await self._hold(wanted, [created(self._name(name), 0)], ttl_ms)
+        compare = [created(key, 0), is_at(taken, last[0].mod_revision if last else 0)]
+        return await self._hold(Lease(name, holder, 0, expires_ms), compare, ttl_ms)
 
     async def renew(self, lease: Lease, ttl_ms: int) -> Lease | None:
         """Hold a lease for longer, from now; None: it has ended.

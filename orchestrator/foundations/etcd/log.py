@@ -243,8 +243,8 @@ class EtcdLog:
     async def _read_head(self) -> tuple[int, int]:
         """How many entries there have been, and by which revision."""
         known = self._end
-        found = await self._connection.consult(self._keys.head)
-        return self._number(found.kvs, known), found.header.revision
+        (head,), revision = await self._connection.consult(self._keys.head)
+        return self._number(head, known), revision
 
     def _number(self, pairs: Sequence[Any], known: int) -> int:
         """The head's number; an error if it is that of another log."""
