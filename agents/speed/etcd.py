@@ -7,7 +7,6 @@ import importlib.util
 import itertools
 import os
 import shutil
-import signal
 import subprocess
 import tempfile
 import time
@@ -17,8 +16,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import psutil
+
 from agents.speed.log import job, spread
-from orchestrator.errors import ConfigurationError
+from orchestrator.errors import ConfigurationError, StorageError
 from orchestrator.messages import Entry, NodeFailed, Submit
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ _APPENDERS = 8
 _BEFORE_S, _AFTER_S = 1.0, 2.0  # of writing, around the kill of a leader
 
 
-_ENDS_S = 10.0
+_PATIENCE_S = 30.0
 
 
 def why_no_etcd() -> str:
@@ -90,17 +91,17 @@ class LocalEtcd:
         self._script.terminate()
         self._script.wait()
         for member in self._restarted:
-            member.wait(_ENDS_S)
+            member.wait(_PATIENCE_S)
         if self._script.stdout is not None:
             self._script.stdout.close()
 
     def leader(self) -> int:
         """The number of the member that leads, from 1 on; waits until there is one."""
-        while True:
+        for _ in _patiently(f"no leader of {self.endpoints}"):
             for number, endpoint in enumerate(self.endpoints, 1):
                 if self._leads(endpoint):
                     return number
-            time.sleep(0.02)
+        raise AssertionError
 
     @staticmethod
     def _leads(endpoint: str) -> bool:
@@ -110,13 +111,52 @@ class LocalEtcd:
         except OSError:
             return False
 
-    def signal(self, member: int, number: signal.Signals) -> None:
-        """Send a member a signal."""
-        os.kill(int((self._folder / f"m{member}" / "pid").read_text()), number)
+    def _process(self, member: int) -> psutil.Process:
+        return psutil.Process(int((self._folder / f"m{member}" / "pid").read_text() or 0))
+
+    def kill(self, member: int) -> None:
+        """Kill a member; it is gone then."""
+        process = self._process(member)
+        process.kill()
+        for started in self._restarted:
+            if started.pid == process.pid:
+                started.wait(_PATIENCE_S)
+        process.wait(_PATIENCE_S)
+
+    def stop(self, member: int) -> None:
+        """Have a member do nothing until it is resumed: all of its threads."""
+        process = self._process(member)
+        process.suspend()
+        tasks = Path("/proc") / str(process.pid) / "task"
+        for _ in _patiently(f"member {member} does not stop"):
+            if all(_is_stopped(task) for task in tasks.iterdir()):
+                return
+
+    def resume(self, member: int) -> None:
+        """Let a member that was stopped go on."""
+        self._process(member).resume()
 
     def start(self, member: int) -> None:
         """Bring a member back that was killed."""
-        self._restarted.append(subprocess.Popen([str(self._folder / f"m{member}" / "start")]))
+        home = self._folder / f"m{member}"
+        started = subprocess.Popen([str(home / "start")])
+        self._restarted.append(started)
+        for _ in _patiently(f"member {member} does not start"):
+            if (home / "pid").read_text() == f"{started.pid}\n":
+                return
+
+
+def _is_stopped(task: Path) -> bool:
+    return (task / "stat").read_text().rpartition(") ")[2].startswith("T")
+
+
+def _patiently(problem: str) -> Iterator[None]:
+    """Times to look whether something has happened."""
+    end = time.monotonic() + _PATIENCE_S
+    while time.monotonic() < end:
+        yield
+        time.sleep(0.01)
+    raise StorageError(f"etcd: {problem} after {_PATIENCE_S:g} s; look at its log")
 
 
 @contextmanager
@@ -180,11 +220,11 @@ async def _gap_s(etcd: LocalEtcd, prefix: str) -> float:
         await asyncio.sleep(_BEFORE_S)
         killed = await asyncio.to_thread(etcd.leader)
         at = time.perf_counter()
-        etcd.signal(killed, signal.SIGKILL)
+        await asyncio.to_thread(etcd.kill, killed)
         await asyncio.sleep(_AFTER_S)
         enough.set()
         await asyncio.gather(*writing)
-    etcd.start(killed)
+    await asyncio.to_thread(etcd.start, killed)
     async with await _open(etcd.endpoints, prefix) as log:
         entries = log.entries()
     assert [entries[index].time_ms for index in acknowledged.values()] == list(acknowledged)
