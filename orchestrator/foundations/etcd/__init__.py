@@ -1,8 +1,8 @@
-"""What etcd replicates: the log, and leases. Needs the packages of the extra ``etcd``."""
+"""What etcd replicates: the log, and leases. Needs the packages of the extra ``etcd``.
 
-from __future__ import annotations
+Whoever does not use it does not load them: ``orchestrator`` itself imports nothing of this.
+"""
 
-from orchestrator.foundations.etcd.leases import EtcdLeases
-from orchestrator.foundations.etcd.log import EtcdLog
+import lazy_loader
 
-__all__ = ["EtcdLeases", "EtcdLog"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
