@@ -25,7 +25,7 @@ from orchestrator.messages import Entry, NodeFailed, Submit
 if TYPE_CHECKING:
     from orchestrator.foundations.etcd import EtcdLog
 
-__all__ = ["LocalEtcd", "etcd_per_second", "leader_killed_s", "why_no_etcd"]
+__all__ = ["LocalEtcd", "etcd_per_second", "leader_killed_s", "local_etcd", "why_no_etcd"]
 
 
 _SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "etcd_local.sh"
@@ -42,8 +42,9 @@ _PATIENCE_S = 30.0
 
 def why_no_etcd() -> str:
     """Why no cluster can be started here; nothing: one can."""
-    if shutil.which(os.environ.get("ETCD", "etcd")) is None:
-        return "there is no program etcd; install it (Debian: etcd-server)"
+    program = os.environ.get("ETCD", "etcd")
+    if shutil.which(program) is None:
+        return f"there is no program {program}; install it (Debian: etcd-server)"
     if not _SCRIPT.exists():
         return f"there is no {_SCRIPT.name}: this is not a checkout"
     if importlib.util.find_spec("aetcd") is None:
@@ -160,7 +161,8 @@ def _patiently(problem: str) -> Iterator[None]:
 
 
 @contextmanager
-def _cluster() -> Iterator[LocalEtcd]:
+def local_etcd() -> Iterator[LocalEtcd]:
+    """Three members, for a while."""
     with tempfile.TemporaryDirectory() as folder:
         etcd = LocalEtcd(Path(folder))
         try:
@@ -169,11 +171,12 @@ def _cluster() -> Iterator[LocalEtcd]:
             etcd.close()
 
 
-def etcd_per_second(commands: int, at_once: int, repeats: int) -> list[float]:
-    """Commands a second that three members on this machine have made durable.
+def etcd_per_second(etcd: LocalEtcd, commands: int, at_once: int, repeats: int) -> list[float]:
+    """Commands a second that a cluster has made durable.
 
     Parameters
     ----------
+    etcd : LocalEtcd
     commands : int
         In each repeat.
     at_once : int
@@ -182,25 +185,19 @@ def etcd_per_second(commands: int, at_once: int, repeats: int) -> list[float]:
     """
     entries = [Entry(number, Submit(job(number))) for number in range(commands)]
 
-    async def measure(endpoints: list[str]) -> list[float]:
-        found = []
-        for number in range(repeats):
-            async with await _open(endpoints, f"repeat-{number}") as log:
-                spent_s = await spread(lambda k: log.append(entries[k]), commands, at_once)
-                found.append(commands / spent_s)
-        return found
+    async def measure(prefix: str) -> float:
+        async with await _open(etcd.endpoints, prefix) as log:
+            return commands / await spread(lambda k: log.append(entries[k]), commands, at_once)
 
-    with _cluster() as etcd:
-        return asyncio.run(measure(etcd.endpoints))
+    return [asyncio.run(measure(f"{at_once}-at-once-{number}")) for number in range(repeats)]
 
 
-def leader_killed_s(times: int) -> list[float]:
-    """How long no command is acknowledged when the leader of three members is killed, s.
+def leader_killed_s(etcd: LocalEtcd, times: int) -> list[float]:
+    """How long no command is acknowledged when the leader of a cluster is killed, s.
 
     Each time it is made sure that no acknowledged one is lost, and none is there twice.
     """
-    with _cluster() as etcd:
-        return [asyncio.run(_gap_s(etcd, f"time-{number}")) for number in range(times)]
+    return [asyncio.run(_gap_s(etcd, f"kill-{number}")) for number in range(times)]
 
 
 async def _gap_s(etcd: LocalEtcd, prefix: str) -> float:

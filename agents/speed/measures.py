@@ -28,7 +28,7 @@ from agents.speed.clock import (
     seconds,
 )
 from agents.speed.cluster import CrowdedClusters, Cycle, pack_openb, placed_per_second
-from agents.speed.etcd import etcd_per_second, leader_killed_s, why_no_etcd
+from agents.speed.etcd import etcd_per_second, leader_killed_s, local_etcd, why_no_etcd
 from agents.speed.live import LiveCluster, ask_seconds
 from agents.speed.log import (
     LivedLog,
@@ -489,8 +489,9 @@ def durable_submits(bench: Workbench) -> Measure:
 def durable_etcd(bench: Workbench) -> Measure:
     """Durable commands, three members of etcd on this machine, 64 at once."""
     _require_etcd()
-    times = etcd_per_second(bench.commands, 64, bench.repeats)
-    alone = statistics.median(etcd_per_second(max(bench.commands // 64, 1), 1, 1))
+    with local_etcd() as etcd:
+        times = etcd_per_second(etcd, bench.commands, 64, bench.repeats)
+        (alone,) = etcd_per_second(etcd, max(bench.commands // 64, 1), 1, 1)
     note = f"one at a time: {alone:,.0f} per s"
     return Measure(statistics.median(times), "commands/s", min(times), max(times), note)
 
@@ -498,7 +499,8 @@ def durable_etcd(bench: Workbench) -> Measure:
 def etcd_leader_killed(bench: Workbench) -> Measure:
     """How long no command is acknowledged when the leader of three members is killed."""
     _require_etcd()
-    times = leader_killed_s(bench.repeats)
+    with local_etcd() as etcd:
+        times = leader_killed_s(etcd, bench.repeats)
     note = "elections after 0.2 s, 8 writers; none acknowledged is lost, or there twice"
     return Measure(statistics.median(times), "s", min(times), max(times), note)
 
