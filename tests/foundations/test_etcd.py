@@ -172,11 +172,11 @@ async def test_what_etcd_has_forgotten_of_its_past_is_not_missed(opened: _Open) 
     ours, theirs = await opened(), await opened()
     await _append(ours, 0, 3)
     ours._following.cancel()
-    ours._revision = 1
+    ours._replica.revision = 1
     await _append(theirs, 3, 3)
     reply = await theirs._connection.read(b"-")
     await theirs._connection.forget(reply.header.revision)
-    ours._following = asyncio.create_task(ours._follow())
+    ours._following = asyncio.create_task(ours._replica.follow())
     await _until(lambda: _numbers(ours) == list(range(6)))
 
 
@@ -329,12 +329,12 @@ async def test_an_entry_that_cannot_be_read_is_not_passed_over(opened: _Open) ->
     await _change(log, put(log._keys.entry(2), b"?"), put(log._keys.head, b"3"))
     with pytest.raises(CorruptedError, match="entry 2: entry: begins with"):
         await log.append(_entry(3))
-    await _until(lambda: log._wrong is not None)
+    await _until(lambda: log._replica.wrong is not None)
     with pytest.raises(CorruptedError, match="entry 2: entry: begins with"):
         log.entries()
     good = (await log._connection.read(log._keys.entry(1))).kvs[0].value
     await _change(log, put(log._keys.entry(2), good))
-    await _until(lambda: log._wrong is None)
+    await _until(lambda: log._replica.wrong is None)
     assert _numbers(log) == [0, 1, 1]
 
 

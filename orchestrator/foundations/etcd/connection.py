@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any, TypeAlias
 
 try:
@@ -241,7 +241,9 @@ class Connection:
         except (CompactedError, StorageError) as error:
             _log.info("%s was not compacted at revision %d: %s", self, revision, error)
 
-    async def watch(self, start: bytes, end: bytes, revision: int) -> AsyncIterator[Sequence[Any]]:
+    async def watch(
+        self, start: bytes, end: bytes, revision: int
+    ) -> AsyncGenerator[Sequence[Any], None]:
         """What is set from a revision on, in order; nothing, now and then, if nothing is.
 
         Ends when the member that tells it is lost, or another one is asked by now: look then at

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing
 from types import TracebackType
 from typing import Any
 
@@ -177,13 +178,14 @@ class EtcdLeases:
                     if found.key.startswith(start):
                         yield self._pair(found)
                 seen = max(reply.header.revision, since)
-                async for changes in self._connection.watch(start, end, seen + 1):
-                    if not changes:
-                        break  # look whether the member is stopped, or behind
-                    for found in changes:
-                        since = found.mod_revision
-                        if found.key.startswith(start):
-                            yield self._pair(found)
+                async with aclosing(self._connection.watch(start, end, seen + 1)) as told:
+                    async for changes in told:
+                        if not changes:
+                            break  # look whether the member is stopped, or behind
+                        for found in changes:
+                            since = found.mod_revision
+                            if found.key.startswith(start):
+                                yield self._pair(found)
             except CompactedError:
                 _log.debug("%s: the watch was late, and etcd has forgotten", self._connection)
             except StorageError as error:
