@@ -3,6 +3,10 @@
 A hundred kills take some minutes::
 
     KILLS=100 pytest -s tests/foundations/test_etcd_members.py -k killed
+
+and so does an hour of misfortune, with another seed each time::
+
+    MISFORTUNE_S=3600 MISFORTUNE_SEED=7 pytest -s tests/foundations/test_etcd_members.py -k misfort
 """
 
 from __future__ import annotations
@@ -10,9 +14,11 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
+import random
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
 import pytest
 
@@ -23,18 +29,20 @@ from orchestrator.foundations.etcd import EtcdLeases, EtcdLog
 from orchestrator.messages import Entry, NodeFailed
 
 _KILLS = int(os.environ.get("KILLS", "2"))
+_MISFORTUNE_S = float(os.environ.get("MISFORTUNE_S", "3"))
+_SEED = int(os.environ.get("MISFORTUNE_SEED", "1"))
 _APPENDERS = 8
 
 
 class _Appenders:
     """Several that write as fast as they can, and what they were told."""
 
-    def __init__(self, log: EtcdLog) -> None:
+    def __init__(self, log: EtcdLog, first: int = 0) -> None:
         self._log, self._enough = log, asyncio.Event()
         self.acknowledged: dict[int, int] = {}  # numbers and their indices
         self.refused: set[int] = set()
         self.moments: list[float] = []
-        self._tasks = [asyncio.create_task(self._write(k)) for k in range(_APPENDERS)]
+        self._tasks = [asyncio.create_task(self._write(first + k)) for k in range(_APPENDERS)]
 
     async def _write(self, first: int) -> None:
         for number in itertools.count(first, _APPENDERS):
@@ -179,3 +187,66 @@ async def test_all_members_may_be_killed_at_once(trio: LocalEtcd) -> None:
         for member in (1, 2, 3):
             await asyncio.to_thread(trio.start, member)
         await appenders.go_on(100)
+
+
+async def _spoil(trio: LocalEtcd, rng: random.Random, until: float) -> Counter[str]:
+    """Kill and stop members, at times two of them."""
+    done: Counter[str] = Counter()
+    while time.monotonic() < until:
+        await asyncio.sleep(rng.random())
+        first = rng.choice([await asyncio.to_thread(trio.leader), rng.randint(1, 3)])
+        what = rng.choice(["one killed", "one stopped", "two stopped"])
+        members = [first, first % 3 + 1] if what.startswith("two") else [first]
+        if what == "one killed":
+            await asyncio.to_thread(trio.kill, first)
+            await asyncio.sleep(rng.random())
+            await asyncio.to_thread(trio.start, first)
+        else:
+            for member in members:
+                await asyncio.to_thread(trio.stop, member)
+            await asyncio.sleep(2 * rng.random())
+            for member in members:
+                trio.resume(member)
+        done[what] += 1
+    return done
+
+
+async def _cut_now_and_then(log: EtcdLog, enough: asyncio.Event) -> int:
+    """Keep snapshots of the numbers that were appended; how many."""
+    numbers, cuts = list[int](), 0
+    while not enough.is_set():
+        numbers += [entry.time_ms for entry in log.entries(len(numbers))]
+        if log.cut_due:
+            with suppress(StorageError):
+                await log.cut(len(numbers), list(numbers))
+                cuts += 1
+        await asyncio.sleep(0.005)
+    return cuts
+
+
+async def test_whatever_misfortune_there_is_one_history(trio: LocalEtcd) -> None:
+    prefix, points, enough = f"misfortune-{_SEED}", trio.endpoints, asyncio.Event()
+    async with AsyncExitStack() as stack:
+        logs = [
+            await stack.enter_async_context(
+                await EtcdLog.open(points[k:] + points[:k], prefix=prefix, cut_every=300)
+            )
+            for k in range(3)
+        ]
+        appenders = [_Appenders(log, k * 10**9) for k, log in enumerate(logs)]
+        cutting = asyncio.create_task(_cut_now_and_then(logs[0], enough))
+        done = await _spoil(trio, random.Random(_SEED), time.monotonic() + _MISFORTUNE_S)
+        for one in appenders:
+            await one.go_on(50)
+            await one.end()
+        enough.set()
+        cuts = await cutting
+    async with await EtcdLog.open(points, prefix=prefix) as log:
+        before = log.snapshot[1] if log.snapshot else []
+        history = [*before, *(entry.time_ms for entry in log.entries())]
+    acknowledged = {n: index for one in appenders for n, index in one.acknowledged.items()}
+    refused = {number for one in appenders for number in one.refused}
+    assert {n: history[index] for n, index in acknowledged.items()} == {n: n for n in acknowledged}
+    assert len(set(history)) == len(history)
+    assert set(history) - set(acknowledged) <= refused
+    print(f"{len(acknowledged)} acknowledged, {len(refused)} not; {cuts} cuts; {dict(done)}")
