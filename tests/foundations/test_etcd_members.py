@@ -4,7 +4,7 @@ A hundred kills take some minutes::
 
     KILLS=100 pytest -s tests/foundations/test_etcd_members.py -k killed
 
-and so does an hour of misfortune, with another seed each time::
+An hour of misfortune, and another seed another time::
 
     MISFORTUNE_S=3600 MISFORTUNE_SEED=7 pytest -s tests/foundations/test_etcd_members.py -k misfort
 """
