@@ -15,7 +15,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("orchestrator", "envs", "agents")
-WORKER = "orchestrator/worker"  # has a stub of its own: scripts of jobs load nothing else
+# Parts with stubs of their own: for scripts of jobs, and with packages that may be missing.
+PARTS = ("orchestrator/worker", "orchestrator/foundations/etcd")
 _ABOUT = (
     "What programs are written with, by `from PACKAGE import NAME`. Names are loaded when they are "
     "first used. Modules are named for readers: they are private and may move. "
@@ -56,7 +57,7 @@ def _home(package: str, module: str | None) -> Path:
 def api() -> str:
     """The page of public names."""
     lines = ["# Public interface", "", _ABOUT]
-    for package in (PACKAGES[0], WORKER, *PACKAGES[1:]):
+    for package in (PACKAGES[0], *PARTS, *PACKAGES[1:]):
         lines += ["", f"## {package.replace('/', '.')}"]
         for node in _parse(ROOT / package / "__init__.pyi").body:
             if not isinstance(node, ast.ImportFrom):

@@ -83,7 +83,8 @@ import tomllib
 
 with open("pyproject.toml", "rb") as file:
     project = tomllib.load(file)["project"]
-everything = project["dependencies"] + project["optional-dependencies"]["dev"]
+extras = project["optional-dependencies"]
+everything = project["dependencies"] + extras["etcd"] + extras["dev"]
 torch = [line for line in everything if line.startswith("torch==")]
 if len(torch) != 1:
     sys.exit("pyproject.toml must pin torch exactly once, as torch==VERSION")
@@ -139,7 +140,7 @@ lock() {
 
 case ${1:-} in
 run) install . ;;
-dev) install ".[dev]" ;;
+dev) install ".[dev,etcd]" ;;
 lock) lock ;;
 -h | --help | help) usage ;;
 *)

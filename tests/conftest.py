@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+from agents.speed.etcd import LocalEtcd, why_no_etcd
 
 _ROOT = Path(__file__).resolve().parents[1]
 
@@ -42,3 +45,23 @@ def traces_dir() -> Path:
 def golden_dir() -> Path:
     """Published reference results."""
     return _folder("GOLDEN_DIR", "golden")
+
+
+def _etcd(folder: Path, members: int) -> Iterator[LocalEtcd]:
+    if reason := why_no_etcd():
+        pytest.skip(f"etcd: {reason}")
+    cluster = LocalEtcd(folder, members)
+    yield cluster
+    cluster.close()
+
+
+@pytest.fixture(scope="session")
+def etcd_member(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalEtcd]:
+    """One member of etcd, for all tests that let it live."""
+    yield from _etcd(tmp_path_factory.mktemp("etcd"), 1)
+
+
+@pytest.fixture(scope="session")
+def etcd_trio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalEtcd]:
+    """Three members of etcd. Whoever kills or stops one brings it back."""
+    yield from _etcd(tmp_path_factory.mktemp("etcd"), 3)

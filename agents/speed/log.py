@@ -29,7 +29,14 @@ from orchestrator.messages import (
 from orchestrator.orchestrator import InfrastructureOrchestrator
 from orchestrator.types import JobPriority, JobSpec, NodeSpec
 
-__all__ = ["LivedLog", "appended_per_second", "disk_per_second", "submitted_per_second"]
+__all__ = [
+    "LivedLog",
+    "appended_per_second",
+    "disk_per_second",
+    "job",
+    "spread",
+    "submitted_per_second",
+]
 
 
 _BLOCK = 8192  # bytes that a commit of one entry writes
@@ -41,7 +48,8 @@ _GPUS = 8
 _BATCH = 200  # jobs that a history submits, places and ends at a time
 
 
-def _job(number: int) -> JobSpec:
+def job(number: int) -> JobSpec:
+    """A job whose name has a number."""
     name = f"job-{number:06d}"
     return JobSpec(name, name, JobPriority.BATCH, 1, 1, 8.0, 1.0, 600, command=("train", name))
 
@@ -74,7 +82,7 @@ def disk_per_second(times: int) -> float:
             os.close(file)
 
 
-async def _spread(act: Callable[[int], Awaitable[object]], count: int, at_once: int) -> float:
+async def spread(act: Callable[[int], Awaitable[object]], count: int, at_once: int) -> float:
     """Seconds that so many acts take, so many of them under way at once."""
     numbers = iter(range(count))
 
@@ -98,22 +106,22 @@ def appended_per_second(commands: int, at_once: int, group: int = 1024) -> float
     group : int
         Most commands of one commit.
     """
-    entries = [Entry(number, Submit(_job(number))) for number in range(commands)]
+    entries = [Entry(number, Submit(job(number))) for number in range(commands)]
     with _folder() as folder, SQLiteLog(folder / "log", group=group) as log:
         return commands / asyncio.run(
-            _spread(lambda number: log.append(entries[number]), commands, at_once)
+            spread(lambda number: log.append(entries[number]), commands, at_once)
         )
 
 
 def submitted_per_second(commands: int, at_once: int) -> float:
     """The same of jobs that are checked, logged and queued: by the journal and its engine."""
-    bodies = [Submit(_job(number)) for number in range(commands)]
+    bodies = [Submit(job(number)) for number in range(commands)]
     shape = ClusterShape(envs=1, jobs=commands, devices=_GPUS, nodes=8)
     with _folder() as folder, SQLiteLog(folder / "log") as log:
         engine = Engine(shape, nodes=_nodes(8))
         journal = Journal(log, engine, VirtualClock(), lambda outcome: None)
         return commands / asyncio.run(
-            _spread(lambda number: journal.propose(bodies[number]), commands, at_once)
+            spread(lambda number: journal.propose(bodies[number]), commands, at_once)
         )
 
 
@@ -141,9 +149,9 @@ class LivedLog:
             propose = cluster._journal.propose
             for first in range(0, self._jobs, _BATCH):
                 names = range(first, min(first + _BATCH, self._jobs))
-                await _all(propose, [Submit(_job(number)) for number in names])
-                ended = [_job(number).job_id for number in names if number % 10]
-                alive = [_job(number).job_id for number in names if number % 10 == 0]
+                await _all(propose, [Submit(job(number)) for number in names])
+                ended = [job(number).job_id for number in names if number % 10]
+                alive = [job(number).job_id for number in names if number % 10 == 0]
                 await propose(Decide(Plan(tuple(PlaceJob(job_id) for job_id in alive + ended))))
                 await _all(propose, [WorkerExited(job_id, 1) for job_id in ended])
             return cluster._journal.applied

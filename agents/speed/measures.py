@@ -28,6 +28,7 @@ from agents.speed.clock import (
     seconds,
 )
 from agents.speed.cluster import CrowdedClusters, Cycle, pack_openb, placed_per_second
+from agents.speed.etcd import etcd_per_second, leader_killed_s, local_etcd, why_no_etcd
 from agents.speed.live import LiveCluster, ask_seconds
 from agents.speed.log import (
     LivedLog,
@@ -485,6 +486,30 @@ def durable_submits(bench: Workbench) -> Measure:
     return Measure(statistics.median(times), "jobs/s", min(times), max(times))
 
 
+def durable_etcd(bench: Workbench) -> Measure:
+    """Durable commands, three members of etcd on this machine, 64 at once."""
+    _require_etcd()
+    with local_etcd() as etcd:
+        times = etcd_per_second(etcd, bench.commands, 64, bench.repeats)
+        (alone,) = etcd_per_second(etcd, max(bench.commands // 64, 1), 1, 1)
+    note = f"one at a time: {alone:,.0f} per s"
+    return Measure(statistics.median(times), "commands/s", min(times), max(times), note)
+
+
+def etcd_leader_killed(bench: Workbench) -> Measure:
+    """How long no command is acknowledged when the leader of three members is killed."""
+    _require_etcd()
+    with local_etcd() as etcd:
+        times = leader_killed_s(etcd, bench.repeats)
+    note = "elections after 0.2 s, 8 writers; none acknowledged is lost, or there twice"
+    return Measure(statistics.median(times), "s", min(times), max(times), note)
+
+
+def _require_etcd() -> None:
+    if reason := why_no_etcd():
+        raise UnavailableError(reason)
+
+
 def restart(bench: Workbench) -> Measure:
     """Restart on SQLite with 10,000 jobs in the history, 1,000 of them alive."""
     with tempfile.TemporaryDirectory() as folder:
@@ -542,6 +567,8 @@ MEASURES: Mapping[str, Callable[[Workbench], Measure]] = {
         durable_one,
         durable_many,
         durable_submits,
+        durable_etcd,
+        etcd_leader_killed,
         restart,
         log_size,
         first_instruction,

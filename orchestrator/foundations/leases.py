@@ -16,10 +16,11 @@ from orchestrator.errors import ValidationError
 from orchestrator.foundations.database import Database
 from orchestrator.ports import Clock, Lease, Pair
 
-__all__ = ["InMemoryLeases", "SQLiteLeases"]
+__all__ = ["InMemoryLeases", "SQLiteLeases", "check_lease"]
 
 
-def _check(ttl_ms: int, **texts: str) -> None:
+def check_lease(ttl_ms: int, **texts: str) -> None:
+    """Refuse what is no lease."""
     for name, text in texts.items():
         if not isinstance(text, str) or not text:
             raise ValidationError("Leases", name, f"is {text!r}", "give a name")
@@ -60,7 +61,7 @@ class InMemoryLeases:
 
     async def acquire(self, name: str, holder: str, ttl_ms: int) -> Lease | None:
         """Take a lease that nobody holds; None: somebody does."""
-        _check(ttl_ms, name=name, holder=holder)
+        check_lease(ttl_ms, name=name, holder=holder)
         now_ms, last = self._clock.now_ms(), self._leases.get(name)
         if last is not None and last.expires_ms > now_ms:
             return None
@@ -70,7 +71,7 @@ class InMemoryLeases:
 
     async def renew(self, lease: Lease, ttl_ms: int) -> Lease | None:
         """Hold a lease for longer, from now; None: it has ended."""
-        _check(ttl_ms)
+        check_lease(ttl_ms)
         now_ms, last = self._clock.now_ms(), self._leases.get(lease.name)
         if last is None or last.token != lease.token or last.expires_ms <= now_ms:
             return None
@@ -152,7 +153,7 @@ class SQLiteLeases:
 
     async def acquire(self, name: str, holder: str, ttl_ms: int) -> Lease | None:
         """Take a lease that nobody holds; None: somebody does."""
-        _check(ttl_ms, name=name, holder=holder)
+        check_lease(ttl_ms, name=name, holder=holder)
 
         def change(connection: sqlite3.Connection) -> Lease | None:
             now_ms, last = self._clock.now_ms(), _lease(connection, name)
@@ -164,7 +165,7 @@ class SQLiteLeases:
 
     async def renew(self, lease: Lease, ttl_ms: int) -> Lease | None:
         """Hold a lease for longer, from now; None: it has ended."""
-        _check(ttl_ms)
+        check_lease(ttl_ms)
         return await self._change(
             lease,
             lambda last, now_ms: (

@@ -135,7 +135,12 @@ class Journal:
 
     @property
     def leads(self) -> bool:
-        """Whether nobody else has taken over; reads what the log says by now."""
+        """Whether nobody else has taken over; reads what the log says by now.
+
+        Of a replicated log that is what is known here: who is cut off may take itself for the
+        leader. It then cannot append anything, so nothing new is decided; what it still tells
+        the runtime carries its term, by which agents that know of a later one refuse it.
+        """
         self.read()
         return self.term == self._mine
 

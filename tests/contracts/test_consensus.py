@@ -3,42 +3,49 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import TypeAlias
 
 import pytest
 
 from orchestrator.foundations import InMemoryConsensus
+from orchestrator.foundations.etcd import EtcdLog
 from orchestrator.foundations.sqlite import SQLiteLog
 from orchestrator.messages import Entry, NodeFailed
 from orchestrator.ports import ConsensusEngine, CuttableLog
 
-_Log: TypeAlias = InMemoryConsensus | SQLiteLog
-_Make: TypeAlias = Callable[[int], _Log]
+_Log: TypeAlias = InMemoryConsensus | SQLiteLog | EtcdLog
+_Make: TypeAlias = Callable[[int], Awaitable[_Log]]
 
 
-@pytest.fixture(params=["in memory", "sqlite"])
-def make(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[_Make]:
+@pytest.fixture(params=["in memory", "sqlite", "etcd"])
+async def make(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[_Make]:
     """Makes logs, or opens them anew, that are to be cut behind so many entries."""
     made: list[_Log] = []
+    etcd = request.getfixturevalue("etcd_member") if request.param == "etcd" else None
 
-    def make_one(every: int) -> _Log:
+    async def make_one(every: int) -> _Log:
         if request.param == "in memory":
             made.append(InMemoryConsensus(2 * every))
-        else:
+        elif etcd is None:
             made.append(SQLiteLog(tmp_path / "log", cut_every=every))
+        else:
+            prefix = str(tmp_path)
+            made.append(await EtcdLog.open(etcd.endpoints, prefix=prefix, cut_every=every))
         return made[-1]
 
     yield make_one
     for log in made:
         if isinstance(log, SQLiteLog):
             log.close()
+        elif isinstance(log, EtcdLog):
+            await log.close()
 
 
 @pytest.fixture
-def consensus(make: _Make) -> ConsensusEngine:
-    return make(1000)
+async def consensus(make: _Make) -> ConsensusEngine:
+    return await make(1000)
 
 
 def _entry(number: int) -> Entry:
@@ -79,8 +86,8 @@ async def test_concurrent_entries_are_ordered_and_none_is_lost(consensus: Consen
 
 
 @pytest.fixture
-def cuttable(make: _Make) -> _Log:
-    return make(4)
+async def cuttable(make: _Make) -> _Log:
+    return await make(4)
 
 
 async def test_a_cut_log_keeps_its_indices(cuttable: _Log) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import TypeAlias
 
@@ -11,10 +11,11 @@ import pytest
 
 from orchestrator import VirtualClock
 from orchestrator.errors import ValidationError
+from orchestrator.foundations.etcd import EtcdLeases
 from orchestrator.foundations.leases import InMemoryLeases, SQLiteLeases
 from orchestrator.ports import Lease, Leases, Pair
 
-_Open: TypeAlias = Callable[[], Leases]
+_Open: TypeAlias = Callable[[], Awaitable[Leases]]
 
 
 @pytest.fixture
@@ -22,28 +23,45 @@ def clock() -> VirtualClock:
     return VirtualClock()
 
 
-@pytest.fixture(params=["in memory", "sqlite"])
-def opened(request: pytest.FixtureRequest, tmp_path: Path, clock: VirtualClock) -> Iterator[_Open]:
+@pytest.fixture(params=["in memory", "sqlite", "etcd"])
+async def opened(
+    request: pytest.FixtureRequest, tmp_path: Path, clock: VirtualClock
+) -> AsyncIterator[_Open]:
     """Opens the same store, as another process would."""
-    memory, made = InMemoryLeases(clock), list[SQLiteLeases]()
+    memory, made = InMemoryLeases(clock), list[SQLiteLeases | EtcdLeases]()
+    etcd = request.getfixturevalue("etcd_member") if request.param == "etcd" else None
 
-    def open_one() -> Leases:
+    async def open_one() -> Leases:
         if request.param == "in memory":
             return memory
-        made.append(SQLiteLeases(tmp_path / "leases", clock))
+        if etcd is None:
+            made.append(SQLiteLeases(tmp_path / "leases", clock))
+        else:
+            made.append(await EtcdLeases.open(etcd.endpoints, clock, prefix=str(tmp_path)))
         return made[-1]
 
     yield open_one
     for leases in made:
-        leases.close()
+        if isinstance(leases, SQLiteLeases):
+            leases.close()
+        else:
+            await leases.close()
+
+
+async def _etcd_has_ended(leases: Leases, name: str) -> None:
+    """It ends leases by its own clock, up to two seconds later."""
+    for _ in range(1000):
+        if not isinstance(leases, EtcdLeases) or await leases.holder(name) is None:
+            break
+        await asyncio.sleep(0.02)
 
 
 async def test_a_key_that_was_never_set_has_nothing(opened: _Open) -> None:
-    assert await opened().get("a") == Pair("a", None, 0)
+    assert await (await opened()).get("a") == Pair("a", None, 0)
 
 
 async def test_a_key_is_set_only_if_nobody_has_set_it_since(opened: _Open) -> None:
-    ours, theirs = opened(), opened()
+    ours, theirs = await opened(), await opened()
     first = await ours.set("a", b"1", 0)
     assert first is not None
     assert await theirs.get("a") == first
@@ -56,7 +74,7 @@ async def test_a_key_is_set_only_if_nobody_has_set_it_since(opened: _Open) -> No
 
 
 async def test_a_key_that_was_deleted_is_not_one_that_was_never_set(opened: _Open) -> None:
-    leases = opened()
+    leases = await opened()
     first = await leases.set("a", b"1", 0)
     assert first is not None
     gone = await leases.set("a", None, first.revision)
@@ -67,14 +85,14 @@ async def test_a_key_that_was_deleted_is_not_one_that_was_never_set(opened: _Ope
 
 
 async def test_of_many_who_compare_at_once_one_sets(opened: _Open) -> None:
-    stores = [opened(), opened()]
+    stores = [await opened(), await opened()]
     tries = [stores[n % 2].set("a", b"%d" % n, 0) for n in range(20)]
     won = [pair for pair in await asyncio.gather(*tries) if pair is not None]
     assert [await stores[0].get("a")] == won
 
 
 async def test_a_lease_has_one_holder(opened: _Open) -> None:
-    ours, theirs = opened(), opened()
+    ours, theirs = await opened(), await opened()
     lease = await ours.acquire("shard-1", "me", 1000)
     assert lease == Lease("shard-1", "me", lease.token, 1000) if lease else False
     assert await theirs.acquire("shard-1", "you", 1000) is None
@@ -85,12 +103,13 @@ async def test_a_lease_has_one_holder(opened: _Open) -> None:
 async def test_a_lease_ends_by_itself_and_the_next_token_is_larger(
     opened: _Open, clock: VirtualClock
 ) -> None:
-    ours, theirs = opened(), opened()
+    ours, theirs = await opened(), await opened()
     lease = await ours.acquire("a", "me", 1000)
     assert lease is not None
     await clock.advance_to(999)
     assert await theirs.acquire("a", "you", 1000) is None
     await clock.advance_to(1000)
+    await _etcd_has_ended(theirs, "a")
     assert await theirs.holder("a") is None
     assert await ours.renew(lease, 1000) is None
     other = await theirs.acquire("a", "you", 1000)
@@ -104,7 +123,7 @@ async def test_a_lease_ends_by_itself_and_the_next_token_is_larger(
 async def test_a_lease_that_is_renewed_goes_on_with_its_token(
     opened: _Open, clock: VirtualClock
 ) -> None:
-    leases = opened()
+    leases = await opened()
     lease = await leases.acquire("a", "me", 1000)
     assert lease is not None
     await clock.advance_to(900)
@@ -114,7 +133,7 @@ async def test_a_lease_that_is_renewed_goes_on_with_its_token(
 
 
 async def test_a_lease_that_is_given_back_is_free_at_once(opened: _Open) -> None:
-    ours, theirs = opened(), opened()
+    ours, theirs = await opened(), await opened()
     lease = await ours.acquire("a", "me", 1000)
     assert lease is not None
     await ours.release(lease)
@@ -126,7 +145,7 @@ async def test_a_lease_that_is_given_back_is_free_at_once(opened: _Open) -> None
 async def test_watching_tells_what_is_set_in_order_and_from_where_one_was(
     opened: _Open, clock: VirtualClock
 ) -> None:
-    ours, theirs = opened(), opened()
+    ours, theirs = await opened(), await opened()
     first = await ours.set("job/a", b"1", 0)
     await ours.set("node/n", b"2", 0)
     seen: list[Pair] = []
@@ -157,4 +176,4 @@ async def test_what_is_no_lease_is_refused(
     opened: _Open, name: str, holder: str, ttl_ms: int, field: str
 ) -> None:
     with pytest.raises(ValidationError, match=field):
-        await opened().acquire(name, holder, ttl_ms)
+        await (await opened()).acquire(name, holder, ttl_ms)
