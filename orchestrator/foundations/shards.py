@@ -364,22 +364,17 @@ class LeasedShards:
 
     async def _within(self, asked: Awaitable[_T], wait_ms: int = 0) -> _T:
         """An answer, or a ``TimeoutError``: nobody waits for ever."""
-        task, late = asyncio.ensure_future(asked), False
-
-        def give_up() -> None:
-            nonlocal late
-            late = True
-            task.cancel()
-
-        timer = self._clock.call_at(self._clock.now_ms() + (wait_ms or self._wait_ms), give_up)
+        until_ms = self._clock.now_ms() + (wait_ms or self._wait_ms)
+        answer = asyncio.ensure_future(asked)
+        late = asyncio.ensure_future(self._clock.sleep_until(until_ms))
         try:
-            return await task
-        except asyncio.CancelledError:
-            if late:
-                raise TimeoutError("no answer in time") from None
-            raise
+            await asyncio.wait((answer, late), return_when=asyncio.FIRST_COMPLETED)
+            if answer.done():
+                return answer.result()
+            raise TimeoutError("no answer in time")
         finally:
-            timer.cancel()
+            answer.cancel()
+            late.cancel()
 
     # --- leases --------------------------------------------------------------------------------
 

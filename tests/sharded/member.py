@@ -1,6 +1,6 @@
 """A member of a sharded cluster as a process: it is asked by lines of JSON, and answers by others.
 
-    python -m tests.sharded.member BACKEND PLACE NAME
+python -m tests.sharded.member BACKEND PLACE NAME
 """
 
 from __future__ import annotations

@@ -133,6 +133,14 @@ async def _until_led(*members: _Member) -> None:
             await asyncio.sleep(_LOOK_S)
 
 
+async def _until_completed(client: _Client, job_id: str) -> None:
+    async with asyncio.timeout(_WAIT_S):
+        while True:
+            if (await client.ask("job", job_id, "one"))["result"] == "completed":
+                return
+            await asyncio.sleep(_LOOK_S)
+
+
 def _effective(entries: list[Entry]) -> tuple[list[Entry], list[Entry]]:
     """Entries that count, and those of who had been replaced: by nothing but the log."""
     token, term = 0, -1
@@ -228,8 +236,6 @@ async def test_shards_move_between_processes_and_no_job_is_lost_or_doubled(
         await asyncio.gather(*asked)
         await _until_led(one)
         for name in sorted(client.asked):
-            async with asyncio.timeout(_WAIT_S):
-                while (await client.ask("job", name, "one"))["result"] != "completed":
-                    await asyncio.sleep(_LOOK_S)
+            await _until_completed(client, name)
         assert await one.end() == 0
         print(await _judge(backend, tmp_path, client), f"leases of {TTL_MS} ms", flush=True)
