@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator
@@ -97,14 +96,14 @@ class SharedCluster:
             for repeat in range(repeats):
                 command = [sys.executable, "-m", "agents.speed.shards"]
                 arguments = [str(self._folder), str(self._ttl_ms), f"victim-{repeat}"]
-                victim = subprocess.Popen([*command, *arguments])
+                victim = await asyncio.create_subprocess_exec(*command, *arguments)
                 try:
                     await self._until_led(survivor, len(survivor.shards.shards) // 2)
                     await asyncio.sleep(self._ttl_ms / 1000 * rng.uniform(1.0, 2.0))
                 finally:
                     victim.kill()
                     begun_s = time.perf_counter()
-                    victim.wait()
+                    await victim.wait()
                 await self._until_led(survivor, len(survivor.shards.shards))
                 found.append(1000 * (time.perf_counter() - begun_s) / self._ttl_ms)
         return found

@@ -133,6 +133,7 @@ class Journal:
         self._replaying, self._first_term, self._first_token = True, -1, 0
         self.established, self.leader, self.term, self.token = False, "", -1, 0
         self.require_lease: Callable[[], object] = lambda: None
+        self._resigned = False
         # What the kept entries are applied to, and which of them is the first.
         self.applied, self._begin, self._first = 0, engine.image(), 0
         self._catch_up()
@@ -148,19 +149,19 @@ class Journal:
 
     def _acts(self) -> bool:
         try:
-            self.require_lease()
+            self._require_right()
         except NotLeaderError:
             return False
         return self.term == self._mine
 
     def read(self) -> None:
         """Apply what others have logged; whoever is writing to the log does this anyway."""
-        if not self._lock.locked():
+        if not self._resigned and not self._lock.locked():
             self._catch_up()
 
     def require_lead(self) -> None:
         """Raise a :class:`NotLeaderError` if somebody else has taken over, or may."""
-        self.require_lease()
+        self._require_right()
         self._catch_up()
         if self.term != self._mine:
             raise NotLeaderError(self.leader, self.term)
@@ -176,7 +177,7 @@ class Journal:
             If it is older than the last leader's.
         """
         async with self._lock:
-            self.require_lease()
+            self._require_right()
             self._catch_up()
             if token < self.token:
                 raise ConfigurationError(
@@ -194,12 +195,15 @@ class Journal:
 
     async def resign(self) -> None:
         """Lead no more; returns when nothing of what was proposed is on its way into the log."""
-        self.require_lease = self._refuse
+        self._resigned = True
         async with self._lock:
             await self._landed()
 
-    def _refuse(self) -> None:
-        raise NotLeaderError(self.leader, self.term)
+    def _require_right(self) -> None:
+        """Raise a :class:`NotLeaderError` if this may not lead, whatever the log says."""
+        self.require_lease()
+        if self._resigned:
+            raise NotLeaderError(self.leader, self.term)
 
     @property
     def doubtful(self) -> tuple[Outcome, ...]:
