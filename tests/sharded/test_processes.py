@@ -134,7 +134,7 @@ async def _until_led(*members: _Member) -> None:
 
 
 async def _some_led(member: _Member) -> set[str]:
-    """What a member leads, once it leads something: it may just have lost all, on a busy machine."""
+    """What a member leads, once it leads something: it may just have lost all of it."""
     async with asyncio.timeout(_WAIT_S):
         while True:
             if led := await member.led():
