@@ -43,6 +43,7 @@ from .errors import IllegalActionError as IllegalActionError
 from .errors import InvariantError as InvariantError
 from .errors import NoHealthyEndpointError as NoHealthyEndpointError
 from .errors import NotLeaderError as NotLeaderError
+from .errors import NotOwnerError as NotOwnerError
 from .errors import OutputError as OutputError
 from .errors import QuartermasterError as QuartermasterError
 from .errors import RateLimitedError as RateLimitedError
@@ -70,6 +71,8 @@ from .foundations.faults import PhiAccrualFaultDetector as PhiAccrualFaultDetect
 from .foundations.leases import InMemoryLeases as InMemoryLeases
 from .foundations.leases import SQLiteLeases as SQLiteLeases
 from .foundations.shards import HashShardManager as HashShardManager
+from .foundations.shards import LeasedShards as LeasedShards
+from .foundations.shards import Tenure as Tenure
 from .foundations.sqlite import SQLiteLog as SQLiteLog
 from .invariants import assert_invariants as assert_invariants
 from .kernels.state.codes import ActionKind as ActionKind
@@ -201,6 +204,7 @@ from .scheduling.zoo.pollux import Pollux as Pollux
 from .scheduling.zoo.rounds import RoundPolicy as RoundPolicy
 from .scheduling.zoo.rounds import Themis as Themis
 from .semantics import Semantics as Semantics
+from .sharded.orchestrator import ShardedOrchestrator as ShardedOrchestrator
 from .types import JobPriority as JobPriority
 from .types import JobSpec as JobSpec
 from .types import JobState as JobState

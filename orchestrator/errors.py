@@ -17,6 +17,7 @@ __all__ = [
     "InvariantError",
     "NoHealthyEndpointError",
     "NotLeaderError",
+    "NotOwnerError",
     "OutputError",
     "QuartermasterError",
     "RateLimitedError",
@@ -144,6 +145,27 @@ class NotLeaderError(QuartermasterError, RuntimeError):
         )
         self.leader = leader
         self.term = term
+
+
+class NotOwnerError(NotLeaderError):
+    """A shard is not led here, or not any more.
+
+    Parameters
+    ----------
+    shard : str
+        The shard.
+    owner : str
+        The member that holds it, as far as is known; ``""``: nobody does.
+    address : str
+        Where to find that member, if it has said so.
+    """
+
+    def __init__(self, shard: str, owner: str = "", address: str = "") -> None:
+        where = f"member '{owner}'" + (f" at {address}" if address else "")
+        told = f"{where} owns it; ask it there" if owner else "nobody owns it now; ask again soon"
+        RuntimeError.__init__(self, f"shard '{shard}' is not led here: {told}")
+        self.shard, self.leader, self.address = shard, owner, address
+        self.term = -1
 
 
 class StorageError(QuartermasterError, RuntimeError):

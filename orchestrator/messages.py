@@ -298,10 +298,12 @@ class Establish:
 class Lead:
     """An orchestrator takes over: whoever led before must not act any more.
 
-    The number of this entry is the new leader's term.
+    The number of this entry is the new leader's term. ``token`` is that of the lease by which it
+    may (0: by none): whoever comes late with a smaller one than the last leader's does not lead.
     """
 
     name: str
+    token: int = 0
 
 
 Command: TypeAlias = (

@@ -11,7 +11,7 @@ import asyncio
 import logging
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -217,6 +217,7 @@ class InfrastructureOrchestrator:
     def _read_log(self) -> None:
         """Become what the log says; raises if the settings cannot be those of its cluster."""
         self._leading = self._reconciled = False
+        self._token = 0
         self._starting = asyncio.Lock()
         self._journal = Journal(
             self.consensus,
@@ -545,6 +546,29 @@ class InfrastructureOrchestrator:
             if not self._leading:
                 await self._take_over()
 
+    def lead_by(self, token: int, require_lease: Callable[[], object]) -> None:
+        """Lead as long as a lease is held, and no longer; to be said before :meth:`start`.
+
+        Parameters
+        ----------
+        token : int
+            Of the lease: whoever has led by a later one is not followed by this orchestrator.
+        require_lease : callable
+            Raises a :class:`NotLeaderError` once the lease may be somebody else's; asked before
+            every entry and every effect.
+        """
+        self._token, self._journal.require_lease = token, require_lease
+
+    async def stop(self) -> None:
+        """Act no more, for good; what is on its way into the log gets there first.
+
+        Runtime and log are not closed: they are whose they were.
+        """
+        await self._journal.resign()
+        self._saves.stop()
+        self._limits.stop()
+        await self._replicas.prober.stop()
+
     def _read(self) -> None:
         """Know what whoever leads has done: asking for something does not take over."""
         try:
@@ -553,7 +577,8 @@ class InfrastructureOrchestrator:
             _log.exception("the log cannot be read; what was known before is told")
 
     async def _take_over(self) -> None:
-        await self._journal.lead(f"{socket.gethostname()}-{os.getpid()}-{id(self):x}")
+        name = f"{socket.gethostname()}-{os.getpid()}-{id(self):x}"
+        await self._journal.lead(name, self._token)
         self._doubtful, self._seen_ms = self._journal.doubtful, self.engine.now_ms
         settings = self._wanted.settings(self.engine)
         first = self._wanted.first_settings(self.engine)

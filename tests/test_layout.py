@@ -23,7 +23,6 @@ _SMALL = {
     "envs/crew.py": "threads, each a range of rows",
     "orchestrator/copies.py": "addresses set anew",
     "orchestrator/foundations/consensus.py": "a port in memory",
-    "orchestrator/foundations/shards.py": "rendezvous hashing",
     "orchestrator/kernels/change/log.py": "one record appended",
     "orchestrator/kernels/requests/limiter.py": "a token bucket",
     "orchestrator/live/deadlines.py": "a timer for each save",

@@ -37,6 +37,7 @@ from agents.speed.log import (
     submitted_per_second,
 )
 from agents.speed.mesh import ServedCluster
+from agents.speed.shards import SharedCluster
 from agents.speed.workers import RealCluster
 from envs.config import CLUSTER, JOB_ORDERING
 from envs.session import Session
@@ -89,6 +90,8 @@ class Workbench:
         Jobs in the history of the log that a restart reads.
     real_jobs : int
         Real jobs in one repeat.
+    lease_ms : int
+        Leases of the measured sharded cluster.
     repeats : int
     clock : {"wall", "cpu"}
         What measurements on a single thread read: the time of day, or the time that the thread
@@ -109,6 +112,7 @@ class Workbench:
     commands: int = 20_000
     history: int = 10_000
     real_jobs: int = 200
+    lease_ms: int = 2000
     repeats: int = 5
     clock: str = "wall"
     traces: str | None = None
@@ -518,6 +522,15 @@ def restart(bench: Workbench) -> Measure:
         return seconds(lived.restart, bench.repeats, note)
 
 
+def shards_led_again(bench: Workbench) -> Measure:
+    """A member of a sharded cluster is killed: until all its shards are led again, in leases."""
+    with tempfile.TemporaryDirectory() as folder:
+        cluster = SharedCluster(Path(folder), bench.lease_ms, bench.history // 10)
+        times = cluster.led_again(bench.repeats)
+    note = f"leases of {bench.lease_ms} ms, 8 shards, {bench.history // 10:,} jobs in their logs"
+    return Measure(statistics.median(times), "leases", min(times), max(times), note)
+
+
 def log_size(bench: Workbench) -> Measure:
     """Size of a log on SQLite and its snapshots after that history."""
     with tempfile.TemporaryDirectory() as folder:
@@ -571,6 +584,7 @@ MEASURES: Mapping[str, Callable[[Workbench], Measure]] = {
         etcd_leader_killed,
         restart,
         log_size,
+        shards_led_again,
         first_instruction,
         real_jobs,
         memory,

@@ -30,7 +30,7 @@ __all__ = [
 ]
 
 
-SMALLER = ("s", "ms", "MiB")
+SMALLER = ("s", "ms", "MiB", "leases")
 """Units of which less is better."""
 
 

@@ -93,8 +93,9 @@ def check_message(body: Command | Event) -> None:
             _require_text(body, "subject", body.subject)
         case Establish():
             _check_settings(body)
-        case Lead(name):
+        case Lead(name, token):
             _require_text(body, "name", name)
+            _require_integer(body, "token", token, 0, _MOST_RUNS)
         case Decide(plan):
             _check_plan(plan)
         case WorkerExited() | CheckpointCommitted() | WorkersLost() | JobOverdue():

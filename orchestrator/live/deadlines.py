@@ -53,6 +53,11 @@ class SaveDeadlines:
         for job_id, (run, cost_ms) in self._engine.saving().items():
             self._arm(job_id, run, cost_ms)
 
+    def stop(self) -> None:
+        """Keep time for nobody."""
+        for job_id in list(self._timers):
+            self._disarm(job_id)
+
     def _arm(self, job_id: str, run: int, cost_ms: int) -> None:
         self._disarm(job_id)
         most_ms = max(_TIMES * cost_ms, cost_ms + self._grace_ms)

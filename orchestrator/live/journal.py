@@ -62,6 +62,7 @@ class _Image:
     term: int
     doubt: tuple[tuple[int, Outcome], ...]
     kept: tuple[tuple[str, object], ...]
+    token: int = 0
 
 
 class Journal:
@@ -94,6 +95,11 @@ class Journal:
         Entries that were applied.
     leader, term : str, int
         Who leads, and the entry with which it took over; ``""`` and -1: nobody has.
+    token : int
+        Of the lease by which it leads; 0: by none.
+    require_lease : callable
+        Raises a :class:`NotLeaderError` once whoever made this may not act any more, whatever the
+        log says; from then on always. To be set before it leads.
     established : bool
         Whether the log holds the cluster's settings.
     """
@@ -124,8 +130,10 @@ class Journal:
         self._senseless: set[int] = set()  # entries whose application raised an error
         self._doubt: deque[tuple[int, Outcome]] = deque()  # entries with effects, and these
         self._mine = -1  # my term
-        self._replaying, self._first_term = True, -1
-        self.established, self.leader, self.term = False, "", -1
+        self._replaying, self._first_term, self._first_token = True, -1, 0
+        self.established, self.leader, self.term, self.token = False, "", -1, 0
+        self.require_lease: Callable[[], object] = lambda: None
+        self._resigned = False
         # What the kept entries are applied to, and which of them is the first.
         self.applied, self._begin, self._first = 0, engine.image(), 0
         self._catch_up()
@@ -135,37 +143,72 @@ class Journal:
 
     @property
     def leads(self) -> bool:
-        """Whether nobody else has taken over; reads what the log says by now.
+        """Whether nobody else has taken over, or may; reads what the log says by now.
 
         Of a replicated log that is what is known here: who is cut off may take itself for the
         leader. It then cannot append anything, so nothing new is decided; what it still tells
         the runtime carries its term, by which agents that know of a later one refuse it.
         """
         self.read()
+        return self._acts()
+
+    def _acts(self) -> bool:
+        try:
+            self._require_right()
+        except NotLeaderError:
+            return False
         return self.term == self._mine
 
     def read(self) -> None:
         """Apply what others have logged; whoever is writing to the log does this anyway."""
-        if not self._lock.locked():
+        if not self._resigned and not self._lock.locked():
             self._catch_up()
 
     def require_lead(self) -> None:
-        """Raise a :class:`NotLeaderError` if somebody else has taken over."""
+        """Raise a :class:`NotLeaderError` if somebody else has taken over, or may."""
+        self._require_right()
         self._catch_up()
         if self.term != self._mine:
             raise NotLeaderError(self.leader, self.term)
 
-    async def lead(self, name: str) -> None:
-        """Take over the log."""
+    async def lead(self, name: str, token: int = 0) -> None:
+        """Take over the log, by a lease if there is a token.
+
+        Raises
+        ------
+        NotLeaderError
+            If the lease is over.
+        ConfigurationError
+            If it is older than the last leader's.
+        """
         async with self._lock:
+            self._require_right()
             self._catch_up()
+            if token < self.token:
+                raise ConfigurationError(
+                    f"the log was led last by '{self.leader}', by a lease of token {self.token}, "
+                    f"and '{name}' has {token or 'none'}; lead it as a member of its cluster "
+                    "(LeasedShards), or if its leases are lost with 'tokens_from' above that"
+                )
             await self._cut()
             done = self._doubt[0][0] if self._doubt else self.applied
-            lead = Entry(self._now_ms(), Lead(name), self.term, done)
+            lead = Entry(self._now_ms(), Lead(name, token), self.term, done)
             index = await self._append(lead, self.applied)
             self._catch_up()
             self._mine = index
             self.require_lead()
+
+    async def resign(self) -> None:
+        """Lead no more; returns when nothing of what was proposed is on its way into the log."""
+        self._resigned = True
+        async with self._lock:
+            await self._landed()
+
+    def _require_right(self) -> None:
+        """Raise a :class:`NotLeaderError` if this may not lead, whatever the log says."""
+        self.require_lease()
+        if self._resigned:
+            raise NotLeaderError(self.leader, self.term)
 
     @property
     def doubtful(self) -> tuple[Outcome, ...]:
@@ -292,9 +335,9 @@ class Journal:
             self._senseless.add(at)
             _log.error("entry %d of the log is none and is refused: %s", at, error)
             return error
-        if isinstance(entry.body, Lead):
-            self._follow(entry.body.name, at)
-        elif entry.term != self.term:
+        if isinstance(entry.body, Lead) and entry.body.token >= self.token:
+            self._follow(entry.body, at)
+        elif isinstance(entry.body, Lead) or entry.term != self.term:
             self.applied += 1
             _log.warning("entry %d of the log is a former leader's and is refused", at)
             return NotLeaderError(self.leader, self.term)
@@ -316,10 +359,10 @@ class Journal:
         self._note(at, entry, outcome)
         return outcome
 
-    def _follow(self, leader: str, term: int) -> None:
+    def _follow(self, lead: Lead, term: int) -> None:
         if self._mine == self.term and self._mine >= 0:
-            _log.error("orchestrator '%s' has taken over; '%s' stops", leader, self.leader)
-        self.leader, self.term = leader, term
+            _log.error("orchestrator '%s' has taken over; '%s' stops", lead.name, self.leader)
+        self.leader, self.term, self.token = lead.name, term, lead.token
 
     def _note(self, at: int, entry: Entry, outcome: Outcome) -> None:
         """Tell who follows, and have the effects carried out by whoever leads."""
@@ -329,7 +372,7 @@ class Journal:
         if outcome.effects or outcome.forgotten:
             self._doubt.append((at, outcome))
         self._observe(entry, outcome)
-        if self._mine == self.term and not self._replaying:
+        if not self._replaying and self._acts():
             self._carry_out(outcome)
 
     def _sensible(self) -> list[Entry]:
@@ -342,13 +385,13 @@ class Journal:
 
     def _foreign(self, numbered: list[tuple[int, Entry]]) -> set[int]:
         """Entries that a former leader wrote after it had been replaced."""
-        found, term = set(), self._first_term
+        found, term, token = set(), self._first_term, self._first_token
         for at, entry in numbered:
             if at in self._senseless:
                 continue
-            if isinstance(entry.body, Lead):
-                term = at
-            elif entry.term != term:
+            if isinstance(entry.body, Lead) and entry.body.token >= token:
+                term, token = at, entry.body.token
+            elif isinstance(entry.body, Lead) or entry.term != term:
                 found.add(at)
         return found
 
@@ -368,6 +411,7 @@ class Journal:
             term=self.term,
             doubt=tuple(self._doubt),
             kept=tuple((name, one.image()) for name, one in self._kept.items()),
+            token=self.token,
         )
         try:
             await log.cut(self.applied, image)
@@ -383,7 +427,8 @@ class Journal:
                 f"the log's snapshot is a {type(image).__name__}, which this version cannot read; "
                 "restart the version that wrote it"
             )
-        self._begin, self._first, self._first_term = image.engine, index, image.term
+        self._begin, self._first = image.engine, index
+        self._first_term, self._first_token = image.term, image.token
         self._senseless = {at for at in self._senseless if at >= index}
         return image
 
@@ -392,6 +437,7 @@ class Journal:
         self._engine.load(image.engine)
         self.applied = index
         self.established, self.leader, self.term = image.established, image.leader, image.term
+        self.token = image.token
         self._doubt = deque(image.doubt)
         for name, known in image.kept:
             if name in self._kept:

@@ -74,6 +74,7 @@ class TimeLimits:
         self._due_ms = _NEVER  # when the timer goes off
         self._not_before_ms = 0  # what was just reported may not be in the log yet
         self._told: set[tuple[str, int, bool]] = set()  # reports: job, run, whether it ends
+        self._stopped = False
 
     def note(self, outcome: Outcome) -> None:
         """An entry was applied."""
@@ -82,6 +83,8 @@ class TimeLimits:
 
     def arm(self) -> None:
         """See when the next job has had its time."""
+        if self._stopped:
+            return
         late, due_ms = self._look_ahead()
         due_ms = min([due_ms, *(due for _, due, _ in late)])
         if due_ms <= self._clock.now_ms():
@@ -94,6 +97,13 @@ class TimeLimits:
         self._due_ms = due_ms
         if due_ms < _NEVER:
             self._timer = self._clock.call_at(due_ms, self._look, order=_AFTER_EVENTS)
+
+    def stop(self) -> None:
+        """Keep time no more."""
+        self._stopped = True
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     def _look_ahead(self) -> tuple[list[tuple[str, int, bool]], int]:
         """Jobs that have had their time, and when the next one will have had it.

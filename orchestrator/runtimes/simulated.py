@@ -64,6 +64,11 @@ class SimulatedRuntime:
             if not running.heard:
                 self._report_at(self._clock.now_ms(), running)
 
+    def close(self) -> None:
+        """End all workers; nothing is reported any more."""
+        for running in list(self._running.values()):
+            self._drop(running)
+
     def observe(self) -> Mapping[str, int]:
         """Jobs whose workers exist, or whose end is not reported yet, and their runs."""
         return {job_id: running.event.run for job_id, running in self._running.items()}

@@ -7,15 +7,23 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
+from orchestrator.clock import VirtualClock
 from orchestrator.errors import ConfigurationError, UnknownEntityError
 from orchestrator.foundations import HashShardManager
+from orchestrator.foundations.leases import InMemoryLeases
+from orchestrator.foundations.shards import LeasedShards
 from orchestrator.ports import ShardManager
 
 _NAMES = tuple(f"shard-{number}" for number in range(4))
 _KEYS = [f"job-{number}" for number in range(1000)]
 
 
-@pytest.fixture(params=[HashShardManager])
+def _leased(names: Sequence[str]) -> LeasedShards:
+    clock = VirtualClock()
+    return LeasedShards(InMemoryLeases(clock), clock, "one", names)
+
+
+@pytest.fixture(params=[HashShardManager, _leased])
 def make(request: pytest.FixtureRequest) -> Callable[[Sequence[str]], ShardManager]:
     maker: Callable[[Sequence[str]], ShardManager] = request.param
     return maker

@@ -154,7 +154,7 @@ BODIES = st.one_of(
         st.lists(_TENANTS, max_size=3).map(tuple),
         _RUN,
     ),
-    st.builds(Lead, _TEXT),
+    st.builds(Lead, _TEXT, _RUN),
     st.builds(WorkerExited, _TEXT, _RUN, st.integers(-(2**31), 2**31 - 1), _TEXT),
     st.builds(CheckpointCommitted, _TEXT, _RUN),
     st.builds(WorkersLost, _TEXT, _RUN, _TEXT, _SEEN),

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -70,6 +71,12 @@ def test_measures(name):
     found = MEASURES[name](QUICK)
     assert np.isfinite(found.value)
     assert 0 < found.low <= found.value <= found.high
+
+
+def test_a_killed_members_shards_are_led_again():
+    found = MEASURES["shards_led_again"](replace(QUICK, repeats=1, lease_ms=1000))
+    assert (found.unit, found.low) == ("leases", found.high)
+    assert found.low > 0.5  # nobody takes over before the lease has ended
 
 
 def test_memory_is_bounded():

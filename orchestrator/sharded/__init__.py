@@ -1,0 +1,1 @@
+"""One cluster whose shards are led by several processes."""
