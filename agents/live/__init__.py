@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
+from agents.live.draw import draw_jobs
 from agents.live.script import LiveRun
 from agents.live.show import run_live
 
-__all__ = ["LiveRun", "run_live"]
+__all__ = ["LiveRun", "draw_jobs", "run_live"]

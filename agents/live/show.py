@@ -6,7 +6,9 @@ import asyncio
 import os
 import signal
 import time
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -94,18 +96,15 @@ class _Show:
 
     async def _go(self, agents: LocalAgents) -> bool:
         begun_s = time.monotonic()
-        waiting, lose = self.run.specs(), self.run.lose
+        waiting = self.run.specs()
+        todo = self._misfortunes(agents)
         expected = {spec.job_id: expect for _, spec, expect in waiting}
         while True:
             now_s = time.monotonic() - begun_s
             while waiting and waiting[0][0] <= now_s:
                 await self.orchestrator.submit_job(waiting.pop(0)[1])
-            if lose is not None and lose["at_s"] <= now_s:
-                node = lose["node"]
-                self.say(f"the agent of {node} is killed", "bold red")
-                with suppress(ProcessLookupError):
-                    os.kill(agents.pids[node], signal.SIGKILL)
-                lose = None
+            while todo and todo[0][0] <= now_s:
+                await todo.pop(0)[1]()
             self._tell()
             states = {job: self._status(job)["state"] for job in self.orchestrator.jobs}
             if not waiting and all(state in _ENDED for state in states.values()):
@@ -114,6 +113,35 @@ class _Show:
                 self.say(f"it was not done in {self.run.timeout_s} s", "bold red")
                 return False
             await asyncio.sleep(_LOOK_S)
+
+    def _misfortunes(
+        self, agents: LocalAgents
+    ) -> list[tuple[float, Callable[[], Awaitable[None]]]]:
+        """What is done to the run besides jobs, and when, the first first."""
+
+        async def kill(node: str) -> None:
+            self.say(f"the agent of {node} is killed", "bold red")
+            with suppress(ProcessLookupError):
+                os.kill(agents.pids[node], signal.SIGKILL)
+
+        async def bring(node: str) -> None:
+            self.say(f"{node} gets another agent", "bold")
+            await agents.add(node)
+
+        async def scale(job: str, workers: int) -> None:
+            done = await self.orchestrator.scale_job(job, workers)
+            self.say(f"{job} is told to have {workers} workers{'' if done else ': refused'}")
+
+        found = [
+            (float(step["at_s"]), partial(scale, step["job"], int(step["workers"])))
+            for step in self.run.scale
+        ]
+        if self.run.lose is not None:
+            node, back_s = self.run.lose["node"], self.run.lose.get("back_s")
+            found.append((float(self.run.lose["at_s"]), partial(kill, node)))
+            if back_s is not None:
+                found.append((float(back_s), partial(bring, node)))
+        return sorted(found, key=lambda step: step[0])
 
     def _status(self, job: str) -> dict[str, Any]:
         return self.orchestrator.get_job_status(job)
