@@ -68,7 +68,7 @@ def draw_jobs(
     found = []
     for number in range(count):
         program = _pick(rng, programs)
-        work_s = round(float(rng.uniform(*seconds)), 1)
+        work_s = round(float(rng.uniform(seconds[0], seconds[1])), 1)
         found.append(
             {
                 "name": f"{program}-{number + 1:02d}",

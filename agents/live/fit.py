@@ -5,15 +5,17 @@ Estimates are medians: a live run has outliers, as when the machine was busy wit
 
 from __future__ import annotations
 
+import hashlib
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields, replace
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError  # type: ignore[import-untyped]
 
 from agents.files import write_text
 from agents.live.record import JobRecord, LiveRecord, RunRecord
@@ -21,10 +23,22 @@ from orchestrator.engine.records import duration_ms
 from orchestrator.errors import ConfigurationError
 from orchestrator.messages import NodeFailed
 from orchestrator.runtimes import RuntimeCosts
+from orchestrator.types import JobSpec
 
-__all__ = ["FittedCosts", "Measured", "fit_costs", "read_costs", "work_done_ms", "write_costs"]
+__all__ = [
+    "FittedCosts",
+    "Measured",
+    "fit_costs",
+    "program_of",
+    "read_costs",
+    "work_done_ms",
+    "write_costs",
+]
 
 
+_OFTEN = 5  # starts of a program from which its own cost can be told
+_BEGUN = 2  # times what a start takes: then a worker is there for certain
+_NUMBER = re.compile(r"[-+]?[\d.]+(e[-+]?\d+)?")
 _SOON_MS = 500  # a run that begins so soon after the one before may have to wait for its end
 
 
@@ -43,31 +57,59 @@ class Measured:
         if not len(values):
             return cls()
         low, middle, high = np.percentile(values, (10, 50, 90))
-        return cls(*(round(max(float(x), 0.0), 1) for x in (middle, low, high)), len(values))
+        told = [round(max(float(x), 0.0), 1) for x in (middle, low, high)]
+        return cls(told[0], told[1], told[2], len(values))
 
 
 @dataclass(frozen=True)
 class FittedCosts:
     """What running jobs costs.
 
-    ``measured`` has, by its name, every cost of :class:`orchestrator.runtimes.RuntimeCosts`, and
-    ``detect_ms``: from a node's last sign of life until it was taken for dead.
+    Parameters
+    ----------
+    measured : mapping of str to Measured
+        By its name, every cost of :class:`orchestrator.runtimes.RuntimeCosts`; ``decide_ms``, from
+        what happened until it was decided upon; and ``detect_ms``, from a node's last sign of life
+        until it was taken for dead.
+    programs : mapping of str to (Measured, Measured)
+        ``start_ms`` and ``start_per_worker_ms`` of programs that were started often enough, by
+        :func:`program_of`: an interpreter that loads little starts sooner than one that loads much.
     """
 
     measured: Mapping[str, Measured]
+    programs: Mapping[str, tuple[Measured, Measured]] = field(default_factory=dict)
 
     @property
     def costs(self) -> RuntimeCosts:
-        """As a simulated runtime takes them."""
+        """Of jobs whose program is not known."""
         return RuntimeCosts(**{one.name: self._median(one.name) for one in fields(RuntimeCosts)})
 
     @property
-    def detect_ms(self) -> float:
+    def detect_ms(self) -> int:
         """Until a node is taken for dead."""
-        return self._median("detect_ms")
+        return round(self._median("detect_ms"))
+
+    @property
+    def decide_ms(self) -> int:
+        """Until a decision."""
+        return round(self._median("decide_ms"))
+
+    def costs_of(self, spec: JobSpec) -> RuntimeCosts:
+        """Of a job."""
+        found = self.programs.get(program_of(spec))
+        if found is None:
+            return self.costs
+        first, each = found
+        return replace(self.costs, start_ms=first.median, start_per_worker_ms=each.median)
 
     def _median(self, name: str) -> float:
         return self.measured.get(name, Measured()).median
+
+
+def program_of(spec: JobSpec) -> str:
+    """What tells programs apart: a digest of the command, less the numbers that jobs differ in."""
+    parts = [part for part in spec.command if not _NUMBER.fullmatch(part)]
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:12]
 
 
 def _work_ms(run: RunRecord, until_ms: int, stalls: Sequence[float]) -> float:
@@ -79,30 +121,56 @@ def _work_ms(run: RunRecord, until_ms: int, stalls: Sequence[float]) -> float:
     return work_ms
 
 
+def _started_ms(costs: RuntimeCosts, run: RunRecord) -> float:
+    """Time that the start of a run takes after it was ordered."""
+    return costs.start_ms + costs.start_per_worker_ms * (run.stretches[0].workers - 1)
+
+
 def work_done_ms(job: JobRecord, fitted: FittedCosts) -> int:
     """Work that an ended job has done, by its runs and what starting them has cost, ms."""
-    costs, total_ms = fitted.costs, 0.0
+    costs, total_ms = fitted.costs_of(job.spec), 0.0
     for run in job.runs:
-        until_ms = {"completed": run.end_ms, "failed": run.end_ms, "saved": run.asked_ms}
-        if until_ms.get(run.end) is not None:
-            started_ms = costs.start_ms + costs.start_per_worker_ms * (run.stretches[0].workers - 1)
-            stalls = [started_ms, *[costs.regroup_ms] * (len(run.stretches) - 1)]
-            total_ms += _work_ms(run, int(until_ms[run.end] or 0), stalls)
+        until_ms = run.asked_ms if run.end == "saved" else run.end_ms
+        if run.end in ("completed", "failed", "saved") and until_ms is not None:
+            stalls = [_started_ms(costs, run), *[costs.regroup_ms] * (len(run.stretches) - 1)]
+            total_ms += _work_ms(run, until_ms, stalls)
     return max(round(total_ms), 1)
 
 
-def _starts(record: LiveRecord) -> list[tuple[int, float]]:
-    """Of every job that was started once, and said how long it works: workers, and time beyond."""
-    found = []
+def can_save(job: JobRecord, fitted: FittedCosts) -> bool:
+    """Whether a job's workers save when they are asked to; who had not begun yet could not have."""
+    costs = fitted.costs_of(job.spec)
+    refused = [
+        run
+        for run in job.runs
+        if run.end == "unsaved"
+        and (run.asked_ms or 0) - run.begin_ms > _BEGUN * _started_ms(costs, run)
+    ]
+    return not refused or any(run.end == "saved" for run in job.runs)
+
+
+_Starts: TypeAlias = list[tuple[int, float]]  # workers, and time beyond work
+
+
+def _starts(record: LiveRecord) -> dict[str, _Starts]:
+    """By program, of every job that was started once, and says how long it works."""
+    found: dict[str, _Starts] = {}
     for job in record.jobs.values():
         run = job.runs[-1] if job.runs else None
         if run is None or len(job.runs) > 1 or len(run.stretches) > 1 or job.end_ms is None:
             continue
         if run.end == "completed" and job.spec.duration_hours is not None:
             stretch = run.stretches[0]
-            work_ms = duration_ms(job.spec) * 1000 / stretch.speed_milli
-            found.append((stretch.workers, job.end_ms - stretch.due_ms - work_ms))
+            work_ms = -(-duration_ms(job.spec) * 1000 // stretch.speed_milli)
+            beyond_ms = job.end_ms - stretch.due_ms - work_ms
+            found.setdefault(program_of(job.spec), []).append((stretch.workers, beyond_ms))
     return found
+
+
+def _line(starts: _Starts) -> tuple[Measured, Measured]:
+    """What the first worker of some starts has taken, and each further one."""
+    each = Measured.of(_slope(starts))
+    return Measured.of([beyond - each.median * (workers - 1) for workers, beyond in starts]), each
 
 
 def _slope(points: Sequence[tuple[int, float]]) -> list[float]:
@@ -110,7 +178,7 @@ def _slope(points: Sequence[tuple[int, float]]) -> list[float]:
     return [(b[1] - a[1]) / (b[0] - a[0]) for a, b in combinations(points, 2) if a[0] != b[0]]
 
 
-def _regroups(record: LiveRecord, start: tuple[float, float]) -> list[float]:
+def _regroups(record: LiveRecord, fitted: FittedCosts) -> list[float]:
     """Stalls, one for each job whose workers have changed in its only run."""
     found = []
     for job in record.jobs.values():
@@ -118,27 +186,30 @@ def _regroups(record: LiveRecord, start: tuple[float, float]) -> list[float]:
         if run is None or run.end != "completed" or len(run.stretches) < 2:
             continue
         if job.spec.duration_hours is not None and job.end_ms is not None:
-            first_ms = start[0] + start[1] * (run.stretches[0].workers - 1)
-            done_ms = _work_ms(run, job.end_ms, [first_ms, *[0.0] * (len(run.stretches) - 1)])
-            speed = sum(stretch.speed_milli for stretch in run.stretches[1:]) / 1000
+            started_ms = _started_ms(fitted.costs_of(job.spec), run)
+            later = run.stretches[1:]
+            done_ms = _work_ms(run, job.end_ms, [started_ms, *[0.0] * len(later)])
+            speed = sum(stretch.speed_milli for stretch in later) / 1000
             found.append((done_ms - duration_ms(job.spec)) / speed)
     return found
 
 
-def _waits(record: LiveRecord, start: tuple[float, float]) -> list[float]:
-    """By how much runs begin late that follow at once upon one whose node was lost."""
-    found = []
+def _waits(record: LiveRecord, fitted: FittedCosts) -> list[float]:
+    """For how long runs whose node was lost were not over, where the next one was to begin soon."""
+    found, first = [], fitted.measured["start_ms"]
+    noise_ms = first.p90 - first.median
     for job in record.jobs.values():
         if job.spec.duration_hours is None or any(run.end == "saved" for run in job.runs):
             continue
         for before, run in zip(job.runs, job.runs[1:], strict=False):
-            soon = before.end_ms is not None and run.begin_ms - before.end_ms <= _SOON_MS
-            if before.end == "node" and soon and run.end == "completed" and run.end_ms is not None:
-                stretch = run.stretches[0]
-                own_ms = duration_ms(job.spec) * 1000 / stretch.speed_milli
-                own_ms += start[0] + start[1] * (stretch.workers - 1)
-                late_ms = run.end_ms - stretch.due_ms - own_ms
-                found.append(late_ms + run.begin_ms - (before.end_ms or 0))
+            if before.end != "node" or before.end_ms is None or run.end_ms is None:
+                continue
+            if run.end == "completed" and run.begin_ms - before.end_ms <= _SOON_MS:
+                own_ms = duration_ms(job.spec) * 1000 / run.stretches[0].speed_milli
+                own_ms += _started_ms(fitted.costs_of(job.spec), run)
+                late_ms = run.end_ms - own_ms - run.begin_ms
+                waited_ms = run.end_ms - own_ms - before.end_ms
+                found.append(waited_ms if late_ms > noise_ms else 0.0)
     return found
 
 
@@ -157,9 +228,8 @@ def fit_costs(record: LiveRecord) -> FittedCosts:
             "no job of the log tells what a start costs: give jobs 'duration_hours', the time that "
             "they work, and let some of them run through"
         )
-    slopes = Measured.of(_slope(starts))
-    firsts = Measured.of([beyond - slopes.median * (workers - 1) for workers, beyond in starts])
-    start = firsts.median, slopes.median
+    first, each = _line([start for of_one in starts.values() for start in of_one])
+    often = {name: found for name, found in starts.items() if len(found) >= _OFTEN}
     runs = [run for job in record.jobs.values() for run in job.runs if run.asked_ms is not None]
     taken = [(run, (run.end_ms or 0) - (run.asked_ms or 0)) for run in runs if run.end_ms]
     failures = [
@@ -168,16 +238,17 @@ def fit_costs(record: LiveRecord) -> FittedCosts:
         if isinstance(body, NodeFailed) and body.seen_ms >= 0
     ]
     measured = {
-        "order_ms": Measured.of(record.latencies_ms),
-        "start_ms": firsts,
-        "start_per_worker_ms": slopes,
+        "decide_ms": Measured.of(record.latencies_ms),
+        "start_ms": first,
+        "start_per_worker_ms": each,
         "save_ms": Measured.of([ms - run.save_ms for run, ms in taken if run.end == "saved"]),
         "stop_ms": Measured.of([ms for run, ms in taken if run.end == "unsaved"]),
-        "lost_ms": Measured.of(_waits(record, start)),
-        "regroup_ms": Measured.of(_regroups(record, start)),
         "detect_ms": Measured.of(failures),
     }
-    return FittedCosts(measured)
+    started = FittedCosts(measured, {name: _line(found) for name, found in often.items()})
+    measured["lost_ms"] = Measured.of(_waits(record, started))
+    measured["regroup_ms"] = Measured.of(_regroups(record, started))
+    return FittedCosts(measured, started.programs)
 
 
 _HEAD = """\
@@ -186,12 +257,18 @@ _HEAD = """\
 """
 
 
+def _told(one: Measured) -> str:
+    return f"{{median: {one.median:g}, p10: {one.p10:g}, p90: {one.p90:g}, count: {one.count}}}"
+
+
 def write_costs(path: Path, fitted: FittedCosts) -> None:
     """Write costs as YAML."""
-    rows = []
-    for name, one in fitted.measured.items():
-        told = f"median: {one.median:g}, p10: {one.p10:g}, p90: {one.p90:g}, count: {one.count}"
-        rows.append(f"{name}: {{{told}}}\n")
+    rows = [f"{name}: {_told(one)}\n" for name, one in fitted.measured.items()]
+    if fitted.programs:
+        rows.append("# By program: a digest of its command, numbers left out.\nprograms:\n")
+    for name, (first, each) in fitted.programs.items():
+        rows.append(f"  '{name}':\n    start_ms: {_told(first)}\n")
+        rows.append(f"    start_per_worker_ms: {_told(each)}\n")
     write_text(path, _HEAD + "".join(rows))
 
 
@@ -203,13 +280,17 @@ def read_costs(path: Path) -> FittedCosts:
     ConfigurationError
         If that is something else.
     """
-    names = {one.name for one in fields(RuntimeCosts)} | {"detect_ms"}
+    names = {one.name for one in fields(RuntimeCosts)} | {"decide_ms", "detect_ms"}
     try:
         held: Any = OmegaConf.to_container(OmegaConf.load(path))
+        programs = {
+            name: (Measured(**one["start_ms"]), Measured(**one["start_per_worker_ms"]))
+            for name, one in held.pop("programs", {}).items()
+        }
         measured = {name: Measured(**one) for name, one in held.items()}
-    except (OSError, OmegaConfBaseException, AttributeError, TypeError, ValueError) as error:
+    except (OSError, YAMLError, AttributeError, KeyError, TypeError, ValueError) as error:
         remedy = "give a costs.yaml that scripts/fidelity.py wrote"
         raise ConfigurationError(f"costs: {path} cannot be read ({error}); {remedy}") from error
     if unknown := sorted(set(measured) - names):
         raise ConfigurationError(f"costs: {path} has {unknown}; known: {', '.join(sorted(names))}")
-    return FittedCosts(measured)
+    return FittedCosts(measured, programs)

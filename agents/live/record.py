@@ -99,11 +99,6 @@ class JobRecord:
         """When its first start was ordered."""
         return self.runs[0].begin_ms if self.runs else None
 
-    @property
-    def saves(self) -> bool:
-        """Whether its workers save when they are asked to, as far as anybody has asked."""
-        return not any(run.end == "unsaved" for run in self.runs)
-
 
 @dataclass
 class LiveRecord:

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
-from agents.live.fit import FittedCosts, work_done_ms
+from agents.live.fit import FittedCosts, can_save, work_done_ms
 from agents.live.record import JobRecord, LiveRecord, recorded
 from orchestrator.clock import VirtualClock
 from orchestrator.errors import ConfigurationError
@@ -52,9 +52,8 @@ class _Replay:
         self.record, self.fitted = record, fitted
         self.clock = VirtualClock(record.begin_ms)
         conduct = {
-            name: Conduct(job.exit_code, job.saves)
+            name: Conduct(job.exit_code, can_save(job, fitted), fitted.costs_of(job.spec))
             for name, job in record.jobs.items()
-            if job.exit_code or not job.saves
         }
         self.runtime = SimulatedRuntime(self.clock, costs=fitted.costs, conduct=conduct)
         self.log = InMemoryConsensus()
@@ -70,6 +69,7 @@ class _Replay:
             tenants=settings.tenants,
             seed=settings.seed,
             schedule_on_events=True,
+            decide_after_ms=fitted.decide_ms,
         )
 
     def happen(self, time_ms: int, body: Command | Event) -> None:
@@ -78,7 +78,7 @@ class _Replay:
         if isinstance(body, NodeFailed):
             kind = EventKind.NODE_FAILURE
             if body.seen_ms >= 0:
-                at = body.seen_ms + round(self.fitted.detect_ms)
+                at = body.seen_ms + self.fitted.detect_ms
         elif isinstance(body, NodeRecovered | Register):
             kind = EventKind.NODE_RECOVERY
         elif isinstance(body, Decommission):

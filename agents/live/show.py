@@ -20,6 +20,7 @@ from rich.table import Table
 from agents.deploy import BundlePolicy
 from agents.live.script import LiveRun
 from orchestrator.clock import WallClock
+from orchestrator.engine.history import JobNote
 from orchestrator.errors import ConfigurationError
 from orchestrator.foundations import HeartbeatFaultDetector, in_memory
 from orchestrator.foundations.sqlite import SQLiteLog
@@ -36,7 +37,6 @@ __all__ = ["run_live"]
 
 
 _LOOK_S = 0.05
-_ENDED = ("completed", "failed")
 _STYLES = {"completed": "green", "failed": "red", "interrupted": "red", "preempted": "yellow"}
 
 
@@ -82,6 +82,10 @@ class _Show:
             semantics=semantics,
             schedule_on_events=True,
         )
+        if policy is not None:
+            self.orchestrator.policy = (
+                policy  # set, a rule is in the log, and whoever reads it knows
+            )
         names = [node.node_id for node in nodes]
         await runtime.open()
         agents = LocalAgents(runtime, names, self.folder / "agents", beat_s=0.1)
@@ -106,8 +110,8 @@ class _Show:
             while todo and todo[0][0] <= now_s:
                 await todo.pop(0)[1]()
             self._tell()
-            states = {job: self._status(job)["state"] for job in self.orchestrator.jobs}
-            if not waiting and all(state in _ENDED for state in states.values()):
+            if not waiting and not self.orchestrator.engine.unended():
+                states = {job: self._status(job)["state"] for job in expected}
                 return states == expected
             if now_s > self.run.timeout_s:
                 self.say(f"it was not done in {self.run.timeout_s} s", "bold red")
@@ -155,16 +159,16 @@ class _Show:
 
     def _tell(self) -> None:
         """Tell what is new of jobs, in the order in which it happened."""
-        notes = []
+        notes: list[JobNote] = []
         for job in self.orchestrator.jobs:
-            history = self._status(job)["history"]
+            # Not its status: that also finds out why it waits, and takes time from what goes on.
+            history = self.orchestrator.engine.history.of(job)
             notes += history[self._told.get(job, 0) :]
             self._told[job] = len(history)
-        for note in sorted(notes, key=lambda note: note["time_ms"]):
-            why = note.get("reason") or note.get("cause") or ""
-            what = note["what"]
-            text = f"{note['job_id']:<12} {what:<12} {str(why).splitlines()[0] if why else ''}"
-            self.say(text.rstrip(), _STYLES.get(what, ""), note["time_ms"])
+        for note in sorted(notes, key=lambda note: note.time_ms):
+            why = note.reason or note.cause
+            text = f"{note.job_id:<12} {note.what:<12} {why.splitlines()[0] if why else ''}"
+            self.say(text.rstrip(), _STYLES.get(note.what, ""), note.time_ms)
 
     def table(self) -> Table:
         """What became of every job."""

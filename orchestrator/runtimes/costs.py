@@ -21,8 +21,6 @@ class RuntimeCosts:
 
     Parameters
     ----------
-    order_ms : float
-        From what happened until what was decided upon it has reached the workers' machines.
     start_ms, start_per_worker_ms : float
         Time of a run that is no work, in one piece: to start the first worker, and each further
         one. What it takes to hear of the end is part of it.
@@ -41,7 +39,6 @@ class RuntimeCosts:
         Naming the field that is no time.
     """
 
-    order_ms: float = 0.0
     start_ms: float = 0.0
     start_per_worker_ms: float = 0.0
     save_ms: float = 0.0
@@ -60,20 +57,7 @@ class RuntimeCosts:
 
     def until_work_ms(self, workers: int) -> int:
         """From a start, or a move, until the job works."""
-        started = self.start_ms + self.start_per_worker_ms * (workers - 1)
-        return round(self.order_ms + started)
-
-    def until_saved_ms(self) -> int:
-        """From the wish that a job be saved until it is."""
-        return round(self.order_ms + self.save_ms)
-
-    def until_ended_ms(self) -> int:
-        """From the wish that a job be saved until its workers, which cannot, have ended."""
-        return round(self.order_ms + self.stop_ms)
-
-    def until_regrouped_ms(self) -> int:
-        """From the wish that a job's workers be others until they work."""
-        return round(self.order_ms + self.regroup_ms)
+        return round(self.start_ms + self.start_per_worker_ms * (workers - 1))
 
 
 @dataclass(frozen=True)
@@ -85,11 +69,15 @@ class Conduct:
     exit_code : int
         With which they end when their time is over; another one than 0 is a failure.
     saves : bool
-        Whether they save when they are asked to. If not they end, and what they did is lost.
+        Whether they save when they are asked to. If not they end, and what they did is lost; so
+        does everybody who is asked before having begun.
+    costs : RuntimeCosts or None
+        What running this job costs; None: as much as others do.
     """
 
     exit_code: int = 0
     saves: bool = True
+    costs: RuntimeCosts | None = None
 
 
 @dataclass

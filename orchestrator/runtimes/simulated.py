@@ -110,19 +110,25 @@ class SimulatedRuntime:
             lost = WorkersLost(job_id, running.event.run, reason)
             self._expect(self._clock.now_ms(), lost, running.progress_ms)
 
+    def _costs_of(self, job_id: str) -> RuntimeCosts:
+        own = self._conduct.get(job_id, ORDINARY).costs
+        return self._costs if own is None else own
+
     def _start(self, effect: StartJob) -> None:
         due_ms = max(effect.start_ms, self._clock.now_ms()) + effect.restart_ms
         vacant_ms = self._vacant.pop(effect.job_id, 0) + effect.restart_ms
-        begins_ms = max(due_ms, vacant_ms) + self._costs.until_work_ms(len(effect.workers))
+        begins_ms = max(due_ms, vacant_ms)
+        begins_ms += self._costs_of(effect.job_id).until_work_ms(len(effect.workers))
         lag_ms = min(self._lags.saved.get(effect.job_id, 0), effect.progress_ms)
         self._lags.begin(effect.job_id, lag_ms, due_ms, begins_ms, effect.speed_milli)
         self._expect_end(effect, begins_ms, lag_ms)
 
     def _regroup(self, effect: RegroupJob) -> None:
         lag_ms = self._lags.at(effect.job_id, self._clock.now_ms())
-        costs_ms = self._costs.until_regrouped_ms()
+        costs = self._costs_of(effect.job_id)
+        costs_ms = round(costs.regroup_ms)
         if effect.moved:
-            costs_ms = self._costs.until_work_ms(len(effect.workers)) + round(self._costs.stop_ms)
+            costs_ms = costs.until_work_ms(len(effect.workers)) + round(costs.stop_ms)
         # Whoever has not begun yet does not begin sooner because of it.
         begins_ms = max(effect.resume_ms + costs_ms, self._lags.begins(effect.job_id))
         self._lags.begin(effect.job_id, lag_ms, effect.resume_ms, begins_ms, effect.speed_milli)
@@ -131,20 +137,22 @@ class SimulatedRuntime:
     def _save(self, effect: SaveCheckpoint) -> None:
         """Work stops now; the job is saved, or its workers end, after a while."""
         now_ms, job_id = self._clock.now_ms(), effect.job_id
+        costs, begun = self._costs_of(job_id), now_ms >= self._lags.begins(job_id)
         self._lags.begin(job_id, self._lags.at(job_id, now_ms), now_ms, now_ms, 0)
-        if self._conduct.get(job_id, ORDINARY).saves:
-            end_ms = now_ms + effect.cost_ms + self._costs.until_saved_ms()
+        if begun and self._conduct.get(job_id, ORDINARY).saves:
+            end_ms = now_ms + effect.cost_ms + round(costs.save_ms)
             self._expect(end_ms, CheckpointCommitted(job_id, effect.run), effect.progress_ms)
         else:
             lost = WorkersLost(job_id, effect.run, "it cannot save, and was told to end")
-            self._expect(now_ms + self._costs.until_ended_ms(), lost, effect.progress_ms)
+            self._expect(now_ms + round(costs.stop_ms), lost, effect.progress_ms)
 
     def _stop(self, stop: StopJob, running: _Running) -> None:
         now_ms, job_id = self._clock.now_ms(), stop.job_id
         if stop.progress_ms > running.progress_ms or stop.reason == StopReason.PREEMPTED:
             self._lags.save(job_id, self._lags.at(job_id, now_ms))
         interrupted = stop.reason == StopReason.INTERRUPTED
-        left_ms = self._costs.lost_ms if interrupted else self._costs.stop_ms
+        costs = self._costs_of(job_id)
+        left_ms = costs.lost_ms if interrupted else costs.stop_ms
         ended = running.happened and not isinstance(running.event, CheckpointCommitted)
         if left_ms and not ended:
             self._vacant[job_id] = now_ms + round(left_ms)
