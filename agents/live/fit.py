@@ -213,42 +213,59 @@ def _waits(record: LiveRecord, fitted: FittedCosts) -> list[float]:
     return found
 
 
-def fit_costs(record: LiveRecord) -> FittedCosts:
-    """What running jobs has cost in a live run.
+def fit_costs(*records: LiveRecord) -> FittedCosts:
+    """What running jobs has cost in live runs, taken together.
 
     Raises
     ------
     ConfigurationError
-        If it has no job from which that could be told: one that says how long it works
+        If they have no job from which that could be told: one that says how long it works
         (``duration_hours``) and was not interrupted.
     """
-    starts = _starts(record)
+    starts: dict[str, _Starts] = {}
+    for record in records:
+        for program, found in _starts(record).items():
+            starts.setdefault(program, []).extend(found)
     if not starts:
         raise ConfigurationError(
             "no job of the log tells what a start costs: give jobs 'duration_hours', the time that "
             "they work, and let some of them run through"
         )
-    first, each = _line([start for of_one in starts.values() for start in of_one])
-    often = {name: found for name, found in starts.items() if len(found) >= _OFTEN}
-    runs = [run for job in record.jobs.values() for run in job.runs if run.asked_ms is not None]
-    taken = [(run, (run.end_ms or 0) - (run.asked_ms or 0)) for run in runs if run.end_ms]
-    failures = [
-        time_ms - body.seen_ms
-        for time_ms, body in record.happenings
-        if isinstance(body, NodeFailed) and body.seen_ms >= 0
-    ]
+    first, each = _line([start for found in starts.values() for start in found])
+    often = {name: _line(found) for name, found in starts.items() if len(found) >= _OFTEN}
+    saved, unsaved = _saves(records)
     measured = {
-        "decide_ms": Measured.of(record.latencies_ms),
+        "decide_ms": Measured.of([ms for record in records for ms in record.latencies_ms]),
         "start_ms": first,
         "start_per_worker_ms": each,
-        "save_ms": Measured.of([ms - run.save_ms for run, ms in taken if run.end == "saved"]),
-        "stop_ms": Measured.of([ms for run, ms in taken if run.end == "unsaved"]),
-        "detect_ms": Measured.of(failures),
+        "save_ms": Measured.of(saved),
+        "stop_ms": Measured.of(unsaved),
+        "detect_ms": Measured.of([ms for record in records for ms in _silences(record)]),
     }
-    started = FittedCosts(measured, {name: _line(found) for name, found in often.items()})
-    measured["lost_ms"] = Measured.of(_waits(record, started))
-    measured["regroup_ms"] = Measured.of(_regroups(record, started))
-    return FittedCosts(measured, started.programs)
+    started = FittedCosts(measured, often)
+    waits = [ms for record in records for ms in _waits(record, started)]
+    stalls = [ms for record in records for ms in _regroups(record, started)]
+    more = {"lost_ms": Measured.of(waits), "regroup_ms": Measured.of(stalls)}
+    return FittedCosts({**measured, **more}, often)
+
+
+def _saves(records: Sequence[LiveRecord]) -> tuple[list[int], list[int]]:
+    """What saves have taken beyond what they should, and until those who cannot save had ended."""
+    saved, unsaved = [], []
+    for record in records:
+        for run in (run for job in record.jobs.values() for run in job.runs):
+            if run.end_ms is not None and run.asked_ms is not None:
+                if run.end == "saved":
+                    saved.append(run.end_ms - run.asked_ms - run.save_ms)
+                elif run.end == "unsaved":
+                    unsaved.append(run.end_ms - run.asked_ms)
+    return saved, unsaved
+
+
+def _silences(record: LiveRecord) -> list[int]:
+    """From the last signs of life of nodes until they were taken for dead."""
+    failed = [(at_ms, what) for at_ms, what in record.happenings if isinstance(what, NodeFailed)]
+    return [at_ms - what.seen_ms for at_ms, what in failed if what.seen_ms >= 0]
 
 
 _HEAD = """\
