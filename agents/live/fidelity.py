@@ -173,7 +173,8 @@ def _tell(summary: dict[str, Any], what: str, console: Console) -> None:
         order = f"not all in the same order ({summary['swapped']:.1%} of the pairs swapped)"
     console.print(
         f"[bold]{what}[/]: completion times of {summary['jobs']} jobs are off by {mean} in the "
-        f"mean, {median} at the median, {p95} at the 95th percentile, {largest} at most; starts {order}",
+        f"mean, {median} at the median, {p95} at the 95th percentile, {largest} at most; "
+        f"starts {order}",
         soft_wrap=True,
         highlight=False,
     )

@@ -126,13 +126,22 @@ def _started_ms(costs: RuntimeCosts, run: RunRecord) -> float:
     return costs.start_ms + costs.start_per_worker_ms * (run.stretches[0].workers - 1)
 
 
+def _left_ms(costs: RuntimeCosts, before: RunRecord | None, run: RunRecord) -> float:
+    """For how long a run has to wait for the end of the one before."""
+    left_ms = {"node": costs.lost_ms, "saved": costs.stop_ms}
+    if before is None or before.end_ms is None:
+        return 0.0
+    return max(before.end_ms + left_ms.get(before.end, 0.0) - run.begin_ms, 0.0)
+
+
 def work_done_ms(job: JobRecord, fitted: FittedCosts) -> int:
     """Work that an ended job has done, by its runs and what starting them has cost, ms."""
     costs, total_ms = fitted.costs_of(job.spec), 0.0
-    for run in job.runs:
+    for before, run in zip([None, *job.runs], job.runs, strict=False):
         until_ms = run.asked_ms if run.end == "saved" else run.end_ms
         if run.end in ("completed", "failed", "saved") and until_ms is not None:
-            stalls = [_started_ms(costs, run), *[costs.regroup_ms] * (len(run.stretches) - 1)]
+            first_ms = _started_ms(costs, run) + _left_ms(costs, before, run)
+            stalls = [first_ms, *[costs.regroup_ms] * (len(run.stretches) - 1)]
             total_ms += _work_ms(run, until_ms, stalls)
     return max(round(total_ms), 1)
 
@@ -274,6 +283,9 @@ _HEAD = """\
 """
 
 
+_REMEDY = "give a costs.yaml that scripts/fidelity.py wrote"
+
+
 def _told(one: Measured) -> str:
     return f"{{median: {one.median:g}, p10: {one.p10:g}, p90: {one.p90:g}, count: {one.count}}}"
 
@@ -306,8 +318,9 @@ def read_costs(path: Path) -> FittedCosts:
         }
         measured = {name: Measured(**one) for name, one in held.items()}
     except (OSError, YAMLError, AttributeError, KeyError, TypeError, ValueError) as error:
-        remedy = "give a costs.yaml that scripts/fidelity.py wrote"
-        raise ConfigurationError(f"costs: {path} cannot be read ({error}); {remedy}") from error
+        raise ConfigurationError(f"costs: {path} cannot be read ({error}); {_REMEDY}") from error
     if unknown := sorted(set(measured) - names):
         raise ConfigurationError(f"costs: {path} has {unknown}; known: {', '.join(sorted(names))}")
+    if "start_ms" not in measured:
+        raise ConfigurationError(f"costs: {path} does not say 'start_ms'; {_REMEDY}")
     return FittedCosts(measured, programs)
