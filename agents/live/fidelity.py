@@ -155,9 +155,7 @@ def _tell_costs(fitted: FittedCosts, console: Console) -> None:
     for column in ("cost", "median ms", "10 %", "90 %", "seen"):
         table.add_column(column, justify="left" if column == "cost" else "right")
     rows = list(fitted.measured.items())
-    for number, (first, each) in enumerate(fitted.programs.values(), 1):
-        rows += [(f"start_ms, program {number}", first)]
-        rows += [(f"start_per_worker_ms, program {number}", each)]
+    rows += [(f"start_ms, program {n}", one) for n, one in enumerate(fitted.programs.values(), 1)]
     for name, one in rows:
         told = [f"{value:.1f}" for value in (one.median, one.p10, one.p90)]
         table.add_row(name, *(told if one.count else ["-"] * 3), str(one.count))

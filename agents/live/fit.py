@@ -71,13 +71,13 @@ class FittedCosts:
         By its name, every cost of :class:`orchestrator.runtimes.RuntimeCosts`; ``decide_ms``, from
         what happened until it was decided upon; and ``detect_ms``, from a node's last sign of life
         until it was taken for dead.
-    programs : mapping of str to (Measured, Measured)
-        ``start_ms`` and ``start_per_worker_ms`` of programs that were started often enough, by
-        :func:`program_of`: an interpreter that loads little starts sooner than one that loads much.
+    programs : mapping of str to Measured
+        ``start_ms`` of programs that were started often enough, by :func:`program_of`: one that
+        loads little starts sooner than one that loads much.
     """
 
     measured: Mapping[str, Measured]
-    programs: Mapping[str, tuple[Measured, Measured]] = field(default_factory=dict)
+    programs: Mapping[str, Measured] = field(default_factory=dict)
 
     @property
     def costs(self) -> RuntimeCosts:
@@ -99,8 +99,7 @@ class FittedCosts:
         found = self.programs.get(program_of(spec))
         if found is None:
             return self.costs
-        first, each = found
-        return replace(self.costs, start_ms=first.median, start_per_worker_ms=each.median)
+        return replace(self.costs, start_ms=found.median)
 
     def _median(self, name: str) -> float:
         return self.measured.get(name, Measured()).median
@@ -176,15 +175,24 @@ def _starts(record: LiveRecord) -> dict[str, _Starts]:
     return found
 
 
-def _line(starts: _Starts) -> tuple[Measured, Measured]:
-    """What the first worker of some starts has taken, and each further one."""
-    each = Measured.of(_slope(starts))
-    return Measured.of([beyond - each.median * (workers - 1) for workers, beyond in starts]), each
+def _slope(starts: Mapping[str, _Starts]) -> Measured:
+    """What each further worker has taken, by the pairs of starts of the same program.
+
+    It is the median of their slopes (Theil and Sen), and one for all programs: those of a single
+    one are too few where gangs are rare, and large gangs would be judged by what small ones met.
+    """
+    slopes = [
+        (b[1] - a[1]) / (b[0] - a[0])
+        for points in starts.values()
+        for a, b in combinations(points, 2)
+        if a[0] != b[0]
+    ]
+    return Measured.of(slopes)
 
 
-def _slope(points: Sequence[tuple[int, float]]) -> list[float]:
-    """Slopes of all pairs of points (Theil and Sen: their median is that of the line)."""
-    return [(b[1] - a[1]) / (b[0] - a[0]) for a, b in combinations(points, 2) if a[0] != b[0]]
+def _first(starts: _Starts, each: Measured) -> Measured:
+    """What the first worker of some starts has taken."""
+    return Measured.of([beyond - each.median * (workers - 1) for workers, beyond in starts])
 
 
 def _regroups(record: LiveRecord, fitted: FittedCosts) -> list[float]:
@@ -240,12 +248,12 @@ def fit_costs(*records: LiveRecord) -> FittedCosts:
             "no job of the log tells what a start costs: give jobs 'duration_hours', the time that "
             "they work, and let some of them run through"
         )
-    first, each = _line([start for found in starts.values() for start in found])
-    often = {name: _line(found) for name, found in starts.items() if len(found) >= _OFTEN}
+    each = _slope(starts)
+    often = {name: _first(found, each) for name, found in starts.items() if len(found) >= _OFTEN}
     saved, unsaved = _saves(records)
     measured = {
         "decide_ms": Measured.of([ms for record in records for ms in record.latencies_ms]),
-        "start_ms": first,
+        "start_ms": _first([start for found in starts.values() for start in found], each),
         "start_per_worker_ms": each,
         "save_ms": Measured.of(saved),
         "stop_ms": Measured.of(unsaved),
@@ -294,10 +302,10 @@ def write_costs(path: Path, fitted: FittedCosts) -> None:
     """Write costs as YAML."""
     rows = [f"{name}: {_told(one)}\n" for name, one in fitted.measured.items()]
     if fitted.programs:
-        rows.append("# By program: a digest of its command, numbers left out.\nprograms:\n")
-    for name, (first, each) in fitted.programs.items():
-        rows.append(f"  '{name}':\n    start_ms: {_told(first)}\n")
-        rows.append(f"    start_per_worker_ms: {_told(each)}\n")
+        rows.append(
+            "# start_ms by program: a digest of its command, numbers left out.\nprograms:\n"
+        )
+    rows += [f"  '{name}': {_told(one)}\n" for name, one in fitted.programs.items()]
     write_text(path, _HEAD + "".join(rows))
 
 
@@ -312,10 +320,7 @@ def read_costs(path: Path) -> FittedCosts:
     names = {one.name for one in fields(RuntimeCosts)} | {"decide_ms", "detect_ms"}
     try:
         held: Any = OmegaConf.to_container(OmegaConf.load(path))
-        programs = {
-            name: (Measured(**one["start_ms"]), Measured(**one["start_per_worker_ms"]))
-            for name, one in held.pop("programs", {}).items()
-        }
+        programs = {str(name): Measured(**one) for name, one in held.pop("programs", {}).items()}
         measured = {name: Measured(**one) for name, one in held.items()}
     except (OSError, YAMLError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise ConfigurationError(f"costs: {path} cannot be read ({error}); {_REMEDY}") from error

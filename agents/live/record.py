@@ -25,6 +25,7 @@ from orchestrator.messages import (
     Entry,
     Establish,
     Event,
+    Lead,
     NodeFailed,
     NodeRecovered,
     Preempt,
@@ -173,7 +174,7 @@ class _Reader:
     def _note_latency(self, body: Command | Event, now_ms: int) -> None:
         if isinstance(body, Review):
             self._looked_ms, self._opened_ms = self._opened_ms, None
-        elif not isinstance(body, Decide):
+        elif not isinstance(body, Decide | Lead | Establish | Configure):
             self._opened_ms = now_ms if self._opened_ms is None else self._opened_ms
         elif self._looked_ms is not None:
             self.record.latencies_ms.append(now_ms - self._looked_ms)

@@ -143,14 +143,14 @@ def test_programs_have_costs_of_their_own() -> None:
     assert set(fitted.programs) == kinds
     assert len(kinds) == 2
     one = next(job.spec for job in live.jobs.values() if "plain" in job.spec.name)
-    dear = Measured(500.0, 500.0, 500.0, 9), Measured()
+    dear = Measured(500.0, 500.0, 500.0, 9)
     priced = replace(fitted, programs={program_of(one): dear})
-    slow = replay(live, priced)
-    alone = min(live.jobs, key=lambda name: live.jobs[name].submit_ms)
-    for name, costs in ((alone, priced.costs_of(live.jobs[alone].spec)),):
-        run = slow.jobs[name].runs[0]
-        work_ms = round(live.jobs[name].spec.duration_hours * 3_600_000)
-        assert run.end_ms - run.begin_ms == work_ms + costs.until_work_ms(run.stretches[0].workers)
+    assert priced.costs_of(one).until_work_ms(2) == 500 + 12
+    first = min(live.jobs.values(), key=lambda job: job.submit_ms)
+    costs = priced.costs_of(first.spec)
+    run = replay(live, priced).jobs[first.spec.job_id].runs[0]
+    work_ms = round(first.spec.duration_hours * 3_600_000)
+    assert run.end_ms - run.begin_ms == work_ms + costs.until_work_ms(run.stretches[0].workers)
 
 
 def test_who_ends_when_asked_to_save_is_known_by_that() -> None:
