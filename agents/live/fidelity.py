@@ -251,6 +251,9 @@ def run_fidelity(
         same = compare(live, replay(live, own, policy, declared=declared)).summary()
         _tell(same, "with its own costs", console)
         summary["with_its_own"] = same
+    crude = replay(live, fitted, policy, declared=declared, in_specifications=True)
+    summary["in_specifications"] = compare(live, crude).summary()
+    _tell(summary["in_specifications"], "charged to specifications, as in training", console)
     write_csv(output / "fidelity.csv", _COLUMNS, (job.row() for job in found.jobs))
     write_json(output / "summary.json", summary)
     write_costs(output / "costs.yaml", fitted)

@@ -39,6 +39,7 @@ __all__ = [
 _OFTEN = 5  # starts of a program from which its own cost can be told
 _BEGUN = 2  # times what a start takes: then a worker is there for certain
 _NUMBER = re.compile(r"[-+]?[\d.]+(e[-+]?\d+)?")
+_SECONDS_PER_HOUR = 3600
 _SOON_MS = 500  # a run that begins so soon after the one before may have to wait for its end
 
 
@@ -70,7 +71,7 @@ class FittedCosts:
     measured : mapping of str to Measured
         By its name, every cost of :class:`orchestrator.runtimes.RuntimeCosts`; ``decide_ms``, from
         what happened until it was decided upon; and ``detect_ms``, from a node's last sign of life
-        until it was taken for dead.
+        until it was taken for dead, which nobody has to foretell: the log says when that was.
     programs : mapping of str to Measured
         ``start_ms`` of programs that were started often enough, by :func:`program_of`: one that
         loads little starts sooner than one that loads much.
@@ -85,11 +86,6 @@ class FittedCosts:
         return RuntimeCosts(**{one.name: self._median(one.name) for one in fields(RuntimeCosts)})
 
     @property
-    def detect_ms(self) -> int:
-        """Until a node is taken for dead."""
-        return round(self._median("detect_ms"))
-
-    @property
     def decide_ms(self) -> int:
         """Until a decision."""
         return round(self._median("decide_ms"))
@@ -100,6 +96,23 @@ class FittedCosts:
         if found is None:
             return self.costs
         return replace(self.costs, start_ms=found.median)
+
+    def priced(self, spec: JobSpec) -> JobSpec:
+        """A job that is charged with its costs, for simulators that know of specifications only.
+
+        These have no cost of a first start, which is part of the work then: a job that loses all
+        its work pays for one start too many.
+        """
+        costs = self.costs_of(spec)
+        start_s = (self.decide_ms + costs.until_work_ms(spec.num_workers)) / 1000
+        work_s = duration_ms(spec) / 1000
+        return replace(
+            spec,
+            duration_hours=(work_s + start_s) / _SECONDS_PER_HOUR,
+            restart_seconds=spec.restart_seconds + start_s,
+            checkpoint_seconds=spec.checkpoint_seconds + (self.decide_ms + costs.save_ms) / 1000,
+            regroup_seconds=spec.regroup_seconds + costs.regroup_ms / 1000,
+        )
 
     def _median(self, name: str) -> float:
         return self.measured.get(name, Measured()).median

@@ -74,16 +74,14 @@ class _Replay:
 
     def happen(self, time_ms: int, body: Command | Event) -> None:
         """Have something done to the cluster that was done to the live one."""
-        at, kind, act = time_ms, EventKind.NONE, self._act_of(body)
+        kind = EventKind.NONE
         if isinstance(body, NodeFailed):
             kind = EventKind.NODE_FAILURE
-            if body.seen_ms >= 0:
-                at = body.seen_ms + self.fitted.detect_ms
         elif isinstance(body, NodeRecovered | Register):
             kind = EventKind.NODE_RECOVERY
         elif isinstance(body, Decommission):
             kind = EventKind.NODE_DRAIN
-        self.clock.call_at(at, act, order=int(kind))
+        self.clock.call_at(time_ms, self._act_of(body), order=int(kind))
 
     def _act_of(self, body: Command | Event) -> Callable[[], Awaitable[object] | None]:
         them = self.orchestrator
@@ -130,6 +128,7 @@ def replay(
     policy: Policy | Rule | None = None,
     *,
     declared: bool = True,
+    in_specifications: bool = False,
 ) -> LiveRecord:
     """Simulate a live run.
 
@@ -144,6 +143,9 @@ def replay(
     declared : bool, optional
         Jobs work for as long as they say (``duration_hours``); those that do not say, and all if
         False, for as long as they have in the live run.
+    in_specifications : bool, optional
+        Jobs are charged with costs by their specifications, which is all that environments know
+        (:meth:`agents.live.fit.FittedCosts.priced`), and nothing else costs anything.
 
     Returns
     -------
@@ -153,9 +155,10 @@ def replay(
     ended = {name: job for name, job in record.jobs.items() if job.end_ms is not None}
     if not ended:
         raise ConfigurationError("no job of the live run has ended; record a longer one")
-    cluster = _Replay(record, fitted, policy)
+    cluster = _Replay(record, FittedCosts({}) if in_specifications else fitted, policy)
     for job in ended.values():
         spec = simulated_spec(job, fitted, declared=declared)
+        spec = fitted.priced(spec) if in_specifications else spec
         cluster.submit(job, spec)
     for time_ms, body in record.happenings:
         cluster.happen(time_ms, body)

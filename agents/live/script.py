@@ -13,6 +13,9 @@ from orchestrator.types import JobPriority, JobSpec
 __all__ = ["LiveRun"]
 
 
+_SHELL = "#!/bin/sh"
+
+
 @dataclass(frozen=True)
 class LiveRun:
     """What is run.
@@ -22,11 +25,12 @@ class LiveRun:
     nodes : sequence of mapping
         Fields of ``NodeSpec``, one agent each.
     programs : mapping of str to str
-        Python programs by name; they get the job's ``seconds`` as their argument.
+        Python programs by name, or, if they begin with ``#!/bin/sh``, those of a shell. Their first
+        argument is the job's ``seconds``, the second its number of workers.
     jobs : sequence of mapping
         ``name``, ``program`` and ``seconds``; ``at_s``, when it is submitted (0); ``expect``, how
         it should end (``completed``); ``priority`` by name; any other field of ``JobSpec``. See
-        :func:`draw_jobs`. The program's second argument is the number of workers.
+        :func:`draw_jobs`.
     also : sequence of mapping
         Jobs besides these.
     scale : sequence of mapping
@@ -91,7 +95,14 @@ class LiveRun:
             given["priority"] = JobPriority[given["priority"]]
             given["num_workers"] = int(given["num_workers"])
             arguments = str(seconds), str(given["num_workers"])
-            command = (sys.executable, "-S", "-c", self.programs[program], *arguments)
+            command = (*_interpreter(self.programs[program]), *arguments)
             spec = JobSpec(job_id=name, name=name, command=command, **given)
             found.append((at_s, spec, expect))
         return sorted(found, key=lambda entry: entry[0])
+
+
+def _interpreter(program: str) -> tuple[str, ...]:
+    """What runs a program; its arguments come behind that."""
+    if program.startswith(_SHELL):
+        return ("/bin/sh", "-c", program, "sh")  # the last one is what it calls itself
+    return (sys.executable, "-S", "-c", program)
