@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from agents.live.draw import draw_jobs
-from agents.live.fidelity import run_fidelity
+from agents.live.fidelity import FidelityRun, run_fidelity
 from agents.live.script import LiveRun
 from agents.live.show import run_live
 
-__all__ = ["LiveRun", "draw_jobs", "run_fidelity", "run_live"]
+__all__ = ["FidelityRun", "LiveRun", "draw_jobs", "run_fidelity", "run_live"]

@@ -23,6 +23,17 @@ def _pick(rng: np.random.Generator, shares: Mapping[Any, float]) -> Any:
     return list(shares)[rng.choice(len(shares), p=list(shares.values()))]
 
 
+def _check(
+    count: int, rate_per_s: float, programs: Mapping[str, float], seconds: Sequence[float]
+) -> None:
+    """Reject what cannot be drawn."""
+    if count < 1 or not rate_per_s > 0 or not 0 < seconds[0] <= seconds[1]:
+        problem = f"count {count}, rate_per_s {rate_per_s}, seconds {tuple(seconds)}"
+        raise ConfigurationError(f"draw_jobs: {problem}; all positive, the shorter time first")
+    if min(programs.values(), default=0) < 0 or not math.isclose(sum(programs.values()), 1.0):
+        raise ConfigurationError(f"draw_jobs: 'programs' is {dict(programs)}; shares add up to 1")
+
+
 def draw_jobs(
     *,
     seed: int,
@@ -58,11 +69,7 @@ def draw_jobs(
     ConfigurationError
         If a rate, a share or a bound makes no sense.
     """
-    if count < 1 or not rate_per_s > 0 or not 0 < seconds[0] <= seconds[1]:
-        problem = f"count {count}, rate_per_s {rate_per_s}, seconds {tuple(seconds)}"
-        raise ConfigurationError(f"draw_jobs: {problem}; all positive, the shorter time first")
-    if min(programs.values(), default=0) < 0 or not math.isclose(sum(programs.values()), 1.0):
-        raise ConfigurationError(f"draw_jobs: 'programs' is {dict(programs)}; shares add up to 1")
+    _check(count, rate_per_s, programs, seconds)
     rng = np.random.default_rng(seed)
     at_s = np.cumsum(rng.exponential(1.0 / rate_per_s, count))
     found = []

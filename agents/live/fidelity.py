@@ -24,7 +24,7 @@ from orchestrator.errors import ConfigurationError
 from orchestrator.ports import Policy
 from orchestrator.scheduling.rules import Rule, rule_named
 
-__all__ = ["ComparedJob", "Fidelity", "compare", "run_fidelity"]
+__all__ = ["ComparedJob", "Fidelity", "FidelityRun", "compare", "run_fidelity"]
 
 
 _FAR = 0.05  # an error that is pointed out
@@ -200,26 +200,14 @@ def _draw(path: Path, found: Fidelity, summary: dict[str, Any]) -> None:
     draw_paired(path, pairs, ("live", "simulated"), errors)
 
 
-def run_fidelity(
-    log: Path,
-    output: Path,
-    console: Console,
-    *,
-    fit: Sequence[Path] = (),
-    costs: Path | None = None,
-    rule: str | None = None,
-    bundle: str | None = None,
-    declared: bool = True,
-) -> Fidelity:
-    """Simulate a live run again, tell how well that went, and write it down.
+@dataclass(frozen=True)
+class FidelityRun:
+    """Which live run is simulated again, and how.
 
     Parameters
     ----------
     log : Path
         Of the live run.
-    output : Path
-        Folder for ``fidelity.csv``, ``summary.json``, ``costs.yaml`` and ``fidelity.png``.
-    console : Console
     fit : sequence of Path, optional
         Logs of other live runs, to which costs are fitted; none: to this one, which then says
         how well it describes itself, and not what it foretells.
@@ -230,30 +218,68 @@ def run_fidelity(
     declared : bool, optional
         See :func:`agents.live.replay.replay`.
     """
-    if (rule is not None) + (bundle is not None) > 1:
-        raise ConfigurationError("fidelity: both 'rule' and 'bundle' are given; give one of them")
-    if fit and costs is not None:
-        raise ConfigurationError("fidelity: both 'fit' and 'costs' are given; give one of them")
-    policy: Policy | Rule | None = None if rule is None else rule_named(rule)
-    if bundle is not None:
-        policy = BundlePolicy.load(bundle)
-    live = read_log(log)
+
+    log: Path
+    fit: Sequence[Path] = ()
+    costs: Path | None = None
+    rule: str | None = None
+    bundle: str | None = None
+    declared: bool = True
+
+    def __post_init__(self) -> None:
+        """Refuse two answers to one question."""
+        for one, other in (("rule", "bundle"), ("fit", "costs")):
+            if getattr(self, one) and getattr(self, other):
+                problem = f"both '{one}' and '{other}' are given"
+                raise ConfigurationError(f"fidelity: {problem}; give one of them")
+
+    def policy(self) -> Policy | Rule | None:
+        """Who decides, if that was said."""
+        if self.bundle is not None:
+            return BundlePolicy.load(self.bundle)
+        return None if self.rule is None else rule_named(self.rule)
+
+    def elsewhere(self) -> FittedCosts | None:
+        """Costs that were not fitted to this run, if there are any."""
+        if self.costs is not None:
+            return read_costs(self.costs)
+        return fit_costs(*(read_log(path) for path in self.fit)) if self.fit else None
+
+
+def run_fidelity(asked: FidelityRun, output: Path, console: Console) -> Fidelity:
+    """Simulate a live run again, tell how well that went, and write it down.
+
+    Parameters
+    ----------
+    asked : FidelityRun
+    output : Path
+        Folder for ``fidelity.csv``, ``summary.json``, ``costs.yaml`` and ``fidelity.png``.
+    console : Console
+    """
+    policy, elsewhere, live = asked.policy(), asked.elsewhere(), read_log(asked.log)
     own = fit_costs(live)
-    fitted, elsewhere = own, bool(fit) or costs is not None
-    if elsewhere:
-        fitted = read_costs(costs) if costs else fit_costs(*(read_log(path) for path in fit))
-    found = compare(live, replay(live, fitted, policy, declared=declared))
-    summary = {"costs": "another run's" if elsewhere else "its own", **found.summary()}
+
+    def judged(fitted: FittedCosts, *, in_specifications: bool = False) -> Fidelity:
+        again = replay(
+            live,
+            fitted,
+            policy,
+            declared=asked.declared,
+            in_specifications=in_specifications,
+        )
+        return compare(live, again)
+
+    fitted = own if elsewhere is None else elsewhere
+    found, crude = judged(fitted), judged(fitted, in_specifications=True).summary()
+    whose = "its own" if elsewhere is None else "other runs"
+    summary = {"costs": whose, **found.summary(), "in_specifications": crude}
     _tell_costs(fitted, console)
     console.print(_table(found))
-    _tell(summary, f"costs of {summary['costs']}", console)
-    if elsewhere:
-        same = compare(live, replay(live, own, policy, declared=declared)).summary()
-        _tell(same, "with its own costs", console)
-        summary["with_its_own"] = same
-    crude = replay(live, fitted, policy, declared=declared, in_specifications=True)
-    summary["in_specifications"] = compare(live, crude).summary()
-    _tell(summary["in_specifications"], "charged to specifications, as in training", console)
+    _tell(summary, f"costs: {whose}", console)
+    _tell(crude, "charged to specifications, as in training", console)
+    if elsewhere is not None:
+        summary["with_its_own"] = judged(own).summary()
+        _tell(summary["with_its_own"], "costs: its own", console)
     write_csv(output / "fidelity.csv", _COLUMNS, (job.row() for job in found.jobs))
     write_json(output / "summary.json", summary)
     write_costs(output / "costs.yaml", fitted)

@@ -5,7 +5,6 @@ Effects are not in a log. They are found again by applying its entries, as after
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -252,8 +251,3 @@ def read_log(path: Path) -> LiveRecord:
             return recorded(log)
         except ConfigurationError as error:
             raise ConfigurationError(f"{path}: {error}") from error
-
-
-def ends_of(record: LiveRecord) -> Mapping[str, int]:
-    """When jobs have ended that have."""
-    return {name: job.end_ms for name, job in record.jobs.items() if job.end_ms is not None}

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from agents.live import LiveRun, draw_jobs, run_live
-from agents.live.fidelity import compare, run_fidelity
+from agents.live import FidelityRun, LiveRun, draw_jobs, run_fidelity, run_live
+from agents.live.fidelity import compare
 from agents.live.fit import (
     FittedCosts,
     Measured,
@@ -261,19 +261,18 @@ def test_a_real_run_goes_through_the_whole_command(tmp_path: Path) -> None:
         job = live.jobs[row["job"]]
         assert float(row["live_s"]) == pytest.approx((job.end_ms - job.submit_ms) / 1000)
         assert float(row["simulated_s"]) >= 0.4
-    again = run_fidelity(
-        log, tmp_path / "again", Console(file=io.StringIO()), costs=output / "costs.yaml"
-    )
+    asked = FidelityRun(log, costs=output / "costs.yaml")
+    again = run_fidelity(asked, tmp_path / "again", Console(file=io.StringIO()))
     assert [job.error for job in again.jobs] == pytest.approx([float(r["error"]) for r in rows])
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"rule": "sjf", "bundle": "there"}, "'rule' and"), ({"fit": [Path("a")]}, "'fit' and")],
+    [
+        ({"rule": "sjf", "bundle": "there"}, "'rule' and 'bundle'"),
+        ({"fit": [Path("a")], "costs": Path("b")}, "'fit' and 'costs'"),
+    ],
 )
-def test_two_answers_to_one_question_are_refused(
-    tmp_path: Path, options: dict[str, Any], message: str
-) -> None:
-    told = {"costs": Path("costs.yaml"), **options}
+def test_two_answers_to_one_question_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
-        run_fidelity(tmp_path / "a", tmp_path, Console(file=io.StringIO()), **told)
+        FidelityRun(Path("log"), **options)
