@@ -224,7 +224,7 @@ class FidelityRun:
     costs: Path | None = None
     rule: str | None = None
     bundle: str | None = None
-    declared: bool = True
+    declared: bool = False
 
     def __post_init__(self) -> None:
         """Refuse two answers to one question."""
@@ -259,27 +259,28 @@ def run_fidelity(asked: FidelityRun, output: Path, console: Console) -> Fidelity
     policy, elsewhere, live = asked.policy(), asked.elsewhere(), read_log(asked.log)
     own = fit_costs(live)
 
-    def judged(fitted: FittedCosts, *, in_specifications: bool = False) -> Fidelity:
-        again = replay(
-            live,
-            fitted,
-            policy,
-            declared=asked.declared,
-            in_specifications=in_specifications,
-        )
-        return compare(live, again)
+    def judged(fitted: FittedCosts, **options: bool) -> Fidelity:
+        options = {"declared": asked.declared, **options}
+        return compare(live, replay(live, fitted, policy, **options))
 
     fitted = own if elsewhere is None else elsewhere
-    found, crude = judged(fitted), judged(fitted, in_specifications=True).summary()
     whose = "its own" if elsewhere is None else "other runs"
-    summary = {"costs": whose, **found.summary(), "in_specifications": crude}
+    found = judged(fitted)
+    beside = {
+        "other_work": judged(fitted, declared=not asked.declared),
+        "in_specifications": judged(fitted, in_specifications=True),
+        "own_costs": judged(own),
+    }
+    works = ("as they say", "as they have") if asked.declared else ("as they have", "as they say")
     _tell_costs(fitted, console)
     console.print(_table(found))
-    _tell(summary, f"costs: {whose}", console)
-    _tell(crude, "charged to specifications, as in training", console)
+    _tell(found.summary(), f"costs of {whose}, jobs work {works[0]}", console)
+    _tell(beside["other_work"].summary(), f"jobs work {works[1]}", console)
+    _tell(beside["in_specifications"].summary(), "costs in specifications, as in training", console)
     if elsewhere is not None:
-        summary["with_its_own"] = judged(own).summary()
-        _tell(summary["with_its_own"], "costs: its own", console)
+        _tell(beside["own_costs"].summary(), "its own costs", console)
+    summary = {"costs": whose, "declared": asked.declared, **found.summary()}
+    summary |= {name: one.summary() for name, one in beside.items()}
     write_csv(output / "fidelity.csv", _COLUMNS, (job.row() for job in found.jobs))
     write_json(output / "summary.json", summary)
     write_costs(output / "costs.yaml", fitted)
