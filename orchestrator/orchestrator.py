@@ -68,7 +68,14 @@ from orchestrator.resources import ResourceManager
 from orchestrator.runtimes.simulated import SimulatedRuntime
 from orchestrator.scheduling.rules import RULES, Rule, RulePolicy, Scheduler, policy_of
 from orchestrator.semantics import Semantics
-from orchestrator.status import Owners, cluster_status, failure_report, job_status, or_error
+from orchestrator.status import (
+    Owners,
+    cluster_status,
+    failure_report,
+    job_status,
+    load_answers,
+    or_error,
+)
 from orchestrator.types import JobSpec, NodeSpec, ScalingDecision, TenantSpec
 
 __all__ = ["DEFAULT_SHAPE", "InfrastructureOrchestrator"]
@@ -118,6 +125,9 @@ class InfrastructureOrchestrator:
     schedule_on_events, review_ms
         See :class:`orchestrator.live.cycle.SchedulingCycle`. If it does not run by itself,
         only :meth:`schedule` does, and :meth:`handle_node_failure`.
+    decide_after_ms : int
+        With ``schedule_on_events``: how long after something happened the policy is asked, about
+        that and all that has happened by then. Simulations have it be as slow as a live cluster.
     save_grace_ms : int
         How much longer than expected saving a job may take; see
         :class:`orchestrator.live.deadlines.SaveDeadlines`.
@@ -151,6 +161,7 @@ class InfrastructureOrchestrator:
         seed: int = 0,
         schedule_on_events: bool = False,
         review_ms: int | None = 1000,
+        decide_after_ms: int = 0,
         save_grace_ms: int = 60_000,
         time_limit_grace_s: float | None = 300.0,
         check: bool = False,
@@ -170,7 +181,8 @@ class InfrastructureOrchestrator:
             shape, tuple(nodes), semantics, tuple(tenants), awaits_order=provisioner is not None
         )
         self.engine = _engine_of(consensus_engine, self._wanted, seed, check=check)
-        self._cycle = self._new_cycle(policy_of(policy), schedule_on_events, review_ms)
+        timing = schedule_on_events, review_ms, decide_after_ms
+        self._cycle = self._new_cycle(policy_of(policy), *timing)
         self._keeper = CheckpointKeeper(checkpoint_manager)
         self._places = Places()
         self._outbox = Outbox(
@@ -201,7 +213,9 @@ class InfrastructureOrchestrator:
         self._fleet.bind(self._join_rented)
         self._settings = Settings(self.clock, (), lambda body: self._journal.propose(body))
 
-    def _new_cycle(self, policy: Policy, on_events: bool, review_ms: int | None) -> SchedulingCycle:
+    def _new_cycle(
+        self, policy: Policy, on_events: bool, review_ms: int | None, delay_ms: int
+    ) -> SchedulingCycle:
         return SchedulingCycle(
             self.engine,
             self.clock,
@@ -212,6 +226,7 @@ class InfrastructureOrchestrator:
             fallback=policy_of(None),
             may_act=lambda: self._journal.leads,
             ask=AskAside() if isinstance(self.clock, WallClock) else ask_here,
+            delay_ms=delay_ms,
         )
 
     def _read_log(self) -> None:
@@ -595,6 +610,8 @@ class InfrastructureOrchestrator:
         await self._taking_over.run()
         self._saves.start()
         self._limits.arm()
+        if isinstance(self.clock, WallClock):
+            await asyncio.to_thread(load_answers, self._known_rule())
         await self._cycle.resume()
 
     def _fence(self) -> None:

@@ -24,10 +24,11 @@ from orchestrator.kernels.state.codes import (
     NodeCode,
     Reason,
 )
-from orchestrator.messages import StopJob
+from orchestrator.kernels.state.row import ClusterShape
+from orchestrator.messages import Decide, Entry, PlaceJob, Plan, Review, StopJob, Submit
 from orchestrator.ports import Checkpoint, CheckpointManager, ShardManager
 from orchestrator.resources import ResourceManager, Usage
-from orchestrator.types import JobState, NodeSpec
+from orchestrator.types import JobPriority, JobSpec, JobState, NodeSpec
 
 __all__ = [
     "Demand",
@@ -39,6 +40,7 @@ __all__ = [
     "fragmentation",
     "jain_index",
     "job_status",
+    "load_answers",
     "node_states",
     "or_error",
     "tenant_shares",
@@ -395,6 +397,29 @@ def _outlook(engine: Engine, job_id: str, now_ms: int, rule: _Rule) -> dict[str,
         "queue_position": int(place[0]) + 1,
         "expected_start_ms": None if fits_ms == NEVER else max(now_ms, fits_ms),
     }
+
+
+def load_answers(rule: _Rule = None) -> None:
+    """Ask all that can be asked of a small cluster in which a job waits.
+
+    The first such question makes a process load compiled kernels: better before anybody asks, and
+    all that goes on waits meanwhile.
+
+    Parameters
+    ----------
+    rule : ndarray or None, optional
+        By which jobs are placed.
+    """
+    node = NodeSpec("warm", 1, 1.0, 1, 1.0, 1.0, "PCIe")
+    engine = Engine(ClusterShape(envs=1, jobs=2, workers=1, nodes=1, devices=1), nodes=(node,))
+    engine.handle(Entry(0, Submit(JobSpec("warm", "warm", JobPriority.BATCH, 1, 1, 0.0, 1.0, 1))))
+    tenant_shares(engine)
+    _queue_status(engine, 0, rule)
+    _story(engine, "warm")
+    _outlook(engine, "warm", 0, rule)
+    engine.handle(Entry(0, Review()))
+    engine.handle(Entry(0, Decide(Plan((PlaceJob("warm"),)))))
+    _holdings(engine, "warm")
 
 
 def failure_report(

@@ -43,7 +43,7 @@ GROUPS = {
     *("workload", "env", "reward", "agent", "tracker", "suite", "experiment", "entry"),
     *("failures", "services", "fleet", "scenario", "forecaster", "rules", "live"),
 }
-ROOTS = {"train", "evaluate", "benchmark", "forecast", "live"}
+ROOTS = {"train", "evaluate", "benchmark", "forecast", "live", "fidelity"}
 NEEDS_TRACES = {
     "lublin_256",
     "nasa_ipsc",
@@ -82,7 +82,7 @@ def test_groups_and_roots_are_those_that_are_tested_here() -> None:
 @pytest.mark.parametrize("root", sorted(ROOTS))
 def test_roots_compose(root: str) -> None:
     cfg = composed(root)
-    assert {"suite", "agent", "forecaster", "live"} & set(cfg)
+    assert {"suite", "agent", "forecaster", "live", "log"} & set(cfg)
 
 
 def test_the_live_run_is_made_of_jobs_that_there_are() -> None:
@@ -92,6 +92,19 @@ def test_the_live_run_is_made_of_jobs_that_there_are() -> None:
     assert [at_s for at_s, _, _ in run.specs()] == sorted(at_s for at_s, _, _ in run.specs())
     with pytest.raises(InstantiationException, match="choose from north, east, west"):
         instantiate(composed("live", "live.lose.node=south").live)
+
+
+def test_the_live_run_for_fidelity_is_drawn_by_its_seed() -> None:
+    first, again, other = (
+        instantiate(composed("live", "live=fidelity", f"live.jobs.seed={seed}").live).specs()
+        for seed in (1, 1, 2)
+    )
+    assert first == again
+    assert first != other
+    assert len(first) == 41
+    assert all(spec.duration_hours for _, spec, _ in first)
+    with pytest.raises(InstantiationException, match="'scale' names job 'nobody'"):
+        instantiate(composed("live", "live=fidelity", "live.scale.0.job=nobody").live)
 
 
 @pytest.mark.parametrize("name", options("workload"))

@@ -1,8 +1,10 @@
-"""A live run of small real jobs on this machine, one agent of which is lost on the way."""
+"""Live runs of small real jobs on this machine, and how well they are simulated."""
 
 from __future__ import annotations
 
+from agents.live.draw import draw_jobs
+from agents.live.fidelity import FidelityRun, run_fidelity
 from agents.live.script import LiveRun
 from agents.live.show import run_live
 
-__all__ = ["LiveRun", "run_live"]
+__all__ = ["FidelityRun", "LiveRun", "draw_jobs", "run_fidelity", "run_live"]

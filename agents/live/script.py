@@ -13,6 +13,9 @@ from orchestrator.types import JobPriority, JobSpec
 __all__ = ["LiveRun"]
 
 
+_SHELL = "#!/bin/sh"
+
+
 @dataclass(frozen=True)
 class LiveRun:
     """What is run.
@@ -22,12 +25,19 @@ class LiveRun:
     nodes : sequence of mapping
         Fields of ``NodeSpec``, one agent each.
     programs : mapping of str to str
-        Python programs by name; they get the job's ``seconds`` as their argument.
+        Python programs by name, or, if they begin with ``#!/bin/sh``, those of a shell. Their first
+        argument is the job's ``seconds``, the second its number of workers.
     jobs : sequence of mapping
         ``name``, ``program`` and ``seconds``; ``at_s``, when it is submitted (0); ``expect``, how
-        it should end (``completed``); ``priority`` by name; any other field of ``JobSpec``.
+        it should end (``completed``); ``priority`` by name; any other field of ``JobSpec``. See
+        :func:`draw_jobs`.
+    also : sequence of mapping
+        Jobs besides these.
+    scale : sequence of mapping
+        ``job``, ``workers`` and ``at_s``: a running elastic job is told how many workers to have.
     lose : mapping or None
-        ``node``, and ``at_s``, when its agent is killed; None: nothing is lost.
+        ``node``, and ``at_s``, when its agent is killed; ``back_s``, when there is another one, if
+        there is to be one. None: nothing is lost.
     timeout_s : float
         Most that it may take.
     """
@@ -35,6 +45,8 @@ class LiveRun:
     nodes: Sequence[Mapping[str, Any]]
     programs: Mapping[str, str]
     jobs: Sequence[Mapping[str, Any]]
+    also: Sequence[Mapping[str, Any]] = ()
+    scale: Sequence[Mapping[str, Any]] = ()
     lose: Mapping[str, Any] | None = None
     timeout_s: float = 40.0
     lease_s: float = 5.0
@@ -54,7 +66,11 @@ class LiveRun:
 
     def __post_init__(self) -> None:
         """Check that what is named is there."""
-        self.specs()
+        jobs = [spec.job_id for _, spec, _ in self.specs()]
+        for step in self.scale:
+            if step.get("job") not in jobs:
+                problem = f"'scale' names job {step.get('job')!r}"
+                raise ConfigurationError(f"live: {problem}; choose from {', '.join(jobs)}")
         names = [node["node_id"] for node in self.nodes]
         if self.lose is not None and self.lose.get("node") not in names:
             problem = f"'lose.node' is {self.lose.get('node')!r}"
@@ -63,7 +79,7 @@ class LiveRun:
     def specs(self) -> list[tuple[float, JobSpec, str]]:
         """Jobs, when they are submitted, and how each should end."""
         found = []
-        for job in self.jobs:
+        for job in (*self.jobs, *self.also):
             given = {**self._common, **job}
             name, program = given.pop("name"), given.pop("program")
             seconds, at_s = given.pop("seconds"), float(given.pop("at_s", 0.0))
@@ -77,7 +93,16 @@ class LiveRun:
                 problem = f"job '{name}' has priority {given['priority']!r}"
                 raise ConfigurationError(f"live: {problem}; use one of {', '.join(priorities)}")
             given["priority"] = JobPriority[given["priority"]]
-            command = (sys.executable, "-S", "-c", self.programs[program], str(seconds))
+            given["num_workers"] = int(given["num_workers"])
+            arguments = str(seconds), str(given["num_workers"])
+            command = (*_interpreter(self.programs[program]), *arguments)
             spec = JobSpec(job_id=name, name=name, command=command, **given)
             found.append((at_s, spec, expect))
         return sorted(found, key=lambda entry: entry[0])
+
+
+def _interpreter(program: str) -> tuple[str, ...]:
+    """What runs a program; its arguments come behind that."""
+    if program.startswith(_SHELL):
+        return ("/bin/sh", "-c", program, "sh")  # the last one is what it calls itself
+    return (sys.executable, "-S", "-c", program)

@@ -6,7 +6,9 @@ import asyncio
 import os
 import signal
 import time
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from rich.table import Table
 from agents.deploy import BundlePolicy
 from agents.live.script import LiveRun
 from orchestrator.clock import WallClock
+from orchestrator.engine.history import JobNote
 from orchestrator.errors import ConfigurationError
 from orchestrator.foundations import HeartbeatFaultDetector, in_memory
 from orchestrator.foundations.sqlite import SQLiteLog
@@ -34,7 +37,6 @@ __all__ = ["run_live"]
 
 
 _LOOK_S = 0.05
-_ENDED = ("completed", "failed")
 _STYLES = {"completed": "green", "failed": "red", "interrupted": "red", "preempted": "yellow"}
 
 
@@ -80,6 +82,10 @@ class _Show:
             semantics=semantics,
             schedule_on_events=True,
         )
+        if policy is not None:
+            self.orchestrator.policy = (
+                policy  # set, a rule is in the log, and whoever reads it knows
+            )
         names = [node.node_id for node in nodes]
         await runtime.open()
         agents = LocalAgents(runtime, names, self.folder / "agents", beat_s=0.1)
@@ -94,26 +100,52 @@ class _Show:
 
     async def _go(self, agents: LocalAgents) -> bool:
         begun_s = time.monotonic()
-        waiting, lose = self.run.specs(), self.run.lose
+        waiting = self.run.specs()
+        todo = self._misfortunes(agents)
         expected = {spec.job_id: expect for _, spec, expect in waiting}
         while True:
             now_s = time.monotonic() - begun_s
             while waiting and waiting[0][0] <= now_s:
                 await self.orchestrator.submit_job(waiting.pop(0)[1])
-            if lose is not None and lose["at_s"] <= now_s:
-                node = lose["node"]
-                self.say(f"the agent of {node} is killed", "bold red")
-                with suppress(ProcessLookupError):
-                    os.kill(agents.pids[node], signal.SIGKILL)
-                lose = None
+            while todo and todo[0][0] <= now_s:
+                await todo.pop(0)[1]()
             self._tell()
-            states = {job: self._status(job)["state"] for job in self.orchestrator.jobs}
-            if not waiting and all(state in _ENDED for state in states.values()):
+            if not waiting and not self.orchestrator.engine.unended():
+                states = {job: self._status(job)["state"] for job in expected}
                 return states == expected
             if now_s > self.run.timeout_s:
                 self.say(f"it was not done in {self.run.timeout_s} s", "bold red")
                 return False
             await asyncio.sleep(_LOOK_S)
+
+    def _misfortunes(
+        self, agents: LocalAgents
+    ) -> list[tuple[float, Callable[[], Awaitable[None]]]]:
+        """What is done to the run besides jobs, and when, the first first."""
+
+        async def kill(node: str) -> None:
+            self.say(f"the agent of {node} is killed", "bold red")
+            with suppress(ProcessLookupError):
+                os.kill(agents.pids[node], signal.SIGKILL)
+
+        async def bring(node: str) -> None:
+            self.say(f"{node} gets another agent", "bold")
+            await agents.add(node)
+
+        async def scale(job: str, workers: int) -> None:
+            done = await self.orchestrator.scale_job(job, workers)
+            self.say(f"{job} is told to have {workers} workers{'' if done else ': refused'}")
+
+        found = [
+            (float(step["at_s"]), partial(scale, step["job"], int(step["workers"])))
+            for step in self.run.scale
+        ]
+        if self.run.lose is not None:
+            node, back_s = self.run.lose["node"], self.run.lose.get("back_s")
+            found.append((float(self.run.lose["at_s"]), partial(kill, node)))
+            if back_s is not None:
+                found.append((float(back_s), partial(bring, node)))
+        return sorted(found, key=lambda step: step[0])
 
     def _status(self, job: str) -> dict[str, Any]:
         return self.orchestrator.get_job_status(job)
@@ -127,16 +159,16 @@ class _Show:
 
     def _tell(self) -> None:
         """Tell what is new of jobs, in the order in which it happened."""
-        notes = []
+        notes: list[JobNote] = []
         for job in self.orchestrator.jobs:
-            history = self._status(job)["history"]
+            # Not its status: that also finds out why it waits, and takes time from what goes on.
+            history = self.orchestrator.engine.history.of(job)
             notes += history[self._told.get(job, 0) :]
             self._told[job] = len(history)
-        for note in sorted(notes, key=lambda note: note["time_ms"]):
-            why = note.get("reason") or note.get("cause") or ""
-            what = note["what"]
-            text = f"{note['job_id']:<12} {what:<12} {str(why).splitlines()[0] if why else ''}"
-            self.say(text.rstrip(), _STYLES.get(what, ""), note["time_ms"])
+        for note in sorted(notes, key=lambda note: note.time_ms):
+            why = note.reason or note.cause
+            text = f"{note.job_id:<12} {note.what:<12} {why.splitlines()[0] if why else ''}"
+            self.say(text.rstrip(), _STYLES.get(note.what, ""), note.time_ms)
 
     def table(self) -> Table:
         """What became of every job."""

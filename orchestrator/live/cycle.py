@@ -158,6 +158,9 @@ class SchedulingCycle:
         Whether it may run by itself: False once somebody else leads.
     ask : coroutine function
         How a policy is asked: :func:`ask_here` or an :class:`AskAside`.
+    delay_ms : int
+        With ``on_events``: how long after something happened it runs. What happens meanwhile is
+        decided with it.
 
     Attributes
     ----------
@@ -179,6 +182,7 @@ class SchedulingCycle:
         fallback: Policy,
         may_act: Callable[[], bool],
         ask: Ask,
+        delay_ms: int = 0,
     ) -> None:
         self.policy = policy
         self.policy_errors = 0
@@ -190,7 +194,7 @@ class SchedulingCycle:
         self._engine = engine
         self._clock = clock
         self._propose = propose
-        self._review_ms = review_ms
+        self._review_ms, self._delay_ms = review_ms, delay_ms
         self._armed = False  # a cycle is due at this instant
         self._reviews = False  # one is due later, whatever happens
         self._joins_ms = -1  # and another one, for workers that may not join before
@@ -231,7 +235,8 @@ class SchedulingCycle:
     def _arm(self) -> None:
         if not self._armed:
             self._armed = True
-            self._clock.call_at(self._clock.now_ms(), self._review, order=_AFTER_EVENTS)
+            due_ms = self._clock.now_ms() + self._delay_ms
+            self._clock.call_at(due_ms, self._review, order=_AFTER_EVENTS)
 
     async def run(self, *, review: bool) -> list[tuple[str, str]]:
         """Run a cycle; (job, node) of every worker that started. ``review``: open a point first."""

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+from orchestrator.runtimes.costs import Conduct, RuntimeCosts
 from orchestrator.runtimes.local import LocalAgents
 from orchestrator.runtimes.process import ProcessRuntime
 from orchestrator.runtimes.provisioner import SimulatedProvisioner
 from orchestrator.runtimes.simulated import SimulatedRuntime
 
-__all__ = ["LocalAgents", "ProcessRuntime", "SimulatedProvisioner", "SimulatedRuntime"]
+__all__ = [
+    "Conduct",
+    "LocalAgents",
+    "ProcessRuntime",
+    "RuntimeCosts",
+    "SimulatedProvisioner",
+    "SimulatedRuntime",
+]
