@@ -43,4 +43,32 @@ class SQLiteBackend:
             yield log
 
 
-BACKENDS: dict[str, Callable[[str], Backend]] = {"sqlite": SQLiteBackend}
+class EtcdBackend:
+    """Prefixes of one etcd: ``prefix@endpoint,endpoint``."""
+
+    def __init__(self, place: str) -> None:
+        self._prefix, _, endpoints = place.partition("@")
+        self._endpoints = endpoints.split(",")
+
+    @asynccontextmanager
+    async def leases(self, clock: Clock) -> AsyncIterator[Leases]:
+        from orchestrator.foundations.etcd import EtcdLeases  # of an extra, which may be missing
+
+        leases = await EtcdLeases.open(self._endpoints, clock, prefix=f"{self._prefix}/leases")
+        try:
+            yield leases
+        finally:
+            await leases.close()
+
+    @asynccontextmanager
+    async def log(self, shard: str) -> AsyncIterator[ConsensusEngine]:
+        from orchestrator.foundations.etcd import EtcdLog
+
+        log = await EtcdLog.open(self._endpoints, prefix=f"{self._prefix}/{shard}")
+        try:
+            yield log
+        finally:
+            await log.close()
+
+
+BACKENDS: dict[str, Callable[[str], Backend]] = {"sqlite": SQLiteBackend, "etcd": EtcdBackend}

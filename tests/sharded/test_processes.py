@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from agents.speed.etcd import LocalEtcd
 from orchestrator.foundations import HashShardManager
 from orchestrator.messages import Entry, Lead, Submit, WorkerExited
 from tests.sharded.backends import BACKENDS
@@ -76,10 +77,10 @@ class _Member:
 
 
 @asynccontextmanager
-async def _member(backend: str, place: Path, name: str) -> AsyncIterator[_Member]:
+async def _member(backend: str, place: str, name: str) -> AsyncIterator[_Member]:
     process = await asyncio.create_subprocess_exec(
         sys.executable,
-        *("-m", "tests.sharded.member", backend, str(place), name),
+        *("-m", "tests.sharded.member", backend, place, name),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         cwd=_ROOT,
@@ -169,12 +170,12 @@ def _effective(entries: list[Entry]) -> tuple[list[Entry], list[Entry]]:
     return counts, late
 
 
-async def _judge(backend: str, place: Path, client: _Client) -> dict[str, int]:
+async def _judge(backend: str, place: str, client: _Client) -> dict[str, int]:
     """Read all logs: no job lost, none doubled, and each where it belongs."""
     submitted, ended = Counter[str](), Counter[str]()
     leads = late_entries = 0
     for shard in SHARDS:
-        async with BACKENDS[backend](str(place)).log(shard) as log:
+        async with BACKENDS[backend](place).log(shard) as log:
             counts, late = _effective(list(log.entries()))
         late_entries += len(late)
         for entry in counts:
@@ -207,14 +208,27 @@ def _names(prefix: str, each: int) -> list[str]:
     raise AssertionError
 
 
+@pytest.fixture(params=BACKENDS)
+def backend(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def place(backend: str, request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Where the members' leases and logs are."""
+    if backend == "sqlite":
+        return str(tmp_path)
+    cluster: LocalEtcd = request.getfixturevalue("etcd_trio")
+    return f"{tmp_path.name}@{','.join(cluster.endpoints)}"
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("backend", BACKENDS)
 async def test_shards_move_between_processes_and_no_job_is_lost_or_doubled(
-    backend: str, tmp_path: Path
+    backend: str, place: str
 ) -> None:
     async with AsyncExitStack() as stack:
         one, two = [
-            await stack.enter_async_context(_member(backend, tmp_path, name))
+            await stack.enter_async_context(_member(backend, place, name))
             for name in ("one", "two")
         ]
         client = _Client(one, two)
@@ -248,4 +262,4 @@ async def test_shards_move_between_processes_and_no_job_is_lost_or_doubled(
         for name in sorted(client.asked):
             await _until_completed(client, name)
         assert await one.end() == 0
-        print(await _judge(backend, tmp_path, client), f"leases of {TTL_MS} ms", flush=True)
+        print(await _judge(backend, place, client), f"leases of {TTL_MS} ms", flush=True)
