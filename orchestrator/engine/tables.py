@@ -16,10 +16,10 @@ from orchestrator.engine.binding import account_binding, binding_field
 from orchestrator.engine.plans import Preference
 from orchestrator.engine.records import (
     SHAPE_FIELDS,
+    RecordMaker,
     check_racks,
     could_hold,
     node_records,
-    request_record,
     requested_ms,
 )
 from orchestrator.errors import CapacityError, UnknownEntityError, ValidationError
@@ -192,6 +192,7 @@ class JobTable:
         self._aware = np.zeros(state.shape.jobs, np.bool_)  # topology-aware, by row
         self._runs_before = np.zeros(state.shape.jobs, np.int64)  # after which runs count, by row
         self._last_run = 0  # the highest number of a run of a job that is forgotten
+        self._records = RecordMaker()
 
     def image(self) -> TableImage:
         """Who is in it."""
@@ -252,10 +253,10 @@ class JobTable:
             raise ValidationError(me, "num_workers", problem, "raise ClusterShape.workers")
         self.tenants.require_room(spec.tenant)
         if awaits_order:
-            ask = request_record(spec, 0, 0, self._nodes.models_with(spec.gpu_models))
+            ask = self._records.record(spec, 0, 0, self._nodes.models_with(spec.gpu_models))
         else:
             self.needs_order(spec, ())
-            ask = request_record(spec, 0, 0, self._nodes.models)
+            ask = self._records.record(spec, 0, 0, self._nodes.models)
         # With the first GPUs that come quotas are counted in GPUs, no longer in cores.
         recounted = spec.gpus_per_worker > 0 and not self._state.rows[0]["unit"]
         if len(self._nodes.specs) > 0 and not recounted:
@@ -283,12 +284,12 @@ class JobTable:
             If none of all of them holds it, naming the field that is too large.
         """
         models = self._nodes.models_with(node.gpu_model for nodes in orderable for node in nodes)
-        ask = request_record(spec, 0, 0, models)
-        here = list(self._nodes.specs.values())
+        ask = self._records.record(spec, 0, 0, models)
         new_model = not set(spec.gpu_models) <= set(self._nodes.models)
         # A cluster without nodes is one that is being built; it may yet hold anything.
-        if not here or live.could_ever_fit(self._state.rows, 0, self._spare, ask):
+        if not self._nodes.specs or live.could_ever_fit(self._state.rows, 0, self._spare, ask):
             return new_model
+        here = list(self._nodes.specs.values())
         clusters = [here, *orderable]
 
         def held(smaller: NDArray[np.void]) -> bool:
@@ -329,7 +330,8 @@ class JobTable:
         self.specs[spec.job_id] = spec
         tenant = self.tenants.number(spec.tenant)
         self._nodes.know_models(spec.gpu_models)
-        ask = request_record(spec, time_ms, tenant, self._nodes.models)
+        ask = self._records.record(spec, time_ms, tenant, self._nodes.models)
+        self._records.drop(spec)
         self._note(j, spec, ask)
         live.admit_live_job(self._state.rows, 0, time_ms, j, ask)
         return forgotten
