@@ -618,7 +618,7 @@ class InfrastructureOrchestrator:
         self._settings.read(entry)
         self._crashes.note(entry, outcome)
         self._places.note(entry, outcome)
-        self._owners.forget(outcome.forgotten)
+        self._owners.note(entry, outcome)
 
     def _carry_out(self, outcome: Outcome) -> None:
         self._keeper.note(outcome, self.engine.now_ms)

@@ -5,7 +5,7 @@ Parts of the engine: nobody else calls what changes the cluster here.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -398,6 +398,9 @@ class NodeTable:
         self._records: dict[tuple[Any, ...], NDArray[np.void]] = {}  # of each kind of hardware
         self.links = np.zeros(state.shape.nodes, np.uint8)  # NodeSpec.link_rank, by row
         self._racks: dict[int, dict[str, None]] = {}  # who is, or was, in which
+        self._codes: dict[str, int] = {}
+        self._counts: list[int] = []
+        self._coded_at = self._counted_at = -1  # changes that these two take account of
 
     def image(self) -> TableImage:
         """Who is in it."""
@@ -440,6 +443,23 @@ class NodeTable:
     def code(self, node_id: str) -> NodeCode:
         """State of a node."""
         return NodeCode(self._state.node[0, self.index.find(node_id)]["state"])
+
+    @property
+    def codes(self) -> Mapping[str, int]:
+        """States of all nodes that are part of the cluster, by their ids, as ``NodeCode``."""
+        if self._coded_at != self.changes:
+            codes, find = self._state.node[0]["state"].tolist(), self.index.find
+            self._codes = {node_id: codes[find(node_id)] for node_id in self.specs}
+            self._coded_at = self.changes
+        return self._codes
+
+    def count(self, code: NodeCode) -> int:
+        """How many rows of the table are in a state."""
+        if self._counted_at != self.changes:
+            states = self._state.node[0]["state"]
+            self._counts = np.bincount(states, minlength=len(NodeCode)).tolist()
+            self._counted_at = self.changes
+        return self._counts[code]
 
     def check(self, spec: NodeSpec) -> None:
         """Raise unless a node can be registered."""
