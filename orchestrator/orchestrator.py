@@ -192,7 +192,7 @@ class InfrastructureOrchestrator:
         self._manager_errors = 0
         self._watch = Watch(self.faults)
         self._keeping = Persistent("noting checkpoints", self._keeper.flush, self.clock)
-        self._inbox = Inbox(self._take_report, self.clock)
+        self._inbox = Inbox(self._take_report, self.clock, lambda event: event.job_id)
         self._health = Inbox(self._take_health, self.clock)
         reports = Reports(self.engine, self.clock, self._inbox.deliver)
         self._crashes = CrashLoops(reports)
