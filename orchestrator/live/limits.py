@@ -30,6 +30,10 @@ _NEVER = int(np.iinfo(np.int64).max)
 _PAUSE_MS = 1000
 
 
+# Looking a member of an enumeration up costs as much as the rest of what is asked of a job.
+_RUNNING, _SERVICE = int(JobCode.RUNNING), int(JobKind.SERVICE)
+
+
 _SPARE = 64  # more or less, whatever is in the heap beyond twice what has to be
 
 
@@ -117,7 +121,7 @@ class TimeLimits:
             return None
         j = engine.jobs.index.find(job_id)
         run: Any = state.job[0, j]
-        if run["state"] != JobCode.RUNNING or state.request[0, j]["kind"] == JobKind.SERVICE:
+        if run["state"] != _RUNNING or state.request[0, j]["kind"] == _SERVICE:
             return None
         done_ms = int(run["progress_ms"]) + int(run["unsaved_ms"])
         left_ms = max(int(engine.jobs.limit_ms[j]) - done_ms, 0)
