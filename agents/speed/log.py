@@ -163,7 +163,7 @@ class LongLife:
                 await _all(propose, [WorkerExited(name, runs[name]) for name in names])
                 cluster.get_job_status(names[-1])
                 cluster.get_cluster_status()
-                if first // tenth < numbers[-1] // tenth or numbers[-1] + 1 == self._jobs:
+                if first // tenth < numbers.stop // tenth:
                     self._look()
 
     def _look(self) -> None:

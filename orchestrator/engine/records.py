@@ -169,25 +169,20 @@ def request_record(
     ValidationError
         If a value is too large to be stored, or a GPU model is unknown.
     """
-    return _stamped(_draft(spec), spec, submit_ms, tenant, models)
-
-
-def _draft(spec: JobSpec) -> NDArray[np.void]:
-    """A record, but for who submits the job, when, and to which nodes."""
     record = np.zeros(1, REQUEST_DTYPE)
     record[0] = _values(spec)  # all columns at once: one by one they cost three times as much
-    return record
+    return _stamped(record, spec, submit_ms, tenant, models)
 
 
 def _stamped(
-    draft: NDArray[np.void], spec: JobSpec, submit_ms: int, tenant: int, models: Sequence[str]
+    record: NDArray[np.void], spec: JobSpec, submit_ms: int, tenant: int, models: Sequence[str]
 ) -> NDArray[np.void]:
-    """A draft becomes a record."""
-    draft["submit_ms"] = submit_ms
-    draft["tenant"] = tenant
+    """Say who submits a job, when, and to which nodes."""
+    record["submit_ms"] = submit_ms
+    record["tenant"] = tenant
     if spec.gpu_models:
-        draft["model_mask"] = _model_mask(spec, models)
-    return draft
+        record["model_mask"] = _model_mask(spec, models)
+    return record
 
 
 class RecordMaker:
@@ -205,24 +200,25 @@ class RecordMaker:
 
     def __init__(self, most: int = 1024) -> None:
         self._most = most
-        self._drafts: dict[int, tuple[JobSpec, bytes]] = {}
+        self._known: dict[int, tuple[JobSpec, bytes]] = {}
 
     def record(
         self, spec: JobSpec, submit_ms: int, tenant: int, models: Sequence[str] = ()
     ) -> NDArray[np.void]:
         """A record, as of :func:`request_record`, which the caller may change."""
-        known = self._drafts.get(id(spec))
-        if known is None or known[0] is not spec:  # as in a copy of this, whose keys are stale
-            known = spec, _draft(spec).tobytes()
-            if len(self._drafts) >= self._most:
-                del self._drafts[next(iter(self._drafts))]
-            self._drafts[id(spec)] = known
-        draft = np.frombuffer(bytearray(known[1]), REQUEST_DTYPE)  # copying columns costs 10 us
-        return _stamped(draft, spec, submit_ms, tenant, models)
+        known = self._known.get(id(spec))
+        if known is not None and known[0] is spec:  # keys of a copy of this are stale
+            record = np.frombuffer(bytearray(known[1]), REQUEST_DTYPE)  # copying takes 10 us
+            return _stamped(record, spec, submit_ms, tenant, models)
+        record = request_record(spec, submit_ms, tenant, models)
+        if len(self._known) >= self._most:
+            del self._known[next(iter(self._known))]
+        self._known[id(spec)] = spec, record.tobytes()
+        return record
 
     def drop(self, spec: JobSpec) -> None:
         """Nobody asks about it any more."""
-        self._drafts.pop(id(spec), None)
+        self._known.pop(id(spec), None)
 
 
 _COLUMNS = REQUEST_DTYPE.names or ()
