@@ -7,7 +7,7 @@ import gc
 import os
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from orchestrator.live.journal import Journal
 from orchestrator.messages import (
     Command,
     Decide,
+    Effect,
     Entry,
     Event,
     PlaceJob,
@@ -30,6 +31,7 @@ from orchestrator.messages import (
     WorkerExited,
 )
 from orchestrator.orchestrator import InfrastructureOrchestrator
+from orchestrator.ports import Runtime
 from orchestrator.types import JobPriority, JobSpec, NodeSpec
 
 __all__ = ["LivedLog", "LongLife", "appended_per_second", "disk_per_second", "submitted_per_second"]
@@ -151,7 +153,7 @@ class LongLife:
         nodes = _nodes(_BATCH // _GPUS)
         shape = ClusterShape(envs=1, jobs=self._table, devices=_GPUS, nodes=len(nodes))
         with SQLiteLog(self._folder / "log") as log:
-            cluster = _cluster(log, shape, nodes)
+            cluster = _cluster(log, shape, nodes, _Nothing())
             await cluster.start()
             propose, tenth = cluster._journal.propose, max(self._jobs // 10, 1)
             for first in range(0, self._jobs, _BATCH):
@@ -177,12 +179,29 @@ class LongLife:
         return self.memory_mib[-1] - self.memory_mib[len(self.memory_mib) // 2]
 
 
+class _Nothing:
+    """A runtime that has nothing to do: whoever measures says that jobs have ended."""
+
+    def bind(self, deliver: Callable[[Event], Awaitable[object]]) -> None:
+        """Nothing is reported."""
+
+    def observe(self) -> Mapping[str, int]:
+        """Nobody runs."""
+        return {}
+
+    def carry_out(self, effects: Sequence[Effect]) -> None:
+        """Nothing is begun."""
+
+
 def _mib(folder: Path) -> float:
     return sum(path.stat().st_size for path in folder.iterdir()) / 2**20
 
 
 def _cluster(
-    log: SQLiteLog, shape: ClusterShape, nodes: tuple[NodeSpec, ...]
+    log: SQLiteLog,
+    shape: ClusterShape,
+    nodes: tuple[NodeSpec, ...],
+    runtime: Runtime | None = None,
 ) -> InfrastructureOrchestrator:
     clock = VirtualClock()
     return InfrastructureOrchestrator(
@@ -191,6 +210,7 @@ def _cluster(
         HeartbeatFaultDetector(clock),
         InMemoryCheckpoints(),
         clock=clock,
+        runtime=runtime,
         shape=shape,
         nodes=nodes,
         review_ms=None,
