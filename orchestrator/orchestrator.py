@@ -204,7 +204,7 @@ class InfrastructureOrchestrator:
         self._manager_errors = 0
         self._watch = Watch(self.faults)
         self._keeping = Persistent("noting checkpoints", self._keeper.flush, self.clock)
-        self._inbox = Inbox(self._take_report, self.clock)
+        self._inbox = Inbox(self._take_report, self.clock, lambda event: event.job_id)
         self._health = Inbox(self._take_health, self.clock)
         reports = Reports(self.engine, self.clock, self._inbox.deliver)
         self._crashes = CrashLoops(reports)
@@ -660,7 +660,7 @@ class InfrastructureOrchestrator:
         self._settings.read(entry)
         self._crashes.note(entry, outcome)
         self._places.note(entry, outcome)
-        self._owners.forget(outcome.forgotten)
+        self._owners.note(entry, outcome)
 
     def _carry_out(self, outcome: Outcome) -> None:
         self._keeper.note(outcome, self.engine.now_ms)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -25,7 +26,18 @@ from orchestrator.kernels.state.codes import (
     Reason,
 )
 from orchestrator.kernels.state.row import ClusterShape
-from orchestrator.messages import Decide, Entry, PlaceJob, Plan, Review, StopJob, Submit
+from orchestrator.messages import (
+    Decide,
+    Entry,
+    Establish,
+    PlaceJob,
+    Plan,
+    Register,
+    ReleaseNode,
+    Review,
+    StopJob,
+    Submit,
+)
 from orchestrator.ports import Checkpoint, CheckpointManager, ShardManager
 from orchestrator.resources import ResourceManager, Usage
 from orchestrator.types import JobPriority, JobSpec, JobState, NodeSpec
@@ -102,10 +114,10 @@ def fragmentation(engine: Engine) -> float:
     have beforehand; see :meth:`orchestrator.resources.GPUAllocator.fragmentation`.)
     """
     nodes = engine.state.node[0]
-    up = nodes[(nodes["state"] == NodeCode.UP) & (nodes["gpus"] > 0)]
-    idle = up["gpu_free_milli"]
+    up = (nodes["state"] == NodeCode.UP) & (nodes["gpus"] > 0)
+    idle = nodes["gpu_free_milli"][up]
     total = int(idle.sum())
-    scattered = int(idle[idle < 1000 * up["gpus"]].sum())
+    scattered = int(idle[idle < 1000 * nodes["gpus"][up]].sum())
     return scattered / total if total else 0.0
 
 
@@ -215,9 +227,7 @@ _EXPLAINED = 64  # waiting jobs of a cluster's status that are told why, the fir
 def node_states(engine: Engine) -> dict[str, str]:
     """Nodes that are part of the cluster, and the state of each in lower case."""
     names = {int(code): code.name.lower() for code in NodeCode}
-    told = [names[code] for code in engine.state.node[0]["state"].tolist()]
-    find = engine.nodes.index.find
-    return {node_id: told[find(node_id)] for node_id in engine.nodes.specs}
+    return {node_id: names[code] for node_id, code in engine.nodes.codes.items()}
 
 
 def cluster_status(
@@ -270,7 +280,7 @@ def cluster_status(
         "interruptions": engine.jobs.count("interruptions"),
         "events": [note.as_dict() for note in engine.history.recent(_EXPLAINED)],
         "event_log": {"records": int(engine.row["log_count"]), "hash": f"{engine.log_hash:016x}"},
-        "shards": or_error(lambda: _by_shard(engine, owners)),
+        "shards": or_error(lambda: owners.by_shard(engine)),
     }
 
 
@@ -388,15 +398,24 @@ def _outlook(engine: Engine, job_id: str, now_ms: int, rule: _Rule) -> dict[str,
     if engine.jobs.code(job_id) not in (JobCode.PENDING, JobCode.PREEMPTED):
         names = ("why_not", "waits_for", "queue_position", "expected_start_ms")
         return dict.fromkeys(names)
-    place = np.flatnonzero(state.queue[0, : int(engine.row["queue_len"])]["job"] == j)
     binding = _told(why_waiting(engine, [job_id], rule)[job_id])
     fits_ms = entry.earliest_fit(state.rows, 0, j)
     return {
         "why_not": binding["reason"],
         "waits_for": binding,
-        "queue_position": int(place[0]) + 1,
+        "queue_position": _queue_position(engine, j) + 1,
         "expected_start_ms": None if fits_ms == NEVER else max(now_ms, fits_ms),
     }
+
+
+def _queue_position(engine: Engine, j: int) -> int:
+    """Where the job of a row waits: the queue is in the order of submission, then of rows."""
+    queue, submits = engine.state.queue[0]["job"], engine.state.request[0]["submit_ms"]
+
+    def place(q: int) -> tuple[int, int]:
+        return int(submits[queue[q]]), int(queue[q])
+
+    return bisect_left(range(int(engine.row["queue_len"])), (int(submits[j]), j), key=place)
 
 
 def load_answers(rule: _Rule = None) -> None:
@@ -489,6 +508,47 @@ def _gpus(usage: Usage) -> dict[str, float]:
     }
 
 
+class _Tally:
+    """How many names of one table each shard owns. Only those that have changed are looked at."""
+
+    def __init__(self) -> None:
+        self._of: dict[str, str] = {}
+        self._counts = Counter[str]()
+        self._touched: dict[str, None] = {}
+        self._all = True
+
+    def touch(self, name: str) -> None:
+        """Somebody has come, or has gone."""
+        self._touched[name] = None
+        if len(self._touched) > _MOST_TOUCHED + len(self._of):
+            self.renew()  # nobody asks: there is no need to remember more than there is
+
+    def renew(self) -> None:
+        """Anybody may have come, or gone."""
+        self._all, self._touched = True, {}
+
+    def counted(self, names: Mapping[str, object], owner: Callable[[str], str]) -> Counter[str]:
+        """How many each shard owns."""
+        if self._all:
+            self._of = {name: owner(name) for name in names}
+            self._counts = Counter(self._of.values())
+            self._all = False
+        while self._touched:
+            name = next(iter(self._touched))
+            now = owner(name) if name in names else None
+            before = self._of.pop(name, None)
+            if before is not None:
+                self._counts[before] -= 1
+            if now is not None:
+                self._of[name] = now
+                self._counts[now] += 1
+            del self._touched[name]
+        return self._counts
+
+
+_MOST_TOUCHED = 1024
+
+
 class Owners:
     """Who owns what, remembered as long as the shards stay the same.
 
@@ -500,23 +560,32 @@ class Owners:
 
     def __init__(self, shards: ShardManager) -> None:
         self.shards = shards
-        self._there: tuple[str, ...] = ()
-        self._of: dict[str, str] = {}
+        self._known: tuple[object, ...] = ()
+        self._jobs, self._nodes = _Tally(), _Tally()
 
-    def count(self, names: Mapping[str, object]) -> Counter[str]:
-        """How many of some names each shard owns."""
+    def note(self, entry: Entry, outcome: Outcome) -> None:
+        """An entry of the log was applied: who has come because of it, and who has gone."""
+        body = entry.body
+        if isinstance(body, Submit):
+            self._jobs.touch(body.spec.job_id)
+        elif isinstance(body, Register):
+            self._nodes.touch(body.spec.node_id)
+        elif isinstance(body, Establish):
+            self._nodes.renew()
+            self._jobs.renew()
+        if outcome.forgotten:
+            self._jobs.touch(outcome.forgotten)
+        for effect in outcome.effects:
+            if isinstance(effect, ReleaseNode):
+                self._nodes.touch(effect.node_id)
+
+    def by_shard(self, engine: Engine) -> dict[str, dict[str, int]]:
+        """How many of a cluster's jobs and nodes each shard owns."""
         there = tuple(self.shards.shards)
-        if there != self._there:
-            self._there, self._of = there, {}
-        for name in names.keys() - self._of.keys():
-            self._of[name] = self.shards.owner(name)
-        return Counter(map(self._of.__getitem__, names))
-
-    def forget(self, name: str) -> None:
-        """Nobody asks about it any more."""
-        self._of.pop(name, None)
-
-
-def _by_shard(engine: Engine, owners: Owners) -> dict[str, dict[str, int]]:
-    jobs, nodes = owners.count(engine.jobs.specs), owners.count(engine.nodes.specs)
-    return {name: {"jobs": jobs[name], "nodes": nodes[name]} for name in owners.shards.shards}
+        if self._known != (there, engine.loads):
+            self._jobs.renew()
+            self._nodes.renew()
+            self._known = there, engine.loads
+        jobs = self._jobs.counted(engine.jobs.specs, self.shards.owner)
+        nodes = self._nodes.counted(engine.nodes.specs, self.shards.owner)
+        return {name: {"jobs": jobs[name], "nodes": nodes[name]} for name in there}

@@ -180,6 +180,8 @@ def _require_text(spec: object, subject: str, field: str) -> None:
 def _require_texts(spec: object, subject: str, field: str) -> None:
     """Demand a tuple or list of texts that are not empty; one text is not a list of letters."""
     value = getattr(spec, field)
+    if type(value) is tuple and not value:
+        return
     ok = isinstance(value, tuple | list) and all(
         isinstance(one, str) and one and is_unicode(one) for one in value
     )
@@ -192,9 +194,21 @@ def _passes_exec(text: object) -> bool:
     return isinstance(text, str) and is_unicode(text) and "\0" not in text
 
 
+def _is_plain_command(value: object) -> bool:
+    """Whether it is a vector of such texts as nearly all are."""
+    if type(value) is not tuple:
+        return False
+    for part in value:
+        if type(part) is not str or not part.isascii() or "\0" in part:
+            return False
+    return not value or bool(value[0])
+
+
 def _require_command(spec: JobSpec, subject: str) -> None:
     """Demand an argument vector and a folder; one text is a shell's, not a vector."""
     value = spec.command
+    if _is_plain_command(value) and type(spec.working_dir) is str and not spec.working_dir:
+        return
     ok = isinstance(value, tuple | list) and all(_passes_exec(part) for part in value)
     remedy = "give a tuple of texts without NUL, the program first; wrap a shell's line in "
     remedy += "('sh', '-c', line)"
@@ -209,6 +223,8 @@ def _require_command(spec: JobSpec, subject: str) -> None:
 def _require_environment(spec: JobSpec, subject: str) -> None:
     """Demand names and values, as a mapping or as pairs; sorted, each name once."""
     value = spec.environment
+    if type(value) is tuple and not value:
+        return
     pairs = tuple(value.items()) if isinstance(value, Mapping) else value
     ok = isinstance(pairs, tuple | list) and all(
         isinstance(pair, tuple | list)

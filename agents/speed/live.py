@@ -16,11 +16,12 @@ import numpy as np
 from orchestrator.clock import VirtualClock
 from orchestrator.foundations import in_memory
 from orchestrator.kernels.state.row import ClusterShape
+from orchestrator.messages import WorkerExited
 from orchestrator.orchestrator import InfrastructureOrchestrator
 from orchestrator.scheduling.rules import rule_named
 from orchestrator.types import JobPriority, JobSpec, NodeSpec
 
-__all__ = ["LiveCluster", "ask_seconds"]
+__all__ = ["LiveCluster"]
 
 
 _GPUS = 8
@@ -69,6 +70,7 @@ class LiveCluster:
         )
         self.construction_s = now() - begun
         self._joined = nodes
+        self._ends: list[WorkerExited] = []
         asyncio.run(self._submit(waiting))
 
     async def _submit(self, count: int) -> None:
@@ -107,15 +109,14 @@ class LiveCluster:
         asyncio.run(self.orchestrator.register_node(spec))
         return self._now() - begun
 
-
-def ask_seconds(ask: Callable[[], object], now: Callable[[], float], times: int = 5) -> float:
-    """Seconds that a question takes, at best of a few."""
-    found = []
-    for _ in range(times):
-        begun = now()
-        ask()
-        found.append(now() - begun)
-    return min(found)
+    def end(self) -> float:
+        """Seconds that it takes when one of its jobs ends."""
+        if not self._ends:
+            self._ends = [WorkerExited(*run) for run in self.orchestrator.engine.placed().items()]
+        event = self._ends.pop()
+        begun = self._now()
+        asyncio.run(self.orchestrator._take_report(event))
+        return self._now() - begun
 
 
 def _node(k: int) -> NodeSpec:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+
+import psutil
 
 from orchestrator.clock import VirtualClock
 from orchestrator.engine.engine import Engine
@@ -19,6 +22,7 @@ from orchestrator.live.journal import Journal
 from orchestrator.messages import (
     Command,
     Decide,
+    Effect,
     Entry,
     Event,
     PlaceJob,
@@ -27,10 +31,12 @@ from orchestrator.messages import (
     WorkerExited,
 )
 from orchestrator.orchestrator import InfrastructureOrchestrator
+from orchestrator.ports import Runtime
 from orchestrator.types import JobPriority, JobSpec, NodeSpec
 
 __all__ = [
     "LivedLog",
+    "LongLife",
     "appended_per_second",
     "disk_per_second",
     "job",
@@ -125,6 +131,101 @@ def submitted_per_second(commands: int, at_once: int) -> float:
         )
 
 
+class LongLife:
+    """An orchestrator on a log in a file, through which many more jobs go than its table holds.
+
+    Jobs are submitted, placed and ended by the hundreds, and asked about; all of them end.
+
+    Parameters
+    ----------
+    folder : Path
+        Where the log is made.
+    jobs : int
+        Jobs in all.
+    table : int
+        Jobs that are remembered.
+
+    Attributes
+    ----------
+    memory_mib, log_mib : list of float
+        What this process has in memory, and the files' size, after each tenth of the jobs.
+    """
+
+    def __init__(self, folder: Path, jobs: int, table: int = 4096) -> None:
+        self._folder, self._jobs = folder, jobs
+        self._table = max(min(table, jobs), 2 * _BATCH)
+        self.memory_mib: list[float] = []
+        self.log_mib: list[float] = []
+        asyncio.run(self._live())
+
+    async def _live(self) -> None:
+        nodes = _nodes(_BATCH // _GPUS)
+        shape = ClusterShape(envs=1, jobs=self._table, devices=_GPUS, nodes=len(nodes))
+        with SQLiteLog(self._folder / "log") as log:
+            cluster = _cluster(log, shape, nodes, _Nothing())
+            await cluster.start()
+            propose, tenth = cluster._journal.propose, max(self._jobs // 10, 1)
+            for first in range(0, self._jobs, _BATCH):
+                numbers = range(first, min(first + _BATCH, self._jobs))
+                names = [job(number).job_id for number in numbers]
+                await _all(propose, [Submit(job(number)) for number in numbers])
+                await propose(Decide(Plan(tuple(PlaceJob(name) for name in names))))
+                runs = cluster.engine.placed()
+                await _all(propose, [WorkerExited(name, runs[name]) for name in names])
+                cluster.get_job_status(names[-1])
+                cluster.get_cluster_status()
+                if first // tenth < numbers.stop // tenth:
+                    self._look()
+
+    def _look(self) -> None:
+        gc.collect()
+        self.memory_mib.append(psutil.Process().memory_info().rss / 2**20)
+        self.log_mib.append(_mib(self._folder))
+
+    @property
+    def grown_mib(self) -> float:
+        """By how much memory has grown in the second half."""
+        return self.memory_mib[-1] - self.memory_mib[len(self.memory_mib) // 2]
+
+
+class _Nothing:
+    """A runtime that has nothing to do: whoever measures says that jobs have ended."""
+
+    def bind(self, deliver: Callable[[Event], Awaitable[object]]) -> None:
+        """Nothing is reported."""
+
+    def observe(self) -> Mapping[str, int]:
+        """Nobody runs."""
+        return {}
+
+    def carry_out(self, effects: Sequence[Effect]) -> None:
+        """Nothing is begun."""
+
+
+def _mib(folder: Path) -> float:
+    return sum(path.stat().st_size for path in folder.iterdir()) / 2**20
+
+
+def _cluster(
+    log: SQLiteLog,
+    shape: ClusterShape,
+    nodes: tuple[NodeSpec, ...],
+    runtime: Runtime | None = None,
+) -> InfrastructureOrchestrator:
+    clock = VirtualClock()
+    return InfrastructureOrchestrator(
+        log,
+        HashShardManager(),
+        HeartbeatFaultDetector(clock),
+        InMemoryCheckpoints(),
+        clock=clock,
+        runtime=runtime,
+        shape=shape,
+        nodes=nodes,
+        review_ms=None,
+    )
+
+
 class LivedLog:
     """A log in a file with the history of many jobs, of which a tenth are alive.
 
@@ -144,7 +245,7 @@ class LivedLog:
 
     async def _live(self) -> int:
         with SQLiteLog(self._path) as log:
-            cluster = self._cluster(log)
+            cluster = _cluster(log, self._shape, self._nodes)
             await cluster.start()
             propose = cluster._journal.propose
             for first in range(0, self._jobs, _BATCH):
@@ -156,28 +257,15 @@ class LivedLog:
                 await _all(propose, [WorkerExited(job_id, 1) for job_id in ended])
             return cluster._journal.applied
 
-    def _cluster(self, log: SQLiteLog) -> InfrastructureOrchestrator:
-        clock = VirtualClock()
-        return InfrastructureOrchestrator(
-            log,
-            HashShardManager(),
-            HeartbeatFaultDetector(clock),
-            InMemoryCheckpoints(),
-            clock=clock,
-            shape=self._shape,
-            nodes=self._nodes,
-            review_ms=None,
-        )
-
     def restart(self) -> int:
         """Open the log and be what it says; the jobs that are known."""
         with SQLiteLog(self._path) as log:
-            return len(self._cluster(log).jobs)
+            return len(_cluster(log, self._shape, self._nodes).jobs)
 
     @property
     def mib(self) -> float:
         """Size of all files, MiB."""
-        return sum(path.stat().st_size for path in self._path.parent.iterdir()) / 2**20
+        return _mib(self._path.parent)
 
 
 async def _all(

@@ -29,9 +29,10 @@ from agents.speed.clock import (
 )
 from agents.speed.cluster import CrowdedClusters, Cycle, pack_openb, placed_per_second
 from agents.speed.etcd import etcd_per_second, leader_killed_s, local_etcd, why_no_etcd
-from agents.speed.live import LiveCluster, ask_seconds
+from agents.speed.live import LiveCluster
 from agents.speed.log import (
     LivedLog,
+    LongLife,
     appended_per_second,
     disk_per_second,
     submitted_per_second,
@@ -88,6 +89,8 @@ class Workbench:
         Commands that a log makes durable in one repeat, 64 of them under way at once.
     history : int
         Jobs in the history of the log that a restart reads.
+    known : int
+        Jobs that the large live cluster is asked about, and that go through one that forgets them.
     real_jobs : int
         Real jobs in one repeat.
     lease_ms : int
@@ -111,6 +114,7 @@ class Workbench:
     large: int = 10_000
     commands: int = 20_000
     history: int = 10_000
+    known: int = 100_000
     real_jobs: int = 200
     lease_ms: int = 2000
     repeats: int = 5
@@ -134,6 +138,14 @@ class Workbench:
         if self.traces:
             return read_swf(Path(self.traces) / "swf" / "lublin_256.swf.gz")
         return lublin_feitelson(20_000, 1)
+
+    @cached_property
+    def crowded(self) -> LiveCluster:
+        """The large live cluster, full, and with most of its jobs waiting."""
+        LiveCluster(_FEW, _FEW, "fcfs", self.now).cycle()  # loads the kernels
+        cluster = LiveCluster(self.large, self.known, "fcfs", self.now)
+        cluster.cycle()
+        return cluster
 
 
 def copy_bound(bench: Workbench) -> Measure:
@@ -446,24 +458,57 @@ def live_cycle_large(bench: Workbench) -> Measure:
     return _cycles(bench, bench.large, "fcfs")
 
 
+def live_construct(bench: Workbench) -> Measure:
+    """Constructing an orchestrator with its large cluster's nodes."""
+    runs = [LiveCluster(bench.large, 0, "fcfs", bench.now) for _ in range(bench.repeats + 1)]
+    times = [run.construction_s for run in runs[1:]]  # the first one loads the kernels
+    note = f"{bench.large:,} nodes"
+    return Measure(statistics.median(times), "s", min(times), max(times), note)
+
+
+def live_register(bench: Workbench) -> Measure:
+    """Registering one more node in the large cluster."""
+    return _asked(bench, bench.crowded.register)
+
+
+def live_job_status(bench: Workbench) -> Measure:
+    """The status of a job that waits in the large cluster."""
+    last = f"job-{bench.known - 1}"
+    return _asked(bench, lambda: _timed(bench, bench.crowded.orchestrator.get_job_status, last))
+
+
 def live_questions(bench: Workbench) -> Measure:
-    """The status of the orchestrator's large cluster, a cycle later."""
-    LiveCluster(_FEW, _FEW, "fcfs", bench.now).cycle()  # loads the kernels
-    cluster = LiveCluster(bench.large, bench.waiting, "fcfs", bench.now)
-    cluster.cycle()
-    orchestrator, now = cluster.orchestrator, bench.now
-    last = f"job-{bench.waiting - 1}"
-    status_s = ask_seconds(lambda: orchestrator.get_job_status(last), now)
-    parts = {
-        "constructed in": f"{cluster.construction_s:.2g} s",
-        "one more node": f"{1000 * ask_seconds(cluster.register, now):.2g} ms",
-        "a job's status": f"{1000 * status_s:.2g} ms",
-    }
-    times = [
-        1000 * ask_seconds(orchestrator.get_cluster_status, now, 1) for _ in range(bench.repeats)
-    ]
-    note = ", ".join(f"{name} {value}" for name, value in parts.items())
+    """The status of the large cluster."""
+    return _asked(bench, lambda: _timed(bench, bench.crowded.orchestrator.get_cluster_status))
+
+
+def live_end(bench: Workbench) -> Measure:
+    """A job of the large cluster ends: reported, logged in memory, applied."""
+    return _asked(bench, bench.crowded.end)
+
+
+def _timed(bench: Workbench, ask: Callable[..., object], *given: object) -> float:
+    begun = bench.now()
+    ask(*given)
+    return bench.now() - begun
+
+
+def _asked(bench: Workbench, spent: Callable[[], float]) -> Measure:
+    """Milliseconds, the first time apart: it loads kernels."""
+    spent()
+    times = [1000 * spent() for _ in range(max(bench.repeats, 3))]
+    note = f"{bench.large:,} nodes, {bench.known:,} jobs"
     return Measure(statistics.median(times), "ms", min(times), max(times), note)
+
+
+def live_memory(bench: Workbench) -> Measure:
+    """Memory of an orchestrator through which many jobs have gone, log in a file."""
+    with tempfile.TemporaryDirectory() as folder:
+        life = LongLife(Path(folder), bench.known)
+    mib, files = life.memory_mib, life.log_mib
+    note = f"{bench.known:,} jobs, {life.grown_mib:+.1f} MiB in their second half; "
+    note += f"log and snapshots {min(files):.1f} to {max(files):.1f} MiB"
+    return Measure(mib[-1], "MiB", min(mib), max(mib), note)
 
 
 def durable_one(bench: Workbench) -> Measure:
@@ -547,8 +592,19 @@ def first_instruction(bench: Workbench) -> Measure:
 
 def real_jobs(bench: Workbench) -> Measure:
     """Trivial real jobs that are started and ended in a second, 8 agents."""
-    rates = RealCluster(8).jobs_per_second(bench.real_jobs, bench.repeats)
-    note = f"{bench.real_jobs} jobs at once, log in memory"
+    return _real_jobs(bench, durable=False)
+
+
+def durable_jobs(bench: Workbench) -> Measure:
+    """The same, with the log in a file."""
+    return _real_jobs(bench, durable=True)
+
+
+def _real_jobs(bench: Workbench, *, durable: bool) -> Measure:
+    cluster = RealCluster(8, durable=durable)
+    rates = cluster.jobs_per_second(bench.real_jobs, bench.repeats)
+    note = f"{bench.real_jobs} jobs at once, log in {'a file' if durable else 'memory'}; "
+    note += f"the orchestrator's own time {statistics.median(cluster.cpu_ms):.2g} ms a job"
     return Measure(statistics.median(rates), "jobs/s", min(rates), max(rates), note)
 
 
@@ -576,7 +632,12 @@ MEASURES: Mapping[str, Callable[[Workbench], Measure]] = {
         live_cycle,
         live_cycle_priority,
         live_cycle_large,
+        live_construct,
+        live_register,
+        live_job_status,
         live_questions,
+        live_end,
+        live_memory,
         durable_one,
         durable_many,
         durable_submits,
@@ -587,6 +648,7 @@ MEASURES: Mapping[str, Callable[[Workbench], Measure]] = {
         shards_led_again,
         first_instruction,
         real_jobs,
+        durable_jobs,
         memory,
         warm_start,
         cold_compile,

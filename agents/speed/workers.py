@@ -6,12 +6,13 @@ import asyncio
 import tempfile
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 
 from orchestrator.clock import WallClock
 from orchestrator.errors import ConfigurationError
 from orchestrator.foundations import in_memory
+from orchestrator.foundations.sqlite import SQLiteLog
 from orchestrator.orchestrator import InfrastructureOrchestrator
 from orchestrator.runtimes import LocalAgents, ProcessRuntime
 from orchestrator.types import JobPriority, JobSpec, NodeSpec
@@ -35,12 +36,20 @@ class RealCluster:
     ----------
     agents : int
         How many.
+    durable : bool, optional
+        Whether its log is in a file, and not in memory.
+
+    Attributes
+    ----------
+    cpu_ms : list of float
+        Processor time of the orchestrator's process for each job, by repeat.
     """
 
-    def __init__(self, agents: int) -> None:
+    def __init__(self, agents: int, *, durable: bool = False) -> None:
         if agents < 1:
             raise ConfigurationError(f"RealCluster: {agents} agents; give 1 at least")
-        self.agents = agents
+        self.agents, self._durable = agents, durable
+        self.cpu_ms: list[float] = []
 
     def first_instruction_ms(self, jobs: int) -> list[float]:
         """From submitting a job to what its worker does first, one after the other, ms."""
@@ -65,18 +74,23 @@ class RealCluster:
         found = []
         async with self._opened() as (running, _):
             for repeat in range(repeats):
-                begun_s = time.perf_counter()
-                for k in range(jobs):
-                    await running.submit_job(_job(f"{repeat}-{k}", ("true",)))
+                begun_s, spent_s = time.perf_counter(), time.process_time()
+                specs = [_job(f"{repeat}-{k}", ("true",)) for k in range(jobs)]
+                await asyncio.gather(*(running.submit_job(spec) for spec in specs))
                 await _ended(running)
                 found.append(jobs / (time.perf_counter() - begun_s))
+                self.cpu_ms.append(1000 * (time.process_time() - spent_s) / jobs)
         return found
 
     @asynccontextmanager
     async def _opened(self) -> AsyncIterator[tuple[InfrastructureOrchestrator, Path]]:
         """A cluster that runs; nothing is left of it afterwards."""
-        clock = WallClock()
+        clock, cleanup = WallClock(), ExitStack()
+        folder = Path(cleanup.enter_context(tempfile.TemporaryDirectory()))
         parts = in_memory(clock)
+        if self._durable:
+            log = cleanup.enter_context(SQLiteLog(folder / "log"))
+            parts = parts._replace(consensus_engine=log)
         runtime = ProcessRuntime(clock, parts.fault_detector)
         names = [f"n{k}" for k in range(self.agents)]
         running = InfrastructureOrchestrator(
@@ -86,13 +100,13 @@ class RealCluster:
             nodes=[NodeSpec(name, _GPUS, 16.0, 8, 64.0, 10.0, "NVLink") for name in names],
             schedule_on_events=True,
         )
-        with tempfile.TemporaryDirectory() as folder:
+        with cleanup:
             await runtime.open()
-            agents = LocalAgents(runtime, names, Path(folder) / "agents")
+            agents = LocalAgents(runtime, names, folder / "agents")
             try:
                 await agents.start()
                 await running.start()
-                yield running, Path(folder)
+                yield running, folder
             finally:
                 await agents.stop()
                 await runtime.close()
@@ -105,7 +119,7 @@ def _job(job_id: str, command: tuple[str, ...]) -> JobSpec:
 async def _ended(running: InfrastructureOrchestrator) -> None:
     """Wait until no job waits or runs; there is nobody who would say so."""
     end_s = time.monotonic() + _PATIENCE_S
-    while running.engine.unended():
+    while running.engine.row["queue_len"] or running.engine.row["running_len"]:
         if time.monotonic() > end_s:
             raise ConfigurationError(f"RealCluster: jobs have not ended in {_PATIENCE_S:.0f} s")
         await asyncio.sleep(_LOOK_S)

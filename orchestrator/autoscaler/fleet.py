@@ -226,12 +226,11 @@ class FleetController:
     @property
     def size(self) -> int:
         """Nodes that are up or on order."""
-        return len(self._up()) + self.pending
+        return self._engine.nodes.count(NodeCode.UP) + self.pending
 
     def _up(self) -> list[str]:
-        nodes, up = self._engine.nodes, NodeCode.UP.value
-        codes, find = self._engine.state.node[0]["state"].tolist(), nodes.index.find
-        return [node_id for node_id in nodes.specs if codes[find(node_id)] == up]
+        up = NodeCode.UP.value
+        return [node_id for node_id, code in self._engine.nodes.codes.items() if code == up]
 
     def left(self, node_ids: list[str]) -> None:
         """Nodes have left the cluster: they are given back, later if that fails."""

@@ -25,10 +25,16 @@ from orchestrator.messages import (
 __all__ = ["EffectReader", "placements"]
 
 
+# By number: looking a member up, for each effect, costs as much as all the rest of it.
+_RELEASE, _SAVE, _START, _MOVE = (
+    int(kind) for kind in (EffectKind.RELEASE, EffectKind.SAVE, EffectKind.START, EffectKind.MOVE)
+)
+
+
 _STOPS = {  # why, and whether the job is to be saved first
-    EffectKind.STOP: (StopReason.PREEMPTED, False),
-    EffectKind.SAVE_AND_STOP: (StopReason.PREEMPTED, True),
-    EffectKind.INTERRUPT: (StopReason.INTERRUPTED, False),
+    int(EffectKind.STOP): (StopReason.PREEMPTED, False),
+    int(EffectKind.SAVE_AND_STOP): (StopReason.PREEMPTED, True),
+    int(EffectKind.INTERRUPT): (StopReason.INTERRUPTED, False),
 }
 
 
@@ -76,22 +82,22 @@ class EffectReader:
 
     def _message(self, record: dict[str, int], workers: NDArray[np.void]) -> Effect:
         kind, subject = record["kind"], record["subject"]
-        if kind == EffectKind.RELEASE:
+        if kind == _RELEASE:
             return ReleaseNode(self._nodes.index.ids[subject])
         job_id = self._jobs.index.ids[subject]
         run = self._jobs.runs_before(subject) + record["run"]
         cost_ms, progress_ms = record["cost_ms"], record["progress_ms"]
-        if kind == EffectKind.SAVE:
+        if kind == _SAVE:
             return SaveCheckpoint(job_id, run, cost_ms, progress_ms)
         if kind in _STOPS:
-            reason, save = _STOPS[EffectKind(kind)]
+            reason, save = _STOPS[kind]
             return StopJob(job_id, run, reason, progress_ms, lost_ms=cost_ms, save=save)
         spec, time_ms = self._jobs.specs[job_id], record["time_ms"]
         places = placements(workers[: record["workers"]], self._nodes)
         speed = record["speed_milli"]
-        if kind == EffectKind.START:
+        if kind == _START:
             return StartJob(job_id, run, spec, places, time_ms, cost_ms, progress_ms, speed)
-        resume_ms, moved = time_ms + cost_ms, kind == EffectKind.MOVE
+        resume_ms, moved = time_ms + cost_ms, kind == _MOVE
         return RegroupJob(job_id, run, spec, places, resume_ms, progress_ms, speed, moved)
 
 

@@ -156,6 +156,8 @@ class Engine:
     ----------
     applied : int
         Entries that were applied; it tells whether something has changed.
+    loads : int
+        How often it became what was set aside: nothing is as it was known to be then.
     """
 
     def __init__(
@@ -168,7 +170,7 @@ class Engine:
         seed: int = 0,
         check: bool = False,
     ) -> None:
-        self._check, self.applied = check, 0
+        self._check, self.applied, self.loads = check, 0, 0
         self._found(
             Establish(shape, tuple(nodes), semantics or Semantics(), tuple(tenants), int(seed))
         )
@@ -177,7 +179,7 @@ class Engine:
     def of(cls, settings: Establish, *, check: bool = False) -> Engine:
         """One that begins with these settings, as a log has them."""
         engine = cls.__new__(cls)
-        engine._check, engine.applied = check, 0
+        engine._check, engine.applied, engine.loads = check, 0, 0
         engine._found(settings)
         return engine
 
@@ -267,6 +269,7 @@ class Engine:
     def load(self, image: EngineImage) -> None:
         """Be what was set aside. Records of the event log are not kept; its hash is."""
         self.applied += 1  # whatever was known of the entry that comes next
+        self.loads += 1
         self._begin(image.settings)
         kernels.copy_row(image.state.rows, 0, self.state.rows, 0)
         effects, workers = image.told
@@ -369,17 +372,19 @@ class Engine:
         Jobs that ask for the same are looked at once, and again only when nodes have changed.
         """
         jobs = self.state.queue[0, : int(self.row["queue_len"])]["job"]
-        kinds, first = np.unique(self.jobs.asked[jobs], return_index=True)
+        asked = self.jobs.asked[jobs]
+        kinds = np.flatnonzero(np.bincount(asked)).tolist()
         if self._fitting_for != self.nodes.changes:
             self._fitting, self._fitting_for = {}, self.nodes.changes
-        for kind, q in zip(kinds.tolist(), first.tolist(), strict=True):
+        for kind in kinds:
             if kind not in self._fitting:
-                self._fitting[kind] = kernels.can_ever_fit(self.state.rows, 0, int(jobs[q]))
-        never = [kind for kind in kinds.tolist() if not self._fitting[kind]]
+                first = int(jobs[np.argmax(asked == kind)])
+                self._fitting[kind] = kernels.can_ever_fit(self.state.rows, 0, first)
+        never = [kind for kind in kinds if not self._fitting[kind]]
         if not never:
             return []
         ids = self.jobs.index.ids
-        return [ids[j] for j in jobs[np.isin(self.jobs.asked[jobs], never)]]
+        return [ids[j] for j in jobs[np.isin(asked, never)]]
 
     def work_done(self, job_id: str, time_ms: int) -> int:
         """Work that a job will have done at a time, from now on, saved or not, ms."""
@@ -440,8 +445,8 @@ class Engine:
 
     def late_workers(self) -> tuple[ResizeJob, ...]:
         """Workers that can join running jobs without ``gang_schedule``, which began with fewer."""
-        if not self.jobs.loose:
-            return ()
+        if not (self.jobs.loose and len(short_jobs(self.state, len(self.jobs.index.ids)))):
+            return ()  # the copy costs more than the look
         return late_workers(self.state_at(self.now_ms), self.jobs.index.ids)
 
     def next_join_ms(self) -> int | None:

@@ -5,7 +5,7 @@ Parts of the engine: nobody else calls what changes the cluster here.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,10 +16,10 @@ from orchestrator.engine.binding import account_binding, binding_field
 from orchestrator.engine.plans import Preference
 from orchestrator.engine.records import (
     SHAPE_FIELDS,
+    RecordMaker,
     check_racks,
     could_hold,
     node_records,
-    request_record,
     requested_ms,
 )
 from orchestrator.errors import CapacityError, UnknownEntityError, ValidationError
@@ -192,6 +192,7 @@ class JobTable:
         self._aware = np.zeros(state.shape.jobs, np.bool_)  # topology-aware, by row
         self._runs_before = np.zeros(state.shape.jobs, np.int64)  # after which runs count, by row
         self._last_run = 0  # the highest number of a run of a job that is forgotten
+        self._records = RecordMaker()
 
     def image(self) -> TableImage:
         """Who is in it."""
@@ -252,10 +253,10 @@ class JobTable:
             raise ValidationError(me, "num_workers", problem, "raise ClusterShape.workers")
         self.tenants.require_room(spec.tenant)
         if awaits_order:
-            ask = request_record(spec, 0, 0, self._nodes.models_with(spec.gpu_models))
+            ask = self._records.record(spec, 0, 0, self._nodes.models_with(spec.gpu_models))
         else:
             self.needs_order(spec, ())
-            ask = request_record(spec, 0, 0, self._nodes.models)
+            ask = self._records.record(spec, 0, 0, self._nodes.models)
         # With the first GPUs that come quotas are counted in GPUs, no longer in cores.
         recounted = spec.gpus_per_worker > 0 and not self._state.rows[0]["unit"]
         if len(self._nodes.specs) > 0 and not recounted:
@@ -283,12 +284,12 @@ class JobTable:
             If none of all of them holds it, naming the field that is too large.
         """
         models = self._nodes.models_with(node.gpu_model for nodes in orderable for node in nodes)
-        ask = request_record(spec, 0, 0, models)
-        here = list(self._nodes.specs.values())
+        ask = self._records.record(spec, 0, 0, models)
         new_model = not set(spec.gpu_models) <= set(self._nodes.models)
         # A cluster without nodes is one that is being built; it may yet hold anything.
-        if not here or live.could_ever_fit(self._state.rows, 0, self._spare, ask):
+        if not self._nodes.specs or live.could_ever_fit(self._state.rows, 0, self._spare, ask):
             return new_model
+        here = list(self._nodes.specs.values())
         clusters = [here, *orderable]
 
         def held(smaller: NDArray[np.void]) -> bool:
@@ -329,7 +330,8 @@ class JobTable:
         self.specs[spec.job_id] = spec
         tenant = self.tenants.number(spec.tenant)
         self._nodes.know_models(spec.gpu_models)
-        ask = request_record(spec, time_ms, tenant, self._nodes.models)
+        ask = self._records.record(spec, time_ms, tenant, self._nodes.models)
+        self._records.drop(spec)
         self._note(j, spec, ask)
         live.admit_live_job(self._state.rows, 0, time_ms, j, ask)
         return forgotten
@@ -396,6 +398,9 @@ class NodeTable:
         self._records: dict[tuple[Any, ...], NDArray[np.void]] = {}  # of each kind of hardware
         self.links = np.zeros(state.shape.nodes, np.uint8)  # NodeSpec.link_rank, by row
         self._racks: dict[int, dict[str, None]] = {}  # who is, or was, in which
+        self._codes: dict[str, int] = {}
+        self._counts: list[int] = []
+        self._coded_at = self._counted_at = -1  # changes that these two take account of
 
     def image(self) -> TableImage:
         """Who is in it."""
@@ -438,6 +443,23 @@ class NodeTable:
     def code(self, node_id: str) -> NodeCode:
         """State of a node."""
         return NodeCode(self._state.node[0, self.index.find(node_id)]["state"])
+
+    @property
+    def codes(self) -> Mapping[str, int]:
+        """States of all nodes that are part of the cluster, by their ids, as ``NodeCode``."""
+        if self._coded_at != self.changes:
+            codes, find = self._state.node[0]["state"].tolist(), self.index.find
+            self._codes = {node_id: codes[find(node_id)] for node_id in self.specs}
+            self._coded_at = self.changes
+        return self._codes
+
+    def count(self, code: NodeCode) -> int:
+        """How many rows of the table are in a state."""
+        if self._counted_at != self.changes:
+            states = self._state.node[0]["state"]
+            self._counts = np.bincount(states, minlength=len(NodeCode)).tolist()
+            self._counted_at = self.changes
+        return self._counts[code]
 
     def check(self, spec: NodeSpec) -> None:
         """Raise unless a node can be registered."""

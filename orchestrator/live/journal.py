@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from orchestrator.engine.checks import check_entry, check_message
 from orchestrator.engine.engine import Engine, EngineImage, Outcome
@@ -63,6 +64,16 @@ class _Image:
     doubt: tuple[tuple[int, Outcome], ...]
     kept: tuple[tuple[str, object], ...]
     token: int = 0
+
+
+class _Answer(NamedTuple):
+    """An entry, and what came of it."""
+
+    entry: Entry
+    outcome: Outcome | QuartermasterError
+
+
+_ANSWERS = 1024  # that are kept, more or less, for those who wait
 
 
 class Journal:
@@ -122,10 +133,13 @@ class Journal:
         self._observe = observe
         self._kept = kept or {}
         self._settled = settled
-        self._lock = asyncio.Lock()  # of who proposes, leads or cuts, until the log has the entry
-        self._flying = 0  # entries that the log was given, and has not answered for
-        self._landing: asyncio.Future[None] | None = None
-        self._answers: dict[int, Outcome | QuartermasterError] = {}  # to those who gave them
+        self._lock = asyncio.Lock()  # of who proposes or leads, until the log has the entry
+        # Entries that the log was given, and has not answered for: how many were applied before.
+        self._flying: dict[int, int] = {}
+        self._flights = itertools.count()
+        self._answers: dict[int, _Answer] = {}  # to those who gave them, by index
+        self._most_answers = _ANSWERS
+        self._cutting: asyncio.Task[None] | None = None
         self._applying = False
         self._senseless: set[int] = set()  # entries whose application raised an error
         self._doubt: deque[tuple[int, Outcome]] = deque()  # entries with effects, and these
@@ -134,6 +148,7 @@ class Journal:
         self.established, self.leader, self.term, self.token = False, "", -1, 0
         self.require_lease: Callable[[], object] = lambda: None
         self._resigned = False
+        self._landed: asyncio.Future[None] | None = None  # for who resigns: nothing is under way
         # What the kept entries are applied to, and which of them is the first.
         self.applied, self._begin, self._first = 0, engine.image(), 0
         self._catch_up()
@@ -202,7 +217,11 @@ class Journal:
         """Lead no more; returns when nothing of what was proposed is on its way into the log."""
         self._resigned = True
         async with self._lock:
-            await self._landed()
+            if self._flying:
+                self._landed = asyncio.get_running_loop().create_future()
+                await self._landed
+            if self._cutting is not None and self._cuts_now():
+                await asyncio.wait({self._cutting})
 
     def _require_right(self) -> None:
         """Raise a :class:`NotLeaderError` if this may not lead, whatever the log says."""
@@ -233,7 +252,8 @@ class Journal:
             checked = self.applied
             await self._cut()
             entry = Entry(self._now_ms(), body, self._mine, self._done())
-            self._flying += 1
+            flight = next(self._flights)
+            self._flying[flight] = checked
         try:
             # Others may propose meanwhile: a log commits together what comes together.
             index = await self._append(entry, checked)
@@ -241,27 +261,24 @@ class Journal:
                 self._catch_up(checked=index if checked == self.applied else -1)
             mine = self._answers.get(index)
         finally:
-            self._land()
+            self._land(flight)
         if mine is None:  # somebody else has cut the log behind it: it took over long ago
             raise NotLeaderError(self.leader, self.term)
-        if isinstance(mine, QuartermasterError):
-            raise mine
-        return mine
+        if isinstance(mine.outcome, QuartermasterError):
+            raise mine.outcome
+        return mine.outcome
 
-    def _land(self) -> None:
-        """The log has answered for an entry."""
-        self._flying -= 1
+    def _land(self, flight: int) -> None:
+        """The log has answered for an entry; what nobody waits for any more is forgotten."""
+        del self._flying[flight]
         if not self._flying:
             self._answers.clear()
-            if self._landing is not None and not self._landing.done():
-                self._landing.set_result(None)
-
-    async def _landed(self) -> None:
-        """Wait until the log has answered for all entries; who holds the lock lets no others up."""
-        if self._flying:
-            self._landing = asyncio.get_running_loop().create_future()
-            await self._landing
-            self._landing = None
+            if self._landed is not None and not self._landed.done():
+                self._landed.set_result(None)
+        elif len(self._answers) > self._most_answers:
+            first = min(self._flying.values())
+            self._answers = {at: known for at, known in self._answers.items() if at >= first}
+            self._most_answers = 2 * len(self._answers) + _ANSWERS
 
     def _now_ms(self) -> int:
         return max(self._clock.now_ms(), self._engine.now_ms)
@@ -282,6 +299,10 @@ class Journal:
             return await self._consensus.append(entry)
         except Exception:
             self._catch_up()
+            for at, mine in self._answers.items():  # the log may have been cut behind it
+                if at >= since and mine.entry == entry:
+                    _log.warning("entry %d was logged, though the log raised an error", at)
+                    return at
             kept = self._consensus.entries(since)
             snapshot = self._snapshot()
             for at, known in enumerate(kept, max(since, snapshot[0] if snapshot else 0)):
@@ -316,7 +337,7 @@ class Journal:
                 outcome = self._apply(entry, apply)
                 checked = -1
                 if self._flying and not self._replaying:
-                    self._answers[at] = outcome
+                    self._answers[at] = _Answer(entry, outcome)
         finally:
             self._applying = False
 
@@ -398,11 +419,10 @@ class Journal:
     # --- snapshots -----------------------------------------------------------------------------
 
     async def _cut(self) -> None:
-        """Cut the log, if that is due; an error makes it longer, and nothing else."""
+        """Have the log cut, if that is due: as things are now, while commands go on."""
         log = self._cuttable
-        if log is None or not log.cut_due:
+        if log is None or not log.cut_due or self._cuts_now():
             return
-        await self._landed()
         self._done()
         image = _Image(
             engine=self._engine.image(),
@@ -413,12 +433,24 @@ class Journal:
             kept=tuple((name, one.image()) for name, one in self._kept.items()),
             token=self.token,
         )
+        self._cutting = asyncio.create_task(self._keep(log, self.applied, image))
+        await asyncio.sleep(0)  # a log in memory is cut then, and has room
+
+    def _cuts_now(self) -> bool:
+        """Whether a cut is under way, on this event loop; one that has ended took it along."""
+        task = self._cutting
+        mine = task is not None and task.get_loop() is asyncio.get_running_loop()
+        return task is not None and mine and not task.done()
+
+    async def _keep(self, log: CuttableLog, index: int, image: _Image) -> None:
+        """Cut the log; an error makes it longer, and nothing else."""
         try:
-            await log.cut(self.applied, image)
+            await log.cut(index, image)
         except Exception:
-            _log.exception("the log could not be cut at entry %d; it is tried again", self.applied)
+            _log.exception("the log could not be cut at entry %d; it is tried again", index)
         else:
-            self._begin_with(self.applied, image)
+            if index > self._first:  # nobody else has cut it further meanwhile
+                self._begin_with(index, image)
 
     def _begin_with(self, index: int, image: object) -> _Image:
         """The entries that are kept are those from an index on, and are applied to an image."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import heapq
 import logging
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -26,6 +28,13 @@ _NEVER = int(np.iinfo(np.int64).max)
 
 
 _PAUSE_MS = 1000
+
+
+# Looking a member of an enumeration up costs as much as the rest of what is asked of a job.
+_RUNNING, _SERVICE = int(JobCode.RUNNING), int(JobKind.SERVICE)
+
+
+_SPARE = 64  # more or less, whatever is in the heap beyond twice what has to be
 
 
 _log = logging.getLogger(__name__)
@@ -75,18 +84,68 @@ class TimeLimits:
         self._not_before_ms = 0  # what was just reported may not be in the log yet
         self._told: set[tuple[str, int, bool]] = set()  # reports: job, run, whether it ends
         self._stopped = False
+        self._due: dict[str, int] = {}  # by job: before that there is nothing to say to it
+        self._heap: list[tuple[int, str]] = []  # the same, and what was so before and no longer is
 
     def note(self, outcome: Outcome) -> None:
-        """An entry was applied."""
-        if any(note.what != "submitted" for note in outcome.notes):
-            self.arm()
+        """An entry was applied: whatever changes a job's limit is told of the job."""
+        happened = {note.job_id for note in outcome.notes if note.what != "submitted"}
+        if not happened or self._grace_ms is None:
+            return
+        for job_id in happened:
+            self._see(job_id)
+        self._set_timer()
 
     def arm(self) -> None:
-        """See when the next job has had its time."""
+        """Look at all jobs anew: nobody was told of those that are there already."""
+        self._due, self._heap = {}, []
+        for job_id in self._engine.placed() if self._grace_ms is not None else ():
+            self._see(job_id)
+        self._set_timer()
+
+    def _see(self, job_id: str) -> None:
+        """Know when there is something to say to a job, if there ever is."""
+        due_ms = self._when(job_id)
+        if due_ms is None:
+            self._due.pop(job_id, None)
+        elif due_ms != self._due.get(job_id):
+            self._due[job_id] = due_ms
+            heapq.heappush(self._heap, (due_ms, job_id))
+        if len(self._heap) > 2 * len(self._due) + _SPARE:  # most of it is of jobs that have ended
+            self._heap = [(due_ms, job_id) for job_id, due_ms in self._due.items()]
+            heapq.heapify(self._heap)
+
+    def _when(self, job_id: str) -> int | None:
+        """When a job is to be warned, or ended; None: it does not run, or has no limit."""
+        engine, state = self._engine, self._engine.state
+        if job_id not in engine.jobs.index:
+            return None
+        j = engine.jobs.index.find(job_id)
+        run: Any = state.job[0, j]
+        if run["state"] != _RUNNING or state.request[0, j]["kind"] == _SERVICE:
+            return None
+        done_ms = int(run["progress_ms"]) + int(run["unsaved_ms"])
+        left_ms = max(int(engine.jobs.limit_ms[j]) - done_ms, 0)
+        # Rounded up, as ends are: a job whose time is exactly its limit ends in time.
+        due_ms = int(run["work_start_ms"]) - (-left_ms * 1000 // max(int(run["speed_milli"]), 1))
+        late = self._late.get(job_id)
+        if late is not None and late[0] == engine.run_of(job_id):
+            due_ms += late[1]
+        return due_ms + (self._grace_ms or 0) if self._ends(job_id) else due_ms
+
+    def _ends(self, job_id: str) -> bool:
+        """Whether the next thing that a running job hears of its limit is its end."""
+        note = self._engine.history.last(job_id, "overdue")
+        warned = note is not None and note.run == self._engine.run_of(job_id)
+        return warned or self._grace_ms == 0
+
+    def _set_timer(self) -> None:
+        """Look when the next job is due."""
         if self._stopped:
             return
-        late, due_ms = self._look_ahead()
-        due_ms = min([due_ms, *(due for _, due, _ in late)])
+        while self._heap and self._due.get(self._heap[0][1]) != self._heap[0][0]:
+            heapq.heappop(self._heap)
+        due_ms = self._heap[0][0] if self._heap else _NEVER
         if due_ms <= self._clock.now_ms():
             due_ms = max(due_ms, self._not_before_ms)
         if due_ms == self._due_ms:
@@ -105,50 +164,42 @@ class TimeLimits:
             self._timer.cancel()
             self._timer = None
 
-    def _look_ahead(self) -> tuple[list[tuple[str, int, bool]], int]:
-        """Jobs that have had their time, and when the next one will have had it.
-
-        Of each: its name, when it is due, and whether it was warned and is due to end.
-        """
-        if self._grace_ms is None:
-            return [], _NEVER
-        engine, state = self._engine, self._engine.state
-        at = state.running[0, : int(state.rows[0]["running_len"])]["job"]
-        at = at[state.request[0]["kind"][at] != JobKind.SERVICE]
-        runs = state.job[0]
-        at = at[runs["state"][at] == JobCode.RUNNING]
-        done = runs["progress_ms"][at] + runs["unsaved_ms"][at]
-        left = np.maximum(engine.jobs.limit_ms[at] - done, 0)
-        # Rounded up, as ends are: a job whose time is exactly its limit ends in time.
-        due = runs["work_start_ms"][at] - (-left * 1000 // np.maximum(runs["speed_milli"][at], 1))
-        names = engine.jobs.index.ids
-        for job_id, (run, late_ms) in self._late.items():
-            if job_id not in engine.jobs.index:
-                continue  # its start waited for longer than the job was remembered
-            if engine.run_of(job_id) == run:
-                due[at == engine.jobs.index.find(job_id)] += late_ms
-        now_ms = self._clock.now_ms()
-        late = []
-        for j, due_ms in zip(at[due <= now_ms], due[due <= now_ms], strict=True):
-            job_id = names[j]
-            note = engine.history.last(job_id, "overdue")
-            ends = self._grace_ms == 0 or (note is not None and note.run == engine.run_of(job_id))
-            late.append((job_id, int(due_ms) + (self._grace_ms if ends else 0), ends))
-        return late, int(due[due > now_ms].min(initial=_NEVER))
+    def _take_due(self, now_ms: int) -> list[str]:
+        """Jobs that are due, in the order of the running list, and no longer known to be."""
+        due = []
+        while self._heap and self._heap[0][0] <= now_ms:
+            due_ms, job_id = heapq.heappop(self._heap)
+            if self._due.get(job_id) == due_ms:
+                del self._due[job_id]
+                true_ms = self._when(job_id)  # later than was known, if it began late
+                if true_ms is not None and true_ms <= now_ms:
+                    due.append(job_id)
+                else:
+                    self._see(job_id)
+        if len(due) > 1:
+            state, find = self._engine.state, self._engine.jobs.index.find
+            running = state.running[0, : int(state.rows[0]["running_len"])]["job"]
+            place = {j: k for k, j in enumerate(running.tolist())}
+            due.sort(key=lambda job_id: place[find(job_id)])
+        return due
 
     async def _look(self) -> None:
         """Warn whoever is due, and end whoever was warned."""
         self._timer, self._due_ms = None, _NEVER
-        now_ms, placed = self._clock.now_ms(), self._engine.placed()
-        self._told = {told for told in self._told if placed.get(told[0]) == told[1]}
-        for job_id, due_ms, ends in self._look_ahead()[0]:
-            report = job_id, placed[job_id], ends
-            if due_ms > now_ms or report in self._told:
-                continue
-            self._told.add(report)
-            await self._report(*report)
-        self._not_before_ms = now_ms + _PAUSE_MS
-        self.arm()
+        now_ms, engine = self._clock.now_ms(), self._engine
+        self._told = {told for told in self._told if engine.is_current(JobOverdue(*told[:2]))}
+        due = self._take_due(now_ms)
+        reports = [(job_id, engine.run_of(job_id), self._ends(job_id)) for job_id in due]
+        try:
+            for report in reports:
+                if report not in self._told:
+                    self._told.add(report)
+                    await self._report(*report)
+        finally:
+            for job_id in due:
+                self._see(job_id)
+            self._not_before_ms = now_ms + _PAUSE_MS
+            self._set_timer()
 
     async def _report(self, job_id: str, run: int, ends: bool) -> None:
         limit = f"{self._engine.jobs.specs[job_id].max_duration_hours:g} h"

@@ -10,7 +10,6 @@ import asyncio
 import inspect
 import logging
 import numbers
-from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Generic, TypeAlias, TypeVar
@@ -116,17 +115,27 @@ class Persistent:
 class Inbox(Generic[T]):
     """What is reported, on its way into the log.
 
+    Reports about different subjects are taken at once, so that a log in a file commits them
+    together; those about one subject, one after the other.
+
     Parameters
     ----------
     take : coroutine function
         Logs and applies a report; raises a :class:`QuartermasterError` if it makes no sense.
     clock : Clock
+    subject : callable, optional
+        What a report is about; by default all of them are about the same.
     """
 
-    def __init__(self, take: Callable[[T], Awaitable[object]], clock: Clock) -> None:
-        self._take = take
-        self._waiting: deque[T] = deque()
-        self._busy = False
+    def __init__(
+        self,
+        take: Callable[[T], Awaitable[object]],
+        clock: Clock,
+        subject: Callable[[T], str] = lambda report: "",
+    ) -> None:
+        self._take, self._subject = take, subject
+        self._waiting: dict[object, T] = {}
+        self._busy: set[str] = set()  # subjects
         self._closed = False  # somebody else leads
         self._taking = Persistent("taking reports", self._flush, clock)
 
@@ -144,31 +153,62 @@ class Inbox(Generic[T]):
 
         False: it is not logged, and would be lost if this process ended now.
         """
-        if report not in self._waiting:
-            self._waiting.append(report)
+        key = _key(report)
+        self._waiting.setdefault(key, report)
         await self._taking.run()
-        return report not in self._waiting and not self._closed
+        return key not in self._waiting and not self._closed
 
     async def _flush(self) -> None:
-        if self._busy:
-            return  # whoever is at it takes what has come since, too
-        self._busy = True
+        """Take what waits, but for what somebody else is at already."""
+        while free := self._free():
+            if len(free) == 1:
+                await self._settle(*free[0])
+                continue
+            settled = [self._settle(*one) for one in free]
+            came = await asyncio.gather(*settled, return_exceptions=True)
+            errors = [one for one in came if isinstance(one, BaseException)]
+            if errors:  # a fault of our own before all others
+                raise min(errors, key=lambda error: not isinstance(error, InvariantError))
+
+    def _free(self) -> list[tuple[object, T]]:
+        """The first report of each subject of which none is being taken."""
+        found: list[tuple[object, T]] = []
+        seen = set(self._busy)
+        for key, report in self._waiting.items():
+            subject = self._subject(report)
+            if subject not in seen:
+                seen.add(subject)
+                found.append((key, report))
+        return found
+
+    async def _settle(self, key: object, report: T) -> None:
+        subject = self._subject(report)
+        if subject in self._busy or key not in self._waiting:
+            return  # others of its kind have come to it first
+        self._busy.add(subject)
         try:
-            while self._waiting:
-                try:
-                    await self._take(self._waiting[0])
-                except NotLeaderError:
-                    self._closed = True
-                    self._waiting.clear()  # the new leader is told
-                    raise
-                except InvariantError:
-                    self._waiting.popleft()  # it is in the log, and would do the same again
-                    raise
-                except QuartermasterError as error:
-                    _log.warning("a report makes no sense and is dropped: %s", error)
-                self._waiting.popleft()
+            await self._take(report)
+        except NotLeaderError:
+            self._closed = True
+            self._waiting.clear()  # the new leader is told
+            raise
+        except InvariantError:
+            self._waiting.pop(key, None)  # it is in the log, and would do the same again
+            raise
+        except QuartermasterError as error:
+            _log.warning("a report makes no sense and is dropped: %s", error)
         finally:
-            self._busy = False
+            self._busy.discard(subject)
+        self._waiting.pop(key, None)
+
+
+def _key(report: object) -> object:
+    """What equal reports have in common: one that nobody has checked may hold anything."""
+    try:
+        hash(report)
+    except TypeError:
+        return repr(report)
+    return report
 
 
 @dataclass(frozen=True)

@@ -122,9 +122,8 @@ class OrchestratorMetrics:
         vars(self).update(copy.deepcopy(image))
 
     def _paid_nodes(self) -> int:
-        states = self._engine.state.node[0]["state"]
-        up = np.count_nonzero(states == NodeCode.UP.value)
-        return int(up + np.count_nonzero(states == NodeCode.DRAINING.value))
+        nodes = self._engine.nodes
+        return nodes.count(NodeCode.UP) + nodes.count(NodeCode.DRAINING)
 
     def fairness_now(self) -> float:
         """Jain's index of dominant shares over weights, of tenants that hold something or wait."""

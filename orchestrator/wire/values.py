@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import importlib
 from collections import Counter, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import fields, is_dataclass
 from enum import Enum
+from itertools import chain, islice
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -84,6 +85,7 @@ _NAMES = frozenset(f"{module}.{name}" for module, names in _MODULES.items() for 
 
 
 _PLAIN = frozenset({type(None), bool, float, str, bytes})
+_NUMBERED = _PLAIN | {int}
 
 
 _LEAST, _MOST = -(2**63), 2**64 - 1  # integers that stand by themselves
@@ -92,6 +94,15 @@ _LEAST, _MOST = -(2**63), 2**64 - 1  # integers that stand by themselves
 # Tags: the first element of every list of a tree.
 _LIST, _TUPLE, _SET, _FROZENSET, _DEQUE, _DICT, _COUNTER = range(7)
 _INTEGER, _ARRAY, _SCALAR, _OBJECT, _ENUM, _STATE = range(7, 13)
+
+
+# A long sequence is written by columns: the values of one field of all its objects, together.
+_PACKED = 13  # the only element of what stands for such a sequence; what its columns are follows
+_PLAINS, _TUPLES, _OBJECTS, _ENUMS, _RAGGED, _TREES = range(6)
+_LONG = 16
+
+
+_SEQUENCES: tuple[type, ...] = (list, tuple, deque)  # that may be ragged, by their number
 
 
 _SERIES = ("series_at", "forecast_at")  # addresses of memory that a state does not own
@@ -160,7 +171,7 @@ class Writer:
             return [_ENUM, number, value.value]
         if self.classes[number][1]:
             held = vars(value)
-            return [_OBJECT, number, *self._trees([held[name] for name in self.classes[number][1]])]
+            return [_OBJECT, number, *self._each([held[name] for name in self.classes[number][1]])]
         return [_OBJECT, number, self.tree(dict(vars(value)))]
 
     def _number(self, kind: type) -> int:
@@ -184,8 +195,39 @@ class Writer:
     def _items(self, tag: int, values: Any) -> Tree:
         return [tag, self._trees(values)]
 
-    def _trees(self, values: Iterable[Any]) -> list[Tree]:
+    def _each(self, values: Iterable[Any]) -> list[Tree]:
         return [x if type(x) in _PLAIN else self.tree(x) for x in values]
+
+    def _trees(self, values: Collection[Any]) -> list[Tree]:
+        """Trees of a sequence: one of each, or its columns."""
+        if len(values) < _LONG:
+            return self._each(values)
+        return [[_PACKED, *self._column(list(values))]]
+
+    def _column(self, values: Sequence[Any]) -> list[Tree]:
+        """Values that are mostly of one kind, as few long lists."""
+        kinds = set(map(type, values))
+        if kinds <= _PLAIN or (kinds <= _NUMBERED and _are_small(values)):
+            return [_PLAINS, values]
+        kind = kinds.pop()
+        if kinds or not values:
+            return [_TREES, self._each(values)]
+        if kind is tuple and values[0] and len(set(map(len, values))) == 1:
+            return [_TUPLES, *(self._column(column) for column in zip(*values, strict=True))]
+        if kind in _SEQUENCES and (kind is not deque or len({one.maxlen for one in values}) == 1):
+            every = self._column(list(chain.from_iterable(values)))
+            most = values[0].maxlen if kind is deque else None
+            return [_RAGGED, _SEQUENCES.index(kind), most, list(map(len, values)), every]
+        if kind in self._by_type or issubclass(kind, np.generic):
+            return [_TREES, self._each(values)]
+        number = self._number(kind)
+        if issubclass(kind, Enum):
+            return [_ENUMS, number, [value.value for value in values]]
+        names = self.classes[number][1]
+        if not names:
+            return [_TREES, self._each(values)]
+        held = list(map(vars, values))
+        return [_OBJECTS, number, *(self._column([row[name] for row in held]) for name in names)]
 
     def _pairs(self, tag: int, values: dict[Any, Any]) -> Tree:
         return [tag, self._trees(values), self._trees(values.values())]
@@ -259,7 +301,38 @@ class Reader:
         return self._by_tag[tree[0]](*tree[1:])
 
     def _items(self, items: list[Tree]) -> list[Any]:
+        if len(items) == 1 and type(items[0]) is list and items[0][0] == _PACKED:
+            return self._column(*items[0][1:])
+        return self._each(items)
+
+    def _each(self, items: list[Tree]) -> list[Any]:
         return [x if type(x) is not list else self.value(x) for x in items]
+
+    def _column(self, form: int, *parts: Any) -> list[Any]:
+        """The values of a sequence that was written by columns."""
+        if form == _PLAINS:
+            return list(parts[0])
+        if form == _TUPLES:
+            return list(zip(*(self._column(*part) for part in parts), strict=True))
+        if form == _OBJECTS:
+            columns = [self._column(*part) for part in parts[1:]]
+            names, kind = self._fields[parts[0]], self._classes[parts[0]]
+            if len(columns) != len(names):
+                raise CorruptedError(f"snapshot: {len(columns)} columns of a {kind.__name__}")
+            return [_made(kind, names, row) for row in zip(*columns, strict=True)]
+        if form == _ENUMS:
+            members = {member.value: member for member in self._classes[parts[0]]}
+            return [members[value] for value in parts[1]]
+        if form == _RAGGED:
+            number, most, lengths, every = parts
+            values, kind = iter(self._column(*every)), _SEQUENCES[number]
+            made = [list(islice(values, length)) for length in lengths]
+            if sum(map(len, made)) != sum(lengths) or next(values, made) is not made:
+                raise CorruptedError("snapshot: a sequence has another length than its parts")
+            if kind is deque:
+                return [deque(one, most) for one in made]
+            return made if kind is list else [tuple(one) for one in made]
+        return self._each(parts[0])
 
     def _dict(self, keys: list[Tree], values: list[Tree]) -> dict[Any, Any]:
         return dict(zip(self._items(keys), self._items(values), strict=True))
@@ -267,11 +340,7 @@ class Reader:
     def _object(self, number: int, *values: Tree) -> Any:
         kind, names = self._classes[number], self._fields[number]
         if names:
-            # Checked when it was logged, and the digest says that it is still the same: checking
-            # 10,000 specifications again takes two seconds of a restart.
-            kept: Any = object.__new__(kind)
-            vars(kept).update(zip(names, self._items(list(values)), strict=True))
-            return kept
+            return _made(kind, names, self._each(list(values)))
         made, known = kind(), self.value(values[0])
         if vars(made).keys() != known.keys():
             raise UnknownSchemaError(
@@ -293,6 +362,22 @@ class Reader:
         for name in _SERIES:
             row[name] = 0  # addresses never come from a file
         return restore_state(self.value(shape), row, found)
+
+
+def _made(kind: type, names: Sequence[str], values: Sequence[Any]) -> Any:
+    """An object with these fields.
+
+    They were checked when it was logged, and the digest says that it is still the same: checking
+    10,000 specifications again takes two seconds of a restart.
+    """
+    kept: Any = object.__new__(kind)
+    vars(kept).update(zip(names, values, strict=True))
+    return kept
+
+
+def _are_small(values: Iterable[Any]) -> bool:
+    """Whether all integers among values stand by themselves."""
+    return all(_LEAST <= x <= _MOST for x in values if type(x) is int)
 
 
 # --- arrays --------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.engine.records import (
+    RecordMaker,
     check_quotas,
     never_fit,
     node_records,
@@ -113,3 +115,34 @@ def test_nodes_too_large_to_be_stored_are_refused(field: str) -> None:
 def test_how_long_a_job_may_run_is_what_its_record_says(hours: float) -> None:
     spec = job("a", max_duration_hours=hours)
     assert requested_ms(spec) == request_record(spec, 0, 0)["requested_ms"][0]
+
+
+@given(
+    asked=st.lists(
+        st.tuples(st.integers(0, 5), st.integers(0, 9), st.sampled_from(["ask", "drop", "copy"])),
+        max_size=40,
+    )
+)
+def test_records_that_are_remembered_are_those_that_are_made(
+    asked: list[tuple[int, int, str]],
+) -> None:
+    specs = [job(f"j{k}", num_workers=k + 1, gpu_models=("b",) * (k % 2)) for k in range(6)]
+    maker = RecordMaker(most=3)
+    for k, number, what in asked:
+        if what == "drop":
+            maker.drop(specs[k])
+        elif what == "copy":
+            specs, maker = deepcopy((specs, maker))
+        models = ("a", "b")[number % 2 :]
+        made = maker.record(specs[k], number, number, models)
+        assert made.tobytes() == request_record(specs[k], number, number, models).tobytes()
+        made["workers"] = 99  # of the caller's own
+
+
+def test_a_specification_that_cannot_be_stored_is_refused_every_time() -> None:
+    maker, spec = RecordMaker(), job("a", memory_per_worker_gb=1e300)
+    for _ in range(2):
+        with pytest.raises(ValidationError, match="'memory_per_worker_gb' is too large"):
+            maker.record(spec, 0, 0)
+    with pytest.raises(ValidationError, match="which no node has"):
+        maker.record(job("b", gpu_models=("a",)), 0, 0, ("b",))

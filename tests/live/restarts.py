@@ -35,7 +35,6 @@ from orchestrator.messages import (
     StopReason,
     Submit,
     WorkerExited,
-    WorkersLost,
 )
 from orchestrator.ports import Callback, Timer
 from orchestrator.runtimes import SimulatedRuntime
@@ -113,12 +112,6 @@ class Workers(SimulatedRuntime):
             if effect not in self.done:
                 self.done.append(effect)
             self._fate.pass_by()
-
-    def lose(self, job_id: str) -> None:
-        """A job's workers are gone."""
-        run = self.observe().get(job_id)
-        if run is not None:
-            self._expect(self._clock.now_ms(), WorkersLost(job_id, run, "killed"))
 
 
 class Mortal:

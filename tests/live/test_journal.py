@@ -12,8 +12,9 @@ from orchestrator.engine.engine import Engine, EngineImage, Outcome
 from orchestrator.errors import NotLeaderError, ValidationError
 from orchestrator.foundations import InMemoryConsensus
 from orchestrator.foundations.sqlite import SQLiteLog
+from orchestrator.kernels.state.codes import Reason
 from orchestrator.live.journal import Journal
-from orchestrator.messages import Command, Entry, Event, Lead, Submit
+from orchestrator.messages import Command, Entry, Event, Lead, Preempt, Review, Submit
 from tests.engine.builders import job, node
 
 _SHAPE = ClusterShape(envs=1, jobs=4, workers=4, nodes=4, devices=4)
@@ -218,26 +219,81 @@ async def test_reading_what_is_durable_takes_nobodys_answer() -> None:
     assert (await task).notes[0].what == "submitted"
 
 
-async def test_a_log_is_cut_when_nothing_is_under_way() -> None:
-    log = _Slow(capacity=2)
-    journal, engine, _ = _journal(log)
-    first = await _under_way(journal, log, Submit(job("a")), Submit(job("b")))
-    await InMemoryConsensus.append(log, Entry(0, Submit(job("theirs"))))
-    assert log.cut_due
-    later = [asyncio.ensure_future(journal.propose(Submit(job(name)))) for name in "cd"]
-    await _settle()
-    assert (len(log.given), log.cuts) == (2, [])  # the later ones wait for the earlier ones
+class _SlowCut(_Slow):
+    """It takes its time to keep a snapshot, too."""
+
+    def __init__(self, capacity: int) -> None:
+        super().__init__(capacity)
+        self.kept = asyncio.Event()
+
+    async def cut(self, index: int, snapshot: object) -> None:
+        await self.kept.wait()
+        await super().cut(index, snapshot)
+
+
+async def test_commands_go_on_while_the_log_is_cut() -> None:
+    log = _SlowCut(capacity=4)
+    journal, engine, outcomes = _journal(log)
+    for name in "ab":
+        (task,) = await _under_way(journal, log, Submit(job(name)))
+        await log.commit()
+        await task
+    tasks = await _under_way(journal, log, *(Preempt(name, "") for name in "ab"))
+    assert (log.cut_due, log.cuts) == (True, [])
+    await log.commit()
+    await asyncio.gather(*tasks)  # answered, though no snapshot is kept yet
+    assert (journal.applied, len(outcomes), len(log)) == (4, 4, 4)
     log._capacity = 100
-    await log.commit()
-    await asyncio.gather(*first)
-    log._capacity = 6
+    log.kept.set()
     await _settle()
-    assert log.cuts == [3]
+    assert (log.cuts, len(log)) == ([2], 2)  # as things were when it was due, and no later
+    (task,) = await _under_way(journal, log, Submit(job("c")))
     await log.commit()
-    await asyncio.gather(*later, return_exceptions=True)
-    assert list(engine.jobs.specs) == ["theirs", "a", "b", "c"]  # the table has four rows
-    _, again, _ = _journal(log)
-    assert again.log_hash == engine.log_hash
+    await task
+    follower, again, _ = _journal(log)
+    assert (follower.applied, again.log_hash) == (5, engine.log_hash)
+    assert list(again.jobs.specs) == ["a", "b", "c"]
+
+
+async def test_the_log_is_cut_behind_an_entry_whose_answer_is_lost() -> None:
+    log = _SlowCut(capacity=2)
+    journal, engine, _ = _journal(log)
+    lost, other = await _under_way(journal, log, Submit(job("a")), Submit(job("b")))
+    (entry, answer), _ = log.given
+    await InMemoryConsensus.append(log, entry)  # written, and not answered for
+    del log.given[0]
+    await log.commit()
+    await other
+    (third,) = await _under_way(journal, log, Submit(job("c")))
+    log._capacity = 100
+    log.kept.set()
+    await _settle()
+    assert (log.cuts, len(log)) == ([2], 0)
+    answer.set_exception(OSError("the answer is lost"))
+    assert (await lost).notes[0].job_id == "a"
+    await log.commit()
+    await third
+    assert list(engine.jobs.specs) == ["a", "b", "c"]
+
+
+async def test_answers_are_not_kept_for_ever_though_something_is_always_under_way() -> None:
+    log = _Slow()
+    journal, _, outcomes = _journal(log)
+    proposals = []
+    for _ in range(60):
+        proposals += [asyncio.ensure_future(journal.propose(Review())) for _ in range(50)]
+        await _settle()
+        held, log.given = log.given[-25:], log.given[:-25]
+        await log.commit()
+        log.given = held
+        await _settle()
+        assert journal._flying  # so that the answers are never cleared at once
+        assert len(journal._answers) < 1200
+    while not all(one.done() for one in proposals):
+        await log.commit()
+        await _settle()
+    assert all(one.result().reason == Reason.OK for one in proposals)
+    assert len(outcomes) == 3000
 
 
 async def test_what_is_under_way_when_another_takes_over_is_refused() -> None:

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from agents.speed.log import LivedLog, appended_per_second, disk_per_second, submitted_per_second
+import pytest
+
+from agents.speed.log import (
+    LivedLog,
+    LongLife,
+    appended_per_second,
+    disk_per_second,
+    submitted_per_second,
+)
 
 
 def test_a_lived_log_knows_all_its_jobs_after_a_restart(tmp_path: Path) -> None:
@@ -13,6 +21,14 @@ def test_a_lived_log_knows_all_its_jobs_after_a_restart(tmp_path: Path) -> None:
     # Two entries to begin with, and for each batch of 200 one decision.
     assert lived.entries == 2 + 230 + 207 + 2
     assert lived.mib > 0.0
+
+
+def test_a_long_life_is_looked_at_after_each_tenth_of_its_jobs(tmp_path: Path) -> None:
+    life = LongLife(tmp_path, 1000, table=400)  # most of them are forgotten
+    assert len(life.memory_mib) == len(life.log_mib) == 5  # of batches of 200
+    assert min(life.memory_mib) > 0.0
+    assert min(life.log_mib) > 0.0
+    assert life.grown_mib == pytest.approx(life.memory_mib[-1] - life.memory_mib[2])
 
 
 def test_rates_are_of_what_was_done() -> None:

@@ -35,6 +35,8 @@ QUICK = Workbench(
     large=80,  # a tenth of them holds the largest gang
     commands=128,
     history=60,
+    known=400,
+    real_jobs=20,
     repeats=3,
 )
 
@@ -63,9 +65,11 @@ def test_references_take_time():
     "name",
     ["copy_bound", "copy_bound_published", "python_loop", "vector_published", "vector_default",
      "vector_copied", "single", "replay_sjf", "replay_wfp3", "memory", "routing", "shut_out",
-     "live_cycle", "live_cycle_priority", "live_cycle_large", "live_questions",
+     "live_cycle", "live_cycle_priority", "live_cycle_large",
+     "live_construct", "live_register", "live_job_status", "live_questions", "live_end",
+     "live_memory",
      "durable_one", "durable_many", "durable_submits", "restart", "log_size",
-     "first_instruction", "real_jobs"],
+     "first_instruction", "real_jobs", "durable_jobs"],
 )  # fmt: skip
 def test_measures(name):
     found = MEASURES[name](QUICK)
