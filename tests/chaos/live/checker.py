@@ -15,9 +15,12 @@ from pathlib import Path
 
 from orchestrator.messages import (
     CheckpointCommitted,
+    Decide,
     Entry,
     Lead,
+    PlaceJob,
     Preempt,
+    PreemptJob,
     Scale,
     Submit,
     WorkerExited,
@@ -86,10 +89,29 @@ def valid(entries: dict[int, Entry]) -> Iterator[tuple[int, Entry]]:
 
 
 def _ends(entries: dict[int, Entry]) -> dict[str, list[WorkerExited]]:
+    """Ends of jobs, by the last one that each has.
+
+    Whoever ends while it gives up its place is only not saved; another end follows then.
+    """
     found: dict[str, list[WorkerExited]] = {}
+    gives_up: dict[str, bool] = {}
+    last: dict[str, WorkerExited] = {}
     for _, entry in valid(entries):
-        if isinstance(entry.body, WorkerExited):
-            found.setdefault(entry.body.job_id, []).append(entry.body)
+        body = entry.body
+        if isinstance(body, Preempt):
+            gives_up[body.job_id] = True
+        elif isinstance(body, Decide):
+            for action in body.plan.actions:
+                if isinstance(action, PreemptJob | PlaceJob):
+                    gives_up[action.job_id] = isinstance(action, PreemptJob)
+        elif isinstance(body, WorkerExited):
+            last[body.job_id] = body
+            if not gives_up.get(body.job_id):
+                found.setdefault(body.job_id, []).append(body)
+    for name, body in last.items():
+        ends = found.setdefault(name, [])
+        if body not in ends:
+            ends.append(body)
     return found
 
 

@@ -26,6 +26,7 @@ from orchestrator import (
     NodeSpec,
     PhiAccrualFaultDetector,
     QuartermasterError,
+    StorageError,
     VirtualClock,
     WallClock,
     in_memory,
@@ -242,7 +243,7 @@ class Leader:
             try:
                 await self._cluster.start()
                 return
-            except OSError:  # the disk is full; who starts us would try again, too
+            except StorageError:  # the disk is full; who starts us would try again, too
                 await asyncio.sleep(0.2)
 
     async def _answer(self, asked: dict[str, Any], writer: asyncio.StreamWriter) -> None:

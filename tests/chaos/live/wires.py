@@ -123,7 +123,7 @@ class Wire:
             while True:
                 frame = await _frame(reader)
                 await self._clear.wait()
-                if frame is None:
+                if frame is None or writer.is_closing():
                     return
                 if mischief and not self._calm and _is_report(frame):
                     await self._carry(frame, writer)

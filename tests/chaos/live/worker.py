@@ -8,11 +8,13 @@ which all processes of a machine share.
 from __future__ import annotations
 
 import sys
+import sysconfig
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 _ROOT = Path(__file__).resolve().parents[3]
+_MODULES = f"{_ROOT}:{sysconfig.get_path('purelib')}"
 
 BEAT_MS = 50
 
@@ -48,7 +50,7 @@ from pathlib import Path
 root = Path(e["QUARTERMASTER_CHECKPOINT_DIR"])
 step = 0
 if kind != "elastic" and root.is_dir() and any(root.glob("step-*")):
-    sys.path.insert(0, sys.argv[5])
+    sys.path[:0] = sys.argv[5].split(":")
     from orchestrator.worker import manifests
     found, _ = manifests.search(root)
     if found is not None: step = int((found.folder / "state").read_text())
@@ -68,7 +70,7 @@ def save(number):
     if kind == "hung": return
     done = step + (now() - begin) // 1000
     if rank == "0" and kind != "elastic":
-        sys.path.insert(0, sys.argv[5])
+        sys.path[:0] = sys.argv[5].split(":")
         from orchestrator.worker import manifests
         made = manifests.begin(root)
         (made / "state").write_text(str(done))
@@ -103,7 +105,7 @@ def command(folder: Path, kind: str, seconds: float) -> tuple[str, ...]:
     """The argument vector of a job's workers."""
     code = _HEAD + (_SPEAKER if kind in ("saver", "hung", "elastic") else _PLAIN)
     exit_code = "3" if kind == "fails" else "0"
-    arguments = str(folder), kind, repr(seconds), exit_code, str(_ROOT)
+    arguments = str(folder), kind, repr(seconds), exit_code, _MODULES
     return (sys.executable, "-S", "-E", "-c", code, *arguments)
 
 

@@ -406,6 +406,9 @@ class World:
         while True:
             await self._lined.wait()
             assert self._line is not None
+            if self._line.is_closing():
+                await asyncio.sleep(_LOOK_S)
+                continue
             self._asked += 1
             number, answer = self._asked, asyncio.get_running_loop().create_future()
             self._answers[number] = answer
