@@ -193,6 +193,7 @@ class Agent:
         adopt_orphans()
         self._reports = _Reports()
         self._fence: Fence = self._read_fence()
+        self._kept_term = self._fence[0]
         self._lease_ms = 0  # its end; 0: there was none yet
         self._length_ms = 0
         self._line: Line | None = None
@@ -324,9 +325,8 @@ class Agent:
             _log.warning("an order of %s is refused: %s leads", order.fence, self._fence)
             self._report(Stale(self._fence))
             return
-        if order.fence[0] != self._fence[0]:
-            self._write_fence(order.fence)
         self._fence = order.fence
+        self._keep_fence()
         match order:
             case Launch():
                 self._workers.launch(order)
@@ -392,8 +392,16 @@ class Agent:
             return int((self._settings.folder / _FENCE).read_text()), -1
         return -1, -1
 
-    def _write_fence(self, fence: Fence) -> None:
+    def _keep_fence(self) -> None:
+        """Have the next agent know who leads; a full disk is tried again with the next order."""
+        if self._kept_term == self._fence[0]:
+            return
         path = self._settings.folder / _FENCE
         beside = path.with_suffix(".new")
-        beside.write_text(str(fence[0]))
-        beside.replace(path)
+        try:
+            beside.write_text(str(self._fence[0]))
+            beside.replace(path)
+        except OSError as error:
+            _log.error("who leads is not kept beyond this process: %s; see to the disk", error)
+        else:
+            self._kept_term = self._fence[0]

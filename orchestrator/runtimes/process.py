@@ -510,6 +510,9 @@ class ProcessRuntime:
         if gang.leaving or member.leaves:
             if there:
                 self._halt(gang, [member], "its run is over")
+            else:  # it never was, or has ended: what was told on another line is not carried out
+                member.gone = True
+                self._look_at(gang)
             return
         if not there and gang.begun and not gang.restarts and gang.job in self._specs:
             self._send_launch(gang, member)  # one that has ended is not started again

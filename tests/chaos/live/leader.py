@@ -125,7 +125,7 @@ class _Runtime(ProcessRuntime):
             self.fate.pass_by("after effect")
 
 
-# --- broken on purpose: the checker has to see it --------------------------------------------------
+# --- broken on purpose: the checker has to see it ------------------------------------------------
 
 
 def _begin_early() -> None:
@@ -181,7 +181,7 @@ MUTATIONS = {
 }
 
 
-# --- the process -----------------------------------------------------------------------------------
+# --- the process ---------------------------------------------------------------------------------
 
 
 class Leader:

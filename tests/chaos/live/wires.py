@@ -100,7 +100,8 @@ class Wire:
             await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
         for pump in pumps:
             pump.cancel()
-        await asyncio.gather(*pumps, return_exceptions=True)
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.wait(pumps)
         self._tasks.difference_update(pumps)
         self._close(onward)
         self._close(writer)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
 import random
 import secrets
@@ -155,8 +156,7 @@ class World:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_MOST_CALM_S):
                 await asyncio.gather(*self._tasks_of_storm)
-                while not await self._is_over():
-                    await asyncio.sleep(0.1)
+                await self._until_over()
         self.quiet_us = now_us()
         self._note("over")
         await asyncio.sleep(0.2)
@@ -164,11 +164,16 @@ class World:
         left = [name for name, process in self._workers.items() if process.alive]
         self.problems += [f"worker {name} is there when all is over" for name in left]
 
-    async def _is_over(self) -> bool:
-        status = await self._ask("status", names=[job.name for job in self.plan.jobs])
-        ended = all(state in ("completed", "failed") for state in status["jobs"].values())
-        errors = status["errors"]
-        return ended and not errors["effects_waiting"] and not errors["reports_waiting"]
+    async def _until_over(self) -> None:
+        """Ask, again and again, until nothing is left to do."""
+        names = [job.name for job in self.plan.jobs]
+        for wait_s in itertools.repeat(0.1):
+            status = await self._ask("status", names=names)
+            ended = all(state in ("completed", "failed") for state in status["jobs"].values())
+            errors = status["errors"]
+            if ended and not errors["effects_waiting"] and not errors["reports_waiting"]:
+                return
+            await asyncio.sleep(wait_s)
 
     async def _end(self) -> None:
         """End all processes; what is left of them then is a fault."""
