@@ -362,12 +362,17 @@ class Agent:
         """Show that one is alive; end workers whose lease is over."""
         settings = self._settings
         while True:
-            if self._line is not None:
+            over = now_ms() >= self._lease_ms
+            if self._line is not None and over:
+                # It may be gone without a word, and another one listen there by now.
+                _log.warning("the lease was over and not renewed: the line is given up")
+                self._line.close()
+            elif self._line is not None:
                 self._line.send(Beat(now_ms()))
             elif self._is_left_alone():
                 _log.warning("nobody has answered at %s; this agent ends", settings.address)
                 self._end(Exit.FINE)
-            if len(self._workers) and now_ms() >= self._lease_ms:
+            if len(self._workers) and over:
                 reason = "the orchestrator was not heard of, and may have it run elsewhere"
                 self._workers.end_all(Cause.LEASE, reason)
             await asyncio.sleep(settings.beat_s)

@@ -19,12 +19,14 @@ from orchestrator.messages import (
     Decide,
     Entry,
     Lead,
+    NodeFailed,
     PlaceJob,
     Preempt,
     PreemptJob,
     Scale,
     Submit,
     WorkerExited,
+    WorkersLost,
 )
 from orchestrator.wire.entries import decode_entry
 from tests.chaos.live.plan import Plan
@@ -92,15 +94,18 @@ def valid(entries: dict[int, Entry]) -> Iterator[tuple[int, Entry]]:
 def _ends(entries: dict[int, Entry]) -> dict[str, list[WorkerExited]]:
     """Ends of jobs, by the last one that each has.
 
-    Whoever ends while it gives up its place is only not saved; another end follows then.
+    Whoever ends while it gives up its place is only not saved, and who ends with its node may
+    be taken for lost; another end follows then.
     """
     found: dict[str, list[WorkerExited]] = {}
     gives_up: dict[str, bool] = {}
     last: dict[str, WorkerExited] = {}
     for _, entry in valid(entries):
         body = entry.body
-        if isinstance(body, Preempt):
+        if isinstance(body, Preempt | WorkersLost):
             gives_up[body.job_id] = True
+        elif isinstance(body, NodeFailed):
+            gives_up |= dict.fromkeys(gives_up, True)
         elif isinstance(body, Decide):
             for action in body.plan.actions:
                 if isinstance(action, PreemptJob | PlaceJob):

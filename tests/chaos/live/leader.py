@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
 import logging
 import os
@@ -39,6 +40,7 @@ from orchestrator.runtimes.gangs import Gang
 
 SHAPE = ClusterShape(envs=1, jobs=64, workers=8, nodes=4, devices=4)
 GPUS = 4
+_LOOK_S = 0.3
 
 _KEEP = """
 CREATE TABLE IF NOT EXISTS dropped (number INTEGER PRIMARY KEY, body BLOB NOT NULL);
@@ -231,12 +233,25 @@ class Leader:
         await self._take_over()
         path = f"{self._config['folder']}/commands.sock"
         reader, writer = await asyncio.open_unix_connection(path)
-        tasks = set()
-        while line := await reader.readline():
+        deposed = asyncio.create_task(self._until_deposed())
+        tasks = {deposed}
+        while not deposed.done():
+            reading = asyncio.create_task(reader.readline())
+            await asyncio.wait((reading, deposed), return_when=asyncio.FIRST_COMPLETED)
+            if not (reading.done() and (line := reading.result())):
+                break
             task = asyncio.create_task(self._answer(json.loads(line), writer))
             tasks.add(task)
             task.add_done_callback(tasks.discard)
         return 0
+
+    async def _until_deposed(self) -> None:
+        """Whoever has been replaced is of no use: who supervises it starts another one."""
+        own = f"-{os.getpid()}-"
+        for wait_s in itertools.repeat(_LOOK_S):
+            if own not in self._cluster.get_cluster_status()["leader"]:
+                return
+            await asyncio.sleep(wait_s)
 
     async def _take_over(self) -> None:
         while True:

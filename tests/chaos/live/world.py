@@ -26,6 +26,7 @@ SAVE_GRACE_S = 0.4
 _BEAT_S = 0.1
 _LOOK_S = 0.05
 _MOST_CALM_S = 60.0
+_NEVER_BACK = 0.4  # of leaders that were stopped and replaced: they stay as they are
 _MOST_KILLS = 3  # of workers of one job: it is to survive
 
 
@@ -66,6 +67,7 @@ class World:
         self._leaders, self._agents_from = leaders, agents
         self._token = secrets.token_hex(8)
         self._leader: Watched | None = None
+        self._throne = asyncio.Lock()
         self._former: list[Watched] = []
         self._agents: dict[str, Watched] = {}
         self._away_s: dict[str, float] = {}
@@ -144,7 +146,7 @@ class World:
         """Mend everything, and wait until all is over."""
         for wire in self.wires.values():
             wire.calm()
-        for process in [self._leader, *self._former, *self._agents.values()]:
+        for process in [self._leader, *self._agents.values()]:
             if process is not None:
                 process.signal(signal.SIGCONT)
                 process.fill_disk(full=False)
@@ -209,13 +211,14 @@ class World:
     async def _keep_leader(self) -> None:
         """A supervisor: there is an orchestrator, and if it ends, another one."""
         while not self._ending:
-            leader = self._leader = await self._new_leader()
+            async with self._throne:
+                if self._leader is None or not self._leader.alive:
+                    self._leader = await self._new_leader()
+                leader = self._leader
             await leader.ended()
             self._note(f"leader {leader.pid} has ended")
-            while self._leader is not leader:  # there was a rival, who leads now
-                assert self._leader is not None
-                leader = self._leader
-                await leader.ended()
+            if self._leader is not leader:
+                continue  # there was a rival, who leads now
             down_us = now_us()
             reign = self._next_reign()
             self._tear(reign.torn)
@@ -363,13 +366,16 @@ class World:
 
     async def _depose(self, step: Step) -> None:
         """The leader is taken for dead, and is not: another one begins, and it comes back."""
-        old = self._leader
-        if old is None or not old.alive:
-            return
-        old.signal(signal.SIGSTOP)
-        self._former.append(old)
-        self._leader = await self._new_leader()
+        async with self._throne:
+            old = self._leader
+            if old is None or not old.alive:
+                return
+            old.signal(signal.SIGSTOP)
+            self._former.append(old)
+            self._leader = await self._new_leader()
         await self._pause(step.for_s)
+        if step.pick < _NEVER_BACK:
+            return
         old.signal(signal.SIGCONT)
         await asyncio.sleep(0.5)
         old.signal(signal.SIGKILL)
