@@ -152,6 +152,9 @@ class World:
                 process.fill_disk(full=False)
         for process in self._workers.values():
             process.signal(signal.SIGCONT)
+        if not self._lined.is_set():  # one that was stopped may hold the file of the log
+            for process in self._former:
+                process.signal(signal.SIGKILL)
         self._away_s.clear()
         self.calm_us = now_us()
         self._note("calm")
