@@ -201,7 +201,7 @@ def _torn_gangs(world: World, entries: dict[int, Entry], lives: list[Life]) -> I
         for run in {life.run for life in lives if life.job == name}:
             own = [life for life in lives if life.job == name and life.run == run]
             ranks = sorted(life.rank for life in own)
-            if len(set(ranks)) < len(ranks):
+            if len(set(ranks)) < len(ranks) and not world.lost_agents:
                 yield f"run {run} of {name} has had ranks {ranks}: one was started again"
             if {life.size for life in own} != {len(wanted)} or not set(ranks) <= set(wanted):
                 yield f"run {run} of {name} is none of {len(wanted)}: {[str(x) for x in own]}"
@@ -260,7 +260,7 @@ def _late(world: World, entries: dict[int, Entry], lives: list[Life]) -> Iterato
 def gaps(world: World, lives: list[Life]) -> list[tuple[str, int, float, float]]:
     """Of every further run: job, run, how long nobody ran, and how long that may be.
 
-    Time during which something else went wrong, or the GPUs were others', does not count.
+    Time during which something else went wrong, or others came first, does not count.
     """
     found = []
     for name in world.acknowledged:
@@ -269,12 +269,22 @@ def gaps(world: World, lives: list[Life]) -> list[tuple[str, int, float, float]]
         for losses, (run, following) in enumerate(itertools.pairwise(runs), 1):
             end_us = max(life.seen_us for life in own if life.run == run)
             begin_us = min(life.begin_us for life in own if life.run == following)
-            excused = [*world.hindered, *((x.begin_us, x.seen_us) for x in lives if x.job != name)]
+            excused = [*world.hindered, *_others(world, lives, name)]
             excused += [(a, b + round(2e6 * world.plan.lease_s)) for a, b in world.hindered]
             took_us = _outside(end_us, begin_us, excused)
             most_s = bound_s(world.plan, losses) + world.lag_us / 1e6
             found.append((name, following, took_us / 1e6, most_s))
     return found
+
+
+def _others(world: World, lives: list[Life], name: str) -> Iterator[tuple[int, int]]:
+    """When a job's place may have been taken, or kept, for others."""
+    jobs = world.acknowledged
+    for other in set(jobs) - {name}:
+        own = [life for life in lives if life.job == other]
+        yield from ((life.begin_us, life.seen_us) for life in own)
+        if own and jobs[other].fields["priority"] <= jobs[name].fields["priority"]:
+            yield min(x.begin_us for x in own), max(x.seen_us for x in own)
 
 
 def most_calm_s(world: World, lives: list[Life]) -> float:

@@ -204,7 +204,7 @@ class Leader:
         self._runtime = _Runtime(
             clock,
             detector,
-            address=f"unix:{folder}/leader.sock",
+            address=f"unix:{config['address']}",
             token=config["token"],
             lease_s=lease_s,
             grace_s=config["grace_s"],

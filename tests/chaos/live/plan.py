@@ -10,7 +10,6 @@ from tests.chaos.live.wires import Chances
 from tests.chaos.live.worker import KINDS
 
 STORM_S = 4.0
-"""So long things go wrong; then everything is mended, and all has to end well."""
 
 _MISHAPS = (
     *("kill worker", "kill worker", "stop worker", "kill agent", "stop agent", "kill leader"),
@@ -59,9 +58,15 @@ class Reign:
 
 @dataclass(frozen=True)
 class Plan:
-    """A schedule."""
+    """A schedule.
+
+    For ``storm_s`` things go wrong; then everything is mended, and all has to end well, and within
+    ``calm_s``.
+    """
 
     seed: int
+    storm_s: float = STORM_S
+    calm_s: float = 60.0
     nodes: int = 3
     lease_s: float = 1.0
     phi: bool = True

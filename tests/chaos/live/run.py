@@ -69,6 +69,15 @@ async def judge(
     )
 
 
+async def judge_all(cases: dict[str, tuple[Plan, str]], folder: Path) -> dict[str, Verdict]:
+    """Carry out schedules with what is broken in each, all at once."""
+    async with zygotes() as parents:
+        for name in cases:
+            (folder / name).mkdir()
+        work = (judge(plan, folder / name, parents, how) for name, (plan, how) in cases.items())
+        return dict(zip(cases, await asyncio.gather(*work), strict=True))
+
+
 async def play(seeds: Iterable[int], at_once: int, folder: Path) -> list[Verdict]:
     """Carry schedules out; those that fail are told at once."""
     verdicts: list[Verdict] = []

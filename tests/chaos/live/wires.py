@@ -34,15 +34,14 @@ class Wire:
     ----------
     path : Path
         Where its agent connects.
-    leader : Path
-        Where the orchestrator listens.
     rng : random.Random
     chances : Chances
     """
 
-    def __init__(self, path: Path, leader: Path, rng: random.Random, chances: Chances) -> None:
+    def __init__(self, path: Path, rng: random.Random, chances: Chances) -> None:
         self.path = path
-        self._leader, self._rng, self._chances = leader, rng, chances
+        self.leader = path  # where the orchestrator listens; at first nowhere
+        self._rng, self._chances = rng, chances
         self._clear = asyncio.Event()
         self._clear.set()
         self._calm = False
@@ -86,7 +85,9 @@ class Wire:
         self._open.add(writer)
         try:
             await self._clear.wait()
-            there, onward = await asyncio.open_unix_connection(str(self._leader))
+            if self.leader == self.path:
+                raise ConnectionRefusedError("nobody leads yet")
+            there, onward = await asyncio.open_unix_connection(str(self.leader))
         except (OSError, asyncio.CancelledError):
             self._close(writer)
             return

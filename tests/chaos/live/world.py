@@ -15,7 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from tests.chaos.live.plan import STORM_S, Job, Plan, Step
+from tests.chaos.live.plan import Job, Plan, Step
 from tests.chaos.live.processes import Watched
 from tests.chaos.live.wires import Wire
 from tests.chaos.live.worker import Life, command, read
@@ -25,7 +25,7 @@ GRACE_S = 0.3
 SAVE_GRACE_S = 0.4
 _BEAT_S = 0.1
 _LOOK_S = 0.05
-_MOST_CALM_S = 60.0
+_SLOW = 4
 _NEVER_BACK = 0.4  # of leaders that were stopped and replaced: they stay as they are
 _MOST_KILLS = 3  # of workers of one job: it is to survive
 
@@ -61,13 +61,14 @@ class World:
         self.seen_us: dict[str, int] = {}  # by workers' files
         self.calm_us = self.quiet_us = 0
         self.lag_us = 0  # of this process itself
+        self.lost_agents = 0
         self.problems: list[str] = []
         self._begin_us = now_us()
         self._rng = random.Random(plan.seed)
         self._leaders, self._agents_from = leaders, agents
         self._token = secrets.token_hex(8)
         self._leader: Watched | None = None
-        self._throne = asyncio.Lock()
+        self._throne, self._replaced = asyncio.Lock(), asyncio.Event()
         self._former: list[Watched] = []
         self._agents: dict[str, Watched] = {}
         self._away_s: dict[str, float] = {}
@@ -88,12 +89,7 @@ class World:
         for name in ("agents", "saved", "said"):
             (self.folder / name).mkdir()
         self.wires = {
-            node: Wire(
-                self.folder / f"{node}.sock",
-                self.folder / "leader.sock",
-                self._rng,
-                self.plan.chances,
-            )
+            node: Wire(self.folder / f"{node}.sock", self._rng, self.plan.chances)
             for node in self.nodes
         }
         server = await asyncio.start_unix_server(self._hear, str(self.folder / "commands.sock"))
@@ -129,7 +125,7 @@ class World:
         work = [(job.at_s, lambda job=job: self._submit(job)) for job in plan.jobs]
         work += [(step.at_s, lambda step=step: self._carry_out(step)) for step in plan.steps]
         tasks = [self._have(self._at(at_s, act)) for at_s, act in work]
-        await asyncio.sleep(self._left_s(STORM_S))
+        await asyncio.sleep(self._left_s(self.plan.storm_s))
         for task in tasks:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(asyncio.shield(task), 5.0)
@@ -159,7 +155,7 @@ class World:
         self.calm_us = now_us()
         self._note("calm")
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_MOST_CALM_S):
+            async with asyncio.timeout(self.plan.calm_s):
                 await asyncio.gather(*self._tasks_of_storm)
                 await self._until_over()
         self.quiet_us = now_us()
@@ -173,12 +169,14 @@ class World:
         """Ask, again and again, until nothing is left to do."""
         names = [job.name for job in self.plan.jobs]
         for wait_s in itertools.repeat(0.1):
-            status = await self._ask("status", names=names)
-            ended = all(state in ("completed", "failed") for state in status["jobs"].values())
-            errors = status["errors"]
-            if ended and not errors["effects_waiting"] and not errors["reports_waiting"]:
-                return
             await asyncio.sleep(wait_s)
+            status = await self._ask("status", names=names)
+            if not isinstance(status, dict) or "jobs" not in status:
+                continue  # a job is not known
+            states, errors = status["jobs"].values(), status["errors"]
+            waiting = errors["effects_waiting"] or errors["reports_waiting"]
+            if all(state in ("completed", "failed") for state in states) and not waiting:
+                return
 
     async def _end(self) -> None:
         """End all processes; what is left of them then is a fault."""
@@ -218,10 +216,16 @@ class World:
                 if self._leader is None or not self._leader.alive:
                     self._leader = await self._new_leader()
                 leader = self._leader
-            await leader.ended()
-            self._note(f"leader {leader.pid} has ended")
+            self._replaced.clear()
+            waiting = [asyncio.ensure_future(x) for x in (leader.ended(), self._replaced.wait())]
+            try:
+                await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for wait in waiting:
+                    wait.cancel()
             if self._leader is not leader:
                 continue  # there was a rival, who leads now
+            self._note(f"leader {leader.pid} has ended")
             down_us = now_us()
             reign = self._next_reign()
             self._tear(reign.torn)
@@ -234,8 +238,10 @@ class World:
     async def _new_leader(self) -> Watched:
         reign = self._next_reign()
         self._reign += 1
+        address = self.folder / f"leader-{self._reign}.sock"
         config = {
             **asdict(reign),
+            "address": str(address),
             "folder": str(self.folder),
             "log": str(self.folder / "leader.log"),
             "token": self._token,
@@ -249,6 +255,8 @@ class World:
         }
         pid = await self._leaders.spawn(config)
         self._note(f"leader {pid} begins: {reign}")
+        for wire in self.wires.values():
+            wire.leader = address
         return Watched(pid)
 
     def _tear(self, what: str) -> None:
@@ -278,6 +286,7 @@ class World:
         while not self._ending:
             agent = self._agents[node] = Watched(await self._agents_from.spawn(config))
             await agent.ended()
+            self.lost_agents += 1
             self._note(f"the agent of {node} has ended")
             await asyncio.sleep(self._away_s.get(node, 0.0))
 
@@ -289,7 +298,10 @@ class World:
             before_us = now_us()
             await self._look()
             await asyncio.sleep(_LOOK_S)
-            self.lag_us = max(self.lag_us, now_us() - before_us - round(1e6 * _LOOK_S))
+            lag_us = now_us() - before_us - round(1e6 * _LOOK_S)
+            self.lag_us = max(self.lag_us, lag_us)
+            if lag_us > 1e6 * self.plan.lease_s / _SLOW:  # leases may end by that
+                self.hindered.append((before_us, now_us()))
 
     async def _look(self) -> None:
         for path in (self.folder / "said").iterdir():
@@ -347,7 +359,7 @@ class World:
             process.fill_disk(full=False)
 
     async def _pause(self, for_s: float) -> None:
-        await asyncio.sleep(min(for_s, self._left_s(STORM_S)))
+        await asyncio.sleep(min(for_s, self._left_s(self.plan.storm_s)))
 
     async def _hurt_worker(self, what: str, step: Step) -> None:
         alive = sorted(name for name, process in self._workers.items() if process.alive)
@@ -376,6 +388,7 @@ class World:
             old.signal(signal.SIGSTOP)
             self._former.append(old)
             self._leader = await self._new_leader()
+            self._replaced.set()
         await self._pause(step.for_s)
         if step.pick < _NEVER_BACK:
             return
