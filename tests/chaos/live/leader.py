@@ -35,12 +35,14 @@ from orchestrator import (
 from orchestrator.foundations import FolderCheckpoints
 from orchestrator.foundations.sqlite import SQLiteLog
 from orchestrator.messages import Effect, Entry, WorkerExited
+from orchestrator.ports import FaultDetector
 from orchestrator.runtimes import ProcessRuntime
 from orchestrator.runtimes.gangs import Gang
 
 SHAPE = ClusterShape(envs=1, jobs=64, workers=8, nodes=4, devices=4)
 GPUS = 4
 _LOOK_S = 0.3
+_QUICK_MS = 400
 
 _KEEP = """
 CREATE TABLE IF NOT EXISTS dropped (number INTEGER PRIMARY KEY, body BLOB NOT NULL);
@@ -195,11 +197,12 @@ class Leader:
         fate = Fate(config["ends"], config["ends_at"])
         clock = _Clock(config["offset_ms"])
         least_ms = round(1000 * lease_s)
-        detector = (
-            PhiAccrualFaultDetector(clock, 2 * least_ms, lease_ms=least_ms)
-            if config["phi"]
-            else HeartbeatFaultDetector(clock, least_ms)
-        )
+        detector: FaultDetector
+        if config["detector"] == "phi":
+            detector = PhiAccrualFaultDetector(clock, 2 * least_ms, lease_ms=least_ms)
+        else:  # one that is quick knows of a node long before its workers' lease is over
+            patient = config["detector"] == "patient"
+            detector = HeartbeatFaultDetector(clock, least_ms if patient else _QUICK_MS)
         self._log = _Log(folder / "log", config["cut_every"], fate)
         self._runtime = _Runtime(
             clock,

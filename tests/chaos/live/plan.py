@@ -69,7 +69,7 @@ class Plan:
     calm_s: float = 60.0
     nodes: int = 3
     lease_s: float = 1.0
-    phi: bool = True
+    detector: str = "phi"
     cut_every: int = 1000
     chances: Chances = field(default_factory=Chances)
     jobs: tuple[Job, ...] = ()
@@ -84,7 +84,7 @@ def plan_of(seed: int) -> Plan:
         seed,
         nodes=rng.choice([2, 3, 3]),
         lease_s=rng.choice([0.8, 1.0, 1.5]),
-        phi=rng.random() < 0.5,
+        detector=rng.choice(["phi", "patient", "quick"]),
         cut_every=rng.choice([8, 20, 60, 1000]),
         chances=Chances(
             held=rng.choice([0.0, 0.0, 0.3]),

@@ -75,7 +75,11 @@ async def judge_all(cases: dict[str, tuple[Plan, str]], folder: Path) -> dict[st
         for name in cases:
             (folder / name).mkdir()
         work = (judge(plan, folder / name, parents, how) for name, (plan, how) in cases.items())
-        return dict(zip(cases, await asyncio.gather(*work), strict=True))
+        done = await asyncio.gather(*work, return_exceptions=True)
+    failed = [error for error in done if isinstance(error, BaseException)]
+    if failed:
+        raise failed[0]
+    return dict(zip(cases, done, strict=True))
 
 
 async def play(seeds: Iterable[int], at_once: int, folder: Path) -> list[Verdict]:

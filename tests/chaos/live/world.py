@@ -25,6 +25,7 @@ GRACE_S = 0.3
 SAVE_GRACE_S = 0.4
 _BEAT_S = 0.1
 _LOOK_S = 0.05
+_MOST_START_S = 60.0
 _SLOW = 4
 _NEVER_BACK = 0.4  # of leaders that were stopped and replaced: they stay as they are
 _MOST_KILLS = 3  # of workers of one job: it is to survive
@@ -100,6 +101,9 @@ class World:
             self._have(self._keep_leader())
             for node in self.nodes:
                 self._have(self._keep_agent(node))
+            async with asyncio.timeout(_MOST_START_S):
+                await self._lined.wait()
+            self._begin_us = now_us()
             await self._storm()
             await self._calm_down()
         finally:
@@ -247,7 +251,7 @@ class World:
             "token": self._token,
             "nodes": self.nodes,
             "lease_s": self.plan.lease_s,
-            "phi": self.plan.phi,
+            "detector": self.plan.detector,
             "cut_every": self.plan.cut_every,
             "grace_s": GRACE_S,
             "save_grace_ms": round(1000 * SAVE_GRACE_S),
@@ -387,6 +391,7 @@ class World:
                 return
             old.signal(signal.SIGSTOP)
             self._former.append(old)
+            self._lined.clear()  # that one does not answer, and keeps its line
             self._leader = await self._new_leader()
             self._replaced.set()
         await self._pause(step.for_s)
