@@ -39,7 +39,7 @@ _BACKOFF_S = (0.0, 0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 16.0)  # by losses in a row
 _START_S = 1.0  # of a worker's interpreter, on a machine with other work
 
 _FAULTS = re.compile(r"Traceback|InvariantError|fault of its own")
-_KNOWN = re.compile(r"StorageError|OSError|disk|File too large")
+_KNOWN = re.compile(r"StorageError|OSError|disk|File too large|NotLeaderError")
 
 
 def violations(world: World) -> list[str]:
@@ -311,7 +311,7 @@ def _outside(begin_us: int, end_us: int, excused: list[tuple[int, int]]) -> int:
 
 
 def _faults(folder: Path) -> Iterator[str]:
-    """Nobody has failed in a way that it does not know: a full disk is one that it does."""
+    """Nobody has failed but by a full disk, or because another one leads."""
     for path in sorted(folder.glob("*.log")):
         lines = path.read_text(errors="replace").splitlines()
         for at, line in enumerate(lines):
