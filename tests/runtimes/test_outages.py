@@ -14,7 +14,7 @@ import pytest
 
 from orchestrator.messages import StopJob, StopReason, WorkerExited, WorkersLost
 from orchestrator.node.agent import Exit, pid_in
-from orchestrator.node.protocol import VERSION, Hello, Launch, Line, Refused, Welcome
+from orchestrator.node.protocol import VERSION, Hello, Line, Refused, Welcome
 from orchestrator.node.protocol import Address as Where
 from orchestrator.runtimes import LocalAgents
 from tests.runtimes.stage import PYTHON, SPEAKER, Stage, alive, until
@@ -255,32 +255,6 @@ async def test_a_found_gang_can_be_saved_and_changed(stage: Stage) -> None:
     assert stage.runtime.knows("a")
     stage.runtime.carry_out((StopJob("a", 1, StopReason.UNEXPECTED, 0),))
     await until(lambda: '"stop": "unexpected"' in stage.log("a"))
-
-
-async def _agent_by_hand(stage: Stage) -> Line:
-    """An agent of node n5, without any workers."""
-    line = Line(*await Where.parse(stage.runtime.address).connect())
-    line.send(Hello(VERSION, stage.runtime.token, "n5", "boot", "127.0.0.1", 1, 5, (-1, -1)))
-    assert isinstance(await line.for_agent(), Welcome)
-    return line
-
-
-async def test_a_run_whose_orders_were_lost_with_the_line_keeps_no_other_one_waiting(
-    stage: Stage,
-) -> None:
-    await stage.open()
-    places = (("n5", (0,)),)
-    line = await _agent_by_hand(stage)
-    stage.runtime.carry_out((stage.start("a", _shell("true"), places),))
-    assert isinstance(await line.for_agent(), Launch)  # it is on its way, and never carried out
-    stage.runtime.carry_out((StopJob("a", 1, StopReason.INTERRUPTED, 0),))
-    stage.runtime.carry_out((stage.start("a", _shell("true"), places, run=2),))
-    line.close()
-    line = await _agent_by_hand(stage)
-    told = await asyncio.wait_for(line.for_agent(), 5.0)
-    assert isinstance(told, Launch)
-    assert told.run == 2
-    line.close()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="another process's limits are root's to change")
