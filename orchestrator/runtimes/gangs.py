@@ -153,7 +153,8 @@ class Gang:
         member.knows = member.knows or seen.knows
         if seen.generation >= self.generation and not self.told_here:
             self.size = seen.size
-        member.leaves = member.leaves or seen.halted
+        # Whoever ends because its lease is over is still missed; who is to leave is known here.
+        member.leaves = member.leaves or seen.rank < 0 or (seen.halted and not self.told_here)
         self.generation = max(self.generation, seen.generation)
         self.published = max(self.published, seen.generation)
         self.begun = True

@@ -8,11 +8,23 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from orchestrator.errors import ConfigurationError
 from orchestrator.messages import StopJob, StopReason, WorkersLost
-from orchestrator.node.protocol import VERSION, Address, Hello, Launch, Line, Seen, Welcome
+from orchestrator.node.protocol import (
+    VERSION,
+    Address,
+    Cause,
+    Ended,
+    Hello,
+    Launch,
+    Line,
+    Report,
+    Seen,
+    Welcome,
+)
 from orchestrator.runtimes import LocalAgents
 from tests.runtimes.stage import Stage, until
 
@@ -77,6 +89,24 @@ async def test_a_gang_that_another_orchestrator_began_as_a_whole_goes_on(stage: 
     await asyncio.sleep(0.1)
     assert stage.runtime.observe() == {"a": 1}
     assert not stage.events
+    for line in lines:
+        line.close()
+
+
+async def test_a_gang_of_which_a_worker_is_ending_does_not_count_without_it(stage: Stage) -> None:
+    """As when an agent whose lease was over comes back before its worker is gone."""
+    await stage.open()
+    places = (("n5", (0,)), ("n6", (0,)))
+    lines = [await _agent(stage, "n5"), await _agent(stage, "n6")]
+    stage.runtime.carry_out((stage.start("a", _TRUE, places),))
+    for line in lines:
+        assert isinstance(await _told(line), Launch)
+    lines[1].close()
+    lines[1] = await _agent(stage, "n6", msgspec.structs.replace(_seen(1), halted=True))
+    lines[1].send(Report(1, Ended("a", 1, 1, 1, 2, 137, Cause.LEASE)))
+    lines[0].send(Report(1, Ended("a", 1, 0, 0, 2, 0, Cause.EXIT)))
+    await until(lambda: stage.events)
+    assert isinstance(stage.events[0], WorkersLost)
     for line in lines:
         line.close()
 

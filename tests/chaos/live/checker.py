@@ -192,7 +192,11 @@ def _shared_gpus(lives: list[Life]) -> Iterator[str]:
 
 
 def _torn_gangs(world: World, entries: dict[int, Entry], lives: list[Life]) -> Iterator[str]:
-    """A run that counts has had all of its workers, each once; none has more than it may."""
+    """A run that counts has had all of its workers, each once; none has more than it may.
+
+    Who kills an agent and its orchestrator at once leaves nobody who knows that a run had begun: it
+    begins again, as a whole.
+    """
     ends = {name: found[0] for name, found in _ends(entries).items()}
     for name, job in world.acknowledged.items():
         if "elastic" in job.fields:
@@ -208,7 +212,7 @@ def _torn_gangs(world: World, entries: dict[int, Entry], lives: list[Life]) -> I
             end = ends.get(name)
             if end is None or end.run != run or end.exit_code:
                 continue
-            if [life.rank for life in sorted(own, key=lambda x: x.rank) if life.end_us] != wanted:
+            if sorted({life.rank for life in own if life.end_us}) != wanted:
                 yield f"run {run} of {name} counts, and of {wanted} only {ranks} have ended"
 
 
