@@ -42,7 +42,7 @@ from orchestrator.runtimes.gangs import Gang
 SHAPE = ClusterShape(envs=1, jobs=64, workers=8, nodes=4, devices=4)
 GPUS = 4
 _LOOK_S = 0.3
-_QUICK_MS = 400
+_QUICK_MS = 600
 
 _KEEP = """
 CREATE TABLE IF NOT EXISTS dropped (number INTEGER PRIMARY KEY, body BLOB NOT NULL);

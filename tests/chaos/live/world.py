@@ -61,7 +61,7 @@ class World:
         self.corrupted: set[str] = set()
         self.seen_us: dict[str, int] = {}  # by workers' files
         self.calm_us = self.quiet_us = 0
-        self.lag_us = 0  # of this process itself
+        self.lag_us = self.slow_us = 0  # of this process itself: the most, and what leases felt
         self.lost_agents = 0
         self.problems: list[str] = []
         self._begin_us = now_us()
@@ -306,6 +306,7 @@ class World:
             self.lag_us = max(self.lag_us, lag_us)
             if lag_us > 1e6 * self.plan.lease_s / _SLOW:  # leases may end by that
                 self.hindered.append((before_us, now_us()))
+                self.slow_us += lag_us
 
     async def _look(self) -> None:
         for path in (self.folder / "said").iterdir():
