@@ -8,7 +8,6 @@ import os
 import resource
 import select
 import signal
-from pathlib import Path
 
 
 class Watched:
@@ -64,16 +63,3 @@ class Watched:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
-
-
-def with_word(word: str) -> list[int]:
-    """Processes that have a word in their command line, or in their environment."""
-    found = []
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdigit() and int(folder.name) != os.getpid():
-            with contextlib.suppress(OSError):
-                text = (folder / "cmdline").read_bytes() + (folder / "environ").read_bytes()
-                state = (folder / "stat").read_text().rpartition(")")[2].split()[0]
-                if word.encode() in text and state not in "ZX":
-                    found.append(int(folder.name))
-    return found

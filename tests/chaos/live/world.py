@@ -72,6 +72,8 @@ class World:
         self._throne, self._replaced = asyncio.Lock(), asyncio.Event()
         self._former: list[Watched] = []
         self._agents: dict[str, Watched] = {}
+        self._started: list[Watched] = []
+        self._spawning: set[asyncio.Task[Watched]] = set()
         self._away_s: dict[str, float] = {}
         self._workers: dict[str, Watched] = {}
         self._kills: dict[str, int] = {}
@@ -185,8 +187,10 @@ class World:
     async def _end(self) -> None:
         """End all processes; what is left of them then is a fault."""
         self._ending = True
-        processes = [*self._former, *self._agents.values()]
-        processes += [] if self._leader is None else [self._leader]
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, *self._spawning, return_exceptions=True)
+        processes = self._started
         for process in processes:
             process.signal(signal.SIGCONT)
             process.signal(signal.SIGTERM)
@@ -197,9 +201,6 @@ class World:
         for process in processes:
             process.signal(signal.SIGKILL)
             process.close()
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
         for wire in self.wires.values():
             await wire.close()
         left = [name for name, process in self._workers.items() if process.alive]
@@ -257,11 +258,24 @@ class World:
             "save_grace_ms": round(1000 * SAVE_GRACE_S),
             "mutation": self.mutation,
         }
-        pid = await self._leaders.spawn(config)
-        self._note(f"leader {pid} begins: {reign}")
+        leader = await self._spawn(self._leaders, config)
+        self._note(f"leader {leader.pid} begins: {reign}")
         for wire in self.wires.values():
             wire.leader = address
-        return Watched(pid)
+        return leader
+
+    async def _spawn(self, parent: Zygote, config: dict[str, Any]) -> Watched:
+        """Have a process, which is known here even if nobody waits for it any more."""
+
+        async def spawn() -> Watched:
+            process = Watched(await parent.spawn(config))
+            self._started.append(process)
+            return process
+
+        task = asyncio.ensure_future(spawn())
+        self._spawning.add(task)
+        task.add_done_callback(self._spawning.discard)
+        return await asyncio.shield(task)
 
     def _tear(self, what: str) -> None:
         """A crash has left half of what was being written."""
@@ -288,7 +302,7 @@ class World:
             "mutation": self.mutation,
         }
         while not self._ending:
-            agent = self._agents[node] = Watched(await self._agents_from.spawn(config))
+            agent = self._agents[node] = await self._spawn(self._agents_from, config)
             await agent.ended()
             self.lost_agents += 1
             self._note(f"the agent of {node} has ended")
@@ -454,7 +468,7 @@ class World:
         """An orchestrator is ready; the last one is asked."""
         self._line = writer
         self._lined.set()
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, asyncio.CancelledError):
             while line := await reader.readline():
                 said = json.loads(line)
                 answer = self._answers.pop(said["id"], None)
