@@ -321,6 +321,8 @@ class World:
             if lag_us > 1e6 * self.plan.lease_s / _SLOW:  # leases may end by that
                 self.hindered.append((before_us, now_us()))
                 self.slow_us += lag_us
+            if not self._lined.is_set():  # nobody leads: one that is stopped may hold the log
+                self.hindered.append((before_us, now_us()))
 
     async def _look(self) -> None:
         for path in (self.folder / "said").iterdir():
