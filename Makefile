@@ -24,11 +24,11 @@ DEV := $(VENV)/.stamp-dev
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help env dev demo test chaos lint format bench wheel lock clean distclean
+.PHONY: help env dev demo test chaos chaos-live lint format bench wheel lock clean distclean
 
 help: ## show this list
 	@echo "usage: make TARGET [ARGS=...] [PYTHON=...] [VENV=...]"
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 demo: $(RUN) ## train an agent, judge it against the rules, leave tables and pictures under results/
 	$(BIN)/python scripts/train.py experiment=demo $(ARGS)
@@ -42,7 +42,10 @@ test: $(DEV) ## run the tests
 SEEDS ?= 1000
 FIRST ?= 0
 chaos: $(DEV) ## live through seeded days of misfortune, judged by a checker (SEEDS=1000 FIRST=0)
-	CHAOS_SEEDS=$(SEEDS) CHAOS_FIRST=$(FIRST) $(BIN)/pytest -q -n auto --maxprocesses 4 tests/chaos $(ARGS)
+	CHAOS_SEEDS=$(SEEDS) CHAOS_FIRST=$(FIRST) $(BIN)/pytest -q -n auto --maxprocesses 4 tests/chaos/test_chaos.py $(ARGS)
+
+chaos-live: $(DEV) ## the same with real processes, which are killed, stopped and cut off (SEEDS=1000 FIRST=0)
+	$(BIN)/python -m tests.chaos.live.run --seeds $(SEEDS) --first $(FIRST) $(ARGS)
 
 lint: $(DEV) ## check formatting, style, types and the layers
 	@status=0; \

@@ -1,4 +1,4 @@
-"""Clocks: one that is advanced by hand, for simulation and tests, and the real one."""
+"""Clocks: one advanced by hand, for simulation and tests, the real one, and that of a log."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import itertools
 import time
 
 from orchestrator.errors import ConfigurationError
-from orchestrator.ports import Callback
+from orchestrator.ports import Callback, Clock, Timer
 
-__all__ = ["VirtualClock", "WallClock"]
+__all__ = ["LogClock", "VirtualClock", "WallClock"]
 
 
 _TURNS = 16
@@ -160,3 +160,41 @@ class WallClock:
         if left_ms > 0:
             await asyncio.sleep(left_ms / 1000.0)
             await self.sleep_until(time_ms)  # the event loop may wake a fraction too early
+
+
+class LogClock:
+    """Another clock, ahead of it by as much as a log was when it was taken over.
+
+    Machines disagree about the time of day, and some are set back. Entries of a log never go back;
+    but for this, time would stand still in the cluster until the clock of a new leader has come to
+    where the log ended: nothing that is measured from an entry would become due.
+
+    Parameters
+    ----------
+    clock : Clock
+        The other one.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._ahead_ms = 0
+
+    def not_before(self, time_ms: int) -> None:
+        """Go on from a time, if it is still to come; timers that are set go off as they would."""
+        self._ahead_ms += max(time_ms - self.now_ms(), 0)
+
+    def of(self, time_ms: int) -> int:
+        """What it is on this clock when it is some time on the other one."""
+        return time_ms + self._ahead_ms
+
+    def now_ms(self) -> int:
+        """Milliseconds on this clock."""
+        return self._clock.now_ms() + self._ahead_ms
+
+    def call_at(self, time_ms: int, callback: Callback, *, order: int = 0) -> Timer:
+        """Call back at a time, or as soon as possible if it has passed."""
+        return self._clock.call_at(time_ms - self._ahead_ms, callback, order=order)
+
+    async def sleep_until(self, time_ms: int) -> None:
+        """Return at a time, or at once if it has passed."""
+        await self._clock.sleep_until(time_ms - self._ahead_ms)

@@ -12,13 +12,14 @@ import logging
 import os
 import socket
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.autoscaler.fleet import ORDER_AGE_S, FleetController, FleetScaler
-from orchestrator.clock import WallClock
+from orchestrator.clock import LogClock, WallClock
 from orchestrator.engine.engine import Engine, Outcome
 from orchestrator.errors import CapacityError, NotLeaderError, ValidationError
 from orchestrator.kernels.state.codes import NodeCode, Reason
@@ -48,6 +49,7 @@ from orchestrator.messages import (
     ReleaseNode,
     Scale,
     Submit,
+    WorkersLost,
 )
 from orchestrator.metrics import OrchestratorMetrics
 from orchestrator.ports import (
@@ -176,7 +178,8 @@ class InfrastructureOrchestrator:
         self.faults = fault_detector
         self.checkpoints = checkpoint_manager
         self.clock: Clock = WallClock() if clock is None else clock
-        self.runtime: Runtime = SimulatedRuntime(self.clock) if runtime is None else runtime
+        self._time = LogClock(self.clock)
+        self.runtime: Runtime = SimulatedRuntime(self._time) if runtime is None else runtime
         self._wanted = Wanted(
             shape, tuple(nodes), semantics, tuple(tenants), awaits_order=provisioner is not None
         )
@@ -186,14 +189,14 @@ class InfrastructureOrchestrator:
         self._keeper = CheckpointKeeper(checkpoint_manager)
         self._places = Places()
         self._outbox = Outbox(
-            self.runtime, self.clock, self._places, may_act=lambda: self._journal.leads
+            self.runtime, self._time, self._places, may_act=lambda: self._journal.leads
         )
         simulated = isinstance(self.runtime, SimulatedRuntime)
-        self._replicas = ReplicaRegistry(self.clock, mesh, transport, simulated=simulated)
+        self._replicas = ReplicaRegistry(self._time, mesh, transport, simulated=simulated)
         self.mesh = self._replicas.mesh
         self.metrics = OrchestratorMetrics(self.engine, self._replicas.counts)
         scaler = autoscaler, provisioner, self.metrics.scaling, self._rule
-        self._fleet = FleetController(self.engine, self.clock, *scaler, order_age_s=order_age_s)
+        self._fleet = FleetController(self.engine, self._time, *scaler, order_age_s=order_age_s)
         self._hear(save_grace_ms, time_limit_grace_s)
         self._read_log()
         self._listen(own_policy=policy is None)
@@ -203,22 +206,22 @@ class InfrastructureOrchestrator:
         self._managers: list[WorkloadManager] = []
         self._manager_errors = 0
         self._watch = Watch(self.faults)
-        self._keeping = Persistent("noting checkpoints", self._keeper.flush, self.clock)
-        self._inbox = Inbox(self._take_report, self.clock, lambda event: event.job_id)
-        self._health = Inbox(self._take_health, self.clock)
-        reports = Reports(self.engine, self.clock, self._inbox.deliver)
+        self._keeping = Persistent("noting checkpoints", self._keeper.flush, self._time)
+        self._inbox = Inbox(self._take_report, self._time, lambda event: event.job_id)
+        self._health = Inbox(self._take_health, self._time)
+        reports = Reports(self.engine, self._time, self._inbox.deliver)
         self._crashes = CrashLoops(reports)
         self._saves = SaveDeadlines(reports, save_grace_ms)
         self._limits = TimeLimits(reports, time_limit_grace_s, self._places.late)
         self._fleet.bind(self._join_rented)
-        self._settings = Settings(self.clock, (), lambda body: self._journal.propose(body))
+        self._settings = Settings(self._time, (), lambda body: self._journal.propose(body))
 
     def _new_cycle(
         self, policy: Policy, on_events: bool, review_ms: int | None, delay_ms: int
     ) -> SchedulingCycle:
         return SchedulingCycle(
             self.engine,
-            self.clock,
+            self._time,
             policy,
             self._propose,
             on_events=on_events,
@@ -237,7 +240,7 @@ class InfrastructureOrchestrator:
         self._journal = Journal(
             self.consensus,
             self.engine,
-            self.clock,
+            self._time,
             self._carry_out,
             self._observe,
             kept={
@@ -249,8 +252,9 @@ class InfrastructureOrchestrator:
             },
             settled=self._is_settled,
         )
+        self._time.not_before(self.engine.now_ms)
         self._wanted.check(self.engine)
-        self._taking_over = Persistent("taking over", self._reconcile, self.clock)
+        self._taking_over = Persistent("taking over", self._reconcile, self._time)
 
     def _listen(self, *, own_policy: bool) -> None:
         """Hear of jobs and settings that are there already, of events and of nodes' health."""
@@ -262,7 +266,7 @@ class InfrastructureOrchestrator:
             if isinstance(rule, Rule):
                 self._cycle.policy = policy_of(rule)
         self.mesh.subscribe(self._on_rules)
-        self.runtime.bind(self._crashes.hear)
+        self.runtime.bind(self._hear_runtime)
         self.faults.subscribe(self._health.deliver)
 
     @property
@@ -517,7 +521,7 @@ class InfrastructureOrchestrator:
         self._read()
         suspects = self._watch.suspects()
         return {
-            **cluster_status(self.engine, self.clock.now_ms(), self._owners, self._known_rule()),
+            **cluster_status(self.engine, self._time.now_ms(), self._owners, self._known_rule()),
             "suspects": [node_id for node_id in suspects if node_id in self.nodes],
             "log_entries": self._journal.applied,
             "leader": self._journal.leader,
@@ -544,7 +548,7 @@ class InfrastructureOrchestrator:
     def get_job_status(self, job_id: str) -> dict[str, Any]:
         """What is known of a job: see :func:`orchestrator.status.job_status`."""
         self._read()
-        now_ms, rule = self.clock.now_ms(), self._known_rule()
+        now_ms, rule = self._time.now_ms(), self._known_rule()
         return job_status(self.engine, now_ms, job_id, self.checkpoints, self.shards, rule)
 
     # --- the log -------------------------------------------------------------------------------
@@ -594,6 +598,7 @@ class InfrastructureOrchestrator:
     async def _take_over(self) -> None:
         name = f"{socket.gethostname()}-{os.getpid()}-{id(self):x}"
         await self._journal.lead(name, self._token)
+        self._time.not_before(self.engine.now_ms)
         self._doubtful, self._seen_ms = self._journal.doubtful, self.engine.now_ms
         settings = self._wanted.settings(self.engine)
         first = self._wanted.first_settings(self.engine)
@@ -622,7 +627,7 @@ class InfrastructureOrchestrator:
     async def _reconcile(self) -> None:
         """Have done what was logged and not done, and say who is gone."""
         self._fence()
-        self.runtime.bind(self._crashes.hear)
+        self.runtime.bind(self._hear_runtime)
         self._fleet.bind(self._join_rented)
         observed = self.runtime.observe()
         effects = unfinished(self.engine, observed, self._doubtful)
@@ -682,8 +687,14 @@ class InfrastructureOrchestrator:
 
     # --- what is reported ------------------------------------------------------------------------
 
+    async def _hear_runtime(self, event: Event) -> object:
+        """The runtime reports something; False: it is not in the log, or not yet."""
+        if isinstance(event, WorkersLost) and isinstance(event.seen_ms, int) and event.seen_ms >= 0:
+            event = replace(event, seen_ms=self._time.of(event.seen_ms))
+        return await self._crashes.hear(event)
+
     async def _take_report(self, event: Event) -> None:
-        """The runtime reports something."""
+        """Something is reported of a job."""
         self._journal.read()
         if self.engine.is_current(event):
             await self._propose(event)
@@ -701,4 +712,5 @@ class InfrastructureOrchestrator:
         if health.alive and code == NodeCode.DOWN:
             await self.handle_node_recovery(health.node_id)
         elif not health.alive and code in (NodeCode.UP, NodeCode.DRAINING):
-            await self._fail_node(health.node_id, health.seen_ms)
+            seen_ms = health.seen_ms
+            await self._fail_node(health.node_id, self._time.of(seen_ms) if seen_ms >= 0 else -1)

@@ -23,12 +23,10 @@ from orchestrator.engine.engine import Engine
 from orchestrator.engine.records import check_racks
 from orchestrator.errors import (
     ConfigurationError,
-    NotLeaderError,
-    QuartermasterError,
     ValidationError,
 )
 from orchestrator.kernels.state.codes import NodeCode
-from orchestrator.live.retry import Inbox, Persistent
+from orchestrator.live.retry import SENSELESS, Inbox, Persistent
 from orchestrator.messages import Register, Submit
 from orchestrator.metrics.views import ScalingEfficiency
 from orchestrator.ports import Catalogue, Clock, Provisioner
@@ -156,9 +154,7 @@ class FleetController:
             return
         try:
             await join(spec)
-        except NotLeaderError:
-            raise  # whoever leads takes it
-        except QuartermasterError as error:  # its room was taken meanwhile, for example
+        except SENSELESS as error:  # its room was taken meanwhile, for example
             _log.warning("node '%s' is given back: %s", spec.node_id, error)
             self._ordered_at(spec)
             self.left([spec.node_id])

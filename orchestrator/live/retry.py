@@ -15,17 +15,28 @@ from dataclasses import dataclass
 from typing import Generic, TypeAlias, TypeVar
 
 from orchestrator.engine.engine import Engine
-from orchestrator.errors import InvariantError, NotLeaderError, QuartermasterError, ValidationError
+from orchestrator.errors import (
+    CapacityError,
+    IllegalActionError,
+    InvariantError,
+    NotLeaderError,
+    UnknownEntityError,
+    ValidationError,
+)
 from orchestrator.messages import Event
 from orchestrator.ports import Clock, FaultDetector, NodeHealth
 
-__all__ = ["Inbox", "Persistent", "Reports", "Watch", "check_health", "delay_ms"]
+__all__ = ["SENSELESS", "Inbox", "Persistent", "Reports", "Watch", "check_health", "delay_ms"]
 
 
 T = TypeVar("T")
 
 
 Work: TypeAlias = Callable[[], Awaitable[object] | None]
+
+
+SENSELESS = (CapacityError, IllegalActionError, UnknownEntityError, ValidationError)
+"""Errors of what makes no sense, now and whenever it is tried again: a full disk is none."""
 
 
 _FIRST_MS = 1000
@@ -121,7 +132,7 @@ class Inbox(Generic[T]):
     Parameters
     ----------
     take : coroutine function
-        Logs and applies a report; raises a :class:`QuartermasterError` if it makes no sense.
+        Logs and applies a report; raises one of ``SENSELESS`` if it makes no sense.
     clock : Clock
     subject : callable, optional
         What a report is about; by default all of them are about the same.
@@ -195,7 +206,7 @@ class Inbox(Generic[T]):
         except InvariantError:
             self._waiting.pop(key, None)  # it is in the log, and would do the same again
             raise
-        except QuartermasterError as error:
+        except SENSELESS as error:
             _log.warning("a report makes no sense and is dropped: %s", error)
         finally:
             self._busy.discard(subject)

@@ -193,6 +193,7 @@ class Agent:
         adopt_orphans()
         self._reports = _Reports()
         self._fence: Fence = self._read_fence()
+        self._kept_term = self._fence[0]
         self._lease_ms = 0  # its end; 0: there was none yet
         self._length_ms = 0
         self._line: Line | None = None
@@ -324,9 +325,8 @@ class Agent:
             _log.warning("an order of %s is refused: %s leads", order.fence, self._fence)
             self._report(Stale(self._fence))
             return
-        if order.fence[0] != self._fence[0]:
-            self._write_fence(order.fence)
         self._fence = order.fence
+        self._keep_fence()
         match order:
             case Launch():
                 self._workers.launch(order)
@@ -362,12 +362,17 @@ class Agent:
         """Show that one is alive; end workers whose lease is over."""
         settings = self._settings
         while True:
-            if self._line is not None:
+            over = now_ms() >= self._lease_ms
+            if self._line is not None and over:
+                # It may be gone without a word, and another one listen there by now.
+                _log.warning("the lease was over and not renewed: the line is given up")
+                self._line.close()
+            elif self._line is not None:
                 self._line.send(Beat(now_ms()))
             elif self._is_left_alone():
                 _log.warning("nobody has answered at %s; this agent ends", settings.address)
                 self._end(Exit.FINE)
-            if len(self._workers) and now_ms() >= self._lease_ms:
+            if len(self._workers) and over:
                 reason = "the orchestrator was not heard of, and may have it run elsewhere"
                 self._workers.end_all(Cause.LEASE, reason)
             await asyncio.sleep(settings.beat_s)
@@ -392,8 +397,16 @@ class Agent:
             return int((self._settings.folder / _FENCE).read_text()), -1
         return -1, -1
 
-    def _write_fence(self, fence: Fence) -> None:
+    def _keep_fence(self) -> None:
+        """Have the next agent know who leads; a full disk is tried again with the next order."""
+        if self._kept_term == self._fence[0]:
+            return
         path = self._settings.folder / _FENCE
         beside = path.with_suffix(".new")
-        beside.write_text(str(fence[0]))
-        beside.replace(path)
+        try:
+            beside.write_text(str(self._fence[0]))
+            beside.replace(path)
+        except OSError as error:
+            _log.error("who leads is not kept beyond this process: %s; see to the disk", error)
+        else:
+            self._kept_term = self._fence[0]

@@ -28,8 +28,9 @@ class Member:
 
     ``rank`` is the one that it is started with, ``order`` the one that it has, or is to have.
     ``told``: its agent may have started it. ``fresh``: it is not part of a world yet. ``leaves``:
-    it is to end, and the gang goes on without it. ``ended``: nothing of it is left. ``since``: the
-    first generation that it may take part in; it does when it has joined that or a later one.
+    it is to end, and the gang goes on without it. ``ended``: nothing of it is left. ``before``: a
+    former orchestrator had begun it, though this one was told to. ``since``: the first generation
+    that it may take part in; it does when it has joined that or a later one.
     """
 
     worker: int
@@ -37,6 +38,7 @@ class Member:
     gpus: tuple[int, ...]
     rank: int
     told: bool = False
+    before: bool = False
     knows: bool = False
     fresh: bool = False
     leaves: bool = False
@@ -76,6 +78,7 @@ class Gang:
     survived: int = 0  # losses of single workers
     service: bool = False  # its workers are replicas, each by itself
     told_here: bool = False  # it was started, or changed, by this runtime and no former one
+    started_here: bool = False
     restarts: bool = False  # all its workers are to end, and others to begin
     saving: int = 0
     unsaved: set[int] = field(default_factory=set)
@@ -126,18 +129,34 @@ class Gang:
                 member.number = 0
         return found
 
+    def note_before(self, member: Member) -> None:
+        """An agent knows a worker of this run; if nobody here has begun it, a former one has."""
+        member.before = member.before or (self.started_here and not member.told)
+
+    @property
+    def torn(self) -> bool:
+        """Whether some have begun it before, and others are not theirs: these never meet.
+
+        Replicas need not.
+        """
+        there = [member for member in self.present if member.told]
+        before = [member for member in there if member.before]
+        return bool(before) and len(before) < len(there) and not self.service
+
     def adopt(self, node: str, seen: Seen) -> Member:
         """An agent has a worker of this run."""
         member = self.members.get(seen.worker)
         if member is None:
             member = Member(seen.worker, node, seen.gpus, seen.rank)
             self.members[seen.worker] = member
+        self.note_before(member)
         member.told = True
         member.rank, member.order = seen.first_rank, seen.rank
         member.knows = member.knows or seen.knows
         if seen.generation >= self.generation and not self.told_here:
             self.size = seen.size
-        member.leaves = member.leaves or seen.halted
+        # Whoever ends because its lease is over is still missed; who is to leave is known here.
+        member.leaves = member.leaves or seen.rank < 0 or (seen.halted and not self.told_here)
         self.generation = max(self.generation, seen.generation)
         self.published = max(self.published, seen.generation)
         self.begun = True

@@ -107,7 +107,7 @@ class AgentHub:
         """Listen."""
         self._listener = listener
         if self.address.path:
-            _unlink(self.address.path)  # of a predecessor that was killed
+            await _free(self.address.path)
             self._server = await asyncio.start_unix_server(self._serve, self.address.path)
         else:
             given = self.address.host, self.address.port
@@ -286,6 +286,21 @@ class AgentHub:
                 if not peer.gone and now_ms > peer.granted_ms + self.lease_ms + _MARGIN_MS:
                     _log.warning("node '%s' was not heard of, and its lease is over", node)
                     self.bury(node)
+
+
+async def _free(path: str) -> None:
+    """Take what a predecessor that was killed has left; from one that listens nothing is taken."""
+    try:
+        _, writer = await asyncio.open_unix_connection(path)
+    except (FileNotFoundError, ConnectionRefusedError):
+        _unlink(path)
+        return
+    except BlockingIOError:  # its queue is full
+        pass
+    else:
+        writer.close()
+    problem = f"somebody listens at 'unix:{path}'"
+    raise ConfigurationError(f"ProcessRuntime: {problem}; end that one, or give another 'address'")
 
 
 def _unlink(path: str) -> None:

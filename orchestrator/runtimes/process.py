@@ -242,6 +242,7 @@ class ProcessRuntime:
         if before is not None:
             self._dismiss(before, "another run of its job begins")
         gang = Gang(effect.job_id, effect.run, members_of(effect.workers), told_here=True)
+        gang.started_here = True
         gang.service = effect.spec.kind == JobKind.SERVICE
         self._gangs[gang.job] = gang
         self._specs[gang.job] = effect.spec
@@ -513,18 +514,29 @@ class ProcessRuntime:
             for member in list(gang.members.values()):
                 if member.node == node and member.ended is None and not member.gone:
                     self._remind(gang, member, there=(gang.job, gang.run, member.worker) in there)
+            self._see_whole(gang)
 
     def _remind(self, gang: Gang, member: Member, *, there: bool) -> None:
         """Tell an agent that is back what it may have missed about a worker."""
         if gang.leaving or member.leaves:
             if there:
                 self._halt(gang, [member], "its run is over")
+            else:  # it never was, or has ended: what was told on another line is not carried out
+                member.gone = True
+                self._look_at(gang)
             return
-        if not there and gang.begun and not gang.restarts and gang.job in self._specs:
+        wanted = gang.begun and not gang.restarts and gang.verdict is None
+        if not there and wanted and gang.job in self._specs:
             self._send_launch(gang, member)  # one that has ended is not started again
         if gang.saving and member.worker in gang.unsaved:
             save = Save(self._hub.fence, gang.job, gang.run, gang.saving)
             self._hub.send(member.node, save)
+
+    def _see_whole(self, gang: Gang) -> None:
+        """A gang that was begun twice, each time in part, is to begin as a whole."""
+        if gang.torn and gang.verdict is None and not gang.leaving and not gang.restarts:
+            reason = "a former orchestrator had begun a part of it"
+            self._judge(gang, WorkersLost(gang.job, gang.run, reason))
 
     def beat(self, node: str) -> None:
         """An agent has shown itself."""
@@ -605,7 +617,10 @@ class ProcessRuntime:
         if member is None:
             member = Member(ended.worker, node, (), ended.rank, told=True)
             gang.members[ended.worker] = member
+        gang.note_before(member)
+        member.told = True
         member.ended, member.number = ended, number
+        self._see_whole(gang)
         if gang.leaving or member.leaves:
             member.number = 0
             self._hub.acknowledge(node, (number,))

@@ -15,7 +15,7 @@ import pytest
 
 from orchestrator import InfrastructureOrchestrator, VirtualClock, in_memory
 from orchestrator.autoscaler import HorizontalScaler, ScalingPlan
-from orchestrator.errors import InvariantError, ValidationError
+from orchestrator.errors import InvariantError, StorageError, ValidationError
 from orchestrator.foundations import InMemoryCheckpoints, InMemoryConsensus
 from orchestrator.live.retry import Persistent
 from orchestrator.messages import Effect, Entry, Event, StartJob, WorkerExited
@@ -38,7 +38,8 @@ class Faults:
         """Raise, or not."""
         if self.on and self._rng.random() < self._share:
             self.count[port] += 1
-            raise OSError(f"{port} does not answer")
+            full = port.startswith("log") and self.count[port] % 2
+            raise (StorageError if full else OSError)(f"{port} does not answer")
 
     def draw(self) -> float:
         """A number from 0 to 1."""
@@ -124,7 +125,7 @@ async def _insist(act: Callable[[], Awaitable[object]], clock: VirtualClock) -> 
     for _ in range(50):
         try:
             await act()
-        except OSError:
+        except (OSError, StorageError):
             await clock.advance_to(clock.now_ms() + 60_000)
         except ValidationError as error:
             if error.field != "job_id":

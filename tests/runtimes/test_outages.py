@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -254,6 +255,23 @@ async def test_a_found_gang_can_be_saved_and_changed(stage: Stage) -> None:
     assert stage.runtime.knows("a")
     stage.runtime.carry_out((StopJob("a", 1, StopReason.UNEXPECTED, 0),))
     await until(lambda: '"stop": "unexpected"' in stage.log("a"))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="another process's limits are root's to change")
+async def test_an_agent_whose_disk_is_full_goes_on_and_keeps_who_leads_later(stage: Stage) -> None:
+    await stage.open("n0")
+    _, most = resource.prlimit(_agent(stage), resource.RLIMIT_FSIZE)
+    resource.prlimit(_agent(stage), resource.RLIMIT_FSIZE, (0, most))
+    stage.runtime.fence(7, 100)
+    stage.runtime.carry_out((stage.start("a", _shell("true")),))
+    await until(lambda: stage.events)
+    assert stage.events == [WorkerExited("a", 1)]
+    kept = stage.folder / "agents" / "n0" / "fence"
+    assert not kept.exists()
+    resource.prlimit(_agent(stage), resource.RLIMIT_FSIZE, (most, most))
+    stage.runtime.carry_out((stage.start("b", _shell("true")),))
+    await until(lambda: len(stage.events) == 2)
+    assert kept.read_text() == "7"
 
 
 async def test_a_replaced_orchestrator_gets_no_agents(
