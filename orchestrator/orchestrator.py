@@ -61,6 +61,7 @@ from orchestrator.ports import (
     Policy,
     Provisioner,
     Runtime,
+    Serving,
     ShardManager,
     WorkloadManager,
 )
@@ -128,7 +129,8 @@ class InfrastructureOrchestrator:
         See :class:`orchestrator.autoscaler.fleet.FleetController`.
     mesh, transport
         See :class:`orchestrator.mesh.replicas.ReplicaRegistry`; with the default of ``runtime``,
-        or another simulated one, replicas are simulated too. Replicas of services that get
+        or another simulated one, replicas are simulated too; a runtime that is ``Serving`` says
+        where real ones answer, by HTTP. Replicas of services that get
         requests are probed; a mesh of your own says how. ``orchestrator.mesh.add_service``
         gives a service other rules than the defaults; the log keeps them. Health that was set is
         not kept: it is found out anew.
@@ -177,7 +179,10 @@ class InfrastructureOrchestrator:
             self.runtime, self.clock, self._places, may_act=lambda: self._journal.leads
         )
         simulated = isinstance(self.runtime, SimulatedRuntime)
-        self._replicas = ReplicaRegistry(self.clock, mesh, transport, simulated=simulated)
+        serving = self.runtime if isinstance(self.runtime, Serving) else None
+        self._replicas = ReplicaRegistry(
+            self.clock, mesh, transport, simulated=simulated, serving=serving
+        )
         self.mesh = self._replicas.mesh
         self.metrics = OrchestratorMetrics(self.engine, self._replicas.counts)
         scaler = autoscaler, provisioner, self.metrics.scaling, self._rule

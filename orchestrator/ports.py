@@ -249,6 +249,14 @@ class Runtime(Protocol):
 
 
 @runtime_checkable
+class Serving(Protocol):
+    """A runtime whose replicas of services answer requests at addresses of their own."""
+
+    def endpoints(self, job_id: str) -> Mapping[tuple[str, int], tuple[str, int]]:
+        """Where the replicas of a job answer that do: (node, index there) -> (host, port)."""
+
+
+@runtime_checkable
 class Fenced(Protocol):
     """A runtime that can tell the orders of a leader from those of one that was replaced."""
 

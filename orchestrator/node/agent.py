@@ -210,7 +210,7 @@ class Agent:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._end, Exit.FINE)
         await door.open()
-        self._workers.control = door.path
+        self._workers.control, self._workers.host = door.path, self._settings.host
         tasks = [
             asyncio.create_task(self._keep_connected()),
             asyncio.create_task(self._beat()),

@@ -39,6 +39,7 @@ __all__ = [
     "Save",
     "Saved",
     "Seen",
+    "Serving",
     "Stale",
     "ToAgent",
     "ToOrchestrator",
@@ -49,7 +50,7 @@ __all__ = [
 ]
 
 
-VERSION = 1
+VERSION = 2
 """Of this protocol; both sides have to speak the same one."""
 
 
@@ -209,6 +210,7 @@ class Seen(msgspec.Struct, frozen=True):
     gpus: tuple[int, ...]
     knows: bool
     halted: bool
+    port: int = 0
 
 
 class Hello(msgspec.Struct, frozen=True, tag="hello"):
@@ -287,13 +289,22 @@ class Progress(msgspec.Struct, frozen=True, tag="progress"):
     fraction: float | None = None
 
 
+class Serving(msgspec.Struct, frozen=True, tag="serving"):
+    """A replica answers requests at this port of its node; 0: it does not any more."""
+
+    job: str
+    run: int
+    worker: int
+    port: int
+
+
 class Stale(msgspec.Struct, frozen=True, tag="stale"):
     """An order was refused: another orchestrator leads since ``fence``."""
 
     fence: Fence
 
 
-Body: TypeAlias = Knows | Ended | Saved | Joined | Progress | Stale
+Body: TypeAlias = Knows | Ended | Saved | Joined | Progress | Serving | Stale
 
 
 class Report(msgspec.Struct, frozen=True, tag="report"):
