@@ -132,6 +132,9 @@ class AgentHub:
     async def wait_for(self, nodes: Sequence[str], timeout_s: float) -> None:
         """Wait until the agents of these nodes are there.
 
+        One that has obeyed an orchestrator hangs up on one that does not lead yet, and comes again:
+        until this one leads it is enough to have come, and to have told of its workers.
+
         Raises
         ------
         ConfigurationError
@@ -139,11 +142,17 @@ class AgentHub:
         """
         try:
             async with self._changed, asyncio.timeout(timeout_s):
-                await self._changed.wait_for(lambda: all(self.reaches(node) for node in nodes))
+                await self._changed.wait_for(lambda: not self._missing(nodes))
         except TimeoutError:
-            missing = ", ".join(f"'{node}'" for node in nodes if not self.reaches(node))
+            missing = ", ".join(f"'{node}'" for node in self._missing(nodes))
             problem = f"no agent of {missing} has come to {self.address} in {timeout_s} s"
             raise ConfigurationError(f"{problem}; look into its log") from None
+
+    def _missing(self, nodes: Sequence[str]) -> list[str]:
+        leads = self.fence[0] >= 0
+        return [
+            node for node in nodes if not self.reaches(node) and (leads or node not in self._peers)
+        ]
 
     def reaches(self, node: str) -> bool:
         """Whether a node's agent is there."""

@@ -9,7 +9,6 @@ import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -18,33 +17,8 @@ from orchestrator.worker import check_output
 from orchestrator.workloads.serving import InferenceJobManager
 from tests.examples.load import ROOT
 from tests.runtimes.cluster import Cluster
+from tests.runtimes.programs import service
 from tests.runtimes.stage import alive, until
-
-_REPLICA = """
-import os, time
-from orchestrator.errors import RequestRejectedError
-from orchestrator.worker.inference.server import InferenceServer
-def predict(given):
-    if given == "junk": raise RequestRejectedError("it is junk; ask for something else")
-    if given == "die": os._exit(3)
-    time.sleep(given.get("ms", 0) / 1e3)
-    return {"pid": os.getpid(), "doubled": 2 * given["x"]}
-InferenceServer(predict, threads=4).serve()
-"""
-
-
-def _service(**fields: Any) -> dict[str, Any]:
-
-    values = {
-        "command": (sys.executable, "-c", _REPLICA),
-        "environment": {"PYTHONPATH": str(ROOT)},
-        "kind": JobKind.SERVICE,
-        "priority": JobPriority.PRODUCTION,
-        "elastic": True,
-        "max_workers": 4,
-        "max_duration_hours": 1000.0,
-    }
-    return values | fields
 
 
 def _well(cluster: Cluster) -> dict[str, str]:
@@ -79,7 +53,7 @@ class Load:
 
 async def test_replicas_are_found_asked_and_replaced(cluster: Cluster) -> None:
     await cluster.open()
-    await cluster.submit("echo", 2, 2, **_service())
+    await cluster.submit("echo", 2, 2, **service())
     await until(lambda: len(_well(cluster)) == 2)
     assert len(await cluster.orchestrator.discover_service("echo")) == 2
     with pytest.raises(RequestRejectedError, match="it is junk"):
@@ -104,7 +78,7 @@ async def test_the_autoscaler_adds_and_removes_replicas_and_nobody_gets_an_error
     manager = InferenceJobManager(cluster.orchestrator, down_window_s=0.5)
     cluster.orchestrator.manage(manager)
     rules = ServiceSpec("echo", 50.0, min_replicas=1, max_replicas=3)
-    await cluster.submit("echo", 1, 1, **_service(max_workers=3))
+    await cluster.submit("echo", 1, 1, **service(max_workers=3))
     cluster.orchestrator.mesh.add_service(rules)
     await until(lambda: len(_well(cluster)) == 1)
 
@@ -130,7 +104,7 @@ async def test_the_autoscaler_adds_and_removes_replicas_and_nobody_gets_an_error
 async def test_open_requests_are_answered_before_a_replica_leaves(cluster: Cluster) -> None:
     cluster.runtime.grace_s = 5.0
     await cluster.open()
-    await cluster.submit("echo", 2, 1, **_service())
+    await cluster.submit("echo", 2, 1, **service())
     await until(lambda: len(_well(cluster)) == 2)
     open_ones = [asyncio.create_task(_ask(cluster, k, 600)) for k in range(6)]
     await asyncio.sleep(0.2)  # they are under way
@@ -149,7 +123,7 @@ async def test_a_service_that_cannot_run_ends_and_says_why(cluster: Cluster) -> 
     await cluster.open()
     begun = cluster.folder / "begun"
     line = f"echo in >> '{begun}'; echo no model; exit 3"
-    await cluster.submit("echo", 1, 1, **_service(command=("sh", "-c", line)))
+    await cluster.submit("echo", 1, 1, **service(command=("sh", "-c", line)))
     await until(lambda: cluster.ended("echo"))
     status = cluster.status("echo")
     assert (status["state"], status["exit_code"]) == ("failed", 3)
@@ -159,7 +133,7 @@ async def test_a_service_that_cannot_run_ends_and_says_why(cluster: Cluster) -> 
 
 async def test_another_orchestrator_finds_replicas_that_serve(cluster: Cluster) -> None:
     await cluster.open()
-    await cluster.submit("echo", 2, 1, **_service())
+    await cluster.submit("echo", 2, 1, **service())
     await until(lambda: len(_well(cluster)) == 2)
     pids = {await _ask(cluster, k) for k in range(8)}
     await cluster.replace()
