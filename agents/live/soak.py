@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import csv
 import math
-import os
 import statistics
 import threading
 import time
@@ -239,10 +238,7 @@ class _Soak:
     async def _lose(self, agents: LocalAgents) -> None:
         """Kill an agent, and start it again."""
         node = f"n{len(self.records) % self.run.agents}"
-        with suppress(ProcessLookupError, KeyError):
-            os.kill(agents.pids[node], 9)
-        while node in agents.pids:
-            await asyncio.sleep(0.05)
+        await agents.kill(node)
         await agents.add(node)
 
     def _record(self, seconds: float, agents: LocalAgents, rows: TextIO) -> None:

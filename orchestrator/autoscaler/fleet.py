@@ -25,6 +25,7 @@ from orchestrator.errors import (
     ConfigurationError,
     NotLeaderError,
     QuartermasterError,
+    StorageError,
     ValidationError,
 )
 from orchestrator.kernels.state.codes import NodeCode
@@ -156,8 +157,8 @@ class FleetController:
             return
         try:
             await join(spec)
-        except NotLeaderError:
-            raise  # whoever leads takes it
+        except (NotLeaderError, StorageError):
+            raise  # whoever leads takes it, or this one when the log does
         except QuartermasterError as error:  # its room was taken meanwhile, for example
             _log.warning("node '%s' is given back: %s", spec.node_id, error)
             self._ordered_at(spec)

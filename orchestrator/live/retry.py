@@ -16,7 +16,13 @@ from dataclasses import dataclass
 from typing import Generic, TypeAlias, TypeVar
 
 from orchestrator.engine.engine import Engine
-from orchestrator.errors import InvariantError, NotLeaderError, QuartermasterError, ValidationError
+from orchestrator.errors import (
+    InvariantError,
+    NotLeaderError,
+    QuartermasterError,
+    StorageError,
+    ValidationError,
+)
 from orchestrator.messages import Event
 from orchestrator.ports import Clock, FaultDetector, NodeHealth
 
@@ -161,6 +167,8 @@ class Inbox(Generic[T]):
                     self._closed = True
                     self._waiting.clear()  # the new leader is told
                     raise
+                except StorageError:
+                    raise  # the disk may have room again
                 except InvariantError:
                     self._waiting.popleft()  # it is in the log, and would do the same again
                     raise
