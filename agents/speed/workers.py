@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 from orchestrator.clock import WallClock
 from orchestrator.errors import ConfigurationError
@@ -16,7 +17,7 @@ from orchestrator.orchestrator import InfrastructureOrchestrator
 from orchestrator.runtimes import LocalAgents, ProcessRuntime
 from orchestrator.types import JobPriority, JobSpec, NodeSpec
 
-__all__ = ["RealCluster"]
+__all__ = ["Opened", "RealCluster"]
 
 
 _GPUS = 8
@@ -26,6 +27,15 @@ _LOOK_S = 0.002
 
 
 _PATIENCE_S = 120.0
+
+
+class Opened(NamedTuple):
+    """A cluster that runs."""
+
+    running: InfrastructureOrchestrator
+    agents: LocalAgents
+    runtime: ProcessRuntime
+    folder: Path
 
 
 class RealCluster:
@@ -48,7 +58,7 @@ class RealCluster:
 
     async def _first_instruction_ms(self, jobs: int) -> list[float]:
         found = []
-        async with self._opened() as (running, folder):
+        async with self.opened() as (running, _, _, folder):
             for k in range(jobs + 1):
                 said = folder / f"said-{k}"
                 begun_ns = time.time_ns()
@@ -63,7 +73,7 @@ class RealCluster:
 
     async def _jobs_per_second(self, jobs: int, repeats: int) -> list[float]:
         found = []
-        async with self._opened() as (running, _):
+        async with self.opened() as (running, _, _, _):
             for repeat in range(repeats):
                 begun_s = time.perf_counter()
                 for k in range(jobs):
@@ -73,26 +83,29 @@ class RealCluster:
         return found
 
     @asynccontextmanager
-    async def _opened(self) -> AsyncIterator[tuple[InfrastructureOrchestrator, Path]]:
+    async def opened(self) -> AsyncIterator[Opened]:
         """A cluster that runs; nothing is left of it afterwards."""
         clock = WallClock()
         parts = in_memory(clock)
-        runtime = ProcessRuntime(clock, parts.fault_detector)
-        names = [f"n{k}" for k in range(self.agents)]
-        running = InfrastructureOrchestrator(
-            *parts,
-            clock=clock,
-            runtime=runtime,
-            nodes=[NodeSpec(name, _GPUS, 16.0, 8, 64.0, 10.0, "NVLink") for name in names],
-            schedule_on_events=True,
-        )
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
+            folder = Path(name)
+            runtime = ProcessRuntime(
+                clock, parts.fault_detector, checkpoints=folder / "checkpoints"
+            )
+            names = [f"n{k}" for k in range(self.agents)]
+            running = InfrastructureOrchestrator(
+                *parts,
+                clock=clock,
+                runtime=runtime,
+                nodes=[NodeSpec(name, _GPUS, 16.0, 8, 64.0, 10.0, "NVLink") for name in names],
+                schedule_on_events=True,
+            )
             await runtime.open()
-            agents = LocalAgents(runtime, names, Path(folder) / "agents")
+            agents = LocalAgents(runtime, names, folder / "agents")
             try:
                 await agents.start()
                 await running.start()
-                yield running, Path(folder)
+                yield Opened(running, agents, runtime, folder)
             finally:
                 await agents.stop()
                 await runtime.close()
