@@ -11,7 +11,7 @@ import asyncio
 import logging
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -69,7 +69,14 @@ from orchestrator.resources import ResourceManager
 from orchestrator.runtimes.simulated import SimulatedRuntime
 from orchestrator.scheduling.rules import RULES, Rule, RulePolicy, Scheduler, policy_of
 from orchestrator.semantics import Semantics
-from orchestrator.status import Owners, cluster_status, failure_report, job_status, or_error
+from orchestrator.status import (
+    Owners,
+    cluster_status,
+    device_status,
+    failure_report,
+    job_status,
+    or_error,
+)
 from orchestrator.types import JobSpec, NodeSpec, ScalingDecision, TenantSpec
 
 __all__ = ["DEFAULT_SHAPE", "InfrastructureOrchestrator"]
@@ -385,7 +392,15 @@ class InfrastructureOrchestrator:
     async def _join(self, register: Register) -> None:
         await self._propose(register)
         self._trust(register.spec.node_id)
+        self._look_at_devices([register.spec])
         await self._cycle.react()
+
+    def _look_at_devices(self, specs: Iterable[NodeSpec]) -> None:
+        """Say which GPUs are declared and not there."""
+        nodes = {spec.node_id: spec for spec in specs}
+        for node_id, told in device_status(nodes, self.runtime).items():
+            if told["problem"] is not None:
+                _log.warning("node '%s': %s; correct its NodeSpec", node_id, told["problem"])
 
     async def decommission_node(self, node_id: str, drain: bool = True) -> bool:
         """Take a node out of service.
@@ -510,6 +525,7 @@ class InfrastructureOrchestrator:
             "suspects": [node_id for node_id in suspects if node_id in self.nodes],
             "log_entries": self._journal.applied,
             "leader": self._journal.leader,
+            "devices": device_status(self.nodes, self.runtime),
             "services": self._replicas.status(suspects),
             "scaling": or_error(self._fleet.status),
             "errors": self._errors(),
@@ -573,6 +589,7 @@ class InfrastructureOrchestrator:
             await self._journal.propose(settings)
         self._leading = True
         await self._taking_over.run()
+        self._look_at_devices(self.nodes.values())
         self._saves.start()
         self._limits.arm()
         await self._cycle.resume()

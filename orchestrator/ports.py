@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, TypeAlias, runtime_checkable
 
 from orchestrator.messages import Effect, Entry, Event, Plan
+from orchestrator.node.gpus import Gpu
 from orchestrator.types import JobSpec, NodeSpec
 
 if TYPE_CHECKING:
@@ -254,6 +255,14 @@ class Serving(Protocol):
 
     def endpoints(self, job_id: str) -> Mapping[tuple[str, int], tuple[str, int]]:
         """Where the replicas of a job answer that do: (node, index there) -> (host, port)."""
+
+
+@runtime_checkable
+class Equipped(Protocol):
+    """A runtime that knows which GPUs its nodes really have."""
+
+    def devices(self, node_id: str) -> Sequence[Gpu] | None:
+        """Those that were found on a node; None: nobody could look."""
 
 
 @runtime_checkable

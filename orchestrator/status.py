@@ -25,7 +25,7 @@ from orchestrator.kernels.state.codes import (
     Reason,
 )
 from orchestrator.messages import StopJob
-from orchestrator.ports import Checkpoint, CheckpointManager, ShardManager
+from orchestrator.ports import Checkpoint, CheckpointManager, Equipped, Runtime, ShardManager
 from orchestrator.resources import ResourceManager, Usage
 from orchestrator.types import JobState, NodeSpec
 
@@ -216,6 +216,42 @@ def node_states(engine: Engine) -> dict[str, str]:
     told = [names[code] for code in engine.state.node[0]["state"].tolist()]
     find = engine.nodes.index.find
     return {node_id: told[find(node_id)] for node_id in engine.nodes.specs}
+
+
+def device_status(nodes: Mapping[str, NodeSpec], runtime: Runtime) -> dict[str, Any]:
+    """GPUs that were found on nodes, by node, and what is wrong with what is declared.
+
+    Nodes on which nobody could look are left out.
+    """
+    found = dict[str, Any]()
+    if not isinstance(runtime, Equipped):
+        return found
+    for node_id, spec in nodes.items():
+        gpus = runtime.devices(node_id)
+        if gpus is None:
+            continue
+        most_gb = min((gpu.memory_mb for gpu in gpus), default=0) / 1024
+        problem = None
+        if spec.gpus > len(gpus):
+            problem = f"{spec.gpus} GPUs are declared, and {len(gpus)} are there"
+        elif spec.gpus and spec.gpu_memory_gb > most_gb:
+            problem = f"{spec.gpu_memory_gb:g} GiB a GPU are declared, and {most_gb:g} are there"
+        found[node_id] = {
+            "declared": spec.gpus,
+            "problem": problem,
+            "found": [
+                {
+                    "index": gpu.index,
+                    "name": gpu.name,
+                    "uuid": gpu.uuid,
+                    "memory_mb": gpu.memory_mb,
+                    "used_mb": gpu.used_mb,
+                    "use_percent": gpu.use_percent,
+                }
+                for gpu in gpus
+            ],
+        }
+    return found
 
 
 def cluster_status(

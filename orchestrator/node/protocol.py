@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 import msgspec
 
 from orchestrator.errors import ConfigurationError, QuartermasterError
+from orchestrator.node.gpus import Gpu
 
 __all__ = [
     "VERSION",
@@ -214,7 +215,10 @@ class Seen(msgspec.Struct, frozen=True):
 
 
 class Hello(msgspec.Struct, frozen=True, tag="hello"):
-    """An agent introduces itself. ``boot`` tells its processes apart, ``sent_ms`` is its clock."""
+    """An agent introduces itself. ``boot`` tells its processes apart, ``sent_ms`` is its clock.
+
+    ``gpus``: those that it has found; None: it cannot look.
+    """
 
     version: int
     token: str
@@ -225,12 +229,17 @@ class Hello(msgspec.Struct, frozen=True, tag="hello"):
     sent_ms: int
     fence: Fence
     workers: tuple[Seen, ...] = ()
+    gpus: tuple[Gpu, ...] | None = None
 
 
 class Beat(msgspec.Struct, frozen=True, tag="beat"):
-    """The agent is alive, and asks for its lease to be renewed."""
+    """The agent is alive, and asks for its lease to be renewed.
+
+    ``gpus``: how they are used, if that has changed.
+    """
 
     sent_ms: int
+    gpus: tuple[Gpu, ...] | None = None
 
 
 class Knows(msgspec.Struct, frozen=True, tag="knows"):

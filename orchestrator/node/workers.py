@@ -152,7 +152,8 @@ def environment_of(order: Launch, base: dict[str, str], own: dict[str, str]) -> 
         GROUP_RANK=str(order.node_rank),
         MASTER_ADDR=order.master[0],
         MASTER_PORT=str(order.master[1]),
-        CUDA_VISIBLE_DEVICES=",".join(str(gpu) for gpu in order.gpus),
+        CUDA_VISIBLE_DEVICES=",".join(_device(gpu, base) for gpu in order.gpus),
+        CUDA_DEVICE_ORDER="PCI_BUS_ID",  # as NVML counts them; CUDA's own order is by speed
     )
     found[NAMES["job"]] = order.job
     found[NAMES["run"]] = str(order.run)
@@ -161,6 +162,12 @@ def environment_of(order: Launch, base: dict[str, str], own: dict[str, str]) -> 
     if order.warm:
         found[NAMES["warm"]] = "1"
     return found | own
+
+
+def _device(gpu: int, base: dict[str, str]) -> str:
+    """What CUDA calls a node's GPU: the agent may have been left some of the machine's only."""
+    left = [name.strip() for name in base.get("CUDA_VISIBLE_DEVICES", "").split(",")]
+    return left[gpu] if left != [""] and gpu < len(left) else str(gpu)
 
 
 class Workers:

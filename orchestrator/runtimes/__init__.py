@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from orchestrator.runtimes.discovery import discover_node
 from orchestrator.runtimes.local import LocalAgents
 from orchestrator.runtimes.process import ProcessRuntime
 from orchestrator.runtimes.provisioner import SimulatedProvisioner
 from orchestrator.runtimes.simulated import SimulatedRuntime
 
-__all__ = ["LocalAgents", "ProcessRuntime", "SimulatedProvisioner", "SimulatedRuntime"]
+__all__ = [
+    "LocalAgents",
+    "ProcessRuntime",
+    "SimulatedProvisioner",
+    "SimulatedRuntime",
+    "discover_node",
+]

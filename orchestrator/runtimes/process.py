@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-import socket
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +24,7 @@ from orchestrator.messages import (
     WorkerPlacement,
     WorkersLost,
 )
+from orchestrator.node.gpus import Gpu
 from orchestrator.node.protocol import (
     Address,
     Body,
@@ -156,8 +156,7 @@ class ProcessRuntime:
 
     def fence(self, term: int, index: int) -> None:
         """Orders are those of the leader of this term from now on, by this entry of its log."""
-        before = self._hub.fence
-        self._hub.fence = max((term, index), before)
+        before, self._hub.fence = self._hub.fence, max((term, index), self._hub.fence)
         if before[0] < term:
             for gang in [gang for gangs in self._leaving.values() for gang in gangs]:
                 self._halt(gang, gang.alive, "its run is over")  # agents refused that before
@@ -203,10 +202,14 @@ class ProcessRuntime:
         gang = self._gangs.get(job_id)
         return gang is not None and gang.knows
 
+    def devices(self, node_id: str) -> tuple[Gpu, ...] | None:
+        """GPUs that a node's agent has found; None: it cannot look, or has not come."""
+        return self._hub.gpus(node_id)
+
     def endpoints(self, job_id: str) -> Mapping[tuple[str, int], tuple[str, int]]:
         """Where the replicas of a job answer that do: (node, index there) -> (host, port)."""
         gang = self._gangs.get(job_id)
-        return {} if gang is None else endpoints_of(gang, self._hub.host)
+        return endpoints_of(gang, self._hub.host) if gang is not None else {}
 
     def carry_out(self, effects: Sequence[Effect]) -> None:
         """Begin to carry effects out, in this order."""
@@ -278,11 +281,8 @@ class ProcessRuntime:
             self._set_timer(gang, "reach", self._hub.lease_ms, lambda: self._miss(gang))
 
     def _new_master(self, gang: Gang) -> tuple[str, int]:
-        """Where the workers of a gang meet: on the node of rank 0, at a port that is free here."""
-        with socket.socket() as free:
-            free.bind(("", 0))
-            port = int(free.getsockname()[1])
-        return self._hub.host(gang.present[0].node), port
+        """Where the workers of a gang meet: on the node of rank 0."""
+        return self._hub.meeting_point(gang.present[0].node)
 
     def _send_launch(self, gang: Gang, member: Member) -> None:
         spec = self._specs[gang.job]

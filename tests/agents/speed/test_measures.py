@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -70,6 +71,15 @@ def test_measures(name):
     found = MEASURES[name](QUICK)
     assert np.isfinite(found.value)
     assert 0 < found.low <= found.value <= found.high
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["preempt_real", "elastic_killed", "save_stall"])
+def test_measures_of_real_trainings(name):
+    """The others are made by the same runs, and by the same functions."""
+    found = MEASURES[name](replace(QUICK, repeats=1))
+    assert np.isfinite(found.value)
+    assert 0 <= found.low <= found.value <= found.high
 
 
 def test_memory_is_bounded():
