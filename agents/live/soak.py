@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
-from dataclasses import astuple, dataclass, fields
+from dataclasses import astuple, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -25,7 +25,7 @@ from orchestrator.clock import WallClock
 from orchestrator.errors import ConfigurationError
 from orchestrator.foundations import in_memory
 from orchestrator.foundations.sqlite import SQLiteLog
-from orchestrator.orchestrator import InfrastructureOrchestrator
+from orchestrator.orchestrator import DEFAULT_SHAPE, InfrastructureOrchestrator
 from orchestrator.runtimes import LocalAgents, ProcessRuntime
 from orchestrator.types import JobPriority, JobSpec, NodeSpec
 
@@ -52,6 +52,9 @@ class SoakRun:
         Nodes, and declared GPUs of each.
     commands : sequence of mapping
         ``command``, and any other field of ``JobSpec``: in turn.
+    history : int
+        Jobs that the orchestrator remembers, those that have ended included: it grows until there
+        are so many.
     most_open : int
         Jobs that may wait or run; nothing is submitted above that.
     lose_every_s : float or None
@@ -66,13 +69,14 @@ class SoakRun:
     agents: int = 3
     gpus: int = 4
     commands: Sequence[Mapping[str, Any]] = ({"command": ("true",)},)
+    history: int = 512
     most_open: int = 50
     lose_every_s: float | None = None
     may_grow: Mapping[str, float] | None = None
 
     def __post_init__(self) -> None:
         """Check what cannot be."""
-        for name in ("minutes", "every_s", "jobs_per_s", "agents", "gpus", "most_open"):
+        for name in ("minutes", "every_s", "jobs_per_s", "agents", "gpus", "history", "most_open"):
             if not getattr(self, name) > 0:
                 problem = f"'{name}' is {getattr(self, name)}"
                 raise ConfigurationError(f"soak: {problem}; give more than 0")
@@ -99,6 +103,7 @@ class _Record:
     jobs: int
     failed: int
     open: int
+    cpu_ms: float  # of the orchestrator's process, for each job that was submitted since the last
     submit_ms: float
     submit_most_ms: float
     status_ms: float
@@ -154,6 +159,7 @@ class _Soak:
         self._submits_ms: list[float] = []
         self._asked_ms: list[float] = []
         self._failed = self._submitted = 0
+        self._cpu_s = time.process_time()
         self._open: set[str] = set()
 
     async def play(self) -> None:
@@ -178,6 +184,7 @@ class _Soak:
             *parts,
             clock=clock,
             runtime=runtime,
+            shape=replace(DEFAULT_SHAPE, jobs=self.run.history),
             nodes=[NodeSpec(x, self.run.gpus, 16.0, 8, 64.0, 10.0, "NVLink") for x in names],
             schedule_on_events=True,
         )
@@ -252,6 +259,7 @@ class _Soak:
                 agent = psutil.Process(pid)
                 rss, files = rss + agent.memory_info().rss, files + agent.num_fds()
         kept = sum(path.stat().st_size for path in self.folder.glob("log.sqlite*"))
+        spent_s, self._cpu_s = time.process_time() - self._cpu_s, time.process_time()
         record = _Record(
             seconds=round(seconds, 3),
             rss_mib=round(me.memory_info().rss / _MIB, 3),
@@ -263,6 +271,7 @@ class _Soak:
             jobs=self._submitted - len(self._open),
             failed=self._failed,
             open=len(self._open),
+            cpu_ms=round(1e3 * spent_s / max(len(self._submits_ms), 1), 3),
             submit_ms=round(statistics.median(self._submits_ms or [math.nan]), 3),
             submit_most_ms=round(max(self._submits_ms, default=math.nan), 3),
             status_ms=round(statistics.median(self._asked_ms), 3),

@@ -17,12 +17,16 @@ from orchestrator.kernels.state.codes import JobCode, JobKind
 from orchestrator.mesh.http import HttpTransport
 from orchestrator.mesh.mesh import ServiceCounts, ServiceMesh, Transport
 from orchestrator.mesh.probes import HealthCheck, HealthProber
-from orchestrator.mesh.specs import ServiceSpec
+from orchestrator.mesh.specs import ProbeSpec, ServiceSpec
 from orchestrator.messages import RegroupJob, SaveCheckpoint, StartJob, StopJob, WorkerPlacement
 from orchestrator.ports import Clock, Serving
 from orchestrator.types import JobSpec
 
 __all__ = ["ReplicaRegistry", "addresses_of"]
+
+
+_PATIENT = ProbeSpec(timeout_ms=55)
+"""For real replicas, which may be silent for a while: who hangs is shut out within 100 ms still."""
 
 
 _ENDED = (JobCode.COMPLETED, JobCode.FAILED)
@@ -104,7 +108,8 @@ class ReplicaRegistry:
             )
         self._clock = clock
         if mesh is None:
-            mesh = ServiceMesh(clock, transport)
+            real = serving is not None and transport is None
+            mesh = ServiceMesh(clock, transport, probing=_PATIENT if real else None)
         if simulated:
             mesh.fall_back(self._answer, self._is_there)
         self._serving = serving if mesh.transport is None else None
