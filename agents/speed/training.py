@@ -12,6 +12,7 @@ import json
 import os
 import signal
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -26,7 +27,7 @@ from orchestrator.errors import ConfigurationError
 from orchestrator.kernels.state.codes import NodeCode
 from orchestrator.types import JobPriority, JobSpec
 
-__all__ = ["Loss", "Stalls", "lost_nodes", "moves_s", "save_shares", "scaled"]
+__all__ = ["Loss", "Stalls", "import_s", "lost_nodes", "moves_s", "save_shares", "scaled"]
 
 
 _ROOT = Path(__file__).resolve().parents[2]
@@ -123,6 +124,14 @@ async def _until(condition: Callable[[], object], what: str) -> None:
         if time.monotonic() > end_s:
             raise ConfigurationError(f"RealCluster: after {_PATIENCE_S:.0f} s not yet: {what}")
         await asyncio.sleep(_LOOK_S)
+
+
+def import_s() -> float:
+    """What importing torch and the worker library takes here and now, as every worker does."""
+    begun_s = time.perf_counter()
+    command = [sys.executable, "-c", "import torch; from orchestrator.worker import Elastic"]
+    subprocess.run(command, cwd=_ROOT, check=True)
+    return time.perf_counter() - begun_s
 
 
 def _is(opened: Opened, node: str, code: NodeCode) -> bool:

@@ -58,6 +58,7 @@ class Cluster:
         self.runtime = self._new_runtime()
         self.agents: LocalAgents | None = None
         self.time_limit_grace_s = 300.0
+        self.orchestrator: Any = None
 
     def _new_runtime(self, **options: Any) -> ProcessRuntime:
         options |= {"grace_s": 0.5, "checkpoints": self.checkpoints}
@@ -103,6 +104,8 @@ class Cluster:
         await self.orchestrator.start()
 
     async def close(self) -> None:
+        if self.orchestrator is not None:
+            await self.orchestrator._replicas.prober.stop()
         if self.agents is not None:
             await self.agents.stop()
         await self.runtime.close()
