@@ -64,7 +64,7 @@ _NO_NAMES = ("null", "~", "true", "false", "''", '""')
 _SECTIONS = dict.fromkeys(
     ("workload", "env", "reward", "failures", "services", "fleet", "scenario", "agent", "task"),
     False,
-) | dict.fromkeys(("evaluation", "suite", "history", "live"), True)
+) | dict.fromkeys(("evaluation", "suite", "history", "live", "soak"), True)
 """Parts of a config that are mappings, and whether null stands for none."""
 
 

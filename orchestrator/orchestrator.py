@@ -11,7 +11,7 @@ import asyncio
 import logging
 import os
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -63,6 +63,7 @@ from orchestrator.ports import (
     Policy,
     Provisioner,
     Runtime,
+    Serving,
     ShardManager,
     WorkloadManager,
 )
@@ -73,6 +74,7 @@ from orchestrator.semantics import Semantics
 from orchestrator.status import (
     Owners,
     cluster_status,
+    device_status,
     failure_report,
     job_status,
     load_answers,
@@ -140,7 +142,8 @@ class InfrastructureOrchestrator:
         See :class:`orchestrator.autoscaler.fleet.FleetController`.
     mesh, transport
         See :class:`orchestrator.mesh.replicas.ReplicaRegistry`; with the default of ``runtime``,
-        or another simulated one, replicas are simulated too. Replicas of services that get
+        or another simulated one, replicas are simulated too; a runtime that is ``Serving`` says
+        where real ones answer, by HTTP. Replicas of services that get
         requests are probed; a mesh of your own says how. ``orchestrator.mesh.add_service``
         gives a service other rules than the defaults; the log keeps them. Health that was set is
         not kept: it is found out anew.
@@ -192,7 +195,10 @@ class InfrastructureOrchestrator:
             self.runtime, self._time, self._places, may_act=lambda: self._journal.leads
         )
         simulated = isinstance(self.runtime, SimulatedRuntime)
-        self._replicas = ReplicaRegistry(self._time, mesh, transport, simulated=simulated)
+        serving = self.runtime if isinstance(self.runtime, Serving) else None
+        self._replicas = ReplicaRegistry(
+            self._time, mesh, transport, simulated=simulated, serving=serving
+        )
         self.mesh = self._replicas.mesh
         self.metrics = OrchestratorMetrics(self.engine, self._replicas.counts)
         scaler = autoscaler, provisioner, self.metrics.scaling, self._rule
@@ -400,7 +406,15 @@ class InfrastructureOrchestrator:
     async def _join(self, register: Register) -> None:
         await self._propose(register)
         self._trust(register.spec.node_id)
+        self._look_at_devices([register.spec])
         await self._cycle.react()
+
+    def _look_at_devices(self, specs: Iterable[NodeSpec]) -> None:
+        """Say which GPUs are declared and not there."""
+        nodes = {spec.node_id: spec for spec in specs}
+        for node_id, told in device_status(nodes, self.runtime).items():
+            if told["problem"] is not None:
+                _log.warning("node '%s': %s; correct its NodeSpec", node_id, told["problem"])
 
     async def decommission_node(self, node_id: str, drain: bool = True) -> bool:
         """Take a node out of service.
@@ -525,6 +539,7 @@ class InfrastructureOrchestrator:
             "suspects": [node_id for node_id in suspects if node_id in self.nodes],
             "log_entries": self._journal.applied,
             "leader": self._journal.leader,
+            "devices": device_status(self.nodes, self.runtime),
             "services": self._replicas.status(suspects),
             "scaling": or_error(self._fleet.status),
             "errors": self._errors(),
@@ -613,6 +628,7 @@ class InfrastructureOrchestrator:
             await self._journal.propose(settings)
         self._leading = True
         await self._taking_over.run()
+        self._look_at_devices(self.nodes.values())
         self._saves.start()
         self._limits.arm()
         if isinstance(self.clock, WallClock):

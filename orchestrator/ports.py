@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, TypeAlias, runtime_checkable
 
 from orchestrator.messages import Effect, Entry, Event, Plan
+from orchestrator.node.gpus import Gpu
 from orchestrator.types import JobSpec, NodeSpec
 
 if TYPE_CHECKING:
@@ -246,6 +247,22 @@ class Runtime(Protocol):
 
     def observe(self) -> Mapping[str, int]:
         """Jobs whose workers exist, or whose end is not reported yet, and their runs."""
+
+
+@runtime_checkable
+class Serving(Protocol):
+    """A runtime whose replicas of services answer requests at addresses of their own."""
+
+    def endpoints(self, job_id: str) -> Mapping[tuple[str, int], tuple[str, int]]:
+        """Where the replicas of a job answer that do: (node, index there) -> (host, port)."""
+
+
+@runtime_checkable
+class Equipped(Protocol):
+    """A runtime that knows which GPUs its nodes really have."""
+
+    def devices(self, node_id: str) -> Sequence[Gpu] | None:
+        """Those that were found on a node; None: nobody could look."""
 
 
 @runtime_checkable

@@ -38,7 +38,7 @@ from orchestrator.messages import (
     StopJob,
     Submit,
 )
-from orchestrator.ports import Checkpoint, CheckpointManager, ShardManager
+from orchestrator.ports import Checkpoint, CheckpointManager, Equipped, Runtime, ShardManager
 from orchestrator.resources import ResourceManager, Usage
 from orchestrator.types import JobPriority, JobSpec, JobState, NodeSpec
 
@@ -228,6 +228,42 @@ def node_states(engine: Engine) -> dict[str, str]:
     """Nodes that are part of the cluster, and the state of each in lower case."""
     names = {int(code): code.name.lower() for code in NodeCode}
     return {node_id: names[code] for node_id, code in engine.nodes.codes.items()}
+
+
+def device_status(nodes: Mapping[str, NodeSpec], runtime: Runtime) -> dict[str, Any]:
+    """GPUs that were found on nodes, by node, and what is wrong with what is declared.
+
+    Nodes on which nobody could look are left out.
+    """
+    found = dict[str, Any]()
+    if not isinstance(runtime, Equipped):
+        return found
+    for node_id, spec in nodes.items():
+        gpus = runtime.devices(node_id)
+        if gpus is None:
+            continue
+        most_gb = min((gpu.memory_mb for gpu in gpus), default=0) / 1024
+        problem = None
+        if spec.gpus > len(gpus):
+            problem = f"{spec.gpus} GPUs are declared, and {len(gpus)} are there"
+        elif spec.gpus and spec.gpu_memory_gb > most_gb:
+            problem = f"{spec.gpu_memory_gb:g} GiB a GPU are declared, and {most_gb:g} are there"
+        found[node_id] = {
+            "declared": spec.gpus,
+            "problem": problem,
+            "found": [
+                {
+                    "index": gpu.index,
+                    "name": gpu.name,
+                    "uuid": gpu.uuid,
+                    "memory_mb": gpu.memory_mb,
+                    "used_mb": gpu.used_mb,
+                    "use_percent": gpu.use_percent,
+                }
+                for gpu in gpus
+            ],
+        }
+    return found
 
 
 def cluster_status(

@@ -1,4 +1,4 @@
-"""Live runs of small real jobs on this machine, and how well they are simulated."""
+"""Live runs of small real jobs on this machine: one that lasts, and how well they are simulated."""
 
 from __future__ import annotations
 
@@ -6,5 +6,14 @@ from agents.live.draw import draw_jobs
 from agents.live.fidelity import FidelityRun, run_fidelity
 from agents.live.script import LiveRun
 from agents.live.show import run_live
+from agents.live.soak import SoakRun, run_soak
 
-__all__ = ["FidelityRun", "LiveRun", "draw_jobs", "run_fidelity", "run_live"]
+__all__ = [
+    "FidelityRun",
+    "LiveRun",
+    "SoakRun",
+    "draw_jobs",
+    "run_fidelity",
+    "run_live",
+    "run_soak",
+]

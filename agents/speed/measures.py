@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -39,6 +39,7 @@ from agents.speed.log import (
 )
 from agents.speed.mesh import ServedCluster
 from agents.speed.shards import SharedCluster
+from agents.speed.training import import_s, lost_nodes, moves_s, save_shares, scaled
 from agents.speed.workers import RealCluster
 from envs.config import CLUSTER, JOB_ORDERING
 from envs.session import Session
@@ -608,6 +609,57 @@ def _real_jobs(bench: Workbench, *, durable: bool) -> Measure:
     return Measure(statistics.median(rates), "jobs/s", min(rates), max(rates), note)
 
 
+def preempt_real(bench: Workbench) -> Measure:
+    """From draining a real training's node to its first step on another: saved, stopped, queued."""
+    times = moves_s(bench.repeats)
+    note = f"{len(times)} times, a small model; importing torch is {import_s():.1f} s of it"
+    return Measure(statistics.median(times), "s", min(times), max(times), note)
+
+
+def node_detected(bench: Workbench) -> Measure:
+    """From killing an agent until its node is known to be dead."""
+    times = [1e3 * loss.found_s for loss in lost_nodes(bench.repeats)]
+    note = "SIGKILL to an agent of this machine, whose end who started it sees"
+    return Measure(statistics.median(times), "ms", min(times), max(times), note)
+
+
+def node_lost(bench: Workbench) -> Measure:
+    """From killing an agent until its training does a step elsewhere, from its last checkpoint."""
+    losses = lost_nodes(bench.repeats)
+    times = [loss.resumed_s for loss in losses]
+    steps = max(loss.lost_steps for loss in losses)
+    note = f"saved every 50 steps, {steps} lost at most; importing torch is {import_s():.1f} s"
+    return Measure(statistics.median(times), "s", min(times), max(times), note)
+
+
+def _stalled(times: Sequence[float], what: str) -> Measure:
+    note = f"beyond the usual step; {len(times)} times, {what}, on agents"
+    return Measure(statistics.median(times), "ms", min(times), max(times), note)
+
+
+def elastic_grow(bench: Workbench) -> Measure:
+    """How long a real training stands still when it grows."""
+    return _stalled(scaled(bench.repeats).grow, "1 -> 3 workers")
+
+
+def elastic_shrink(bench: Workbench) -> Measure:
+    """How long a real training stands still when it shrinks."""
+    return _stalled(scaled(bench.repeats).shrink, "3 -> 2 workers")
+
+
+def elastic_killed(bench: Workbench) -> Measure:
+    """How long a real training stands still when one of its workers is killed."""
+    return _stalled(scaled(bench.repeats).killed, "one of 2 workers")
+
+
+def save_stall(bench: Workbench) -> Measure:
+    """How long a save stops a training step, as a share of the save's length: the worst size."""
+    shares = save_shares(bench.repeats)
+    worst = max(shares.values(), key=statistics.median)
+    note = ", ".join(f"{mb} MB: {statistics.median(found):.1f} %" for mb, found in shares.items())
+    return Measure(statistics.median(worst), "%", min(worst), max(worst), note)
+
+
 MEASURES: Mapping[str, Callable[[Workbench], Measure]] = {
     measure.__name__: measure
     for measure in (
@@ -649,6 +701,13 @@ MEASURES: Mapping[str, Callable[[Workbench], Measure]] = {
         first_instruction,
         real_jobs,
         durable_jobs,
+        preempt_real,
+        node_detected,
+        node_lost,
+        elastic_grow,
+        elastic_shrink,
+        elastic_killed,
+        save_stall,
         memory,
         warm_start,
         cold_compile,

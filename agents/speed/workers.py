@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 from orchestrator.clock import WallClock
 from orchestrator.errors import ConfigurationError
@@ -17,7 +18,7 @@ from orchestrator.orchestrator import InfrastructureOrchestrator
 from orchestrator.runtimes import LocalAgents, ProcessRuntime
 from orchestrator.types import JobPriority, JobSpec, NodeSpec
 
-__all__ = ["RealCluster"]
+__all__ = ["Opened", "RealCluster"]
 
 
 _GPUS = 8
@@ -27,6 +28,15 @@ _LOOK_S = 0.002
 
 
 _PATIENCE_S = 120.0
+
+
+class Opened(NamedTuple):
+    """A cluster that runs."""
+
+    running: InfrastructureOrchestrator
+    agents: LocalAgents
+    runtime: ProcessRuntime
+    folder: Path
 
 
 class RealCluster:
@@ -57,7 +67,7 @@ class RealCluster:
 
     async def _first_instruction_ms(self, jobs: int) -> list[float]:
         found = []
-        async with self._opened() as (running, folder):
+        async with self.opened() as (running, _, _, folder):
             for k in range(jobs + 1):
                 said = folder / f"said-{k}"
                 begun_ns = time.time_ns()
@@ -72,7 +82,7 @@ class RealCluster:
 
     async def _jobs_per_second(self, jobs: int, repeats: int) -> list[float]:
         found = []
-        async with self._opened() as (running, _):
+        async with self.opened() as (running, _, _, _):
             for repeat in range(repeats):
                 begun_s, spent_s = time.perf_counter(), time.process_time()
                 specs = [_job(f"{repeat}-{k}", ("true",)) for k in range(jobs)]
@@ -83,7 +93,7 @@ class RealCluster:
         return found
 
     @asynccontextmanager
-    async def _opened(self) -> AsyncIterator[tuple[InfrastructureOrchestrator, Path]]:
+    async def opened(self) -> AsyncIterator[Opened]:
         """A cluster that runs; nothing is left of it afterwards."""
         clock, cleanup = WallClock(), ExitStack()
         folder = Path(cleanup.enter_context(tempfile.TemporaryDirectory()))
@@ -91,7 +101,7 @@ class RealCluster:
         if self._durable:
             log = cleanup.enter_context(SQLiteLog(folder / "log"))
             parts = parts._replace(consensus_engine=log)
-        runtime = ProcessRuntime(clock, parts.fault_detector)
+        runtime = ProcessRuntime(clock, parts.fault_detector, checkpoints=folder / "checkpoints")
         names = [f"n{k}" for k in range(self.agents)]
         running = InfrastructureOrchestrator(
             *parts,
@@ -106,7 +116,7 @@ class RealCluster:
             try:
                 await agents.start()
                 await running.start()
-                yield running, folder
+                yield Opened(running, agents, runtime, folder)
             finally:
                 await agents.stop()
                 await runtime.close()

@@ -4,6 +4,7 @@
 kernels', so that what is simulated is what runs.
 """
 
+from orchestrator.mesh.http import HttpTransport
 from orchestrator.mesh.mesh import (
     Endpoint,
     Probe,
@@ -29,6 +30,7 @@ __all__ = [
     "Endpoint",
     "HealthCheck",
     "HealthProber",
+    "HttpTransport",
     "LimitSpec",
     "LoadBalancer",
     "Probe",

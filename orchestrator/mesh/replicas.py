@@ -14,14 +14,19 @@ from typing import Any
 from orchestrator.engine.engine import Engine, Outcome
 from orchestrator.errors import ConfigurationError
 from orchestrator.kernels.state.codes import JobCode, JobKind
+from orchestrator.mesh.http import HttpTransport
 from orchestrator.mesh.mesh import ServiceCounts, ServiceMesh, Transport
-from orchestrator.mesh.probes import HealthProber
-from orchestrator.mesh.specs import ServiceSpec
+from orchestrator.mesh.probes import HealthCheck, HealthProber
+from orchestrator.mesh.specs import ProbeSpec, ServiceSpec
 from orchestrator.messages import RegroupJob, SaveCheckpoint, StartJob, StopJob, WorkerPlacement
-from orchestrator.ports import Clock
+from orchestrator.ports import Clock, Serving
 from orchestrator.types import JobSpec
 
 __all__ = ["ReplicaRegistry", "addresses_of"]
+
+
+_PATIENT = ProbeSpec(timeout_ms=55)
+"""For real replicas, which may be silent for a while: who hangs is shut out within 100 ms still."""
 
 
 _ENDED = (JobCode.COMPLETED, JobCode.FAILED)
@@ -77,6 +82,9 @@ class ReplicaRegistry:
     simulated : bool
         Whether replicas exist in simulation only: a mesh without a transport then gets one that
         answers after the service's mean time, and probes that are answered by all who live.
+    serving : Serving or None
+        Who knows where real replicas answer: a mesh without a transport then gets one that asks
+        them by HTTP, and a replica is well once it has said that it is there.
 
     Raises
     ------
@@ -91,6 +99,7 @@ class ReplicaRegistry:
         transport: Transport | None = None,
         *,
         simulated: bool = False,
+        serving: Serving | None = None,
     ) -> None:
         if mesh is not None and transport is not None:
             raise ConfigurationError(
@@ -99,9 +108,14 @@ class ReplicaRegistry:
             )
         self._clock = clock
         if mesh is None:
-            mesh = ServiceMesh(clock, transport)
+            real = serving is not None and transport is None
+            mesh = ServiceMesh(clock, transport, probing=_PATIENT if real else None)
         if simulated:
             mesh.fall_back(self._answer, self._is_there)
+        self._serving = serving if mesh.transport is None else None
+        if self._serving is not None:
+            carry = HttpTransport(self._locate)
+            mesh.fall_back(carry, lambda address: carry(address, HealthCheck()))
         self.mesh = mesh
         self.prober = HealthProber(mesh, clock)
         self._replicas: dict[str, _Replica] = {}
@@ -189,7 +203,7 @@ class ReplicaRegistry:
         ready_ms = begin_ms + round(1000.0 * spec.regroup_seconds)
         for address, node_id in there.items():
             if address not in self._replicas:
-                well = ready_ms <= self._clock.now_ms()
+                well = self._serving is None and ready_ms <= self._clock.now_ms()
                 replica = _Replica(spec.name, effect.job_id, node_id, ready_ms, well)
                 self._add(address, replica)
 
@@ -234,12 +248,33 @@ class ReplicaRegistry:
 
     def _refresh(self, service: str, suspects: Collection[str]) -> None:
         now_ms = self._clock.now_ms()
+        there = self._answering(service)
         for address, replica in self._of_service.get(service, {}).items():
             well = replica.ready_ms <= now_ms and replica.node_id not in suspects
+            well = well and (there is None or address in there)
             if well != replica.well:
                 replica.well = well
                 if self.mesh.discovery.knows(service, address):
                     self.mesh.discovery.set_health(service, address, well)
+
+    def _answering(self, service: str) -> dict[str, tuple[str, int]] | None:
+        """Where the real replicas of a service answer, by address; None: that is not known."""
+        if self._serving is None:
+            return None
+        jobs = {replica.job_id for replica in self._of_service.get(service, {}).values()}
+        return {
+            f"{job_id}@{node}:{index}": place
+            for job_id in jobs
+            for (node, index), place in self._serving.endpoints(job_id).items()
+        }
+
+    def _locate(self, address: str) -> tuple[str, int] | None:
+        """Where a real replica answers; None: it does not."""
+        replica = self._replicas.get(address)
+        if replica is None or self._serving is None:
+            return None
+        index = int(address.rpartition(":")[2])
+        return self._serving.endpoints(replica.job_id).get((replica.node_id, index))
 
     async def _answer(self, address: str, request: Any) -> dict[str, Any]:
         """Simulated replica: it answers after its service's mean time, if it lives so long."""
@@ -274,6 +309,10 @@ class ReplicaRegistry:
                 for e in endpoints
             },
             "routable": self.mesh.discover(service),
+            "urls": {
+                address: f"http://{host}:{port}"
+                for address, (host, port) in (self._answering(service) or {}).items()
+            },
             "offered": counts.offered,
             "served": counts.served,
             "failed": counts.failed,

@@ -22,6 +22,7 @@ from typing import assert_never
 
 from orchestrator.errors import ConfigurationError
 from orchestrator.node.control import ControlDoor
+from orchestrator.node.gpus import Gpu, GpuReader
 from orchestrator.node.guard import Guard, adopt_orphans, end_marked, now_ms
 from orchestrator.node.output import Folders
 from orchestrator.node.protocol import (
@@ -54,6 +55,7 @@ __all__ = ["Agent", "AgentSettings", "Exit", "lock_folder", "pid_in"]
 
 
 _FIRST_WAIT_S, _MOST_WAIT_S = 0.05, 0.5  # between attempts to reach the orchestrator
+_GPUS_S = 2.0  # between looks at GPUs
 _GREETING_S = 5.0  # for the orchestrator's answer to a hello
 _LOCK = "agent.lock"
 _FENCE = "fence"
@@ -199,10 +201,14 @@ class Agent:
         self._line: Line | None = None
         self._exit: int | None = None
         self._ending = asyncio.Event()
+        self._gpus: tuple[Gpu, ...] | None = None
+        self._told_gpus: tuple[Gpu, ...] | None = None
         self._lost_ms = now_ms()  # since when there is no orchestrator
 
     async def run(self) -> int:
         """Work until told to end; an exit code of :class:`Exit`."""
+        reader = GpuReader()  # here, not in a thread: most nodes need none
+        self._gpus = reader.read()
         folders = Folders(self._settings.folder, self._settings.log_bytes)
         self._workers = Workers(folders, self._guard, self._boot, self._report)
         door = ControlDoor(self._workers.find, self._settings.folder)
@@ -211,10 +217,11 @@ class Agent:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._end, Exit.FINE)
         await door.open()
-        self._workers.control = door.path
+        self._workers.control, self._workers.host = door.path, self._settings.host
         tasks = [
             asyncio.create_task(self._keep_connected()),
             asyncio.create_task(self._beat()),
+            asyncio.create_task(self._look_at_gpus(reader)),
         ]
         for task in tasks:
             task.add_done_callback(self._note_bug)
@@ -287,8 +294,10 @@ class Agent:
                 now_ms(),
                 self._fence,
                 self._workers.seen(),
+                self._gpus,
             )
         )
+        self._told_gpus = self._gpus
         answer = await asyncio.wait_for(line.for_agent(), _GREETING_S)
         if isinstance(answer, Refused):
             _log.error("the orchestrator at %s refuses: %s", settings.address, answer.reason)
@@ -368,7 +377,9 @@ class Agent:
                 _log.warning("the lease was over and not renewed: the line is given up")
                 self._line.close()
             elif self._line is not None:
-                self._line.send(Beat(now_ms()))
+                news = self._gpus if self._gpus != self._told_gpus else None
+                self._told_gpus = self._gpus
+                self._line.send(Beat(now_ms(), news))
             elif self._is_left_alone():
                 _log.warning("nobody has answered at %s; this agent ends", settings.address)
                 self._end(Exit.FINE)
@@ -376,6 +387,12 @@ class Agent:
                 reason = "the orchestrator was not heard of, and may have it run elsewhere"
                 self._workers.end_all(Cause.LEASE, reason)
             await asyncio.sleep(settings.beat_s)
+
+    async def _look_at_gpus(self, reader: GpuReader) -> None:
+        """See how GPUs are used; the driver may take its time, so a thread asks it."""
+        while reader.available:
+            await asyncio.sleep(_GPUS_S)
+            self._gpus = await asyncio.to_thread(reader.read)
 
     def _is_left_alone(self) -> bool:
         linger_s = self._settings.linger_s

@@ -10,7 +10,8 @@ then on the agent may say
   Answer ``{"joined": generation}``;
 - ``{"stop": reason}``: end before long;
 
-and the worker, at will, ``{"progress": {"step": s, "fraction": f or null}}``.
+and the worker, at will, ``{"progress": {"step": s, "fraction": f or null}}``, and a replica of a
+service ``{"serving": {"port": p}}``: requests go there from now on (0: nowhere any more).
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 import msgspec
 
 from orchestrator.errors import ConfigurationError, QuartermasterError
+from orchestrator.node.gpus import Gpu
 
 __all__ = [
     "VERSION",
@@ -39,6 +40,7 @@ __all__ = [
     "Save",
     "Saved",
     "Seen",
+    "Serving",
     "Stale",
     "ToAgent",
     "ToOrchestrator",
@@ -49,7 +51,7 @@ __all__ = [
 ]
 
 
-VERSION = 1
+VERSION = 2
 """Of this protocol; both sides have to speak the same one."""
 
 
@@ -209,10 +211,14 @@ class Seen(msgspec.Struct, frozen=True):
     gpus: tuple[int, ...]
     knows: bool
     halted: bool
+    port: int = 0
 
 
 class Hello(msgspec.Struct, frozen=True, tag="hello"):
-    """An agent introduces itself. ``boot`` tells its processes apart, ``sent_ms`` is its clock."""
+    """An agent introduces itself. ``boot`` tells its processes apart, ``sent_ms`` is its clock.
+
+    ``gpus``: those that it has found; None: it cannot look.
+    """
 
     version: int
     token: str
@@ -223,12 +229,17 @@ class Hello(msgspec.Struct, frozen=True, tag="hello"):
     sent_ms: int
     fence: Fence
     workers: tuple[Seen, ...] = ()
+    gpus: tuple[Gpu, ...] | None = None
 
 
 class Beat(msgspec.Struct, frozen=True, tag="beat"):
-    """The agent is alive, and asks for its lease to be renewed."""
+    """The agent is alive, and asks for its lease to be renewed.
+
+    ``gpus``: how they are used, if that has changed.
+    """
 
     sent_ms: int
+    gpus: tuple[Gpu, ...] | None = None
 
 
 class Knows(msgspec.Struct, frozen=True, tag="knows"):
@@ -287,13 +298,22 @@ class Progress(msgspec.Struct, frozen=True, tag="progress"):
     fraction: float | None = None
 
 
+class Serving(msgspec.Struct, frozen=True, tag="serving"):
+    """A replica answers requests at this port of its node; 0: it does not any more."""
+
+    job: str
+    run: int
+    worker: int
+    port: int
+
+
 class Stale(msgspec.Struct, frozen=True, tag="stale"):
     """An order was refused: another orchestrator leads since ``fence``."""
 
     fence: Fence
 
 
-Body: TypeAlias = Knows | Ended | Saved | Joined | Progress | Stale
+Body: TypeAlias = Knows | Ended | Saved | Joined | Progress | Serving | Stale
 
 
 class Report(msgspec.Struct, frozen=True, tag="report"):

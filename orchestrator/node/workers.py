@@ -29,6 +29,7 @@ from orchestrator.node.protocol import (
     Progress,
     Saved,
     Seen,
+    Serving,
     World,
 )
 
@@ -44,6 +45,7 @@ NAMES = {
     "checkpoints": "QUARTERMASTER_CHECKPOINT_DIR",
     "control": "QUARTERMASTER_CONTROL",
     "generation": "QUARTERMASTER_GENERATION",
+    "host": "QUARTERMASTER_HOST",
     "job": "QUARTERMASTER_JOB_ID",
     "run": "QUARTERMASTER_RUN",
     "token": "QUARTERMASTER_TOKEN",
@@ -81,6 +83,7 @@ class _Worker:
     log: RotatedLog | None = None
     pipe: int = -1
     line: WorkerLine | None = None
+    port: int = 0  # where it answers requests
     halted: bool = False
     cause: str = ""
     reason: str = ""
@@ -112,6 +115,9 @@ class _Worker:
             self._answer(Saved(*self.key, int(said["failed"]), 0, problem))
         elif "joined" in said:
             self.owner.tell(Joined(*self.key, int(said["joined"])))
+        elif "serving" in said:
+            self.port = int(said["serving"]["port"])
+            self.owner.tell(Serving(*self.key, self.port))
 
     def _answer(self, saved: Saved) -> None:
         self.owner.tell(saved)
@@ -146,7 +152,8 @@ def environment_of(order: Launch, base: dict[str, str], own: dict[str, str]) -> 
         GROUP_RANK=str(order.node_rank),
         MASTER_ADDR=order.master[0],
         MASTER_PORT=str(order.master[1]),
-        CUDA_VISIBLE_DEVICES=",".join(str(gpu) for gpu in order.gpus),
+        CUDA_VISIBLE_DEVICES=",".join(_device(gpu, base) for gpu in order.gpus),
+        CUDA_DEVICE_ORDER="PCI_BUS_ID",  # as NVML counts them; CUDA's own order is by speed
     )
     found[NAMES["job"]] = order.job
     found[NAMES["run"]] = str(order.run)
@@ -155,6 +162,12 @@ def environment_of(order: Launch, base: dict[str, str], own: dict[str, str]) -> 
     if order.warm:
         found[NAMES["warm"]] = "1"
     return found | own
+
+
+def _device(gpu: int, base: dict[str, str]) -> str:
+    """What CUDA calls a node's GPU: the agent may have been left some of the machine's only."""
+    left = [name.strip() for name in base.get("CUDA_VISIBLE_DEVICES", "").split(",")]
+    return left[gpu] if left != [""] and gpu < len(left) else str(gpu)
 
 
 class Workers:
@@ -175,6 +188,7 @@ class Workers:
     ) -> None:
         self.tell = tell
         self.control = ""
+        self.host = ""
         self._folders, self._guard, self._mark = folders, guard, mark
         self._workers: dict[Key, _Worker] = {}
         self._by_pid: dict[int, _Worker] = {}
@@ -201,6 +215,7 @@ class Workers:
                 worker.order.gpus,
                 worker.line is not None,
                 worker.halted,
+                worker.port,
             )
             for worker in self._workers.values()
         )
@@ -345,6 +360,7 @@ class Workers:
             NAMES["agent"]: self._mark,
             NAMES["worker"]: f"{order.run}.{order.worker} {order.job}",
             NAMES["control"]: self.control,
+            NAMES["host"]: self.host,
         }
         reading = writing = -1
         try:

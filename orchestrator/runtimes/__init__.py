@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from orchestrator.runtimes.costs import Conduct, RuntimeCosts
+from orchestrator.runtimes.discovery import discover_node
 from orchestrator.runtimes.local import LocalAgents
 from orchestrator.runtimes.process import ProcessRuntime
 from orchestrator.runtimes.provisioner import SimulatedProvisioner
@@ -15,4 +16,5 @@ __all__ = [
     "RuntimeCosts",
     "SimulatedProvisioner",
     "SimulatedRuntime",
+    "discover_node",
 ]

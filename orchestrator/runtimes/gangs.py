@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,12 +14,24 @@ from orchestrator.node.protocol import Cause, Ended, Fence, Launch, Seen
 from orchestrator.ports import Timer
 from orchestrator.types import JobSpec
 
-__all__ = ["Gang", "Member", "launch_of", "left_over", "matched", "members_of", "verdict_of"]
+__all__ = [
+    "Gang",
+    "Member",
+    "endpoints_of",
+    "launch_of",
+    "left_over",
+    "matched",
+    "members_of",
+    "verdict_of",
+]
 
 
 _MIB = 1024  # of a GiB
 _TAIL = 600  # characters of a log that go into a reason
 _LOST = (Cause.SIGNAL, Cause.NODE, Cause.LEASE, Cause.HALTED)
+_REPLACED = (Cause.EXIT, Cause.SIGNAL, Cause.MEMORY, Cause.NODE)  # ends of replicas
+_MOST_SURVIVED = 3  # workers that are lost from a run, one after the other
+_MOST_REPLACED, _REPLACED_MS = 5, 60_000  # replicas of a service, within so long
 _KILLED = 128 + signal.SIGKILL
 
 
@@ -40,6 +53,7 @@ class Member:
     told: bool = False
     before: bool = False
     knows: bool = False
+    port: int = 0  # where a replica answers requests
     fresh: bool = False
     leaves: bool = False
     since: int = 0
@@ -76,6 +90,7 @@ class Gang:
     master: tuple[str, int] = ("127.0.0.1", 0)
     begun: bool = False
     survived: int = 0  # losses of single workers
+    replaced_ms: list[int] = field(default_factory=list)  # when replicas were, of late
     service: bool = False  # its workers are replicas, each by itself
     told_here: bool = False  # it was started, or changed, by this runtime and no former one
     started_here: bool = False
@@ -143,6 +158,41 @@ class Gang:
         before = [member for member in there if member.before]
         return bool(before) and len(before) < len(there) and not self.service
 
+    def may_survive(self) -> bool:
+        """Whether those that are left can go on without those that were killed."""
+        lost = [m.ended for m in self.present if m.ended is not None]
+        stay = [m for m in self.present if m.alive and m.knows and not m.fresh]
+        fine = bool(stay) and len(stay) + len(lost) == len(self.present)
+        killed = {end.cause for end in lost} == {Cause.SIGNAL}
+        return fine and killed and self.survived < _MOST_SURVIVED
+
+    def may_replace(self, now_ms: int) -> bool:
+        """Whether replicas that have ended are replaced; one by one, and not again and again."""
+        lost = [m.ended for m in self.present if m.ended is not None]
+        fine = self.service and bool(lost)
+        fine = fine and all(e.cause in _REPLACED and e.code != 0 for e in lost)
+        recent = [then for then in self.replaced_ms if then > now_ms - _REPLACED_MS]
+        if not fine or len(recent) + len(lost) > _MOST_REPLACED:
+            return False
+        self.replaced_ms = [*recent, *[now_ms] * len(lost)]
+        return True
+
+    def part_with_ended(self) -> list[Member]:
+        """Workers that have ended belong to it no longer."""
+        lost = [member for member in self.present if member.ended is not None]
+        for member in lost:
+            member.leaves = True
+        return lost
+
+    def replace_ended(self) -> list[Member]:
+        """Others take the places of workers that have ended; they are to be started."""
+        fresh = []
+        for lost in self.part_with_ended():
+            worker, rank = self.next_worker, self.next_rank
+            fresh.append(Member(worker, lost.node, lost.gpus, rank, order=lost.order))
+            self.members[worker] = fresh[-1]
+        return fresh
+
     def adopt(self, node: str, seen: Seen) -> Member:
         """An agent has a worker of this run."""
         member = self.members.get(seen.worker)
@@ -152,7 +202,7 @@ class Gang:
         self.note_before(member)
         member.told = True
         member.rank, member.order = seen.first_rank, seen.rank
-        member.knows = member.knows or seen.knows
+        member.knows, member.port = member.knows or seen.knows, seen.port
         if seen.generation >= self.generation and not self.told_here:
             self.size = seen.size
         # Whoever ends because its lease is over is still missed; who is to leave is known here.
@@ -199,6 +249,16 @@ def launch_of(
         memory_mb=round(_MIB * spec.memory_per_worker_gb),
         checkpoints=saved,
     )
+
+
+def endpoints_of(gang: Gang, host: Callable[[str], str]) -> dict[tuple[str, int], tuple[str, int]]:
+    """Where replicas answer requests, by node and their number there."""
+    found, seen = {}, Counter[str]()
+    for member in gang.present:
+        if member.alive and member.port:
+            found[member.node, seen[member.node]] = host(member.node), member.port
+        seen[member.node] += 1
+    return found
 
 
 def matched(

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from orchestrator.errors import ConfigurationError
+from orchestrator.node.gpus import Gpu
 from orchestrator.node.protocol import (
     Ack,
     Address,
@@ -70,6 +72,7 @@ class _Peer:
     granted_ms: int  # when its lease was renewed last
     seen_ms: int
     gone: bool = False
+    gpus: tuple[Gpu, ...] | None = None
 
 
 class AgentHub:
@@ -132,6 +135,9 @@ class AgentHub:
     async def wait_for(self, nodes: Sequence[str], timeout_s: float) -> None:
         """Wait until the agents of these nodes are there.
 
+        One that has obeyed an orchestrator hangs up on one that does not lead yet, and comes again:
+        until this one leads it is enough to have come, and to have told of its workers.
+
         Raises
         ------
         ConfigurationError
@@ -139,11 +145,17 @@ class AgentHub:
         """
         try:
             async with self._changed, asyncio.timeout(timeout_s):
-                await self._changed.wait_for(lambda: all(self.reaches(node) for node in nodes))
+                await self._changed.wait_for(lambda: not self._missing(nodes))
         except TimeoutError:
-            missing = ", ".join(f"'{node}'" for node in nodes if not self.reaches(node))
+            missing = ", ".join(f"'{node}'" for node in self._missing(nodes))
             problem = f"no agent of {missing} has come to {self.address} in {timeout_s} s"
             raise ConfigurationError(f"{problem}; look into its log") from None
+
+    def _missing(self, nodes: Sequence[str]) -> list[str]:
+        leads = self.fence[0] >= 0
+        return [
+            node for node in nodes if not self.reaches(node) and (leads or node not in self._peers)
+        ]
 
     def reaches(self, node: str) -> bool:
         """Whether a node's agent is there."""
@@ -154,6 +166,17 @@ class AgentHub:
         """Where other nodes reach a node."""
         peer = self._peers.get(node)
         return "127.0.0.1" if peer is None else peer.host
+
+    def gpus(self, node: str) -> tuple[Gpu, ...] | None:
+        """GPUs that a node's agent has found; None: it cannot look, or has not come."""
+        peer = self._peers.get(node)
+        return None if peer is None else peer.gpus
+
+    def meeting_point(self, node: str) -> tuple[str, int]:
+        """Where workers meet on a node, at a port that is free here."""
+        with socket.socket() as free:
+            free.bind(("", 0))
+            return self.host(node), int(free.getsockname()[1])
 
     def may_have_workers(self, node: str) -> bool:
         """Whether something that was told to a node may run there."""
@@ -249,7 +272,8 @@ class AgentHub:
             self._close(node, before)
             if before.boot != hello.boot and not before.gone and self._listener is not None:
                 self._listener.gone(node, before.seen_ms)  # its folder was free
-        self._peers[node] = _Peer(hello.boot, hello.host, line, now_ms, now_ms)
+        peer = _Peer(hello.boot, hello.host, line, now_ms, now_ms, gpus=hello.gpus)
+        self._peers[node] = peer
         line.send(Welcome(hello.sent_ms, self.lease_ms, self.fence))
         if self._listener is not None:
             self._listener.joined(node, hello)
@@ -265,6 +289,7 @@ class AgentHub:
                 return
             if isinstance(message, Beat):
                 peer.seen_ms = peer.granted_ms = self._now_ms()
+                peer.gpus = peer.gpus if message.gpus is None else message.gpus
                 line.send(Renewed(message.sent_ms))
                 self._listener.beat(node)
             elif isinstance(message, Report):

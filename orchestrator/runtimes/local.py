@@ -100,6 +100,18 @@ class LocalAgents:
         self._children[node] = child
         asyncio.get_running_loop().add_reader(child.watch, self._note_end, node, child)
 
+    async def kill(self, node: str) -> None:
+        """Kill the agent of a node (SIGKILL), and wait until it and its workers are gone.
+
+        The runtime is told. :meth:`add` starts another one.
+        """
+        child = self._children.get(node)
+        if child is None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(child.pid, signal.SIGKILL)
+        await child.ended.wait()
+
     def hand_over(self, runtime: ProcessRuntime) -> None:
         """Tell another runtime, at the same address, of agents that end from now on."""
         if runtime.address != self._runtime.address or runtime.token != self._runtime.token:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-import socket
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -25,10 +24,10 @@ from orchestrator.messages import (
     WorkerPlacement,
     WorkersLost,
 )
+from orchestrator.node.gpus import Gpu
 from orchestrator.node.protocol import (
     Address,
     Body,
-    Cause,
     Ended,
     Halt,
     Hello,
@@ -38,6 +37,7 @@ from orchestrator.node.protocol import (
     Release,
     Save,
     Saved,
+    Serving,
     Stale,
     World,
 )
@@ -45,6 +45,7 @@ from orchestrator.ports import Clock, FaultDetector
 from orchestrator.runtimes.gangs import (
     Gang,
     Member,
+    endpoints_of,
     launch_of,
     left_over,
     matched,
@@ -60,7 +61,6 @@ __all__ = ["ProcessRuntime"]
 _AGAIN_MS = 1000  # until what nobody has taken is reported again
 _RECONNECT_MS = 1000  # for an agent whose connection is gone, until its node is taken for dead
 _REGROUP_MS = 120_000  # for newcomers to say hello
-_MOST_SURVIVED = 3  # workers that are lost from a run, one after the other
 _LEAST_SAVE_S = 0.001  # what a save takes at least: then one is waited for, and confirmed
 
 
@@ -157,8 +157,7 @@ class ProcessRuntime:
 
     def fence(self, term: int, index: int) -> None:
         """Orders are those of the leader of this term from now on, by this entry of its log."""
-        before = self._hub.fence
-        self._hub.fence = max((term, index), before)
+        before, self._hub.fence = self._hub.fence, max((term, index), self._hub.fence)
         if before[0] < term:
             for gang in [gang for gangs in self._leaving.values() for gang in gangs]:
                 self._halt(gang, gang.alive, "its run is over")  # agents refused that before
@@ -203,6 +202,15 @@ class ProcessRuntime:
         """Whether all workers of a job can be asked to save, and told of others."""
         gang = self._gangs.get(job_id)
         return gang is not None and gang.knows
+
+    def devices(self, node_id: str) -> tuple[Gpu, ...] | None:
+        """GPUs that a node's agent has found; None: it cannot look, or has not come."""
+        return self._hub.gpus(node_id)
+
+    def endpoints(self, job_id: str) -> Mapping[tuple[str, int], tuple[str, int]]:
+        """Where the replicas of a job answer that do: (node, index there) -> (host, port)."""
+        gang = self._gangs.get(job_id)
+        return endpoints_of(gang, self._hub.host) if gang is not None else {}
 
     def carry_out(self, effects: Sequence[Effect]) -> None:
         """Begin to carry effects out, in this order."""
@@ -275,11 +283,8 @@ class ProcessRuntime:
             self._set_timer(gang, "reach", self._hub.lease_ms, lambda: self._miss(gang))
 
     def _new_master(self, gang: Gang) -> tuple[str, int]:
-        """Where the workers of a gang meet: on the node of rank 0, at a port that is free here."""
-        with socket.socket() as free:
-            free.bind(("", 0))
-            port = int(free.getsockname()[1])
-        return self._hub.host(gang.present[0].node), port
+        """Where the workers of a gang meet: on the node of rank 0."""
+        return self._hub.meeting_point(gang.present[0].node)
 
     def _send_launch(self, gang: Gang, member: Member) -> None:
         spec = self._specs[gang.job]
@@ -468,21 +473,27 @@ class ProcessRuntime:
         go = [member for member in gang.alive if member.leaves]
         self._halt(gang, go, "the job goes on with fewer workers")
 
-    def _survives(self, gang: Gang) -> bool:
-        """Whether a gang goes on without a worker that was killed, until another is there."""
-        lost = [m for m in gang.present if m.ended is not None]
-        stay = [m for m in gang.present if m.alive and m.knows and not m.fresh]
-        spec = self._specs.get(gang.job)
-        fine = spec is not None and spec.elastic and not gang.service
-        fine = fine and bool(stay) and len(stay) + len(lost) == len(gang.present)
-        causes = {m.ended.cause for m in lost if m.ended is not None}
-        if not fine or causes != {Cause.SIGNAL} or gang.survived >= _MOST_SURVIVED:
+    def _replaces(self, gang: Gang) -> bool:
+        """Whether a service goes on while others are started for replicas that have ended."""
+        if gang.job not in self._specs or not gang.may_replace(self._clock.now_ms()):
             return False
+        _log.warning("service '%s': replicas that have ended are replaced", gang.job)
+        fresh = gang.replace_ended()
+        self._forget_leavers(gang)
+        self._launch(gang, fresh)
+        return True
+
+    def _survives(self, gang: Gang, verdict: Event) -> bool:
+        """Whether a gang goes on without a worker that was killed, until another is there."""
+        spec = self._specs.get(gang.job)
+        if not isinstance(verdict, WorkersLost) or spec is None or not spec.elastic:
+            return False
+        if gang.service or not gang.may_survive():
+            return False
+        lost, stay = gang.part_with_ended(), gang.present
         gang.survived += 1
         _log.warning("job '%s' goes on without %d of its workers", gang.job, len(lost))
         places = [WorkerPlacement(member.node, member.gpus) for member in lost]
-        for member in lost:
-            member.leaves = True
         self._forget_leavers(gang)
         gang.generation += 1
         self._tell_world(gang, stay)
@@ -591,6 +602,8 @@ class ProcessRuntime:
                 member.joined = generation
                 if all(m.joined >= gang.published for m in gang.present if not m.fresh):
                     self._see_off(gang)
+            case Serving(_, _, _, port):
+                member.port = port
             case Progress(_, _, _, step, fraction):
                 self._progress[gang.job] = step, fraction
             case _:
@@ -642,7 +655,7 @@ class ProcessRuntime:
                 return
             if isinstance(gang.verdict, CheckpointCommitted) and not gang.heard:
                 return  # it is saved, and that is to be said first
-            if isinstance(found, WorkersLost) and not gang.saving and self._survives(gang):
+            if not gang.saving and (self._replaces(gang) or self._survives(gang, found)):
                 return
             if gang.saving and not gang.unsaved and isinstance(found, WorkersLost):
                 reason = "it cannot be asked to save, and was told to end"

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from orchestrator import InfrastructureOrchestrator, VirtualClock, in_memory
+from orchestrator.errors import StorageError
 from orchestrator.foundations import InMemoryConsensus
 from orchestrator.messages import Effect, Entry, SaveCheckpoint, WorkerExited, WorkersLost
 from orchestrator.runtimes import SimulatedRuntime
@@ -264,3 +265,26 @@ async def test_a_runtime_that_cannot_be_bound_is_bound_later() -> None:
     assert scene.orchestrator._is_settled()
     await scene.wait(60)
     assert scene.state_of("a") == "completed"
+
+
+async def test_a_report_that_a_full_disk_does_not_take_is_taken_later() -> None:
+    """It is no report that makes no sense."""
+    log = _Log()
+    s = _stage(log)
+    await s.orchestrator.submit_job(job("a", gpus_per_worker=4))
+    await s.clock.advance_to(s.clock.now_ms())
+    assert s.state_of("a") == "running"
+    written = log.append
+
+    async def full(entry: Entry) -> int:
+        raise StorageError("the log: the disk is full; make room")
+
+    log.append = full
+    await s.runtime._deliver(WorkerExited("a", 1))
+    assert s.orchestrator.get_cluster_status()["errors"]["reports_waiting"] == 1
+    await s.clock.advance_to(s.clock.now_ms() + 10_000)
+    assert s.state_of("a") == "running"
+    log.append = written
+    await s.clock.advance_to(s.clock.now_ms() + MINUTE_MS)
+    assert s.state_of("a") == "completed"
+    assert s.orchestrator.get_cluster_status()["errors"]["reports_waiting"] == 0

@@ -44,7 +44,7 @@ sys.exit(code)
 
 
 class Cluster:
-    """Three nodes of four declared GPUs."""
+    """Three nodes of four declared GPUs, unless ``nodes`` and ``options`` say otherwise."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.clock = folder, WallClock()
@@ -52,19 +52,32 @@ class Cluster:
         made = in_memory(self.clock)
         self.detector = HeartbeatFaultDetector(self.clock, timeout_ms=2000)
         self.parts = Foundations(made[0], made[1], self.detector, made[3])
-        self.runtime = ProcessRuntime(self.clock, self.detector, grace_s=0.5)
+        self.said_folder, self.checkpoints = folder / "said", folder / "checkpoints"
+        self.nodes: dict[str, dict[str, Any]] = {name: {} for name in _NODES}
+        self.options: dict[str, Any] = {}
+        self.runtime = self._new_runtime()
         self.agents: LocalAgents | None = None
         self.time_limit_grace_s = 300.0
+        self.orchestrator: Any = None
+
+    def _new_runtime(self, **options: Any) -> ProcessRuntime:
+        options |= {"grace_s": 0.5, "checkpoints": self.checkpoints}
+        return ProcessRuntime(self.clock, self.detector, **options)
 
     async def open(self) -> None:
         await self.runtime.open()
-        self.agents = LocalAgents(self.runtime, _NODES, self.folder / "agents", beat_s=0.1)
+        self.agents = LocalAgents(
+            self.runtime, list(self.nodes), self.folder / "agents", beat_s=0.1
+        )
         await self.agents.start()
         self.orchestrator = self.new_orchestrator()
         await self.orchestrator.start()
 
     def new_orchestrator(self) -> InfrastructureOrchestrator:
-        nodes = [NodeSpec(name, 4, 16.0, 8, 64.0, 10.0, "NVLink") for name in _NODES]
+        nodes = [
+            NodeSpec(name, 4, 16.0, 8, 64.0, 10.0, "NVLink", **fields)
+            for name, fields in self.nodes.items()
+        ]
         return InfrastructureOrchestrator(
             *self.parts,
             clock=self.clock,
@@ -73,6 +86,7 @@ class Cluster:
             schedule_on_events=True,
             check=True,
             time_limit_grace_s=self.time_limit_grace_s,
+            **self.options,
         )
 
     async def replace(self) -> None:
@@ -81,7 +95,7 @@ class Cluster:
         await self.runtime.close()
         again = HeartbeatFaultDetector(self.clock, timeout_ms=2000)
         self.detector, self.parts = again, self.parts._replace(fault_detector=again)
-        self.runtime = ProcessRuntime(self.clock, again, grace_s=0.5, address=address, token=token)
+        self.runtime = self._new_runtime(address=address, token=token)
         await self.runtime.open()
         assert self.agents is not None
         self.agents.hand_over(self.runtime)
@@ -90,6 +104,8 @@ class Cluster:
         await self.orchestrator.start()
 
     async def close(self) -> None:
+        if self.orchestrator is not None:
+            await self.orchestrator._replicas.prober.stop()
         if self.agents is not None:
             await self.agents.stop()
         await self.runtime.close()
@@ -103,6 +119,7 @@ class Cluster:
             "command": (*PYTHON, _RECORDER, said, str(seconds), code),
             "priority": JobPriority.BATCH,
             "preemptible": True,
+            "checkpoint_interval_steps": 0,
         }
         spec = JobSpec(
             job_id=job,
@@ -110,7 +127,6 @@ class Cluster:
             num_workers=workers,
             gpus_per_worker=gpus,
             memory_per_worker_gb=1.0,
-            checkpoint_interval_steps=0,
             **({"max_duration_hours": 1.0} | values | fields),
         )
         await self.orchestrator.submit_job(spec)

@@ -83,6 +83,15 @@ def test_a_killed_members_shards_are_led_again():
     assert found.low > 0.5  # nobody takes over before the lease has ended
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["preempt_real", "elastic_killed", "save_stall"])
+def test_measures_of_real_trainings(name):
+    """The others are made by the same runs, and by the same functions."""
+    found = MEASURES[name](replace(QUICK, repeats=1))
+    assert np.isfinite(found.value)
+    assert 0 <= found.low <= found.value <= found.high
+
+
 def test_memory_is_bounded():
     assert MEASURES["memory"](QUICK).value < 1024
 

@@ -21,7 +21,7 @@ from types import FrameType, TracebackType
 from typing import Any, BinaryIO
 
 from orchestrator.errors import ConfigurationError, OutputError, ValidationError
-from orchestrator.worker.control import Control, Hangup, Order, StopOrder
+from orchestrator.worker.control import Control, Hangup, Order, SaveOrder, StopOrder
 from orchestrator.worker.manifests import write_atomically
 
 __all__ = ["BatchCheck", "BatchInference", "ItemBatch", "check_output"]
@@ -104,6 +104,7 @@ class BatchInference(AbstractContextManager["BatchInference"]):
         self._file: BinaryIO | None = None
         self._due: ItemBatch | None = None
         self._told_to_stop: str | None = None
+        self._save: int | None = None  # the number of a save that was asked for
         self._handler: Any = None
         self.stopped: str | None = None
         self.written = 0
@@ -134,6 +135,7 @@ class BatchInference(AbstractContextManager["BatchInference"]):
     ) -> None:
         """Give back what is held."""
         self._release()
+        self._answer_save()
         self._control.close()
         if self._handler is not None:
             signal.signal(signal.SIGTERM, self._handler)
@@ -146,6 +148,7 @@ class BatchInference(AbstractContextManager["BatchInference"]):
                 continue
             stop = min((shard + 1) * self._shard, self._items)
             for first in range(start, stop, self._batch):
+                self._answer_save()
                 if self._told_to_stop is not None:
                     self.stopped = self._told_to_stop
                     self._release()
@@ -211,9 +214,20 @@ class BatchInference(AbstractContextManager["BatchInference"]):
             self._file.close()
             self._file = None
 
+    def _answer_save(self) -> None:
+        """What is written is the checkpoint: bring it to the disk, and say so if that was asked."""
+        number, self._save = self._save, None
+        if number is None:
+            return
+        if self._file is not None:
+            os.fsync(self._file.fileno())
+        self._control.say({"saved": number, "step": self.written})
+
     def _listen(self, order: Order) -> None:
-        """Take an order of the agent; there is nothing to save or to regroup."""
-        if isinstance(order, StopOrder):
+        """Take an order of the agent; there is nothing to regroup."""
+        if isinstance(order, SaveOrder):
+            self._save = order.number  # answered after the batch that is being done
+        elif isinstance(order, StopOrder):
             self._told_to_stop = order.reason
         elif isinstance(order, Hangup) and self._told_to_stop is None:
             self._told_to_stop = "the agent has hung up"
