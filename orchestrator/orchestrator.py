@@ -11,7 +11,7 @@ import asyncio
 import logging
 import os
 import socket
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from orchestrator.autoscaler.fleet import ORDER_AGE_S, FleetController, FleetScaler
 from orchestrator.clock import LogClock, WallClock
 from orchestrator.engine.engine import Engine, Outcome
-from orchestrator.errors import CapacityError, NotLeaderError, ValidationError
+from orchestrator.errors import CapacityError, ValidationError
 from orchestrator.kernels.state.codes import NodeCode, Reason
 from orchestrator.kernels.state.row import ClusterShape
 from orchestrator.live.crashes import CrashLoops
@@ -29,6 +29,7 @@ from orchestrator.live.cycle import AskAside, SchedulingCycle, ask_here
 from orchestrator.live.deadlines import SaveDeadlines
 from orchestrator.live.journal import Journal, settings_in
 from orchestrator.live.limits import TimeLimits
+from orchestrator.live.managers import Managers
 from orchestrator.live.outbox import CheckpointKeeper, Outbox, Places
 from orchestrator.live.retry import Inbox, Persistent, Reports, Watch, check_health
 from orchestrator.live.settings import Settings
@@ -53,7 +54,6 @@ from orchestrator.messages import (
 )
 from orchestrator.metrics import OrchestratorMetrics
 from orchestrator.ports import (
-    Admission,
     CheckpointManager,
     Clock,
     ConsensusEngine,
@@ -79,6 +79,7 @@ from orchestrator.status import (
     job_status,
     load_answers,
     or_error,
+    warn_of_devices,
 )
 from orchestrator.types import JobSpec, NodeSpec, ScalingDecision, TenantSpec
 
@@ -89,12 +90,6 @@ DEFAULT_SHAPE = ClusterShape(envs=1, jobs=4096, workers=64, nodes=256, devices=1
 
 
 _log = logging.getLogger(__name__)
-
-
-def _engine_of(consensus: ConsensusEngine, wanted: Wanted, seed: int, *, check: bool) -> Engine:
-    """An engine that begins as a log says, or as is wanted where it says nothing."""
-    begin = settings_in(consensus) or wanted.founding(DEFAULT_SHAPE, seed)
-    return Engine.of(begin, check=check)
 
 
 class InfrastructureOrchestrator:
@@ -186,7 +181,8 @@ class InfrastructureOrchestrator:
         self._wanted = Wanted(
             shape, tuple(nodes), semantics, tuple(tenants), awaits_order=provisioner is not None
         )
-        self.engine = _engine_of(consensus_engine, self._wanted, seed, check=check)
+        begin = settings_in(consensus_engine) or self._wanted.founding(DEFAULT_SHAPE, seed)
+        self.engine = Engine.of(begin, check=check)
         timing = schedule_on_events, review_ms, decide_after_ms
         self._cycle = self._new_cycle(policy_of(policy), *timing)
         self._keeper = CheckpointKeeper(checkpoint_manager)
@@ -209,8 +205,7 @@ class InfrastructureOrchestrator:
 
     def _hear(self, save_grace_ms: int, time_limit_grace_s: float | None) -> None:
         """Have somebody for all that is reported, or is not reported in time."""
-        self._managers: list[WorkloadManager] = []
-        self._manager_errors = 0
+        self._managers = Managers()
         self._watch = Watch(self.faults)
         self._keeping = Persistent("noting checkpoints", self._keeper.flush, self._time)
         self._inbox = Inbox(self._take_report, self._time, lambda event: event.job_id)
@@ -324,9 +319,7 @@ class InfrastructureOrchestrator:
         """
         if self._journal.applied > 0:  # a log does not begin for what is refused
             await self.start()
-        for part in (self.policy, self.runtime, *self._managers):
-            if isinstance(part, Admission) and isinstance(job, JobSpec):
-                job = part.admit(job)
+        job = self._managers.admit(job, self.policy, self.runtime)
         await self._propose(Submit(job, self._fleet.needs_order(job)))
         self._replicas.declare(job)
         await self._cycle.react()
@@ -405,16 +398,9 @@ class InfrastructureOrchestrator:
 
     async def _join(self, register: Register) -> None:
         await self._propose(register)
-        self._trust(register.spec.node_id)
-        self._look_at_devices([register.spec])
+        self._watch.trust(register.spec.node_id)
+        warn_of_devices([register.spec], self.runtime)
         await self._cycle.react()
-
-    def _look_at_devices(self, specs: Iterable[NodeSpec]) -> None:
-        """Say which GPUs are declared and not there."""
-        nodes = {spec.node_id: spec for spec in specs}
-        for node_id, told in device_status(nodes, self.runtime).items():
-            if told["problem"] is not None:
-                _log.warning("node '%s': %s; correct its NodeSpec", node_id, told["problem"])
 
     async def decommission_node(self, node_id: str, drain: bool = True) -> bool:
         """Take a node out of service.
@@ -462,14 +448,9 @@ class InfrastructureOrchestrator:
         await self.start()
         down = self.engine.nodes.code(node_id) == NodeCode.DOWN
         await self._propose(NodeRecovered(node_id))
-        self._trust(node_id)
+        self._watch.trust(node_id)
         await self._cycle.react()
         return down
-
-    def _trust(self, node_id: str) -> None:
-        """A node that was taken for dead is back by word of mouth: wait for its next heartbeat."""
-        if node_id in self._watch.suspects():
-            self._watch.forget(node_id)
 
     # --- capacity and services -----------------------------------------------------------------
 
@@ -483,14 +464,7 @@ class InfrastructureOrchestrator:
         await self.start()
         self._journal.require_lead()
         decision = await self._fleet.scale(self.decommission_node, self.scale_job)
-        for manager in self._managers:
-            try:
-                await manager.review()
-            except NotLeaderError:
-                raise
-            except Exception:
-                self._manager_errors += 1
-                _log.exception("%s failed to review its jobs", type(manager).__name__)
+        await self._managers.review()
         return decision
 
     def _rule(self) -> Rule:
@@ -508,7 +482,7 @@ class InfrastructureOrchestrator:
 
         They are clients of this interface, and not in the log: after a restart, give them again.
         """
-        self._managers += managers
+        self._managers.add(*managers)
 
     async def discover_service(self, service_name: str) -> list[str]:
         """Addresses of a service's replicas that requests may go to now.
@@ -518,13 +492,13 @@ class InfrastructureOrchestrator:
         UnknownServiceError
             If there is no such service.
         """
-        self._read()
+        self._journal.try_read()
         self._replicas.refresh(self._watch.suspects(), service_name)
         return self.mesh.discover(service_name)
 
     async def route_request(self, service_name: str, request: Any) -> Any:
         """Get a request answered: see :meth:`orchestrator.mesh.ServiceMesh.route`."""
-        self._read()
+        self._journal.try_read()
         self._replicas.refresh(self._watch.suspects(), service_name)
         return await self.mesh.route(service_name, request)
 
@@ -532,7 +506,7 @@ class InfrastructureOrchestrator:
 
     def get_cluster_status(self) -> dict[str, Any]:
         """What is going on: see :func:`orchestrator.status.cluster_status`."""
-        self._read()
+        self._journal.try_read()
         suspects = self._watch.suspects()
         return {
             **cluster_status(self.engine, self._time.now_ms(), self._owners, self._known_rule()),
@@ -557,12 +531,12 @@ class InfrastructureOrchestrator:
             "reports_waiting": len(self._inbox) + len(self._health),
             "checkpoints": self._keeping.errors,
             "detector": self._watch.errors,
-            "managers": self._manager_errors,
+            "managers": self._managers.errors,
         }
 
     def get_job_status(self, job_id: str) -> dict[str, Any]:
         """What is known of a job: see :func:`orchestrator.status.job_status`."""
-        self._read()
+        self._journal.try_read()
         now_ms, rule = self._time.now_ms(), self._known_rule()
         return job_status(self.engine, now_ms, job_id, self.checkpoints, self.shards, rule)
 
@@ -603,13 +577,6 @@ class InfrastructureOrchestrator:
         self._limits.stop()
         await self._replicas.prober.stop()
 
-    def _read(self) -> None:
-        """Know what whoever leads has done: asking for something does not take over."""
-        try:
-            self._journal.read()
-        except Exception:
-            _log.exception("the log cannot be read; what was known before is told")
-
     async def _take_over(self) -> None:
         name = f"{socket.gethostname()}-{os.getpid()}-{id(self):x}"
         await self._journal.lead(name, self._token)
@@ -628,7 +595,7 @@ class InfrastructureOrchestrator:
             await self._journal.propose(settings)
         self._leading = True
         await self._taking_over.run()
-        self._look_at_devices(self.nodes.values())
+        warn_of_devices(self.nodes.values(), self.runtime)
         self._saves.start()
         self._limits.arm()
         if isinstance(self.clock, WallClock):

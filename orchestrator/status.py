@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeAlias
@@ -56,6 +56,7 @@ __all__ = [
     "node_states",
     "or_error",
     "tenant_shares",
+    "warn_of_devices",
     "why_waiting",
 ]
 
@@ -264,6 +265,14 @@ def device_status(nodes: Mapping[str, NodeSpec], runtime: Runtime) -> dict[str, 
             ],
         }
     return found
+
+
+def warn_of_devices(specs: Iterable[NodeSpec], runtime: Runtime) -> None:
+    """Say which GPUs are declared and not there."""
+    nodes = {spec.node_id: spec for spec in specs}
+    for node_id, told in device_status(nodes, runtime).items():
+        if told["problem"] is not None:
+            _log.warning("node '%s': %s; correct its NodeSpec", node_id, told["problem"])
 
 
 def cluster_status(

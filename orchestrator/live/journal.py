@@ -179,6 +179,13 @@ class Journal:
         if not self._resigned and not self._lock.locked():
             self._catch_up()
 
+    def try_read(self) -> None:
+        """Apply what others have logged, if that can be known: whoever asks does not take over."""
+        try:
+            self.read()
+        except Exception:
+            _log.exception("the log cannot be read; what was known before is told")
+
     def require_lead(self) -> None:
         """Raise a :class:`NotLeaderError` if somebody else has taken over, or may."""
         self._require_right()

@@ -290,6 +290,11 @@ class Watch:
         except Exception:
             self._fail("forget a node")
 
+    def trust(self, node_id: str) -> None:
+        """A node that was taken for dead is back by word of mouth: wait for its next heartbeat."""
+        if node_id in self.suspects():
+            self.forget(node_id)
+
     def suspects(self) -> tuple[str, ...]:
         """Nodes taken for dead; those of the last time if that cannot be said."""
         try:

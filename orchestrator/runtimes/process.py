@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import secrets
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -53,13 +52,13 @@ from orchestrator.runtimes.gangs import (
     verdict_of,
 )
 from orchestrator.runtimes.hub import AgentHub
+from orchestrator.runtimes.vitals import Vitals
 from orchestrator.types import JobSpec
 
 __all__ = ["ProcessRuntime"]
 
 
 _AGAIN_MS = 1000  # until what nobody has taken is reported again
-_RECONNECT_MS = 1000  # for an agent whose connection is gone, until its node is taken for dead
 _REGROUP_MS = 120_000  # for newcomers to say hello
 _LEAST_SAVE_S = 0.001  # what a save takes at least: then one is waited for, and confirmed
 
@@ -107,10 +106,11 @@ class ProcessRuntime:
     ) -> None:
         self.token = token or secrets.token_urlsafe(24)
         self.grace_s = grace_s
-        self._clock, self._detector = clock, detector
+        self._clock = clock
         self._checkpoints = None if checkpoints is None else checkpoints.resolve()
         lease_ms = round(1000 * lease_s)
         self._hub = AgentHub(Address.parse(address), self.token, lease_ms, clock.now_ms)
+        self._vitals = Vitals(clock, detector, self._hub.reaches)
         self._deliver: Callable[[Event], Awaitable[object]] | None = None
         self._gangs: dict[str, Gang] = {}
         self._leaving: dict[str, list[Gang]] = {}  # by job: something of them may be left
@@ -121,7 +121,6 @@ class ProcessRuntime:
         self._observed = False
         self._released: set[str] = set()
         self._number = 0
-        self._tasks: set[asyncio.Task[None]] = set()
         self._closed = True
 
     # --- life ------------------------------------------------------------------------------------
@@ -134,6 +133,7 @@ class ProcessRuntime:
     async def open(self) -> None:
         """Listen for agents."""
         self._closed = False
+        self._vitals.open()
         margin_ms = 1000
         self._certain_ms = self._clock.now_ms() + self._hub.lease_ms + margin_ms
         await self._hub.open(self)
@@ -150,9 +150,7 @@ class ProcessRuntime:
         for gang in self._all():
             for timer in gang.timers.values():
                 timer.cancel()
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._vitals.close()
         await self._hub.close()
 
     def fence(self, term: int, index: int) -> None:
@@ -165,8 +163,7 @@ class ProcessRuntime:
     def bury(self, node_id: str) -> None:
         """Somebody knows that a node's agent, and all that it had started, is gone."""
         self._hub.bury(node_id)
-        if self._detector is not None:
-            self._tell_detector(self._detector.report, node_id)
+        self._vitals.report(node_id)
 
     def admit(self, spec: JobSpec) -> JobSpec:
         """A job as it can be run; raises a :class:`ValidationError` if there is nothing to run.
@@ -257,7 +254,7 @@ class ProcessRuntime:
         for node in gang.nodes():
             self._released.discard(node)
             if not self._hub.reaches(node):
-                self._show(node)  # from now on it is watched, and missed
+                self._vitals.show(node)  # from now on it is watched, and missed
         self._begin(gang)
 
     def _begin(self, gang: Gang) -> None:
@@ -552,21 +549,11 @@ class ProcessRuntime:
     def beat(self, node: str) -> None:
         """An agent has shown itself."""
         if node not in self._released:
-            self._show(node)
-
-    def _show(self, node: str) -> None:
-        if self._detector is not None:
-            self._tell_detector(self._detector.heartbeat, node)
+            self._vitals.show(node)
 
     def left(self, node: str) -> None:
-        """The connection of an agent is gone: it comes back at once, or its node is dead."""
-        if not self._closed and self._detector is not None:
-            due_ms = self._clock.now_ms() + _RECONNECT_MS
-            self._clock.call_at(due_ms, lambda: self._look_for(node))
-
-    async def _look_for(self, node: str) -> None:
-        if not self._closed and self._detector is not None and not self._hub.reaches(node):
-            await self._detector.report(node)
+        """The connection of an agent is gone."""
+        self._vitals.left(node)
 
     def gone(self, node: str, seen_ms: int) -> None:
         """Nothing is left of what a node had."""
@@ -706,14 +693,3 @@ class ProcessRuntime:
         if before is not None:
             before.cancel()
         gang.timers[name] = self._clock.call_at(self._clock.now_ms() + wait_ms, callback)
-
-    def _tell_detector(self, work: Callable[[str], Awaitable[None]], node: str) -> None:
-        async def guarded() -> None:
-            try:
-                await work(node)
-            except Exception:
-                _log.exception("the fault detector, or who listens to it, failed")
-
-        task = asyncio.ensure_future(guarded())
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
