@@ -20,8 +20,8 @@ from agents.evaluation.suite import Published, Suite
 from agents.problem import Problem
 from agents.program import plain
 from agents.settings import check_kind, check_number, check_seed, check_types
-from agents.speed.measures import Workbench
 from agents.speed.table import Ratio, SpeedSuite, Target
+from agents.speed.workbench import Workbench
 from envs.config import EnvConfig
 from envs.scenario import FleetPlan, Scenario, ServiceMix, forecast_from_tables, playable
 from envs.workloads import Enrichment, Trace, WindowSplit, enrich, load_workload, of_tenants

@@ -29,9 +29,8 @@ from orchestrator.live.cycle import AskAside, SchedulingCycle, ask_here
 from orchestrator.live.deadlines import SaveDeadlines
 from orchestrator.live.journal import Journal, settings_in
 from orchestrator.live.limits import TimeLimits
-from orchestrator.live.managers import Managers
 from orchestrator.live.outbox import CheckpointKeeper, Outbox, Places
-from orchestrator.live.retry import Inbox, Persistent, Reports, Watch, check_health
+from orchestrator.live.retry import Inbox, Managers, Persistent, Reports, Watch, check_health
 from orchestrator.live.settings import Settings
 from orchestrator.live.takeover import Wanted, lost_workers, unfinished
 from orchestrator.mesh.mesh import ServiceMesh, Transport

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-from agents.speed.etcd import LocalEtcd, why_no_etcd
+from agents.speed.live.etcd import LocalEtcd, why_no_etcd
 
 _ROOT = Path(__file__).resolve().parents[1]
 

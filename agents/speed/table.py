@@ -15,7 +15,8 @@ from rich.table import Table
 
 from agents.files import markdown_table, write_json, write_text
 from agents.speed.clock import Measure
-from agents.speed.measures import MEASURES, UnavailableError, Workbench
+from agents.speed.measures import MEASURES
+from agents.speed.workbench import UnavailableError, Workbench
 from orchestrator.errors import ConfigurationError
 
 __all__ = [

@@ -24,9 +24,19 @@ from orchestrator.errors import (
     ValidationError,
 )
 from orchestrator.messages import Event
-from orchestrator.ports import Clock, FaultDetector, NodeHealth
+from orchestrator.ports import Admission, Clock, FaultDetector, NodeHealth, WorkloadManager
+from orchestrator.types import JobSpec
 
-__all__ = ["SENSELESS", "Inbox", "Persistent", "Reports", "Watch", "check_health", "delay_ms"]
+__all__ = [
+    "SENSELESS",
+    "Inbox",
+    "Managers",
+    "Persistent",
+    "Reports",
+    "Watch",
+    "check_health",
+    "delay_ms",
+]
 
 
 T = TypeVar("T")
@@ -306,3 +316,45 @@ class Watch:
     def _fail(self, what: str) -> None:
         self.errors += 1
         _log.exception("the fault detector failed to %s", what)
+
+
+class Managers:
+    """They are clients of an orchestrator: one that fails costs its review, and nothing else.
+
+    Attributes
+    ----------
+    errors : int
+        How often one failed.
+    """
+
+    def __init__(self) -> None:
+        self.errors = 0
+        self._managers: list[WorkloadManager] = []
+
+    def add(self, *managers: WorkloadManager) -> None:
+        """Have these see every job, and review theirs."""
+        self._managers += managers
+
+    def admit(self, job: JobSpec, *before: object) -> JobSpec:
+        """A job as it should be submitted; ``before``: who sees it first, those that want to."""
+        for part in (*before, *self._managers):
+            if isinstance(part, Admission) and isinstance(job, JobSpec):
+                job = part.admit(job)
+        return job
+
+    async def review(self) -> None:
+        """Have everybody see to its running jobs.
+
+        Raises
+        ------
+        NotLeaderError
+            If somebody else leads by now.
+        """
+        for manager in self._managers:
+            try:
+                await manager.review()
+            except NotLeaderError:
+                raise
+            except Exception:
+                self.errors += 1
+                _log.exception("%s failed to review its jobs", type(manager).__name__)

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -29,8 +29,9 @@ from orchestrator.node.protocol import (
     read_hello,
     token_fits,
 )
+from orchestrator.ports import Clock, FaultDetector
 
-__all__ = ["AgentHub", "HubListener"]
+__all__ = ["AgentHub", "HubListener", "Vitals"]
 
 
 _GREETING_S = 5.0  # for the first message of whoever connects
@@ -331,3 +332,68 @@ async def _free(path: str) -> None:
 def _unlink(path: str) -> None:
     with contextlib.suppress(FileNotFoundError):
         Path(path).unlink()
+
+
+_RECONNECT_MS = 1000  # for an agent whose connection is gone, until its node is taken for dead
+
+
+class Vitals:
+    """Passes signs of life on; a detector that fails costs what it would have said.
+
+    Parameters
+    ----------
+    clock : Clock
+    detector : FaultDetector or None
+        None: nobody is told.
+    reaches : callable
+        Whether a node's agent is there now.
+    """
+
+    def __init__(
+        self, clock: Clock, detector: FaultDetector | None, reaches: Callable[[str], bool]
+    ) -> None:
+        self._clock, self._detector, self._reaches = clock, detector, reaches
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._closed = True
+
+    def open(self) -> None:
+        """Begin to tell."""
+        self._closed = False
+
+    async def close(self) -> None:
+        """Tell nothing more."""
+        self._closed = True
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def show(self, node: str) -> None:
+        """A node lives; from now on it is watched, and missed."""
+        if self._detector is not None:
+            self._tell(self._detector.heartbeat, node)
+
+    def report(self, node: str) -> None:
+        """A node is known to be dead."""
+        if self._detector is not None:
+            self._tell(self._detector.report, node)
+
+    def left(self, node: str) -> None:
+        """The connection of an agent is gone: it comes back at once, or its node is dead."""
+        if not self._closed and self._detector is not None:
+            due_ms = self._clock.now_ms() + _RECONNECT_MS
+            self._clock.call_at(due_ms, lambda: self._look_for(node))
+
+    def _look_for(self, node: str) -> None:
+        if not self._closed and not self._reaches(node):
+            self.report(node)
+
+    def _tell(self, work: Callable[[str], Awaitable[None]], node: str) -> None:
+        async def guarded() -> None:
+            try:
+                await work(node)
+            except Exception:
+                _log.exception("the fault detector, or who listens to it, failed")
+
+        task = asyncio.ensure_future(guarded())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)

@@ -51,8 +51,7 @@ from orchestrator.runtimes.gangs import (
     members_of,
     verdict_of,
 )
-from orchestrator.runtimes.hub import AgentHub
-from orchestrator.runtimes.vitals import Vitals
+from orchestrator.runtimes.hub import AgentHub, Vitals
 from orchestrator.types import JobSpec
 
 __all__ = ["ProcessRuntime"]

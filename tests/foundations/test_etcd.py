@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 import grpc
 import pytest
 
-from agents.speed.etcd import LocalEtcd
+from agents.speed.live.etcd import LocalEtcd
 from orchestrator.errors import (
     CapacityError,
     ConfigurationError,

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import grpc
 import pytest
 
-from agents.speed.etcd import LocalEtcd
+from agents.speed.live.etcd import LocalEtcd
 from orchestrator import VirtualClock
 from orchestrator.clock import WallClock
 from orchestrator.errors import CorruptedError, StorageError

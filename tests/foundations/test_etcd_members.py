@@ -22,7 +22,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
 import pytest
 
-from agents.speed.etcd import LocalEtcd
+from agents.speed.live.etcd import LocalEtcd
 from orchestrator.clock import WallClock
 from orchestrator.errors import StorageError
 from orchestrator.foundations.etcd import EtcdLeases, EtcdLog

@@ -8,7 +8,7 @@ from typing import TypeAlias
 import numpy as np
 import pytest
 
-from agents.speed.etcd import LocalEtcd
+from agents.speed.live.etcd import LocalEtcd
 from orchestrator import InfrastructureOrchestrator, VirtualClock
 from orchestrator.errors import NotLeaderError, StorageError
 from orchestrator.foundations import HashShardManager, HeartbeatFaultDetector, InMemoryCheckpoints

@@ -39,6 +39,7 @@ while step < last:
         data = line.recv(4096)
     except TimeoutError:
         step += 1
+        say({"progress": {"step": step, "fraction": step / last}})
         if step % 10 == 0: save()
         continue
     if not data: sys.exit(1)

@@ -350,6 +350,7 @@ async def test_graceful_node_decommission(cluster: Cluster) -> None:
     for name in ("a", "b"):
         await _train(cluster, name, 120)
     await until(lambda: _trained(cluster, "a") and _trained(cluster, "b"))
+    await until(lambda: (cluster.runtime.progress("a") or (0, None))[0] > 0)
     (before,), (other,) = _trained(cluster, "a"), _trained(cluster, "b")
     assert await cluster.orchestrator.decommission_node(before["node"])
     await until(lambda: _trained(cluster, "a", run=2))

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from agents.speed.etcd import LocalEtcd
+from agents.speed.live.etcd import LocalEtcd
 from orchestrator.foundations import HashShardManager
 from orchestrator.messages import Entry, Lead, Submit, WorkerExited
 from tests.sharded.backends import BACKENDS

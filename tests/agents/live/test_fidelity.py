@@ -225,6 +225,7 @@ async def _fill(log: SQLiteLog) -> None:
     them = InfrastructureOrchestrator(*parts, clock=clock, nodes=_NODES)
     for _, spec in _specs(1, 12):
         await them.submit_job(spec)
+    await them.stop()  # when the log is cut that was to be
 
 
 _NODE = {"gpus": 2, "gpu_memory_gb": 16, "cpu_cores": 8, "memory_gb": 64}

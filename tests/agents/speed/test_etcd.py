@@ -6,10 +6,12 @@ import sys
 
 import pytest
 
-from agents.speed import etcd
-from agents.speed.measures import MEASURES, Workbench
+from agents.speed.live import etcd
+from agents.speed.measures import MEASURES
 from agents.speed.table import SpeedSuite, run_speed_suite
+from agents.speed.workbench import Workbench
 from orchestrator.errors import ConfigurationError
+from tests.runtimes.stage import alive
 
 QUICK = Workbench(commands=128, repeats=1)
 
@@ -63,7 +65,7 @@ def test_a_cluster_that_was_ended_goes_on_where_it_was(tmp_path):
     first = etcd.LocalEtcd(tmp_path, 1)
     process = first._process(1)
     first.close()
-    assert not process.is_running()
+    assert not alive(process.pid)
     second = etcd.LocalEtcd(tmp_path, 1)
     try:
         assert second.endpoints == first.endpoints

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from agents.speed.log import (
+from agents.speed.live.log import (
     LivedLog,
     LongLife,
     appended_per_second,

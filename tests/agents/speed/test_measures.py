@@ -10,7 +10,7 @@ from rich.console import Console
 
 from agents.plots.results import draw_speed
 from agents.speed.clock import bytes_per_step, copy_seconds, python_event_loop, rate
-from agents.speed.measures import MEASURES, Workbench
+from agents.speed.measures import MEASURES
 from agents.speed.table import (
     Ratio,
     SpeedSuite,
@@ -19,6 +19,7 @@ from agents.speed.table import (
     run_speed_suite,
     write_speed,
 )
+from agents.speed.workbench import Workbench
 from envs.config import JOB_ORDERING
 from envs.session import Session
 from envs.workloads import lublin_feitelson

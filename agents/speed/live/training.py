@@ -22,7 +22,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from agents.speed.workers import Opened, RealCluster
+from agents.speed.live.workers import Opened, RealCluster
 from orchestrator.errors import ConfigurationError
 from orchestrator.kernels.state.codes import NodeCode
 from orchestrator.types import JobPriority, JobSpec
@@ -30,7 +30,7 @@ from orchestrator.types import JobPriority, JobSpec
 __all__ = ["Loss", "Stalls", "import_s", "lost_nodes", "moves_s", "save_shares", "scaled"]
 
 
-_ROOT = Path(__file__).resolve().parents[2]
+_ROOT = Path(__file__).resolve().parents[3]
 _PATIENCE_S = 180.0  # torch is imported by each worker, on a machine that may be busy
 _LOOK_S = 0.005
 _BEGUN = 20  # steps until a training is in its stride

@@ -1,6 +1,6 @@
 """A sharded cluster of two processes, one of which is killed: until all its shards are led again.
 
-python -m agents.speed.shards FOLDER TTL_MS NAME    # the one that is killed
+python -m agents.speed.live.shards FOLDER TTL_MS NAME    # the one that is killed
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ class SharedCluster:
             await survivor.settled(_PATIENCE_S)
             await self._fill(survivor)
             for repeat in range(repeats):
-                command = [sys.executable, "-m", "agents.speed.shards"]
+                command = [sys.executable, "-m", "agents.speed.live.shards"]
                 arguments = [str(self._folder), str(self._ttl_ms), f"victim-{repeat}"]
                 victim = await asyncio.create_subprocess_exec(*command, *arguments)
                 try:

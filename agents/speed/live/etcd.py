@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import psutil
 
-from agents.speed.log import job, spread
+from agents.speed.live.log import job, spread
 from orchestrator.errors import ConfigurationError, StorageError
 from orchestrator.messages import Entry, NodeFailed, Submit
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["LocalEtcd", "etcd_per_second", "leader_killed_s", "local_etcd", "why_no_etcd"]
 
 
-_SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "etcd_local.sh"
+_SCRIPT = Path(__file__).resolve().parents[3] / "scripts" / "etcd_local.sh"
 
 
 _APPENDERS = 8

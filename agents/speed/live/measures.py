@@ -1,0 +1,301 @@
+"""Measurements of the live orchestrator: its cycle, its log, its status, and real jobs."""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
+
+from agents.speed.clock import CLOCKS, Measure, seconds
+from agents.speed.live.etcd import etcd_per_second, leader_killed_s, local_etcd, why_no_etcd
+from agents.speed.live.log import (
+    LivedLog,
+    LongLife,
+    appended_per_second,
+    disk_per_second,
+    submitted_per_second,
+)
+from agents.speed.live.questions import LiveCluster
+from agents.speed.live.shards import SharedCluster
+from agents.speed.live.training import import_s, lost_nodes, moves_s, save_shares, scaled
+from agents.speed.live.workers import RealCluster
+from agents.speed.workbench import UnavailableError, Workbench
+
+__all__ = ["LIVE"]
+
+
+_FEW = 8  # nodes, and jobs
+
+
+def _cycles(bench: Workbench, nodes: int, rule: str) -> Measure:
+    LiveCluster(_FEW, _FEW, rule, bench.now).cycle()  # loads the kernels
+    found, placed = list[float](), 0
+    for _ in range(min(bench.repeats, 3)):
+        spent, placed = LiveCluster(nodes, bench.waiting, rule, bench.now).cycle()
+        found.append(1000 * spent / placed)
+    note = f"{nodes:,} nodes, {bench.waiting:,} waiting, {placed:,} placed; log in memory"
+    return Measure(statistics.median(found), "ms", min(found), max(found), note)
+
+
+def live_cycle(bench: Workbench) -> Measure:
+    """A scheduling cycle of the orchestrator under FCFS, for each job placed."""
+    return _cycles(bench, bench.large // 10, "fcfs")
+
+
+def live_cycle_priority(bench: Workbench) -> Measure:
+    """The same under the default rule, which keeps room and preempts."""
+    return _cycles(bench, bench.large // 10, "priority")
+
+
+def live_cycle_large(bench: Workbench) -> Measure:
+    """The same under FCFS on ten times as many nodes."""
+    return _cycles(bench, bench.large, "fcfs")
+
+
+@cache
+def _crowded_of(nodes: int, jobs: int, clock: str) -> LiveCluster:
+    now = CLOCKS[clock]
+    LiveCluster(_FEW, _FEW, "fcfs", now).cycle()  # loads the kernels
+    cluster = LiveCluster(nodes, jobs, "fcfs", now)
+    cluster.cycle()
+    return cluster
+
+
+def _crowded(bench: Workbench) -> LiveCluster:
+    """The large live cluster, full, and with most of its jobs waiting; one for all that ask it."""
+    return _crowded_of(bench.large, bench.known, bench.clock)
+
+
+def live_construct(bench: Workbench) -> Measure:
+    """Constructing an orchestrator with its large cluster's nodes."""
+    runs = [LiveCluster(bench.large, 0, "fcfs", bench.now) for _ in range(bench.repeats + 1)]
+    times = [run.construction_s for run in runs[1:]]  # the first one loads the kernels
+    note = f"{bench.large:,} nodes"
+    return Measure(statistics.median(times), "s", min(times), max(times), note)
+
+
+def live_register(bench: Workbench) -> Measure:
+    """Registering one more node in the large cluster."""
+    return _asked(bench, _crowded(bench).register)
+
+
+def live_job_status(bench: Workbench) -> Measure:
+    """The status of a job that waits in the large cluster."""
+    last = f"job-{bench.known - 1}"
+    return _asked(bench, lambda: _timed(bench, _crowded(bench).orchestrator.get_job_status, last))
+
+
+def live_questions(bench: Workbench) -> Measure:
+    """The status of the large cluster."""
+    return _asked(bench, lambda: _timed(bench, _crowded(bench).orchestrator.get_cluster_status))
+
+
+def live_end(bench: Workbench) -> Measure:
+    """A job of the large cluster ends: reported, logged in memory, applied."""
+    return _asked(bench, _crowded(bench).end)
+
+
+def _timed(bench: Workbench, ask: Callable[..., object], *given: object) -> float:
+    begun = bench.now()
+    ask(*given)
+    return bench.now() - begun
+
+
+def _asked(bench: Workbench, spent: Callable[[], float]) -> Measure:
+    """Milliseconds, the first time apart: it loads kernels."""
+    spent()
+    times = [1000 * spent() for _ in range(max(bench.repeats, 3))]
+    note = f"{bench.large:,} nodes, {bench.known:,} jobs"
+    return Measure(statistics.median(times), "ms", min(times), max(times), note)
+
+
+def live_memory(bench: Workbench) -> Measure:
+    """Memory of an orchestrator through which many jobs have gone, log in a file."""
+    with tempfile.TemporaryDirectory() as folder:
+        life = LongLife(Path(folder), bench.known)
+    mib, files = life.memory_mib, life.log_mib
+    note = f"{bench.known:,} jobs, {life.grown_mib:+.1f} MiB in their second half; "
+    note += f"log and snapshots {min(files):.1f} to {max(files):.1f} MiB"
+    return Measure(mib[-1], "MiB", min(mib), max(mib), note)
+
+
+def durable_one(bench: Workbench) -> Measure:
+    """Durable commands, SQLite, one at a time."""
+    count = max(bench.commands // 64, 1)
+    disk = [disk_per_second(count) for _ in range(bench.repeats)]
+    times = [appended_per_second(count, 1) for _ in range(bench.repeats)]
+    note = f"the disk alone: {statistics.median(disk):,.0f} per s"
+    return Measure(statistics.median(times), "commands/s", min(times), max(times), note)
+
+
+def durable_many(bench: Workbench) -> Measure:
+    """Durable commands, SQLite, 64 at once."""
+    alone = appended_per_second(max(bench.commands // 64, 1), 64, group=1)
+    times = [appended_per_second(bench.commands, 64) for _ in range(bench.repeats)]
+    note = f"each with a commit of its own: {alone:,.0f} per s"
+    return Measure(statistics.median(times), "commands/s", min(times), max(times), note)
+
+
+def durable_submits(bench: Workbench) -> Measure:
+    """Jobs submitted to journal and engine on SQLite, 64 at once."""
+    count = max(bench.commands // 4, 1)
+    times = [submitted_per_second(count, 64) for _ in range(bench.repeats)]
+    return Measure(statistics.median(times), "jobs/s", min(times), max(times))
+
+
+def durable_etcd(bench: Workbench) -> Measure:
+    """Durable commands, three members of etcd on this machine, 64 at once."""
+    _require_etcd()
+    with local_etcd() as etcd:
+        times = etcd_per_second(etcd, bench.commands, 64, bench.repeats)
+        (alone,) = etcd_per_second(etcd, max(bench.commands // 64, 1), 1, 1)
+    note = f"one at a time: {alone:,.0f} per s"
+    return Measure(statistics.median(times), "commands/s", min(times), max(times), note)
+
+
+def etcd_leader_killed(bench: Workbench) -> Measure:
+    """How long no command is acknowledged when the leader of three members is killed."""
+    _require_etcd()
+    with local_etcd() as etcd:
+        times = leader_killed_s(etcd, bench.repeats)
+    note = "elections after 0.2 s, 8 writers; none acknowledged is lost, or there twice"
+    return Measure(statistics.median(times), "s", min(times), max(times), note)
+
+
+def _require_etcd() -> None:
+    if reason := why_no_etcd():
+        raise UnavailableError(reason)
+
+
+def restart(bench: Workbench) -> Measure:
+    """Restart on SQLite with 10,000 jobs in the history, 1,000 of them alive."""
+    with tempfile.TemporaryDirectory() as folder:
+        lived = LivedLog(Path(folder), bench.history)
+        note = f"{bench.history:,} jobs, {lived.entries:,} entries, {lived.mib:.1f} MiB of files"
+        return seconds(lived.restart, bench.repeats, note)
+
+
+def shards_led_again(bench: Workbench) -> Measure:
+    """A member of a sharded cluster is killed: until all its shards are led again, in leases."""
+    with tempfile.TemporaryDirectory() as folder:
+        cluster = SharedCluster(Path(folder), bench.lease_ms, bench.history // 10)
+        times = cluster.led_again(bench.repeats)
+    note = f"leases of {bench.lease_ms} ms, 8 shards, {bench.history // 10:,} jobs in their logs"
+    return Measure(statistics.median(times), "leases", min(times), max(times), note)
+
+
+def log_size(bench: Workbench) -> Measure:
+    """Size of a log on SQLite and its snapshots after that history."""
+    with tempfile.TemporaryDirectory() as folder:
+        mib = LivedLog(Path(folder), bench.history).mib
+    return Measure(mib, "MiB", mib, mib, f"{bench.history:,} jobs")
+
+
+def first_instruction(bench: Workbench) -> Measure:
+    """From submitting a real job to the first thing that its worker does, median."""
+    times = RealCluster(2).first_instruction_ms(bench.real_jobs)
+    note = f"{bench.real_jobs} jobs, one after the other, sh and date included"
+    return Measure(statistics.median(times), "ms", min(times), max(times), note)
+
+
+def real_jobs(bench: Workbench) -> Measure:
+    """Trivial real jobs that are started and ended in a second, 8 agents."""
+    return _real_jobs(bench, durable=False)
+
+
+def durable_jobs(bench: Workbench) -> Measure:
+    """The same, with the log in a file."""
+    return _real_jobs(bench, durable=True)
+
+
+def _real_jobs(bench: Workbench, *, durable: bool) -> Measure:
+    cluster = RealCluster(8, durable=durable)
+    rates = cluster.jobs_per_second(bench.real_jobs, bench.repeats)
+    note = f"{bench.real_jobs} jobs at once, log in {'a file' if durable else 'memory'}; "
+    note += f"the orchestrator's own time {statistics.median(cluster.cpu_ms):.2g} ms a job"
+    return Measure(statistics.median(rates), "jobs/s", min(rates), max(rates), note)
+
+
+def preempt_real(bench: Workbench) -> Measure:
+    """From draining a real training's node to its first step on another: saved, stopped, queued."""
+    times = moves_s(bench.repeats)
+    note = f"{len(times)} times, a small model; importing torch is {import_s():.1f} s of it"
+    return Measure(statistics.median(times), "s", min(times), max(times), note)
+
+
+def node_detected(bench: Workbench) -> Measure:
+    """From killing an agent until its node is known to be dead."""
+    times = [1e3 * loss.found_s for loss in lost_nodes(bench.repeats)]
+    note = "SIGKILL to an agent of this machine, whose end who started it sees"
+    return Measure(statistics.median(times), "ms", min(times), max(times), note)
+
+
+def node_lost(bench: Workbench) -> Measure:
+    """From killing an agent until its training does a step elsewhere, from its last checkpoint."""
+    losses = lost_nodes(bench.repeats)
+    times = [loss.resumed_s for loss in losses]
+    steps = max(loss.lost_steps for loss in losses)
+    note = f"saved every 50 steps, {steps} lost at most; importing torch is {import_s():.1f} s"
+    return Measure(statistics.median(times), "s", min(times), max(times), note)
+
+
+def _stalled(times: Sequence[float], what: str) -> Measure:
+    note = f"beyond the usual step; {len(times)} times, {what}, on agents"
+    return Measure(statistics.median(times), "ms", min(times), max(times), note)
+
+
+def elastic_grow(bench: Workbench) -> Measure:
+    """How long a real training stands still when it grows."""
+    return _stalled(scaled(bench.repeats).grow, "1 -> 3 workers")
+
+
+def elastic_shrink(bench: Workbench) -> Measure:
+    """How long a real training stands still when it shrinks."""
+    return _stalled(scaled(bench.repeats).shrink, "3 -> 2 workers")
+
+
+def elastic_killed(bench: Workbench) -> Measure:
+    """How long a real training stands still when one of its workers is killed."""
+    return _stalled(scaled(bench.repeats).killed, "one of 2 workers")
+
+
+def save_stall(bench: Workbench) -> Measure:
+    """How long a save stops a training step, as a share of the save's length: the worst size."""
+    shares = save_shares(bench.repeats)
+    worst = max(shares.values(), key=statistics.median)
+    note = ", ".join(f"{mb} MB: {statistics.median(found):.1f} %" for mb, found in shares.items())
+    return Measure(statistics.median(worst), "%", min(worst), max(worst), note)
+
+
+LIVE: tuple[Callable[[Workbench], Measure], ...] = (
+    live_cycle,
+    live_cycle_priority,
+    live_cycle_large,
+    live_construct,
+    live_register,
+    live_job_status,
+    live_questions,
+    live_end,
+    live_memory,
+    durable_one,
+    durable_many,
+    durable_submits,
+    durable_etcd,
+    etcd_leader_killed,
+    restart,
+    log_size,
+    shards_led_again,
+    first_instruction,
+    real_jobs,
+    durable_jobs,
+    preempt_real,
+    node_detected,
+    node_lost,
+    elastic_grow,
+    elastic_shrink,
+    elastic_killed,
+    save_stall,
+)
+"""All of them, as they are listed."""
