@@ -30,8 +30,7 @@ _MIB = 1024  # of a GiB
 _TAIL = 600  # characters of a log that go into a reason
 _LOST = (Cause.SIGNAL, Cause.NODE, Cause.LEASE, Cause.HALTED)
 _REPLACED = (Cause.EXIT, Cause.SIGNAL, Cause.MEMORY, Cause.NODE)  # ends of replicas
-_MOST_SURVIVED = 3  # workers that are lost from a run, one after the other
-_MOST_REPLACED, _REPLACED_MS = 5, 60_000  # replicas of a service, within so long
+_MOST_REPLACED, _REPLACED_MS = 5, 60_000  # workers of a run, within so long
 _KILLED = 128 + signal.SIGKILL
 
 
@@ -89,8 +88,7 @@ class Gang:
     published: int = 0
     master: tuple[str, int] = ("127.0.0.1", 0)
     begun: bool = False
-    survived: int = 0  # losses of single workers
-    replaced_ms: list[int] = field(default_factory=list)  # when replicas were, of late
+    replaced_ms: list[int] = field(default_factory=list)  # when workers were, of late
     service: bool = False  # its workers are replicas, each by itself
     told_here: bool = False  # it was started, or changed, by this runtime and no former one
     started_here: bool = False
@@ -158,23 +156,27 @@ class Gang:
         before = [member for member in there if member.before]
         return bool(before) and len(before) < len(there) and not self.service
 
-    def may_survive(self) -> bool:
-        """Whether those that are left can go on without those that were killed."""
+    def may_survive(self, now_ms: int) -> bool:
+        """Whether those that are left go on while others are started for those that were killed."""
         lost = [m.ended for m in self.present if m.ended is not None]
         stay = [m for m in self.present if m.alive and m.knows and not m.fresh]
         fine = bool(stay) and len(stay) + len(lost) == len(self.present)
         killed = {end.cause for end in lost} == {Cause.SIGNAL}
-        return fine and killed and self.survived < _MOST_SURVIVED
+        return fine and killed and self._may_lose(len(lost), now_ms)
 
     def may_replace(self, now_ms: int) -> bool:
         """Whether replicas that have ended are replaced; one by one, and not again and again."""
         lost = [m.ended for m in self.present if m.ended is not None]
         fine = self.service and bool(lost)
         fine = fine and all(e.cause in _REPLACED and e.code != 0 for e in lost)
+        return fine and self._may_lose(len(lost), now_ms)
+
+    def _may_lose(self, count: int, now_ms: int) -> bool:
+        """Whether so many more are replaced; if so, they are counted."""
         recent = [then for then in self.replaced_ms if then > now_ms - _REPLACED_MS]
-        if not fine or len(recent) + len(lost) > _MOST_REPLACED:
+        if len(recent) + count > _MOST_REPLACED:
             return False
-        self.replaced_ms = [*recent, *[now_ms] * len(lost)]
+        self.replaced_ms = [*recent, *[now_ms] * count]
         return True
 
     def part_with_ended(self) -> list[Member]:

@@ -484,10 +484,9 @@ class ProcessRuntime:
         spec = self._specs.get(gang.job)
         if not isinstance(verdict, WorkersLost) or spec is None or not spec.elastic:
             return False
-        if gang.service or not gang.may_survive():
+        if gang.service or not gang.may_survive(self._clock.now_ms()):
             return False
         lost, stay = gang.part_with_ended(), gang.present
-        gang.survived += 1
         _log.warning("job '%s' goes on without %d of its workers", gang.job, len(lost))
         places = [WorkerPlacement(member.node, member.gpus) for member in lost]
         self._forget_leavers(gang)
