@@ -94,6 +94,7 @@ class World:
         )
         self._mortality = float(self.rng.choice([0.0, 0.0, 0.01, 0.05]))
         self._doomed = False
+        self._mortals: list[Mortal] = []
         self.log, self.store = Log(self), Store(self.machines)
         self.machines.known = [f"n{k}" for k in range(_NODES)]
         self.clock.call_at(0, self.machines.beat)
@@ -103,6 +104,7 @@ class World:
     def _begin(self) -> None:
         """Make an orchestrator on what there is."""
         self._mortal = Mortal(self.clock)
+        self._mortals.append(self._mortal)
         self.cluster = InfrastructureOrchestrator(
             self.log,
             HashShardManager(),
@@ -138,8 +140,16 @@ class World:
         self._mortal.alive = False
         self.machines.bind(_nobody)
         self.machines.beat_to = self.machines.accuse = None
-        down_ms = int(self.rng.choice([0, 1000, MINUTE_MS]))
-        await self.clock.advance_to(self.clock.now_ms() + down_ms)
+        until_ms = self.clock.now_ms() + int(self.rng.choice([0, 1000, MINUTE_MS]))
+        while True:
+            try:
+                await self.clock.advance_to(until_ms)
+            except Killed:  # it was to depose one that still led, who has died, too
+                self.deaths += 1
+                for mortal in self._mortals:
+                    mortal.alive = False
+            else:
+                return
 
     async def _take_office(self) -> None:
         self._begin()
@@ -222,9 +232,11 @@ class World:
 
     async def _depose(self) -> None:
         """Another orchestrator takes over, and the old one lives on without knowing of it."""
-        old = self.cluster
+        old, mortal = self.cluster, self._mortal
         while not await self.survive(self._take_office):
             pass
+        if not mortal.alive:
+            return
         try:
             await old.schedule()
         except (OSError, NotLeaderError, Killed):
