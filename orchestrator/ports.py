@@ -229,6 +229,9 @@ class Runtime(Protocol):
     What it is told it may be told again, by an orchestrator that was restarted and does not know
     how far its predecessor got: a run that is there is not started again, one that is being saved
     goes on being saved.
+
+    A run does not begin before nothing can be left of the one before: that may still have workers
+    on a node that is cut off, which a stop does not reach, until their lease is over.
     """
 
     def bind(self, deliver: Callable[[Event], Awaitable[object]]) -> None:

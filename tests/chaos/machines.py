@@ -58,6 +58,7 @@ class Run:
     speed_milli: int
     timer: Timer | None = None
     saving: bool = False
+    waiting: bool = False  # until nothing is left of the run before
     report: Event | None = None  # its end, which nobody has taken
 
     @property
@@ -132,7 +133,7 @@ class Machines:
         return {
             name: run.number
             for name, run in self.runs.items()
-            if run.spans or run.report is not None
+            if run.spans or run.waiting or run.report is not None
         }
 
     def carry_out(self, effects: Sequence[Effect]) -> None:
@@ -169,12 +170,25 @@ class Machines:
             effect.speed_milli,
         )
         self.runs[effect.job_id] = run
+        self._begin(run, effect.restart_ms)
+
+    def _begin(self, run: Run, restart_ms: int) -> None:
+        """Start a run's workers, once nothing is left of the run before on who is cut off."""
+        name, now_ms = run.spec.job_id, self.clock.now_ms()
+        run.waiting = any(
+            span.end_ms is None and span.job_id == name and span.run != run.number
+            for span in self.spans
+        )
+        if run.waiting:
+            self._at(run, now_ms + _AGAIN_MS, lambda: self._begin(run, restart_ms))
+            return
         missing = sorted(run.nodes & (self.dead | self.cut))
         if missing:
             self._lose(run, f"no agent on {missing[0]}")
             self._accuse(missing[0])
             return
-        self._place(run, effect.workers)
+        run.begin_ms = max(run.begin_ms, now_ms + restart_ms)
+        self._place(run, run.workers)
         self._expect_end(run)
 
     def _place(self, run: Run, workers: Sequence[WorkerPlacement]) -> None:
@@ -206,6 +220,10 @@ class Machines:
             return
         if effect.workers == run.workers and effect.progress_ms == run.progress_ms:
             return  # told before
+        if run.waiting:
+            run.workers, run.speed_milli = effect.workers, effect.speed_milli
+            run.begin_ms, run.progress_ms = effect.resume_ms, effect.progress_ms
+            return
         missing = sorted({w.node_id for w in effect.workers} & (self.dead | self.cut))
         if missing:
             self._end(run)
@@ -227,7 +245,11 @@ class Machines:
         if run is None or run.number != effect.run or run.saving or run.report is not None:
             return
         run.saving = True
-        if self.happens(self.chances.hung_save):
+        if run.waiting:
+            run.waiting = False
+            self._end(run)
+            self._lose(run, "it had not begun to run")
+        elif self.happens(self.chances.hung_save):
             self._at(run, self.clock.now_ms() + 10_000 * _HOUR_MS, lambda: None)
         elif self.happens(self.chances.failed_save):
             self._at(run, self.clock.now_ms() + effect.cost_ms, lambda: self._fail_save(run))
