@@ -104,6 +104,7 @@ class AgentHub:
         self._peers: dict[str, _Peer] = {}
         self._server: asyncio.Server | None = None
         self._lines: set[Line] = set()
+        self._serving: set[asyncio.Task[None]] = set()
         self._looking: asyncio.Task[None] | None = None
         self._changed = asyncio.Condition()
 
@@ -112,10 +113,10 @@ class AgentHub:
         self._listener = listener
         if self.address.path:
             await _free(self.address.path)
-            self._server = await asyncio.start_unix_server(self._serve, self.address.path)
+            self._server = await asyncio.start_unix_server(self._accept, self.address.path)
         else:
             given = self.address.host, self.address.port
-            self._server = await asyncio.start_server(self._serve, *given, backlog=512)
+            self._server = await asyncio.start_server(self._accept, *given, backlog=512)
             port = self._server.sockets[0].getsockname()[1]
             self.address = Address(host=self.address.host, port=port)
         self._looking = asyncio.create_task(self._look())
@@ -209,6 +210,13 @@ class AgentHub:
                 self._listener.gone(node, peer.seen_ms)
 
     # --- connections -----------------------------------------------------------------------------
+
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        # A task of our own: what asyncio makes of a coroutine function complains when it is
+        # cancelled before it has begun, as it is when an event loop ends.
+        task = asyncio.ensure_future(self._serve(reader, writer))
+        self._serving.add(task)
+        task.add_done_callback(self._serving.discard)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         line = Line(reader, writer)

@@ -86,13 +86,15 @@ class Chances:
 class Machines:
     """All machines and who runs on them: a runtime, and what beats.
 
-    ``lease_ms``: how long workers on a machine that is cut off are left alone.
+    ``lease_ms``: how long workers on a machine that is cut off are left alone. ``promised_ms``:
+    what the runtime takes that for.
     """
 
     clock: VirtualClock
     rng: np.random.Generator
     chances: Chances
     lease_ms: int = 6000
+    promised_ms: int = 6000
     spans: list[Span] = field(default_factory=list)
     dead: set[str] = field(default_factory=set)
     cut: set[str] = field(default_factory=set)
@@ -178,6 +180,7 @@ class Machines:
         run.waiting = any(
             span.end_ms is None and span.job_id == name and span.run != run.number
             for span in self.spans
+            if now_ms <= self.beaten_ms.get(span.node_id, now_ms) + self.promised_ms
         )
         if run.waiting:
             self._at(run, now_ms + _AGAIN_MS, lambda: self._begin(run, restart_ms))

@@ -91,6 +91,7 @@ class World:
                 failed_save=float(self.rng.choice([0.0, 0.2])),
             ),
             self.lease_ms,
+            _LEASE_MS,
         )
         self._mortality = float(self.rng.choice([0.0, 0.0, 0.01, 0.05]))
         self._doomed = False

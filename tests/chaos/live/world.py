@@ -79,6 +79,7 @@ class World:
         self._kills: dict[str, int] = {}
         self._reign = 0
         self._line: asyncio.StreamWriter | None = None
+        self._lines: list[asyncio.StreamWriter] = []
         self._lined = asyncio.Event()
         self._answers: dict[int, asyncio.Future[Any]] = {}
         self._asked = 0
@@ -467,7 +468,8 @@ class World:
                 return await asyncio.wait_for(answer, 2.0)
 
     async def _hear(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """An orchestrator is ready; the last one is asked."""
+        """An orchestrator is ready; of those that are there the last one is asked."""
+        self._lines.append(writer)
         self._line = writer
         self._lined.set()
         with contextlib.suppress(OSError, asyncio.CancelledError):
@@ -476,8 +478,11 @@ class World:
                 answer = self._answers.pop(said["id"], None)
                 if answer is not None and not answer.done():
                     answer.set_result(said["said"])
+        self._lines.remove(writer)
         if self._line is writer:
-            self._lined.clear()
+            self._line = self._lines[-1] if self._lines else None
+            if self._line is None:
+                self._lined.clear()
             for answer in self._answers.values():
                 if not answer.done():
                     answer.set_exception(ConnectionResetError())
