@@ -184,8 +184,8 @@ class LogClock:
         self._ahead_ms += max(time_ms - self.now_ms(), 0)
 
     def of(self, time_ms: int) -> int:
-        """What it is on this clock when it is some time on the other one."""
-        return time_ms + self._ahead_ms
+        """What it is on this clock when it is some time on the other one; below 0: nobody knows."""
+        return time_ms + self._ahead_ms if time_ms >= 0 else time_ms
 
     def now_ms(self) -> int:
         """Milliseconds on this clock."""

@@ -671,7 +671,7 @@ class InfrastructureOrchestrator:
 
     async def _hear_runtime(self, event: Event) -> object:
         """The runtime reports something; False: it is not in the log, or not yet."""
-        if isinstance(event, WorkersLost) and isinstance(event.seen_ms, int) and event.seen_ms >= 0:
+        if isinstance(event, WorkersLost) and isinstance(event.seen_ms, int):
             event = replace(event, seen_ms=self._time.of(event.seen_ms))
         return await self._crashes.hear(event)
 
@@ -694,5 +694,4 @@ class InfrastructureOrchestrator:
         if health.alive and code == NodeCode.DOWN:
             await self.handle_node_recovery(health.node_id)
         elif not health.alive and code in (NodeCode.UP, NodeCode.DRAINING):
-            seen_ms = health.seen_ms
-            await self._fail_node(health.node_id, self._time.of(seen_ms) if seen_ms >= 0 else -1)
+            await self._fail_node(health.node_id, self._time.of(health.seen_ms))

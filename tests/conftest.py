@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck, settings
 
-from agents.speed.live.etcd import LocalEtcd, why_no_etcd
+if TYPE_CHECKING:
+    from agents.speed.live.etcd import LocalEtcd
 
 _ROOT = Path(__file__).resolve().parents[1]
 
@@ -48,6 +50,8 @@ def golden_dir() -> Path:
 
 
 def _etcd(folder: Path, members: int) -> Iterator[LocalEtcd]:
+    from agents.speed.live.etcd import LocalEtcd, why_no_etcd  # a second, for those who ask
+
     if reason := why_no_etcd():
         pytest.skip(f"etcd: {reason}")
     cluster = LocalEtcd(folder, members)

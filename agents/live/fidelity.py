@@ -196,7 +196,7 @@ def _draw(path: Path, found: Fidelity, summary: dict[str, Any]) -> None:
         for job in found.jobs
         if job.live.runs and job.simulated.runs
     ]
-    errors = f"error: mean {summary['mean']:.1%}, 95th percentile {summary['p95']:.1%}"
+    errors = f"error: mean {summary['mean']:.2%}, 95th percentile {summary['p95']:.2%}"
     draw_paired(path, pairs, ("live", "simulated"), errors)
 
 

@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 from omegaconf import OmegaConf
-from yaml import YAMLError  # type: ignore[import-untyped]
+from yaml import YAMLError
 
 from agents.files import write_text
 from agents.live.record import JobRecord, LiveRecord, RunRecord

@@ -11,7 +11,15 @@ from orchestrator.errors import CorruptedError, StorageError
 from orchestrator.wire.entries import decode_snapshot, encode_snapshot
 from orchestrator.wire.seals import Content, open_seal
 
-__all__ = ["SnapshotFiles"]
+__all__ = ["KEPT", "PAUSES", "SnapshotFiles"]
+
+
+KEPT = 2
+"""Snapshots that a log keeps: should the newer one be damaged, there is the other."""
+
+
+PAUSES = 10
+"""A cut that has failed is tried again after this part of the entries of a whole one."""
 
 
 _log = logging.getLogger(__name__)

@@ -16,7 +16,7 @@ from orchestrator.errors import (
     ValidationError,
 )
 from orchestrator.foundations.database import Database
-from orchestrator.foundations.snapshots import SnapshotFiles
+from orchestrator.foundations.snapshots import KEPT, PAUSES, SnapshotFiles
 from orchestrator.messages import Entry
 from orchestrator.wire.entries import decode_entry, encode_entry
 
@@ -24,12 +24,6 @@ __all__ = ["SQLiteLog"]
 
 
 _log = logging.getLogger(__name__)
-
-
-_KEPT = 2  # snapshots
-
-
-_PAUSES = 10  # of how many parts of ``cut_every`` one passes before a failed cut is tried again
 
 
 class SQLiteLog:
@@ -75,7 +69,7 @@ class SQLiteLog:
         for name, value in (("cut_every", cut_every), ("group", group)):
             if value < 1:
                 raise ConfigurationError(f"SQLiteLog: '{name}' is {value}; give at least 1")
-        self._every, self._pause = cut_every, max(cut_every // _PAUSES, 1)
+        self._every, self._pause = cut_every, max(cut_every // PAUSES, 1)
         self._due = cut_every  # so many entries behind a snapshot
         self._database = Database(Path(path), busy_s=busy_s, group=group)
         self._files = SnapshotFiles(self._database.path, self._database.identity)
@@ -295,7 +289,7 @@ class SQLiteLog:
     async def _drop(self) -> None:
         """Drop what is older than the last snapshots."""
         kept = await asyncio.to_thread(self._counted_on)
-        if len(kept) < _KEPT:
+        if len(kept) < KEPT:
             return  # should the only one be damaged, the whole log is still there
 
         def delete(connection: sqlite3.Connection) -> None:
@@ -308,6 +302,6 @@ class SQLiteLog:
         """The last snapshots that are whole."""
         found: list[int] = []
         for index in self._files.indices():
-            if len(found) < _KEPT and index not in self._damaged and self._files.is_whole(index):
+            if len(found) < KEPT and index not in self._damaged and self._files.is_whole(index):
                 found.append(index)
         return found

@@ -156,22 +156,22 @@ class Gang:
         before = [member for member in there if member.before]
         return bool(before) and len(before) < len(there) and not self.service
 
-    def may_survive(self, now_ms: int) -> bool:
+    def try_survive(self, now_ms: int) -> bool:
         """Whether those that are left go on while others are started for those that were killed."""
         lost = [m.ended for m in self.present if m.ended is not None]
         stay = [m for m in self.present if m.alive and m.knows and not m.fresh]
         fine = bool(stay) and len(stay) + len(lost) == len(self.present)
         killed = {end.cause for end in lost} == {Cause.SIGNAL}
-        return fine and killed and self._may_lose(len(lost), now_ms)
+        return fine and killed and self._try_spend(len(lost), now_ms)
 
-    def may_replace(self, now_ms: int) -> bool:
+    def try_replace(self, now_ms: int) -> bool:
         """Whether replicas that have ended are replaced; one by one, and not again and again."""
         lost = [m.ended for m in self.present if m.ended is not None]
         fine = self.service and bool(lost)
         fine = fine and all(e.cause in _REPLACED and e.code != 0 for e in lost)
-        return fine and self._may_lose(len(lost), now_ms)
+        return fine and self._try_spend(len(lost), now_ms)
 
-    def _may_lose(self, count: int, now_ms: int) -> bool:
+    def _try_spend(self, count: int, now_ms: int) -> bool:
         """Whether so many more are replaced; if so, they are counted."""
         recent = [then for then in self.replaced_ms if then > now_ms - _REPLACED_MS]
         if len(recent) + count > _MOST_REPLACED:

@@ -471,7 +471,7 @@ class ProcessRuntime:
 
     def _replaces(self, gang: Gang) -> bool:
         """Whether a service goes on while others are started for replicas that have ended."""
-        if gang.job not in self._specs or not gang.may_replace(self._clock.now_ms()):
+        if gang.job not in self._specs or not gang.try_replace(self._clock.now_ms()):
             return False
         _log.warning("service '%s': replicas that have ended are replaced", gang.job)
         fresh = gang.replace_ended()
@@ -484,7 +484,7 @@ class ProcessRuntime:
         spec = self._specs.get(gang.job)
         if not isinstance(verdict, WorkersLost) or spec is None or not spec.elastic:
             return False
-        if gang.service or not gang.may_survive(self._clock.now_ms()):
+        if gang.service or not gang.try_survive(self._clock.now_ms()):
             return False
         lost, stay = gang.part_with_ended(), gang.present
         _log.warning("job '%s' goes on without %d of its workers", gang.job, len(lost))

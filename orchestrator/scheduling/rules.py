@@ -211,7 +211,7 @@ def read_profile(path: str | Path) -> Rule:
     ConfigurationError
         Naming the file, the field and what to do.
     """
-    import yaml  # type: ignore[import-untyped]
+    import yaml
 
     path = Path(path)
     try:

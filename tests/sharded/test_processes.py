@@ -7,10 +7,11 @@ import itertools
 import json
 import os
 import signal
+import sqlite3
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +122,31 @@ class _Client:
         # Whoever was killed may have logged it: then it is taken, by this very job.
         assert "error" not in answer or "is taken" in answer["error"], answer
         self.acknowledged.add(job_id)
+
+
+async def _stop(member: _Member, folder: str) -> None:
+    """Stop a member; not while it writes to a file, whose lock nobody else would ever get."""
+    async with asyncio.timeout(_WAIT_S):
+        while True:
+            member.send(signal.SIGSTOP)
+            if not folder or not any(_is_locked(path) for path in _files(folder)):
+                return
+            member.send(signal.SIGCONT)
+            await asyncio.sleep(_LOOK_S)
+
+
+def _files(folder: str) -> list[Path]:
+    return [Path(folder) / name for name in ("leases", *SHARDS) if (Path(folder) / name).exists()]
+
+
+def _is_locked(path: Path) -> bool:
+    with closing(sqlite3.connect(path, timeout=1.0)) as connection:
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError:
+            return True
+        connection.rollback()
+        return False
 
 
 async def _until_led(*members: _Member) -> None:
@@ -241,7 +267,7 @@ async def test_shards_move_between_processes_and_no_job_is_lost_or_doubled(
 
         # Stopped for longer than its lease: the other one takes over.
         own = await _some_led(one)
-        one.send(signal.SIGSTOP)
+        await _stop(one, place if backend == "sqlite" else "")
         late = [name for name in _names("late", 1) if _KEYS.owner(name) in own]
         unheard = {name: one.ask("submit", name) for name in late}  # it will find them when back
         await _until_led(two)

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from abc import abstractmethod
 from collections.abc import AsyncGenerator, Callable, Sequence
-from typing import Any, TypeAlias
+from contextlib import AbstractAsyncContextManager
+from types import TracebackType
+from typing import Any, Self, TypeAlias
 
 try:
     import grpc
@@ -23,6 +26,7 @@ except ImportError as error:
 from orchestrator.errors import ConfigurationError, StorageError
 
 __all__ = [
+    "Closing",
     "CompactedError",
     "Connection",
     "created",
@@ -83,6 +87,27 @@ _REMEDIES = {
     "too many operations": "raise its --max-txn-ops to 128 at least",
     "corrupt": "restore the member that has raised the alarm",
 }
+
+
+class Closing(AbstractAsyncContextManager["Closing"]):
+    """Something with connections, which are given up where its block ends."""
+
+    async def __aenter__(self) -> Self:
+        """It is open already."""
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close it."""
+        await self.close()
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Give the connections up."""
 
 
 class CompactedError(Exception):

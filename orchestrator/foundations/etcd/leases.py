@@ -7,7 +7,6 @@ import logging
 import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
-from types import TracebackType
 from typing import Any
 
 import grpc
@@ -16,6 +15,7 @@ from aetcd import rpc
 
 from orchestrator.errors import CorruptedError, StorageError
 from orchestrator.foundations.etcd.connection import (
+    Closing,
     CompactedError,
     Connection,
     created,
@@ -50,7 +50,7 @@ class _Held(msgspec.Struct, frozen=True):
     expires_ms: int
 
 
-class EtcdLeases:
+class EtcdLeases(Closing):
     """Pairs and leases of all processes that open one prefix. Made by :meth:`open`.
 
     Who holds a lease has its key, which is bound to a lease of etcd's own: when that ends, the key
@@ -107,17 +107,6 @@ class EtcdLeases:
             await connection.close()
             raise
         return leases
-
-    async def __aenter__(self) -> EtcdLeases:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        await self.close()
 
     async def close(self) -> None:
         """Give the connections up; leases end by themselves."""

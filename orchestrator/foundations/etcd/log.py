@@ -6,7 +6,6 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Sequence
-from types import TracebackType
 from typing import Any
 
 from orchestrator.errors import (
@@ -17,6 +16,7 @@ from orchestrator.errors import (
     ValidationError,
 )
 from orchestrator.foundations.etcd.connection import (
+    Closing,
     CompactedError,
     Connection,
     created,
@@ -26,6 +26,7 @@ from orchestrator.foundations.etcd.connection import (
 )
 from orchestrator.foundations.etcd.forms import MOST_BYTES, Keys, Marks
 from orchestrator.foundations.etcd.replica import PAGE, Proposed, Replica
+from orchestrator.foundations.snapshots import KEPT, PAUSES
 from orchestrator.messages import Entry
 
 __all__ = ["EtcdLog"]
@@ -34,16 +35,10 @@ __all__ = ["EtcdLog"]
 _log = logging.getLogger(__name__)
 
 
-_KEPT = 2  # snapshots
-
-
-_PAUSES = 10  # of how many parts of ``cut_every`` one passes before a failed cut is tried again
-
-
 _GROUP = 127  # entries of one transaction: etcd takes 128 operations, and the head is one
 
 
-class EtcdLog:
+class EtcdLog(Closing):
     """An ordered log in etcd: a ``ConsensusEngine`` that can be cut. Made by :meth:`open`.
 
     Several orchestrators, on several machines, may each open it: the last one that has started
@@ -61,7 +56,7 @@ class EtcdLog:
 
     def __init__(self, connection: Connection, keys: Keys, cut_every: int) -> None:
         self._connection, self._keys = connection, keys
-        self._every, self._pause = cut_every, max(cut_every // _PAUSES, 1)
+        self._every, self._pause = cut_every, max(cut_every // PAUSES, 1)
         self._due = cut_every  # so many entries behind a snapshot
         self._replica = Replica(connection, keys, 2 * cut_every + self._pause)
         self._marks = Marks()
@@ -118,17 +113,6 @@ class EtcdLog:
             raise
         log._following = asyncio.create_task(log._replica.follow(), name="etcd log")
         return log
-
-    async def __aenter__(self) -> EtcdLog:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        await self.close()
 
     async def close(self) -> None:
         """Write what was asked for, and give the connections up."""
@@ -300,8 +284,8 @@ class EtcdLog:
         guard = [created(self._keys.head, replica.head_created)]
         try:
             await replica.snapshots.write(index, snapshot, guard)
-            kept = await replica.snapshots.whole(_KEPT, replica.damaged)
-            if len(kept) == _KEPT:  # should the only one be damaged, the whole log is still there
+            kept = await replica.snapshots.whole(KEPT, replica.damaged)
+            if len(kept) == KEPT:  # should the only one be damaged, the whole log is still there
                 await replica.snapshots.keep_from(kept[-1].first, replica.head_created)
         except CompactedError as error:
             raise StorageError(f"{self}: {error}; another one has cut it meanwhile") from error
