@@ -11,7 +11,7 @@ from orchestrator import ClusterShape, Happening, InMemoryConsensus, NodeSpec
 from orchestrator.errors import ConfigurationError, UnknownEntityError, ValidationError
 from orchestrator.happenings import Happenings
 from orchestrator.scheduling.rules import RULES
-from orchestrator.types import JobKind, JobPriority
+from orchestrator.types import JobKind
 from tests.engine.builders import Stage, job, node, stage
 
 
@@ -61,7 +61,7 @@ async def test_new_jobs_do_not_move_pages() -> None:
 async def test_a_line_of_a_job_says_what_it_does() -> None:
     s = stage(node("n0", gpus=2))
     await s.orchestrator.submit_job(job("a", num_workers=2, tenant="ml"))
-    await s.orchestrator.submit_job(job("b", kind=JobKind.BATCH, priority=JobPriority.DEVELOPMENT))
+    await s.orchestrator.submit_job(job("b", kind=JobKind.BATCH))
     await s.orchestrator.schedule()
     (b, a), _ = s.orchestrator.list_jobs()
     assert a | {"priority": "", "kind": ""} == {
