@@ -198,6 +198,21 @@ async def test_cursors_hold_over_a_restart() -> None:
     assert again.orchestrator.happenings(before[1].cursor)[0] == before[2:]
 
 
+async def test_what_a_snapshot_stands_for_is_a_gap() -> None:
+    log = InMemoryConsensus(capacity=20)
+    s = stage(node("n0"), log=log)
+    for k in range(12):
+        await s.orchestrator.submit_job(job(f"a{k}"))
+    assert log.snapshot is not None
+    first = s.orchestrator.happenings(limit=100)[0]
+    assert [one.job_id for one in first] == [f"a{k}" for k in range(12)]
+    again = stage(node("n0"), log=log, clock=s.clock)
+    found, gap = again.orchestrator.happenings(first[0].cursor)
+    assert gap
+    assert found == first[-len(found) :]
+    assert again.orchestrator.happenings(found[0].cursor) == (found[1:], False)
+
+
 async def test_settings_services_and_announcements_are_told() -> None:
     s = stage(node("n0"))
     await s.orchestrator.submit_job(job("web", kind=JobKind.SERVICE, num_workers=2))
