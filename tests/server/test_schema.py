@@ -51,7 +51,7 @@ def _served() -> Iterator[tuple[str, str]]:
     thread = threading.Thread(target=loop.run_until_complete, args=(run(),))
     thread.start()
     try:
-        assert ready.wait(60), 'it did not start'
+        assert ready.wait(60), "it did not start"
         yield told[0], told[1]
     finally:
         loop.call_soon_threadsafe(ended.set)
