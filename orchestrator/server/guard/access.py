@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Annotated, Any, TypeAlias
 
 from fastapi import Depends, Request, Response
 from fastapi.params import Depends as Dependency
@@ -13,7 +13,7 @@ from orchestrator.server.guard.gate import PRINCIPAL, too_low
 from orchestrator.server.guard.tokens import Principal, Role
 from orchestrator.server.problems import PROBLEM_TYPE, ProblemError
 
-__all__ = ["answers", "guarded", "only", "principal", "role_of"]
+__all__ = ["Who", "answers", "guarded", "only", "principal", "role_of"]
 
 
 def principal(request: Request) -> Principal:
@@ -21,6 +21,14 @@ def principal(request: Request) -> Principal:
     who = request.scope[PRINCIPAL]
     assert isinstance(who, Principal)
     return who
+
+
+async def _who(request: Request) -> Principal:
+    return principal(request)
+
+
+Who: TypeAlias = Annotated[Principal, Depends(_who)]
+"""A route's parameter: who asks."""
 
 
 class _AtLeast:
