@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from orchestrator.cli.request import JobFlags, job_of, jobs_in, with_flags
+from orchestrator.cli.request import JobFlags, job_of, jobs_in
 from orchestrator.cli.terminal import (
     AsJson,
     At,
@@ -18,6 +18,7 @@ from orchestrator.cli.terminal import (
     show_json,
     table,
     told,
+    with_flags,
 )
 from orchestrator.errors import ConfigurationError
 
@@ -34,7 +35,7 @@ _ONE_LINE = {"allow_interspersed_args": False}  # what follows the first argumen
 
 def add_jobs(app: typer.Typer) -> None:
     """Add the commands to a program."""
-    app.command("submit", context_settings=_ONE_LINE)(with_flags(submit))
+    app.command("submit", context_settings=_ONE_LINE)(with_flags(JobFlags)(submit))
     for command in (ls, show, logs, attach, wait, cancel, scale, preempt):
         app.command()(command)
 

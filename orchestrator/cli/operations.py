@@ -225,8 +225,23 @@ def _rows(value: Any, rows: list[Any], as_json: bool, empty: str) -> None:
         show_json(value)
         return
     columns = [name for name in (rows[0] if rows else {}) if not isinstance(rows[0][name], dict)]
-    cells = ([row.get(name) for name in columns] for row in rows)
-    table([name.upper().replace("_", " ") for name in columns], cells, empty)
+    cells = ([_cell(name, row.get(name)) for name in columns] for row in rows)
+    table([_label(name).upper() for name in columns], cells, empty)
+
+
+_MOMENTS = ("time_ms", "created_ms", "expires_ms", "since_ms", "now_ms")  # since the epoch
+
+
+def _label(name: str) -> str:
+    return (name.removesuffix("_ms") if name in _MOMENTS else name).replace("_", " ")
+
+
+def _cell(name: str, value: Any) -> Any:
+    if name not in _MOMENTS or value is None:
+        return value
+    from orchestrator.cli.tables import moment
+
+    return moment(value)
 
 
 def _facts(value: dict[str, Any], as_json: bool) -> None:
@@ -236,4 +251,4 @@ def _facts(value: dict[str, Any], as_json: bool) -> None:
         return
     from orchestrator.cli.tables import facts
 
-    facts((name.replace("_", " "), each) for name, each in value.items())
+    facts((_label(name), _cell(name, each)) for name, each in value.items())

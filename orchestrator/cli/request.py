@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import re
 import typing
 from collections.abc import Callable, Mapping
@@ -16,7 +15,7 @@ import typer
 from orchestrator.client.forms import JobFields
 from orchestrator.errors import ConfigurationError
 
-__all__ = ["JobFlags", "hours", "job_of", "jobs_in", "with_flags"]
+__all__ = ["JobFlags", "hours", "job_of", "jobs_in"]
 
 
 _SIZE, _SHAPE, _RUN = "What it needs", "How it may be treated", "How it runs"
@@ -222,29 +221,3 @@ def jobs_in(path: Path) -> list[JobFields]:
             )
         found.append(job_of(document, where))
     return found
-
-
-def with_flags(run: Callable[..., None]) -> Callable[..., None]:
-    """A command that takes a job's flags besides its own; it gets them as ``flags``."""
-    own = inspect.signature(run, eval_str=True)
-    hints = typing.get_type_hints(JobFlags, include_extras=True)
-    flags = [
-        inspect.Parameter(
-            each.name,
-            inspect.Parameter.KEYWORD_ONLY,
-            default=each.default,
-            annotation=hints[each.name],
-        )
-        for each in dataclasses.fields(JobFlags)
-    ]
-    mine = [p for p in own.parameters.values() if p.name != "flags"]
-    mine = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in mine]
-
-    def command(**given: Any) -> None:
-        named = {each.name: given.pop(each.name) for each in flags}
-        run(flags=JobFlags(**named), **given)
-
-    command.__doc__, command.__name__ = run.__doc__, run.__name__
-    command.__annotations__ = {p.name: p.annotation for p in (*flags, *mine)}
-    command.__dict__["__signature__"] = own.replace(parameters=[*flags, *mine])
-    return command

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
 import json
-from collections.abc import Iterable, Mapping, Sequence
+import typing
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
@@ -138,3 +141,34 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], empty: str) 
         print_table(make_table(columns, lines))
     else:
         told(empty)
+
+
+def with_flags(kind: type[Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Have a command take the fields of a dataclass as options; it gets them as ``flags``.
+
+    Parameters
+    ----------
+    kind : type
+        A dataclass whose fields are annotated with typer's options.
+    """
+    hints = typing.get_type_hints(kind, include_extras=True)
+    only = inspect.Parameter.KEYWORD_ONLY
+    flags = [
+        inspect.Parameter(each.name, only, default=each.default, annotation=hints[each.name])
+        for each in dataclasses.fields(kind)
+    ]
+
+    def decorated(run: Callable[..., None]) -> Callable[..., None]:
+        own = inspect.signature(run, eval_str=True)
+        mine = [p.replace(kind=only) for p in own.parameters.values() if p.name != "flags"]
+
+        def command(**given: Any) -> None:
+            named = {each.name: given.pop(each.name) for each in flags}
+            run(flags=kind(**named), **given)
+
+        command.__doc__, command.__name__ = run.__doc__, run.__name__
+        command.__annotations__ = {p.name: p.annotation for p in (*flags, *mine)}
+        command.__dict__["__signature__"] = own.replace(parameters=[*flags, *mine])
+        return command
+
+    return decorated
