@@ -71,12 +71,16 @@ def plain(value: object) -> str:
         return ", ".join(f"{name} {plain(each)}" for name, each in value.items())
     if isinstance(value, Sequence) and not isinstance(value, str):
         return ",".join(plain(each) for each in value)
-    return _printable(str(value))
+    first, *more = _printable(str(value).rstrip("\n")).split("\n")
+    return f"{first} ..." if more else first
 
 
 def _printable(text: str) -> str:
     """Text without control characters: what a job says of itself does not steer the terminal."""
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+    return "".join(c if c.isprintable() or c == "\n" else _STEERS for c in text)
+
+
+_STEERS = "\N{REPLACEMENT CHARACTER}"
 
 
 def make_table(
@@ -113,7 +117,9 @@ def print_table(made: Table) -> None:
 
 def facts(pairs: Iterable[tuple[str, Any]]) -> None:
     """Print what is known of one thing, a line for each; what is not known is left out."""
-    known = [(name, plain(value)) for name, value in pairs if value not in (None, "", [], {})]
+    known = [(name, value) for name, value in pairs if value not in (None, "", [], {})]
     width = max((len(name) for name, _ in known), default=0)
-    for name, text in known:
-        sys.stdout.write(f"{name:<{width}}  {text}\n")
+    for name, value in known:
+        whole = isinstance(value, str)  # all its lines, where a cell of a table has the first one
+        text = _printable(value.rstrip("\n")) if whole else plain(value)
+        sys.stdout.write(f"{name:<{width}}  " + text.replace("\n", f"\n{'':<{width}}  ") + "\n")

@@ -68,7 +68,7 @@ def show_job(job: JobStatus) -> None:
             ("kind", str(job.get("kind", "")).lower()),
             ("command", " ".join(map(_quoted, job.get("command", [])))),
             ("nodes", job.get("node_ids")),
-            ("resources", job.get("resources")),
+            ("resources", None if ended else job.get("resources")),
             ("submitted", f"{moment(job.get('submit_ms'))} ({since(job.get('submit_ms'))})"),
             ("waited", duration(job.get("wait_ms"))),
             ("started", None if start_ms is None else moment(start_ms)),
