@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from agents.cli import main
+from orchestrator.cli import terminal
 from orchestrator.client import Client
 from tests.cli.conftest import Command
 from tests.cli.live import Server, until
@@ -169,7 +170,39 @@ exit 3
 """
 
 
-def test_a_server_that_is_killed_or_stopped_is_outlasted(server: Server, tmp_path: Path) -> None:
+def test_who_stops_looking_leaves_the_job_running(ask: Command, server: Server) -> None:
+    job_id = ask("submit", "--", "sh", "-c", "echo begun; sleep 60").out.split()[1]
+    looks = server.beside("attach", job_id)
+    assert looks.stdout is not None
+    assert looks.stdout.readline() == "begun\n"
+    looks.send_signal(signal.SIGINT)
+    _, err = looks.communicate(timeout=60)
+    assert looks.returncode == 130
+    assert f"job {job_id} runs on" in err
+    assert "Traceback" not in err
+    assert _json(ask, "show", job_id)["state"] == "running"
+    assert ask("cancel", job_id).code == 0
+
+
+def test_who_stops_reading_is_not_complained_about(ask: Command, server: Server) -> None:
+    many = "for i in $(seq 20000); do echo line $i; done"
+    job_id = ask("submit", "--", "sh", "-c", many).out.split()[1]
+    assert ask("wait", job_id).code == 0
+    assert ask("logs", job_id).out == "".join(f"line {k + 1}\n" for k in range(20000))
+    assert ask("logs", job_id, "--tail", "2").out == "line 19999\nline 20000\n"
+    reads = server.beside("logs", job_id)
+    assert reads.stdout is not None
+    assert reads.stdout.readline() == "line 1\n"
+    reads.stdout.close()
+    assert reads.wait(60) == 1
+    assert reads.stderr is not None
+    assert reads.stderr.read() == ""
+    reads.stderr.close()
+
+
+def test_a_server_that_is_killed_or_stopped_is_outlasted(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Output is told once and to its end, and who waits learns how it ended."""
     with Client(server.endpoint) as client:
         job = client.submit(
@@ -197,6 +230,7 @@ def test_a_server_that_is_killed_or_stopped_is_outlasted(server: Server, tmp_pat
         assert waits.communicate(timeout=60)[0] == ""
         assert waits.returncode == 3
     server.end()
+    monkeypatch.setattr(terminal, "_HASTY_S", 0.1)
     assert main(["ls", "--endpoint", str(server.endpoint)]) == 5
 
 
