@@ -39,6 +39,7 @@ from .errors import CheckpointError as CheckpointError
 from .errors import ConfigurationError as ConfigurationError
 from .errors import CorruptCheckpointError as CorruptCheckpointError
 from .errors import CorruptedError as CorruptedError
+from .errors import DeadlineExceededError as DeadlineExceededError
 from .errors import IllegalActionError as IllegalActionError
 from .errors import InvariantError as InvariantError
 from .errors import NoHealthyEndpointError as NoHealthyEndpointError
@@ -87,13 +88,16 @@ from .kernels.state.codes import Scaling as Scaling
 from .kernels.state.codes import Topology as Topology
 from .kernels.state.row import ClusterShape as ClusterShape
 from .kernels.state.row import ClusterState as ClusterState
-from .mesh.mesh import Endpoint as Endpoint
+from .mesh.attempts import AnsweredError as AnsweredError
+from .mesh.attempts import EndpointBusyError as EndpointBusyError
+from .mesh.attempts import NotSentError as NotSentError
+from .mesh.attempts import within as within
+from .mesh.discovery import Endpoint as Endpoint
+from .mesh.discovery import ServiceDiscovery as ServiceDiscovery
 from .mesh.mesh import Probe as Probe
 from .mesh.mesh import ServiceCounts as ServiceCounts
-from .mesh.mesh import ServiceDiscovery as ServiceDiscovery
 from .mesh.mesh import ServiceMesh as ServiceMesh
 from .mesh.mesh import Transport as Transport
-from .mesh.mesh import within as within
 from .mesh.policies import CircuitBreaker as CircuitBreaker
 from .mesh.policies import LoadBalancer as LoadBalancer
 from .mesh.policies import RateLimiter as RateLimiter

@@ -4,15 +4,10 @@
 kernels', so that what is simulated is what runs.
 """
 
+from orchestrator.mesh.attempts import AnsweredError, EndpointBusyError, NotSentError
+from orchestrator.mesh.discovery import Endpoint, ServiceDiscovery
 from orchestrator.mesh.http import HttpTransport
-from orchestrator.mesh.mesh import (
-    Endpoint,
-    Probe,
-    ServiceCounts,
-    ServiceDiscovery,
-    ServiceMesh,
-    Transport,
-)
+from orchestrator.mesh.mesh import Probe, ServiceCounts, ServiceMesh, Transport
 from orchestrator.mesh.policies import CircuitBreaker, LoadBalancer, RateLimiter, RetryPolicy
 from orchestrator.mesh.probes import HealthCheck, HealthProber
 from orchestrator.mesh.specs import (
@@ -25,14 +20,17 @@ from orchestrator.mesh.specs import (
 )
 
 __all__ = [
+    "AnsweredError",
     "BreakerSpec",
     "CircuitBreaker",
     "Endpoint",
+    "EndpointBusyError",
     "HealthCheck",
     "HealthProber",
     "HttpTransport",
     "LimitSpec",
     "LoadBalancer",
+    "NotSentError",
     "Probe",
     "ProbeSpec",
     "RateLimiter",
