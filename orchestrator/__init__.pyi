@@ -104,6 +104,8 @@ from .mesh.policies import RateLimiter as RateLimiter
 from .mesh.policies import RetryPolicy as RetryPolicy
 from .mesh.probes import HealthCheck as HealthCheck
 from .mesh.probes import HealthProber as HealthProber
+from .mesh.proxy import MeshProxy as MeshProxy
+from .mesh.proxy import ProxyLimits as ProxyLimits
 from .mesh.specs import BreakerSpec as BreakerSpec
 from .mesh.specs import LimitSpec as LimitSpec
 from .mesh.specs import ProbeSpec as ProbeSpec

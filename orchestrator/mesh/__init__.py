@@ -10,6 +10,7 @@ from orchestrator.mesh.http import HttpTransport
 from orchestrator.mesh.mesh import Probe, ServiceCounts, ServiceMesh, Transport
 from orchestrator.mesh.policies import CircuitBreaker, LoadBalancer, RateLimiter, RetryPolicy
 from orchestrator.mesh.probes import HealthCheck, HealthProber
+from orchestrator.mesh.proxy import MeshProxy, ProxyLimits
 from orchestrator.mesh.specs import (
     BreakerSpec,
     LimitSpec,
@@ -30,9 +31,11 @@ __all__ = [
     "HttpTransport",
     "LimitSpec",
     "LoadBalancer",
+    "MeshProxy",
     "NotSentError",
     "Probe",
     "ProbeSpec",
+    "ProxyLimits",
     "RateLimiter",
     "RetryPolicy",
     "RetrySpec",

@@ -36,6 +36,8 @@ class HttpChannel(asyncio.Protocol):
         """Bytes so far."""
         self.reads_since: float | None = None
         """Since when, on the loop's clock, somebody waits for the other side to send."""
+        self.waited_s = 0.0
+        """Seconds that somebody has waited for the other side to send, so far."""
         self.writes_since: float | None = None
         """Since when somebody waits for the other side to read."""
         self.left: Callable[[], None] | None = None
@@ -159,12 +161,13 @@ class HttpChannel(asyncio.Protocol):
         if self._held and self._transport is not None:
             self._held = False
             self._transport.resume_reading()
-        self.reads_since = self.reads_since or self.loop.time()
+        self.reads_since = since_s = self.loop.time()
         self._reader = self.loop.create_future()
         try:
             await self._reader
         finally:
             self.reads_since = None
+            self.waited_s += self.loop.time() - since_s
 
     # --- writing ----------------------------------------------------------------------------------
 

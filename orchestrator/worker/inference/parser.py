@@ -117,6 +117,11 @@ class MessageParser:
         """Bytes that nobody has asked for yet."""
         return len(self._data)
 
+    @property
+    def inside(self) -> bool:
+        """Whether the body of a message is not read to its end."""
+        return self._inside
+
     def feed(self, data: bytes) -> None:
         """More has come."""
         self._data = self._data + data if self._data else bytes(data)
