@@ -69,7 +69,7 @@ class _Service:
     def __init__(self, spec: ServiceSpec, now_ms: int, seed: int) -> None:
         self.spec = spec
         self.limiter = RateLimiter(spec.limit, now_ms)
-        self.tenants = TenantLimiter(spec.tenant_limit, spec.tenant_limits)
+        self.tenants = TenantLimiter(spec.tenant_limit, dict(spec.tenant_limits))
         self.retry = RetryPolicy(spec.retry, now_ms, seed)
         self.balancer = LoadBalancer(seed=seed)
         self.breakers: dict[str, CircuitBreaker] = {}
@@ -270,32 +270,22 @@ class ServiceMesh:
     ) -> Any:
         """Get a request to an endpoint that answers it.
 
-        A caller who gives up (is cancelled, by ``asyncio.wait_for`` for example) after longer than
-        answers take tells the endpoint's breaker of a failure; sooner, it says nothing.
-
-        An answer that comes in pieces (:class:`HttpStream`) is returned when it has begun, and is
-        not asked for again if it breaks off. It counts as answered then, and as open until its end.
+        A caller who gives up (is cancelled) after longer than answers take tells the endpoint's
+        breaker of a failure; sooner, it says nothing. An answer in pieces (:class:`HttpStream`) is
+        returned when it begins, is open until its end, and not asked for again if it breaks off.
 
         Parameters
         ----------
         service : str
-            The service.
         request : object
-            Handed to the transport as it is; an :class:`HttpRequest` with the time that it has
-            left.
+            Handed to the transport as it is; an :class:`HttpRequest` with the time it has left.
         transport : callable or None, optional
-            Instead of the mesh's own. An exception that it raises is a failure of the endpoint,
-            except :class:`RequestRejectedError`, which is handed on.
+            Instead of the mesh's own. What it raises is a failure of the endpoint, except
+            :class:`RequestRejectedError`, which is handed on.
         timeout_ms : float, optional
-            For all attempts, waits between them, and the end of an answer in pieces; 0: as an
-            :class:`HttpRequest` says, or for ever.
+            For all of it; 0: as an :class:`HttpRequest` says, or for ever.
         tenant : str, optional
             For whom it is; empty: as an :class:`HttpRequest` says.
-
-        Returns
-        -------
-        object
-            The answer.
 
         Raises
         ------
@@ -306,8 +296,7 @@ class ServiceMesh:
         NoHealthyEndpointError
             When no endpoint may be asked.
         RetriesExhaustedError
-            When the last attempt has failed, the retry budget is spent, or the request must not be
-            sent again.
+            When the last attempt has failed, or it must not be, or cannot be, made again.
         DeadlineExceededError
             When its time is up.
         """
@@ -330,19 +319,34 @@ class ServiceMesh:
                 raise
             except Exception as error:  # any failure of an endpoint is worth another attempt
                 failed_at.append(attempt.address)
-                if not repeats(request, error, own.spec.retry.methods):
-                    why = "and it must not be sent again (RetrySpec.methods)"
-                    raise self._exhausted(own, failed_at, error, why) from error
-                if len(failed_at) >= own.retry.attempts:
-                    raise self._exhausted(own, failed_at, error, "the last it may have") from error
-                if not own.retry.spend():
-                    why = "and its retry budget is spent"
-                    raise self._exhausted(own, failed_at, error, why) from error
-                wait_ms = own.retry.backoff_ms(len(failed_at) - 1)
-                if self._clock.now_ms() + wait_ms >= due_ms:
-                    raise self._late(own, arrival_ms, due_ms) from error
+                until_ms = self._again_ms(own, attempt, failed_at, request, error)
             own.counts.retried += 1
-            await self._clock.sleep_until(self._clock.now_ms() + wait_ms)
+            await self._clock.sleep_until(until_ms)
+
+    def _again_ms(
+        self,
+        own: _Service,
+        attempt: _Attempt,
+        failed_at: list[str],
+        request: object,
+        error: Exception,
+    ) -> int:
+        """When a request is sent again; raises what its caller is told if it is not."""
+        why = ""
+        if not repeats(request, error, own.spec.retry.methods):
+            why = "and it must not be sent again (RetrySpec.methods)"
+        elif len(failed_at) >= own.retry.attempts:
+            why = "the last it may have"
+        elif not own.retry.spend():
+            why = "and its retry budget is spent"
+        if why:
+            problem = f"{len(failed_at)} attempts failed ({', '.join(failed_at)}), {why}: {error}"
+            remedy = "see to its endpoints, or ask later"
+            raise RetriesExhaustedError(own.spec.name, problem, remedy) from error
+        until_ms = self._clock.now_ms() + own.retry.backoff_ms(len(failed_at) - 1)
+        if until_ms >= attempt.due_ms:
+            raise self._late(own, attempt.arrival_ms, attempt.due_ms) from error
+        return until_ms
 
     @staticmethod
     def _admit(own: _Service, tenant: str, now_ms: int) -> None:
@@ -499,13 +503,6 @@ class ServiceMesh:
         return DeadlineExceededError(
             own.spec.name, problem, "give it more time, or see to its load"
         )
-
-    @staticmethod
-    def _exhausted(
-        own: _Service, failed_at: list[str], error: Exception, why: str
-    ) -> RetriesExhaustedError:
-        problem = f"{len(failed_at)} attempts failed ({', '.join(failed_at)}), {why}: {error}"
-        return RetriesExhaustedError(own.spec.name, problem, "see to its endpoints, or ask later")
 
     def _of(self, service: str) -> _Service:
         require_name("ServiceMesh", "service", service)

@@ -246,16 +246,16 @@ class ServiceSpec:
         Most requests that wait in the simulator; 0: no limit.
     limit, retry, breaker : LimitSpec, RetrySpec, BreakerSpec
         Rules of the request path.
+    sick_per_hour, sick_seconds : float
+        In the simulator: how often a replica begins to fail all its requests, and for how long.
     tenant_limit : LimitSpec
         Rate limiter of each tenant, beside that of the service.
-    tenant_limits : dict of str to LimitSpec
-        Those of tenants with one of their own, by name.
+    tenant_limits : tuple of pairs
+        Tenants with one of their own, by name, and that: ``(("a", LimitSpec(10.0)), ...)``.
     panic : float
         Share of the endpoints that are there below which breakers are not heeded: with fewer that
         they let requests to, all get some, since a crowd of sick ones is more likely our mistake
         than theirs, and the few well ones must not get it all. 0: never.
-    sick_per_hour, sick_seconds : float
-        In the simulator: how often a replica begins to fail all its requests, and for how long.
     """
 
     name: str
@@ -273,11 +273,11 @@ class ServiceSpec:
     limit: LimitSpec = field(default_factory=LimitSpec)
     retry: RetrySpec = field(default_factory=RetrySpec)
     breaker: BreakerSpec = field(default_factory=BreakerSpec)
-    tenant_limit: LimitSpec = field(default_factory=LimitSpec)
-    tenant_limits: dict[str, LimitSpec] = field(default_factory=dict)
-    panic: float = 0.5
     sick_per_hour: float = 0.0
     sick_seconds: float = 0.0
+    tenant_limit: LimitSpec = LimitSpec()
+    tenant_limits: tuple[tuple[str, LimitSpec], ...] = ()
+    panic: float = 0.5
 
     def __post_init__(self) -> None:
         """Validate every field; raise :class:`ValidationError` naming the first bad one."""
@@ -305,9 +305,9 @@ class ServiceSpec:
         for name, kind in kinds:
             if not isinstance(getattr(self, name), kind):
                 _refuse(me, name, getattr(self, name), f"give a {kind.__name__}")
-        own = self.tenant_limits
-        if not isinstance(own, dict) or not all(isinstance(x, LimitSpec) for x in own.values()):
-            _refuse(me, "tenant_limits", own, "give a LimitSpec for each tenant")
+        for pair in self.tenant_limits:
+            if not (isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[1], LimitSpec)):
+                _refuse(me, "tenant_limits", pair, "give pairs of a tenant and a LimitSpec")
 
     def capacity_rps(self, replicas: int) -> float:
         """Requests per second that so many replicas can serve at most."""

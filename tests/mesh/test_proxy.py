@@ -245,7 +245,7 @@ async def test_what_is_left_of_a_deadline_is_passed_on() -> None:
 
 
 async def test_tenants_have_buckets_of_their_own() -> None:
-    rules = {"tenant_limit": LimitSpec(0.01, 2), "tenant_limits": {"big": LimitSpec(0.01, 5)}}
+    rules = {"tenant_limit": LimitSpec(0.01, 2), "tenant_limits": (("big", LimitSpec(0.01, 5)),)}
     async with (
         proxied(echo, limit=LimitSpec(0.01, 8), **rules) as (proxy, _, _ups),
         httpx.AsyncClient(base_url=proxy.url) as client,
