@@ -72,6 +72,10 @@ class ServiceDiscovery:
         """Send an endpoint no new requests; those that it has may finish."""
         self.endpoint(service, address).draining = True
 
+    def undrain(self, service: str, address: str) -> None:
+        """Send an endpoint requests again."""
+        self.endpoint(service, address).draining = False
+
     def set_health(self, service: str, address: str, healthy: bool) -> None:
         """Note whether an endpoint is well."""
         self.endpoint(service, address).healthy = healthy

@@ -213,6 +213,11 @@ class ServiceMesh:
         """Send a replica no new requests."""
         self.discovery.drain(service, address)
 
+    def undrain(self, service: str, address: str) -> None:
+        """Another replica has taken a drained one's place, and begins with a clean slate."""
+        self.discovery.undrain(service, address)
+        self._of(service).forget(address)
+
     def drained(self, service: str, address: str) -> bool:
         """Whether a replica has no requests left to answer."""
         require_name(f"service '{service}'", "address", address)
