@@ -89,24 +89,30 @@ async def within(
     """
     if limit_ms <= 0:
         return await work
-    task = asyncio.ensure_future(work)
-    expired = False
+    caller = asyncio.current_task()
+    if caller is None:
+        raise RuntimeError("within() needs a task; await it in one")
+    before, expired = caller.cancelling(), False
 
     def expire() -> None:
         nonlocal expired
-        expired = task.cancel()
+        expired = True
+        caller.cancel()
 
     timer = clock.call_at(clock.now_ms() + math.ceil(limit_ms), expire)
     try:
-        return await task
+        answer = await work
     except (asyncio.CancelledError, Exception):  # work may answer its cancellation with an error
-        if expired and not is_leaving():
+        if expired and caller.uncancel() <= before:
             if late is not None:
                 raise late() from None
             raise TimeoutError(f"no answer within {limit_ms:g} ms") from None
         raise
     finally:
         timer.cancel()
+    if expired:
+        caller.uncancel()
+    return answer
 
 
 def is_leaving() -> bool:

@@ -119,8 +119,9 @@ class HttpTransport:
         channel, head = await self._ask(place, request)
         status, answer = int(head.first[1]), None
         try:
-            body = channel.at_hand(head.length)
-            answer = HttpAnswer(status, await channel.whole(_MOST_BODY) if body is None else body)
+            body, over = channel.at_hand()
+            body += b"" if over else await channel.whole(_MOST_BODY)
+            answer = HttpAnswer(status, body)
         finally:
             self._part(place, channel, keeps=answer is not None and head.keeps and request.keeps)
         answer = replace(answer, headers=head.headers)
@@ -150,13 +151,13 @@ class HttpTransport:
         status = int(head.first[1])
         if status >= _FAILED:
             raise _failure(place, await self._read_little(place, channel, head, pump))
-        body = channel.at_hand(head.length) if pump is None else None
-        if body is not None:
+        body, over = channel.at_hand()
+        if over and pump is None:
             self._part(place, channel, keeps=head.keeps)
-            return HttpStream(status, head.fields, body, length=head.length)
+            return HttpStream(status, head.fields, body, length=len(body))
         pieces = self._pieces(place, channel, head, pump)
         await anext(pieces)  # from now on its end is seen
-        return HttpStream(status, head.fields, b"", pieces, head.length, channel.abort)
+        return HttpStream(status, head.fields, body, pieces, head.length, channel.abort)
 
     async def _pieces(
         self,

@@ -205,6 +205,8 @@ class RateLimiter:
 
     def allow(self, now_ms: int) -> bool:
         """Whether a request passes."""
+        if self._rule.rate_rps <= 0.0:
+            return True  # as the kernel says, and sooner
         allowed, self._state = take_token(self._rule, self._state, now_ms)
         return bool(allowed)
 

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeAlias
 from urllib.parse import unquote
@@ -257,20 +257,17 @@ class MeshProxy:
         exchange = HttpExchange(method, path, b"", headers)
         _ = exchange.timeout_ms  # what is no number is refused before anything is read
         if head.length == 0:
-            channel.at_hand(0)
+            channel.at_hand()
             return service, exchange
         if head.headers.get("expect", "").lower() == "100-continue":
             channel.write(CONTINUE)
-        body = channel.at_hand(head.length)
-        if body is None:
-            kept = bytearray()
-            while piece := await channel.piece():
-                kept += piece
-                if len(kept) > self.limits.buffer_bytes:
-                    rest = _rest(channel, bytes(kept))
-                    return service, HttpExchange(method, path, b"", headers, rest, head.length)
-            body = bytes(kept)
-        return service, HttpExchange(method, path, body, headers)
+        body, over = channel.at_hand()
+        while not over and len(body) <= self.limits.buffer_bytes:
+            piece = await channel.piece()
+            body, over = body + piece, not piece
+        if over:
+            return service, replace(exchange, body=body)
+        return service, replace(exchange, rest=_rest(channel, body), length=head.length)
 
     def _check_token(self, head: Head) -> None:
         if self._authorize is None:
@@ -377,7 +374,6 @@ async def _hand_on(channel: HttpChannel, head: Head, answer: HttpStream, *, keep
         fields.append(("connection", "keep-alive"))
     data = encode_head(first_line(answer.status), fields)
     if answer.whole:
-        await answer.close()
         channel.write(data + answer.body)
         await channel.drain()
         return keeps

@@ -128,26 +128,29 @@ class HttpChannel(asyncio.Protocol):
             await self._more()
 
     async def piece(self) -> bytes:
-        """The next piece of the body; empty: it is over."""
+        """The next piece of the body, all that is here; empty: it is over."""
         while True:
-            piece = self.parser.piece()
-            if piece is not None:
+            piece, over = self.at_hand()
+            if piece or over:
                 return piece
             await self._more()
 
-    def at_hand(self, length: int | None) -> bytes | None:
-        """The whole body, if it has a length and is here already; None: it has to be waited for."""
-        if length == 0:
-            self.parser.piece()
-            return b""
-        if length is None or self.parser.backlog < length:
-            return None
-        body = self.parser.piece()
-        self.parser.piece()
-        return body
+    def at_hand(self) -> tuple[bytes, bool]:
+        """What is here of the body and was not asked for yet, and whether that is its end."""
+        found = self.parser.piece()
+        if not found:
+            return b"", found is not None
+        more = self.parser.piece()
+        if not more:
+            return found, more is not None
+        pieces = [found]
+        while more:
+            pieces.append(more)
+            more = self.parser.piece()
+        return b"".join(pieces), more is not None
 
     async def whole(self, most: int) -> bytes:
-        """The body at once, if it has no more than so many bytes."""
+        """The rest of the body at once, if it has no more than so many bytes."""
         pieces, size = [], 0
         while piece := await self.piece():
             pieces.append(piece)

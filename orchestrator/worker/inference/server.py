@@ -292,14 +292,11 @@ class _LateError(Exception):
 async def _read(channel: HttpChannel, head: Head) -> HttpRequest:
     """A request with its body."""
     method, path, _ = head.first
-    if head.length == 0:
-        body = channel.at_hand(0)
-    else:
+    body, over = channel.at_hand()
+    if not over:
         if head.headers.get("expect", "").lower() == "100-continue":
             channel.write(CONTINUE)
-        body = channel.at_hand(head.length)
-    if body is None:
-        body = await channel.whole(_MOST_BODY)
+        body += await channel.whole(_MOST_BODY)
     return HttpRequest(method, path, body, head.headers)
 
 
