@@ -165,7 +165,7 @@ class _Making:
             await asyncio.to_thread(load_kernels, policy)
         tokens, fresh = self._tokens()
         orchestrator, agents = await self._orchestrator(policy)
-        repeats = Repeats(self.folder / "requests.sqlite", self.clock)
+        repeats = Repeats(self.folder / "requests.jsonl")
         self.stack.callback(repeats.close)
         limits = self.settings.limits
         streams = Streams(limits.streams)
@@ -230,7 +230,8 @@ class _Making:
         self, policy: Policy | None
     ) -> tuple[InfrastructureOrchestrator, LocalAgents]:
         """The orchestrator on the folder's log, with its agents, started."""
-        log = self.stack.enter_context(_TimedLog(self.folder / "log.sqlite"))
+        log = _TimedLog(self.folder / "log.sqlite")
+        self.stack.callback(log.close)
         log.observe = lambda seconds: self.observe(seconds)
         runtime = await self._runtime()
         local = self.settings.local_nodes
@@ -251,6 +252,8 @@ class _Making:
         agents = LocalAgents(runtime, names, self.folder / "agents")
         if not self.settings.keep_agents:
             self.stack.push_async_callback(agents.stop)
+        # Before that: what agents say of their end is for the next server to find out.
+        self.stack.push_async_callback(runtime.close)
         await agents.start()
         await orchestrator.start()
         self.stack.push_async_callback(orchestrator.stop)
@@ -283,7 +286,6 @@ class _Making:
             except OSError as error:
                 _log.warning("agents' line %s: %s; another one is opened", address, error)
                 continue
-            self.stack.push_async_callback(runtime.close)
             return runtime
         problem = f"serve: no port of {self.settings.host} is free for agents"
         raise ConfigurationError(f"{problem}; give another 'host'")

@@ -14,7 +14,7 @@ from starlette.responses import PlainTextResponse, Response
 from orchestrator.errors import ConfigurationError, ValidationError
 from orchestrator.kernels.state.codes import JobCode, JobKind, Topology
 from orchestrator.orchestrator import InfrastructureOrchestrator
-from orchestrator.server.guard.access import Who, answers, only
+from orchestrator.server.guard.access import answers, only, principal
 from orchestrator.server.guard.tokens import Role
 from orchestrator.server.output import OutputReader, Wanted
 from orchestrator.server.parts import Cursor, Limit, Parts, StrictBody, member, told
@@ -183,7 +183,6 @@ def _add_submit(router: APIRouter, parts: Parts) -> None:
     async def submit_job(
         body: JobBody,
         request: Request,
-        who: Who,
         dry_run: bool = False,
         key: Annotated[str | None, Header(alias="Idempotency-Key", max_length=200)] = None,
     ) -> Response:
@@ -198,7 +197,9 @@ def _add_submit(router: APIRouter, parts: Parts) -> None:
         if key is None:
             await _submit(parts, spec)
         else:
-            job_id = await _submit_once(parts, who.name, key, await request.body(), spec)
+            job_id = await _submit_once(
+                parts, principal(request).name, key, await request.body(), spec
+            )
         request.state.audit = {"job_id": job_id}
         return told({"job_id": job_id, **_SUBMITTED}, 201)
 
@@ -292,6 +293,13 @@ async def _end_of(orchestrator: InfrastructureOrchestrator, job_id: str) -> None
 
 def _add_changes(router: APIRouter, parts: Parts) -> None:
     submitters, orchestrator = only(Role.SUBMITTER), parts.orchestrator
+
+    @router.post("/{job_id}/cancel", dependencies=submitters, responses=answers(404, 408, 409, 413))
+    async def cancel_job(job_id: str, request: Request, body: ReasonBody | None = None) -> Response:
+        """End a job; it does not come back."""
+        reason = body.reason if body is not None else ""
+        request.state.audit = {"job_id": job_id, "reason": reason}
+        return _outcome(orchestrator, job_id, await orchestrator.cancel_job(job_id, reason))
 
     @router.post("/{job_id}/scale", dependencies=submitters, responses=answers(404, 408, 409, 413))
     async def scale_job(job_id: str, body: ScaleBody, request: Request) -> Response:
