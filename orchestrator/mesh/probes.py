@@ -14,7 +14,8 @@ from collections.abc import Awaitable
 from dataclasses import dataclass, field
 
 from orchestrator.errors import RequestRejectedError
-from orchestrator.mesh.mesh import Endpoint, ServiceMesh
+from orchestrator.mesh.discovery import Endpoint
+from orchestrator.mesh.mesh import ServiceMesh
 from orchestrator.ports import Clock, Timer
 
 __all__ = ["HealthCheck", "HealthProber"]
