@@ -156,6 +156,8 @@ class Engine:
     ----------
     applied : int
         Entries that were applied; it tells whether something has changed.
+    logged : int
+        Entries of the log up to the last one that was applied, if whoever reads it says so; or -1.
     loads : int
         How often it became what was set aside: nothing is as it was known to be then.
     """
@@ -170,7 +172,7 @@ class Engine:
         seed: int = 0,
         check: bool = False,
     ) -> None:
-        self._check, self.applied, self.loads = check, 0, 0
+        self._check, self.applied, self.loads, self.logged = check, 0, 0, -1
         self._found(
             Establish(shape, tuple(nodes), semantics or Semantics(), tuple(tenants), int(seed))
         )
@@ -179,7 +181,7 @@ class Engine:
     def of(cls, settings: Establish, *, check: bool = False) -> Engine:
         """One that begins with these settings, as a log has them."""
         engine = cls.__new__(cls)
-        engine._check, engine.applied, engine.loads = check, 0, 0
+        engine._check, engine.applied, engine.loads, engine.logged = check, 0, 0, -1
         engine._found(settings)
         return engine
 
@@ -472,7 +474,7 @@ class Engine:
         """A copy of the cluster as it is now, for a policy; ``room`` as for :meth:`state_at`."""
         state = self.state_at(self.now_ms, room)
         ids = tuple(self.jobs.index.ids), tuple(self.nodes.index.ids)
-        return Snapshot(state, *ids, self.jobs.preference.copy())
+        return Snapshot(state, *ids, self.jobs.preference.copy(), self.logged)
 
     def state_at(self, time_ms: int, room: Room | None = None) -> ClusterState:
         """A copy of the cluster's state, as it will be at a time if nothing happens before.
