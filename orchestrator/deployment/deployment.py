@@ -12,9 +12,9 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -34,7 +34,7 @@ from orchestrator.deployment.records import (
 from orchestrator.engine.checks import check_message
 from orchestrator.engine.plans import PlanExecutor
 from orchestrator.engine.snapshot import Snapshot
-from orchestrator.errors import ConfigurationError, QuartermasterError
+from orchestrator.errors import ConfigurationError, QuartermasterError, SchemaMismatchError
 from orchestrator.kernels.state.codes import NO_JOB, Reason
 from orchestrator.kernels.state.row import ClusterState
 from orchestrator.live.cycle import load_kernels
@@ -43,7 +43,11 @@ from orchestrator.ports import Clock, Policy
 from orchestrator.scheduling.rules import RULES, Rule, RulePolicy, Scheduler, policy_of
 from orchestrator.types import JobSpec
 
-__all__ = ["PolicyDeployment", "PolicyEvent"]
+__all__ = ["PolicyDeployment", "PolicyEvent", "Remember"]
+
+
+Remember: TypeAlias = Callable[[dict[str, Any]], Awaitable[object]]
+"""Keeps what a restart must know of a deployment."""
 
 
 _EVENTS = 256  # that are told
@@ -144,7 +148,9 @@ class PolicyDeployment:
         self._asked_room: ClusterState | None = None
         self._trial_room: ClusterState | None = None
         self._now_ms = 0
-        self._remember: Callable[[dict[str, Any]], None] | None = None
+        self._remember: Remember | None = None
+        self._kept: _Setting | None = None
+        self._keeping = asyncio.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self.events: deque[PolicyEvent] = deque(maxlen=_EVENTS)
 
@@ -300,11 +306,13 @@ class PolicyDeployment:
             if self._candidate is not candidate:
                 return  # it is gone already
             before = self._setting
-            self._become(replace(_Setting(), since_ms=self._now_ms, reason=reason), None)
+            self._become(_Setting(since_ms=self._now_ms, reason=reason), None)
         _log.warning("the policy of %s is taken out of charge: %s", before.bundle, reason)
+        if self._loop is not None and not self._loop.is_closed():
+            asyncio.run_coroutine_threadsafe(self._keep(), self._loop)
 
     def _become(self, setting: _Setting, candidate: _Candidate | None) -> None:
-        """Change the mode, and have it told and kept; the lock is held."""
+        """Change the mode, and have it told; the lock is held."""
         gone, self._candidate = self._candidate, candidate
         self._setting = setting
         self._comparer = None if candidate is None else Comparer(candidate.play, self._share)
@@ -312,26 +320,34 @@ class PolicyDeployment:
             self._completions.forget()
         if gone is not None and gone is not candidate:
             gone.asker.stop()
-        bundle = setting.bundle
-        self.events.append(
-            PolicyEvent(setting.since_ms, setting.mode.value, bundle, setting.reason)
-        )
-        if self._remember is not None and self._loop is not None:
-            self._loop.call_soon_threadsafe(self._remember, setting.as_dict())
+        told = setting.since_ms, setting.mode.value, setting.bundle, setting.reason
+        self.events.append(PolicyEvent(*told))
+
+    async def _keep(self) -> None:
+        """Have it kept who decides now, unless it is."""
+        async with self._keeping:
+            setting = self._setting
+            if self._remember is not None and setting is not self._kept:
+                try:
+                    await self._remember(setting.as_dict())
+                except QuartermasterError:
+                    _log.exception("it could not be kept that the mode is %s", setting.mode.value)
+                else:
+                    self._kept = setting
 
     # --- what people ask for ---------------------------------------------------------------------
 
     async def open(
         self,
-        remember: Callable[[dict[str, Any]], None] | None = None,
+        remember: Remember | None = None,
         known: Mapping[str, Any] | None = None,
     ) -> None:
         """Begin, or go on as it was before a restart.
 
         Parameters
         ----------
-        remember : callable or None, optional
-            Keeps what is set over restarts; called in this event loop.
+        remember : coroutine function or None, optional
+            Keeps what is set over restarts, and tells of it; called in this event loop.
         known : mapping or None, optional
             What was kept last. Its bundle is loaded again, and if it is gone or another one now,
             the rule decides.
@@ -381,6 +397,7 @@ class PolicyDeployment:
         async with self._changing:
             with self._lock:
                 self._become(_Setting(since_ms=self._time_ms(), reason=reason), None)
+            await self._keep()
         return self.status()
 
     async def _install(
@@ -397,6 +414,7 @@ class PolicyDeployment:
             )
             with self._lock:
                 self._become(setting, candidate)
+            await self._keep()
         return self.status()
 
     def _candidate_of(self, bundle: str) -> _Candidate:
@@ -404,7 +422,14 @@ class PolicyDeployment:
             raise ConfigurationError(
                 "policy: this server has nobody who loads bundles; start it with 'load_policy'"
             )
-        policy, twin = self._load(bundle), self._load(bundle)
+        try:
+            policy, twin = self._load(bundle), self._load(bundle)
+        except (ConfigurationError, SchemaMismatchError):
+            raise
+        except Exception as error:
+            raise ConfigurationError(
+                f"policy: bundle '{bundle}' cannot be put in charge: {error}"
+            ) from error
         semantics = getattr(policy, "config", None)
         for one in (
             policy,
