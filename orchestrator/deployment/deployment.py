@@ -39,6 +39,7 @@ from orchestrator.kernels.state.codes import NO_JOB, Reason
 from orchestrator.kernels.state.row import ClusterState
 from orchestrator.live.cycle import load_kernels
 from orchestrator.messages import Decide, Plan
+from orchestrator.orchestrator import InfrastructureOrchestrator
 from orchestrator.ports import Clock, Policy
 from orchestrator.scheduling.rules import RULES, Rule, RulePolicy, Scheduler, policy_of
 from orchestrator.types import JobSpec
@@ -135,6 +136,7 @@ class PolicyDeployment:
         seed: int = 0,
     ) -> None:
         self.fallback = policy_of(rule)
+        self._own_rule = rule is not None
         self.guards = guards or Guards()
         self._load, self._log, self._clock = load, log, clock
         self._share, self._seed = compare_share, seed
@@ -162,10 +164,19 @@ class PolicyDeployment:
         return self._setting.mode
 
     @property
-    def rule(self) -> Rule | None:
+    def bundle(self) -> str:
+        """Where the candidate comes from; empty: there is none."""
+        return self._setting.bundle
+
+    @property
+    def placing_rule(self) -> Rule | None:
         """The rule by which jobs are placed now; None: there is none."""
         decides = self.mode in (Mode.FALLBACK, Mode.SHADOW)
         return self.fallback.rule if decides and isinstance(self.fallback, RulePolicy) else None
+
+    @property
+    def _rule_name(self) -> str | None:
+        return self.fallback.rule.name if isinstance(self.fallback, RulePolicy) else None
 
     def admit(self, spec: JobSpec) -> JobSpec:
         """A job as it is submitted: as the rule has it."""
@@ -329,7 +340,7 @@ class PolicyDeployment:
             setting = self._setting
             if self._remember is not None and setting is not self._kept:
                 try:
-                    await self._remember(setting.as_dict())
+                    await self._remember({**setting.as_dict(), "rule": self._rule_name})
                 except QuartermasterError:
                     _log.exception("it could not be kept that the mode is %s", setting.mode.value)
                 else:
@@ -350,11 +361,17 @@ class PolicyDeployment:
             Keeps what is set over restarts, and tells of it; called in this event loop.
         known : mapping or None, optional
             What was kept last. Its bundle is loaded again, and if it is gone or another one now,
-            the rule decides.
+            the rule decides: the one that did before, unless this was made with one.
         """
         self._loop, self._remember = asyncio.get_running_loop(), remember
-        mode = Mode(known.get("mode", "fallback")) if known else Mode.FALLBACK
-        if known is None or mode == Mode.FALLBACK:
+        known = known or {}
+        named = known.get("rule")
+        if self._own_rule and named != self._rule_name:
+            await self._keep()
+        elif not self._own_rule and named in RULES:
+            self.fallback = policy_of(RULES[named])
+        mode = Mode(known.get("mode", Mode.FALLBACK.value))
+        if mode == Mode.FALLBACK:
             return
         bundle, digest = str(known["bundle"]), str(known["digest"])
         baseline, share = known.get("baseline"), float(known.get("share", 0.0))
@@ -368,6 +385,14 @@ class PolicyDeployment:
                 f"the bundle {bundle} is another one than before the restart: "
                 f"{self._setting.digest}, not {digest}"
             )
+
+    async def attach(self, orchestrator: InfrastructureOrchestrator) -> None:
+        """Go on as the log of an orchestrator says, and have changes told and kept there."""
+
+        async def tell(setting: dict[str, Any]) -> None:
+            await orchestrator.announce("policy", setting["mode"], **setting)
+
+        await self.open(tell, orchestrator.announced("policy"))
 
     async def shadow(self, bundle: str, reason: str = "") -> dict[str, Any]:
         """Ask the policy of a bundle beside the rule; nothing is done about its answers.
@@ -450,7 +475,7 @@ class PolicyDeployment:
             setting, candidate, comparer = self._setting, self._candidate, self._comparer
             told = {
                 **setting.as_dict(),
-                "rule": self.fallback.rule.name if isinstance(self.fallback, RulePolicy) else None,
+                "rule": self._rule_name,
                 "guards": self.guards.as_dict(),
                 "completions": self._completions.total,
                 "mean_bounded_slowdown": self._completions.mean,

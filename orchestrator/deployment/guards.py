@@ -44,7 +44,7 @@ class Guards:
         What of the rule's cost may be lost, by that estimate: the whole interval must be beyond.
     """
 
-    deadline_ms: float | None = 20.0
+    deadline_ms: float | None = 50.0
     late: int = 3
     errors: int = 3
     illegal: int = 1

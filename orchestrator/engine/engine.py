@@ -41,6 +41,7 @@ from orchestrator.kernels.state.records import NODE_DTYPE, REQUEST_DTYPE
 from orchestrator.kernels.state.row import ClusterShape, ClusterState, allocate
 from orchestrator.messages import (
     Action,
+    Cancel,
     CheckpointCommitted,
     Command,
     Configure,
@@ -62,7 +63,9 @@ from orchestrator.messages import (
     ResizeJob,
     Review,
     Scale,
+    StopReason,
     Submit,
+    Undrain,
     WorkerExited,
     WorkerPlacement,
     WorkersLost,
@@ -155,9 +158,8 @@ class Engine:
     Attributes
     ----------
     applied : int
-        Entries that were applied; it tells whether something has changed.
-    logged : int
-        Entries of the log up to the last one that was applied, if whoever reads it says so; or -1.
+        Entries that were applied; it tells whether something has changed. ``logged``: those of the
+        log up to the last one, as whoever reads it says, or -1.
     loads : int
         How often it became what was set aside: nothing is as it was known to be then.
     """
@@ -210,8 +212,7 @@ class Engine:
         effects = self._most_effects + shape.jobs
         self.shape = replace(shape, envs=1, jobs=shape.jobs + 1, effects=effects)
         self.state = allocate(self.shape)
-        # Nobody acts on what-ifs.
-        self._copied = replace(self.state.shape, log=0, effects=0)
+        self._copied = replace(self.state.shape, log=0, effects=0)  # nobody acts on what-ifs
         self.semantics.write(self.state.rows)
         self.state.rows["keep_log"] = int(self.shape.log > 0)
         no_nodes, no_jobs = np.zeros(0, NODE_DTYPE), np.zeros(0, REQUEST_DTYPE)
@@ -472,9 +473,9 @@ class Engine:
 
     def snapshot(self, room: Room | None = None) -> Snapshot:
         """A copy of the cluster as it is now, for a policy; ``room`` as for :meth:`state_at`."""
-        state = self.state_at(self.now_ms, room)
+        state, prefer = self.state_at(self.now_ms, room), self.jobs.preference.copy()
         ids = tuple(self.jobs.index.ids), tuple(self.nodes.index.ids)
-        return Snapshot(state, *ids, self.jobs.preference.copy(), self.logged)
+        return Snapshot(state, *ids, prefer, self.logged)
 
     def state_at(self, time_ms: int, room: Room | None = None) -> ClusterState:
         """A copy of the cluster's state, as it will be at a time if nothing happens before.
@@ -521,10 +522,12 @@ class Engine:
             self.jobs.check(body.spec, awaits_order=body.awaits_order)
         elif isinstance(body, Register):
             self.nodes.check(body.spec)
-        elif isinstance(body, Preempt | Scale):
+        elif isinstance(body, Preempt | Scale | Cancel):
             self.jobs.index.find(body.job_id)
         elif isinstance(body, Decommission | NodeFailed | NodeRecovered):
             self.nodes.index.find(body.node_id)
+        elif isinstance(body, Undrain):
+            self.nodes.check_stays(body.node_id)
         elif isinstance(body, Establish):
             self._check_settings(body)
 
@@ -577,7 +580,7 @@ class Engine:
         elif isinstance(body, Review):
             self._open_point()
             self._plans.settle()
-        elif isinstance(body, Preempt | Scale):
+        elif isinstance(body, Preempt | Scale | Cancel):
             reason = self._command(body)
         elif isinstance(body, WorkerExited | CheckpointCommitted | WorkersLost | JobOverdue):
             reason = self._report(time_ms, body)
@@ -610,7 +613,13 @@ class Engine:
         now_ms = self.now_ms if time_ms is None else time_ms
         return self.handle(Entry(now_ms, Decide(Plan((action,)))))
 
-    def _command(self, body: Preempt | Scale) -> Reason:
+    def _command(self, body: Preempt | Scale | Cancel) -> Reason:
+        if isinstance(body, Cancel):
+            if not self.jobs.cancel(self.now_ms, body.job_id):
+                return Reason.NOT_RUNNING
+            self._effects += self._reader.read(lost=StopReason.CANCELLED)
+            self._note_event()
+            return Reason.OK
         self._open_point()
         wanted: Action = PreemptJob(body.job_id)
         if isinstance(body, Scale):

@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 
-from orchestrator.deployment import Guards, Mode, read_decisions
+from orchestrator.deployment import Guards, Mode, PolicyDeployment, read_decisions
 from orchestrator.errors import ConfigurationError
+from orchestrator.foundations import in_memory
 from orchestrator.kernels.state.codes import JobCode
+from orchestrator.orchestrator import InfrastructureOrchestrator
 from tests.deployment.cases import FREE, Cluster, Failing, Idle, Illegal, Named, Slow, settle
 
 
@@ -67,7 +69,7 @@ async def test_an_active_policy_decides_as_if_it_were_alone(tmp_path: Path) -> N
     await alone.finish()
     cluster = Cluster(Named, tmp_path)
     await cluster.deployment.activate("sjf")
-    assert cluster.deployment.rule is None
+    assert cluster.deployment.placing_rule is None
     await cluster.submit(30)
     await cluster.finish()
     assert _states(cluster) == _states(alone)
@@ -197,14 +199,15 @@ async def test_the_mode_outlives_a_restart_and_another_bundle_does_not(tmp_path:
     await cluster.deployment.open(keep)
     await cluster.deployment.canary("sjf", 0.25, "a first try")
     assert kept[-1]["mode"] == "canary"
+    before = kept[-1]
 
     again = Cluster(Named)
-    await again.deployment.open(keep, kept[-1])
+    await again.deployment.open(keep, before)
     assert again.deployment.mode == Mode.CANARY
     assert again.deployment.status()["share"] == 0.25
 
     changed = Cluster(lambda rule: Named(rule, "4567"))
-    await changed.deployment.open(None, kept[0])
+    await changed.deployment.open(None, before)
     assert changed.deployment.mode == Mode.FALLBACK
     assert (
         "another one than before the restart: 4567, not 0123"
@@ -215,7 +218,7 @@ async def test_the_mode_outlives_a_restart_and_another_bundle_does_not(tmp_path:
         raise ConfigurationError(f"there is no folder {bundle}")
 
     lost = Cluster(gone)
-    await lost.deployment.open(None, kept[0])
+    await lost.deployment.open(None, before)
     assert lost.deployment.mode == Mode.FALLBACK
     assert "there is no folder sjf" in lost.deployment.status()["reason"]
 
@@ -239,3 +242,25 @@ async def test_a_bundle_that_does_not_load_changes_nothing() -> None:
 def test_guards_are_checked(field: str, value: float) -> None:
     with pytest.raises(ConfigurationError, match=f"'{field}' is"):
         Guards(**{field: value})
+
+
+async def test_an_orchestrator_keeps_the_mode_and_tells_of_it() -> None:
+    cluster = Cluster(Named)
+    await cluster.deployment.attach(cluster.orchestrator)
+    await cluster.deployment.activate("sjf")
+    await cluster.submit(2)
+    await cluster.deployment.fall_back("that will do")
+    await cluster.deployment.canary("sjf", 0.5)
+    again = PolicyDeployment(None, Named, guards=FREE)
+    orchestrator = InfrastructureOrchestrator(
+        *in_memory(cluster.clock)._replace(consensus_engine=cluster.orchestrator.consensus),
+        clock=cluster.clock,
+        policy=again,
+    )
+    await again.attach(orchestrator)
+    status = again.status()
+    assert (status["mode"], status["bundle"], status["share"]) == ("canary", "sjf", 0.5)
+    assert status["rule"] == "fcfs"
+    told = [one.what for one in cluster.orchestrator.happenings()[0] if one.kind == "policy"]
+    # It begins with the rule that was given, and says again what goes on after a restart.
+    assert told == ["fallback", "active", "fallback", "canary", "canary"]
