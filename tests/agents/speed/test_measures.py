@@ -37,6 +37,7 @@ QUICK = Workbench(
     commands=128,
     history=60,
     known=400,
+    decisions=4,
     real_jobs=20,
     repeats=3,
 )
