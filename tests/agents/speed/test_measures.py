@@ -69,7 +69,7 @@ def test_references_take_time():
      "vector_copied", "single", "replay_sjf", "replay_wfp3", "memory", "routing", "shut_out",
      "live_cycle", "live_cycle_priority", "live_cycle_large",
      "live_construct", "live_register", "live_job_status", "live_questions", "live_end",
-     "live_memory",
+     "live_memory", "learned_decision_64",
      "durable_one", "durable_many", "durable_submits", "restart", "log_size",
      "first_instruction", "real_jobs", "durable_jobs"],
 )  # fmt: skip
