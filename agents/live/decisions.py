@@ -20,7 +20,7 @@ from rich.table import Table
 
 from agents.deploy import BundlePolicy
 from agents.files import write_csv, write_json
-from agents.live.fit import fit_costs, work_done_ms
+from agents.live.fit import FittedCosts, fit_costs, work_done_ms
 from agents.live.record import LiveRecord, read_log
 from envs.workloads import Trace
 from envs.workloads.trace import unplaceable
@@ -188,7 +188,10 @@ def live_trace(record: LiveRecord, name: str = "live") -> Trace:
     ConfigurationError
         If no job is left.
     """
-    fitted = fit_costs(record)
+    try:
+        fitted = fit_costs(record)
+    except ConfigurationError:  # nobody says how long they work: what starting them costs counts
+        fitted = FittedCosts({})
     specs = [body.spec for _, body in record.happenings if isinstance(body, Register)]
     nodes = {spec.node_id: spec for spec in (*record.settings.nodes, *specs)}
     models = list(dict.fromkeys(node.gpu_model for node in nodes.values()))
