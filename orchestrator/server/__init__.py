@@ -1,0 +1,1 @@
+"""The server: what people and programs reach a live orchestrator by."""
