@@ -1,1 +1,1 @@
-"""The server: what people and programs reach a live orchestrator by."""
+"""The door: one live orchestrator over HTTP, for people and programs."""
