@@ -16,7 +16,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
 from orchestrator.errors import ConfigurationError
-from orchestrator.server import cluster, jobs
+from orchestrator.server import cluster, jobs, view
 from orchestrator.server.guard.access import answers, only, role_of
 from orchestrator.server.guard.gate import Gate, is_open
 from orchestrator.server.guard.tokens import Role
@@ -31,7 +31,7 @@ API = "/api/v1"
 
 RouterFactory: TypeAlias = Callable[[Parts], APIRouter]
 
-ROUTES: tuple[RouterFactory, ...] = (jobs.routes, cluster.routes)
+ROUTES: tuple[RouterFactory, ...] = (jobs.routes, cluster.routes, view.routes)
 """What answers below ``/api/v1``: to add a module of routes, add its factory."""
 
 _PAGE = Path(__file__).parent / "page"

@@ -23,9 +23,6 @@ _KEPT = 64
 """Frames that a listener may be late by; then it gets the whole picture again."""
 
 
-_KEEP_ALIVE_S = 10.0
-
-
 def _event(ident: str, part: dict[str, Any]) -> bytes:
     """A frame as a server-sent event; JSON has no line breaks."""
     return b"id: %b\nevent: frame\ndata: %b\n\n" % (ident.encode(), msgspec.json.encode(part))
@@ -100,11 +97,7 @@ class ViewStream:
                     number += 1
                     yield self._frames[-late]
                 if number == self._number:
-                    news = self._news
-                    try:
-                        await asyncio.wait_for(news.wait(), _KEEP_ALIVE_S)
-                    except TimeoutError:
-                        yield b": nothing has happened\n\n"
+                    await self._news.wait()
         finally:
             self._listeners -= 1
             if not self._listeners and self._looking is not None:
