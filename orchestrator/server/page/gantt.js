@@ -6,7 +6,8 @@ import { KINDS, PRIORITIES, STATES } from "./store.js";
 
 const SPANS = [60, 300, 900, 3600, 21600, 86400, 604800]; // seconds
 const NOW_AT = 0.8; // of the width
-const AXIS = 20, LEAST = 4, MOST = 22, HEIGHT = 340, IN_TABLE = 300;
+const AXIS = 20, LEAST = 4, NAMED = 15, MOST = 22, HEIGHT = 360, IN_TABLE = 300;
+const FEW = 60; // lanes that are worth scrolling for names
 const TICKS = [1, 5, 10, 30, 60, 300, 600, 1800, 3600, 10800, 21600, 43200, 86400, 172800].map((s) => s * 1000);
 const CALM = { 2: "", 5: "", 3: "saving", 4: "regrouping", 6: "failed", 7: "preempted", 0: "interrupted", "-1": "restarted" };
 
@@ -124,7 +125,7 @@ export class Gantt {
     const placed = this.#placed(begin);
     const lanes = placed.reduce((most, [, lane]) => Math.max(most, lane + 1), 1);
     const room = HEIGHT - AXIS;
-    const each = Math.min(Math.max(Math.floor(room / lanes), LEAST), MOST);
+    const each = Math.min(Math.max(Math.floor(room / lanes), lanes <= FEW ? NAMED : LEAST), MOST);
     const height = Math.min(Math.max(lanes * each, 3 * MOST), room) + AXIS;
     const spare = Math.max(lanes * each + AXIS - height, 0);
     if (this.spacer.clientHeight !== spare) this.spacer.style.height = `${spare}px`;

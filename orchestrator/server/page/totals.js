@@ -20,7 +20,8 @@ export class Totals {
       height: 170,
       scales: { y: { range: [0, 1] }, jobs: { range: (_, low, high) => [0, Math.max(high * 1.15, 4)] } },
       axes: [{ scale: "y", values: (_, ticks) => ticks.map(percent) }, { scale: "jobs", side: 1, values: (_, ticks) => ticks.map((t) => (Number.isInteger(t) ? number(t) : "")), grid: { show: false } }],
-      series: [["use", "heat2", "y", { fill: "heat2" }], ["waiting", "warn", "jobs", { width: 1.2 }]],
+      // What was sampled holds until the next sample.
+      series: [["use", "heat2", "y", { fill: "heat2", paths: uPlot.paths.stepped({ align: 1 }) }], ["waiting", "warn", "jobs", { width: 1.2, paths: uPlot.paths.stepped({ align: 1 }) }]],
     });
     document.querySelector("#use .body").setAttribute("role", "img");
     store.on("totals series", () => this.draw());

@@ -1,0 +1,139 @@
+"""The page in a browser: Chromium, driven by playwright-core (see ``package.json``)."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+_HERE = Path(__file__).parent
+_ROOT = _HERE.parents[1]
+_SERVE = """
+import sys
+from pathlib import Path
+from agents.serve import ServeSettings, serve
+serve(ServeSettings(dir=Path(sys.argv[1]), agents=2, gpus=2))
+"""
+
+
+def _missing() -> str:
+    """Why there is no browser here; nothing: there is one."""
+    for program, package in (("chromium", "chromium"), ("node", "nodejs")):
+        if shutil.which(program) is None:
+            return f"there is no program {program}; install it (Debian: {package})"
+    if not (_HERE / "node_modules" / "playwright-core").is_dir():
+        return "there is no playwright-core; run `npm ci` in tests/page"
+    return ""
+
+
+@pytest.fixture(autouse=True)
+def _browser() -> None:
+    if reason := _missing():
+        pytest.skip(f"page: {reason}")
+
+
+class Server:
+    """A server in a process of its own."""
+
+    def __init__(self, folder: Path, *command: str) -> None:
+        self.endpoint = folder / "endpoint.json"
+        self._log = folder / "output"
+        self._command = [sys.executable, *command]
+        self.start()
+
+    def start(self) -> None:
+        """Start it; it answers."""
+        self.endpoint.unlink(missing_ok=True)
+        with self._log.open("a") as log:
+            environment = {**os.environ, "PYTHONPATH": str(_ROOT)}
+            self.process = subprocess.Popen(
+                self._command, cwd=_ROOT, env=environment, stdout=log, stderr=log
+            )
+        until = time.monotonic() + 60.0
+        while not self.endpoint.exists():
+            assert self.process.poll() is None, self._log.read_text()
+            assert time.monotonic() < until, self._log.read_text()
+            time.sleep(0.02)
+
+    def agents(self) -> list[psutil.Process]:
+        """Agents that it has started, by their nodes' names."""
+        found = psutil.Process(self.process.pid).children(recursive=True)
+        named = [p for p in found if any("node" in part for part in p.cmdline())]
+        return sorted(named, key=lambda process: process.cmdline())
+
+    def end(self) -> None:
+        """Have it end, with all that it has started."""
+        if self.process.poll() is None:
+            self.process.terminate()
+            self.process.wait(timeout=30)
+
+
+def _drive(script: str, server: Server, steps: dict[str, Callable[[], object]]) -> dict[str, float]:
+    """Run a script; what it asks for is done, and its figures are returned."""
+    command = ["node", str(_HERE / script), str(server.endpoint), str(shutil.which("chromium"))]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as node:
+        assert node.stdin is not None
+        assert node.stdout is not None
+        told, figures = [], {}
+        for line in node.stdout:
+            told.append(line)
+            word, _, rest = line.strip().partition(" ")
+            if word == "step":
+                print(steps[rest](), file=node.stdin, flush=True)
+            elif word == "figure":
+                name, _, value = rest.partition(" ")
+                figures[name] = float(value)
+    assert node.returncode == 0, "".join(told)
+    assert told[-1] == "done\n", "".join(told)
+    return figures
+
+
+@pytest.fixture
+def live(tmp_path: Path) -> Iterator[Server]:
+    """A live cluster of two nodes with two GPUs each."""
+    server = Server(tmp_path, "-c", _SERVE, str(tmp_path))
+    yield server
+    server.end()
+
+
+@pytest.fixture
+def simulated(tmp_path: Path) -> Iterator[Server]:
+    """A simulated cluster of four nodes, on which much happens."""
+    server = Server(tmp_path, str(_HERE / "cluster.py"), str(tmp_path), "4", "12")
+    yield server
+    server.end()
+
+
+def test_it_shows_a_job_from_its_submission_to_its_end_and_who_is_lost(live: Server) -> None:
+    def kill_agent() -> int:
+        agent = live.agents()[-1]
+        now_ms = time.time_ns() // 1_000_000
+        agent.send_signal(signal.SIGKILL)
+        return now_ms
+
+    def kill_server() -> None:
+        live.process.kill()
+        live.process.wait()
+
+    steps = {
+        "kill an agent": kill_agent,
+        "kill the server": kill_server,
+        "start the server": live.start,
+    }
+    _drive("life.mjs", live, steps)
+
+
+def test_it_can_be_read_on_a_telephone_in_the_dark_and_by_keyboard(simulated: Server) -> None:
+    assert json.loads(simulated.endpoint.read_text())["url"].startswith("http://127.0.0.1:")
+    _drive("looks.mjs", simulated, {})
