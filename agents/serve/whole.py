@@ -9,6 +9,7 @@ import os
 import secrets
 import signal
 import socket
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -22,16 +23,18 @@ from orchestrator.errors import ConfigurationError
 from orchestrator.foundations import FolderCheckpoints, HeartbeatFaultDetector, in_memory
 from orchestrator.foundations.sqlite import SQLiteLog
 from orchestrator.live.cycle import load_kernels
+from orchestrator.messages import Entry
 from orchestrator.orchestrator import InfrastructureOrchestrator
 from orchestrator.ports import Policy
 from orchestrator.runtimes import LocalAgents, ProcessRuntime
 from orchestrator.scheduling.rules import policy_of, rule_named
 from orchestrator.server.app import create_app
+from orchestrator.server.exposition import Exposition
 from orchestrator.server.guard.audit import log_to
 from orchestrator.server.guard.files import Endpoint, FolderLock, read_endpoint, write_private
+from orchestrator.server.guard.listen import HttpServer, bind
 from orchestrator.server.guard.repeats import Repeats
 from orchestrator.server.guard.tokens import Role, TokenStore
-from orchestrator.server.listen import HttpServer, bind
 from orchestrator.server.parts import Parts, Streams
 
 __all__ = ["Serving", "serve", "serving"]
@@ -125,6 +128,19 @@ async def serving(settings: ServeSettings) -> AsyncIterator[Serving]:
         yield await _Making(settings, stack).whole()
 
 
+class _TimedLog(SQLiteLog):
+    """A log that tells how long its disk takes."""
+
+    observe: Callable[[float], None] = staticmethod(lambda seconds: None)
+
+    async def append(self, entry: Entry) -> int:
+        """Append an entry; its index, once it is on disk."""
+        begun_s = time.perf_counter()
+        index = await super().append(entry)
+        self.observe(time.perf_counter() - begun_s)
+        return index
+
+
 class _Making:
     """Makes a server part by part; what is made is taken apart by the stack, in reverse."""
 
@@ -137,6 +153,7 @@ class _Making:
         self.detector = HeartbeatFaultDetector(self.clock, timeout_ms=2000)
         self.before = read_endpoint(self.folder / "endpoint.json")
         self.ready = "it is starting"
+        self.observe: Callable[[float], None] = lambda seconds: None
 
     async def whole(self) -> Serving:
         """All of it; it is ready to answer."""
@@ -160,7 +177,12 @@ class _Making:
             ready=lambda: self.ready,
             streams=streams,
         )
-        http = HttpServer(create_app(parts), bound, limits)
+        metrics = Exposition(
+            orchestrator, agents=lambda: len(agents.pids), streams=lambda: streams.open
+        )
+        self.observe = metrics.append.observe
+        self.stack.callback(metrics.start().cancel)
+        http = HttpServer(create_app(parts, metrics=metrics), bound, limits)
         await http.open()
         self.stack.push_async_callback(http.close)
         self.stack.callback(streams.close)
@@ -208,7 +230,8 @@ class _Making:
         self, policy: Policy | None
     ) -> tuple[InfrastructureOrchestrator, LocalAgents]:
         """The orchestrator on the folder's log, with its agents, started."""
-        log = self.stack.enter_context(SQLiteLog(self.folder / "log.sqlite"))
+        log = self.stack.enter_context(_TimedLog(self.folder / "log.sqlite"))
+        log.observe = lambda seconds: self.observe(seconds)
         runtime = await self._runtime()
         local = self.settings.local_nodes
         parts = in_memory(self.clock)._replace(consensus_engine=log, fault_detector=self.detector)

@@ -17,6 +17,7 @@ from starlette.types import ASGIApp
 
 from orchestrator.errors import ConfigurationError
 from orchestrator.server import cluster, jobs, view
+from orchestrator.server.exposition import Exposition
 from orchestrator.server.guard.access import answers, only, role_of
 from orchestrator.server.guard.gate import Gate, is_open
 from orchestrator.server.guard.tokens import Role
@@ -37,20 +38,22 @@ ROUTES: tuple[RouterFactory, ...] = (jobs.routes, cluster.routes, view.routes)
 _PAGE = Path(__file__).parent / "page"
 
 
-def create_app(parts: Parts, *, page: Path = _PAGE) -> ASGIApp:
+def create_app(parts: Parts, *, metrics: Exposition | None = None, page: Path = _PAGE) -> ASGIApp:
     """An application that answers for a live orchestrator.
 
     Parameters
     ----------
     parts : Parts
         What it is made of.
+    metrics : Exposition or None
+        What monitoring is told; None: one is made.
     page : Path
         A folder with ``index.html``; if it is not there, there is no page.
 
     Returns
     -------
     ASGIApp
-        Its attribute ``app`` is the FastAPI application without the gate.
+        The application, behind its gate.
     """
     app = FastAPI(
         title="Quartermaster",
@@ -62,14 +65,14 @@ def create_app(parts: Parts, *, page: Path = _PAGE) -> ASGIApp:
         swagger_ui_oauth2_redirect_url=None,
     )
     add_handlers(app)
-    for factory in ROUTES:
-        app.include_router(factory(parts), prefix=API)
-    app.include_router(_about(parts), prefix=API)
-    _require_roles(app)
+    metrics = Exposition(parts.orchestrator) if metrics is None else metrics
+    for router in (*(factory(parts) for factory in ROUTES), _about(parts)):
+        _adopt(app, router, API)
+    _adopt(app, metrics.route(), "")
     _add_health(app, parts)
     _add_page(app, page)
     app.openapi = lambda: _described(app)  # type: ignore[method-assign]
-    return Gate(app, parts.tokens, parts.limits)
+    return Gate(app, parts.tokens, parts.limits, metrics.served)
 
 
 def _version() -> str:
@@ -92,12 +95,29 @@ def _about(parts: Parts) -> APIRouter:
     return router
 
 
-def _require_roles(app: FastAPI) -> None:
-    """Refuse to be made with a route that does not say who may use it."""
-    for route in app.routes:
-        if isinstance(route, APIRoute) and role_of(route.dependencies) is None:
-            problem = f"route {route.path} does not say who may use it"
+def _adopt(app: FastAPI, router: APIRouter, prefix: str) -> None:
+    """Make a router's routes the application's own; refuse one that does not say whom it is for.
+
+    FastAPI keeps included routers apart: no list has all routes, and each of them is asked at every
+    request.
+    """
+    for route in router.routes:
+        role = role_of(route.dependencies) if isinstance(route, APIRoute) else None
+        if role is None or not isinstance(route, APIRoute):
+            problem = f"route {getattr(route, 'path', route)} does not say who may use it"
             raise ConfigurationError(f"{problem}; give it dependencies=only(Role....)")
+        app.router.add_api_route(
+            prefix + route.path,
+            route.endpoint,
+            methods=route.methods,
+            status_code=route.status_code,
+            dependencies=route.dependencies,
+            tags=route.tags,
+            responses=route.responses,
+            response_class=route.response_class,
+            response_model=None,
+            openapi_extra={"x-role": role.name.lower(), **(route.openapi_extra or {})},
+        )
 
 
 def _add_health(app: FastAPI, parts: Parts) -> None:
@@ -157,4 +177,5 @@ def _described(app: FastAPI) -> dict[str, Any]:
     for path, operations in found["paths"].items():
         for operation in operations.values():
             operation["security"] = [] if is_open(path) else [{"token": []}]
+    app.openapi_schema = found
     return found

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Header, Request
 from pydantic import Field
 from starlette.responses import Response
 
+from orchestrator.happenings import Happening
 from orchestrator.server.guard.access import Who, answers, only
 from orchestrator.server.guard.tokens import Role
-from orchestrator.server.parts import Parts, StrictBody, member, told
+from orchestrator.server.parts import (
+    EVENTS,
+    Cursor,
+    Limit,
+    Parts,
+    StrictBody,
+    event_of,
+    member,
+    told,
+)
 from orchestrator.server.problems import ConflictError
 from orchestrator.types import NodeSpec
 
@@ -61,13 +72,24 @@ def routes(parts: Parts) -> APIRouter:
     router = APIRouter()
     _add_nodes(router, parts)
     _add_cluster(router, parts)
+    _add_events(router, parts)
     _add_tokens(router, parts)
     return router
 
 
 def _add_nodes(router: APIRouter, parts: Parts) -> None:
-    operators, orchestrator = only(Role.OPERATOR), parts.orchestrator
+    viewers, operators, orchestrator = only(Role.VIEWER), only(Role.OPERATOR), parts.orchestrator
     changed = answers(404, 408, 409, 413)
+
+    @router.get("/nodes", dependencies=viewers, responses=answers(), tags=["nodes"])
+    async def list_nodes() -> Response:
+        """All nodes."""
+        return told({"items": orchestrator.list_nodes()})
+
+    @router.get("/nodes/{node_id}", dependencies=viewers, responses=answers(404), tags=["nodes"])
+    async def show_node(node_id: str) -> Response:
+        """What is known of a node."""
+        return told(orchestrator.node_status(node_id))
 
     @router.post(
         "/nodes",
@@ -91,6 +113,15 @@ def _add_nodes(router: APIRouter, parts: Parts) -> None:
         done = await orchestrator.decommission_node(node_id, drain=not force)
         return told(_changed(node_id, done, "it has left, or is leaving already"))
 
+    @router.post(
+        "/nodes/{node_id}/undrain", dependencies=operators, responses=changed, tags=["nodes"]
+    )
+    async def undrain_node(node_id: str, request: Request) -> Response:
+        """Have a node stay that was to leave."""
+        request.state.audit = {"node_id": node_id}
+        done = await orchestrator.undrain_node(node_id)
+        return told(_changed(node_id, done, "it was not leaving; if it has left, register it anew"))
+
 
 def _changed(node_id: str, done: bool, why: str) -> dict[str, Any]:
     answer: dict[str, Any] = {"done": done, "node_id": node_id}
@@ -104,6 +135,52 @@ def _add_cluster(router: APIRouter, parts: Parts) -> None:
     async def show_cluster() -> Response:
         """What is going on in the cluster."""
         return told(orchestrator.get_cluster_status())
+
+    @router.get("/queue", dependencies=viewers, responses=answers(), tags=["cluster"])
+    async def show_queue(limit: Limit = 100, cursor: Cursor = None) -> Response:
+        """Who waits, in the order in which the policy in charge serves them, and why."""
+        items, after = orchestrator.queue(limit, cursor)
+        return told({"items": items, "next_cursor": after})
+
+
+def _add_events(router: APIRouter, parts: Parts) -> None:
+    viewers, orchestrator = only(Role.VIEWER), parts.orchestrator
+
+    @router.get("/events", dependencies=viewers, responses=answers(), tags=["events"])
+    async def list_events(since: Cursor = None, limit: Limit = 100) -> Response:
+        """What has happened after a cursor, or of late; ``gap``: what was between is not kept."""
+        found, gap = orchestrator.happenings(since, limit)
+        after = found[-1].cursor if found else since
+        return told({"items": [one.as_dict() for one in found], "next_cursor": after, "gap": gap})
+
+    @router.get(
+        "/events/stream",
+        dependencies=viewers,
+        responses={200: {"content": {"text/event-stream": {}}}, **answers()},
+        response_class=EventStream,
+        tags=["events"],
+    )
+    async def follow_events(
+        since: Cursor = None,
+        last: Annotated[str | None, Header(alias="Last-Event-ID", max_length=100)] = None,
+    ) -> Response:
+        """What happens after a cursor, or from now on, as server-sent events."""
+        at = last if last is not None else since
+        if at is not None:
+            orchestrator.happenings(at, 1)  # raises if it is no cursor
+        return parts.streams.stream(_events(orchestrator.follow(at)), EVENTS, beat=b": beat\n\n")
+
+
+class EventStream(Response):
+    """An answer of server-sent events, for the API's description."""
+
+    media_type = EVENTS
+
+
+async def _events(follow: AsyncIterator[Happening]) -> AsyncIterator[bytes]:
+    yield b": begin\n\n"  # the client knows at once that it is connected
+    async for one in follow:
+        yield event_of(one.as_dict(), one.kind, one.cursor)
 
 
 def _add_tokens(router: APIRouter, parts: Parts) -> None:

@@ -7,16 +7,17 @@ import secrets
 from dataclasses import replace
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Request
+from fastapi import APIRouter, Header, Query, Request
 from pydantic import Field
-from starlette.responses import Response
+from starlette.responses import PlainTextResponse, Response
 
-from orchestrator.errors import ValidationError
-from orchestrator.kernels.state.codes import JobKind, Topology
+from orchestrator.errors import ConfigurationError, ValidationError
+from orchestrator.kernels.state.codes import JobCode, JobKind, Topology
 from orchestrator.orchestrator import InfrastructureOrchestrator
 from orchestrator.server.guard.access import Who, answers, only
 from orchestrator.server.guard.tokens import Role
-from orchestrator.server.parts import Parts, StrictBody, member, told
+from orchestrator.server.output import OutputReader, Wanted
+from orchestrator.server.parts import Cursor, Limit, Parts, StrictBody, member, told
 from orchestrator.server.problems import ConflictError
 from orchestrator.types import JobPriority, JobSpec, JobState
 
@@ -220,12 +221,73 @@ def _with_id(spec: JobSpec, job_id: str) -> JobSpec:
 
 
 def _add_questions(router: APIRouter, parts: Parts) -> None:
-    viewers = only(Role.VIEWER)
+    viewers, orchestrator = only(Role.VIEWER), parts.orchestrator
+
+    @router.get("", dependencies=viewers, responses=answers(), response_class=Response)
+    async def list_jobs(
+        state: Annotated[str | None, _any_case([one.value for one in JobState])] = None,
+        tenant: str | None = None,
+        name: str | None = None,
+        limit: Limit = 100,
+        cursor: Cursor = None,
+    ) -> Response:
+        """Jobs that are known, the one that was submitted last first."""
+        wanted = None if state is None else state.lower()
+        items, after = orchestrator.list_jobs(
+            state=wanted, tenant=tenant, name=name, limit=limit, before=cursor
+        )
+        return told({"items": items, "next_cursor": after})
 
     @router.get("/{job_id}", dependencies=viewers, responses=answers(404))
     async def show_job(job_id: str) -> Response:
         """What is known of a job."""
-        return told(describe(parts.orchestrator, job_id))
+        return told(describe(orchestrator, job_id))
+
+    @router.get("/{job_id}/wait", dependencies=viewers, responses=answers(404))
+    async def wait_for_job(
+        job_id: str, timeout_s: Annotated[float, Query(ge=0, le=300)] = 30.0
+    ) -> Response:
+        """What is known of a job once it has ended, or when the time is over."""
+        parts.streams.reserve()
+        await parts.streams.race(_end_of(orchestrator, job_id), timeout_s)
+        return told(describe(orchestrator, job_id))
+
+    @router.get(
+        "/{job_id}/logs",
+        dependencies=viewers,
+        responses={200: {"content": {"text/plain": {}}}, **answers(404, 409)},
+        response_class=PlainTextResponse,
+    )
+    async def read_logs(
+        job_id: str,
+        worker: Annotated[int | None, Query(ge=0, le=1_000_000)] = None,
+        run: Annotated[int | None, Query(ge=1, le=1_000_000_000)] = None,
+        tail: Annotated[int | None, Query(ge=0, le=100_000)] = None,
+        follow: bool = False,
+    ) -> Response:
+        """What the job's workers have written; with ``follow``, and write until it has ended."""
+        reader = OutputReader(orchestrator, Wanted(job_id, worker, run, tail, follow))
+        try:
+            first = await reader.kept()
+        except ConfigurationError as error:
+            raise ConflictError(str(error)) from error
+        return parts.streams.stream(reader.text(first), "text/plain; charset=utf-8")
+
+
+def _has_ended(orchestrator: InfrastructureOrchestrator, job_id: str) -> bool:
+    return orchestrator.engine.jobs.code(job_id) in (JobCode.COMPLETED, JobCode.FAILED)
+
+
+async def _end_of(orchestrator: InfrastructureOrchestrator, job_id: str) -> None:
+    """Return when a job has ended, or is not known any more."""
+    last, _ = orchestrator.happenings(limit=1)
+    since = last[-1].cursor if last else "0.0"
+    if _has_ended(orchestrator, job_id):
+        return
+    async for one in orchestrator.follow(since):
+        about = one.job_id == job_id or one.kind == "gap"
+        if about and (job_id not in orchestrator.jobs or _has_ended(orchestrator, job_id)):
+            return
 
 
 def _add_changes(router: APIRouter, parts: Parts) -> None:

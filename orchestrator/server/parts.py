@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeAlias, TypeVar
 
 import msgspec
+from fastapi import Query
 from pydantic import BaseModel, ConfigDict
 from starlette.responses import Response, StreamingResponse
 
@@ -22,12 +23,28 @@ from orchestrator.server.guard.repeats import Repeats
 from orchestrator.server.guard.tokens import TokenStore
 from orchestrator.server.problems import Problem, ProblemError
 
-__all__ = ["JSON", "Parts", "Streams", "StrictBody", "event_of", "member", "told"]
+__all__ = [
+    "EVENTS",
+    "JSON",
+    "Cursor",
+    "Limit",
+    "Parts",
+    "Streams",
+    "StrictBody",
+    "event_of",
+    "member",
+    "told",
+]
 
 Named = TypeVar("Named", bound=Enum)
 
+Limit: TypeAlias = Annotated[int, Query(ge=1, le=1000, description="Most items of the answer.")]
+Cursor: TypeAlias = Annotated[
+    str | None, Query(max_length=500, description="What the answer before gave as next_cursor.")
+]
 
-JSON = "application/json"
+
+JSON, EVENTS = "application/json", "text/event-stream"
 _BEAT_S = 10.0
 
 
@@ -58,6 +75,21 @@ class Streams:
             raise ProblemError(
                 Problem("too many streams", 503, detail, headers={"Retry-After": "5"})
             )
+
+    async def race(self, event: Coroutine[Any, Any, object], timeout_s: float) -> None:
+        """Wait for something, but for no longer than a time, and not beyond the server's end."""
+        self.open += 1
+        closing = asyncio.ensure_future(self._closing.wait())
+        coming = asyncio.ensure_future(event)
+        try:
+            both: set[asyncio.Future[Any]] = {coming, closing}
+            await asyncio.wait(both, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+            if coming.done():
+                coming.result()
+        finally:
+            self.open -= 1
+            for one in (coming, closing):
+                one.cancel()
 
     def stream(
         self,

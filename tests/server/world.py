@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,15 @@ async def world(
         await orchestrator.stop()
 
 
+async def until(condition: Callable[[], bool], most_s: float = 10.0) -> None:
+    """Wait until something holds."""
+    for _ in range(round(most_s / 0.01)):
+        if condition():
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError("it did not come about in time")
+
+
 def job(name: str = "job", **fields: Any) -> dict[str, Any]:
     """A body that submits a job."""
     return {"name": name, "command": ["true"], **fields}
@@ -85,4 +95,4 @@ def problem(answer: httpx.Response) -> dict[str, Any]:
     return told
 
 
-__all__ = ["GENEROUS", "SHAPE", "World", "job", "nodes", "problem", "replace", "world"]
+__all__ = ["GENEROUS", "SHAPE", "World", "job", "nodes", "problem", "until", "world"]

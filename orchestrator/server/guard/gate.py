@@ -156,6 +156,9 @@ class Gate:
     def _refusal(self, visit: _Visit) -> Problem | None:
         """Why a request is not let in; None: it is."""
         now_ms = self._clock.now_ms()
+        if visit.header_bytes() > self._limits.header_bytes:
+            detail = f"the headers exceed {self._limits.header_bytes} bytes; send less"
+            return Problem("headers too large", 431, detail)
         if visit.method not in _SAFE and not visit.is_of_own_origin():
             detail = "the request comes from a page of another origin; send it from a program"
             return Problem("another origin", 403, detail)
@@ -291,6 +294,11 @@ class _Visit:
             if key == name:
                 return str(value.decode("latin-1"))
         return ""
+
+    def header_bytes(self) -> int:
+        """How large the request's line and headers are."""
+        sizes = (len(name) + len(value) for name, value in self.scope["headers"])
+        return sum(sizes) + len(self.scope.get("raw_path") or b"") + len(self.scope["query_string"])
 
     def is_of_own_origin(self) -> bool:
         """Whether no browser sends it for a page from elsewhere."""
