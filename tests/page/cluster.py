@@ -45,7 +45,9 @@ _RACK = 32
 
 def _nodes(count: int) -> list[NodeSpec]:
     return [
-        NodeSpec(f"node-{k:0{len(str(count - 1))}}", 8, 80.0, 96, 512.0, 100.0, "NVLink", rack=k // _RACK)
+        NodeSpec(
+            f"node-{k:0{len(str(count - 1))}}", 8, 80.0, 96, 512.0, 100.0, "NVLink", rack=k // _RACK
+        )
         for k in range(count)
     ]
 

@@ -44,7 +44,7 @@ await drive(async ({ opened, complaints }) => {
   // A node is lost: the first of them whom anybody sees is drawn down.
   await page.evaluate(() => {
     window.shown = new Promise((resolve) => {
-      addEventListener("drawn", ({ detail }) => { if (detail?.what === "down" || document.querySelector("#nodes-note").textContent.includes("down")) resolve(Date.now()); });
+      addEventListener("drawn", ({ detail }) => { if (detail?.kind === "node" || document.querySelector("#nodes-note").textContent.includes("down")) resolve(Date.now()); });
     });
   });
   const killed = Number(await step("kill an agent"));
@@ -52,7 +52,7 @@ await drive(async ({ opened, complaints }) => {
   await page.getByText("1 up, 1 down").waitFor();
   console.log(`figure node_loss_ms ${shown - killed}`);
   assert.ok(shown - killed < 1000, `it took ${shown - killed} ms until the loss was shown`);
-  await event(page, "node-1", "down").waitFor();
+  await event(page, "node-1", "failed").waitFor();
 
   // The server is killed, and comes back: what was is still there, nothing is stale, and it goes on.
   await step("kill the server");

@@ -3,7 +3,7 @@
 import { clock, jobButton, make, say } from "./format.js";
 
 const SHOWN = 120, SAY_MS = 2000;
-const LOUD = { failed: "bad", down: "bad", interrupted: "warn", preempted: "warn", draining: "warn", overdue: "warn", completed: "ok", up: "ok" };
+const LOUD = { failed: "bad", recovered: "ok", interrupted: "warn", preempted: "warn", draining: "warn", overdue: "warn", completed: "ok", cancelled: "warn", gap: "warn" };
 
 export class Events {
   #unsaid = [];
@@ -44,7 +44,7 @@ export class Events {
 
   /** At most one sentence in two seconds. */
   #say(events) {
-    this.#unsaid.push(...events.filter((e) => e.what in LOUD && e.what !== "up"));
+    this.#unsaid.push(...events.filter((e) => e.what in LOUD));
     if (this.#timer || !this.#unsaid.length) return;
     this.#timer = setTimeout(() => {
       const counts = Map.groupBy(this.#unsaid, (e) => `${e.job_id ? "job" : "node"} ${e.what}`);

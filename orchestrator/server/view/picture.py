@@ -7,13 +7,11 @@ looked at anew at most once a second.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
 from orchestrator.engine.engine import Engine
-from orchestrator.engine.history import JobNote
 from orchestrator.kernels.state.codes import JobCode, NodeCode
 from orchestrator.orchestrator import InfrastructureOrchestrator
 from orchestrator.scheduling.rules import RulePolicy
@@ -51,18 +49,13 @@ class ClusterPicture:
     ----------
     orchestrator : InfrastructureOrchestrator
         The cluster.
-    policy : callable or None, optional
-        Tells who is in charge and what was decided last, as plain data; None: the name of the
-        policy only.
+    deployed : bool, optional
+        Whether policies can be put in charge: there is more to ask of who decides.
     """
 
-    def __init__(
-        self,
-        orchestrator: InfrastructureOrchestrator,
-        policy: Callable[[], Mapping[str, Any]] | None = None,
-    ) -> None:
+    def __init__(self, orchestrator: InfrastructureOrchestrator, *, deployed: bool = False) -> None:
         self._orchestrator = orchestrator
-        self._policy = policy
+        self._deployed = deployed
         self._gangs, self._nodes = Gangs(), Nodes()
         self._services = ServiceSeries(orchestrator.mesh, orchestrator.clock)
         self._parts: _Part = {}  # small ones, as they were told
@@ -70,8 +63,8 @@ class ClusterPicture:
         self._reasons: dict[str, str] = {}
         self._explained_ms = -_EXPLAINED_MS
         self._explained = -1  # entries that were applied by then
-        self._notes: deque[_Part] = deque(maxlen=_EVENTS)
-        self._last: JobNote | None = None
+        self._events: deque[_Part] = deque(maxlen=_EVENTS)
+        self._cursor: str | None = None
         self._loads = self._engine.loads
 
     @property
@@ -92,7 +85,7 @@ class ClusterPicture:
             self._nodes.forget()
             self._parts, self._waiting = {}, {}
             told["reset"] = True
-        nodes, moved = self._nodes.changes(self._engine)
+        nodes = self._nodes.changes(self._engine)
         gangs = self._gangs.changes(self._engine)
         told |= {"nodes": nodes} if nodes else {}
         told |= {"gangs": gangs} if gangs else {}
@@ -100,12 +93,8 @@ class ClusterPicture:
         for name, part in self._small().items():
             if self._parts.get(name) != part:
                 self._parts[name] = told[name] = part
-        fresh = [
-            *({"time_ms": self._now_ms, "kind": "node", "node_id": n, "what": w} for n, w in moved),
-            *self._fresh_notes(),
-        ]
-        if fresh:
-            self._notes += fresh
+        if fresh := self._happened():
+            self._events += fresh
             told["events"] = fresh
         samples = self._services.sample()
         told |= {"services": samples} if samples else {}
@@ -122,7 +111,7 @@ class ClusterPicture:
             "gangs": self._gangs.all(self._engine),
             "ended": ended_gangs(self._engine, _ENDED),
             "queue": {"order": list(self._waiting), "set": list(self._waiting.values())},
-            "events": list(self._notes),
+            "events": list(self._events),
             "services": self._services.all(),
             "series": self._series(),
             **self._parts,
@@ -198,11 +187,9 @@ class ClusterPicture:
 
     def _decider(self) -> _Part:
         """Who decides."""
-        if self._policy is not None:
-            return dict(self._policy())
         policy = self._orchestrator.policy
         name = policy.rule.name if isinstance(policy, RulePolicy) else type(policy).__name__
-        return {"name": name, "mode": "active", "decisions": []}
+        return {"name": name, "deployed": self._deployed}
 
     def _series(self) -> _Part:
         """The past of the whole cluster, as the metrics have kept it."""
@@ -216,17 +203,19 @@ class ClusterPicture:
             )
         }
 
-    def _fresh_notes(self) -> list[_Part]:
-        """What happened to jobs since it was told last, the oldest first."""
-        recent = self._engine.history.recent(_EVENTS)
-        begin = 0
-        for k in range(len(recent) - 1, -1, -1):
-            if recent[k] is self._last:
-                begin = k + 1
-                break
-        if recent:
-            self._last = recent[-1]
-        return [{"kind": "job", **note.as_dict()} for note in recent[begin:]]
+    def _happened(self) -> list[_Part]:
+        """What happened since it was told last, the oldest first; the last of it if it is much.
+
+        What a policy decides is told by what becomes of jobs.
+        """
+        told = deque[_Part](maxlen=_EVENTS)
+        while True:
+            found, _ = self._orchestrator.happenings(self._cursor, _EVENTS)
+            told += [one.as_dict() for one in found if one.kind != "decision"]
+            if found:
+                self._cursor = found[-1].cursor
+            if len(found) < _EVENTS:
+                return list(told)
 
     # --- the queue -------------------------------------------------------------------------------
 

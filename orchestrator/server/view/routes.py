@@ -22,7 +22,7 @@ _BEAT = b": nothing has happened\n\n"
 def routes(parts: Parts) -> APIRouter:
     """Routes of the picture of a cluster; one picture serves all who look."""
     router = APIRouter(tags=["view"])
-    view = ViewStream(ClusterPicture(parts.orchestrator))
+    view = ViewStream(ClusterPicture(parts.orchestrator, deployed=parts.deployment is not None))
 
     @router.get("/view", dependencies=only(Role.VIEWER), responses=answers())
     async def show_view() -> Response:

@@ -6,7 +6,6 @@ Sampled once a second while somebody looks; what was sampled is kept for whoever
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -77,17 +76,10 @@ class ServiceSeries:
         Whose services they are.
     clock : Clock
         Time.
-    latency_ms : callable or None, optional
-        What answers of a service take now, ms (None: it had none); None: not known of any.
     """
 
-    def __init__(
-        self,
-        mesh: ServiceMesh,
-        clock: Clock,
-        latency_ms: Callable[[str], float | None] | None = None,
-    ) -> None:
-        self._mesh, self._clock, self._latency_ms = mesh, clock, latency_ms
+    def __init__(self, mesh: ServiceMesh, clock: Clock) -> None:
+        self._mesh, self._clock = mesh, clock
         self._samples: dict[str, _Samples] = {}
         self._sampled_ms = -1
         self._told: dict[str, Any] = {}
@@ -108,7 +100,8 @@ class ServiceSeries:
             offered = self._mesh.counts(name).offered
             if not first:
                 rate = 1000.0 * (offered - own.offered) / passed_ms
-                latency = self._latency_ms(name) if self._latency_ms is not None else None
+                took_ms = self._mesh.latency_ms(name)
+                latency = None if took_ms is None else round(took_ms, 2)
                 own.points.append([now_ms, round(max(rate, 0.0), 2), latency])
             own.offered = offered
             told[name] = self._state(name) | {"points": list(own.points)[-1:]}

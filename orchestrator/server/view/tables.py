@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.engine.engine import Engine
-from orchestrator.kernels.state.codes import FOREVER_MS, JobCode, NodeCode
+from orchestrator.kernels.state.codes import FOREVER_MS, JobCode
 
 __all__ = ["Gangs", "Nodes", "ended_gangs"]
 
@@ -135,24 +135,16 @@ class Nodes:
         """Nothing was told."""
         self._told: _Ints = np.zeros((0, len(_NODE_FIELDS)), np.int64)
 
-    def changes(self, engine: Engine) -> tuple[dict[str, Any], list[tuple[str, str]]]:
-        """Nodes that are not as they were told, and (node, state) of those in another state."""
+    def changes(self, engine: Engine) -> dict[str, Any]:
+        """Nodes that are new, or not as they were told."""
         ids = engine.nodes.index.ids
         table = engine.state.node[0, : len(ids)]
         now = np.stack([table[name].astype(np.int64) for name in _NODE_FIELDS], axis=1)
         before, self._told = self._told, now
         known = len(before)
         rows = np.flatnonzero((now[:known] != before[: len(now)]).any(axis=1))
-        moved = [
-            (ids[n], NodeCode(int(now[n, 0])).name.lower())
-            for n in rows.tolist()
-            if now[n, 0] != before[n, 0]
-        ]
-        new = np.arange(known, len(now))
-        if known:
-            moved += [(ids[n], NodeCode(int(now[n, 0])).name.lower()) for n in new.tolist()]
-        rows = np.concatenate([rows, new])
-        return (self._told_of(ids, rows) if len(rows) else {}), moved
+        rows = np.concatenate([rows, np.arange(known, len(now))])
+        return self._told_of(ids, rows) if len(rows) else {}
 
     def all(self, engine: Engine) -> dict[str, Any]:
         """Every node as it was told last."""
