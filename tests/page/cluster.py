@@ -29,9 +29,9 @@ from orchestrator.mesh.specs import ServiceSpec
 from orchestrator.orchestrator import InfrastructureOrchestrator
 from orchestrator.server.app import create_app
 from orchestrator.server.guard.gate import Limits
+from orchestrator.server.guard.listen import HttpServer, bind
 from orchestrator.server.guard.repeats import Repeats
 from orchestrator.server.guard.tokens import Role, TokenStore
-from orchestrator.server.listen import HttpServer, bind
 from orchestrator.server.parts import Parts, Streams
 from orchestrator.types import JobPriority, JobSpec, NodeSpec, TenantSpec
 
