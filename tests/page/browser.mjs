@@ -9,7 +9,10 @@ const [endpoint, program = "/usr/bin/chromium"] = process.argv.slice(2);
 /** Where the server answers, and its operator's token. */
 export const server = () => JSON.parse(readFileSync(endpoint, "utf8"));
 
-const answers = createInterface({ input: process.stdin })[Symbol.asyncIterator]();
+setTimeout(() => { console.log("the script has hung"); process.exit(2); }, 90000).unref();
+
+const input = createInterface({ input: process.stdin });
+const answers = input[Symbol.asyncIterator]();
 
 /** Have pytest do something to the server: it answers on standard input when it is done. */
 export async function step(name) {
@@ -51,6 +54,8 @@ export async function drive(script) {
     await script({ watched, opened, complaints });
   } finally {
     await browser.close();
+    input.close();
+    process.stdin.destroy(); // an open pipe would keep the process waiting
   }
   if (complaints.length) throw new Error(`the page complains:\n${complaints.join("\n")}`);
   console.log("done");

@@ -52,7 +52,7 @@ await drive(async ({ opened, complaints }) => {
   await page.getByText("1 up, 1 down").waitFor();
   console.log(`figure node_loss_ms ${shown - killed}`);
   assert.ok(shown - killed < 1000, `it took ${shown - killed} ms until the loss was shown`);
-  await event(page, "node-1", "failed").waitFor();
+  await event(page, "node-1", "does not answer").waitFor();
 
   // The server is killed, and comes back: what was is still there, nothing is stale, and it goes on.
   await step("kill the server");

@@ -34,7 +34,7 @@ function unnamed() {
   const name = (e) => e.ariaLabel || e.getAttribute("aria-labelledby")?.split(" ").map((id) => document.getElementById(id)?.textContent ?? "").join("") || e.labels?.[0]?.textContent || e.textContent || e.title;
   const say = (e, what) => found.push(`${e.tagName.toLowerCase()}#${e.id}.${e.className}: ${what}`);
   for (const e of document.querySelectorAll("button, select, input, canvas, [role=img], [role=region], section, dialog[open]"))
-    if (e.checkVisibility() && !name(e)?.trim()) say(e, "has no name");
+    if (e.checkVisibility() && !e.closest(".uplot") && !name(e)?.trim()) say(e, "has no name");
   for (const e of document.querySelectorAll("canvas")) if (e.checkVisibility() && !e.closest(".uplot") && e.tabIndex !== 0) say(e, "cannot be reached by keyboard");
   for (const e of document.querySelectorAll(".uplot")) if (!e.closest("[role=img]")) say(e, "is a picture that nobody describes");
   for (const e of document.querySelectorAll("table")) if (!e.caption || [...e.querySelectorAll("thead th")].some((th) => th.scope !== "col")) say(e, "has no caption or headings");

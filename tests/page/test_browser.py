@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -52,23 +53,26 @@ class Server:
 
     def start(self) -> None:
         """Start it; it answers."""
-        self.endpoint.unlink(missing_ok=True)
+        before = self._written()
         with self._log.open("a") as log:
             environment = {**os.environ, "PYTHONPATH": str(_ROOT)}
             self.process = subprocess.Popen(
                 self._command, cwd=_ROOT, env=environment, stdout=log, stderr=log
             )
         until = time.monotonic() + 60.0
-        while not self.endpoint.exists():
+        while self._written() == before:
             assert self.process.poll() is None, self._log.read_text()
             assert time.monotonic() < until, self._log.read_text()
             time.sleep(0.02)
 
-    def agents(self) -> list[psutil.Process]:
-        """Agents that it has started, by their nodes' names."""
-        found = psutil.Process(self.process.pid).children(recursive=True)
-        named = [p for p in found if any("node" in part for part in p.cmdline())]
-        return sorted(named, key=lambda process: process.cmdline())
+    def _written(self) -> int:
+        """When it was said last where it answers; a server that goes on keeps its address."""
+        return self.endpoint.stat().st_mtime_ns if self.endpoint.exists() else 0
+
+    def agent(self, node_id: str) -> psutil.Process:
+        """The agent of a node, which it has started."""
+        children = psutil.Process(self.process.pid).children()
+        return next(one for one in children if f"--node={node_id}" in one.cmdline())
 
     def end(self) -> None:
         """Have it end, with all that it has started."""
@@ -79,18 +83,27 @@ class Server:
 
 def _drive(script: str, server: Server, steps: dict[str, Callable[[], object]]) -> dict[str, float]:
     """Run a script; what it asks for is done, and its figures are returned."""
+    told, figures = [], {}
     command = ["node", str(_HERE / script), str(server.endpoint), str(shutil.which("chromium"))]
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    ) as node:
+    with (
+        contextlib.suppress(BrokenPipeError),
+        subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        ) as node,
+    ):
         assert node.stdin is not None
         assert node.stdout is not None
-        told, figures = [], {}
         for line in node.stdout:
             told.append(line)
             word, _, rest = line.strip().partition(" ")
             if word == "step":
-                print(steps[rest](), file=node.stdin, flush=True)
+                answer = steps[rest]()
+                with contextlib.suppress(BrokenPipeError):  # why it has left is in what it told
+                    print(answer, file=node.stdin, flush=True)
             elif word == "figure":
                 name, _, value = rest.partition(" ")
                 figures[name] = float(value)
@@ -117,7 +130,7 @@ def simulated(tmp_path: Path) -> Iterator[Server]:
 
 def test_it_shows_a_job_from_its_submission_to_its_end_and_who_is_lost(live: Server) -> None:
     def kill_agent() -> int:
-        agent = live.agents()[-1]
+        agent = live.agent("node-1")
         now_ms = time.time_ns() // 1_000_000
         agent.send_signal(signal.SIGKILL)
         return now_ms

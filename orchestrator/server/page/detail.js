@@ -79,7 +79,8 @@ export class Detail {
     if (this.#asked !== asked) return;
     if (first) this.content.replaceChildren(this.facts, make("h3", "History"), this.history, make("h3", "End of its output"), this.output);
     this.#show(job);
-    await this.#tail(path, asked);
+    if (job.command?.length) await this.#tail(path, asked);
+    else say(this.output, "(it runs nothing: it is simulated)");
     if (this.#asked === asked && !ENDED.includes(job.state)) this.#soon(AGAIN_MS);
   }
 
