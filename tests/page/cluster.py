@@ -97,6 +97,7 @@ class Cluster:
         await self._serve_one()
         for number in range(self._jobs):
             await self.orchestrator.submit_job(_job(number, draw, self._scale))
+            await asyncio.sleep(0)  # the server answers meanwhile
         while True:
             await asyncio.sleep(0.4)
             if self.orchestrator.engine.row["queue_len"] < self._jobs * 0.6:

@@ -26,7 +26,7 @@ serve(ServeSettings(dir=Path(sys.argv[1]), agents=2, gpus=2))
 """
 
 
-def _missing() -> str:
+def missing() -> str:
     """Why there is no browser here; nothing: there is one."""
     for program, package in (("chromium", "chromium"), ("node", "nodejs")):
         if shutil.which(program) is None:
@@ -38,7 +38,7 @@ def _missing() -> str:
 
 @pytest.fixture(autouse=True)
 def _browser() -> None:
-    if reason := _missing():
+    if reason := missing():
         pytest.skip(f"page: {reason}")
 
 
@@ -81,7 +81,7 @@ class Server:
             self.process.wait(timeout=30)
 
 
-def _drive(script: str, server: Server, steps: dict[str, Callable[[], object]]) -> dict[str, float]:
+def drive(script: str, server: Server, steps: dict[str, Callable[[], object]]) -> dict[str, float]:
     """Run a script; what it asks for is done, and its figures are returned."""
     told, figures = [], {}
     command = ["node", str(_HERE / script), str(server.endpoint), str(shutil.which("chromium"))]
@@ -144,9 +144,9 @@ def test_it_shows_a_job_from_its_submission_to_its_end_and_who_is_lost(live: Ser
         "kill the server": kill_server,
         "start the server": live.start,
     }
-    _drive("life.mjs", live, steps)
+    drive("life.mjs", live, steps)
 
 
 def test_it_can_be_read_on_a_telephone_in_the_dark_and_by_keyboard(simulated: Server) -> None:
     assert json.loads(simulated.endpoint.read_text())["url"].startswith("http://127.0.0.1:")
-    _drive("looks.mjs", simulated, {})
+    drive("looks.mjs", simulated, {})

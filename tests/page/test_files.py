@@ -1,4 +1,4 @@
-"""The page's files: what it brings along is what is recorded, and it asks nobody else."""
+"""The page's files: what comes along is what is recorded, and nobody else is asked for anything."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ def _job(k: int, draw: np.random.Generator) -> JobSpec:
 
 
 class Told:
-    """What somebody knows who was told all changes, one row at a time: the page's slow twin."""
+    """What somebody knows who was told all changes, row by row: the slow twin of the page."""
 
     def __init__(self) -> None:
         self.nodes: dict[int, Any] = {}
