@@ -58,6 +58,7 @@ from .errors import UnknownEntityError as UnknownEntityError
 from .errors import UnknownOptionError as UnknownOptionError
 from .errors import UnknownSchemaError as UnknownSchemaError
 from .errors import UnknownServiceError as UnknownServiceError
+from .errors import UnreachableError as UnreachableError
 from .errors import ValidationError as ValidationError
 from .errors import WorkerLostError as WorkerLostError
 from .foundations import Foundations as Foundations
@@ -74,6 +75,7 @@ from .foundations.shards import HashShardManager as HashShardManager
 from .foundations.shards import LeasedShards as LeasedShards
 from .foundations.shards import Tenure as Tenure
 from .foundations.sqlite import SQLiteLog as SQLiteLog
+from .happenings import Happening as Happening
 from .invariants import assert_invariants as assert_invariants
 from .kernels.state.codes import ActionKind as ActionKind
 from .kernels.state.codes import Information as Information
@@ -106,6 +108,7 @@ from .mesh.specs import ProbeSpec as ProbeSpec
 from .mesh.specs import RetrySpec as RetrySpec
 from .mesh.specs import ServiceSpec as ServiceSpec
 from .messages import Action as Action
+from .messages import Cancel as Cancel
 from .messages import CheckpointCommitted as CheckpointCommitted
 from .messages import Command as Command
 from .messages import Decide as Decide
@@ -134,6 +137,7 @@ from .messages import StartJob as StartJob
 from .messages import StopJob as StopJob
 from .messages import StopReason as StopReason
 from .messages import Submit as Submit
+from .messages import Undrain as Undrain
 from .messages import Wait as Wait
 from .messages import WorkerExited as WorkerExited
 from .messages import WorkerPlacement as WorkerPlacement

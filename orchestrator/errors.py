@@ -32,6 +32,7 @@ __all__ = [
     "UnknownOptionError",
     "UnknownSchemaError",
     "UnknownServiceError",
+    "UnreachableError",
     "ValidationError",
     "WorkerLostError",
 ]
@@ -278,6 +279,10 @@ class SaveDeadlineError(CheckpointError):
         )
         self.step = step
         self.deadline_s = deadline_s
+
+
+class UnreachableError(QuartermasterError, RuntimeError):
+    """What was asked for is on a node that does not answer now."""
 
 
 class WorkerLostError(QuartermasterError, RuntimeError):

@@ -20,6 +20,7 @@ from orchestrator.types import JobSpec, NodeSpec, TenantSpec
 
 __all__ = [
     "Action",
+    "Cancel",
     "CheckpointCommitted",
     "Command",
     "Configure",
@@ -49,6 +50,7 @@ __all__ = [
     "StopJob",
     "StopReason",
     "Submit",
+    "Undrain",
     "Wait",
     "WorkerExited",
     "WorkerPlacement",
@@ -216,6 +218,14 @@ class Scale:
 
 
 @dataclass(frozen=True)
+class Cancel:
+    """A job that has not ended is to end, because somebody says so; it is not saved."""
+
+    job_id: str
+    reason: str = ""
+
+
+@dataclass(frozen=True)
 class Register:
     """A node joins, or comes back under another description.
 
@@ -232,6 +242,13 @@ class Decommission:
 
     node_id: str
     drain: bool = True
+
+
+@dataclass(frozen=True)
+class Undrain:
+    """A node that was to leave, and has not yet, stays."""
+
+    node_id: str
 
 
 @dataclass(frozen=True)
@@ -310,8 +327,10 @@ Command: TypeAlias = (
     Submit
     | Preempt
     | Scale
+    | Cancel
     | Register
     | Decommission
+    | Undrain
     | NodeFailed
     | NodeRecovered
     | Review
@@ -451,6 +470,8 @@ class StopReason(Enum):
     """It is saved, and gives up its place."""
     INTERRUPTED = "interrupted"
     """It lost its workers, or a node under them, and falls back to its last checkpoint."""
+    CANCELLED = "cancelled"
+    """Somebody does not want it any more: it is not saved, and does not come back."""
     UNEXPECTED = "unexpected"
     """They were found at start-up, and nothing is known of this run."""
 

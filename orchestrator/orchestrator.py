@@ -15,14 +15,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from orchestrator.autoscaler.fleet import ORDER_AGE_S, FleetController, FleetScaler
 from orchestrator.clock import LogClock, WallClock
 from orchestrator.engine.engine import Engine, Outcome
 from orchestrator.errors import CapacityError, ValidationError
-from orchestrator.kernels.state.codes import NodeCode, Reason
+from orchestrator.happenings import ANNOUNCED, Happenings
+from orchestrator.kernels.state.codes import JobCode, NodeCode, Reason
 from orchestrator.kernels.state.row import ClusterShape
 from orchestrator.live.crashes import CrashLoops
 from orchestrator.live.cycle import AskAside, SchedulingCycle, ask_here
@@ -37,7 +35,9 @@ from orchestrator.mesh.mesh import ServiceMesh, Transport
 from orchestrator.mesh.replicas import ReplicaRegistry
 from orchestrator.mesh.specs import ServiceSpec
 from orchestrator.messages import (
+    Cancel,
     Command,
+    Configure,
     Decommission,
     Effect,
     Entry,
@@ -49,6 +49,7 @@ from orchestrator.messages import (
     ReleaseNode,
     Scale,
     Submit,
+    Undrain,
     WorkersLost,
 )
 from orchestrator.metrics import OrchestratorMetrics
@@ -66,21 +67,17 @@ from orchestrator.ports import (
     ShardManager,
     WorkloadManager,
 )
-from orchestrator.resources import ResourceManager
+from orchestrator.questions import Questions
 from orchestrator.runtimes.simulated import SimulatedRuntime
-from orchestrator.scheduling.rules import RULES, Rule, RulePolicy, Scheduler, policy_of
+from orchestrator.scheduling.rules import Rule, RulePolicy, Scheduler, policy_of
 from orchestrator.semantics import Semantics
 from orchestrator.status import (
     Owners,
-    cluster_status,
-    device_status,
     failure_report,
-    job_status,
     load_answers,
-    or_error,
     warn_of_devices,
 )
-from orchestrator.types import JobSpec, NodeSpec, ScalingDecision, TenantSpec
+from orchestrator.types import JobSpec, NodeSpec, ScalingDecision, ScalingDirection, TenantSpec
 
 __all__ = ["DEFAULT_SHAPE", "InfrastructureOrchestrator"]
 
@@ -91,7 +88,7 @@ DEFAULT_SHAPE = ClusterShape(envs=1, jobs=4096, workers=64, nodes=256, devices=1
 _log = logging.getLogger(__name__)
 
 
-class InfrastructureOrchestrator:
+class InfrastructureOrchestrator(Questions):
     """Runs jobs on nodes.
 
     Parameters
@@ -236,6 +233,7 @@ class InfrastructureOrchestrator:
         """Become what the log says; raises if the settings cannot be those of its cluster."""
         self._leading = self._reconciled = False
         self._token = 0
+        self._happenings = Happenings(self.engine)
         self._starting = asyncio.Lock()
         self._journal = Journal(
             self.consensus,
@@ -270,16 +268,6 @@ class InfrastructureOrchestrator:
         self.faults.subscribe(self._health.deliver)
 
     @property
-    def jobs(self) -> dict[str, JobSpec]:
-        """Jobs that are known, by their ids; to be read only."""
-        return self.engine.jobs.specs
-
-    @property
-    def nodes(self) -> dict[str, NodeSpec]:
-        """Nodes that are known, by their ids; to be read only."""
-        return self.engine.nodes.specs
-
-    @property
     def policy(self) -> Policy:
         """Who decides. Set it, to a policy or a rule, to have somebody else decide from now on.
 
@@ -293,11 +281,6 @@ class InfrastructureOrchestrator:
         chosen = policy_of(policy)
         self._cycle.policy = chosen
         self._settings.note("policy", chosen.rule if isinstance(chosen, RulePolicy) else None)
-
-    @property
-    def resources(self) -> ResourceManager:
-        """What nodes offer and who holds it; to be read only."""
-        return ResourceManager(self.engine.state)
 
     def _on_rules(self, service: str, spec: ServiceSpec | None) -> None:
         if spec is None or not self._replicas.is_default(spec):
@@ -368,6 +351,29 @@ class InfrastructureOrchestrator:
             _log.info("job '%s' was not scaled: %s", job_id, outcome.reason.name.lower())
         return outcome.reason == Reason.OK
 
+    async def cancel_job(self, job_id: str, reason: str = "") -> bool:
+        """End a job that has not ended: it is not saved, and does not come back.
+
+        Its workers, if it has any, are told to end, and are killed after the runtime's grace. Its
+        last checkpoint stays. It counts as failed, with the reason ``cancelled: ...`` and no exit
+        code.
+
+        Returns
+        -------
+        bool
+            False if the job had ended.
+
+        Raises
+        ------
+        UnknownEntityError
+            If there is no such job.
+        """
+        await self.start()
+        ended = self.engine.jobs.code(job_id) in (JobCode.COMPLETED, JobCode.FAILED)
+        outcome = Outcome() if ended else await self._propose(Cancel(job_id, reason))
+        await self._cycle.react()
+        return not ended and outcome.reason == Reason.OK
+
     async def schedule(self) -> list[tuple[str, str]]:
         """Run a scheduling cycle: ask the policy until it waits.
 
@@ -418,6 +424,29 @@ class InfrastructureOrchestrator:
         await self._cycle.react()
         return code in (NodeCode.UP, NodeCode.DOWN) or (code == NodeCode.DRAINING and not drain)
 
+    async def undrain_node(self, node_id: str) -> bool:
+        """A node that was to leave stays: jobs may be placed there again.
+
+        Jobs that were saved because of it, or are just being saved, stay in the queue.
+
+        Returns
+        -------
+        bool
+            False if the node was not to leave.
+
+        Raises
+        ------
+        UnknownEntityError
+            If there is no such node.
+        IllegalActionError
+            If it has left by now: :meth:`register_node` brings it back.
+        """
+        await self.start()
+        drains = self.engine.nodes.code(node_id) == NodeCode.DRAINING
+        await self._propose(Undrain(node_id))
+        await self._cycle.react()
+        return drains
+
     async def handle_node_failure(self, node_id: str) -> dict[str, Any]:
         """A node has failed: its jobs fall back to their last checkpoints and queue again.
 
@@ -464,17 +493,22 @@ class InfrastructureOrchestrator:
         self._journal.require_lead()
         decision = await self._fleet.scale(self.decommission_node, self.scale_job)
         await self._managers.review()
+        if decision.direction != ScalingDirection.NONE:
+            self._settings.note("scaling", decision)
         return decision
 
-    def _rule(self) -> Rule:
-        """By what rule jobs are placed; of a policy that is none nobody knows, as by default."""
-        policy = self._cycle.policy
-        return policy.rule if isinstance(policy, RulePolicy) else RULES["priority"]
+    async def announce(self, kind: str, what: str, reason: str = "", **details: Any) -> None:
+        """Have something told to all who follow, and kept in the log: see :meth:`follow`.
 
-    def _known_rule(self) -> NDArray[np.void] | None:
-        """The rule by which jobs are placed, as kernels take it; None: the policy is none."""
-        policy = self._cycle.policy
-        return policy.rule.to_record() if isinstance(policy, RulePolicy) else None
+        Parameters
+        ----------
+        kind, what, reason : str
+            See :class:`orchestrator.happenings.Happening`.
+        **details : object
+            More: plain values, and lists and dicts of these.
+        """
+        told = {**details, "what": what, "reason": reason}
+        await self._propose(Configure(f"{ANNOUNCED}:{kind}", told))
 
     def manage(self, *managers: WorkloadManager) -> None:
         """Have managers see every job that is submitted, and review theirs whenever it is scaled.
@@ -500,44 +534,6 @@ class InfrastructureOrchestrator:
         self._journal.try_read()
         self._replicas.refresh(self._watch.suspects(), service_name)
         return await self.mesh.route(service_name, request)
-
-    # --- status --------------------------------------------------------------------------------
-
-    def get_cluster_status(self) -> dict[str, Any]:
-        """What is going on: see :func:`orchestrator.status.cluster_status`."""
-        self._journal.try_read()
-        suspects = self._watch.suspects()
-        return {
-            **cluster_status(self.engine, self._time.now_ms(), self._owners, self._known_rule()),
-            "suspects": [node_id for node_id in suspects if node_id in self.nodes],
-            "log_entries": self._journal.applied,
-            "leader": self._journal.leader,
-            "devices": device_status(self.nodes, self.runtime),
-            "services": self._replicas.status(suspects),
-            "scaling": or_error(self._fleet.status),
-            "errors": self._errors(),
-        }
-
-    def _errors(self) -> dict[str, Any]:
-        """How often what is injected failed, and what is still to be done because of it."""
-        return {
-            "policy": self._cycle.policy_errors,
-            "last_policy_error": self._cycle.last_policy_error,
-            "cycles": self._cycle.errors,
-            "runtime": self._outbox.errors,
-            "effects_waiting": len(self._outbox),
-            "reports": self._inbox.errors + self._health.errors,
-            "reports_waiting": len(self._inbox) + len(self._health),
-            "checkpoints": self._keeping.errors,
-            "detector": self._watch.errors,
-            "managers": self._managers.errors,
-        }
-
-    def get_job_status(self, job_id: str) -> dict[str, Any]:
-        """What is known of a job: see :func:`orchestrator.status.job_status`."""
-        self._journal.try_read()
-        now_ms, rule = self._time.now_ms(), self._known_rule()
-        return job_status(self.engine, now_ms, job_id, self.checkpoints, self.shards, rule)
 
     # --- the log -------------------------------------------------------------------------------
 
@@ -572,6 +568,7 @@ class InfrastructureOrchestrator:
         Runtime and log are not closed: they are whose they were.
         """
         await self._journal.resign()
+        self._happenings.close()
         self._saves.stop()
         self._limits.stop()
         await self._replicas.prober.stop()
@@ -641,7 +638,8 @@ class InfrastructureOrchestrator:
         await self._settings.flush()
         return await self._journal.propose(body)
 
-    def _observe(self, entry: Entry, outcome: Outcome) -> None:
+    def _observe(self, at: int, entry: Entry, outcome: Outcome) -> None:
+        self._happenings.note(at, entry, outcome)
         self.metrics.note(outcome)
         self._replicas.note(outcome, self.engine)
         self._settings.read(entry)

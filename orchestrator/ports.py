@@ -26,14 +26,17 @@ __all__ = [
     "Lease",
     "Leases",
     "NodeHealth",
+    "Output",
     "Pair",
     "Planner",
     "Policy",
     "Provisioner",
+    "Readable",
     "Runtime",
     "ShardManager",
     "Timer",
     "WakefulPolicy",
+    "WorkerOutput",
     "WorkloadManager",
 ]
 
@@ -258,6 +261,92 @@ class Serving(Protocol):
 
     def endpoints(self, job_id: str) -> Mapping[tuple[str, int], tuple[str, int]]:
         """Where the replicas of a job answer that do: (node, index there) -> (host, port)."""
+
+
+@dataclass(frozen=True)
+class WorkerOutput:
+    """What is kept of what a worker has written to its standard output and error.
+
+    Parameters
+    ----------
+    job_id, node_id : str
+        Whose it is, and where.
+    run, worker : int
+        Which run of the job, and which worker of that: from 0, in the order of ranks as long as a
+        run keeps its workers.
+    begin, end : int
+        Bytes of its whole output: from the first one that is still kept, to behind the last one.
+    ended : bool
+        Whether it has ended, and writes nothing more.
+    """
+
+    job_id: str
+    run: int
+    worker: int
+    node_id: str
+    begin: int
+    end: int
+    ended: bool
+
+
+@dataclass(frozen=True)
+class Output:
+    """A part of what a worker has written.
+
+    Parameters
+    ----------
+    data : bytes
+        The part; empty: there is nothing at the offset, or nothing yet.
+    offset : int
+        Where it begins in the worker's whole output: later than was asked for if what was before
+        is not kept any more.
+    next_offset : int
+        Where the next part begins.
+    run : int
+        Which run of the job it is of.
+    ended : bool
+        Whether it is the end: the worker has ended, and nothing comes after it.
+    """
+
+    data: bytes
+    offset: int
+    next_offset: int
+    run: int
+    ended: bool
+
+
+@runtime_checkable
+class Readable(Protocol):
+    """A runtime that keeps what workers write."""
+
+    async def outputs(self, job_id: str, run: int | None = None) -> Sequence[WorkerOutput]:
+        """What there is of a run of a job, by worker; None: of its last run that there is.
+
+        Empty: nothing is kept, or nothing was ever written.
+        """
+
+    async def output(
+        self,
+        job_id: str,
+        worker: int,
+        *,
+        run: int | None = None,
+        offset: int = 0,
+        limit: int = 65_536,
+        wait_s: float = 0.0,
+    ) -> Output:
+        """A part of what a worker has written, from an offset on.
+
+        With ``wait_s`` it waits for so long until there is some. An offset below 0 counts from the
+        end.
+
+        Raises
+        ------
+        UnknownEntityError
+            If nothing is kept of such a worker.
+        UnreachableError
+            If it is on a node that is gone, or does not answer.
+        """
 
 
 @runtime_checkable

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from orchestrator.engine.binding import Binding, account_binding, kept_for, room_binding
 from orchestrator.engine.engine import Engine, Outcome, Room
+from orchestrator.engine.history import JobNote
 from orchestrator.engine.plans import short_jobs
 from orchestrator.kernels.decide.scale import read_demand
 from orchestrator.kernels.run import rows as entry
@@ -45,6 +46,7 @@ from orchestrator.types import JobPriority, JobSpec, JobState, NodeSpec
 __all__ = [
     "Demand",
     "Owners",
+    "binding_status",
     "checkpoint_status",
     "cluster_status",
     "demand_of",
@@ -54,7 +56,10 @@ __all__ = [
     "job_status",
     "load_answers",
     "node_states",
+    "nodes_of",
     "or_error",
+    "queue_position",
+    "state_note",
     "tenant_shares",
     "warn_of_devices",
     "why_waiting",
@@ -214,9 +219,12 @@ def _tell_for_whom(engine: Engine, rule: NDArray[np.void], found: dict[str, Bind
 _TURN = "it would fit, and waits for its turn"
 
 
-def _told(binding: Binding) -> dict[str, Any]:
+def binding_status(binding: Binding) -> dict[str, Any]:
     """What binds a job, as plain data."""
     return {**vars(binding), "reason": binding.reason.name.lower()}
+
+
+_PLACED = ("started", "resized", "moved")
 
 
 _STATES_TOLD = ("started", "preempted", "interrupted", "completed", "failed")
@@ -334,7 +342,9 @@ def _queue_status(engine: Engine, now_ms: int, rule: _Rule) -> dict[str, Any]:
     state, row, ids = engine.state, engine.row, engine.jobs.index.ids
     queue = state.queue[0, : int(row["queue_len"])]["job"]  # in submit order
     first = [ids[j] for j in queue[:_EXPLAINED]]
-    binding = {name: _told(found) for name, found in why_waiting(engine, first, rule).items()}
+    binding = {
+        name: binding_status(found) for name, found in why_waiting(engine, first, rule).items()
+    }
     committed = int(row["committed"])
     first_ms = int(state.request[0, queue[0]]["submit_ms"]) if len(queue) else now_ms
     return {
@@ -360,10 +370,11 @@ def job_status(
     Returns
     -------
     dict
-        Its ``state``, times (None: not yet), ``progress`` (share of the estimate), ``workers``
-        (node and GPUs of each), ``resources`` that it holds, counts of what happened to it, its
-        last ``checkpoint``, whether it is ``unplaceable`` in the cluster as it is, ``why_not`` (a
-        :class:`Reason` in lower case) and ``waits_for`` (the resource, the field and more: see
+        Its ``state``, times (None: not yet), ``progress`` (share of the estimate), ``node_ids``
+        (where its workers are, or were last), ``workers`` (node and GPUs of each), ``resources``
+        that it holds, counts of what happened to it, its last ``checkpoint``, whether it is
+        ``unplaceable`` in the cluster as it is, ``why_not`` (a :class:`Reason` in lower case) and
+        ``waits_for`` (the resource, the field and more: see
         :class:`orchestrator.engine.binding.Binding`), both None unless it waits.
         ``queue_position`` counts from 1, in order of submission, and ``expected_start_ms`` is when
         it would fit by the estimates of the jobs that run, if nobody else took the room (None: not
@@ -387,6 +398,8 @@ def job_status(
         "name": spec.name,
         "tenant": spec.tenant,
         "priority": spec.priority.name,
+        "kind": spec.kind.name,
+        "command": list(spec.command),
         "state": JobState[code.name].value,
         "shard": or_error(lambda: shards.owner(job_id)),
         "submit_ms": int(ask["submit_ms"]),
@@ -412,6 +425,7 @@ def _holdings(engine: Engine, job_id: str) -> dict[str, Any]:
     """Where a job's workers are, and what they hold."""
     workers, spec = engine.workers_of(job_id), engine.jobs.specs[job_id]
     return {
+        "node_ids": nodes_of(engine, job_id),
         "workers": [{"node": place.node_id, "gpus": list(place.gpus)} for place in workers],
         "resources": {
             "gpus": len(workers) * spec.gpus_per_worker * spec.gpu_fraction,
@@ -421,10 +435,22 @@ def _holdings(engine: Engine, job_id: str) -> dict[str, Any]:
     }
 
 
+def state_note(engine: Engine, job_id: str) -> JobNote | None:
+    """What brought a job into the state that it is in; None: its submission."""
+    return engine.history.last(job_id, *_STATES_TOLD)
+
+
+def nodes_of(engine: Engine, job_id: str) -> list[str]:
+    """Nodes on which a job has workers, or had the last ones."""
+    there = {place.node_id for place in engine.workers_of(job_id)}
+    last = engine.history.last(job_id, *_PLACED)
+    return sorted(there) or list(last.nodes if last is not None else ())
+
+
 def _story(engine: Engine, job_id: str) -> dict[str, Any]:
     """What happened to a job, and why."""
     history = engine.history
-    state = history.last(job_id, *_STATES_TOLD)
+    state = state_note(engine, job_id)
     ended, taken = history.last(job_id, "completed", "failed"), history.last(job_id, "displaced")
     overdue = history.last(job_id, "overdue")
     running = engine.jobs.code(job_id) == JobCode.RUNNING
@@ -443,24 +469,24 @@ def _outlook(engine: Engine, job_id: str, now_ms: int, rule: _Rule) -> dict[str,
     if engine.jobs.code(job_id) not in (JobCode.PENDING, JobCode.PREEMPTED):
         names = ("why_not", "waits_for", "queue_position", "expected_start_ms")
         return dict.fromkeys(names)
-    binding = _told(why_waiting(engine, [job_id], rule)[job_id])
+    binding = binding_status(why_waiting(engine, [job_id], rule)[job_id])
     fits_ms = entry.earliest_fit(state.rows, 0, j)
     return {
         "why_not": binding["reason"],
         "waits_for": binding,
-        "queue_position": _queue_position(engine, j) + 1,
+        "queue_position": queue_position(engine, j),
         "expected_start_ms": None if fits_ms == NEVER else max(now_ms, fits_ms),
     }
 
 
-def _queue_position(engine: Engine, j: int) -> int:
-    """Where the job of a row waits: the queue is in the order of submission, then of rows."""
+def queue_position(engine: Engine, j: int) -> int:
+    """Where the waiting job of a row stands, from 1, by submission."""
     queue, submits = engine.state.queue[0]["job"], engine.state.request[0]["submit_ms"]
 
     def place(q: int) -> tuple[int, int]:
         return int(submits[queue[q]]), int(queue[q])
 
-    return bisect_left(range(int(engine.row["queue_len"])), (int(submits[j]), j), key=place)
+    return 1 + bisect_left(range(int(engine.row["queue_len"])), (int(submits[j]), j), key=place)
 
 
 def load_answers(rule: _Rule = None) -> None:

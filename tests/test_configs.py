@@ -43,7 +43,7 @@ GROUPS = {
     *("workload", "env", "reward", "agent", "tracker", "suite", "experiment", "entry"),
     *("failures", "services", "fleet", "scenario", "forecaster", "rules", "live"),
 }
-ROOTS = {"train", "evaluate", "benchmark", "forecast", "live", "fidelity", "soak"}
+ROOTS = {"train", "evaluate", "benchmark", "forecast", "live", "fidelity", "soak", "serve"}
 NEEDS_TRACES = {
     "lublin_256",
     "nasa_ipsc",

@@ -15,6 +15,7 @@ from orchestrator.foundations.sqlite import SQLiteLog
 from orchestrator.kernels.state.codes import Reason
 from orchestrator.live.journal import Journal, settings_in
 from orchestrator.messages import (
+    Cancel,
     CheckpointCommitted,
     Command,
     Configure,
@@ -36,6 +37,7 @@ from orchestrator.messages import (
     StartJob,
     StopJob,
     Submit,
+    Undrain,
     WorkerExited,
     WorkersLost,
 )
@@ -135,7 +137,16 @@ class LiveRecord:
         return [(run.job_id, run.number) for run in order]
 
 
-_HAPPENINGS = (NodeFailed, NodeRecovered, Register, Decommission, Preempt, Scale)
+_HAPPENINGS = (
+    NodeFailed,
+    NodeRecovered,
+    Register,
+    Decommission,
+    Undrain,
+    Preempt,
+    Scale,
+    Cancel,
+)
 
 
 class _Reader:
@@ -146,7 +157,7 @@ class _Reader:
         self._opened_ms: int | None = None  # by what happened since the last look
         self._looked_ms: int | None = None  # what that look was for
 
-    def note(self, entry: Entry, outcome: Outcome) -> None:
+    def note(self, at: int, entry: Entry, outcome: Outcome) -> None:
         """An entry was applied."""
         body, now_ms = entry.body, entry.time_ms
         if self.record.begin_ms < 0:
@@ -169,6 +180,9 @@ class _Reader:
             self._take(now_ms, body, effect)
         if isinstance(body, WorkerExited):
             self._end(now_ms, body)
+        elif isinstance(body, Cancel) and self.record.jobs[body.job_id].runs:
+            job = self.record.jobs[body.job_id]  # who never started has changed nothing
+            job.end_ms, job.exit_code = now_ms, 1
 
     def _note_latency(self, body: Command | Event, now_ms: int) -> None:
         if isinstance(body, Review):

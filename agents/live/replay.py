@@ -14,6 +14,7 @@ from orchestrator.foundations import in_memory
 from orchestrator.foundations.consensus import InMemoryConsensus
 from orchestrator.kernels.state.codes import EventKind
 from orchestrator.messages import (
+    Cancel,
     Command,
     Decommission,
     Event,
@@ -22,6 +23,7 @@ from orchestrator.messages import (
     Preempt,
     Register,
     Scale,
+    Undrain,
     WorkersLost,
 )
 from orchestrator.orchestrator import InfrastructureOrchestrator
@@ -77,7 +79,7 @@ class _Replay:
         kind = EventKind.NONE
         if isinstance(body, NodeFailed):
             kind = EventKind.NODE_FAILURE
-        elif isinstance(body, NodeRecovered | Register):
+        elif isinstance(body, NodeRecovered | Register | Undrain):
             kind = EventKind.NODE_RECOVERY
         elif isinstance(body, Decommission):
             kind = EventKind.NODE_DRAIN
@@ -96,6 +98,10 @@ class _Replay:
                 return lambda: them.decommission_node(node_id, drain)
             case Preempt(job_id, reason):
                 return lambda: self._if_there(job_id, lambda: them.preempt_job(job_id, reason))
+            case Cancel(job_id, reason):
+                return lambda: self._if_there(job_id, lambda: them.cancel_job(job_id, reason))
+            case Undrain(node_id):
+                return lambda: them.undrain_node(node_id)
             case Scale(job_id, workers):
                 return lambda: self._if_there(job_id, lambda: them.scale_job(job_id, workers))
             case WorkersLost(job_id, _, reason):

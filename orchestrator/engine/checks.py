@@ -15,6 +15,7 @@ from orchestrator.errors import ValidationError
 from orchestrator.kernels.state.codes import NODE_CHOICE, Placement
 from orchestrator.kernels.state.row import ClusterShape
 from orchestrator.messages import (
+    Cancel,
     CheckpointCommitted,
     Command,
     Configure,
@@ -37,6 +38,7 @@ from orchestrator.messages import (
     Review,
     Scale,
     Submit,
+    Undrain,
     Wait,
     WorkerExited,
     WorkersLost,
@@ -74,7 +76,7 @@ def check_message(body: Command | Event) -> None:
         case Register(spec, rented):
             _require_type(body, "spec", spec, NodeSpec)
             _require_type(body, "rented", rented, bool)
-        case Preempt(job_id, reason):
+        case Preempt(job_id, reason) | Cancel(job_id, reason):
             _require_text(body, "job_id", job_id)
             _require_text(body, "reason", reason)
         case Scale(job_id, workers):
@@ -83,7 +85,7 @@ def check_message(body: Command | Event) -> None:
         case Decommission(node_id, drain):
             _require_text(body, "node_id", node_id)
             _require_type(body, "drain", drain, bool)
-        case NodeFailed() | NodeRecovered():
+        case NodeFailed() | NodeRecovered() | Undrain():
             _require_text(body, "node_id", body.node_id)
             if isinstance(body, NodeFailed):
                 _require_integer(body, "seen_ms", body.seen_ms, -1, _MOST_RUNS)

@@ -26,8 +26,8 @@ __all__ = ["EffectReader", "placements"]
 
 
 # By number: looking a member up, for each effect, costs as much as all the rest of it.
-_RELEASE, _SAVE, _START, _MOVE = (
-    int(kind) for kind in (EffectKind.RELEASE, EffectKind.SAVE, EffectKind.START, EffectKind.MOVE)
+_RELEASE, _SAVE, _START, _MOVE, _INTERRUPT = (
+    int(EffectKind[name]) for name in ("RELEASE", "SAVE", "START", "MOVE", "INTERRUPT")
 )
 
 
@@ -64,8 +64,8 @@ class EffectReader:
         """Effects that there may be in all while there is still so much room."""
         return self._state.shape.effects + self._read - room
 
-    def read(self) -> tuple[Effect, ...]:
-        """The effects that came since the last call."""
+    def read(self, lost: StopReason = StopReason.INTERRUPTED) -> tuple[Effect, ...]:
+        """The effects that came since the last call; ``lost``: why workers were, if some were."""
         if self.room < 0:
             raise InvariantError(f"{-self.room} effects were overwritten before they were read")
         first, self._read = self._read, self._count()
@@ -73,14 +73,16 @@ class EffectReader:
         told, names = self._state.effect[0, slots], self._state.effect.dtype.names or ()
         workers = self._state.effect_worker[0]
         return tuple(
-            self._message(dict(zip(names, values, strict=True)), workers[slot])
+            self._message(dict(zip(names, values, strict=True)), workers[slot], lost)
             for slot, values in zip(slots.tolist(), told.tolist(), strict=True)
         )
 
     def _count(self) -> int:
         return int(self._state.rows[0]["effect_count"])
 
-    def _message(self, record: dict[str, int], workers: NDArray[np.void]) -> Effect:
+    def _message(
+        self, record: dict[str, int], workers: NDArray[np.void], lost: StopReason
+    ) -> Effect:
         kind, subject = record["kind"], record["subject"]
         if kind == _RELEASE:
             return ReleaseNode(self._nodes.index.ids[subject])
@@ -90,7 +92,7 @@ class EffectReader:
         if kind == _SAVE:
             return SaveCheckpoint(job_id, run, cost_ms, progress_ms)
         if kind in _STOPS:
-            reason, save = _STOPS[kind]
+            reason, save = _STOPS[kind] if kind != _INTERRUPT else (lost, False)
             return StopJob(job_id, run, reason, progress_ms, lost_ms=cost_ms, save=save)
         spec, time_ms = self._jobs.specs[job_id], record["time_ms"]
         places = placements(workers[: record["workers"]], self._nodes)

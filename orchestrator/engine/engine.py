@@ -41,6 +41,7 @@ from orchestrator.kernels.state.records import NODE_DTYPE, REQUEST_DTYPE
 from orchestrator.kernels.state.row import ClusterShape, ClusterState, allocate
 from orchestrator.messages import (
     Action,
+    Cancel,
     CheckpointCommitted,
     Command,
     Configure,
@@ -62,7 +63,9 @@ from orchestrator.messages import (
     ResizeJob,
     Review,
     Scale,
+    StopReason,
     Submit,
+    Undrain,
     WorkerExited,
     WorkerPlacement,
     WorkersLost,
@@ -519,10 +522,12 @@ class Engine:
             self.jobs.check(body.spec, awaits_order=body.awaits_order)
         elif isinstance(body, Register):
             self.nodes.check(body.spec)
-        elif isinstance(body, Preempt | Scale):
+        elif isinstance(body, Preempt | Scale | Cancel):
             self.jobs.index.find(body.job_id)
         elif isinstance(body, Decommission | NodeFailed | NodeRecovered):
             self.nodes.index.find(body.node_id)
+        elif isinstance(body, Undrain):
+            self.nodes.check_stays(body.node_id)
         elif isinstance(body, Establish):
             self._check_settings(body)
 
@@ -575,7 +580,7 @@ class Engine:
         elif isinstance(body, Review):
             self._open_point()
             self._plans.settle()
-        elif isinstance(body, Preempt | Scale):
+        elif isinstance(body, Preempt | Scale | Cancel):
             reason = self._command(body)
         elif isinstance(body, WorkerExited | CheckpointCommitted | WorkersLost | JobOverdue):
             reason = self._report(time_ms, body)
@@ -608,7 +613,13 @@ class Engine:
         now_ms = self.now_ms if time_ms is None else time_ms
         return self.handle(Entry(now_ms, Decide(Plan((action,)))))
 
-    def _command(self, body: Preempt | Scale) -> Reason:
+    def _command(self, body: Preempt | Scale | Cancel) -> Reason:
+        if isinstance(body, Cancel):
+            if not self.jobs.cancel(self.now_ms, body.job_id):
+                return Reason.NOT_RUNNING
+            self._effects += self._reader.read(lost=StopReason.CANCELLED)
+            self._note_event()
+            return Reason.OK
         self._open_point()
         wanted: Action = PreemptJob(body.job_id)
         if isinstance(body, Scale):

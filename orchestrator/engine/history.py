@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 
 from orchestrator.kernels.state.codes import Reason
 from orchestrator.messages import (
+    Cancel,
     CheckpointCommitted,
     Command,
     Decide,
@@ -66,7 +67,7 @@ class JobNote:
         ``resized``, ``moved``, ``overdue``, ``completed``, ``failed`` or ``refused``.
     cause : str
         Who or what did it: ``policy``, ``command``, ``drain``, ``removal``, ``node_failure``,
-        ``workers_lost``, ``exit``, ``time_limit``; empty where nobody has to ask.
+        ``workers_lost``, ``exit``, ``time_limit``, ``cancel``; empty where nobody has to ask.
     reason : str
         For people.
     by : str
@@ -75,6 +76,8 @@ class JobNote:
         Which start of the job it is about.
     exit_code : int or None
         Of workers that ended.
+    nodes : tuple of str
+        Where its workers are from then on, if that is new.
     """
 
     time_ms: int
@@ -85,11 +88,12 @@ class JobNote:
     by: str = ""
     run: int | None = None
     exit_code: int | None = None
+    nodes: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """As plain data, without what is not known."""
         told = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        return {name: value for name, value in told.items() if value is not None and value != ""}
+        return {name: value for name, value in told.items() if value not in (None, "", ())}
 
 
 def _wishes(body: _Body) -> dict[str, str]:
@@ -105,6 +109,8 @@ def _cause(body: _Body, said: str) -> tuple[str, str]:
     match body:
         case Preempt(_, reason):
             return "command", reason
+        case Cancel(_, reason):
+            return "cancel", f"cancelled: {reason}" if reason else "cancelled"
         case Scale():
             return "command", f"scale_job to {body.workers} workers"
         case Decide():
@@ -175,13 +181,12 @@ class History:
             OK, or why it was refused.
         """
         fresh: list[JobNote] = []
-        if isinstance(body, Preempt | Scale) and reason != Reason.OK:
-            what = "preempt_job" if isinstance(body, Preempt) else "scale_job"
-            said = f"{what}: {reason.name.lower()}"
+        if isinstance(body, Preempt | Scale | Cancel) and reason != Reason.OK:
+            said = f"{type(body).__name__.lower()}_job: {reason.name.lower()}"
             fresh.append(JobNote(time_ms, body.job_id, "refused", "command", said))
         elif reason == Reason.OK:
             stopped = any(isinstance(effect, StopJob) for effect in effects)
-            fresh += self._of_entry(time_ms, body, stopped)
+            fresh += self._of_entry(time_ms, body, stopped=stopped)
         wishes = _wishes(body)
         for effect in effects:
             if not isinstance(effect, ReleaseNode):
@@ -192,7 +197,7 @@ class History:
         self._recent += fresh
         return tuple(fresh)
 
-    def _of_entry(self, time_ms: int, body: _Body, stopped: bool) -> Iterator[JobNote]:
+    def _of_entry(self, time_ms: int, body: _Body, *, stopped: bool) -> Iterator[JobNote]:
         """What an entry says of a job by itself; workers that are ``stopped`` did not complete."""
         if isinstance(body, Submit):
             yield JobNote(time_ms, body.spec.job_id, "submitted")
@@ -201,6 +206,9 @@ class History:
         elif isinstance(body, WorkerExited) and not stopped:
             self._places.pop(body.job_id, None)
             yield JobNote(time_ms, body.job_id, "completed", "exit", run=body.run, exit_code=0)
+        elif isinstance(body, Cancel) and not stopped:
+            self._vacated.pop(body.job_id, None)  # it waited, and nobody takes its place any more
+            yield JobNote(time_ms, body.job_id, "failed", *_cause(body, ""))
 
     def _of_effect(
         self,
@@ -218,12 +226,12 @@ class History:
             where = f"{count} worker{'s' * (count != 1)} on {', '.join(nodes)}"
             if isinstance(effect, StartJob):
                 self._vacated.pop(job_id, None)
-                yield JobNote(time_ms, job_id, "started", reason=where, run=run)
+                yield JobNote(time_ms, job_id, "started", "", where, "", run, None, tuple(nodes))
                 yield from self._displaced(time_ms, job_id)
             else:
                 what = "moved" if effect.moved else "resized"
                 said = f"{where} ({reason})" if reason else where
-                yield JobNote(time_ms, job_id, what, cause, said, run=run)
+                yield JobNote(time_ms, job_id, what, cause, said, "", run, None, tuple(nodes))
         elif isinstance(effect, SaveCheckpoint):
             yield JobNote(time_ms, job_id, "preempted", cause, reason, run=run)
             self._vacate(job_id, cause)
@@ -242,6 +250,8 @@ class History:
             self._vacate(note.job_id, note.cause)
             return JobNote(what="preempted", **told)
         self._places.pop(note.job_id, None)
+        if stop.reason == StopReason.CANCELLED:
+            return JobNote(what="failed", **told)
         if isinstance(body, WorkerExited) and body.job_id == note.job_id:
             what = "failed" if running else "interrupted"
             return JobNote(what=what, exit_code=body.exit_code, **told)

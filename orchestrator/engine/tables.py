@@ -5,7 +5,7 @@ Parts of the engine: nobody else calls what changes the cluster here.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,15 +22,30 @@ from orchestrator.engine.records import (
     node_records,
     requested_ms,
 )
-from orchestrator.errors import CapacityError, UnknownEntityError, ValidationError
+from orchestrator.errors import (
+    CapacityError,
+    IllegalActionError,
+    UnknownEntityError,
+    ValidationError,
+)
 from orchestrator.kernels.change import events as live
+from orchestrator.kernels.change.events import end_commitment
+from orchestrator.kernels.change.jobs import fail_waiting_job
+from orchestrator.kernels.change.nodes import set_node_state
+from orchestrator.kernels.lang.jit import on_row
 from orchestrator.kernels.run import rows as kernels
 from orchestrator.kernels.state.codes import EventKind, JobCode, NodeCode
 from orchestrator.kernels.state.row import ClusterState
-from orchestrator.messages import Decommission, NodeFailed, NodeRecovered
+from orchestrator.messages import Decommission, NodeFailed, NodeRecovered, Undrain
 from orchestrator.types import JobSpec, NodeSpec
 
 __all__ = ["JobTable", "Names", "NodeTable", "RowIndex", "TableImage"]
+
+
+# What live clusters alone do, and episodes never: kernels as they are, each for one row.
+_fail_waiting: Callable[[NDArray[np.void], int, int], object] = on_row(fail_waiting_job)
+_end_commitment: Callable[[NDArray[np.void], int], object] = on_row(end_commitment)
+_set_node_state: Callable[[NDArray[np.void], int, int, int], object] = on_row(set_node_state)
 
 
 @dataclass(frozen=True)
@@ -188,6 +203,7 @@ class JobTable:
         self.loose: set[str] = set()  # those whose workers need not start together
         self.asked = np.zeros(state.shape.jobs, np.int64)  # by row: equal ones ask for the same
         self._asks: dict[tuple[int, ...], int] = {}
+        self.name_hashes = np.zeros(state.shape.jobs, np.int64)  # of the names of jobs, by row
         self.limit_ms = np.zeros(state.shape.jobs, np.int64)  # of their time at work, by row
         self._aware = np.zeros(state.shape.jobs, np.bool_)  # topology-aware, by row
         self._runs_before = np.zeros(state.shape.jobs, np.int64)  # after which runs count, by row
@@ -336,6 +352,20 @@ class JobTable:
         live.admit_live_job(self._state.rows, 0, time_ms, j, ask)
         return forgotten
 
+    def cancel(self, time_ms: int, job_id: str) -> bool:
+        """End a job as failed, whatever it does; False if it had ended."""
+        j, rows = self.index.find(job_id), self._state.rows
+        if self.code(job_id) in _ENDED:
+            return False
+        if self._state.job[0, j]["workers_now"] > 0:
+            live.fail_live_job(rows, 0, time_ms, j)
+            return True
+        if rows[0]["committed"] == j:
+            _end_commitment(rows, 0)
+        queue = self._state.queue[0, : int(rows[0]["queue_len"])]["job"]
+        _fail_waiting(rows, 0, int(np.flatnonzero(queue == j)[0]))
+        return True
+
     def _note(self, j: int, spec: JobSpec, ask: NDArray[np.void]) -> None:
         """Remember of a job what its row does not say."""
         wanted = tuple(ask[name].item() for name in _ASKS)
@@ -343,6 +373,7 @@ class JobTable:
         if not spec.gang_schedule:
             self.loose.add(spec.job_id)
         self._aware[j] = spec.topology_aware
+        self.name_hashes[j] = hash(spec.name)
         # Not what may be known of run times, which may be more or less: what was asked for.
         self.limit_ms[j] = requested_ms(spec)
 
@@ -519,10 +550,23 @@ class NodeTable:
         del self.specs[node_id]
         self.rented.discard(node_id)
 
-    def change(self, time_ms: int, body: Decommission | NodeFailed | NodeRecovered) -> None:
+    def check_stays(self, node_id: str) -> None:
+        """Raise unless a node is part of the cluster, and can be kept in it."""
+        if self.code(node_id) == NodeCode.ABSENT:
+            raise IllegalActionError(
+                f"node '{node_id}' has left the cluster; register it anew, with its NodeSpec"
+            )
+
+    def change(
+        self, time_ms: int, body: Decommission | Undrain | NodeFailed | NodeRecovered
+    ) -> None:
         """Something happens to a node; to one that has left, nothing can."""
         self.changes += 1
         n = self.index.find(body.node_id)
+        if isinstance(body, Undrain):
+            if self.code(body.node_id) == NodeCode.DRAINING:
+                _set_node_state(self._state.rows, 0, n, int(NodeCode.UP))
+            return
         if isinstance(body, Decommission) and not body.drain:
             live.remove_node(self._state.rows, 0, time_ms, n)
             return

@@ -9,7 +9,7 @@ from orchestrator.engine.engine import Outcome
 from orchestrator.errors import ValidationError
 from orchestrator.kernels.state.codes import Reason
 from orchestrator.live.retry import Reports, delay_ms
-from orchestrator.messages import Entry, Event, WorkerExited, WorkersLost
+from orchestrator.messages import Cancel, Entry, Event, WorkerExited, WorkersLost
 
 __all__ = ["MOST_CRASHES", "CrashLoops"]
 
@@ -47,7 +47,7 @@ class CrashLoops:
     def note(self, entry: Entry, outcome: Outcome) -> None:
         """An entry of the log was applied."""
         body = entry.body
-        if isinstance(body, WorkerExited) and outcome.reason == Reason.OK:
+        if isinstance(body, WorkerExited | Cancel) and outcome.reason == Reason.OK:
             self._crashes.pop(body.job_id, None)
             self._held.pop(body.job_id, None)
         elif (

@@ -94,7 +94,7 @@ class Journal:
         Told of every outcome of a new entry, in order, as soon as it is applied; of those that
         this leader has written.
     observe : callable or None, optional
-        Told of every entry and its outcome, replayed ones included, before that.
+        Told of every entry, its number first, and its outcome, replayed ones included, before that.
     kept : dict of str to Kept, optional
         What follows from these, for snapshots.
     settled : callable, optional
@@ -121,7 +121,7 @@ class Journal:
         engine: Engine,
         clock: Clock,
         carry_out: Callable[[Outcome], None],
-        observe: Callable[[Entry, Outcome], None] = lambda entry, outcome: None,
+        observe: Callable[[int, Entry, Outcome], None] = lambda at, entry, outcome: None,
         kept: Mapping[str, Kept] | None = None,
         settled: Callable[[], bool] = lambda: False,
     ) -> None:
@@ -399,7 +399,7 @@ class Journal:
             self._doubt.popleft()
         if outcome.effects or outcome.forgotten:
             self._doubt.append((at, outcome))
-        self._observe(entry, outcome)
+        self._observe(at, entry, outcome)
         if not self._replaying and self._acts():
             self._carry_out(outcome)
 

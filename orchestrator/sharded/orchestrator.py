@@ -233,6 +233,10 @@ class ShardedOrchestrator:
         """See :meth:`InfrastructureOrchestrator.scale_job`."""
         return bool(await self._ask(job_id, lambda c: c.scale_job(job_id, new_worker_count)))
 
+    async def cancel_job(self, job_id: str, reason: str = "") -> bool:
+        """See :meth:`InfrastructureOrchestrator.cancel_job`."""
+        return bool(await self._ask(job_id, lambda c: c.cancel_job(job_id, reason)))
+
     def get_job_status(self, job_id: str) -> dict[str, Any]:
         """See :meth:`InfrastructureOrchestrator.get_job_status`; of jobs whose shard is here."""
         return self.cluster_of(job_id).get_job_status(job_id)
@@ -246,6 +250,10 @@ class ShardedOrchestrator:
     async def decommission_node(self, node_id: str, drain: bool = True) -> bool:
         """See :meth:`InfrastructureOrchestrator.decommission_node`."""
         return bool(await self._ask(node_id, lambda c: c.decommission_node(node_id, drain)))
+
+    async def undrain_node(self, node_id: str) -> bool:
+        """See :meth:`InfrastructureOrchestrator.undrain_node`."""
+        return bool(await self._ask(node_id, lambda c: c.undrain_node(node_id)))
 
     async def handle_node_failure(self, node_id: str) -> dict[str, Any]:
         """See :meth:`InfrastructureOrchestrator.handle_node_failure`."""

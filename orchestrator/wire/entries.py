@@ -29,6 +29,7 @@ from orchestrator.errors import (
 )
 from orchestrator.kernels.state.codes import Placement
 from orchestrator.messages import (
+    Cancel,
     CheckpointCommitted,
     Command,
     Configure,
@@ -50,6 +51,7 @@ from orchestrator.messages import (
     Review,
     Scale,
     Submit,
+    Undrain,
     Wait,
     WorkerExited,
     WorkersLost,
@@ -64,8 +66,10 @@ _BODIES: tuple[type, ...] = (
     Submit,
     Preempt,
     Scale,
+    Cancel,
     Register,
     Decommission,
+    Undrain,
     NodeFailed,
     NodeRecovered,
     Review,

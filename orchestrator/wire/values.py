@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from enum import Enum
 from itertools import chain, islice
 from typing import Any, TypeAlias
@@ -118,6 +118,23 @@ def _class_named(name: str) -> type:
     found = getattr(importlib.import_module(module), attribute)
     assert isinstance(found, type)
     return found
+
+
+def _are_fields(kind: type, names: Sequence[str]) -> bool:
+    """Whether a class has these fields, in this order, and behind them only such with defaults."""
+    if not is_dataclass(kind):
+        return not names
+    known = fields(kind)
+    late = known[len(names) :]
+    return [field.name for field in known[: len(names)]] == list(names) and all(
+        field.default is not MISSING for field in late
+    )
+
+
+def _late_fields(kind: type, names: Sequence[str]) -> dict[str, Any]:
+    """Fields that have come into a class since its objects were written with others."""
+    late = fields(kind)[len(names) :] if is_dataclass(kind) else ()
+    return {field.name: field.default for field in late}
 
 
 def _fields_of(kind: type) -> tuple[str, ...]:
@@ -273,11 +290,15 @@ class Reader:
         self._classes = [_class_named(name) for name, _ in classes]
         self._fields = [tuple(names) for _, names in classes]
         for kind, (name, names) in zip(self._classes, classes, strict=True):
-            if _fields_of(kind) != tuple(names):
+            if not _are_fields(kind, names):
                 raise UnknownSchemaError(
                     f"snapshot: '{name}' was written with the fields {', '.join(names)}, and this "
                     "version has others; run the version that wrote it"
                 )
+        self._late = [
+            _late_fields(kind, names)
+            for kind, names in zip(self._classes, self._fields, strict=True)
+        ]
         self._by_tag: dict[int, Callable[..., Any]] = {
             _LIST: self._items,
             _TUPLE: lambda items: tuple(self._items(items)),
@@ -319,7 +340,8 @@ class Reader:
             names, kind = self._fields[parts[0]], self._classes[parts[0]]
             if len(columns) != len(names):
                 raise CorruptedError(f"snapshot: {len(columns)} columns of a {kind.__name__}")
-            return [_made(kind, names, row) for row in zip(*columns, strict=True)]
+            late = self._late[parts[0]]
+            return [_made(kind, names, row, late) for row in zip(*columns, strict=True)]
         if form == _ENUMS:
             members = {member.value: member for member in self._classes[parts[0]]}
             return [members[value] for value in parts[1]]
@@ -340,7 +362,7 @@ class Reader:
     def _object(self, number: int, *values: Tree) -> Any:
         kind, names = self._classes[number], self._fields[number]
         if names:
-            return _made(kind, names, self._each(list(values)))
+            return _made(kind, names, self._each(list(values)), self._late[number])
         made, known = kind(), self.value(values[0])
         if vars(made).keys() != known.keys():
             raise UnknownSchemaError(
@@ -364,14 +386,14 @@ class Reader:
         return restore_state(self.value(shape), row, found)
 
 
-def _made(kind: type, names: Sequence[str], values: Sequence[Any]) -> Any:
-    """An object with these fields.
+def _made(kind: type, names: Sequence[str], values: Sequence[Any], late: dict[str, Any]) -> Any:
+    """An object with these fields, and those that have come in since.
 
     They were checked when it was logged, and the digest says that it is still the same: checking
     10,000 specifications again takes two seconds of a restart.
     """
     kept: Any = object.__new__(kind)
-    vars(kept).update(zip(names, values, strict=True))
+    vars(kept).update(zip(names, values, strict=True), **late)
     return kept
 
 

@@ -10,6 +10,7 @@ from orchestrator.kernels.state.codes import Information, Placement, QuotaMode, 
 from orchestrator.kernels.state.row import ClusterShape
 from orchestrator.mesh.specs import BreakerSpec, LimitSpec, RetrySpec, ServiceSpec
 from orchestrator.messages import (
+    Cancel,
     CheckpointCommitted,
     Configure,
     Decide,
@@ -30,6 +31,7 @@ from orchestrator.messages import (
     Review,
     Scale,
     Submit,
+    Undrain,
     Wait,
     WorkerExited,
     WorkersLost,
@@ -139,6 +141,8 @@ BODIES = st.one_of(
     st.builds(Submit, jobs(), _FLAG),
     st.builds(Preempt, _TEXT, _TEXT),
     st.builds(Scale, _TEXT, _COUNT),
+    st.builds(Cancel, _TEXT, _TEXT),
+    st.builds(Undrain, _TEXT),
     st.builds(Register, _NODES, _FLAG),
     st.builds(Decommission, _TEXT, _FLAG),
     st.builds(NodeFailed, _TEXT, _SEEN),

@@ -1,0 +1,8 @@
+"""A live orchestrator with everything that belongs to it, in one process: `quartermaster serve`."""
+
+from __future__ import annotations
+
+from agents.serve.settings import ServeSettings
+from agents.serve.whole import serve
+
+__all__ = ["ServeSettings", "serve"]

@@ -1,0 +1,289 @@
+"""Put a server together on a folder, run it, and take it apart again."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import secrets
+import signal
+import socket
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+
+import msgspec
+import uvloop
+
+from agents.serve.settings import ClusterFile, ServeSettings
+from orchestrator.clock import WallClock
+from orchestrator.errors import ConfigurationError
+from orchestrator.foundations import FolderCheckpoints, HeartbeatFaultDetector, in_memory
+from orchestrator.foundations.sqlite import SQLiteLog
+from orchestrator.live.cycle import load_kernels
+from orchestrator.messages import Entry
+from orchestrator.orchestrator import InfrastructureOrchestrator
+from orchestrator.ports import Policy
+from orchestrator.runtimes import LocalAgents, ProcessRuntime
+from orchestrator.scheduling.rules import policy_of, rule_named
+from orchestrator.server.app import create_app
+from orchestrator.server.exposition import Exposition
+from orchestrator.server.guard.audit import log_to
+from orchestrator.server.guard.files import Endpoint, FolderLock, read_endpoint, write_private
+from orchestrator.server.guard.listen import HttpServer, bind
+from orchestrator.server.guard.repeats import Repeats
+from orchestrator.server.guard.tokens import Role, TokenStore
+from orchestrator.server.parts import Parts, Streams
+
+__all__ = ["Serving", "serve", "serving"]
+
+
+_log = logging.getLogger(__name__)
+
+Say = Callable[[str], None]
+
+
+class _Line(msgspec.Struct, frozen=True):
+    """Where agents connect, and what they have to know: kept for those that outlive a server."""
+
+    address: str
+    token: str
+
+
+@dataclass
+class Serving:
+    """A server that runs.
+
+    Parameters
+    ----------
+    endpoint : Endpoint
+        Where it answers.
+    orchestrator : InfrastructureOrchestrator
+    parts : Parts
+        Of its application.
+    agents : LocalAgents
+        Those that it has started.
+    new_tokens : dict of str to str
+        Tokens that were made now, by name.
+    """
+
+    endpoint: Endpoint
+    orchestrator: InfrastructureOrchestrator
+    parts: Parts
+    agents: LocalAgents
+    new_tokens: dict[str, str]
+
+
+def serve(settings: ServeSettings, say: Say = print) -> None:
+    """Run a server until it is told to end (SIGTERM, SIGINT).
+
+    Parameters
+    ----------
+    settings : ServeSettings
+    say : callable
+        Told what people should know: where it answers, and new tokens, once.
+
+    Raises
+    ------
+    ConfigurationError
+        If another server runs on the folder, a port is in use, or the options make no sense.
+    """
+    uvloop.run(_serve(settings, say))
+
+
+async def _serve(settings: ServeSettings, say: Say) -> None:
+    ended, loop = asyncio.Event(), asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, ended.set)
+    async with serving(settings) as running:
+        for name, text in running.new_tokens.items():
+            say(f"token of {name}: {text}")
+        say(f"serving on {running.endpoint.url}, folder {settings.dir}")
+        await ended.wait()
+        say("ending")
+
+
+@asynccontextmanager
+async def serving(settings: ServeSettings) -> AsyncIterator[Serving]:
+    """A server that runs as long as the context is open; for programs that contain one.
+
+    Parameters
+    ----------
+    settings : ServeSettings
+    """
+    folder = settings.dir
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    async with AsyncExitStack() as stack:
+        lock = FolderLock(folder / "lock")
+        stack.callback(lock.release)
+        for handler in log_to(
+            folder / "server.log",
+            logging.getLevelNamesMapping()[settings.log_level.upper()],
+            json_console=settings.json_logs,
+        ):
+            stack.callback(handler.close)
+            stack.callback(logging.getLogger().removeHandler, handler)
+        yield await _Making(settings, stack).whole()
+
+
+class _TimedLog(SQLiteLog):
+    """A log that tells how long its disk takes."""
+
+    observe: Callable[[float], None] = staticmethod(lambda seconds: None)
+
+    async def append(self, entry: Entry) -> int:
+        """Append an entry; its index, once it is on disk."""
+        begun_s = time.perf_counter()
+        index = await super().append(entry)
+        self.observe(time.perf_counter() - begun_s)
+        return index
+
+
+class _Making:
+    """Makes a server part by part; what is made is taken apart by the stack, in reverse."""
+
+    def __init__(self, settings: ServeSettings, stack: AsyncExitStack) -> None:
+        self.settings, self.stack, self.folder = settings, stack, settings.dir
+        self.clock = WallClock()
+        self.cluster = (
+            ClusterFile() if settings.cluster is None else ClusterFile.read(settings.cluster)
+        )
+        self.detector = HeartbeatFaultDetector(self.clock, timeout_ms=2000)
+        self.before = read_endpoint(self.folder / "endpoint.json")
+        self.ready = "it is starting"
+        self.observe: Callable[[float], None] = lambda seconds: None
+
+    async def whole(self) -> Serving:
+        """All of it; it is ready to answer."""
+        # The port first: nothing is begun if it is in use.
+        bound = self._bound(self.settings.port, self.before.url if self.before else "")
+        self.stack.callback(bound.close)
+        policy = self._policy()
+        if policy is not None:
+            await asyncio.to_thread(load_kernels, policy)
+        tokens, fresh = self._tokens()
+        orchestrator, agents = await self._orchestrator(policy)
+        repeats = Repeats(self.folder / "requests.sqlite", self.clock)
+        self.stack.callback(repeats.close)
+        limits = self.settings.limits
+        streams = Streams(limits.streams)
+        parts = Parts(
+            orchestrator,
+            tokens,
+            repeats,
+            limits=limits,
+            ready=lambda: self.ready,
+            streams=streams,
+        )
+        metrics = Exposition(
+            orchestrator, agents=lambda: len(agents.pids), streams=lambda: streams.open
+        )
+        self.observe = metrics.append.observe
+        self.stack.callback(metrics.start().cancel)
+        http = HttpServer(create_app(parts, metrics=metrics), bound, limits)
+        await http.open()
+        self.stack.push_async_callback(http.close)
+        self.stack.callback(streams.close)
+        endpoint = self._endpoint(http.port, fresh)
+        endpoint.write(self.folder / "endpoint.json")
+        self.ready = ""
+        self.stack.callback(self._leave)
+        return Serving(endpoint, orchestrator, parts, agents, fresh)
+
+    def _leave(self) -> None:
+        self.ready = "it is going down"
+
+    def _bound(self, port: int, before: str) -> socket.socket:
+        """A socket on a port; if none was asked for, on the one that was there before."""
+        host = self.settings.host
+        last = before.rpartition(":")[2]
+        if port == 0 and last.isdigit():
+            with contextlib.suppress(ConfigurationError):
+                return bind(host, int(last))
+        return bind(host, port)
+
+    def _policy(self) -> Policy | None:
+        """Who decides; None: whoever decided before."""
+        return policy_of(rule_named(self.settings.rule)) if self.settings.rule else None
+
+    def _tokens(self) -> tuple[TokenStore, dict[str, str]]:
+        """Who may ask, and the tokens that were made for that now."""
+        store = TokenStore(self.folder / "tokens.json", self.clock)
+        fresh: dict[str, str] = {}
+        if len(store) == 0:
+            fresh = {role.name.lower(): store.create(role.name.lower(), role) for role in Role}
+        else:
+            known = store.principal(self.before.token) if self.before is not None else None
+            if known is None or known.role < Role.OPERATOR:
+                # The file is gone, and nobody can be told the old one.
+                fresh = {"operator": store.renew("operator", Role.OPERATOR)}
+        return store, fresh
+
+    def _endpoint(self, port: int, fresh: dict[str, str]) -> Endpoint:
+        host = f"[{self.settings.host}]" if ":" in self.settings.host else self.settings.host
+        token = fresh.get("operator") or (self.before.token if self.before is not None else "")
+        return Endpoint(f"http://{host}:{port}", token, "", os.getpid())
+
+    async def _orchestrator(
+        self, policy: Policy | None
+    ) -> tuple[InfrastructureOrchestrator, LocalAgents]:
+        """The orchestrator on the folder's log, with its agents, started."""
+        log = self.stack.enter_context(_TimedLog(self.folder / "log.sqlite"))
+        log.observe = lambda seconds: self.observe(seconds)
+        runtime = await self._runtime()
+        local = self.settings.local_nodes
+        parts = in_memory(self.clock)._replace(consensus_engine=log, fault_detector=self.detector)
+        orchestrator = InfrastructureOrchestrator(
+            parts.consensus_engine,
+            parts.shard_manager,
+            parts.fault_detector,
+            FolderCheckpoints(self.folder / "checkpoints"),
+            clock=self.clock,
+            runtime=runtime,
+            policy=policy,
+            nodes=[*local, *self.cluster.nodes],
+            tenants=self.cluster.tenants,
+            schedule_on_events=True,
+        )
+        names = [node.node_id for node in local]
+        agents = LocalAgents(runtime, names, self.folder / "agents")
+        if not self.settings.keep_agents:
+            self.stack.push_async_callback(agents.stop)
+        await agents.start()
+        await orchestrator.start()
+        self.stack.push_async_callback(orchestrator.stop)
+        return orchestrator, agents
+
+    async def _runtime(self) -> ProcessRuntime:
+        """The runtime, where agents that outlived the server before look for it."""
+        path = self.folder / "agents.json"
+        line = None
+        with contextlib.suppress(OSError, msgspec.MsgspecError):
+            line = msgspec.json.decode(path.read_bytes(), type=_Line)
+        runtime = await self._opened(line)
+        if line is None or line.address != runtime.address:
+            known = msgspec.json.encode(_Line(runtime.address, runtime.token))
+            write_private(path, known)
+        return runtime
+
+    async def _opened(self, line: _Line | None) -> ProcessRuntime:
+        token = secrets.token_urlsafe(24) if line is None else line.token
+        for address in (line.address if line is not None else "", f"{self.settings.host}:0"):
+            runtime = ProcessRuntime(
+                self.clock,
+                self.detector,
+                address=address or f"{self.settings.host}:0",
+                token=token,
+                checkpoints=self.folder / "checkpoints",
+            )
+            try:
+                await runtime.open()
+            except OSError as error:
+                _log.warning("agents' line %s: %s; another one is opened", address, error)
+                continue
+            self.stack.push_async_callback(runtime.close)
+            return runtime
+        problem = f"serve: no port of {self.settings.host} is free for agents"
+        raise ConfigurationError(f"{problem}; give another 'host'")

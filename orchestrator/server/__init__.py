@@ -1,0 +1,1 @@
+"""The door: one live orchestrator over HTTP, for people and programs."""

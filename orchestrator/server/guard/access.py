@@ -1,0 +1,79 @@
+"""What routes say: who may use them, what they may answer, and who asks."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, TypeAlias
+
+from fastapi import Depends, Request
+from fastapi.params import Depends as Dependency
+
+from orchestrator.server.guard.gate import PRINCIPAL, too_low
+from orchestrator.server.guard.tokens import Principal, Role
+from orchestrator.server.problems import PROBLEM_TYPE, ProblemError
+
+__all__ = ["Who", "answers", "only", "role_of"]
+
+
+def _principal(request: Request) -> Principal:
+    who = request.scope[PRINCIPAL]
+    assert isinstance(who, Principal)
+    return who
+
+
+async def _who(request: Request) -> Principal:
+    return _principal(request)
+
+
+Who: TypeAlias = Annotated[Principal, Depends(_who)]
+"""A route's parameter: who asks."""
+
+
+class _AtLeast:
+    """Lets those pass who may do what a role may."""
+
+    def __init__(self, role: Role) -> None:
+        self.role = role
+
+    async def __call__(self, request: Request) -> None:
+        who = _principal(request)
+        if who.role < self.role:
+            raise ProblemError(too_low(who, self.role))
+
+
+def only(role: Role) -> list[Dependency]:
+    """What a route declares as its ``dependencies``: that it is for a role, and those above."""
+    return [Depends(_AtLeast(role))]
+
+
+def role_of(dependencies: list[Dependency]) -> Role | None:
+    """The role that a route is for; None: it does not say."""
+    for one in dependencies:
+        if isinstance(one.dependency, _AtLeast):
+            return one.dependency.role
+    return None
+
+
+_REASONS = {
+    400: "The request is not HTTP as it should be.",
+    401: "No token, or one that is unknown or has expired.",
+    403: "The token's role does not allow it, or a page of another origin asks.",
+    404: "There is no such thing.",
+    408: "The body did not come in time.",
+    409: "It does not go together with what is there now.",
+    413: "The body is too large.",
+    422: "A field is not valid.",
+    429: "Too many requests.",
+    502: "Whoever was asked did not answer.",
+    503: "Not now: another server leads, or there is nobody to ask.",
+    504: "Not answered in time.",
+}
+
+_PROBLEM = {PROBLEM_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
+
+
+def answers(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """What a route declares as its ``responses``: problems, besides those of all routes."""
+    every = {401, 403, 422, 429, 503, *statuses}
+    return {
+        status: {"description": _REASONS[status], "content": _PROBLEM} for status in sorted(every)
+    }
