@@ -230,7 +230,8 @@ class _Making:
         self, policy: Policy | None
     ) -> tuple[InfrastructureOrchestrator, LocalAgents]:
         """The orchestrator on the folder's log, with its agents, started."""
-        log = self.stack.enter_context(_TimedLog(self.folder / "log.sqlite"))
+        log = _TimedLog(self.folder / "log.sqlite")
+        self.stack.callback(log.close)
         log.observe = lambda seconds: self.observe(seconds)
         runtime = await self._runtime()
         local = self.settings.local_nodes

@@ -63,43 +63,42 @@ class Exposition:
         self.registry = CollectorRegistry(auto_describe=False)
         ProcessCollector(namespace="quartermaster", registry=self.registry)
         self.registry.register(_Cluster(orchestrator, agents, streams))
-        kept = {"registry": self.registry}
         self._requests = Counter(
             "quartermaster_http_requests",
             "Requests that were answered, by method, template of the path, and status.",
             ("method", "route", "status"),
-            **kept,
+            registry=self.registry,
         )
         self._answers = Histogram(
             "quartermaster_http_request_seconds",
             "Time until an answer began.",
             ("method", "route"),
             buckets=_FAST,
-            **kept,
+            registry=self.registry,
         )
         self._waits = Histogram(
             "quartermaster_job_wait_seconds",
             "Time from the submission of a job to its first start.",
             buckets=_SLOW,
-            **kept,
+            registry=self.registry,
         )
         self._events = Counter(
             "quartermaster_events",
             "What has happened since the server's start, by kind and what it was.",
             ("kind", "what"),
-            **kept,
+            registry=self.registry,
         )
         self.append = Histogram(
             "quartermaster_log_append_seconds",
             "Time until an entry of the log was durable.",
             buckets=_FAST,
-            **kept,
+            registry=self.registry,
         )
         self.cycle = Histogram(
             "quartermaster_scheduling_cycle_seconds",
             "Duration of scheduling cycles.",
             buckets=_FAST,
-            **kept,
+            registry=self.registry,
         )
         self._of_route: dict[tuple[str, str, int], tuple[Any, Any]] = {}
 
@@ -119,14 +118,14 @@ class Exposition:
 
     async def watch(self) -> None:
         """Note what happens, until the orchestrator stops."""
-        jobs = self._orchestrator.engine
+        engine = self._orchestrator.engine
         async for one in self._orchestrator.follow():
             known = one.kind in _BOUNDED
             self._events.labels(*((one.kind, one.what) if known else ("other", "other"))).inc()
             first = one.kind == "job" and one.what == "started" and one.details.get("run") == 1
-            if first and one.job_id in jobs.jobs.index:
-                j = jobs.jobs.index.find(one.job_id)
-                submit_ms = int(jobs.state.request[0, j]["submit_ms"])
+            if first and one.job_id is not None and one.job_id in engine.jobs.index:
+                j = engine.jobs.index.find(one.job_id)
+                submit_ms = int(engine.state.request[0, j]["submit_ms"])
                 self._waits.observe(max(one.time_ms - submit_ms, 0) / 1000)
 
     def text(self) -> bytes:
@@ -269,10 +268,10 @@ def _of_services(
 ) -> Iterator[Metric]:
     told = list(services.items())[:_SERVICES]
     for key, text in _COUNTS.items():
-        family = CounterMetricFamily(f"quartermaster_mesh_{key}", text, labels=["service"])
+        counts = CounterMetricFamily(f"quartermaster_mesh_{key}", text, labels=["service"])
         for name, service in told:
-            family.add_metric([name], service[key])
-        yield family
+            counts.add_metric([name], service[key])
+        yield counts
     family = GaugeMetricFamily(
         "quartermaster_mesh_endpoints",
         "Replicas of services, by state.",

@@ -293,6 +293,13 @@ async def _end_of(orchestrator: InfrastructureOrchestrator, job_id: str) -> None
 def _add_changes(router: APIRouter, parts: Parts) -> None:
     submitters, orchestrator = only(Role.SUBMITTER), parts.orchestrator
 
+    @router.post("/{job_id}/cancel", dependencies=submitters, responses=answers(404, 408, 409, 413))
+    async def cancel_job(job_id: str, request: Request, body: ReasonBody | None = None) -> Response:
+        """End a job; it does not come back."""
+        reason = body.reason if body is not None else ""
+        request.state.audit = {"job_id": job_id, "reason": reason}
+        return _outcome(orchestrator, job_id, await orchestrator.cancel_job(job_id, reason))
+
     @router.post("/{job_id}/scale", dependencies=submitters, responses=answers(404, 408, 409, 413))
     async def scale_job(job_id: str, body: ScaleBody, request: Request) -> Response:
         """Give a running elastic job, or a service, another number of workers."""

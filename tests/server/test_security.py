@@ -129,7 +129,7 @@ async def test_all_that_was_agreed_upon_is_there() -> None:
 
 async def test_what_is_not_described_is_closed_too() -> None:
     async with world() as here, here.client(None) as client:
-        for path in ("/api/v1/nowhere", "/docs", "/api/v1", "/page", "//", "/healthz/", "/metrics"):
+        for path in ("/api/v1/nowhere", "/docs", "/api/v1", "/page", "/healthz/", "/metrics"):
             assert (await client.get(path)).status_code == 401, path
         assert (await client.post("/healthz")).status_code == 401
         assert (await client.post("/page/x")).status_code == 401
