@@ -14,6 +14,7 @@ from orchestrator.clock import LogClock
 from orchestrator.engine.engine import Engine
 from orchestrator.errors import ConfigurationError
 from orchestrator.happenings import Happening, Happenings
+from orchestrator.kernels.state.codes import JobCode
 from orchestrator.listing import JobFilter, job_page, node_list, node_page, queue_page
 from orchestrator.live.cycle import SchedulingCycle
 from orchestrator.live.journal import Journal
@@ -267,22 +268,45 @@ class Questions:
     async def follow_output(
         self, job_id: str, worker: int = 0, *, run: int | None = None, offset: int = 0
     ) -> AsyncIterator[Output]:
-        """What a worker writes, as it comes, until it has ended; at most ten parts a second.
+        """What a worker writes, as it comes; at most ten parts a second, unless there is much.
+
+        It ends with the run, or, if none is named, with the job: one that waits is waited for, and
+        one that is started again is followed on, from the beginning of its next run.
 
         Parameters
         ----------
         job_id, worker, run, offset
             See :meth:`output`.
         """
-        while True:
-            part = await self.output(job_id, worker, run=run, offset=offset, wait_s=_WAIT_S)
-            run, offset = part.run, part.next_offset
+        number = run if run is not None else await self._next_run(job_id, self._first_run(job_id))
+        while number is not None:
+            part = await self.output(job_id, worker, run=number, offset=offset, wait_s=_WAIT_S)
+            offset = part.next_offset
             if part.data:
                 yield part
-            if part.ended:
+            if part.ended and run is not None:
                 return
-            if len(part.data) < _PART:
+            if part.ended:
+                number, offset = await self._next_run(job_id, number + 1), 0
+            elif len(part.data) < _PART:
                 await asyncio.sleep(_PAUSE_S)
+
+    def _first_run(self, job_id: str) -> int:
+        """The run that a job is in, or was in last; or the one that it is to begin."""
+        self._readable(job_id)
+        return self.engine.run_of(job_id) + (self.engine.runs_of(job_id) == 0)
+
+    async def _next_run(self, job_id: str, number: int) -> int | None:
+        """Wait until a run of a job has begun; None: it ends before, or is forgotten."""
+        while True:
+            self._journal.try_read()
+            if job_id not in self.engine.jobs.index:
+                return None
+            if self.engine.run_of(job_id) >= number:
+                return self.engine.run_of(job_id)
+            if self.engine.jobs.code(job_id) in (JobCode.COMPLETED, JobCode.FAILED):
+                return None
+            await asyncio.sleep(_PAUSE_S)
 
     # --- what has happened ---------------------------------------------------------------------
 

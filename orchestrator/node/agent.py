@@ -29,6 +29,7 @@ from orchestrator.node.protocol import (
     VERSION,
     Ack,
     Address,
+    Answer,
     Beat,
     Body,
     Cause,
@@ -37,9 +38,11 @@ from orchestrator.node.protocol import (
     Hello,
     Launch,
     Line,
+    Look,
     Order,
     Progress,
     ProtocolError,
+    Read,
     Refused,
     Release,
     Renewed,
@@ -49,6 +52,7 @@ from orchestrator.node.protocol import (
     Welcome,
     World,
 )
+from orchestrator.node.reading import Reading
 from orchestrator.node.workers import NAMES, Workers
 
 __all__ = ["Agent", "AgentSettings", "Exit", "lock_folder", "pid_in"]
@@ -211,6 +215,8 @@ class Agent:
         self._gpus = reader.read()
         folders = Folders(self._settings.folder, self._settings.log_bytes)
         self._workers = Workers(folders, self._guard, self._boot, self._report)
+        self._reading = Reading(folders, self._workers.__contains__, self._answer)
+        self._workers.wake = self._reading.wake
         door = ControlDoor(self._workers.find, self._settings.folder)
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGCHLD, self._workers.reap)
@@ -235,6 +241,7 @@ class Agent:
             if self._line is not None:
                 self._line.close()
             door.close()
+            self._reading.close()
             loop.remove_signal_handler(signal.SIGCHLD)
             self._guard.close()
         return Exit.FINE if self._exit is None else self._exit
@@ -323,6 +330,10 @@ class Agent:
                 _log.error("the orchestrator refuses: %s", message.reason)
                 self._end(Exit.REFUSED)
                 return
+            elif isinstance(message, Look):
+                self._reading.look(message)
+            elif isinstance(message, Read):
+                self._reading.read(message)
             elif now_ms() >= self._lease_ms:
                 _log.warning("the lease was over when an order was read: it is not carried out")
                 return
@@ -349,6 +360,10 @@ class Agent:
                 self._workers.end_all(Cause.HALTED, "its node has left the cluster")
             case _:
                 assert_never(order)
+
+    def _answer(self, answer: Answer) -> None:
+        if self._line is not None:  # otherwise whoever has asked is not there any more
+            self._line.send(answer)
 
     def _report(self, body: Body) -> None:
         if isinstance(body, Progress):  # the next one says more; none of them is waited for

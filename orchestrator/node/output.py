@@ -10,7 +10,7 @@ from collections import deque
 from pathlib import Path
 from urllib.parse import quote
 
-__all__ = ["Folders", "RotatedLog", "folder_name"]
+__all__ = ["Folders", "RotatedLog", "begin_of", "folder_name"]
 
 
 _TAIL = 4096  # bytes that are kept for reports
@@ -21,7 +21,8 @@ _MOST_RUNS = 512  # whose logs are kept
 class RotatedLog:
     """A file that is begun anew when it is full; the one before it is kept, and no other.
 
-    Whoever writes without end fills two files, and then the same two again.
+    Whoever writes without end fills two files, and then the same two again. Where the present one
+    begins in the whole output is kept beside it: see :func:`begin_of`.
 
     Parameters
     ----------
@@ -44,7 +45,9 @@ class RotatedLog:
         try:
             if self._size and self._size + len(data) > self._limit:
                 self._file.close()
+                begin = begin_of(self._path) + self._size
                 self._path.replace(self._path.with_name(self._path.name + ".1"))
+                _keep_begin(self._path, begin)
                 self._file = self._path.open("ab", buffering=0)
                 self._size = 0
             self._size += self._file.write(data)
@@ -59,6 +62,25 @@ class RotatedLog:
     def close(self) -> None:
         """Nothing is written any more."""
         self._file.close()
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(path.name + ".begin")
+
+
+def begin_of(path: Path) -> int:
+    """Bytes that a worker had written before the first one of its present file."""
+    try:
+        return int(_beside(path).read_bytes()[:32])
+    except (OSError, ValueError):
+        return 0
+
+
+def _keep_begin(path: Path, begin: int) -> None:
+    """Note it, whole or not at all."""
+    new = _beside(path).with_suffix(".new")
+    new.write_text(str(begin))
+    new.replace(_beside(path))
 
 
 class Folders:

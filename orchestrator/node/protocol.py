@@ -17,22 +17,30 @@ from orchestrator.errors import ConfigurationError, QuartermasterError
 from orchestrator.node.gpus import Gpu
 
 __all__ = [
+    "SINCE_READING",
     "VERSION",
     "Ack",
     "Address",
+    "Answer",
     "Beat",
     "Body",
     "Cause",
     "Ended",
     "Fence",
+    "Found",
     "Halt",
     "Hello",
     "Joined",
+    "Kept",
     "Launch",
     "Line",
+    "Look",
     "Order",
+    "Part",
     "Progress",
     "ProtocolError",
+    "Question",
+    "Read",
     "Refused",
     "Release",
     "Renewed",
@@ -51,8 +59,15 @@ __all__ = [
 ]
 
 
-VERSION = 2
-"""Of this protocol; both sides have to speak the same one."""
+VERSION = 3
+"""Of this protocol; an orchestrator takes agents that speak it, or the one before."""
+
+
+SINCE_READING = 3
+"""The first version whose agents can be asked for what workers have written."""
+
+
+_OLDEST = 2  # that agents may speak
 
 
 _HEADER = 4  # bytes of a frame's length
@@ -172,8 +187,36 @@ class Release(msgspec.Struct, frozen=True, tag="release"):
     fence: Fence
 
 
+class Look(msgspec.Struct, frozen=True, tag="look"):
+    """Say which workers of a run of a job (None: the last that is kept) have written something.
+
+    It is answered by :class:`Found`, under this number.
+    """
+
+    number: int
+    job: str
+    run: int | None
+
+
+class Read(msgspec.Struct, frozen=True, tag="read"):
+    """Say what a worker has written, from an offset on (below 0: from the end).
+
+    It is answered by a :class:`Part`, under this number: within ``wait_ms`` if there is nothing
+    yet.
+    """
+
+    number: int
+    job: str
+    run: int
+    worker: int
+    offset: int
+    limit: int
+    wait_ms: int
+
+
 Order: TypeAlias = Launch | Halt | Save | World | Release
-ToAgent: TypeAlias = Welcome | Refused | Renewed | Ack | Order
+Question: TypeAlias = Look | Read
+ToAgent: TypeAlias = Welcome | Refused | Renewed | Ack | Order | Question
 
 
 # --- from an agent --------------------------------------------------------------------------------
@@ -323,7 +366,40 @@ class Report(msgspec.Struct, frozen=True, tag="report"):
     body: Body
 
 
-ToOrchestrator: TypeAlias = Hello | Beat | Report
+class Kept(msgspec.Struct, frozen=True):
+    """A worker of which something is kept: its bytes from ``begin`` to before ``end``."""
+
+    run: int
+    worker: int
+    begin: int
+    end: int
+    ended: bool
+
+
+class Found(msgspec.Struct, frozen=True, tag="found"):
+    """The answer to :class:`Look`."""
+
+    number: int
+    workers: tuple[Kept, ...]
+
+
+class Part(msgspec.Struct, frozen=True, tag="part"):
+    """The answer to :class:`Read`.
+
+    ``offset`` is where it begins, later than was asked for if that is not kept any more. ``ended``:
+    nothing comes after it. ``there``: the worker is, or was, here.
+    """
+
+    number: int
+    data: bytes
+    offset: int
+    next_offset: int
+    ended: bool
+    there: bool
+
+
+Answer: TypeAlias = Found | Part
+ToOrchestrator: TypeAlias = Hello | Beat | Report | Answer
 
 
 # --- frames ---------------------------------------------------------------------------------------
@@ -440,7 +516,7 @@ def read_hello(data: bytes) -> Hello | Refused:
         raise ProtocolError(f"the first frame is no message: {error}") from error
     if not isinstance(said, dict) or said.get("type") != "hello":
         raise ProtocolError("the first message is no hello")
-    if said.get("version") != VERSION:
+    if said.get("version") not in range(_OLDEST, VERSION + 1):
         problem = f"the agent speaks version {said.get('version')!r:.20} of the protocol"
         return Refused(f"{problem}, and the orchestrator {VERSION}; install the same release")
     hello: Hello = _decoded(_FOR_ORCHESTRATOR, data)

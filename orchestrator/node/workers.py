@@ -187,6 +187,7 @@ class Workers:
         self, folders: Folders, guard: Guard, mark: str, tell: Callable[[Body], None]
     ) -> None:
         self.tell = tell
+        self.wake: Callable[[Key], None] = lambda key: None  # it has written something, or ended
         self.control = ""
         self.host = ""
         self._folders, self._guard, self._mark = folders, guard, mark
@@ -198,6 +199,10 @@ class Workers:
         self._loop = asyncio.get_running_loop()
         self._watching: asyncio.TimerHandle | None = None
         self._sweeping: asyncio.TimerHandle | None = None
+
+    def __contains__(self, key: object) -> bool:
+        """Whether something of a worker is left, or it waits for its GPUs."""
+        return key in self._workers
 
     def __len__(self) -> int:
         """Count those that are there, or wait for their GPUs."""
@@ -422,6 +427,7 @@ class Workers:
                 return
             if worker.log is not None:
                 worker.log.write(data)
+                self.wake(worker.key)
 
     def _close_pipe(self, worker: _Worker) -> None:
         if worker.pipe >= 0:
@@ -499,6 +505,7 @@ class Workers:
             self._guard.remove(worker.pid)
         self._workers.pop(worker.key, None)
         self._ended.add(worker.key)
+        self.wake(worker.key)
         if not self._workers:
             self.empty.set()
         tail = ""

@@ -14,14 +14,19 @@ from typing import Protocol
 from orchestrator.errors import ConfigurationError
 from orchestrator.node.gpus import Gpu
 from orchestrator.node.protocol import (
+    VERSION,
     Ack,
     Address,
+    Answer,
     Beat,
     Body,
+    Found,
     Hello,
     Line,
     Order,
+    Part,
     ProtocolError,
+    Question,
     Refused,
     Renewed,
     Report,
@@ -59,6 +64,9 @@ class HubListener(Protocol):
     def left(self, node: str) -> None:
         """The connection of an agent is gone; its workers may live until their lease is over."""
 
+    def answered(self, node: str, answer: Answer) -> None:
+        """An agent answers what it was asked."""
+
     def gone(self, node: str, seen_ms: int) -> None:
         """All workers that a node had are gone for certain; it was seen last then."""
 
@@ -74,6 +82,7 @@ class _Peer:
     seen_ms: int
     gone: bool = False
     gpus: tuple[Gpu, ...] | None = None
+    version: int = VERSION
 
 
 class AgentHub:
@@ -99,7 +108,7 @@ class AgentHub:
             raise ConfigurationError(f"ProcessRuntime: {problem}")
         self.address, self.fence = address, (-1, -1)
         self.lease_ms = lease_ms
-        self._token, self._now_ms = token, now_ms
+        self._token, self.now_ms = token, now_ms
         self._listener: HubListener | None = None
         self._peers: dict[str, _Peer] = {}
         self._server: asyncio.Server | None = None
@@ -174,6 +183,15 @@ class AgentHub:
         peer = self._peers.get(node)
         return None if peer is None else peer.gpus
 
+    def version(self, node: str) -> int | None:
+        """Of the protocol, as a node's agent speaks it; None: it has not come."""
+        peer = self._peers.get(node)
+        return None if peer is None else peer.version
+
+    def nodes(self) -> list[str]:
+        """Nodes whose agents have come, and are not known to be gone for good."""
+        return [node for node, peer in self._peers.items() if not peer.gone]
+
     def meeting_point(self, node: str) -> tuple[str, int]:
         """Where workers meet on a node, at a port that is free here."""
         with socket.socket() as free:
@@ -185,7 +203,7 @@ class AgentHub:
         peer = self._peers.get(node)
         return peer is not None and not peer.gone
 
-    def send(self, node: str, order: Order) -> bool:
+    def send(self, node: str, order: Order | Question) -> bool:
         """Tell an agent something, if it is there."""
         peer = self._peers.get(node)
         if peer is None or peer.line is None or not peer.line.is_open:
@@ -269,19 +287,20 @@ class AgentHub:
         if not token_fits(hello.token, self._token):
             return f"the token of node '{hello.node}' is wrong; give it that of this orchestrator"
         peer = self._peers.get(hello.node)
-        recent = peer is not None and self._now_ms() - peer.seen_ms < _RECENT_MS
+        recent = peer is not None and self.now_ms() - peer.seen_ms < _RECENT_MS
         if peer is not None and peer.boot != hello.boot and peer.line is not None and recent:
             return f"node '{hello.node}' has an agent; give this one another name, or end that one"
         return ""
 
     async def _take(self, line: Line, hello: Hello) -> None:
-        now_ms, node = self._now_ms(), hello.node
+        now_ms, node = self.now_ms(), hello.node
         before = self._peers.get(node)
         if before is not None:
             self._close(node, before)
             if before.boot != hello.boot and not before.gone and self._listener is not None:
                 self._listener.gone(node, before.seen_ms)  # its folder was free
         peer = _Peer(hello.boot, hello.host, line, now_ms, now_ms, gpus=hello.gpus)
+        peer.version = hello.version
         self._peers[node] = peer
         line.send(Welcome(hello.sent_ms, self.lease_ms, self.fence))
         if self._listener is not None:
@@ -297,22 +316,24 @@ class AgentHub:
             if peer.line is not line or self._listener is None:
                 return
             if isinstance(message, Beat):
-                peer.seen_ms = peer.granted_ms = self._now_ms()
+                peer.seen_ms = peer.granted_ms = self.now_ms()
                 peer.gpus = peer.gpus if message.gpus is None else message.gpus
                 line.send(Renewed(message.sent_ms))
                 self._listener.beat(node)
             elif isinstance(message, Report):
-                peer.seen_ms = self._now_ms()
+                peer.seen_ms = self.now_ms()
                 self._listener.heard(node, message.number, message.body)
+            elif isinstance(message, Found | Part):
+                self._listener.answered(node, message)
 
     # --- leases ----------------------------------------------------------------------------------
 
     async def _look(self) -> None:
         """Say whose workers are gone, because nobody has renewed their lease."""
-        last_ms = self._now_ms()
+        last_ms = self.now_ms()
         while True:
             await asyncio.sleep(_LOOK_S)
-            now_ms, before_ms = self._now_ms(), last_ms
+            now_ms, before_ms = self.now_ms(), last_ms
             last_ms = now_ms
             if now_ms - before_ms > _STALLED_MS:
                 continue  # this process stood still, and there may be beats to be read first

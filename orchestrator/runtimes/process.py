@@ -52,6 +52,7 @@ from orchestrator.runtimes.gangs import (
     verdict_of,
 )
 from orchestrator.runtimes.hub import AgentHub, Vitals
+from orchestrator.runtimes.outputs import Outputs
 from orchestrator.types import JobSpec
 
 __all__ = ["ProcessRuntime"]
@@ -65,7 +66,7 @@ _LEAST_SAVE_S = 0.001  # what a save takes at least: then one is waited for, and
 _log = logging.getLogger(__name__)
 
 
-class ProcessRuntime:
+class ProcessRuntime(Outputs):
     """Runs jobs' commands as processes, through the agents of their nodes.
 
     Agents connect to it: :meth:`open` it, have them started with its ``address`` and ``token``, and
@@ -108,11 +109,9 @@ class ProcessRuntime:
         self._clock = clock
         self._checkpoints = None if checkpoints is None else checkpoints.resolve()
         lease_ms = round(1000 * lease_s)
-        self._hub = AgentHub(Address.parse(address), self.token, lease_ms, clock.now_ms)
+        super().__init__(AgentHub(Address.parse(address), self.token, lease_ms, clock.now_ms))
         self._vitals = Vitals(clock, detector, self._hub.reaches)
         self._deliver: Callable[[Event], Awaitable[object]] | None = None
-        self._gangs: dict[str, Gang] = {}
-        self._leaving: dict[str, list[Gang]] = {}  # by job: something of them may be left
         self._specs: dict[str, JobSpec] = {}
         self._progress: dict[str, tuple[int, float | None]] = {}
         self._settled: set[str] = set()  # jobs whose run before was seen to end
@@ -146,6 +145,7 @@ class ProcessRuntime:
         """Leave: agents keep their workers, and wait for whoever listens next, for a lease."""
         self._closed = True
         self._deliver = None
+        self._hang_up()
         for gang in self._all():
             for timer in gang.timers.values():
                 timer.cancel()
@@ -339,6 +339,7 @@ class ProcessRuntime:
     def _dismiss(self, gang: Gang, reason: str, *, save: bool = False) -> None:
         """A run is over: what is left of it ends, and it reports nothing more."""
         gang.leaving, gang.verdict = True, None
+        self._remember(gang)
         for timer in gang.timers.values():
             timer.cancel()
         gang.timers.clear()
@@ -551,6 +552,7 @@ class ProcessRuntime:
 
     def left(self, node: str) -> None:
         """The connection of an agent is gone."""
+        self._hang_up(node)
         self._vitals.left(node)
 
     def gone(self, node: str, seen_ms: int) -> None:
@@ -649,6 +651,7 @@ class ProcessRuntime:
 
     def _forget_leavers(self, gang: Gang) -> None:
         """Workers that were to end, and have, are no part of a gang any more."""
+        self._remember(gang)
         for member in [m for m in gang.members.values() if m.leaves and not m.alive]:
             self._hub.acknowledge(member.node, (member.number,))
             del gang.members[member.worker]

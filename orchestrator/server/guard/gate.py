@@ -18,6 +18,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from orchestrator.clock import WallClock
+from orchestrator.errors import ValidationError
 from orchestrator.mesh.policies import RateLimiter
 from orchestrator.mesh.specs import LimitSpec
 from orchestrator.ports import Clock
@@ -56,9 +57,9 @@ class Limits:
     header_s : float
         Seconds in which these have to be here, from the first byte on, or from the connection on.
     requests_per_s, burst : float
-        Requests of one token, on average and at once.
+        Requests of one token, on average and at once; 0 on average: no limit.
     strangers_per_s : float
-        Requests without a good token, all together, that are looked at.
+        Requests without a good token, all together, that are told what is wrong; 0: all.
     connections : int
         Most of them at once.
     streams : int
@@ -74,6 +75,14 @@ class Limits:
     strangers_per_s: float = 200.0
     connections: int = 1024
     streams: int = 256
+
+    def __post_init__(self) -> None:
+        """Refuse limits that nothing passes."""
+        for name, value in vars(self).items():
+            least = 0.0 if name.endswith("_per_s") else 1e-3 if name.endswith("_s") else 1
+            if not isinstance(value, int | float) or not value >= least:
+                problem, remedy = f"is {value!r}", f"give a number of at least {least:g}"
+                raise ValidationError("Limits", name, problem, remedy)
 
 
 @dataclass(frozen=True)
@@ -128,7 +137,7 @@ class Gate:
         self._app, self._tokens, self._limits, self._served = app, tokens, limits, served
         self._clock: Clock = WallClock() if clock is None else clock
         self._rates: dict[str, RateLimiter] = {}
-        self._strangers = self._limiter(limits.strangers_per_s, limits.strangers_per_s)
+        self._strangers = self._limiter(limits.strangers_per_s, max(limits.strangers_per_s, 1.0))
 
     def _limiter(self, rate: float, burst: float) -> RateLimiter:
         return RateLimiter(LimitSpec(rate, burst), self._clock.now_ms())
