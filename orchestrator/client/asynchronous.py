@@ -5,7 +5,14 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Mapping
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Mapping,
+)
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from typing import Any, Self, TypeVar, Unpack
@@ -49,6 +56,15 @@ __all__ = ["AsyncClient"]
 
 _T = TypeVar("_T")
 _PAGE = 500
+_Over = Callable[[], Awaitable[bool]]
+
+
+async def _at_once() -> bool:
+    return True
+
+
+async def _never() -> bool:
+    return False
 
 
 class AsyncClient:
@@ -138,18 +154,13 @@ class AsyncClient:
         follow: bool = False,
     ) -> AsyncIterator[str]:
         """What a job's workers have written, line by line: see :meth:`Client.logs`."""
-        reader = LineReader()
-        if follow and tail is not None:
-            # All that is there is counted, so that the line may be lost at any time.
-            there_now = self._calls.logs(job_id, worker=worker, run=run)
-            there = [line async for line in self._lines(reader, there_now)]
-            for line in there[max(0, len(there) - tail) :]:
-                yield line
-            reader.restart()
-        reach = {"follow": True} if follow else {"tail": tail}
-        call = self._calls.logs(job_id, worker=worker, run=run, **reach)
-        async with aclosing(self._lines(reader, call, job_id if follow else None)) as lines:
-            async for line in lines:
+        if follow:
+            stream = self._followed(job_id, worker, run, tail)
+        else:
+            call = self._calls.logs(job_id, worker=worker, run=run, tail=tail)
+            stream = self._lines(LineReader(), call, _at_once)
+        async with aclosing(stream):
+            async for line in stream:
                 yield line
 
     async def cancel(self, job_id: str, reason: str = "") -> Changed:
@@ -197,9 +208,7 @@ class AsyncClient:
                 yield event
             return
         reader = EventReader(since)
-        stream = self._flow(
-            lambda: self._calls.event_stream(reader.cursor), reader.restart, until_ended=None
-        )
+        stream = self._flow(lambda: self._calls.event_stream(reader.cursor), reader.restart, _never)
         async with aclosing(stream):
             async for data in stream:
                 for event in reader.feed(data):
@@ -318,11 +327,40 @@ class AsyncClient:
             if not cursor or (limit is not None and len(found) >= limit):
                 return found
 
-    async def _lines(
-        self, reader: LineReader, call: Call[str], until_ended: str | None = None
+    async def _followed(
+        self, job_id: str, worker: int | None, run: int | None, tail: int | None
     ) -> AsyncGenerator[str, None]:
-        """Lines of an answer; ``until_ended``: a job that tells more until it has ended."""
-        stream = self._flow(lambda: call, reader.restart, until_ended or "")
+        """Lines until the job has ended, run by run: each counts its own."""
+        status: JobStatus = await self.job(job_id)
+        now = run or max(1, status.get("starts", 1))
+
+        async def over() -> bool:
+            nonlocal status
+            told = await self.wait(job_id, 0.0)
+            status = told
+            return bool(told.get("ended")) or told.get("starts", 1) > now
+
+        while True:
+            reader = LineReader()
+            if tail is not None:
+                # All that is there is counted, so that the line may be lost at any time.
+                there = self._calls.logs(job_id, worker=worker, run=now)
+                lines = [line async for line in self._lines(reader, there, _at_once)]
+                for line in lines[max(0, len(lines) - tail) :]:
+                    yield line
+                reader.restart()
+            call = self._calls.logs(job_id, worker=worker, run=now, follow=True)
+            async with aclosing(self._lines(reader, call, over)) as stream:
+                async for line in stream:
+                    yield line
+            if run is not None or status.get("starts", 1) <= now:
+                return
+            now, tail = now + 1, None
+
+    async def _lines(
+        self, reader: LineReader, call: Call[str], over: _Over
+    ) -> AsyncGenerator[str, None]:
+        stream = self._flow(lambda: call, reader.restart, over)
         async with aclosing(stream):
             async for data in stream:
                 for line in reader.feed(data):
@@ -330,15 +368,10 @@ class AsyncClient:
         for line in reader.finish():
             yield line
 
-    async def _over(self, until_ended: str | None) -> bool:
-        if not until_ended:
-            return until_ended is not None
-        return bool((await self.wait(until_ended, 0.0)).get("ended"))
-
     async def _flow(
-        self, call: Callable[[], Call[str]], restart: Callable[[], None], until_ended: str | None
+        self, call: Callable[[], Call[str]], restart: Callable[[], None], over: _Over
     ) -> AsyncGenerator[bytes, None]:
-        """What a stream brings: until a job has ended; ``""``: once; None: without end."""
+        """What a stream brings, until it is over; a connection that is lost is made again."""
         attempts = self._attempts(call())
         while True:
             begun_s = time.monotonic()
@@ -352,7 +385,7 @@ class AsyncClient:
                 await self._pause(attempts, failure_of(error))
             else:
                 failures = self._failures
-                if await self._over(until_ended) and self._failures == failures:
+                if await over() and self._failures == failures:
                     return
                 attempts.succeeded()
                 await asyncio.sleep(AGAIN_S)

@@ -182,15 +182,11 @@ class Client:
         follow : bool, optional
             Go on until the job has ended, over restarts of the server, too.
         """
-        reader = LineReader()
-        if follow and tail is not None:
-            # All that is there is counted, so that the line may be lost at any time.
-            there = list(self._lines(reader, self._calls.logs(job_id, worker=worker, run=run)))
-            yield from there[max(0, len(there) - tail) :]
-            reader.restart()
-        reach = {"follow": True} if follow else {"tail": tail}
-        call = self._calls.logs(job_id, worker=worker, run=run, **reach)
-        yield from self._lines(reader, call, job_id if follow else None)
+        if follow:
+            yield from self._followed(job_id, worker, run, tail)
+            return
+        call = self._calls.logs(job_id, worker=worker, run=run, tail=tail)
+        yield from self._lines(LineReader(), call, lambda: True)
 
     def cancel(self, job_id: str, reason: str = "") -> Changed:
         """End a job."""
@@ -375,14 +371,36 @@ class Client:
             except (httpx.TransportError, Turned) as error:
                 self._pause(attempts, failure_of(error))
 
-    def _lines(
-        self, reader: LineReader, call: Call[str], until_ended: str | None = None
+    def _followed(
+        self, job_id: str, worker: int | None, run: int | None, tail: int | None
     ) -> Iterator[str]:
-        """Lines of an answer; ``until_ended``: a job that tells more until it has ended."""
+        """Lines until the job has ended, run by run: each counts its own."""
+        status: JobStatus = self.job(job_id)
+        now = run or max(1, status.get("starts", 1))
 
         def over() -> bool:
-            return until_ended is None or bool(self.wait(until_ended, 0.0).get("ended"))
+            nonlocal status
+            told = self.wait(job_id, 0.0)
+            status = told
+            return bool(told.get("ended")) or told.get("starts", 1) > now
 
+        while True:
+            reader = LineReader()
+            if tail is not None:
+                # All that is there is counted, so that the line may be lost at any time.
+                there = self._calls.logs(job_id, worker=worker, run=now)
+                lines = list(self._lines(reader, there, lambda: True))
+                yield from lines[max(0, len(lines) - tail) :]
+                reader.restart()
+            call = self._calls.logs(job_id, worker=worker, run=now, follow=True)
+            yield from self._lines(reader, call, over)
+            if run is not None or status.get("starts", 1) <= now:
+                return
+            now, tail = now + 1, None
+
+    def _lines(
+        self, reader: LineReader, call: Call[str], over: Callable[[], bool]
+    ) -> Iterator[str]:
         for data in self._flow(lambda: call, reader.restart, over):
             yield from reader.feed(data)
         yield from reader.finish()

@@ -231,6 +231,7 @@ def test_commands_that_wait_end_as_the_job_does(
     command: Command, fake: FakeServer, status: dict[str, Any], code: int
 ) -> None:
     fake.on("POST /jobs", _TAKEN)
+    fake.on("GET /jobs/a-1", {"job_id": "a-1", "starts": 1})
     fake.on("GET /jobs/a-1/logs", _text("out\n"))
     fake.on("GET /jobs/a-1/wait", {"job_id": "a-1", "ended": True, **status})
     assert command("wait", "a-1").code == code

@@ -277,6 +277,7 @@ def _text(text: str, *, cut: bool = False) -> Says:
 
 
 def test_output_is_followed_and_no_line_told_twice(ask: Both, fake: FakeServer) -> None:
+    fake.on("GET /jobs/a", {"starts": 1})
     fake.on("GET /jobs/a/wait", {"ended": False}, {"ended": True})
     fake.on(
         "GET /jobs/a/logs",
@@ -293,7 +294,8 @@ def test_output_is_followed_and_no_line_told_twice(ask: Both, fake: FakeServer) 
 
 
 def test_the_last_lines_are_followed_without_a_gap(ask: Both, fake: FakeServer) -> None:
-    fake.on("GET /jobs/a/wait", {"ended": True})
+    fake.on("GET /jobs/a", {"starts": 0})
+    fake.on("GET /jobs/a/wait", {"ended": True, "starts": 1})
     fake.on(
         "GET /jobs/a/logs",
         _text("1\n2\n3\n"),
@@ -301,6 +303,17 @@ def test_the_last_lines_are_followed_without_a_gap(ask: Both, fake: FakeServer) 
         _text("1\n2\n3\n4\n5"),
     )
     assert ask("logs", "a", follow=True, tail=2) == ["2\n", "3\n", "4\n", "5"]
+
+
+def test_output_of_a_job_that_starts_again_is_followed_run_by_run(
+    ask: Both, fake: FakeServer
+) -> None:
+    runs = {"2": "a\nb\n", "3": "a\n", "4": "a\nb\nc\n"}
+    fake.on("GET /jobs/a", {"starts": 2})
+    fake.on("GET /jobs/a/wait", {"starts": 4, "ended": True})
+    fake.on("GET /jobs/a/logs", lambda asked: _text(runs[asked.query["run"]]))
+    assert ask("logs", "a", follow=True) == ["a\n", "b\n", "a\n", "a\n", "b\n", "c\n"]
+    assert ask("logs", "a", follow=True, run=3) == ["a\n"]
 
 
 def test_output_is_asked_for_as_wanted(ask: Both, fake: FakeServer) -> None:
