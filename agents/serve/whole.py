@@ -25,6 +25,7 @@ from orchestrator.errors import ConfigurationError
 from orchestrator.foundations import FolderCheckpoints, HashShardManager, HeartbeatFaultDetector
 from orchestrator.foundations.sqlite import SQLiteLog
 from orchestrator.live.cycle import load_kernels
+from orchestrator.mesh.proxy import MeshProxy
 from orchestrator.messages import Entry
 from orchestrator.orchestrator import InfrastructureOrchestrator
 from orchestrator.ports import ConsensusEngine, Policy
@@ -182,6 +183,7 @@ class _Making:
         self.stack.callback(repeats.close)
         limits = self.settings.limits
         streams = Streams(limits.streams)
+        proxy = await self._proxy(orchestrator, tokens)
         parts = Parts(
             orchestrator,
             tokens,
@@ -189,6 +191,7 @@ class _Making:
             limits=limits,
             load_policy=_learned,
             deployment=deployment,
+            proxy=proxy,
             ready=lambda: self.ready,
             streams=streams,
         )
@@ -201,7 +204,7 @@ class _Making:
         await http.open()
         self.stack.push_async_callback(http.close)
         self.stack.callback(streams.close)
-        endpoint = self._endpoint(http.port, fresh)
+        endpoint = self._endpoint(http.port, proxy.url, fresh)
         endpoint.write(self.folder / "endpoint.json")
         self.ready = ""
         self.stack.callback(self._leave)
@@ -258,10 +261,38 @@ class _Making:
                 fresh = {"operator": store.renew("operator", Role.OPERATOR)}
         return store, fresh
 
-    def _endpoint(self, port: int, fresh: dict[str, str]) -> Endpoint:
+    async def _proxy(
+        self, orchestrator: InfrastructureOrchestrator, tokens: TokenStore
+    ) -> MeshProxy:
+        """The services' port, open: where it was before if that is free and none was asked for."""
+
+        def authorize(token: str) -> str | None:
+            who = tokens.principal(token)
+            if who is not None and who.role < Role.SUBMITTER:
+                raise PermissionError(f"token '{who.name}' is a viewer's; use a submitter's")
+            return None if who is None else who.name
+
+        wanted, before = self.settings.mesh_port, self.before.mesh_url if self.before else ""
+        last = before.rpartition(":")[2]
+        ports = [int(last), 0] if wanted == 0 and last.isdigit() else [wanted]
+        for port in ports:
+            proxy = MeshProxy(
+                orchestrator.route_request, authorize, host=self.settings.host, port=port
+            )
+            try:
+                await proxy.open()
+            except ConfigurationError:
+                if port == ports[-1]:
+                    raise
+                continue
+            self.stack.push_async_callback(proxy.close)
+            return proxy
+        raise AssertionError("there is always a port to try")
+
+    def _endpoint(self, port: int, mesh_url: str, fresh: dict[str, str]) -> Endpoint:
         host = f"[{self.settings.host}]" if ":" in self.settings.host else self.settings.host
         token = fresh.get("operator") or (self.before.token if self.before is not None else "")
-        return Endpoint(f"http://{host}:{port}", token, "", os.getpid())
+        return Endpoint(f"http://{host}:{port}", token, mesh_url, os.getpid())
 
     async def _log(self) -> ConsensusEngine:
         """The log: a file in the folder, or what etcd keeps."""
@@ -276,9 +307,7 @@ class _Making:
         log.observe = lambda seconds: self.observe(seconds)
         return log
 
-    async def _orchestrator(
-        self, policy: Policy
-    ) -> tuple[InfrastructureOrchestrator, LocalAgents]:
+    async def _orchestrator(self, policy: Policy) -> tuple[InfrastructureOrchestrator, LocalAgents]:
         """The orchestrator on the log, with its agents, started."""
         log = await self._log()
         runtime = await self._runtime()

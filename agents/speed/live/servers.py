@@ -208,7 +208,7 @@ async def _serve_backend() -> None:
         lambda: HttpChannel(RequestParser(), backend.greet), "127.0.0.1", 0
     )
     host, port = server.sockets[0].getsockname()
-    sys.stdout.write(f"{f"{host}:{port}"}\n")
+    sys.stdout.write(f"{f'{host}:{port}'}\n")
     sys.stdout.flush()
     await _until_told()
 
@@ -225,7 +225,7 @@ async def _serve_port(backends: Sequence[str]) -> None:
 
     proxy = MeshProxy(route, None)
     await proxy.open()
-    sys.stdout.write(f"{proxy.url.removeprefix("http://")}\n")
+    sys.stdout.write(f"{proxy.url.removeprefix('http://')}\n")
     sys.stdout.flush()
     await _until_told()
 
