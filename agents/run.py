@@ -141,7 +141,8 @@ def train(cfg: DictConfig, console: Console) -> float:
 def _go_live(run: LiveRun, result: TrainingResult, output: Path, console: Console) -> None:
     """Let what was learned decide for real jobs."""
     console.print("\n[bold]live[/]: the policy decides for real jobs on agents of this machine")
-    if not run_live(run, output / "live", console, bundle=str(result.bundle)):
+    bundle = str(result.bundle)
+    if not run_live(run, output / "live", console, bundle=bundle, pictures=output):
         console.print("[bold red]not all jobs ended as they should[/]")
         sys.exit(1)
 

@@ -12,6 +12,7 @@ from orchestrator.clock import VirtualClock
 from orchestrator.engine.engine import Engine, Outcome
 from orchestrator.errors import ConfigurationError
 from orchestrator.foundations.sqlite import SQLiteLog
+from orchestrator.happenings import ANNOUNCED
 from orchestrator.kernels.state.codes import Reason
 from orchestrator.live.journal import Journal, settings_in
 from orchestrator.messages import (
@@ -42,7 +43,7 @@ from orchestrator.messages import (
     WorkersLost,
 )
 from orchestrator.ports import ConsensusEngine, CuttableLog
-from orchestrator.scheduling.rules import Rule
+from orchestrator.scheduling.rules import RULES, Rule
 from orchestrator.types import JobSpec
 
 __all__ = ["JobRecord", "LiveRecord", "RunRecord", "Stretch", "read_log", "recorded"]
@@ -170,6 +171,8 @@ class _Reader:
                 self.record.settings = replace(body, nodes=self.record.settings.nodes)
             case Configure("policy", rule):
                 self.record.rule = rule if isinstance(rule, Rule) else None
+            case Configure(subject, {"rule": str(name)}) if subject == f"{ANNOUNCED}:policy":
+                self.record.rule = RULES.get(name)
             case Submit(spec):
                 self.record.jobs[spec.job_id] = JobRecord(spec, now_ms)
             case WorkersLost(job_id) if self._run(job_id).asked_ms is None:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Any
 
 from orchestrator.errors import ConfigurationError
+from orchestrator.kernels.state.codes import JobKind
 from orchestrator.types import JobPriority, JobSpec
 
 __all__ = ["LiveRun"]
 
 
 _SHELL = "#!/bin/sh"
+_PACKAGES = "#!/usr/bin/env python"
 
 
 @dataclass(frozen=True)
@@ -25,8 +28,9 @@ class LiveRun:
     nodes : sequence of mapping
         Fields of ``NodeSpec``, one agent each.
     programs : mapping of str to str
-        Python programs by name, or, if they begin with ``#!/bin/sh``, those of a shell. Their first
-        argument is the job's ``seconds``, the second its number of workers.
+        Python programs by name, which can import installed packages if they begin with
+        ``#!/usr/bin/env python``; or, with ``#!/bin/sh``, those of a shell. Their first argument is
+        the job's ``seconds``, the second its number of workers.
     jobs : sequence of mapping
         ``name``, ``program`` and ``seconds``; ``at_s``, when it is submitted (0); ``expect``, how
         it should end (``completed``); ``priority`` by name; any other field of ``JobSpec``. See
@@ -38,6 +42,8 @@ class LiveRun:
     lose : mapping or None
         ``node``, and ``at_s``, when its agent is killed; ``back_s``, when there is another one, if
         there is to be one. None: nothing is lost.
+    picture_at_s : float or None
+        When a picture of the page is taken, beside the run's folder; None: none is.
     timeout_s : float
         Most that it may take.
     """
@@ -48,6 +54,7 @@ class LiveRun:
     also: Sequence[Mapping[str, Any]] = ()
     scale: Sequence[Mapping[str, Any]] = ()
     lose: Mapping[str, Any] | None = None
+    picture_at_s: float | None = None
     timeout_s: float = 40.0
     lease_s: float = 5.0
     grace_s: float = 1.0
@@ -88,11 +95,9 @@ class LiveRun:
                 known = ", ".join(self.programs)
                 problem = f"job '{name}' runs '{program}', which is not among 'programs'"
                 raise ConfigurationError(f"live: {problem}; choose from {known}")
-            priorities = [priority.name for priority in JobPriority]
-            if given["priority"] not in priorities:
-                problem = f"job '{name}' has priority {given['priority']!r}"
-                raise ConfigurationError(f"live: {problem}; use one of {', '.join(priorities)}")
-            given["priority"] = JobPriority[given["priority"]]
+            for key, kind in _NAMED.items():
+                if key in given:
+                    given[key] = _member(name, key, given[key], kind)
             given["num_workers"] = int(given["num_workers"])
             arguments = str(seconds), str(given["num_workers"])
             command = (*_interpreter(self.programs[program]), *arguments)
@@ -101,8 +106,21 @@ class LiveRun:
         return sorted(found, key=lambda entry: entry[0])
 
 
+_NAMED: Mapping[str, type[Enum]] = {"priority": JobPriority, "kind": JobKind}
+
+
+def _member(job: str, field: str, name: str, kind: type[Enum]) -> Enum:
+    """The member of an enumeration that a name means."""
+    if name not in kind.__members__:
+        problem = f"job '{job}' has {field} {name!r}"
+        raise ConfigurationError(f"live: {problem}; use one of {', '.join(kind.__members__)}")
+    return kind[name]
+
+
 def _interpreter(program: str) -> tuple[str, ...]:
     """What runs a program; its arguments come behind that."""
     if program.startswith(_SHELL):
         return ("/bin/sh", "-c", program, "sh")  # the last one is what it calls itself
-    return (sys.executable, "-S", "-c", program)
+    if program.startswith(_PACKAGES):
+        return (sys.executable, "-c", program)
+    return (sys.executable, "-S", "-c", program)  # which starts sooner

@@ -6,7 +6,7 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -17,20 +17,15 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from agents.deploy import BundlePolicy
+from agents.live.callers import Caller
+from agents.live.photo import photograph
 from agents.live.script import LiveRun
+from agents.serve import ServeSettings, serving
 from orchestrator.clock import WallClock
 from orchestrator.engine.history import JobNote
 from orchestrator.errors import ConfigurationError
-from orchestrator.foundations import HeartbeatFaultDetector, in_memory
-from orchestrator.foundations.sqlite import SQLiteLog
-from orchestrator.kernels.state.codes import NodeCode
-from orchestrator.live.cycle import load_kernels
-from orchestrator.orchestrator import InfrastructureOrchestrator
-from orchestrator.ports import Policy
-from orchestrator.runtimes import LocalAgents, ProcessRuntime
-from orchestrator.scheduling.rules import Rule, policy_of, rule_named
-from orchestrator.semantics import Semantics
+from orchestrator.kernels.state.codes import JobKind, NodeCode
+from orchestrator.runtimes import LocalAgents
 from orchestrator.types import NodeSpec
 
 __all__ = ["run_live"]
@@ -43,66 +38,48 @@ _STYLES = {"completed": "green", "failed": "red", "interrupted": "red", "preempt
 class _Show:
     """The run, as it goes."""
 
-    def __init__(self, run: LiveRun, folder: Path, console: Console) -> None:
-        self.run, self.console = run, console
+    def __init__(self, run: LiveRun, folder: Path, console: Console, pictures: Path) -> None:
+        self.run, self.console, self.pictures = run, console, pictures
         self.clock = WallClock()
         self.folder = folder
-        self.folder.mkdir(parents=True, exist_ok=True)
         self.begun_ms = self.clock.now_ms()
         self._told: dict[str, int] = {}
 
-    async def play(self, policy: Policy | Rule | None, semantics: Semantics | None) -> bool:
+    async def play(self, rule: str, bundle: str) -> bool:
         """Run everything; whether all jobs ended as they should."""
-        if policy is not None:  # the default rule is loaded when the orchestrator starts
-            load_kernels(policy_of(policy), semantics)
-        with SQLiteLog(self.folder / "log.sqlite") as log:
-            fine = await self._play(log, policy, semantics)
+        settings = ServeSettings(
+            dir=self.folder,
+            local=[NodeSpec(**node) for node in self.run.nodes],
+            beat_s=0.1,
+            lease_s=self.run.lease_s,
+            grace_s=self.run.grace_s,
+            rule=rule,
+            bundle=bundle,
+            log_level="warning",
+        )
+        async with serving(settings) as server:
+            self.server, self.orchestrator = server, server.orchestrator
+            self.say(f"{len(self.run.nodes)} agents are there", "bold")
+            policy = server.parts.deployment.status()
+            if policy["mode"] == "active":
+                self.say(f"the trained policy {policy['candidate']['name']} is in charge", "bold")
+            self.say(f"the page is at {self._page()}")
+            fine = await self._go(server.agents)
             self._close()
             return fine
 
-    async def _play(
-        self, log: SQLiteLog, policy: Policy | Rule | None, semantics: Semantics | None
-    ) -> bool:
-        parts = in_memory(self.clock)._replace(consensus_engine=log)
-        detector = HeartbeatFaultDetector(self.clock, timeout_ms=2000)
-        runtime = ProcessRuntime(
-            self.clock,
-            detector,
-            lease_s=self.run.lease_s,
-            grace_s=self.run.grace_s,
-            checkpoints=self.folder / "checkpoints",
-        )
-        nodes = [NodeSpec(**node) for node in self.run.nodes]
-        self.orchestrator = InfrastructureOrchestrator(
-            *parts._replace(fault_detector=detector),
-            clock=self.clock,
-            runtime=runtime,
-            policy=policy,
-            nodes=nodes,
-            semantics=semantics,
-            schedule_on_events=True,
-        )
-        if policy is not None:
-            self.orchestrator.policy = (
-                policy  # set, a rule is in the log, and whoever reads it knows
-            )
-        names = [node.node_id for node in nodes]
-        await runtime.open()
-        agents = LocalAgents(runtime, names, self.folder / "agents", beat_s=0.1)
-        try:
-            await agents.start()
-            await self.orchestrator.start()
-            self.say(f"{len(names)} agents are there", "bold")
-            return await self._go(agents)
-        finally:
-            await agents.stop()
-            await runtime.close()
+    def _page(self) -> str:
+        """The address of the page, for somebody who may look and nothing else."""
+        token = self.server.new_tokens.get("viewer", "")
+        return f"{self.server.endpoint.url}/" + (f"#token={token}" if token else "")
 
     async def _go(self, agents: LocalAgents) -> bool:
         begun_s = time.monotonic()
         waiting = self.run.specs()
         todo = self._misfortunes(agents)
         expected = {spec.job_id: expect for _, spec, expect in waiting}
+        services = {spec.job_id for _, spec, _ in waiting if spec.kind == JobKind.SERVICE}
+        callers = [Caller(self.server, name) for name in sorted(services)]
         while True:
             now_s = time.monotonic() - begun_s
             while waiting and waiting[0][0] <= now_s:
@@ -110,13 +87,23 @@ class _Show:
             while todo and todo[0][0] <= now_s:
                 await todo.pop(0)[1]()
             self._tell()
-            if not waiting and not self.orchestrator.engine.unended():
+            if not waiting and not todo and set(self.orchestrator.engine.unended()) <= services:
+                fine = await self._end(callers)
                 states = {job: self._status(job)["state"] for job in expected}
-                return states == expected
+                return fine and states == expected
             if now_s > self.run.timeout_s:
                 self.say(f"it was not done in {self.run.timeout_s} s", "bold red")
                 return False
             await asyncio.sleep(_LOOK_S)
+
+    async def _end(self, callers: Sequence[Caller]) -> bool:
+        """End the services; whether all requests to them were answered."""
+        for caller in callers:
+            await caller.stop()
+            self.say(caller.story(), "green" if caller.failed == 0 else "bold red")
+            await self.orchestrator.cancel_job(caller.service, "the run is over")
+        self._tell()
+        return all(caller.failed == 0 for caller in callers)
 
     def _misfortunes(
         self, agents: LocalAgents
@@ -136,7 +123,12 @@ class _Show:
             done = await self.orchestrator.scale_job(job, workers)
             self.say(f"{job} is told to have {workers} workers{'' if done else ': refused'}")
 
-        found = [
+        async def picture() -> None:
+            path = self.pictures / "page.png"
+            problem = await photograph(self._page(), path)
+            self.say(f"no picture of the page: {problem}" if problem else f"the page: {path}")
+
+        found: list[tuple[float, Callable[[], Awaitable[None]]]] = [
             (float(step["at_s"]), partial(scale, step["job"], int(step["workers"])))
             for step in self.run.scale
         ]
@@ -145,6 +137,8 @@ class _Show:
             found.append((float(self.run.lose["at_s"]), partial(kill, node)))
             if back_s is not None:
                 found.append((float(back_s), partial(bring, node)))
+        if self.run.picture_at_s is not None:
+            found.append((float(self.run.picture_at_s), picture))
         return sorted(found, key=lambda step: step[0])
 
     def _status(self, job: str) -> dict[str, Any]:
@@ -187,7 +181,7 @@ class _Show:
                 str(self.orchestrator.engine.runs_of(job)),
                 f"{waited_ms / 1000:.2f}",
                 f"{(last_ms - times['submitted']) / 1000:.2f}",
-                status["state"],
+                "cancelled" if status["reason"].startswith("cancelled") else status["state"],
             )
         return table
 
@@ -198,12 +192,30 @@ class _Show:
         self.console.print(self.table())
         if down:
             self.console.print(f"down: {', '.join(down)}")
+        self._tell_policy()
         self.console.print(
             f"logs of all workers are in {self.folder / 'agents'}, that of the cluster is "
-            f"{self.folder / 'log.sqlite'}",
+            f"{self.folder / 'log.sqlite'}; to go on with this cluster, and look at its page:\n"
+            f"  quartermaster serve --dir {self.folder}",
             highlight=False,
             soft_wrap=True,
         )
+
+    def _tell_policy(self) -> None:
+        """How whoever was in charge has decided, if it was no rule all along."""
+        status = self.server.parts.deployment.status()
+        for event in status["events"][1:]:
+            self.console.print(f"policy: {event['mode']}, {event['reason']}", soft_wrap=True)
+        candidate = status["candidate"]
+        if candidate is not None and candidate["latency_ms"]["p50"] is not None:
+            verdicts = ", ".join(f"{n} {name}" for name, n in candidate["verdicts"].items() if n)
+            latency = candidate["latency_ms"]
+            self.console.print(
+                f"{candidate['name']}: decisions {verdicts}; {latency['p50']:.1f} ms at the "
+                f"median, {latency['p99']:.1f} ms at the 99th percentile",
+                highlight=False,
+                soft_wrap=True,
+            )
 
 
 def run_live(
@@ -213,6 +225,7 @@ def run_live(
     *,
     rule: str | None = None,
     bundle: str | None = None,
+    pictures: Path | None = None,
 ) -> bool:
     """Run jobs on agents of this machine, and tell what happens.
 
@@ -226,18 +239,15 @@ def run_live(
         Who decides: a rule by its name; None: the one by default.
     bundle : str or None
         A learned policy that decides instead.
+    pictures : Path or None
+        Folder of the picture of the page; None: ``folder``.
 
     Returns
     -------
     bool
         Whether all jobs ended as they should; no process is left in any case.
     """
-    policy: Policy | Rule | None = None if rule is None else rule_named(rule)
-    semantics = None
-    if bundle is not None:
-        if rule is not None:
-            raise ConfigurationError("live: both 'rule' and 'bundle' are given; give one of them")
-        learned = BundlePolicy.load(bundle)
-        policy, semantics = learned, learned.config
-    show = _Show(run, folder, console)
-    return asyncio.run(show.play(policy, semantics))
+    if bundle is not None and rule is not None:
+        raise ConfigurationError("live: both 'rule' and 'bundle' are given; give one of them")
+    show = _Show(run, folder, console, folder if pictures is None else pictures)
+    return asyncio.run(show.play(rule or "", bundle or ""))

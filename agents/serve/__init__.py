@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from agents.serve.settings import ServeSettings
-from agents.serve.whole import serve
+from agents.serve.whole import Serving, serve, serving
 
-__all__ = ["ServeSettings", "serve"]
+__all__ = ["ServeSettings", "Serving", "serve", "serving"]

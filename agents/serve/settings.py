@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,11 @@ class ServeSettings:
         Agents that it starts on this machine, ``node-0`` and so on.
     gpus, cpus, memory_gb : int, int, float
         What each declares to have.
+    local : sequence of NodeSpec
+        What they are instead, one agent each; then ``agents`` is not asked.
+    beat_s, lease_s, grace_s : float
+        How often agents show that they live; for how long workers may live whose agent hears
+        nothing; and from SIGTERM to SIGKILL.
     rule : str
         Who decides, by its name; empty: the rule that was set last, or the default.
     bundle : str
@@ -59,6 +65,10 @@ class ServeSettings:
     gpus: int = 0
     cpus: int = 8
     memory_gb: float = 64.0
+    local: Sequence[NodeSpec] = ()
+    beat_s: float = 0.25
+    lease_s: float = 15.0
+    grace_s: float = 10.0
     rule: str = ""
     bundle: str = ""
     cluster: Path | None = None
@@ -75,6 +85,10 @@ class ServeSettings:
             if not 0 <= getattr(self, name) <= 65535:
                 problem = f"serve: '{name}' is {getattr(self, name)}"
                 raise ConfigurationError(f"{problem}; give 0 to 65535")
+        for name in ("beat_s", "lease_s", "grace_s"):
+            if not getattr(self, name) > 0:
+                problem = f"serve: '{name}' is {getattr(self, name)}"
+                raise ConfigurationError(f"{problem}; give a number above 0")
         if not 0 <= self.agents <= 64:
             raise ConfigurationError(f"serve: 'agents' is {self.agents}; give 0 to 64")
         if self.rule and self.bundle:
@@ -86,6 +100,8 @@ class ServeSettings:
     @property
     def local_nodes(self) -> list[NodeSpec]:
         """Nodes of the agents that it starts."""
+        if self.local:
+            return list(self.local)
         links = "NVLink" if self.gpus else "none"
         gpu_memory_gb = 80.0 if self.gpus else 0.0
         return [

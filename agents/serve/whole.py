@@ -326,7 +326,7 @@ class _Making:
             schedule_on_events=True,
         )
         names = [node.node_id for node in local]
-        agents = LocalAgents(runtime, names, self.folder / "agents")
+        agents = LocalAgents(runtime, names, self.folder / "agents", beat_s=self.settings.beat_s)
         if not self.settings.keep_agents:
             self.stack.push_async_callback(agents.stop)
         # Before that: what agents say of their end is for the next server to find out.
@@ -358,6 +358,8 @@ class _Making:
                 self.detector,
                 address=address or f"{self.settings.host}:0",
                 token=token,
+                lease_s=self.settings.lease_s,
+                grace_s=self.settings.grace_s,
                 checkpoints=self.folder / "checkpoints",
             )
             try:
