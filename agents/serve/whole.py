@@ -46,6 +46,7 @@ __all__ = ["Serving", "serve", "serving"]
 
 
 _log = logging.getLogger(__name__)
+_RETRIES = logging.getLogger("orchestrator.live.retry")
 
 Say = Callable[[str], None]
 
@@ -130,6 +131,7 @@ async def serving(settings: ServeSettings) -> AsyncIterator[Serving]:
         ):
             stack.callback(handler.close)
             stack.callback(logging.getLogger().removeHandler, handler)
+        stack.callback(_RETRIES.setLevel, _RETRIES.level)
         yield await _Making(settings, stack).whole()
 
 
@@ -204,7 +206,9 @@ class _Making:
         return Serving(endpoint, orchestrator, parts, agents, fresh)
 
     def _leave(self) -> None:
+        """Say that it is going down; whoever finds that out for itself need not warn of it."""
         self.ready = "it is going down"
+        _RETRIES.setLevel(logging.ERROR)
 
     def _bound(self, port: int, before: str) -> socket.socket:
         """A socket on a port; if none was asked for, on the one that was there before."""
