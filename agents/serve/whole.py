@@ -46,6 +46,7 @@ __all__ = ["Serving", "serve", "serving"]
 
 
 _log = logging.getLogger(__name__)
+_LOOPBACK = ("127.0.0.1", "::1", "localhost")
 _RETRIES = logging.getLogger("orchestrator.live.retry")
 
 Say = Callable[[str], None]
@@ -132,6 +133,9 @@ async def serving(settings: ServeSettings) -> AsyncIterator[Serving]:
             stack.callback(handler.close)
             stack.callback(logging.getLogger().removeHandler, handler)
         stack.callback(_RETRIES.setLevel, _RETRIES.level)
+        if settings.host not in _LOOPBACK:
+            problem = f"host {settings.host} is reached from elsewhere, and tokens go unencrypted"
+            _log.warning("%s; have a proxy with TLS stand before it", problem)
         yield await _Making(settings, stack).whole()
 
 
