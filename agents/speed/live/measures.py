@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 
 from agents.speed.clock import CLOCKS, Measure, seconds
+from agents.speed.live.commands import command_starts
 from agents.speed.live.etcd import etcd_per_second, leader_killed_s, local_etcd, why_no_etcd
 from agents.speed.live.log import (
     LivedLog,
@@ -269,6 +270,15 @@ def save_stall(bench: Workbench) -> Measure:
     return Measure(statistics.median(worst), "%", min(worst), max(worst), note)
 
 
+def cli_cold_start(bench: Workbench) -> Measure:
+    """A command of the command line, `ls --json`, from its start to its end."""
+    starts = command_starts(bench.repeats, bench.clock)
+    times = [1e3 * each for each in starts.listing_s]
+    note = f"a server's empty answer included; `version` {1e3 * starts.version_s:.0f} ms, the "
+    note += f"interpreter alone {1e3 * starts.python_s:.0f} ms"
+    return Measure(statistics.median(times), "ms", min(times), max(times), note)
+
+
 LIVE: tuple[Callable[[Workbench], Measure], ...] = (
     live_cycle,
     live_cycle_priority,
@@ -297,5 +307,6 @@ LIVE: tuple[Callable[[Workbench], Measure], ...] = (
     elastic_shrink,
     elastic_killed,
     save_stall,
+    cli_cold_start,
 )
 """All of them, as they are listed."""
