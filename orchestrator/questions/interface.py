@@ -336,6 +336,7 @@ class Questions:
         """What happens after a cursor, as it happens; None: from now on.
 
         See :meth:`orchestrator.happenings.Happenings.follow`. It ends when this orchestrator stops.
+        One that does not lead hears of what others have logged when it is asked for something.
         """
         self._journal.try_read()
         return self._happenings.follow(since)
