@@ -139,7 +139,7 @@ def queue_row(item: QueueItem) -> tuple[object, ...]:
 
 def event_line(event: Any) -> str:
     """Something that happened, on one line."""
-    if event.get("gap"):
+    if event.get("gap") or event.get("kind") == "gap":
         return "... what is older is not kept any more"
     who = event.get("job_id") or event.get("node_id") or event.get("service") or ""
     parts = (

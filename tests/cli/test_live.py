@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import select
 import shlex
 import signal
 import sys
@@ -168,6 +169,27 @@ while [ ! -e "$GO/end" ]; do
 done
 exit 3
 """
+
+
+def test_what_happens_is_followed(ask: Command, server: Server) -> None:
+    looks = server.beside("events", "-f", "--json")
+    assert looks.stdout is not None
+    seen: list[Any] = []
+    until(lambda: ask("submit", "true").code == 0 and _ready(looks.stdout))
+    while not seen or seen[-1]["what"] != "completed":
+        seen.append(json.loads(looks.stdout.readline()))
+    cursors = [each["cursor"] for each in seen]
+    assert len(set(cursors)) == len(cursors)
+    after = _json_lines(ask, "events", "--since", cursors[0], "--limit", "2")
+    assert cursors[0] not in [each["cursor"] for each in after] != []
+    looks.send_signal(signal.SIGINT)
+    assert looks.communicate(timeout=60)[1] == ""
+    assert looks.returncode == 0
+
+
+def _ready(stream: Any) -> bool:
+    """Whether there is something to be read."""
+    return bool(select.select([stream], [], [], 0.2)[0])
 
 
 def test_who_stops_looking_leaves_the_job_running(ask: Command, server: Server) -> None:
