@@ -95,6 +95,7 @@ async def test_metrics_say_what_goes_on() -> None:
         await asyncio.sleep(0)
         seen = _samples(metrics.text().decode())
         assert seen["quartermaster_job_wait_seconds_count{}"] == 2
+        assert seen["quartermaster_scheduling_cycle_seconds_count{}"] > 0
         assert seen['quartermaster_events_total{"kind": "job", "what": "started"}'] == 2
         watching.cancel()
         for family in text_string_to_metric_families(text):
