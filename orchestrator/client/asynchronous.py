@@ -27,6 +27,7 @@ from orchestrator.client.exchange import (
     STEADY_S,
     Turned,
     build_request,
+    events_of,
     failure_of,
     finder_of,
     found_again,
@@ -204,8 +205,13 @@ class AsyncClient:
     ) -> AsyncIterator[Event]:
         """What has happened, the oldest first: see :meth:`Client.events`."""
         if not follow:
-            for event in (await self._send(self._calls.events(since, limit)))["items"]:
-                yield event
+            left, more = limit, True
+            while more and left > 0:
+                call = self._calls.events(since, min(left, _PAGE))
+                found, since, more = events_of(await self._send(call), call)
+                left -= len(found)
+                for event in found:
+                    yield event
             return
         reader = EventReader(since)
         stream = self._flow(lambda: self._calls.event_stream(reader.cursor), reader.restart, _never)

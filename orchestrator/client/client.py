@@ -19,6 +19,7 @@ from orchestrator.client.exchange import (
     STEADY_S,
     Turned,
     build_request,
+    events_of,
     failure_of,
     finder_of,
     found_again,
@@ -234,12 +235,18 @@ class Client:
         since : str or None, optional
             Only what came after the event with this ``cursor``.
         limit : int, optional
-            At most so many; what is followed has no end.
+            At most so many: the first ones after ``since``, or the last ones of all; what is
+            followed has no end.
         follow : bool, optional
             Go on with what happens, over restarts of the server, too.
         """
         if not follow:
-            yield from self._send(self._calls.events(since, limit))["items"]
+            left, more = limit, True
+            while more and left > 0:
+                call = self._calls.events(since, min(left, _PAGE))
+                found, since, more = events_of(self._send(call), call)
+                left -= len(found)
+                yield from found
             return
         reader = EventReader(since)
         stream = self._flow(

@@ -13,6 +13,7 @@ import httpx
 
 from orchestrator.client.calls import Call
 from orchestrator.client.endpoint import Endpoint, Finder, find_endpoint
+from orchestrator.client.forms import Event, Page
 from orchestrator.client.problems import RequestFailedError, error_of
 from orchestrator.client.retry import Failure
 from orchestrator.errors import ConfigurationError, QuartermasterError
@@ -23,6 +24,7 @@ __all__ = [
     "STEADY_S",
     "Turned",
     "build_request",
+    "events_of",
     "failure_of",
     "finder_of",
     "found_again",
@@ -166,6 +168,18 @@ def json_of(body: bytes, call: Call[Any]) -> Any:
             "address?",
             200,
         ) from error
+
+
+def events_of(page: Page[Event], call: Call[Page[Event]]) -> tuple[list[Event], str | None, bool]:
+    """Events of a page, where the next begins, and whether there is a next.
+
+    Without a cursor a page holds the last events, and nothing comes behind it.
+    """
+    found = list(page["items"])
+    more = call.query.get("since") is not None and len(found) >= call.query["limit"]
+    if page.get("gap"):
+        found.insert(0, {"gap": True})
+    return found, page.get("next_cursor"), more
 
 
 def key_of(key: str | None) -> str:

@@ -11,7 +11,7 @@ import pytest
 import typer
 
 from agents.cli import main
-from orchestrator.cli import terminal
+from orchestrator.cli import tables, terminal
 from orchestrator.cli.app import make_app
 from tests.cli.conftest import Command
 from tests.client.fake import Asked, FakeServer, Says, lost, problem
@@ -145,6 +145,15 @@ def test_what_is_refused_says_why(
     said = command("show", "a")
     assert (said.code, said.out) == (code, "")
     assert said.err == f"quartermaster: {answer.body['detail']}\n"
+
+
+def test_what_cannot_be_written_says_so(command: Command, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    said = command("serve", "--dir", str(tmp_path / "file" / "inside"))
+    assert said.code == 1
+    assert "file" in said.err
+    assert "; give another place" in said.err
+    assert "Traceback" not in said.err
 
 
 def test_nobody_answers(
@@ -439,3 +448,25 @@ def test_completion_can_be_had(command: Command, monkeypatch: pytest.MonkeyPatch
     said = command("--show-completion", "bash")
     assert said.code == 0
     assert "complete" in said.out
+
+
+@pytest.mark.parametrize(
+    ("ms", "text"),
+    [
+        *((None, "-"), (0, "0s"), (12, "12ms"), (200_000, "3m 20s"), (3_600_000, "1h")),
+        *((90_061_000, "1d 1h"), (59_999, "59s"), (-5_000, "5s")),
+    ],
+)
+def test_time_spans_are_short(ms: float | None, text: str) -> None:
+    assert tables.duration(ms) == text
+
+
+def test_a_terminal_gets_no_empty_columns(
+    command: Command, fake: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake.on("GET /jobs", _page(_JOB))
+    assert "CODE" in command("ls").out.splitlines()[0]
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    assert [c.header for c in tables.make_table(("A", "B"), [("x", None), ("y", "")]).columns] == [
+        "A"
+    ]

@@ -267,9 +267,16 @@ def test_events_are_followed_over_lost_connections(fake: FakeServer) -> None:
 
 
 def test_events_that_are_there_are_listed(ask: Both, fake: FakeServer) -> None:
-    fake.on("GET /events", {"items": [{"gap": True}, {"cursor": "2.0"}], "next_cursor": None})
+    fake.on("GET /events", {"items": [{"cursor": "2.0"}], "next_cursor": "2.0", "gap": True})
     assert ask("events", "1.0", limit=5) == [{"gap": True}, {"cursor": "2.0"}]
-    assert fake.asked[0].query == {"since": "1.0", "limit": "5"}
+    assert [asked.query for asked in fake.asked] == [{"since": "1.0", "limit": "5"}]
+    many = [{"cursor": f"3.{k}"} for k in range(500)]
+    last = {"items": [{"cursor": "4.0"}], "next_cursor": "4.0"}
+    fake.on("GET /events", {"items": many, "next_cursor": "3.499"}, last)
+    assert len(ask("events", "2.0", limit=900)) == 501
+    assert fake.asked[-1].query == {"since": "3.499", "limit": "400"}
+    fake.on("GET /events", {"items": many, "next_cursor": "3.499"})
+    assert len(ask("events", limit=900)) == 500  # the last ones: nothing comes behind them
 
 
 def _text(text: str, *, cut: bool = False) -> Says:
