@@ -19,7 +19,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from agents.speed.workbench import UnavailableError
 from orchestrator.errors import WorkerLostError
 from orchestrator.worker.inference.channel import HttpChannel
 from orchestrator.worker.inference.http import (
@@ -136,6 +135,8 @@ class Envoy:
     """
 
     def __init__(self, backends: Sequence[str], folder: Path) -> None:
+        from agents.speed.workbench import UnavailableError  # backends start without it
+
         program = Path(sys.executable).with_name("envoy")
         found = str(program) if program.exists() else shutil.which("envoy")
         if found is None:
