@@ -77,6 +77,8 @@ class _Service:
         self.counts = ServiceCounts()
 
     def breaker(self, address: str, now_ms: int) -> CircuitBreaker:
+        if type(address) is str and (found := self.breakers.get(address)) is not None:
+            return found
         require_name(f"service '{self.spec.name}'", "address", address)
         if address not in self.breakers:
             watch = partial(self._note_mode, address)
