@@ -21,7 +21,13 @@ from orchestrator.errors import (
     ValidationError,
 )
 from orchestrator.kernels.requests.breaker import BreakerMode
-from orchestrator.mesh.attempts import EndpointBusyError, is_leaving, repeats, within
+from orchestrator.mesh.attempts import (
+    EndpointBusyError,
+    NobodyListensError,
+    is_leaving,
+    repeats,
+    within,
+)
 from orchestrator.mesh.discovery import ServiceDiscovery, require_name
 from orchestrator.mesh.policies import (
     CircuitBreaker,
@@ -435,8 +441,10 @@ class ServiceMesh:
         except EndpointBusyError:
             self._note_busy(own, attempt)
             raise
-        except Exception:
+        except Exception as error:
             self._note(own, attempt, good=False)
+            if isinstance(error, NobodyListensError):
+                attempt.breaker.trip(self._clock.now_ms())
             raise
         if isinstance(answer, HttpStream) and not answer.whole:
             self._follow(own, attempt, answer)

@@ -17,8 +17,12 @@ from orchestrator.errors import (
     ValidationError,
 )
 from orchestrator.mesh import (
+    AnsweredError,
     EndpointBusyError,
+    HealthProber,
     LimitSpec,
+    NobodyListensError,
+    ProbeSpec,
     RetrySpec,
     ServiceMesh,
     ServiceSpec,
@@ -210,3 +214,50 @@ async def test_within_hands_on_what_is_not_its_own() -> None:
     with pytest.raises(asyncio.CancelledError):
         await outer
     assert await within(clock, asyncio.sleep(0, "done"), 1000.0) == "done"
+
+
+async def test_one_probe_or_request_is_enough_where_there_is_no_doubt() -> None:
+    said: list[Exception] = []
+
+    async def probe(address: str) -> None:
+        if address == "e0" and said:
+            raise said[0]
+
+    for error, probes in (
+        (AnsweredError("e0 answers 503", HttpAnswer(503)), 1),
+        (NobodyListensError("nobody"), 1),
+        (AnsweredError("e0 answers 500", HttpAnswer(500)), 2),
+        (ConnectionError("broken"), 2),
+    ):
+        clock = VirtualClock()
+        mesh = ServiceMesh(clock, probe=probe, probing=ProbeSpec(interval_ms=10, timeout_ms=50))
+        mesh.add_service(ServiceSpec("s", 10.0))
+        for address in ("e0", "e1", "e2"):
+            mesh.register("s", address)
+        said.clear()
+        prober = HealthProber(mesh, clock)
+        prober.start()
+        await clock.advance_to(35)
+        said.append(error)
+        while "e0" in mesh.discover("s"):
+            await clock.advance_to(clock.now_ms() + 1)
+        assert clock.now_ms() <= 35 + 10 * probes
+        assert clock.now_ms() > 35 + 10 * (probes - 1)
+        said.clear()
+        await clock.advance_to(clock.now_ms() + 30)
+        assert "e0" in mesh.discover("s")
+        await prober.stop()
+
+    async def carry(address: str, request: object) -> object:
+        if address == "e0":
+            raise NobodyListensError("nobody")
+        return request
+
+    mesh = ServiceMesh(WallClock(), carry)
+    mesh.add_service(ServiceSpec("s", 10.0, retry=RetrySpec(base_ms=0.0)))
+    for address in ("e0", "e1", "e2"):
+        mesh.register("s", address)
+    for _ in range(30):
+        await mesh.route("s", None)
+    assert mesh.counts("s").failed == 1
+    assert mesh.discover("s") == ["e1", "e2"]
