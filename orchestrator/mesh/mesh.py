@@ -170,6 +170,7 @@ class ServiceMesh:
         self._seed = seed
         self._services: dict[str, _Service] = {}
         self._listeners: list[Callable[[str, ServiceSpec | None], None]] = []
+        self._on_failure: list[Callable[[str, str], None]] = []
         self.discovery = discovery if discovery is not None else ServiceDiscovery()
 
     @property
@@ -191,6 +192,10 @@ class ServiceMesh:
     def subscribe(self, listener: Callable[[str, ServiceSpec | None], None]) -> None:
         """Have a listener told of services that get rules, or are removed (None)."""
         self._listeners.append(listener)
+
+    def watch_failures(self, listener: Callable[[str, str], None]) -> None:
+        """Have a listener told of the service and the endpoint of every attempt that fails."""
+        self._on_failure.append(listener)
 
     def add_service(self, spec: ServiceSpec) -> None:
         """Make a service known, or give it new rules, with which its request path begins anew."""
@@ -511,6 +516,8 @@ class ServiceMesh:
             own.counts.within += now_ms - attempt.arrival_ms <= own.spec.objective_ms
         else:
             own.counts.failed += 1
+            for listener in self._on_failure:
+                listener(own.spec.name, attempt.address)
 
     @staticmethod
     def _late(own: _Service, arrival_ms: int, due_ms: float) -> DeadlineExceededError:
