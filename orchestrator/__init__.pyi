@@ -92,6 +92,7 @@ from .kernels.state.row import ClusterShape as ClusterShape
 from .kernels.state.row import ClusterState as ClusterState
 from .mesh.attempts import AnsweredError as AnsweredError
 from .mesh.attempts import EndpointBusyError as EndpointBusyError
+from .mesh.attempts import NobodyListensError as NobodyListensError
 from .mesh.attempts import NotSentError as NotSentError
 from .mesh.attempts import within as within
 from .mesh.discovery import Endpoint as Endpoint

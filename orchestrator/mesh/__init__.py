@@ -4,7 +4,12 @@
 kernels', so that what is simulated is what runs.
 """
 
-from orchestrator.mesh.attempts import AnsweredError, EndpointBusyError, NotSentError
+from orchestrator.mesh.attempts import (
+    AnsweredError,
+    EndpointBusyError,
+    NobodyListensError,
+    NotSentError,
+)
 from orchestrator.mesh.discovery import Endpoint, ServiceDiscovery
 from orchestrator.mesh.http import HttpTransport
 from orchestrator.mesh.mesh import Probe, ServiceCounts, ServiceMesh, Transport
@@ -32,6 +37,7 @@ __all__ = [
     "LimitSpec",
     "LoadBalancer",
     "MeshProxy",
+    "NobodyListensError",
     "NotSentError",
     "Probe",
     "ProbeSpec",

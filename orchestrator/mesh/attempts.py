@@ -15,11 +15,23 @@ from orchestrator.errors import QuartermasterError
 from orchestrator.ports import Clock
 from orchestrator.worker.inference.http import HttpAnswer, HttpRequest
 
-__all__ = ["AnsweredError", "EndpointBusyError", "NotSentError", "is_leaving", "repeats", "within"]
+__all__ = [
+    "AnsweredError",
+    "EndpointBusyError",
+    "NobodyListensError",
+    "NotSentError",
+    "is_leaving",
+    "repeats",
+    "within",
+]
 
 
 class NotSentError(QuartermasterError, ConnectionError):
     """Nothing of a request has reached an endpoint: any request may be sent again."""
+
+
+class NobodyListensError(NotSentError):
+    """No process listens where an endpoint should be: it is shut out until a probe finds it."""
 
 
 class AnsweredError(QuartermasterError, ConnectionError):

@@ -14,7 +14,12 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeAlias, cast
 
 from orchestrator.errors import RequestRejectedError
-from orchestrator.mesh.attempts import AnsweredError, EndpointBusyError, NotSentError
+from orchestrator.mesh.attempts import (
+    AnsweredError,
+    EndpointBusyError,
+    NobodyListensError,
+    NotSentError,
+)
 from orchestrator.mesh.probes import HealthCheck
 from orchestrator.mesh.specs import RetrySpec
 from orchestrator.worker.inference.channel import HttpChannel
@@ -226,6 +231,9 @@ class HttpTransport:
         loop = asyncio.get_running_loop()
         try:
             _, channel = await loop.create_connection(_new_channel, *place)
+        except ConnectionRefusedError as error:
+            problem = f"nobody listens at {place[0]}:{place[1]}"
+            raise NobodyListensError(problem) from error
         except OSError as error:
             raise NotSentError(f"{place[0]}:{place[1]} is not reached: {error}") from error
         return channel

@@ -21,7 +21,13 @@ from orchestrator.errors import (
     ValidationError,
 )
 from orchestrator.kernels.requests.breaker import BreakerMode
-from orchestrator.mesh.attempts import EndpointBusyError, is_leaving, repeats, within
+from orchestrator.mesh.attempts import (
+    EndpointBusyError,
+    NobodyListensError,
+    is_leaving,
+    repeats,
+    within,
+)
 from orchestrator.mesh.discovery import ServiceDiscovery, require_name
 from orchestrator.mesh.policies import (
     CircuitBreaker,
@@ -77,6 +83,8 @@ class _Service:
         self.counts = ServiceCounts()
 
     def breaker(self, address: str, now_ms: int) -> CircuitBreaker:
+        if type(address) is str and (found := self.breakers.get(address)) is not None:
+            return found
         require_name(f"service '{self.spec.name}'", "address", address)
         if address not in self.breakers:
             watch = partial(self._note_mode, address)
@@ -162,6 +170,7 @@ class ServiceMesh:
         self._seed = seed
         self._services: dict[str, _Service] = {}
         self._listeners: list[Callable[[str, ServiceSpec | None], None]] = []
+        self._on_failure: list[Callable[[str, str], None]] = []
         self.discovery = discovery if discovery is not None else ServiceDiscovery()
 
     @property
@@ -183,6 +192,10 @@ class ServiceMesh:
     def subscribe(self, listener: Callable[[str, ServiceSpec | None], None]) -> None:
         """Have a listener told of services that get rules, or are removed (None)."""
         self._listeners.append(listener)
+
+    def watch_failures(self, listener: Callable[[str, str], None]) -> None:
+        """Have a listener told of the service and the endpoint of every attempt that fails."""
+        self._on_failure.append(listener)
 
     def add_service(self, spec: ServiceSpec) -> None:
         """Make a service known, or give it new rules, with which its request path begins anew."""
@@ -437,8 +450,10 @@ class ServiceMesh:
         except EndpointBusyError:
             self._note_busy(own, attempt)
             raise
-        except Exception:
+        except Exception as error:
             self._note(own, attempt, good=False)
+            if isinstance(error, NobodyListensError):
+                attempt.breaker.trip(self._clock.now_ms())
             raise
         if isinstance(answer, HttpStream) and not answer.whole:
             self._follow(own, attempt, answer)
@@ -505,6 +520,8 @@ class ServiceMesh:
             own.counts.within += now_ms - attempt.arrival_ms <= own.spec.objective_ms
         else:
             own.counts.failed += 1
+            for listener in self._on_failure:
+                listener(own.spec.name, attempt.address)
 
     @staticmethod
     def _late(own: _Service, arrival_ms: int, due_ms: float) -> DeadlineExceededError:

@@ -24,6 +24,7 @@ from orchestrator.kernels.requests.breaker import (
 )
 from orchestrator.kernels.requests.limiter import full_bucket, take_token
 from orchestrator.kernels.requests.retry import (
+    BudgetState,
     budget_earn,
     budget_spend,
     drawn_backoff_ms,
@@ -71,13 +72,16 @@ class CircuitBreaker:
 
     def admit(self, now_ms: int) -> bool:
         """Whether a request may go through; if so, :meth:`record` must be told how it went."""
+        if self._state.mode == BreakerMode.CLOSED:
+            return True  # as the kernel says, and sooner: nothing changes
         allowed, state = breaker_admit(self._rule, self._state, now_ms)
         self._become(state)
         return bool(allowed)
 
     def would_admit(self, now_ms: int) -> bool:
         """Whether :meth:`admit` would let a request through."""
-        return bool(breaker_admit(self._rule, self._state, now_ms)[0])
+        closed = self._state.mode == BreakerMode.CLOSED
+        return closed or bool(breaker_admit(self._rule, self._state, now_ms)[0])
 
     def record(self, now_ms: int, good: bool, generation: int | None = None) -> None:
         """Note how a request went.
@@ -153,6 +157,10 @@ class RetryPolicy:
 
     def earn(self, now_ms: int) -> None:
         """Note a first attempt: it earns a part of a retry."""
+        if self._state.balance >= self._rule.reserve:  # as the kernel does, and sooner
+            stamp_ms = max(int(now_ms), self._state.stamp_ms)
+            self._state = BudgetState(self._state.balance, stamp_ms)
+            return
         self._state = budget_earn(self._rule, self._state, now_ms, 1.0)
 
     def spend(self) -> bool:

@@ -197,7 +197,8 @@ class ProbeSpec:
     timeout_ms : int
         Within which one must be answered.
     failures, successes : int
-        Probes in a row that shut an endpoint out, and that let it in again.
+        Probes in a row that shut an endpoint out, and that let it in again. One is enough where the
+        endpoint answers 503, or where nobody listens.
     idle_ms : int
         After the last request to a service, time in which its endpoints are still probed.
     most_per_s : int

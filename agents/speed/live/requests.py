@@ -18,49 +18,18 @@ from pathlib import Path
 import numpy as np
 
 from agents.speed.clock import Measure
-from agents.speed.live.servers import Envoy, Server, run_fast
+from agents.speed.live.servers import SERVICE, Envoy, Server, new_mesh, place_of, run_fast
 from agents.speed.workbench import UnavailableError, Workbench
-from orchestrator.clock import WallClock
 from orchestrator.errors import ServiceError
-from orchestrator.mesh import (
-    HealthCheck,
-    HealthProber,
-    HttpTransport,
-    ProbeSpec,
-    RetrySpec,
-    ServiceMesh,
-    ServiceSpec,
-)
+from orchestrator.mesh import HttpTransport
 from orchestrator.worker.inference.http import HttpExchange
 
-__all__ = ["REQUESTS", "mesh_before"]
+__all__ = ["REQUESTS"]
 
-_SERVICE = "s"
 _WARM = 300  # requests
 _CLIENTS, _GAP_S = 4, 0.002  # while something is sick
 _SETTLE_S = 0.5
-_GIVE_UP_S = 5.0
-
-
-def _place(address: str) -> tuple[str, int]:
-    host, _, port = address.rpartition(":")
-    return host, int(port)
-
-
-def mesh_before(backends: Sequence[str]) -> tuple[ServiceMesh, HealthProber]:
-    """A mesh and its prober before backends, with the rules that the measurements have."""
-    transport, clock = HttpTransport(_place), WallClock()
-    mesh = ServiceMesh(
-        clock,
-        transport,
-        probe=lambda address: transport(address, HealthCheck()),
-        probing=ProbeSpec(interval_ms=15, timeout_ms=20),
-    )
-    retry = RetrySpec(base_ms=1.0, cap_ms=8.0, jitter=1.0)
-    mesh.add_service(ServiceSpec(_SERVICE, 1.0, timeout_ms=30.0, retry=retry))
-    for address in backends:
-        mesh.register(_SERVICE, address)
-    return mesh, HealthProber(mesh, clock)
+_GIVE_UP_MS = 5000.0
 
 
 @dataclass(frozen=True)
@@ -103,13 +72,13 @@ async def _ask_all(
     backends: Sequence[str], port: str, envoy: str, path: str, requests: int
 ) -> dict[str, np.ndarray]:
     """Ask each way in turn, again and again."""
-    transport = HttpTransport(_place)
-    mesh, prober = mesh_before(backends)
-    direct, through = HttpExchange("GET", path), HttpExchange("GET", f"/{_SERVICE}{path}")
+    transport = HttpTransport(place_of)
+    mesh, prober = new_mesh(backends)
+    direct, through = HttpExchange("GET", path), HttpExchange("GET", f"/{SERVICE}{path}")
 
     async def by_mesh() -> object:
-        prober.attend(_SERVICE)
-        return await mesh.route(_SERVICE, direct)
+        prober.attend(SERVICE)
+        return await mesh.route(SERVICE, direct)
 
     ways: dict[str, Callable[[], Awaitable[object]]] = {
         "direct": lambda: transport(backends[0], direct),
@@ -189,15 +158,15 @@ def _shut_out(mode: str) -> _Sickness:
 
 async def _watch_sick(backends: Sequence[Server], mode: str) -> _Sickness:
     addresses = [backend.address for backend in backends]
-    mesh, prober = mesh_before(addresses)
+    mesh, prober = new_mesh(addresses)
     outcomes: list[bool] = []
     stopping = False
 
     async def insist() -> None:
         while not stopping:
-            prober.attend(_SERVICE)
+            prober.attend(SERVICE)
             try:
-                answer = await mesh.route(_SERVICE, HttpExchange("GET", "/x"))
+                answer = await mesh.route(SERVICE, HttpExchange("GET", "/x"))
                 await answer.read()
                 outcomes.append(True)
             except ServiceError:
@@ -211,10 +180,11 @@ async def _watch_sick(backends: Sequence[Server], mode: str) -> _Sickness:
     if mode == "killed":
         backends[0].kill()
     else:
-        await HttpTransport(_place)(sick, HttpExchange("GET", f"/be/{mode}"))
-    while sick in mesh.discover(_SERVICE) and time.perf_counter() < begun + _GIVE_UP_S:
+        await HttpTransport(place_of)(sick, HttpExchange("GET", f"/be/{mode}"))
+    took_ms = 0.0
+    while sick in mesh.discover(SERVICE) and took_ms < _GIVE_UP_MS:
         await asyncio.sleep(0.0005)
-    took_ms = 1000.0 * (time.perf_counter() - begun)
+        took_ms = 1000.0 * (time.perf_counter() - begun)
     await asyncio.sleep(_SETTLE_S)
     stopping = True
     await asyncio.gather(*clients)

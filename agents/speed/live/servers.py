@@ -7,6 +7,7 @@ listens, and ends with its standard input.
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import shutil
 import socket
@@ -16,9 +17,8 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from agents.speed.workbench import UnavailableError
 from orchestrator.errors import WorkerLostError
 from orchestrator.worker.inference.channel import HttpChannel
 from orchestrator.worker.inference.http import (
@@ -32,7 +32,13 @@ from orchestrator.worker.inference.http import (
 )
 from orchestrator.worker.inference.parser import RequestParser
 
-__all__ = ["PIECES", "Envoy", "Server", "run_fast"]
+if TYPE_CHECKING:
+    from orchestrator.mesh import HealthProber, ServiceMesh
+
+__all__ = ["PIECES", "SERVICE", "Envoy", "Server", "new_mesh", "place_of", "run_fast"]
+
+SERVICE = "s"
+"""The service whose endpoints the backends are."""
 
 PIECES = 20
 """Of an answer of ``/stream``."""
@@ -47,6 +53,39 @@ def run_fast(main: Any) -> Any:
     except ImportError:
         return asyncio.run(main())
     return uvloop.run(main())
+
+
+def place_of(address: str) -> tuple[str, int]:
+    """Host and port of an address."""
+    host, _, port = address.rpartition(":")
+    return host, int(port)
+
+
+def new_mesh(backends: Sequence[str]) -> tuple[ServiceMesh, HealthProber]:
+    """A mesh and its prober before backends, with the rules that the measurements have."""
+    from orchestrator.clock import WallClock
+    from orchestrator.mesh import (
+        HealthCheck,
+        HealthProber,
+        HttpTransport,
+        ProbeSpec,
+        RetrySpec,
+        ServiceMesh,
+        ServiceSpec,
+    )
+
+    transport, clock = HttpTransport(place_of), WallClock()
+    mesh = ServiceMesh(
+        clock,
+        transport,
+        probe=lambda address: transport(address, HealthCheck()),
+        probing=ProbeSpec(interval_ms=15, timeout_ms=20),
+    )
+    retry = RetrySpec(base_ms=1.0, cap_ms=8.0, jitter=1.0)
+    mesh.add_service(ServiceSpec(SERVICE, 1.0, timeout_ms=30.0, retry=retry))
+    for address in backends:
+        mesh.register(SERVICE, address)
+    return mesh, HealthProber(mesh, clock)
 
 
 class Server:
@@ -96,6 +135,8 @@ class Envoy:
     """
 
     def __init__(self, backends: Sequence[str], folder: Path) -> None:
+        from agents.speed.workbench import UnavailableError  # backends start without it
+
         program = Path(sys.executable).with_name("envoy")
         found = str(program) if program.exists() else shutil.which("envoy")
         if found is None:
@@ -165,7 +206,7 @@ def _envoy_config(port: int, backends: Sequence[str]) -> dict[str, Any]:
     return {"static_resources": {"listeners": [listener], "clusters": [cluster]}}
 
 
-# --- what runs in the processes --------------------------------------------------------------------
+# --- what runs in the processes -------------------------------------------------------------
 
 
 class _Backend:
@@ -208,16 +249,13 @@ async def _serve_backend() -> None:
         lambda: HttpChannel(RequestParser(), backend.greet), "127.0.0.1", 0
     )
     host, port = server.sockets[0].getsockname()
-    sys.stdout.write(f"{f'{host}:{port}'}\n")
-    sys.stdout.flush()
-    await _until_told()
+    await _tell(f"{host}:{port}")
 
 
 async def _serve_port(backends: Sequence[str]) -> None:
-    from agents.speed.live.requests import mesh_before
     from orchestrator.mesh import MeshProxy
 
-    mesh, prober = mesh_before(backends)
+    mesh, prober = new_mesh(backends)
 
     async def route(service: str, request: object) -> object:
         prober.attend(service)
@@ -225,12 +263,15 @@ async def _serve_port(backends: Sequence[str]) -> None:
 
     proxy = MeshProxy(route, None)
     await proxy.open()
-    sys.stdout.write(f"{proxy.url.removeprefix('http://')}\n")
+    await _tell(proxy.url.removeprefix("http://"))
+
+
+async def _tell(address: str) -> None:
+    """Say where it listens, and go on until standard input ends."""
+    gc.collect()
+    gc.freeze()  # what is there now is not looked at again
+    sys.stdout.write(f"{address}\n")
     sys.stdout.flush()
-    await _until_told()
-
-
-async def _until_told() -> None:
     await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
 
 
