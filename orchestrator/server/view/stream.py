@@ -136,7 +136,7 @@ class ViewStream:
         while True:
             await asyncio.sleep(self._tick_s)
             passed_s = loop.time() - looked_s
-            changed = self._picture.version != seen
+            changed = self._picture.behind or self._picture.version != seen
             if passed_s >= self._rest_s or (changed and passed_s >= self._gap_s):
                 seen, looked_s = self._picture.version, loop.time()
                 try:
