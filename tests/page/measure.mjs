@@ -51,7 +51,9 @@ function ages(seconds) {
     let last = null;
     const hear = ({ detail }) => {
       if (!detail || detail.cursor === last) return;
+      const first = last === null; // nobody knows when it came
       last = detail.cursor;
+      if (first) return;
       requestAnimationFrame(() => setTimeout(() => found.push(Date.now() - detail.time_ms)));
     };
     addEventListener("drawn", hear);

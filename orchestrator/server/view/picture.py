@@ -1,7 +1,7 @@
 """A cluster as one compact picture: everything that the page draws, and what changed in it.
 
-The picture is read from the engine's arrays. Why jobs wait costs more: a few of them are asked about
-at a time. Services are sampled once a second.
+The picture is read from the engine's arrays. Why jobs wait costs more: it is asked of a
+few at a time. Services are sampled once a second.
 """
 
 from __future__ import annotations
