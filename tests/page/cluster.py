@@ -27,6 +27,7 @@ from orchestrator.kernels.state.codes import JobKind
 from orchestrator.kernels.state.row import ClusterShape
 from orchestrator.mesh.specs import ServiceSpec
 from orchestrator.orchestrator import InfrastructureOrchestrator
+from orchestrator.scheduling.rules import rule_named
 from orchestrator.server.app import create_app
 from orchestrator.server.guard.gate import Limits
 from orchestrator.server.guard.listen import HttpServer, bind
@@ -78,7 +79,8 @@ class Cluster:
     def __init__(self, nodes: int, jobs: int) -> None:
         self.clock = WallClock()
         self._jobs = jobs
-        self._scale = 1.0 if nodes < 100 else 4.0
+        self.large = nodes >= 100
+        self._scale = 4.0 if self.large else 1.0
         self.orchestrator = InfrastructureOrchestrator(
             *in_memory(self.clock),
             clock=self.clock,
@@ -86,6 +88,7 @@ class Cluster:
             nodes=_nodes(nodes),
             tenants=[TenantSpec(name, k + 1.0) for k, name in enumerate(_TENANTS)],
             schedule_on_events=True,
+            policy=rule_named("fcfs") if self.large else None,  # it is the page that is looked at
             time_limit_grace_s=None,
             autoscaler=HorizontalScaler(ScalingPlan(8.0, max_size=nodes + 8)),
         )
@@ -100,7 +103,7 @@ class Cluster:
             await asyncio.sleep(0)  # the server answers meanwhile
         while True:
             await asyncio.sleep(0.4)
-            if self.orchestrator.engine.row["queue_len"] < self._jobs * 0.6:
+            if self.large or self.orchestrator.engine.row["queue_len"] < self._jobs * 0.6:
                 await self.orchestrator.submit_job(_job(k, draw, self._scale))
                 k += 1
 
@@ -136,7 +139,7 @@ class Cluster:
 async def serving(cluster: Cluster, folder: Path) -> AsyncIterator[str]:
     """A server for a cluster; its address."""
     tokens = TokenStore(None, cluster.clock)
-    limits, repeats = Limits(), Repeats(None, cluster.clock)
+    limits, repeats = Limits(), Repeats(None)
     parts = Parts(cluster.orchestrator, tokens, repeats, limits, streams=Streams(limits.streams))
     http = HttpServer(create_app(parts), bind("127.0.0.1", 0), limits)
     await http.open()
@@ -158,7 +161,8 @@ async def main(folder: Path, nodes: int, jobs: int) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, ended.set)
     async with serving(cluster, folder):
-        tasks = [asyncio.create_task(work()) for work in (cluster.live, cluster.ask, cluster.scale)]
+        works = [cluster.live, cluster.ask, *(() if cluster.large else (cluster.scale,))]
+        tasks = [asyncio.create_task(work()) for work in works]
         stop = asyncio.create_task(ended.wait())
         done, _ = await asyncio.wait([stop, *tasks], return_when=asyncio.FIRST_COMPLETED)
         for task in [stop, *tasks]:

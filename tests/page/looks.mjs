@@ -54,6 +54,10 @@ function unnamed() {
   return found;
 }
 
+/** What a server with a learned policy in its shadow tells of it. */
+const POLICY = { mode: "shadow", rule: "priority", share: 0, candidate: { name: "ranker", points: 40, agreement: 0.75, latency_ms: { p50: 0.2, p99: 1.25 } } };
+const DECISION = { id: 7, time_ms: 1.8e12, plan: ["place one", "place two"], latency_us: 420, verdict: "shadowed", detail: "", alternatives: [{ action: "place one", score: 2.5 }, { action: "wait", score: -1.25 }] };
+
 const wide = (page) => page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
 const paper = (page) => page.evaluate(() => getComputedStyle(document.documentElement).backgroundColor);
 
@@ -121,6 +125,18 @@ await drive(async ({ watched, opened, complaints }) => {
   await page.keyboard.press("Escape");
   assert.equal(await page.getByRole("dialog").count(), 0);
   await page.context().close();
+
+  // Decisions of a learned policy, beside what it could have done.
+  const decided = await watched();
+  await decided.route("**/api/v1/policy", (route) => route.fulfill({ json: POLICY }));
+  await decided.route("**/api/v1/policy/decisions?*", (route) => route.fulfill({ json: { items: [DECISION], next_cursor: null } }));
+  await decided.route("**/api/v1/view/stream", (route) => route.fulfill({ contentType: "text/event-stream", body: `id: x-1\ndata: ${JSON.stringify({ reset: true, now_ms: 1.8e12, policy: { name: "other", deployed: true } })}\n\n` }));
+  await decided.goto(`${server().url}/#token=${server().token}`);
+  await decided.locator("#decisions .choice.taken", { hasText: "place one" }).waitFor();
+  const text = await decided.locator("#decisions").innerText();
+  for (const part of ["ranker in the shadow", "agrees with priority in 75 % of 40 points", "place one and 1 more", "0.42 ms", "wait", "-1.250"]) assert.ok(text.includes(part), `'${part}' is not in '${text}'`);
+  assert.equal(await decided.locator("#charge").innerText(), "priority");
+  await decided.context().close();
 
   // On a telephone.
   const phone = await opened({ viewport: { width: 390, height: 844 }, hasTouch: true, isMobile: true });

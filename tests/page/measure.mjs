@@ -2,7 +2,7 @@
 
 import { drive, step } from "./browser.mjs";
 
-const FOR_S = 8, EVENTS = 60;
+const FOR_S = 8, EVENTS = 50;
 const percentile = (sorted, share) => sorted[Math.min(sorted.length - 1, Math.floor(share * sorted.length))];
 
 /** Pictures a second, the longest gap, and how long scripts took for one, in the page. */
@@ -44,18 +44,41 @@ function submit(token) {
   });
 }
 
+/** How old the newest event is when it has been drawn, for so long: milliseconds. The clocks are one machine's. */
+function ages(seconds) {
+  return new Promise((resolve) => {
+    const found = [];
+    let last = null;
+    const hear = ({ detail }) => {
+      if (!detail || detail.cursor === last) return;
+      const first = last === null; // nobody knows when it came
+      last = detail.cursor;
+      if (first) return;
+      requestAnimationFrame(() => setTimeout(() => found.push(Date.now() - detail.time_ms)));
+    };
+    addEventListener("drawn", hear);
+    setTimeout(() => { removeEventListener("drawn", hear); resolve(found); }, 1000 * seconds);
+  });
+}
+
+function tell(name, values) {
+  values.sort((a, b) => a - b);
+  console.log(`figure ${name}_p50 ${percentile(values, 0.5)}`);
+  console.log(`figure ${name}_p95 ${percentile(values, 0.95)}`);
+}
+
 await drive(async ({ opened }) => {
-  const { token } = JSON.parse(await step("wait"));
+  const { token, submit: few } = JSON.parse(await step("wait"));
   const page = await opened();
-  await page.waitForTimeout(3000);
+  await page.waitForTimeout(2000);
   const frames = await page.evaluate(count, FOR_S);
   for (const [name, value] of Object.entries(frames)) console.log(`figure ${name} ${value}`);
-  console.log(`figure nodes ${await page.evaluate(() => Number(document.querySelector("#nodes-note").textContent.replaceAll(",", "").match(/\d+/)[0]))}`);
+  tell("event_to_pixel", await page.evaluate(ages, 2 * FOR_S));
+  if (!few) return;
   const took = [];
   for (let k = 0; k < EVENTS; k += 1) {
     took.push(await page.evaluate(submit, token));
     await page.waitForTimeout(50 + 100 * Math.random());
   }
-  took.sort((a, b) => a - b);
-  for (const [name, share] of [["pixel_p50", 0.5], ["pixel_p95", 0.95]]) console.log(`figure ${name} ${percentile(took, share)}`);
+  tell("submit_to_pixel", took);
 });

@@ -76,7 +76,7 @@ def page_speed(nodes: int, jobs: int) -> dict[str, float]:
                 if totals["queued"] > jobs / 2 and totals["used"] > 0.9 * totals["capacity"]:
                     break
                 time.sleep(0.5)
-            return json.dumps(told)
+            return json.dumps(told | {"submit": nodes < 100})
 
         try:
             figures = drive("measure.mjs", server, {"wait": wait})
@@ -87,14 +87,18 @@ def page_speed(nodes: int, jobs: int) -> dict[str, float]:
 
 
 def main(nodes: int = 1000, jobs: int = 10_000) -> None:
-    """Print a table."""
-    figures = view_costs(nodes, jobs)
+    """Print a table: of a large cluster, and of what a browser makes of it and of a small one."""
+    _show(view_costs(nodes, jobs), nodes)
     if reason := missing():
         print(f"page: {reason}")
-    else:
-        figures |= page_speed(nodes, jobs)
+        return
+    for size, many in ((nodes, jobs), (12, 40)):
+        _show(page_speed(size, many), size)
+
+
+def _show(figures: dict[str, float], nodes: int) -> None:
     for name, value in figures.items():
-        print(f"{name:20} {value:10.2f}")
+        print(f"{nodes:6,} nodes  {name:22} {value:10.2f}", flush=True)
 
 
 if __name__ == "__main__":
