@@ -288,7 +288,7 @@ class Happenings:
 
 _OF_JOBS = ("cause", "by", "run", "exit_code")  # what is told of a note besides
 _UNKNOWN = (None, "")
-# By code: a member of an enumeration that is looked up for each job of a cycle costs as much as all else.
+# By code: looking members of enumerations up, for each job of a cycle, costs as much as all else.
 _STATES = {code: JobState[code.name].value for code in JobCode if code.name in JobState.__members__}
 
 
