@@ -13,6 +13,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import msgspec
 import uvloop
@@ -21,14 +22,15 @@ from agents.serve.settings import ClusterFile, ServeSettings
 from orchestrator.clock import WallClock
 from orchestrator.deployment import DecisionLog, PolicyDeployment
 from orchestrator.errors import ConfigurationError
-from orchestrator.foundations import FolderCheckpoints, HeartbeatFaultDetector, in_memory
+from orchestrator.foundations import FolderCheckpoints, HashShardManager, HeartbeatFaultDetector
 from orchestrator.foundations.sqlite import SQLiteLog
 from orchestrator.live.cycle import load_kernels
 from orchestrator.messages import Entry
 from orchestrator.orchestrator import InfrastructureOrchestrator
-from orchestrator.ports import Policy
+from orchestrator.ports import ConsensusEngine, Policy
 from orchestrator.runtimes import LocalAgents, ProcessRuntime
 from orchestrator.scheduling.rules import rule_named
+from orchestrator.semantics import Semantics
 from orchestrator.server.app import create_app
 from orchestrator.server.exposition import Exposition
 from orchestrator.server.guard.audit import log_to
@@ -37,6 +39,9 @@ from orchestrator.server.guard.listen import HttpServer, bind
 from orchestrator.server.guard.repeats import Repeats
 from orchestrator.server.guard.tokens import Role, TokenStore
 from orchestrator.server.parts import Parts, Streams
+
+if TYPE_CHECKING:
+    from agents.deploy import BundlePolicy
 
 __all__ = ["Serving", "serve", "serving"]
 
@@ -142,8 +147,9 @@ class _TimedLog(SQLiteLog):
         return index
 
 
-def _load_policy(bundle: str) -> Policy:
-    from agents.deploy import BundlePolicy  # torch comes with some, when they are wanted
+def _learned(bundle: str) -> BundlePolicy:
+    """A trained policy; what it takes is loaded when somebody wants one."""
+    from agents.deploy import BundlePolicy
 
     return BundlePolicy.load(bundle)
 
@@ -171,11 +177,8 @@ class _Making:
         await asyncio.to_thread(load_kernels, deployment)
         tokens, fresh = self._tokens()
         orchestrator, agents = await self._orchestrator(deployment)
-        await deployment.attach(orchestrator)
-        bundle = self.settings.bundle
-        if bundle and (deployment.mode.value, deployment.bundle) != ("active", bundle):
-            await deployment.activate(bundle)
-        repeats = Repeats(self.folder / "requests.sqlite", self.clock)
+        await self._put_in_charge(deployment, orchestrator)
+        repeats = Repeats(self.folder / "requests.jsonl")
         self.stack.callback(repeats.close)
         limits = self.settings.limits
         streams = Streams(limits.streams)
@@ -184,7 +187,7 @@ class _Making:
             tokens,
             repeats,
             limits=limits,
-            load_policy=_load_policy,
+            load_policy=_learned,
             deployment=deployment,
             ready=lambda: self.ready,
             streams=streams,
@@ -221,9 +224,26 @@ class _Making:
         log = DecisionLog(self.folder / "decisions" / "decisions.sqlite")
         self.stack.callback(log.close)
         rule = rule_named(self.settings.rule) if self.settings.rule else None
-        deployment = PolicyDeployment(rule, _load_policy, log=log, clock=self.clock)
+        deployment = PolicyDeployment(rule, _learned, log=log, clock=self.clock)
         self.stack.callback(deployment.close)
         return deployment
+
+    async def _put_in_charge(
+        self, deployment: PolicyDeployment, orchestrator: InfrastructureOrchestrator
+    ) -> None:
+        """Have decide whom the settings name, or whoever did before."""
+        await deployment.attach(orchestrator)
+        bundle = self.settings.bundle
+        if bundle and (deployment.mode.value, deployment.bundle) != ("active", bundle):
+            await deployment.activate(bundle)
+        elif self.settings.rule and deployment.mode.value != "fallback":
+            await deployment.fall_back(f"started with the rule {self.settings.rule}")
+
+    async def _semantics(self) -> Semantics | None:
+        """The rules of the game that the settings' policy was trained with; None: the log's."""
+        if not self.settings.bundle:
+            return None
+        return (await asyncio.to_thread(_learned, self.settings.bundle)).config
 
     def _tokens(self) -> tuple[TokenStore, dict[str, str]]:
         """Who may ask, and the tokens that were made for that now."""
@@ -243,24 +263,33 @@ class _Making:
         token = fresh.get("operator") or (self.before.token if self.before is not None else "")
         return Endpoint(f"http://{host}:{port}", token, "", os.getpid())
 
-    async def _orchestrator(
-        self, policy: Policy | None
-    ) -> tuple[InfrastructureOrchestrator, LocalAgents]:
-        """The orchestrator on the folder's log, with its agents, started."""
+    async def _log(self) -> ConsensusEngine:
+        """The log: a file in the folder, or what etcd keeps."""
+        if self.settings.etcd:
+            from orchestrator.foundations.etcd import EtcdLog  # of an extra, which may be missing
+
+            replicated = await EtcdLog.open(self.settings.etcd.split(","))
+            self.stack.push_async_callback(replicated.close)
+            return replicated
         log = _TimedLog(self.folder / "log.sqlite")
         self.stack.callback(log.close)
         log.observe = lambda seconds: self.observe(seconds)
+        return log
+
+    async def _orchestrator(self, policy: Policy) -> tuple[InfrastructureOrchestrator, LocalAgents]:
+        """The orchestrator on the log, with its agents, started."""
+        log = await self._log()
         runtime = await self._runtime()
         local = self.settings.local_nodes
-        parts = in_memory(self.clock)._replace(consensus_engine=log, fault_detector=self.detector)
         orchestrator = InfrastructureOrchestrator(
-            parts.consensus_engine,
-            parts.shard_manager,
-            parts.fault_detector,
+            log,
+            HashShardManager(),
+            self.detector,
             FolderCheckpoints(self.folder / "checkpoints"),
             clock=self.clock,
             runtime=runtime,
             policy=policy,
+            semantics=await self._semantics(),
             nodes=[*local, *self.cluster.nodes],
             tenants=self.cluster.tenants,
             schedule_on_events=True,
@@ -269,9 +298,13 @@ class _Making:
         agents = LocalAgents(runtime, names, self.folder / "agents")
         if not self.settings.keep_agents:
             self.stack.push_async_callback(agents.stop)
+        # Before that: what agents say of their end is for the next server to find out.
+        self.stack.push_async_callback(runtime.close)
         await agents.start()
         await orchestrator.start()
         self.stack.push_async_callback(orchestrator.stop)
+        for rules in self.cluster.services:
+            orchestrator.mesh.add_service(rules)
         return orchestrator, agents
 
     async def _runtime(self) -> ProcessRuntime:
@@ -301,7 +334,6 @@ class _Making:
             except OSError as error:
                 _log.warning("agents' line %s: %s; another one is opened", address, error)
                 continue
-            self.stack.push_async_callback(runtime.close)
             return runtime
         problem = f"serve: no port of {self.settings.host} is free for agents"
         raise ConfigurationError(f"{problem}; give another 'host'")

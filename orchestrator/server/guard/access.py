@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Coroutine
 from typing import Annotated, Any, TypeAlias
 
-from fastapi import Depends, Request
+from fastapi import Depends, Request, Response
 from fastapi.params import Depends as Dependency
+from fastapi.routing import APIRoute
 
 from orchestrator.server.guard.gate import PRINCIPAL, too_low
 from orchestrator.server.guard.tokens import Principal, Role
 from orchestrator.server.problems import PROBLEM_TYPE, ProblemError
 
-__all__ = ["Who", "answers", "only", "role_of"]
+__all__ = ["Who", "answers", "guarded", "only", "principal", "role_of"]
 
 
-def _principal(request: Request) -> Principal:
+def principal(request: Request) -> Principal:
+    """Who asks."""
     who = request.scope[PRINCIPAL]
     assert isinstance(who, Principal)
     return who
 
 
 async def _who(request: Request) -> Principal:
-    return _principal(request)
+    return principal(request)
 
 
 Who: TypeAlias = Annotated[Principal, Depends(_who)]
@@ -35,7 +38,11 @@ class _AtLeast:
         self.role = role
 
     async def __call__(self, request: Request) -> None:
-        who = _principal(request)
+        self.check(request)
+
+    def check(self, request: Request) -> None:
+        """Raise a :class:`ProblemError` if whoever asks may not."""
+        who = principal(request)
         if who.role < self.role:
             raise ProblemError(too_low(who, self.role))
 
@@ -51,6 +58,27 @@ def role_of(dependencies: list[Dependency]) -> Role | None:
         if isinstance(one.dependency, _AtLeast):
             return one.dependency.role
     return None
+
+
+def guarded(role: Role) -> type[APIRoute]:
+    """Routes that are for a role, and those above.
+
+    A dependency would do the same, and takes a tenth of a millisecond of FastAPI's.
+    """
+    check = _AtLeast(role).check
+
+    class Guarded(APIRoute):
+        def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+            """What answers, behind the check."""
+            answer = super().get_route_handler()
+
+            async def handle(request: Request) -> Response:
+                check(request)
+                return await answer(request)
+
+            return handle
+
+    return Guarded
 
 
 _REASONS = {
