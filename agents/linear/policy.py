@@ -158,7 +158,8 @@ class LinearScorer:
         """Scores of the legal actions of one state, summed as the kernel that chooses sums them."""
         sets, advice, legal, layout = self._seen(observation, mask)
         scores, actions = np.empty(legal.shape[1], np.float32), np.empty(legal.shape[1], np.int64)
-        count = _score(sets, advice, legal, layout, self._advice_at, self.weights, scores, actions)
+        found = scores, actions
+        count = _score(sets, advice, legal, layout, self._advice_at, self.weights, found)
         return ActionScores(actions[:count], scores[:count])
 
     def _seen(self, observation: Mapping[str, NDArray[Any]], mask: NDArray[np.bool_]) -> _Seen:
@@ -190,9 +191,9 @@ def load_scorer(manifest: Manifest, weights: Mapping[str, Any]) -> LinearScorer:
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def _score(sets, advice, mask, layout, advice_at, weights, scores, actions):
+def _score(sets, advice, mask, layout, advice_at, weights, found):
     """Scores of one state's legal actions; how many. See ``kernels.run.linear._best_action``."""
-    n, p = 0, 0
+    (scores, actions), n, p = found, 0, 0
     while p < layout.shape[0]:
         last, first = p, layout[p, VectorPart.FIRST_ACTION]
         while last + 1 < layout.shape[0] and layout[last + 1, VectorPart.FIRST_ACTION] == first:

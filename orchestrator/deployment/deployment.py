@@ -12,7 +12,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
@@ -34,7 +34,12 @@ from orchestrator.deployment.records import (
 from orchestrator.engine.checks import check_message
 from orchestrator.engine.plans import PlanExecutor
 from orchestrator.engine.snapshot import Snapshot
-from orchestrator.errors import ConfigurationError, QuartermasterError, SchemaMismatchError
+from orchestrator.errors import (
+    ConfigurationError,
+    NotLeaderError,
+    QuartermasterError,
+    SchemaMismatchError,
+)
 from orchestrator.kernels.state.codes import NO_JOB, Reason
 from orchestrator.kernels.state.row import ClusterState
 from orchestrator.live.cycle import load_kernels
@@ -53,6 +58,7 @@ Remember: TypeAlias = Callable[[dict[str, Any]], Awaitable[object]]
 
 _EVENTS = 256  # that are told
 _LATENCIES = 1024
+_AGAIN_S = 1.0  # until it is tried again to keep who decides
 
 
 _log = logging.getLogger(__name__)
@@ -154,6 +160,7 @@ class PolicyDeployment:
         self._kept: _Setting | None = None
         self._keeping = asyncio.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._orchestrator: InfrastructureOrchestrator | None = None
         self.events: deque[PolicyEvent] = deque(maxlen=_EVENTS)
 
     # --- deciding --------------------------------------------------------------------------------
@@ -320,7 +327,7 @@ class PolicyDeployment:
             self._become(_Setting(since_ms=self._now_ms, reason=reason), None)
         _log.warning("the policy of %s is taken out of charge: %s", before.bundle, reason)
         if self._loop is not None and not self._loop.is_closed():
-            asyncio.run_coroutine_threadsafe(self._keep(), self._loop)
+            asyncio.run_coroutine_threadsafe(self._keep_surely(), self._loop)
 
     def _become(self, setting: _Setting, candidate: _Candidate | None) -> None:
         """Change the mode, and have it told; the lock is held."""
@@ -339,12 +346,19 @@ class PolicyDeployment:
         async with self._keeping:
             setting = self._setting
             if self._remember is not None and setting is not self._kept:
-                try:
-                    await self._remember({**setting.as_dict(), "rule": self._rule_name})
-                except QuartermasterError:
-                    _log.exception("it could not be kept that the mode is %s", setting.mode.value)
-                else:
-                    self._kept = setting
+                await self._remember({**setting.as_dict(), "rule": self._rule_name})
+                self._kept = setting
+
+    async def _keep_surely(self) -> None:
+        """The same, where nobody waits for it: tried again until somebody else leads."""
+        while True:
+            try:
+                return await self._keep()
+            except NotLeaderError:
+                return None
+            except Exception:
+                _log.exception("it cannot be kept yet who decides")
+            await asyncio.sleep(_AGAIN_S)
 
     # --- what people ask for ---------------------------------------------------------------------
 
@@ -392,6 +406,7 @@ class PolicyDeployment:
         async def tell(setting: dict[str, Any]) -> None:
             await orchestrator.announce("policy", setting["mode"], **setting)
 
+        self._orchestrator = orchestrator
         await self.open(tell, orchestrator.announced("policy"))
 
     async def shadow(self, bundle: str, reason: str = "") -> dict[str, Any]:
@@ -430,7 +445,7 @@ class PolicyDeployment:
     ) -> dict[str, Any]:
         async with self._changing:
             self._loop = asyncio.get_running_loop()
-            candidate = await asyncio.to_thread(self._candidate_of, bundle)
+            candidate = await asyncio.to_thread(self._candidate_of, bundle, self._samples())
             if baseline is None:
                 under_rule = self.mode in (Mode.FALLBACK, Mode.SHADOW)
                 baseline = self._completions.mean if under_rule else self._setting.baseline
@@ -442,7 +457,13 @@ class PolicyDeployment:
             await self._keep()
         return self.status()
 
-    def _candidate_of(self, bundle: str) -> _Candidate:
+    def _samples(self) -> list[Snapshot]:
+        """The cluster as it is, for whoever has to get used to its size."""
+        if self._orchestrator is None:
+            return []
+        return [self._orchestrator.engine.snapshot() for _ in range(2)]
+
+    def _candidate_of(self, bundle: str, samples: Sequence[Snapshot]) -> _Candidate:
         if self._load is None:
             raise ConfigurationError(
                 "policy: this server has nobody who loads bundles; start it with 'load_policy'"
@@ -456,11 +477,10 @@ class PolicyDeployment:
                 f"policy: bundle '{bundle}' cannot be put in charge: {error}"
             ) from error
         semantics = getattr(policy, "config", None)
-        for one in (
-            policy,
-            twin,
-        ):  # the first decision of each loads kernels, and is not to be late
+        for one in (policy, twin):  # the first decision of each loads kernels: not to be late
             load_kernels(one, semantics)
+        for one, snapshot in zip((policy, twin), samples, strict=False):
+            one.decide(snapshot)  # and asks for memory as large as the cluster
         rule = self.fallback.rule if isinstance(self.fallback, RulePolicy) else RULES["priority"]
         return _Candidate(policy, twin, self.guards, ForwardPlay(rule, twin))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -264,3 +265,26 @@ async def test_an_orchestrator_keeps_the_mode_and_tells_of_it() -> None:
     told = [one.what for one in cluster.orchestrator.happenings()[0] if one.kind == "policy"]
     # It begins with the rule that was given, and says again what goes on after a restart.
     assert told == ["fallback", "active", "fallback", "canary", "canary"]
+
+
+async def test_a_guards_word_is_kept_though_the_log_fails_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("orchestrator.deployment.deployment._AGAIN_S", 0.01)
+    cluster = Cluster(Idle, guards=replace(FREE, pairs=10, loss=0.02))
+    kept: list[str] = []
+
+    async def keep(setting: dict[str, Any]) -> None:
+        kept.append(setting["mode"])
+        if kept == ["fallback", "canary", "fallback"]:
+            raise OSError("no space left on device")
+
+    await cluster.deployment.open(keep)
+    await cluster.deployment.canary("fcfs", 0.6)
+    await cluster.submit(50)
+    await cluster.finish()
+    for _ in range(100):
+        if len(kept) == 4:
+            break
+        await asyncio.sleep(0.01)
+    assert kept == ["fallback", "canary", "fallback", "fallback"]
