@@ -55,7 +55,7 @@ class _Show:
             grace_s=self.run.grace_s,
             rule=rule,
             bundle=bundle,
-            log_level="warning",
+            log_level="error",
         )
         async with serving(settings) as server:
             self.server, self.orchestrator = server, server.orchestrator
@@ -112,7 +112,7 @@ class _Show:
 
         async def kill(node: str) -> None:
             self.say(f"the agent of {node} is killed", "bold red")
-            with suppress(ProcessLookupError):
+            with suppress(ProcessLookupError, KeyError):  # it may be gone already
                 os.kill(agents.pids[node], signal.SIGKILL)
 
         async def bring(node: str) -> None:
