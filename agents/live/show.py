@@ -195,8 +195,8 @@ class _Show:
         self._tell_policy()
         self.console.print(
             f"logs of all workers are in {self.folder / 'agents'}, that of the cluster is "
-            f"{self.folder / 'log.sqlite'}; to go on with this cluster, and look at its page:\n"
-            f"  quartermaster serve --dir {self.folder}",
+            f"{self.folder / 'log.sqlite'}; to look at its page again:\n"
+            f"  quartermaster serve --dir {self.folder} --agents 0",
             highlight=False,
             soft_wrap=True,
         )
