@@ -228,6 +228,10 @@ class AsyncClient:
         """One of them."""
         return await self._send(self._calls.service(name))
 
+    async def add_service(self, **rules: Any) -> Plain:
+        """Give a service rules, new ones if it has some; see :meth:`Client.add_service`."""
+        return await self._send(self._calls.add_service(rules))
+
     @asynccontextmanager
     async def call(
         self,

@@ -263,6 +263,16 @@ class Client:
         """One of them."""
         return self._send(self._calls.service(name))
 
+    def add_service(self, **rules: Any) -> Plain:
+        """Give a service rules, new ones if it has some; its replicas are a job of its name.
+
+        Parameters
+        ----------
+        **rules
+            Fields of :class:`orchestrator.ServiceSpec`: ``name``, ``service_ms`` and others.
+        """
+        return self._send(self._calls.add_service(rules))
+
     @contextmanager
     def call(
         self,

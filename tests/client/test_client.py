@@ -371,6 +371,7 @@ def test_the_rest_of_the_interface(
 
 
 def test_options_of_the_rest(ask: Both, fake: FakeServer) -> None:
+    fake.on("POST /services", {"name": "s"})
     fake.on("POST /nodes/n/drain", {"state": "draining"})
     fake.on("POST /policy/canary", {"mode": "canary"})
     fake.on("POST /tokens", {"token": "t"})
@@ -379,7 +380,9 @@ def test_options_of_the_rest(ask: Both, fake: FakeServer) -> None:
     ask("drain", "n", force=True)
     ask("set_policy", "canary", bundle="b", share=0.1)
     ask("create_token", "t", "viewer", 2.0)
+    ask("add_service", name="s", service_ms=5.0)
     bodies = [asked.body for asked in fake.asked]
+    assert bodies[3] == {"name": "s", "service_ms": 5.0}
     assert bodies[:2] == [{"force": True}, {"bundle": "b", "share": 0.1}]
     assert bodies[2] == {"name": "t", "role": "viewer", "expires_hours": 2.0}
     for name in ("queue", "nodes", "services", "tokens", "decisions"):
