@@ -161,6 +161,8 @@ def test_nobody_answers(
 ) -> None:
     monkeypatch.setattr(terminal, "_HASTY_S", 0.01)
     fake.on("GET /jobs", lost())
+    fake.on("GET /jobs/a", lost())
+    assert command("attach", "a").code == 5  # nor is waited for somebody who was never there
     said = command("ls")
     assert said.code == 5
     assert said.err.startswith(f"quartermaster: server {fake.url}: the connection was lost;")

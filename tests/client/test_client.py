@@ -110,6 +110,20 @@ def test_who_never_answers_is_given_up(ask: Both, fake: FakeServer) -> None:
     assert len(fake.asked) > 1
 
 
+def test_a_server_that_was_never_there_is_given_up_sooner(fake: FakeServer) -> None:
+    quick = Retry(5.0, begin_s=0.02, first_s=0.001, most_s=0.01)
+    fake.on("GET /version", lost())
+    with Client(fake.endpoint, retry=quick) as client:
+        with pytest.raises(ServerUnreachableError):
+            client.version()
+        fake.on("GET /cluster", {"now_ms": 1})
+        client.cluster()
+        before = len(fake.asked)
+        fake.on("GET /version", *[lost()] * 20, {"api": 1})  # far more than 20 ms of tries
+        assert client.version() == {"api": 1}
+    assert len(fake.asked) == before + 21
+
+
 def test_a_server_that_is_not_there_is_waited_for() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
@@ -126,7 +140,7 @@ def test_a_server_that_is_not_there_is_waited_for() -> None:
     server.start()
     endpoint = Endpoint(f"http://127.0.0.1:{port}", TOKEN)
     try:
-        hasty = Client(endpoint, retry=Retry(0.02, 0.001))
+        hasty = Client(endpoint, retry=Retry(0.02, first_s=0.001))
         with hasty, pytest.raises(ServerUnreachableError, match="nobody answers there"):
             hasty.cancel("a")
         timer = threading.Timer(0.1, up.set)
@@ -424,7 +438,7 @@ def test_nobody_says_where_the_server_is() -> None:
         find_endpoint(None, {})
 
 
-@pytest.mark.parametrize("field", ["patience_s", "first_s", "most_s"])
+@pytest.mark.parametrize("field", ["patience_s", "begin_s", "first_s", "most_s"])
 def test_patience_is_a_time(field: str) -> None:
     with pytest.raises(ConfigurationError, match=field):
         Retry(**{field: -1.0})
