@@ -161,11 +161,13 @@ def test_nobody_answers(
 ) -> None:
     monkeypatch.setattr(terminal, "_HASTY_S", 0.01)
     fake.on("GET /jobs", lost())
-    fake.on("GET /jobs/a", lost())
-    assert command("attach", "a").code == 5  # nor is waited for somebody who was never there
     said = command("ls")
     assert said.code == 5
     assert said.err.startswith(f"quartermaster: server {fake.url}: the connection was lost;")
+    monkeypatch.setenv("QUARTERMASTER_URL", "http://127.0.0.1:1")
+    said = command("attach", "a")  # nobody is waited for who was never there
+    assert said.code == 5
+    assert "nobody answers there" in said.err
 
 
 def test_no_server_is_named(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
