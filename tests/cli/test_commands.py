@@ -164,6 +164,10 @@ def test_nobody_answers(
     said = command("ls")
     assert said.code == 5
     assert said.err.startswith(f"quartermaster: server {fake.url}: the connection was lost;")
+    monkeypatch.setenv("QUARTERMASTER_URL", "http://127.0.0.1:1")
+    said = command("attach", "a")  # nobody is waited for who was never there
+    assert said.code == 5
+    assert "nobody answers there" in said.err
 
 
 def test_no_server_is_named(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -351,6 +355,19 @@ def test_what_happens_is_told(command: Command, fake: FakeServer) -> None:
     assert line.endswith("job  a  started")
     rows = command("events", "--json").out.splitlines()
     assert [json.loads(row) for row in rows] == [{"gap": True}, event]
+
+
+def test_services_get_rules(command: Command, fake: FakeServer, tmp_path: Path) -> None:
+    place = tmp_path / "rules.yaml"
+    place.write_text("name: s\nservice_ms: 5\nretry: {attempts: 2}\n---\nname: t\nservice_ms: 1\n")
+    fake.on("POST /services", Says({"name": "s"}, 201))
+    fake.on("GET /services", _page({"name": "s"}, {"name": "t"}))
+    said = command("services", "-f", str(place))
+    assert (said.code, said.out.split()) == (0, ["NAME", "s", "t"])
+    rules = {"name": "s", "service_ms": 5, "retry": {"attempts": 2}}
+    assert [a.body for a in fake.asked[:2]] == [rules, {"name": "t", "service_ms": 1}]
+    place.write_text("[]")
+    assert command("services", "-f", str(place)).code == 2
 
 
 def test_services_are_called(
