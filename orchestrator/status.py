@@ -28,7 +28,9 @@ from orchestrator.kernels.state.codes import (
 )
 from orchestrator.kernels.state.row import ClusterShape
 from orchestrator.messages import (
+    Cancel,
     Decide,
+    Decommission,
     Entry,
     Establish,
     PlaceJob,
@@ -38,6 +40,7 @@ from orchestrator.messages import (
     Review,
     StopJob,
     Submit,
+    Undrain,
 )
 from orchestrator.ports import Checkpoint, CheckpointManager, Equipped, Runtime, ShardManager
 from orchestrator.resources import ResourceManager, Usage
@@ -395,11 +398,7 @@ def job_status(
     done_ms = engine.work_done(job_id, now_ms)
     return {
         "job_id": job_id,
-        "name": spec.name,
-        "tenant": spec.tenant,
-        "priority": spec.priority.name,
-        "kind": spec.kind.name,
-        "command": list(spec.command),
+        **_asked(spec),
         "state": JobState[code.name].value,
         "shard": or_error(lambda: shards.owner(job_id)),
         "submit_ms": int(ask["submit_ms"]),
@@ -418,6 +417,17 @@ def job_status(
         "unplaceable": not ended and not engine.can_ever_fit(job_id),
         **_outlook(engine, job_id, now_ms, rule),
         **_story(engine, job_id),
+    }
+
+
+def _asked(spec: JobSpec) -> dict[str, Any]:
+    """What kind of job it is."""
+    return {
+        "name": spec.name,
+        "tenant": spec.tenant,
+        "priority": spec.priority.name,
+        "kind": spec.kind.name,
+        "command": list(spec.command),
     }
 
 
@@ -490,7 +500,7 @@ def queue_position(engine: Engine, j: int) -> int:
 
 
 def load_answers(rule: _Rule = None) -> None:
-    """Ask all that can be asked of a small cluster in which a job waits.
+    """Ask all that can be asked of a small cluster in which a job waits, and what is seldom done.
 
     The first such question makes a process load compiled kernels: better before anybody asks, and
     all that goes on waits meanwhile.
@@ -502,7 +512,9 @@ def load_answers(rule: _Rule = None) -> None:
     """
     node = NodeSpec("warm", 1, 1.0, 1, 1.0, 1.0, "PCIe")
     engine = Engine(ClusterShape(envs=1, jobs=2, workers=1, nodes=1, devices=1), nodes=(node,))
-    engine.handle(Entry(0, Submit(JobSpec("warm", "warm", JobPriority.BATCH, 1, 1, 0.0, 1.0, 1))))
+    spec = JobSpec("warm", "warm", JobPriority.BATCH, 1, 1, 0.0, 1.0, 1, checkpoint_seconds=1.0)
+    engine.handle(Entry(0, Submit(spec)))
+    engine.handle(Entry(0, Submit(replace(spec, job_id="too"))))
     tenant_shares(engine)
     _queue_status(engine, 0, rule)
     _story(engine, "warm")
@@ -510,6 +522,9 @@ def load_answers(rule: _Rule = None) -> None:
     engine.handle(Entry(0, Review()))
     engine.handle(Entry(0, Decide(Plan((PlaceJob("warm"),)))))
     _holdings(engine, "warm")
+    # What people do now and then, and the next decision has not loaded.
+    for body in (Decommission("warm"), Undrain("warm"), Cancel("too"), Cancel("warm")):
+        engine.handle(Entry(0, body))
 
 
 def failure_report(

@@ -11,7 +11,7 @@ from orchestrator import ClusterShape, Happening, InMemoryConsensus, NodeSpec
 from orchestrator.errors import ConfigurationError, UnknownEntityError, ValidationError
 from orchestrator.happenings import Happenings
 from orchestrator.scheduling.rules import RULES
-from orchestrator.types import JobKind, JobPriority
+from orchestrator.types import JobKind
 from tests.engine.builders import Stage, job, node, stage
 
 
@@ -61,7 +61,7 @@ async def test_new_jobs_do_not_move_pages() -> None:
 async def test_a_line_of_a_job_says_what_it_does() -> None:
     s = stage(node("n0", gpus=2))
     await s.orchestrator.submit_job(job("a", num_workers=2, tenant="ml"))
-    await s.orchestrator.submit_job(job("b", kind=JobKind.BATCH, priority=JobPriority.DEVELOPMENT))
+    await s.orchestrator.submit_job(job("b", kind=JobKind.BATCH))
     await s.orchestrator.schedule()
     (b, a), _ = s.orchestrator.list_jobs()
     assert a | {"priority": "", "kind": ""} == {
@@ -196,6 +196,21 @@ async def test_cursors_hold_over_a_restart() -> None:
     again = stage(node("n0", gpus=1), log=log, clock=s.clock)
     assert again.orchestrator.happenings() == (before, False)
     assert again.orchestrator.happenings(before[1].cursor)[0] == before[2:]
+
+
+async def test_what_a_snapshot_stands_for_is_a_gap() -> None:
+    log = InMemoryConsensus(capacity=20)
+    s = stage(node("n0"), log=log)
+    for k in range(12):
+        await s.orchestrator.submit_job(job(f"a{k}"))
+    assert log.snapshot is not None
+    first = s.orchestrator.happenings(limit=100)[0]
+    assert [one.job_id for one in first] == [f"a{k}" for k in range(12)]
+    again = stage(node("n0"), log=log, clock=s.clock)
+    found, gap = again.orchestrator.happenings(first[0].cursor)
+    assert gap
+    assert found == first[-len(found) :]
+    assert again.orchestrator.happenings(found[0].cursor) == (found[1:], False)
 
 
 async def test_settings_services_and_announcements_are_told() -> None:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from agents.live.fit import FittedCosts, can_save, work_done_ms
 from agents.live.record import JobRecord, LiveRecord, recorded
 from orchestrator.clock import VirtualClock
-from orchestrator.errors import ConfigurationError
+from orchestrator.errors import ConfigurationError, IllegalActionError
 from orchestrator.foundations import in_memory
 from orchestrator.foundations.consensus import InMemoryConsensus
 from orchestrator.kernels.state.codes import EventKind
@@ -60,6 +60,8 @@ class _Replay:
         self.runtime = SimulatedRuntime(self.clock, costs=fitted.costs, conduct=conduct)
         self.log = InMemoryConsensus()
         settings = record.settings
+        registered = [body.spec for _, body in record.happenings if isinstance(body, Register)]
+        self._nodes = {spec.node_id: spec for spec in (*settings.nodes, *registered)}
         self.orchestrator = InfrastructureOrchestrator(
             *in_memory(self.clock)._replace(consensus_engine=self.log),
             clock=self.clock,
@@ -101,12 +103,19 @@ class _Replay:
             case Cancel(job_id, reason):
                 return lambda: self._if_there(job_id, lambda: them.cancel_job(job_id, reason))
             case Undrain(node_id):
-                return lambda: them.undrain_node(node_id)
+                return lambda: self._stay(node_id)
             case Scale(job_id, workers):
                 return lambda: self._if_there(job_id, lambda: them.scale_job(job_id, workers))
             case WorkersLost(job_id, _, reason):
                 return lambda: self.runtime.lose(job_id, reason)
         raise ConfigurationError(f"a {type(body).__name__} of a live run cannot be replayed")
+
+    async def _stay(self, node_id: str) -> None:
+        """A node stays that was to leave; one that was empty sooner than the live one is back."""
+        try:
+            await self.orchestrator.undrain_node(node_id)
+        except IllegalActionError:
+            await self.orchestrator.register_node(self._nodes[node_id])
 
     async def _if_there(self, job_id: str, act: Callable[[], Awaitable[object]]) -> None:
         if job_id in self.orchestrator.jobs:

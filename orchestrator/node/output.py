@@ -42,15 +42,17 @@ class RotatedLog:
     def write(self, data: bytes) -> None:
         """Add what a worker has written; a full disk costs the log, not the worker."""
         self._tail = (self._tail + data)[-_TAIL:]
+        begin = 0  # of a new file
         try:
             if self._size and self._size + len(data) > self._limit:
                 self._file.close()
                 begin = begin_of(self._path) + self._size
                 self._path.replace(self._path.with_name(self._path.name + ".1"))
-                _keep_begin(self._path, begin)
                 self._file = self._path.open("ab", buffering=0)
                 self._size = 0
             self._size += self._file.write(data)
+            if begin:
+                _keep_begin(self._path, begin)
         except (OSError, ValueError) as error:
             self.problem = f"its log is not whole: {error}"
 

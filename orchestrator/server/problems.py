@@ -27,6 +27,7 @@ from orchestrator.errors import (
     SchemaMismatchError,
     StorageError,
     UnknownEntityError,
+    UnreachableError,
     ValidationError,
 )
 
@@ -113,6 +114,7 @@ _ANSWERS: tuple[tuple[type[Exception], int, str, Mapping[str, str]], ...] = (
     (IllegalActionError, 409, "not possible now", {}),
     (NotLeaderError, 503, "not the leader", {"Retry-After": "1"}),
     (StorageError, 503, "the log does not take it", {"Retry-After": "5"}),
+    (UnreachableError, 503, "a node does not answer", {"Retry-After": "1"}),
     (RateLimitedError, 429, "too many requests", {"Retry-After": "1"}),
     (NoHealthyEndpointError, 503, "no healthy endpoint", {"Retry-After": "1"}),
     (DeadlineExceededError, 504, "not answered in time", {}),

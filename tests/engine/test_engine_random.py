@@ -23,6 +23,7 @@ from orchestrator.kernels.state.codes import JobKind, NodeCode, Placement
 from orchestrator.kernels.state.row import ClusterShape
 from orchestrator.messages import (
     Action,
+    Cancel,
     CheckpointCommitted,
     Command,
     Decide,
@@ -47,6 +48,7 @@ from orchestrator.messages import (
     StartJob,
     StopJob,
     Submit,
+    Undrain,
     Wait,
     WorkerExited,
     WorkersLost,
@@ -135,12 +137,13 @@ def _body(engine: Engine, dice: random.Random, count: int) -> Command | Event:
         Decommission(node_id, drain=dice.random() < 0.7),
         NodeFailed(node_id),
         NodeRecovered(node_id),
+        Undrain(node_id),
     ]
     preempt = Preempt(dice.choice([*engine.jobs.specs, "nobody"]))
     choices: list[Command | Event] = [Submit(job), Register(node), dice.choice(node_events)]
     choices += [preempt, Review(), Scale(preempt.job_id, dice.randint(0, 4))]
-    choices += [Decide(_plan(engine, dice)), _report(engine, dice)]
-    return dice.choices(choices, weights=[6, 3, 2, 2, 4, 2, 8, 4])[0]
+    choices += [Decide(_plan(engine, dice)), _report(engine, dice), Cancel(preempt.job_id, "x")]
+    return dice.choices(choices, weights=[6, 3, 2, 2, 4, 2, 8, 4, 2])[0]
 
 
 _semantics = st.builds(

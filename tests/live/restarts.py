@@ -20,6 +20,7 @@ from orchestrator.foundations import (
 )
 from orchestrator.foundations.sqlite import SQLiteLog
 from orchestrator.messages import (
+    Cancel,
     Command,
     Decommission,
     Effect,
@@ -34,6 +35,7 @@ from orchestrator.messages import (
     StopJob,
     StopReason,
     Submit,
+    Undrain,
     WorkerExited,
 )
 from orchestrator.ports import Callback, Timer
@@ -163,6 +165,11 @@ def draw_day(seed: int) -> list[Deed]:
         names.append(f"j{k}")
         deeds.append(Deed(now_ms, Submit(job(f"j{k}", **fields))))
         deeds += _mishaps(rng, now_ms, names, k)
+    late = np.random.default_rng([seed, 1])
+    for name in late.choice(names, 3, replace=False):
+        deeds.append(Deed(int(late.integers(MINUTE_MS, now_ms)), Cancel(str(name), "not wanted")))
+    for k in (4, 10):
+        deeds.append(Deed(int(late.integers(MINUTE_MS, now_ms + HOUR_MS)), Undrain(f"x{k}")))
     return sorted(deeds, key=lambda deed: deed.time_ms)
 
 

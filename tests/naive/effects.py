@@ -14,6 +14,7 @@ import numpy as np
 from orchestrator.engine.engine import Engine
 from orchestrator.kernels.state.codes import JobCode, LogKind, NodeCode, Reason
 from orchestrator.messages import (
+    Cancel,
     Decide,
     Effect,
     Entry,
@@ -46,10 +47,13 @@ class NaiveEffects:
         self._runs = np.zeros(jobs, np.int64)  # numbers of the last ones
         self._last_run = 0  # the highest one of a job that is forgotten
         self._held = np.zeros(jobs, np.bool_)
+        self._lost = StopReason.INTERRUPTED
 
     def effects_of(self, entry: Entry, reason: Reason) -> tuple[Effect, ...]:
         """Apply an entry, of which another engine has said what comes of it."""
         body, parts = entry.body, [entry]
+        cancels = isinstance(body, Cancel)
+        self._lost = StopReason.CANCELLED if cancels else StopReason.INTERRUPTED
         if isinstance(body, Decide) and len(body.plan.actions) > 1:
             actions = body.plan.actions if reason == Reason.OK else ()
             parts = [Entry(entry.time_ms, Decide(Plan((action,)))) for action in actions]
@@ -84,7 +88,7 @@ class NaiveEffects:
         if code == JobCode.PREEMPTED:
             return self._stop(j, StopReason.PREEMPTED, save=cost_ms <= 0)
         if code == JobCode.PENDING and self._held[j]:
-            return self._stop(j, StopReason.INTERRUPTED, save=False)
+            return self._stop(j, self._lost, save=False)
         if code == JobCode.PENDING:
             # A new job, perhaps in the row of one that is forgotten, whose id may be used again.
             self._last_run = max(self._last_run, int(self._runs[j]))

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.node import output
-from orchestrator.node.output import Folders, RotatedLog, folder_name
+from orchestrator.node.output import Folders, RotatedLog, begin_of, folder_name
 from orchestrator.node.protocol import Launch
 from orchestrator.node.workers import environment_of
 
@@ -26,11 +26,15 @@ def test_two_files_at_most_and_the_end_is_kept(parts: list[bytes]) -> None:
             log.write(part)
         log.close()
         files = {file.name: file.read_bytes() for file in Path(folder).iterdir()}
+        whole = b"".join(parts)
+        assert begin_of(path) + len(files["log"]) == len(whole)
+        assert ("log.begin" in files) == ("log.1" in files)
+        files.pop("log.begin", None)
         assert set(files) <= {"log", "log.1"}
         assert all(len(data) <= 100 for data in files.values())
         kept = files.get("log.1", b"") + files["log"]
-        assert b"".join(parts).endswith(kept)
-        assert len(kept) >= min(len(b"".join(parts)), 31)
+        assert whole.endswith(kept)
+        assert len(kept) >= min(len(whole), 31)
         assert not log.problem
 
 

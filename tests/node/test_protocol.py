@@ -140,6 +140,9 @@ async def test_half_a_frame_is_the_end_of_a_line() -> None:
 def test_greetings_of_another_version_are_refused_whatever_else_is_in_them() -> None:
     encode = msgspec.msgpack.encode
     assert read_hello(encode(_HELLO)) == _HELLO
+    older = read_hello(encode(_HELLO).replace(b"version\x03", b"version\x02"))
+    assert isinstance(older, Hello)
+    assert older.version == 2
     newer = read_hello(encode({"type": "hello", "version": 9, "what": ["else"]}))
     assert isinstance(newer, Refused)
     assert "speaks version 9" in newer.reason

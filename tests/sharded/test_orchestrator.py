@@ -138,9 +138,16 @@ async def test_what_belongs_to_a_shard_is_done_by_whoever_leads_it_and_others_sa
     assert await first.preempt_job(mine, "to see it")
     assert (await second.handle_node_failure(_name("n", "s1")))["interrupted_jobs"] == [yours]
     assert await second.handle_node_recovery(_name("n", "s1"))
+    with pytest.raises(NotOwnerError):
+        await first.cancel_job(yours)
+    with pytest.raises(NotOwnerError):
+        await first.undrain_node(_name("n", "s1"))
+    assert not await second.undrain_node(_name("n", "s1"))
+    assert await second.cancel_job(yours, "enough")
+    assert second.get_job_status(yours)["reason"] == "cancelled: enough"
     await world.wait(180)
     assert first.get_job_status(mine)["state"] == "completed"
-    assert second.get_job_status(yours)["state"] == "completed"
+    assert second.get_job_status(yours)["state"] == "failed"
     assert await second.decommission_node(_name("n", "s1"))
 
 

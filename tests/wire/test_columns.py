@@ -132,3 +132,26 @@ def test_ragged_sequences_of_another_length_than_their_parts_are_refused() -> No
 def _sealed(writer: Writer, tree: Any) -> bytes:
     inside = msgspec.msgpack.encode([writer.classes, tree])
     return seal(Content.SNAPSHOT, zlib.compress(inside, 1))
+
+
+@pytest.mark.parametrize("count", [1, 20])
+def test_a_field_that_came_in_later_has_its_default(count: int) -> None:
+    notes = [JobNote(k, "a", "started", run=2) for k in range(count)]
+    writer = Writer()
+    tree = writer.tree(notes)
+    ((name, known),) = writer.classes
+    assert known[-1] == "nodes"
+    older = Writer()
+    older._numbers[JobNote] = 0  # as the release wrote it that did not know the field
+    older.classes.append((name, known[:-1]))
+    before = older.tree(notes)
+    assert before != tree
+    read = Reader(older.classes).value(before)
+    assert read == notes
+    assert all(vars(note)["nodes"] == () for note in read)
+    again = Writer()
+    assert again.tree(read) == tree
+    with pytest.raises(UnknownSchemaError, match="JobNote"):
+        Reader([(name, known[1:])])  # not the last ones
+    with pytest.raises(UnknownSchemaError, match="JobNote"):
+        Reader([(name, known[:2])])  # nobody can say what they would be

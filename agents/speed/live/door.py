@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import psutil
+
 __all__ = ["Door", "opened"]
 
 
@@ -47,6 +49,11 @@ class Door:
         assert where.port is not None
         self._host, self._port, self._token, self.pid = where.hostname, where.port, token, pid
         self._count = 0
+
+    def cpu_s(self) -> float:
+        """Seconds of CPU that the server has had."""
+        times = psutil.Process(self.pid).cpu_times()
+        return float(times.user + times.system)
 
     def paced(self, clients: int, per_s: float, seconds: float) -> list[float]:
         """Latencies, ms, of submissions by clients that submit at a rate, all together ``per_s``.
