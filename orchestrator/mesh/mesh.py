@@ -298,16 +298,13 @@ class ServiceMesh:
 
         Parameters
         ----------
-        service : str
-        request : object
+        service, request : str and object
             Handed to the transport as it is; an :class:`HttpRequest` with the time it has left.
         transport : callable or None, optional
             Instead of the mesh's own. What it raises is a failure of the endpoint, except
             :class:`RequestRejectedError`, which is handed on.
-        timeout_ms : float, optional
-            For all of it; 0: as an :class:`HttpRequest` says, or for ever.
-        tenant : str, optional
-            For whom it is; empty: as an :class:`HttpRequest` says.
+        timeout_ms, tenant : float and str, optional
+            For all of it, and for whom it is; 0, or empty: as an :class:`HttpRequest` says.
 
         Raises
         ------
