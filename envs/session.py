@@ -31,7 +31,7 @@ from envs.scenario import (
     with_accounts,
 )
 from envs.workloads.trace import Trace
-from orchestrator.copies import copy_state, restore_state
+from orchestrator.engine.copies import copy_state, restore_state
 from orchestrator.errors import ConfigurationError, IllegalActionError
 from orchestrator.kernels.place.memo import make_node_memo
 from orchestrator.kernels.run.buffers import (

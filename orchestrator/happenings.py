@@ -186,7 +186,8 @@ class Happenings:
                 touched.setdefault(effect.node_id, "its last job has left it")
         for node_id, reason in touched.items():
             before = self._codes.get(node_id, NodeCode.ABSENT)
-            after = self._engine.nodes.codes.get(node_id, NodeCode.ABSENT)
+            there = node_id in self._engine.nodes.specs
+            after = self._engine.nodes.code(node_id) if there else NodeCode.ABSENT
             if after == before:
                 continue
             self._codes[node_id] = after

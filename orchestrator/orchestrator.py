@@ -67,7 +67,7 @@ from orchestrator.ports import (
     ShardManager,
     WorkloadManager,
 )
-from orchestrator.questions import Questions
+from orchestrator.questions.interface import Questions
 from orchestrator.runtimes.simulated import SimulatedRuntime
 from orchestrator.scheduling.rules import Rule, RulePolicy, Scheduler, policy_of
 from orchestrator.semantics import Semantics

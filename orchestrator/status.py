@@ -398,11 +398,7 @@ def job_status(
     done_ms = engine.work_done(job_id, now_ms)
     return {
         "job_id": job_id,
-        "name": spec.name,
-        "tenant": spec.tenant,
-        "priority": spec.priority.name,
-        "kind": spec.kind.name,
-        "command": list(spec.command),
+        **_asked(spec),
         "state": JobState[code.name].value,
         "shard": or_error(lambda: shards.owner(job_id)),
         "submit_ms": int(ask["submit_ms"]),
@@ -421,6 +417,17 @@ def job_status(
         "unplaceable": not ended and not engine.can_ever_fit(job_id),
         **_outlook(engine, job_id, now_ms, rule),
         **_story(engine, job_id),
+    }
+
+
+def _asked(spec: JobSpec) -> dict[str, Any]:
+    """What kind of job it is."""
+    return {
+        "name": spec.name,
+        "tenant": spec.tenant,
+        "priority": spec.priority.name,
+        "kind": spec.kind.name,
+        "command": list(spec.command),
     }
 
 

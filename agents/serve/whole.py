@@ -46,6 +46,8 @@ __all__ = ["Serving", "serve", "serving"]
 
 
 _log = logging.getLogger(__name__)
+_LOOPBACK = ("127.0.0.1", "::1", "localhost")
+_RETRIES = logging.getLogger("orchestrator.live.retry")
 
 Say = Callable[[str], None]
 
@@ -130,6 +132,10 @@ async def serving(settings: ServeSettings) -> AsyncIterator[Serving]:
         ):
             stack.callback(handler.close)
             stack.callback(logging.getLogger().removeHandler, handler)
+        stack.callback(_RETRIES.setLevel, _RETRIES.level)
+        if settings.host not in _LOOPBACK:
+            problem = f"host {settings.host} is reached from elsewhere, and tokens go unencrypted"
+            _log.warning("%s; have a proxy with TLS stand before it", problem)
         yield await _Making(settings, stack).whole()
 
 
@@ -204,7 +210,9 @@ class _Making:
         return Serving(endpoint, orchestrator, parts, agents, fresh)
 
     def _leave(self) -> None:
+        """Say that it is going down; whoever finds that out for itself need not warn of it."""
         self.ready = "it is going down"
+        _RETRIES.setLevel(logging.ERROR)
 
     def _bound(self, port: int, before: str) -> socket.socket:
         """A socket on a port; if none was asked for, on the one that was there before."""

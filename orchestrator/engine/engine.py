@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-import orchestrator.copies  # noqa: F401  engines, and states, are copied with memory of their own
+import orchestrator.engine.copies  # noqa: F401  states, and engines, are copied with their memory
 from orchestrator.engine.checks import check_message
 from orchestrator.engine.effects import EffectReader, placements
 from orchestrator.engine.history import History, JobNote

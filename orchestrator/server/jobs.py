@@ -26,7 +26,6 @@ __all__ = ["JobBody", "routes"]
 
 _JOB_ID = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,199}$"
 _ENDED = frozenset({JobState.COMPLETED.value, JobState.FAILED.value})
-_LARGE = 2.0**53
 
 
 def _any_case(names: list[str]) -> Any:

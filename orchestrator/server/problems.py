@@ -26,6 +26,7 @@ from orchestrator.errors import (
     SchemaMismatchError,
     StorageError,
     UnknownEntityError,
+    UnreachableError,
     ValidationError,
 )
 
@@ -112,6 +113,7 @@ _ANSWERS: tuple[tuple[type[Exception], int, str, Mapping[str, str]], ...] = (
     (IllegalActionError, 409, "not possible now", {}),
     (NotLeaderError, 503, "not the leader", {"Retry-After": "1"}),
     (StorageError, 503, "the log does not take it", {"Retry-After": "5"}),
+    (UnreachableError, 503, "a node does not answer", {"Retry-After": "1"}),
     (RateLimitedError, 429, "too many requests", {"Retry-After": "1"}),
     (NoHealthyEndpointError, 503, "no healthy endpoint", {"Retry-After": "1"}),
     (AttemptTimeoutError, 504, "not answered in time", {}),

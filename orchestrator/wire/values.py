@@ -17,7 +17,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.copies import restore_state
+from orchestrator.engine.copies import restore_state
 from orchestrator.errors import CorruptedError, UnknownSchemaError, ValidationError
 from orchestrator.kernels.state.records import TABLES
 from orchestrator.kernels.state.row import GROUPS, ROW_DTYPE, ClusterState

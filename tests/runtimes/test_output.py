@@ -30,7 +30,7 @@ async def test_output_is_read_as_it_comes_and_kept_when_it_has_ended(stage: Stag
     await stage.open("n0")
     assert isinstance(stage.runtime, Readable)
     script = (
-        "import os, time\nprint('first', os.environ['RANK'], flush=True)\n"
+        "import os, time\nos.write(1, f'first {os.environ[\"RANK\"]}\\n'.encode())\n"
         f"while not os.path.exists({str(stage.folder / 'go')!r}): time.sleep(0.02)\n"
         "print('last')"
     )
@@ -119,7 +119,7 @@ async def test_what_was_before_a_restart_is_found_again(stage: Stage) -> None:
 
 async def test_a_node_that_is_gone_is_named(stage: Stage) -> None:
     await stage.open("n0", "n1")
-    script = "import time; print('here', flush=True); time.sleep(60)"
+    script = "import os, time; os.write(1, b'here\\n'); time.sleep(60)"
     stage.runtime.carry_out((stage.start("a", (*PYTHON, script), (("n1", (0,)),)),))
     await stage.runtime.output("a", 0, wait_s=10)
     waiting = asyncio.create_task(stage.runtime.output("a", 0, offset=5, wait_s=30))
@@ -160,9 +160,9 @@ async def test_what_cannot_be_read_is_refused(
 async def test_a_cancelled_job_is_ended_and_its_output_is_kept(cluster: Cluster) -> None:
     await cluster.open()
     script = (
-        "import signal, sys, time\n"
-        "signal.signal(signal.SIGTERM, lambda *_: (print('told', flush=True), sys.exit(3)))\n"
-        "print('up', flush=True)\ntime.sleep(60)"
+        "import os, signal, sys, time\n"
+        "signal.signal(signal.SIGTERM, lambda *_: (os.write(1, b'told\\n'), sys.exit(3)))\n"
+        "os.write(1, b'up\\n')\ntime.sleep(60)"
     )
     them = cluster.orchestrator
     await cluster.submit("a", command=(*PYTHON, script))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,6 @@ from orchestrator.engine.engine import Engine
 from orchestrator.errors import ConfigurationError
 from orchestrator.happenings import Happening, Happenings
 from orchestrator.kernels.state.codes import JobCode
-from orchestrator.listing import JobFilter, job_page, node_list, node_page, queue_page
 from orchestrator.live.cycle import SchedulingCycle
 from orchestrator.live.journal import Journal
 from orchestrator.live.outbox import Outbox
@@ -31,6 +30,7 @@ from orchestrator.ports import (
     ShardManager,
     WorkerOutput,
 )
+from orchestrator.questions.listing import JobFilter, job_page, node_list, node_page, queue_page
 from orchestrator.resources import ResourceManager
 from orchestrator.scheduling.rules import RULES, Rule, RulePolicy
 from orchestrator.status import Owners, cluster_status, device_status, job_status, or_error
@@ -125,6 +125,10 @@ class Questions:
             "managers": self._managers.errors,
         }
 
+    def on_cycle(self, told: Callable[[float], object]) -> None:
+        """Have somebody told of every scheduling cycle, how many seconds it took."""
+        self._cycle.took = told
+
     # --- jobs ----------------------------------------------------------------------------------
 
     def get_job_status(self, job_id: str) -> dict[str, Any]:
@@ -158,7 +162,7 @@ class Questions:
         Returns
         -------
         list of dict
-            See :func:`orchestrator.listing.job_summary`.
+            See :func:`orchestrator.questions.listing.job_summary`.
         str or None
             Cursor of the next page, if there is one.
 
@@ -188,7 +192,7 @@ class Questions:
         Returns
         -------
         list of dict
-            See :func:`orchestrator.listing.queue_page`.
+            See :func:`orchestrator.questions.listing.queue_page`.
         str or None
             Cursor of the next page, if there is one.
         """
@@ -198,12 +202,12 @@ class Questions:
     # --- nodes ---------------------------------------------------------------------------------
 
     def list_nodes(self) -> list[dict[str, Any]]:
-        """All nodes: see :func:`orchestrator.listing.node_page`."""
+        """All nodes: see :func:`orchestrator.questions.listing.node_page`."""
         self._journal.try_read()
         return node_list(self.engine, self.runtime, self._watch.suspects())
 
     def node_status(self, node_id: str) -> dict[str, Any]:
-        """What is known of a node: see :func:`orchestrator.listing.node_page`."""
+        """What is known of a node: see :func:`orchestrator.questions.listing.node_page`."""
         self._journal.try_read()
         return node_page(self.engine, self.runtime, self._watch.suspects(), node_id)
 
@@ -336,6 +340,7 @@ class Questions:
         """What happens after a cursor, as it happens; None: from now on.
 
         See :meth:`orchestrator.happenings.Happenings.follow`. It ends when this orchestrator stops.
+        One that does not lead hears of what others have logged when it is asked for something.
         """
         self._journal.try_read()
         return self._happenings.follow(since)
