@@ -141,8 +141,12 @@ class ViewStream:
         while True:
             await asyncio.sleep(self._tick_s)
             passed_s = loop.time() - looked_s
-            changed = self._picture.behind or self._picture.version != seen
-            if passed_s >= self._rest_s or (changed and passed_s >= self._gap_s):
+            wait_s = self._rest_s
+            if self._picture.version != seen:
+                wait_s = self._gap_s
+            elif self._picture.behind:
+                wait_s = min(3 * self._gap_s, self._rest_s)  # it is in no hurry
+            if passed_s >= wait_s:
                 seen, looked_s = self._picture.version, loop.time()
                 try:
                     self._advance()
