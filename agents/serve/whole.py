@@ -13,6 +13,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import msgspec
 import uvloop
@@ -20,14 +21,15 @@ import uvloop
 from agents.serve.settings import ClusterFile, ServeSettings
 from orchestrator.clock import WallClock
 from orchestrator.errors import ConfigurationError
-from orchestrator.foundations import FolderCheckpoints, HeartbeatFaultDetector, in_memory
+from orchestrator.foundations import FolderCheckpoints, HashShardManager, HeartbeatFaultDetector
 from orchestrator.foundations.sqlite import SQLiteLog
 from orchestrator.live.cycle import load_kernels
 from orchestrator.messages import Entry
 from orchestrator.orchestrator import InfrastructureOrchestrator
-from orchestrator.ports import Policy
+from orchestrator.ports import ConsensusEngine, Policy
 from orchestrator.runtimes import LocalAgents, ProcessRuntime
-from orchestrator.scheduling.rules import policy_of, rule_named
+from orchestrator.scheduling.rules import RulePolicy, policy_of, rule_named
+from orchestrator.semantics import Semantics
 from orchestrator.server.app import create_app
 from orchestrator.server.exposition import Exposition
 from orchestrator.server.guard.audit import log_to
@@ -37,10 +39,15 @@ from orchestrator.server.guard.repeats import Repeats
 from orchestrator.server.guard.tokens import Role, TokenStore
 from orchestrator.server.parts import Parts, Streams
 
+if TYPE_CHECKING:
+    from agents.deploy import BundlePolicy
+
 __all__ = ["Serving", "serve", "serving"]
 
 
 _log = logging.getLogger(__name__)
+_LOOPBACK = ("127.0.0.1", "::1", "localhost")
+_RETRIES = logging.getLogger("orchestrator.live.retry")
 
 Say = Callable[[str], None]
 
@@ -125,6 +132,10 @@ async def serving(settings: ServeSettings) -> AsyncIterator[Serving]:
         ):
             stack.callback(handler.close)
             stack.callback(logging.getLogger().removeHandler, handler)
+        stack.callback(_RETRIES.setLevel, _RETRIES.level)
+        if settings.host not in _LOOPBACK:
+            problem = f"host {settings.host} is reached from elsewhere, and tokens go unencrypted"
+            _log.warning("%s; have a proxy with TLS stand before it", problem)
         yield await _Making(settings, stack).whole()
 
 
@@ -139,6 +150,13 @@ class _TimedLog(SQLiteLog):
         index = await super().append(entry)
         self.observe(time.perf_counter() - begun_s)
         return index
+
+
+def _learned(bundle: str) -> BundlePolicy:
+    """A trained policy; what it takes is loaded when somebody wants one."""
+    from agents.deploy import BundlePolicy
+
+    return BundlePolicy.load(bundle)
 
 
 class _Making:
@@ -160,12 +178,10 @@ class _Making:
         # The port first: nothing is begun if it is in use.
         bound = self._bound(self.settings.port, self.before.url if self.before else "")
         self.stack.callback(bound.close)
-        policy = self._policy()
-        if policy is not None:
-            await asyncio.to_thread(load_kernels, policy)
+        policy, semantics = await asyncio.to_thread(self._policy)
         tokens, fresh = self._tokens()
-        orchestrator, agents = await self._orchestrator(policy)
-        repeats = Repeats(self.folder / "requests.sqlite", self.clock)
+        orchestrator, agents = await self._orchestrator(policy, semantics)
+        repeats = Repeats(self.folder / "requests.jsonl")
         self.stack.callback(repeats.close)
         limits = self.settings.limits
         streams = Streams(limits.streams)
@@ -174,6 +190,7 @@ class _Making:
             tokens,
             repeats,
             limits=limits,
+            load_policy=_learned,
             ready=lambda: self.ready,
             streams=streams,
         )
@@ -193,7 +210,9 @@ class _Making:
         return Serving(endpoint, orchestrator, parts, agents, fresh)
 
     def _leave(self) -> None:
+        """Say that it is going down; whoever finds that out for itself need not warn of it."""
         self.ready = "it is going down"
+        _RETRIES.setLevel(logging.ERROR)
 
     def _bound(self, port: int, before: str) -> socket.socket:
         """A socket on a port; if none was asked for, on the one that was there before."""
@@ -204,9 +223,18 @@ class _Making:
                 return bind(host, int(last))
         return bind(host, port)
 
-    def _policy(self) -> Policy | None:
-        """Who decides; None: whoever decided before."""
-        return policy_of(rule_named(self.settings.rule)) if self.settings.rule else None
+    def _policy(self) -> tuple[Policy | None, Semantics | None]:
+        """Who decides, None: whoever decided before; and the rules of the game that go with it."""
+        policy: Policy | None = None
+        semantics = None
+        if self.settings.rule:
+            policy = policy_of(rule_named(self.settings.rule))
+        elif self.settings.bundle:
+            learned = _learned(self.settings.bundle)
+            policy, semantics = learned, learned.config
+        if policy is not None:
+            load_kernels(policy, semantics)
+        return policy, semantics
 
     def _tokens(self) -> tuple[TokenStore, dict[str, str]]:
         """Who may ask, and the tokens that were made for that now."""
@@ -226,24 +254,35 @@ class _Making:
         token = fresh.get("operator") or (self.before.token if self.before is not None else "")
         return Endpoint(f"http://{host}:{port}", token, "", os.getpid())
 
-    async def _orchestrator(
-        self, policy: Policy | None
-    ) -> tuple[InfrastructureOrchestrator, LocalAgents]:
-        """The orchestrator on the folder's log, with its agents, started."""
+    async def _log(self) -> ConsensusEngine:
+        """The log: a file in the folder, or what etcd keeps."""
+        if self.settings.etcd:
+            from orchestrator.foundations.etcd import EtcdLog  # of an extra, which may be missing
+
+            replicated = await EtcdLog.open(self.settings.etcd.split(","))
+            self.stack.push_async_callback(replicated.close)
+            return replicated
         log = _TimedLog(self.folder / "log.sqlite")
         self.stack.callback(log.close)
         log.observe = lambda seconds: self.observe(seconds)
+        return log
+
+    async def _orchestrator(
+        self, policy: Policy | None, semantics: Semantics | None
+    ) -> tuple[InfrastructureOrchestrator, LocalAgents]:
+        """The orchestrator on the log, with its agents, started."""
+        log = await self._log()
         runtime = await self._runtime()
         local = self.settings.local_nodes
-        parts = in_memory(self.clock)._replace(consensus_engine=log, fault_detector=self.detector)
         orchestrator = InfrastructureOrchestrator(
-            parts.consensus_engine,
-            parts.shard_manager,
-            parts.fault_detector,
+            log,
+            HashShardManager(),
+            self.detector,
             FolderCheckpoints(self.folder / "checkpoints"),
             clock=self.clock,
             runtime=runtime,
             policy=policy,
+            semantics=semantics,
             nodes=[*local, *self.cluster.nodes],
             tenants=self.cluster.tenants,
             schedule_on_events=True,
@@ -252,9 +291,15 @@ class _Making:
         agents = LocalAgents(runtime, names, self.folder / "agents")
         if not self.settings.keep_agents:
             self.stack.push_async_callback(agents.stop)
+        # Before that: what agents say of their end is for the next server to find out.
+        self.stack.push_async_callback(runtime.close)
         await agents.start()
         await orchestrator.start()
         self.stack.push_async_callback(orchestrator.stop)
+        if policy is not None and isinstance(policy, RulePolicy):
+            orchestrator.policy = policy  # set, a rule is in the log, and holds after a restart
+        for rules in self.cluster.services:
+            orchestrator.mesh.add_service(rules)
         return orchestrator, agents
 
     async def _runtime(self) -> ProcessRuntime:
@@ -284,7 +329,6 @@ class _Making:
             except OSError as error:
                 _log.warning("agents' line %s: %s; another one is opened", address, error)
                 continue
-            self.stack.push_async_callback(runtime.close)
             return runtime
         problem = f"serve: no port of {self.settings.host} is free for agents"
         raise ConfigurationError(f"{problem}; give another 'host'")

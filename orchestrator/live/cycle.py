@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -168,6 +169,8 @@ class SchedulingCycle:
         How often the policy failed.
     last_policy_error : str
         How it did last, or ``""``.
+    took : callable
+        Told of every cycle, how many seconds it took.
     """
 
     def __init__(
@@ -187,6 +190,7 @@ class SchedulingCycle:
         self.policy = policy
         self.policy_errors = 0
         self.last_policy_error = ""
+        self.took: Callable[[float], object] = lambda seconds: None
         self._fallback = fallback
         self._may_act, self._ask = may_act, ask
         self._reviewing = Persistent("a scheduling cycle", self._run_by_itself, clock)
@@ -241,7 +245,7 @@ class SchedulingCycle:
     async def run(self, *, review: bool) -> list[tuple[str, str]]:
         """Run a cycle; (job, node) of every worker that started. ``review``: open a point first."""
         async with self._lock:
-            started: list[tuple[str, str]] = []
+            begun_s, started = time.perf_counter(), list[tuple[str, str]]()
             if review:
                 started += _starts(await self._propose(Review()))
             refusals = 0
@@ -255,6 +259,7 @@ class SchedulingCycle:
                     await self._propose(Decide(Plan((Wait(),))))
                 await asyncio.sleep(0)  # requests are not kept waiting by what is still to decide
             started += await self._let_join()
+            self.took(time.perf_counter() - begun_s)
         self._review_later()
         return started
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -124,6 +124,10 @@ class Questions:
             "detector": self._watch.errors,
             "managers": self._managers.errors,
         }
+
+    def on_cycle(self, told: Callable[[float], object]) -> None:
+        """Have somebody told of every scheduling cycle, how many seconds it took."""
+        self._cycle.took = told
 
     # --- jobs ----------------------------------------------------------------------------------
 

@@ -18,7 +18,7 @@ from starlette.types import ASGIApp
 from orchestrator.errors import ConfigurationError
 from orchestrator.server import cluster, jobs
 from orchestrator.server.exposition import Exposition
-from orchestrator.server.guard.access import answers, only, role_of
+from orchestrator.server.guard.access import answers, guarded, only, role_of
 from orchestrator.server.guard.gate import Gate, is_open
 from orchestrator.server.guard.tokens import Role
 from orchestrator.server.parts import Parts, told
@@ -111,7 +111,8 @@ def _adopt(app: FastAPI, router: APIRouter, prefix: str) -> None:
             route.endpoint,
             methods=route.methods,
             status_code=route.status_code,
-            dependencies=route.dependencies,
+            dependencies=[one for one in route.dependencies if role_of([one]) is None],
+            route_class_override=guarded(role),
             tags=route.tags,
             responses=route.responses,
             response_class=route.response_class,

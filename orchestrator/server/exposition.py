@@ -94,12 +94,13 @@ class Exposition:
             buckets=_FAST,
             registry=self.registry,
         )
-        self.cycle = Histogram(
+        cycle = Histogram(
             "quartermaster_scheduling_cycle_seconds",
             "Duration of scheduling cycles.",
             buckets=_FAST,
             registry=self.registry,
         )
+        orchestrator.on_cycle(cycle.observe)
         self._of_route: dict[tuple[str, str, int], tuple[Any, Any]] = {}
 
     def served(self, request: Served) -> None:

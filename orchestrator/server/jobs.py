@@ -14,7 +14,7 @@ from starlette.responses import PlainTextResponse, Response
 from orchestrator.errors import ConfigurationError, ValidationError
 from orchestrator.kernels.state.codes import JobCode, JobKind, Topology
 from orchestrator.orchestrator import InfrastructureOrchestrator
-from orchestrator.server.guard.access import Who, answers, only
+from orchestrator.server.guard.access import answers, only, principal
 from orchestrator.server.guard.tokens import Role
 from orchestrator.server.output import OutputReader, Wanted
 from orchestrator.server.parts import Cursor, Limit, Parts, StrictBody, member, told
@@ -26,7 +26,6 @@ __all__ = ["JobBody", "routes"]
 
 _JOB_ID = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,199}$"
 _ENDED = frozenset({JobState.COMPLETED.value, JobState.FAILED.value})
-_LARGE = 2.0**53
 
 
 def _any_case(names: list[str]) -> Any:
@@ -183,7 +182,6 @@ def _add_submit(router: APIRouter, parts: Parts) -> None:
     async def submit_job(
         body: JobBody,
         request: Request,
-        who: Who,
         dry_run: bool = False,
         key: Annotated[str | None, Header(alias="Idempotency-Key", max_length=200)] = None,
     ) -> Response:
@@ -198,7 +196,9 @@ def _add_submit(router: APIRouter, parts: Parts) -> None:
         if key is None:
             await _submit(parts, spec)
         else:
-            job_id = await _submit_once(parts, who.name, key, await request.body(), spec)
+            job_id = await _submit_once(
+                parts, principal(request).name, key, await request.body(), spec
+            )
         request.state.audit = {"job_id": job_id}
         return told({"job_id": job_id, **_SUBMITTED}, 201)
 

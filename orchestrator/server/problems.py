@@ -26,6 +26,7 @@ from orchestrator.errors import (
     SchemaMismatchError,
     StorageError,
     UnknownEntityError,
+    UnreachableError,
     ValidationError,
 )
 
@@ -112,6 +113,7 @@ _ANSWERS: tuple[tuple[type[Exception], int, str, Mapping[str, str]], ...] = (
     (IllegalActionError, 409, "not possible now", {}),
     (NotLeaderError, 503, "not the leader", {"Retry-After": "1"}),
     (StorageError, 503, "the log does not take it", {"Retry-After": "5"}),
+    (UnreachableError, 503, "a node does not answer", {"Retry-After": "1"}),
     (RateLimitedError, 429, "too many requests", {"Retry-After": "1"}),
     (NoHealthyEndpointError, 503, "no healthy endpoint", {"Retry-After": "1"}),
     (AttemptTimeoutError, 504, "not answered in time", {}),
@@ -142,7 +144,12 @@ _STATUS_TITLES = {
 }
 
 
+_NOT_JSON = "body: it is not JSON in UTF-8; send a JSON object"
+
+
 def _of_status(error: HTTPException) -> Problem:
+    if error.status_code == 400:  # FastAPI could not decode the body
+        return Problem("not valid", 422, _NOT_JSON)
     title, detail = _STATUS_TITLES.get(error.status_code, (str(error.detail), str(error.detail)))
     return Problem(title, error.status_code, detail, headers=error.headers or {})
 
@@ -154,7 +161,7 @@ def _of_fields(error: RequestValidationError) -> Problem:
     name = ".".join(where[1:]) or where[0]
     detail = f"{where[0]}: field '{name}' {_lower(first['msg'])}; correct it"
     if first["type"] == "json_invalid":
-        detail = "body: it is not JSON; send a JSON object"
+        return Problem("not valid", 422, _NOT_JSON)
     return Problem("not valid", 422, detail, field=name)
 
 

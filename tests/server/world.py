@@ -60,7 +60,7 @@ async def world(
     orchestrator = InfrastructureOrchestrator(*in_memory(clock), clock=clock, **(options | given))
     await orchestrator.start()
     tokens = TokenStore(None if folder is None else folder / "tokens.json", clock)
-    repeats = Repeats(None if folder is None else folder / "requests.sqlite", clock)
+    repeats = Repeats(None if folder is None else folder / "requests.jsonl")
     parts = Parts(orchestrator, tokens, repeats, limits=limits, streams=Streams(limits.streams))
     made = World(clock, orchestrator, parts, create_app(parts))
     made.texts = {role: tokens.create(role.name.lower(), role) for role in Role}

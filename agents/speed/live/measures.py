@@ -8,7 +8,10 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 
+import numpy as np
+
 from agents.speed.clock import CLOCKS, Measure, seconds
+from agents.speed.live.door import opened
 from agents.speed.live.etcd import etcd_per_second, leader_killed_s, local_etcd, why_no_etcd
 from agents.speed.live.log import (
     LivedLog,
@@ -282,6 +285,40 @@ def save_stall(bench: Workbench) -> Measure:
     return Measure(statistics.median(worst), "%", min(worst), max(worst), note)
 
 
+@cache
+def _submitted(jobs: int, repeats: int) -> tuple[list[list[float]], float, float]:
+    """Latencies, ms, of jobs submitted by REST, by repeat; jobs a second flat out; ms of CPU."""
+    span_s = max(jobs / _REST_RATE, 0.5)
+    with opened() as door:
+        door.paced(_CLIENTS, _REST_RATE, 1.0)  # loads what is loaded late
+        spent_s = door.cpu_s()
+        found = [door.paced(_CLIENTS, _REST_RATE, span_s) for _ in range(repeats)]
+        cpu_ms = 1e3 * (door.cpu_s() - spent_s) / sum(len(times) for times in found)
+        most = door.closed(_CLIENTS, span_s)
+    return found, most, cpu_ms
+
+
+_CLIENTS, _REST_RATE = 50, 100.0
+
+
+def _rest(bench: Workbench, percent: float) -> Measure:
+    found, most, cpu_ms = _submitted(bench.real_jobs, bench.repeats)
+    times = [float(np.percentile(one, percent)) for one in found]
+    note = f"{_CLIENTS} clients, {_REST_RATE:.0f} jobs/s, log in a file, as many jobs wait; the "
+    note += f"server's own time {cpu_ms:.2g} ms a job; {most:,.0f} jobs/s flat out"
+    return Measure(statistics.median(times), "ms", min(times), max(times), note)
+
+
+def rest_submit(bench: Workbench) -> Measure:
+    """A job submitted by REST, by 50 clients, median."""
+    return _rest(bench, 50)
+
+
+def rest_submit_late(bench: Workbench) -> Measure:
+    """The same, 99th percentile."""
+    return _rest(bench, 99)
+
+
 LIVE: tuple[Callable[[Workbench], Measure], ...] = (
     live_cycle,
     live_cycle_priority,
@@ -312,5 +349,7 @@ LIVE: tuple[Callable[[Workbench], Measure], ...] = (
     elastic_shrink,
     elastic_killed,
     save_stall,
+    rest_submit,
+    rest_submit_late,
 )
 """All of them, as they are listed."""

@@ -8,21 +8,23 @@ submission nor makes it twice.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
-import sqlite3
-from collections.abc import AsyncIterator
+import os
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
+
 from orchestrator.errors import StorageError, ValidationError
-from orchestrator.ports import Clock
+from orchestrator.server.guard.files import write_private
 
 __all__ = ["Attempt", "Repeats"]
 
 
-_MOST = 100_000
-_PRUNE_EVERY = 1000
+_MOST = 50_000
 _LONGEST = 200
 
 
@@ -33,7 +35,7 @@ class Attempt:
     Parameters
     ----------
     key : str
-        The client's, with the name of its token.
+        The client's, with the name of its token, as a digest.
     job_id : str
         Of the job that it submits.
     again : bool
@@ -43,6 +45,14 @@ class Attempt:
     key: str
     job_id: str
     again: bool
+
+
+class _Line(msgspec.Struct, frozen=True, array_like=True):
+    """A line of the file: what a key stands for; without a job, it stands for nothing any more."""
+
+    key: str
+    body: str = ""
+    job_id: str = ""
 
 
 class _Turn:
@@ -59,40 +69,45 @@ class Repeats:
     ----------
     path : Path or None
         The file; made if it does not exist. None: memory.
-    clock : Clock
-        Time.
     keep : int
         Keys that are kept, the last ones.
 
+    Raises
+    ------
+    StorageError
+        If the file cannot be used.
+
     Notes
     -----
-    A killed process loses nothing of what it has written. A machine that loses power may lose the
-    last keys, not the jobs: whoever then repeats a request with a job id of its own is told that
-    the id is taken.
+    Lines are written and not forced to the disk: that would stop all that the server does, for each
+    of them. A killed process loses nothing; a machine that loses power may lose the last keys, not
+    the jobs.
     """
 
-    def __init__(self, path: Path | None, clock: Clock, *, keep: int = _MOST) -> None:
-        self._clock, self._keep = clock, keep
+    def __init__(self, path: Path | None, *, keep: int = _MOST) -> None:
+        self._path, self._keep = path, keep
+        self._known: dict[str, _Line] = {}
         self._turns: dict[str, _Turn] = {}
-        self._written = 0
+        self._lines, self._file = 0, -1
+        if path is None:
+            return
         try:
-            self._table = sqlite3.connect(":memory:" if path is None else path)
-            if path is not None:
-                path.chmod(0o600)
-            self._table.execute("PRAGMA journal_mode = WAL")
-            self._table.execute("PRAGMA synchronous = NORMAL")
-            self._table.execute(
-                "CREATE TABLE IF NOT EXISTS repeats (number INTEGER PRIMARY KEY, key TEXT UNIQUE, "
-                "digest BLOB, job_id TEXT, time_ms INTEGER)"
-            )
-            self._table.commit()
-        except sqlite3.Error as error:
-            remedy = "see to the disk, or remove the file: then repeated requests are new ones"
-            raise StorageError(f"{path}: {error}; {remedy}") from error
+            for line in _read(path):
+                self._take(line)
+            self._renew()
+        except OSError as error:
+            remedy = "see to the disk, or remove it: then repeated requests are new ones"
+            raise StorageError(f"{path}: {error.strerror}; {remedy}") from error
 
     def close(self) -> None:
         """Close the file."""
-        self._table.close()
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+
+    def __len__(self) -> int:
+        """Count the keys that are kept."""
+        return len(self._known)
 
     @asynccontextmanager
     async def attempt(self, who: str, key: str, body: bytes, job_id: str) -> AsyncIterator[Attempt]:
@@ -113,11 +128,13 @@ class Repeats:
         ------
         ValidationError
             If the key was used for something else, or is too long.
+        StorageError
+            If it cannot be written down.
         """
         if not 0 < len(key) <= _LONGEST:
             problem = f"has {len(key)} characters"
             raise ValidationError("request", "Idempotency-Key", problem, f"use 1 to {_LONGEST}")
-        mine, digest = f"{who}\n{key}", hashlib.sha256(body).digest()
+        mine, digest = _digest(f"{who}\n{key}".encode(errors="replace")), _digest(body)
         turn = self._turns.setdefault(mine, _Turn())
         turn.users += 1
         try:
@@ -128,34 +145,57 @@ class Repeats:
             if not turn.users:
                 del self._turns[mine]
 
-    def _begin(self, key: str, digest: bytes, job_id: str) -> Attempt:
-        row = self._table.execute("SELECT digest, job_id FROM repeats WHERE key = ?", (key,))
-        found = row.fetchone()
+    def _begin(self, key: str, digest: str, job_id: str) -> Attempt:
+        found = self._known.get(key)
         if found is not None:
-            if found[0] != digest:
+            if found.body != digest:
                 problem, remedy = "was used for another body", "use a new key for a new request"
                 raise ValidationError("request", "Idempotency-Key", problem, remedy)
-            return Attempt(key, found[1], again=True)
-        self._write(
-            "INSERT INTO repeats (key, digest, job_id, time_ms) VALUES (?, ?, ?, ?)",
-            (key, digest, job_id, self._clock.now_ms()),
-        )
+            return Attempt(key, found.job_id, again=True)
+        self._note(_Line(key, digest, job_id))
         return Attempt(key, job_id, again=False)
 
     def forget(self, attempt: Attempt) -> None:
         """It was refused: the next one with this key is a new one."""
-        self._write("DELETE FROM repeats WHERE key = ?", (attempt.key,))
+        self._note(_Line(attempt.key))
 
-    def _write(self, statement: str, values: tuple[object, ...]) -> None:
-        try:
-            self._table.execute(statement, values)
-            self._written += 1
-            if self._written % _PRUNE_EVERY == 0:
-                self._table.execute(
-                    "DELETE FROM repeats WHERE number <= (SELECT max(number) FROM repeats) - ?",
-                    (self._keep,),
-                )
-            self._table.commit()
-        except sqlite3.Error as error:
-            self._table.rollback()
-            raise StorageError(f"idempotency keys: {error}; see to the disk") from error
+    def _note(self, line: _Line) -> None:
+        """Write a line down, and know it."""
+        if self._file >= 0:
+            try:
+                os.write(self._file, msgspec.json.encode(line) + b"\n")
+                self._lines += 1
+            except OSError as error:
+                raise StorageError(f"{self._path}: {error.strerror}; see to the disk") from error
+        self._take(line)
+        if self._lines > 2 * self._keep + 1000:
+            self._renew()
+
+    def _take(self, line: _Line) -> None:
+        self._known.pop(line.key, None)
+        if line.job_id:
+            self._known[line.key] = line
+        if len(self._known) > self._keep:
+            del self._known[next(iter(self._known))]
+
+    def _renew(self) -> None:
+        """Write the file anew, with what is kept."""
+        if self._path is None:
+            return
+        text = b"".join(msgspec.json.encode(line) + b"\n" for line in self._known.values())
+        write_private(self._path, text)
+        self.close()
+        self._file = os.open(self._path, os.O_WRONLY | os.O_APPEND)
+        self._lines = len(self._known)
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.blake2b(data, digest_size=16).hexdigest()
+
+
+def _read(path: Path) -> Iterator[_Line]:
+    """What a file holds; a line that was not written to its end is none."""
+    with contextlib.suppress(FileNotFoundError):
+        for text in path.read_bytes().splitlines():
+            with contextlib.suppress(msgspec.MsgspecError):
+                yield msgspec.json.decode(text, type=_Line)
