@@ -141,7 +141,8 @@ def _ended(status: JobStatus, as_json: bool) -> int:
         names = ("job_id", "state", "exit_code", "reason")
         show_json({name: status.get(name) for name in names}, compact=True)
     elif status.get("state") != "completed":
-        told(f"job {status['job_id']} {status['state']}: {status.get('reason') or 'no reason'}")
+        reason, *_ = (status.get("reason") or "no reason").splitlines()  # then comes its output
+        told(f"job {status['job_id']} {status['state']}: {reason}")
     return job_exit(status)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import compress
 from typing import Any
 
 from rich.console import Console
@@ -71,19 +72,30 @@ def plain(value: object) -> str:
         return ", ".join(f"{name} {plain(each)}" for name, each in value.items())
     if isinstance(value, Sequence) and not isinstance(value, str):
         return ",".join(plain(each) for each in value)
-    return _printable(str(value))
+    first, *more = _printable(str(value).rstrip("\n")).split("\n")
+    return f"{first} ..." if more else first
 
 
 def _printable(text: str) -> str:
     """Text without control characters: what a job says of itself does not steer the terminal."""
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+    return "".join(c if c.isprintable() or c == "\n" else _STEERS for c in text)
+
+
+_STEERS = "\N{REPLACEMENT CHARACTER}"
 
 
 def make_table(
     columns: Sequence[str], rows: Iterable[Sequence[object]], title: str | None = None
 ) -> Table:
-    """A table of texts and numbers; numbers stand at the right."""
-    lines = list(rows)
+    """A table of texts and numbers; numbers stand at the right.
+
+    On a terminal, which is narrow, columns that say nothing are left out.
+    """
+    lines = [list(row) for row in rows]
+    if sys.stdout.isatty():
+        says = [any(plain(row[k]) != "-" for row in lines) for k in range(len(columns))]
+        columns = list(compress(columns, says))
+        lines = [list(compress(row, says)) for row in lines]
     made = Table(box=None, title=title, title_justify="left", header_style="bold", pad_edge=False)
     for k, name in enumerate(columns):
         numbers = bool(lines) and all(isinstance(row[k], int | float | None) for row in lines)
@@ -113,7 +125,9 @@ def print_table(made: Table) -> None:
 
 def facts(pairs: Iterable[tuple[str, Any]]) -> None:
     """Print what is known of one thing, a line for each; what is not known is left out."""
-    known = [(name, plain(value)) for name, value in pairs if value not in (None, "", [], {})]
+    known = [(name, value) for name, value in pairs if value not in (None, "", [], {})]
     width = max((len(name) for name, _ in known), default=0)
-    for name, text in known:
-        sys.stdout.write(f"{name:<{width}}  {text}\n")
+    for name, value in known:
+        whole = isinstance(value, str)  # all its lines, where a cell of a table has the first one
+        text = _printable(value.rstrip("\n")) if whole else plain(value)
+        sys.stdout.write(f"{name:<{width}}  " + text.replace("\n", f"\n{'':<{width}}  ") + "\n")

@@ -51,6 +51,8 @@ class Call(Generic[_T]):
         Whether asking twice does no more than asking once.
     wait_s : float, optional
         How long the server may hold the answer back, seconds.
+    paged : bool, optional
+        Whether the answer is a part of a list, and others can be asked for.
     """
 
     method: str
@@ -60,6 +62,7 @@ class Call(Generic[_T]):
     headers: Mapping[str, str] = field(default_factory=dict)
     repeatable: bool = True
     wait_s: float = 0.0
+    paged: bool = False
 
     def given(self) -> dict[str, str]:
         """The query as text."""
@@ -70,7 +73,9 @@ class Call(Generic[_T]):
         return None if self.body is None else json.dumps(self.body).encode()
 
     def at(self, cursor: str | None, limit: int) -> Call[_T]:
-        """The same, from a place in its list on."""
+        """The same, from a place in its list on; a list that is told whole has no such place."""
+        if not self.paged:
+            return self
         return replace(self, query={**self.query, "cursor": cursor, "limit": limit})
 
 
@@ -87,6 +92,10 @@ def _segment(kind: str, name: str) -> str:
 
 def _get(path: str, **query: Any) -> Call[Any]:
     return Call("GET", f"/api/v1{path}", query)
+
+
+def _list(path: str, **query: Any) -> Call[Any]:
+    return replace(_get(path, **query), paged=True)
 
 
 def _post(path: str, body: Any = None, **options: Any) -> Call[Any]:
@@ -112,7 +121,7 @@ class Calls:
 
     def jobs(self, filters: Mapping[str, str | None]) -> Call[Page[JobSummary]]:
         """Jobs, the newest first."""
-        return _get("/jobs", **filters)
+        return _list("/jobs", **filters)
 
     def job(self, job_id: str) -> Call[JobStatus]:
         """All that is told of a job."""
@@ -161,7 +170,7 @@ class Calls:
 
     def queue(self) -> Call[Page[QueueItem]]:
         """Jobs that wait, in the order in which they are served."""
-        return _get("/queue")
+        return _list("/queue")
 
     def events(self, since: str | None, limit: int) -> Call[Page[Event]]:
         """What has happened since then."""
@@ -182,6 +191,10 @@ class Calls:
         """One of them."""
         return _get(f"/services/{_segment('service', name)}")
 
+    def add_service(self, rules: Plain) -> Call[Plain]:
+        """Rules of a service."""
+        return _post("/services", rules)
+
     def call(self, service: str, path: str, method: str, headers: Mapping[str, str]) -> Call[bytes]:
         """A request to a service; the mesh, not we, tries it again."""
         whole = f"/api/v1/services/{_segment('service', service)}/call/{path.lstrip('/')}"
@@ -193,7 +206,7 @@ class Calls:
 
     def decisions(self) -> Call[Page[Plain]]:
         """What was decided, the newest first."""
-        return _get("/policy/decisions")
+        return _list("/policy/decisions")
 
     def set_policy(self, step: str, body: Plain) -> Call[Plain]:
         """A policy to be tried or put in charge: shadow, canary, activate, fallback."""

@@ -19,6 +19,7 @@ from orchestrator.client.exchange import (
     STEADY_S,
     Turned,
     build_request,
+    events_of,
     failure_of,
     finder_of,
     found_again,
@@ -93,6 +94,7 @@ class Client:
         self._retry = retry or Retry()
         self._calls = Calls()
         self._failures = 0  # tries that came to nothing
+        self._reached = False  # whether the server has answered
         self._http = self._connect()
 
     def __enter__(self) -> Self:
@@ -234,12 +236,18 @@ class Client:
         since : str or None, optional
             Only what came after the event with this ``cursor``.
         limit : int, optional
-            At most so many; what is followed has no end.
+            At most so many: the first ones after ``since``, or the last ones of all; what is
+            followed has no end.
         follow : bool, optional
             Go on with what happens, over restarts of the server, too.
         """
         if not follow:
-            yield from self._send(self._calls.events(since, limit))["items"]
+            left, more = limit, True
+            while more and left > 0:
+                call = self._calls.events(since, min(left, _PAGE))
+                found, since, more = events_of(self._send(call), call)
+                left -= len(found)
+                yield from found
             return
         reader = EventReader(since)
         stream = self._flow(
@@ -255,6 +263,16 @@ class Client:
     def service(self, name: str) -> Plain:
         """One of them."""
         return self._send(self._calls.service(name))
+
+    def add_service(self, **rules: Any) -> Plain:
+        """Give a service rules, new ones if it has some; its replicas are a job of its name.
+
+        Parameters
+        ----------
+        **rules
+            Fields of :class:`orchestrator.ServiceSpec`: ``name``, ``service_ms`` and others.
+        """
+        return self._send(self._calls.add_service(rules))
 
     @contextmanager
     def call(
@@ -328,7 +346,8 @@ class Client:
         return httpx.Client(**options, transport=httpx.HTTPTransport(**transport))
 
     def _attempts(self, call: Call[Any]) -> Attempts:
-        return Attempts(self._retry, self.endpoint.url, repeatable=call.repeatable)
+        url, reached = self.endpoint.url, self._reached
+        return Attempts(self._retry, url, repeatable=call.repeatable, reached=reached)
 
     def _pause(self, attempts: Attempts, failure: Failure) -> None:
         """Wait for the next try, and look where the server is now."""
@@ -346,6 +365,7 @@ class Client:
         """Send a request; who opens the answer closes it."""
         request = build_request(self._http.build_request, call, content, endless=endless)
         response = self._http.send(request, stream=True)
+        self._reached = True
         if response.status_code >= 400:
             with closing(response):
                 raise refusal(response, response.read())

@@ -13,6 +13,7 @@ import httpx
 
 from orchestrator.client.calls import Call
 from orchestrator.client.endpoint import Endpoint, Finder, find_endpoint
+from orchestrator.client.forms import Event, Page
 from orchestrator.client.problems import RequestFailedError, error_of
 from orchestrator.client.retry import Failure
 from orchestrator.errors import ConfigurationError, QuartermasterError
@@ -23,6 +24,7 @@ __all__ = [
     "STEADY_S",
     "Turned",
     "build_request",
+    "events_of",
     "failure_of",
     "finder_of",
     "found_again",
@@ -46,6 +48,11 @@ STEADY_S = 1.0
 
 
 _CONNECT_S, _ANSWER_S = 3.0, 30.0
+
+
+# Servers close connections that nobody has used for a while, many after 5 s. Whether a request that
+# crosses that was read is not known; one that must not be repeated would have failed.
+_IDLE_S = 2.0
 
 
 # A machine that is gone closes nothing: its silence is noticed in less than a minute.
@@ -74,8 +81,13 @@ def line_options(endpoint: Endpoint) -> tuple[dict[str, Any], dict[str, Any]]:
         # Neither a proxy nor .netrc comes between us and a server on this machine.
         "trust_env": not endpoint.local,
     }
-    # Certificates are only loaded where they are needed: it takes as long as all the rest.
-    return client, {"verify": endpoint.url.startswith("https"), "socket_options": _KEEP_ALIVE}
+    transport = {
+        # Certificates are only loaded where they are needed: it takes as long as all the rest.
+        "verify": endpoint.url.startswith("https"),
+        "limits": httpx.Limits(keepalive_expiry=_IDLE_S),
+        "socket_options": _KEEP_ALIVE,
+    }
+    return client, transport
 
 
 def finder_of(endpoint: Endpoint | str | Path | None) -> Finder:
@@ -166,6 +178,18 @@ def json_of(body: bytes, call: Call[Any]) -> Any:
             "address?",
             200,
         ) from error
+
+
+def events_of(page: Page[Event], call: Call[Page[Event]]) -> tuple[list[Event], str | None, bool]:
+    """Events of a page, where the next begins, and whether there is a next.
+
+    Without a cursor a page holds the last events, and nothing comes behind it.
+    """
+    found = list(page["items"])
+    more = call.query.get("since") is not None and len(found) >= call.query["limit"]
+    if page.get("gap"):
+        found.insert(0, {"gap": True})
+    return found, page.get("next_cursor"), more
 
 
 def key_of(key: str | None) -> str:

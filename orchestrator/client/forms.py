@@ -22,11 +22,15 @@ __all__ = [
 _Item = TypeVar("_Item")
 
 
-class Page(TypedDict, Generic[_Item]):
-    """A part of a list; with ``next_cursor`` the next part is asked for."""
+class Page(TypedDict, Generic[_Item], total=False):
+    """A part of a list; with ``next_cursor`` the next part is asked for.
+
+    ``gap``: between the cursor and these is something that is not kept any more.
+    """
 
     items: list[_Item]
     next_cursor: str | None
+    gap: bool
 
 
 class JobFields(TypedDict, total=False):

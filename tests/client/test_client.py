@@ -110,6 +110,20 @@ def test_who_never_answers_is_given_up(ask: Both, fake: FakeServer) -> None:
     assert len(fake.asked) > 1
 
 
+def test_a_server_that_was_never_there_is_given_up_sooner(fake: FakeServer) -> None:
+    quick = Retry(5.0, begin_s=0.02, first_s=0.001, most_s=0.01)
+    fake.on("GET /version", lost())
+    with Client(fake.endpoint, retry=quick) as client:
+        with pytest.raises(ServerUnreachableError):
+            client.version()
+        fake.on("GET /cluster", {"now_ms": 1})
+        client.cluster()
+        before = len(fake.asked)
+        fake.on("GET /version", *[lost()] * 20, {"api": 1})  # far more than 20 ms of tries
+        assert client.version() == {"api": 1}
+    assert len(fake.asked) == before + 21
+
+
 def test_a_server_that_is_not_there_is_waited_for() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
@@ -126,7 +140,7 @@ def test_a_server_that_is_not_there_is_waited_for() -> None:
     server.start()
     endpoint = Endpoint(f"http://127.0.0.1:{port}", TOKEN)
     try:
-        hasty = Client(endpoint, retry=Retry(0.02, 0.001))
+        hasty = Client(endpoint, retry=Retry(0.02, first_s=0.001))
         with hasty, pytest.raises(ServerUnreachableError, match="nobody answers there"):
             hasty.cancel("a")
         timer = threading.Timer(0.1, up.set)
@@ -267,9 +281,16 @@ def test_events_are_followed_over_lost_connections(fake: FakeServer) -> None:
 
 
 def test_events_that_are_there_are_listed(ask: Both, fake: FakeServer) -> None:
-    fake.on("GET /events", {"items": [{"gap": True}, {"cursor": "2.0"}], "next_cursor": None})
+    fake.on("GET /events", {"items": [{"cursor": "2.0"}], "next_cursor": "2.0", "gap": True})
     assert ask("events", "1.0", limit=5) == [{"gap": True}, {"cursor": "2.0"}]
-    assert fake.asked[0].query == {"since": "1.0", "limit": "5"}
+    assert [asked.query for asked in fake.asked] == [{"since": "1.0", "limit": "5"}]
+    many = [{"cursor": f"3.{k}"} for k in range(500)]
+    last = {"items": [{"cursor": "4.0"}], "next_cursor": "4.0"}
+    fake.on("GET /events", {"items": many, "next_cursor": "3.499"}, last)
+    assert len(ask("events", "2.0", limit=900)) == 501
+    assert fake.asked[-1].query == {"since": "3.499", "limit": "400"}
+    fake.on("GET /events", {"items": many, "next_cursor": "3.499"})
+    assert len(ask("events", limit=900)) == 500  # the last ones: nothing comes behind them
 
 
 def _text(text: str, *, cut: bool = False) -> Says:
@@ -364,6 +385,7 @@ def test_the_rest_of_the_interface(
 
 
 def test_options_of_the_rest(ask: Both, fake: FakeServer) -> None:
+    fake.on("POST /services", {"name": "s"})
     fake.on("POST /nodes/n/drain", {"state": "draining"})
     fake.on("POST /policy/canary", {"mode": "canary"})
     fake.on("POST /tokens", {"token": "t"})
@@ -372,7 +394,9 @@ def test_options_of_the_rest(ask: Both, fake: FakeServer) -> None:
     ask("drain", "n", force=True)
     ask("set_policy", "canary", bundle="b", share=0.1)
     ask("create_token", "t", "viewer", 2.0)
+    ask("add_service", name="s", service_ms=5.0)
     bodies = [asked.body for asked in fake.asked]
+    assert bodies[3] == {"name": "s", "service_ms": 5.0}
     assert bodies[:2] == [{"force": True}, {"bundle": "b", "share": 0.1}]
     assert bodies[2] == {"name": "t", "role": "viewer", "expires_hours": 2.0}
     for name in ("queue", "nodes", "services", "tokens", "decisions"):
@@ -414,7 +438,7 @@ def test_nobody_says_where_the_server_is() -> None:
         find_endpoint(None, {})
 
 
-@pytest.mark.parametrize("field", ["patience_s", "first_s", "most_s"])
+@pytest.mark.parametrize("field", ["patience_s", "begin_s", "first_s", "most_s"])
 def test_patience_is_a_time(field: str) -> None:
     with pytest.raises(ConfigurationError, match=field):
         Retry(**{field: -1.0})

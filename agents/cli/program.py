@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,7 +83,3 @@ def _agent(
     from orchestrator.node.__main__ import main as run_agent
 
     raise typer.Exit(run_agent(given or []))
-
-
-if __name__ == "__main__":
-    sys.exit(main())
