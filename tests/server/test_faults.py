@@ -1,4 +1,4 @@
-"""One misfortune after the other, and callers who notice none: jobs, services, and who asks for them.
+"""One misfortune after the other, and callers who notice none.
 
 A caller here is a program with the client: what it sends may safely be sent again, and is.
 """
@@ -102,7 +102,12 @@ class _Callers:
         """All of them at work."""
         async with AsyncClient(self.endpoint) as client, httpx.AsyncClient() as raw:
             self._client, self._raw = client, raw
-            work = ((self.call, 0.02), (self.look, 0.1), (self.submit, 0.3), (self.go_by_port, 0.01))
+            work = (
+                (self.call, 0.02),
+                (self.look, 0.1),
+                (self.submit, 0.3),
+                (self.go_by_port, 0.01),
+            )
             tasks = [asyncio.create_task(self._repeat(what, every_s)) for what, every_s in work]
             try:
                 yield
