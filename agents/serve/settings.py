@@ -39,6 +39,8 @@ class ServeSettings:
     beat_s, lease_s, grace_s : float
         How often agents show that they live; for how long workers may live whose agent hears
         nothing; and from SIGTERM to SIGKILL.
+    review_s : float
+        How often services are given as many replicas as their requests need.
     rule : str
         Who decides, by its name; empty: the rule that was set last, or the default.
     bundle : str
@@ -72,6 +74,7 @@ class ServeSettings:
     beat_s: float = 0.25
     lease_s: float = 15.0
     grace_s: float = 10.0
+    review_s: float = 15.0
     rule: str = ""
     bundle: str = ""
     cluster: Path | None = None
@@ -89,7 +92,7 @@ class ServeSettings:
             if not 0 <= getattr(self, name) <= 65535:
                 problem = f"serve: '{name}' is {getattr(self, name)}"
                 raise ConfigurationError(f"{problem}; give 0 to 65535")
-        for name in ("beat_s", "lease_s", "grace_s"):
+        for name in ("beat_s", "lease_s", "grace_s", "review_s"):
             if not getattr(self, name) > 0:
                 problem = f"serve: '{name}' is {getattr(self, name)}"
                 raise ConfigurationError(f"{problem}; give a number above 0")

@@ -40,6 +40,7 @@ from orchestrator.server.guard.listen import HttpServer, bind
 from orchestrator.server.guard.repeats import Repeats
 from orchestrator.server.guard.tokens import Role, TokenStore
 from orchestrator.server.parts import Parts, Streams
+from orchestrator.workloads.serving import InferenceJobManager
 
 if TYPE_CHECKING:
     from agents.deploy import BundlePolicy
@@ -190,6 +191,7 @@ class _Making:
         limits = self.settings.limits
         streams = Streams(limits.streams)
         proxy = await self._proxy(orchestrator, tokens)
+        services = self._review(orchestrator)
         parts = Parts(
             orchestrator,
             tokens,
@@ -198,6 +200,7 @@ class _Making:
             load_policy=_learned,
             deployment=deployment,
             proxy=proxy,
+            services=services,
             ready=lambda: self.ready,
             streams=streams,
         )
@@ -270,6 +273,22 @@ class _Making:
                 # The file is gone, and nobody can be told the old one.
                 fresh = {"operator": store.renew("operator", Role.OPERATOR)}
         return store, fresh
+
+    def _review(self, orchestrator: InfrastructureOrchestrator) -> InferenceJobManager:
+        """Have the size of services, and of a fleet that can be changed, reviewed for ever."""
+        manager = InferenceJobManager(orchestrator)
+        orchestrator.manage(manager)
+
+        async def review() -> None:
+            while True:
+                await asyncio.sleep(self.settings.review_s)
+                try:
+                    await orchestrator.auto_scale_cluster()
+                except Exception:
+                    _log.exception("the size of the cluster could not be reviewed")
+
+        self.stack.callback(asyncio.create_task(review()).cancel)
+        return manager
 
     async def _proxy(
         self, orchestrator: InfrastructureOrchestrator, tokens: TokenStore

@@ -22,6 +22,7 @@ def add_operations(app: typer.Typer) -> None:
     """Add the commands to a program."""
     app.command()(services)
     app.command()(call)
+    app.command("replace")(replace_replicas)
     policies = typer.Typer(
         no_args_is_help=True, help="Policies: which one decides, and which ones are tried."
     )
@@ -54,6 +55,19 @@ def services(
             client.add_service(**each)
         found = client.services() if name is None else [client.service(name)]
     _rows(found if name is None else found[0], found, as_json, "no services")
+
+
+def replace_replicas(
+    service: Annotated[str, typer.Argument(metavar="SERVICE", help="Whose replicas.")],
+    at: At = None,
+    as_json: AsJson = False,
+) -> None:
+    """Replace all replicas of a service, one after the other, while it goes on serving.
+
+    Example: quartermaster replace summarise
+    """
+    with connect(at) as client:
+        _facts(client.replace_replicas(service), as_json)
 
 
 def call(

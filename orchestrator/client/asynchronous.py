@@ -233,6 +233,10 @@ class AsyncClient:
         """Give a service rules, new ones if it has some; see :meth:`Client.add_service`."""
         return await self._send(self._calls.add_service(rules))
 
+    async def replace_replicas(self, service: str) -> Plain:
+        """Replace a service's replicas: see :meth:`Client.replace_replicas`."""
+        return await self._send(self._calls.replace_replicas(service))
+
     @asynccontextmanager
     async def call(
         self,

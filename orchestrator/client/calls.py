@@ -98,6 +98,9 @@ def _list(path: str, **query: Any) -> Call[Any]:
     return replace(_get(path, **query), paged=True)
 
 
+_REPLACED_S = 3600.0
+
+
 def _post(path: str, body: Any = None, **options: Any) -> Call[Any]:
     return Call("POST", f"/api/v1{path}", body=body or {}, repeatable=False, **options)
 
@@ -194,6 +197,11 @@ class Calls:
     def add_service(self, rules: Plain) -> Call[Plain]:
         """Rules of a service."""
         return _post("/services", rules)
+
+    def replace_replicas(self, service: str) -> Call[Plain]:
+        """A new replica for each, one after the other."""
+        path = f"/services/{_segment('service', service)}/replace"
+        return _post(path, wait_s=_REPLACED_S)  # answered when all are there
 
     def call(self, service: str, path: str, method: str, headers: Mapping[str, str]) -> Call[bytes]:
         """A request to a service; the mesh, not we, tries it again."""

@@ -274,6 +274,10 @@ class Client:
         """
         return self._send(self._calls.add_service(rules))
 
+    def replace_replicas(self, service: str) -> Plain:
+        """Replace a service's replicas, one after the other; how many, when all are."""
+        return self._send(self._calls.replace_replicas(service))
+
     @contextmanager
     def call(
         self,

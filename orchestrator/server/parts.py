@@ -22,6 +22,7 @@ from orchestrator.server.guard.gate import Limits
 from orchestrator.server.guard.repeats import Repeats
 from orchestrator.server.guard.tokens import TokenStore
 from orchestrator.server.problems import Problem, ProblemError
+from orchestrator.workloads.serving import InferenceJobManager
 
 __all__ = [
     "EVENTS",
@@ -167,6 +168,8 @@ class Parts:
         Who puts policies in charge.
     proxy : object or None
         Where services are reached.
+    services : InferenceJobManager or None
+        Who replaces their replicas; None: nobody does.
     ready : callable
         Why the server is not ready yet; empty: it is.
     streams : Streams
@@ -182,6 +185,7 @@ class Parts:
     load_policy: Callable[[str], Policy] | None = None
     deployment: Any = None
     proxy: Any = None
+    services: InferenceJobManager | None = None
     ready: Callable[[], str] = lambda: ""
     streams: Streams = field(default_factory=lambda: Streams(Limits().streams))
     begun_s: float = field(default_factory=time.monotonic)

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Request
 from pydantic import Field
 from starlette.responses import Response, StreamingResponse
 
-from orchestrator.errors import QuartermasterError, UnknownServiceError
+from orchestrator.errors import IllegalActionError, QuartermasterError, UnknownServiceError
 from orchestrator.mesh.forward import answer_to, onward
 from orchestrator.mesh.specs import BreakerSpec, LimitSpec, RetrySpec, ServiceSpec
 from orchestrator.server.guard.access import answers, only
@@ -51,6 +51,13 @@ class _BreakerBody(StrictBody):
     minimum: int = 20
     open_ms: int = 1000
     probes: int = 1
+
+
+class ReplaceBody(StrictBody):
+    """How long replicas are waited for while they are replaced."""
+
+    drain_s: Annotated[float, Field(gt=0, le=3600)] = 30.0
+    start_s: Annotated[float, Field(gt=0, le=3600)] = 300.0
 
 
 class ServiceBody(StrictBody):
@@ -129,6 +136,21 @@ def _add_rules(router: APIRouter, parts: Parts) -> None:
         """Give a service rules, new ones if it has some; its replicas are a job of its name."""
         orchestrator.mesh.add_service(body.spec())
         return told({"name": body.name}, 201)
+
+    @router.post(
+        "/services/{name}/replace",
+        dependencies=only(Role.OPERATOR),
+        responses=answers(404, 408, 409, 413, 503),
+    )
+    async def replace_replicas(name: str, body: ReplaceBody | None = None) -> Response:
+        """Replace all replicas, one after the other, while the service goes on; answers then."""
+        if parts.services is None:
+            raise IllegalActionError("this server replaces no replicas; scale the service instead")
+        patience = body or ReplaceBody()
+        replaced = await parts.services.replace_replicas(
+            name, drain_s=patience.drain_s, start_s=patience.start_s
+        )
+        return told({"name": name, "replaced": replaced})
 
 
 def _add_calls(router: APIRouter, parts: Parts) -> None:

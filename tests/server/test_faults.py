@@ -186,7 +186,7 @@ async def _calm(client: AsyncClient) -> None:
 
 @pytest.mark.slow
 async def test_nobody_who_asks_notices_a_single_misfortune(cluster: _Cluster) -> None:
-    """A replica is killed, one hangs, a node is lost, the server is killed and comes back."""
+    """A replica is killed, one hangs, all are replaced, a node is lost, the server is killed."""
     callers = _Callers(cluster.endpoint)
     async with AsyncClient(cluster.endpoint) as client:
         await client.submit(
@@ -209,6 +209,9 @@ async def test_nobody_who_asks_notices_a_single_misfortune(cluster: _Cluster) ->
             await asyncio.sleep(2.0)
             os.kill(hung, signal.SIGCONT)
             await _calm(client)
+            assert callers.failed == []
+
+            assert (await client.replace_replicas("svc"))["replaced"] == _REPLICAS
             assert callers.failed == []
 
             node = next(iter(sorted((await client.job("svc"))["node_ids"])))
