@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from enum import Enum
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,14 @@ from envs.workloads import Trace, WindowSplit
 from envs.workloads.windows import Part
 from orchestrator.scheduling.rules import Rule
 
-__all__ = ["BatchPolicy", "Problem", "Windows", "digest_of"]
+__all__ = [
+    "ActionScores",
+    "BatchPolicy",
+    "Problem",
+    "ScoringPolicy",
+    "Windows",
+    "digest_of",
+]
 
 
 class BatchPolicy(Protocol):
@@ -44,6 +51,38 @@ class BatchPolicy(Protocol):
         -------
         int64 [rows]
         """
+        ...
+
+
+@dataclass(frozen=True)
+class ActionScores:
+    """What a policy thinks of each legal action of one state.
+
+    Parameters
+    ----------
+    actions : int64 [N]
+        Their numbers, in the order in which ties go.
+    scores : float [N]
+        The action of the highest score is taken; of equals the first.
+    """
+
+    actions: NDArray[np.int64]
+    scores: NDArray[np.floating[Any]]
+
+    @property
+    def best(self) -> int:
+        """Number of the action that is taken."""
+        return int(self.actions[int(self.scores.argmax())])
+
+
+@runtime_checkable
+class ScoringPolicy(BatchPolicy, Protocol):
+    """One that also says what it thinks of the actions that it does not take."""
+
+    def score(
+        self, observation: Mapping[str, NDArray[Any]], mask: NDArray[np.bool_]
+    ) -> ActionScores:
+        """Scores of the legal actions of one state: a batch of one row, as for ``actions``."""
         ...
 
 

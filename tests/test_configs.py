@@ -43,7 +43,17 @@ GROUPS = {
     *("workload", "env", "reward", "agent", "tracker", "suite", "experiment", "entry"),
     *("failures", "services", "fleet", "scenario", "forecaster", "rules", "live"),
 }
-ROOTS = {"train", "evaluate", "benchmark", "forecast", "live", "fidelity", "soak", "serve"}
+ROOTS = {
+    "train",
+    "evaluate",
+    "benchmark",
+    "forecast",
+    "live",
+    "fidelity",
+    "soak",
+    "serve",
+    "replay",
+}
 NEEDS_TRACES = {
     "lublin_256",
     "nasa_ipsc",
@@ -108,13 +118,21 @@ def test_the_live_run_for_fidelity_is_drawn_by_its_seed() -> None:
 
 
 @pytest.mark.parametrize("name", options("workload"))
-def test_workloads(name: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch):
+def test_workloads(
+    name: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
     if name in NEEDS_TRACES:
         monkeypatch.setenv("TRACES_DIR", str(request.getfixturevalue("traces_dir")))
     else:
         monkeypatch.delenv("TRACES_DIR", raising=False)
     fewer = ["workload.jobs=2000"] if name in SMALL else []
     fewer += ["workload.orders=2"] if name == "openb" else []
+    if name == "live_log":
+        path = tmp_path / "trace.csv"
+        instantiate(
+            composed("train", "workload=gpu_cluster", "workload.jobs=50").workload
+        ).write_table(path)
+        fewer = [f"workload.path={path}"]
     trace = instantiate(composed("train", f"workload={name}", *fewer).workload)
     assert isinstance(trace, Trace)
     assert trace.nodes

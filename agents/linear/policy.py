@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
+import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from agents.bundle import Manifest, restore_environment
+from agents.problem import ActionScores
 from orchestrator.errors import ConfigurationError
 from orchestrator.kernels.run.linear import best_actions
-from orchestrator.kernels.see.layout import DEFAULT_NAMES, SETS
+from orchestrator.kernels.see.layout import DEFAULT_NAMES, SETS, VectorPart
 from orchestrator.scheduling.schema import (
     FeatureSchema,
     advice_column,
@@ -21,6 +23,11 @@ from orchestrator.scheduling.schema import (
 )
 
 __all__ = ["LinearRanker", "LinearScorer", "load_ranker", "load_scorer", "named_weights"]
+
+
+_Seen: TypeAlias = tuple[
+    tuple[NDArray[np.float32], ...], NDArray[np.float32], NDArray[np.int8], NDArray[np.int64]
+]
 
 
 class LinearRanker:
@@ -62,11 +69,21 @@ class LinearRanker:
                 f"ranker: features {features.shape} and actions {mask.shape} are not those of job "
                 f"ordering with default features"
             )
+        return np.where(mask, self._scores(features), -np.inf).argmax(axis=1)
+
+    def score(
+        self, observation: Mapping[str, NDArray[Any]], mask: NDArray[np.bool_]
+    ) -> ActionScores:
+        """Scores of the jobs of one state's window."""
+        legal = np.flatnonzero(mask[0])
+        return ActionScores(legal, self._scores(observation["queue"][:1])[0][legal])
+
+    def _scores(self, features: NDArray[Any]) -> NDArray[np.floating[Any]]:
         # One feature after the other, as compiled replays add them up: the same sums, bit for bit.
-        scores = np.zeros(mask.shape, np.result_type(features, self.weights))
+        scores = np.zeros(features.shape[:2], np.result_type(features, self.weights))
         for k, weight in enumerate(self.weights):
             scores += features[:, :, k] * weight
-        return np.where(mask, scores, -np.inf).argmax(axis=1)
+        return scores
 
     def __repr__(self) -> str:
         """Show the weights by name."""
@@ -118,6 +135,7 @@ class LinearScorer:
         self.schema = schema
         self.name = name
         self._layouts: dict[tuple[int, ...], NDArray[np.int64]] = {}
+        self._advice_at = advice_column(schema, by_head=True)
 
     @classmethod
     def from_names(
@@ -130,6 +148,22 @@ class LinearScorer:
         self, observation: Mapping[str, NDArray[Any]], mask: NDArray[np.bool_]
     ) -> NDArray[np.int64]:
         """Choose an action for each row; -1 where none is legal."""
+        chosen = np.empty(len(mask), np.int64)
+        best_actions(*self._seen(observation, mask), self._advice_at, self.weights, chosen)
+        return chosen
+
+    def score(
+        self, observation: Mapping[str, NDArray[Any]], mask: NDArray[np.bool_]
+    ) -> ActionScores:
+        """Scores of the legal actions of one state, summed as the kernel that chooses sums them."""
+        sets, advice, legal, layout = self._seen(observation, mask)
+        scores, actions = np.empty(legal.shape[1], np.float32), np.empty(legal.shape[1], np.int64)
+        found = scores, actions
+        count = _score(sets, advice, legal, layout, self._advice_at, self.weights, found)
+        return ActionScores(actions[:count], scores[:count])
+
+    def _seen(self, observation: Mapping[str, NDArray[Any]], mask: NDArray[np.bool_]) -> _Seen:
+        """What kernels read of observations: sets, advice, mask, and how vectors are laid out."""
         nothing = np.zeros((len(mask), 1, 0), np.float32)
         sets = tuple(
             np.ascontiguousarray(observation.get(part, nothing), np.float32) for part in SETS
@@ -141,17 +175,8 @@ class LinearScorer:
         if sizes not in self._layouts:
             self._layouts[sizes] = vector_layout(self.schema, sizes, by_head=True)
         advice = np.ascontiguousarray(observation.get("advice", nothing[:, 0]), np.float32)
-        chosen = np.empty(len(mask), np.int64)
-        best_actions(
-            sets,
-            advice,
-            np.ascontiguousarray(mask, np.bool_).view(np.int8),
-            self._layouts[sizes],
-            advice_column(self.schema, by_head=True),
-            self.weights,
-            chosen,
-        )
-        return chosen
+        legal = np.ascontiguousarray(mask, np.bool_).view(np.int8)
+        return sets, advice, legal, self._layouts[sizes]
 
     def __repr__(self) -> str:
         """Show the weights by name."""
@@ -163,3 +188,32 @@ def load_scorer(manifest: Manifest, weights: Mapping[str, Any]) -> LinearScorer:
     """Make the policy of a bundle of kind ``linear_scorer``."""
     schema = restore_environment(manifest.environment).schema
     return LinearScorer(weights["weights"], schema, manifest.name)
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def _score(sets, advice, mask, layout, advice_at, weights, found):
+    """Scores of one state's legal actions; how many. See ``kernels.run.linear._best_action``."""
+    (scores, actions), n, p = found, 0, 0
+    while p < layout.shape[0]:
+        last, first = p, layout[p, VectorPart.FIRST_ACTION]
+        while last + 1 < layout.shape[0] and layout[last + 1, VectorPart.FIRST_ACTION] == first:
+            last += 1
+        for k in range(layout[p, VectorPart.ACTIONS]):
+            a = first + k
+            if mask[0, a] == 0:
+                continue
+            score = np.float32(0.0)
+            for q in range(p, last + 1):
+                if layout[q, VectorPart.SET] >= 0:
+                    i = layout[q, VectorPart.FIRST_ENTITY] + k // layout[q, VectorPart.SHARED_BY]
+                    features = sets[layout[q, VectorPart.SET]][0, i]
+                    for f in range(features.shape[0]):
+                        score += features[f] * weights[layout[q, VectorPart.COLUMN] + f]
+            if layout[p, VectorPart.ONE_HOT] >= 0:
+                score += weights[layout[p, VectorPart.ONE_HOT]]
+            if advice_at >= 0:
+                score += weights[advice_at] * advice[0, a]
+            scores[n], actions[n] = score, a
+            n += 1
+        p = last + 1
+    return n

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 from agents.bundle import Manifest, restore_environment
 from agents.ppo.batches import ActionPacker, PackedActions
-from agents.problem import BatchPolicy
+from agents.ppo.compiled import CompiledScorer
+from agents.problem import ActionScores, BatchPolicy
 from orchestrator.scheduling.schema import FeatureSchema
 
 __all__ = ["ActionSet", "ScorerPolicy", "SetCritic", "SetScorer", "load_policy"]
@@ -157,6 +158,8 @@ class ScorerPolicy:
         self._scorer = SetScorer(self._packer.width, len(schema.globals), hidden, {})
         self._scorer.load_state_dict(dict(state))
         self._scorer.eval()
+        arrays = {key: value.numpy() for key, value in self._scorer.state_dict().items()}
+        self._compiled = CompiledScorer(arrays)
 
     def state(self) -> dict[str, Tensor]:
         """The scorer's weights."""
@@ -173,6 +176,14 @@ class ScorerPolicy:
         first = np.cumsum(packed.counts) - packed.counts
         chosen: NDArray[np.int64] = packed.actions[first + scores.argmax(axis=1)]
         return chosen
+
+    def score(
+        self, observation: Mapping[str, NDArray[Any]], mask: NDArray[np.bool_]
+    ) -> ActionScores:
+        """Scores of the legal actions of one state, compiled; the best is the first of equals."""
+        packed = self._packer.pack(observation, mask)
+        scores = self._compiled.score(packed.vectors, observation["global"][0])
+        return ActionScores(packed.actions, scores)
 
 
 def load_policy(manifest: Manifest, weights: Mapping[str, Any]) -> BatchPolicy:

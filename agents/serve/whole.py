@@ -20,6 +20,7 @@ import uvloop
 
 from agents.serve.settings import ClusterFile, ServeSettings
 from orchestrator.clock import WallClock
+from orchestrator.deployment import DecisionLog, PolicyDeployment
 from orchestrator.errors import ConfigurationError
 from orchestrator.foundations import FolderCheckpoints, HashShardManager, HeartbeatFaultDetector
 from orchestrator.foundations.sqlite import SQLiteLog
@@ -28,7 +29,7 @@ from orchestrator.messages import Entry
 from orchestrator.orchestrator import InfrastructureOrchestrator
 from orchestrator.ports import ConsensusEngine, Policy
 from orchestrator.runtimes import LocalAgents, ProcessRuntime
-from orchestrator.scheduling.rules import RulePolicy, policy_of, rule_named
+from orchestrator.scheduling.rules import rule_named
 from orchestrator.semantics import Semantics
 from orchestrator.server.app import create_app
 from orchestrator.server.exposition import Exposition
@@ -178,9 +179,11 @@ class _Making:
         # The port first: nothing is begun if it is in use.
         bound = self._bound(self.settings.port, self.before.url if self.before else "")
         self.stack.callback(bound.close)
-        policy, semantics = await asyncio.to_thread(self._policy)
+        deployment = self._deployment()
+        await asyncio.to_thread(load_kernels, deployment)
         tokens, fresh = self._tokens()
-        orchestrator, agents = await self._orchestrator(policy, semantics)
+        orchestrator, agents = await self._orchestrator(deployment)
+        await self._put_in_charge(deployment, orchestrator)
         repeats = Repeats(self.folder / "requests.jsonl")
         self.stack.callback(repeats.close)
         limits = self.settings.limits
@@ -191,6 +194,7 @@ class _Making:
             repeats,
             limits=limits,
             load_policy=_learned,
+            deployment=deployment,
             ready=lambda: self.ready,
             streams=streams,
         )
@@ -223,18 +227,31 @@ class _Making:
                 return bind(host, int(last))
         return bind(host, port)
 
-    def _policy(self) -> tuple[Policy | None, Semantics | None]:
-        """Who decides, None: whoever decided before; and the rules of the game that go with it."""
-        policy: Policy | None = None
-        semantics = None
-        if self.settings.rule:
-            policy = policy_of(rule_named(self.settings.rule))
-        elif self.settings.bundle:
-            learned = _learned(self.settings.bundle)
-            policy, semantics = learned, learned.config
-        if policy is not None:
-            load_kernels(policy, semantics)
-        return policy, semantics
+    def _deployment(self) -> PolicyDeployment:
+        """Who decides: a rule, or the one that decided before, and policies beside it."""
+        log = DecisionLog(self.folder / "decisions" / "decisions.sqlite")
+        self.stack.callback(log.close)
+        rule = rule_named(self.settings.rule) if self.settings.rule else None
+        deployment = PolicyDeployment(rule, _learned, log=log, clock=self.clock)
+        self.stack.callback(deployment.close)
+        return deployment
+
+    async def _put_in_charge(
+        self, deployment: PolicyDeployment, orchestrator: InfrastructureOrchestrator
+    ) -> None:
+        """Have decide whom the settings name, or whoever did before."""
+        await deployment.attach(orchestrator)
+        bundle = self.settings.bundle
+        if bundle and (deployment.mode.value, deployment.bundle) != ("active", bundle):
+            await deployment.activate(bundle)
+        elif self.settings.rule and deployment.mode.value != "fallback":
+            await deployment.fall_back(f"started with the rule {self.settings.rule}")
+
+    async def _semantics(self) -> Semantics | None:
+        """The rules of the game that the settings' policy was trained with; None: the log's."""
+        if not self.settings.bundle:
+            return None
+        return (await asyncio.to_thread(_learned, self.settings.bundle)).config
 
     def _tokens(self) -> tuple[TokenStore, dict[str, str]]:
         """Who may ask, and the tokens that were made for that now."""
@@ -267,9 +284,7 @@ class _Making:
         log.observe = lambda seconds: self.observe(seconds)
         return log
 
-    async def _orchestrator(
-        self, policy: Policy | None, semantics: Semantics | None
-    ) -> tuple[InfrastructureOrchestrator, LocalAgents]:
+    async def _orchestrator(self, policy: Policy) -> tuple[InfrastructureOrchestrator, LocalAgents]:
         """The orchestrator on the log, with its agents, started."""
         log = await self._log()
         runtime = await self._runtime()
@@ -282,7 +297,7 @@ class _Making:
             clock=self.clock,
             runtime=runtime,
             policy=policy,
-            semantics=semantics,
+            semantics=await self._semantics(),
             nodes=[*local, *self.cluster.nodes],
             tenants=self.cluster.tenants,
             schedule_on_events=True,
@@ -296,8 +311,6 @@ class _Making:
         await agents.start()
         await orchestrator.start()
         self.stack.push_async_callback(orchestrator.stop)
-        if policy is not None and isinstance(policy, RulePolicy):
-            orchestrator.policy = policy  # set, a rule is in the log, and holds after a restart
         for rules in self.cluster.services:
             orchestrator.mesh.add_service(rules)
         return orchestrator, agents

@@ -46,6 +46,8 @@ class Workbench:
         Jobs in the history of the log that a restart reads.
     known : int
         Jobs that the large live cluster is asked about, and that go through one that forgets them.
+    decisions : int
+        Of a learned policy on a live cluster; of each at most as many as it has nodes.
     real_jobs : int
         Real jobs in one repeat.
     lease_ms : int
@@ -70,6 +72,7 @@ class Workbench:
     commands: int = 20_000
     history: int = 10_000
     known: int = 100_000
+    decisions: int = 300
     real_jobs: int = 200
     lease_ms: int = 2000
     repeats: int = 5

@@ -158,7 +158,8 @@ class Engine:
     Attributes
     ----------
     applied : int
-        Entries that were applied; it tells whether something has changed.
+        Entries that were applied; it tells whether something has changed. ``logged``: those of the
+        log up to the last one, as whoever reads it says, or -1.
     loads : int
         How often it became what was set aside: nothing is as it was known to be then.
     """
@@ -173,7 +174,7 @@ class Engine:
         seed: int = 0,
         check: bool = False,
     ) -> None:
-        self._check, self.applied, self.loads = check, 0, 0
+        self._check, self.applied, self.loads, self.logged = check, 0, 0, -1
         self._found(
             Establish(shape, tuple(nodes), semantics or Semantics(), tuple(tenants), int(seed))
         )
@@ -182,7 +183,7 @@ class Engine:
     def of(cls, settings: Establish, *, check: bool = False) -> Engine:
         """One that begins with these settings, as a log has them."""
         engine = cls.__new__(cls)
-        engine._check, engine.applied, engine.loads = check, 0, 0
+        engine._check, engine.applied, engine.loads, engine.logged = check, 0, 0, -1
         engine._found(settings)
         return engine
 
@@ -211,8 +212,7 @@ class Engine:
         effects = self._most_effects + shape.jobs
         self.shape = replace(shape, envs=1, jobs=shape.jobs + 1, effects=effects)
         self.state = allocate(self.shape)
-        # Nobody acts on what-ifs.
-        self._copied = replace(self.state.shape, log=0, effects=0)
+        self._copied = replace(self.state.shape, log=0, effects=0)  # nobody acts on what-ifs
         self.semantics.write(self.state.rows)
         self.state.rows["keep_log"] = int(self.shape.log > 0)
         no_nodes, no_jobs = np.zeros(0, NODE_DTYPE), np.zeros(0, REQUEST_DTYPE)
@@ -473,9 +473,9 @@ class Engine:
 
     def snapshot(self, room: Room | None = None) -> Snapshot:
         """A copy of the cluster as it is now, for a policy; ``room`` as for :meth:`state_at`."""
-        state = self.state_at(self.now_ms, room)
+        state, prefer = self.state_at(self.now_ms, room), self.jobs.preference.copy()
         ids = tuple(self.jobs.index.ids), tuple(self.nodes.index.ids)
-        return Snapshot(state, *ids, self.jobs.preference.copy())
+        return Snapshot(state, *ids, prefer, self.logged)
 
     def state_at(self, time_ms: int, room: Room | None = None) -> ClusterState:
         """A copy of the cluster's state, as it will be at a time if nothing happens before.

@@ -77,12 +77,16 @@ class Snapshot:
         Identities by index into its job and node tables; an unused index has an empty one.
     prefer : Preference or None, optional
         Where a job goes if a plan leaves that open; None: best fit.
+    entry : int, optional
+        Entries of the cluster's log before it: with these applied the cluster is as it is here.
+        -1: nobody says.
     """
 
     state: ClusterState
     job_ids: tuple[str, ...]
     node_ids: tuple[str, ...]
     prefer: Preference | None = None
+    entry: int = -1
 
     @property
     def now_ms(self) -> int:

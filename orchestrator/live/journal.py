@@ -384,6 +384,7 @@ class Journal:
                 f"({type(error).__name__}: {error})"
             )
         self.applied += 1
+        self._engine.logged = self.applied
         self._note(at, entry, outcome)
         return outcome
 
@@ -474,7 +475,7 @@ class Journal:
     def _load(self, index: int, snapshot: object) -> None:
         image = self._begin_with(index, snapshot)
         self._engine.load(image.engine)
-        self.applied = index
+        self.applied = self._engine.logged = index
         self.established, self.leader, self.term = image.established, image.leader, image.term
         self.token = image.token
         self._doubt = deque(image.doubt)

@@ -59,6 +59,10 @@ class Settings:
         """Have set what was set then."""
         self._known = dict(image)
 
+    def get(self, subject: str) -> object:
+        """What one subject is set to; None: nothing, or it is no longer."""
+        return self._known.get(subject)
+
     def of(self, kind: str) -> list[object]:
         """Values of the subjects ``kind`` and ``kind:...`` that are set, in the order of names."""
         return [

@@ -13,12 +13,13 @@ from orchestrator.autoscaler.fleet import FleetController
 from orchestrator.clock import LogClock
 from orchestrator.engine.engine import Engine
 from orchestrator.errors import ConfigurationError
-from orchestrator.happenings import Happening, Happenings
+from orchestrator.happenings import ANNOUNCED, Happening, Happenings
 from orchestrator.kernels.state.codes import JobCode
 from orchestrator.live.cycle import SchedulingCycle
 from orchestrator.live.journal import Journal
 from orchestrator.live.outbox import Outbox
 from orchestrator.live.retry import Inbox, Managers, Persistent, Watch
+from orchestrator.live.settings import Settings
 from orchestrator.mesh.replicas import ReplicaRegistry
 from orchestrator.messages import Event
 from orchestrator.ports import (
@@ -32,7 +33,7 @@ from orchestrator.ports import (
 )
 from orchestrator.questions.listing import JobFilter, job_page, node_list, node_page, queue_page
 from orchestrator.resources import ResourceManager
-from orchestrator.scheduling.rules import RULES, Rule, RulePolicy
+from orchestrator.scheduling.rules import RULES, Rule, placing_rule
 from orchestrator.status import Owners, cluster_status, device_status, job_status, or_error
 from orchestrator.types import JobSpec, JobState, NodeSpec
 
@@ -65,6 +66,7 @@ class Questions:
     _journal: Journal
     _owners: Owners
     _replicas: ReplicaRegistry
+    _settings: Settings
     _time: LogClock
     _watch: Watch
 
@@ -85,13 +87,17 @@ class Questions:
 
     def _rule(self) -> Rule:
         """By what rule jobs are placed; of a policy that is none nobody knows, as by default."""
-        policy = self._cycle.policy
-        return policy.rule if isinstance(policy, RulePolicy) else RULES["priority"]
+        return placing_rule(self._cycle.policy) or RULES["priority"]
 
     def _known_rule(self) -> NDArray[np.void] | None:
         """The rule by which jobs are placed, as kernels take it; None: the policy is none."""
-        policy = self._cycle.policy
-        return policy.rule.to_record() if isinstance(policy, RulePolicy) else None
+        rule = placing_rule(self._cycle.policy)
+        return None if rule is None else rule.to_record()
+
+    def announced(self, kind: str) -> dict[str, Any] | None:
+        """What was announced last of a kind, before a restart too; None: nothing."""
+        told = self._settings.get(f"{ANNOUNCED}:{kind}")
+        return told if isinstance(told, dict) else None
 
     # --- the cluster ---------------------------------------------------------------------------
 

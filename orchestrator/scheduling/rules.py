@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,12 +46,14 @@ __all__ = [
     "BinPacker",
     "FairShareScheduler",
     "GangScheduler",
+    "PlacesByRule",
     "PriorityQueue",
     "Rule",
     "RulePolicy",
     "Scheduler",
     "TopologyAwareScheduler",
     "parse_profile",
+    "placing_rule",
     "policy_of",
     "read_profile",
     "rule_named",
@@ -587,6 +589,22 @@ class RulePolicy:
             said = f"rule '{self.rule.name}' makes room for another job"
             return PreemptJob(snapshot.job_ids[j], said)
         return snapshot.action(kind, j, value)
+
+
+@runtime_checkable
+class PlacesByRule(Protocol):
+    """A policy that leaves its decisions to a rule, for now."""
+
+    @property
+    def placing_rule(self) -> Rule | None:
+        """Which one; None: to none."""
+
+
+def placing_rule(policy: Policy) -> Rule | None:
+    """The rule by which a policy places jobs now; None: it is known of none."""
+    if isinstance(policy, RulePolicy):
+        return policy.rule
+    return policy.placing_rule if isinstance(policy, PlacesByRule) else None
 
 
 def policy_of(policy: Policy | Rule | Scheduler | None) -> Policy:

@@ -161,6 +161,18 @@ class Counting:
         return plan
 
 
+class Planning(Counting):
+    """The same, asked for all that it would decide until it waits."""
+
+    longest = 0
+
+    def decide(self, snapshot: Snapshot) -> Plan:
+        plan = self.policy.plan(snapshot)
+        self.kinds |= {type(action).__name__ for action in plan.actions}
+        self.longest = max(self.longest, len(plan.actions))
+        return plan
+
+
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("make", [linear, network])
 def test_a_bundle_decides_alike_in_a_row_and_live(
@@ -179,15 +191,17 @@ def test_a_bundle_decides_alike_in_a_row_and_live(
 def _require_same(case: Case, bundle: Path, config: EnvConfig) -> set[str]:
     """Demand the same history of a bundle in a row and live; kinds of actions that it took."""
     session, _ = play_row(case, load_bundle(bundle, config.schema), config)
-    live = Counting(BundlePolicy.load(bundle))
-    trace = asyncio.run(Live(case, live).finish())
-    row = session.state.rows[0]
-    expected = {name: row[name].item() for name in trace.totals if name != "point"}
-    assert {name: trace.totals[name] for name in expected} == expected
-    assert len(trace.log) == row["log_count"]
-    assert trace.log_hash == row["log_hash"]
-    assert row["completed_jobs"] == JOBS
-    return live.kinds
+    row, kinds = session.state.rows[0], set[str]()
+    for live in (Counting(BundlePolicy.load(bundle)), Planning(BundlePolicy.load(bundle))):
+        trace = asyncio.run(Live(case, live).finish())
+        expected = {name: row[name].item() for name in trace.totals if name != "point"}
+        assert {name: trace.totals[name] for name in expected} == expected
+        assert len(trace.log) == row["log_count"]
+        assert trace.log_hash == row["log_hash"]
+        assert row["completed_jobs"] == JOBS
+        kinds |= live.kinds
+    assert live.longest > 2  # one question, several actions
+    return kinds
 
 
 @pytest.mark.parametrize("name", ["cma", "ppo"])

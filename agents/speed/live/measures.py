@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from agents.speed.clock import CLOCKS, Measure, seconds
+from agents.speed.live.decisions import LearnedDecisions, learned_policies
 from agents.speed.live.door import opened
 from agents.speed.live.etcd import etcd_per_second, leader_killed_s, local_etcd, why_no_etcd
 from agents.speed.live.log import (
@@ -55,6 +56,32 @@ def live_cycle_priority(bench: Workbench) -> Measure:
 def live_cycle_large(bench: Workbench) -> Measure:
     """The same under FCFS on ten times as many nodes."""
     return _cycles(bench, bench.large, "fcfs")
+
+
+def _learned(bench: Workbench, nodes: int) -> Measure:
+    cluster, policies = LearnedDecisions(nodes, bench.now), learned_policies()
+    count = min(bench.decisions, nodes)
+    found = {name: cluster.times(policy, count) for name, policy in policies.items()}
+    ppo, linear = found["ppo"], found["linear"]
+    deployed = cluster.deployed_ms(policies["ppo"], max(count // 4, 1))
+    note = f"{nodes:,} nodes, {count:,} decisions, p99 {ppo.total(99):.2f} ms; snapshot "
+    note += (
+        f"{statistics.median(ppo.snapshot):.3f} of it; a linear scorer {linear.total(50):.2f} / "
+    )
+    note += (
+        f"{linear.total(99):.2f}; a plan through its deployment {statistics.median(deployed):.2f}"
+    )
+    return Measure(ppo.total(50), "ms", ppo.total(0), ppo.total(99), f"{note} ms of CPU")
+
+
+def learned_decision_64(bench: Workbench) -> Measure:
+    """A network's decision on 64 live nodes, median: snapshot, description, scores, its action."""
+    return _learned(bench, 64)
+
+
+def learned_decision_1000(bench: Workbench) -> Measure:
+    """The same on 1,000 nodes."""
+    return _learned(bench, 1000)
 
 
 @cache
@@ -316,6 +343,8 @@ LIVE: tuple[Callable[[Workbench], Measure], ...] = (
     live_questions,
     live_end,
     live_memory,
+    learned_decision_64,
+    learned_decision_1000,
     durable_one,
     durable_many,
     durable_submits,

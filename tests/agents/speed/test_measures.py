@@ -37,6 +37,7 @@ QUICK = Workbench(
     commands=128,
     history=60,
     known=400,
+    decisions=4,
     real_jobs=20,
     repeats=3,
 )
@@ -68,7 +69,7 @@ def test_references_take_time():
      "vector_copied", "single", "replay_sjf", "replay_wfp3", "memory", "routing", "shut_out",
      "live_cycle", "live_cycle_priority", "live_cycle_large",
      "live_construct", "live_register", "live_job_status", "live_questions", "live_end",
-     "live_memory",
+     "live_memory", "learned_decision_64",
      "durable_one", "durable_many", "durable_submits", "restart", "log_size",
      "first_instruction", "real_jobs", "durable_jobs", "rest_submit", "rest_submit_late"],
 )  # fmt: skip
