@@ -22,9 +22,12 @@ class _Timer:
 
     def __init__(self, callback: Callback) -> None:
         self.callback: Callback | None = callback
+        self.handle: asyncio.TimerHandle | None = None  # of the event loop, if it waits there
 
     def cancel(self) -> None:
         self.callback = None
+        if self.handle is not None:
+            self.handle.cancel()
 
 
 class VirtualClock:
@@ -136,7 +139,7 @@ class WallClock:
         """
         timer = _Timer(callback)
         delay_s = max(0, time_ms - self.now_ms()) / 1000.0
-        asyncio.get_running_loop().call_later(delay_s, self._fire, timer)
+        timer.handle = asyncio.get_running_loop().call_later(delay_s, self._fire, timer)
         return timer
 
     def _fire(self, timer: _Timer) -> None:

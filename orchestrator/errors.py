@@ -13,6 +13,7 @@ __all__ = [
     "ConfigurationError",
     "CorruptCheckpointError",
     "CorruptedError",
+    "DeadlineExceededError",
     "IllegalActionError",
     "InvariantError",
     "NoHealthyEndpointError",
@@ -225,7 +226,15 @@ class NoHealthyEndpointError(ServiceError):
 
 
 class RateLimitedError(ServiceError):
-    """The rate limiter turned a request away before it reached any endpoint."""
+    """The rate limiter turned a request away before it reached any endpoint.
+
+    Attributes
+    ----------
+    retry_after_s : float
+        When the next one passes, if nobody else asks.
+    """
+
+    retry_after_s = 1.0
 
 
 class RetriesExhaustedError(ServiceError):
@@ -234,6 +243,10 @@ class RetriesExhaustedError(ServiceError):
 
 class AttemptTimeoutError(ServiceError):
     """An endpoint did not answer in time."""
+
+
+class DeadlineExceededError(ServiceError):
+    """The time that a request's caller has given it is up."""
 
 
 class RequestRejectedError(QuartermasterError, ValueError):

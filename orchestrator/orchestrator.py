@@ -30,7 +30,7 @@ from orchestrator.live.limits import TimeLimits
 from orchestrator.live.outbox import CheckpointKeeper, Outbox, Places
 from orchestrator.live.retry import Inbox, Managers, Persistent, Reports, Watch, check_health
 from orchestrator.live.settings import Settings
-from orchestrator.live.takeover import Wanted, lost_workers, unfinished
+from orchestrator.live.takeover import Wanted, lost_workers, observe, unfinished
 from orchestrator.mesh.mesh import ServiceMesh, Transport
 from orchestrator.mesh.replicas import ReplicaRegistry
 from orchestrator.mesh.specs import ServiceSpec
@@ -608,7 +608,7 @@ class InfrastructureOrchestrator(Questions):
         self._fence()
         self.runtime.bind(self._hear_runtime)
         self._fleet.bind(self._join_rented)
-        observed = self.runtime.observe()
+        observed = observe(self.runtime, self.engine)
         effects = unfinished(self.engine, observed, self._doubtful)
         gone = lost_workers(self.engine, observed, effects, self._seen_ms)
         for outcome in self._doubtful:

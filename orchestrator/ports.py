@@ -32,6 +32,7 @@ __all__ = [
     "Policy",
     "Provisioner",
     "Readable",
+    "Renewing",
     "Runtime",
     "ShardManager",
     "Timer",
@@ -261,6 +262,21 @@ class Serving(Protocol):
 
     def endpoints(self, job_id: str) -> Mapping[tuple[str, int], tuple[str, int]]:
         """Where the replicas of a job answer that do: (node, index there) -> (host, port)."""
+
+
+@runtime_checkable
+class Renewing(Serving, Protocol):
+    """A runtime that replaces replicas of services one by one."""
+
+    def renew(self, job_id: str, place: tuple[str, int]) -> bool:
+        """Have a replica end, and another one begin in its place; whether there is one."""
+
+    def recall(self, specs: Mapping[str, JobSpec]) -> None:
+        """Learn what the services are whose replicas run already.
+
+        A runtime that was restarted knows their processes only. From now on it replaces those that
+        end, as it does with those that it has started.
+        """
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ from agents.speed.clock import (
 )
 from agents.speed.cluster import CrowdedClusters, Cycle, pack_openb, placed_per_second
 from agents.speed.live.measures import LIVE
+from agents.speed.live.requests import REQUESTS
 from agents.speed.mesh import ServedCluster
 from agents.speed.workbench import UnavailableError, Workbench
 from envs.config import CLUSTER, JOB_ORDERING
@@ -355,6 +356,7 @@ MEASURES: Mapping[str, Callable[[Workbench], Measure]] = {
         ppo,
         routing,
         shut_out,
+        *REQUESTS,
         *LIVE,
         memory,
         warm_start,

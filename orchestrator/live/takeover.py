@@ -24,10 +24,11 @@ from orchestrator.messages import (
     StopReason,
     WorkersLost,
 )
+from orchestrator.ports import Renewing, Runtime
 from orchestrator.semantics import Semantics
 from orchestrator.types import NodeSpec, TenantSpec
 
-__all__ = ["Wanted", "lost_workers", "unfinished"]
+__all__ = ["Wanted", "lost_workers", "observe", "unfinished"]
 
 
 _log = logging.getLogger(__name__)
@@ -111,6 +112,15 @@ class Wanted:
                     spec.node_id,
                 )
         return new
+
+
+def observe(runtime: Runtime, engine: Engine) -> Mapping[str, int]:
+    """Jobs whose workers exist, and their runs; a runtime that can is told what they are."""
+    observed = runtime.observe()
+    if isinstance(runtime, Renewing):
+        specs = engine.jobs.specs
+        runtime.recall({job_id: specs[job_id] for job_id in observed if job_id in specs})
+    return observed
 
 
 def unfinished(

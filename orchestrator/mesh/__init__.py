@@ -4,17 +4,18 @@
 kernels', so that what is simulated is what runs.
 """
 
-from orchestrator.mesh.http import HttpTransport
-from orchestrator.mesh.mesh import (
-    Endpoint,
-    Probe,
-    ServiceCounts,
-    ServiceDiscovery,
-    ServiceMesh,
-    Transport,
+from orchestrator.mesh.attempts import (
+    AnsweredError,
+    EndpointBusyError,
+    NobodyListensError,
+    NotSentError,
 )
+from orchestrator.mesh.discovery import Endpoint, ServiceDiscovery
+from orchestrator.mesh.http import HttpTransport
+from orchestrator.mesh.mesh import Probe, ServiceCounts, ServiceMesh, Transport
 from orchestrator.mesh.policies import CircuitBreaker, LoadBalancer, RateLimiter, RetryPolicy
 from orchestrator.mesh.probes import HealthCheck, HealthProber
+from orchestrator.mesh.proxy import MeshProxy, ProxyLimits
 from orchestrator.mesh.specs import (
     BreakerSpec,
     LimitSpec,
@@ -25,16 +26,22 @@ from orchestrator.mesh.specs import (
 )
 
 __all__ = [
+    "AnsweredError",
     "BreakerSpec",
     "CircuitBreaker",
     "Endpoint",
+    "EndpointBusyError",
     "HealthCheck",
     "HealthProber",
     "HttpTransport",
     "LimitSpec",
     "LoadBalancer",
+    "MeshProxy",
+    "NobodyListensError",
+    "NotSentError",
     "Probe",
     "ProbeSpec",
+    "ProxyLimits",
     "RateLimiter",
     "RetryPolicy",
     "RetrySpec",

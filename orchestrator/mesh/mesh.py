@@ -6,11 +6,13 @@ import asyncio
 import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, TypeAlias, TypeVar
+from functools import partial
+from typing import Any, TypeAlias
 
 from orchestrator.errors import (
     AttemptTimeoutError,
     ConfigurationError,
+    DeadlineExceededError,
     NoHealthyEndpointError,
     RateLimitedError,
     RequestRejectedError,
@@ -19,187 +21,26 @@ from orchestrator.errors import (
     ValidationError,
 )
 from orchestrator.kernels.requests.breaker import BreakerMode
-from orchestrator.mesh.policies import CircuitBreaker, LoadBalancer, RateLimiter, RetryPolicy
+from orchestrator.mesh.attempts import (
+    EndpointBusyError,
+    NobodyListensError,
+    is_leaving,
+    repeats,
+    within,
+)
+from orchestrator.mesh.discovery import ServiceDiscovery, require_name
+from orchestrator.mesh.policies import (
+    CircuitBreaker,
+    LoadBalancer,
+    RateLimiter,
+    RetryPolicy,
+    TenantLimiter,
+)
 from orchestrator.mesh.specs import ProbeSpec, ServiceSpec
 from orchestrator.ports import Clock
+from orchestrator.worker.inference.http import HttpRequest, HttpStream
 
-__all__ = [
-    "Endpoint",
-    "Probe",
-    "ServiceCounts",
-    "ServiceDiscovery",
-    "ServiceMesh",
-    "Transport",
-    "within",
-]
-
-
-_T = TypeVar("_T")
-
-
-async def within(
-    clock: Clock,
-    work: Awaitable[_T],
-    limit_ms: float,
-    late: Callable[[], Exception] | None = None,
-) -> _T:
-    """Await something for at most so long, on a clock.
-
-    Parameters
-    ----------
-    clock : Clock
-        Whose milliseconds they are.
-    work : awaitable
-        What to wait for; it is cancelled when time is up.
-    limit_ms : float
-        0: for ever.
-    late : callable or None, optional
-        Makes what is raised when time is up; None: a ``TimeoutError``. What ``work`` raises, a
-        ``TimeoutError`` of its own too, is handed on as it is.
-
-    Returns
-    -------
-    What ``work`` returns.
-
-    Raises
-    ------
-    TimeoutError
-        When time is up, unless ``late`` says otherwise.
-    """
-    if limit_ms <= 0:
-        return await work
-    task = asyncio.ensure_future(work)
-    expired = False
-
-    def expire() -> None:
-        nonlocal expired
-        expired = task.cancel()
-
-    timer = clock.call_at(clock.now_ms() + math.ceil(limit_ms), expire)
-    try:
-        return await task
-    except (asyncio.CancelledError, Exception):  # work may answer its cancellation with an error
-        if expired and not _leaving():
-            if late is not None:
-                raise late() from None
-            raise TimeoutError(f"no answer within {limit_ms:g} ms") from None
-        raise
-    finally:
-        timer.cancel()
-
-
-def _leaving() -> bool:
-    """Whether it is the caller who was cancelled, not what is awaited."""
-    caller = asyncio.current_task()
-    return caller is not None and caller.cancelling() > 0
-
-
-def _require_name(subject: str, field: str, value: object) -> None:
-    """Refuse what can name no service and no endpoint."""
-    if not isinstance(value, str):
-        raise ValidationError(subject, field, f"is {value!r:.80}", "give its name, a text")
-
-
-@dataclass
-class Endpoint:
-    """One replica, by its address."""
-
-    address: str
-    healthy: bool = True
-    draining: bool = False
-
-    @property
-    def routable(self) -> bool:
-        """Whether new requests may go there."""
-        return self.healthy and not self.draining
-
-
-class ServiceDiscovery:
-    """A register of services and their endpoints, in the order of their registration."""
-
-    def __init__(self) -> None:
-        self._services: dict[str, dict[str, Endpoint]] = {}
-
-    @property
-    def services(self) -> list[str]:
-        """Names of the services."""
-        return list(self._services)
-
-    def declare(self, service: str) -> None:
-        """Make a service known, with no endpoints yet; nothing happens if it is."""
-        _require_name("ServiceDiscovery", "service", service)
-        if not service:
-            raise ValidationError("ServiceDiscovery", "service", "is empty", "give it a name")
-        self._services.setdefault(service, {})
-
-    def forget(self, service: str) -> None:
-        """Take a service and its endpoints off the register."""
-        self._of(service)
-        del self._services[service]
-
-    def register(self, service: str, address: str, *, healthy: bool = True) -> Endpoint:
-        """Add an endpoint, or bring one that is there back from draining."""
-        _require_name(f"service '{service}'", "address", address)
-        if not address:
-            subject = f"service '{service}'"
-            raise ValidationError(subject, "address", "is empty", "give the endpoint's address")
-        self.declare(service)
-        endpoint = Endpoint(address, healthy)
-        self._services[service][address] = endpoint
-        return endpoint
-
-    def deregister(self, service: str, address: str) -> None:
-        """Take an endpoint off the register."""
-        self.endpoint(service, address)
-        del self._services[service][address]
-
-    def drain(self, service: str, address: str) -> None:
-        """Send an endpoint no new requests; those that it has may finish."""
-        self.endpoint(service, address).draining = True
-
-    def set_health(self, service: str, address: str, healthy: bool) -> None:
-        """Note whether an endpoint is well."""
-        self.endpoint(service, address).healthy = healthy
-
-    def knows(self, service: str, address: str) -> bool:
-        """Whether there is such an endpoint."""
-        _require_name("ServiceDiscovery", "service", service)
-        _require_name(f"service '{service}'", "address", address)
-        return address in self._services.get(service, {})
-
-    def endpoint(self, service: str, address: str) -> Endpoint:
-        """Look up one endpoint.
-
-        Raises
-        ------
-        UnknownServiceError
-            When there is no such service, or no such endpoint.
-        """
-        endpoints = self._of(service)
-        _require_name(f"service '{service}'", "address", address)
-        if address not in endpoints:
-            raise UnknownServiceError(address, list(endpoints))
-        return endpoints[address]
-
-    def endpoints(self, service: str) -> list[Endpoint]:
-        """All endpoints of a service, sick and draining ones too."""
-        return list(self._of(service).values())
-
-    def lookup(self, service: str) -> list[str]:
-        """Addresses of a service's endpoints that are well and not draining.
-
-        Raises
-        ------
-        UnknownServiceError
-            When there is no such service.
-        """
-        return [e.address for e in self._of(service).values() if e.routable]
-
-    def _of(self, service: str) -> dict[str, Endpoint]:
-        _require_name("ServiceDiscovery", "service", service)
-        if service not in self._services:
-            raise UnknownServiceError(service, self.services)
-        return self._services[service]
+__all__ = ["Probe", "ServiceCounts", "ServiceMesh", "Transport"]
 
 
 Transport: TypeAlias = Callable[[str, Any], Awaitable[Any]]
@@ -234,16 +75,40 @@ class _Service:
     def __init__(self, spec: ServiceSpec, now_ms: int, seed: int) -> None:
         self.spec = spec
         self.limiter = RateLimiter(spec.limit, now_ms)
+        self.tenants = TenantLimiter(spec.tenant_limit, dict(spec.tenant_limits))
         self.retry = RetryPolicy(spec.retry, now_ms, seed)
         self.balancer = LoadBalancer(seed=seed)
         self.breakers: dict[str, CircuitBreaker] = {}
+        self.shut: set[str] = set()  # whose breakers are not closed
         self.counts = ServiceCounts()
 
     def breaker(self, address: str, now_ms: int) -> CircuitBreaker:
-        _require_name(f"service '{self.spec.name}'", "address", address)
+        if type(address) is str and (found := self.breakers.get(address)) is not None:
+            return found
+        require_name(f"service '{self.spec.name}'", "address", address)
         if address not in self.breakers:
-            self.breakers[address] = CircuitBreaker(self.spec.breaker, now_ms)
+            watch = partial(self._note_mode, address)
+            self.breakers[address] = CircuitBreaker(self.spec.breaker, now_ms, watch)
         return self.breakers[address]
+
+    def _note_mode(self, address: str) -> None:
+        breaker = self.breakers.get(address)
+        if breaker is None or breaker.mode == BreakerMode.CLOSED:
+            self.shut.discard(address)
+        else:
+            self.shut.add(address)
+
+    def forget(self, address: str) -> None:
+        """An endpoint has gone, or begins anew."""
+        self.breakers.pop(address, None)
+        self.shut.discard(address)
+        self.balancer.forget(address)
+
+    def panics(self, addresses: list[str], now_ms: int) -> bool:
+        """Whether so many endpoints are shut out that none of them is."""
+        out = [a for a in addresses if a in self.shut]
+        out = [a for a in out if not self.breaker(a, now_ms).would_admit(now_ms)]
+        return len(addresses) - len(out) < self.spec.panic * len(addresses)
 
     def patience_ms(self, now_ms: int) -> float:
         """How long a request may wait before its caller's leaving tells against the endpoint.
@@ -266,6 +131,7 @@ class _Attempt:
     generation: int
     arrival_ms: int
     begin_ms: int
+    due_ms: float  # when its caller's time is up
 
 
 class ServiceMesh:
@@ -349,24 +215,27 @@ class ServiceMesh:
         """A replica has started: it gets requests from now on, and begins with a clean slate."""
         own = self._of(service)
         self.discovery.register(service, address, healthy=healthy)
-        own.breakers.pop(address, None)
-        own.balancer.forget(address)
+        own.forget(address)
 
     def drain(self, service: str, address: str) -> None:
         """Send a replica no new requests."""
         self.discovery.drain(service, address)
 
+    def undrain(self, service: str, address: str) -> None:
+        """Another replica has taken a drained one's place, and begins with a clean slate."""
+        self.discovery.undrain(service, address)
+        self._of(service).forget(address)
+
     def drained(self, service: str, address: str) -> bool:
         """Whether a replica has no requests left to answer."""
-        _require_name(f"service '{service}'", "address", address)
+        require_name(f"service '{service}'", "address", address)
         return self._of(service).balancer.in_flight(address) == 0
 
     def deregister(self, service: str, address: str) -> None:
         """A replica has gone."""
         own = self._of(service)
         self.discovery.deregister(service, address)
-        own.breakers.pop(address, None)
-        own.balancer.forget(address)
+        own.forget(address)
 
     def spec(self, service: str) -> ServiceSpec:
         """What a service is."""
@@ -403,70 +272,119 @@ class ServiceMesh:
         addresses = self.discovery.lookup(service)
         return [a for a in addresses if own.breaker(a, now_ms).would_admit(now_ms)]
 
-    async def route(self, service: str, request: Any, transport: Transport | None = None) -> Any:
+    async def route(
+        self,
+        service: str,
+        request: Any,
+        transport: Transport | None = None,
+        *,
+        timeout_ms: float = 0.0,
+        tenant: str = "",
+    ) -> Any:
         """Get a request to an endpoint that answers it.
 
-        A caller who gives up (is cancelled, by ``asyncio.wait_for`` for example) after longer than
-        answers take tells the endpoint's breaker of a failure; sooner, it says nothing.
+        A caller who gives up (is cancelled) after longer than answers take tells the endpoint's
+        breaker of a failure; sooner, it says nothing. An answer in pieces (:class:`HttpStream`) is
+        returned when it begins, is open until its end, and not asked for again if it breaks off.
 
         Parameters
         ----------
         service : str
-            The service.
         request : object
-            Handed to the transport as it is.
+            Handed to the transport as it is; an :class:`HttpRequest` with the time it has left.
         transport : callable or None, optional
-            Instead of the mesh's own. An exception that it raises is a failure of the endpoint,
-            except :class:`RequestRejectedError`, which is handed on.
-
-        Returns
-        -------
-        object
-            The answer.
+            Instead of the mesh's own. What it raises is a failure of the endpoint, except
+            :class:`RequestRejectedError`, which is handed on.
+        timeout_ms : float, optional
+            For all of it; 0: as an :class:`HttpRequest` says, or for ever.
+        tenant : str, optional
+            For whom it is; empty: as an :class:`HttpRequest` says.
 
         Raises
         ------
         UnknownServiceError
             When there is no such service.
         RateLimitedError
-            When it gets more requests than its limit; no endpoint has seen this one.
+            When it, or the tenant, gets more requests than its limit; no endpoint has seen this.
         NoHealthyEndpointError
             When no endpoint may be asked.
         RetriesExhaustedError
-            When the last attempt has failed, or the retry budget is spent.
+            When the last attempt has failed, or it must not be, or cannot be, made again.
+        DeadlineExceededError
+            When its time is up.
         """
         own = self._of(service)
         carry = transport if transport is not None else self._transport
         if carry is None:
             problem = "ServiceMesh.route: no transport; give one here or to ServiceMesh()"
             raise ConfigurationError(problem)
-        own.counts.offered += 1
+        if isinstance(request, HttpRequest):
+            timeout_ms, tenant = timeout_ms or request.timeout_ms, tenant or request.tenant
         arrival_ms = self._clock.now_ms()
-        if not own.limiter.allow(arrival_ms):
-            own.counts.shed += 1
-            limit = own.spec.limit.rate_rps
-            raise RateLimitedError(service, f"more than {limit:g} requests/s", "ask later")
-        own.retry.earn(arrival_ms)
+        self._admit(own, tenant, arrival_ms)
+        due_ms = arrival_ms + timeout_ms if timeout_ms > 0.0 else math.inf
         failed_at: list[str] = []
         while True:
-            address = self._pick(own, failed_at)
+            attempt = self._begin(own, self._pick(own, failed_at), arrival_ms, due_ms)
             try:
-                return await self._ask(own, self._begin(own, address, arrival_ms), request, carry)
-            except RequestRejectedError:
+                return await self._ask(own, attempt, request, carry)
+            except (RequestRejectedError, DeadlineExceededError):
                 raise
             except Exception as error:  # any failure of an endpoint is worth another attempt
-                failed_at.append(address)
-                if len(failed_at) >= own.retry.attempts or not own.retry.spend():
-                    raise self._exhausted(own, failed_at, error) from error
+                failed_at.append(attempt.address)
+                until_ms = self._again_ms(own, attempt, failed_at, request, error)
             own.counts.retried += 1
-            wait_ms = own.retry.backoff_ms(len(failed_at) - 1)
-            await self._clock.sleep_until(self._clock.now_ms() + wait_ms)
+            await self._clock.sleep_until(until_ms)
+
+    def _again_ms(
+        self,
+        own: _Service,
+        attempt: _Attempt,
+        failed_at: list[str],
+        request: object,
+        error: Exception,
+    ) -> int:
+        """When a request is sent again; raises what its caller is told if it is not."""
+        why = ""
+        if not repeats(request, error, own.spec.retry.methods):
+            why = "and it must not be sent again (RetrySpec.methods)"
+        elif len(failed_at) >= own.retry.attempts:
+            why = "the last it may have"
+        elif not own.retry.spend():
+            why = "and its retry budget is spent"
+        if why:
+            problem = f"{len(failed_at)} attempts failed ({', '.join(failed_at)}), {why}: {error}"
+            remedy = "see to its endpoints, or ask later"
+            raise RetriesExhaustedError(own.spec.name, problem, remedy) from error
+        until_ms = self._clock.now_ms() + own.retry.backoff_ms(len(failed_at) - 1)
+        if until_ms >= attempt.due_ms:
+            raise self._late(own, attempt.arrival_ms, attempt.due_ms) from error
+        return until_ms
+
+    @staticmethod
+    def _admit(own: _Service, tenant: str, now_ms: int) -> None:
+        """Count a request, and turn it away if there are too many."""
+        own.counts.offered += 1
+        limiter = own.tenants.of(tenant, now_ms)
+        for which, whose in ((limiter, f"of tenant '{tenant:.80}' "), (own.limiter, "")):
+            if which is None or which.allow(now_ms):
+                continue
+            if which is own.limiter and limiter is not None:
+                limiter.give_back()
+            own.counts.shed += 1
+            problem = f"more requests {whose}than {which.rate_rps:g}/s"
+            error = RateLimitedError(own.spec.name, problem, "ask later")
+            error.retry_after_s = which.wait_s
+            raise error
+        own.retry.earn(now_ms)
 
     def _pick(self, own: _Service, failed_at: list[str]) -> str:
         """Choose an endpoint, one that has not failed this request if there is any."""
         addresses = self.discovery.lookup(own.spec.name)
         fresh = [a for a in addresses if a not in failed_at] if failed_at else addresses
         now_ms = self._clock.now_ms()
+        if own.shut and addresses and own.panics(addresses, now_ms):
+            return own.balancer.choose(fresh or addresses, now_ms)[0]
         for candidates in (fresh, addresses):
             if not candidates:
                 continue
@@ -483,26 +401,33 @@ class ServiceMesh:
         problem = f"none of its {there} endpoints may get requests"
         raise NoHealthyEndpointError(own.spec.name, problem, "scale it up or see to their health")
 
-    def _begin(self, own: _Service, address: str, arrival_ms: int) -> _Attempt:
+    def _begin(self, own: _Service, address: str, arrival_ms: int, due_ms: float) -> _Attempt:
         """Note that a request goes to an endpoint."""
         now_ms = self._clock.now_ms()
         breaker = own.breaker(address, now_ms)
         own.balancer.begin(address)
-        return _Attempt(address, breaker, breaker.generation, arrival_ms, now_ms)
+        return _Attempt(address, breaker, breaker.generation, arrival_ms, now_ms, due_ms)
 
     async def _ask(self, own: _Service, attempt: _Attempt, request: Any, carry: Transport) -> Any:
         """Send a request to one endpoint, and note how it went."""
-        address = attempt.address
+        address, limit_ms = attempt.address, own.spec.timeout_ms
+        left_ms = attempt.due_ms - attempt.begin_ms
+        if left_ms < math.inf and isinstance(request, HttpRequest):
+            request = request.within(left_ms)
+        if left_ms < limit_ms or limit_ms <= 0.0 < left_ms < math.inf:
+            limit_ms = left_ms
 
         def late() -> Exception:
+            if limit_ms == left_ms:
+                return self._late(own, attempt.arrival_ms, attempt.due_ms)
             problem = f"'{address}' did not answer within {own.spec.timeout_ms:g} ms"
             remedy = "raise its timeout_ms, or see to its health"
             return AttemptTimeoutError(own.spec.name, problem, remedy)
 
         try:
-            answer = await within(self._clock, carry(address, request), own.spec.timeout_ms, late)
+            answer = await within(self._clock, carry(address, request), limit_ms, late)
         except asyncio.CancelledError as error:
-            if _leaving():
+            if is_leaving():
                 self._left(own, attempt)
                 raise
             self._note(own, attempt, good=False)
@@ -510,11 +435,59 @@ class ServiceMesh:
         except RequestRejectedError:
             self._note(own, attempt, good=True)
             raise
-        except Exception:
-            self._note(own, attempt, good=False)
+        except DeadlineExceededError:
+            self._left(own, attempt)
             raise
-        self._note(own, attempt, good=True)
+        except EndpointBusyError:
+            self._note_busy(own, attempt)
+            raise
+        except Exception as error:
+            self._note(own, attempt, good=False)
+            if isinstance(error, NobodyListensError):
+                attempt.breaker.trip(self._clock.now_ms())
+            raise
+        if isinstance(answer, HttpStream) and not answer.whole:
+            self._follow(own, attempt, answer)
+        else:
+            self._note(own, attempt, good=True)
         return answer
+
+    def _follow(self, own: _Service, attempt: _Attempt, answer: HttpStream) -> None:
+        """An answer has begun: its latency is known, and the request is open until its end."""
+        now_ms = self._clock.now_ms()
+        if attempt.breaker.mode == BreakerMode.HALF_OPEN:  # others wait to hear of it
+            attempt.breaker.record(now_ms, True, attempt.generation)
+        if own.breakers.get(attempt.address) is attempt.breaker:
+            own.balancer.note(attempt.address, now_ms, now_ms - attempt.begin_ms)
+        in_time = now_ms - attempt.arrival_ms <= own.spec.objective_ms
+        due_ms, timer = attempt.due_ms, None
+        if due_ms < math.inf:
+            timer = self._clock.call_at(math.ceil(due_ms), answer.expire)
+
+        def end(error: BaseException | None) -> None:
+            if timer is not None:
+                timer.cancel()
+            if own.breakers.get(attempt.address) is attempt.breaker:
+                own.balancer.give_up(attempt.address)
+            if answer.expired:
+                attempt.breaker.give_up(attempt.generation)
+            else:
+                attempt.breaker.record(self._clock.now_ms(), error is None, attempt.generation)
+            good = error is None and not answer.expired
+            own.counts.served += good
+            own.counts.within += good and in_time
+            own.counts.failed += not good
+
+        answer.watch(end)
+
+    def _note_busy(self, own: _Service, attempt: _Attempt) -> None:
+        """An endpoint has too much to do: others are asked first, but it is not sick."""
+        now_ms = self._clock.now_ms()
+        attempt.breaker.give_up(attempt.generation)
+        if own.breakers.get(attempt.address) is attempt.breaker:
+            took_ms = now_ms - attempt.begin_ms
+            own.balancer.end(attempt.address, now_ms, took_ms, good=False)
+        own.counts.failed += 1
 
     def _left(self, own: _Service, attempt: _Attempt) -> None:
         """Note that the caller waits no more: a failure if it has waited for long."""
@@ -540,15 +513,14 @@ class ServiceMesh:
             own.counts.failed += 1
 
     @staticmethod
-    def _exhausted(own: _Service, failed_at: list[str], error: Exception) -> RetriesExhaustedError:
-        tried = ", ".join(failed_at)
-        spent = len(failed_at) < own.retry.attempts
-        why = "and its retry budget is spent" if spent else "the last it may have"
-        problem = f"{len(failed_at)} attempts failed ({tried}), {why}: {error}"
-        return RetriesExhaustedError(own.spec.name, problem, "see to its endpoints, or ask later")
+    def _late(own: _Service, arrival_ms: int, due_ms: float) -> DeadlineExceededError:
+        problem = f"no answer within the {due_ms - arrival_ms:g} ms that it may take"
+        return DeadlineExceededError(
+            own.spec.name, problem, "give it more time, or see to its load"
+        )
 
     def _of(self, service: str) -> _Service:
-        _require_name("ServiceMesh", "service", service)
+        require_name("ServiceMesh", "service", service)
         if service not in self._services:
             raise UnknownServiceError(service, self.services)
         return self._services[service]

@@ -6,7 +6,8 @@ All transitions are the kernels' (``orchestrator.kernels.requests``), which the 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
 
 from orchestrator.kernels.requests.balance import (
     LatencyState,
@@ -23,6 +24,7 @@ from orchestrator.kernels.requests.breaker import (
 )
 from orchestrator.kernels.requests.limiter import full_bucket, take_token
 from orchestrator.kernels.requests.retry import (
+    BudgetState,
     budget_earn,
     budget_spend,
     drawn_backoff_ms,
@@ -30,7 +32,7 @@ from orchestrator.kernels.requests.retry import (
 )
 from orchestrator.mesh.specs import BreakerSpec, LimitSpec, RetrySpec
 
-__all__ = ["CircuitBreaker", "LoadBalancer", "RateLimiter", "RetryPolicy"]
+__all__ = ["CircuitBreaker", "LoadBalancer", "RateLimiter", "RetryPolicy", "TenantLimiter"]
 
 
 class CircuitBreaker:
@@ -42,10 +44,18 @@ class CircuitBreaker:
         When it opens and closes.
     now_ms : int
         Time at the beginning.
+    watch : callable or None, optional
+        Is told of every change of the mode.
     """
 
-    def __init__(self, spec: BreakerSpec, now_ms: int = 0) -> None:
+    def __init__(
+        self,
+        spec: BreakerSpec,
+        now_ms: int = 0,
+        watch: Callable[[], None] | None = None,
+    ) -> None:
         self._rule = spec.rule
+        self._watch = watch
         self._state = closed_breaker(int(now_ms))
         self._generation = 0
         self._tripped = False  # it was not requests that opened it
@@ -62,13 +72,16 @@ class CircuitBreaker:
 
     def admit(self, now_ms: int) -> bool:
         """Whether a request may go through; if so, :meth:`record` must be told how it went."""
+        if self._state.mode == BreakerMode.CLOSED:
+            return True  # as the kernel says, and sooner: nothing changes
         allowed, state = breaker_admit(self._rule, self._state, now_ms)
         self._become(state)
         return bool(allowed)
 
     def would_admit(self, now_ms: int) -> bool:
         """Whether :meth:`admit` would let a request through."""
-        return bool(breaker_admit(self._rule, self._state, now_ms)[0])
+        closed = self._state.mode == BreakerMode.CLOSED
+        return closed or bool(breaker_admit(self._rule, self._state, now_ms)[0])
 
     def record(self, now_ms: int, good: bool, generation: int | None = None) -> None:
         """Note how a request went.
@@ -103,11 +116,14 @@ class CircuitBreaker:
             self._become(closed_breaker(int(now_ms)))
 
     def _become(self, state: BreakerState) -> None:
-        if state.mode != self._state.mode:
-            self._generation += 1
+        changed = state.mode != self._state.mode
         self._state = state
         if state.mode == BreakerMode.CLOSED:
             self._tripped = False
+        if changed:
+            self._generation += 1
+            if self._watch is not None:
+                self._watch()
 
 
 class RetryPolicy:
@@ -141,6 +157,10 @@ class RetryPolicy:
 
     def earn(self, now_ms: int) -> None:
         """Note a first attempt: it earns a part of a retry."""
+        if self._state.balance >= self._rule.reserve:  # as the kernel does, and sooner
+            stamp_ms = max(int(now_ms), self._state.stamp_ms)
+            self._state = BudgetState(self._state.balance, stamp_ms)
+            return
         self._state = budget_earn(self._rule, self._state, now_ms, 1.0)
 
     def spend(self) -> bool:
@@ -174,10 +194,62 @@ class RateLimiter:
         """Requests that could pass at once when it was last asked."""
         return self._state.tokens
 
+    @property
+    def rate_rps(self) -> float:
+        """Requests per second that pass on average."""
+        return self._rule.rate_rps
+
+    @property
+    def wait_s(self) -> float:
+        """Seconds until a request passes that did not, if nobody else asks."""
+        rate_rps = self._rule.rate_rps
+        return max(1.0 - self._state.tokens, 0.0) / rate_rps if rate_rps > 0.0 else 0.0
+
+    def give_back(self) -> None:
+        """A request that passed here was turned away by another limiter."""
+        if self._rule.rate_rps > 0.0:
+            tokens = min(self._state.tokens + 1.0, self._rule.burst)
+            self._state = self._state._replace(tokens=tokens)
+
     def allow(self, now_ms: int) -> bool:
         """Whether a request passes."""
+        if self._rule.rate_rps <= 0.0:
+            return True  # as the kernel says, and sooner
         allowed, self._state = take_token(self._rule, self._state, now_ms)
         return bool(allowed)
+
+
+class TenantLimiter:
+    """A token bucket for each tenant.
+
+    Parameters
+    ----------
+    spec : LimitSpec
+        Of tenants without one of their own.
+    own : mapping of str to LimitSpec, optional
+        Of the others.
+    most : int, optional
+        Tenants that are remembered: whoever has not asked for longest begins anew.
+    """
+
+    def __init__(
+        self, spec: LimitSpec, own: Mapping[str, LimitSpec] | None = None, *, most: int = 4096
+    ) -> None:
+        self._spec, self._own, self._most = spec, own or {}, most
+        self._limiters = OrderedDict[str, RateLimiter]()
+
+    def of(self, tenant: str, now_ms: int) -> RateLimiter | None:
+        """Bucket of a tenant; None: it has no limit."""
+        spec = self._own.get(tenant, self._spec)
+        if spec.rate_rps <= 0.0:
+            return None
+        found = self._limiters.get(tenant)
+        if found is None:
+            found = self._limiters[tenant] = RateLimiter(spec, now_ms)
+            if len(self._limiters) > self._most:
+                self._limiters.popitem(last=False)
+        self._limiters.move_to_end(tenant)
+        return found
 
 
 class LoadBalancer:
@@ -302,8 +374,17 @@ class LoadBalancer:
         self.give_up(address)
         sample_ms = max(float(took_ms), least_ms)
         if good or sample_ms > 0.0:  # otherwise nobody has answered yet
-            before = self._latency.get(address, LatencyState(0.0, now_ms))
-            self._latency[address] = fold_latency(before, now_ms, sample_ms, self._decay_ms)
+            self._fold(address, now_ms, sample_ms)
+
+    def note(self, address: str, now_ms: int, took_ms: float) -> None:
+        """An answer has begun after ``took_ms``; the request is open still."""
+        self._tell(now_ms)
+        if address in self._in_flight:
+            self._fold(address, now_ms, float(took_ms))
+
+    def _fold(self, address: str, now_ms: int, sample_ms: float) -> None:
+        before = self._latency.get(address, LatencyState(0.0, now_ms))
+        self._latency[address] = fold_latency(before, now_ms, sample_ms, self._decay_ms)
 
     def give_up(self, address: str) -> None:
         """The one who asked does not wait for the answer any more."""

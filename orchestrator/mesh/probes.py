@@ -14,10 +14,15 @@ from collections.abc import Awaitable
 from dataclasses import dataclass, field
 
 from orchestrator.errors import RequestRejectedError
-from orchestrator.mesh.mesh import Endpoint, ServiceMesh
+from orchestrator.mesh.attempts import AnsweredError, NobodyListensError
+from orchestrator.mesh.discovery import Endpoint
+from orchestrator.mesh.mesh import ServiceMesh
 from orchestrator.ports import Clock, Timer
 
 __all__ = ["HealthCheck", "HealthProber"]
+
+
+_UNAVAILABLE = 503
 
 
 _BATCH, _BATCHES = 16, 5  # probes that go out at once, if that takes no more parts of an interval
@@ -201,8 +206,8 @@ class HealthProber:
         """Ask one endpoint; whether the answer has to be waited for."""
         try:
             answer = self._ask(record.endpoint.address)
-        except Exception:
-            self._judge(record, good=False)
+        except Exception as error:
+            self._judge(record, good=False, certain=_is_certain(error))
             return False
         if not inspect.isawaitable(answer):
             self._judge(record, good=True)
@@ -218,17 +223,17 @@ class HealthProber:
         return carry(address, HealthCheck()) if carry is not None else None
 
     async def _await(self, record: _Record, answer: Awaitable[object]) -> None:
-        good, task = True, asyncio.current_task()
+        good, certain, task = True, False, asyncio.current_task()
         try:
             await answer
         except RequestRejectedError:
             pass  # it is well enough to say so
-        except Exception:  # whatever else a probe raises means that the endpoint is not well
-            good = False
+        except Exception as error:  # whatever else a probe raises means that it is not well
+            good, certain = False, _is_certain(error)
         finally:
             counts = task is not None and record.open.pop(task, None) is not None
         if counts:  # its time is not up, and the endpoint has not left
-            self._judge(record, good=good)
+            self._judge(record, good=good, certain=certain)
 
     def _expire(self, now_ms: int, late_ms: int) -> None:
         """Give up probes that were not answered in time."""
@@ -242,7 +247,9 @@ class HealthProber:
                         task.cancel()
                         self._judge(record, good=False, silent=True)
 
-    def _judge(self, record: _Record, *, good: bool, silent: bool = False) -> None:
+    def _judge(
+        self, record: _Record, *, good: bool, silent: bool = False, certain: bool = False
+    ) -> None:
         """Note how a probe went, and tell the breaker where that changes anything."""
         service, address = record.service, record.endpoint.address
         watch, register = self._watched.get(service), self._mesh.discovery
@@ -259,7 +266,7 @@ class HealthProber:
         record.failed, record.passed = record.failed + 1, 0
         watch.unanswered += not watch.answered
         known = watch.answered or self._mesh.probe is not None
-        if known and record.failed >= self.spec.failures:
+        if known and (certain or record.failed >= self.spec.failures):
             out = sum(r.shut_out for r in watch.records.values() if r is not record)
             if silent and not record.shut_out and 2 * (out + 1) > len(watch.records):
                 return
@@ -269,3 +276,9 @@ class HealthProber:
             self._mesh.shut_out(service, address)
         elif self._is_deaf(watch):
             _log.info("service '%s': its transport answers no HealthCheck", service)
+
+
+def _is_certain(error: Exception) -> bool:
+    """Whether one probe is enough: the endpoint says so itself, or is not there."""
+    unwell = isinstance(error, AnsweredError) and error.answer.status == _UNAVAILABLE
+    return unwell or isinstance(error, NobodyListensError)

@@ -99,6 +99,10 @@ class RetrySpec:
         Retries per second that are earned without requests.
     reserve : float
         Most retries that can be saved up.
+    methods : tuple of str
+        Of HTTP requests that may be sent again after an endpoint may have worked on them. Others
+        are sent again only if none has, or if they have an ``Idempotency-Key``. Requests that are
+        plain data may always.
     """
 
     attempts: int = 3
@@ -109,10 +113,14 @@ class RetrySpec:
     budget: float = 0.2
     floor_rps: float = 0.0
     reserve: float = 10.0
+    methods: tuple[str, ...] = ("GET", "HEAD", "PUT", "DELETE", "OPTIONS", "TRACE")
 
     def __post_init__(self) -> None:
         """Refuse values that cannot be meant."""
         _check_count("RetrySpec", "attempts", self.attempts, 1, _MAX_ATTEMPTS)
+        named = isinstance(self.methods, tuple) and all(isinstance(m, str) for m in self.methods)
+        if not named or any(m != m.upper() for m in self.methods):
+            _refuse("RetrySpec", "methods", self.methods, "give a tuple of names in upper case")
         for name in ("base_ms", "cap_ms", "budget", "floor_rps", "reserve"):
             _check_number("RetrySpec", name, getattr(self, name), 0.0)
         _check_number("RetrySpec", "factor", self.factor, 1.0)
@@ -189,7 +197,8 @@ class ProbeSpec:
     timeout_ms : int
         Within which one must be answered.
     failures, successes : int
-        Probes in a row that shut an endpoint out, and that let it in again.
+        Probes in a row that shut an endpoint out, and that let it in again. One is enough where the
+        endpoint answers 503, or where nobody listens.
     idle_ms : int
         After the last request to a service, time in which its endpoints are still probed.
     most_per_s : int
@@ -240,6 +249,14 @@ class ServiceSpec:
         Rules of the request path.
     sick_per_hour, sick_seconds : float
         In the simulator: how often a replica begins to fail all its requests, and for how long.
+    tenant_limit : LimitSpec
+        Rate limiter of each tenant, beside that of the service.
+    tenant_limits : tuple of pairs
+        Tenants with one of their own, by name, and that: ``(("a", LimitSpec(10.0)), ...)``.
+    panic : float
+        Share of the endpoints that are there below which breakers are not heeded: with fewer that
+        they let requests to, all get some, since a crowd of sick ones is more likely our mistake
+        than theirs, and the few well ones must not get it all. 0: never.
     """
 
     name: str
@@ -259,6 +276,9 @@ class ServiceSpec:
     breaker: BreakerSpec = field(default_factory=BreakerSpec)
     sick_per_hour: float = 0.0
     sick_seconds: float = 0.0
+    tenant_limit: LimitSpec = LimitSpec()
+    tenant_limits: tuple[tuple[str, LimitSpec], ...] = ()
+    panic: float = 0.5
 
     def __post_init__(self) -> None:
         """Validate every field; raise :class:`ValidationError` naming the first bad one."""
@@ -276,10 +296,19 @@ class ServiceSpec:
         for name in (*plain, "sick_per_hour", "sick_seconds"):
             _check_number(me, name, getattr(self, name), 0.0)
         _check_number(me, "percentile", self.percentile, 0.001, 0.9999)
-        kinds = (("limit", LimitSpec), ("retry", RetrySpec), ("breaker", BreakerSpec))
+        _check_number(me, "panic", self.panic, 0.0, 1.0)
+        kinds = (
+            ("limit", LimitSpec),
+            ("retry", RetrySpec),
+            ("breaker", BreakerSpec),
+            ("tenant_limit", LimitSpec),
+        )
         for name, kind in kinds:
             if not isinstance(getattr(self, name), kind):
                 _refuse(me, name, getattr(self, name), f"give a {kind.__name__}")
+        for pair in self.tenant_limits:
+            if not (isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[1], LimitSpec)):
+                _refuse(me, "tenant_limits", pair, "give pairs of a tenant and a LimitSpec")
 
     def capacity_rps(self, replicas: int) -> float:
         """Requests per second that so many replicas can serve at most."""

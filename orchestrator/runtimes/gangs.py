@@ -61,6 +61,7 @@ class Member:
     ended: Ended | None = None
     gone: bool = False  # with its node, without a report
     number: int = 0  # of the report of its end
+    renews: bool = False  # a replica that is to end, and to be replaced
 
     def __post_init__(self) -> None:
         """It has the place that it knows of."""
@@ -166,10 +167,22 @@ class Gang:
 
     def try_replace(self, now_ms: int) -> bool:
         """Whether replicas that have ended are replaced; one by one, and not again and again."""
-        lost = [m.ended for m in self.present if m.ended is not None]
-        fine = self.service and bool(lost)
-        fine = fine and all(e.cause in _REPLACED and e.code != 0 for e in lost)
-        return fine and self._try_spend(len(lost), now_ms)
+        ends = [(m.ended, m.renews) for m in self.present if m.ended is not None]
+        fine = self.service and bool(ends)
+        fine = fine and all(told or (e.cause in _REPLACED and e.code != 0) for e, told in ends)
+        return fine and self._try_spend(sum(not told for _, told in ends), now_ms)
+
+    def renewing(self, place: tuple[str, int]) -> Member | None:
+        """The replica with a number on a node, which is to end now and to be replaced.
+
+        None: none is there.
+        """
+        node, index = place
+        there = [member for member in self.present if member.node == node][index : index + 1]
+        if not self.service or not there or not there[0].alive or self.saving:
+            return None
+        there[0].renews = True
+        return there[0]
 
     def _try_spend(self, count: int, now_ms: int) -> bool:
         """Whether so many more are replaced; if so, they are counted."""
@@ -194,6 +207,32 @@ class Gang:
             fresh.append(Member(worker, lost.node, lost.gpus, rank, order=lost.order))
             self.members[worker] = fresh[-1]
         return fresh
+
+    def reform(self, stay: list[Member], go: list[Member], places: list[WorkerPlacement]) -> None:
+        """Some stay, some go, some are to come."""
+        for member in go:
+            member.leaves = True
+        for order, member in enumerate(stay):
+            member.order = order
+        for order, place in enumerate(places, len(stay)):
+            worker, rank = self.next_worker, self.next_rank
+            fresh = Member(worker, place.node_id, place.gpus, rank, order=order)
+            fresh.fresh = not self.service
+            fresh.since = 0 if self.service else self.generation + 1
+            self.members[worker] = fresh
+        self.generation += 1
+        self.told_here, self.size = True, 0
+
+    def note_end(self, node: str, ended: Ended, number: int) -> Member:
+        """A worker has ended; its agent has told so with this number."""
+        member = self.members.get(ended.worker)
+        if member is None:
+            member = Member(ended.worker, node, (), ended.rank, told=True)
+            self.members[ended.worker] = member
+        self.note_before(member)
+        member.told = True
+        member.ended, member.number = ended, number
+        return member
 
     def adopt(self, node: str, seen: Seen) -> Member:
         """An agent has a worker of this run."""
@@ -290,10 +329,10 @@ def verdict_of(gang: Gang) -> Event | None:
     """What the ends of a gang's workers mean for its job; None: nothing yet."""
     for member in gang.present:
         ended = member.ended
-        if ended is None or (ended.cause == Cause.EXIT and ended.code == 0):
+        if ended is None or (ended.cause == Cause.EXIT and ended.code == 0 and not member.renews):
             continue
         reason = _told(member, ended)
-        if ended.cause in _LOST:
+        if ended.cause in _LOST or member.renews:
             return WorkersLost(gang.job, gang.run, reason)
         code = _KILLED if ended.cause == Cause.MEMORY else ended.code or 1
         return WorkerExited(gang.job, gang.run, code, reason)

@@ -208,6 +208,21 @@ class ProcessRuntime(Outputs):
         gang = self._gangs.get(job_id)
         return endpoints_of(gang, self._hub.host) if gang is not None else {}
 
+    def renew(self, job_id: str, place: tuple[str, int]) -> bool:
+        """Have a replica end, and another one begin in its place; whether there is one."""
+        gang = self._gangs.get(job_id)
+        member = gang.renewing(place) if gang is not None and job_id in self._specs else None
+        if gang is not None and member is not None:
+            self._halt(gang, [member], "another one takes its place")
+        return member is not None
+
+    def recall(self, specs: Mapping[str, JobSpec]) -> None:
+        """Learn what the services are whose replicas were here before."""
+        for job, gang in self._gangs.items():
+            if job in specs and specs[job].kind == JobKind.SERVICE:
+                gang.service = True
+                self._specs.setdefault(job, specs[job])
+
     def carry_out(self, effects: Sequence[Effect]) -> None:
         """Begin to carry effects out, in this order."""
         self._observed = True
@@ -420,18 +435,7 @@ class ProcessRuntime(Outputs):
         self, gang: Gang, stay: list[Member], go: list[Member], places: list[WorkerPlacement]
     ) -> None:
         """Some stay, some go, some come. The world changes when those who come are warm."""
-        for member in go:
-            member.leaves = True
-        for order, member in enumerate(stay):
-            member.order = order
-        for order, place in enumerate(places, len(stay)):
-            worker, rank = gang.next_worker, gang.next_rank
-            fresh = Member(worker, place.node_id, place.gpus, rank, order=order)
-            fresh.fresh = not gang.service
-            fresh.since = 0 if gang.service else gang.generation + 1
-            gang.members[worker] = fresh
-        gang.generation += 1
-        gang.told_here, gang.size = True, 0
+        gang.reform(stay, go, places)
         if gang.service:
             gang.published = gang.generation
             self._halt(gang, go, "the service shrinks")
@@ -613,13 +617,7 @@ class ProcessRuntime(Outputs):
         if gang is None or strange:
             self._hub.acknowledge(node, (number,))
             return
-        member = gang.members.get(ended.worker)
-        if member is None:
-            member = Member(ended.worker, node, (), ended.rank, told=True)
-            gang.members[ended.worker] = member
-        gang.note_before(member)
-        member.told = True
-        member.ended, member.number = ended, number
+        member = gang.note_end(node, ended, number)
         self._see_whole(gang)
         if gang.leaving or member.leaves:
             member.number = 0

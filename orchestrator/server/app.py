@@ -16,7 +16,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
 from orchestrator.errors import ConfigurationError
-from orchestrator.server import cluster, jobs, policy
+from orchestrator.server import cluster, jobs, policy, services
 from orchestrator.server.exposition import Exposition
 from orchestrator.server.guard.access import answers, guarded, only, role_of
 from orchestrator.server.guard.gate import Gate, is_open
@@ -32,7 +32,12 @@ API = "/api/v1"
 
 RouterFactory: TypeAlias = Callable[[Parts], APIRouter]
 
-ROUTES: tuple[RouterFactory, ...] = (jobs.routes, cluster.routes, policy.routes)
+ROUTES: tuple[RouterFactory, ...] = (
+    jobs.routes,
+    cluster.routes,
+    services.routes,
+    policy.routes,
+)
 """What answers below ``/api/v1``: to add a module of routes, add its factory."""
 
 _PAGE = Path(__file__).parent / "page"

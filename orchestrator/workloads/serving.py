@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from orchestrator.autoscaler.policies import HorizontalScaler, ScalingPlan
 from orchestrator.autoscaler.rehearsal import most_workers
-from orchestrator.errors import UnknownServiceError, ValidationError
+from orchestrator.errors import (
+    IllegalActionError,
+    ServiceError,
+    UnknownServiceError,
+    ValidationError,
+)
 from orchestrator.kernels.state.codes import JobCode, JobKind
 from orchestrator.mesh.specs import ServiceSpec
+from orchestrator.ports import Renewing
 from orchestrator.types import JobPriority, JobSpec, ScalingDecision
 
 if TYPE_CHECKING:
@@ -20,6 +27,7 @@ __all__ = ["BatchProcessor", "InferenceJobManager"]
 
 
 _HOUR_MS = 3_600_000
+_LOOK_MS = 10  # between two looks at what is waited for
 
 
 _log = logging.getLogger(__name__)
@@ -149,6 +157,7 @@ class InferenceJobManager:
         self._down_window_s = down_window_s
         self._jobs: dict[str, str] = {}
         self._scalers: dict[str, HorizontalScaler] = {}
+        self._rolling: set[str] = set()  # services whose replicas are being replaced
         self._seen: dict[str, tuple[int, int]] = {}  # by service: when, and requests until then
 
     def admit(self, spec: JobSpec) -> JobSpec:
@@ -173,7 +182,7 @@ class InferenceJobManager:
         """Scale every elastic service to the requests that it got since the last review."""
         now_ms = self._orchestrator.clock.now_ms()
         for spec in list(self._orchestrator.jobs.values()):
-            if not (self._serves(spec) and spec.elastic):
+            if not (self._serves(spec) and spec.elastic) or spec.name in self._rolling:
                 continue
             offered = self._orchestrator.mesh.counts(spec.name).offered
             then_ms, before = self._seen.get(spec.name, (now_ms, offered))
@@ -224,6 +233,117 @@ class InferenceJobManager:
     async def scale(self, service: str, replicas: int) -> bool:
         """Give a running service another number of replicas."""
         return await self._orchestrator.scale_job(self._job(service), replicas)
+
+    async def replace_replicas(
+        self, service: str, *, drain_s: float = 30.0, start_s: float = 300.0
+    ) -> int:
+        """Replace all replicas of a service, one after the other, while it goes on serving.
+
+        Each gets no new requests, may answer those that it has, ends, and another process begins in
+        its place, on the same GPUs. Where there is room (``max_workers``, and GPUs) another replica
+        is there meanwhile; a service of one replica needs it.
+
+        Parameters
+        ----------
+        service : str
+        drain_s : float, optional
+            For the open requests of a replica; after it they are the replica's to finish within
+            its grace.
+        start_s : float, optional
+            For a new replica to answer.
+
+        Returns
+        -------
+        int
+            How many were replaced.
+
+        Raises
+        ------
+        IllegalActionError
+            If its runtime cannot, it is under way, or its only replica would leave a gap.
+        ServiceError
+            If a new replica does not answer in time; those that are left are as they were.
+        """
+        me, runtime = f"service '{service}'", self._orchestrator.runtime
+        job_id = self._job(service)
+        if not isinstance(runtime, Renewing):
+            raise IllegalActionError(f"{me}: its runtime replaces no replicas; scale it instead")
+        if service in self._rolling:
+            raise IllegalActionError(f"{me}: its replicas are being replaced; wait for that")
+        self._rolling.add(service)
+        try:
+            before = await self._answering(
+                runtime, service, job_id, self.replicas(service), start_s
+            )
+            size = len(before)
+            extra = await self._orchestrator.scale_job(job_id, size + 1)
+            if not extra and size < 2:
+                problem = f"{me}: its only replica cannot be replaced without a gap"
+                raise IllegalActionError(f"{problem}; give it room for a second one (max_workers)")
+            try:
+                if extra:
+                    await self._answering(runtime, service, job_id, size + 1, start_s)
+                for place in before:
+                    await self._replace(runtime, service, job_id, place, (drain_s, start_s))
+            finally:
+                if extra:
+                    await self._orchestrator.scale_job(job_id, size)
+        finally:
+            self._rolling.discard(service)
+        return size
+
+    async def _replace(
+        self,
+        runtime: Renewing,
+        service: str,
+        job_id: str,
+        place: tuple[str, int],
+        patience_s: tuple[float, float],
+    ) -> None:
+        """Replace the replica at a place."""
+        mesh, address = self._orchestrator.mesh, f"{job_id}@{place[0]}:{place[1]}"
+        drain_s, start_s = patience_s
+        port = runtime.endpoints(job_id).get(place)
+        if port is None or not mesh.discovery.knows(service, address):
+            return  # it is gone, and whoever comes is new
+        mesh.drain(service, address)
+        try:
+            await self._await(lambda: mesh.drained(service, address), drain_s)
+            if not runtime.renew(job_id, place):
+                raise ServiceError(
+                    service, f"'{address}' cannot be replaced now", "try again later"
+                )
+            there = await self._await(
+                lambda: runtime.endpoints(job_id).get(place) not in (None, port), start_s
+            )
+            if not there:
+                problem = f"the new replica '{address}' does not answer within {start_s:g} s"
+                raise ServiceError(service, problem, "see its log")
+        finally:
+            if mesh.discovery.knows(service, address):
+                mesh.undrain(service, address)
+        await self._orchestrator.discover_service(service)  # it is known to be well from now on
+
+    async def _answering(
+        self, runtime: Renewing, service: str, job_id: str, count: int, start_s: float
+    ) -> list[tuple[str, int]]:
+        """Places of so many replicas, once all of them answer."""
+        if not await self._await(lambda: len(runtime.endpoints(job_id)) >= count > 0, start_s):
+            there = len(runtime.endpoints(job_id))
+            problem = f"{there} of its {count} replicas answer"
+            raise ServiceError(service, problem, "see why in their logs, and try again")
+        await self._orchestrator.discover_service(service)
+        return sorted(runtime.endpoints(job_id))
+
+    async def _await(self, is_so: Callable[[], bool], patience_s: float) -> bool:
+        """Wait until something is so; whether it is."""
+        clock = self._orchestrator.clock
+        until_ms = clock.now_ms() + 1000.0 * patience_s
+        while not is_so():
+            if clock.now_ms() >= until_ms:
+                return False
+            await clock.sleep_until(clock.now_ms() + _LOOK_MS)
+        return True
 
     async def autoscale(self, service: str, rate_rps: float) -> ScalingDecision:
         """Decide on the number of replicas for a demand, and set it.

@@ -115,7 +115,9 @@ async def test_a_slow_endpoint_gets_fewer_requests() -> None:
 
 
 async def test_discovery_filters_by_health_draining_and_breakers() -> None:
-    clock, backends, mesh = build(ServiceSpec("llm", 100.0, retry=RetrySpec(attempts=1)), 4)
+    clock, backends, mesh = build(
+        ServiceSpec("llm", 100.0, retry=RetrySpec(attempts=1), panic=0.0), 4
+    )
     assert mesh.discover("llm") == ["e0", "e1", "e2", "e3"]
     mesh.discovery.set_health("llm", "e1", False)
     mesh.drain("llm", "e2")
@@ -241,7 +243,9 @@ async def test_a_sick_backend_cannot_cascade() -> None:
 
 
 async def test_a_backend_that_recovers_is_used_again() -> None:
-    clock, backends, mesh = build(ServiceSpec("llm", 100.0, retry=RetrySpec(attempts=1)), 1)
+    clock, backends, mesh = build(
+        ServiceSpec("llm", 100.0, retry=RetrySpec(attempts=1), panic=0.0), 1
+    )
     backends.mode = {"e0": "fails"}
     for _ in range(5):
         await run(clock, mesh.route("llm", None))

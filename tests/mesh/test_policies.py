@@ -6,8 +6,17 @@ import math
 
 import pytest
 
-from orchestrator.kernels.requests.breaker import BreakerMode
-from orchestrator.mesh import BreakerSpec, CircuitBreaker, LoadBalancer
+from orchestrator.kernels.requests.breaker import BreakerMode, breaker_admit, closed_breaker
+from orchestrator.kernels.requests.limiter import full_bucket, take_token
+from orchestrator.kernels.requests.retry import budget_earn, full_budget
+from orchestrator.mesh import (
+    BreakerSpec,
+    CircuitBreaker,
+    LimitSpec,
+    LoadBalancer,
+    RetryPolicy,
+    RetrySpec,
+)
 
 
 def _answer(
@@ -142,3 +151,16 @@ def test_a_probe_that_is_given_up_makes_room_for_another() -> None:
     breaker.give_up(breaker.generation)
     assert breaker.admit(101)
     assert not breaker.admit(102)
+
+
+def test_what_is_answered_without_the_kernels_is_what_they_say() -> None:
+    rule, limit, retry = BreakerSpec().rule, LimitSpec(0.0).rule, RetrySpec(floor_rps=3.0)
+    for now_ms in (0, 5, 70, 10_000):
+        closed = closed_breaker(3)
+        assert breaker_admit(rule, closed, now_ms) == (True, closed)
+        bucket = full_bucket(limit, 0)
+        assert take_token(limit, bucket, now_ms) == (True, bucket)
+        policy = RetryPolicy(retry, 9)
+        expected = budget_earn(retry.rule, full_budget(retry.rule, 9), now_ms, 1.0)
+        policy.earn(now_ms)
+        assert policy._state == expected

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator import JobKind, JobPriority, RequestRejectedError, ServiceSpec
+from orchestrator import IllegalActionError, JobKind, JobPriority, RequestRejectedError, ServiceSpec
 from orchestrator.worker import check_output
 from orchestrator.workloads.serving import InferenceJobManager
 from tests.examples.load import ROOT
@@ -118,6 +118,45 @@ async def test_open_requests_are_answered_before_a_replica_leaves(cluster: Clust
     assert "Traceback" not in log
 
 
+async def test_all_replicas_are_replaced_under_load_and_nobody_gets_an_error(
+    cluster: Cluster,
+) -> None:
+    cluster.runtime.grace_s = 5.0
+    await cluster.open()
+    manager = InferenceJobManager(cluster.orchestrator)
+    await cluster.submit("echo", 2, 1, **service())
+    await until(lambda: len(_well(cluster)) == 2)
+    load = Load(cluster, 4, ms=20)
+    await until(lambda: len(load.answers) == 2)
+    before = set(load.answers)
+    rolling = asyncio.create_task(manager.replace_replicas("echo"))
+    await until(lambda: manager._rolling)
+    with pytest.raises(IllegalActionError, match="are being replaced"):
+        await manager.replace_replicas("echo")
+    assert await rolling == 2
+    load.answers.clear()
+    await until(lambda: len(load.answers) == 2)
+    await load.stop()  # nobody got an error
+    assert manager.replicas("echo") == 2
+    assert not load.answers.keys() & before
+    await until(lambda: not any(alive(pid) for pid in before))
+    counts = cluster.orchestrator.mesh.counts("echo")
+    assert (counts.failed, counts.retried) == (0, 0)
+    assert cluster.runs("echo") == 1
+    assert cluster.status("echo")["state"] == "running"
+
+
+async def test_an_only_replica_is_replaced_if_there_is_room_for_a_second(cluster: Cluster) -> None:
+    await cluster.open()
+    manager = InferenceJobManager(cluster.orchestrator)
+    await cluster.submit("echo", 1, 1, **service(max_workers=1))
+    await until(lambda: len(_well(cluster)) == 1)
+    pid = await _ask(cluster, 1)
+    with pytest.raises(IllegalActionError, match="without a gap; give it room"):
+        await manager.replace_replicas("echo")
+    assert await _ask(cluster, 1) == pid
+
+
 async def test_a_service_that_cannot_run_ends_and_says_why(cluster: Cluster) -> None:
     """A replica that crashes is replaced, one that always does is not."""
     await cluster.open()
@@ -139,6 +178,15 @@ async def test_another_orchestrator_finds_replicas_that_serve(cluster: Cluster) 
     await cluster.replace()
     await until(lambda: len(_well(cluster)) == 2)
     assert {await _ask(cluster, k) for k in range(8)} <= pids
+    assert cluster.runs("echo") == 1
+    victim = min(pids)
+    os.kill(victim, signal.SIGKILL)  # and it is replaced, though another one had begun it
+    await until(lambda: not alive(victim) and len(_well(cluster)) == 2, 30.0)
+    load = Load(cluster, 4)
+    await until(lambda: len(load.answers) == 2)
+    await load.stop()
+    (other,) = load.answers.keys() - pids
+    assert alive(other)
     assert cluster.runs("echo") == 1
 
 
