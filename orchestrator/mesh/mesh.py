@@ -245,6 +245,10 @@ class ServiceMesh:
         """What became of a service's requests so far."""
         return self._of(service).counts
 
+    def latency_ms(self, service: str) -> float | None:
+        """What its endpoints' answers take of late, ms, as it counts now; None: there were none."""
+        return self._of(service).balancer.typical_ms(self._clock.now_ms())
+
     def breaker_mode(self, service: str, address: str) -> BreakerMode:
         """Whether requests reach an endpoint."""
         return self._of(service).breaker(address, self._clock.now_ms()).mode

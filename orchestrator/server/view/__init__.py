@@ -1,0 +1,7 @@
+"""What the page draws: a cluster as one compact picture, and a stream of what changes in it."""
+
+from orchestrator.server.view.picture import ClusterPicture
+from orchestrator.server.view.routes import routes
+from orchestrator.server.view.stream import ViewStream
+
+__all__ = ["ClusterPicture", "ViewStream", "routes"]
