@@ -11,9 +11,9 @@ from pathlib import Path
 
 def check_packages() -> None:
     prefix = Path(sys.prefix).resolve()
-    for name in ("orchestrator", "envs", "agents"):
+    for name in ("orchestrator", "envs", "agents", "quartermaster"):
         module = importlib.import_module(name)
-        assert module.__file__ is not None, f"{name} has no __init__.py"
+        assert module.__file__ is not None, f"{name} comes from a folder without __init__.py"
         place = Path(module.__file__).resolve()
         assert place.is_relative_to(prefix), f"{name} comes from {place}, not from the wheel"
     for name in ("conf", "scripts", "tests"):

@@ -19,6 +19,7 @@ _ROOT = Path(__file__).resolve().parents[1]
 _PACKAGES = ("agents", "envs", "orchestrator")
 _LEAST_LINES, _MOST_LINES = 80, 700
 _SMALL = {
+    "agents/cli/__main__.py": "where a module is started",
     "agents/plots/style.py": "how pictures look",
     "envs/crew.py": "threads, each a range of rows",
     "orchestrator/engine/copies.py": "addresses set anew",

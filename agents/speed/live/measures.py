@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from agents.speed.clock import CLOCKS, Measure, seconds
+from agents.speed.live.commands import command_starts
 from agents.speed.live.decisions import LearnedDecisions, learned_policies
 from agents.speed.live.door import opened
 from agents.speed.live.etcd import etcd_per_second, leader_killed_s, local_etcd, why_no_etcd
@@ -299,6 +300,15 @@ def save_stall(bench: Workbench) -> Measure:
     return Measure(statistics.median(worst), "%", min(worst), max(worst), note)
 
 
+def cli_cold_start(bench: Workbench) -> Measure:
+    """A command of the command line, `ls --json`, from its start to its end."""
+    starts = command_starts(bench.repeats, bench.clock)
+    times = [1e3 * each for each in starts.listing_s]
+    note = f"a server's empty answer included; `version` {1e3 * starts.version_s:.0f} ms, the "
+    note += f"interpreter alone {1e3 * starts.python_s:.0f} ms"
+    return Measure(statistics.median(times), "ms", min(times), max(times), note)
+
+
 @cache
 def _submitted(jobs: int, repeats: int) -> tuple[list[list[float]], float, float]:
     """Latencies, ms, of jobs submitted by REST, by repeat; jobs a second flat out; ms of CPU."""
@@ -363,6 +373,7 @@ LIVE: tuple[Callable[[Workbench], Measure], ...] = (
     elastic_shrink,
     elastic_killed,
     save_stall,
+    cli_cold_start,
     rest_submit,
     rest_submit_late,
 )

@@ -71,7 +71,8 @@ def test_references_take_time():
      "live_construct", "live_register", "live_job_status", "live_questions", "live_end",
      "live_memory", "learned_decision_64",
      "durable_one", "durable_many", "durable_submits", "restart", "log_size",
-     "first_instruction", "real_jobs", "durable_jobs", "rest_submit", "rest_submit_late"],
+     "first_instruction", "real_jobs", "durable_jobs", "rest_submit", "rest_submit_late",
+     "cli_cold_start"],
 )  # fmt: skip
 def test_measures(name):
     found = MEASURES[name](QUICK)
