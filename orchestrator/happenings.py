@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 
 from orchestrator.engine.engine import Engine, Outcome
 from orchestrator.errors import ValidationError
-from orchestrator.kernels.state.codes import JobKind, NodeCode, Reason
+from orchestrator.kernels.state.codes import JobCode, JobKind, NodeCode, Reason
 from orchestrator.messages import (
     Command,
     Configure,
@@ -160,10 +160,10 @@ class Happenings:
             yield from _of_setting(body)
         for note in outcome.notes:
             known = note.job_id in self._engine.jobs.index
-            told = note.as_dict()
-            details: dict[str, Any] = {n: told[n] for n in _OF_JOBS if n in told}
+            values = ((name, getattr(note, name)) for name in _OF_JOBS)
+            details: dict[str, Any] = {n: value for n, value in values if value not in _UNKNOWN}
             if known:
-                details["state"] = JobState[self._engine.jobs.code(note.job_id).name].value
+                details["state"] = _STATES[self._engine.jobs.code(note.job_id)]
             yield {
                 "kind": "job",
                 "what": note.what,
@@ -287,6 +287,9 @@ class Happenings:
 
 
 _OF_JOBS = ("cause", "by", "run", "exit_code")  # what is told of a note besides
+_UNKNOWN = (None, "")
+# By code: looking members of enumerations up, for each job of a cycle, costs as much as all else.
+_STATES = {code: JobState[code.name].value for code in JobCode if code.name in JobState.__members__}
 
 
 _TURNS: dict[tuple[int, int], str] = {

@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from orchestrator.worker import DataOrder, Elastic, Share
+from orchestrator.worker import DataOrder, Elastic, Share, TorchFTElastic
 
 ITEMS, WIDTH, BATCH, SEED = 4096, 32, 64, 1
 
@@ -45,6 +45,7 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=128)
     parser.add_argument("--save-every", type=int, default=0, help="steps; 0: when asked")
     parser.add_argument("--pause-ms", type=float, default=0.0, help="slower, to have time to look")
+    parser.add_argument("--torchft", action="store_true", help="by torchft's lighthouse")
     parser.add_argument("--record", type=Path, help="folder for a line per step and worker")
     options = parser.parse_args()
 
@@ -54,7 +55,7 @@ def main() -> None:
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=options.steps)
 
-    training = Elastic(
+    training = (TorchFTElastic if options.torchft else Elastic)(
         model,
         optimizer,
         DataOrder(ITEMS, BATCH, seed=SEED),

@@ -15,3 +15,4 @@ from .inference.server import InferenceServer as InferenceServer
 from .manifests import Found as Found
 from .manifests import Manifest as Manifest
 from .order import DataOrder as DataOrder
+from .torchft import TorchFTElastic as TorchFTElastic

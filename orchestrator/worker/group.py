@@ -24,7 +24,7 @@ import torch.distributed
 from orchestrator.errors import QuartermasterError, ValidationError
 from orchestrator.worker.control import World
 
-__all__ = ["Group", "GroupBrokenError", "warm_up"]
+__all__ = ["Group", "GroupBrokenError", "own_address", "warm_up"]
 
 
 # Groups that stand beside each other are made of parts for which torch ships no types.
@@ -70,7 +70,7 @@ class Group:
         try:
             self._store = _meet(world, self.rank, wait_s, cancelled)
             options = dist.ProcessGroupGloo._Options()
-            options._devices = [_device(_own_address(world.master))]
+            options._devices = [_device(own_address(world.master))]
             options._timeout = dt.timedelta(seconds=patience_s)
             options._threads = 2
             self._group = dist.ProcessGroupGloo(self._store, self.rank, self.size, options)
@@ -210,7 +210,7 @@ def _listen(host: str, port: int) -> int | None:
         return place.detach()
 
 
-def _own_address(master: str) -> str:
+def own_address(master: str) -> str:
     """Address of this machine on the network on which the members meet."""
     host, _, port = master.rpartition(":")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET

@@ -31,6 +31,7 @@ from orchestrator.kernels.place.slots import (
     device_slots,
     free_share,
     free_units,
+    most_on_a_node,
     put_workers,
     worker_share,
     worker_slots,
@@ -169,11 +170,7 @@ def _spread(row, j, k, workers, nodes):
 @small_kernel
 def _cap(row, j, workers):
     """Workers beyond which no node can tell a difference."""
-    ask = request(row, j)
-    if ask.gpus_per_worker == 0:
-        return np.int64(workers)
-    most = np.int64(row.max_devices) * (WHOLE // ask.gpu_milli) // ask.gpus_per_worker
-    return max(min(np.int64(workers), most), np.int64(1))
+    return max(min(np.int64(workers), most_on_a_node(row, j)), np.int64(1))
 
 
 @kernel

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from orchestrator.kernels.lang.jit import kernel, small_kernel
 from orchestrator.kernels.lang.memory import copy_record
 from orchestrator.kernels.place.score import MOST_FREE, NO_KEY, node_key
-from orchestrator.kernels.place.slots import free_share, worker_slots
+from orchestrator.kernels.place.slots import ANY_NUMBER, free_share, worker_slots
 from orchestrator.kernels.state.access import (
     job,
     key,
@@ -61,9 +61,6 @@ __all__ = [
     "update_rooms",
     "uses_tree",
 ]
-
-
-_ANY_NUMBER = np.int64(1 << 20)  # of workers: more than a node holds
 
 
 # --- kinds ---------------------------------------------------------------------------------------
@@ -173,7 +170,7 @@ def _catch_up(row, j, k):
     if is_far_behind(row, known.seen):
         total = np.int64(0)
         for n in range(row.num_nodes):
-            slots = worker_slots(row, j, np.int64(n), _ANY_NUMBER)
+            slots = worker_slots(row, j, np.int64(n), ANY_NUMBER)
             slot(row, k, n).workers = np.int32(slots)
             total += slots
         known.total = total
@@ -181,7 +178,7 @@ def _catch_up(row, j, k):
         for number in range(known.seen, row.touched):
             n = touch(row, number & (row.max_touches - 1)).node
             if is_last_touch(row, n, number):
-                slots = worker_slots(row, j, n, _ANY_NUMBER)
+                slots = worker_slots(row, j, n, ANY_NUMBER)
                 known.total += slots - slot(row, k, n).workers
                 slot(row, k, n).workers = np.int32(slots)
     known.seen = row.touched

@@ -13,6 +13,7 @@ from orchestrator.kernels.state.access import device, node, request
 from orchestrator.kernels.state.codes import NodeCode, Topology
 
 __all__ = [
+    "ANY_NUMBER",
     "WHOLE",
     "alone_slots",
     "amount_of",
@@ -24,6 +25,7 @@ __all__ = [
     "free_units",
     "is_new_node",
     "island_slots",
+    "most_on_a_node",
     "node_allows",
     "node_units",
     "put_workers",
@@ -40,6 +42,10 @@ __all__ = [
 
 WHOLE = 1000
 """Milli-GPUs of a device."""
+
+
+ANY_NUMBER = np.int64(1 << 20)
+"""Of workers: more than a node holds."""
 
 
 _ONE = np.uint32(1)
@@ -77,6 +83,15 @@ def free_units(row, n):
     if row.unit != 0:
         return np.int64(node(row, n).gpu_free_milli)
     return np.int64(node(row, n).cpu_free_milli)
+
+
+@small_kernel
+def most_on_a_node(row, j):
+    """Workers of job ``j`` that no node has the devices to exceed."""
+    ask = request(row, j)
+    if ask.gpus_per_worker == 0:
+        return ANY_NUMBER
+    return np.int64(row.max_devices) * (WHOLE // ask.gpu_milli) // ask.gpus_per_worker
 
 
 @small_kernel

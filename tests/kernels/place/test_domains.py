@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -264,3 +264,59 @@ def test_the_tightest_domain_is_chosen() -> None:
     state.request[0, 1]["gpus_per_worker"] = 1
     assert kernel_calls.place_gang(state.rows, 0, 1, int(Placement.TIGHTEST), found) == 2
     assert found[:2].tolist() == [2, 2]
+
+
+_RACKS = st.lists(st.integers(1, 9), min_size=1, max_size=14)  # nodes of each, some alone
+
+
+@given(racks=_RACKS, per_spine=st.integers(1, 5), seed=st.integers(0, 1 << 16))
+def test_the_tightest_of_many_domains(racks: list[int], per_spine: int, seed: int) -> None:
+    """Racks of any size, nodes in no order: what is remembered, a scan and plain Python agree."""
+    rng = np.random.default_rng(seed)
+    where = rng.permutation(np.repeat(np.arange(len(racks)), racks))
+    machines = np.zeros(len(where), NODE_DTYPE)
+    machines["gpus"], machines["rack"], machines["spine"] = 4, where, where // per_spine
+    machines["state"] = rng.choice([NodeCode.UP, NodeCode.DOWN], len(where), p=[0.9, 0.1])
+    requests = np.zeros(16, REQUEST_DTYPE)
+    requests["gpus_per_worker"] = rng.integers(1, 5, len(requests))
+    requests["workers"], requests["gpu_milli"] = rng.integers(2, 9, len(requests)), 1000
+    requests["duration_ms"] = requests["requested_ms"] = 1000
+    shape = ClusterShape(envs=1, jobs=16, workers=8, nodes=len(where), devices=4)
+    states = [allocate(replace(shape, kinds=kinds)) for kinds in (0, 4)]
+    for state in states:
+        entry.begin_episode(state.rows, 0, 0, machines, requests)
+    generator, found = int(Placement.TIGHTEST), np.zeros((2, 8), np.int32)
+    for j in range(len(requests)):
+        counts = [
+            kernel_calls.place_gang(state.rows, 0, j, generator, nodes)
+            for state, nodes in zip(states, found, strict=True)
+        ]
+        assert counts[0] == counts[1]
+        chosen = found[0, : counts[0]].tolist()
+        assert chosen == found[1, : counts[1]].tolist()
+        domain = _tightest(states[0], requests[j])
+        assert (domain is None) == (counts[0] == 0)
+        if domain is not None:
+            assert set(chosen) <= set(domain)
+            for state, nodes in zip(states, found, strict=True):
+                assert kernel_calls.reserve_gang(state.rows, 0, j, nodes, counts[0], generator)
+
+
+def _tightest(state: ClusterState, ask: Any) -> list[int] | None:
+    """Nodes of the narrowest domain that holds a gang; of those, the one with least free."""
+    nodes = state.node[0]
+    free = np.where(nodes["state"] == NodeCode.UP, nodes["gpu_free_milli"], 0)
+    slots = free // 1000 // int(ask["gpus_per_worker"])
+    keys = {
+        Topology.NODE: np.lexsort((np.arange(len(nodes)), nodes["rack"], nodes["spine"])).argsort(),
+        Topology.RACK: nodes["spine"].astype(int) * 1000 + nodes["rack"],
+        Topology.SPINE: nodes["spine"].astype(int),
+        Topology.ANY: np.zeros(len(nodes), int),
+    }
+    for key in keys.values():
+        members = [np.flatnonzero(key == value) for value in np.unique(key)]
+        able = [m for m in members if slots[m].sum() >= ask["workers"]]
+        if able:
+            best = min(able, key=lambda m: int(free[m].sum()))
+            return [int(n) for n in best]
+    return None
