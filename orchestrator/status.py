@@ -186,7 +186,7 @@ def why_waiting(engine: Engine, job_ids: list[str], rule: _Rule = None) -> dict[
         another job for which the rule keeps room.
     """
     state, nodes = engine.state, np.empty(engine.shape.workers, np.int32)
-    found = {}
+    found, rooms = dict[str, Binding](), dict[tuple[object, ...], Binding]()  # of who asks alike
     for job_id in job_ids:
         j, spec = engine.jobs.index.find(job_id), engine.jobs.specs[job_id]
         ask: Any = state.request[0, j]
@@ -194,7 +194,11 @@ def why_waiting(engine: Engine, job_ids: list[str], rule: _Rule = None) -> dict[
         started = bool(state.job[0, j]["first_start_ms"] >= 0)  # its checkpoints are counted
         account = account_binding(state, ask, spec, int(ask["tenant"]), ever=False)
         if reason != Reason.OK:
-            found[job_id] = room_binding(state, j, spec)
+            wish = spec.kind, spec.gang_schedule, spec.gpu_models, spec.gpu_memory_gb
+            alike = int(engine.jobs.asked[j]), *wish
+            if alike not in rooms:
+                rooms[alike] = room_binding(state, j, spec)
+            found[job_id] = rooms[alike]
             if reason != Reason.FRAGMENTED:
                 found[job_id] = replace(found[job_id], reason=reason)
         elif account is not None and not (started and account.reason == Reason.STORAGE):
@@ -491,7 +495,7 @@ def _outlook(engine: Engine, job_id: str, now_ms: int, rule: _Rule) -> dict[str,
 
 def queue_position(engine: Engine, j: int) -> int:
     """Where the waiting job of a row stands, from 1, by submission."""
-    queue, submits = engine.state.queue[0]["job"], engine.state.request[0]["submit_ms"]
+    queue, submits = engine.state.queue[0]["job"], engine.jobs.submits_ms
 
     def place(q: int) -> tuple[int, int]:
         return int(submits[queue[q]]), int(queue[q])

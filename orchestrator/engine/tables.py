@@ -203,6 +203,7 @@ class JobTable:
         self.loose: set[str] = set()  # those whose workers need not start together
         self.asked = np.zeros(state.shape.jobs, np.int64)  # by row: equal ones ask for the same
         self._asks: dict[tuple[int, ...], int] = {}
+        self.submits_ms = np.zeros(state.shape.jobs, np.int64)  # when they were submitted, by row
         self.name_hashes = np.zeros(state.shape.jobs, np.int64)  # of the names of jobs, by row
         self.limit_ms = np.zeros(state.shape.jobs, np.int64)  # of their time at work, by row
         self._aware = np.zeros(state.shape.jobs, np.bool_)  # topology-aware, by row
@@ -374,6 +375,7 @@ class JobTable:
             self.loose.add(spec.job_id)
         self._aware[j] = spec.topology_aware
         self.name_hashes[j] = hash(spec.name)
+        self.submits_ms[j] = ask["submit_ms"][0]
         # Not what may be known of run times, which may be more or less: what was asked for.
         self.limit_ms[j] = requested_ms(spec)
 

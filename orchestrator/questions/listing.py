@@ -25,7 +25,15 @@ from orchestrator.status import (
 )
 from orchestrator.types import JobState
 
-__all__ = ["MOST_LISTED", "JobFilter", "job_page", "node_list", "node_page", "queue_page"]
+__all__ = [
+    "MOST_LISTED",
+    "JobFilter",
+    "job_page",
+    "node_list",
+    "node_page",
+    "queue_page",
+    "served_order",
+]
 
 
 MOST_LISTED = 10_000
@@ -95,7 +103,7 @@ def job_page(
     """
     _check_limit("list_jobs", limit)
     count = len(engine.jobs.index.ids)
-    submits = engine.state.request[0, :count]["submit_ms"]
+    submits = engine.jobs.submits_ms[:count]  # not those of the requests, which lie far apart
     fits = _filtered(engine, chosen, count)
     if before is not None:
         last_ms, place = _cursor("list_jobs", "before", before)
@@ -146,7 +154,7 @@ def job_summary(engine: Engine, j: int) -> dict[str, Any]:
     job_id = engine.jobs.index.ids[j]
     spec, run = engine.jobs.specs[job_id], engine.state.job[0, j]
     code = JobCode(int(run["state"]))
-    placed = int(run["workers_now"])
+    placed, submit_ms = int(run["workers_now"]), int(engine.jobs.submits_ms[j])
     workers = placed or spec.num_workers
     ended, state = engine.history.last(job_id, "completed", "failed"), state_note(engine, job_id)
     start_ms, end_ms = int(run["start_ms"]), int(run["end_ms"])
@@ -160,7 +168,7 @@ def job_summary(engine: Engine, j: int) -> dict[str, Any]:
         "workers": workers,
         "gpus": workers * spec.gpus_per_worker * spec.gpu_fraction,
         "node_ids": nodes_of(engine, job_id),
-        "submit_ms": int(engine.state.request[0, j]["submit_ms"]),
+        "submit_ms": submit_ms,
         "start_ms": start_ms if start_ms >= 0 else None,
         "end_ms": end_ms if code in _ENDED else None,
         "queue_position": queue_position(engine, j) if code in _WAITING else None,

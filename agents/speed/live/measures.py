@@ -123,6 +123,19 @@ def live_questions(bench: Workbench) -> Measure:
     return _asked(bench, lambda: _timed(bench, _crowded(bench).orchestrator.get_cluster_status))
 
 
+def live_list_jobs(bench: Workbench) -> Measure:
+    """A hundred jobs of the large cluster, from the middle of the list."""
+    them = _crowded(bench).orchestrator
+    page = max(min(bench.known // 2, 10_000), 1)
+    _, middle = them.list_jobs(limit=page)
+    return _asked(bench, lambda: _timed(bench, lambda: them.list_jobs(before=middle)))
+
+
+def live_queue(bench: Workbench) -> Measure:
+    """The first hundred jobs that wait in the large cluster, and why."""
+    return _asked(bench, lambda: _timed(bench, _crowded(bench).orchestrator.queue))
+
+
 def live_end(bench: Workbench) -> Measure:
     """A job of the large cluster ends: reported, logged in memory, applied."""
     return _asked(bench, _crowded(bench).end)
@@ -351,6 +364,8 @@ LIVE: tuple[Callable[[Workbench], Measure], ...] = (
     live_register,
     live_job_status,
     live_questions,
+    live_list_jobs,
+    live_queue,
     live_end,
     live_memory,
     learned_decision_64,
