@@ -25,6 +25,7 @@ from orchestrator.errors import ConfigurationError
 from orchestrator.foundations import FolderCheckpoints, HashShardManager, HeartbeatFaultDetector
 from orchestrator.foundations.sqlite import SQLiteLog
 from orchestrator.live.cycle import load_kernels
+from orchestrator.mesh.proxy import MeshProxy
 from orchestrator.messages import Entry
 from orchestrator.orchestrator import InfrastructureOrchestrator
 from orchestrator.ports import ConsensusEngine, Policy
@@ -186,6 +187,7 @@ class _Making:
         await self._put_in_charge(deployment, orchestrator)
         repeats = Repeats(self.folder / "requests.jsonl")
         self.stack.callback(repeats.close)
+        proxy = await self._proxy(orchestrator, tokens)
         limits = self.settings.limits
         streams = Streams(limits.streams)
         parts = Parts(
@@ -195,6 +197,7 @@ class _Making:
             limits=limits,
             load_policy=_learned,
             deployment=deployment,
+            proxy=proxy,
             ready=lambda: self.ready,
             streams=streams,
         )
@@ -207,11 +210,32 @@ class _Making:
         await http.open()
         self.stack.push_async_callback(http.close)
         self.stack.callback(streams.close)
-        endpoint = self._endpoint(http.port, fresh)
+        endpoint = self._endpoint(http.port, fresh, proxy.url)
         endpoint.write(self.folder / "endpoint.json")
         self.ready = ""
         self.stack.callback(self._leave)
         return Serving(endpoint, orchestrator, parts, agents, fresh)
+
+    async def _proxy(
+        self, orchestrator: InfrastructureOrchestrator, tokens: TokenStore
+    ) -> MeshProxy:
+        """Where services are reached: on the port that was asked for, or there was before."""
+
+        def known(text: str) -> str | None:
+            who = tokens.principal(text)
+            if who is not None and who.role < Role.SUBMITTER:
+                raise PermissionError(f"token '{who.name}' is a viewer's; use a submitter's")
+            return None if who is None else who.name
+
+        before = self.before.mesh_url if self.before is not None else ""
+        # The socket is bound to find out whether the port is free, and the proxy binds its own.
+        bound = self._bound(self.settings.mesh_port, before)
+        port = int(bound.getsockname()[1])
+        bound.close()
+        proxy = MeshProxy(orchestrator.route_request, known, host=self.settings.host, port=port)
+        await proxy.open()
+        self.stack.push_async_callback(proxy.close)
+        return proxy
 
     def _leave(self) -> None:
         """Say that it is going down; whoever finds that out for itself need not warn of it."""
@@ -266,10 +290,10 @@ class _Making:
                 fresh = {"operator": store.renew("operator", Role.OPERATOR)}
         return store, fresh
 
-    def _endpoint(self, port: int, fresh: dict[str, str]) -> Endpoint:
+    def _endpoint(self, port: int, fresh: dict[str, str], mesh_url: str) -> Endpoint:
         host = f"[{self.settings.host}]" if ":" in self.settings.host else self.settings.host
         token = fresh.get("operator") or (self.before.token if self.before is not None else "")
-        return Endpoint(f"http://{host}:{port}", token, "", os.getpid())
+        return Endpoint(f"http://{host}:{port}", token, mesh_url, os.getpid())
 
     async def _log(self) -> ConsensusEngine:
         """The log: a file in the folder, or what etcd keeps."""
