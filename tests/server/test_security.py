@@ -79,7 +79,8 @@ async def test_no_route_is_answered_without_a_good_token() -> None:
                         continue
                     assert answer.status_code == 401, (method, path)
                     assert "Bearer" in answer.headers["WWW-Authenticate"]
-                    problem(answer)
+                    if method != "HEAD":  # it has no body
+                        problem(answer)
         assert here.orchestrator.jobs == {}
 
 
@@ -101,7 +102,7 @@ async def test_every_route_keeps_to_its_role() -> None:
                 async with here.client(role) as client:
                     answer = await client.request(method, _filled(path))
                 assert answer.status_code == 403, (name, role)
-                assert problem(answer)["title"] == "not allowed"
+                assert method == "HEAD" or problem(answer)["title"] == "not allowed"
 
 
 def _role_of(name: str) -> Role | None:
