@@ -7,9 +7,18 @@ from typing import Any
 
 import pytest
 
-from orchestrator import ClusterShape, Happening, InMemoryConsensus, NodeSpec
+from orchestrator import (
+    ClusterShape,
+    Happening,
+    InMemoryConsensus,
+    NodeSpec,
+    ScalingDirection,
+    VirtualClock,
+)
+from orchestrator.autoscaler import HorizontalScaler, ScalingPlan
 from orchestrator.errors import ConfigurationError, UnknownEntityError, ValidationError
 from orchestrator.happenings import Happenings
+from orchestrator.runtimes import SimulatedProvisioner
 from orchestrator.scheduling.rules import RULES
 from orchestrator.types import JobKind
 from tests.engine.builders import Stage, job, node, stage
@@ -229,6 +238,32 @@ async def test_settings_services_and_announcements_are_told() -> None:
     assert found[-3].details == {"service": "web", "replicas": 2}
     assert found[-2].details == {"rule": "sjf"}
     assert found[-1].details == {"bundle": "b1", "share": 0.5}
+
+
+async def test_a_change_of_the_fleet_is_told_and_in_the_log() -> None:
+    clock, log = VirtualClock(), InMemoryConsensus()
+    s = stage(
+        node("n0"),
+        clock=clock,
+        log=log,
+        provisioner=SimulatedProvisioner(clock, node("rented"), delay_s=60.0),
+        autoscaler=HorizontalScaler(ScalingPlan(4.0, target_utilisation=1.0)),
+        schedule_on_events=True,
+    )
+    await s.orchestrator.submit_job(job("a", num_workers=4))
+    await s.wait(1)
+    assert (await s.orchestrator.auto_scale_cluster()).direction == ScalingDirection.NONE
+    await s.orchestrator.submit_job(job("b", num_workers=4))
+    decision = await s.orchestrator.auto_scale_cluster()
+    await s.wait(2)
+    found, _ = s.orchestrator.happenings()
+    (told,) = [one for one in found if one.kind == "scaling"]
+    assert (told.what, told.reason) == ("up", decision.reason)
+    assert told.details["target_nodes"] == decision.target_nodes == 2
+    (joined,) = [one for one in found if one.kind == "node"]
+    assert (joined.what, joined.node_id is not None) == ("joined", True)
+    again = stage(node("n0"), clock=clock, log=log)
+    assert again.orchestrator.happenings() == (found, False)
 
 
 async def test_who_follows_hears_what_comes() -> None:

@@ -93,7 +93,12 @@ class JobNote:
     def as_dict(self) -> dict[str, Any]:
         """As plain data, without what is not known."""
         told = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        return {name: value for name, value in told.items() if value not in (None, "", ())}
+        # Numbers may be NumPy's, which are not compared with texts.
+        return {
+            name: value
+            for name, value in told.items()
+            if value is not None and not (isinstance(value, str | tuple) and not value)
+        }
 
 
 def _wishes(body: _Body) -> dict[str, str]:

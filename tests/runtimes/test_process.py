@@ -241,7 +241,11 @@ async def test_who_floods_the_log_fills_two_files_and_no_more(stage: Stage) -> N
     await until(lambda: stage.events)
     assert stage.events == [WorkerExited("a", 1)]
     run = stage.folder / "agents/n0/jobs/a/run-1"
-    assert {path.name for path in run.iterdir()} == {"rank-0.log", "rank-0.log.1"}
+    assert {path.name for path in run.iterdir()} == {
+        "rank-0.log",
+        "rank-0.log.1",
+        "rank-0.log.begin",
+    }
     assert sum(path.stat().st_size for path in run.iterdir()) <= 400_000
     assert stage.log("a").endswith("the end\n")
 
