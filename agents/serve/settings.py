@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from orchestrator.deployment import Guards
 from orchestrator.errors import ConfigurationError
 from orchestrator.mesh.specs import ServiceSpec
 from orchestrator.server.guard.gate import Limits
@@ -49,6 +50,8 @@ class ServeSettings:
         When it ends, agents and what they run stay for a minute, for the next server.
     limits : Limits
         What one client may ask of it.
+    guards : Guards
+        When a learned policy is taken out of charge.
     """
 
     dir: Path
@@ -67,6 +70,7 @@ class ServeSettings:
     json_logs: bool = False
     keep_agents: bool = False
     limits: Limits = field(default_factory=Limits)
+    guards: Guards = field(default_factory=Guards)
 
     def __post_init__(self) -> None:
         """Refuse what makes no sense, naming the option."""

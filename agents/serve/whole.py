@@ -256,7 +256,9 @@ class _Making:
         log = DecisionLog(self.folder / "decisions" / "decisions.sqlite")
         self.stack.callback(log.close)
         rule = rule_named(self.settings.rule) if self.settings.rule else None
-        deployment = PolicyDeployment(rule, _learned, log=log, clock=self.clock)
+        deployment = PolicyDeployment(
+            rule, _learned, guards=self.settings.guards, log=log, clock=self.clock
+        )
         self.stack.callback(deployment.close)
         return deployment
 

@@ -14,7 +14,7 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -41,6 +41,7 @@ _MOST_PAIRS = 1024  # of which an interval is made
 _RESAMPLES = 500
 _MS_PER_S = 1000
 _EVERY = 10  # pairs after which an interval is made again
+_COSTS = ("bounded_slowdown", "completion")  # of a pair
 
 
 _log = logging.getLogger(__name__)
@@ -162,7 +163,8 @@ class Comparer:
         self._play, self._share = play, share
         self._pairs: deque[Pair] = deque(maxlen=_MOST_PAIRS)
         self._rests_until = 0.0
-        self.errors = 0
+        self._gains: dict[str, Gain | None] = dict.fromkeys(_COSTS)
+        self.errors = self.compared = 0
 
     @property
     def due(self) -> bool:
@@ -174,30 +176,32 @@ class Comparer:
         begun = time.monotonic()
         try:
             self._pairs.append(self._play.pair(snapshot, rule, candidate))
+            self.compared += 1
+            if self.compared < _EVERY or self.compared % _EVERY == 0:
+                self._gains = self._estimated()
         except Exception:
             _log.exception("the plans at entry %d could not be compared", snapshot.entry)
             self.errors += 1
         ended = time.monotonic()
         self._rests_until = ended + (ended - begun) * (1.0 / self._share - 1.0)
 
-    def gains(self) -> dict[str, Gain | None]:
+    @property
+    def gains(self) -> Mapping[str, Gain | None]:
         """Estimated gains: of mean bounded slowdown, and of the time to the end."""
-        pairs = list(self._pairs)
-        rule = np.array([pair.rule for pair in pairs]).reshape(-1, 2)
-        candidate = np.array([pair.candidate for pair in pairs]).reshape(-1, 2)
-        names = ("bounded_slowdown", "completion")
-        return {name: Gain.of(rule[:, k], candidate[:, k]) for k, name in enumerate(names)}
+        return self._gains
+
+    def _estimated(self) -> dict[str, Gain | None]:
+        rule = np.array([pair.rule for pair in self._pairs])
+        candidate = np.array([pair.candidate for pair in self._pairs])
+        return {name: Gain.of(rule[:, k], candidate[:, k]) for k, name in enumerate(_COSTS)}
 
     def breach(self, guards: Guards) -> str:
         """Why the candidate has to go, by what it is estimated to lose; ``""``: it need not."""
-        count = len(self._pairs)
-        if count < guards.pairs or count % _EVERY:
-            return ""
-        gain = self.gains()["bounded_slowdown"]
-        if gain is None or gain.high >= -guards.loss:
+        gain = self._gains["bounded_slowdown"]
+        if gain is None or gain.pairs < guards.pairs or gain.high >= -guards.loss:
             return ""
         return (
-            f"estimated by {count} decision points, mean bounded slowdown is worse by "
+            f"estimated by {gain.pairs} decision points, mean bounded slowdown is worse by "
             f"{-gain.mean:.1%} (95 % interval {-gain.high:.1%} to {-gain.low:.1%})"
         )
 

@@ -509,7 +509,7 @@ class PolicyDeployment:
             counts = {verdict.value: n for verdict, n in candidate.conduct.counts.items()}
             points, agreed = candidate.points, candidate.agreed
         p50, p99 = np.percentile(latencies, (50, 99)).tolist() if len(latencies) else (None, None)
-        gains = comparer.gains()
+        gains = comparer.gains
         told["candidate"] = {
             "name": candidate.name,
             "digest": candidate.digest,

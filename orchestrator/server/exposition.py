@@ -24,8 +24,10 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 from starlette.responses import Response
 
+from orchestrator.deployment import Mode, PolicyDeployment
 from orchestrator.kernels.state.codes import JobKind
 from orchestrator.orchestrator import InfrastructureOrchestrator
+from orchestrator.ports import Policy
 from orchestrator.server.guard.access import answers, only
 from orchestrator.server.guard.gate import Served
 from orchestrator.server.guard.tokens import Role
@@ -176,6 +178,7 @@ class _Cluster(Collector):
         yield from _of_nodes(status)
         yield from _of_jobs(status, self._orchestrator)
         yield from _of_errors(status)
+        yield from _of_policy(self._orchestrator.policy)
         yield from _of_services(self._orchestrator, status["services"])
         yield _gauge("agents", "Agents that this server has, and that live.", self._agents())
         yield _gauge("http_streams", "Answers that are being streamed.", self._streams())
@@ -194,6 +197,27 @@ def _by(name: str, told: str, label: str, values: Mapping[str, float]) -> GaugeM
 
 def _total(name: str, told: str, value: float) -> CounterMetricFamily:
     return CounterMetricFamily(f"quartermaster_{name}", told, value=value)
+
+
+def _of_policy(policy: Policy) -> Iterator[Metric]:
+    if not isinstance(policy, PolicyDeployment):
+        return
+    status = policy.status()
+    modes = {mode.value: float(mode == policy.mode) for mode in Mode}
+    yield _by("policy_mode", "1 for the mode of who decides: see /api/v1/policy.", "mode", modes)
+    candidate = status["candidate"]
+    if candidate is None:
+        return
+    told = "Decisions of the learned policy since it was put there, by what became of them."
+    yield _by("policy_decisions", told, "verdict", candidate["verdicts"])
+    told = "Time of its last decisions, by quantile."
+    times = {name: ms / 1000 for name, ms in candidate["latency_ms"].items() if ms is not None}
+    yield _by("policy_decision_seconds", told, "quantile", times)
+    gain = candidate["gain"]["bounded_slowdown"]
+    if gain is not None:
+        told = "Share of the rule's mean bounded slowdown that it is estimated to save."
+        bounds = {bound: gain[bound] for bound in ("low", "mean", "high")}
+        yield _by("policy_gain_ratio", told, "bound", bounds)
 
 
 def _of_nodes(status: Mapping[str, Any]) -> Iterator[Metric]:

@@ -56,6 +56,9 @@ async def test_a_policy_is_put_in_charge_and_taken_out_again(tmp_path: Path) -> 
             ):
                 told = (await client.post(f"{API}/{mode}", json=body)).json()
                 assert (told["mode"], told["bundle"]) == (mode, "srtf")
+            text = (await client.get("/metrics")).text
+            assert 'quartermaster_policy_mode{mode="canary"} 1.0' in text
+            assert 'quartermaster_policy_decisions{verdict="late"} 0.0' in text
             told = (await client.post(f"{API}/fallback", json={"reason": "enough"})).json()
             assert (told["mode"], told["reason"]) == ("fallback", "enough")
             assert (await client.post(f"{API}/fallback")).status_code == 200
