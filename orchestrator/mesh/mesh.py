@@ -170,6 +170,7 @@ class ServiceMesh:
         self._seed = seed
         self._services: dict[str, _Service] = {}
         self._listeners: list[Callable[[str, ServiceSpec | None], None]] = []
+        self._on_failure: list[Callable[[str, str], None]] = []
         self.discovery = discovery if discovery is not None else ServiceDiscovery()
 
     @property
@@ -191,6 +192,10 @@ class ServiceMesh:
     def subscribe(self, listener: Callable[[str, ServiceSpec | None], None]) -> None:
         """Have a listener told of services that get rules, or are removed (None)."""
         self._listeners.append(listener)
+
+    def watch_failures(self, listener: Callable[[str, str], None]) -> None:
+        """Have a listener told of the service and the endpoint of every attempt that fails."""
+        self._on_failure.append(listener)
 
     def add_service(self, spec: ServiceSpec) -> None:
         """Make a service known, or give it new rules, with which its request path begins anew."""
@@ -293,16 +298,13 @@ class ServiceMesh:
 
         Parameters
         ----------
-        service : str
-        request : object
+        service, request : str and object
             Handed to the transport as it is; an :class:`HttpRequest` with the time it has left.
         transport : callable or None, optional
             Instead of the mesh's own. What it raises is a failure of the endpoint, except
             :class:`RequestRejectedError`, which is handed on.
-        timeout_ms : float, optional
-            For all of it; 0: as an :class:`HttpRequest` says, or for ever.
-        tenant : str, optional
-            For whom it is; empty: as an :class:`HttpRequest` says.
+        timeout_ms, tenant : float and str, optional
+            For all of it, and for whom it is; 0, or empty: as an :class:`HttpRequest` says.
 
         Raises
         ------
@@ -515,6 +517,8 @@ class ServiceMesh:
             own.counts.within += now_ms - attempt.arrival_ms <= own.spec.objective_ms
         else:
             own.counts.failed += 1
+            for listener in self._on_failure:
+                listener(own.spec.name, attempt.address)
 
     @staticmethod
     def _late(own: _Service, arrival_ms: int, due_ms: float) -> DeadlineExceededError:

@@ -98,6 +98,7 @@ class HealthProber:
         self._survey_ms = 0  # when to look next who is there
         self._interval_ms = self.spec.interval_ms
         self._tick_ms = self.spec.interval_ms
+        mesh.watch_failures(self._suspect)
 
     @property
     def can_probe(self) -> bool:
@@ -136,6 +137,13 @@ class HealthProber:
                 self._timer.cancel()
             self._survey_ms = now_ms
             self._arm(now_ms)
+
+    def _suspect(self, service: str, address: str) -> None:
+        """A request has failed there: it is asked at once, unless it is being asked already."""
+        watch = self._watched.get(service)
+        record = None if watch is None or self._timer is None else watch.records.get(address)
+        if record is not None and not record.open and not record.shut_out:
+            self._send(record)
 
     def _is_deaf(self, watch: _Watch) -> bool:
         """Whether a service's transport knows no health checks."""

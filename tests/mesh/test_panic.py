@@ -261,3 +261,27 @@ async def test_one_probe_or_request_is_enough_where_there_is_no_doubt() -> None:
         await mesh.route("s", None)
     assert mesh.counts("s").failed == 1
     assert mesh.discover("s") == ["e1", "e2"]
+
+
+async def test_a_failed_request_has_its_endpoint_probed_at_once() -> None:
+    clock, probed = VirtualClock(), list[tuple[int, str]]()
+
+    async def probe(address: str) -> None:
+        probed.append((clock.now_ms(), address))
+
+    async def carry(address: str, request: object) -> object:
+        raise ConnectionError("sick")
+
+    mesh = ServiceMesh(clock, carry, probe=probe, probing=ProbeSpec(interval_ms=1000))
+    mesh.add_service(ServiceSpec("s", 10.0, retry=RetrySpec(attempts=1)))
+    mesh.register("s", "e0")
+    prober = HealthProber(mesh, clock)
+    prober.start()
+    await clock.advance_to(100)
+    assert probed == [(0, "e0")]
+    await clock.advance_to(130)
+    with pytest.raises(RetriesExhaustedError):
+        await mesh.route("s", None)
+    await clock.advance_to(131)
+    assert probed == [(0, "e0"), (130, "e0")]
+    await prober.stop()
