@@ -12,7 +12,7 @@ await drive(async ({ opened, complaints }) => {
   assert.match(await figure(page, "nodes").innerText(), /^2 up/);
 
   // From submission to end: events, the chart, its details.
-  const { job_id: id } = await ask("/jobs", { name: "hello", command: ["sh", "-c", "echo written; sleep 3"], gpus_per_worker: 1 });
+  const { job_id: id } = await ask("/jobs", { name: "hello", command: ["sh", "-c", "echo written; sleep 2"], gpus_per_worker: 1 });
   await event(page, id, "submitted").waitFor();
   await event(page, id, "started").waitFor();
   await page.click("#gangs .swap");

@@ -26,6 +26,9 @@ serve(ServeSettings(dir=Path(sys.argv[1]), agents=2, gpus=2))
 """
 
 
+pytestmark = pytest.mark.slow
+
+
 def missing() -> str:
     """Why there is no browser here; nothing: there is one."""
     for program, package in (("chromium", "chromium"), ("node", "nodejs")):

@@ -25,7 +25,7 @@ export class Chart {
       legend: { show: false },
       scales: { x: { time: true }, ...scales },
       axes: [
-        { ...axis, size: 22, gap: 2, grid: { show: false }, values: "{HH}:{mm}:{ss}", space: 84 },
+        { ...axis, size: 26, gap: 7, grid: { show: false }, values: "{HH}:{mm}:{ss}", space: 84 },
         ...axes.map((own) => ({ ...axis, size: 40, gap: 4, space: 28, ...own })),
       ],
       series: [{}, ...series.map(([label, hue, scale, own]) => ({

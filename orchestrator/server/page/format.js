@@ -37,12 +37,15 @@ export function say(element, text) {
   if (element.textContent !== text) element.textContent = text;
 }
 
-/** A table whose rows stay the same elements as long as they are about the same thing. */
+/**
+ * A table whose rows stay the same elements as long as they are about the same thing.
+ * Columns are [heading, class, cell]: a cell is a text made anew every time, or an element that is made once.
+ */
 export class Table {
   #rows = new Map();
 
   constructor(caption, columns) {
-    this.columns = columns; // [heading, class, cell(item) -> text or node]
+    this.columns = columns;
     this.body = make("tbody");
     const head = columns.map(([heading, kind]) => make(`th${kind ? `.${kind}` : ""}`, heading, { scope: "col" }));
     this.element = make("table", make("caption.unseen", caption), make("thead", make("tr", ...head)), this.body);
@@ -55,12 +58,9 @@ export class Table {
       const row = this.#rows.get(name) ?? this.#fresh();
       kept.set(name, row);
       this.columns.forEach(([, , cell], c) => {
+        if (row.cells[c].firstElementChild) return;
         const value = cell(item, k);
-        if (!(value instanceof Node)) say(row.cells[c], String(value));
-        else if (row.cells[c].dataset.is !== value.textContent) {
-          row.cells[c].dataset.is = value.textContent;
-          row.cells[c].replaceChildren(value);
-        }
+        if (value instanceof Node) row.cells[c].replaceChildren(value); else say(row.cells[c], String(value));
       });
       if (this.body.rows[k] !== row) this.body.insertBefore(row, this.body.rows[k] ?? null);
     });

@@ -91,7 +91,7 @@ export class HeatMap {
       const columns = Math.max(1, Math.min(Math.floor(width / 150), Math.max(...racks.map((r) => r.length), 1)));
       this.#cells = this.#layout(width, racks, [Math.min(Math.floor(width / columns) - GAP, 260), 44]);
     } else {
-      for (let size = 26; size >= 4; size -= 1) {
+      for (let size = 40; size >= 4; size -= 1) {
         this.#cells = this.#layout(width, racks, size);
         if (this.total <= MOST_HEIGHT) break;
       }

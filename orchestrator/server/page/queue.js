@@ -28,7 +28,7 @@ export class Queue {
     const items = order.map((row) => waiting.get(row)).filter(Boolean);
     this.table.element.hidden = !items.length;
     this.none.hidden = items.length > 0;
-    this.table.show(items, (w) => w.row);
+    this.table.show(items, (w) => `${w.row}/${w.id}`);
     const all = totals?.queued ?? items.length;
     say(this.note, all > items.length ? `the first ${number(items.length)} of ${number(all)}` : all ? `${plural(all, "job")}` : "");
   }

@@ -10,10 +10,12 @@ from collections import deque
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from orchestrator.engine.engine import Engine
 from orchestrator.kernels.state.codes import JobCode, NodeCode
 from orchestrator.orchestrator import InfrastructureOrchestrator
+from orchestrator.questions.listing import served_order
 from orchestrator.scheduling.rules import RulePolicy
 from orchestrator.server.view.services import ServiceSeries
 from orchestrator.server.view.tables import Gangs, Nodes, ended_gangs
@@ -237,9 +239,15 @@ class ClusterPicture:
         return {"queue": {"order": rows, "set": fresh} if not same else {"set": fresh}}
 
     def _first_rows(self) -> list[int]:
-        engine = self._engine
-        length = min(int(engine.row["queue_len"]), _QUEUED)
-        return list(engine.state.queue[0, :length]["job"].tolist())
+        """Rows of those who are served first, in the order of the rule in charge."""
+        first: list[int] = served_order(self._engine, self._rule)[:_QUEUED].tolist()
+        return first
+
+    @property
+    def _rule(self) -> NDArray[np.void] | None:
+        """By which rule jobs are placed; None: by none."""
+        policy = self._orchestrator.policy
+        return policy.rule.to_record() if isinstance(policy, RulePolicy) else None
 
     def _entries(self, rows: list[int]) -> list[list[Any]]:
         """Of each: row, id, name, tenant, priority, workers, GPUs, when submitted, why it waits."""
@@ -269,8 +277,6 @@ class ClusterPicture:
         old = [name for name in names if known.get(name, (-1, ""))[0] != applied]
         old.sort(key=lambda name: known.get(name, (-1, ""))[0])  # stable: the first ones first
         self._behind = len(old) > _EXPLAINED
-        policy = self._orchestrator.policy
-        rule = policy.rule.to_record() if isinstance(policy, RulePolicy) else None
-        for name, found in why_waiting(self._engine, old[:_EXPLAINED], rule).items():
+        for name, found in why_waiting(self._engine, old[:_EXPLAINED], self._rule).items():
             text = found.text or found.reason.name.lower().replace("_", " ")
             self._reasons[name] = applied, text

@@ -1,4 +1,4 @@
-"""The picture for many listeners: it is looked at once for all, and only while somebody listens."""
+"""The picture for many listeners, looked at once for all while somebody listens; its routes."""
 
 from __future__ import annotations
 
@@ -7,13 +7,18 @@ import logging
 import secrets
 from collections import deque
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
+from fastapi import APIRouter, Header
+from starlette.responses import Response
 
+from orchestrator.server.guard.access import answers, only
+from orchestrator.server.guard.tokens import Role
+from orchestrator.server.parts import JSON, Parts
 from orchestrator.server.view.picture import ClusterPicture
 
-__all__ = ["ViewStream"]
+__all__ = ["ViewStream", "routes"]
 
 
 _log = logging.getLogger(__name__)
@@ -136,10 +141,54 @@ class ViewStream:
         while True:
             await asyncio.sleep(self._tick_s)
             passed_s = loop.time() - looked_s
-            changed = self._picture.behind or self._picture.version != seen
-            if passed_s >= self._rest_s or (changed and passed_s >= self._gap_s):
+            wait_s = self._rest_s
+            if self._picture.version != seen:
+                wait_s = self._gap_s
+            elif self._picture.behind:
+                wait_s = min(3 * self._gap_s, self._rest_s)  # it is in no hurry
+            if passed_s >= wait_s:
                 seen, looked_s = self._picture.version, loop.time()
                 try:
                     self._advance()
                 except Exception:  # whoever listens is better off with an old picture than none
                     _log.exception("the picture of the cluster could not be drawn")
+
+
+_BEAT = b": nothing has happened\n\n"
+
+
+def routes(parts: Parts) -> APIRouter:
+    """Routes of the picture of a cluster; one picture serves all who look."""
+    router = APIRouter(tags=["view"])
+    view = ViewStream(ClusterPicture(parts.orchestrator, deployed=parts.deployment is not None))
+
+    @router.get("/view", dependencies=only(Role.VIEWER), responses=answers())
+    async def show_view() -> Response:
+        """What the page draws, all of it, as it is now.
+
+        A compact form for programs that draw: tables are columns, and what is in them refers to
+        other tables by row. See ``/cluster``, ``/queue``, ``/nodes`` and ``/jobs`` for the same in
+        words.
+        """
+        return Response(view.whole(), media_type=JSON)
+
+    @router.get(
+        "/view/stream",
+        dependencies=only(Role.VIEWER),
+        responses=answers() | {200: {"content": {"text/event-stream": {}}}},
+    )
+    async def stream_view(
+        last_event_id: Annotated[str, Header(max_length=64, description="Go on after it.")] = "",
+    ) -> Response:
+        """The same as server-sent events: all of it once, then what has changed, until you leave.
+
+        Frames are told at most about ten times a second. An event's id is that of its frame: a
+        client that comes back with the last one gets what it has missed, if that is still known,
+        and else all of it; such a frame has the field ``reset``.
+        """
+        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+        return parts.streams.stream(
+            view.frames(last_event_id), "text/event-stream", beat=_BEAT, headers=headers
+        )
+
+    return router
