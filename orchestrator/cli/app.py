@@ -130,4 +130,8 @@ def run(app: typer.Typer, given: Sequence[str] | None = None) -> int:
         # Nobody reads on, as behind 'head': what is left to say is not said, nor complained about.
         sys.stderr.close()
         return Exit.FAILED
+    except OSError as error:
+        what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        told(f"quartermaster: {what}; give another place, or see to its rights")
+        return Exit.FAILED
     return Exit.FINE

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from orchestrator.cli.request import documents_in
 from orchestrator.cli.terminal import AsJson, At, connect, line, show_json, table
 from orchestrator.errors import ConfigurationError
 
@@ -36,14 +37,21 @@ def add_operations(app: typer.Typer) -> None:
 
 def services(
     name: Annotated[str | None, typer.Argument(metavar="[SERVICE]", help="Only this one.")] = None,
+    file: Annotated[
+        Path | None,
+        typer.Option("--file", "-f", help="YAML with rules of services: they are set first."),
+    ] = None,
     at: At = None,
     as_json: AsJson = False,
 ) -> None:
-    """List services, or show one.
+    """List services, or show one. What answers for a service is a job of its name.
 
-    Example: quartermaster services
+    Example: quartermaster services -f summarise.yaml
     """
+    rules = [] if file is None else documents_in(file)
     with connect(at) as client:
+        for each in rules:
+            client.add_service(**each)
         found = client.services() if name is None else [client.service(name)]
     _rows(found if name is None else found[0], found, as_json, "no services")
 

@@ -15,7 +15,7 @@ import typer
 from orchestrator.client.forms import JobFields
 from orchestrator.errors import ConfigurationError
 
-__all__ = ["JobFlags", "hours", "job_of", "jobs_in"]
+__all__ = ["JobFlags", "documents_in", "hours", "job_of", "jobs_in"]
 
 
 _SIZE, _SHAPE, _RUN = "What it needs", "How it may be treated", "How it runs"
@@ -193,7 +193,17 @@ def job_of(given: Mapping[str, Any], where: str) -> JobFields:
 
 
 def jobs_in(path: Path) -> list[JobFields]:
-    """Jobs of a YAML file, one for each document.
+    """Jobs of a YAML file, one for each document; raises as :func:`documents_in` does."""
+    found = documents_in(path)
+    many = len(found) > 1
+    return [
+        job_of(fields, f"file '{path}'" + (f", document {k + 1}" if many else ""))
+        for k, fields in enumerate(found)
+    ]
+
+
+def documents_in(path: Path) -> list[dict[str, Any]]:
+    """Fields of each document of a YAML file.
 
     Raises
     ------
@@ -211,13 +221,9 @@ def jobs_in(path: Path) -> list[JobFields]:
         raise ConfigurationError(f"file '{path}': it is no YAML ({said}); mend it") from error
     documents = [document for document in documents if document is not None]
     if not documents:
-        raise ConfigurationError(f"file '{path}': it is empty; write a job's fields into it")
-    found = []
+        raise ConfigurationError(f"file '{path}': it is empty; write fields into it")
     for k, document in enumerate(documents):
-        where = f"file '{path}'" + (f", document {k + 1}" if len(documents) > 1 else "")
-        if not isinstance(document, Mapping):
-            raise ConfigurationError(
-                f"{where}: it has no fields; write 'name: ...', 'command: [...]'"
-            )
-        found.append(job_of(document, where))
-    return found
+        if not isinstance(document, Mapping) or not all(isinstance(name, str) for name in document):
+            where = f"file '{path}'" + (f", document {k + 1}" if len(documents) > 1 else "")
+            raise ConfigurationError(f"{where}: it has no fields; write 'name: ...' and others")
+    return [dict(document) for document in documents]

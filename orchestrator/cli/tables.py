@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import compress
 from typing import Any
 
 from rich.console import Console
@@ -86,8 +87,15 @@ _STEERS = "\N{REPLACEMENT CHARACTER}"
 def make_table(
     columns: Sequence[str], rows: Iterable[Sequence[object]], title: str | None = None
 ) -> Table:
-    """A table of texts and numbers; numbers stand at the right."""
-    lines = list(rows)
+    """A table of texts and numbers; numbers stand at the right.
+
+    On a terminal, which is narrow, columns that say nothing are left out.
+    """
+    lines = [list(row) for row in rows]
+    if sys.stdout.isatty():
+        says = [any(plain(row[k]) != "-" for row in lines) for k in range(len(columns))]
+        columns = list(compress(columns, says))
+        lines = [list(compress(row, says)) for row in lines]
     made = Table(box=None, title=title, title_justify="left", header_style="bold", pad_edge=False)
     for k, name in enumerate(columns):
         numbers = bool(lines) and all(isinstance(row[k], int | float | None) for row in lines)

@@ -94,7 +94,7 @@ def connect(at: Path | None, *, patient: bool = False) -> Client:
     _load_httpx()
     from orchestrator.client import Client, Retry
 
-    retry = Retry(_PATIENT_S if patient else _HASTY_S)
+    retry = Retry(_PATIENT_S if patient else _HASTY_S, begin_s=_HASTY_S)
     return Client(at or common.endpoint, retry=retry)
 
 

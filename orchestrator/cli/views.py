@@ -27,8 +27,8 @@ __all__ = [
 
 
 JOB_COLUMNS = (
-    *("JOB", "TENANT", "PRIORITY", "STATE", "WORKERS", "GPUS", "SUBMITTED", "RAN", "NODES"),
-    *("CODE", "REASON"),
+    *("JOB", "TENANT", "PRIORITY", "STATE", "WORKERS", "GPUS", "AGE", "RAN", "NODES", "CODE"),
+    "REASON",
 )
 
 
@@ -44,12 +44,16 @@ def job_row(job: JobSummary) -> tuple[object, ...]:
         job.get("state"),
         job.get("workers"),
         job.get("gpus"),
-        since(job.get("submit_ms")),
+        _age(job.get("submit_ms")),
         duration(ran_ms),
         job.get("node_ids"),
         job.get("exit_code"),
         job.get("reason") or (f"number {place} in the queue" if place else ""),
     )
+
+
+def _age(ms: int | None) -> str:
+    return duration(None if ms is None else 1000 * time.time() - ms)
 
 
 def show_job(job: JobStatus) -> None:
@@ -117,7 +121,7 @@ def node_row(node: NodeStatus) -> tuple[object, ...]:
 
 
 QUEUE_COLUMNS = (
-    *("POSITION", "JOB", "TENANT", "PRIORITY", "WORKERS", "GPUS", "WAITS SINCE", "EXPECTED"),
+    *("POSITION", "JOB", "TENANT", "PRIORITY", "WORKERS", "GPUS", "WAITED", "EXPECTED"),
     "REASON",
 )
 
@@ -131,7 +135,7 @@ def queue_row(item: QueueItem) -> tuple[object, ...]:
         str(item.get("priority", "")).lower(),
         item.get("workers"),
         item.get("gpus"),
-        since(item.get("submit_ms")),
+        _age(item.get("submit_ms")),
         since(item.get("expected_start_ms")),
         waits_for(item.get("waits_for")) or item.get("reason"),
     )

@@ -98,6 +98,7 @@ class AsyncClient:
         self._retry = retry or Retry()
         self._calls = Calls()
         self._failures = 0  # tries that came to nothing
+        self._reached = False  # whether the server has answered
         self._http = self._connect()
 
     async def __aenter__(self) -> Self:
@@ -228,6 +229,10 @@ class AsyncClient:
         """One of them."""
         return await self._send(self._calls.service(name))
 
+    async def add_service(self, **rules: Any) -> Plain:
+        """Give a service rules, new ones if it has some; see :meth:`Client.add_service`."""
+        return await self._send(self._calls.add_service(rules))
+
     @asynccontextmanager
     async def call(
         self,
@@ -276,7 +281,8 @@ class AsyncClient:
         return httpx.AsyncClient(**options, transport=httpx.AsyncHTTPTransport(**transport))
 
     def _attempts(self, call: Call[Any]) -> Attempts:
-        return Attempts(self._retry, self.endpoint.url, repeatable=call.repeatable)
+        url, reached = self.endpoint.url, self._reached
+        return Attempts(self._retry, url, repeatable=call.repeatable, reached=reached)
 
     async def _pause(self, attempts: Attempts, failure: Failure) -> None:
         """Wait for the next try, and look where the server is now."""
@@ -294,6 +300,7 @@ class AsyncClient:
         """Send a request; who opens the answer closes it."""
         request = build_request(self._http.build_request, call, content, endless=endless)
         response = await self._http.send(request, stream=True)
+        self._reached = True
         if response.status_code >= 400:
             async with aclosing(response):
                 raise refusal(response, await response.aread())

@@ -191,6 +191,10 @@ class Calls:
         """One of them."""
         return _get(f"/services/{_segment('service', name)}")
 
+    def add_service(self, rules: Plain) -> Call[Plain]:
+        """Rules of a service."""
+        return _post("/services", rules)
+
     def call(self, service: str, path: str, method: str, headers: Mapping[str, str]) -> Call[bytes]:
         """A request to a service; the mesh, not we, tries it again."""
         whole = f"/api/v1/services/{_segment('service', service)}/call/{path.lstrip('/')}"

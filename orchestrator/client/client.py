@@ -94,6 +94,7 @@ class Client:
         self._retry = retry or Retry()
         self._calls = Calls()
         self._failures = 0  # tries that came to nothing
+        self._reached = False  # whether the server has answered
         self._http = self._connect()
 
     def __enter__(self) -> Self:
@@ -263,6 +264,16 @@ class Client:
         """One of them."""
         return self._send(self._calls.service(name))
 
+    def add_service(self, **rules: Any) -> Plain:
+        """Give a service rules, new ones if it has some; its replicas are a job of its name.
+
+        Parameters
+        ----------
+        **rules
+            Fields of :class:`orchestrator.ServiceSpec`: ``name``, ``service_ms`` and others.
+        """
+        return self._send(self._calls.add_service(rules))
+
     @contextmanager
     def call(
         self,
@@ -335,7 +346,8 @@ class Client:
         return httpx.Client(**options, transport=httpx.HTTPTransport(**transport))
 
     def _attempts(self, call: Call[Any]) -> Attempts:
-        return Attempts(self._retry, self.endpoint.url, repeatable=call.repeatable)
+        url, reached = self.endpoint.url, self._reached
+        return Attempts(self._retry, url, repeatable=call.repeatable, reached=reached)
 
     def _pause(self, attempts: Attempts, failure: Failure) -> None:
         """Wait for the next try, and look where the server is now."""
@@ -353,6 +365,7 @@ class Client:
         """Send a request; who opens the answer closes it."""
         request = build_request(self._http.build_request, call, content, endless=endless)
         response = self._http.send(request, stream=True)
+        self._reached = True
         if response.status_code >= 400:
             with closing(response):
                 raise refusal(response, response.read())

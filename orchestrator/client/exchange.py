@@ -50,6 +50,11 @@ STEADY_S = 1.0
 _CONNECT_S, _ANSWER_S = 3.0, 30.0
 
 
+# Servers close connections that nobody has used for a while, many after 5 s. Whether a request that
+# crosses that was read is not known; one that must not be repeated would have failed.
+_IDLE_S = 2.0
+
+
 # A machine that is gone closes nothing: its silence is noticed in less than a minute.
 _KEEP_ALIVE = [
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
@@ -76,8 +81,13 @@ def line_options(endpoint: Endpoint) -> tuple[dict[str, Any], dict[str, Any]]:
         # Neither a proxy nor .netrc comes between us and a server on this machine.
         "trust_env": not endpoint.local,
     }
-    # Certificates are only loaded where they are needed: it takes as long as all the rest.
-    return client, {"verify": endpoint.url.startswith("https"), "socket_options": _KEEP_ALIVE}
+    transport = {
+        # Certificates are only loaded where they are needed: it takes as long as all the rest.
+        "verify": endpoint.url.startswith("https"),
+        "limits": httpx.Limits(keepalive_expiry=_IDLE_S),
+        "socket_options": _KEEP_ALIVE,
+    }
+    return client, transport
 
 
 def finder_of(endpoint: Endpoint | str | Path | None) -> Finder:

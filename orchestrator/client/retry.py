@@ -22,6 +22,9 @@ class Retry:
     patience_s : float
         From the first failure on, how long a request goes on being tried, seconds; 0: not at all.
         A server that is started again answers within a few seconds.
+    begin_s : float, optional
+        The same where no connection was ever made: the server may not be there at all; never more
+        than ``patience_s``.
     first_s, most_s : float
         Pauses are drawn evenly between 0 and a bound that doubles from ``first_s`` to ``most_s``
         (full jitter; Brooker, AWS Architecture Blog, 2015).
@@ -33,12 +36,13 @@ class Retry:
     """
 
     patience_s: float = 30.0
+    begin_s: float = 30.0
     first_s: float = 0.05
     most_s: float = 2.0
 
     def __post_init__(self) -> None:
         """Refuse what nobody can wait."""
-        for name in ("patience_s", "first_s", "most_s"):
+        for name in ("patience_s", "begin_s", "first_s", "most_s"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value >= 0):
                 raise ConfigurationError(f"Retry: {name} is {value}; give 0 or more seconds")
@@ -77,16 +81,20 @@ class Attempts:
         Whom it asks: for the error.
     repeatable : bool
         Whether doing it twice does no harm.
+    reached : bool
+        Whether the server has answered before.
     """
 
-    def __init__(self, retry: Retry, url: str, *, repeatable: bool) -> None:
+    def __init__(self, retry: Retry, url: str, *, repeatable: bool, reached: bool) -> None:
         self._retry, self._url, self._repeatable = retry, url, repeatable
+        self._reached = reached
         self._bound_s = retry.first_s
         self._until_s: float | None = None
 
     def succeeded(self) -> None:
         """The server answers: patience begins anew."""
         self._bound_s, self._until_s = self._retry.first_s, None
+        self._reached = True
 
     def pause_s(self, failure: Failure) -> float:
         """How long to wait before the next try, seconds.
@@ -98,7 +106,10 @@ class Attempts:
         """
         now_s = time.monotonic()
         if self._until_s is None:
-            self._until_s = now_s + self._retry.patience_s
+            retry, there = self._retry, self._reached or failure.sent
+            self._until_s = now_s + (
+                retry.patience_s if there else min(retry.begin_s, retry.patience_s)
+            )
         left_s = self._until_s - now_s
         # A server that asks for patience has not acted; a line that broke may have carried it all.
         if failure.answer is not None:

@@ -121,7 +121,6 @@ def describe(orchestrator: InfrastructureOrchestrator, job_id: str) -> dict[str,
     spec = orchestrator.jobs[job_id]
     return {
         **status,
-        "node_ids": list(dict.fromkeys(worker["node"] for worker in status["workers"])),
         "kind": spec.kind.name,
         "command": list(spec.command),
         "ended": status["state"] in _ENDED,

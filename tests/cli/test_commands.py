@@ -11,7 +11,7 @@ import pytest
 import typer
 
 from agents.cli import main
-from orchestrator.cli import terminal
+from orchestrator.cli import tables, terminal
 from orchestrator.cli.app import make_app
 from tests.cli.conftest import Command
 from tests.client.fake import Asked, FakeServer, Says, lost, problem
@@ -147,6 +147,15 @@ def test_what_is_refused_says_why(
     assert said.err == f"quartermaster: {answer.body['detail']}\n"
 
 
+def test_what_cannot_be_written_says_so(command: Command, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    said = command("serve", "--dir", str(tmp_path / "file" / "inside"))
+    assert said.code == 1
+    assert "file" in said.err
+    assert "; give another place" in said.err
+    assert "Traceback" not in said.err
+
+
 def test_nobody_answers(
     command: Command, fake: FakeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -155,6 +164,10 @@ def test_nobody_answers(
     said = command("ls")
     assert said.code == 5
     assert said.err.startswith(f"quartermaster: server {fake.url}: the connection was lost;")
+    monkeypatch.setenv("QUARTERMASTER_URL", "http://127.0.0.1:1")
+    said = command("attach", "a")  # nobody is waited for who was never there
+    assert said.code == 5
+    assert "nobody answers there" in said.err
 
 
 def test_no_server_is_named(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -344,6 +357,19 @@ def test_what_happens_is_told(command: Command, fake: FakeServer) -> None:
     assert [json.loads(row) for row in rows] == [{"gap": True}, event]
 
 
+def test_services_get_rules(command: Command, fake: FakeServer, tmp_path: Path) -> None:
+    place = tmp_path / "rules.yaml"
+    place.write_text("name: s\nservice_ms: 5\nretry: {attempts: 2}\n---\nname: t\nservice_ms: 1\n")
+    fake.on("POST /services", Says({"name": "s"}, 201))
+    fake.on("GET /services", _page({"name": "s"}, {"name": "t"}))
+    said = command("services", "-f", str(place))
+    assert (said.code, said.out.split()) == (0, ["NAME", "s", "t"])
+    rules = {"name": "s", "service_ms": 5, "retry": {"attempts": 2}}
+    assert [a.body for a in fake.asked[:2]] == [rules, {"name": "t", "service_ms": 1}]
+    place.write_text("[]")
+    assert command("services", "-f", str(place)).code == 2
+
+
 def test_services_are_called(
     fake: FakeServer, tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]
 ) -> None:
@@ -439,3 +465,25 @@ def test_completion_can_be_had(command: Command, monkeypatch: pytest.MonkeyPatch
     said = command("--show-completion", "bash")
     assert said.code == 0
     assert "complete" in said.out
+
+
+@pytest.mark.parametrize(
+    ("ms", "text"),
+    [
+        *((None, "-"), (0, "0s"), (12, "12ms"), (200_000, "3m 20s"), (3_600_000, "1h")),
+        *((90_061_000, "1d 1h"), (59_999, "59s"), (-5_000, "5s")),
+    ],
+)
+def test_time_spans_are_short(ms: float | None, text: str) -> None:
+    assert tables.duration(ms) == text
+
+
+def test_a_terminal_gets_no_empty_columns(
+    command: Command, fake: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake.on("GET /jobs", _page(_JOB))
+    assert "CODE" in command("ls").out.splitlines()[0]
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    assert [c.header for c in tables.make_table(("A", "B"), [("x", None), ("y", "")]).columns] == [
+        "A"
+    ]

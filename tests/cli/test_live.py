@@ -53,7 +53,7 @@ def test_a_job_from_its_submission_to_its_end(ask: Command) -> None:
     assert ask("wait", job_id).code == 0
     assert ask("logs", job_id).out == "42\n"
     job = _json(ask, "show", job_id)
-    assert (job["state"], job["exit_code"]) == ("completed", 0)
+    assert (job["state"], job["exit_code"], job["node_ids"]) == ("completed", 0, ["node-0"])
     (listed,) = _json(ask, "ls", "--name", "hello")
     assert (listed["job_id"], listed["node_ids"]) == (job_id, ["node-0"])
     assert job_id in ask("ls", "--state", "completed").out

@@ -113,6 +113,7 @@ def _handler(fake: FakeServer) -> type[BaseHTTPRequestHandler]:
             self.send_response(said.status)
             self.send_header("Content-Type", said.media_type)
             self.send_header("Content-Length", str(len(raw) + said.cut))  # one byte is missing
+            self.send_header("Connection", "close")
             for name, value in said.headers.items():
                 self.send_header(name, value)
             self.end_headers()

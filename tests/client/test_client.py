@@ -110,6 +110,18 @@ def test_who_never_answers_is_given_up(ask: Both, fake: FakeServer) -> None:
     assert len(fake.asked) > 1
 
 
+def test_a_server_that_was_never_there_is_given_up_sooner(fake: FakeServer) -> None:
+    quick = Retry(3600.0, begin_s=0.02, first_s=0.001, most_s=0.01)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    nobody = Client(Endpoint(f"http://127.0.0.1:{port}", TOKEN), retry=quick)
+    with nobody, pytest.raises(ServerUnreachableError, match="nobody answers there"):
+        nobody.version()
+    fake.on("GET /version", *[lost()] * 20, {"api": 1})  # far more than 20 ms of tries
+    with Client(fake.endpoint, retry=quick) as client:
+        assert client.version() == {"api": 1}
+
+
 def test_a_server_that_is_not_there_is_waited_for() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
@@ -126,7 +138,7 @@ def test_a_server_that_is_not_there_is_waited_for() -> None:
     server.start()
     endpoint = Endpoint(f"http://127.0.0.1:{port}", TOKEN)
     try:
-        hasty = Client(endpoint, retry=Retry(0.02, 0.001))
+        hasty = Client(endpoint, retry=Retry(0.02, first_s=0.001))
         with hasty, pytest.raises(ServerUnreachableError, match="nobody answers there"):
             hasty.cancel("a")
         timer = threading.Timer(0.1, up.set)
@@ -371,6 +383,7 @@ def test_the_rest_of_the_interface(
 
 
 def test_options_of_the_rest(ask: Both, fake: FakeServer) -> None:
+    fake.on("POST /services", {"name": "s"})
     fake.on("POST /nodes/n/drain", {"state": "draining"})
     fake.on("POST /policy/canary", {"mode": "canary"})
     fake.on("POST /tokens", {"token": "t"})
@@ -379,7 +392,9 @@ def test_options_of_the_rest(ask: Both, fake: FakeServer) -> None:
     ask("drain", "n", force=True)
     ask("set_policy", "canary", bundle="b", share=0.1)
     ask("create_token", "t", "viewer", 2.0)
+    ask("add_service", name="s", service_ms=5.0)
     bodies = [asked.body for asked in fake.asked]
+    assert bodies[3] == {"name": "s", "service_ms": 5.0}
     assert bodies[:2] == [{"force": True}, {"bundle": "b", "share": 0.1}]
     assert bodies[2] == {"name": "t", "role": "viewer", "expires_hours": 2.0}
     for name in ("queue", "nodes", "services", "tokens", "decisions"):
@@ -421,7 +436,7 @@ def test_nobody_says_where_the_server_is() -> None:
         find_endpoint(None, {})
 
 
-@pytest.mark.parametrize("field", ["patience_s", "first_s", "most_s"])
+@pytest.mark.parametrize("field", ["patience_s", "begin_s", "first_s", "most_s"])
 def test_patience_is_a_time(field: str) -> None:
     with pytest.raises(ConfigurationError, match=field):
         Retry(**{field: -1.0})
