@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from agents.speed.clock import CLOCKS, Measure, seconds
-from agents.speed.live.commands import command_starts
+from agents.speed.door.commands import command_starts
+from agents.speed.door.submissions import opened
 from agents.speed.live.decisions import LearnedDecisions, learned_policies
-from agents.speed.live.door import opened
 from agents.speed.live.etcd import etcd_per_second, leader_killed_s, local_etcd, why_no_etcd
 from agents.speed.live.log import (
     LivedLog,

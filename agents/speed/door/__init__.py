@@ -1,0 +1,1 @@
+"""What people and programs wait for: the command line, and the server."""
