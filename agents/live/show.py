@@ -17,9 +17,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from agents.live.callers import Caller
-from agents.live.photo import photograph
 from agents.live.script import LiveRun
+from agents.live.visitors import Caller, photograph
 from agents.serve import ServeSettings, serving
 from orchestrator.clock import WallClock
 from orchestrator.engine.history import JobNote

@@ -1,19 +1,25 @@
-"""Clients of a live run's services: requests all the while, and how they were answered."""
+"""Who visits a live run: clients of its services, and a browser that takes a picture of its page."""
 
 from __future__ import annotations
 
 import asyncio
+import shutil
 import statistics
+import subprocess
+import tempfile
 import time
 from contextlib import suppress
+from pathlib import Path
 
 import httpx
 
 from agents.serve import Serving
 
-__all__ = ["Caller"]
+__all__ = ["Caller", "photograph"]
 
 
+_BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+_PICTURE_S = 30.0
 _EVERY_S = 0.05
 _PATIENCE_S = 30.0  # for the first replica: whoever asks before that is early
 _TIMEOUT_S = 10.0
@@ -79,3 +85,44 @@ class Caller:
         if answer.status_code != httpx.codes.OK:
             return f"{answer.status_code}: {answer.text[:200]}"
         return ""
+
+
+async def photograph(url: str, path: Path) -> str:
+    """Take a picture of a page.
+
+    Parameters
+    ----------
+    url : str
+    path : Path
+        Of the picture, PNG.
+
+    Returns
+    -------
+    str
+        Why there is none; empty: there is.
+    """
+    return await asyncio.to_thread(_photograph, url, path)
+
+
+def _photograph(url: str, path: Path) -> str:
+    program = next(filter(None, map(shutil.which, _BROWSERS)), None)
+    if program is None:
+        return "there is no Chromium; install it (Debian: chromium)"
+    path.unlink(missing_ok=True)
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
+        command = [
+            program,
+            "--headless=new",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--hide-scrollbars",
+            f"--user-data-dir={profile}",
+            "--window-size=1280,1800",
+            "--virtual-time-budget=3000",  # the page is never done: it listens
+            f"--screenshot={path.absolute()}",
+            url,
+        ]
+        with suppress(subprocess.TimeoutExpired, OSError):
+            quiet = subprocess.DEVNULL
+            subprocess.run(command, stdout=quiet, stderr=quiet, timeout=_PICTURE_S, check=False)
+    return "" if path.exists() else f"{program} has taken none"
