@@ -36,7 +36,7 @@ from envs.scenario import Scenario
 from envs.workloads import Trace
 from envs.workloads.failures import FAILURE_MODELS
 from orchestrator.errors import ConfigurationError, TraceError, ValidationError
-from orchestrator.kernels.state.codes import QuotaMode
+from orchestrator.kernels.state.codes import JobKind, QuotaMode
 from orchestrator.scheduling.rules import rule_named
 
 GROUPS = {
@@ -97,8 +97,12 @@ def test_roots_compose(root: str) -> None:
 
 def test_the_live_run_is_made_of_jobs_that_there_are() -> None:
     run = instantiate(composed("live").live)
-    assert len(run.specs()) == 12
-    assert {spec.job_id for _, spec, expect in run.specs() if expect == "failed"} == {"broken"}
+    kinds = [spec.kind for _, spec, _ in run.specs()]
+    assert (len(kinds), kinds.count(JobKind.SERVICE)) == (13, 1)
+    assert {spec.job_id for _, spec, expect in run.specs() if expect == "failed"} == {
+        "answers",
+        "broken",
+    }
     assert [at_s for at_s, _, _ in run.specs()] == sorted(at_s for at_s, _, _ in run.specs())
     with pytest.raises(InstantiationException, match="choose from north, east, west"):
         instantiate(composed("live", "live.lose.node=south").live)

@@ -1,4 +1,4 @@
-"""Who visits a live run: clients of its services, and a browser that takes a picture of its page."""
+"""Who visits a live run: clients of its services, and a browser that takes a picture."""
 
 from __future__ import annotations
 
