@@ -425,7 +425,7 @@ _TREE: dict[str, list[Component]] = {
     ],
     "OrchestratorMetrics": [
         Component(
-            ClusterUtilization, _told("utilization", "highest"), 0.5, "now", lambda row: 0.25
+            ClusterUtilization, _told("utilization", "highest"), 1.0, "now", lambda row: 0.25
         ),
         Component(
             SchedulingLatency, _told("scheduling_latency", "count"), 2, "add", lambda *_: None

@@ -194,25 +194,27 @@ def load_scorer(manifest: Manifest, weights: Mapping[str, Any]) -> LinearScorer:
 def _score(sets, advice, mask, layout, advice_at, weights, found):
     """Scores of one state's legal actions; how many. See ``kernels.run.linear._best_action``."""
     (scores, actions), n, p = found, 0, 0
+    legal, advised = mask[0], advice[0]
     while p < layout.shape[0]:
         last, first = p, layout[p, VectorPart.FIRST_ACTION]
         while last + 1 < layout.shape[0] and layout[last + 1, VectorPart.FIRST_ACTION] == first:
             last += 1
         for k in range(layout[p, VectorPart.ACTIONS]):
             a = first + k
-            if mask[0, a] == 0:
+            if legal[a] == 0:
                 continue
             score = np.float32(0.0)
             for q in range(p, last + 1):
                 if layout[q, VectorPart.SET] >= 0:
                     i = layout[q, VectorPart.FIRST_ENTITY] + k // layout[q, VectorPart.SHARED_BY]
-                    features = sets[layout[q, VectorPart.SET]][0, i]
+                    members = sets[layout[q, VectorPart.SET]][0]
+                    features = members[i]
                     for f in range(features.shape[0]):
                         score += features[f] * weights[layout[q, VectorPart.COLUMN] + f]
             if layout[p, VectorPart.ONE_HOT] >= 0:
                 score += weights[layout[p, VectorPart.ONE_HOT]]
             if advice_at >= 0:
-                score += weights[advice_at] * advice[0, a]
+                score += weights[advice_at] * advised[a]
             scores[n], actions[n] = score, a
             n += 1
         p = last + 1

@@ -128,6 +128,9 @@ async def serving(settings: ServeSettings) -> AsyncIterator[Serving]:
     async with AsyncExitStack() as stack:
         lock = FolderLock(folder / "lock")
         stack.callback(lock.release)
+        for name in (None, "uvicorn.error", "httpx"):  # levels are the process's, not the server's
+            logger = logging.getLogger(name)
+            stack.callback(logger.setLevel, logger.level)
         for handler in log_to(
             folder / "server.log",
             logging.getLevelNamesMapping()[settings.log_level.upper()],
