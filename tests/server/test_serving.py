@@ -15,9 +15,10 @@ from typing import Any
 import httpx
 import pytest
 
-from agents.serve import ServeSettings
-from agents.serve.whole import serving
-from orchestrator.errors import ConfigurationError
+from agents.serve import ServeSettings, serving
+from agents.serve.settings import ClusterFile
+from agents.speed.live.etcd import LocalEtcd
+from orchestrator.errors import ConfigurationError, QuartermasterError
 
 _ROOT = Path(__file__).resolve().parents[2]
 _ARGV = "import json, os, sys; print(json.dumps([sys.argv[1:], os.environ['ODD']]))"
@@ -75,7 +76,10 @@ async def test_a_job_runs_and_its_output_is_read(tmp_path: Path) -> None:
         assert tail.text == "end 1\n"
         metrics = await client.get(f"{client.base_url.copy_with(path='/metrics')}")
         assert 'quartermaster_jobs{state="completed"} 2.0' in metrics.text
-        assert 'quartermaster_http_requests_total{method="POST",route="/api/v1/jobs",status="201"}'
+        posted = (
+            'quartermaster_http_requests_total{method="POST",route="/api/v1/jobs",status="201"}'
+        )
+        assert f"{posted} 2.0" in metrics.text
         texts = list(running.new_tokens.values())
         assert len(texts) == 3
     # Tokens are in no log, and on disk only where they are meant to be.
@@ -178,3 +182,67 @@ async def test_a_killed_server_is_followed_by_one_that_has_its_agents_and_jobs(
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=30) == 0
     assert _pids(folder) == []
+
+
+async def test_a_file_says_what_a_cluster_is(tmp_path: Path) -> None:
+    """Tenants with quotas and rules of services hold; nodes elsewhere are part of it."""
+    file = tmp_path / "cluster.yaml"
+    file.write_text(
+        "nodes:\n- {node_id: far, gpus: 2, gpu_memory_gb: 80, cpu_cores: 8, memory_gb: 64,"
+        " network_bandwidth_gbps: 10, gpu_topology: NVLink}\n"
+        "tenants:\n- {name: red, quota: 1}\n"
+        "services:\n- {name: svc, service_ms: 5, objective_ms: 50}\n"
+    )
+    settings = ServeSettings(tmp_path / "dir", agents=1, gpus=1, cluster=file)
+    async with serving(settings), _client(tmp_path / "dir") as client:
+        nodes = (await client.get("/nodes")).json()["items"]
+        assert sorted(node["node_id"] for node in nodes) == ["far", "node-0"]
+        assert (await client.get("/cluster")).json()["tenants"]["red"]["quota"] == 1.0
+        rules = (await client.get("/services/svc")).json()["rules"]
+        assert (rules["service_ms"], rules["objective_ms"]) == (5.0, 50.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("nodes: [", "give a YAML file"),
+        ("node: []", "not a mapping of nodes, tenants, services"),
+        ("tenants: [{name: a, quotas: 1}]", "see TenantSpec"),
+        ("services: [{name: a, service_ms: -1}]", "service_ms"),
+    ],
+)
+def test_a_file_that_says_something_else_is_refused(tmp_path: Path, text: str, says: str) -> None:
+    file = tmp_path / "cluster.yaml"
+    file.write_text(text)
+    with pytest.raises(QuartermasterError, match=says):
+        ClusterFile.read(file)
+
+
+async def test_agents_that_are_kept_go_on_under_the_next_server(tmp_path: Path) -> None:
+    folder = tmp_path / "dir"
+    go = tmp_path / "go"
+    with _process(folder, "keep_agents=True") as process:
+        async with _client(folder) as client:
+            command = ["sh", "-c", f"while [ ! -e {go} ]; do sleep 0.05; done"]
+            job_id = await _submitted(client, command=command, gpus_per_worker=1)
+            deadline_s = time.monotonic() + 30
+            while (await client.get(f"/jobs/{job_id}")).json()["state"] != "running":
+                assert time.monotonic() < deadline_s
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=30) == 0
+        assert _pids(folder / "agents")
+    async with serving(ServeSettings(folder, agents=1, gpus=1)), _client(folder) as client:
+        go.touch()
+        told = await _ended(client, job_id)
+        assert (told["state"], told["starts"]) == ("completed", 1), told["history"]
+    assert _pids(folder) == []
+
+
+async def test_the_log_may_be_kept_by_etcd(tmp_path: Path, etcd_member: LocalEtcd) -> None:
+    settings = ServeSettings(tmp_path, agents=1, gpus=1, etcd=",".join(etcd_member.endpoints))
+    async with serving(settings), _client(tmp_path) as client:
+        done = await _submitted(client, command=["true"])
+        await _ended(client, done)
+    assert not (tmp_path / "log.sqlite").exists()
+    async with serving(settings), _client(tmp_path) as client:
+        assert (await client.get(f"/jobs/{done}")).json()["state"] == "completed"
