@@ -150,7 +150,8 @@ class PolicyDeployment:
         self._candidate: _Candidate | None = None
         self._comparer: Comparer | None = None
         self._lock = threading.Lock()  # of what is set: people and guards may want to at once
-        self._changing = asyncio.Lock()
+        self._changing = asyncio.Lock()  # one bundle is loaded at a time
+        self._recalls = 0  # how often people wanted the rule: what was asked for before is void
         self._completions = Completions(self.guards.completions)
         self._beside = Beside()
         self._asked_room: ClusterState | None = None
@@ -326,8 +327,7 @@ class PolicyDeployment:
             before = self._setting
             self._become(_Setting(since_ms=self._now_ms, reason=reason), None)
         _log.warning("the policy of %s is taken out of charge: %s", before.bundle, reason)
-        if self._loop is not None and not self._loop.is_closed():
-            asyncio.run_coroutine_threadsafe(self._keep_surely(), self._loop)
+        self._keep_later()
 
     def _become(self, setting: _Setting, candidate: _Candidate | None) -> None:
         """Change the mode, and have it told; the lock is held."""
@@ -345,9 +345,18 @@ class PolicyDeployment:
         """Have it kept who decides now, unless it is."""
         async with self._keeping:
             setting = self._setting
-            if self._remember is not None and setting is not self._kept:
-                await self._remember({**setting.as_dict(), "rule": self._rule_name})
+            if setting is not self._kept:
+                await self._tell(setting)
                 self._kept = setting
+
+    async def _tell(self, setting: _Setting) -> None:
+        if self._remember is not None:
+            await self._remember({**setting.as_dict(), "rule": self._rule_name})
+
+    def _keep_later(self) -> None:
+        """Have it kept in the event loop, from any thread."""
+        if self._loop is not None and not self._loop.is_closed():
+            asyncio.run_coroutine_threadsafe(self._keep_surely(), self._loop)
 
     async def _keep_surely(self) -> None:
         """The same, where nobody waits for it: tried again until somebody else leads."""
@@ -389,16 +398,12 @@ class PolicyDeployment:
             return
         bundle, digest = str(known["bundle"]), str(known["digest"])
         baseline, share = known.get("baseline"), float(known.get("share", 0.0))
+        told = f"as before the restart: {bundle}"
+        wanted = _Setting(mode, bundle, digest, share, reason=told, baseline=baseline)
         try:
-            await self._install(mode, bundle, share, f"as before the restart: {bundle}", baseline)
+            await self._install(wanted, exactly=True)
         except Exception as error:
-            await self.fall_back(f"the bundle {bundle} cannot be loaded after a restart: {error}")
-            return
-        if digest != self._setting.digest:
-            await self.fall_back(
-                f"the bundle {bundle} is another one than before the restart: "
-                f"{self._setting.digest}, not {digest}"
-            )
+            await self.fall_back(f"the bundle {bundle} does not go on after a restart: {error}")
 
     async def attach(self, orchestrator: InfrastructureOrchestrator) -> None:
         """Go on as the log of an orchestrator says, and have changes told and kept there."""
@@ -417,7 +422,8 @@ class PolicyDeployment:
         QuartermasterError
             If the bundle cannot be loaded, or does not fit; who decided before goes on.
         """
-        return await self._install(Mode.SHADOW, bundle, 0.0, reason or f"shadow of {bundle}")
+        told = reason or f"shadow of {bundle}"
+        return await self._install(_Setting(Mode.SHADOW, bundle, reason=told))
 
     async def canary(self, bundle: str, share: float, reason: str = "") -> dict[str, Any]:
         """Let the policy of a bundle decide at a share of the decision points."""
@@ -426,36 +432,69 @@ class PolicyDeployment:
                 f"canary: 'share' is {share}; give more than 0 and less than 1, or activate it"
             )
         told = reason or f"{share:.0%} of the decisions go to {bundle}"
-        return await self._install(Mode.CANARY, bundle, share, told)
+        return await self._install(_Setting(Mode.CANARY, bundle, share=share, reason=told))
 
     async def activate(self, bundle: str, reason: str = "") -> dict[str, Any]:
         """Let the policy of a bundle decide."""
-        return await self._install(Mode.ACTIVE, bundle, 1.0, reason or f"{bundle} is in charge")
+        told = reason or f"{bundle} is in charge"
+        return await self._install(_Setting(Mode.ACTIVE, bundle, share=1.0, reason=told))
 
     async def fall_back(self, reason: str) -> dict[str, Any]:
-        """Let the rule decide."""
-        async with self._changing:
-            with self._lock:
-                self._become(_Setting(since_ms=self._time_ms(), reason=reason), None)
+        """Let the rule decide, at once: a bundle that is being loaded is not put in charge.
+
+        If it cannot be kept over a restart now, that is tried again until it is.
+        """
+        self._loop = asyncio.get_running_loop()
+        with self._lock:
+            self._recalls += 1
+            self._become(_Setting(since_ms=self._time_ms(), reason=reason), None)
+        try:
             await self._keep()
+        except NotLeaderError:
+            raise
+        except Exception:
+            _log.exception("it cannot be kept yet that the rule decides")
+            self._keep_later()
         return self.status()
 
-    async def _install(
-        self, mode: Mode, bundle: str, share: float, reason: str, baseline: float | None = None
-    ) -> dict[str, Any]:
+    async def _install(self, wanted: _Setting, *, exactly: bool = False) -> dict[str, Any]:
+        """Load a bundle and put it where it is wanted; exactly the one of that digest, or none."""
+        recalls = self._recalls
         async with self._changing:
             self._loop = asyncio.get_running_loop()
-            candidate = await asyncio.to_thread(self._candidate_of, bundle, self._samples())
+            candidate = await asyncio.to_thread(self._candidate_of, wanted.bundle, self._samples())
+            if exactly and candidate.digest != wanted.digest:
+                raise ConfigurationError(
+                    f"it is another one than before the restart: {candidate.digest}, "
+                    f"not {wanted.digest}"
+                )
+            baseline = wanted.baseline
             if baseline is None:
                 under_rule = self.mode in (Mode.FALLBACK, Mode.SHADOW)
                 baseline = self._completions.mean if under_rule else self._setting.baseline
-            setting = _Setting(
-                mode, bundle, candidate.digest, share, self._time_ms(), reason, baseline
+            setting = replace(
+                wanted, digest=candidate.digest, since_ms=self._time_ms(), baseline=baseline
             )
-            with self._lock:
-                self._become(setting, candidate)
-            await self._keep()
+            async with self._keeping:  # whoever wants the rule meanwhile has it kept after this
+                self._require_wanted(setting, recalls)
+                try:
+                    await self._tell(setting)
+                except BaseException:
+                    self._kept = None  # it may be in the log: who decides is told once more
+                    self._keep_later()
+                    raise
+                with self._lock:
+                    self._require_wanted(setting, recalls)
+                    self._become(setting, candidate)
+                    self._kept = setting
         return self.status()
+
+    def _require_wanted(self, setting: _Setting, recalls: int) -> None:
+        if self._recalls != recalls:
+            raise ConfigurationError(
+                f"policy: bundle '{setting.bundle}' was not put in charge: somebody wanted the "
+                "rule to decide while it was loaded; ask again"
+            )
 
     def _samples(self) -> list[Snapshot]:
         """The cluster as it is, for whoever has to get used to its size."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -207,9 +208,12 @@ async def test_the_mode_outlives_a_restart_and_another_bundle_does_not(tmp_path:
     assert again.deployment.mode == Mode.CANARY
     assert again.deployment.status()["share"] == 0.25
 
+    kept.clear()
     changed = Cluster(lambda rule: Named(rule, "4567"))
-    await changed.deployment.open(None, before)
+    await changed.deployment.open(keep, before)
     assert changed.deployment.mode == Mode.FALLBACK
+    assert [one["mode"] for one in kept] == ["fallback"]  # it was in charge at no time
+    assert [one.mode for one in changed.deployment.events] == ["fallback"]
     assert (
         "another one than before the restart: 4567, not 0123"
         in changed.deployment.status()["reason"]
@@ -288,3 +292,61 @@ async def test_a_guards_word_is_kept_though_the_log_fails_once(
             break
         await asyncio.sleep(0.01)
     assert kept == ["fallback", "canary", "fallback", "fallback"]
+
+
+async def test_the_rule_need_not_wait_for_a_bundle_that_is_being_loaded() -> None:
+    gate, begun = threading.Event(), threading.Event()
+
+    def load(rule: str) -> Named:
+        begun.set()
+        gate.wait(10.0)
+        return Named(rule)
+
+    cluster = Cluster(load)
+    loading = asyncio.create_task(cluster.deployment.activate("sjf"))
+    await asyncio.to_thread(begun.wait, 10.0)
+    status = await asyncio.wait_for(cluster.deployment.fall_back("never mind"), 5.0)
+    assert status["reason"] == "never mind"
+    gate.set()
+    with pytest.raises(ConfigurationError, match="'sjf' was not put in charge"):
+        await loading
+    assert cluster.deployment.mode == Mode.FALLBACK
+    assert (await cluster.deployment.activate("sjf"))["mode"] == "active"
+
+
+async def test_what_cannot_be_kept_is_not_in_charge_and_the_rule_is_kept_later(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("orchestrator.deployment.deployment._AGAIN_S", 0.01)
+    kept: list[str] = []
+    full = False
+
+    async def keep(setting: dict[str, Any]) -> None:
+        if full:
+            raise OSError("no space left on device")
+        kept.append(setting["bundle"])
+
+    async def until(wanted: list[str]) -> None:
+        for _ in range(500):
+            if kept == wanted:
+                break
+            await asyncio.sleep(0.01)
+        assert kept == wanted
+
+    cluster = Cluster(Named)
+    await cluster.deployment.open(keep)
+    await cluster.deployment.activate("sjf")
+    full = True
+    with pytest.raises(OSError, match="no space left"):
+        await cluster.deployment.activate("fcfs")
+    assert cluster.deployment.bundle == "sjf"
+    full = False
+    await until(["", "sjf", "sjf"])  # the other one may have been written before it failed
+    await cluster.submit(1)
+    candidate = cluster.deployment.status()["candidate"]
+    assert candidate["name"] == "sjf"
+    assert candidate["verdicts"]["taken"] == 1  # and still answers
+    full = True
+    assert (await cluster.deployment.fall_back("enough"))["mode"] == "fallback"
+    full = False
+    await until(["", "sjf", "sjf", ""])
