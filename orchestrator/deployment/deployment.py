@@ -20,7 +20,7 @@ import numpy as np
 
 from orchestrator.deployment.asking import Answer, Asker, considered
 from orchestrator.deployment.compare import Beside, Comparer, ForwardPlay, copy_snapshot
-from orchestrator.deployment.guards import Completions, Conduct, Guards
+from orchestrator.deployment.guards import LEAST_COMPLETIONS, Completions, Conduct, Guards
 from orchestrator.deployment.log import DecisionLog, LoggedDecision
 from orchestrator.deployment.records import (
     Considered,
@@ -58,6 +58,11 @@ Remember: TypeAlias = Callable[[dict[str, Any]], Awaitable[object]]
 
 _EVENTS = 256  # that are told
 _LATENCIES = 1024
+_ON = "on"
+_NO_BASELINE = (
+    "no baseline: the guard on results is off until the rule has been in charge for "
+    f"{LEAST_COMPLETIONS} completions"
+)
 _AGAIN_S = 1.0  # until it is tried again to keep who decides
 
 
@@ -84,7 +89,12 @@ class _Setting:
     share: float = 0.0
     since_ms: int = 0
     reason: str = "the rule decides until somebody says otherwise"
-    baseline: float | None = None
+    baseline: float | None = None  # the last mean bounded slowdown under the rule
+
+    @property
+    def by_rule(self) -> bool:
+        """Whether the rule decides alone."""
+        return self.mode in (Mode.FALLBACK, Mode.SHADOW)
 
     def as_dict(self) -> dict[str, Any]:
         """As it is kept in the log."""
@@ -179,8 +189,8 @@ class PolicyDeployment:
     @property
     def placing_rule(self) -> Rule | None:
         """The rule by which jobs are placed now; None: there is none."""
-        decides = self.mode in (Mode.FALLBACK, Mode.SHADOW)
-        return self.fallback.rule if decides and isinstance(self.fallback, RulePolicy) else None
+        decides = self._setting.by_rule and isinstance(self.fallback, RulePolicy)
+        return self.fallback.rule if decides else None
 
     @property
     def _rule_name(self) -> str | None:
@@ -325,21 +335,30 @@ class PolicyDeployment:
             if self._candidate is not candidate:
                 return  # it is gone already
             before = self._setting
-            self._become(_Setting(since_ms=self._now_ms, reason=reason), None)
+            self._become(self._rule_alone(self._now_ms, reason), None)
         _log.warning("the policy of %s is taken out of charge: %s", before.bundle, reason)
         self._keep_later()
 
     def _become(self, setting: _Setting, candidate: _Candidate | None) -> None:
         """Change the mode, and have it told; the lock is held."""
         gone, self._candidate = self._candidate, candidate
+        if not (self._setting.by_rule and setting.by_rule):
+            self._completions.forget()  # somebody else decides
         self._setting = setting
         self._comparer = None if candidate is None else Comparer(candidate.play, self._share)
-        if setting.mode == Mode.ACTIVE or setting.mode == Mode.CANARY:
-            self._completions.forget()
         if gone is not None and gone is not candidate:
             gone.asker.stop()
         told = setting.since_ms, setting.mode.value, setting.bundle, setting.reason
         self.events.append(PolicyEvent(*told))
+
+    def _rule_alone(self, now_ms: int, reason: str) -> _Setting:
+        return _Setting(since_ms=now_ms, reason=reason, baseline=self._baseline)
+
+    @property
+    def _baseline(self) -> float | None:
+        """The mean under the rule: now if it decides and enough jobs have ended, else before."""
+        now = self._completions.mean if self._setting.by_rule else None
+        return self._setting.baseline if now is None else now
 
     async def _keep(self) -> None:
         """Have it kept who decides now, unless it is."""
@@ -391,15 +410,16 @@ class PolicyDeployment:
         named = known.get("rule")
         if self._own_rule and named != self._rule_name:
             await self._keep()
-        elif not self._own_rule and named in RULES:
-            self.fallback = policy_of(RULES[named])
+        else:
+            self._setting = replace(self._setting, baseline=known.get("baseline"))
+            if not self._own_rule and named in RULES:
+                self.fallback = policy_of(RULES[named])
         mode = Mode(known.get("mode", Mode.FALLBACK.value))
         if mode == Mode.FALLBACK:
             return
         bundle, digest = str(known["bundle"]), str(known["digest"])
-        baseline, share = known.get("baseline"), float(known.get("share", 0.0))
-        told = f"as before the restart: {bundle}"
-        wanted = _Setting(mode, bundle, digest, share, reason=told, baseline=baseline)
+        told, share = f"as before the restart: {bundle}", float(known.get("share", 0.0))
+        wanted = _Setting(mode, bundle, digest, share, reason=told)
         try:
             await self._install(wanted, exactly=True)
         except Exception as error:
@@ -447,7 +467,7 @@ class PolicyDeployment:
         self._loop = asyncio.get_running_loop()
         with self._lock:
             self._recalls += 1
-            self._become(_Setting(since_ms=self._time_ms(), reason=reason), None)
+            self._become(self._rule_alone(self._time_ms(), reason), None)
         try:
             await self._keep()
         except NotLeaderError:
@@ -468,12 +488,11 @@ class PolicyDeployment:
                     f"it is another one than before the restart: {candidate.digest}, "
                     f"not {wanted.digest}"
                 )
-            baseline = wanted.baseline
-            if baseline is None:
-                under_rule = self.mode in (Mode.FALLBACK, Mode.SHADOW)
-                baseline = self._completions.mean if under_rule else self._setting.baseline
             setting = replace(
-                wanted, digest=candidate.digest, since_ms=self._time_ms(), baseline=baseline
+                wanted,
+                digest=candidate.digest,
+                since_ms=self._time_ms(),
+                baseline=self._baseline,
             )
             async with self._keeping:  # whoever wants the rule meanwhile has it kept after this
                 self._require_wanted(setting, recalls)
@@ -538,6 +557,7 @@ class PolicyDeployment:
                 "guards": self.guards.as_dict(),
                 "completions": self._completions.total,
                 "mean_bounded_slowdown": self._completions.mean,
+                "results_guard": _ON if self._baseline is not None else _NO_BASELINE,
                 "decisions_dropped": 0 if self._log is None else self._log.dropped,
                 "decision_bytes": 0 if self._log is None else self._log.bytes,
                 "events": [vars(event) for event in self.events],

@@ -180,6 +180,34 @@ async def test_worse_results_take_it_out() -> None:
     _require_all_done(cluster, 60)
 
 
+async def test_results_of_a_candidate_are_not_those_of_the_rule() -> None:
+    kept: list[dict[str, Any]] = []
+
+    async def keep(setting: dict[str, Any]) -> None:
+        kept.append(setting)
+
+    cluster = Cluster(Idle, guards=replace(FREE, completions=10, factor=1e9))
+    await cluster.deployment.open(keep)
+    assert cluster.deployment.status()["results_guard"].startswith("no baseline")
+    await cluster.submit(30)
+    await cluster.finish()
+    by_rule = cluster.deployment.status()["mean_bounded_slowdown"]
+    await cluster.deployment.shadow("fcfs")
+    assert cluster.deployment.status()["mean_bounded_slowdown"] == by_rule  # it goes on deciding
+    await cluster.deployment.activate("fcfs")
+    await cluster.submit(30, first=30)
+    await cluster.finish()
+    assert cluster.deployment.status()["mean_bounded_slowdown"] > 2 * by_rule
+    await cluster.deployment.fall_back("it is bad")
+    status = cluster.deployment.status()
+    assert (status["mean_bounded_slowdown"], status["baseline"]) == (None, by_rule)
+    assert status["results_guard"] == "on"
+    again = Cluster(Idle)
+    await again.deployment.open(keep, kept[-1])
+    for deployment in (cluster.deployment, again.deployment):
+        assert (await deployment.activate("fcfs"))["baseline"] == by_rule
+
+
 async def test_an_estimated_loss_takes_a_canary_out() -> None:
     cluster = Cluster(Idle, guards=replace(FREE, pairs=10, loss=0.02))
     await cluster.deployment.canary("fcfs", 0.6)
