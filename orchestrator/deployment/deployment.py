@@ -187,6 +187,14 @@ class PolicyDeployment:
         return self._setting.bundle
 
     @property
+    def name(self) -> str:
+        """Of who decides: the rule, or the candidate if it decides at all."""
+        candidate = None if self._setting.by_rule else self._candidate
+        if candidate is not None:
+            return candidate.name
+        return self._rule_name or type(self.fallback).__name__
+
+    @property
     def placing_rule(self) -> Rule | None:
         """The rule by which jobs are placed now; None: there is none."""
         decides = self._setting.by_rule and isinstance(self.fallback, RulePolicy)
