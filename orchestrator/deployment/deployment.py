@@ -197,8 +197,8 @@ class PolicyDeployment:
     @property
     def placing_rule(self) -> Rule | None:
         """The rule by which jobs are placed now; None: there is none."""
-        decides = self._setting.by_rule and isinstance(self.fallback, RulePolicy)
-        return self.fallback.rule if decides else None
+        by_rule = self._setting.by_rule
+        return self.fallback.rule if by_rule and isinstance(self.fallback, RulePolicy) else None
 
     @property
     def _rule_name(self) -> str | None:

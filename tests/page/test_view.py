@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pytest
 
 from orchestrator.clock import VirtualClock
 from orchestrator.foundations import in_memory
@@ -223,6 +224,34 @@ async def test_a_listener_resumes_and_nobody_looks_for_nobody() -> None:
     applied = stream.whole()
     await asyncio.sleep(0.02)
     assert json.loads(stream.whole())["gangs"] == json.loads(applied)["gangs"]
+    await orchestrator.stop()
+
+
+async def test_the_whole_is_made_once_for_all_until_it_changes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    orchestrator, draw = _cluster(), np.random.default_rng(3)
+    clock = orchestrator.clock
+    assert isinstance(clock, VirtualClock)
+    await orchestrator.start()
+    picture = ClusterPicture(orchestrator)
+    made: list[dict[str, Any]] = []
+    make = picture.whole
+
+    def count() -> dict[str, Any]:
+        made.append(make())
+        return dict(made[-1])
+
+    monkeypatch.setattr(picture, "whole", count)
+    stream = ViewStream(picture)
+    first = json.loads(stream.whole())
+    await clock.advance_to(clock.now_ms() + 10)
+    second = json.loads(stream.whole())
+    assert len(made) == 1
+    assert first == _plain(made[0])
+    assert second == {**first, "now_ms": clock.now_ms()}
+    await orchestrator.submit_job(_job(0, draw))
+    assert json.loads(stream.whole()) == _plain(made[1])
     await orchestrator.stop()
 
 

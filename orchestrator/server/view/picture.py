@@ -105,14 +105,14 @@ class ClusterPicture:
         samples = self._services.sample()
         told |= {"services": samples} if samples else {}
         if told:
-            told["now_ms"] = self._now_ms
+            told["now_ms"] = self.now_ms
         return told
 
     def whole(self) -> _Part:
         """All that was told: the picture as whoever heard every change has it."""
         return {
             "reset": True,
-            "now_ms": self._now_ms,
+            "now_ms": self.now_ms,
             "nodes": self._nodes.all(self._engine),
             "gangs": self._gangs.all(self._engine),
             "ended": ended_gangs(self._engine, _ENDED),
@@ -124,7 +124,7 @@ class ClusterPicture:
         }
 
     @property
-    def _now_ms(self) -> int:
+    def now_ms(self) -> int:
         """Time on the cluster's clock."""
         return max(self._orchestrator.clock.now_ms(), self._engine.now_ms)
 
