@@ -78,8 +78,9 @@ class Caller:
 
     async def _ask(self, client: httpx.AsyncClient, number: int) -> str:
         """Ask once; what went wrong, or an empty text."""
+        key = {"Idempotency-Key": f"{self.service}-{number}"}  # the mesh may send it again
         try:
-            answer = await client.post(self._url, json=number)
+            answer = await client.post(self._url, json=number, headers=key)
         except httpx.HTTPError as error:
             return f"{type(error).__name__}: {error}"
         if answer.status_code != httpx.codes.OK:

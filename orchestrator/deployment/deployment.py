@@ -20,7 +20,7 @@ import numpy as np
 
 from orchestrator.deployment.asking import Answer, Asker, considered
 from orchestrator.deployment.compare import Beside, Comparer, ForwardPlay, copy_snapshot
-from orchestrator.deployment.guards import Completions, Conduct, Guards
+from orchestrator.deployment.guards import LEAST_COMPLETIONS, Completions, Conduct, Guards
 from orchestrator.deployment.log import DecisionLog, LoggedDecision
 from orchestrator.deployment.records import (
     Considered,
@@ -58,6 +58,11 @@ Remember: TypeAlias = Callable[[dict[str, Any]], Awaitable[object]]
 
 _EVENTS = 256  # that are told
 _LATENCIES = 1024
+_ON = "on"
+_NO_BASELINE = (
+    "no baseline: the guard on results is off until the rule has been in charge for "
+    f"{LEAST_COMPLETIONS} completions"
+)
 _AGAIN_S = 1.0  # until it is tried again to keep who decides
 
 
@@ -84,7 +89,12 @@ class _Setting:
     share: float = 0.0
     since_ms: int = 0
     reason: str = "the rule decides until somebody says otherwise"
-    baseline: float | None = None
+    baseline: float | None = None  # the last mean bounded slowdown under the rule
+
+    @property
+    def by_rule(self) -> bool:
+        """Whether the rule decides alone."""
+        return self.mode in (Mode.FALLBACK, Mode.SHADOW)
 
     def as_dict(self) -> dict[str, Any]:
         """As it is kept in the log."""
@@ -150,7 +160,8 @@ class PolicyDeployment:
         self._candidate: _Candidate | None = None
         self._comparer: Comparer | None = None
         self._lock = threading.Lock()  # of what is set: people and guards may want to at once
-        self._changing = asyncio.Lock()
+        self._changing = asyncio.Lock()  # one bundle is loaded at a time
+        self._recalls = 0  # how often people wanted the rule: what was asked for before is void
         self._completions = Completions(self.guards.completions)
         self._beside = Beside()
         self._asked_room: ClusterState | None = None
@@ -176,10 +187,18 @@ class PolicyDeployment:
         return self._setting.bundle
 
     @property
+    def name(self) -> str:
+        """Of who decides: the rule, or the candidate if it decides at all."""
+        candidate = None if self._setting.by_rule else self._candidate
+        if candidate is not None:
+            return candidate.name
+        return self._rule_name or type(self.fallback).__name__
+
+    @property
     def placing_rule(self) -> Rule | None:
         """The rule by which jobs are placed now; None: there is none."""
-        decides = self.mode in (Mode.FALLBACK, Mode.SHADOW)
-        return self.fallback.rule if decides and isinstance(self.fallback, RulePolicy) else None
+        by_rule = self._setting.by_rule
+        return self.fallback.rule if by_rule and isinstance(self.fallback, RulePolicy) else None
 
     @property
     def _rule_name(self) -> str | None:
@@ -324,30 +343,47 @@ class PolicyDeployment:
             if self._candidate is not candidate:
                 return  # it is gone already
             before = self._setting
-            self._become(_Setting(since_ms=self._now_ms, reason=reason), None)
+            self._become(self._rule_alone(self._now_ms, reason), None)
         _log.warning("the policy of %s is taken out of charge: %s", before.bundle, reason)
-        if self._loop is not None and not self._loop.is_closed():
-            asyncio.run_coroutine_threadsafe(self._keep_surely(), self._loop)
+        self._keep_later()
 
     def _become(self, setting: _Setting, candidate: _Candidate | None) -> None:
         """Change the mode, and have it told; the lock is held."""
         gone, self._candidate = self._candidate, candidate
+        if not (self._setting.by_rule and setting.by_rule):
+            self._completions.forget()  # somebody else decides
         self._setting = setting
         self._comparer = None if candidate is None else Comparer(candidate.play, self._share)
-        if setting.mode == Mode.ACTIVE or setting.mode == Mode.CANARY:
-            self._completions.forget()
         if gone is not None and gone is not candidate:
             gone.asker.stop()
         told = setting.since_ms, setting.mode.value, setting.bundle, setting.reason
         self.events.append(PolicyEvent(*told))
 
+    def _rule_alone(self, now_ms: int, reason: str) -> _Setting:
+        return _Setting(since_ms=now_ms, reason=reason, baseline=self._baseline)
+
+    @property
+    def _baseline(self) -> float | None:
+        """The mean under the rule: now if it decides and enough jobs have ended, else before."""
+        now = self._completions.mean if self._setting.by_rule else None
+        return self._setting.baseline if now is None else now
+
     async def _keep(self) -> None:
         """Have it kept who decides now, unless it is."""
         async with self._keeping:
             setting = self._setting
-            if self._remember is not None and setting is not self._kept:
-                await self._remember({**setting.as_dict(), "rule": self._rule_name})
+            if setting is not self._kept:
+                await self._tell(setting)
                 self._kept = setting
+
+    async def _tell(self, setting: _Setting) -> None:
+        if self._remember is not None:
+            await self._remember({**setting.as_dict(), "rule": self._rule_name})
+
+    def _keep_later(self) -> None:
+        """Have it kept in the event loop, from any thread."""
+        if self._loop is not None and not self._loop.is_closed():
+            asyncio.run_coroutine_threadsafe(self._keep_surely(), self._loop)
 
     async def _keep_surely(self) -> None:
         """The same, where nobody waits for it: tried again until somebody else leads."""
@@ -382,23 +418,20 @@ class PolicyDeployment:
         named = known.get("rule")
         if self._own_rule and named != self._rule_name:
             await self._keep()
-        elif not self._own_rule and named in RULES:
-            self.fallback = policy_of(RULES[named])
+        else:
+            self._setting = replace(self._setting, baseline=known.get("baseline"))
+            if not self._own_rule and named in RULES:
+                self.fallback = policy_of(RULES[named])
         mode = Mode(known.get("mode", Mode.FALLBACK.value))
         if mode == Mode.FALLBACK:
             return
         bundle, digest = str(known["bundle"]), str(known["digest"])
-        baseline, share = known.get("baseline"), float(known.get("share", 0.0))
+        told, share = f"as before the restart: {bundle}", float(known.get("share", 0.0))
+        wanted = _Setting(mode, bundle, digest, share, reason=told)
         try:
-            await self._install(mode, bundle, share, f"as before the restart: {bundle}", baseline)
+            await self._install(wanted, exactly=True)
         except Exception as error:
-            await self.fall_back(f"the bundle {bundle} cannot be loaded after a restart: {error}")
-            return
-        if digest != self._setting.digest:
-            await self.fall_back(
-                f"the bundle {bundle} is another one than before the restart: "
-                f"{self._setting.digest}, not {digest}"
-            )
+            await self.fall_back(f"the bundle {bundle} does not go on after a restart: {error}")
 
     async def attach(self, orchestrator: InfrastructureOrchestrator) -> None:
         """Go on as the log of an orchestrator says, and have changes told and kept there."""
@@ -417,7 +450,8 @@ class PolicyDeployment:
         QuartermasterError
             If the bundle cannot be loaded, or does not fit; who decided before goes on.
         """
-        return await self._install(Mode.SHADOW, bundle, 0.0, reason or f"shadow of {bundle}")
+        told = reason or f"shadow of {bundle}"
+        return await self._install(_Setting(Mode.SHADOW, bundle, reason=told))
 
     async def canary(self, bundle: str, share: float, reason: str = "") -> dict[str, Any]:
         """Let the policy of a bundle decide at a share of the decision points."""
@@ -426,36 +460,68 @@ class PolicyDeployment:
                 f"canary: 'share' is {share}; give more than 0 and less than 1, or activate it"
             )
         told = reason or f"{share:.0%} of the decisions go to {bundle}"
-        return await self._install(Mode.CANARY, bundle, share, told)
+        return await self._install(_Setting(Mode.CANARY, bundle, share=share, reason=told))
 
     async def activate(self, bundle: str, reason: str = "") -> dict[str, Any]:
         """Let the policy of a bundle decide."""
-        return await self._install(Mode.ACTIVE, bundle, 1.0, reason or f"{bundle} is in charge")
+        told = reason or f"{bundle} is in charge"
+        return await self._install(_Setting(Mode.ACTIVE, bundle, share=1.0, reason=told))
 
     async def fall_back(self, reason: str) -> dict[str, Any]:
-        """Let the rule decide."""
-        async with self._changing:
-            with self._lock:
-                self._become(_Setting(since_ms=self._time_ms(), reason=reason), None)
+        """Let the rule decide, at once: a bundle that is being loaded is not put in charge.
+
+        If it cannot be kept over a restart now, that is tried again until it is.
+        """
+        self._loop = asyncio.get_running_loop()
+        with self._lock:
+            self._recalls += 1
+            self._become(self._rule_alone(self._time_ms(), reason), None)
+        try:
             await self._keep()
+        except NotLeaderError:
+            raise
+        except Exception:
+            _log.exception("it cannot be kept yet that the rule decides")
+            self._keep_later()
         return self.status()
 
-    async def _install(
-        self, mode: Mode, bundle: str, share: float, reason: str, baseline: float | None = None
-    ) -> dict[str, Any]:
+    async def _install(self, wanted: _Setting, *, exactly: bool = False) -> dict[str, Any]:
+        """Load a bundle and put it where it is wanted; exactly the one of that digest, or none."""
+        recalls = self._recalls
         async with self._changing:
             self._loop = asyncio.get_running_loop()
-            candidate = await asyncio.to_thread(self._candidate_of, bundle, self._samples())
-            if baseline is None:
-                under_rule = self.mode in (Mode.FALLBACK, Mode.SHADOW)
-                baseline = self._completions.mean if under_rule else self._setting.baseline
-            setting = _Setting(
-                mode, bundle, candidate.digest, share, self._time_ms(), reason, baseline
+            candidate = await asyncio.to_thread(self._candidate_of, wanted.bundle, self._samples())
+            if exactly and candidate.digest != wanted.digest:
+                raise ConfigurationError(
+                    f"it is another one than before the restart: {candidate.digest}, "
+                    f"not {wanted.digest}"
+                )
+            setting = replace(
+                wanted,
+                digest=candidate.digest,
+                since_ms=self._time_ms(),
+                baseline=self._baseline,
             )
-            with self._lock:
-                self._become(setting, candidate)
-            await self._keep()
+            async with self._keeping:  # whoever wants the rule meanwhile has it kept after this
+                self._require_wanted(setting, recalls)
+                try:
+                    await self._tell(setting)
+                except BaseException:
+                    self._kept = None  # it may be in the log: who decides is told once more
+                    self._keep_later()
+                    raise
+                with self._lock:
+                    self._require_wanted(setting, recalls)
+                    self._become(setting, candidate)
+                    self._kept = setting
         return self.status()
+
+    def _require_wanted(self, setting: _Setting, recalls: int) -> None:
+        if self._recalls != recalls:
+            raise ConfigurationError(
+                f"policy: bundle '{setting.bundle}' was not put in charge: somebody wanted the "
+                "rule to decide while it was loaded; ask again"
+            )
 
     def _samples(self) -> list[Snapshot]:
         """The cluster as it is, for whoever has to get used to its size."""
@@ -499,6 +565,7 @@ class PolicyDeployment:
                 "guards": self.guards.as_dict(),
                 "completions": self._completions.total,
                 "mean_bounded_slowdown": self._completions.mean,
+                "results_guard": _ON if self._baseline is not None else _NO_BASELINE,
                 "decisions_dropped": 0 if self._log is None else self._log.dropped,
                 "decision_bytes": 0 if self._log is None else self._log.bytes,
                 "events": [vars(event) for event in self.events],

@@ -14,10 +14,11 @@ from orchestrator.engine.snapshot import Snapshot
 from orchestrator.errors import ConfigurationError
 from orchestrator.kernels.state.codes import JobCode
 
-__all__ = ["Completions", "Conduct", "Guards"]
+__all__ = ["LEAST_COMPLETIONS", "Completions", "Conduct", "Guards"]
 
 
-_LEAST = 10  # completions that a mean is of
+LEAST_COMPLETIONS = 10
+"""Completions that a mean is of, at least."""
 
 
 @dataclass(frozen=True)
@@ -61,8 +62,8 @@ class Guards:
                 raise _fault(name, getattr(self, name), "give 1 or more")
         if max(self.late, self.errors, self.illegal) > self.of:
             raise _fault("of", self.of, "give no less than 'late', 'errors' and 'illegal'")
-        if self.completions < _LEAST:
-            raise _fault("completions", self.completions, f"give {_LEAST} or more")
+        if self.completions < LEAST_COMPLETIONS:
+            raise _fault("completions", self.completions, f"give {LEAST_COMPLETIONS} or more")
         if self.factor < 1.0:
             raise _fault("factor", self.factor, "give 1 or more")
         if self.deadline_ms is not None and self.deadline_ms <= 0:
@@ -120,7 +121,8 @@ class Completions:
     """
 
     def __init__(self, most: int) -> None:
-        self._last: deque[float] = deque(maxlen=most)
+        self._most = most
+        self.forget()
         self._known: NDArray[np.int64] | None = None
         self.total = 0
 
@@ -147,12 +149,14 @@ class Completions:
 
     def forget(self) -> None:
         """Count from now on: somebody else decides."""
-        self._last.clear()
+        # Another one, not an empty one: a thread may be at reading the old one.
+        self._last: deque[float] = deque(maxlen=self._most)
 
     @property
     def mean(self) -> float | None:
         """Mean of the last ones; None: too few have ended."""
-        return float(np.mean(self._last)) if len(self._last) >= _LEAST else None
+        last = list(self._last)
+        return float(np.mean(last)) if len(last) >= LEAST_COMPLETIONS else None
 
     def breach(self, baseline: float | None, guards: Guards) -> str:
         """Why the candidate has to go, by the rule's mean before; ``""``: it need not."""

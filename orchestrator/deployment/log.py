@@ -104,15 +104,23 @@ class DecisionLog:
     def flush(self, timeout_s: float = 10.0) -> bool:
         """Wait until all that was added before is written; whether it is."""
         written = threading.Event()
-        self._waiting.put(written, timeout=timeout_s)
+        try:
+            self._waiting.put(written, timeout=timeout_s)
+        except queue.Full:
+            return False
         return written.wait(timeout_s)
 
-    def close(self) -> None:
-        """Write what waits, and end."""
-        if not self._closed:
-            self._closed = True
-            self._waiting.put(None)
-            self._writer.join()
+    def close(self, timeout_s: float = 10.0) -> None:
+        """Write what waits, and end; what is not written by then is left behind."""
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            self._waiting.put(None, timeout=timeout_s)
+        except queue.Full:
+            _log.error("%s: nobody writes; %d decisions lost", self.path, self._waiting.qsize())
+            return
+        self._writer.join(timeout_s)
 
     def last(self, limit: int = 100, before: int | None = None) -> list[LoggedDecision]:
         """The last decisions, newest first.
@@ -131,17 +139,21 @@ class DecisionLog:
 
     def _write(self) -> None:
         with closing(_opened(self.path)) as database:
-            going_on = True
+            going_on, failing = True, False
             while going_on:
                 batch = [self._waiting.get()]
                 while len(batch) < _BATCH and not self._waiting.empty():
                     batch.append(self._waiting.get())
                 going_on = None not in batch
+                records = [one for one in batch if isinstance(one, DecisionRecord)]
                 try:
-                    self._keep(database, [one for one in batch if isinstance(one, DecisionRecord)])
-                except sqlite3.Error:
-                    _log.exception("decisions could not be written to %s", self.path)
-                    self.dropped += len(batch)
+                    self._keep(database, records)
+                    failing = failing and not records
+                except Exception:  # of whatever a policy has told: the next ones may be fine
+                    if not failing:  # once, not for each batch on a full disk
+                        _log.exception("decisions could not be written to %s", self.path)
+                    failing = True
+                    self.dropped += len(records)
                 for one in batch:
                     if isinstance(one, threading.Event):
                         one.set()
@@ -156,19 +168,20 @@ class DecisionLog:
                 f"INSERT INTO decisions ({', '.join(_COLUMNS)}, choices, size) VALUES ({marks})",
                 rows,
             )
-            self.bytes += sum(row[-1] for row in rows)
-            while self.bytes > self._most:
+            total = self.bytes + sum(row[-1] for row in rows)
+            while total > self._most:
                 oldest = database.execute(
                     "SELECT id, size FROM decisions ORDER BY id LIMIT ?", (_BATCH,)
                 ).fetchall()
                 gone = []
                 for number, size in oldest[: max(len(oldest) - 1, 1)]:  # the last one stays
-                    if self.bytes > self._most:
+                    if total > self._most:
                         gone.append((number,))
-                        self.bytes -= size
+                        total -= size
                 database.executemany("DELETE FROM decisions WHERE id = ?", gone)
                 if len(oldest) <= 1:
                     break
+        self.bytes = total  # now it is so in the file
 
 
 def read_decisions(path: Path) -> Iterator[LoggedDecision]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -179,6 +180,34 @@ async def test_worse_results_take_it_out() -> None:
     _require_all_done(cluster, 60)
 
 
+async def test_results_of_a_candidate_are_not_those_of_the_rule() -> None:
+    kept: list[dict[str, Any]] = []
+
+    async def keep(setting: dict[str, Any]) -> None:
+        kept.append(setting)
+
+    cluster = Cluster(Idle, guards=replace(FREE, completions=10, factor=1e9))
+    await cluster.deployment.open(keep)
+    assert cluster.deployment.status()["results_guard"].startswith("no baseline")
+    await cluster.submit(30)
+    await cluster.finish()
+    by_rule = cluster.deployment.status()["mean_bounded_slowdown"]
+    await cluster.deployment.shadow("fcfs")
+    assert cluster.deployment.status()["mean_bounded_slowdown"] == by_rule  # it goes on deciding
+    await cluster.deployment.activate("fcfs")
+    await cluster.submit(30, first=30)
+    await cluster.finish()
+    assert cluster.deployment.status()["mean_bounded_slowdown"] > 2 * by_rule
+    await cluster.deployment.fall_back("it is bad")
+    status = cluster.deployment.status()
+    assert (status["mean_bounded_slowdown"], status["baseline"]) == (None, by_rule)
+    assert status["results_guard"] == "on"
+    again = Cluster(Idle)
+    await again.deployment.open(keep, kept[-1])
+    for deployment in (cluster.deployment, again.deployment):
+        assert (await deployment.activate("fcfs"))["baseline"] == by_rule
+
+
 async def test_an_estimated_loss_takes_a_canary_out() -> None:
     cluster = Cluster(Idle, guards=replace(FREE, pairs=10, loss=0.02))
     await cluster.deployment.canary("fcfs", 0.6)
@@ -207,9 +236,12 @@ async def test_the_mode_outlives_a_restart_and_another_bundle_does_not(tmp_path:
     assert again.deployment.mode == Mode.CANARY
     assert again.deployment.status()["share"] == 0.25
 
+    kept.clear()
     changed = Cluster(lambda rule: Named(rule, "4567"))
-    await changed.deployment.open(None, before)
+    await changed.deployment.open(keep, before)
     assert changed.deployment.mode == Mode.FALLBACK
+    assert [one["mode"] for one in kept] == ["fallback"]  # it was in charge at no time
+    assert [one.mode for one in changed.deployment.events] == ["fallback"]
     assert (
         "another one than before the restart: 4567, not 0123"
         in changed.deployment.status()["reason"]
@@ -288,3 +320,61 @@ async def test_a_guards_word_is_kept_though_the_log_fails_once(
             break
         await asyncio.sleep(0.01)
     assert kept == ["fallback", "canary", "fallback", "fallback"]
+
+
+async def test_the_rule_need_not_wait_for_a_bundle_that_is_being_loaded() -> None:
+    gate, begun = threading.Event(), threading.Event()
+
+    def load(rule: str) -> Named:
+        begun.set()
+        gate.wait(10.0)
+        return Named(rule)
+
+    cluster = Cluster(load)
+    loading = asyncio.create_task(cluster.deployment.activate("sjf"))
+    await asyncio.to_thread(begun.wait, 10.0)
+    status = await asyncio.wait_for(cluster.deployment.fall_back("never mind"), 5.0)
+    assert status["reason"] == "never mind"
+    gate.set()
+    with pytest.raises(ConfigurationError, match="'sjf' was not put in charge"):
+        await loading
+    assert cluster.deployment.mode == Mode.FALLBACK
+    assert (await cluster.deployment.activate("sjf"))["mode"] == "active"
+
+
+async def test_what_cannot_be_kept_is_not_in_charge_and_the_rule_is_kept_later(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("orchestrator.deployment.deployment._AGAIN_S", 0.01)
+    kept: list[str] = []
+    full = False
+
+    async def keep(setting: dict[str, Any]) -> None:
+        if full:
+            raise OSError("no space left on device")
+        kept.append(setting["bundle"])
+
+    async def until(wanted: list[str]) -> None:
+        for _ in range(500):
+            if kept == wanted:
+                break
+            await asyncio.sleep(0.01)
+        assert kept == wanted
+
+    cluster = Cluster(Named)
+    await cluster.deployment.open(keep)
+    await cluster.deployment.activate("sjf")
+    full = True
+    with pytest.raises(OSError, match="no space left"):
+        await cluster.deployment.activate("fcfs")
+    assert cluster.deployment.bundle == "sjf"
+    full = False
+    await until(["", "sjf", "sjf"])  # the other one may have been written before it failed
+    await cluster.submit(1)
+    candidate = cluster.deployment.status()["candidate"]
+    assert candidate["name"] == "sjf"
+    assert candidate["verdicts"]["taken"] == 1  # and still answers
+    full = True
+    assert (await cluster.deployment.fall_back("enough"))["mode"] == "fallback"
+    full = False
+    await until(["", "sjf", "sjf", ""])

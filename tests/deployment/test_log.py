@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sqlite3
+import threading
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -88,6 +90,40 @@ def test_a_disk_that_does_not_follow_costs_records_and_no_time(
     assert log.flush()
     assert log.dropped >= 10
     log.close()
+
+
+def test_a_record_that_cannot_be_written_costs_its_batch_and_no_more(tmp_path: Path) -> None:
+    log = DecisionLog(tmp_path / "decisions.sqlite")
+    log.add(replace(_record(0), plan=(object(),)))  # json refuses it
+    assert log.flush()
+    log.add(replace(_record(1), detail=[]))  # SQLite refuses it
+    assert log.flush()
+    assert (log.dropped, log.bytes) == (2, 0)
+    log.add(_record(2))
+    assert log.flush()
+    log.close()
+    assert [one.record for one in read_decisions(log.path)] == [_record(2)]
+    assert log.dropped == 2
+
+
+def test_a_log_whose_writer_hangs_is_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = DecisionLog(tmp_path / "decisions.sqlite")
+    gate, begun = threading.Event(), threading.Event()
+
+    def hang(database: object, records: object) -> None:
+        begun.set()
+        gate.wait(10.0)
+
+    monkeypatch.setattr(log, "_keep", hang)
+    log.add(_record(0))
+    assert begun.wait(10.0)
+    while not log.dropped:
+        log.add(_record(0))
+    assert not log.flush(0.01)
+    log.close(0.01)
+    gate.set()
 
 
 def test_bytes_that_are_none_are_refused() -> None:

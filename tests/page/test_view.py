@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pytest
 
 from orchestrator.clock import VirtualClock
 from orchestrator.foundations import in_memory
@@ -17,6 +19,7 @@ from orchestrator.server.guard.tokens import Role
 from orchestrator.server.view import ClusterPicture, ViewStream
 from orchestrator.server.view.services import load_band
 from orchestrator.types import JobPriority, JobSpec, NodeSpec
+from tests.deployment.cases import Cluster, Named
 from tests.server.world import world
 
 _SHAPE = ClusterShape(envs=1, jobs=24, workers=4, nodes=8, devices=4, tenants=8)
@@ -137,6 +140,38 @@ async def test_changes_add_up_to_the_picture_and_it_is_the_cluster() -> None:
     await orchestrator.stop()
 
 
+async def test_a_deployment_is_drawn_as_who_decides_in_it() -> None:
+    """As /queue has it: the rule's order and reasons while it decides, else those of nobody."""
+    cluster = Cluster(Named, rule="sjf", nodes=1)
+    orchestrator, deployment = cluster.orchestrator, cluster.deployment
+    await orchestrator.start()
+    for k, hours in enumerate((9.0, 3.0, 2.0, 1.0)):
+        job = replace(_job(k, np.random.default_rng(0)), num_workers=1, gpus_per_worker=4)
+        await orchestrator.submit_job(replace(job, duration_hours=hours, max_duration_hours=hours))
+
+    def drawn() -> tuple[str, list[str]]:
+        picture = ClusterPicture(orchestrator, deployed=True)
+        picture.changes()
+        whole = picture.whole()
+        queue = whole["queue"]["set"]
+        asked = orchestrator.queue()[0]
+        assert [entry[1] for entry in queue] == [one["job_id"] for one in asked]
+        assert [entry[-1] for entry in queue] == [one["waits_for"]["text"] for one in asked]
+        return whole["policy"]["name"], [entry[1] for entry in queue]
+
+    by_rule = ["job-3", "job-2", "job-1", "job-0"]
+    assert drawn() == ("sjf", by_rule)
+    await deployment.shadow("fcfs")
+    assert drawn() == ("sjf", by_rule)
+    await deployment.canary("fcfs", 0.5)
+    assert drawn() == ("fcfs", by_rule[::-1])
+    await deployment.activate("fcfs")
+    assert drawn() == ("fcfs", by_rule[::-1])
+    await deployment.fall_back("enough")
+    assert drawn() == ("sjf", by_rule)
+    await orchestrator.stop()
+
+
 async def test_events_are_told_once() -> None:
     orchestrator, draw = _cluster(), np.random.default_rng(1)
     picture = ClusterPicture(orchestrator)
@@ -189,6 +224,34 @@ async def test_a_listener_resumes_and_nobody_looks_for_nobody() -> None:
     applied = stream.whole()
     await asyncio.sleep(0.02)
     assert json.loads(stream.whole())["gangs"] == json.loads(applied)["gangs"]
+    await orchestrator.stop()
+
+
+async def test_the_whole_is_made_once_for_all_until_it_changes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    orchestrator, draw = _cluster(), np.random.default_rng(3)
+    clock = orchestrator.clock
+    assert isinstance(clock, VirtualClock)
+    await orchestrator.start()
+    picture = ClusterPicture(orchestrator)
+    made: list[dict[str, Any]] = []
+    make = picture.whole
+
+    def count() -> dict[str, Any]:
+        made.append(make())
+        return dict(made[-1])
+
+    monkeypatch.setattr(picture, "whole", count)
+    stream = ViewStream(picture)
+    first = json.loads(stream.whole())
+    await clock.advance_to(clock.now_ms() + 10)
+    second = json.loads(stream.whole())
+    assert len(made) == 1
+    assert first == _plain(made[0])
+    assert second == {**first, "now_ms": clock.now_ms()}
+    await orchestrator.submit_job(_job(0, draw))
+    assert json.loads(stream.whole()) == _plain(made[1])
     await orchestrator.stop()
 
 

@@ -16,7 +16,7 @@ from orchestrator.engine.engine import Engine
 from orchestrator.kernels.state.codes import JobCode, NodeCode
 from orchestrator.orchestrator import InfrastructureOrchestrator
 from orchestrator.questions.listing import served_order
-from orchestrator.scheduling.rules import RulePolicy
+from orchestrator.scheduling.rules import placing_rule
 from orchestrator.server.view.services import ServiceSeries
 from orchestrator.server.view.tables import Gangs, Nodes, ended_gangs
 from orchestrator.status import fragmentation, tenant_shares, why_waiting
@@ -105,14 +105,14 @@ class ClusterPicture:
         samples = self._services.sample()
         told |= {"services": samples} if samples else {}
         if told:
-            told["now_ms"] = self._now_ms
+            told["now_ms"] = self.now_ms
         return told
 
     def whole(self) -> _Part:
         """All that was told: the picture as whoever heard every change has it."""
         return {
             "reset": True,
-            "now_ms": self._now_ms,
+            "now_ms": self.now_ms,
             "nodes": self._nodes.all(self._engine),
             "gangs": self._gangs.all(self._engine),
             "ended": ended_gangs(self._engine, _ENDED),
@@ -124,7 +124,7 @@ class ClusterPicture:
         }
 
     @property
-    def _now_ms(self) -> int:
+    def now_ms(self) -> int:
         """Time on the cluster's clock."""
         return max(self._orchestrator.clock.now_ms(), self._engine.now_ms)
 
@@ -194,7 +194,8 @@ class ClusterPicture:
     def _decider(self) -> _Part:
         """Who decides."""
         policy = self._orchestrator.policy
-        name = policy.rule.name if isinstance(policy, RulePolicy) else type(policy).__name__
+        rule = placing_rule(policy)
+        name = str(getattr(policy, "name", type(policy).__name__)) if rule is None else rule.name
         return {"name": name, "deployed": self._deployed}
 
     def _series(self) -> _Part:
@@ -246,8 +247,8 @@ class ClusterPicture:
     @property
     def _rule(self) -> NDArray[np.void] | None:
         """By which rule jobs are placed; None: by none."""
-        policy = self._orchestrator.policy
-        return policy.rule.to_record() if isinstance(policy, RulePolicy) else None
+        rule = placing_rule(self._orchestrator.policy)
+        return None if rule is None else rule.to_record()
 
     def _entries(self, rows: list[int]) -> list[list[Any]]:
         """Of each: row, id, name, tenant, priority, workers, GPUs, when submitted, why it waits."""

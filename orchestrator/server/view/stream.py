@@ -63,6 +63,7 @@ class ViewStream:
         self._frames: deque[bytes] = deque(maxlen=_KEPT)
         self._news = asyncio.Event()
         self._whole: tuple[int, bytes] = (-1, b"")
+        self._plain: tuple[int, bytes] = (-1, b"")
         self._listeners = 0
         self._looking: asyncio.Task[None] | None = None
 
@@ -74,7 +75,11 @@ class ViewStream:
     def whole(self) -> bytes:
         """The whole picture as it is now, JSON."""
         self._advance()
-        return msgspec.json.encode(self._picture.whole())
+        if self._plain[0] != self._number:  # only the time goes on when nothing has changed
+            picture = self._picture.whole()
+            del picture["now_ms"]
+            self._plain = self._number, msgspec.json.encode(picture)
+        return b'{"now_ms":%d,%b' % (self._picture.now_ms, self._plain[1][1:])
 
     async def frames(self, last_id: str = "") -> AsyncIterator[bytes]:
         """Server-sent events for one listener, for ever.
