@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import AsyncIterator
 
@@ -308,6 +309,35 @@ async def test_requests_one_after_the_other_and_old_clients() -> None:
         writer.close()
         head = await ask_raw(proxy, b"HEAD /llm/ HTTP/1.1\r\n" + _CLOSE + b"\r\n")
         assert head.endswith(b"\r\n\r\n")
+
+
+async def test_an_error_for_head_has_no_body_and_the_connection_goes_on() -> None:
+    async with proxied(echo) as (proxy, _, _ups):
+        asked = b"HEAD /nobody/ HTTP/1.1\r\nHost: x\r\n\r\n"
+        said = await ask_raw(proxy, asked + b"GET /llm/ HTTP/1.1\r\n" + _CLOSE + b"\r\n")
+        first, _, rest = said.partition(b"\r\n\r\n")
+        assert first.startswith(b"HTTP/1.1 404 ")
+        assert b"content-length: 0" not in first
+        assert rest.startswith(b"HTTP/1.1 200 ")
+
+
+async def test_an_answer_that_has_begun_is_followed_by_no_other() -> None:
+    async def begin(channel: HttpChannel, head: Head) -> None:
+        channel.write(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n" + chunk(b"one"))
+        await channel.whole(1 << 30)
+
+    limits = ProxyLimits(slow_s=0.2, buffer_bytes=10)
+    async with proxied(begin, limits=limits) as (proxy, _, _ups):
+        asked = b"POST /llm/ HTTP/1.1\r\nHost: x\r\nContent-Length: 99\r\n\r\n"
+        reader, writer = await asyncio.open_connection(proxy.host, proxy.port)
+        writer.write(asked + b"x" * 20)
+        said = b""
+        with contextlib.suppress(ConnectionResetError):
+            while more := await asyncio.wait_for(reader.read(1000), 10):
+                said += more
+        writer.close()
+        assert said.endswith(b"one\r\n")
+        assert b"408" not in said
 
 
 async def test_slow_clients_are_cut() -> None:

@@ -235,10 +235,12 @@ def test_empty_lines_before_a_message_are_few() -> None:
         parser.head()
     assert parser.backlog > 200_000  # it stopped at once
     parser = RequestParser()
+    for _ in range(3):
+        parser.feed(b"\r\n")
+        assert parser.head() is None
+    parser.feed(b"\r\n")
     with pytest.raises(HttpError, match="empty lines"):
-        for _ in range(5):
-            parser.feed(b"\r\n")
-            assert parser.head() is None
+        parser.head()
 
 
 def _busy_s(size: int) -> float:

@@ -186,3 +186,16 @@ async def test_noise_is_answered_and_harms_nobody(said: bytes, words: bytes) -> 
             assert words in answer
         writer.close()
         assert await ask("a", 2) == 4
+
+
+async def test_an_error_for_head_has_no_body_and_the_connection_goes_on() -> None:
+    async with _served() as (server, _, _agent):
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(
+            b"HEAD /no HTTP/1.1\r\nHost: x\r\n\r\nGET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
+        )
+        first = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10)
+        assert first.startswith(b"HTTP/1.1 404 ")
+        second = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10)
+        assert second.startswith(b"HTTP/1.1 200 ")
+        writer.close()

@@ -208,10 +208,11 @@ def encode_request(request: HttpRequest, host: str) -> bytes:
     return head + (request.body if length is not None else chunk(request.body))
 
 
-def encode_answer(answer: HttpAnswer) -> bytes:
-    """An answer as bytes."""
+def encode_answer(answer: HttpAnswer, method: str = "GET") -> bytes:
+    """An answer to a request of a method as bytes; to HEAD without its body."""
     fields = [*_unframed(answer.headers), framing(len(answer.body))]
-    return encode_head(first_line(answer.status), fields) + answer.body
+    head = encode_head(first_line(answer.status), fields)
+    return head if method == "HEAD" else head + answer.body
 
 
 def _unframed(headers: Mapping[str, str]) -> list[tuple[str, str]]:
