@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -326,6 +326,8 @@ class ServiceMesh:
             raise ConfigurationError(problem)
         if isinstance(request, HttpRequest):
             timeout_ms, tenant = timeout_ms or request.timeout_ms, tenant or request.tenant
+            if request.methods != own.spec.retry.methods:
+                request = replace(request, methods=own.spec.retry.methods)
         arrival_ms = self._clock.now_ms()
         self._admit(own, tenant, arrival_ms)
         due_ms = arrival_ms + timeout_ms if timeout_ms > 0.0 else math.inf

@@ -11,6 +11,7 @@ from orchestrator.worker.inference.parser import HttpError
 
 __all__ = [
     "CONTINUE",
+    "IDEMPOTENT",
     "LAST_CHUNK",
     "HttpAnswer",
     "HttpExchange",
@@ -25,6 +26,8 @@ __all__ = [
 ]
 
 LAST_CHUNK = b"0\r\n\r\n"
+IDEMPOTENT = ("GET", "HEAD", "PUT", "DELETE", "OPTIONS", "TRACE")
+"""Methods of requests that may be sent twice, as RFC 9110 says."""
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _TIMEOUT, _TENANT, _KEY = "x-request-timeout-ms", "x-tenant", "idempotency-key"
 _PHRASES = {int(status): status.phrase for status in HTTPStatus}
@@ -41,6 +44,8 @@ class HttpRequest:
     path: str = "/infer"
     body: bytes = b""
     headers: Mapping[str, str] = field(default_factory=dict)
+    methods: tuple[str, ...] = field(default=IDEMPOTENT, kw_only=True)
+    """Of requests that may be sent twice where it goes (``RetrySpec.methods``)."""
 
     @property
     def keeps(self) -> bool:
