@@ -108,3 +108,23 @@ async def test_an_answer_comes_as_it_is_made_and_errors_say_why() -> None:
         broken: httpx.Response = await client.get(f"{at}/cut")
         assert problem(broken)["status"] == 503
         assert broken.headers["retry-after"] == "1"
+
+
+async def test_bodies_go_both_ways_at_once() -> None:
+    async def return_all(channel: HttpChannel, head: Head) -> None:
+        channel.write(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
+        while piece := await channel.piece():
+            channel.write(chunk(piece))
+            await channel.drain()
+        channel.write(LAST_CHUNK)
+
+    async def parts() -> AsyncIterator[bytes]:
+        for k in range(30):
+            yield bytes([k]) * 10_000
+            await asyncio.sleep(0.005)  # the answer begins meanwhile
+
+    async with _served(return_all) as (made, _), made.client(Role.SUBMITTER) as client:
+        answer = await asyncio.wait_for(
+            client.post("/api/v1/services/llm/call/", content=parts()), 10
+        )
+        assert answer.content == b"".join(bytes([k]) * 10_000 for k in range(30))
