@@ -253,7 +253,7 @@ class MeshProxy:
         """The service that is asked, and the request as it goes on."""
         self._check_token(head)
         service, path = _target(head)
-        fields = onward(head.fields, head.headers, "authorization", "host")
+        fields = onward(head.fields, "authorization", "host")
         headers = dict(fields)
         if len(headers) < len(fields):  # some name comes twice
             headers = {name: head.headers[name] for name in headers}
@@ -366,7 +366,7 @@ def _closing(answer: HttpAnswer, method: str = "GET") -> bytes:
 
 async def _hand_on(channel: HttpChannel, head: Head, answer: HttpStream, *, keeps: bool) -> bool:
     """Send an answer as it comes; whether the connection stays open."""
-    fields = onward(answer.fields, dict(answer.fields))
+    fields = onward(answer.fields)
     old = head.first[2] != "1"
     chunked = False
     if head.first[0] == "HEAD":

@@ -184,7 +184,9 @@ def _add_calls(router: APIRouter, parts: Parts) -> None:
 async def _exchange(request: Request, read: asyncio.Event) -> HttpExchange:
     """A request as it goes on to a service; the event says when all of its body was read."""
     pairs = [(n.decode("latin-1"), v.decode("latin-1")) for n, v in request.headers.raw]
-    headers = dict(onward(pairs, request.headers, *_STAY))
+    headers = dict[str, str]()
+    for name, value in onward(pairs, *_STAY):
+        headers[name] = f"{headers[name]}, {value}" if name in headers else value
     *_, rest = request.scope["raw_path"].decode("latin-1").split("/", 6)
     query = request.scope["query_string"].decode("latin-1")
     path = f"/{rest}?{query}" if query else f"/{rest}"
@@ -243,7 +245,7 @@ def _handed_on(answer: HttpAnswer | HttpStream, read: asyncio.Event) -> Response
         made = _Streaming(answer.pieces(), answer.status, read)
         if answer.length is not None:
             made.headers["content-length"] = str(answer.length)
-    for name, value in onward(answer.fields, dict(answer.fields), "set-cookie"):
+    for name, value in onward(answer.fields, "set-cookie"):
         made.headers.append(name, value)
     return made
 

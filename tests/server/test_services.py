@@ -128,3 +128,14 @@ async def test_bodies_go_both_ways_at_once() -> None:
             client.post("/api/v1/services/llm/call/", content=parts()), 10
         )
         assert answer.content == b"".join(bytes([k]) * 10_000 for k in range(30))
+
+
+async def test_headers_that_come_twice_go_on_together() -> None:
+    async with _served(echo) as (made, _), made.client(Role.SUBMITTER) as client:
+        twice = [("X-A", "1"), ("X-A", "2"), ("Connection", "x-b"), ("Connection", "x-c")]
+        headers = [*client.headers.items(), *twice, ("X-B", "3"), ("X-C", "4")]
+        request = httpx.Request("GET", "http://here/api/v1/services/llm/call/", headers=headers)
+        answer = await client.send(request)
+        assert "x-a: 1, 2\n" in answer.text
+        assert "x-b" not in answer.text
+        assert "x-c" not in answer.text
