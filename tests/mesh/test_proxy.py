@@ -5,15 +5,23 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 
 import httpx
 import pytest
 
-from orchestrator.errors import ConfigurationError
-from orchestrator.mesh import LimitSpec, MeshProxy, ProxyLimits, RetrySpec
+from orchestrator.errors import ConfigurationError, DeadlineExceededError, RetriesExhaustedError
+from orchestrator.kernels.requests.breaker import BreakerMode
+from orchestrator.mesh import (
+    BreakerSpec,
+    LimitSpec,
+    MeshProxy,
+    ProxyLimits,
+    RetrySpec,
+    ServiceMesh,
+)
 from orchestrator.worker.inference.channel import HttpChannel
-from orchestrator.worker.inference.http import LAST_CHUNK, chunk
+from orchestrator.worker.inference.http import LAST_CHUNK, HttpExchange, chunk
 from orchestrator.worker.inference.parser import Head
 from tests.mesh.upstream import ask_raw, echo, proxied, say
 from tests.runtimes.stage import until
@@ -338,6 +346,33 @@ async def test_an_answer_that_has_begun_is_followed_by_no_other() -> None:
         writer.close()
         assert said.endswith(b"one\r\n")
         assert b"408" not in said
+
+
+async def test_whoever_sends_too_slowly_tells_nothing_against_an_endpoint() -> None:
+    async def ignore(channel: HttpChannel, head: Head) -> None:
+        await asyncio.sleep(60)
+
+    async def parts(pieces: int) -> AsyncGenerator[bytes, None]:
+        for _ in range(pieces):
+            yield b"x" * 64 * 1024
+        await asyncio.sleep(60)
+
+    async def ask(mesh: ServiceMesh, pieces: int, **time: float) -> None:
+        exchange = HttpExchange("POST", "/", rest=parts(pieces))
+        with pytest.raises((RetriesExhaustedError, DeadlineExceededError)):
+            await mesh.route("llm", exchange, **time)
+
+    rules = {"timeout_ms": 40.0, "breaker": BreakerSpec(failures=3), "panic": 0.0}
+    async with proxied(ignore, **rules) as (_, mesh, _ups):
+        (address,) = mesh.discover("llm")
+        for _ in range(4):
+            await ask(mesh, 1)
+            await ask(mesh, 1, timeout_ms=20.0)
+        assert mesh.breaker_mode("llm", address) == BreakerMode.CLOSED
+        assert mesh.drained("llm", address)
+        for _ in range(3):  # these wait for the endpoint, which reads nothing
+            await ask(mesh, 1000)
+        assert mesh.breaker_mode("llm", address) == BreakerMode.OPEN
 
 
 async def test_slow_clients_are_cut() -> None:
