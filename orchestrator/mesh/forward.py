@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 
@@ -106,15 +106,13 @@ def answer_to(error: QuartermasterError, instance: str) -> HttpAnswer:
     return problem_of(error).answer(instance)
 
 
-def onward(
-    fields: Iterable[tuple[str, str]], headers: Mapping[str, str], *but: str
-) -> list[tuple[str, str]]:
+def onward(fields: Sequence[tuple[str, str]], *but: str) -> list[tuple[str, str]]:
     """Headers that go on to the other side.
 
-    Without those that are about one connection, those that ``Connection`` names, and ``but``.
+    Without those that are about one connection, those that any ``Connection`` names, and ``but``.
     """
-    named = headers.get("connection", "")
-    own = {word.strip().lower() for word in named.split(",")} if named else ()
+    named = [value for name, value in fields if name == "connection"]
+    own = {word.strip().lower() for word in ",".join(named).split(",")} if named else ()
     return [
         (name, value)
         for name, value in fields

@@ -21,7 +21,6 @@ from orchestrator.mesh.attempts import (
     NotSentError,
 )
 from orchestrator.mesh.probes import HealthCheck
-from orchestrator.mesh.specs import RetrySpec
 from orchestrator.worker.inference.channel import HttpChannel
 from orchestrator.worker.inference.http import (
     LAST_CHUNK,
@@ -43,8 +42,8 @@ _MOST_TOLD = 64 * 1024  # bytes of an answer that is an error
 _REFUSED, _FAILED = 400, 500  # and above
 _BUSY = 503
 _MOST_BODY = 64 * 2**20  # bytes of an answer that is read at once
+_ANY = ("POST",)  # plain data: any request of it may be sent twice
 _ENDLESS = Limits(body_bytes=1 << 60)
-_IDEMPOTENT = RetrySpec().methods
 
 
 _Place: TypeAlias = tuple[str, int]
@@ -103,7 +102,7 @@ class HttpTransport:
             problem = f"the request is no plain data: {error}"
             raise RequestRejectedError(f"{problem}; give what JSON can hold") from None
         headers = {"content-type": "application/json"}
-        answer = await self._whole(place, HttpRequest(body=body, headers=headers))
+        answer = await self._whole(place, HttpRequest(body=body, headers=headers, methods=_ANY))
         try:
             return json.loads(answer.body)
         except ValueError as error:
@@ -218,7 +217,7 @@ class HttpTransport:
             head = await _send(kept, request, data, send_rest)
             if head is not None:
                 return kept, head
-            if not (isinstance(request, HttpExchange) and not request.may_repeat(_IDEMPOTENT)):
+            if request.may_repeat(request.methods):
                 kept = None
         if kept is None:
             channel = await self._connect(place)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -38,7 +39,7 @@ from orchestrator.mesh.policies import (
 )
 from orchestrator.mesh.specs import ProbeSpec, ServiceSpec
 from orchestrator.ports import Clock
-from orchestrator.worker.inference.http import HttpRequest, HttpStream
+from orchestrator.worker.inference.http import HttpExchange, HttpRequest, HttpStream
 
 __all__ = ["Probe", "ServiceCounts", "ServiceMesh", "Transport"]
 
@@ -132,6 +133,17 @@ class _Attempt:
     arrival_ms: int
     begin_ms: int
     due_ms: float  # when its caller's time is up
+    uploads: bool = False  # the caller is waited for: more of the request's body is to come
+
+    async def watched(self, rest: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+        """The rest of the request's body, and who is waited for meanwhile."""
+        async with aclosing(rest):
+            self.uploads = True
+            async for piece in rest:
+                self.uploads = False  # until the endpoint has taken it
+                yield piece
+                self.uploads = True
+        self.uploads = False
 
 
 class ServiceMesh:
@@ -326,6 +338,8 @@ class ServiceMesh:
             raise ConfigurationError(problem)
         if isinstance(request, HttpRequest):
             timeout_ms, tenant = timeout_ms or request.timeout_ms, tenant or request.tenant
+            if request.methods != own.spec.retry.methods:
+                request = replace(request, methods=own.spec.retry.methods)
         arrival_ms = self._clock.now_ms()
         self._admit(own, tenant, arrival_ms)
         due_ms = arrival_ms + timeout_ms if timeout_ms > 0.0 else math.inf
@@ -420,6 +434,8 @@ class ServiceMesh:
         left_ms = attempt.due_ms - attempt.begin_ms
         if left_ms < math.inf and isinstance(request, HttpRequest):
             request = request.within(left_ms)
+        if isinstance(request, HttpExchange) and request.rest is not None:
+            request = replace(request, rest=attempt.watched(request.rest))
         if left_ms < limit_ms or limit_ms <= 0.0 < left_ms < math.inf:
             limit_ms = left_ms
 
@@ -441,8 +457,11 @@ class ServiceMesh:
         except RequestRejectedError:
             self._note(own, attempt, good=True)
             raise
-        except DeadlineExceededError:
-            self._left(own, attempt)
+        except (DeadlineExceededError, AttemptTimeoutError) as error:
+            if attempt.uploads or isinstance(error, DeadlineExceededError):
+                self._left(own, attempt)
+            else:
+                self._note(own, attempt, good=False)
             raise
         except EndpointBusyError:
             self._note_busy(own, attempt)
@@ -475,7 +494,7 @@ class ServiceMesh:
                 timer.cancel()
             if own.breakers.get(attempt.address) is attempt.breaker:
                 own.balancer.give_up(attempt.address)
-            if answer.expired:
+            if answer.expired or (error is not None and attempt.uploads):
                 attempt.breaker.give_up(attempt.generation)
             else:
                 attempt.breaker.record(self._clock.now_ms(), error is None, attempt.generation)
@@ -496,15 +515,19 @@ class ServiceMesh:
         own.counts.failed += 1
 
     def _left(self, own: _Service, attempt: _Attempt) -> None:
-        """Note that the caller waits no more: a failure if it has waited for long."""
+        """Note that the caller waits no more: a failure if it has waited for long.
+
+        Not of the endpoint if that has waited for the caller.
+        """
         now_ms = self._clock.now_ms()
         if own.breakers.get(attempt.address) is attempt.breaker:
             own.balancer.give_up(attempt.address)
-        if now_ms - attempt.begin_ms > own.patience_ms(now_ms):
+        late = now_ms - attempt.begin_ms > own.patience_ms(now_ms)
+        if late and not attempt.uploads:
             attempt.breaker.record(now_ms, False, attempt.generation)
-            own.counts.failed += 1
         else:
             attempt.breaker.give_up(attempt.generation)
+        own.counts.failed += late
 
     def _note(self, own: _Service, attempt: _Attempt, *, good: bool) -> None:
         now_ms = self._clock.now_ms()

@@ -91,6 +91,7 @@ class _Client:
     channel: HttpChannel
     task: asyncio.Task[None] | None = None
     idle: bool = True
+    answered: bool = False  # the answer to its request has begun
     since_s: float = 0.0  # when it became idle, or its request began
     received: int = 0  # bytes until then
     waited_s: float = 0.0  # for it, until then
@@ -198,7 +199,8 @@ class MeshProxy:
         channel = client.channel
         try:
             while not self._closing:
-                client.idle, client.since_s = True, channel.loop.time()
+                client.idle, client.answered = True, False
+                client.since_s = channel.loop.time()
                 head = await channel.head()
                 if head is None:
                     return
@@ -237,10 +239,12 @@ class MeshProxy:
             _log.exception("a request failed")
             answer = Problem(500, "the mesh failed; see its log").answer(head.first[1])
         keeps = head.keeps and not self._closing and not channel.parser.inside
+        client.answered = True
         if isinstance(answer, HttpStream):
             keeps = await _hand_on(channel, head, answer, keeps=keeps)
         else:
-            channel.write(encode_answer(answer) if keeps else _closing(answer))
+            method = head.first[0]
+            channel.write(encode_answer(answer, method) if keeps else _closing(answer, method))
             await channel.drain()
         channel.left = None
         return keeps
@@ -249,7 +253,7 @@ class MeshProxy:
         """The service that is asked, and the request as it goes on."""
         self._check_token(head)
         service, path = _target(head)
-        fields = onward(head.fields, head.headers, "authorization", "host")
+        fields = onward(head.fields, "authorization", "host")
         headers = dict(fields)
         if len(headers) < len(fields):  # some name comes twice
             headers = {name: head.headers[name] for name in headers}
@@ -304,7 +308,11 @@ class MeshProxy:
         elif channel.reads_since is not None:
             waited_s = channel.waited_s - client.waited_s + now_s - channel.reads_since
             came = 0 if client.idle else channel.received - client.received
-            if waited_s > slow_s + came / self.limits.bytes_per_s:
+            if waited_s <= slow_s + came / self.limits.bytes_per_s:
+                return
+            if client.answered:
+                channel.abort()  # nobody may take a second answer for the rest of the first
+            else:
                 detail = "the request comes too slowly; send it at once"
                 channel.write(_closing(Problem(408, detail).answer("/")))
                 channel.close()
@@ -350,15 +358,15 @@ async def _rest(channel: HttpChannel, kept: bytes) -> AsyncGenerator[bytes, None
         yield piece
 
 
-def _closing(answer: HttpAnswer) -> bytes:
+def _closing(answer: HttpAnswer, method: str = "GET") -> bytes:
     """The last answer of a connection."""
     headers = {**answer.headers, "connection": "close"}
-    return encode_answer(HttpAnswer(answer.status, answer.body, headers))
+    return encode_answer(HttpAnswer(answer.status, answer.body, headers), method)
 
 
 async def _hand_on(channel: HttpChannel, head: Head, answer: HttpStream, *, keeps: bool) -> bool:
     """Send an answer as it comes; whether the connection stays open."""
-    fields = onward(answer.fields, dict(answer.fields))
+    fields = onward(answer.fields)
     old = head.first[2] != "1"
     chunked = False
     if head.first[0] == "HEAD":

@@ -18,6 +18,7 @@ from orchestrator.kernels.requests.breaker import BreakerRule
 from orchestrator.kernels.requests.limiter import LimitRule
 from orchestrator.kernels.requests.retry import RetryRule
 from orchestrator.kernels.state.records import SERVICE_DTYPE
+from orchestrator.worker.inference.http import IDEMPOTENT
 
 __all__ = ["BreakerSpec", "LimitSpec", "ProbeSpec", "RetrySpec", "ServiceSpec", "service_records"]
 
@@ -113,7 +114,7 @@ class RetrySpec:
     budget: float = 0.2
     floor_rps: float = 0.0
     reserve: float = 10.0
-    methods: tuple[str, ...] = ("GET", "HEAD", "PUT", "DELETE", "OPTIONS", "TRACE")
+    methods: tuple[str, ...] = IDEMPOTENT
 
     def __post_init__(self) -> None:
         """Refuse values that cannot be meant."""

@@ -18,7 +18,8 @@ __all__ = ["Outputs"]
 
 _ANSWER_S = 10.0  # for an agent to answer, beyond what it was asked to wait
 _LONGEST_WAIT_S = 60.0
-_AT_ONCE = 16  # questions to one agent
+_AT_ONCE = 16  # questions to one agent that it answers at once
+_MOST_WAIT = 256  # and those for which it may wait
 _MOST_JOBS = 4096  # whose places are remembered, the last ones
 _SOON_S = 0.2  # for a worker that is to be started
 
@@ -40,7 +41,7 @@ class Outputs:
         self._leaving: dict[str, list[Gang]] = {}  # by job: something of them may be left
         self._homes: OrderedDict[str, dict[int, dict[int, str]]] = OrderedDict()
         self._asked: dict[int, tuple[str, asyncio.Future[Answer]]] = {}
-        self._turns: dict[str, asyncio.Semaphore] = {}
+        self._turns: dict[tuple[str, int], asyncio.Semaphore] = {}
         self._question = 0
 
     # --- where it is -----------------------------------------------------------------------------
@@ -100,7 +101,8 @@ class Outputs:
                 f"be asked for output, which takes {SINCE_READING}; start it anew from this release"
             )
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        async with self._turns.setdefault(node, asyncio.Semaphore(_AT_ONCE)):
+        most = _MOST_WAIT if wait_s > 0.0 else _AT_ONCE  # who waits takes nobody else's turn
+        async with self._turns.setdefault((node, most), asyncio.Semaphore(most)):
             self._asked[question.number] = node, future
             try:
                 self._hub.send(node, question)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import asdict
 from typing import Annotated, Any
@@ -9,6 +10,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Request
 from pydantic import Field
 from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive
 
 from orchestrator.errors import IllegalActionError, QuartermasterError, UnknownServiceError
 from orchestrator.mesh.forward import answer_to, onward
@@ -158,12 +160,13 @@ def _add_calls(router: APIRouter, parts: Parts) -> None:
 
     async def call(name: str, request: Request) -> Response:
         """Send a request to a service; bodies go through as they come, both ways."""
+        read = asyncio.Event()
         try:
-            exchange = await _exchange(request)
+            exchange = await _exchange(request, read)
             answer = await orchestrator.route_request(name, exchange)
         except QuartermasterError as error:
             answer = answer_to(error, request.url.path)
-        return _handed_on(answer)
+        return _handed_on(answer, read)
 
     for method in _METHODS:
         router.add_api_route(
@@ -178,10 +181,12 @@ def _add_calls(router: APIRouter, parts: Parts) -> None:
         )
 
 
-async def _exchange(request: Request) -> HttpExchange:
-    """A request as it goes on to a service."""
+async def _exchange(request: Request, read: asyncio.Event) -> HttpExchange:
+    """A request as it goes on to a service; the event says when all of its body was read."""
     pairs = [(n.decode("latin-1"), v.decode("latin-1")) for n, v in request.headers.raw]
-    headers = dict(onward(pairs, request.headers, *_STAY))
+    headers = dict[str, str]()
+    for name, value in onward(pairs, *_STAY):
+        headers[name] = f"{headers[name]}, {value}" if name in headers else value
     *_, rest = request.scope["raw_path"].decode("latin-1").split("/", 6)
     query = request.scope["query_string"].decode("latin-1")
     path = f"/{rest}?{query}" if query else f"/{rest}"
@@ -193,20 +198,43 @@ async def _exchange(request: Request) -> HttpExchange:
         if len(body) > _KEPT_BYTES:
             said = request.headers.get("content-length", "")
             length = int(said) if said.isdecimal() else None
-            rest_of_it = _joined(body, stream)
+            rest_of_it = _joined(body, stream, read)
             return HttpExchange(request.method, path, b"", headers, rest_of_it, length)
+    read.set()
     return HttpExchange(request.method, path, body, headers)
 
 
-async def _joined(first: bytes, rest: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
+async def _joined(
+    first: bytes, rest: AsyncIterator[bytes], read: asyncio.Event
+) -> AsyncGenerator[bytes, None]:
     """A body from its beginning, as it comes."""
-    yield first
-    async for piece in rest:
-        if piece:
-            yield piece
+    try:
+        yield first
+        async for piece in rest:
+            if piece:
+                yield piece
+    finally:
+        read.set()
 
 
-def _handed_on(answer: HttpAnswer | HttpStream) -> Response:
+class _Streaming(StreamingResponse):
+    """An answer that may begin before the body of its request was read.
+
+    Until then whoever reads the body hears that the client has left: two readers would each get a
+    part of it.
+    """
+
+    def __init__(self, content: AsyncGenerator[bytes, None], status: int, read: asyncio.Event):
+        super().__init__(content, status)
+        self._read = read
+
+    async def listen_for_disconnect(self, receive: Receive) -> None:
+        """Wait until the client has left."""
+        await self._read.wait()
+        await super().listen_for_disconnect(receive)
+
+
+def _handed_on(answer: HttpAnswer | HttpStream, read: asyncio.Event) -> Response:
     """A service's answer, as this server's; it sets no cookies here."""
     made: Response
     if isinstance(answer, HttpAnswer):
@@ -214,10 +242,10 @@ def _handed_on(answer: HttpAnswer | HttpStream) -> Response:
     if answer.whole:
         made = Response(answer.body, answer.status)
     else:
-        made = StreamingResponse(answer.pieces(), answer.status)
+        made = _Streaming(answer.pieces(), answer.status, read)
         if answer.length is not None:
             made.headers["content-length"] = str(answer.length)
-    for name, value in onward(answer.fields, dict(answer.fields), "set-cookie"):
+    for name, value in onward(answer.fields, "set-cookie"):
         made.headers.append(name, value)
     return made
 

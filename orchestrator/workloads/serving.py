@@ -286,7 +286,7 @@ class InferenceJobManager:
                 for place in before:
                     await self._replace(runtime, service, job_id, place, (drain_s, start_s))
             finally:
-                if extra:
+                if extra and self.replicas(service) == size + 1:  # nobody has scaled it meanwhile
                     await self._orchestrator.scale_job(job_id, size)
         finally:
             self._rolling.discard(service)

@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 
 import httpx
 import pytest
 
-from orchestrator.errors import ConfigurationError
-from orchestrator.mesh import LimitSpec, MeshProxy, ProxyLimits, RetrySpec
+from orchestrator.errors import ConfigurationError, DeadlineExceededError, RetriesExhaustedError
+from orchestrator.kernels.requests.breaker import BreakerMode
+from orchestrator.mesh import (
+    BreakerSpec,
+    LimitSpec,
+    MeshProxy,
+    ProxyLimits,
+    RetrySpec,
+    ServiceMesh,
+)
 from orchestrator.worker.inference.channel import HttpChannel
-from orchestrator.worker.inference.http import LAST_CHUNK, chunk
+from orchestrator.worker.inference.http import LAST_CHUNK, HttpExchange, chunk
 from orchestrator.worker.inference.parser import Head
 from tests.mesh.upstream import ask_raw, echo, proxied, say
 from tests.runtimes.stage import until
@@ -308,6 +317,62 @@ async def test_requests_one_after_the_other_and_old_clients() -> None:
         writer.close()
         head = await ask_raw(proxy, b"HEAD /llm/ HTTP/1.1\r\n" + _CLOSE + b"\r\n")
         assert head.endswith(b"\r\n\r\n")
+
+
+async def test_an_error_for_head_has_no_body_and_the_connection_goes_on() -> None:
+    async with proxied(echo) as (proxy, _, _ups):
+        asked = b"HEAD /nobody/ HTTP/1.1\r\nHost: x\r\n\r\n"
+        said = await ask_raw(proxy, asked + b"GET /llm/ HTTP/1.1\r\n" + _CLOSE + b"\r\n")
+        first, _, rest = said.partition(b"\r\n\r\n")
+        assert first.startswith(b"HTTP/1.1 404 ")
+        assert b"content-length: 0" not in first
+        assert rest.startswith(b"HTTP/1.1 200 ")
+
+
+async def test_an_answer_that_has_begun_is_followed_by_no_other() -> None:
+    async def begin(channel: HttpChannel, head: Head) -> None:
+        channel.write(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n" + chunk(b"one"))
+        await channel.whole(1 << 30)
+
+    limits = ProxyLimits(slow_s=0.2, buffer_bytes=10)
+    async with proxied(begin, limits=limits) as (proxy, _, _ups):
+        asked = b"POST /llm/ HTTP/1.1\r\nHost: x\r\nContent-Length: 99\r\n\r\n"
+        reader, writer = await asyncio.open_connection(proxy.host, proxy.port)
+        writer.write(asked + b"x" * 20)
+        said = b""
+        with contextlib.suppress(ConnectionResetError):
+            while more := await asyncio.wait_for(reader.read(1000), 10):
+                said += more
+        writer.close()
+        assert said.endswith(b"one\r\n")
+        assert b"408" not in said
+
+
+async def test_whoever_sends_too_slowly_tells_nothing_against_an_endpoint() -> None:
+    async def ignore(channel: HttpChannel, head: Head) -> None:
+        await asyncio.sleep(60)
+
+    async def parts(pieces: int) -> AsyncGenerator[bytes, None]:
+        for _ in range(pieces):
+            yield b"x" * 64 * 1024
+        await asyncio.sleep(60)
+
+    async def ask(mesh: ServiceMesh, pieces: int, **time: float) -> None:
+        exchange = HttpExchange("POST", "/", rest=parts(pieces))
+        with pytest.raises((RetriesExhaustedError, DeadlineExceededError)):
+            await mesh.route("llm", exchange, **time)
+
+    rules = {"timeout_ms": 40.0, "breaker": BreakerSpec(failures=3), "panic": 0.0}
+    async with proxied(ignore, **rules) as (_, mesh, _ups):
+        (address,) = mesh.discover("llm")
+        for _ in range(4):
+            await ask(mesh, 1)
+            await ask(mesh, 1, timeout_ms=20.0)
+        assert mesh.breaker_mode("llm", address) == BreakerMode.CLOSED
+        assert mesh.drained("llm", address)
+        for _ in range(3):  # these wait for the endpoint, which reads nothing
+            await ask(mesh, 1000)
+        assert mesh.breaker_mode("llm", address) == BreakerMode.OPEN
 
 
 async def test_slow_clients_are_cut() -> None:

@@ -146,6 +146,20 @@ async def test_all_replicas_are_replaced_under_load_and_nobody_gets_an_error(
     assert cluster.status("echo")["state"] == "running"
 
 
+async def test_a_service_that_is_scaled_while_it_is_replaced_keeps_its_size(
+    cluster: Cluster,
+) -> None:
+    await cluster.open()
+    manager = InferenceJobManager(cluster.orchestrator)
+    await cluster.submit("echo", 1, 1, **service(max_workers=4))
+    await until(lambda: len(_well(cluster)) == 1)
+    rolling = asyncio.create_task(manager.replace_replicas("echo"))
+    await until(lambda: manager.replicas("echo") == 2)
+    assert await manager.scale("echo", 3)
+    assert await rolling == 1
+    assert manager.replicas("echo") == 3
+
+
 async def test_an_only_replica_is_replaced_if_there_is_room_for_a_second(cluster: Cluster) -> None:
     await cluster.open()
     manager = InferenceJobManager(cluster.orchestrator)

@@ -176,3 +176,21 @@ async def test_a_cancelled_job_is_ended_and_its_output_is_kept(cluster: Cluster)
     assert cluster.runtime.observe() == {}
     (there,) = await them.outputs("a")
     assert there.ended
+
+
+async def test_those_who_wait_for_output_keep_nobody_from_reading(stage: Stage) -> None:
+    await stage.open("n0")
+    go = stage.folder / "go"
+    script = f"import os, time\nwhile not os.path.exists({str(go)!r}): time.sleep(0.02)"
+    stage.runtime.carry_out((stage.start("a", (*PYTHON, script), (("n0", (0,)),)),))
+    await until(lambda: bool(stage.runtime._places("a", None)[1]))
+    waiting = [
+        asyncio.create_task(stage.runtime.output("a", 0, offset=0, wait_s=60)) for _ in range(40)
+    ]
+    await asyncio.sleep(0.3)
+    part = await asyncio.wait_for(stage.runtime.output("a", 0), 5)
+    assert part.data == b""
+    await asyncio.wait_for(stage.runtime.outputs("a"), 5)
+    assert not any(one.done() and one.result().ended for one in waiting)
+    go.touch()
+    await asyncio.wait_for(asyncio.gather(*waiting), 10)

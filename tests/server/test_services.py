@@ -108,3 +108,34 @@ async def test_an_answer_comes_as_it_is_made_and_errors_say_why() -> None:
         broken: httpx.Response = await client.get(f"{at}/cut")
         assert problem(broken)["status"] == 503
         assert broken.headers["retry-after"] == "1"
+
+
+async def test_bodies_go_both_ways_at_once() -> None:
+    async def return_all(channel: HttpChannel, head: Head) -> None:
+        channel.write(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
+        while piece := await channel.piece():
+            channel.write(chunk(piece))
+            await channel.drain()
+        channel.write(LAST_CHUNK)
+
+    async def parts() -> AsyncIterator[bytes]:
+        for k in range(30):
+            yield bytes([k]) * 10_000
+            await asyncio.sleep(0.005)  # the answer begins meanwhile
+
+    async with _served(return_all) as (made, _), made.client(Role.SUBMITTER) as client:
+        answer = await asyncio.wait_for(
+            client.post("/api/v1/services/llm/call/", content=parts()), 10
+        )
+        assert answer.content == b"".join(bytes([k]) * 10_000 for k in range(30))
+
+
+async def test_headers_that_come_twice_go_on_together() -> None:
+    async with _served(echo) as (made, _), made.client(Role.SUBMITTER) as client:
+        twice = [("X-A", "1"), ("X-A", "2"), ("Connection", "x-b"), ("Connection", "x-c")]
+        headers = [*client.headers.items(), *twice, ("X-B", "3"), ("X-C", "4")]
+        request = httpx.Request("GET", "http://here/api/v1/services/llm/call/", headers=headers)
+        answer = await client.send(request)
+        assert "x-a: 1, 2\n" in answer.text
+        assert "x-b" not in answer.text
+        assert "x-c" not in answer.text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from itertools import pairwise
 from typing import Any
 
@@ -222,3 +223,40 @@ def test_no_header_gets_in_through_a_value(text: str) -> None:
         encode_answer(HttpAnswer(200, headers={"x": "\u20ac"}))
     data = encode_request(HttpRequest(body=b"ab", headers={"content-length": "9"}), "h")
     assert data.count(b"content-length") == 1
+
+
+def test_empty_lines_before_a_message_are_few() -> None:
+    parser = RequestParser()
+    parser.feed(b"\r\n\r\nGET / HTTP/1.1\r\n\r\n")
+    assert parser.head() is not None
+    assert parser.piece() == b""
+    parser.feed(b"\r\n" * 131_072)
+    with pytest.raises(HttpError, match="empty lines"):
+        parser.head()
+    assert parser.backlog > 200_000  # it stopped at once
+    parser = RequestParser()
+    for _ in range(3):
+        parser.feed(b"\r\n")
+        assert parser.head() is None
+    parser.feed(b"\r\n")
+    with pytest.raises(HttpError, match="empty lines"):
+        parser.head()
+
+
+def _busy_s(size: int) -> float:
+    """Processor time that a body of so many bytes takes, in chunks of one byte."""
+    data = b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n" + b"1\r\nx\r\n" * (size // 6)
+    fastest_s = 1e9
+    for _ in range(3):
+        parser = RequestParser()
+        parser.feed(data)
+        begin_s = time.process_time()
+        assert parser.head() is not None
+        while parser.piece():
+            pass
+        fastest_s = min(fastest_s, time.process_time() - begin_s)
+    return fastest_s
+
+
+def test_many_small_chunks_take_no_longer_each_than_a_few() -> None:
+    assert _busy_s(8 * 64 * 1024) < 24 * _busy_s(64 * 1024)  # 8 times, and 64 if all is copied

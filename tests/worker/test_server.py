@@ -11,8 +11,18 @@ from typing import Any
 
 import pytest
 
-from orchestrator.errors import RequestRejectedError, ValidationError
-from orchestrator.mesh import AnsweredError, EndpointBusyError, HealthCheck, HttpTransport
+from orchestrator.clock import WallClock
+from orchestrator.errors import RequestRejectedError, RetriesExhaustedError, ValidationError
+from orchestrator.mesh import (
+    AnsweredError,
+    EndpointBusyError,
+    HealthCheck,
+    HttpTransport,
+    RetrySpec,
+    ServiceMesh,
+    ServiceSpec,
+)
+from orchestrator.mesh.attempts import NotSentError
 from orchestrator.worker import InferenceServer
 from orchestrator.worker.control import Control, SaveOrder, StopOrder
 from orchestrator.worker.inference.http import HttpRequest
@@ -158,6 +168,43 @@ async def test_a_connection_that_was_closed_meanwhile_is_no_failure() -> None:
     await server.wait_closed()
 
 
+async def test_what_must_not_be_sent_twice_is_not_on_a_kept_connection_either() -> None:
+    first_lines: list[bytes] = []
+
+    async def twice(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Answers the first request of a connection, and hangs up on the second, which it did."""
+        for answer in (b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\n\r\n7", b""):
+            first_lines.append((await reader.readuntil(b"\r\n\r\n")).split()[0])
+            writer.write(answer)
+        writer.close()
+
+    server = await asyncio.start_server(twice, "127.0.0.1", 0)
+    place = server.sockets[0].getsockname()[:2]
+    ask = HttpTransport(lambda address: place)
+
+    async def asked(method: str, *methods: str) -> int:
+        """How often a request came that was sent on a kept connection; below 0: it failed."""
+        mesh = ServiceMesh(WallClock(), ask)
+        mesh.add_service(ServiceSpec("s", 10.0, retry=RetrySpec(attempts=1, methods=methods)))
+        mesh.register("s", "a")
+        await ask("a", HttpRequest("GET"))
+        first_lines.clear()
+        try:
+            await mesh.route("s", HttpRequest(method))
+        except RetriesExhaustedError as error:
+            return -99 if isinstance(error.__cause__, NotSentError) else -len(first_lines)
+        finally:
+            await ask.close()
+        return len(first_lines)
+
+    assert await asked("POST", "GET") == -1
+    assert await asked("GET", "POST") == -1
+    assert await asked("POST", "POST") == 2
+    assert await asked("GET", "GET") == 2
+    server.close()
+    await server.wait_closed()
+
+
 @pytest.mark.parametrize(
     ("said", "words"),
     [
@@ -186,3 +233,16 @@ async def test_noise_is_answered_and_harms_nobody(said: bytes, words: bytes) -> 
             assert words in answer
         writer.close()
         assert await ask("a", 2) == 4
+
+
+async def test_an_error_for_head_has_no_body_and_the_connection_goes_on() -> None:
+    async with _served() as (server, _, _agent):
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(
+            b"HEAD /no HTTP/1.1\r\nHost: x\r\n\r\nGET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
+        )
+        first = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10)
+        assert first.startswith(b"HTTP/1.1 404 ")
+        second = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10)
+        assert second.startswith(b"HTTP/1.1 200 ")
+        writer.close()

@@ -11,6 +11,7 @@ from orchestrator.worker.inference.parser import HttpError
 
 __all__ = [
     "CONTINUE",
+    "IDEMPOTENT",
     "LAST_CHUNK",
     "HttpAnswer",
     "HttpExchange",
@@ -25,6 +26,8 @@ __all__ = [
 ]
 
 LAST_CHUNK = b"0\r\n\r\n"
+IDEMPOTENT = ("GET", "HEAD", "PUT", "DELETE", "OPTIONS", "TRACE")
+"""Methods of requests that may be sent twice, as RFC 9110 says."""
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _TIMEOUT, _TENANT, _KEY = "x-request-timeout-ms", "x-tenant", "idempotency-key"
 _PHRASES = {int(status): status.phrase for status in HTTPStatus}
@@ -41,6 +44,8 @@ class HttpRequest:
     path: str = "/infer"
     body: bytes = b""
     headers: Mapping[str, str] = field(default_factory=dict)
+    methods: tuple[str, ...] = field(default=IDEMPOTENT, kw_only=True)
+    """Of requests that may be sent twice where it goes (``RetrySpec.methods``)."""
 
     @property
     def keeps(self) -> bool:
@@ -208,10 +213,11 @@ def encode_request(request: HttpRequest, host: str) -> bytes:
     return head + (request.body if length is not None else chunk(request.body))
 
 
-def encode_answer(answer: HttpAnswer) -> bytes:
-    """An answer as bytes."""
+def encode_answer(answer: HttpAnswer, method: str = "GET") -> bytes:
+    """An answer to a request of a method as bytes; to HEAD without its body."""
     fields = [*_unframed(answer.headers), framing(len(answer.body))]
-    return encode_head(first_line(answer.status), fields) + answer.body
+    head = encode_head(first_line(answer.status), fields)
+    return head if method == "HEAD" else head + answer.body
 
 
 def _unframed(headers: Mapping[str, str]) -> list[tuple[str, str]]:

@@ -34,6 +34,7 @@ _LENGTH = re.compile(r"[0-9]{1,15}")
 
 _HEAD_END, _LINE_END = b"\r\n\r\n", b"\r\n"
 _MOST_LINE = 1024  # bytes of the line before a chunk
+_MOST_BLANK = 2  # empty lines before a message
 _ONCE = ("content-length", "host", "transfer-encoding")  # headers that are given once
 _NO_BODY = ("204", "304")
 
@@ -107,7 +108,11 @@ class MessageParser:
         self.ended = False
         """Whether nothing more will come."""
         self._data = b""
-        self._sought = 0  # bytes in which no end of a head is
+        self._at = (
+            0  # where what nobody has asked for yet begins: what is before it is dropped late
+        )
+        self._sought = 0  # where an end of a head is to be sought
+        self._blank = 0  # empty lines before this message
         self._left: int | None = 0  # bytes of a body, or of a chunk; None: until the end
         self._chunked = self._inside = False
         self._read = 0  # bytes of this body
@@ -115,7 +120,7 @@ class MessageParser:
     @property
     def backlog(self) -> int:
         """Bytes that nobody has asked for yet."""
-        return len(self._data)
+        return len(self._data) - self._at
 
     @property
     def inside(self) -> bool:
@@ -124,7 +129,9 @@ class MessageParser:
 
     def feed(self, data: bytes) -> None:
         """More has come."""
-        self._data = self._data + data if self._data else bytes(data)
+        left = self._data[self._at :]
+        self._data = left + data if left else bytes(data)
+        self._sought, self._at = max(self._sought - self._at, 0), 0
 
     def end(self) -> None:
         """Nothing more will come."""
@@ -138,20 +145,23 @@ class MessageParser:
         HttpError
             If it is none.
         """
-        while self._data.startswith(_LINE_END) and len(self._data) > len(_LINE_END):
-            self._data = self._data[2:]  # some send one more after a body
-        most = self.limits.head_bytes
-        at = self._data.find(_HEAD_END, max(self._sought - 3, 0), most)
+        while self.backlog > len(_LINE_END) and self._data.startswith(_LINE_END, self._at):
+            self._at += len(_LINE_END)  # some send one more after a body
+            self._blank += 1
+            if self._blank > _MOST_BLANK:
+                raise HttpError(f"{self._blank} empty lines before a message; leave them out")
+        begin, most = self._at, self.limits.head_bytes
+        at = self._data.find(_HEAD_END, max(self._sought - 3, begin), begin + most)
         if at < 0:
             self._sought = len(self._data)
-            if len(self._data) >= most:
+            if self.backlog >= most:
                 raise HeadTooLargeError(f"the headers are too long; give {most} bytes at most")
-            if self.ended and self._data:
+            if self.ended and self.backlog:
                 raise HttpError("the connection ended in the middle of a message; send all of it")
             return None
-        text = self._data[: at + 4].decode("latin-1")
-        self._data = self._data[at + 4 :]
-        self._sought = 0
+        text = self._data[begin : at + 4].decode("latin-1")
+        self._at = at + 4
+        self._sought = self._blank = 0
         head = self._judge(text)
         self._read, self._inside = 0, True
         return head
@@ -215,17 +225,17 @@ class MessageParser:
         if not self._inside or self._left == 0:
             self._inside = False
             return b""
-        if not self._data:
+        if not self.backlog:
             if self._left is None and self.ended:
                 self._inside, self._left = False, 0
                 return b""
             self._demand_more()
             return None
-        data, left = self._data, self._left
-        if left is None or len(data) <= left:
-            self._data = b""
-        else:
-            data, self._data = data[:left], data[left:]
+        begin, left = self._at, self._left
+        self._at = len(self._data) if left is None else min(begin + left, len(self._data))
+        data = self._data[begin : self._at]
+        if self._at == len(self._data):
+            self._data, self._at = b"", 0
         if left is not None:
             self._left = left - len(data)
         if left is None or self._chunked:
@@ -247,20 +257,23 @@ class MessageParser:
     def _begin_chunk(self) -> bool:
         """Whether the next chunk has begun, or the last one is over."""
         if self._between:
-            if len(self._data) < len(_LINE_END):
+            if self.backlog < len(_LINE_END):
                 return False
-            if not self._data.startswith(_LINE_END):
-                raise HttpError(f"a chunk ends with {self._data[:2]!r}; end it with CR LF")
-            self._data, self._between = self._data[2:], False
-        at = self._data.find(_LINE_END)
-        if at < 0 and len(self._data) <= _MOST_LINE:
+            if not self._data.startswith(_LINE_END, self._at):
+                bad = self._data[self._at : self._at + 2]
+                raise HttpError(f"a chunk ends with {bad!r}; end it with CR LF")
+            self._at, self._between = self._at + len(_LINE_END), False
+        begin = self._at
+        at = self._data.find(_LINE_END, begin, begin + _MOST_LINE + len(_LINE_END))
+        if at < 0 and self.backlog <= _MOST_LINE:
             return False
-        found = _CHUNK.fullmatch(self._data, 0, at + 2) if 0 <= at <= _MOST_LINE else None
+        found = _CHUNK.fullmatch(self._data, begin, at + 2) if at >= 0 else None
         if found is None:
-            raise HttpError(f"{self._data[:16]!r} begins no chunk; send its length in hex")
+            bad = self._data[begin : begin + 16]
+            raise HttpError(f"{bad!r} begins no chunk; send its length in hex")
         size = int(found[1], 16)
         if size:
-            self._data, self._left, self._between = self._data[at + 2 :], size, True
+            self._at, self._left, self._between = at + 2, size, True
             return True
         return self._skip_trailers(at)
 
@@ -274,7 +287,7 @@ class MessageParser:
         text = self._data[at + 2 : end + 4].decode("latin-1")
         if end > at and _FIELDS.fullmatch(text) is None:
             raise HttpError(f"{text!r:.80} is no trailer; leave it out")
-        self._data, self._chunked, self._left = self._data[end + 4 :], False, 0
+        self._at, self._chunked, self._left = end + 4, False, 0
         return True
 
 

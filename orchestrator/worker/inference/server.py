@@ -200,7 +200,8 @@ class InferenceServer:
         if isinstance(answer, HttpAnswer):
             kind = {"content-type": _JSON}
             headers = {**kind, **answer.headers, **bye}
-            channel.write(encode_answer(HttpAnswer(answer.status, answer.body, headers)))
+            told = HttpAnswer(answer.status, answer.body, headers)
+            channel.write(encode_answer(told, head.first[0]))
             await channel.drain()
             return not closes
         chunked = head.first[2] == "1"  # who speaks 1.0 reads to the end of the connection
