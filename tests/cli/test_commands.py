@@ -238,6 +238,8 @@ def test_output_is_printed_as_it_is(command: Command, fake: FakeServer) -> None:
         ({"state": "failed", "exit_code": 143}, 143),
         ({"state": "failed", "exit_code": None}, 125),
         ({"state": "failed", "exit_code": 1, "reason": "cancelled: wrong data"}, 125),
+        ({"state": "failed", "exit_code": 3, "reason": "exit code 3\nOrder cancelled"}, 3),
+        ({"state": "failed", "exit_code": 3, "reason": "job was cancelled"}, 3),
     ],
 )
 def test_commands_that_wait_end_as_the_job_does(
