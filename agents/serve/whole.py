@@ -197,20 +197,20 @@ class _Making:
         repeats = Repeats(self.folder / "requests.jsonl")
         self.stack.callback(repeats.close)
         limits = self.settings.limits
-        streams = Streams(limits.streams)
+        streams = Streams(limits.streams, tokens)
         proxy = await self._proxy(orchestrator, tokens)
         services = self._review(orchestrator)
         parts = Parts(
             orchestrator,
             tokens,
             repeats,
+            streams,
             limits=limits,
             load_policy=_learned,
             deployment=deployment,
             proxy=proxy,
             services=services,
             ready=lambda: self.ready,
-            streams=streams,
         )
         metrics = Exposition(
             orchestrator, agents=lambda: len(agents.pids), streams=lambda: streams.open

@@ -143,7 +143,7 @@ class AsyncClient:
         while True:
             left_s = max(0.0, until_s - time.monotonic())
             told = await self._send(self._calls.wait(job_id, min(POLL_S, left_s)))
-            if told.get("ended") or left_s <= POLL_S:
+            if told.get("ended") or time.monotonic() >= until_s:
                 return told
 
     async def logs(

@@ -157,7 +157,7 @@ class Client:
         while True:
             left_s = max(0.0, until_s - time.monotonic())
             told = self._send(self._calls.wait(job_id, min(POLL_S, left_s)))
-            if told.get("ended") or left_s <= POLL_S:
+            if told.get("ended") or time.monotonic() >= until_s:
                 return told
 
     def logs(

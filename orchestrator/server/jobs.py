@@ -15,7 +15,7 @@ from starlette.responses import PlainTextResponse, Response
 from orchestrator.errors import ConfigurationError, ValidationError
 from orchestrator.kernels.state.codes import JobCode, JobKind, Topology
 from orchestrator.orchestrator import InfrastructureOrchestrator
-from orchestrator.server.guard.access import answers, only, principal
+from orchestrator.server.guard.access import Who, answers, only, principal
 from orchestrator.server.guard.tokens import Role
 from orchestrator.server.output import OutputReader, Wanted
 from orchestrator.server.parts import Cursor, Limit, Parts, StrictBody, member, told
@@ -254,11 +254,11 @@ def _add_questions(router: APIRouter, parts: Parts) -> None:
 
     @router.get("/{job_id}/wait", dependencies=viewers, responses=answers(404))
     async def wait_for_job(
-        job_id: str, timeout_s: Annotated[float, Query(ge=0, le=300)] = 30.0
+        job_id: str, who: Who, timeout_s: Annotated[float, Query(ge=0, le=300)] = 30.0
     ) -> Response:
         """What is known of a job once it has ended, or when the time is over."""
-        parts.streams.reserve()
-        await parts.streams.race(_end_of(orchestrator, job_id), timeout_s)
+        parts.streams.reserve(who)
+        await parts.streams.race(who, _end_of(orchestrator, job_id), timeout_s)
         return told(describe(orchestrator, job_id))
 
     @router.get(
@@ -269,6 +269,7 @@ def _add_questions(router: APIRouter, parts: Parts) -> None:
     )
     async def read_logs(
         job_id: str,
+        who: Who,
         worker: Annotated[int | None, Query(ge=0, le=1_000_000)] = None,
         run: Annotated[int | None, Query(ge=1, le=1_000_000_000)] = None,
         tail: Annotated[int | None, Query(ge=0, le=100_000)] = None,
@@ -280,7 +281,7 @@ def _add_questions(router: APIRouter, parts: Parts) -> None:
             first = await reader.kept()
         except ConfigurationError as error:
             raise ConflictError(str(error)) from error
-        return parts.streams.stream(reader.text(first), "text/plain; charset=utf-8")
+        return parts.streams.stream(who, reader.text(first), "text/plain; charset=utf-8")
 
 
 def _has_ended(orchestrator: InfrastructureOrchestrator, job_id: str) -> bool:
