@@ -281,7 +281,11 @@ def _add_questions(router: APIRouter, parts: Parts) -> None:
             first = await reader.kept()
         except ConfigurationError as error:
             raise ConflictError(str(error)) from error
-        return parts.streams.stream(who, reader.text(first), "text/plain; charset=utf-8")
+        # Of all workers together: it grows when a part is not kept any more.
+        headers = {"X-Output-Begin": str(sum(one.begin for one in first))}
+        return parts.streams.stream(
+            who, reader.text(first), "text/plain; charset=utf-8", headers=headers
+        )
 
 
 def _has_ended(orchestrator: InfrastructureOrchestrator, job_id: str) -> bool:
