@@ -183,9 +183,7 @@ class InfrastructureOrchestrator(Questions):
         self._cycle = self._new_cycle(policy_of(policy), *timing)
         self._keeper = CheckpointKeeper(checkpoint_manager)
         self._places = Places()
-        self._outbox = Outbox(
-            self.runtime, self._time, self._places, may_act=lambda: self._journal.leads
-        )
+        self._outbox = Outbox(self.runtime, self._time, self._places, may_act=lambda: self.leads)
         simulated = isinstance(self.runtime, SimulatedRuntime)
         serving = self.runtime if isinstance(self.runtime, Serving) else None
         self._replicas = ReplicaRegistry(
@@ -224,7 +222,7 @@ class InfrastructureOrchestrator(Questions):
             on_events=on_events,
             review_ms=review_ms,
             fallback=policy_of(None),
-            may_act=lambda: self._journal.leads,
+            may_act=lambda: self.leads,
             ask=AskAside() if isinstance(self.clock, WallClock) else ask_here,
             delay_ms=delay_ms,
         )
@@ -266,6 +264,11 @@ class InfrastructureOrchestrator(Questions):
         self.mesh.subscribe(self._on_rules)
         self.runtime.bind(self._hear_runtime)
         self.faults.subscribe(self._health.deliver)
+
+    @property
+    def leads(self) -> bool:
+        """Whether it leads the log; if not, somebody else does, and it changes nothing."""
+        return self._journal.leads
 
     @property
     def policy(self) -> Policy:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import secrets
@@ -142,6 +143,10 @@ async def serving(settings: ServeSettings) -> AsyncIterator[Serving]:
         if settings.host not in _LOOPBACK:
             problem = f"host {settings.host} is reached from elsewhere, and tokens go unencrypted"
             _log.warning("%s; have a proxy with TLS stand before it", problem)
+        if settings.local_nodes:
+            problem = "workers of local agents run as the server's user and can read its tokens"
+            remedy = "where roles have to hold, use 'agents: 0' and agents of another user"
+            _log.warning("%s; %s", problem, remedy)
         yield await _Making(settings, stack).whole()
 
 
@@ -186,26 +191,26 @@ class _Making:
         self.stack.callback(bound.close)
         deployment = self._deployment()
         await asyncio.to_thread(load_kernels, deployment)
-        tokens, fresh = self._tokens()
+        tokens = TokenStore(self.folder / "tokens.json", self.clock)
         orchestrator, agents = await self._orchestrator(deployment)
         await self._put_in_charge(deployment, orchestrator)
         repeats = Repeats(self.folder / "requests.jsonl")
         self.stack.callback(repeats.close)
         limits = self.settings.limits
-        streams = Streams(limits.streams)
+        streams = Streams(limits.streams, tokens)
         proxy = await self._proxy(orchestrator, tokens)
         services = self._review(orchestrator)
         parts = Parts(
             orchestrator,
             tokens,
             repeats,
+            streams,
             limits=limits,
             load_policy=_learned,
             deployment=deployment,
             proxy=proxy,
             services=services,
             ready=lambda: self.ready,
-            streams=streams,
         )
         metrics = Exposition(
             orchestrator, agents=lambda: len(agents.pids), streams=lambda: streams.open
@@ -216,10 +221,15 @@ class _Making:
         await http.open()
         self.stack.push_async_callback(http.close)
         self.stack.callback(streams.close)
+        fresh = self._fresh(tokens)  # so late: of a start that fails nobody is told any
         endpoint = self._endpoint(http.port, proxy.url, fresh)
         endpoint.write(self.folder / "endpoint.json")
         self.ready = ""
         self.stack.callback(self._leave)
+        # What is there now stays: the collector need not look through it while requests wait.
+        gc.collect()
+        gc.freeze()
+        self.stack.callback(gc.unfreeze)
         return Serving(endpoint, orchestrator, parts, agents, fresh)
 
     def _leave(self) -> None:
@@ -264,18 +274,15 @@ class _Making:
             return None
         return (await asyncio.to_thread(_learned, self.settings.bundle)).config
 
-    def _tokens(self) -> tuple[TokenStore, dict[str, str]]:
-        """Who may ask, and the tokens that were made for that now."""
-        store = TokenStore(self.folder / "tokens.json", self.clock)
-        fresh: dict[str, str] = {}
+    def _fresh(self, store: TokenStore) -> dict[str, str]:
+        """Tokens that are made now, by name: all at first, and the operator's if it is lost."""
         if len(store) == 0:
-            fresh = {role.name.lower(): store.create(role.name.lower(), role) for role in Role}
-        else:
-            known = store.principal(self.before.token) if self.before is not None else None
-            if known is None or known.role < Role.OPERATOR:
-                # The file is gone, and nobody can be told the old one.
-                fresh = {"operator": store.renew("operator", Role.OPERATOR)}
-        return store, fresh
+            return {role.name.lower(): store.create(role.name.lower(), role) for role in Role}
+        known = store.principal(self.before.token) if self.before is not None else None
+        if known is None or known.role < Role.OPERATOR:
+            # The file is gone, and nobody can be told the old one.
+            return {"operator": store.renew("operator", Role.OPERATOR)}
+        return {}
 
     def _review(self, orchestrator: InfrastructureOrchestrator) -> InferenceJobManager:
         """Have the size of services, and of a fleet that can be changed, reviewed for ever."""
@@ -384,11 +391,14 @@ class _Making:
 
     async def _opened(self, line: _Line | None) -> ProcessRuntime:
         token = secrets.token_urlsafe(24) if line is None else line.token
-        for address in (line.address if line is not None else "", f"{self.settings.host}:0"):
+        host = self.settings.host
+        last = "" if line is None else line.address.rpartition(":")[2]
+        # The port that agents know; the host is the one that is asked for now, not that of then.
+        for address in (f"{host}:{last}", f"{host}:0") if last.isdigit() else (f"{host}:0",):
             runtime = ProcessRuntime(
                 self.clock,
                 self.detector,
-                address=address or f"{self.settings.host}:0",
+                address=address,
                 token=token,
                 lease_s=self.settings.lease_s,
                 grace_s=self.settings.grace_s,

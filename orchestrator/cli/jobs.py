@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -76,16 +77,38 @@ def submit(
             if dry_run:
                 _tell_taken(checked, as_json, "would be taken")
                 return
-        taken = [client.submit(key=secrets.token_hex(16), **job) for job in jobs]
         if not watch:
-            _tell_taken(taken, as_json, "submitted")
+            _submit_all(client, jobs, as_json)
             return
+        taken = [client.submit(key=secrets.token_hex(16), **job) for job in jobs]
         job_id = taken[0]["job_id"]
         if as_json:
             show_json(taken[0], compact=True)
         else:
             told(f"job {job_id} submitted")
         raise typer.Exit(_follow(client, job_id, as_json))
+
+
+def _submit_all(client: Client, jobs: list[JobFields], as_json: bool) -> None:
+    """Submit jobs; those that are taken are told, though another one be refused then."""
+    taken: list[Any] = []
+    try:
+        for job in jobs:
+            taken.append(client.submit(key=secrets.token_hex(16), **job))
+            if not as_json:
+                _tell_taken(taken[-1:], as_json, "submitted")
+    finally:
+        if as_json and taken:
+            show_json(taken if len(jobs) > 1 else taken[0])
+
+
+def _refuse_repeated(file: Path, jobs: list[JobFields]) -> None:
+    """Refuse jobs of one identity: the server could only say so when one of them is taken."""
+    found = Counter(job["job_id"] for job in jobs if job.get("job_id"))
+    for job_id, count in found.items():
+        if count > 1:
+            problem = f"{file}: {count} jobs have the id '{job_id}'"
+            raise ConfigurationError(f"{problem}; give every job its own 'id', or none")
 
 
 def _asked_for(file: Path | None, flags: JobFlags, command: list[str] | None) -> list[JobFields]:
@@ -102,6 +125,7 @@ def _asked_for(file: Path | None, flags: JobFlags, command: list[str] | None) ->
     for k, job in enumerate(jobs):
         job.update(given)
         job.setdefault("name", file.stem if len(jobs) == 1 else f"{file.stem}-{k + 1}")
+    _refuse_repeated(file, jobs)
     return jobs
 
 

@@ -133,7 +133,8 @@ def job_exit(status: Mapping[str, Any]) -> int:
     code = status.get("exit_code")
     if status.get("state") == "completed":
         return int(code or 0)
-    if not code or "cancelled" in str(status.get("reason", "")):
+    first = str(status.get("reason") or "").partition("\n")[0]  # then comes the job's output
+    if not code or first == "cancelled" or first.startswith("cancelled: "):
         return Exit.NO_CODE
     return int(code) if code > 0 else 128 - int(code)
 

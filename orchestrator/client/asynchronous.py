@@ -143,7 +143,7 @@ class AsyncClient:
         while True:
             left_s = max(0.0, until_s - time.monotonic())
             told = await self._send(self._calls.wait(job_id, min(POLL_S, left_s)))
-            if told.get("ended") or left_s <= POLL_S:
+            if told.get("ended") or time.monotonic() >= until_s:
                 return told
 
     async def logs(
@@ -377,7 +377,7 @@ class AsyncClient:
     async def _lines(
         self, reader: LineReader, call: Call[str], over: _Over
     ) -> AsyncGenerator[str, None]:
-        stream = self._flow(lambda: call, reader.restart, over)
+        stream = self._flow(lambda: call, reader.restart, over, reader.opened)
         async with aclosing(stream):
             async for data in stream:
                 for line in reader.feed(data):
@@ -386,7 +386,11 @@ class AsyncClient:
             yield line
 
     async def _flow(
-        self, call: Callable[[], Call[str]], restart: Callable[[], None], over: _Over
+        self,
+        call: Callable[[], Call[str]],
+        restart: Callable[[], None],
+        over: _Over,
+        opened: Callable[[Mapping[str, str]], None] = lambda headers: None,
     ) -> AsyncGenerator[bytes, None]:
         """What a stream brings, until it is over; a connection that is lost is made again."""
         attempts = self._attempts(call())
@@ -394,6 +398,7 @@ class AsyncClient:
             begun_s = time.monotonic()
             try:
                 async with aclosing(await self._open(call(), endless=True)) as response:
+                    opened(response.headers)
                     async for data in response.aiter_bytes():
                         yield data
             except (httpx.TransportError, Turned) as error:

@@ -157,7 +157,7 @@ class Client:
         while True:
             left_s = max(0.0, until_s - time.monotonic())
             told = self._send(self._calls.wait(job_id, min(POLL_S, left_s)))
-            if told.get("ended") or left_s <= POLL_S:
+            if told.get("ended") or time.monotonic() >= until_s:
                 return told
 
     def logs(
@@ -425,7 +425,7 @@ class Client:
     def _lines(
         self, reader: LineReader, call: Call[str], over: Callable[[], bool]
     ) -> Iterator[str]:
-        for data in self._flow(lambda: call, reader.restart, over):
+        for data in self._flow(lambda: call, reader.restart, over, reader.opened):
             yield from reader.feed(data)
         yield from reader.finish()
 
@@ -442,7 +442,11 @@ class Client:
                 return found
 
     def _flow(
-        self, call: Callable[[], Call[str]], restart: Callable[[], None], over: Callable[[], bool]
+        self,
+        call: Callable[[], Call[str]],
+        restart: Callable[[], None],
+        over: Callable[[], bool],
+        opened: Callable[[Mapping[str, str]], None] = lambda headers: None,
     ) -> Iterator[bytes]:
         """What a stream brings, until it is over; a connection that is lost is made again."""
         attempts = self._attempts(call())
@@ -450,6 +454,7 @@ class Client:
             begun_s = time.monotonic()
             try:
                 with closing(self._open(call(), endless=True)) as response:
+                    opened(response.headers)
                     yield from response.iter_bytes()
             except (httpx.TransportError, Turned) as error:
                 if time.monotonic() - begun_s > STEADY_S:

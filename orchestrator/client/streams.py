@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from orchestrator.client.forms import Event
@@ -68,10 +68,13 @@ class LineReader:
     """Workers' output as lines, each told once though a connection may be lost.
 
     A new connection tells all from the beginning: as many lines of each worker as were told before
-    are left out.
+    are left out. If the server keeps less of it than before, they cannot be counted: then that is
+    said, and all that is kept is told.
     """
 
     def __init__(self) -> None:
+        self._begin: int | None = None
+        self._lost = False
         self._told = Counter[bytes]()
         self._again = Counter[bytes]()
         self._rest = b""
@@ -80,8 +83,19 @@ class LineReader:
         """The connection was lost: the next one begins at the first line."""
         self._again, self._rest = self._told.copy(), b""
 
+    def opened(self, headers: Mapping[str, str]) -> None:
+        """A connection was made; its headers say where what is kept begins."""
+        begin = int(headers.get("X-Output-Begin", "0"))
+        if self._begin is not None and begin > self._begin:
+            self._again.clear()
+            self._lost = bool(self._told)
+        self._begin = begin
+
     def feed(self, data: bytes) -> Iterator[str]:
         """Lines that are complete now, with their ends."""
+        if self._lost:
+            self._lost = False
+            yield "(output was lost: the server does not keep it all; lines may come twice here)\n"
         *lines, self._rest = (self._rest + data).split(b"\n")
         for line in lines:
             yield from self._new(line + b"\n")

@@ -139,6 +139,8 @@ def _add_health(app: FastAPI, parts: Parts) -> None:
     async def readyz() -> Response:
         """Whether the server can take jobs now."""
         why = parts.ready()
+        if not why and not parts.orchestrator.leads:
+            why = "another server leads the log"
         return told({"status": "not ready", "why": why}, 503) if why else told({"status": "ready"})
 
 

@@ -10,7 +10,7 @@ from pydantic import Field
 from starlette.responses import Response
 
 from orchestrator.happenings import Happening
-from orchestrator.server.guard.access import answers, only, principal
+from orchestrator.server.guard.access import Who, answers, only, principal
 from orchestrator.server.guard.tokens import Role
 from orchestrator.server.parts import (
     EVENTS,
@@ -161,6 +161,7 @@ def _add_events(router: APIRouter, parts: Parts) -> None:
         tags=["events"],
     )
     async def follow_events(
+        who: Who,
         since: Cursor = None,
         last: Annotated[str | None, Header(alias="Last-Event-ID", max_length=100)] = None,
     ) -> Response:
@@ -168,7 +169,9 @@ def _add_events(router: APIRouter, parts: Parts) -> None:
         at = last if last is not None else since
         if at is not None:
             orchestrator.happenings(at, 1)  # raises if it is no cursor
-        return parts.streams.stream(_events(orchestrator.follow(at)), EVENTS, beat=b": beat\n\n")
+        return parts.streams.stream(
+            who, _events(orchestrator.follow(at)), EVENTS, beat=b": beat\n\n"
+        )
 
 
 class EventStream(Response):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import secrets
+from collections.abc import Container
 from dataclasses import replace
 from typing import Annotated, Any
 
@@ -14,7 +15,7 @@ from starlette.responses import PlainTextResponse, Response
 from orchestrator.errors import ConfigurationError, ValidationError
 from orchestrator.kernels.state.codes import JobCode, JobKind, Topology
 from orchestrator.orchestrator import InfrastructureOrchestrator
-from orchestrator.server.guard.access import answers, only, principal
+from orchestrator.server.guard.access import Who, answers, only, principal
 from orchestrator.server.guard.tokens import Role
 from orchestrator.server.output import OutputReader, Wanted
 from orchestrator.server.parts import Cursor, Limit, Parts, StrictBody, member, told
@@ -78,8 +79,13 @@ class JobBody(StrictBody):
     working_dir: Annotated[str, Field(max_length=4096)] = ""
     environment: Annotated[dict[str, _Part], Field(default_factory=dict, max_length=10_000)]
 
-    def spec(self) -> JobSpec:
+    def spec(self, taken: Container[str]) -> JobSpec:
         """The specification, with an identity made of the name if it has none.
+
+        Parameters
+        ----------
+        taken : container of str
+            Identities that are in use; none of them is made.
 
         Raises
         ------
@@ -90,17 +96,19 @@ class JobBody(StrictBody):
         me = f"JobSpec '{self.name}'"
         for field, kind in _NAMED.items():
             given[field] = member(me, field, given[field], kind)
-        given["job_id"] = self.job_id or _identity(self.name)
+        given["job_id"] = self.job_id or _identity(self.name, taken)
         return JobSpec(**given)
 
 
 _NAMED: dict[str, Any] = {"priority": JobPriority, "topology": Topology, "kind": JobKind}
 
 
-def _identity(name: str) -> str:
-    """An identity for a job of a name, which can stand in paths."""
+def _identity(name: str, taken: Container[str]) -> str:
+    """An identity for a job of a name, which can stand in paths and is not taken."""
     plain = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-._")[:60] or "job"
-    return f"{plain}-{secrets.token_hex(3)}"
+    while (made := f"{plain}-{secrets.token_hex(4)}") in taken:
+        continue
+    return made
 
 
 class ScaleBody(StrictBody):
@@ -185,7 +193,7 @@ def _add_submit(router: APIRouter, parts: Parts) -> None:
         key: Annotated[str | None, Header(alias="Idempotency-Key", max_length=200)] = None,
     ) -> Response:
         """Submit a job. With a key that was used before, the same job is meant."""
-        spec = body.spec()
+        spec = body.spec(parts.orchestrator.jobs)
         if dry_run:
             if spec.job_id in parts.orchestrator.jobs:
                 raise ConflictError(f"job_id: '{spec.job_id}' is taken; give it another", "job_id")
@@ -205,13 +213,15 @@ def _add_submit(router: APIRouter, parts: Parts) -> None:
 async def _submit_once(parts: Parts, who: str, key: str, body: bytes, spec: JobSpec) -> str:
     """Submit a job unless it was submitted with this key; its identity."""
     async with parts.repeats.attempt(who, key, body, spec.job_id) as attempt:
-        if attempt.again and attempt.job_id in parts.orchestrator.jobs:
+        if attempt.done:
             return attempt.job_id
-        try:
-            await _submit(parts, _with_id(spec, attempt.job_id))
-        except (ValidationError, ConflictError):
-            parts.repeats.forget(attempt)
-            raise
+        if not (attempt.again and attempt.job_id in parts.orchestrator.jobs):
+            try:
+                await _submit(parts, _with_id(spec, attempt.job_id))
+            except (ValidationError, ConflictError):
+                parts.repeats.forget(attempt)
+                raise
+        parts.repeats.finish(attempt)
         return attempt.job_id
 
 
@@ -244,11 +254,11 @@ def _add_questions(router: APIRouter, parts: Parts) -> None:
 
     @router.get("/{job_id}/wait", dependencies=viewers, responses=answers(404))
     async def wait_for_job(
-        job_id: str, timeout_s: Annotated[float, Query(ge=0, le=300)] = 30.0
+        job_id: str, who: Who, timeout_s: Annotated[float, Query(ge=0, le=300)] = 30.0
     ) -> Response:
         """What is known of a job once it has ended, or when the time is over."""
-        parts.streams.reserve()
-        await parts.streams.race(_end_of(orchestrator, job_id), timeout_s)
+        parts.streams.reserve(who)
+        await parts.streams.race(who, _end_of(orchestrator, job_id), timeout_s)
         return told(describe(orchestrator, job_id))
 
     @router.get(
@@ -259,6 +269,7 @@ def _add_questions(router: APIRouter, parts: Parts) -> None:
     )
     async def read_logs(
         job_id: str,
+        who: Who,
         worker: Annotated[int | None, Query(ge=0, le=1_000_000)] = None,
         run: Annotated[int | None, Query(ge=1, le=1_000_000_000)] = None,
         tail: Annotated[int | None, Query(ge=0, le=100_000)] = None,
@@ -270,7 +281,11 @@ def _add_questions(router: APIRouter, parts: Parts) -> None:
             first = await reader.kept()
         except ConfigurationError as error:
             raise ConflictError(str(error)) from error
-        return parts.streams.stream(reader.text(first), "text/plain; charset=utf-8")
+        # Of all workers together: it grows when a part is not kept any more.
+        headers = {"X-Output-Begin": str(sum(one.begin for one in first))}
+        return parts.streams.stream(
+            who, reader.text(first), "text/plain; charset=utf-8", headers=headers
+        )
 
 
 def _has_ended(orchestrator: InfrastructureOrchestrator, job_id: str) -> bool:

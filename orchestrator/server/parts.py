@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Annotated, Any, TypeAlias, TypeVar
@@ -18,9 +19,9 @@ from starlette.responses import Response, StreamingResponse
 from orchestrator.errors import ValidationError
 from orchestrator.orchestrator import InfrastructureOrchestrator
 from orchestrator.ports import Policy
-from orchestrator.server.guard.gate import Limits
+from orchestrator.server.guard.gate import BAD_TOKEN, Limits
 from orchestrator.server.guard.repeats import Repeats
-from orchestrator.server.guard.tokens import TokenStore
+from orchestrator.server.guard.tokens import Principal, TokenStore
 from orchestrator.server.problems import Problem, ProblemError
 from orchestrator.workloads.serving import InferenceJobManager
 
@@ -46,54 +47,103 @@ Cursor: TypeAlias = Annotated[
 
 
 JSON, EVENTS = "application/json", "text/event-stream"
-_BEAT_S = 10.0
+_GOING_DOWN = Problem(
+    "going down",
+    503,
+    "the server is going down; ask again when it is back",
+    headers={"Retry-After": "1"},
+)
 
 
 class Streams:
     """Answers without an end: so many at once, and all end when the server does.
 
+    One token has a quarter of them at most, and its answers end when it is revoked or expires.
+
     Parameters
     ----------
     most : int
         How many.
+    tokens : TokenStore
+        Who may still ask.
+    beat_s : float, optional
+        How often that is looked at, and something is sent where nothing happens, seconds.
     """
 
-    def __init__(self, most: int) -> None:
-        self._most, self.open = most, 0
+    def __init__(self, most: int, tokens: TokenStore, beat_s: float = 10.0) -> None:
+        self._most, self._tokens, self._beat_s = most, tokens, beat_s
+        self._held: Counter[str] = Counter()
         self._closing = asyncio.Event()
+
+    @property
+    def open(self) -> int:
+        """How many there are now."""
+        return self._held.total()
 
     def close(self) -> None:
         """End all of them, and let no more begin."""
         self._closing.set()
 
-    def reserve(self) -> None:
+    def reserve(self, who: Principal) -> None:
         """Raise a :class:`ProblemError` if there are too many."""
         if self._closing.is_set():
-            detail = "the server is going down; ask again when it is back"
-            raise ProblemError(Problem("going down", 503, detail, headers={"Retry-After": "1"}))
+            raise ProblemError(_GOING_DOWN)
+        later = {"Retry-After": "5"}
         if self.open >= self._most:
             detail = f"{self.open} answers are being streamed; close some, or ask again later"
-            raise ProblemError(
-                Problem("too many streams", 503, detail, headers={"Retry-After": "5"})
-            )
+            raise ProblemError(Problem("too many streams", 503, detail, headers=later))
+        mine = self._held[who.name]
+        if mine >= max(1, self._most // 4):
+            detail = f"{mine} answers are being streamed to token '{who.name}'"
+            remedy = "close some, or use a token of its own for each program"
+            problem = Problem("too many streams", 429, f"{detail}; {remedy}", headers=later)
+            raise ProblemError(problem)
 
-    async def race(self, event: Coroutine[Any, Any, object], timeout_s: float) -> None:
-        """Wait for something, but for no longer than a time, and not beyond the server's end."""
-        self.open += 1
+    @contextlib.contextmanager
+    def _counted(self, who: Principal) -> Iterator[None]:
+        self._held[who.name] += 1
+        try:
+            yield
+        finally:
+            self._held[who.name] -= 1
+            if not self._held[who.name]:
+                del self._held[who.name]
+
+    async def race(
+        self, who: Principal, event: Coroutine[Any, Any, object], timeout_s: float
+    ) -> None:
+        """Wait for something, but for no longer than a time.
+
+        Raises
+        ------
+        ProblemError
+            If the server goes down, or the token does not hold any more.
+        """
         closing = asyncio.ensure_future(self._closing.wait())
         coming = asyncio.ensure_future(event)
+        both: set[asyncio.Future[Any]] = {coming, closing}
+        until_s = time.monotonic() + timeout_s
         try:
-            both: set[asyncio.Future[Any]] = {coming, closing}
-            await asyncio.wait(both, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+            with self._counted(who):
+                while not coming.done() and (left_s := until_s - time.monotonic()) > 0:
+                    await asyncio.wait(
+                        both,
+                        timeout=min(left_s, self._beat_s),
+                        return_when=asyncio.FIRST_COMPLETED,
+                    )
+                    if closing.done() and not coming.done():
+                        raise ProblemError(_GOING_DOWN)
+                    if not self._tokens.holds(who):
+                        raise ProblemError(BAD_TOKEN)
             if coming.done():
                 coming.result()
         finally:
-            self.open -= 1
-            for one in (coming, closing):
+            for one in both:
                 one.cancel()
 
     def stream(
         self,
+        who: Principal,
         parts: AsyncIterator[bytes],
         media_type: str,
         *,
@@ -104,41 +154,49 @@ class Streams:
 
         Parameters
         ----------
+        who : Principal
+            Who asks; it ends when that token does.
         parts : async iterator of bytes
             What is sent; closed in any case.
         media_type : str
         beat : bytes
-            Sent when there was nothing for ten seconds; empty: nothing is.
+            Sent when there was nothing for a while; empty: nothing is.
         headers : mapping, optional
             Of the answer.
         """
-        self.reserve()
+        self.reserve(who)
         return StreamingResponse(
-            self._running(parts, beat), media_type=media_type, headers=dict(headers or {})
+            self._running(who, parts, beat), media_type=media_type, headers=dict(headers or {})
         )
 
-    async def _running(self, parts: AsyncIterator[bytes], beat: bytes) -> AsyncIterator[bytes]:
-        self.open += 1
+    async def _running(
+        self, who: Principal, parts: AsyncIterator[bytes], beat: bytes
+    ) -> AsyncIterator[bytes]:
         closing = asyncio.ensure_future(self._closing.wait())
         coming: asyncio.Future[bytes] | None = None
+        looked_s = time.monotonic()
         try:
-            while not closing.done():
-                if coming is None:
-                    coming = asyncio.ensure_future(anext(parts))
-                both: set[asyncio.Future[Any]] = {coming, closing}
-                first = asyncio.FIRST_COMPLETED
-                await asyncio.wait(both, timeout=_BEAT_S if beat else None, return_when=first)
-                if coming.done():
-                    try:
-                        part = coming.result()
-                    except StopAsyncIteration:
-                        return
-                    coming = None
-                    yield part
-                elif beat:
-                    yield beat
+            with self._counted(who):
+                while not closing.done():
+                    if coming is None:
+                        coming = asyncio.ensure_future(anext(parts))
+                    both: set[asyncio.Future[Any]] = {coming, closing}
+                    first = asyncio.FIRST_COMPLETED
+                    await asyncio.wait(both, timeout=self._beat_s, return_when=first)
+                    if time.monotonic() - looked_s >= self._beat_s:
+                        looked_s = time.monotonic()
+                        if not self._tokens.holds(who):
+                            return
+                    if coming.done():
+                        try:
+                            part = coming.result()
+                        except StopAsyncIteration:
+                            return
+                        coming = None
+                        yield part
+                    elif beat:
+                        yield beat
         finally:
-            self.open -= 1
             closing.cancel()
             if coming is not None:
                 coming.cancel()
@@ -161,6 +219,8 @@ class Parts:
         Who may ask.
     repeats : Repeats
         What was asked with which key.
+    streams : Streams
+        Answers without an end.
     limits : Limits
     load_policy : callable or None
         Makes a policy of a bundle's folder; None: nobody can.
@@ -172,8 +232,6 @@ class Parts:
         Who replaces their replicas; None: nobody does.
     ready : callable
         Why the server is not ready yet; empty: it is.
-    streams : Streams
-        Answers without an end.
     begun_s : float
         When it was made, on the monotonic clock.
     """
@@ -181,13 +239,13 @@ class Parts:
     orchestrator: InfrastructureOrchestrator
     tokens: TokenStore
     repeats: Repeats
+    streams: Streams
     limits: Limits = field(default_factory=Limits)
     load_policy: Callable[[str], Policy] | None = None
     deployment: Any = None
     proxy: Any = None
     services: InferenceJobManager | None = None
     ready: Callable[[], str] = lambda: ""
-    streams: Streams = field(default_factory=lambda: Streams(Limits().streams))
     begun_s: float = field(default_factory=time.monotonic)
 
 

@@ -137,7 +137,7 @@ def problem_of(error: Exception) -> Problem:
             field = str(getattr(error, "field", ""))
             return Problem(title, status, str(error), field=field, headers=headers)
     _log.error("a request failed", exc_info=error)
-    return Problem("internal error", 500, "the server failed; its log says how")
+    return Problem("internal error", 500, "the server failed; see server.log in its folder")
 
 
 _STATUS_TITLES = {
@@ -188,3 +188,4 @@ def add_handlers(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, of_http)
     app.add_exception_handler(RequestValidationError, of_fields)
     app.add_exception_handler(QuartermasterError, of_error)
+    app.add_exception_handler(Exception, of_error)  # it is raised on afterwards, for the server

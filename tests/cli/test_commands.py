@@ -95,6 +95,34 @@ def test_jobs_of_a_file_are_all_taken_or_none(
     assert len(fake.asked) == 2
 
 
+@pytest.mark.parametrize("as_json", [False, True])
+def test_jobs_that_were_taken_are_told_though_the_next_one_is_refused(
+    command: Command, fake: FakeServer, tmp_path: Path, as_json: bool
+) -> None:
+    place = tmp_path / "two.yaml"
+    place.write_text("command: [a]\n---\ncommand: [b]\n")
+    full = problem(409, "full; wait", title="at capacity")
+    fake.on("POST /jobs", _TAKEN, _TAKEN, _TAKEN, full)  # both are asked about before
+    said = command("submit", "-f", str(place), *(["--json"] if as_json else []))
+    assert said.code == 1
+    assert "full; wait" in said.err
+    if as_json:
+        assert [job["job_id"] for job in json.loads(said.out)] == ["a-1"]
+    else:
+        assert said.out == "job a-1 submitted\n"
+
+
+def test_jobs_of_one_identity_are_refused_before_any_is_sent(
+    command: Command, fake: FakeServer, tmp_path: Path
+) -> None:
+    place = tmp_path / "two.yaml"
+    place.write_text("id: a\ncommand: [a]\n---\nid: a\ncommand: [b]\n")
+    said = command("submit", "-f", str(place))
+    assert said.code == 2
+    assert "2 jobs have the id 'a'; give every job its own 'id'" in said.err
+    assert fake.asked == []
+
+
 def test_asking_only(command: Command, fake: FakeServer) -> None:
     fake.on("POST /jobs", _TAKEN)
     said = command("submit", "--dry-run", "true")
@@ -238,6 +266,8 @@ def test_output_is_printed_as_it_is(command: Command, fake: FakeServer) -> None:
         ({"state": "failed", "exit_code": 143}, 143),
         ({"state": "failed", "exit_code": None}, 125),
         ({"state": "failed", "exit_code": 1, "reason": "cancelled: wrong data"}, 125),
+        ({"state": "failed", "exit_code": 3, "reason": "exit code 3\nOrder cancelled"}, 3),
+        ({"state": "failed", "exit_code": 3, "reason": "job was cancelled"}, 3),
     ],
 )
 def test_commands_that_wait_end_as_the_job_does(

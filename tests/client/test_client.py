@@ -291,8 +291,9 @@ def test_events_that_are_there_are_listed(ask: Both, fake: FakeServer) -> None:
     assert len(ask("events", limit=900)) == 500  # the last ones: nothing comes behind them
 
 
-def _text(text: str, *, cut: bool = False) -> Says:
-    return Says(text.encode(), media_type="text/plain", cut=cut)
+def _text(text: str, *, cut: bool = False, begin: int = 0) -> Says:
+    headers = {"X-Output-Begin": str(begin)}
+    return Says(text.encode(), media_type="text/plain", cut=cut, headers=headers)
 
 
 def test_output_is_followed_and_no_line_told_twice(ask: Both, fake: FakeServer) -> None:
@@ -310,6 +311,15 @@ def test_output_is_followed_and_no_line_told_twice(ask: Both, fake: FakeServer) 
         *("[0] a\n", "[1] a\n", "[0] b\n"),
         *("[0] c\n", "[1] half\n", "[1] c\n", "[0] no line's end"),
     ]
+
+
+def test_output_that_is_not_kept_any_more_is_said_to_be_lost(ask: Both, fake: FakeServer) -> None:
+    fake.on("GET /jobs/a", {"starts": 1})
+    fake.on("GET /jobs/a/wait", {"ended": True})
+    fake.on("GET /jobs/a/logs", _text("1\n2\n3\n", cut=True), _text("3\n7\n8\n", begin=4))
+    lines = ask("logs", "a", follow=True)
+    assert lines[3].startswith("(output was lost")
+    assert lines[:3] + lines[4:] == ["1\n", "2\n", "3\n", "3\n", "7\n", "8\n"]
 
 
 def test_the_last_lines_are_followed_without_a_gap(ask: Both, fake: FakeServer) -> None:

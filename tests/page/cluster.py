@@ -140,7 +140,7 @@ async def serving(cluster: Cluster, folder: Path) -> AsyncIterator[str]:
     """A server for a cluster; its address."""
     tokens = TokenStore(None, cluster.clock)
     limits, repeats = Limits(), Repeats(None)
-    parts = Parts(cluster.orchestrator, tokens, repeats, limits, streams=Streams(limits.streams))
+    parts = Parts(cluster.orchestrator, tokens, repeats, Streams(limits.streams, tokens), limits)
     http = HttpServer(create_app(parts), bind("127.0.0.1", 0), limits)
     await http.open()
     url = f"http://127.0.0.1:{http.port}"

@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from orchestrator.foundations import in_memory
+from orchestrator.orchestrator import InfrastructureOrchestrator
 from orchestrator.server.exposition import Exposition
 from orchestrator.server.guard.audit import JsonLines
 from orchestrator.server.guard.tokens import Role
-from tests.server.world import job, problem, world
+from tests.server.world import SHAPE, job, problem, world
 
 _NODE = {"node_id": "n9", "gpus": 2, "gpu_memory_gb": 80, "cpu_cores": 8, "memory_gb": 32}
 
@@ -54,7 +56,8 @@ async def test_the_queue_says_who_waits_for_what() -> None:
         await here.clock.advance_to(here.clock.now_ms() + 1000)
         first = (await client.get("/api/v1/queue", params={"limit": 2})).json()
         assert [one["position"] for one in first["items"]] == [1, 2]
-        assert first["items"][0]["reason"] == "no_gpus" or first["items"][0]["waits_for"]
+        assert first["items"][0]["reason"] == "no_capacity"
+        assert first["items"][0]["waits_for"]["resource"] == "gpus"
         assert first["items"][0]["expected_start_ms"] > here.clock.now_ms()
         params = {"limit": 2, "cursor": first["next_cursor"]}
         rest = (await client.get("/api/v1/queue", params=params)).json()
@@ -138,3 +141,17 @@ async def test_whoever_changes_something_is_written_down(
     assert lines[0]["job_id"] == made
     assert lines[1]["reason"] == "why\nnot"
     assert not any(text in caplog.text for text in here.texts.values())
+
+
+async def test_a_server_whose_log_somebody_else_leads_is_not_ready() -> None:
+    async with world() as here, here.client(None) as client:
+        assert (await client.get("/readyz")).status_code == 200
+        old = here.orchestrator
+        other = InfrastructureOrchestrator(
+            old.consensus, *in_memory(here.clock)[1:], clock=here.clock, shape=SHAPE
+        )
+        await other.start()
+        answer = await client.get("/readyz")
+        assert answer.status_code == 503
+        assert answer.json()["why"] == "another server leads the log"
+        await other.stop()

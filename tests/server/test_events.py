@@ -10,7 +10,7 @@ import httpx
 
 from orchestrator.server.guard.gate import Limits
 from orchestrator.server.guard.listen import HttpServer, bind
-from tests.server.world import World, job, problem, world
+from tests.server.world import World, job, problem, until, world
 
 
 async def _some(here: World, client: httpx.AsyncClient, count: int = 3) -> list[str]:
@@ -108,3 +108,16 @@ async def test_waiting_ends_with_the_job_or_the_time() -> None:
         assert (await waiting).json()["state"] == "completed"
         assert here.parts.streams.open == 0
         assert (await client.get("/api/v1/jobs/none/wait")).status_code == 404
+
+
+async def test_waiting_is_told_that_the_server_goes_down() -> None:
+    async with world() as here, here.client() as client:
+        body = job("one", gpus_per_worker=1)
+        job_id = (await client.post("/api/v1/jobs", json=body)).json()["job_id"]
+        path = f"/api/v1/jobs/{job_id}/wait"
+        waiting = asyncio.create_task(client.get(path, params={"timeout_s": 30}))
+        await until(lambda: here.parts.streams.open == 1)
+        here.parts.streams.close()
+        answer = await waiting
+        assert (answer.status_code, answer.headers["Retry-After"]) == (503, "1")
+        assert problem(answer)["title"] == "going down"

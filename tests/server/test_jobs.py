@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from orchestrator.errors import ValidationError
+from orchestrator.kernels.state.row import ClusterShape
 from orchestrator.server.guard.repeats import Repeats
 from tests.server.world import World, job, problem, world
 
@@ -225,3 +226,26 @@ async def test_keys_are_bounded_and_a_torn_line_is_none(tmp_path: Path) -> None:
     async with again.attempt("w", "1499", b"x", "other") as attempt:
         assert attempt.job_id == "job-1499"
     again.close()
+
+
+async def test_a_key_is_remembered_longer_than_its_job() -> None:
+    shape = ClusterShape(envs=1, jobs=4, workers=16, nodes=16, devices=8, tenants=32)
+    async with world(shape=shape) as here, here.client() as client:
+        key = {"Idempotency-Key": "once"}
+        first = (await client.post("/api/v1/jobs", json=job("first"), headers=key)).json()
+        await client.post(f"/api/v1/jobs/{first['job_id']}/cancel")
+        for k in range(8):
+            told = (await client.post("/api/v1/jobs", json=job(f"j{k}"))).json()
+            await client.post(f"/api/v1/jobs/{told['job_id']}/cancel")
+        assert first["job_id"] not in here.orchestrator.jobs
+        again = await client.post("/api/v1/jobs", json=job("first"), headers=key)
+        assert (again.status_code, again.json()["job_id"]) == (201, first["job_id"])
+        assert first["job_id"] not in here.orchestrator.jobs
+
+
+async def test_an_identity_that_is_made_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with world() as here, here.client() as client:
+        drawn = iter(["aa", "aa", "bb"])
+        monkeypatch.setattr("secrets.token_hex", lambda size: next(drawn))
+        made = [(await client.post("/api/v1/jobs", json=job("j"))).json() for _ in range(2)]
+        assert [one["job_id"] for one in made] == ["j-aa", "j-bb"]

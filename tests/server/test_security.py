@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import re
+from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from fastapi import APIRouter, FastAPI
+from starlette.responses import StreamingResponse
 
-from orchestrator.errors import ConfigurationError
+from orchestrator.clock import VirtualClock
+from orchestrator.errors import ConfigurationError, StorageError
 from orchestrator.server.app import API, _adopt
 from orchestrator.server.guard.audit import hidden
 from orchestrator.server.guard.gate import OPEN_PATHS, Limits
 from orchestrator.server.guard.tokens import Role, TokenStore
-from tests.server.world import World, job, problem, world
+from orchestrator.server.parts import Streams
+from orchestrator.server.problems import ProblemError
+from tests.server.world import World, job, problem, until, world
 
 _OPERATOR = {
     "POST /nodes",
@@ -281,3 +289,97 @@ def test_what_looks_like_a_token_is_not_written_down() -> None:
     )
     assert "abcdefghij" not in said
     assert hidden("the token is unknown") == "the token is unknown"
+
+
+async def test_a_token_in_a_path_is_not_written_down(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "orchestrator.server.audit")
+    async with world() as here, here.client() as client:
+        text = here.texts[Role.OPERATOR]
+        for path in (f"/api/v1/tokens/{text}", f"/{'x' * 490}/{text}/y", f"/{text}/{'x' * 900}"):
+            await client.delete(path)
+        paths = [one.fields["path"] for one in caplog.records if hasattr(one, "fields")]
+        assert [path[:22] for path in paths[::2]] == ["/api/v1/tokens/(token)", "/(token)/..."]
+        assert len(paths) == 3
+        assert not any(text[:12] in path for path in paths)
+
+
+async def test_only_requests_to_services_have_bodies_without_bounds() -> None:
+    async with world(Limits(body_bytes=100, requests_per_s=0.0)) as here, here.client() as client:
+        for path, status in (("svc/call/x", 404), ("call", 413), ("svc/callx/replace", 413)):
+            answer = await client.post(f"/api/v1/services/{path}", content=200 * b"x")
+            assert answer.status_code == status, path
+
+
+async def test_what_nobody_foresaw_is_a_problem_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with world() as here:
+        monkeypatch.setattr(here.orchestrator, "list_jobs", lambda **given: 1 / 0)
+        transport = httpx.ASGITransport(app=here.app, raise_app_exceptions=False)
+        headers = {"Authorization": f"Bearer {here.texts[Role.VIEWER]}"}
+        async with httpx.AsyncClient(transport=transport, headers=headers) as client:
+            answer = await client.get("http://here/api/v1/jobs")
+        assert problem(answer)["status"] == 500
+        assert "see server.log" in problem(answer)["detail"]
+
+
+def test_a_token_that_cannot_be_written_down_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = TokenStore(tmp_path / "tokens.json", VirtualClock(0))
+    text = store.create("anna", Role.VIEWER)
+
+    def full(path: Path, data: bytes) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("orchestrator.server.guard.tokens.write_private", full)
+    for change in (
+        lambda: store.create("berta", Role.VIEWER),
+        lambda: store.renew("anna", Role.OPERATOR),
+        lambda: store.revoke("anna"),
+    ):
+        with pytest.raises(StorageError, match="No space left on device; see to the disk"):
+            change()
+        assert [who.role for who in store.listing()] == [Role.VIEWER]
+        assert store.principal(text) is not None
+
+
+async def test_streams_of_a_token_are_bounded_and_end_with_it() -> None:
+    clock = VirtualClock(0)
+    store = TokenStore(None, clock)
+    who = store.principal(store.create("anna", Role.VIEWER))
+    late = store.principal(store.create("late", Role.VIEWER, expires_hours=1.0))
+    assert who is not None
+    assert late is not None
+    streams = Streams(8, store, beat_s=0.02)
+    endless = asyncio.Event()
+    first = [asyncio.create_task(streams.race(who, endless.wait(), 60.0)) for _ in range(2)]
+    await until(lambda: streams.open == 2)
+    with pytest.raises(ProblemError, match="2 answers are being streamed to token 'anna'"):
+        streams.reserve(who)
+    streams.reserve(late)
+    second = asyncio.create_task(streams.race(late, endless.wait(), 60.0))
+    store.revoke("anna")
+    await clock.advance_to(3_600_000)
+    for ended in (*first, second):
+        with pytest.raises(ProblemError, match="unknown or has expired"):
+            await asyncio.wait_for(ended, 10.0)
+    assert streams.open == 0
+
+
+async def test_an_answer_without_an_end_ends_when_its_token_is_revoked() -> None:
+    store = TokenStore(None, VirtualClock(0))
+    who = store.principal(store.create("anna", Role.VIEWER))
+    assert who is not None
+
+    async def busy() -> AsyncIterator[bytes]:
+        while True:
+            yield b"x"
+            await asyncio.sleep(0.001)
+
+    streams = Streams(8, store, beat_s=0.02)
+    answer = streams.stream(who, busy(), "text/plain")
+    assert isinstance(answer, StreamingResponse)
+    async with asyncio.timeout(10.0):
+        async for _ in answer.body_iterator:
+            if len(store):
+                store.revoke("anna")
+    assert streams.open == 0

@@ -19,6 +19,7 @@ from agents.serve import ServeSettings, serving
 from agents.serve.settings import ClusterFile
 from agents.speed.live.etcd import LocalEtcd
 from orchestrator.errors import ConfigurationError, QuartermasterError
+from orchestrator.server.guard.listen import bind
 
 _ROOT = Path(__file__).resolve().parents[2]
 _ARGV = "import json, os, sys; print(json.dumps([sys.argv[1:], os.environ['ODD']]))"
@@ -80,6 +81,7 @@ async def test_a_job_runs_and_its_output_is_read(tmp_path: Path) -> None:
             'quartermaster_http_requests_total{method="POST",route="/api/v1/jobs",status="201"}'
         )
         assert f"{posted} 2.0" in metrics.text
+        assert "can read its tokens" in (tmp_path / "server.log").read_text()
         texts = list(running.new_tokens.values())
         assert len(texts) == 3
     # Tokens are in no log, and on disk only where they are meant to be.
@@ -246,3 +248,22 @@ async def test_the_log_may_be_kept_by_etcd(tmp_path: Path, etcd_member: LocalEtc
     assert not (tmp_path / "log.sqlite").exists()
     async with serving(settings), _client(tmp_path) as client:
         assert (await client.get(f"/jobs/{done}")).json()["state"] == "completed"
+
+
+async def test_a_first_start_that_fails_loses_no_tokens_and_a_host_can_be_changed(
+    tmp_path: Path,
+) -> None:
+    with bind("127.0.0.1", 0) as taken, bind("127.0.0.1", 0) as free:
+        port = free.getsockname()[1]
+        taken.listen()
+        before = {"address": f"127.0.0.2:{port}", "token": "known"}
+        (tmp_path / "agents.json").write_text(json.dumps(before))
+        with pytest.raises(ConfigurationError, match="in use"):
+            async with serving(ServeSettings(tmp_path, mesh_port=taken.getsockname()[1])):
+                pass
+    (tmp_path / "agents.json").write_text(json.dumps(before))
+    async with serving(ServeSettings(tmp_path)) as running:
+        assert set(running.new_tokens) == {"viewer", "submitter", "operator"}
+        line = json.loads((tmp_path / "agents.json").read_text())
+        assert line == {"address": f"127.0.0.1:{port}", "token": "known"}
+    assert "can read its tokens" not in (tmp_path / "server.log").read_text()

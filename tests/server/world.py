@@ -61,7 +61,7 @@ async def world(
     await orchestrator.start()
     tokens = TokenStore(None if folder is None else folder / "tokens.json", clock)
     repeats = Repeats(None if folder is None else folder / "requests.jsonl")
-    parts = Parts(orchestrator, tokens, repeats, limits=limits, streams=Streams(limits.streams))
+    parts = Parts(orchestrator, tokens, repeats, Streams(limits.streams, tokens), limits)
     made = World(clock, orchestrator, parts, create_app(parts))
     made.texts = {role: tokens.create(role.name.lower(), role) for role in Role}
     try:

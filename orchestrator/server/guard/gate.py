@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,10 +23,10 @@ from orchestrator.errors import ValidationError
 from orchestrator.mesh.policies import RateLimiter
 from orchestrator.mesh.specs import LimitSpec
 from orchestrator.ports import Clock
-from orchestrator.server.guard.tokens import Principal, Role, TokenStore
+from orchestrator.server.guard.tokens import LENGTH, Principal, Role, TokenStore
 from orchestrator.server.problems import Problem
 
-__all__ = ["OPEN_PATHS", "PRINCIPAL", "Gate", "Limits", "Served", "is_open"]
+__all__ = ["BAD_TOKEN", "OPEN_PATHS", "PRINCIPAL", "Gate", "Limits", "Served", "is_open"]
 
 
 PRINCIPAL = "quartermaster.principal"
@@ -35,7 +36,7 @@ OPEN_PATHS = frozenset({"/", "/healthz", "/readyz", "/api/v1/openapi.json"})
 """What is answered without a token; besides what lies below ``/page/``: files without data."""
 
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
-_STREAMED = "/api/v1/services/"  # bodies of requests to services go through, and are not kept here
+_STREAMED = re.compile(r"/api/v1/services/[^/]+/call/")  # these bodies go through, and are not kept
 _CONTENT_POLICY = "default-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
 _LONGEST = 512  # of a path that is written down, characters
 
@@ -178,7 +179,7 @@ class Gate:
         who = self._tokens.principal(token.strip()) if scheme.lower() == "bearer" else None
         if who is None:
             known = self._strangers.allow(now_ms)
-            return (_BAD_TOKEN if text else _NO_TOKEN) if known else _TOO_MANY
+            return (BAD_TOKEN if text else _NO_TOKEN) if known else _TOO_MANY
         visit.scope[PRINCIPAL] = visit.who = who
         if not self._rate_of(who).allow(now_ms):
             return _TOO_MANY
@@ -246,12 +247,23 @@ class Gate:
             "who": visit.who.name if visit.who is not None else None,
             "role": visit.who.role.name.lower() if visit.who is not None else None,
             "method": visit.method,
-            "path": visit.path[:_LONGEST],
+            "path": self._without_tokens(visit.path),
             "status": status,
             "ms": round(1000 * visit.seconds, 3),
         }
         told |= visit.scope.get("state", {}).get("audit", {})
         _log.log(level, "request", extra={"fields": told})
+
+    def _without_tokens(self, path: str) -> str:
+        """A path as it may be written down: somebody may put a token there by mistake."""
+        parts = path[: _LONGEST + LENGTH].split("/")
+        if len(path) > _LONGEST + LENGTH:
+            parts[-1] = "..."  # it may be half a token
+        hidden = [
+            "(token)" if len(part) == LENGTH and self._tokens.principal(part) else part
+            for part in parts
+        ]
+        return "/".join(hidden)[:_LONGEST]
 
 
 def too_low(who: Principal, role: Role) -> Problem:
@@ -270,7 +282,7 @@ _NO_TOKEN = Problem(
     "",
     _CHALLENGE,
 )
-_BAD_TOKEN = Problem(
+BAD_TOKEN = Problem(
     "bad token",
     401,
     "the token is unknown or has expired; ask the operator for one",
@@ -290,7 +302,7 @@ class _Visit:
         self.scope, self._send = scope, send
         self.method: str = scope["method"]
         self.path: str = scope["path"]
-        self.streams = self.path.startswith(_STREAMED) and "/call" in self.path
+        self.streams = _STREAMED.match(self.path) is not None
         self.who: Principal | None = None
         self.status = 0
         self.seconds = 0.0

@@ -1,8 +1,9 @@
 """Requests that are sent twice are carried out once: by the key that a client gives them.
 
-What a key stands for is written before it is carried out, with the identity of the job to be. So a
-server that is killed in between knows at the next start which job to look for, and neither loses a
-submission nor makes it twice.
+What a key stands for is written before it is carried out, with the identity of the job to be, and
+once more when it has been. So a server that is killed in between knows at the next start which job
+to look for, and neither loses a submission nor makes it twice; and a job that was carried out long
+ago is not made again when the table of jobs has forgotten it.
 """
 
 from __future__ import annotations
@@ -40,11 +41,14 @@ class Attempt:
         Of the job that it submits.
     again : bool
         Whether it was asked for before.
+    done : bool
+        Whether it was carried out then, for certain: the job may be forgotten by now.
     """
 
     key: str
     job_id: str
     again: bool
+    done: bool = False
 
 
 class _Line(msgspec.Struct, frozen=True, array_like=True):
@@ -53,6 +57,7 @@ class _Line(msgspec.Struct, frozen=True, array_like=True):
     key: str
     body: str = ""
     job_id: str = ""
+    done: bool = False
 
 
 class _Turn:
@@ -151,13 +156,19 @@ class Repeats:
             if found.body != digest:
                 problem, remedy = "was used for another body", "use a new key for a new request"
                 raise ValidationError("request", "Idempotency-Key", problem, remedy)
-            return Attempt(key, found.job_id, again=True)
+            return Attempt(key, found.job_id, again=True, done=found.done)
         self._note(_Line(key, digest, job_id))
         return Attempt(key, job_id, again=False)
 
     def forget(self, attempt: Attempt) -> None:
         """It was refused: the next one with this key is a new one."""
         self._note(_Line(attempt.key))
+
+    def finish(self, attempt: Attempt) -> None:
+        """It was carried out: whoever asks again is told so, and nothing is done."""
+        line = self._known.get(attempt.key)
+        if line is not None and not line.done:
+            self._note(msgspec.structs.replace(line, done=True))
 
     def _note(self, line: _Line) -> None:
         """Write a line down, and know it."""
@@ -168,7 +179,7 @@ class Repeats:
             except OSError as error:
                 raise StorageError(f"{self._path}: {error.strerror}; see to the disk") from error
         self._take(line)
-        if self._lines > 2 * self._keep + 1000:
+        if self._lines > 3 * self._keep + 1000:
             self._renew()
 
     def _take(self, line: _Line) -> None:

@@ -17,14 +17,22 @@ from typing import Any
 
 import msgspec
 
-from orchestrator.errors import ConfigurationError, UnknownEntityError, ValidationError
+from orchestrator.errors import (
+    ConfigurationError,
+    StorageError,
+    UnknownEntityError,
+    ValidationError,
+)
 from orchestrator.ports import Clock
 from orchestrator.server.guard.files import write_private
 
-__all__ = ["Principal", "Role", "TokenStore"]
+__all__ = ["LENGTH", "Principal", "Role", "TokenStore"]
 
 
 _BYTES = 32
+LENGTH = 43
+"""Characters of a token: 32 bytes in base 64."""
+
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _MOST = 1000
 _HOUR_MS = 3_600_000
@@ -115,14 +123,19 @@ class TokenStore:
             remedy = "restore it from a copy, or remove it to have new tokens made"
             raise ConfigurationError(f"{path}: it is damaged ({error}); {remedy}") from error
 
-    def _write(self) -> None:
-        if self._path is None:
-            return
-        stored = [
-            _Stored(who.name, who.role.name.lower(), key.hex(), who.created_ms, who.expires_ms)
-            for key, who in self._held.items()
-        ]
-        write_private(self._path, msgspec.json.format(msgspec.json.encode(stored)))
+    def _keep(self, held: dict[bytes, Principal]) -> None:
+        """Write tokens down, and only then let them hold."""
+        if self._path is not None:
+            stored = [
+                _Stored(who.name, who.role.name.lower(), key.hex(), who.created_ms, who.expires_ms)
+                for key, who in held.items()
+            ]
+            try:
+                write_private(self._path, msgspec.json.format(msgspec.json.encode(stored)))
+            except OSError as error:
+                problem = f"{self._path}: {error.strerror}; see to the disk"
+                raise StorageError(problem) from error
+        self._held = held
 
     def create(self, name: str, role: Role, expires_hours: float | None = None) -> str:
         """Make a token; its text, which nobody can be told again.
@@ -139,25 +152,36 @@ class TokenStore:
         ------
         ValidationError
             If the name is not one, is taken, or there are too many tokens.
+        StorageError
+            If it cannot be written down; there is no such token then.
         """
         if not _NAME.fullmatch(name):
             remedy = "use up to 64 letters, digits, '.', '_' and '-', the first a letter or digit"
             raise ValidationError("token", "name", f"is {name!r}", remedy)
+        return self._add(dict(self._held), name, role, expires_hours)
+
+    def _add(
+        self, held: dict[bytes, Principal], name: str, role: Role, expires_hours: float | None
+    ) -> str:
+        """Make a token besides others, and keep them all; its text."""
         now_ms = self._clock.now_ms()
-        for key, who in list(self._held.items()):
-            expired = who.expires_ms is not None and who.expires_ms <= now_ms
-            if who.name == name and not expired:
+        for key, who in list(held.items()):
+            if who.name != name:
+                continue
+            if who.expires_ms is None or who.expires_ms > now_ms:
                 remedy = "choose another one, or delete that token first"
                 raise ValidationError("token", "name", f"'{name}' is taken", remedy)
-            if expired and who.name == name:
-                del self._held[key]
-        if len(self._held) >= _MOST:
+            del held[key]
+        if len(held) >= _MOST:
             raise ValidationError("token", "name", f"is one too many ({_MOST})", "delete old ones")
         text = secrets.token_urlsafe(_BYTES)
         until_ms = None if expires_hours is None else now_ms + round(expires_hours * _HOUR_MS)
-        self._held[_hashed(text)] = Principal(name, role, now_ms, until_ms)
-        self._write()
+        held[_hashed(text)] = Principal(name, role, now_ms, until_ms)
+        self._keep(held)
         return text
+
+    def _others(self, name: str) -> dict[bytes, Principal]:
+        return {key: who for key, who in self._held.items() if who.name != name}
 
     def revoke(self, name: str) -> None:
         """Delete a token; from now on nobody gets in with it.
@@ -166,18 +190,25 @@ class TokenStore:
         ------
         UnknownEntityError
             If there is none of that name.
+        StorageError
+            If that cannot be written down; the token holds then.
         """
-        kept = {key: who for key, who in self._held.items() if who.name != name}
+        kept = self._others(name)
         if len(kept) == len(self._held):
             known = ", ".join(who.name for who in self._held.values())
             raise UnknownEntityError(f"unknown token '{name}'; known: {known}")
-        self._held = kept
-        self._write()
+        self._keep(kept)
 
     def renew(self, name: str, role: Role) -> str:
         """Make a token anew, whether there is one of that name or not; its text."""
-        self._held = {key: who for key, who in self._held.items() if who.name != name}
-        return self.create(name, role)
+        return self._add(self._others(name), name, role, None)
+
+    def holds(self, who: Principal) -> bool:
+        """Whether a token that was good once still is."""
+        return who in self._held.values() and self._is_good(who)
+
+    def _is_good(self, who: Principal) -> bool:
+        return who.expires_ms is None or self._clock.now_ms() < who.expires_ms
 
     def listing(self) -> list[Principal]:
         """Who holds tokens, in the order in which they were made."""
@@ -192,9 +223,7 @@ class TokenStore:
         for key, who in self._held.items():
             if hmac.compare_digest(key, given):
                 found = who
-        if found is None or found.expires_ms is None or self._clock.now_ms() < found.expires_ms:
-            return found
-        return None
+        return found if found is not None and self._is_good(found) else None
 
 
 def _hashed(text: str) -> bytes:

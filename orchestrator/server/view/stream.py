@@ -13,7 +13,7 @@ import msgspec
 from fastapi import APIRouter, Header
 from starlette.responses import Response
 
-from orchestrator.server.guard.access import answers, only
+from orchestrator.server.guard.access import Who, answers, only
 from orchestrator.server.guard.tokens import Role
 from orchestrator.server.parts import JSON, Parts
 from orchestrator.server.view.picture import ClusterPicture
@@ -183,6 +183,7 @@ def routes(parts: Parts) -> APIRouter:
         responses=answers() | {200: {"content": {"text/event-stream": {}}}},
     )
     async def stream_view(
+        who: Who,
         last_event_id: Annotated[str, Header(max_length=64, description="Go on after it.")] = "",
     ) -> Response:
         """The same as server-sent events: all of it once, then what has changed, until you leave.
@@ -193,7 +194,7 @@ def routes(parts: Parts) -> APIRouter:
         """
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
         return parts.streams.stream(
-            view.frames(last_event_id), "text/event-stream", beat=_BEAT, headers=headers
+            who, view.frames(last_event_id), "text/event-stream", beat=_BEAT, headers=headers
         )
 
     return router
