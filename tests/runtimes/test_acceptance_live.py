@@ -207,8 +207,8 @@ async def test_horizontal_auto_scaling(cluster: Cluster) -> None:
     cluster.options = {"autoscaler": HorizontalScaler(plan), "provisioner": rented}
     await cluster.open()
     jobs = [f"j{k}" for k in range(3)]
-    for job in jobs:
-        await cluster.submit(job, 1, 4, 1.5, preemptible=False)
+    for job in jobs:  # long enough for all to be there at once on a busy machine, too
+        await cluster.submit(job, 1, 4, 6.0, preemptible=False)
     directions = set()
 
     async def scale() -> None:

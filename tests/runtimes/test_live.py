@@ -125,7 +125,7 @@ async def test_an_agent_that_dies_while_nobody_leads_loses_its_jobs(cluster: Clu
 async def test_a_job_that_has_had_its_time_ends_for_real(cluster: Cluster) -> None:
     cluster.time_limit_grace_s = 0.2
     await cluster.open()
-    await cluster.submit("endless", 2, 1, 60.0, max_duration_hours=1 / 3600)
+    await cluster.submit("endless", 2, 1, 60.0, max_duration_hours=3 / 3600)
     await until(lambda: len(cluster.said("endless")) == 2)
     await until(lambda: cluster.ended("endless"))
     assert cluster.status("endless")["exit_code"] == 124

@@ -188,9 +188,11 @@ class World:
     async def _end(self) -> None:
         """End all processes; what is left of them then is a fault."""
         self._ending = True
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, *self._spawning, return_exceptions=True)
+        while self._tasks:  # what is cancelled just when it is answered may go on (wait_for)
+            for task in list(self._tasks):
+                task.cancel()
+            await asyncio.wait(list(self._tasks), timeout=1.0)
+        await asyncio.gather(*self._spawning, return_exceptions=True)
         processes = self._started
         for process in processes:
             process.signal(signal.SIGCONT)
