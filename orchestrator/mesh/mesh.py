@@ -146,6 +146,14 @@ class _Attempt:
         self.uploads = False
 
 
+_NO_TRANSPORT = "ServiceMesh.route: no transport; give one here or to ServiceMesh()"
+
+
+def _under(methods: tuple[str, ...], request: HttpRequest) -> HttpRequest:
+    """A request of which it is known which methods may be sent again."""
+    return request if request.methods == methods else replace(request, methods=methods)
+
+
 class ServiceMesh:
     """Discovery, load balancing, circuit breaking, retries and rate limits of all services.
 
@@ -334,12 +342,10 @@ class ServiceMesh:
         own = self._of(service)
         carry = transport if transport is not None else self._transport
         if carry is None:
-            problem = "ServiceMesh.route: no transport; give one here or to ServiceMesh()"
-            raise ConfigurationError(problem)
+            raise ConfigurationError(_NO_TRANSPORT)
         if isinstance(request, HttpRequest):
             timeout_ms, tenant = timeout_ms or request.timeout_ms, tenant or request.tenant
-            if request.methods != own.spec.retry.methods:
-                request = replace(request, methods=own.spec.retry.methods)
+            request = _under(own.spec.retry.methods, request)
         arrival_ms = self._clock.now_ms()
         self._admit(own, tenant, arrival_ms)
         due_ms = arrival_ms + timeout_ms if timeout_ms > 0.0 else math.inf

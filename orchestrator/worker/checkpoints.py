@@ -7,6 +7,7 @@ a manifest, a rename, and a deadline after which a save does not count any more.
 
 from __future__ import annotations
 
+import atexit
 import functools
 import logging
 import queue
@@ -181,7 +182,9 @@ class Checkpoints:
         # One thread for all saves: starting one takes longer than copying a small model.
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         weakref.finalize(self, self._jobs.put, None)
-        threading.Thread(target=_work, args=(self._jobs,), name="save", daemon=True).start()
+        thread = threading.Thread(target=_work, args=(self._jobs,), name="save", daemon=True)
+        thread.start()
+        atexit.register(_see_off, self._jobs, weakref.ref(thread), deadline_s)
         self._current: Save | None = None
 
     @property
@@ -322,6 +325,22 @@ class Checkpoints:
         box = [what]
         dist.broadcast_object_list(box, src=0, group=self._group)
         return box[0]
+
+
+def _see_off(
+    jobs: queue.SimpleQueue[Callable[[], None] | None],
+    thread: weakref.ref[threading.Thread],
+    deadline_s: float,
+) -> None:
+    """Wait for saves before the process ends: torch aborts it if a thread of it is in there.
+
+    A save is over a moment before its thread has let go of what it has written. One that hangs
+    keeps the process for its deadline, and no longer.
+    """
+    jobs.put(None)
+    living = thread()
+    if living is not None:
+        living.join(deadline_s)
 
 
 def _work(jobs: queue.SimpleQueue[Callable[[], None] | None]) -> None:
