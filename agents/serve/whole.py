@@ -26,6 +26,7 @@ from orchestrator.errors import ConfigurationError
 from orchestrator.foundations import FolderCheckpoints, HashShardManager, HeartbeatFaultDetector
 from orchestrator.foundations.sqlite import SQLiteLog
 from orchestrator.live.cycle import load_kernels
+from orchestrator.mesh.mesh import load_request_path
 from orchestrator.mesh.proxy import MeshProxy
 from orchestrator.messages import Entry
 from orchestrator.orchestrator import InfrastructureOrchestrator
@@ -191,6 +192,7 @@ class _Making:
         self.stack.callback(bound.close)
         deployment = self._deployment()
         await asyncio.to_thread(load_kernels, deployment)
+        await load_request_path(self.clock)
         tokens = TokenStore(self.folder / "tokens.json", self.clock)
         orchestrator, agents = await self._orchestrator(deployment)
         await self._put_in_charge(deployment, orchestrator)

@@ -30,9 +30,11 @@ from orchestrator.kernels.run import rows as entry
 from orchestrator.kernels.state.codes import NO_JOB, JobCode, Reason, Status
 from orchestrator.kernels.state.records import REQUEST_DTYPE
 from orchestrator.kernels.state.row import ClusterState, allocate
-from orchestrator.messages import Plan
+from orchestrator.live.cycle import crowded
+from orchestrator.messages import PlaceJob, Plan
 from orchestrator.ports import Policy
 from orchestrator.scheduling.rules import Rule
+from orchestrator.semantics import Semantics
 
 __all__ = ["Beside", "Comparer", "ForwardPlay", "Gain", "Pair", "copy_snapshot"]
 
@@ -112,6 +114,11 @@ class ForwardPlay:
     def pair(self, snapshot: Snapshot, rule: Plan, candidate: Plan) -> Pair:
         """What comes of two plans; raises what the candidate raises."""
         return Pair(self._cost(snapshot, rule, 0), self._cost(snapshot, candidate, self._ahead))
+
+    def load(self, semantics: Semantics | None = None) -> None:
+        """Play a small cluster forward: the first time loads kernels, which must not wait."""
+        self.pair(crowded(semantics).snapshot(), Plan(), Plan((PlaceJob("warm"),)))
+        self._trial = self._scratch = None
 
     def _cost(self, snapshot: Snapshot, plan: Plan, ahead: int) -> tuple[float, float]:
         trial = copy_snapshot(snapshot, self._trial)

@@ -548,7 +548,9 @@ class PolicyDeployment:
         for one, snapshot in zip((policy, twin), samples, strict=False):
             one.decide(snapshot)  # and asks for memory as large as the cluster
         rule = self.fallback.rule if isinstance(self.fallback, RulePolicy) else RULES["priority"]
-        return _Candidate(policy, twin, self.guards, ForwardPlay(rule, twin))
+        play = ForwardPlay(rule, twin)
+        play.load(semantics)
+        return _Candidate(policy, twin, self.guards, play)
 
     def _time_ms(self) -> int:
         return self._clock.now_ms() if self._clock is not None else self._now_ms

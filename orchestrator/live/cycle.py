@@ -30,6 +30,7 @@ from orchestrator.messages import (
     Submit,
     Wait,
     WorkerExited,
+    WorkersLost,
 )
 from orchestrator.ports import Clock, Planner, Policy
 from orchestrator.semantics import Semantics
@@ -114,23 +115,36 @@ _AFTER_EVENTS = int(EventKind.NONE)  # order on the clock: when all of an instan
 _log = logging.getLogger(__name__)
 
 
+def crowded(semantics: Semantics | None = None) -> Engine:
+    """A small cluster at a decision point: two jobs wait, and there is room for one."""
+    node = NodeSpec("warm", 1, 1.0, 1, 1.0, 1.0, "PCIe")
+    shape = ClusterShape(envs=1, jobs=2, workers=1, nodes=1, devices=1)
+    engine = Engine(shape, nodes=(node,), semantics=semantics)
+    for name in _CROWD:  # a policy is asked where there is a choice
+        spec = JobSpec(name, name, JobPriority.BATCH, 1, 1, 0.0, 1.0, 1)
+        engine.handle(Entry(0, Submit(spec)))
+    engine.handle(Entry(0, Review()))
+    return engine
+
+
+_CROWD = ("warm", "warm too")
+
+
 def load_kernels(policy: Policy, semantics: Semantics | None = None) -> None:
     """Let a small cluster live through two jobs under a policy.
 
     Its first decision makes a process load compiled kernels, or compile them: better before anybody
     waits for a place, and keeps the event loop.
     """
-    node = NodeSpec("warm", 1, 1.0, 1, 1.0, 1.0, "PCIe")
-    shape = ClusterShape(envs=1, jobs=2, workers=1, nodes=1, devices=1)
-    engine = Engine(shape, nodes=(node,), semantics=semantics)
-    names = ("warm", "warm too")  # a policy is asked where there is a choice
-    for name in names:
-        spec = JobSpec(name, name, JobPriority.BATCH, 1, 1, 0.0, 1.0, 1)
-        engine.handle(Entry(0, Submit(spec)))
-    engine.handle(Entry(0, Review()))
-    for _ in names:
+    engine = crowded(semantics)
+    for _ in _CROWD:
         if engine.decision_open:
             engine.handle(Entry(0, Decide(_asked(policy, engine.snapshot()))))
+    for name, run in engine.placed().items():
+        engine.handle(Entry(0, WorkersLost(name, run)))
+    engine.handle(Entry(0, Review()))
+    if engine.decision_open:
+        engine.handle(Entry(0, Decide(_asked(policy, engine.snapshot()))))
     for name, run in engine.placed().items():
         engine.handle(Entry(0, WorkerExited(name, run)))
 

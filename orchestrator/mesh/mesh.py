@@ -37,11 +37,11 @@ from orchestrator.mesh.policies import (
     RetryPolicy,
     TenantLimiter,
 )
-from orchestrator.mesh.specs import ProbeSpec, ServiceSpec
+from orchestrator.mesh.specs import LimitSpec, ProbeSpec, RetrySpec, ServiceSpec
 from orchestrator.ports import Clock
 from orchestrator.worker.inference.http import HttpExchange, HttpRequest, HttpStream
 
-__all__ = ["Probe", "ServiceCounts", "ServiceMesh", "Transport"]
+__all__ = ["Probe", "ServiceCounts", "ServiceMesh", "Transport", "load_request_path"]
 
 
 Transport: TypeAlias = Callable[[str, Any], Awaitable[Any]]
@@ -561,3 +561,24 @@ class ServiceMesh:
         if service not in self._services:
             raise UnknownServiceError(service, self.services)
         return self._services[service]
+
+
+async def load_request_path(clock: Clock) -> None:
+    """Route a few requests to nobody: the first ones load kernels, and should not wait for that."""
+    mesh = ServiceMesh(clock)
+    limit, retry = LimitSpec(1000.0, 100.0), RetrySpec(base_ms=1.0)
+    mesh.add_service(ServiceSpec("warm", 1.0, limit=limit, tenant_limit=limit, retry=retry))
+    for address in ("a", "b"):
+        mesh.register("warm", address)
+    asked: list[str] = []
+
+    async def answer(address: str, request: object) -> object:
+        asked.append(address)
+        if len(asked) == 1:
+            raise ConnectionError("as endpoints may")
+        return request
+
+    for _ in range(3):
+        await mesh.route("warm", None, answer, tenant="warm")
+    mesh.shut_out("warm", "a")
+    mesh.let_in("warm", "a")
