@@ -64,7 +64,7 @@ class Told:
     def hear(self, frame: dict[str, Any]) -> None:
         """A frame has come."""
         if frame.get("reset"):
-            self.__init__()  # type: ignore[misc]
+            self.__init__()
         for row in _rows(frame.get("nodes", {})):
             self.nodes[row["row"]] = row
         gangs = frame.get("gangs", {})
