@@ -47,9 +47,10 @@ from agents.evaluation.report import (
 from agents.evaluation.series import rule_series
 from agents.evaluation.suite import Suite, label, run_suite
 from agents.live import LiveRun, run_live
+from agents.planning.lookahead import LookaheadPolicy
 from agents.plots.results import draw_comparison, draw_outcomes, draw_pictures, draw_speed
 from agents.plots.series import draw_packing, draw_series
-from agents.problem import Problem
+from agents.problem import BatchPolicy, Problem, RowPolicy
 from agents.program import command_line, plain, resume_command, run_folder
 from agents.settings import check_kind, check_number, check_seed
 from agents.speed.table import print_speed, run_speed_suite, write_speed
@@ -57,6 +58,7 @@ from agents.training import Stopped, TableTracker, TrainingResult
 from envs.config import PLACEMENT, EnvConfig
 from envs.workloads import Trace
 from orchestrator.errors import ConfigurationError
+from orchestrator.scheduling.ahead import LookaheadConfig
 
 __all__ = ["SuiteKind", "evaluate", "run_benchmark", "train"]
 
@@ -242,7 +244,9 @@ def evaluate(cfg: DictConfig, console: Console) -> bool:
     """Play a suite's windows under its rules and under the policies of bundles.
 
     ``cfg`` has ``suite``, ``workload``, ``env``, ``scenario``, ``bundle``, ``card``,
-    ``processes`` and ``output``, and may have ``history``.
+    ``processes`` and ``output``, and may have ``history`` and ``lookahead``: each policy is then
+    played as it is, and thinking ahead, with the training part of the history, or else of the
+    workload, as its record.
     """
     with _results_folder(cfg) as folder:
         check_number("config", "processes", cfg.processes, 1)
@@ -250,9 +254,19 @@ def evaluate(cfg: DictConfig, console: Console) -> bool:
         config: EnvConfig = instantiate(cfg.env)
         scenario = instantiate(cfg.scenario)
         bundles = _bundles(cfg)
-        policies = [load_bundle(path, config.schema) for path in bundles]
+        policies: list[BatchPolicy | RowPolicy] = [
+            load_bundle(path, config.schema) for path in bundles
+        ]
         problem = Problem(instantiate(cfg.workload), config, scenario=scenario)
         history = instantiate(cfg.history) if cfg.get("history") else None
+        if cfg.get("lookahead"):
+            past = problem.trace if history is None else history
+            first, stop = suite.split_of(len(past)).region("train")
+            settings: LookaheadConfig = instantiate(cfg.lookahead)
+            policies += [
+                LookaheadPolicy(one, settings, past.requests[first:stop], before=history is None)
+                for one in policies
+            ]
         results = run_suite(suite, problem, policies, console, history, cfg.processes)
         report = make_report(suite, problem, results)
         print_report(report, console)
