@@ -19,10 +19,9 @@ from orchestrator.kernels.run.lookahead import (
     Room,
     Tally,
     Trial,
-    ask_ahead,
     fork_shape,
     make_room,
-    play_ahead,
+    think_ahead,
 )
 from orchestrator.kernels.run.roll import Player, make_player
 from orchestrator.kernels.see.metrics import Metric
@@ -267,7 +266,8 @@ class Thinker:
 
     def ask(self, state: ClusterState, past: Past, e: int = 0) -> Thought | None:
         """What to do at the decision point of a row; None: the player sees nothing to choose."""
-        taken, count = ask_ahead(state.rows, e, self._planner(past), self._room)
+        planner, tally = Planner(*self._players, past, self._trial), _tally()
+        taken, count = think_ahead(state.rows, e, planner, self._room, tally, False)
         if count == 0:
             return None
         room, tried = self._room, count > 1
@@ -288,10 +288,11 @@ class Thinker:
             ``decisions``; of these ``tried``, where there was something to try, and ``switched``,
             where another action was taken than the player's own.
         """
-        tally = Tally(*(np.zeros(1, np.int64) for _ in Tally._fields))
-        play_ahead(state.rows, e, self._planner(past), self._room, tally)
+        planner, tally = Planner(*self._players, past, self._trial), _tally()
+        think_ahead(state.rows, e, planner, self._room, tally, True)
         counts: Any = tally._asdict()
         return {name: int(count[0]) for name, count in counts.items()}
 
-    def _planner(self, past: Past) -> Planner:
-        return Planner(*self._players, past, self._trial)
+
+def _tally() -> Tally:
+    return Tally(*(np.zeros(1, np.int64) for _ in Tally._fields))

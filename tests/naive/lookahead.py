@@ -80,13 +80,19 @@ class NaiveLookahead:
         """The action of the highest mean gain, if that exceeds what it has to."""
         taken, most = 0, 0.0
         for a, each in enumerate(gains):
-            if not np.all(np.isfinite(each)):
+            if not np.all(np.isfinite(each)) or self.seen(each)[1]:
                 continue
-            mean = float(each.mean())
-            error = float(each.std(ddof=1)) / math.sqrt(len(each)) if len(each) > 1 else 0.0
+            mean, error = float(each.mean()), _error(each)
             if mean > self.errors * error + self.margin * own and mean > most:
                 taken, most = a, mean
         return taken
+
+    def seen(self, gains: NDArray[np.float64]) -> tuple[int, bool]:
+        """After how many futures an action is given up as clearly behind; or all, and False."""
+        for f in range(2, len(gains) + 1):
+            if gains[:f].mean() + max(self.errors, 1.0) * _error(gains[:f]) < 0.0:
+                return f, True
+        return len(gains), False
 
     def _block(
         self, state: ClusterState, record: NDArray[np.void], future: int
@@ -123,3 +129,8 @@ class NaiveLookahead:
         scale = np.maximum(ask["duration_ms"], int(row["slowdown_bound_ms"]))
         excess = (run["end_ms"] - ask["submit_ms"]) / scale - 1.0
         return float(np.maximum(excess, 0.0).sum())
+
+
+def _error(gains: NDArray[np.float64]) -> float:
+    """Standard error of a mean gain."""
+    return float(gains.std(ddof=1)) / math.sqrt(len(gains)) if len(gains) > 1 else 0.0

@@ -10,7 +10,13 @@ from orchestrator.kernels.change.nodes import cost_rate
 from orchestrator.kernels.change.services import begin_service
 from orchestrator.kernels.lang.jit import kernel, small_kernel
 from orchestrator.kernels.lang.memory import copy_record, zero_record
-from orchestrator.kernels.place.memo import copy_kinds, forget_kinds, forget_nodes, intern_kind
+from orchestrator.kernels.place.memo import (
+    copy_kinds,
+    forget_kind,
+    forget_kinds,
+    forget_nodes,
+    intern_kind,
+)
 from orchestrator.kernels.place.slots import node_units, units_of
 from orchestrator.kernels.state.access import (
     arrival,
@@ -51,6 +57,8 @@ __all__ = [
     "begin_episode",
     "clear_job",
     "copy_row",
+    "expect_nobody",
+    "expect_somebody",
     "fork_row",
     "load_curves",
     "load_gittins",
@@ -426,6 +434,19 @@ def fork_row(source, target, place, kept):
         _copy_workers(source, j, target, np.int64(place[j]))
     _rename(target, place)
     return count
+
+
+@kernel
+def expect_somebody(row):
+    """Let a fork know that somebody will come, though not who: one may then wait for that."""
+    add_arrival(row, request(row, np.int64(0)), row.now_ms + _UNKNOWN_MS, np.int64(1))
+
+
+@small_kernel
+def expect_nobody(row):
+    """Undo :func:`expect_somebody`."""
+    row.num_jobs -= 1
+    forget_kind(row, row.num_jobs)
 
 
 @kernel

@@ -6,7 +6,9 @@ is rolled on until nothing is left to happen. Another action than the player's o
 the futures, its mean gain exceeds so many of its own standard errors, and a share of the cost.
 Gains are paired, so that what a future costs whatever is done cancels out.
 
-Actions with the same outcome, such as two placements on the same node, are tried once.
+Actions with the same outcome, such as two placements on the same node, are tried once. One that is
+behind by more than its error after two futures or more is tried no further, and where none is left
+the player's own is taken at once: most decisions are clear.
 """
 
 from __future__ import annotations
@@ -18,13 +20,17 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.kernels.change.episode import copy_row, fork_row, renew_row
+from orchestrator.kernels.change.episode import (
+    copy_row,
+    expect_nobody,
+    expect_somebody,
+    fork_row,
+    renew_row,
+)
 from orchestrator.kernels.change.events import close_point, finish_episode
 from orchestrator.kernels.decide.advance import advance
 from orchestrator.kernels.decide.commit import commit
 from orchestrator.kernels.lang.jit import entry, kernel, small_kernel
-from orchestrator.kernels.lang.numbers import random_bits
-from orchestrator.kernels.run.buffers import Source
 from orchestrator.kernels.run.futures import Past, draw_future
 from orchestrator.kernels.run.roll import (
     Player,
@@ -35,7 +41,6 @@ from orchestrator.kernels.run.roll import (
     roll,
     set_out,
 )
-from orchestrator.kernels.run.session import begin_window
 from orchestrator.kernels.see.metrics import cost
 from orchestrator.kernels.state.access import queue
 from orchestrator.kernels.state.codes import NO_JOB, ActionKind, Placement, Reason, Status
@@ -46,11 +51,9 @@ __all__ = [
     "Room",
     "Tally",
     "Trial",
-    "ask_ahead",
-    "evaluate_ahead",
     "fork_shape",
     "make_room",
-    "play_ahead",
+    "think_ahead",
 ]
 
 Rows: TypeAlias = NDArray[np.void]
@@ -173,7 +176,7 @@ def _try_all(future, planner, room, count, f):
     """What each action costs in a future."""
     row, nodes, fresh = room.rows[_TRIAL], planner.base.nodes, True
     for a in range(count):
-        if f > 0 and room.costs[a, 0] == np.inf:
+        if f > 0 and room.costs[a, f - 1] == np.inf:
             room.costs[a, f] = np.inf
             continue
         if fresh:
@@ -190,25 +193,65 @@ def _try_all(future, planner, room, count, f):
 
 
 @kernel
-def _choose(room, count, trial):
-    """Which action is taken: the one of the highest mean gain, if that is enough."""
-    futures, taken, most = trial.futures, np.int64(0), 0.0
-    own = 0.0
+def _weigh(room, a, futures, trial):
+    """Note an action's mean gain over some futures, and what it must exceed; its standard error."""
+    own, mean, square = 0.0, 0.0, 0.0
     for f in range(futures):
         own += room.costs[0, f] / futures
-    for a in range(count):
-        mean = 0.0
-        for f in range(futures):
-            mean += (room.costs[0, f] - room.costs[a, f]) / futures
-        square = 0.0
-        for f in range(futures):
-            square += (room.costs[0, f] - room.costs[a, f] - mean) ** 2
-        error = math.sqrt(square / max(futures - 1, 1) / futures)
-        room.gains[a] = mean
-        room.margins[a] = trial.errors * error + trial.margin * abs(own)
-        if mean > room.margins[a] and mean > most:
-            taken, most = np.int64(a), mean
+        mean += (room.costs[0, f] - room.costs[a, f]) / futures
+    for f in range(futures):
+        square += (room.costs[0, f] - room.costs[a, f] - mean) ** 2
+    error = math.sqrt(square / max(futures - 1, 1) / futures)
+    room.gains[a] = mean
+    room.margins[a] = trial.errors * error + trial.margin * abs(own)
+    return error
+
+
+@kernel
+def _drop(room, count, futures, trial):
+    """Give up actions that are behind by more than an error after some futures; how many are left.
+
+    What they are worth is noted, and their last cost is no more.
+    """
+    left = 0
+    for a in range(1, count):
+        if room.costs[a, futures - 1] == np.inf:
+            continue
+        error = _weigh(room, a, futures, trial)
+        if room.gains[a] + max(trial.errors, 1.0) * error < 0.0:
+            room.costs[a, futures - 1] = np.inf
+        else:
+            left += 1
+    return left
+
+
+@kernel
+def _choose(room, count, trial):
+    """Which action is taken: the one of the highest mean gain, if that is enough."""
+    taken, most = np.int64(0), 0.0
+    for a in range(1, count):
+        if room.costs[a, trial.futures - 1] == np.inf:
+            continue
+        _weigh(room, a, trial.futures, trial)
+        if room.gains[a] > room.margins[a] and room.gains[a] > most:
+            taken, most = np.int64(a), room.gains[a]
     return taken
+
+
+@kernel
+def _try_in_futures(row, planner, room, jobs, count):
+    """Try the actions that were found in all futures, as long as any is left to try."""
+    forked, future = room.rows[_FORK], room.rows[_FUTURE]
+    for a in range(count):
+        room.gains[a], room.margins[a] = -np.inf if a > 0 else 0.0, 0.0
+    for f in range(planner.trial.futures):
+        copy_row(forked, future)
+        draw_future(row, future, planner.past, np.int64(f))
+        _prepare_arrivals(future, planner.base, planner.roller, jobs)
+        _try_all(future, planner, room, count, f)
+        if f > 0 and _drop(room, count, f + 1, planner.trial) == 0:
+            return np.int64(0)
+    return _choose(room, count, planner.trial)
 
 
 @kernel
@@ -218,20 +261,20 @@ def look_ahead(row, planner, room):
     The actions are as :func:`~orchestrator.kernels.decide.commit.commit` takes them. If there are
     none, the player sees nothing to choose and goes on.
     """
-    forked, future = room.rows[_FORK], room.rows[_FUTURE]
+    forked = room.rows[_FORK]
     jobs = fork_row(row, forked, room.place, room.kept)
+    coming = row.next_arrival < row.num_jobs
+    if coming:
+        expect_somebody(forked)
     prepare(forked, planner.base, 0)
     forget_nodes_seen(planner.base)
     count = rank(forked, planner.base, room.found)
+    if coming:
+        expect_nobody(forked)
     taken = np.int64(0)
     if count > 1:
         _prepare_roller(forked, planner.roller)
-        for f in range(planner.trial.futures):
-            copy_row(forked, future)
-            draw_future(row, future, planner.past, np.int64(f))
-            _prepare_arrivals(future, planner.base, planner.roller, jobs)
-            _try_all(future, planner, room, count, f)
-        taken = _choose(room, count, planner.trial)
+        taken = _try_in_futures(row, planner, room, jobs, count)
     for a in range(count):
         room.found[a, 1] = _subject(room.kept, room.found[a, 0], room.found[a, 1])
     return taken, count
@@ -250,7 +293,6 @@ def _set_out(planner_base, roller):
 @kernel
 def _play(row, planner, room, tally):
     """Play a row to its end, thinking ahead at every decision that leaves a choice."""
-    _set_out(planner.base, planner.roller)
     nodes = planner.base.nodes
     while advance(row, nodes) == Status.DECISION:
         kind, j = np.int64(ActionKind.PLACE), np.int64(NO_JOB)
@@ -274,34 +316,18 @@ def _play(row, planner, room, tally):
 
 
 @entry
-def play_ahead(rows: Rows, e: int, planner: Planner, room: Room, tally: Tally) -> None:
-    """Play a row, just begun, to its end; ``tally`` is counted up."""
-    _play(rows[e], planner, room, tally)
-
-
-@entry
-def ask_ahead(rows: Rows, e: int, planner: Planner, room: Room) -> tuple[int, int]:
+def think_ahead(
+    rows: Rows, e: int, planner: Planner, room: Room, tally: Tally, whole: bool
+) -> tuple[int, int]:
     """Which action to take at the decision point of a row: its number in ``room.found``.
 
-    And how many there are: 0 if the player sees nothing to choose.
+    And how many there are: 0 if the player sees nothing to choose. ``whole``: the row, just begun,
+    is played to its end instead, and ``tally`` counted up; the result is then (0, 0). One entry
+    for both, since each is compiled with all that a player needs.
     """
     _set_out(planner.base, planner.roller)
+    if whole:
+        _play(rows[e], planner, room, tally)
+        return 0, 0
     taken, count = look_ahead(rows[e], planner, room)
     return int(taken), int(count)
-
-
-@entry
-def evaluate_ahead(
-    rows: Rows,
-    m: int,
-    source: Source,
-    planner: Planner,
-    room: Room,
-    tally: Tally,
-    costs: NDArray[np.float64],
-) -> None:
-    """Play window ``m`` on the first row; ``costs``, float64 [M], gets what it cost."""
-    row = rows[0]
-    begin_window(row, random_bits(np.uint64(m), 0, 0), source.episode, m)
-    _play(row, planner, room, tally)
-    costs[m] = cost(row, source.prices.weights)
