@@ -36,8 +36,9 @@ async def agent(
 
 async def told(line: Line) -> ToAgent | None:
     """What an agent is told next, but for the answers to its beats."""
-    while isinstance(said := await asyncio.wait_for(line.for_agent(), 10.0), Renewed):
-        pass
+    async with asyncio.timeout(10.0):
+        while isinstance(said := await line.for_agent(), Renewed):
+            pass
     return said
 
 
