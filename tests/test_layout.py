@@ -45,38 +45,52 @@ def test_packages_are_those_of_this_checkout(name: str) -> None:
     assert [Path(folder).resolve() for folder in package.__path__] == [_ROOT / name]
 
 
-def _loaded_by(statement: str) -> set[str]:
-    """Which heavy libraries a fresh interpreter has loaded after a statement."""
-    code = f"import sys\n{statement}\nprint(*[m for m in {_HEAVY!r} if m in sys.modules])"
+_LIGHT = (
+    "import orchestrator",
+    "from orchestrator import *",
+    "import orchestrator.orchestrator, orchestrator.engine.engine",
+    "import orchestrator.kernels.run.session, orchestrator.scheduling.rules",
+    "import orchestrator.autoscaler, orchestrator.autoscaler.forecast",
+    "import agents",
+)
+_LOADING = (
+    "import envs",
+    "from envs import CLUSTER, Session, load_workload",
+    "from agents import EvaluationResult, Suite, evaluate_rule, load_bundle, run_suite",
+)
+
+
+@pytest.fixture(scope="module")
+def loaded() -> dict[str, set[str]]:
+    """Which heavy libraries an interpreter has loaded after each statement, all in this order."""
+    code = f"""
+import sys
+for statement in {[*_LIGHT, *_LOADING]!r}:
+    exec(statement)
+    print(*[m for m in {_HEAVY!r} if m in sys.modules])
+"""
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=_ROOT
     )
-    return set(done.stdout.split())
+    lines = done.stdout.splitlines()
+    return {
+        statement: set(line.split())
+        for statement, line in zip([*_LIGHT, *_LOADING], lines, strict=True)
+    }
 
 
-@pytest.mark.parametrize(
-    "statement",
-    [
-        "import orchestrator",
-        "from orchestrator import *",
-        "import orchestrator.orchestrator, orchestrator.engine.engine",
-        "import orchestrator.kernels.run.session, orchestrator.scheduling.rules",
-        "import orchestrator.autoscaler, orchestrator.autoscaler.forecast",
-    ],
-)
-def test_the_orchestrator_loads_no_learning_library(statement: str) -> None:
-    assert _loaded_by(statement) == set()
+@pytest.mark.parametrize("statement", _LIGHT)
+def test_the_orchestrator_loads_no_learning_library(
+    loaded: dict[str, set[str]], statement: str
+) -> None:
+    assert loaded[statement] == set()
 
 
-def test_environments_load_neither_torch_nor_pandas() -> None:
-    assert _loaded_by("import envs") == {"gymnasium"}
-    assert _loaded_by("from envs import CLUSTER, Session, load_workload") == {"gymnasium"}
-
-
-def test_learning_loads_what_is_asked_for() -> None:
-    assert _loaded_by("import agents") == set()
-    judging = "from agents import EvaluationResult, Suite, evaluate_rule, load_bundle, run_suite"
-    assert _loaded_by(judging) == {"gymnasium"}
+@pytest.mark.parametrize("statement", _LOADING)
+def test_environments_and_learning_load_what_is_asked_for(
+    loaded: dict[str, set[str]], statement: str
+) -> None:
+    assert loaded[statement] == {"gymnasium"}
 
 
 def _modules(package: str) -> list[Path]:
