@@ -144,9 +144,12 @@ class ServiceWatch:
         self._scalers: dict[str, PredictiveScaler] = {}
 
     def serving(self) -> dict[str, JobSpec]:
-        """Services that there are, and of each the last job that has not ended."""
-        specs = (self._engine.jobs.specs[job_id] for job_id in self._engine.unended())
-        found = {spec.name: spec for spec in specs if spec.kind == JobKind.SERVICE}
+        """Services that there are, and of each the last job that has not ended; by submission."""
+        jobs = self._engine.jobs
+        specs = [jobs.specs[job_id] for job_id in self._engine.unended()]
+        services = [spec for spec in specs if spec.kind == JobKind.SERVICE]
+        services.sort(key=lambda spec: int(jobs.submits_ms[jobs.index.find(spec.job_id)]))
+        found = {spec.name: spec for spec in services}
         return {name: spec for name, spec in found.items() if name in self._mesh.services}
 
     async def look(self) -> tuple[int, tuple[ServiceSeen, ...]]:
@@ -209,8 +212,13 @@ class ServiceWatch:
         if spec.name not in self._scalers:
             plan = service_plan(spec, self._mesh.spec(spec.name))
             self._scalers[spec.name] = self._forecasting.scaler(plan, spec.regroup_seconds)
-        scaler = self._scalers[spec.name]
-        scaler.observe(rate_rps)
-        if scaler.refit_due():
-            await asyncio.to_thread(scaler.refit)  # a fit may take seconds
-        return max(scaler.forecast().upper, 0.0)
+        # A fit may take seconds.
+        return await asyncio.to_thread(_forecast, self._scalers[spec.name], rate_rps)
+
+
+def _forecast(scaler: PredictiveScaler, rate_rps: float) -> float:
+    """What is to be prepared for after one more tick."""
+    scaler.observe(rate_rps)
+    if scaler.refit_due():
+        scaler.refit()
+    return max(scaler.forecast().upper, 0.0)

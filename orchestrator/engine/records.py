@@ -398,11 +398,10 @@ class ShownFleet:
         free = np.concatenate([left, np.arange(used, state.shape.nodes)]).astype(np.int64)
         coming = min(seen.coming, len(free))
         count = coming + min(seen.spare, len(free) - coming)
-        at = free[: max(count, len(left))]  # what has left, and cannot be ordered, counts nothing
-        shown = np.zeros(len(at), NODE_DTYPE)
+        at, shown = free[:count], np.zeros(count, NODE_DTYPE)
         if seen.kind is not None and count > 0:
-            shown[:count] = node_records([replace(seen.kind, available=True)])
-            shown["model"][:count] = self.model
+            shown[:] = node_records([replace(seen.kind, available=True)])
+            shown["model"] = self.model
         shown["state"] = NodeCode.ABSENT
         shown["state"][:coming] = NodeCode.PROVISIONING
         size = int(np.count_nonzero(nodes["state"][:used] == NodeCode.UP)) + coming
