@@ -567,8 +567,6 @@ class RulePolicy:
         count = play_rule(state.rows, 0, rules, self._order(state), actions, desk)
         found: list[Action] = []
         for kind, j, value in actions[:count].tolist():
-            if found and kind in (ActionKind.CAPACITY, ActionKind.SERVICE):
-                break  # it is refused by itself: the ones before it are not
             found.append(self._action(snapshot, kind, j, value))
         return Plan(tuple(found))
 

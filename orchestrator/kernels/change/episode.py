@@ -138,6 +138,7 @@ def begin_episode(row, seed, nodes, standing, requests):
     """
     zero_run(row)
     row.now_ms = requests[0].submit_ms if requests.shape[0] > 0 else 0
+    row.begin_ms = row.now_ms
     row.seed = seed
     row.committed = NO_JOB
     row.num_jobs = standing.shape[0] + requests.shape[0]

@@ -19,6 +19,7 @@ __all__ = [
     "DEVICE_DTYPE",
     "EFFECT_DTYPE",
     "EVENT_DTYPE",
+    "FLEET_DTYPE",
     "GITTINS_DTYPE",
     "GITTINS_ENTRIES",
     "INCIDENT_DTYPE",
@@ -194,6 +195,7 @@ SERVICE_DTYPE = np.dtype(
         ("backlog", "f8"),  # requests waiting
         ("late_share", "f8"),  # attempts of the last tick that were given up
         ("rate_rps", "f8"),  # demand in the last tick
+        ("ahead_rps", "f8"),  # to be prepared for, where no table says it: that demand, unless told
         ("utilisation", "f8"),
         ("missed_share", "f8"),  # of the last tick's requests, those not answered in time
         ("latency_ms", "f8"),  # the percentile in the last tick
@@ -237,6 +239,19 @@ SCALING_DTYPE = np.dtype(
     align=True,
 )
 """How one fleet or service is scaled."""
+
+
+FLEET_DTYPE = np.dtype(
+    [
+        ("tick_ms", "i8"),  # between two looks at it, at least 1
+        ("min_nodes", "i8"),
+        ("max_nodes", "i8"),
+        ("scaled_ms", "i8"),  # when nodes were last ordered or given up
+        ("scaled_by", "i8"),  # and how many: more than 0 if ordered
+    ],
+    align=True,
+)
+"""A live cluster's fleet, as far as its node table does not tell."""
 
 
 REQUEST_DTYPE = np.dtype(

@@ -177,6 +177,7 @@ _SERIES = [  # of services' demand: rates [services, series_len] float32, reques
 
 _CLOCK = [
     ("now_ms", "i8"),
+    ("begin_ms", "i8"),  # when the episode, or the live cluster, began
     ("seed", "u8"),
     ("event_seq", "i8"),
     ("log_count", "i8"),
@@ -184,6 +185,7 @@ _CLOCK = [
     ("effect_count", "i8"),  # of rows that keep them
     ("tick", "i8"),  # ticks done in this episode
     ("next_tick_ms", "i8"),
+    ("scaling_ms", "i8"),  # when nodes and replicas could be changed last
     ("scaled_ms", "i8"),  # when nodes were last ordered or given up
     ("scaled_by", "i8"),  # and how many: more than 0 if ordered
     ("point", "i8"),  # number of the decision point
