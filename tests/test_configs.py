@@ -53,6 +53,7 @@ ROOTS = {
     "soak",
     "serve",
     "replay",
+    "record",
 }
 NEEDS_TRACES = {
     "lublin_256",
@@ -92,7 +93,7 @@ def test_groups_and_roots_are_those_that_are_tested_here() -> None:
 @pytest.mark.parametrize("root", sorted(ROOTS))
 def test_roots_compose(root: str) -> None:
     cfg = composed(root)
-    assert {"suite", "agent", "forecaster", "live", "log", "soak", "serve"} & set(cfg)
+    assert {"suite", "agent", "forecaster", "live", "log", "soak", "serve", "rule"} & set(cfg)
 
 
 def test_the_live_run_is_made_of_jobs_that_there_are() -> None:

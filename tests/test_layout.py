@@ -21,7 +21,7 @@ _LEAST_LINES, _MOST_LINES = 80, 700
 _SMALL = {
     "agents/cli/__main__.py": "where a module is started",
     "agents/plots/style.py": "how pictures look",
-    "envs/crew.py": "threads, each a range of rows",
+    "envs/rows/crew.py": "threads, each a range of rows",
     "orchestrator/engine/copies.py": "addresses set anew",
     "orchestrator/foundations/consensus.py": "a port in memory",
     "orchestrator/kernels/change/log.py": "one record appended",
