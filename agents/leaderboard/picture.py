@@ -23,10 +23,10 @@ _WIDE = 3.0
 def draw_board(path: Path, records: Sequence[Record]) -> None:
     """Draw the ratio of means to the best rule, one panel for each cell.
 
-    Blue is clearly better than the best rule, orange clearly worse, grey neither; dots are policies,
-    squares rules. All policies are shown, and the best few rules of each cell: the others would
-    stretch the axis until nothing can be told apart. Where ratios are far apart all the same, it is
-    logarithmic.
+    Blue is clearly better than the best rule, orange clearly worse, grey neither; dots are
+    policies, squares rules. All policies are shown, and the best few rules of each cell: the others
+    would stretch the axis until nothing can be told apart. Where ratios are far apart all the same,
+    it is logarithmic.
 
     Parameters
     ----------

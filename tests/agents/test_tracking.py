@@ -2,6 +2,7 @@ import json
 import struct
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -73,7 +74,10 @@ def test_wandb_offline_has_config_tags_numbers_tables_and_pictures(tmp_path, mon
     tracker.close()
     tracker.close()
     (run,) = (tmp_path / "wandb").glob("wandb/offline-run-*")
-    found = list(records(next(run.glob("*.wandb"))))
+    found = []
+    while not any(one.WhichOneof("record_type") == "exit" for one in found):
+        time.sleep(0.05)  # another process writes it, and may be behind
+        found = list(records(next(run.glob("*.wandb"))))
     history = [
         {item.key or item.nested_key[0]: json.loads(item.value_json) for item in one.history.item}
         for one in found

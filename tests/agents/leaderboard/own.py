@@ -60,3 +60,10 @@ class Needy:
 
 class Mute:
     """It has nothing to say."""
+
+
+class FirstLegal:
+    """The first legal action, in whatever environment."""
+
+    def actions(self, observation, mask):
+        return mask.argmax(axis=1)

@@ -189,6 +189,13 @@ def test_bundles_play_where_they_fit(board: Path, tmp_path: Path) -> None:
     assert "other is left out: policy 'linear_ranker' does not fit" in said
 
 
+def test_the_example_is_short_and_plays(board: Path) -> None:
+    example = config_dir().parent / "examples" / "leaderboard" / "policy.py"
+    assert len(example.read_text().splitlines()) <= 20
+    said = play(board, policy=f"{example}:SmallWork")
+    assert said.count("SmallWork: bounded slowdown") == len(CELLS)
+
+
 def test_suites_without_their_traces_are_left_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
