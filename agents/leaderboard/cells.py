@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import hydra
 import numpy as np
 from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import InstantiationException
 from numpy.typing import NDArray
 from omegaconf import DictConfig
 
@@ -23,9 +24,10 @@ from agents.evaluation.pods import PackingSuite, run_packing
 from agents.evaluation.suite import label, run_suite
 from agents.problem import BatchPolicy, Windows, digest_of
 from agents.program import config_dir
+from agents.settings import check_number
 from envs.config import PLACEMENT
 from envs.workloads import Trace
-from orchestrator.errors import ConfigurationError
+from orchestrator.errors import ConfigurationError, TraceError
 from orchestrator.scheduling.schema import FeatureSchema
 
 __all__ = ["Cell", "FixedSuite", "PackingCell", "WindowsCell", "make_cells"]
@@ -82,6 +84,8 @@ class FixedSuite:
         What it is, in a line for people.
     config : sequence of str
         Overrides of ``conf/evaluate.yaml``, the suite's name among them.
+    windows : int or None, optional
+        How many of its windows are played, the first ones; None: all.
     lists : sequence of str, optional
         Of a suite of packing: files of pods, each of which is packed by all seeds; empty: the
         suite's own.
@@ -91,6 +95,7 @@ class FixedSuite:
     group: str
     about: str
     config: Sequence[str]
+    windows: int | None = None
     lists: Sequence[str] = ()
 
     @classmethod
@@ -106,6 +111,8 @@ class FixedSuite:
         for field in ("group", "about", "config"):
             if field not in options:
                 raise ConfigurationError(f"leaderboard, suite '{name}': '{field}' is missing")
+        if options.get("windows") is not None:
+            check_number(f"leaderboard, suite '{name}'", "windows", options["windows"], 1)
         return cls(name, **options)
 
 
@@ -118,9 +125,15 @@ def make_cells(fixed: FixedSuite) -> list[Cell]:
         If it needs public traces that are not there.
     """
     cfg = _composed(fixed.config)
-    if cfg.suite.get("kind") == "packing":
-        return [_packing_cell(fixed, cfg)]
-    made = build_evaluation(cfg)
+    try:
+        if cfg.suite.get("kind") == "packing":
+            return [_packing_cell(fixed, cfg)]
+        made = build_evaluation(cfg)
+    except InstantiationException as error:  # Hydra wraps what a target raises
+        cause = error.__cause__
+        while cause is not None and not isinstance(cause, TraceError):
+            cause = cause.__cause__
+        raise (error if cause is None else cause) from None
     return [WindowsCell(fixed, made, variant) for variant in made.suite.variants]
 
 
@@ -155,6 +168,8 @@ class WindowsCell:
         self._suite = replace(
             suite, variants=only, baselines=(), zoo=(), series=(), published=(), keep_jobs=0
         )
+        starts = self._suite.windows_of(variant, made.problem).starts[: fixed.windows].tolist()
+        self._suite = replace(self._suite, starts=starts)
         self._windows = self._suite.windows_of(variant, made.problem)
         self._variant = variant
         self.name, self.group = label(fixed.name, variant), fixed.group

@@ -60,6 +60,7 @@ def run_leaderboard(cfg: DictConfig, console: Console) -> None:
     """
     begun = time.monotonic()
     board, fixed = Path(cfg.board), _fixed(cfg)
+    chosen = _chosen(fixed, plain(cfg.suites))
     renew, enter = _flag(cfg, "renew"), _flag(cfg, "enter")
     with _contender(cfg) as mine:
         if mine is None and not renew:
@@ -67,7 +68,7 @@ def run_leaderboard(cfg: DictConfig, console: Console) -> None:
                 "leaderboard: nobody plays; give policy=module:Class or bundle=FOLDER, or renew "
                 "what the board knows by renew=true"
             )
-        for cell in _cells(_chosen(fixed, plain(cfg.suites)), console):
+        for cell in _cells(chosen, console):
             record = _known(board, cell, console, renew=renew)
             entry = None if mine is None else _played(mine, cell, console)
             if entry is not None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -92,17 +94,18 @@ def _curve(axes: Axes, group: Group, colour: str) -> None:
     grid = grid_of(runs)
     curves = np.stack([curve_of(run, grid) for run in runs])
     scores = {group.name: curves[:, np.newaxis]}  # runs, tasks (one: the validation), moments
-    with warnings.catch_warnings():
-        # rliable hands its generator on under a name that arch is about to drop.
+    with warnings.catch_warnings(), redirect_stdout(StringIO()):
+        # rliable says what it does, and hands its generator on by a name that arch will drop.
         warnings.filterwarnings("ignore", "random_state is deprecated", FutureWarning)
         means, bands = get_interval_estimates(
             scores, _mean_over_runs, reps=_DRAWS, random_state=_generator()
         )
     low, high = bands[group.name]
     for curve in curves if len(curves) > 1 else ():
-        axes.plot(grid, curve, color=colour, lw=0.5, alpha=0.35)
-    axes.fill_between(grid, low, high, color=colour, alpha=0.18, lw=0)
-    axes.plot(grid, means[group.name], color=colour, lw=1.8, label=f"{group.name} ({len(runs)})")
+        axes.step(grid, curve, where="post", color=colour, lw=0.5, alpha=0.35)
+    axes.fill_between(grid, low, high, step="post", color=colour, alpha=0.18, lw=0)
+    label = f"{group.name} ({len(runs)})"
+    axes.step(grid, means[group.name], where="post", color=colour, lw=1.8, label=label)
 
 
 def _mean_over_runs(scores: NDArray[np.float64]) -> Any:
@@ -125,7 +128,7 @@ def _ratios(axes: Axes, groups: Sequence[Group], rule: NDArray[np.float64]) -> N
         axes.plot(seeds, [row + 0.22] * len(seeds), "o", color=colour, ms=3.5, alpha=0.7)
     axes.set_yticks(range(len(groups)), [group.name for group in groups])
     axes.set_ylim(len(groups) - 0.4, -0.6)
-    axes.set_xlabel("ratio of means, 95 % interval; dots: seeds (less than 1 is better)")
+    axes.set_xlabel("ratio of means (dots: seeds; less is better)")
     axes.spines["left"].set_visible(False)
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="x")
@@ -159,7 +162,7 @@ def draw_pairs(
         axes.imshow(table, cmap="RdBu", vmin=0.0, vmax=1.0, alpha=0.75)
         for (row, column), text in texts.items():
             axes.text(column, row, text, ha="center", va="center", fontsize=7.5)
-        axes.set_xticks(range(len(names)), names, rotation=30, ha="right")
+        axes.set_xticks(range(len(names)), names, rotation=30, ha="right", rotation_mode="anchor")
         axes.set_yticks(range(len(names)), names)
         axes.tick_params(length=0)
         for edge in axes.spines.values():

@@ -162,8 +162,8 @@ def _head(study: Study) -> str:
     )
 
 
-_GROUPS = ("group", "seeds", "mean", "ratio to the best rule", "worst seed", "best seed")
-_RUNS = ("group", "seed", "validation", "mean", "ratio to the best rule", "trained, s", "folder")
+_GROUPS = ("group", "seeds", "mean", "to best rule", "worst seed", "best seed")
+_RUNS = ("group", "seed", "validation", "mean", "to best rule", "trained, s", "folder")
 _PAIRS = ("group", "against", "ratio", "P(improvement)", "")
 
 
@@ -228,7 +228,10 @@ def _show(study: Study, console: Console) -> None:
             continue
         table = Table(box=SIMPLE_HEAD, title=title, title_justify="left")
         for number, column in enumerate(columns):
-            table.add_column(column, justify="right" if number >= _TEXTS else "left")
+            if number < _TEXTS:
+                table.add_column(column)
+            else:
+                table.add_column(column, justify="right", no_wrap=True)
         for row in rows:
             table.add_row(*row)
         console.print(table)
