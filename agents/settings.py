@@ -23,6 +23,7 @@ from orchestrator.scheduling.schema import FeatureSchema, feature_names
 
 __all__ = [
     "check_bounds",
+    "check_budget",
     "check_kind",
     "check_number",
     "check_seed",
@@ -100,6 +101,27 @@ def check_bounds(
         if value is not None and not value > bound:
             wanted = "a positive number" if bound == 0 else f"more than {bound}"
             raise ConfigurationError(f"{subject}: '{name}' is {value}; give {wanted}")
+
+
+def check_budget(subject: str, settings: Any) -> None:
+    """Refuse a training without any limit.
+
+    Parameters
+    ----------
+    subject : str
+    settings : object
+        With ``budget_seconds``, ``total_steps`` and ``generations``.
+
+    Raises
+    ------
+    ConfigurationError
+    """
+    limits = ("budget_seconds", "total_steps", "generations")
+    if all(getattr(settings, name) is None for name in limits):
+        names = ", ".join(f"'{name}'" for name in limits)
+        raise ConfigurationError(
+            f"{subject}: {names} are all null, and training would never end; set one of them"
+        )
 
 
 def check_kind(subject: str, name: str, value: Any, kind: type) -> None:

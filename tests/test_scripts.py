@@ -136,6 +136,15 @@ _WRONG: tuple[tuple[str, list[str], str], ...] = (
     ),
     ("train", ["failures=weibull", "failures.shape=0"], "error: failures: 'shape' is 0"),
     ("train", ["failures=weibull"], "error: rankers are replayed on jobs and nodes alone"),
+    (
+        "train",
+        ["agent.budget_seconds=null", "agent.generations=null"],
+        "error: agent: 'budget_",
+    ),
+    ("leaderboard", ["suites=ordering"], "error: leaderboard: nobody plays; give policy="),
+    ("leaderboard", ["policy=no:One", "board=out"], "error: policy 'no:One': there is no such"),
+    ("report", ["no/runs", "output=out"], "error: report: 'no/runs' finds no folder of a run"),
+    ("report", [], "error: report: no runs are named; give folders"),
     ("train", ["seed=abc"], "error: config: 'seed' is 'abc'; give a whole number"),
     ("train", ["seed=true"], "error: config: 'seed' is True; give a whole number"),
     ("train", ["evaluation.seed=1.5"], "error: config: 'evaluation.seed' is 1.5; give"),
@@ -217,9 +226,17 @@ def test_jobs_of_a_sweep_have_folders_of_their_own_and_are_scored(tmp_path: Path
     assert done.returncode == 0, done.stderr
     runs = tmp_path / "results" / "runs" / "train"
     assert {path.name for path in runs.iterdir()} == {"0", "0-2"}
-    assert {"config.yaml", "run.json", "history.csv", "bundle"} <= {
+    assert {"config.yaml", "run.json", "history.csv", "result.json", "bundle"} <= {
         path.name for path in (runs / "0-2").iterdir()
     }
+    said = json.loads((runs / "0-2" / "run.json").read_text())
+    assert "agent.sigma=0.2" in said["command"]
+    assert said["choices"]["agent"] == "cma"
+    reported = script("report", tmp_path, "results/runs/*", "output=compared")
+    assert reported.returncode == 0, reported.stderr
+    table = (tmp_path / "compared" / "table.md").read_text()
+    assert "2 runs in 2 groups, judged on 2 windows by bounded slowdown" in table
+    assert "| sigma=0.1 | 1 |" in table
     again = script("train", tmp_path, *_SMALL, f"output={runs / '0'}")
     assert again.returncode == 2
     assert "holds the results of an earlier run" in again.stderr

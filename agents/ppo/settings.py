@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from agents.settings import check_bounds, check_types, check_weights, prior_for
+from agents.settings import check_bounds, check_budget, check_types, check_weights, prior_for
 from envs.outcomes import METRICS
 from orchestrator.errors import ConfigurationError
 from orchestrator.scheduling.rules import rule_named
@@ -14,7 +14,9 @@ from orchestrator.scheduling.schema import FeatureSchema
 __all__ = ["PPOSettings"]
 
 _LEAST = {
-    **dict.fromkeys(("total_steps", "budget_seconds", "final_rate", "discount", "gae"), 0),
+    **dict.fromkeys(
+        ("total_steps", "generations", "budget_seconds", "final_rate", "discount", "gae"), 0
+    ),
     **dict.fromkeys(("value_weight", "entropy", "averaging"), 0),
     **dict.fromkeys(("envs", "steps", "epochs", "hidden", "critic_summary", "threads"), 1),
     **dict.fromkeys(("validate_every", "validation_windows", "windows"), 1),
@@ -31,11 +33,16 @@ class PPOSettings:
 
     Parameters
     ----------
-    total_steps : int
-        Environment steps; the learning rate falls linearly to ``final_rate`` of itself over them.
+    total_steps : int or None
+        Environment steps; None: no limit.
+    generations : int or None
+        Updates of the policy, each after ``envs * steps`` environment steps; None: no limit. The
+        learning rate falls linearly to ``final_rate`` of itself over the steps that these two
+        allow; without either, over ``budget_seconds``.
     budget_seconds : float or None
         Training stops after so long even if steps are left; compilation does not count. None: no
-        limit, so that what is learned does not depend on the machine's speed.
+        limit, so that what is learned does not depend on the machine's speed. At least one of the
+        three is needed.
     envs, steps : int
         Rows, and steps per row between updates.
     batch, epochs : int
@@ -74,7 +81,8 @@ class PPOSettings:
         Go on from the output folder's last checkpoint, if there is one.
     """
 
-    total_steps: int = 1_500_000
+    total_steps: int | None = 1_500_000
+    generations: int | None = None
     budget_seconds: float | None = 540.0
     envs: int = 256
     steps: int = 64
@@ -107,6 +115,7 @@ class PPOSettings:
         check_types("agent", self)
         check_weights("agent", "prior", self.prior)
         check_bounds("agent", self, _LEAST, _MOST, _ABOVE)
+        check_budget("agent", self)
         if self.envs * self.steps < 2:
             raise ConfigurationError(
                 "agent: 'envs' and 'steps' are 1: a single step has no spread; raise one of them"
@@ -117,6 +126,14 @@ class PPOSettings:
             raise ConfigurationError(
                 f"PPO: 'metric' is '{self.metric}'; choose from {', '.join(known)}"
             )
+
+    @property
+    def most_steps(self) -> int | None:
+        """Environment steps that the limits allow, whole updates; None: any number."""
+        update = self.envs * self.steps
+        updates = None if self.generations is None else self.generations * update
+        limits = [limit for limit in (self.total_steps, updates) if limit is not None]
+        return min(limits, default=None)
 
     def start_in(self, schema: FeatureSchema) -> dict[str, float]:
         """Where training starts in an environment: the prior, or the default one."""

@@ -147,6 +147,27 @@ def test_the_time_budget_ends_training(tmp_path: Path) -> None:
     load_bundle(result.bundle)
 
 
+@pytest.mark.parametrize(
+    ("limits", "updates"),
+    [
+        ({"generations": 3, "total_steps": None, "budget_seconds": None}, 3),
+        ({"generations": 1, "total_steps": 2 * _UPDATE}, 1),
+        ({"generations": 9, "total_steps": 2 * _UPDATE, "budget_seconds": None}, 2),
+    ],
+)
+def test_each_limit_ends_training(tmp_path: Path, limits: dict[str, Any], updates: int) -> None:
+    result = _train(tmp_path, **limits)
+    assert (result.updates, result.history[-1]["steps"]) == (updates, updates * _UPDATE)
+
+
+def test_without_a_limit_of_steps_the_rate_falls_with_the_time(tmp_path: Path) -> None:
+    result = _train(tmp_path, budget_seconds=2.0, total_steps=None, learning_rate=1.0)
+    rates = [entry["train/learning_rate"] for entry in result.history if entry["steps"] > 0]
+    assert len(rates) > 3
+    assert rates == sorted(rates, reverse=True)
+    assert 0.1 <= rates[-1] < rates[0] < 1.0
+
+
 @pytest.mark.parametrize("metric", ["slowness", "utilisation"])
 def test_metrics_to_choose_by_are_known_and_better_lower(metric: str) -> None:
     with pytest.raises(ConfigurationError, match=f"'{metric}'; choose from bounded_slowdown"):
