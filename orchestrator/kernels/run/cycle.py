@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.kernels.decide.commit import commit
+from orchestrator.kernels.decide.elastic import elastic_action
 from orchestrator.kernels.decide.legal import decision_open, placement_reason
 from orchestrator.kernels.decide.rules import (
-    elastic_action,
     keeps_order,
     next_in_order,
     rule_action,
