@@ -13,6 +13,7 @@ from orchestrator.kernels.state.access import job, plan, queue, request, running
 from orchestrator.kernels.state.codes import EventKind, JobCode, JobKind, QuotaMode, Reason
 
 __all__ = [
+    "breaks_quota",
     "can_wait",
     "decision_open",
     "fleet_reason",
@@ -29,13 +30,21 @@ __all__ = [
 
 
 @small_kernel
-def _exceeds_quota(row, j):
-    """Whether its tenant's hard quota keeps a waiting job from starting."""
+def breaks_quota(row, j, used):
+    """Whether its tenant's hard quota keeps a waiting job from starting beside ``used`` units."""
     ask = request(row, j)
     if row.quota_mode != QuotaMode.HARD or ask.tenant >= row.num_tenants:
         return False
-    owner = tenant(row, ask.tenant)
-    return owner.used_units + least_units(row, j) > owner.quota_units
+    return used + least_units(row, j) > tenant(row, ask.tenant).quota_units
+
+
+@small_kernel
+def _exceeds_quota(row, j):
+    """The same beside what the tenant holds now."""
+    ask = request(row, j)
+    if row.quota_mode != QuotaMode.HARD or ask.tenant >= row.num_tenants:
+        return False
+    return breaks_quota(row, j, tenant(row, ask.tenant).used_units)
 
 
 @small_kernel

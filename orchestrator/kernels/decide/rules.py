@@ -7,34 +7,49 @@ from typing import NamedTuple
 import numpy as np
 
 from orchestrator.kernels.change.events import finish_episode
-from orchestrator.kernels.decide.account import delays_own, own_could_give, stands_behind_own
 from orchestrator.kernels.decide.advance import advance
 from orchestrator.kernels.decide.commit import commit
 from orchestrator.kernels.decide.elastic import elastic_action
 from orchestrator.kernels.decide.legal import placement_reason, start_reason
 from orchestrator.kernels.decide.order import first_in_queue, job_score, precedes
-from orchestrator.kernels.decide.reserve import (
+from orchestrator.kernels.decide.scale import scaling_action
+from orchestrator.kernels.decide.turn.account import (
+    delays_own,
+    kept_before,
+    kept_so_far,
+    note_kept,
+    own_could_give,
+    stands_behind_own,
+)
+from orchestrator.kernels.decide.turn.line import (
+    line_up,
+    note_start,
+    rest_line,
+    serve_tier,
+    waits,
+)
+from orchestrator.kernels.decide.turn.reserve import (
     MOST_CHECKS,
+    Reservation,
     delays,
     ends_before,
     gives_way,
+    no_reservation,
     reserved_start,
 )
-from orchestrator.kernels.decide.scale import scaling_action
-from orchestrator.kernels.decide.whatif import ROOM_COMES, serve_tier, victim_for
-from orchestrator.kernels.lang.jit import kernel, part, small_kernel
-from orchestrator.kernels.state.access import (
-    job,
-    queue,
-    request,
-    running,
-    tenant,
+from orchestrator.kernels.decide.turn.victims import (
+    ROOM_COMES,
+    is_hopeless,
+    list_victims,
+    victim_for,
 )
+from orchestrator.kernels.lang.jit import kernel, part, small_kernel
+from orchestrator.kernels.lang.memory import copy_record
+from orchestrator.kernels.state.access import job, line, queue, request, tenant
 from orchestrator.kernels.state.codes import (
     NEVER,
     NO_JOB,
     ActionKind,
-    JobCode,
     Preemption,
     QuotaMode,
     Reason,
@@ -45,6 +60,8 @@ from orchestrator.kernels.state.codes import (
 
 __all__ = [
     "RULE_DTYPE",
+    "ask_rule",
+    "follow",
     "keeps_order",
     "next_in_order",
     "rank_queue",
@@ -105,22 +122,22 @@ def _overtaking_action(row, rule, nodes):
             return wait
         head = np.int64(queue(row, position).job)
         floor_score, floor_position = job_score(row, head, rule.key), position
-        if not delays_own(row, rule, head):
+        if not delays_own(row, rule, kept_before(row, rule, head), head):
             break
     if placement_reason(row, head) == Reason.OK:
         return np.int64(ActionKind.PLACE), head
-    start_ms, count = reserved_start(row, rule, head)
+    room = reserved_start(row, rule, head)
     while True:
         position = _first_after(row, rule.key, floor_score, floor_position, _IF_THERE_IS_ROOM)
         if position < 0:
             return wait
         j = np.int64(queue(row, position).job)
         floor_score, floor_position = job_score(row, j, rule.key), position
-        if delays_own(row, rule, j):
+        if delays_own(row, rule, kept_before(row, rule, j), j):
             continue
-        if start_ms == NEVER or ends_before(row, j, start_ms):
+        if room.start_ms == NEVER or ends_before(row, j, room.start_ms):
             return np.int64(ActionKind.PLACE), j
-        if checks < MOST_CHECKS and not delays(row, rule, head, count, j, nodes):
+        if checks < MOST_CHECKS and not delays(row, rule, room, j, nodes):
             return np.int64(ActionKind.PLACE), j
         checks += 1
 
@@ -133,43 +150,14 @@ def _lacks_what_victims_have(row, rule, j, reason):
             return False
     elif reason != Reason.NO_CAPACITY:
         return False
-    return not stands_behind_own(row, rule, j)
-
-
-@kernel
-def _last_to_leave(row, rule):
-    """The lowest rank, a class or a score, of running jobs that might be preempted.
-
-    Whoever waits does not look for victims unless it ranks higher; ``inf``: let it look.
-    """
-    last = -np.inf
-    for k in range(row.running_len):
-        v = np.int64(running(row, k).job)
-        state = job(row, v).state
-        if state == JobCode.CHECKPOINTING:
-            return np.inf  # room is about to be free
-        if state != JobCode.RUNNING or request(row, v).preemptible == 0:
-            continue
-        if rule.preemption == Preemption.RECLAIM:
-            last = np.inf
-        elif rule.preemption == Preemption.SCORE:
-            last = max(last, np.float64(job_score(row, v, rule.key)))
-        else:
-            last = max(last, np.float64(request(row, v).priority))
-    return last if row.preemption_limit > 0 else -np.inf
-
-
-@small_kernel
-def _own_rank(row, rule, j):
-    """Rank of a waiting job as :func:`_last_to_leave` has it."""
-    if rule.preemption == Preemption.SCORE:
-        return np.float64(job_score(row, j, rule.key))
-    return np.float64(request(row, j).priority)
+    return not stands_behind_own(row, rule, kept_so_far(row, rule, j), j)
 
 
 @small_kernel
 def _has_no_limits(row, rule, j):
     """Whether nothing but room keeps job ``j`` from starting, whatever its tenant's others do."""
+    if row.num_tenants == 0:
+        return True
     t = np.int64(request(row, j).tenant)
     if t >= row.num_tenants:
         return True
@@ -182,18 +170,15 @@ _NEXT, _NOT_NOW = -1, -2
 class _Turn(NamedTuple):
     """What is known when a waiting job's turn has come, of those before it."""
 
-    head: int  # the first that does not fit and for which room is kept, or NO_JOB
-    start_ms: int  # when it will fit
-    ended: int  # running jobs that have ended by then
+    room: Reservation  # for the first that does not fit
     checks: int  # jobs that were tried beside it
-    last: float  # of _last_to_leave; NaN: not looked at yet
+    last: float  # the lowest rank of victims; NaN: they are not listed yet
     hopeless: int  # one for which nobody can be preempted, as was seen before, or NO_JOB
 
 
 @small_kernel
 def _first_turn(hopeless):
-    zero = np.int64(0)
-    return _Turn(np.int64(NO_JOB), np.int64(NEVER), zero, zero, np.nan, np.int64(hopeless))
+    return _Turn(no_reservation(), np.int64(0), np.nan, np.int64(hopeless))
 
 
 @kernel
@@ -203,76 +188,87 @@ def _serve(row, rule, j, turn, lifted):
     Instead of a kind ``_NEXT``, to go on to the next one, or ``_NOT_NOW``: it cannot start as long
     as others only start, nor can anybody be preempted for it.
     """
-    head, start_ms, count, checks, last, hopeless = turn
+    room, checks, last, hopeless = turn
     reason = np.int64(placement_reason(row, j))
-    free = start_ms == NEVER or gives_way(row, rule, head, j)
-    free = free or ends_before(row, j, start_ms)
+    free = room.start_ms == NEVER or gives_way(row, rule, room.head, j)
+    free = free or ends_before(row, j, room.start_ms)
     kind, subject = np.int64(_NEXT), np.int64(NO_JOB)
     if reason == Reason.OK:
         if not free and checks < MOST_CHECKS:
-            free = not delays(row, rule, head, count, j, lifted)
+            free = not delays(row, rule, room, j, lifted)
             checks += 1
-        if free and not delays_own(row, rule, j):
+        if free and not delays_own(row, rule, kept_so_far(row, rule, j), j):
             kind, subject = np.int64(ActionKind.PLACE), np.int64(j)
     elif _lacks_what_victims_have(row, rule, j, reason):
         victim = np.int64(NO_JOB)
         if free and j != hopeless:
             if np.isnan(last):
-                last = _last_to_leave(row, rule)
-            if _own_rank(row, rule, j) < last:
-                victim = np.int64(victim_for(row, rule, j, lifted))
+                last = list_victims(row, rule)
+            victim = np.int64(victim_for(row, rule, j, last, lifted))
         if victim >= 0:
             kind, subject = np.int64(ActionKind.PREEMPT), victim
         elif victim == ROOM_COMES:
             # A job further down that started now could take the room that is about to be free, and
             # would be preempted in its turn.
             kind = np.int64(ActionKind.WAIT)
-        elif rule.reservation != 0 and head < 0 and reason == Reason.NO_CAPACITY:
-            head = np.int64(j)
-            start_ms, count = reserved_start(row, rule, head)
+        elif rule.reservation != 0 and room.head < 0 and reason == Reason.NO_CAPACITY:
+            room = reserved_start(row, rule, np.int64(j))
         elif free and reason == Reason.NO_CAPACITY and _has_no_limits(row, rule, j):
             kind = np.int64(_NOT_NOW)
-    return kind, subject, _Turn(head, start_ms, count, checks, last, hopeless)
+    note_kept(row, j, reason)
+    return kind, subject, _Turn(room, checks, last, hopeless)
+
+
+@small_kernel
+def _is_passed_over(row, rule, entry, head):
+    """Whether it is known of somebody in the line that it neither starts nor preempts anybody.
+
+    Nor does it become the job that room is kept for, nor one that its tenant's others wait for.
+    """
+    if (rule.reservation != 0 and head < 0) or not is_hopeless(row, rule, entry):
+        return False
+    return _has_no_limits(row, rule, entry.job)
 
 
 @part
 def _preemptive_action(row, rule, lifted):
-    """Serve jobs by tier and score, preempting those that rank below for room: (kind, job)."""
-    wait = (np.int64(ActionKind.WAIT), np.int64(NO_JOB))
-    floor_tier, floor_score, floor_position = -np.inf, -np.inf, -1
-    turn = _first_turn(NO_JOB)
-    while True:
-        best, best_position = np.int64(NO_JOB), np.int64(-1)
-        best_tier, best_score = np.inf, np.inf
-        for q in range(row.queue_len):
-            j = queue(row, q).job
-            if job(row, j).blocked_point == row.point:
-                continue
-            tier = serve_tier(row, rule, j, np.int64(0))
-            score = job_score(row, j, rule.key)
-            after = precedes(floor_tier, floor_score, floor_position, tier, score, q)
-            if after and (
-                best < 0 or precedes(tier, score, q, best_tier, best_score, best_position)
-            ):
-                best, best_tier, best_score, best_position = np.int64(j), tier, score, q
-        if best < 0:
-            return wait
-        kind, subject, turn = _serve(row, rule, best, turn, lifted)
-        if kind >= 0:
-            return kind, subject
-        if rule.blocking != 0:
-            return wait
-        floor_tier, floor_score, floor_position = best_tier, best_score, best_position
+    """Serve jobs by tier and score, preempting those that rank below for room: (kind, job, tries).
+
+    ``tries``: how often the rule's placement was asked for because room is kept. Whoever cannot
+    start any more as long as others only start is left out of the rest of the walk.
+    """
+    row.turns += 1
+    line_up(row, rule)
+    side, first, later = np.int64(row.line_side), np.int64(row.line_next), np.int64(row.line_later)
+    turn = _first_turn(row.line_hopeless)
+    kind, subject, kept, i = np.int64(_NEXT), np.int64(NO_JOB), np.int64(0), np.int64(0)
+    while i < later + row.line_len - first:
+        entry = line(row, side, first + i - later)
+        if i < later:
+            entry = line(row, 1 - side, i)
+        j = np.int64(entry.job)
+        if not _is_passed_over(row, rule, entry, turn.room.head) and waits(row, j):
+            if job(row, j).blocked_point != row.point:
+                kind, subject, turn = _serve(row, rule, j, turn, lifted)
+                if kind >= 0 or rule.blocking != 0:
+                    break
+                if kind == _NEXT:
+                    copy_record(line(row, 1 - side, kept), entry)
+                    kept += 1
+        i += 1
+    for k in range(i, later):  # who was put off and had no turn this time
+        copy_record(line(row, 1 - side, kept), line(row, 1 - side, k))
+        kept += 1
+    rest_line(row, first + max(i - later, np.int64(0)), kept, turn.room.head)
+    if kind < 0:
+        kind = np.int64(ActionKind.WAIT)
+    return kind, subject, turn.checks
 
 
 @part
 def _rigid_action(row, rule, scratch):
-    """What a rule does with waiting jobs: (kind, job)."""
-    if row.queue_len == 0:
-        return np.int64(ActionKind.WAIT), np.int64(NO_JOB)
+    """What a rule that does not preempt does with waiting jobs: (kind, job)."""
     if row.commitment == 0:
-        if rule.preemption != Preemption.NONE:
-            return _preemptive_action(row, rule, scratch)
         if rule.blocking != 0:
             j = np.int64(queue(row, first_in_queue(row, rule.key)).job)
             if placement_reason(row, j) != Reason.OK:
@@ -288,20 +284,37 @@ def _rigid_action(row, rule, scratch):
 
 
 @kernel
+def ask_rule(row, rule, scratch):
+    """What a rule does, as :func:`rule_action` says it, and how often it asked for its placement.
+
+    That is 0 if it would do the same whatever places it chose.
+    """
+    tries = np.int64(1)
+    if rule.scaling != Scaling.NONE:
+        kind, subject, value = scaling_action(row, np.int64(rule.scaling), scratch)
+        if kind != ActionKind.WAIT:
+            return kind, subject, value, tries
+    kind, j = np.int64(ActionKind.WAIT), np.int64(NO_JOB)
+    if row.queue_len > 0:
+        if row.commitment == 0 and rule.preemption != Preemption.NONE:
+            kind, j, tries = _preemptive_action(row, rule, scratch)
+        else:
+            kind, j = _rigid_action(row, rule, scratch)
+    if kind == ActionKind.WAIT and rule.elastic != 0 and row.commitment == 0:
+        kind, j, value = elastic_action(row, rule, scratch)
+        return kind, j, value, tries
+    return kind, j, np.int64(rule.placement), tries
+
+
+@kernel
 def rule_action(row, rule, scratch):
     """What a rule does at the decision point at which a row stands: (kind, job, value).
 
     As :func:`~orchestrator.kernels.decide.commit.commit` takes them; instead of a job a service, or
     NO_JOB, where the action is about that.
     """
-    if rule.scaling != Scaling.NONE:
-        kind, subject, value = scaling_action(row, np.int64(rule.scaling), scratch)
-        if kind != ActionKind.WAIT:
-            return kind, subject, value
-    kind, j = _rigid_action(row, rule, scratch)
-    if kind == ActionKind.WAIT and rule.elastic != 0 and row.commitment == 0:
-        return elastic_action(row, rule, scratch)
-    return kind, j, np.int64(rule.placement)
+    kind, subject, value, _ = ask_rule(row, rule, scratch)
+    return kind, subject, value
 
 
 # --- whole cycles --------------------------------------------------------------------------------
@@ -309,16 +322,14 @@ def rule_action(row, rule, scratch):
 
 @kernel
 def keeps_order(row, rule):
-    """Whether who starts at an instant changes nothing of the order of those who wait.
+    """Whether a rule that does not preempt serves all in the order in which they wait now.
 
-    By shares, and where whoever borrows is served last, it does. Room that is kept without
-    preemption is not thought of here.
+    By shares who starts changes it. Room that is kept is not thought of here, nor are rules that
+    preempt: they remember their line.
     """
     if row.commitment != 0 or rule.scaling != Scaling.NONE or rule.key == RuleKey.DRF:
         return False
-    if rule.preemption == Preemption.RECLAIM and row.quota_mode != QuotaMode.HARD:
-        return False
-    return rule.preemption != Preemption.NONE or rule.reservation == 0 or rule.blocking != 0
+    return rule.preemption == Preemption.NONE and (rule.reservation == 0 or rule.blocking != 0)
 
 
 @kernel
@@ -334,60 +345,31 @@ def rank_queue(row, rule, tiers, scores):
     return np.int64(ordered)
 
 
-@part
-def _next_preemptive(row, rule, line, start, hopeless, lifted):
-    """Of those in ``line`` from ``start`` on, in order: (kind, job, tries, new start, hopeless).
+@kernel
+def next_in_order(row, rule, order, start):
+    """What :func:`rule_action` does with waiting jobs, if these are known in their order.
 
-    Who cannot start any more at this instant is left out of the line from then on. ``tries``: how
-    often a reservation was looked at with the rule's placement in mind. ``hopeless``: the job for
-    which room is kept, as nobody can be preempted for it; others that start change nothing of that.
+    ``order`` holds them, int64, in the order in which they are served (see :func:`rank_queue`) from
+    ``start`` on, who has started meanwhile included. Between two calls nothing may happen but
+    starts: who does not fit will not, once others start. For a rule that :func:`keeps_order`. The
+    result is (kind, job, new start).
     """
-    turn = _first_turn(hopeless)
-    kind, subject, kept, i = np.int64(_NEXT), np.int64(NO_JOB), np.int64(0), np.int64(start)
-    while i < line.shape[0]:
-        j = np.int64(line[i])
-        state = job(row, j).state
-        waits = state == JobCode.PENDING or state == JobCode.PREEMPTED
-        if waits and job(row, j).blocked_point != row.point:
-            kind, subject, turn = _serve(row, rule, j, turn, lifted)
-            if kind >= 0 or rule.blocking != 0:
-                break
-            if kind == _NEXT:
-                line[start + kept] = j
-                kept += 1
-        i += 1
-    for k in range(kept):  # up to the one that was just served
-        line[i - 1 - k] = line[start + kept - 1 - k]
-    if kind < 0:
-        kind = np.int64(ActionKind.WAIT)
-    return kind, subject, turn.checks, i - kept, turn.head
-
-
-@part
-def _next_in_turn(row, rule, line, start):
-    """The same for rules that do not preempt: nobody who does not fit will, once others start."""
-    for i in range(start, line.shape[0]):
-        j = np.int64(line[i])
+    for i in range(start, order.shape[0]):
+        j = np.int64(order[i])
         if placement_reason(row, j) == Reason.OK:
-            return np.int64(ActionKind.PLACE), j, np.int64(0), np.int64(i + 1), np.int64(NO_JOB)
+            return np.int64(ActionKind.PLACE), j, np.int64(i + 1)
         if rule.blocking != 0:
             break
-    none = np.int64(NO_JOB)
-    return np.int64(ActionKind.WAIT), none, np.int64(0), np.int64(start), none
+    return np.int64(ActionKind.WAIT), np.int64(NO_JOB), np.int64(start)
 
 
 @kernel
-def next_in_order(row, rule, line, start, hopeless, scratch):
-    """What :func:`rule_action` does with waiting jobs, if these are known in their order.
-
-    ``line`` holds them, int64, in the order in which they are served (see :func:`rank_queue`) from
-    ``start`` on, who has started meanwhile included. Between two calls nothing may happen but
-    starts; for a rule that :func:`keeps_order`. The result is (kind, job, how often the rule's
-    placement was asked for, new start, new ``hopeless``); at first the latter is NO_JOB.
-    """
-    if rule.preemption != Preemption.NONE:
-        return _next_preemptive(row, rule, line, start, hopeless, scratch)
-    return _next_in_turn(row, rule, line, start)
+def follow(row, kind, j, value, nodes):
+    """Carry out what :func:`rule_action` has just said, and let its walk go on; a ``Reason``."""
+    reason = commit(row, kind, j, value, nodes)
+    if kind == ActionKind.PLACE and reason == Reason.OK:
+        note_start(row)
+    return reason
 
 
 @kernel
@@ -396,7 +378,7 @@ def replay(row, rule, nodes, scratch):
     count = 0
     while advance(row, nodes) == Status.DECISION:
         kind, j, value = rule_action(row, rule, scratch)
-        if commit(row, kind, j, value, nodes) != Reason.OK:
+        if follow(row, kind, j, value, nodes) != Reason.OK:
             # Waiting is refused when nothing is left to wait for: the row is at its end.
             if kind == ActionKind.WAIT:
                 finish_episode(row)

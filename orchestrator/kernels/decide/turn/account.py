@@ -10,15 +10,22 @@ import numpy as np
 
 from orchestrator.kernels.decide.legal import start_reason
 from orchestrator.kernels.decide.order import job_score, precedes
-from orchestrator.kernels.decide.reserve import ends_before, gives_way
-from orchestrator.kernels.decide.whatif import serve_tier
+from orchestrator.kernels.decide.turn.line import serve_tier
+from orchestrator.kernels.decide.turn.reserve import ends_before, gives_way
 from orchestrator.kernels.lang.jit import kernel, part, small_kernel
 from orchestrator.kernels.place.fit import least_units
 from orchestrator.kernels.place.slots import units_of
-from orchestrator.kernels.state.access import job, queue, request, running, tenant
+from orchestrator.kernels.state.access import account, job, queue, request, running, tenant
 from orchestrator.kernels.state.codes import NO_JOB, JobKind, QuotaMode, Reason
 
-__all__ = ["delays_own", "own_could_give", "stands_behind_own"]
+__all__ = [
+    "delays_own",
+    "kept_before",
+    "kept_so_far",
+    "note_kept",
+    "own_could_give",
+    "stands_behind_own",
+]
 
 
 @part
@@ -94,9 +101,12 @@ def _delays_quota(row, rule, head, j):
     return used + units_of(row, j, np.int64(request(row, j).workers)) > quota
 
 
-@part
-def _kept(row, rule, j):
-    """The job of its tenant that must not be delayed by ``j``, or NO_JOB; see _first_kept."""
+@kernel
+def kept_before(row, rule, j):
+    """The first job of its tenant, before ``j``, that its account keeps waiting, or NO_JOB.
+
+    It must not be delayed by ``j``. Looked for among all that wait.
+    """
     t = np.int64(request(row, j).tenant)
     if rule.reservation == 0 or t >= row.num_tenants:
         return np.int64(NO_JOB)
@@ -105,13 +115,30 @@ def _kept(row, rule, j):
     return _first_kept(row, rule, j)
 
 
-@kernel
-def delays_own(row, rule, j):
-    """Whether job ``j``, started now, would delay a job of its tenant that waits for its account.
+@small_kernel
+def note_kept(row, j, reason):
+    """Job ``j``, whose turn it was, has to wait for a ``Reason``: perhaps for its account."""
+    if reason == Reason.QUOTA or reason == Reason.STORAGE:
+        own = account(row, request(row, j).tenant)
+        if own.turn != row.turns:
+            own.turn, own.head = row.turns, j
 
-    Of these the first one counts, and only if it is served before ``j``.
+
+@small_kernel
+def kept_so_far(row, rule, j):
+    """The same as :func:`kept_before`, where all before ``j`` had their turns at this decision."""
+    t = np.int64(request(row, j).tenant)
+    if rule.reservation == 0 or t >= row.num_tenants or account(row, t).turn != row.turns:
+        return np.int64(NO_JOB)
+    return np.int64(account(row, t).head)
+
+
+@kernel
+def delays_own(row, rule, head, j):
+    """Whether job ``j``, started now, would delay ``head``, which waits for its tenant's account.
+
+    Of its tenant's the first one before it counts: see :func:`kept_before`; NO_JOB: nobody.
     """
-    head = _kept(row, rule, j)
     if head < 0:
         return False
     if start_reason(row, head) == Reason.STORAGE:
@@ -120,9 +147,8 @@ def delays_own(row, rule, j):
 
 
 @kernel
-def stands_behind_own(row, rule, j):
-    """Whether it could delay one: nobody is preempted for a job that might then not start."""
-    head = _kept(row, rule, j)
+def stands_behind_own(row, rule, head, j):
+    """Whether it could delay it: nobody is preempted for a job that might then not start."""
     if head < 0:
         return False
     if start_reason(row, head) == Reason.STORAGE:
