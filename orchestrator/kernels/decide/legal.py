@@ -17,6 +17,7 @@ __all__ = [
     "can_wait",
     "decision_open",
     "fleet_reason",
+    "has_no_limits",
     "has_room",
     "is_stuck",
     "permitted_workers",
@@ -61,6 +62,17 @@ def _account_reason(row, j):
         if owner.storage_mib + ask.storage_mib > limit:
             return Reason.STORAGE
     return Reason.OK
+
+
+@small_kernel
+def has_no_limits(row, j):
+    """Whether nothing but room keeps waiting job ``j`` from starting, whoever else starts."""
+    if row.num_tenants == 0:
+        return True
+    t = np.int64(request(row, j).tenant)
+    if t >= row.num_tenants:
+        return True
+    return row.quota_mode != QuotaMode.HARD and tenant(row, t).storage_quota_mib <= 0
 
 
 @kernel

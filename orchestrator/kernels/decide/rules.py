@@ -10,12 +10,11 @@ from orchestrator.kernels.change.events import finish_episode
 from orchestrator.kernels.decide.advance import advance
 from orchestrator.kernels.decide.commit import commit
 from orchestrator.kernels.decide.elastic import elastic_action
-from orchestrator.kernels.decide.legal import placement_reason, start_reason
+from orchestrator.kernels.decide.legal import has_no_limits, placement_reason
 from orchestrator.kernels.decide.order import first_in_queue, job_score, precedes
 from orchestrator.kernels.decide.scale import scaling_action
 from orchestrator.kernels.decide.turn.account import (
     delays_own,
-    kept_before,
     kept_so_far,
     note_kept,
     own_could_give,
@@ -41,17 +40,17 @@ from orchestrator.kernels.decide.turn.victims import (
     ROOM_COMES,
     is_hopeless,
     list_victims,
+    note_hopeless,
     victim_for,
 )
 from orchestrator.kernels.lang.jit import kernel, part, small_kernel
 from orchestrator.kernels.lang.memory import copy_record
-from orchestrator.kernels.state.access import job, line, queue, request, tenant
+from orchestrator.kernels.state.access import job, line, queue
 from orchestrator.kernels.state.codes import (
     NEVER,
     NO_JOB,
     ActionKind,
     Preemption,
-    QuotaMode,
     Reason,
     RuleKey,
     Scaling,
@@ -85,61 +84,19 @@ RULE_DTYPE = np.dtype(
 """A rule. Under commitment semantics only its key matters."""
 
 
-_IF_THERE_IS_ROOM, _ANYHOW = 1, 0
-
-
 @part
-def _first_after(row, key, floor_score, floor_position, asks_room):
-    """Queue position of the first job after a place in the order that may start, or NO_JOB.
+def _first_that_fits(row, key):
+    """Queue position of the first job, in the order of a key, that may start and fits, or NO_JOB.
 
-    ``asks_room``: ``_IF_THERE_IS_ROOM`` for it now, or ``_ANYHOW``.
+    Under commitment whoever its tenant may have, fitting or not.
     """
     best, best_score = np.int64(NO_JOB), np.inf
     for q in range(row.queue_len):
         j = queue(row, q).job
         score = job_score(row, j, key)
-        if not precedes(0.0, floor_score, floor_position, 0.0, score, q):
-            continue
-        if best >= 0 and score >= best_score:
-            continue
-        if asks_room != _ANYHOW:
-            reason = np.int64(placement_reason(row, j))
-        else:
-            reason = np.int64(start_reason(row, j))
-        if reason == Reason.OK:
+        if (best < 0 or score < best_score) and placement_reason(row, j) == Reason.OK:
             best, best_score = np.int64(q), score
     return best
-
-
-@part
-def _overtaking_action(row, rule, nodes):
-    """Serve jobs by score; behind the first that does not fit, who does not delay it."""
-    wait = (np.int64(ActionKind.WAIT), np.int64(NO_JOB))
-    floor_score, floor_position, checks = -np.inf, np.int64(-1), 0
-    while True:
-        position = _first_after(row, rule.key, floor_score, floor_position, _ANYHOW)
-        if position < 0:
-            return wait
-        head = np.int64(queue(row, position).job)
-        floor_score, floor_position = job_score(row, head, rule.key), position
-        if not delays_own(row, rule, kept_before(row, rule, head), head):
-            break
-    if placement_reason(row, head) == Reason.OK:
-        return np.int64(ActionKind.PLACE), head
-    room = reserved_start(row, rule, head)
-    while True:
-        position = _first_after(row, rule.key, floor_score, floor_position, _IF_THERE_IS_ROOM)
-        if position < 0:
-            return wait
-        j = np.int64(queue(row, position).job)
-        floor_score, floor_position = job_score(row, j, rule.key), position
-        if delays_own(row, rule, kept_before(row, rule, j), j):
-            continue
-        if room.start_ms == NEVER or ends_before(row, j, room.start_ms):
-            return np.int64(ActionKind.PLACE), j
-        if checks < MOST_CHECKS and not delays(row, rule, room, j, nodes):
-            return np.int64(ActionKind.PLACE), j
-        checks += 1
 
 
 @part
@@ -151,17 +108,6 @@ def _lacks_what_victims_have(row, rule, j, reason):
     elif reason != Reason.NO_CAPACITY:
         return False
     return not stands_behind_own(row, rule, kept_so_far(row, rule, j), j)
-
-
-@small_kernel
-def _has_no_limits(row, rule, j):
-    """Whether nothing but room keeps job ``j`` from starting, whatever its tenant's others do."""
-    if row.num_tenants == 0:
-        return True
-    t = np.int64(request(row, j).tenant)
-    if t >= row.num_tenants:
-        return True
-    return row.quota_mode != QuotaMode.HARD and tenant(row, t).storage_quota_mib <= 0
 
 
 _NEXT, _NOT_NOW = -1, -2
@@ -213,7 +159,31 @@ def _serve(row, rule, j, turn, lifted):
             kind = np.int64(ActionKind.WAIT)
         elif rule.reservation != 0 and room.head < 0 and reason == Reason.NO_CAPACITY:
             room = reserved_start(row, rule, np.int64(j))
-        elif free and reason == Reason.NO_CAPACITY and _has_no_limits(row, rule, j):
+        elif free and reason == Reason.NO_CAPACITY and has_no_limits(row, j):
+            kind = np.int64(_NOT_NOW)
+    note_kept(row, j, reason)
+    return kind, subject, _Turn(room, checks, last, hopeless)
+
+
+@kernel
+def _overtake(row, rule, j, turn, nodes):
+    """The same for a rule that keeps room and preempts nobody."""
+    room, checks, last, hopeless = turn
+    kind, subject = np.int64(_NEXT), np.int64(NO_JOB)
+    reason = np.int64(placement_reason(row, j))
+    able = reason == Reason.OK or reason == Reason.NO_CAPACITY
+    if able and not delays_own(row, rule, kept_so_far(row, rule, j), j):
+        if reason == Reason.OK:
+            free = room.start_ms == NEVER or ends_before(row, j, room.start_ms)
+            if not free and checks < MOST_CHECKS:
+                free = not delays(row, rule, room, j, nodes)
+                checks += 1
+            if free:
+                kind, subject = np.int64(ActionKind.PLACE), np.int64(j)
+        elif room.head < 0:
+            room = reserved_start(row, rule, np.int64(j))
+        elif has_no_limits(row, j):
+            note_hopeless(row, rule, j, -np.inf)
             kind = np.int64(_NOT_NOW)
     note_kept(row, j, reason)
     return kind, subject, _Turn(room, checks, last, hopeless)
@@ -227,12 +197,12 @@ def _is_passed_over(row, rule, entry, head):
     """
     if (rule.reservation != 0 and head < 0) or not is_hopeless(row, rule, entry):
         return False
-    return _has_no_limits(row, rule, entry.job)
+    return has_no_limits(row, entry.job)
 
 
 @part
-def _preemptive_action(row, rule, lifted):
-    """Serve jobs by tier and score, preempting those that rank below for room: (kind, job, tries).
+def _walk(row, rule, scratch):
+    """Serve jobs by tier and score, for a rule that preempts or keeps room: (kind, job, tries).
 
     ``tries``: how often the rule's placement was asked for because room is kept. Whoever cannot
     start any more as long as others only start is left out of the rest of the walk.
@@ -240,7 +210,7 @@ def _preemptive_action(row, rule, lifted):
     row.turns += 1
     line_up(row, rule)
     side, first, later = np.int64(row.line_side), np.int64(row.line_next), np.int64(row.line_later)
-    turn = _first_turn(row.line_hopeless)
+    turn = _first_turn(row.line_kept)
     kind, subject, kept, i = np.int64(_NEXT), np.int64(NO_JOB), np.int64(0), np.int64(0)
     while i < later + row.line_len - first:
         entry = line(row, side, first + i - later)
@@ -249,7 +219,10 @@ def _preemptive_action(row, rule, lifted):
         j = np.int64(entry.job)
         if not _is_passed_over(row, rule, entry, turn.room.head) and waits(row, j):
             if job(row, j).blocked_point != row.point:
-                kind, subject, turn = _serve(row, rule, j, turn, lifted)
+                if rule.preemption != Preemption.NONE:
+                    kind, subject, turn = _serve(row, rule, j, turn, scratch)
+                else:
+                    kind, subject, turn = _overtake(row, rule, j, turn, scratch)
                 if kind >= 0 or rule.blocking != 0:
                     break
                 if kind == _NEXT:
@@ -266,21 +239,26 @@ def _preemptive_action(row, rule, lifted):
 
 
 @part
-def _rigid_action(row, rule, scratch):
-    """What a rule that does not preempt does with waiting jobs: (kind, job)."""
-    if row.commitment == 0:
-        if rule.blocking != 0:
-            j = np.int64(queue(row, first_in_queue(row, rule.key)).job)
-            if placement_reason(row, j) != Reason.OK:
-                return np.int64(ActionKind.WAIT), np.int64(NO_JOB)
-            return np.int64(ActionKind.PLACE), j
-        if rule.reservation != 0:
-            return _overtaking_action(row, rule, scratch)
-    # Under commitment whoever its tenant may have, fitting or not.
-    position = _first_after(row, rule.key, -np.inf, np.int64(-1), _IF_THERE_IS_ROOM)
+def _in_turn(row, rule):
+    """What a rule does that neither preempts nor keeps room: (kind, job)."""
+    wait = (np.int64(ActionKind.WAIT), np.int64(NO_JOB))
+    if row.commitment == 0 and rule.blocking != 0:
+        j = np.int64(queue(row, first_in_queue(row, rule.key)).job)
+        if placement_reason(row, j) != Reason.OK:
+            return wait
+        return np.int64(ActionKind.PLACE), j
+    position = _first_that_fits(row, rule.key)
     if position < 0:
-        return np.int64(ActionKind.WAIT), np.int64(NO_JOB)
+        return wait
     return np.int64(ActionKind.PLACE), np.int64(queue(row, position).job)
+
+
+@small_kernel
+def _walks(row, rule):
+    """Whether a rule looks at one job after the other, in their order."""
+    if row.commitment != 0:
+        return False
+    return rule.preemption != Preemption.NONE or (rule.reservation != 0 and rule.blocking == 0)
 
 
 @kernel
@@ -295,11 +273,10 @@ def ask_rule(row, rule, scratch):
         if kind != ActionKind.WAIT:
             return kind, subject, value, tries
     kind, j = np.int64(ActionKind.WAIT), np.int64(NO_JOB)
-    if row.queue_len > 0:
-        if row.commitment == 0 and rule.preemption != Preemption.NONE:
-            kind, j, tries = _preemptive_action(row, rule, scratch)
-        else:
-            kind, j = _rigid_action(row, rule, scratch)
+    if row.queue_len > 0 and _walks(row, rule):
+        kind, j, tries = _walk(row, rule, scratch)
+    elif row.queue_len > 0:
+        kind, j = _in_turn(row, rule)
     if kind == ActionKind.WAIT and rule.elastic != 0 and row.commitment == 0:
         kind, j, value = elastic_action(row, rule, scratch)
         return kind, j, value, tries

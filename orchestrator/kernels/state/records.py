@@ -204,6 +204,7 @@ VICTIM_DTYPE = np.dtype(
         ("value", "f8"),  # of equals the highest value,
         ("place", "i8"),  # then the first in the running list
         ("job", "i8"),
+        ("units", "i8"),  # once it is taken off the heap: those of it and of all before it
     ],
     align=True,
 )

@@ -299,13 +299,13 @@ _MEMO = [  # what is remembered of nodes: it only saves time
     ("line_queued", "i8"),  # joins of the queue that it takes account of
     ("line_next", "i8"),  # whose turn it is
     ("line_later", "i8"),  # who had their turn, and may have it again: on the other side
-    ("line_hopeless", "i8"),  # the job that room is kept for, and nobody can be preempted for
+    ("line_kept", "i8"),  # the job that room is kept for, and nobody can be preempted for
     ("line_point", "i8"),  # the decision point of the walk,
     ("line_touched", "i8"),  # touches of nodes
     ("line_logged", "i8"),  # and records of the log up to which it goes
     # whom a rule might preempt (see decide.turn.victims), at one decision
     ("victims_len", "i8"),
-    ("victims_heap", "i8"),  # of them, those that are a heap still
+    ("victims_heap", "i8"),  # of them, those that are a heap still; below 0: it is not made yet
     ("victims_gone", "i8"),  # who is being checkpointed: from the table's end
 ]
 

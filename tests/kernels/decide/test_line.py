@@ -1,4 +1,4 @@
-"""Who waits stands in line: in the order of a plain sort, and what is remembered changes nothing."""
+"""Who waits stands in line as a plain sort has it, and what is remembered changes nothing."""
 
 from __future__ import annotations
 

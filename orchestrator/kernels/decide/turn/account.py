@@ -9,45 +9,20 @@ from __future__ import annotations
 import numpy as np
 
 from orchestrator.kernels.decide.legal import start_reason
-from orchestrator.kernels.decide.order import job_score, precedes
-from orchestrator.kernels.decide.turn.line import serve_tier
 from orchestrator.kernels.decide.turn.reserve import ends_before, gives_way
 from orchestrator.kernels.lang.jit import kernel, part, small_kernel
 from orchestrator.kernels.place.fit import least_units
 from orchestrator.kernels.place.slots import units_of
-from orchestrator.kernels.state.access import account, job, queue, request, running, tenant
-from orchestrator.kernels.state.codes import NO_JOB, JobKind, QuotaMode, Reason
+from orchestrator.kernels.state.access import account, job, request, running, tenant
+from orchestrator.kernels.state.codes import NO_JOB, JobKind, Reason
 
 __all__ = [
     "delays_own",
-    "kept_before",
     "kept_so_far",
     "note_kept",
     "own_could_give",
     "stands_behind_own",
 ]
-
-
-@part
-def _first_kept(row, rule, j):
-    """The first job of its tenant, before ``j``, that its account keeps waiting, or NO_JOB."""
-    t = request(row, j).tenant
-    position = np.int64(0)
-    while queue(row, position).job != j:
-        position += 1
-    tier, score = serve_tier(row, rule, j, np.int64(0)), job_score(row, j, rule.key)
-    best = np.int64(NO_JOB)
-    for q in range(row.queue_len):
-        h = np.int64(queue(row, q).job)
-        if h == j or request(row, h).tenant != t:
-            continue
-        reason = start_reason(row, h)
-        if reason != Reason.QUOTA and reason != Reason.STORAGE:
-            continue
-        other_tier, other_score = serve_tier(row, rule, h, np.int64(0)), job_score(row, h, rule.key)
-        if precedes(other_tier, other_score, q, tier, score, position):
-            best, tier, score, position = h, other_tier, other_score, np.int64(q)
-    return best
 
 
 @small_kernel
@@ -101,20 +76,6 @@ def _delays_quota(row, rule, head, j):
     return used + units_of(row, j, np.int64(request(row, j).workers)) > quota
 
 
-@kernel
-def kept_before(row, rule, j):
-    """The first job of its tenant, before ``j``, that its account keeps waiting, or NO_JOB.
-
-    It must not be delayed by ``j``. Looked for among all that wait.
-    """
-    t = np.int64(request(row, j).tenant)
-    if rule.reservation == 0 or t >= row.num_tenants:
-        return np.int64(NO_JOB)
-    if row.quota_mode != QuotaMode.HARD and tenant(row, t).storage_quota_mib <= 0:
-        return np.int64(NO_JOB)
-    return _first_kept(row, rule, j)
-
-
 @small_kernel
 def note_kept(row, j, reason):
     """Job ``j``, whose turn it was, has to wait for a ``Reason``: perhaps for its account."""
@@ -126,7 +87,10 @@ def note_kept(row, j, reason):
 
 @small_kernel
 def kept_so_far(row, rule, j):
-    """The same as :func:`kept_before`, where all before ``j`` had their turns at this decision."""
+    """The first job of its tenant that its account keeps waiting, of those before ``j``; or NO_JOB.
+
+    It must not be delayed by ``j``. All before that had their turns at this decision.
+    """
     t = np.int64(request(row, j).tenant)
     if rule.reservation == 0 or t >= row.num_tenants or account(row, t).turn != row.turns:
         return np.int64(NO_JOB)
@@ -137,7 +101,7 @@ def kept_so_far(row, rule, j):
 def delays_own(row, rule, head, j):
     """Whether job ``j``, started now, would delay ``head``, which waits for its tenant's account.
 
-    Of its tenant's the first one before it counts: see :func:`kept_before`; NO_JOB: nobody.
+    Of these the first one counts (:func:`kept_so_far`); NO_JOB: there is none.
     """
     if head < 0:
         return False

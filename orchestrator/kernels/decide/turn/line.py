@@ -17,14 +17,14 @@ from __future__ import annotations
 import numpy as np
 
 from orchestrator.kernels.change.queue import forget_line
-from orchestrator.kernels.decide.legal import start_reason
+from orchestrator.kernels.decide.legal import has_no_limits
 from orchestrator.kernels.decide.order import job_score, precedes
 from orchestrator.kernels.lang.jit import kernel, small_kernel
 from orchestrator.kernels.lang.memory import copy_record
 from orchestrator.kernels.place.fit import least_workers
 from orchestrator.kernels.place.slots import units_of
 from orchestrator.kernels.state.access import job, line, mark, queue, request, tenant
-from orchestrator.kernels.state.codes import NO_JOB, JobCode, Preemption, QuotaMode, Reason, RuleKey
+from orchestrator.kernels.state.codes import NO_JOB, JobCode, Preemption, QuotaMode, RuleKey
 
 __all__ = [
     "borrows",
@@ -193,13 +193,13 @@ def _gather(row, rule):
 def _goes_on(row):
     """Whether nothing has happened since the walk rested but a start that it was told of.
 
-    Nor may that have left the job that room is kept for without a quota: others would be next.
+    Room must not be kept for a job that starts may leave without quota: others would be next.
     """
     if row.line_point != row.point or row.line_touched != row.touched:
         return False
     if row.line_logged != row.log_count:
         return False
-    return row.line_hopeless < 0 or start_reason(row, row.line_hopeless) == Reason.OK
+    return row.line_kept < 0 or has_no_limits(row, row.line_kept)
 
 
 @kernel
@@ -215,16 +215,19 @@ def line_up(row, rule):
     if not known or row.line_queued != row.queued or not _lasts(row, rule):
         _gather(row, rule)
     row.line_rule, row.line_queued, row.line_point = name, row.queued, row.point
-    row.line_next, row.line_later, row.line_hopeless = 0, 0, NO_JOB
+    row.line_next, row.line_later, row.line_kept = 0, 0, NO_JOB
 
 
 # --- walking -------------------------------------------------------------------------------------
 
 
 @small_kernel
-def rest_line(row, i, later, hopeless):
-    """The walk rests at entry ``i``; ``later`` entries before it may have their turn again."""
-    row.line_next, row.line_later, row.line_hopeless = i, later, hopeless
+def rest_line(row, i, later, head):
+    """The walk rests at entry ``i``; ``later`` entries before it may have their turn again.
+
+    ``head`` is whom room is kept for, or NO_JOB.
+    """
+    row.line_next, row.line_later, row.line_kept = i, later, head
     row.line_touched, row.line_logged = row.touched, row.log_count
 
 

@@ -20,12 +20,12 @@ from orchestrator.kernels.decide.turn.line import borrows, serve_tier
 from orchestrator.kernels.lang.jit import kernel, part, small_kernel
 from orchestrator.kernels.lang.memory import copy_record
 from orchestrator.kernels.place.domains import is_bound
-from orchestrator.kernels.place.fit import fits, least_workers
+from orchestrator.kernels.place.fit import fits, least_units, least_workers
 from orchestrator.kernels.place.memo import undo_touches
 from orchestrator.kernels.state.access import job, kind, request, running, victim
 from orchestrator.kernels.state.codes import NO_JOB, JobCode, Preemption, Reason
 
-__all__ = ["ROOM_COMES", "is_hopeless", "list_victims", "victim_for"]
+__all__ = ["ROOM_COMES", "is_hopeless", "list_victims", "note_hopeless", "victim_for"]
 
 
 ROOM_COMES = -2
@@ -64,7 +64,7 @@ def is_hopeless(row, rule, entry):
 
 
 @kernel
-def _note_hopeless(row, rule, j, rank):
+def note_hopeless(row, rule, j, rank):
     """Job ``j``, of a rank, has found nobody who could be preempted for it; perhaps for no room."""
     k = job(row, j).kind
     if k == 0 or is_bound(row, j) or rule.preemption == Preemption.RECLAIM or fits(row, j):
@@ -120,7 +120,7 @@ def _swap(row, a, b):
     """Exchange two entries of the victims."""
     one, other = victim(row, a), victim(row, b)
     rank, value, place, v = one.rank, one.value, one.place, one.job
-    copy_record(one, other)
+    copy_record(victim(row, a), victim(row, b))  # units are settled where it comes to rest
     other.rank, other.value, other.place, other.job = rank, value, place, v
 
 
@@ -160,21 +160,50 @@ def list_victims(row, rule):
                 entry.rank, entry.value = rank, -interruption_cost(row, v)
             last = max(last, np.inf if rule.preemption == Preemption.RECLAIM else rank)
             count += 1
-    row.victims_len, row.victims_heap, row.victims_gone = count, count, gone
-    if rule.preemption != Preemption.RECLAIM:
+    row.victims_len, row.victims_heap, row.victims_gone = count, -1, gone
+    return last
+
+
+@kernel
+def _take_off(row):
+    """Take the next victim off the heap, which is made first if nobody was taken off yet."""
+    count = np.int64(row.victims_len)
+    if row.victims_heap < 0:
         for top in range(count // 2 - 1, -1, -1):
             _sift(row, np.int64(top), count)
-    return last
+        row.victims_heap = count
+    row.victims_heap -= 1
+    last = np.int64(row.victims_heap)
+    _swap(row, np.int64(0), last)
+    _sift(row, np.int64(0), last)
+    units = job(row, victim(row, last).job).units
+    if last + 1 < count:
+        units += victim(row, last + 1).units
+    victim(row, last).units = units
 
 
 @small_kernel
 def _in_order(row, i):
     """Entry of the victims that gives way after ``i`` others, whoever they make room for."""
-    while row.victims_len - row.victims_heap <= i:
-        row.victims_heap -= 1
-        _swap(row, np.int64(0), row.victims_heap)
-        _sift(row, np.int64(0), row.victims_heap)
+    while row.victims_heap < 0 or row.victims_len - row.victims_heap <= i:
+        _take_off(row)
     return victim(row, row.victims_len - 1 - i)
+
+
+@part
+def _hold_enough(row, rule, j, rank):
+    """Whether those that rank below job ``j`` hold the capacity that it lacks, wherever it is."""
+    lacking = least_units(row, j) - row.free_units
+    for i in range(row.victims_gone):
+        lacking -= job(row, victim(row, row.max_jobs - 1 - i).job).units
+    i, enough = np.int64(0), lacking <= 0
+    while not enough and i < row.victims_len:
+        entry = _in_order(row, i)
+        if (entry.value if rule.preemption == Preemption.SCORE else entry.rank) <= rank:
+            break
+        enough = entry.units >= lacking
+        i += 1
+    return enough
 
 
 @part
@@ -287,7 +316,7 @@ def _lift_victims(row, rule, j, rank, lifted, most):
         count += 1
         room = has_room(row, j)
     if not room:
-        _note_hopeless(row, rule, j, rank)
+        note_hopeless(row, rule, j, rank)
     return room, count
 
 
@@ -330,7 +359,10 @@ def victim_for(row, rule, j, last, lifted):
     """
     rank = _rank_of(row, rule, j)
     if rank >= last:
-        _note_hopeless(row, rule, j, rank)
+        note_hopeless(row, rule, j, rank)
+        return np.int64(NO_JOB)
+    if rule.preemption != Preemption.RECLAIM and not _hold_enough(row, rule, j, rank):
+        note_hopeless(row, rule, j, rank)
         return np.int64(NO_JOB)
     before = np.int64(row.touched)
     found = _first_needed(row, rule, j, rank, lifted)
