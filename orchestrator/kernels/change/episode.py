@@ -232,11 +232,9 @@ def copy_row(source, target):
     Only what is in use is copied. The log's records and the effects stay with the row where they
     came about: nobody acts on what happens in a copy.
     """
-    touched, walks, turns = target.touched, target.walks, target.turns
+    touched = target.touched
     copy_scalars(target, source)
     target.touched = max(touched, source.touched)
-    target.walks, target.turns = max(walks, source.walks), max(turns, source.turns)
-    forget_line(target)
     for j in range(source.num_jobs):
         copy_record(request(target, j), request(source, j))
         copy_record(job(target, j), job(source, j))

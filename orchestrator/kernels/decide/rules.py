@@ -17,6 +17,7 @@ from orchestrator.kernels.decide.turn.account import (
     delays_own,
     kept_so_far,
     note_kept,
+    note_nobody,
     own_could_give,
     stands_behind_own,
 )
@@ -207,7 +208,7 @@ def _walk(row, rule, scratch):
     ``tries``: how often the rule's placement was asked for because room is kept. Whoever cannot
     start any more as long as others only start is left out of the rest of the walk.
     """
-    row.turns += 1
+    note_nobody(row)
     line_up(row, rule)
     side, first, later = np.int64(row.line_side), np.int64(row.line_next), np.int64(row.line_later)
     turn = _first_turn(row.line_kept)

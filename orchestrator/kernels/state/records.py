@@ -194,8 +194,8 @@ MARK_DTYPE = np.dtype([("walk", "i8")], align=True)
 """Of a job: the walk along the line for which it was last lined up."""
 
 
-ACCOUNT_DTYPE = np.dtype([("turn", "i8"), ("head", "i8")], align=True)
-"""Of a tenant: the first of its jobs that its account keeps waiting, as a decision has seen."""
+ACCOUNT_DTYPE = np.dtype([("head", "i8")], align=True)
+"""Of a tenant: the first job that its account keeps waiting, as a decision has seen, or NO_JOB."""
 
 
 VICTIM_DTYPE = np.dtype(

@@ -20,6 +20,7 @@ __all__ = [
     "delays_own",
     "kept_so_far",
     "note_kept",
+    "note_nobody",
     "own_could_give",
     "stands_behind_own",
 ]
@@ -77,12 +78,19 @@ def _delays_quota(row, rule, head, j):
 
 
 @small_kernel
+def note_nobody(row):
+    """A decision begins: nobody is known yet whom an account keeps waiting."""
+    for t in range(row.num_tenants):
+        account(row, t).head = NO_JOB
+
+
+@small_kernel
 def note_kept(row, j, reason):
     """Job ``j``, whose turn it was, has to wait for a ``Reason``: perhaps for its account."""
     if reason == Reason.QUOTA or reason == Reason.STORAGE:
         own = account(row, request(row, j).tenant)
-        if own.turn != row.turns:
-            own.turn, own.head = row.turns, j
+        if own.head < 0:
+            own.head = j
 
 
 @small_kernel
@@ -92,7 +100,7 @@ def kept_so_far(row, rule, j):
     It must not be delayed by ``j``. All before that had their turns at this decision.
     """
     t = np.int64(request(row, j).tenant)
-    if rule.reservation == 0 or t >= row.num_tenants or account(row, t).turn != row.turns:
+    if rule.reservation == 0 or t >= row.num_tenants:
         return np.int64(NO_JOB)
     return np.int64(account(row, t).head)
 

@@ -23,7 +23,7 @@ from orchestrator.kernels.lang.jit import kernel, small_kernel
 from orchestrator.kernels.lang.memory import copy_record
 from orchestrator.kernels.place.fit import least_workers
 from orchestrator.kernels.place.slots import units_of
-from orchestrator.kernels.state.access import job, line, mark, queue, request, tenant
+from orchestrator.kernels.state.access import job, kind, line, mark, queue, request, tenant
 from orchestrator.kernels.state.codes import NO_JOB, JobCode, Preemption, QuotaMode, RuleKey
 
 __all__ = [
@@ -203,9 +203,25 @@ def _goes_on(row):
 
 
 @kernel
+def _take_over(row):
+    """Begin to remember: what the tables hold is not what the row's fields say, which were copied.
+
+    Nothing in them may be taken for something of now.
+    """
+    forget_line(row)
+    row.walks, row.line_side, row.line_owner = 0, 0, row.line_at
+    for j in range(row.max_jobs):
+        mark(row, j).walk = 0
+    for k in range(row.num_kinds + 1):
+        kind(row, k).walk = 0
+
+
+@kernel
 def line_up(row, rule):
     """Line up who waits, for a walk; one that may go on goes on."""
     name = _name(row, rule)
+    if row.line_owner != row.line_at:
+        _take_over(row)
     if row.queue_len <= row.scanned_jobs:
         forget_line(row)
     known = row.line_rule == name
