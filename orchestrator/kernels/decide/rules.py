@@ -168,7 +168,7 @@ def _serve(row, rule, j, turn, lifted):
 
 @kernel
 def _overtake(row, rule, j, turn, nodes):
-    """The same for a rule that keeps room and preempts nobody."""
+    """As :func:`_serve`, for a rule that keeps room and preempts nobody."""
     room, checks, last, hopeless = turn
     kind, subject = np.int64(_NEXT), np.int64(NO_JOB)
     reason = np.int64(placement_reason(row, j))
@@ -194,9 +194,12 @@ def _overtake(row, rule, j, turn, nodes):
 def _is_passed_over(row, rule, entry, head):
     """Whether it is known of somebody in the line that it neither starts nor preempts anybody.
 
-    Nor does it become the job that room is kept for, nor one that its tenant's others wait for.
+    Nor does it become the job that room is kept for, nor one that its tenant's others wait for, nor
+    does it hold up all others.
     """
-    if (rule.reservation != 0 and head < 0) or not is_hopeless(row, rule, entry):
+    if rule.blocking != 0 or (rule.reservation != 0 and head < 0):
+        return False
+    if not is_hopeless(row, rule, entry):
         return False
     return has_no_limits(row, entry.job)
 

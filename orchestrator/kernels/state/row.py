@@ -290,7 +290,7 @@ _MEMO = [  # what is remembered of nodes: it only saves time
     ("num_kinds", "i8"),  # request kinds that are in use
     ("rooms_seen", "i8"),  # touches that the rooms take account of
     # who waits, in the order in which a rule serves them (see decide.turn.line)
-    ("line_owner", "i8"),  # address of the table of the row that these fields are about
+    ("lined_at", "i8"),  # address of the table of the row that these fields are about
     ("queued", "i8"),  # how often a job has joined the queue
     ("walks", "i8"),  # along the line, from its beginning: what they find has their number
     ("line_rule", "i8"),  # whose order it is; 0: there is none

@@ -209,7 +209,7 @@ def _take_over(row):
     Nothing in them may be taken for something of now.
     """
     forget_line(row)
-    row.walks, row.line_side, row.line_owner = 0, 0, row.line_at
+    row.walks, row.line_side, row.lined_at = 0, 0, row.line_at
     for j in range(row.max_jobs):
         mark(row, j).walk = 0
     for k in range(row.num_kinds + 1):
@@ -220,7 +220,7 @@ def _take_over(row):
 def line_up(row, rule):
     """Line up who waits, for a walk; one that may go on goes on."""
     name = _name(row, rule)
-    if row.line_owner != row.line_at:
+    if row.lined_at != row.line_at:
         _take_over(row)
     if row.queue_len <= row.scanned_jobs:
         forget_line(row)
