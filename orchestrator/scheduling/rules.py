@@ -573,6 +573,8 @@ class RulePolicy:
     def _order(self, state: ClusterState) -> NDArray[np.int64]:
         """Waiting jobs in the order in which the rule serves them, as far as that is settled."""
         jobs = state.queue[0, : int(state.rows[0]["queue_len"])]["job"].copy()  # it is played on
+        if self.rule.preemption != Preemption.NONE:
+            return jobs  # it is lined up as it is played
         tiers, scores = np.empty((2, len(jobs)))
         if rank_queue(state.rows, 0, self._record, tiers, scores):
             return jobs

@@ -6,6 +6,7 @@ import numpy as np
 
 from orchestrator.kernels.change.hold import empty_node, sort_nodes
 from orchestrator.kernels.change.nodes import cost_rate
+from orchestrator.kernels.change.queue import forget_line
 from orchestrator.kernels.change.services import begin_service
 from orchestrator.kernels.change.timeline import cancel_event, push_event
 from orchestrator.kernels.lang.jit import kernel, small_kernel
@@ -173,6 +174,7 @@ def begin_episode(row, seed, nodes, standing, requests):
     row.scaled_ms = NO_CHANGE_MS
     load_nodes(row, nodes)
     forget_kinds(row)
+    forget_line(row)
     for j in range(standing.shape[0]):
         load_job(row, np.int64(j), standing[j])
         request(row, j).submit_ms = row.now_ms

@@ -13,9 +13,11 @@ from orchestrator.kernels.state.access import job, plan, queue, request, running
 from orchestrator.kernels.state.codes import EventKind, JobCode, JobKind, QuotaMode, Reason
 
 __all__ = [
+    "breaks_quota",
     "can_wait",
     "decision_open",
     "fleet_reason",
+    "has_no_limits",
     "has_room",
     "is_stuck",
     "permitted_workers",
@@ -31,13 +33,21 @@ __all__ = [
 
 
 @small_kernel
-def _exceeds_quota(row, j):
-    """Whether its tenant's hard quota keeps a waiting job from starting."""
+def breaks_quota(row, j, used):
+    """Whether its tenant's hard quota keeps a waiting job from starting beside ``used`` units."""
     ask = request(row, j)
     if row.quota_mode != QuotaMode.HARD or ask.tenant >= row.num_tenants:
         return False
-    owner = tenant(row, ask.tenant)
-    return owner.used_units + least_units(row, j) > owner.quota_units
+    return used + least_units(row, j) > tenant(row, ask.tenant).quota_units
+
+
+@small_kernel
+def _exceeds_quota(row, j):
+    """The same beside what the tenant holds now."""
+    ask = request(row, j)
+    if row.quota_mode != QuotaMode.HARD or ask.tenant >= row.num_tenants:
+        return False
+    return breaks_quota(row, j, tenant(row, ask.tenant).used_units)
 
 
 @small_kernel
@@ -54,6 +64,17 @@ def _account_reason(row, j):
         if owner.storage_mib + ask.storage_mib > limit:
             return Reason.STORAGE
     return Reason.OK
+
+
+@small_kernel
+def has_no_limits(row, j):
+    """Whether nothing but room keeps waiting job ``j`` from starting, whoever else starts."""
+    if row.num_tenants == 0:
+        return True
+    t = np.int64(request(row, j).tenant)
+    if t >= row.num_tenants:
+        return True
+    return row.quota_mode != QuotaMode.HARD and tenant(row, t).storage_quota_mib <= 0
 
 
 @kernel

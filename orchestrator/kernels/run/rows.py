@@ -33,10 +33,10 @@ from orchestrator.kernels.decide.commit import commit as _commit
 from orchestrator.kernels.decide.legal import decision_open
 from orchestrator.kernels.decide.order import attained_now as _attained_now
 from orchestrator.kernels.decide.order import job_score as _job_score
-from orchestrator.kernels.decide.reserve import earliest_fit as _earliest_fit
-from orchestrator.kernels.decide.reserve import start_refusal as _start_refusal
 from orchestrator.kernels.decide.rules import replay as _replay
 from orchestrator.kernels.decide.rules import rule_action as _rule_action
+from orchestrator.kernels.decide.turn.reserve import earliest_fit as _earliest_fit
+from orchestrator.kernels.decide.turn.reserve import start_refusal as _start_refusal
 from orchestrator.kernels.lang.jit import entry, on_row
 from orchestrator.kernels.lang.memory import move_bytes
 from orchestrator.kernels.place.fit import can_ever_fit as _can_ever_fit

@@ -22,7 +22,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.kernels.decide.rules import fewer_workers
+from orchestrator.kernels.decide.elastic import fewer_workers
 from orchestrator.kernels.lang.jit import kernel, part, small_kernel
 from orchestrator.kernels.place.generate import chosen_node
 from orchestrator.kernels.state.access import job, service
