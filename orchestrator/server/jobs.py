@@ -173,6 +173,7 @@ def routes(parts: Parts) -> APIRouter:
     router = APIRouter(prefix="/jobs", tags=["jobs"])
     _add_submit(router, parts)
     _add_questions(router, parts)
+    _add_output(router, parts)
     _add_changes(router, parts)
     return router
 
@@ -262,6 +263,10 @@ def _add_questions(router: APIRouter, parts: Parts) -> None:
         parts.streams.reserve(who)
         await parts.streams.race(who, _end_of(orchestrator, job_id), timeout_s)
         return told(describe(orchestrator, job_id))
+
+
+def _add_output(router: APIRouter, parts: Parts) -> None:
+    viewers, orchestrator = only(Role.VIEWER), parts.orchestrator
 
     @router.get(
         "/{job_id}/logs",
