@@ -8,7 +8,7 @@ from collections.abc import Container
 from dataclasses import replace
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Query, Request
+from fastapi import APIRouter, Depends, Header, Query, Request
 from pydantic import Field
 from starlette.responses import PlainTextResponse, Response
 
@@ -265,6 +265,20 @@ def _add_questions(router: APIRouter, parts: Parts) -> None:
         return told(describe(orchestrator, job_id))
 
 
+def _wanted(
+    job_id: str,
+    request: Request,
+    worker: Annotated[int | None, Query(ge=0, le=1_000_000)] = None,
+    run: Annotated[int | None, Query(ge=1, le=1_000_000_000)] = None,
+    tail: Annotated[int | None, Query(ge=0, le=100_000)] = None,
+    follow: bool = False,
+    since: Annotated[str, Query(pattern=_POSITIONS)] = "",
+) -> Wanted:
+    """Which part of a job's output a request wants, and in which form."""
+    records = RECORDS in request.headers.get("Accept", "")
+    return Wanted(job_id, worker, run, tail, follow, records, positions_of(since))
+
+
 def _add_output(router: APIRouter, parts: Parts) -> None:
     viewers, orchestrator = only(Role.VIEWER), parts.orchestrator
 
@@ -274,30 +288,18 @@ def _add_output(router: APIRouter, parts: Parts) -> None:
         responses={200: {"content": {"text/plain": {}, RECORDS: {}}}, **answers(404, 409)},
         response_class=PlainTextResponse,
     )
-    async def read_logs(
-        job_id: str,
-        request: Request,
-        who: Who,
-        worker: Annotated[int | None, Query(ge=0, le=1_000_000)] = None,
-        run: Annotated[int | None, Query(ge=1, le=1_000_000_000)] = None,
-        tail: Annotated[int | None, Query(ge=0, le=100_000)] = None,
-        follow: bool = False,
-        since: Annotated[str, Query(pattern=_POSITIONS)] = "",
-    ) -> Response:
+    async def read_logs(who: Who, wanted: Annotated[Wanted, Depends(_wanted)]) -> Response:
         """What the job's workers have written; with ``follow``, and write until it has ended.
 
         As records if that is accepted: each says where it stands, and ``since`` goes on from there
         (``run.worker:offset``, with commas between).
         """
-        records = RECORDS in request.headers.get("Accept", "")
-        known = positions_of(since)
-        wanted = Wanted(job_id, worker, run, tail, follow, records, known)
         reader = OutputReader(orchestrator, wanted)
         try:
             first = await reader.kept()
         except ConfigurationError as error:
             raise ConflictError(str(error)) from error
-        media_type = RECORDS if records else "text/plain; charset=utf-8"
+        media_type = RECORDS if wanted.records else "text/plain; charset=utf-8"
         return parts.streams.stream(who, reader.text(first), media_type)
 
 
