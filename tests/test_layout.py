@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import importlib
 import re
 import subprocess
@@ -124,6 +125,11 @@ def test_a_folder_fits_on_a_page(package: str) -> None:
     assert {folder: n for folder, n in files.items() if n > _MOST_FILES} == {}
 
 
+@functools.cache
+def _tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
 def _functions(tree: ast.AST, owner: str = "") -> list[tuple[str, _Function]]:
     """All functions of a module, those inside others too, by their qualified names."""
     found: list[tuple[str, _Function]] = []
@@ -154,7 +160,7 @@ def _arguments(name: str, node: _Function) -> int:
 def test_a_function_fits_into_a_head(package: str) -> None:
     too_long, too_many, seen = {}, {}, 0
     for path in _modules(package):
-        for name, node in _functions(ast.parse(path.read_text(encoding="utf-8"))):
+        for name, node in _functions(_tree(path)):
             seen += 1
             assert node.end_lineno is not None
             lines = node.end_lineno - node.lineno + 1
@@ -181,8 +187,8 @@ def _words(path: Path) -> list[str]:
     text = path.read_text(encoding="utf-8")
     if path.suffix == ".py":
         text = re.sub(r"^__all__ = \[.*?\]", "", text, flags=re.MULTILINE | re.DOTALL)
-        tree = ast.parse(text)
-        doc = {ast.get_docstring(n, clean=False) for n in ast.walk(tree) if _has_docstring(n)}
+        nodes = ast.walk(_tree(path))
+        doc = {ast.get_docstring(n, clean=False) for n in nodes if _has_docstring(n)}
         for each in doc - {None}:
             text = text.replace(str(each), "")
     return re.findall(r"[A-Za-z_]\w*", text)
@@ -195,7 +201,7 @@ def _has_docstring(node: ast.AST) -> bool:
 def _defined(path: Path) -> list[str]:
     """Names that a module defines at its top."""
     found = []
-    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+    for node in _tree(path).body:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             found.append(node.name)
         elif isinstance(node, ast.Assign | ast.AnnAssign):

@@ -8,7 +8,7 @@ from collections.abc import Container
 from dataclasses import replace
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Query, Request
+from fastapi import APIRouter, Depends, Header, Query, Request
 from pydantic import Field
 from starlette.responses import PlainTextResponse, Response
 
@@ -173,6 +173,7 @@ def routes(parts: Parts) -> APIRouter:
     router = APIRouter(prefix="/jobs", tags=["jobs"])
     _add_submit(router, parts)
     _add_questions(router, parts)
+    _add_output(router, parts)
     _add_changes(router, parts)
     return router
 
@@ -263,36 +264,42 @@ def _add_questions(router: APIRouter, parts: Parts) -> None:
         await parts.streams.race(who, _end_of(orchestrator, job_id), timeout_s)
         return told(describe(orchestrator, job_id))
 
+
+def _wanted(
+    job_id: str,
+    request: Request,
+    worker: Annotated[int | None, Query(ge=0, le=1_000_000)] = None,
+    run: Annotated[int | None, Query(ge=1, le=1_000_000_000)] = None,
+    tail: Annotated[int | None, Query(ge=0, le=100_000)] = None,
+    follow: bool = False,
+    since: Annotated[str, Query(pattern=_POSITIONS)] = "",
+) -> Wanted:
+    """Which part of a job's output a request wants, and in which form."""
+    records = RECORDS in request.headers.get("Accept", "")
+    return Wanted(job_id, worker, run, tail, follow, records, positions_of(since))
+
+
+def _add_output(router: APIRouter, parts: Parts) -> None:
+    viewers, orchestrator = only(Role.VIEWER), parts.orchestrator
+
     @router.get(
         "/{job_id}/logs",
         dependencies=viewers,
         responses={200: {"content": {"text/plain": {}, RECORDS: {}}}, **answers(404, 409)},
         response_class=PlainTextResponse,
     )
-    async def read_logs(
-        job_id: str,
-        request: Request,
-        who: Who,
-        worker: Annotated[int | None, Query(ge=0, le=1_000_000)] = None,
-        run: Annotated[int | None, Query(ge=1, le=1_000_000_000)] = None,
-        tail: Annotated[int | None, Query(ge=0, le=100_000)] = None,
-        follow: bool = False,
-        since: Annotated[str, Query(pattern=_POSITIONS)] = "",
-    ) -> Response:
+    async def read_logs(who: Who, wanted: Annotated[Wanted, Depends(_wanted)]) -> Response:
         """What the job's workers have written; with ``follow``, and write until it has ended.
 
         As records if that is accepted: each says where it stands, and ``since`` goes on from there
         (``run.worker:offset``, with commas between).
         """
-        records = RECORDS in request.headers.get("Accept", "")
-        known = positions_of(since)
-        wanted = Wanted(job_id, worker, run, tail, follow, records, known)
         reader = OutputReader(orchestrator, wanted)
         try:
             first = await reader.kept()
         except ConfigurationError as error:
             raise ConflictError(str(error)) from error
-        media_type = RECORDS if records else "text/plain; charset=utf-8"
+        media_type = RECORDS if wanted.records else "text/plain; charset=utf-8"
         return parts.streams.stream(who, reader.text(first), media_type)
 
 

@@ -168,8 +168,13 @@ class OutputReader:
         """A part of a worker's output, at an offset, and the text that is to be told of it."""
         if not self._wanted.records:
             return text
-        record = {"run": one.run, "worker": one.worker, "offset": offset}
-        record |= {"next": offset + len(data), "text": text.decode("utf-8", "replace")}
+        record = {
+            "run": one.run,
+            "worker": one.worker,
+            "offset": offset,
+            "next": offset + len(data),
+            "text": text.decode("utf-8", "replace"),
+        }
         return json.dumps(record, ensure_ascii=False).encode() + b"\n"
 
     async def _read_worker(self, one: WorkerOutput, several: bool, tail: int | None) -> None:
