@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import Sequence
+from functools import partial
 
 import pytest
 from hypothesis import given
@@ -53,6 +55,8 @@ async def test_a_tick_tells_what_was_counted_since_the_last_one() -> None:
     watch = s.orchestrator._ticks._watch
     assert await watch.look() == (0, ())
 
+    asked = set[asyncio.Task[object]]()
+
     async def ask(took_ms: int) -> None:
         async def carry(address: str, request: object) -> str:
             await s.clock.sleep_until(s.clock.now_ms() + took_ms)
@@ -60,8 +64,11 @@ async def test_a_tick_tells_what_was_counted_since_the_last_one() -> None:
 
         await s.orchestrator.mesh.route("chat", None, carry)
 
+    def begin(took_ms: int) -> None:  # time does not wait for the answer
+        asked.add(asyncio.ensure_future(ask(took_ms)))
+
     for k, took_ms in enumerate((200, 200, 300) * 10):
-        s.clock.call_at(s.clock.now_ms() + 400 * k, lambda took=took_ms: ask(took))
+        s.clock.call_at(s.clock.now_ms() + 400 * k, partial(begin, took_ms))
     await s.clock.advance_to(s.clock.now_ms() + _TICK_MS)
     s.orchestrator._replicas.refresh(())
     elapsed_ms, (seen,) = await watch.look()
