@@ -135,12 +135,10 @@ class SizedTicks:
 
     def _tick(self, rng: np.random.Generator) -> Tick:
         sizing = Sizing(5.0, 0.7, 0.1, 1, 64, 0, 0, 0, 0)
+        rates = rng.gamma(2.0, 20.0, AUTOSCALING.services).tolist()
         services = tuple(
-            ServiceSeen(
-                *(f"service-{k}", 1, 200.0, 1000.0, sizing, *rng.gamma(2.0, 20.0, 2).tolist()),
-                *(300.0, 0.0, 0.0, 8, 0),
-            )
-            for k in range(AUTOSCALING.services)
+            ServiceSeen(f"service-{k}", 1, 200.0, 1e3, sizing, rate, rate, 300.0, 0.0, 0.0, 8, 0)
+            for k, rate in enumerate(rates)
         )
         kind = NodeSpec("rented", 8, 80.0, 64, 512.0, 100.0, "NVLink")
         spare, whole = self._nodes // 8, replace(sizing, unit_capacity=8000.0)
