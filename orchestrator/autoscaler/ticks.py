@@ -7,12 +7,14 @@ tick: nobody waits for the next one.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from orchestrator.autoscaler.fleet import FleetController
 from orchestrator.autoscaler.services import ServiceWatch
 from orchestrator.engine.engine import Engine
+from orchestrator.errors import UnknownEntityError
 from orchestrator.live.cycle import SchedulingCycle
 from orchestrator.messages import Command, Decommission, Event, Scale, ServiceSeen, Tick
 from orchestrator.ports import Sized, SizingPolicy
@@ -22,6 +24,9 @@ __all__ = ["Ticks"]
 
 
 _NOTHING = Sized()
+
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -79,7 +84,11 @@ class Ticks:
         if elapsed_ms == 0 or sizes == _NOTHING or self._engine.semantics.commitment:
             return None
         since = self._engine.logged + 1  # whoever sees the tick has seen so many entries
-        await self._propose(Tick(elapsed_ms, services, self._fleet.seen()))
+        try:
+            await self._propose(Tick(elapsed_ms, services, self._fleet.seen()))
+        except UnknownEntityError as error:  # a service has ended since it was looked at
+            _log.info("the policy is not asked about sizes at this tick: %s", error)
+            return None
         await self._cycle.run(review=False)
         return self._note(policy, services, since)
 

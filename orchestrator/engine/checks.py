@@ -260,9 +260,11 @@ def _require_text(subject: object, field: str, value: object) -> None:
 
 
 def _require_amount(subject: object, field: str, value: object, least: float) -> None:
-    real = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    if not (real and math.isfinite(value) and value >= least):  # type: ignore[arg-type]
-        _refuse(subject, field, value, f"a finite number of at least {least:g}")
+    wanted = f"a finite number of at least {least:g}"
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        _refuse(subject, field, value, wanted)
+    if not (math.isfinite(value) and float(value) >= least):
+        _refuse(subject, field, value, wanted)
 
 
 def _require_integer(subject: object, field: str, value: object, least: int, most: int) -> int:

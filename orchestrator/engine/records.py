@@ -361,7 +361,8 @@ def seen_records(
         for name in _SEEN:
             record[name] = getattr(one, name)
         record["job"] = j
-        record["sick"] = one.breaker != BreakerMode.CLOSED
+        record["offered"] = one.backlog  # totals are the mesh's: here only what waits has come
+        record["sick"] = one.breaker != BreakerMode.CLOSED and one.ready > 0
         record["breaker_mode"] = one.breaker
         record["scaled_ms"], record["scaled_by"] = before.get(one.job_id, (NO_CHANGE_MS, 0))
     return records
@@ -411,6 +412,7 @@ class ShownFleet:
         fleet["max_nodes"] = max(size + count - coming, 1)
         fleet["scaled_ms"], fleet["scaled_by"] = seen.scaled_ms, seen.scaled_by
         show_fleet(state.rows, 0, at, shown, fleet)
+        state.rows["capacity_steps"] = 1  # as long as a node may be changed the point stays open
 
     def changed(self, nodes: int, now_ms: int) -> ShownFleet:
         """The same after so many nodes were ordered, or given up if negative."""

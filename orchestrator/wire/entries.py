@@ -200,7 +200,7 @@ def _value(hint: _Hint, read: Any) -> Any:
     if isinstance(read, msgspec.Struct):
         if _is_action(hint):
             return _form(next(a for a in _ACTIONS if a.__name__ == type(read).__name__)).make(read)
-        kind = next((one for one in get_args(hint) if is_dataclass(one)), hint)  # or None
+        kind: Any = next((one for one in get_args(hint) if is_dataclass(one)), hint)  # or None
         return _form(kind).make(read)
     if isinstance(read, tuple) and read and isinstance(read[0], msgspec.Struct):
         return tuple(_value(get_args(hint)[0], one) for one in read)
@@ -275,7 +275,7 @@ def _parts(body: Command | Event) -> tuple[object, ...]:
         case Decide(plan):
             return (plan, *plan.actions)
         case Tick(_, services, fleet):
-            sizings = [one.sizing for one in (*services, fleet)]
+            sizings = [fleet.sizing, *(seen.sizing for seen in services)]
             return (*services, *sizings, fleet, *([] if fleet.kind is None else [fleet.kind]))
     return ()
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -43,6 +45,7 @@ async def _stage(**options: object) -> Stage:
         ServiceSpec("chat", 200.0, max_replicas=6, objective_ms=250.0, percentile=0.5)
     )
     chat = job("chat", kind=JobKind.SERVICE, elastic=True, num_workers=2, max_workers=4)
+    chat = replace(chat, max_duration_hours=1e4)
     await s.orchestrator.submit_job(chat)
     await s.clock.advance_to(s.clock.now_ms())
     return s
@@ -50,8 +53,11 @@ async def _stage(**options: object) -> Stage:
 
 async def test_a_tick_tells_what_was_counted_since_the_last_one() -> None:
     s = await _stage()
-    watch = s.orchestrator._ticks._watch
+    await s.wait(1)  # its replicas have started
+    watch, asked = s.orchestrator._ticks._watch, set[asyncio.Task[object]]()
+    s.orchestrator._replicas.refresh(())
     assert await watch.look() == (0, ())
+    begin_ms = s.clock.now_ms()
 
     async def ask(took_ms: int) -> None:
         async def carry(address: str, request: object) -> str:
@@ -60,10 +66,10 @@ async def test_a_tick_tells_what_was_counted_since_the_last_one() -> None:
 
         await s.orchestrator.mesh.route("chat", None, carry)
 
-    for k, took_ms in enumerate((200, 200, 300) * 10):
-        s.clock.call_at(s.clock.now_ms() + 400 * k, lambda took=took_ms: ask(took))
-    await s.clock.advance_to(s.clock.now_ms() + _TICK_MS)
-    s.orchestrator._replicas.refresh(())
+    for took_ms in (200, 200, 300) * 10:
+        asked.add(asyncio.ensure_future(ask(took_ms)))
+        await s.clock.advance_to(s.clock.now_ms() + 400)
+    await s.clock.advance_to(begin_ms + _TICK_MS)
     elapsed_ms, (seen,) = await watch.look()
     assert elapsed_ms == _TICK_MS
     assert seen.rate_rps == seen.ahead_rps == 30 / 15

@@ -86,9 +86,9 @@ def test_nobody_goes_back_and_forth_at_one_tick() -> None:
     c.tick()
     assert c.decide(ScaleService("chat", 3)) == Reason.OK
     assert c.decide(ScaleService("chat", 2)) == Reason.COOLDOWN
-    assert c.decide(ScaleService("chat", 4)) == Reason.OK
     assert c.decide(ScaleFleet(1)) == Reason.OK
     assert c.decide(ScaleFleet(-1)) == Reason.COOLDOWN
+    assert c.decide(ScaleService("chat", 4)) == Reason.OK
     c.tick()
     assert c.decide(ScaleService("chat", 2)) == Reason.OK
 

@@ -91,6 +91,8 @@ def learned_policies() -> dict[str, BundlePolicy]:
 class SizedTicks:
     """A cluster of services, and a linear scorer that sizes them and the fleet at every tick.
 
+    It follows the advice of predictive scaling, replica by replica, as the published one begins.
+
     Parameters
     ----------
     nodes : int
@@ -117,8 +119,10 @@ class SizedTicks:
         self._engine.handle(Entry(0, Decide(Plan(places))))
         config = replace(AUTOSCALING, advice="fcfs+predictive")
         width = len(feature_names(config.schema, by_head=True))
-        weights = np.random.default_rng(0).normal(0.0, 0.1, width)
+        weights = np.zeros(width)
+        weights[-1] = 1.0
         self._policy = BundlePolicy(LinearScorer(weights, config.schema), config)
+        self.choices = 0  # of all ticks that were timed
 
     def times(self, count: int) -> list[float]:
         """How long ticks take, ms: they are applied, a copy is made and shown, and decided on."""
@@ -127,20 +131,19 @@ class SizedTicks:
             tick = self._tick(rng)
             begun = self._now()
             self._engine.handle(Entry(60_000 * (k + 1), tick))
-            plan = self._policy.consider(self._engine.snapshot(room)).plan
+            thought = self._policy.consider(self._engine.snapshot(room))
             if k >= _WARM:
                 times.append(1e3 * (self._now() - begun))
-            self._engine.handle(Entry(60_000 * (k + 1), Decide(plan)))
+                self.choices += len(thought.choices)
+            self._engine.handle(Entry(60_000 * (k + 1), Decide(thought.plan)))
         return times
 
     def _tick(self, rng: np.random.Generator) -> Tick:
         sizing = Sizing(5.0, 0.7, 0.1, 1, 64, 0, 0, 0, 0)
+        rates = rng.uniform(30.0, 50.0, AUTOSCALING.services).tolist()
         services = tuple(
-            ServiceSeen(
-                *(f"service-{k}", 1, 200.0, 1000.0, sizing, *rng.gamma(2.0, 20.0, 2).tolist()),
-                *(300.0, 0.0, 0.0, 8, 0),
-            )
-            for k in range(AUTOSCALING.services)
+            ServiceSeen(f"service-{k}", 1, 200.0, 1e3, sizing, rate, rate, 300.0, 0.0, 0.0, 8, 0)
+            for k, rate in enumerate(rates)
         )
         kind = NodeSpec("rented", 8, 80.0, 64, 512.0, 100.0, "NVLink")
         spare, whole = self._nodes // 8, replace(sizing, unit_capacity=8000.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,16 +27,16 @@ async def test_a_bundle_adds_replicas_as_requests_come(tmp_path: Path) -> None:
     await cluster.deployment.activate(bundle(tmp_path / "bundle", scorer(KEEPS_USE)))
     await cluster.orchestrator.auto_scale_cluster()
 
-    async def ask() -> None:
-        await cluster.orchestrator.route_request("chat", {"prompt": "hello"})
+    asked = set[asyncio.Task[object]]()
 
-    begin_ms, sizes = cluster.clock.now_ms(), []
     for k in range(4 * 60):  # four requests a second for a minute
-        cluster.clock.call_at(begin_ms + 250 * k, ask)
-    for _ in range(4):
-        await cluster.tick()
-        sizes.append(cluster.replicas("chat"))
-    assert sizes[-1] == 3  # 4 / (3 * 2) is below 70 %, and 4 / (2 * 2) above
+        question = cluster.orchestrator.route_request("chat", {"prompt": "hello"})
+        asked.add(asyncio.ensure_future(question))
+        await cluster.clock.advance_to(cluster.clock.now_ms() + 250)
+        if k % 60 == 59:
+            await cluster.orchestrator.auto_scale_cluster()
+            cluster.deployment.drain()
+    assert cluster.replicas("chat") == 3  # 4 / (3 * 2) is below 70 %, and 4 / (2 * 2) above
     found = cluster.deployment.status()["candidate"]
     assert found["verdicts"]["taken"] >= 4
     assert cluster.orchestrator.sized_by_policy == {"chat"}
@@ -46,17 +47,15 @@ async def test_a_bundle_adds_replicas_as_requests_come(tmp_path: Path) -> None:
 
 
 async def test_nodes_are_ordered_and_given_up_as_a_bundle_decides(tmp_path: Path) -> None:
-    """One node more above 60 % of the fleet held, one fewer below 40 %; its bounds hold."""
+    """One node more where the fleet would be used by 30 % with it, one fewer below 35 %."""
     weights = {
-        "head:wait": 0.6,
-        "scale_out:use_after": 0.0,
-        "head:scale_out": -0.2,
-        "scale_out:nodes": -1.0,
-        "scale_in:nodes": 1.0,
+        "head:wait": 0.3,
+        "scale_out:load_after": 1.0,
+        "head:scale_in": 1.0,
+        "scale_in:load_after": -2.0,
         "head:fewer_replicas": -9.0,
         "head:more_replicas": -9.0,
     }
-    weights |= {"scale_out:load_after": 1.4, "scale_in:load_after": -1.5, "head:scale_in": 1.4}
     cluster = Sized(nodes=1, plan=ScalingPlan(4.0, min_size=1, max_size=3, down_window_s=0.0))
     await cluster.deploy("chat", num_workers=1)
     await cluster.deployment.activate(bundle(tmp_path / "bundle", scorer(weights)))
@@ -133,7 +132,7 @@ async def test_in_the_shadow_the_autoscaler_decides_and_is_compared(tmp_path: Pa
         await cluster.tick(chat=rate_rps)
     assert cluster.replicas("chat") == 1
     found = cluster.deployment.status()["candidate"]
-    assert found["points"] >= 4
+    assert found["points"] >= 3
     assert found["agreement"] == 1.0
     texts = [text for one in cluster.deployment.decisions() for text in one.record.plan]
     assert "scale chat to 3" in texts
