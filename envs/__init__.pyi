@@ -7,10 +7,10 @@ from .config import PLACEMENT as PLACEMENT
 from .config import EnvConfig as EnvConfig
 from .config import Illegal as Illegal
 from .fitting import part_starts as part_starts
-from .gym import RowState as RowState
-from .gym import SchedulingEnv as SchedulingEnv
-from .gym import SchedulingVectorEnv as SchedulingVectorEnv
-from .gym import make_trace as make_trace
+from .gym.making import make_trace as make_trace
+from .gym.single import SchedulingEnv as SchedulingEnv
+from .gym.states import RowState as RowState
+from .gym.vector import SchedulingVectorEnv as SchedulingVectorEnv
 from .outcomes import METRICS as METRICS
 from .outcomes import episode_metrics as episode_metrics
 from .reward import TERMS as TERMS

@@ -19,7 +19,7 @@ __all__ = ["Demonstration", "demonstrate"]
 _ROWS = 32
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Demonstration:
     """An episode of T steps, whole.
 

@@ -19,7 +19,7 @@ _Arrays = TypeVar("_Arrays", bound=tuple[Any, ...])
 
 
 def _frozen(requests: NDArray[np.void]) -> NDArray[np.void]:
-    """Requests of a trace that may not be written.
+    """Requests that may not be written.
 
     Kernels are compiled anew for arrays that differ in being writeable, as copies of a trace may.
     """
@@ -44,7 +44,8 @@ def copy_arrays(arrays: _Arrays) -> _Arrays:
 def copy_source(source: Source, trace: Trace) -> Source:
     """A source of the same episodes, over a trace that is not copied again."""
     requests = _frozen(trace.requests)
-    episode = copy_arrays(source.episode._replace(trace=requests[:0]))._replace(trace=requests)
+    own = copy_arrays(source.episode._replace(trace=requests[:0]))
+    episode = own._replace(trace=requests, standing=_frozen(own.standing))
     return Source(episode, copy_arrays(source.seen), copy_arrays(source.prices))
 
 
@@ -76,7 +77,7 @@ def make_episode(
         curves=around.curves,
         uplinks=around.uplinks,
         services=around.services,
-        standing=standing.requests,
+        standing=_frozen(standing.requests),
         plans=standing.plans,
         series_range=around.series_range,
         typical=around.typical,

@@ -132,12 +132,14 @@ def test_clusters_of_other_nodes() -> None:
     more = nodes(workload=None, trace=trace, nodes=6)
     assert [node.node_id for node in more] == [f"node-{n}" for n in range(6)]
     assert {node.gpus for node in more} == {8}
-    mixed = nodes(nodes=[{"count": 2, "gpus": 8}, {"gpus": 4, "gpu_model": "A10", "rack": 1}])
-    assert [(node.gpus, node.gpu_model, node.rack) for node in mixed][1:] == [
+    mixed = nodes(nodes=[{"count": 20, "gpus": 8}, {"gpus": 4, "gpu_model": "A10", "rack": 1}])
+    assert [(node.gpus, node.gpu_model, node.rack) for node in mixed[19:]] == [
         (8, mixed[0].gpu_model, 0),
         (4, "A10", 1),
     ]
-    assert mixed[2].cpu_cores == trace.nodes[0].cpu_cores
+    assert mixed[20].cpu_cores == trace.nodes[0].cpu_cores
+    with pytest.raises(ConfigurationError, match=r"can never fit into its cluster .*'nodes'"):
+        nodes(nodes={"gpus": 1})
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,7 @@ def _by_window(windows: Windows, who: Any, rows: int = 32) -> dict[int, Demonstr
 def test_recorded_actions_are_played_again_to_the_same_end(windows: Windows, who: Any) -> None:
     alone = _by_window(windows, who, rows=1)
     for window, each in _by_window(windows, who).items():
-        np.testing.assert_equal(alone[window], each)
+        np.testing.assert_equal(vars(alone[window]), vars(each))
         assert "advice" not in each.observations
         session = windows.session(1)
         session.reseed_row(0, window)
@@ -150,5 +150,3 @@ def test_environments_that_plain_values_do_not_make_have_no_spec(tmp_path: Path)
     data = read_dataset(tmp_path / "a-v0")
     assert data.spec.env_spec is None
     assert data.total_episodes == 2
-    with pytest.raises(ConfigurationError, match="holds results"):
-        record(_config(tmp_path / "a-v0", "name=a-v0"), Console(quiet=True))
