@@ -53,6 +53,11 @@ from .problem import BatchPolicy as BatchPolicy
 from .problem import Problem as Problem
 from .problem import Windows as Windows
 from .program import config_dir as config_dir
+from .studies.folders import Run as Run
+from .studies.folders import find_folders as find_folders
+from .studies.folders import read_run as read_run
+from .studies.report import Study as Study
+from .studies.report import make_study as make_study
 from .tracking import NullTracker as NullTracker
 from .tracking import TensorBoardTracker as TensorBoardTracker
 from .tracking import Tracker as Tracker

@@ -216,6 +216,15 @@ class FirstNode:
         return mask.argmax(axis=1)
 
 
+class TurnsAway:
+    """Waits, the last action: nobody gets a place."""
+
+    name = "turns away"
+
+    def actions(self, observation: Any, mask: Any) -> Any:
+        return np.full(len(mask), mask.shape[1] - 1)
+
+
 def test_pods_are_packed_by_rules_and_policies() -> None:
     cfg = OmegaConf.load(config_dir() / "suite" / "openb.yaml").suite
     cfg.workload = {"_target_": "envs.workloads.gpu_pods", "pods": 300, "seed": 1, "nodes": 4}
@@ -229,6 +238,7 @@ def test_pods_are_packed_by_rules_and_policies() -> None:
     np.testing.assert_array_equal(cell.rule_costs("FGD", 4), costs[:4])
     assert ((costs >= 0) & (costs < 100)).all()
     mine = cell.policy_costs(FirstNode())
-    assert mine.shape == (6,)
-    assert mine.mean() > costs.mean()
+    np.testing.assert_array_equal(mine[:3], mine[3:])
+    assert ((mine >= 0) & (mine < 50)).all()
+    assert cell.policy_costs(TurnsAway()).tolist() == [100.0] * 6
     assert PackingCell(about, suite, [trace]).made_of != cell.made_of
