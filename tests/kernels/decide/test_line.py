@@ -6,8 +6,6 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from orchestrator.kernels.decide.turn import line as lines
-from orchestrator.kernels.lang.jit import on_row
 from orchestrator.kernels.run import rows as entry
 from orchestrator.kernels.run.cycle import rank_queue
 from orchestrator.kernels.state.codes import NodeCode, Preemption, QuotaMode, RuleKey, Status
@@ -26,16 +24,17 @@ _JOBS, _NODES = 120, 12
 _SHAPE = ClusterShape(
     envs=1, jobs=_JOBS, workers=4, nodes=_NODES, devices=4, tenants=3, log=0, kinds=16
 )
-_BY_NAME = [RULES[name] for name in ("srtf", "srsf", "las", "tiresias", "priority", "reclaim")]
+_NAMES = ("srtf", "srsf", "las", "tiresias", "priority", "reclaim", "drf")
 _DRAWN = [
     Rule("random", RuleKey.RANDOM, preemption=Preemption.SCORE),
     Rule("wfp3", RuleKey.WFP3, preemption=Preemption.PRIORITY),
-    Rule("drf", RuleKey.DRF, preemption=Preemption.RECLAIM, reservation=True),
+    Rule("fair", RuleKey.DRF, preemption=Preemption.RECLAIM, reservation=True),
+    Rule("strict", RuleKey.SRTF, preemption=Preemption.SCORE, blocking=True),
+    Rule("easy", RuleKey.FCFS, reservation=True),
     Rule("aged", RuleKey.PRIORITY, preemption=Preemption.PRIORITY, reservation=True),
 ]
-_RULES = {rule.name: rule for rule in (*_BY_NAME, *_DRAWN)}
+_RULES = {rule.name: rule for rule in (*(RULES[name] for name in _NAMES), *_DRAWN)}
 every_rule = pytest.mark.parametrize("rule", _RULES.values(), ids=_RULES)
-_line_up = on_row(lines.line_up)
 
 
 def _requests(draw: np.random.Generator) -> NDArray[np.void]:
@@ -126,6 +125,7 @@ def _played(rule: Rule, seed: int, quota_mode: QuotaMode, forget: int) -> tuple[
         if forget and count % forget == 0:
             _blank(state)
         action = entry.rule_action(state.rows, 0, record, scratch)
+        assert entry.rule_action(state.rows, 0, record, scratch) == action
         if entry.commit(state.rows, 0, *action, buffer) != 0:
             break
     return _outcome(state)
@@ -147,7 +147,7 @@ def test_a_walk_that_goes_on_finds_what_one_from_the_beginning_finds(
         assert _played(rule, seed, quota_mode, 3) == expected
         assert _outcome(state)[:3] == expected[:3]
         preempted += expected[2]
-    assert preempted > 0
+    assert (preempted > 0) == (rule.preemption != Preemption.NONE)
 
 
 @pytest.mark.parametrize("name", ["srtf", "priority", "reclaim"])
