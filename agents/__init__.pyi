@@ -21,7 +21,6 @@ from .bundle import restore_environment as restore_environment
 from .bundle import save_bundle as save_bundle
 from .bundle import write_card as write_card
 from .deploy import BundlePolicy as BundlePolicy
-from .evaluation.outcomes import METRICS as METRICS
 from .evaluation.outcomes import EvaluationResult as EvaluationResult
 from .evaluation.play import ZOO as ZOO
 from .evaluation.play import evaluate_policy as evaluate_policy

@@ -5,9 +5,14 @@ from .config import CLUSTER as CLUSTER
 from .config import JOB_ORDERING as JOB_ORDERING
 from .config import PLACEMENT as PLACEMENT
 from .config import EnvConfig as EnvConfig
+from .config import Illegal as Illegal
 from .fitting import part_starts as part_starts
-from .gym import SchedulingEnv as SchedulingEnv
-from .gym import SchedulingVectorEnv as SchedulingVectorEnv
+from .gym.making import make_trace as make_trace
+from .gym.single import SchedulingEnv as SchedulingEnv
+from .gym.states import RowState as RowState
+from .gym.vector import SchedulingVectorEnv as SchedulingVectorEnv
+from .outcomes import METRICS as METRICS
+from .outcomes import episode_metrics as episode_metrics
 from .reward import TERMS as TERMS
 from .reward import RewardConfig as RewardConfig
 from .sb3 import SchedulingVecEnv as SchedulingVecEnv

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from enum import IntEnum
 from typing import ClassVar
 
 import numpy as np
@@ -19,7 +20,7 @@ from orchestrator.scheduling.rules import Rule, rule_named
 from orchestrator.scheduling.schema import ActionLayout, FeatureSchema
 from orchestrator.semantics import Semantics
 
-__all__ = ["AUTOSCALING", "CLUSTER", "JOB_ORDERING", "PLACEMENT", "EnvConfig"]
+__all__ = ["AUTOSCALING", "CLUSTER", "JOB_ORDERING", "PLACEMENT", "EnvConfig", "Illegal"]
 
 _COUNTS = (
     "window",
@@ -31,7 +32,6 @@ _COUNTS = (
     "racks",
     "victims",
     "elastics",
-    "step_limit",
     "illegal_limit",
     "nodes",
 )
@@ -40,6 +40,20 @@ _SETS = ("window", "victims", "elastics", "services", "capacity_steps", "tenants
 _MOST_SHOWN, _MOST_COUNT = 1 << 16, (1 << 31) - 1
 _FLAGS = ("commitment", "backfill", "migrate", "fleet", "skip_forced", "choose_node", "turn_away")
 _SECONDS = ("min_run_seconds", "ageing_seconds", "slowdown_bound_seconds")
+_STEPS_EACH = 100  # per job, or tick: the most that a policy needs is a tenth of it
+
+
+class Illegal(IntEnum):
+    """What becomes of an action that is not legal; it is counted and reported in any case."""
+
+    NOOP = 0
+    """Nothing: the same decision is asked for again."""
+    PENALTY = 1
+    """Nothing, and the step's reward is ``-illegal_penalty``."""
+    FALLBACK = 2
+    """Another action is carried out: the advised one, or else the first that is legal."""
+    RAISE = 3
+    """``IllegalActionError``."""
 
 
 @dataclass(frozen=True)
@@ -86,11 +100,17 @@ class EnvConfig(Semantics):
         Features of a queued job.
     skip_forced : bool
         With commitment: take the only queued job without asking.
-    step_limit : int
-        Steps after which an episode is truncated; 0: never.
+    step_limit : int or None
+        Steps after which an episode is truncated; 0: never. None: 100 for each job of an episode
+        or, without jobs, for each tick, which only a policy meets that preempts or moves jobs for
+        ever; with commitment, where each step places a job, there is no need of one.
     illegal_limit : int
         Illegal actions after which an episode is truncated, since none of them lets time pass: a
         policy that chooses nothing else would never see an end. 0: never.
+    illegal : Illegal
+        What becomes of an illegal action: ``noop``, ``penalty``, ``fallback`` or ``raise``.
+    illegal_penalty : float
+        With ``penalty``: what such a step costs. It comes on top of what ``reward`` charges for.
     choose_node : bool
         The K candidates are the nodes of the cluster: all of a job's workers go to the chosen
         one. ``placements`` then serves rules only.
@@ -103,6 +123,7 @@ class EnvConfig(Semantics):
     sampling : Sampling
         How episodes pick their window.
     reward : RewardConfig
+        Or a mapping: its fields by name, or just the weights of its terms.
     """
 
     subject: ClassVar[str] = "environment"
@@ -130,8 +151,10 @@ class EnvConfig(Semantics):
     episode_ticks: int = 0
     encoding: Encoding = Encoding.DEFAULT
     skip_forced: bool = False
-    step_limit: int = 0
+    step_limit: int | None = None
     illegal_limit: int = 1000
+    illegal: Illegal = Illegal.NOOP
+    illegal_penalty: float = 1.0
     choose_node: bool = False
     nodes: int = 0
     turn_away: bool = False
@@ -142,10 +165,7 @@ class EnvConfig(Semantics):
         """Reject what makes no sense."""
         self._check_types()
         super().__post_init__()
-        if not isinstance(self.reward, RewardConfig):
-            raise ConfigurationError(
-                f"environment: 'reward' is {self.reward!r}; give a RewardConfig"
-            )
+        object.__setattr__(self, "reward", RewardConfig.of(self.reward))
         if self.advice is not None:
             rule_named(self.advice)
         if not self.placements:
@@ -183,6 +203,11 @@ class EnvConfig(Semantics):
             most = _MOST_SHOWN if name in _SETS else _MOST_COUNT
             number = check_whole(f"environment: '{name}'", getattr(self, name), 0, most)
             object.__setattr__(self, name, number)  # NumPy's small ones would overflow
+        if self.step_limit is not None:
+            limit = check_whole("environment: 'step_limit'", self.step_limit, 0, _MOST_COUNT)
+            object.__setattr__(self, "step_limit", limit)
+        penalty = check_finite("environment: 'illegal_penalty'", self.illegal_penalty, 0)
+        object.__setattr__(self, "illegal_penalty", penalty)
         for name in _SECONDS:
             seconds = check_finite(f"environment: '{name}'", getattr(self, name))
             object.__setattr__(self, name, seconds)
@@ -202,6 +227,13 @@ class EnvConfig(Semantics):
     def length(self) -> int:
         """Jobs of an episode or, without jobs, ticks."""
         return self.episode_jobs or self.episode_ticks
+
+    @property
+    def most_steps(self) -> int:
+        """Steps after which an episode is truncated; 0: never."""
+        if self.step_limit is not None:
+            return self.step_limit
+        return 0 if self.commitment else min(_STEPS_EACH * self.length, _MOST_COUNT)
 
     def of_length(self, length: int) -> EnvConfig:
         """The same with longer or shorter episodes, jobs or ticks."""

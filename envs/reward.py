@@ -7,7 +7,8 @@ over an episode equals minus the metric's total. The terminal form pays all of i
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -100,6 +101,35 @@ class RewardConfig:
         if self.reference is not None:
             check_type("reward: 'reference'", self.reference, str, "the name of a rule, or None")
             rule_named(self.reference)
+
+    @classmethod
+    def of(cls, given: Any) -> RewardConfig:
+        """A reward from plain values.
+
+        Parameters
+        ----------
+        given : RewardConfig or mapping
+            Itself; its fields by name, ``{"terms": {"wait": 1.0}, "form": "terminal"}``; or just
+            the weights of its terms, ``{"wait": 1.0}``.
+
+        Raises
+        ------
+        ConfigurationError
+            Naming the term or field that makes no sense.
+        """
+        if isinstance(given, cls):
+            return given
+        remedy = "a RewardConfig, or weights of its terms, for example {'wait': 1.0}"
+        check_type("environment: 'reward'", given, Mapping, remedy)
+        known = [each.name for each in fields(cls)]
+        if "terms" not in given and not (given and all(name in known for name in given)):
+            return cls(dict(given))
+        for name in given:
+            if name not in known:
+                raise ConfigurationError(
+                    f"reward: unknown field '{name}'; known: {', '.join(known)}"
+                )
+        return cls(**given)
 
     @property
     def weights(self) -> NDArray[np.float64]:

@@ -55,6 +55,7 @@ ROOTS = {
     "soak",
     "serve",
     "replay",
+    "record",
     "leaderboard",
     "report",
 }
@@ -96,7 +97,18 @@ def test_groups_and_roots_are_those_that_are_tested_here() -> None:
 @pytest.mark.parametrize("root", sorted(ROOTS))
 def test_roots_compose(root: str) -> None:
     cfg = composed(root)
-    of_roots = {"suite", "agent", "forecaster", "live", "log", "soak", "serve", "fixed", "runs"}
+    of_roots = {
+        "suite",
+        "agent",
+        "forecaster",
+        "live",
+        "log",
+        "soak",
+        "serve",
+        "fixed",
+        "runs",
+        "rule",
+    }
     assert of_roots & set(cfg)
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from agents.evaluation.outcomes import METRICS, EvaluationResult
+from agents.evaluation.outcomes import EvaluationResult
 from agents.evaluation.play import (
     Advance,
     evaluate_policy,
@@ -23,6 +23,7 @@ from agents.evaluation.play import (
 )
 from agents.problem import BatchPolicy, Problem, Windows
 from agents.settings import check_number, check_seed, check_types
+from envs.outcomes import METRICS
 from envs.workloads import Trace, WindowSplit
 from envs.workloads.windows import Part
 from orchestrator.errors import ConfigurationError

@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from omegaconf import DictConfig
 
 from agents.build import Evaluation, build_evaluation, build_packing_suite, check_fields
-from agents.evaluation.outcomes import METRICS
 from agents.evaluation.play import evaluate_policy
 from agents.evaluation.pods import PackingSuite, run_packing
 from agents.evaluation.suite import label, run_suite
@@ -26,6 +25,7 @@ from agents.problem import BatchPolicy, Windows, digest_of
 from agents.program import config_dir
 from agents.settings import check_number
 from envs.config import PLACEMENT
+from envs.outcomes import METRICS
 from envs.workloads import Trace
 from orchestrator.errors import ConfigurationError, TraceError
 from orchestrator.scheduling.schema import FeatureSchema

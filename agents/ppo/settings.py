@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from agents.evaluation.outcomes import METRICS
 from agents.settings import check_bounds, check_budget, check_types, check_weights, prior_for
+from envs.outcomes import METRICS
 from orchestrator.errors import ConfigurationError
 from orchestrator.scheduling.rules import rule_named
 from orchestrator.scheduling.schema import FeatureSchema

@@ -30,6 +30,7 @@ from agents.speed.cluster import CrowdedClusters, Cycle, pack_openb, placed_per_
 from agents.speed.live.measures import LIVE
 from agents.speed.live.requests import REQUESTS
 from agents.speed.mesh import ServedCluster
+from agents.speed.rolls import FullCluster
 from agents.speed.workbench import UnavailableError, Workbench
 from envs.config import CLUSTER, JOB_ORDERING
 from envs.session import Session
@@ -231,6 +232,20 @@ def placements(bench: Workbench) -> Measure:
     return replace(found, note=f"µs per decision at 100, 300, 1,000, 3,000, 10,000: {growth}")
 
 
+_ROLLED = ("fcfs", "srtf", "srsf", "las", "tiresias", "priority")
+
+
+def roll_preemptive(bench: Workbench) -> Measure:
+    """A full cluster rolled to its end under SRTF: times what FCFS takes in the same run."""
+    nodes, jobs = max(bench.large // 10, 1), bench.large
+    FullCluster(_FEW, 10 * _FEW, bench.now).compare(_ROLLED, 1)  # loads the kernels
+    found = FullCluster(nodes, jobs, bench.now).compare(_ROLLED, min(bench.repeats, 3))
+    ratios = [srtf / fcfs for srtf, fcfs in zip(found["srtf"], found["fcfs"], strict=True)]
+    each = ", ".join(f"{name} {statistics.median(spent):.2f}" for name, spent in found.items())
+    note = f"{nodes:,} nodes, {jobs:,} jobs at once; s: {each}"
+    return Measure(statistics.median(ratios), "times", min(ratios), max(ratios), note)
+
+
 def memory(bench: Workbench) -> Measure:
     """Memory of all arrays of a session."""
     session = Session(bench.trace, JOB_ORDERING, _MEMORY_ROWS)
@@ -352,6 +367,7 @@ MEASURES: Mapping[str, Callable[[Workbench], Measure]] = {
         philly,
         openb,
         placements,
+        roll_preemptive,
         cma,
         ppo,
         routing,

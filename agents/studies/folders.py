@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from omegaconf import OmegaConf
 
-from agents.evaluation.outcomes import METRICS
+from envs.outcomes import METRICS
 from orchestrator.errors import ConfigurationError
 
 __all__ = ["Run", "check_comparable", "find_folders", "read_run"]

@@ -567,14 +567,14 @@ class RulePolicy:
         count = play_rule(state.rows, 0, rules, self._order(state), actions, desk)
         found: list[Action] = []
         for kind, j, value in actions[:count].tolist():
-            if found and kind in (ActionKind.CAPACITY, ActionKind.SERVICE):
-                break  # it is refused by itself: the ones before it are not
             found.append(self._action(snapshot, kind, j, value))
         return Plan(tuple(found))
 
     def _order(self, state: ClusterState) -> NDArray[np.int64]:
         """Waiting jobs in the order in which the rule serves them, as far as that is settled."""
         jobs = state.queue[0, : int(state.rows[0]["queue_len"])]["job"].copy()  # it is played on
+        if self.rule.preemption != Preemption.NONE:
+            return jobs  # it is lined up as it is played
         tiers, scores = np.empty((2, len(jobs)))
         if rank_queue(state.rows, 0, self._record, tiers, scores):
             return jobs

@@ -51,12 +51,16 @@ _MODULES = {
     "orchestrator.mesh.specs": ("BreakerSpec", "LimitSpec", "RetrySpec", "ServiceSpec"),
     "orchestrator.messages": (
         "Establish",
+        "FleetSeen",
         "RegroupJob",
         "ReleaseNode",
         "SaveCheckpoint",
+        "ServiceSeen",
+        "Sizing",
         "StartJob",
         "StopJob",
         "StopReason",
+        "Tick",
         "WorkerPlacement",
     ),
     "orchestrator.metrics.views": (

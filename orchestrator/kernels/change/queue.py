@@ -9,7 +9,14 @@ from orchestrator.kernels.lang.memory import copy_record
 from orchestrator.kernels.state.access import job, move_queue, queue, request, running
 from orchestrator.kernels.state.codes import NO_JOB, JobKind
 
-__all__ = ["dequeue", "enqueue", "list_running", "queue_position", "unlist_running"]
+__all__ = [
+    "dequeue",
+    "enqueue",
+    "forget_line",
+    "list_running",
+    "queue_position",
+    "unlist_running",
+]
 
 
 _SECOND = 1000.0
@@ -62,6 +69,7 @@ def enqueue(row, j):
         k -= 1
     queue(row, k).job = np.int64(j)
     row.queue_len += 1
+    row.queued += 1
     _weigh(row, j, 1.0)
 
 
@@ -78,6 +86,13 @@ def dequeue(row, position):
         row.queue_onset = 0.0
         row.request_rate = 0.0
     return j
+
+
+@small_kernel
+def forget_line(row):
+    """The queue has become another one: in which order it was served is of no use."""
+    row.line_rule = 0
+    row.line_len = 0
 
 
 @kernel

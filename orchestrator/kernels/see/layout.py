@@ -22,7 +22,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.kernels.decide.rules import fewer_workers
+from orchestrator.kernels.decide.elastic import fewer_workers
 from orchestrator.kernels.lang.jit import kernel, part, small_kernel
 from orchestrator.kernels.place.generate import chosen_node
 from orchestrator.kernels.state.access import job, service
@@ -539,7 +539,8 @@ def _place_in_head(row, e, action, view, buffers, nodes):
         i = _place_of(buffers.window[e], shown[Shown.JOBS], j)
         k = np.int64(-1)
         if i >= 0:
-            k = _candidate_of(row, j, value, view, nodes)
+            # With commitment there is one candidate, whatever a rule would place by.
+            k = np.int64(0) if row.commitment != 0 else _candidate_of(row, j, value, view, nodes)
         return i * view.generators.shape[0] + k if k >= 0 else np.int64(-1)
     if kind == ActionKind.PREEMPT or kind == ActionKind.MIGRATE:
         return _place_of(buffers.victim_jobs[e], shown[Shown.VICTIMS], j)

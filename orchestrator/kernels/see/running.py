@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from orchestrator.kernels.change.jobs import progress_now, saved_progress
+from orchestrator.kernels.decide.elastic import fewer_workers, marginal_speed
 from orchestrator.kernels.decide.legal import preemption_reason, resize_reason
-from orchestrator.kernels.decide.rules import fewer_workers, marginal_speed
 from orchestrator.kernels.decide.whatif import lets_in
 from orchestrator.kernels.lang.jit import kernel
 from orchestrator.kernels.lang.numbers import fast_log, log_seconds

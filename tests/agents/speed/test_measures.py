@@ -70,7 +70,7 @@ def test_references_take_time():
      "live_cycle", "live_cycle_priority", "live_cycle_large",
      "live_construct", "live_register", "live_job_status", "live_questions",
      "live_list_jobs", "live_queue", "live_end",
-     "live_memory", "learned_decision_64",
+     "live_memory", "learned_decision_64", "sized_tick_1000",
      "durable_one", "durable_many", "durable_submits", "restart", "log_size",
      "first_instruction", "real_jobs", "durable_jobs", "rest_submit", "rest_submit_late",
      "cli_cold_start"],
