@@ -15,10 +15,10 @@ import torch
 
 from agents.bundle import load_bundle, read_manifest
 from agents.evaluation.play import evaluate_policy
-from agents.ppo.train import PPOTrainer, keep_freed_memory
+from agents.ppo.train import PPOTrainer, _Rate, keep_freed_memory
 from agents.problem import Problem, Windows
 from agents.tracking import NullTracker
-from agents.training import TrainingResult
+from agents.training import Budget, Course, TrainingResult
 from envs import CLUSTER, JOB_ORDERING, EnvConfig, RewardConfig
 from orchestrator.errors import ConfigurationError, SchemaMismatchError
 from orchestrator.kernels.see.queue import Encoding
@@ -160,12 +160,14 @@ def test_each_limit_ends_training(tmp_path: Path, limits: dict[str, Any], update
     assert (result.updates, result.history[-1]["steps"]) == (updates, updates * _UPDATE)
 
 
-def test_without_a_limit_of_steps_the_rate_falls_with_the_time(tmp_path: Path) -> None:
-    result = _train(tmp_path, budget_seconds=2.0, total_steps=None, learning_rate=1.0)
-    rates = [entry["train/learning_rate"] for entry in result.history if entry["steps"] > 0]
-    assert len(rates) > 3
-    assert rates == sorted(rates, reverse=True)
-    assert 0.1 <= rates[-1] < rates[0] < 1.0
+def test_without_a_limit_of_steps_the_rate_falls_with_the_time() -> None:
+    course = Course("PPO", Budget(1000.0), NullTracker(), seconds_before=500.0)
+    timed = _Rate(_trainer(total_steps=None, budget_seconds=1000.0, learning_rate=1.0))
+    counted = _Rate(_trainer(total_steps=100, budget_seconds=1000.0, learning_rate=1.0))
+    assert timed(1.0) == 1.0  # before there is a course
+    timed.course = counted.course = course
+    assert timed(1.0) == pytest.approx(0.1 + 0.9 * 0.5, abs=0.01)
+    assert counted(0.8) == pytest.approx(0.1 + 0.9 * 0.8)
 
 
 @pytest.mark.parametrize("metric", ["slowness", "utilisation"])
