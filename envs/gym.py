@@ -26,15 +26,17 @@ from envs.checks import (
 from envs.config import AUTOSCALING, CLUSTER, JOB_ORDERING, PLACEMENT, EnvConfig
 from envs.fitting import check_arguments, check_part
 from envs.render import describe_decision, draw_occupancy, kept_effects
-from envs.scenario import FleetPlan, Scenario, ServiceMix, seasonal_rates
+from envs.scenario import FleetPlan, Scenario, ServiceMix, scenario_named, seasonal_rates
 from envs.session import Session
 from envs.workloads import Trace, gpu_cluster, gpu_pods, lublin_feitelson
 from envs.workloads.services.generator import generate_services
 from orchestrator.errors import ConfigurationError, IllegalActionError, UnknownOptionError
 from orchestrator.kernels.state.codes import Reason
 from orchestrator.mesh.specs import ServiceSpec
+from orchestrator.scheduling.schema import FeatureSchema
 
 __all__ = [
+    "ObservationSpace",
     "SchedulingEnv",
     "SchedulingVectorEnv",
     "action_space",
@@ -74,7 +76,22 @@ def _box(*shape: int) -> spaces.Box:
     return spaces.Box(-np.inf, np.inf, shape, np.float32)
 
 
-def observation_space(config: EnvConfig) -> spaces.Dict:
+class ObservationSpace(spaces.Dict):
+    """A space of observations that says what is in them: the names, and what actions are about.
+
+    Parameters
+    ----------
+    parts : mapping of str to Space
+    schema : FeatureSchema
+        Of the environment; a network that scores actions by their features needs no more.
+    """
+
+    def __init__(self, parts: Mapping[str, spaces.Space[Any]], schema: FeatureSchema) -> None:
+        super().__init__(dict(parts))
+        self.schema = schema
+
+
+def observation_space(config: EnvConfig) -> ObservationSpace:
     """Sets of fixed capacity, padded with zeros, and the mask of legal actions.
 
     ``queue`` [Q, F], ``global`` [G], ``action_mask`` [A]; with chosen placements also
@@ -105,7 +122,7 @@ def observation_space(config: EnvConfig) -> spaces.Dict:
         parts["tenants"] = _box(schema.tenants_shown, len(schema.tenants))
     if schema.racks:
         parts["racks"] = _box(schema.racks_shown, len(schema.racks))
-    return spaces.Dict(parts)
+    return ObservationSpace(parts, schema)
 
 
 def action_space(config: EnvConfig) -> spaces.Discrete:
@@ -195,7 +212,7 @@ def make_session(
     trace: Trace | None,
     windows: NDArray[np.int64] | str,
     incidents: NDArray[np.void] | None = None,
-    scenario: Scenario | None = None,
+    scenario: Scenario | str | None = None,
     threads: int = 1,
 ) -> Session:
     """Make the session of an environment: ``windows`` are starts, or a part of the trace by name.
@@ -204,6 +221,8 @@ def make_session(
     """
     if trace is None:
         trace = default_trace(config)
+    if isinstance(scenario, str):
+        scenario = scenario_named(scenario)
     check_arguments(trace, config, scenario)
     if scenario is None:
         scenario = default_scenario(config, trace)
@@ -226,9 +245,9 @@ class SchedulingEnv(gymnasium.Env[Any, Any]):
         The windows themselves, as first jobs; replaces ``part``.
     incidents : INCIDENT_DTYPE [I] or None
         Node failures and recoveries, times from the start of the episode.
-    scenario : Scenario or None
-        What surrounds the jobs; None: nothing or, where the environment has services, those of
-        :func:`default_scenario`.
+    scenario : Scenario, str or None
+        What surrounds the jobs, or the name of one's own (:func:`envs.scenario.scenario_named`);
+        None: nothing or, where the environment has services, those of :func:`default_scenario`.
     strict : bool
         Raise ``IllegalActionError`` on an illegal action. Otherwise it is a counted no-op.
     render_mode : {"ansi", "rgb_array"} or None
@@ -255,7 +274,7 @@ class SchedulingEnv(gymnasium.Env[Any, Any]):
         part: str = "train",
         starts: NDArray[np.int64] | None = None,
         incidents: NDArray[np.void] | None = None,
-        scenario: Scenario | None = None,
+        scenario: Scenario | str | None = None,
         strict: bool = False,
         render_mode: str | None = None,
         **overrides: Any,
@@ -420,7 +439,7 @@ class SchedulingVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]
         part: str = "train",
         starts: NDArray[np.int64] | None = None,
         incidents: NDArray[np.void] | None = None,
-        scenario: Scenario | None = None,
+        scenario: Scenario | str | None = None,
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
         copy: bool = True,
         strict: bool = False,

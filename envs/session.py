@@ -19,6 +19,7 @@ from envs.fitting import (
     check_trace,
     part_starts,
 )
+from envs.own.parts import OwnParts
 from envs.scenario import (
     Scenario,
     Standing,
@@ -197,7 +198,7 @@ class Session:
     def _kept(self, state: ClusterState) -> dict[str, Any]:
         """What a copy begins with."""
         kept = {**self.__dict__, "state": state}
-        for name in ("bench", "_crew", "_shown", "_first", "now_ms", "illegal_actions"):
+        for name in ("bench", "_crew", "_shown", "_first", "own", "now_ms", "illegal_actions"):
             del kept[name]
         return kept
 
@@ -207,6 +208,9 @@ class Session:
         self.bench = make_bench(shape, self.config)
         helpers = [make_bench(shape, self.config) for _ in range(self._threads - 1)]
         self._crew = Crew(shape.envs, [self.bench, *helpers])
+        reward = self.config.reward
+        self.own = OwnParts(reward.own_terms, self.config.own_features, reward.form)
+        self.own.watch(self.state, self.buffers)
         self._shown = observed(self.buffers, self.schema)
         self._first = observed(self.buffers, self.schema, 0)
         self.now_ms: NDArray[np.int64] = self.state.rows["now_ms"]
@@ -240,6 +244,7 @@ class Session:
         reset_rows(
             self.state.rows, which, self.seeds, windows, self.source, self.buffers, self.bench
         )
+        self.own.describe()
 
     def reseed(self, seeds: NDArray[np.uint64]) -> None:
         """Give each row a new seed and start its sequence of episodes over."""
@@ -266,6 +271,9 @@ class Session:
         self._crew.step(self.state.rows, actions, self.source, self.buffers)
         if np.count_nonzero(self.buffers.reason) > 0 and self.config.illegal_limit > 0:
             self._end_stalled(actions)
+        if self.own:
+            self.own.pay()
+            self.own.describe()
 
     def _end_stalled(self, actions: NDArray[np.int64]) -> None:
         """Truncate rows that were refused too many actions, as their limit of steps would."""
@@ -573,17 +581,22 @@ def make_buffers(shape: ClusterShape, config: EnvConfig) -> Buffers:
     E, Q, V = shape.envs, config.window, max(config.victims, 1)
     schema = config.schema
     pairs = Q * schema.actions.candidates if schema.candidates else 1
-    described = memo_described(config.nodes, E, max(shape.kinds, 0), len(NODE_NAMES))
+    width = len(schema.candidates if config.choose_node else NODE_NAMES)
+    described = memo_described(config.nodes, E, max(shape.kinds, 0), width)
+
+    def block(entities: int, names: tuple[str, ...]) -> NDArray[np.float32]:
+        return np.zeros((E, max(entities, 1), len(names)), np.float32)
+
     return Buffers(
         queue=np.zeros((E, Q, len(schema.queue)), np.float32),
         globals=np.zeros((E, len(schema.globals)), np.float32),
         candidates=np.zeros((E, pairs, len(schema.candidates or CANDIDATE_NAMES)), np.float32),
-        victims=np.zeros((E, V, len(VICTIM_NAMES)), np.float32),
-        elastics=np.zeros((E, max(config.elastics, 1), len(ELASTIC_NAMES)), np.float32),
-        services=np.zeros((E, max(config.services, 1), len(SERVICE_NAMES)), np.float32),
-        capacity=np.zeros((E, max(2 * config.capacity_steps, 1), len(CAPACITY_NAMES)), np.float32),
-        tenants=np.zeros((E, max(config.tenants, 1), len(TENANT_NAMES)), np.float32),
-        racks=np.zeros((E, max(config.racks, 1), len(RACK_NAMES)), np.float32),
+        victims=block(V, schema.victims or VICTIM_NAMES),
+        elastics=block(config.elastics, schema.elastics or ELASTIC_NAMES),
+        services=block(config.services, schema.services or SERVICE_NAMES),
+        capacity=block(2 * config.capacity_steps, schema.capacity or CAPACITY_NAMES),
+        tenants=block(config.tenants, schema.tenants or TENANT_NAMES),
+        racks=block(config.racks, schema.racks or RACK_NAMES),
         advice=np.zeros((E, schema.actions.size if schema.advice else 1), np.float32),
         mask=np.zeros((E, schema.actions.size), np.int8),
         reward=np.zeros(E),
@@ -597,12 +610,12 @@ def make_buffers(shape: ClusterShape, config: EnvConfig) -> Buffers:
         victim_jobs=np.full((E, V), NO_JOB, np.int32),
         elastic_jobs=np.full((E, max(config.elastics, 1)), NO_JOB, np.int32),
         static=np.zeros((E, shape.jobs, STATIC_WIDTH), np.float32),
-        metrics=np.zeros((E, len(Metric))),
+        metrics=np.zeros((E, len(Metric) + len(config.reward.own_terms))),
         scale=np.ones(E),
         episode=np.zeros(E, np.int64),
         start_index=np.zeros(E, np.int64),
         steps=np.zeros(E, np.int64),
-        nodes=make_node_memo(E, described, config.nodes, len(NODE_NAMES), MODELS),
+        nodes=make_node_memo(E, described, config.nodes, width, MODELS),
     )
 
 

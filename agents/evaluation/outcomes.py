@@ -210,7 +210,7 @@ class OutcomeTable:
         session, weights = self._session, self._session.source.prices.weights
         metrics = np.zeros(len(weights))
         entry.read_metrics(session.state.rows, e, metrics)
-        return float(metrics @ weights)
+        return float(metrics @ weights) + session.own.cost(e)
 
     def result(self, policy: str, learned: bool) -> EvaluationResult:
         """Everything collected, under the policy's name."""

@@ -18,7 +18,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
 from agents.bundle import Origin, PolicyParts, save_bundle
-from agents.evaluation.play import evaluate_policy, evaluate_rule
+from agents.evaluation.play import evaluate_named, evaluate_policy
 from agents.files import replacing
 from agents.ppo.batches import ActionPacker
 from agents.ppo.model import ScorerPolicy
@@ -69,21 +69,22 @@ class PPOTrainer(PPOSettings):
         np.random.seed(problem.seed)  # noqa: NPY002
         output.mkdir(parents=True, exist_ok=True)
         rows = SchedulingVecEnv(problem.training_session(self.envs, self.windows), problem.seed)
-        model = self._model(problem, rows)
-        watcher = _Watcher(model, problem, tracker, output, self)
+        learner = self._model(problem, rows)
+        watcher = _Watcher(learner, problem, tracker, output, self)
         if self.resume:
             watcher.restore()
         with watcher:
-            model.learn(
-                max(self.total_steps - model.num_timesteps, 0),
+            learner.learn(
+                max(self.total_steps - learner.num_timesteps, 0),
                 callback=watcher,
                 log_interval=None,  # type: ignore[arg-type]
                 reset_num_timesteps=False,
             )
         policy = watcher.policy(watcher.best_state)
-        parts = PolicyParts(
-            "ppo", policy.state(), model={"hidden": self.hidden, "by_head": self.by_head}
-        )
+        model: dict[str, Any] = {"hidden": self.hidden, "by_head": self.by_head}
+        if self.network is not None:
+            model["network"] = self.network
+        parts = PolicyParts("ppo", policy.state(), model=model)
         start = self.start_in(problem.config.schema)
         training = {**asdict(self), "prior": start, "algorithm": "MaskablePPO"}
         origin = Origin(problem.config, problem.seed, problem.scenario, training)
@@ -141,7 +142,7 @@ class _Watcher(BaseCallback):
         self._checkpoint = output / _CHECKPOINT
         self._made_of = made_of(problem, settings)
         self._windows = problem.judging_windows("validation", settings.validation_windows)
-        judged = evaluate_rule(settings.reference, self._windows, keep_jobs=0)
+        judged = evaluate_named(settings.reference, self._windows, keep_jobs=0)
         self._reference = Reference(settings.reference, judged.values[settings.metric])
         self._course = Course(
             "PPO", settings.total_steps, settings.budget_seconds, tracker,
@@ -178,7 +179,9 @@ class _Watcher(BaseCallback):
     def policy(self, state: dict[str, Tensor]) -> ScorerPolicy:
         """The greedy policy of a scorer."""
         settings, schema = self._settings, self._problem.config.schema
-        return ScorerPolicy(state, schema, settings.hidden, by_head=settings.by_head)
+        return ScorerPolicy(
+            state, schema, settings.hidden, by_head=settings.by_head, network=settings.network
+        )
 
     def __enter__(self) -> Self:
         """Start the clock and the progress bar."""
