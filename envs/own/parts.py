@@ -138,6 +138,8 @@ class OwnParts:
 
     def watch(self, state: ClusterState, buffers: Buffers) -> None:
         """Work on these rows and buffers from now on."""
+        if not self:
+            return
         self._buffers = buffers
         self._views = Views(state, buffers)
         self._noted = buffers.metrics[:, len(Metric) :]

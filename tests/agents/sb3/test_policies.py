@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,15 @@ _ALGORITHMS = {
 }
 
 
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Threads that wait for each other on tiny layers take ten times as long."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def _rows(env_id: str = "Cluster", rows: int = 4) -> Any:
     small = {"window": 6, "episode_jobs": 24}
     return envs.make_sb3(f"quartermaster/{env_id}-v0", rows, seed=1, **small)
@@ -47,7 +57,8 @@ def test_every_algorithm_learns_and_chooses_what_is_legal(algorithm: Any, tmp_pa
     before = {name: value.clone() for name, value in model.policy.state_dict().items()}
     model.learn(256)
     after = model.policy.state_dict()
-    idle = [name for name, value in after.items() if torch.equal(value, before[name])]
+    learning = [name for name in after if "target" not in name]
+    idle = [name for name in learning if torch.equal(after[name], before[name])]
     assert idle == []
     model.save(tmp_path / "model")
     again = algorithm.load(tmp_path / "model")
@@ -102,7 +113,7 @@ def test_chances_follow_jobs_that_change_places() -> None:
 
 def test_illegal_numbers_stand_for_legal_actions() -> None:
     legal = torch.tensor([[1, 0, 0, 1, 0], [0, 0, 1, 0, 0], [0, 0, 0, 0, 0]]).bool()
-    assert same_actions(legal).tolist() == [[0, 3, 0, 3, 0], [2] * 5, [0, 1, 2, 3, 4]]
+    assert same_actions(legal).tolist() == [[0, 3, 0, 3, 0], [2] * 5, [0] * 5]
 
 
 def test_rows_carry_out_what_drawn_numbers_stand_for() -> None:

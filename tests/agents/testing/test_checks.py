@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,9 +10,13 @@ import pytest
 import torch
 from torch import nn
 
+from agents.deploy import BundlePolicy
 from agents.ppo.model import ActionSet, OwnScorer, SetScorer, make_scorer
 from agents.testing import check_batch_policy, check_network
+from envs import RowsView
+from envs.testing.play import SMALL
 from orchestrator.errors import ConfigurationError, ContractError
+from orchestrator.testing import check_policy
 from tests.agents.evaluation.policies import Illegal, LastLegal
 
 
@@ -42,6 +47,33 @@ class Crowd(LastLegal):
 class Nameless:
     def actions(self, observation: Any, mask: Any) -> Any:
         return mask.argmax(axis=1)
+
+
+class Halves:
+    """A feature: half of the free share."""
+
+    of, name = "global", "half_free"
+
+    def __call__(self, view: RowsView) -> Any:
+        return view.row["free_units"] / view.row["nominal_units"] / 2.0
+
+
+class Watching(LastLegal):
+    """Notes what it is shown of the whole: the free share, and the feature."""
+
+    seen: list[tuple[float, float]] = []  # noqa: RUF012 - the twin's are the same
+
+    def actions(self, observation: Any, mask: Any) -> Any:
+        around = observation["global"][0]
+        self.seen.append((float(around[0]), float(around[-1])))
+        return mask.argmax(axis=1)
+
+
+def test_features_of_one_s_own_are_seen_in_live_clusters() -> None:
+    config = replace(SMALL["cluster"], features=(Halves,), victims=0, preemption_limit=0)
+    check_policy(lambda: BundlePolicy(Watching(), config), config)
+    assert len(set(Watching.seen)) > 3
+    assert all(half == pytest.approx(free / 2) for free, half in Watching.seen)
 
 
 def test_a_policy_that_keeps_its_promises_passes() -> None:
