@@ -90,6 +90,7 @@ def test_they_stand_in_environments_of_all_forms() -> None:
         "reward": RewardConfig(terms={"wait": 1.0, named("reward", "late_hours"): 5.0}),
         "features": (named("feature", "TenantsCrowd"),),
         "scenario": named("scenario", "bad_week"),
+        "trace": small_trace(SMALL["cluster"]),
         "window": 8,
         "episode_jobs": 24,
     }
