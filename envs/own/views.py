@@ -8,7 +8,7 @@ to come stand in the tables as well: whoever looks at them cheats, and
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,16 +67,31 @@ class Views:
             )
         )
         self._shown = buffers.shown
-        jobs = [_reading(jobs) for _, jobs, _ in self._lists]
-        start = _reading(buffers.start_index)
-        now, node = _reading(state.rows["now_ms"]), _reading(state.node)
-        known = [_without(getattr(state, name), _TRUE[name]) for name in ("request", "job")]
-        whole = [_reading(getattr(state, name)) for name in ("request", "job")]
-        hidden = (*GROUPS["addresses"], *_TRUE["rows"])
-        self.features = RowsView(now, _without(state.rows, hidden), *known, node, *jobs, start)
+        addresses = GROUPS["addresses"]
+        request, job = state.request, state.job
+        shared: dict[str, Any] = {
+            "now_ms": _reading(state.rows["now_ms"]),
+            "node": _reading(state.node),
+            "start_index": _reading(buffers.start_index),
+        } | {
+            name: _reading(jobs)
+            for name, (_, jobs, _) in zip(
+                ("queue", "victims", "elastics"), self._lists, strict=True
+            )
+        }
+        self.features = RowsView(
+            row=_without(state.rows, (*addresses, *_TRUE["rows"])),
+            request=_without(request, _TRUE["request"]),
+            job=_without(job, _TRUE["job"]),
+            **shared,
+        )
         """What features are told."""
-        rows = _without(state.rows, GROUPS["addresses"])
-        self.terms = RowsView(now, rows, *whole, node, *jobs, start)
+        self.terms = RowsView(
+            row=_without(state.rows, addresses),
+            request=_reading(request),
+            job=_reading(job),
+            **shared,
+        )
         """What reward terms are told."""
 
     def refresh(self) -> None:
@@ -87,7 +102,7 @@ class Views:
             jobs[np.arange(given.shape[1]) >= count] = NO_JOB
 
 
-def _reading(array: NDArray[np.generic]) -> NDArray[np.generic]:
+def _reading(array: NDArray[Any]) -> NDArray[Any]:
     """The same memory, not to be written."""
     view = array.view()
     view.flags.writeable = False

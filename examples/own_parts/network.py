@@ -27,3 +27,4 @@ class BesideTheMean(nn.Module):
 
 if __name__ == "__main__":
     check_network("examples.own_parts.network:BesideTheMean")
+    print("BesideTheMean is a network")
