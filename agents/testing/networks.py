@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["check_extractor", "check_network"]
 
 _ROWS, _HIDDEN, _SEEN = 6, 16, 20
-_CLOSE = {"rtol": 1e-4, "atol": 1e-5}
+_RELATIVE, _ABSOLUTE = 1e-4, 1e-5
 
 
 def check_network(network: str | type[nn.Module], config: EnvConfig | None = None) -> None:
@@ -135,7 +135,7 @@ def _check_output(name: str, found: Any, shape: tuple[int, ...]) -> None:
 
 
 def _check_same(name: str, found: Tensor, wanted: Tensor, when: str) -> None:
-    if not torch.allclose(found, wanted, **_CLOSE):
+    if not torch.allclose(found, wanted, rtol=_RELATIVE, atol=_ABSOLUTE):
         raise ContractError(
             name,
             f"says something else of a state when {when}",

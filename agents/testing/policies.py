@@ -55,7 +55,7 @@ def check_batch_policy(
     for _ in range(_STEPS):
         seen = session.observation()
         mask = seen["action_mask"].astype(np.bool_)
-        live = mask.any(axis=1)
+        live = np.asarray(mask.any(axis=1))
         if not live.any():
             return
         actions = _asked(name, made, {key: part[live] for key, part in seen.items()}, mask[live])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -130,7 +130,8 @@ def _look(name: str, part: Callable[[RowsView], Any], view: RowsView) -> None:
             name, "said something else when asked again", "remember nothing, and draw nothing"
         )
     for e in range(_ROWS):
-        alone = np.asarray(part(RowsView(*(column[e : e + 1] for column in view))))
+        columns: Iterator[Any] = (column[e : e + 1] for column in view)
+        alone = np.asarray(part(RowsView(*columns)))
         if not np.allclose(alone, values[e : e + 1], rtol=1e-6, atol=1e-9):
             raise ContractError(
                 name,
@@ -152,7 +153,8 @@ def _check_values(found: NamedFeature, view: RowsView) -> None:
         return
     listed: NDArray[np.int32] = getattr(view, found.of)
     order = np.random.default_rng(0).permutation(listed.shape[1])
-    turned = np.asarray(found.part(view._replace(**{found.of: listed[:, order]})))
+    moved: dict[str, Any] = {found.of: listed[:, order]}
+    turned = np.asarray(found.part(view._replace(**moved)))
     there = listed[:, order] >= 0
     if not np.allclose(turned[there], values[:, order][there], rtol=1e-6, atol=1e-9):
         raise ContractError(
