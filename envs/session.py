@@ -22,6 +22,7 @@ from envs.fitting import (
     part_starts,
 )
 from envs.outcomes import episode_metrics
+from envs.own.parts import OwnParts
 from envs.rows.crew import Crew
 from envs.rows.source import (
     copy_arrays,
@@ -98,7 +99,10 @@ __all__ = [
 
 Observation = dict[str, NDArray[Any]]
 
-_OF_MEMORY = ("bench", "beside", "_crew", "_shown", "_first", "now_ms", "illegal_actions")
+_OF_MEMORY = (
+    *("bench", "beside", "_crew", "_shown", "_first", "own"),
+    *("now_ms", "illegal_actions"),
+)
 """Attributes that belong to the memory of a session's rows."""
 
 
@@ -223,6 +227,9 @@ class Session:
         self.bench = make_bench(shape, self.config)
         helpers = [make_bench(shape, self.config) for _ in range(self._threads - 1)]
         self._crew = Crew(shape.envs, [self.bench, *helpers])
+        reward = self.config.reward
+        self.own = OwnParts(reward.own_terms, self.config.own_features, reward.form)
+        self.own.watch(self.state, self.buffers)
         self._shown = observed(self.buffers, self.schema)
         self._first = observed(self.buffers, self.schema, 0)
         beside = [part for part in self.buffers if isinstance(part, np.ndarray)]
@@ -253,7 +260,9 @@ class Session:
 
     def episode_metrics(self, e: int) -> dict[str, float]:
         """What became of row ``e``'s episode; see :func:`envs.outcomes.episode_metrics`."""
-        return episode_metrics(self.state, e, self.source.prices.weights)
+        values = episode_metrics(self.state, e, self.source.prices.weights)
+        values["objective"] += self.own.cost(e)
+        return values
 
     def reset(
         self,
@@ -278,6 +287,7 @@ class Session:
         reset_rows(
             self.state.rows, which, self.seeds, windows, self.source, self.buffers, self.bench
         )
+        self.own.describe()
 
     def reseed(self, seeds: NDArray[np.uint64]) -> None:
         """Give each row a new seed and start its sequence of episodes over."""
@@ -304,14 +314,21 @@ class Session:
         """:meth:`step`, by actions that are known to be an array of the right type and shape."""
         if self.config.illegal == Illegal.FALLBACK:
             self._advance_legally(actions)
-            return
-        self._crew.step(self.state.rows, actions, self.source, self.buffers)
-        if np.count_nonzero(self.buffers.reason) > 0:
-            if self.config.illegal_limit > 0:
-                self._end_stalled(actions)
-            if self.config.illegal == Illegal.PENALTY:
-                refused = (self.buffers.reason != Reason.OK) & (self.state.rows["done"] == 0)
-                self.buffers.reward[refused] -= self.config.illegal_penalty
+        else:
+            self._crew.step(self.state.rows, actions, self.source, self.buffers)
+            if np.count_nonzero(self.buffers.reason) > 0:
+                self._refuse(actions)
+        if self.own:
+            self.own.pay()
+            self.own.describe()
+
+    def _refuse(self, actions: NDArray[np.int64]) -> None:
+        """What becomes of rows whose actions have just been refused."""
+        if self.config.illegal_limit > 0:
+            self._end_stalled(actions)
+        if self.config.illegal == Illegal.PENALTY:
+            refused = (self.buffers.reason != Reason.OK) & (self.state.rows["done"] == 0)
+            self.buffers.reward[refused] -= self.config.illegal_penalty
 
     def _advance_legally(self, actions: NDArray[np.int64]) -> None:
         """Step by other actions where the given ones are not legal, which still are counted."""
@@ -410,11 +427,15 @@ class Session:
         entry.replay(rows, e, rule.to_record(), self.bench.nodes, self.bench.jobs)
         costs = np.empty(len(weights))
         entry.read_metrics(rows, e, costs)
-        grown = np.where(weights != 0.0, weights * (costs - buffers.metrics[e]), 0.0).sum()
-        buffers.metrics[e] = np.where(weights != 0.0, costs, 0.0)
+        noted = buffers.metrics[e, : len(weights)]
+        grown = np.where(weights != 0.0, weights * (costs - noted), 0.0).sum()
+        noted[:] = np.where(weights != 0.0, costs, 0.0)
         buffers.reward[e] = -grown * buffers.scale[e]
         buffers.terminated[e] = True
         entry.describe(rows, e, self.source.seen, buffers, self.bench)
+        if self.own:
+            self.own.pay()
+            self.own.describe()
         return float(buffers.reward[e])
 
     def _playable(self, rule: Rule | str) -> Rule:
@@ -616,17 +637,22 @@ def make_buffers(shape: ClusterShape, config: EnvConfig) -> Buffers:
     E, Q, V = shape.envs, config.window, max(config.victims, 1)
     schema = config.schema
     pairs = Q * schema.actions.candidates if schema.candidates else 1
-    described = memo_described(config.nodes, E, max(shape.kinds, 0), len(NODE_NAMES))
+    width = len(schema.candidates if config.choose_node else NODE_NAMES)
+    described = memo_described(config.nodes, E, max(shape.kinds, 0), width)
+
+    def block(entities: int, names: tuple[str, ...]) -> NDArray[np.float32]:
+        return np.zeros((E, max(entities, 1), len(names)), np.float32)
+
     return Buffers(
         queue=np.zeros((E, Q, len(schema.queue)), np.float32),
         globals=np.zeros((E, len(schema.globals)), np.float32),
         candidates=np.zeros((E, pairs, len(schema.candidates or CANDIDATE_NAMES)), np.float32),
-        victims=np.zeros((E, V, len(VICTIM_NAMES)), np.float32),
-        elastics=np.zeros((E, max(config.elastics, 1), len(ELASTIC_NAMES)), np.float32),
-        services=np.zeros((E, max(config.services, 1), len(SERVICE_NAMES)), np.float32),
-        capacity=np.zeros((E, max(2 * config.capacity_steps, 1), len(CAPACITY_NAMES)), np.float32),
-        tenants=np.zeros((E, max(config.tenants, 1), len(TENANT_NAMES)), np.float32),
-        racks=np.zeros((E, max(config.racks, 1), len(RACK_NAMES)), np.float32),
+        victims=block(V, schema.victims or VICTIM_NAMES),
+        elastics=block(config.elastics, schema.elastics or ELASTIC_NAMES),
+        services=block(config.services, schema.services or SERVICE_NAMES),
+        capacity=block(2 * config.capacity_steps, schema.capacity or CAPACITY_NAMES),
+        tenants=block(config.tenants, schema.tenants or TENANT_NAMES),
+        racks=block(config.racks, schema.racks or RACK_NAMES),
         advice=np.zeros((E, schema.actions.size if schema.advice else 1), np.float32),
         mask=np.zeros((E, schema.actions.size), np.int8),
         reward=np.zeros(E),
@@ -640,12 +666,12 @@ def make_buffers(shape: ClusterShape, config: EnvConfig) -> Buffers:
         victim_jobs=np.full((E, V), NO_JOB, np.int32),
         elastic_jobs=np.full((E, max(config.elastics, 1)), NO_JOB, np.int32),
         static=np.zeros((E, shape.jobs, STATIC_WIDTH), np.float32),
-        metrics=np.zeros((E, len(Metric))),
+        metrics=np.zeros((E, len(Metric) + len(config.reward.own_terms))),
         scale=np.ones(E),
         episode=np.zeros(E, np.int64),
         start_index=np.zeros(E, np.int64),
         steps=np.zeros(E, np.int64),
-        nodes=make_node_memo(E, described, config.nodes, len(NODE_NAMES), MODELS),
+        nodes=make_node_memo(E, described, config.nodes, width, MODELS),
     )
 
 

@@ -37,6 +37,7 @@ from .errors import AttemptTimeoutError as AttemptTimeoutError
 from .errors import CapacityError as CapacityError
 from .errors import CheckpointError as CheckpointError
 from .errors import ConfigurationError as ConfigurationError
+from .errors import ContractError as ContractError
 from .errors import CorruptCheckpointError as CorruptCheckpointError
 from .errors import CorruptedError as CorruptedError
 from .errors import DeadlineExceededError as DeadlineExceededError
@@ -207,6 +208,7 @@ from .scheduling.rules import read_profile as read_profile
 from .scheduling.rules import rule_named as rule_named
 from .scheduling.schema import ActionLayout as ActionLayout
 from .scheduling.schema import FeatureSchema as FeatureSchema
+from .scheduling.zoo.board import Board as Board
 from .scheduling.zoo.gavel import GavelFinishTime as GavelFinishTime
 from .scheduling.zoo.gavel import GavelLas as GavelLas
 from .scheduling.zoo.lookahead import Lookahead as Lookahead

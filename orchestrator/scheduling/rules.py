@@ -36,6 +36,7 @@ from orchestrator.kernels.state.codes import (
 )
 from orchestrator.kernels.state.row import ClusterState
 from orchestrator.messages import Action, PlaceJob, Plan, PreemptJob
+from orchestrator.own.loading import is_part_name, load_part
 from orchestrator.ports import Policy
 from orchestrator.semantics import enum_member
 from orchestrator.types import JobSpec
@@ -161,7 +162,8 @@ def rule_named(name: str) -> Rule:
     Parameters
     ----------
     name : str
-        One of :data:`RULES`, or that followed by ``+reactive`` or ``+predictive`` for a rule that
+        One of :data:`RULES`, or one's own as ``package.module:NAME``: a :class:`Rule`, or a
+        function that makes one. Followed by ``+reactive`` or ``+predictive``, it is a rule that
         scales the fleet and the services as well.
 
     Raises
@@ -170,15 +172,32 @@ def rule_named(name: str) -> Rule:
         If there is none of that name.
     """
     base, plus, scaling = name.partition("+")
-    if base not in RULES:
-        raise ConfigurationError(f"unknown rule '{base}'; known: {', '.join(RULES)}")
+    if base not in RULES and not is_part_name(base):
+        raise ConfigurationError(
+            f"unknown rule '{base}'; known: {', '.join(RULES)}, and one's own as "
+            "package.module:NAME"
+        )
+    found = RULES[base] if base in RULES else _own_rule(base)
     if not plus:
-        return RULES[base]
+        return found
     if scaling not in _SCALING:
         raise ConfigurationError(
             f"rule '{name}': unknown scaling '{scaling}'; known: {', '.join(_SCALING)}"
         )
-    return replace(RULES[base], name=name, scaling=_SCALING[scaling])
+    return replace(found, name=f"{found.name}+{scaling}", scaling=_SCALING[scaling])
+
+
+def _own_rule(name: str) -> Rule:
+    """Somebody's own rule, or what makes it."""
+    found = load_part(name, "rule")
+    if callable(found) and not hasattr(found, "decide"):
+        found = found()
+    if not isinstance(found, Rule):
+        raise ConfigurationError(
+            f"rule '{name}': is {found!r}; give a Rule, or a function without arguments that makes "
+            "one (a class with 'decide' is a policy: rules are data, which kernels carry out)"
+        )
+    return found
 
 
 FILTERS = ("resources", "gpu_model", "gpu_memory", "topology", "bandwidth")

@@ -168,6 +168,8 @@ class FeatureSchema:
         Whether the global vector describes the fleet, too.
     tenants_shown, racks_shown : int
         Sizes of the sets of tenants and of racks.
+    own : tuple of (str, str), optional
+        Features that somebody has added: set and name of each. They are the last of their sets.
     """
 
     encoding: Encoding
@@ -176,55 +178,63 @@ class FeatureSchema:
     fleet: bool = False
     tenants_shown: int = 0
     racks_shown: int = 0
+    own: tuple[tuple[str, str], ...] = ()
+
+    def _with_own(self, part: str, names: tuple[str, ...]) -> tuple[str, ...]:
+        """Features of a set, with those that were added to it; none where it is not shown."""
+        return names + tuple(name for of, name in self.own if of == part) if names else ()
 
     @property
     def queue(self) -> tuple[str, ...]:
         """Features of a queued job; none where no queue is shown."""
-        return _QUEUE_NAMES[self.encoding] if self.actions.window > 0 else ()
+        names = _QUEUE_NAMES[self.encoding] if self.actions.window > 0 else ()
+        return self._with_own("queue", names)
 
     @property
     def globals(self) -> tuple[str, ...]:
         """Features of the cluster as a whole."""
         if self.encoding == Encoding.PLACEMENT:
-            return POOL_NAMES
-        return GLOBAL_NAMES + FLEET_NAMES if self.fleet else GLOBAL_NAMES
+            return self._with_own("global", POOL_NAMES)
+        names = GLOBAL_NAMES + FLEET_NAMES if self.fleet else GLOBAL_NAMES
+        return self._with_own("global", names)
 
     @property
     def candidates(self) -> tuple[str, ...]:
         """Features of a candidate placement; none where placements are not chosen."""
         if self.actions.choose_node:
-            return NODE_NAMES
-        return CANDIDATE_NAMES if self.actions.can_wait and self.actions.window > 0 else ()
+            return self._with_own("candidates", NODE_NAMES)
+        shown = self.actions.can_wait and self.actions.window > 0
+        return self._with_own("candidates", CANDIDATE_NAMES if shown else ())
 
     @property
     def victims(self) -> tuple[str, ...]:
         """Features of a running job that may be preempted."""
-        return VICTIM_NAMES if self.actions.victims > 0 else ()
+        return self._with_own("victims", VICTIM_NAMES if self.actions.victims > 0 else ())
 
     @property
     def elastics(self) -> tuple[str, ...]:
         """Features of a running elastic job that may be resized."""
-        return ELASTIC_NAMES if self.actions.elastics > 0 else ()
+        return self._with_own("elastics", ELASTIC_NAMES if self.actions.elastics > 0 else ())
 
     @property
     def services(self) -> tuple[str, ...]:
         """Features of a service."""
-        return SERVICE_NAMES if self.actions.services > 0 else ()
+        return self._with_own("services", SERVICE_NAMES if self.actions.services > 0 else ())
 
     @property
     def capacity(self) -> tuple[str, ...]:
         """Features of a change of the fleet."""
-        return CAPACITY_NAMES if self.actions.capacity_steps > 0 else ()
+        return self._with_own("capacity", CAPACITY_NAMES if self.actions.capacity_steps > 0 else ())
 
     @property
     def tenants(self) -> tuple[str, ...]:
         """Features of a tenant."""
-        return TENANT_NAMES if self.tenants_shown > 0 else ()
+        return self._with_own("tenants", TENANT_NAMES if self.tenants_shown > 0 else ())
 
     @property
     def racks(self) -> tuple[str, ...]:
         """Features of a rack."""
-        return RACK_NAMES if self.racks_shown > 0 else ()
+        return self._with_own("racks", RACK_NAMES if self.racks_shown > 0 else ())
 
     @property
     def advice(self) -> tuple[str, ...]:

@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 import torch
 
-from agents.bundle import load_bundle, read_manifest
+from agents.bundle import load_bundle, read_manifest, restore_environment
 from agents.evaluation.play import evaluate_policy
 from agents.ppo.train import PPOTrainer, _Rate, keep_freed_memory
 from agents.problem import Problem, Windows
+from agents.testing import check_batch_policy
 from agents.tracking import NullTracker
 from agents.training import Budget, Course, TrainingResult
 from envs import CLUSTER, JOB_ORDERING, EnvConfig, RewardConfig
@@ -94,6 +95,30 @@ def test_two_updates_leave_a_bundle_that_loads(tmp_path: Path) -> None:
     assert all(np.isfinite(entry["score"]) for entry in result.history)
     assert (tmp_path / "checkpoint.pt").exists()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bundle", "checkpoint.pt"]
+
+
+def test_own_parts_are_trained_with_and_named_by_the_bundle(tmp_path: Path) -> None:
+    """A network, a feature, a reward term and a reference of one's own."""
+    parts = "examples.own_parts"
+    config = replace(
+        _ORDERING,
+        features=(f"{parts}.feature:TenantsCrowd",),
+        reward=RewardConfig({"wait": 1.0, f"{parts}.reward:late_hours": 1.0}),
+    )
+    own = {
+        "network": f"{parts}.network:BesideTheMean",
+        "reference": f"{parts}.observations:LeastArea",
+    }
+    result = _train(tmp_path, config, **own)
+    manifest = read_manifest(result.bundle)
+    assert manifest.model["network"] == own["network"]
+    assert manifest.features["queue"][-1] == "tenants_crowd"
+    assert restore_environment(manifest.environment) == config
+    again = load_bundle(result.bundle, config.schema)
+    _assert_same_choices(config, again, result.policy)
+    check_batch_policy(lambda: again, config)
+    with pytest.raises(SchemaMismatchError, match="tenants_crowd"):
+        load_bundle(result.bundle, _ORDERING.schema)
 
 
 def test_training_starts_as_good_as_its_prior(tmp_path: Path) -> None:
