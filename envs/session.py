@@ -53,6 +53,7 @@ from orchestrator.kernels.see.layout import (
     NODE_NAMES,
     RACK_NAMES,
     SERVICE_NAMES,
+    SIZE_NAMES,
     TENANT_NAMES,
     VICTIM_NAMES,
     Maximum,
@@ -573,6 +574,7 @@ def make_buffers(shape: ClusterShape, config: EnvConfig) -> Buffers:
     E, Q, V = shape.envs, config.window, max(config.victims, 1)
     schema = config.schema
     pairs = Q * schema.actions.candidates if schema.candidates else 1
+    choices = max(config.elastics * schema.actions.sizes, 1)
     described = memo_described(config.nodes, E, max(shape.kinds, 0), len(NODE_NAMES))
     return Buffers(
         queue=np.zeros((E, Q, len(schema.queue)), np.float32),
@@ -582,6 +584,7 @@ def make_buffers(shape: ClusterShape, config: EnvConfig) -> Buffers:
         elastics=np.zeros((E, max(config.elastics, 1), len(ELASTIC_NAMES)), np.float32),
         services=np.zeros((E, max(config.services, 1), len(SERVICE_NAMES)), np.float32),
         capacity=np.zeros((E, max(2 * config.capacity_steps, 1), len(CAPACITY_NAMES)), np.float32),
+        sizes=np.zeros((E, choices, len(SIZE_NAMES)), np.float32),
         tenants=np.zeros((E, max(config.tenants, 1), len(TENANT_NAMES)), np.float32),
         racks=np.zeros((E, max(config.racks, 1), len(RACK_NAMES)), np.float32),
         advice=np.zeros((E, schema.actions.size if schema.advice else 1), np.float32),
@@ -596,6 +599,7 @@ def make_buffers(shape: ClusterShape, config: EnvConfig) -> Buffers:
         window=np.full((E, Q), NO_JOB, np.int32),
         victim_jobs=np.full((E, V), NO_JOB, np.int32),
         elastic_jobs=np.full((E, max(config.elastics, 1)), NO_JOB, np.int32),
+        resize_to=np.zeros((E, choices), np.int32),
         static=np.zeros((E, shape.jobs, STATIC_WIDTH), np.float32),
         metrics=np.zeros((E, len(Metric))),
         scale=np.ones(E),

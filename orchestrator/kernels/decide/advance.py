@@ -14,8 +14,8 @@ from orchestrator.kernels.change.events import (
 from orchestrator.kernels.change.jobs import turn_away
 from orchestrator.kernels.change.queue import queue_position
 from orchestrator.kernels.change.timeline import next_event
-from orchestrator.kernels.decide.gang import backfill_queue, start_gang
 from orchestrator.kernels.decide.legal import decision_open
+from orchestrator.kernels.decide.reserve import backfill_queue, start_gang
 from orchestrator.kernels.decide.scale import scale_by_itself, start_services
 from orchestrator.kernels.lang.jit import kernel, part
 from orchestrator.kernels.place.fit import fits

@@ -8,7 +8,7 @@ from orchestrator.kernels.change.elastic import migrate_job
 from orchestrator.kernels.change.events import close_point, commit_to, count_decision, count_illegal
 from orchestrator.kernels.change.jobs import begin_preemption, start_job
 from orchestrator.kernels.change.queue import queue_position
-from orchestrator.kernels.decide.gang import change_size, earliest_start
+from orchestrator.kernels.decide.elastic import change_size
 from orchestrator.kernels.decide.legal import (
     can_wait,
     permitted_workers,
@@ -16,6 +16,7 @@ from orchestrator.kernels.decide.legal import (
     preemption_reason,
     resize_reason,
 )
+from orchestrator.kernels.decide.reserve import earliest_start
 from orchestrator.kernels.decide.scale import commit_capacity, commit_service
 from orchestrator.kernels.decide.whatif import migration_reason, plan_migration
 from orchestrator.kernels.lang.jit import kernel, part

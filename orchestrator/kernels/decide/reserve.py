@@ -2,8 +2,9 @@
 
 EASY backfilling (Lifka, "The ANL/IBM SP scheduling system", JSSPP 1995) without commitment: the
 first waiting job that does not fit will fit once running jobs have ended, by their estimates;
-others may start meanwhile if they end before that, or if it fits then all the same. Capacity is not
-counted, as in ``decide.gang``, but placed: fragmentation, models and domains count.
+others may start meanwhile if they end before that, or if it fits then all the same. Capacity is
+placed: fragmentation, models and domains count. Under commitment, where a chosen job is waited for,
+it is only counted.
 """
 
 from __future__ import annotations
@@ -11,13 +12,13 @@ from __future__ import annotations
 import numpy as np
 
 from orchestrator.kernels.change.hold import lift_gang, release_gang, reserve_gang, restore_gang
-from orchestrator.kernels.decide.gang import leaves_storage
+from orchestrator.kernels.change.jobs import start_job
 from orchestrator.kernels.decide.legal import has_room, permitted_workers, start_reason
 from orchestrator.kernels.decide.order import job_score
 from orchestrator.kernels.lang.jit import kernel, small_kernel
-from orchestrator.kernels.place.fit import fits, least_workers
+from orchestrator.kernels.place.fit import fits, least_units, least_workers
 from orchestrator.kernels.place.generate import place_gang
-from orchestrator.kernels.state.access import job, request, running
+from orchestrator.kernels.state.access import job, queue, request, running, tenant
 from orchestrator.kernels.state.codes import (
     NEVER,
     JobKind,
@@ -29,11 +30,15 @@ from orchestrator.kernels.state.codes import (
 
 __all__ = [
     "MOST_CHECKS",
+    "backfill_queue",
     "delays",
     "earliest_fit",
+    "earliest_start",
     "ends_before",
     "gives_way",
+    "leaves_storage",
     "reserved_start",
+    "start_gang",
     "start_refusal",
 ]
 
@@ -43,6 +48,34 @@ MOST_CHECKS = 16
 
 A bound on the work of one decision only: who is passed over is tried again at the next.
 """
+
+
+@kernel
+def start_gang(row, position, generator, nodes):
+    """Start the job at a queue position where ``generator`` places it; whether it may and fits.
+
+    It gets as many workers as its tenant may have now.
+    """
+    j = queue(row, position).job
+    workers = permitted_workers(row, j, place_gang(row, j, generator, nodes))
+    return workers > 0 and start_job(row, position, nodes, workers, generator)
+
+
+@kernel
+def leaves_storage(row, j, committed):
+    """Whether, once job ``j`` has started, the committed job's checkpoints still find storage.
+
+    Storage is held until a job ends, however often it is interrupted: a committed job could wait
+    for it in vain.
+    """
+    t = request(row, committed).tenant
+    if request(row, j).tenant != t or t >= row.num_tenants or job(row, j).first_start_ms >= 0:
+        return True
+    limit = tenant(row, t).storage_quota_mib
+    if limit <= 0 or job(row, committed).first_start_ms >= 0:
+        return True
+    wanted = request(row, j).storage_mib + request(row, committed).storage_mib
+    return tenant(row, t).storage_mib + wanted <= limit
 
 
 @small_kernel
@@ -185,3 +218,50 @@ def start_refusal(row, j, nodes):
         return np.int64(Reason.NO_CAPACITY)
     release_gang(row, j)
     return reason
+
+
+# --- under commitment ----------------------------------------------------------------------------
+
+_PLACEMENT = np.int64(Placement.FIRST_FIT)
+
+
+@kernel
+def earliest_start(row, units):
+    """When ``units`` of capacity will be free, by the running jobs' expected ends, ms.
+
+    Capacity is counted, not placed: fragmentation is ignored. If the running jobs do not free
+    enough, the last expected end is returned.
+    """
+    free = row.free_units
+    time_ms = row.now_ms
+    for k in range(row.running_len):
+        if free >= units:
+            break
+        free += running(row, k).units
+        time_ms = running(row, k).expected_end_ms
+    return time_ms
+
+
+@kernel
+def backfill_queue(row, committed, nodes):
+    """Start queued jobs that fit and end before the committed one's reservation; how many.
+
+    They go in submit order.
+    """
+    started = 0
+    slack = row.reservation_ms - row.now_ms
+    q = np.int64(0)
+    while q < row.queue_len:
+        j = queue(row, q).job
+        if (
+            j != committed
+            and request(row, j).requested_ms < slack
+            and least_units(row, j) <= row.free_units
+            and leaves_storage(row, j, committed)
+            and fits(row, j)
+            and start_gang(row, q, _PLACEMENT, nodes)
+        ):
+            started += 1
+        else:
+            q += 1
+    return started

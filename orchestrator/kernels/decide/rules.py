@@ -10,7 +10,7 @@ from orchestrator.kernels.change.events import finish_episode
 from orchestrator.kernels.decide.account import delays_own, own_could_give, stands_behind_own
 from orchestrator.kernels.decide.advance import advance
 from orchestrator.kernels.decide.commit import commit
-from orchestrator.kernels.decide.elastic import elastic_action
+from orchestrator.kernels.decide.elastic import elastic_action, given_instead
 from orchestrator.kernels.decide.legal import placement_reason, start_reason
 from orchestrator.kernels.decide.order import first_in_queue, job_score, precedes
 from orchestrator.kernels.decide.reserve import (
@@ -61,7 +61,7 @@ RULE_DTYPE = np.dtype(
         ("blocking", "u1"),  # nobody overtakes the first job of the queue
         ("reservation", "u1"),  # nobody delays the first job that does not fit
         ("scaling", "u1"),  # codes.Scaling: how nodes and replicas are changed
-        ("elastic", "u1"),  # running jobs are resized when nothing can be placed
+        ("elastic", "u1"),  # codes.Elasticity: how running jobs are resized
     ],
     align=True,
 )
@@ -299,8 +299,13 @@ def rule_action(row, rule, scratch):
         if kind != ActionKind.WAIT:
             return kind, subject, value
     kind, j = _rigid_action(row, rule, scratch)
-    if kind == ActionKind.WAIT and rule.elastic != 0 and row.commitment == 0:
-        return elastic_action(row, rule, scratch)
+    if rule.elastic != 0 and row.commitment == 0:
+        if kind == ActionKind.WAIT:
+            return elastic_action(row, rule, scratch)
+        if kind == ActionKind.PREEMPT:
+            given, giver, size = given_instead(row, rule, scratch)
+            if given != ActionKind.WAIT:
+                return given, giver, size
     return kind, j, np.int64(rule.placement)
 
 

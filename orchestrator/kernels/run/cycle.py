@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.kernels.decide.commit import commit
-from orchestrator.kernels.decide.elastic import elastic_action
+from orchestrator.kernels.decide.elastic import elastic_action, given_instead
 from orchestrator.kernels.decide.legal import decision_open, placement_reason
 from orchestrator.kernels.decide.rules import (
     keeps_order,
@@ -108,6 +108,10 @@ def _ask_rule(row, rule, line, start, hopeless, desk):
     value = np.int64(rule.placement)
     if kind == ActionKind.WAIT and rule.elastic != 0:
         kind, j, value = elastic_action(row, rule, desk.jobs)
+    elif kind == ActionKind.PREEMPT and rule.elastic != 0:
+        given, giver, size = given_instead(row, rule, desk.jobs)
+        if given != ActionKind.WAIT:
+            kind, j, value = given, giver, size
     return kind, j, value, tries, start, hopeless
 
 
