@@ -13,7 +13,7 @@ from agents.bundle import load_bundle, read_manifest, restore_environment
 from agents.problem import ActionScores, BatchPolicy, ScoringPolicy
 from envs.config import EnvConfig
 from envs.own.parts import OwnParts
-from envs.session import configure_view, make_bench, make_buffers, make_view, observed
+from envs.rows.buffers import configure_view, make_bench, make_buffers, make_view, observed
 from orchestrator.deployment.records import Choice, Considered, text_of
 from orchestrator.engine.plans import PlanExecutor, no_preference
 from orchestrator.engine.snapshot import Snapshot

@@ -15,6 +15,7 @@ from envs.own.parts import NamedFeature, feature_named
 from envs.reward import RewardConfig
 from orchestrator.errors import ConfigurationError
 from orchestrator.kernels.run.buffers import Sampling
+from orchestrator.kernels.see.layout import Resizing, SizeChoice
 from orchestrator.kernels.see.queue import Encoding
 from orchestrator.kernels.state.codes import NODE_CHOICE, Placement, RuleKey, Scaling
 from orchestrator.own.loading import part_name
@@ -41,7 +42,7 @@ _COUNTS = (
 _SETS = ("window", "victims", "elastics", "services", "capacity_steps", "tenants", "racks")
 _MOST_SHOWN, _MOST_COUNT = 1 << 16, (1 << 31) - 1
 _FLAGS = ("commitment", "backfill", "migrate", "fleet", "skip_forced", "choose_node", "turn_away")
-_SECONDS = ("min_run_seconds", "ageing_seconds", "slowdown_bound_seconds")
+_SECONDS = ("min_run_seconds", "ageing_seconds", "slowdown_bound_seconds", "resize_lock_seconds")
 _STEPS_EACH = 100  # per job, or tick: the most that a policy needs is a tenth of it
 
 
@@ -80,6 +81,8 @@ class EnvConfig(Semantics):
         Running jobs that may be preempted or, with ``migrate``, moved, V.
     elastics : int
         Running elastic jobs that may be resized, E.
+    resizing : Resizing
+        By how much: step by step, or to one of a few sizes at once.
     services : int
         Services whose replicas may be changed, one at a time, S: as many as the scenario has.
     capacity_steps : int
@@ -164,6 +167,7 @@ class EnvConfig(Semantics):
     nodes: int = 0
     turn_away: bool = False
     sampling: Sampling = Sampling.RANDOM
+    resizing: Resizing = Resizing.STEPS
     reward: RewardConfig = field(default_factory=RewardConfig)
     features: tuple[str, ...] = ()
 
@@ -241,6 +245,8 @@ class EnvConfig(Semantics):
         penalty = check_finite("environment: 'illegal_penalty'", self.illegal_penalty, 0)
         object.__setattr__(self, "illegal_penalty", penalty)
         for name in _SECONDS:
+            if name == "resize_lock_seconds" and getattr(self, name) is None:
+                continue
             seconds = check_finite(f"environment: '{name}'", getattr(self, name))
             object.__setattr__(self, name, seconds)
         if isinstance(self.placements, str) or not isinstance(self.placements, Iterable):
@@ -321,6 +327,7 @@ class EnvConfig(Semantics):
             self.services,
             can_wait=not self.commitment,
             choose_node=self.choose_node,
+            sizes=len(SizeChoice) if self.resizing == Resizing.SIZES and self.elastics > 0 else 0,
         )
         own = tuple((feature.of, feature.name) for feature in self.own_features)
         return FeatureSchema(

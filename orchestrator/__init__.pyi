@@ -80,6 +80,7 @@ from .foundations.sqlite import SQLiteLog as SQLiteLog
 from .happenings import Happening as Happening
 from .invariants import assert_invariants as assert_invariants
 from .kernels.state.codes import ActionKind as ActionKind
+from .kernels.state.codes import Elasticity as Elasticity
 from .kernels.state.codes import Information as Information
 from .kernels.state.codes import JobKind as JobKind
 from .kernels.state.codes import Placement as Placement

@@ -81,8 +81,9 @@ def observation_space(config: EnvConfig) -> ObservationSpace:
 
     ``queue`` [Q, F], ``global`` [G], ``action_mask`` [A]; with chosen placements also
     ``candidates`` [Q * K, C], with preemption ``victims`` [V, F_v], with resizing ``elastics``
-    [E, F_e], with services ``services`` [S, F_s], with a changing fleet ``capacity`` [2 c, F_c],
-    ``tenants`` [T, F_t] and ``racks`` [R, F_r] where they are shown, with advice ``advice`` [A].
+    [E, F_e] and, where sizes are chosen, ``sizes`` [E * Z, F_z], with services ``services``
+    [S, F_s], with a changing fleet ``capacity`` [2 c, F_c], ``tenants`` [T, F_t] and ``racks``
+    [R, F_r] where they are shown, with advice ``advice`` [A].
     """
     schema, layout = config.schema, config.schema.actions
     parts: dict[str, spaces.Space[np.ndarray]] = {
@@ -99,6 +100,8 @@ def observation_space(config: EnvConfig) -> ObservationSpace:
         parts["advice"] = _box(layout.size)
     if schema.elastics:
         parts["elastics"] = _box(layout.elastics, len(schema.elastics))
+    if schema.sizes:
+        parts["sizes"] = _box(layout.elastics * layout.sizes, len(schema.sizes))
     if schema.services:
         parts["services"] = _box(layout.services, len(schema.services))
     if schema.capacity:

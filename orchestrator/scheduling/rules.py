@@ -28,6 +28,7 @@ from orchestrator.kernels.run import rows as entry
 from orchestrator.kernels.run.cycle import OPEN_PLACE, play_rule, rank_queue
 from orchestrator.kernels.state.codes import (
     ActionKind,
+    Elasticity,
     Placement,
     Preemption,
     RuleKey,
@@ -84,8 +85,8 @@ class Rule:
         could be preempted for it. Not for rules that preempt by score.
     scaling : Scaling
         How it changes nodes and replicas, where the environment leaves that to policies.
-    elastic : bool
-        Whether running elastic jobs get idle capacity, and give it back when somebody waits.
+    elastic : Elasticity
+        How running elastic jobs are lent what nobody else uses, and give it back.
     """
 
     name: str
@@ -93,7 +94,7 @@ class Rule:
     placement: Placement = Placement.BEST_FIT
     preemption: Preemption = Preemption.NONE
     blocking: bool = False
-    elastic: bool = False
+    elastic: Elasticity = Elasticity.NONE
     scaling: Scaling = Scaling.NONE
     reservation: bool = False
 
@@ -125,8 +126,20 @@ RULES: dict[str, Rule] = {
         Rule("srsf", RuleKey.SRSF, preemption=Preemption.SCORE),
         Rule("priority", RuleKey.PRIORITY, preemption=Preemption.PRIORITY, reservation=True),
         Rule("reclaim", RuleKey.PRIORITY, preemption=Preemption.RECLAIM, reservation=True),
-        Rule("elastic_fcfs", RuleKey.FCFS, elastic=True),
-        Rule("elastic_srtf", RuleKey.SRTF, preemption=Preemption.SCORE, elastic=True),
+        Rule("elastic_fcfs", RuleKey.FCFS, elastic=Elasticity.IDLE),
+        Rule(
+            "elastic_srtf",
+            RuleKey.SRTF,
+            Placement.BEST_FIT,
+            Preemption.SCORE,
+            elastic=Elasticity.IDLE,
+        ),
+        Rule("elastic_srsf", RuleKey.SRSF, preemption=Preemption.SCORE, elastic=Elasticity.IDLE),
+        Rule(
+            "shortest_srsf", RuleKey.SRSF, preemption=Preemption.SCORE, elastic=Elasticity.SHORTEST
+        ),
+        Rule("keep_srsf", RuleKey.SRSF, preemption=Preemption.SCORE, elastic=Elasticity.KEEP),
+        Rule("fill_srsf", RuleKey.SRSF, preemption=Preemption.SCORE, elastic=Elasticity.FILL),
         Rule("las", RuleKey.LAS, preemption=Preemption.SCORE),
         Rule("tiresias", RuleKey.TIRESIAS, preemption=Preemption.SCORE),
         Rule("gittins", RuleKey.GITTINS, preemption=Preemption.SCORE),
@@ -254,8 +267,8 @@ def parse_profile(content: Any, source: str = "profile") -> Rule:
         mapping with a weight; optionally ``filters``, some of :data:`FILTERS`; ``preemption``,
         ``none``, ``higher_score``, ``priority`` or ``reclaim``; ``strict_order``, whether the first
         job of the queue holds up all others; ``reservation``, whether nobody delays the first one
-        that does not fit (not with ``higher_score``); ``elastic``, whether running elastic jobs get
-        idle capacity.
+        that does not fit (not with ``higher_score``); ``elastic``, an :class:`Elasticity`: how
+        running elastic jobs are lent what nobody else uses.
     source : str, optional
         For messages.
 
@@ -285,7 +298,7 @@ def parse_profile(content: Any, source: str = "profile") -> Rule:
     if preemption not in _PREEMPTION:
         known = ", ".join(_PREEMPTION)
         raise ConfigurationError(f"{source}: 'preemption' is {preemption!r}; choose from {known}")
-    for field in ("strict_order", "reservation", "elastic"):
+    for field in ("strict_order", "reservation"):
         switch = content.get(field, False)
         if not isinstance(switch, bool):
             raise ConfigurationError(f"{source}: '{field}' is {switch!r}; give true or false")
@@ -301,8 +314,16 @@ def parse_profile(content: Any, source: str = "profile") -> Rule:
         preemption=_PREEMPTION[preemption],
         blocking=content.get("strict_order", False),
         reservation=content.get("reservation", False),
-        elastic=content.get("elastic", False),
+        elastic=_elasticity(source, content.get("elastic", "none")),
     )
+
+
+def _elasticity(source: str, value: Any) -> Elasticity:
+    """How a profile lends; once it said only whether, which is not enough."""
+    if isinstance(value, bool):
+        name = "idle" if value else "none"
+        raise ConfigurationError(f"{source}: 'elastic' is {value!r}; say how: {name} as before")
+    return enum_member(Elasticity, source, "elastic", str(value))
 
 
 def _check_filters(source: str, filters: Any) -> None:

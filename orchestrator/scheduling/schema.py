@@ -39,10 +39,12 @@ from orchestrator.kernels.see.layout import (
     RACK_NAMES,
     SERVICE_NAMES,
     SETS,
+    SIZE_NAMES,
     SURROUNDINGS,
     TENANT_NAMES,
     VICTIM_NAMES,
     ActionHead,
+    SizeChoice,
     VectorPart,
     head_offsets,
 )
@@ -101,7 +103,7 @@ class ActionLayout:
     victims : int
         Running jobs that may be preempted, V.
     elastics : int
-        Running elastic jobs that may shrink or grow by one worker, E.
+        Running elastic jobs that may be resized, E.
     migrate : bool
         Whether the victims may also be moved.
     capacity_steps : int
@@ -112,6 +114,8 @@ class ActionLayout:
         Whether *wait* exists; under commitment semantics it does not.
     choose_node : bool
         Whether the K candidates are the nodes of the cluster.
+    sizes : int
+        Sizes that a resize chooses among, Z; 0: jobs shrink and grow step by step.
     """
 
     window: int
@@ -123,6 +127,12 @@ class ActionLayout:
     services: int = 0
     can_wait: bool = False
     choose_node: bool = False
+    sizes: int = 0
+
+    @property
+    def steps(self) -> int:
+        """Steps of a kind that a job may be resized by: one, or none if sizes are chosen."""
+        return int(self.sizes == 0)
 
     @property
     def heads(self) -> tuple[Head, ...]:
@@ -145,6 +155,10 @@ class ActionLayout:
                     by = "on node" if self.choose_node else "by candidate"
                     job, candidate = divmod(index, self.candidates)
                     return f"place job {job} of the window {by} {candidate}"
+                if head.kind == ActionHead.RESIZE:
+                    job, choice = divmod(index, self.sizes)
+                    size = SizeChoice(choice).name.lower().replace("_", " ")
+                    return f"resize {job} to {size}"
                 if head.kind in (ActionHead.SCALE_IN, ActionHead.SCALE_OUT):
                     return f"{head.name} by {index + 1}"
                 return f"{head.name} {index}" if head.size > 1 else head.name
@@ -227,6 +241,12 @@ class FeatureSchema:
         return self._with_own("capacity", CAPACITY_NAMES if self.actions.capacity_steps > 0 else ())
 
     @property
+    def sizes(self) -> tuple[str, ...]:
+        """Features of a size that an elastic job may be given."""
+        shown = self.actions.elastics > 0 and self.actions.sizes > 0
+        return self._with_own("sizes", SIZE_NAMES if shown else ())
+
+    @property
     def tenants(self) -> tuple[str, ...]:
         """Features of a tenant."""
         return self._with_own("tenants", TENANT_NAMES if self.tenants_shown > 0 else ())
@@ -277,6 +297,7 @@ _PREFIX = {
     "elastics": "elastic:",
     "services": "service:",
     "capacity": "capacity:",
+    "sizes": "size:",
 }
 
 
@@ -288,7 +309,7 @@ def _columns(schema: FeatureSchema, by_head: bool) -> dict[tuple[str, str], str]
     for head in schema.actions.heads:
         for part in HEADS[head.kind].sets if head.size > 0 else ():
             if getattr(schema, part):
-                own = head.kind != ActionHead.PLACE
+                own = head.kind != ActionHead.PLACE and part != "sizes"
                 prefix = f"{head.name}:" if own else _PREFIX[part]
                 blocks[head.name, part] = prefix
     return blocks
@@ -348,8 +369,9 @@ def vector_layout(
     int64 [parts, len(VectorPart)]
         One row for each set that describes a head; rows of one head follow each other.
     """
-    window, candidates, victims, elastics, services, changes = sizes
+    window, candidates, victims, elastics, services, changes, resizes = sizes
     per_job = candidates // window if schema.candidates else 1
+    per_elastic = resizes // elastics if schema.sizes else 0
     layout = replace(
         schema.actions,
         window=window,
@@ -358,6 +380,7 @@ def vector_layout(
         elastics=elastics if schema.elastics else 0,
         services=services if schema.services else 0,
         capacity_steps=changes // 2 if schema.capacity else 0,
+        sizes=per_elastic,
     )
     blocks = _columns(schema, by_head)
     widths = [len(getattr(schema, part)) for _, part in blocks]
@@ -374,8 +397,9 @@ def vector_layout(
             row[VectorPart.FIRST_ACTION] = head.offset
             row[VectorPart.ACTIONS] = head.size
             row[VectorPart.SET] = SETS.index(part) if part else -1
-            # Candidates are numbered as the actions are; their job is one for all of them.
-            row[VectorPart.SHARED_BY] = per_job if part == "queue" else 1
+            # Candidates and sizes are numbered as the actions are; their job is one for all.
+            shared = {"queue": per_job, "elastics": max(spec.sets.count("sizes") * per_elastic, 1)}
+            row[VectorPart.SHARED_BY] = shared.get(part, 1)
             row[VectorPart.COLUMN] = starts[head.name if by_head else "", part] if part else 0
             row[VectorPart.ONE_HOT] = one_hot + at if len(heads) > 1 else -1
             if spec.behind is not None:
