@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,8 @@ from orchestrator.types import TenantSpec
 from orchestrator.workloads.throughput import ThroughputModel, application_named
 
 __all__ = [
+    "Evaluation",
+    "build_evaluation",
     "build_packing_suite",
     "build_problem",
     "build_speed_suite",
@@ -504,6 +506,33 @@ def build_suite(cfg: Any) -> Suite:
         check_fields("suite of evaluation, 'published'", Published, row)
     options["published"] = tuple(Published(**row) for row in options.get("published", ()))
     return Suite(**options)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A suite, and what it is run on.
+
+    Parameters
+    ----------
+    suite : Suite
+    problem : Problem
+    history : Trace or None
+        From whose training part rules know how long jobs take; None: the problem's trace.
+    """
+
+    suite: Suite
+    problem: Problem
+    history: Trace | None = None
+
+
+def build_evaluation(cfg: DictConfig) -> Evaluation:
+    """Make what an evaluation plays: its suite, its problem, and its ``history`` if it has one."""
+    suite = build_suite(cfg.suite)
+    config: EnvConfig = hydra.utils.instantiate(cfg.env)
+    scenario = hydra.utils.instantiate(cfg.scenario)
+    problem = Problem(hydra.utils.instantiate(cfg.workload), config, scenario=scenario)
+    history = hydra.utils.instantiate(cfg.history) if cfg.get("history") else None
+    return Evaluation(suite, problem, history)
 
 
 def build_packing_suite(cfg: Any) -> tuple[PackingSuite, Trace]:

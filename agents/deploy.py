@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,19 +13,29 @@ from agents.bundle import load_bundle, read_lookahead, read_manifest, restore_en
 from agents.planning.lookahead import LookaheadPolicy
 from agents.problem import ActionScores, BatchPolicy, ScoringPolicy
 from envs.config import EnvConfig
-from envs.session import configure_view, make_bench, make_buffers, make_view, observed
+from envs.own.parts import OwnParts
+from envs.rows.buffers import configure_view, make_bench, make_buffers, make_view, observed
 from orchestrator.deployment.records import Choice, Considered, text_of
-from orchestrator.engine.plans import no_preference
+from orchestrator.engine.plans import PlanExecutor, no_preference
 from orchestrator.engine.snapshot import Snapshot
 from orchestrator.errors import ConfigurationError, IllegalActionError
 from orchestrator.kernels.run import rows as entry
 from orchestrator.kernels.run.buffers import Bench, Buffers
-from orchestrator.kernels.run.cycle import carry_out
+from orchestrator.kernels.run.cycle import Desk, carry_out
 from orchestrator.kernels.see.queue import Encoding
-from orchestrator.kernels.state.codes import ActionKind, Reason, Status
-from orchestrator.kernels.state.row import ClusterShape
-from orchestrator.messages import Action, Plan, Wait
+from orchestrator.kernels.state.codes import (
+    NO_JOB,
+    ActionKind,
+    JobKind,
+    Placement,
+    Reason,
+    Status,
+)
+from orchestrator.kernels.state.row import ClusterShape, ClusterState, allocate
+from orchestrator.messages import Action, Plan, ScaleFleet, Wait
+from orchestrator.ports import Planner, Policy, Sized
 from orchestrator.scheduling.ahead import LookaheadConfig
+from orchestrator.scheduling.rules import policy_of
 
 __all__ = ["BundlePolicy"]
 
@@ -54,6 +64,11 @@ class BundlePolicy:
 
     A snapshot is a private copy of the cluster's row, so it is described by the very kernels that
     describe an environment's rows, with the windows that the policy was trained with.
+
+    Services and fleet it sizes at ticks, if it was trained to: it is then shown what the cluster's
+    log says of them (:class:`orchestrator.messages.Tick`), and services that wait are started as in
+    an environment: by best fit, before anything else. A policy that was trained without a queue
+    sizes only; jobs are left to a rule.
 
     One thing a live row cannot know: whether jobs are still to come. While anything runs, waiting
     is legal in both; on an idle cluster it is legal in an episode that still has arrivals, and not
@@ -85,11 +100,6 @@ class BundlePolicy:
                 "deployment: the published encoding scales by the largest values of a whole trace, "
                 "which a live cluster does not know; train with another encoding"
             )
-        if config.services > 0 or config.capacity_steps > 0:
-            raise ConfigurationError(
-                "deployment: a live cluster's fleet and replicas are changed by its autoscaler; "
-                "train with 'services' and 'capacity_steps' 0"
-            )
         if config.choose_node:
             raise ConfigurationError(
                 "deployment: a live cluster takes placements by generator, not nodes by number; "
@@ -101,7 +111,10 @@ class BundlePolicy:
         self._ahead = None if lookahead is None else LookaheadPolicy(policy, lookahead)
         self._schema = config.schema
         self._view = make_view(config)
+        self._own = OwnParts({}, config.own_features, config.reward.form)
         self._memory: tuple[ClusterShape, Buffers, Bench] | None = None
+        self._rule = policy_of(None)
+        self._aside: ClusterState | None = None  # the row without what is only shown
 
     @classmethod
     def load(cls, directory: str | Path) -> BundlePolicy:
@@ -128,8 +141,23 @@ class BundlePolicy:
         """For tables."""
         return self.policy.name if self._ahead is None else self._ahead.name
 
+    @property
+    def sizes(self) -> Sized:
+        """Of how many services, and whether of the fleet, it decides on the size at ticks."""
+        return Sized(self.config.services, self.config.capacity_steps > 0)
+
+    def sized(self, since: int) -> Sized:
+        """The same: it always decides."""
+        return self.sizes
+
+    def leave_jobs_to(self, rule: Policy) -> None:
+        """Say who places jobs, if this policy was trained without a queue."""
+        self._rule = rule
+
     def decide(self, snapshot: Snapshot) -> Plan:
-        """The policy's greedy action at a decision point, or to wait where it sees no choice."""
+        """The first thing that it would do at a decision point, or to wait."""
+        if self.sizes != Sized():
+            return Plan(self.consider(snapshot).plan.actions[:1])
         buffers, bench = self._buffers(snapshot.state.shape)
         configure_view(snapshot.state, self.config)
         taken = self._choose(snapshot, buffers, bench)
@@ -146,10 +174,12 @@ class BundlePolicy:
         """
         state = snapshot.state
         buffers, bench = self._buffers(state.shape)
+        aside = self._show(snapshot)
         desk = (snapshot.prefer or no_preference(state.shape)).desk(state.shape)
         actions, choices = list[Action](), list[Choice]()
         while len(choices) < _MOST_CHOICES:
             configure_view(state, self.config)
+            actions += self._start_services(snapshot, desk)
             taken = self._choose(snapshot, buffers, bench)
             if taken is None:
                 actions.append(Wait())
@@ -170,13 +200,58 @@ class BundlePolicy:
                 )
             if status != Status.DECISION:
                 break
+        if aside is not None:
+            actions = self._with_jobs(actions, aside)
         return Considered(Plan(tuple(actions)), tuple(choices))
+
+    def _start_services(self, snapshot: Snapshot, desk: Desk) -> list[Action]:
+        """Start the services that wait and fit, as an environment does before it asks anybody."""
+        if self.config.services == 0:
+            return []
+        rows, started = snapshot.state.rows, list[Action]()
+        waiting = snapshot.state.queue[0, : int(rows[0]["queue_len"])]["job"]
+        services = waiting[snapshot.state.request[0, waiting]["kind"] == JobKind.SERVICE]
+        for j in services.tolist():
+            code = (int(ActionKind.PLACE), j, int(Placement.BEST_FIT))
+            if carry_out(rows, 0, np.array([code], np.int64), 0, -1, desk)[1] == Reason.OK:
+                started.append(snapshot.action(*code))
+        return started
+
+    def _with_jobs(self, actions: list[Action], aside: Snapshot) -> list[Action]:
+        """The same, and what the rule does about jobs then."""
+        mine = [action for action in actions if not isinstance(action, Wait)]
+        index = {name: j for j, name in enumerate(aside.job_ids) if name}
+        executor = PlanExecutor(aside.state, 0, lambda name: index.get(name, NO_JOB), aside.prefer)
+        for action in mine:  # nodes that are ordered are not there yet, those given up still are
+            if not isinstance(action, ScaleFleet):
+                executor.carry_out(Plan((action,)), rehearsed=True)
+        rule = self._rule
+        plan = rule.plan(aside) if isinstance(rule, Planner) else rule.decide(aside)
+        return [*mine, *plan.actions]
+
+    def _show(self, snapshot: Snapshot) -> Snapshot | None:
+        """Have the row show what is decided on besides jobs; for who decides on these, a copy.
+
+        None: this policy does.
+        """
+        aside = None
+        if self.config.window == 0:
+            if self._aside is None or self._aside.shape != snapshot.state.shape:
+                self._aside = allocate(snapshot.state.shape)
+            entry.copy_row(snapshot.state.rows, 0, self._aside.rows, 0)
+            aside = replace(snapshot, state=self._aside)
+        if self.sizes != Sized():
+            snapshot.show_fleet()
+        return aside
 
     def _choose(self, snapshot: Snapshot, buffers: Buffers, bench: Bench) -> _Taken | None:
         """What the legal actions are worth, and which is taken; None: no choice."""
         rows = snapshot.state.rows
         if entry.describe(rows, 0, self._view, buffers, bench) == 0:
             return None
+        if self._own:
+            self._own.watch(snapshot.state, buffers)
+            self._own.describe()
         seen = observed(buffers, self._schema)
         scores = _scores(self.policy, seen, seen["action_mask"].astype(np.bool_))
         code = entry.decode(rows, 0, scores.best, self._view, buffers)

@@ -31,14 +31,15 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from agents.files import versions, write_json, write_text
+from agents.files import versions, write_csv, write_json, write_text
 from agents.linear.settings import CMASettings
 from agents.ppo.settings import PPOSettings
-from agents.training import Stopped, stoppable
+from agents.training import HISTORY_COLUMNS, Stopped, stoppable
 from envs.checks import check_whole
 from orchestrator.errors import ConfigurationError, QuartermasterError
 
 __all__ = [
+    "choices",
     "command_line",
     "config_dir",
     "entry_point",
@@ -54,7 +55,7 @@ _HERE = Path(__file__).resolve().parent
 _WRONG_INPUT = 2
 
 
-_NAMED = re.compile(r".*[^\d.,eE+-].*", re.DOTALL)
+_A_NAME = re.compile(r".*[^\d.,eE+-].*", re.DOTALL)
 """What may be the name of a choice: anything but a number, or nothing."""
 
 
@@ -91,7 +92,7 @@ _offer_settings()
 
 
 def entry_point(
-    config_name: str,
+    config_name: str, rest: str | None = None
 ) -> Callable[[Callable[[DictConfig], float | None]], Callable[[], None]]:
     """Make a script's main function a Hydra program.
 
@@ -104,27 +105,14 @@ def entry_point(
     ----------
     config_name : str
         Root config, for example ``"train"``.
+    rest : str or None, optional
+        Field of the config that is the list of all arguments that set nothing, such as folders.
     """
 
     def decorate(main: Callable[[DictConfig], float | None]) -> Callable[[], None]:
         @functools.wraps(main)
         def guarded(cfg: DictConfig) -> float | None:
-            try:
-                _check_seeds(cfg, "")
-                _check_sections(cfg)
-                with stoppable():
-                    return main(cfg)
-            except (QuartermasterError, InstantiationException, OmegaConfBaseException) as error:
-                ours = _on_purpose(error)
-                if ours is None:
-                    raise
-                raise _ended(f"error: {ours}", _WRONG_INPUT) from None
-            except SystemExit as error:
-                raise _ended("", error.code) from None
-            except KeyboardInterrupt as error:
-                number = error.number if isinstance(error, Stopped) else signal.SIGINT
-                sys.stderr.write(f"stopped by {signal.Signals(number).name}\n")
-                sys.exit(128 + number)
+            return _guarded(main, cfg)
 
         start = hydra.main(
             version_base="1.3", config_path=str(config_dir()), config_name=config_name
@@ -135,6 +123,7 @@ def entry_point(
         def begin() -> None:
             _failed.clear()
             try:
+                sys.argv[1:] = sys.argv[1:] if rest is None else _named(sys.argv[1:], rest)
                 _check_groups(sys.argv[1:])
                 program()
             except ConfigurationError as error:
@@ -149,6 +138,41 @@ def entry_point(
         return begin
 
     return decorate
+
+
+def _guarded(main: Callable[[DictConfig], float | None], cfg: DictConfig) -> float | None:
+    """Run a script's main function; what goes wrong on purpose ends it with a line."""
+    try:
+        _check_seeds(cfg, "")
+        _check_sections(cfg)
+        with stoppable():
+            return main(cfg)
+    except (QuartermasterError, InstantiationException, OmegaConfBaseException) as error:
+        ours = _on_purpose(error)
+        if ours is None:
+            raise
+        raise _ended(f"error: {ours}", _WRONG_INPUT) from None
+    except SystemExit as error:
+        raise _ended("", error.code) from None
+    except KeyboardInterrupt as error:
+        number = error.number if isinstance(error, Stopped) else signal.SIGINT
+        sys.stderr.write(f"stopped by {signal.Signals(number).name}\n")
+        sys.exit(128 + number)
+
+
+def _named(arguments: Sequence[str], field: str) -> list[str]:
+    """Arguments of which those that set nothing have become the list of a field."""
+    options, values = [], []
+    follows = False  # the value of an option of Hydra's
+    for item in arguments:
+        sets = item.startswith(("-", "~")) or "=" in item
+        (options if sets or follows else values).append(item)
+        follows = item in _OF_HYDRA
+    if not values:
+        return options
+    quoted = (value.replace("\\", "\\\\").replace("'", "\\'") for value in values)
+    listed = ",".join(f"'{value}'" for value in quoted)
+    return [*options, f"{field}=[{listed}]"]
 
 
 class JobFailed(CompactHydraException):
@@ -198,7 +222,7 @@ def _check_groups(arguments: Sequence[str]) -> None:
         folder = config_dir() / group
         if not (equals and group and folder.is_dir()):
             continue
-        choice = _NAMED.fullmatch(value.strip())
+        choice = _A_NAME.fullmatch(value.strip())
         if choice is None or choice[0].lower() in _NO_NAMES:
             known = ", ".join(sorted(path.stem for path in folder.glob("*.yaml")))
             raise ConfigurationError(
@@ -249,13 +273,13 @@ def plain(cfg: Any) -> Any:
 # --- folders and records of runs
 
 
-_CONFIG, _RUN = "config.yaml", "run.json"
-_RECORD = (_CONFIG, _RUN)
+_CONFIG, _RUN, _HISTORY = "config.yaml", "run.json", "history.csv"
+_RECORD = (_CONFIG, _RUN, _HISTORY)
 # What runs leave behind: a folder with one of these holds results.
 _RESULTS = (
-    *_RECORD, "bundle", "manifest.json", "checkpoint.pkl", "checkpoint.pt", "history.csv",
+    *_RECORD, "bundle", "manifest.json", "checkpoint.pkl", "checkpoint.pt",
     "summary.json", "table.csv", "table.md", "jobs.csv", "runs.csv",
-    "comparisons.csv", "speed.json",
+    "comparisons.csv", "speed.json", "result.json", "groups.csv",
 )  # fmt: skip
 # Options of Hydra that change where configs are read from, all with a value.
 _OF_HYDRA = ("--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn")
@@ -278,7 +302,8 @@ def run_folder(
     script : str
         Path of the script, for the command.
     record : bool, optional
-        Whether ``config.yaml`` and ``run.json`` are written, before all else.
+        Whether ``config.yaml``, ``run.json`` and the head of ``history.csv`` are written, before
+        all else.
     resume : bool, optional
         Whether the run goes on with what it finds there.
 
@@ -296,6 +321,8 @@ def run_folder(
     try:
         if record:
             _write_record(cfg, script, claim.folder)
+            if not (resume and (claim.folder / _HISTORY).is_file()):
+                write_csv(claim.folder / _HISTORY, HISTORY_COLUMNS, ())
         yield claim.folder
     except (QuartermasterError, InstantiationException, KeyboardInterrupt):
         claim.release()
@@ -400,6 +427,18 @@ def _config_options() -> list[str]:
     return found
 
 
+def choices() -> dict[str, str]:
+    """What this run's config was composed of: the choice of each group, such as ``agent: cma``."""
+    if not HydraConfig.initialized():
+        return {}
+    chosen = HydraConfig.get().runtime.choices
+    return {
+        str(group): str(choice)
+        for group, choice in sorted(chosen.items())
+        if choice is not None and not str(group).startswith(("hydra/", "entry"))
+    }
+
+
 def _overrides() -> list[str]:
     """The values that were given for this run's config."""
     return list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
@@ -411,6 +450,7 @@ def _write_record(cfg: DictConfig, script: str, folder: Path) -> None:
     content = {
         "command": _command(script, _overrides()),
         "arguments": sys.argv,
+        "choices": choices(),
         "working_folder": str(Path.cwd()),
         "environment": {name: os.environ[name] for name in known if name in os.environ},
         "started": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -6,7 +6,7 @@ Here results are shown, written and drawn; what makes them knows nothing of file
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
 from functools import partial
@@ -19,10 +19,11 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from agents.build import (
+    Evaluation,
+    build_evaluation,
     build_packing_suite,
     build_problem,
     build_speed_suite,
-    build_suite,
     build_trainer,
     judging_suite,
 )
@@ -46,16 +47,17 @@ from agents.evaluation.report import (
 )
 from agents.evaluation.series import rule_series
 from agents.evaluation.suite import Suite, label, run_suite
+from agents.files import write_json
 from agents.live import LiveRun, run_live
 from agents.planning.lookahead import LookaheadPolicy
 from agents.plots.results import draw_comparison, draw_outcomes, draw_pictures, draw_speed
 from agents.plots.series import draw_packing, draw_series
 from agents.problem import BatchPolicy, Problem, RowPolicy
-from agents.program import command_line, plain, resume_command, run_folder
+from agents.program import choices, command_line, plain, resume_command, run_folder
 from agents.settings import check_kind, check_number, check_seed
 from agents.speed.table import print_speed, run_speed_suite, write_speed
-from agents.training import Stopped, TableTracker, TrainingResult
-from envs.config import PLACEMENT, EnvConfig
+from agents.training import Compilation, Stopped, TableTracker, TrainingResult, compilation
+from envs.config import PLACEMENT
 from envs.workloads import Trace
 from orchestrator.errors import ConfigurationError
 from orchestrator.scheduling.ahead import LookaheadConfig
@@ -64,6 +66,7 @@ __all__ = ["SuiteKind", "evaluate", "run_benchmark", "train"]
 
 _SCRIPT = "scripts/train.py"
 _JUDGING = "scripts/evaluate.py"
+_WORTH_SAYING_S = 1.0
 
 
 class SuiteKind(StrEnum):
@@ -111,7 +114,8 @@ def train(cfg: DictConfig, console: Console) -> float:
     check_seed("config", cfg.seed)
     live = instantiate(cfg.live) if cfg.get("live") else None
     resume = bool(cfg.agent.get("resume"))
-    with run_folder(cfg, _SCRIPT, record=True, resume=resume) as output:
+    taken = run_folder(cfg, _SCRIPT, record=True, resume=resume)
+    with taken as output, compilation() as compiled:
         problem = build_problem(cfg)
         judge = _judge_of(cfg, problem)
         trainer = build_trainer(cfg.agent)
@@ -119,14 +123,13 @@ def train(cfg: DictConfig, console: Console) -> float:
         console.print(f"[bold]{cfg.name}[/]: {jobs}, seed {cfg.seed}, results in {output}")
         tracker = TableTracker(output / "history.csv", instantiate(cfg.tracker), resume)
         try:
+            tracker.describe(plain(cfg), [f"{group}={name}" for group, name in choices().items()])
             result = trainer.train(problem, tracker, output)
-            if result.updates == 0:
-                console.print(
-                    "[bold]not trained[/]: the time was over before the first update, so the "
-                    "policy is as it began; raise 'agent.budget_seconds'"
-                )
+            _say_how(result, compiled, console)
+            _write_result(result, compiled, output)
             _check_stopped(result, output, console)
             judge(result, output, console)
+            tracker.publish(output)
         except KeyboardInterrupt:
             if any(output.glob("checkpoint.*")):
                 command = resume_command(_SCRIPT, output)
@@ -138,6 +141,34 @@ def train(cfg: DictConfig, console: Console) -> float:
         if live is not None:
             _go_live(live, result, output, console)
         return result.score
+
+
+def _say_how(result: TrainingResult, compiled: Compilation, console: Console) -> None:
+    """Say what a reader of the score has to know of the training."""
+    if compiled.seconds >= _WORTH_SAYING_S:
+        console.print(
+            f"kernels were compiled for {compiled.seconds:.0f} s, which no budget counts: the next "
+            "run does without"
+        )
+    if result.updates == 0:
+        console.print(
+            "[bold]not trained[/]: the budget was spent before the first update, so the policy is "
+            "as it began; raise 'agent.budget_seconds'"
+        )
+
+
+def _write_result(result: TrainingResult, compiled: Compilation, output: Path) -> None:
+    """Write what came of a training, for whoever compares it with others."""
+    last = result.history[-1]
+    content = {
+        "score": result.score,
+        "seconds": last["seconds"],
+        "steps": last["steps"],
+        "updates": result.updates,
+        "compiled_seconds": round(compiled.seconds, 1),
+        "stopped": result.stopped,
+    }
+    write_json(output / "result.json", content)
 
 
 def _go_live(run: LiveRun, result: TrainingResult, output: Path, console: Console) -> None:
@@ -250,24 +281,13 @@ def evaluate(cfg: DictConfig, console: Console) -> bool:
     """
     with _results_folder(cfg) as folder:
         check_number("config", "processes", cfg.processes, 1)
-        suite = build_suite(cfg.suite)
-        config: EnvConfig = instantiate(cfg.env)
-        scenario = instantiate(cfg.scenario)
         bundles = _bundles(cfg)
-        policies: list[BatchPolicy | RowPolicy] = [
-            load_bundle(path, config.schema) for path in bundles
-        ]
-        problem = Problem(instantiate(cfg.workload), config, scenario=scenario)
-        history = instantiate(cfg.history) if cfg.get("history") else None
-        if cfg.get("lookahead"):
-            past = problem.trace if history is None else history
-            first, stop = suite.split_of(len(past)).region("train")
-            settings: LookaheadConfig = instantiate(cfg.lookahead)
-            policies += [
-                LookaheadPolicy(one, settings, past.requests[first:stop], before=history is None)
-                for one in policies
-            ]
-        results = run_suite(suite, problem, policies, console, history, cfg.processes)
+        schema = instantiate(cfg.env).schema  # before a trace is read: what is wrong is said soon
+        policies: list[BatchPolicy | RowPolicy] = [load_bundle(path, schema) for path in bundles]
+        made = build_evaluation(cfg)
+        suite, problem = made.suite, made.problem
+        policies += _thinking_ahead(cfg, made, policies)
+        results = run_suite(suite, problem, policies, console, made.history, cfg.processes)
         report = make_report(suite, problem, results)
         print_report(report, console)
         if folder is not None:
@@ -278,6 +298,22 @@ def evaluate(cfg: DictConfig, console: Console) -> bool:
             for path in bundles:
                 add_to_card(path, card_tables(report))
     return True
+
+
+def _thinking_ahead(
+    cfg: DictConfig, made: Evaluation, policies: Sequence[BatchPolicy | RowPolicy]
+) -> list[LookaheadPolicy]:
+    """The same policies, thinking ahead as ``lookahead`` says; none without it.
+
+    Their record is the training part of the history or, without one, of the workload.
+    """
+    if not cfg.get("lookahead"):
+        return []
+    past = made.problem.trace if made.history is None else made.history
+    first, stop = made.suite.split_of(len(past)).region("train")
+    settings: LookaheadConfig = instantiate(cfg.lookahead)
+    record, before = past.requests[first:stop], made.history is None
+    return [LookaheadPolicy(one, settings, record, before=before) for one in policies]
 
 
 def _bundles(cfg: DictConfig) -> list[Path]:

@@ -18,11 +18,12 @@ import numpy as np
 
 from envs.checks import check_whole, is_finite, is_whole
 from orchestrator.errors import ConfigurationError
-from orchestrator.kernels.see.layout import ActionHead
+from orchestrator.kernels.see.layout import ActionHead, SizeChoice
 from orchestrator.scheduling.schema import FeatureSchema, feature_names
 
 __all__ = [
     "check_bounds",
+    "check_budget",
     "check_kind",
     "check_number",
     "check_seed",
@@ -100,6 +101,27 @@ def check_bounds(
         if value is not None and not value > bound:
             wanted = "a positive number" if bound == 0 else f"more than {bound}"
             raise ConfigurationError(f"{subject}: '{name}' is {value}; give {wanted}")
+
+
+def check_budget(subject: str, settings: Any) -> None:
+    """Refuse a training without any limit.
+
+    Parameters
+    ----------
+    subject : str
+    settings : object
+        With ``budget_seconds``, ``total_steps`` and ``generations``.
+
+    Raises
+    ------
+    ConfigurationError
+    """
+    limits = ("budget_seconds", "total_steps", "generations")
+    if all(getattr(settings, name) is None for name in limits):
+        names = ", ".join(f"'{name}'" for name in limits)
+        raise ConfigurationError(
+            f"{subject}: {names} are all null, and training would never end; set one of them"
+        )
 
 
 def check_kind(subject: str, name: str, value: Any, kind: type) -> None:
@@ -276,7 +298,12 @@ def _known(
         services=max(actions.services, 1),
         can_wait=True,
     )
-    elsewhere = feature_names(replace(schema, actions=every), by_head)
+    either = (replace(every, sizes=sizes) for sizes in (0, len(SizeChoice)))
+    elsewhere = {
+        name
+        for layout in either
+        for name in feature_names(replace(schema, actions=layout), by_head)
+    }
     for name in names:
         if name not in here and name not in elsewhere:
             raise ConfigurationError(

@@ -7,7 +7,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -25,16 +25,24 @@ from agents.tracking import Tracker
 from orchestrator.errors import ConfigurationError
 
 __all__ = [
+    "HISTORY_COLUMNS",
     "Best",
+    "Budget",
+    "Compilation",
     "Course",
     "Reference",
     "Stopped",
     "TableTracker",
     "TrainingResult",
     "check_made_of",
+    "compilation",
     "made_of",
     "stoppable",
 ]
+
+HISTORY_COLUMNS = ("seconds", "steps", "validation", "reference", "score")
+"""What every validation says; trainers add to it."""
+
 
 _Candidate = TypeVar("_Candidate")
 
@@ -88,7 +96,7 @@ def _handling(handler: Any) -> Iterator[None]:
             signal.signal(name, old)
 
 
-class _Compiling(event.Listener):
+class Compilation(event.Listener):
     """How long kernels have been compiled so far, in this process."""
 
     def __init__(self) -> None:
@@ -110,6 +118,14 @@ class _Compiling(event.Listener):
         self._depth -= 1
         if self._depth == 0:
             self._total += time.monotonic() - self._begun
+
+
+@contextmanager
+def compilation() -> Iterator[Compilation]:
+    """Measure how long kernels are compiled meanwhile, by whichever thread."""
+    measured = Compilation()
+    with event.install_listener(_COMPILE, measured):
+        yield measured
 
 
 def made_of(problem: Problem, settings: Any) -> dict[str, str]:
@@ -175,7 +191,7 @@ class TrainingResult:
 
 
 class TableTracker:
-    """Keeps the numbers of a training run in a CSV file, and passes them on.
+    """Keeps the numbers of a training run in a CSV file, and passes them on to another tracker.
 
     Parameters
     ----------
@@ -193,10 +209,19 @@ class TableTracker:
             with path.open(newline="", encoding="utf-8") as stream:
                 self._rows = list(csv.DictReader(stream))
 
+    def describe(self, config: Mapping[str, Any], tags: Sequence[str]) -> None:
+        """Tell the other one."""
+        self._other.describe(config, tags)
+
+    def publish(self, folder: Path) -> None:
+        """Let the other one have the tables and pictures."""
+        self._other.publish(folder)
+
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Add a row."""
         self._rows.append(dict(metrics))
-        columns = list(dict.fromkeys(name for row in self._rows for name in row))
+        found = (name for row in self._rows for name in row)
+        columns = list(dict.fromkeys((*HISTORY_COLUMNS, *found)))
         rows = [[row.get(name) for name in columns] for row in self._rows]
         write_csv(self._path, columns, rows)
         self._other.log(step, metrics)
@@ -267,6 +292,37 @@ class Best(Generic[_Candidate]):
         return False
 
 
+@dataclass(frozen=True)
+class Budget:
+    """How long training goes on: the limit that is reached first ends it.
+
+    Parameters
+    ----------
+    seconds : float or None
+        Training time, compilation not counted; None: no limit.
+    steps : int or None, optional
+        Of the environment.
+    generations : int or None, optional
+        Changes of the policy.
+    """
+
+    seconds: float | None
+    steps: int | None = None
+    generations: int | None = None
+
+    def spent(self, seconds: float, steps: float, generations: float) -> float:
+        """How much of it is spent: 0 at the beginning, 1 (or more) at the end."""
+        pairs = (
+            (seconds, self.seconds),
+            (steps, self.steps),
+            (generations, self.generations),
+        )
+        return max(
+            (done / limit if limit > 0 else 1.0 for done, limit in pairs if limit is not None),
+            default=0.0,
+        )
+
+
 @dataclass
 class Course:
     """The course of one training: its clock, its history, and where both are shown.
@@ -275,13 +331,11 @@ class Course:
     ----------
     title : str
         Of the progress bar.
-    total : float
-        Where the progress bar ends, in the trainer's own unit.
-    budget_seconds : float or None
-        Training is over after so long, earlier sittings included; None: not before its steps are.
+    budget : Budget
+        Training is over after so much, earlier sittings included.
     tracker : Tracker
-    spent : float, optional
-        Seconds of earlier sittings.
+    seconds_before : float, optional
+        Of earlier sittings.
     history : list of dict, optional
         Validations so far.
 
@@ -292,17 +346,17 @@ class Course:
     """
 
     title: str
-    total: float
-    budget_seconds: float | None
+    budget: Budget
     tracker: Tracker
-    spent: float = 0.0
+    seconds_before: float = 0.0
     history: list[dict[str, float]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         """Make the progress bar."""
         self.stopped: int | None = None
+        self._done = (0.0, 0.0)
         self._begun = time.monotonic()
-        self._compiling, self._open = _Compiling(), ExitStack()
+        self._compiling, self._open = Compilation(), ExitStack()
         self._progress = Progress(
             TextColumn(f"[bold]{self.title}"),
             BarColumn(),
@@ -310,12 +364,12 @@ class Course:
             TimeElapsedColumn(),
             TimeRemainingColumn(),
         )
-        self._bar = self._progress.add_task("", total=self.total, note="")
+        self._bar = self._progress.add_task("", total=1.0, note="")
 
     def __enter__(self) -> Self:
         """Start the clock and the progress bar."""
         self._open.enter_context(_handling(self._stop))
-        self._open.enter_context(event.install_listener(_COMPILE, self._compiling))
+        self._compiling = self._open.enter_context(compilation())
         self._begun = time.monotonic()
         self._progress.start()
         self._open.callback(self._progress.stop)
@@ -334,17 +388,28 @@ class Course:
     @property
     def seconds(self) -> float:
         """Training time so far, earlier sittings included, compilation not."""
-        return self.spent + time.monotonic() - self._begun - self._compiling.seconds
+        return self.seconds_before + time.monotonic() - self._begun - self._compiling.seconds
+
+    @property
+    def spent(self) -> float:
+        """How much of the budget is spent, 1 at the end; of steps and generations as told last."""
+        return self.budget.spent(self.seconds, *self._done)
 
     @property
     def over(self) -> bool:
-        """Whether the budget is spent, or the process was asked to end."""
-        spent = self.budget_seconds is not None and self.seconds >= self.budget_seconds
-        return spent or self.stopped is not None
+        """Whether there is no time left, or the process was asked to end."""
+        limit = self.budget.seconds
+        return self.stopped is not None or (limit is not None and self.seconds >= limit)
 
-    def advance(self, completed: float) -> None:
-        """Show how far training is, in the unit of ``total``."""
-        self._progress.update(self._bar, completed=min(completed, self.total))
+    @property
+    def ended(self) -> bool:
+        """Whether any limit is reached, or the process was asked to end."""
+        return self.over or self.spent >= 1.0
+
+    def advance(self, steps: float, generations: float) -> None:
+        """Say how far training is, in all sittings."""
+        self._done = (steps, generations)
+        self._progress.update(self._bar, completed=min(self.spent, 1.0))
 
     def record(self, step: int, entry: dict[str, float], reference: Reference) -> None:
         """Keep, report and show a validation, with its time among its numbers."""

@@ -4,22 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from enum import IntEnum
 from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from envs.checks import check_finite, check_flag, check_type, check_whole
+from envs.own.parts import NamedFeature, feature_named
 from envs.reward import RewardConfig
 from orchestrator.errors import ConfigurationError
 from orchestrator.kernels.run.buffers import Sampling
+from orchestrator.kernels.see.layout import Resizing, SizeChoice
 from orchestrator.kernels.see.queue import Encoding
 from orchestrator.kernels.state.codes import NODE_CHOICE, Placement, RuleKey, Scaling
+from orchestrator.own.loading import part_name
 from orchestrator.scheduling.rules import Rule, rule_named
 from orchestrator.scheduling.schema import ActionLayout, FeatureSchema
 from orchestrator.semantics import Semantics
 
-__all__ = ["AUTOSCALING", "CLUSTER", "JOB_ORDERING", "PLACEMENT", "EnvConfig"]
+__all__ = ["AUTOSCALING", "CLUSTER", "JOB_ORDERING", "PLACEMENT", "EnvConfig", "Illegal"]
 
 _COUNTS = (
     "window",
@@ -31,7 +35,6 @@ _COUNTS = (
     "racks",
     "victims",
     "elastics",
-    "step_limit",
     "illegal_limit",
     "nodes",
 )
@@ -39,7 +42,21 @@ _COUNTS = (
 _SETS = ("window", "victims", "elastics", "services", "capacity_steps", "tenants", "racks")
 _MOST_SHOWN, _MOST_COUNT = 1 << 16, (1 << 31) - 1
 _FLAGS = ("commitment", "backfill", "migrate", "fleet", "skip_forced", "choose_node", "turn_away")
-_SECONDS = ("min_run_seconds", "ageing_seconds", "slowdown_bound_seconds")
+_SECONDS = ("min_run_seconds", "ageing_seconds", "slowdown_bound_seconds", "resize_lock_seconds")
+_STEPS_EACH = 100  # per job, or tick: the most that a policy needs is a tenth of it
+
+
+class Illegal(IntEnum):
+    """What becomes of an action that is not legal; it is counted and reported in any case."""
+
+    NOOP = 0
+    """Nothing: the same decision is asked for again."""
+    PENALTY = 1
+    """Nothing, and the step's reward is ``-illegal_penalty``."""
+    FALLBACK = 2
+    """Another action is carried out: the advised one, or else the first that is legal."""
+    RAISE = 3
+    """``IllegalActionError``."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +81,8 @@ class EnvConfig(Semantics):
         Running jobs that may be preempted or, with ``migrate``, moved, V.
     elastics : int
         Running elastic jobs that may be resized, E.
+    resizing : Resizing
+        By how much: step by step, or to one of a few sizes at once.
     services : int
         Services whose replicas may be changed, one at a time, S: as many as the scenario has.
     capacity_steps : int
@@ -86,11 +105,17 @@ class EnvConfig(Semantics):
         Features of a queued job.
     skip_forced : bool
         With commitment: take the only queued job without asking.
-    step_limit : int
-        Steps after which an episode is truncated; 0: never.
+    step_limit : int or None
+        Steps after which an episode is truncated; 0: never. None: 100 for each job of an episode
+        or, without jobs, for each tick, which only a policy meets that preempts or moves jobs for
+        ever; with commitment, where each step places a job, there is no need of one.
     illegal_limit : int
         Illegal actions after which an episode is truncated, since none of them lets time pass: a
         policy that chooses nothing else would never see an end. 0: never.
+    illegal : Illegal
+        What becomes of an illegal action: ``noop``, ``penalty``, ``fallback`` or ``raise``.
+    illegal_penalty : float
+        With ``penalty``: what such a step costs. It comes on top of what ``reward`` charges for.
     choose_node : bool
         The K candidates are the nodes of the cluster: all of a job's workers go to the chosen
         one. ``placements`` then serves rules only.
@@ -103,6 +128,10 @@ class EnvConfig(Semantics):
     sampling : Sampling
         How episodes pick their window.
     reward : RewardConfig
+        Or a mapping: its fields by name, or just the weights of its terms.
+    features : tuple of str
+        One's own features (:class:`envs.own.parts.Feature`), as ``package.module:Name``, or the
+        classes themselves, which are kept as their names. Each becomes the last column of its set.
     """
 
     subject: ClassVar[str] = "environment"
@@ -130,22 +159,23 @@ class EnvConfig(Semantics):
     episode_ticks: int = 0
     encoding: Encoding = Encoding.DEFAULT
     skip_forced: bool = False
-    step_limit: int = 0
+    step_limit: int | None = None
     illegal_limit: int = 1000
+    illegal: Illegal = Illegal.NOOP
+    illegal_penalty: float = 1.0
     choose_node: bool = False
     nodes: int = 0
     turn_away: bool = False
     sampling: Sampling = Sampling.RANDOM
+    resizing: Resizing = Resizing.STEPS
     reward: RewardConfig = field(default_factory=RewardConfig)
+    features: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Reject what makes no sense."""
         self._check_types()
         super().__post_init__()
-        if not isinstance(self.reward, RewardConfig):
-            raise ConfigurationError(
-                f"environment: 'reward' is {self.reward!r}; give a RewardConfig"
-            )
+        object.__setattr__(self, "reward", RewardConfig.of(self.reward))
         if self.advice is not None:
             rule_named(self.advice)
         if not self.placements:
@@ -173,6 +203,32 @@ class EnvConfig(Semantics):
             raise ConfigurationError("environment: 'backfill' needs 'commitment'")
         if self.encoding == Encoding.PUBLISHED and not self.commitment:
             raise ConfigurationError("environment: the published encoding needs 'commitment'")
+        self._check_features()
+
+    def _check_features(self) -> None:
+        """Keep one's own features by name, and refuse what is none, or has no place here."""
+        if isinstance(self.features, str) or not isinstance(self.features, Iterable):
+            raise ConfigurationError(
+                f"environment: 'features' is {self.features!r}; give a tuple of names, "
+                "package.module:Name"
+            )
+        names = tuple(part_name(feature, "feature") for feature in self.features)
+        object.__setattr__(self, "features", names)
+        bare = replace(self, features=()).schema if names else None
+        taken = set[tuple[str, str]]()
+        for feature in self.own_features:
+            known = getattr(bare, "globals" if feature.of == "global" else feature.of)
+            if not known:
+                raise ConfigurationError(
+                    f"feature '{feature.source}': it describes '{feature.of}', which this "
+                    "environment does not show; choose another set, or switch that one on"
+                )
+            if feature.name in known or (feature.of, feature.name) in taken:
+                raise ConfigurationError(
+                    f"feature '{feature.source}': '{feature.of}' has a '{feature.name}' already; "
+                    "give it another 'name'"
+                )
+            taken.add((feature.of, feature.name))
 
     def _check_types(self) -> None:
         """Reject fields of other types than theirs."""
@@ -183,7 +239,14 @@ class EnvConfig(Semantics):
             most = _MOST_SHOWN if name in _SETS else _MOST_COUNT
             number = check_whole(f"environment: '{name}'", getattr(self, name), 0, most)
             object.__setattr__(self, name, number)  # NumPy's small ones would overflow
+        if self.step_limit is not None:
+            limit = check_whole("environment: 'step_limit'", self.step_limit, 0, _MOST_COUNT)
+            object.__setattr__(self, "step_limit", limit)
+        penalty = check_finite("environment: 'illegal_penalty'", self.illegal_penalty, 0)
+        object.__setattr__(self, "illegal_penalty", penalty)
         for name in _SECONDS:
+            if name == "resize_lock_seconds" and getattr(self, name) is None:
+                continue
             seconds = check_finite(f"environment: '{name}'", getattr(self, name))
             object.__setattr__(self, name, seconds)
         if isinstance(self.placements, str) or not isinstance(self.placements, Iterable):
@@ -194,6 +257,11 @@ class EnvConfig(Semantics):
             check_type("environment: 'advice'", self.advice, str, "the name of a rule, or None")
 
     @property
+    def own_features(self) -> tuple[NamedFeature, ...]:
+        """One's own features, found by their names."""
+        return tuple(feature_named(name) for name in self.features)
+
+    @property
     def shows_surroundings(self) -> bool:
         """Whether fleet, tenants or racks are described, or the tenants of jobs."""
         return self.fleet or self.tenants > 0 or self.racks > 0 or self.encoding == Encoding.FULL
@@ -202,6 +270,13 @@ class EnvConfig(Semantics):
     def length(self) -> int:
         """Jobs of an episode or, without jobs, ticks."""
         return self.episode_jobs or self.episode_ticks
+
+    @property
+    def most_steps(self) -> int:
+        """Steps after which an episode is truncated; 0: never."""
+        if self.step_limit is not None:
+            return self.step_limit
+        return 0 if self.commitment else min(_STEPS_EACH * self.length, _MOST_COUNT)
 
     def of_length(self, length: int) -> EnvConfig:
         """The same with longer or shorter episodes, jobs or ticks."""
@@ -252,9 +327,11 @@ class EnvConfig(Semantics):
             self.services,
             can_wait=not self.commitment,
             choose_node=self.choose_node,
+            sizes=len(SizeChoice) if self.resizing == Resizing.SIZES and self.elastics > 0 else 0,
         )
+        own = tuple((feature.of, feature.name) for feature in self.own_features)
         return FeatureSchema(
-            self.encoding, layout, self.advice, self.fleet, self.tenants, self.racks
+            self.encoding, layout, self.advice, self.fleet, self.tenants, self.racks, own
         )
 
     @property

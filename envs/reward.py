@@ -7,7 +7,8 @@ over an episode equals minus the metric's total. The terminal form pays all of i
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,7 @@ from envs.checks import check_finite, check_type
 from orchestrator.errors import ConfigurationError
 from orchestrator.kernels.run.buffers import RewardForm
 from orchestrator.kernels.see.metrics import Metric
+from orchestrator.own.loading import is_part_name, load_part, part_name
 from orchestrator.scheduling.rules import Rule, rule_named
 from orchestrator.semantics import resolve_enums
 
@@ -72,12 +74,15 @@ class RewardConfig:
     Parameters
     ----------
     terms : mapping of str to float
-        Weight of each of :data:`TERMS`; at least one.
+        Weight of each of :data:`TERMS`; at least one. One's own terms
+        (:class:`envs.own.parts.RewardTerm`) are named as ``package.module:Name``, or given as the
+        function or class itself, which is kept as its name.
     form : RewardForm
         By name, too. Pay as the metrics grow, or once at the end.
     reference : str or None
         Scale an episode's rewards by 1 / (cost of this rule on the same window + its jobs), so
-        that easy and hard windows weigh alike. None: no scaling.
+        that easy and hard windows weigh alike. None: no scaling. Its cost is that of the terms
+        of :data:`TERMS`; one's own are scaled by the same factor.
     """
 
     terms: Mapping[str, float] = field(default_factory=lambda: {"bounded_slowdown": 1.0})
@@ -91,24 +96,69 @@ class RewardConfig:
         check_type("reward: 'terms'", self.terms, Mapping, remedy)
         if not self.terms:
             raise ConfigurationError(f"reward: 'terms' is empty; choose from {', '.join(TERMS)}")
-        for name, weight in self.terms.items():
-            if name not in TERMS:
+        terms = {part_name(term, "reward term"): weight for term, weight in self.terms.items()}
+        object.__setattr__(self, "terms", terms)
+        for name, weight in terms.items():
+            if is_part_name(name):
+                load_part(name, "reward term")
+            elif name not in TERMS:
                 raise ConfigurationError(
-                    f"reward: unknown term '{name}'; known: {', '.join(TERMS)}"
+                    f"reward: unknown term '{name}'; known: {', '.join(TERMS)}, and one's own as "
+                    "package.module:Name"
                 )
             check_finite(f"reward: the weight of '{name}'", weight)
         if self.reference is not None:
             check_type("reward: 'reference'", self.reference, str, "the name of a rule, or None")
             rule_named(self.reference)
+            if not self.weights.any():
+                raise ConfigurationError(
+                    "reward: 'reference' scales by what a rule pays of the built-in terms, and "
+                    "there are none; leave it out, or add one of them"
+                )
+
+    @classmethod
+    def of(cls, given: Any) -> RewardConfig:
+        """A reward from plain values.
+
+        Parameters
+        ----------
+        given : RewardConfig or mapping
+            Itself; its fields by name, ``{"terms": {"wait": 1.0}, "form": "terminal"}``; or just
+            the weights of its terms, ``{"wait": 1.0}``.
+
+        Raises
+        ------
+        ConfigurationError
+            Naming the term or field that makes no sense.
+        """
+        if isinstance(given, cls):
+            return given
+        remedy = "a RewardConfig, or weights of its terms, for example {'wait': 1.0}"
+        check_type("environment: 'reward'", given, Mapping, remedy)
+        known = [each.name for each in fields(cls)]
+        if "terms" not in given and not (given and all(name in known for name in given)):
+            return cls(dict(given))
+        for name in given:
+            if name not in known:
+                raise ConfigurationError(
+                    f"reward: unknown field '{name}'; known: {', '.join(known)}"
+                )
+        return cls(**given)
 
     @property
     def weights(self) -> NDArray[np.float64]:
         """Cost of one unit of each metric, [len(Metric)]."""
         weights = np.zeros(len(Metric))
         for name, weight in self.terms.items():
-            metric, sign = TERMS[name]
-            weights[metric] += sign * float(weight)
+            if name in TERMS:
+                metric, sign = TERMS[name]
+                weights[metric] += sign * float(weight)
         return weights
+
+    @property
+    def own_terms(self) -> dict[str, float]:
+        """Weight of each of one's own terms, by its name."""
+        return {name: float(w) for name, w in self.terms.items() if name not in TERMS}
 
     @property
     def reference_rule(self) -> Rule:

@@ -15,13 +15,15 @@ from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecEnv
 
 from envs.checks import check_type, integers
+from envs.config import Illegal
 from envs.gym import action_space, observation_space, row_seeds
+from envs.gym.single import REASONS
 from envs.session import Session
 from orchestrator.errors import ConfigurationError, UnknownOptionError
 
 __all__ = ["SchedulingVecEnv", "make_sb3"]
 
-_OF_GYMNASIUM = ("autoreset_mode", "copy", "strict", "render_mode")
+_OF_GYMNASIUM = ("autoreset_mode", "copy", "render_mode")
 
 
 class SchedulingVecEnv(VecEnv):
@@ -38,8 +40,9 @@ class SchedulingVecEnv(VecEnv):
     Notes
     -----
     Observations are copies, since algorithms store the last one after the next step; masks are
-    views that the next step overwrites. ``info`` of an ended row holds ``terminal_observation``,
-    ``TimeLimit.truncated`` and ``episode`` (return ``r`` and length ``l``), as a Monitor's.
+    views that the next step overwrites. ``info`` of an ended row holds what a single environment's
+    does, ``terminal_observation``, ``TimeLimit.truncated`` and, as a Monitor's, ``episode``: its
+    return ``r``, its length ``l`` and its metrics; rows that go on have none.
     """
 
     render_mode = None  # the base class asks for it before it has been initialised
@@ -52,6 +55,7 @@ class SchedulingVecEnv(VecEnv):
         self.session = session
         self.schema = session.schema
         self.config = session.config
+        self._raises = self.config.illegal == Illegal.RAISE
         self.session.reseed(row_seeds(seed, session.envs))
         self._actions = np.zeros(session.envs, np.int64)
         self._returns = np.zeros(session.envs)
@@ -83,6 +87,8 @@ class SchedulingVecEnv(VecEnv):
         """Step all rows; those that end begin anew."""
         session, buffers = self.session, self.session.buffers
         session.advance(self._actions)
+        if self._raises:
+            session.require_legal()
         self._returns += buffers.reward
         reward = buffers.reward.astype(np.float32)
         over = np.logical_or(buffers.terminated, buffers.truncated)
@@ -138,11 +144,18 @@ class SchedulingVecEnv(VecEnv):
         return self.session.told()
 
     def _last_info(self, e: int) -> dict[str, Any]:
-        buffers = self.session.buffers
+        session, buffers = self.session, self.session.buffers
+        metrics = session.episode_metrics(e)
+        told = {"r": float(self._returns[e]), "l": int(buffers.steps[e]), "t": 0.0}
         return {
-            "terminal_observation": self.session.told(e),
+            "time_s": float(session.now_ms[e]) / 1000.0,
+            "window": int(buffers.start_index[e]),
+            "illegal_actions": int(session.illegal_actions[e]),
+            "reason": REASONS[buffers.reason[e]],
+            "episode_metrics": metrics,
+            "episode": {**metrics, **told},
+            "terminal_observation": session.told(e),
             "TimeLimit.truncated": bool(buffers.truncated[e] and not buffers.terminated[e]),
-            "episode": {"r": float(self._returns[e]), "l": int(buffers.steps[e]), "t": 0.0},
         }
 
 
@@ -161,7 +174,8 @@ def make_sb3(
     part : {"train", "validation", "test", "all"}, optional
         Which part of the trace episodes are taken from: train on one, judge on another.
     **kwargs
-        ``trace``, ``starts``, ``incidents``, ``scenario``, ``threads``, fields of ``EnvConfig``.
+        ``workload``, ``nodes``, ``trace``, ``starts``, ``incidents``, ``scenario``, ``threads``,
+        ``max_episode_steps``, fields of ``EnvConfig``.
 
     Returns
     -------
@@ -178,7 +192,7 @@ def make_sb3(
                 f"make_sb3: got an unexpected keyword argument '{name}': stable-baselines3 settles "
                 f"that itself; leave it out"
             )
-    if not str(gymnasium.spec(env_id).vector_entry_point).startswith("envs.gym:"):
+    if not str(gymnasium.spec(env_id).vector_entry_point).startswith("envs.gym."):
         raise ConfigurationError(
             f"make_sb3: '{env_id}' is no environment of this package; name one, for example "
             f"'quartermaster/Cluster-v0', or use stable-baselines3's own make_vec_env"

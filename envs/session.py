@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, TypeVar
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from envs.checks import MOST_SEED, check_type, check_whole, flags, integers, seed_numbers
-from envs.config import EnvConfig
-from envs.crew import Crew
+from envs.config import EnvConfig, Illegal
 from envs.fitting import (
     check_arguments,
     check_incidents,
@@ -18,6 +20,24 @@ from envs.fitting import (
     check_starts,
     check_trace,
     part_starts,
+)
+from envs.outcomes import episode_metrics
+from envs.own.parts import OwnParts
+from envs.rows.buffers import (
+    Observation,
+    configure_view,
+    make_bench,
+    make_buffers,
+    make_view,
+    observed,
+)
+from envs.rows.crew import Crew
+from envs.rows.source import (
+    copy_arrays,
+    copy_source,
+    make_episode,
+    make_prices,
+    maxima_of,
 )
 from envs.scenario import (
     Scenario,
@@ -33,61 +53,33 @@ from envs.scenario import (
 from envs.workloads.trace import Trace
 from orchestrator.engine.copies import copy_state, restore_state
 from orchestrator.errors import ConfigurationError, IllegalActionError
-from orchestrator.kernels.place.memo import make_node_memo
+from orchestrator.kernels.run import rows as entry
 from orchestrator.kernels.run.buffers import (
-    SETTINGS_DTYPE,
-    Bench,
-    Buffers,
-    Episode,
-    Prices,
     Source,
-    View,
 )
 from orchestrator.kernels.run.session import begin_rows, replay_rows, reset_rows, step_rows
-from orchestrator.kernels.see.candidates import MODELS
-from orchestrator.kernels.see.cluster import RACK_SUMS
-from orchestrator.kernels.see.layout import (
-    CANDIDATE_NAMES,
-    CAPACITY_NAMES,
-    ELASTIC_NAMES,
-    NODE_NAMES,
-    RACK_NAMES,
-    SERVICE_NAMES,
-    TENANT_NAMES,
-    VICTIM_NAMES,
-    Maximum,
-    ShareColumn,
-    Shown,
-    head_offsets,
-)
-from orchestrator.kernels.see.metrics import Metric
-from orchestrator.kernels.see.queue import STATIC_WIDTH, make_scratch
-from orchestrator.kernels.state.codes import NO_JOB, Placement, Reason
+from orchestrator.kernels.state.codes import Placement, Reason
 from orchestrator.kernels.state.records import TABLES
 from orchestrator.kernels.state.row import (
+    ROW_DTYPE,
     ClusterShape,
     ClusterState,
     allocate,
     count_kinds,
-    memo_described,
     memo_kinds,
 )
 from orchestrator.scheduling.rules import Rule, rule_named
-from orchestrator.scheduling.schema import FeatureSchema
 
 __all__ = [
     "Session",
     "check_arguments",
-    "configure_view",
-    "make_bench",
-    "make_buffers",
-    "make_view",
-    "observed",
 ]
 
-Observation = dict[str, NDArray[Any]]
-
-_Arrays = TypeVar("_Arrays", bound=tuple[Any, ...])
+_OF_MEMORY = (
+    *("bench", "beside", "_crew", "_shown", "_first", "own"),
+    *("now_ms", "illegal_actions"),
+)
+"""Attributes that belong to the memory of a session's rows."""
 
 
 class Session:
@@ -149,14 +141,18 @@ class Session:
         self.scenario = scenario  # rows hold the address of its series
         around = surroundings(scenario, trace, starts, config, incidents)
         standing = Standing.of(scenario.services, scenario.fleet, trace.nodes)
-        self.source = _make_source(trace, config, starts, around, standing)
+        self.source = Source(
+            make_episode(trace, config, starts, around, standing),
+            make_view(config, maxima_of(trace)),
+            make_prices(config, len(starts)),
+        )
         self.standing = len(standing.requests)
         shape = _shape(trace, config, envs, around, standing)
         self._allocate(shape)
         self.buffers = make_buffers(shape, config)
         self._threads = min(threads, envs)
-        self._prepare()
         self.seeds = np.zeros(envs, np.uint64)
+        self._prepare()
         self._any_window = np.full(envs, -1, np.int64)
 
     def __copy__(self) -> Session:
@@ -189,15 +185,15 @@ class Session:
         if isinstance(self.state, tuple):
             self.state = restore_state(*self.state)
         configure_scenario(self.state, self.scenario)  # addresses of series among it
-        self.source = _own_source(self.source, self.trace)
-        self.buffers = _own(self.buffers)
+        self.source = copy_source(self.source, self.trace)
+        self.buffers = copy_arrays(self.buffers)
         self.seeds, self._any_window = self.seeds.copy(), self._any_window.copy()
         self._prepare()
 
     def _kept(self, state: ClusterState) -> dict[str, Any]:
         """What a copy begins with."""
         kept = {**self.__dict__, "state": state}
-        for name in ("bench", "_crew", "_shown", "_first", "now_ms", "illegal_actions"):
+        for name in _OF_MEMORY:
             del kept[name]
         return kept
 
@@ -207,8 +203,14 @@ class Session:
         self.bench = make_bench(shape, self.config)
         helpers = [make_bench(shape, self.config) for _ in range(self._threads - 1)]
         self._crew = Crew(shape.envs, [self.bench, *helpers])
+        reward = self.config.reward
+        self.own = OwnParts(reward.own_terms, self.config.own_features, reward.form)
+        self.own.watch(self.state, self.buffers)
         self._shown = observed(self.buffers, self.schema)
         self._first = observed(self.buffers, self.schema, 0)
+        beside = [part for part in self.buffers if isinstance(part, np.ndarray)]
+        found = [(part.ctypes.data, part.strides[0]) for part in (*beside, self.seeds)]
+        self.beside: NDArray[np.int64] = np.array(found, np.int64)
         self.now_ms: NDArray[np.int64] = self.state.rows["now_ms"]
         self.illegal_actions: NDArray[np.int64] = self.state.rows["illegal_actions"]
 
@@ -216,6 +218,27 @@ class Session:
     def envs(self) -> int:
         """Number of rows."""
         return self.state.shape.envs
+
+    @cached_property
+    def origin(self) -> Mapping[str, str]:
+        """Digests of what rows are made of, by what they are of: whose states they can take."""
+        episode, mix = self.source.episode, self.scenario.services
+        parts = [np.asarray(p) for name, p in episode._asdict().items() if name != "trace"]
+        if mix is not None:
+            parts += [mix.series.rates, np.asarray(mix.forecast)]
+        shape = replace(self.state.shape, envs=1, kinds=0)
+        return {
+            "trace": self.trace.digest,
+            "config": _digest(repr(self.config).encode()),
+            "surroundings or windows": _digest(*map(_said, parts)),
+            "format": _digest(repr((shape, ROW_DTYPE, TABLES)).encode()),
+        }
+
+    def episode_metrics(self, e: int) -> dict[str, float]:
+        """What became of row ``e``'s episode; see :func:`envs.outcomes.episode_metrics`."""
+        values = episode_metrics(self.state, e, self.source.prices.weights)
+        values["objective"] += self.own.cost(e)
+        return values
 
     def reset(
         self,
@@ -240,6 +263,7 @@ class Session:
         reset_rows(
             self.state.rows, which, self.seeds, windows, self.source, self.buffers, self.bench
         )
+        self.own.describe()
 
     def reseed(self, seeds: NDArray[np.uint64]) -> None:
         """Give each row a new seed and start its sequence of episodes over."""
@@ -255,6 +279,7 @@ class Session:
         """Step all rows; the results are in ``buffers``.
 
         A row that has been refused its ``illegal_limit``-th action of an episode is truncated.
+        Where the config says ``raise``, nothing is raised here: see :meth:`require_legal`.
         """
         if type(actions) is not np.ndarray or actions.dtype != np.int64 or not actions.flags.carray:
             actions = integers("step: 'actions'", actions)
@@ -263,9 +288,49 @@ class Session:
 
     def advance(self, actions: NDArray[np.int64]) -> None:
         """:meth:`step`, by actions that are known to be an array of the right type and shape."""
-        self._crew.step(self.state.rows, actions, self.source, self.buffers)
-        if np.count_nonzero(self.buffers.reason) > 0 and self.config.illegal_limit > 0:
+        if self.config.illegal == Illegal.FALLBACK:
+            self._advance_legally(actions)
+        else:
+            self._crew.step(self.state.rows, actions, self.source, self.buffers)
+            if np.count_nonzero(self.buffers.reason) > 0:
+                self._refuse(actions)
+        if self.own:
+            self.own.pay()
+            self.own.describe()
+
+    def _refuse(self, actions: NDArray[np.int64]) -> None:
+        """What becomes of rows whose actions have just been refused."""
+        if self.config.illegal_limit > 0:
             self._end_stalled(actions)
+        if self.config.illegal == Illegal.PENALTY:
+            refused = (self.buffers.reason != Reason.OK) & (self.state.rows["done"] == 0)
+            self.buffers.reward[refused] -= self.config.illegal_penalty
+
+    def _advance_legally(self, actions: NDArray[np.int64]) -> None:
+        """Step by other actions where the given ones are not legal, which still are counted."""
+        buffers, size = self.buffers, self.schema.actions.size
+        known = (actions >= 0) & (actions < size)
+        legal = buffers.mask[np.arange(self.envs), np.where(known, actions, 0)] != 0
+        wrong = np.flatnonzero(~(known & legal) & (self.state.rows["done"] == 0))
+        reasons = np.zeros(len(wrong), np.int32)
+        if len(wrong) > 0:
+            taken = actions.copy()
+            for k, e in enumerate(wrong):
+                self._try(int(e), actions, 0)
+                reasons[k] = buffers.reason[e]
+                advised = buffers.advised[e]
+                taken[e] = advised if advised >= 0 else buffers.mask[e].argmax()
+            actions = taken
+        self._crew.step(self.state.rows, actions, self.source, buffers)
+        buffers.reason[wrong] = reasons
+
+    def _try(self, e: int, actions: NDArray[np.int64], limit: int) -> None:
+        """Step a row by an illegal action, which counts as no step, under a limit of steps."""
+        rows, buffers = self.state.rows, self.buffers
+        usual, steps = rows["step_limit"][e], buffers.steps[e]
+        rows["step_limit"][e] = limit
+        step_rows(rows, e, e + 1, actions, self.source, buffers, self.bench)
+        rows["step_limit"][e], buffers.steps[e] = usual, steps
 
     def _end_stalled(self, actions: NDArray[np.int64]) -> None:
         """Truncate rows that were refused too many actions, as their limit of steps would."""
@@ -276,11 +341,8 @@ class Session:
         refused = (buffers.reason != Reason.OK) & (rows["done"] == 0) & ~buffers.truncated
         for e in np.flatnonzero(refused & many):
             # The same action once more, as the last that is allowed; it is counted once.
-            usual, steps = rows["step_limit"][e], buffers.steps[e]
             illegal = rows["illegal_actions"][e]
-            rows["step_limit"][e] = 1
-            step_rows(rows, int(e), int(e) + 1, actions, self.source, buffers, self.bench)
-            rows["step_limit"][e], buffers.steps[e] = usual, steps
+            self._try(int(e), actions, 1)
             rows["illegal_actions"][e] = illegal
 
     def masks(self, e: int | slice = slice(None)) -> NDArray[np.int8]:
@@ -311,22 +373,57 @@ class Session:
         A rule that reads tenants' accounts (``drf``, ``reclaim``) finds some: the scenario's or, if
         that describes no tenants, equal ones for the trace's.
         """
-        rule = rule_named(rule) if isinstance(rule, str) else rule
-        check_type("replay: 'rule'", rule, Rule, "a Rule, or the name of one")
+        rule = self._playable(rule)
         if windows is None:
             windows = np.arange(self.envs, dtype=np.int64)
         windows = _windows(windows, 0, self)
-        if rule.placement == Placement.FGD and len(self.source.episode.typical) == 0:
-            raise ConfigurationError(
-                f"rule '{rule.name}' measures fragmentation, and this environment does not: name "
-                f"'fgd' among its 'placements'"
-            )
         episode = self.source.episode
         if rule.reads_accounts and len(episode.tenants) == 0:
             informed = with_accounts(self.scenario, self.trace)
             episode = episode._replace(tenants=accounts(informed, self.trace))
             self._make_room(tenants=max(len(episode.tenants), self.state.shape.tenants))
         replay_rows(self.state.rows, 0, self.envs, windows, rule.to_record(), episode, self.bench)
+
+    def roll_out(self, e: int, rule: Rule | str) -> float:
+        """Play row ``e`` from where it is to the end of its episode under a rule.
+
+        Returns
+        -------
+        float
+            The rewards on the way, added up. No limit of steps holds.
+        """
+        rule = self._playable(rule)
+        if rule.reads_accounts and self.state.rows["num_tenants"][e] == 0:
+            raise ConfigurationError(
+                f"rule '{rule.name}' reads tenants' accounts, and this environment keeps none; "
+                f"give it a scenario with 'tenants'"
+            )
+        rows, buffers, weights = self.state.rows, self.buffers, self.source.prices.weights
+        buffers.reason[e], buffers.truncated[e] = Reason.OK, False
+        entry.replay(rows, e, rule.to_record(), self.bench.nodes, self.bench.jobs)
+        costs = np.empty(len(weights))
+        entry.read_metrics(rows, e, costs)
+        noted = buffers.metrics[e, : len(weights)]
+        grown = np.where(weights != 0.0, weights * (costs - noted), 0.0).sum()
+        noted[:] = np.where(weights != 0.0, costs, 0.0)
+        buffers.reward[e] = -grown * buffers.scale[e]
+        buffers.terminated[e] = True
+        entry.describe(rows, e, self.source.seen, buffers, self.bench)
+        if self.own:
+            self.own.pay()
+            self.own.describe()
+        return float(buffers.reward[e])
+
+    def _playable(self, rule: Rule | str) -> Rule:
+        """A rule, if rows know all that it reads but accounts."""
+        rule = rule_named(rule) if isinstance(rule, str) else rule
+        check_type("'rule'", rule, Rule, "a Rule, or the name of one")
+        if rule.placement == Placement.FGD and len(self.source.episode.typical) == 0:
+            raise ConfigurationError(
+                f"rule '{rule.name}' measures fragmentation, and this environment does not: name "
+                f"'fgd' among its 'placements'"
+            )
+        return rule
 
     def keep_effects(self, effects: int) -> None:
         """Let rows that are about to begin anew keep the last ``effects`` things done to jobs.
@@ -343,6 +440,7 @@ class Session:
             self.close()
             self._allocate(shape)
             self._prepare()
+            self.__dict__.pop("origin", None)
 
     def _allocate(self, shape: ClusterShape) -> None:
         """Make the rows, which know the rules and their surroundings, and nothing of an episode."""
@@ -423,6 +521,17 @@ def _shape(
     )
 
 
+def _said(array: NDArray[Any]) -> bytes:
+    """The values of an array, of records field by field: what is between them is nothing."""
+    names = array.dtype.names
+    return b"".join(array[name].tobytes() for name in names) if names else array.tobytes()
+
+
+def _digest(*parts: bytes) -> str:
+    """Sixteen hexadecimal digits."""
+    return hashlib.sha256(b"".join(parts)).hexdigest()[:16]
+
+
 def _check_shape(what: str, values: NDArray[Any], rows: int) -> None:
     if values.shape != (rows,):
         raise ConfigurationError(
@@ -441,184 +550,13 @@ def _windows(given: Any, least: int, session: Session) -> NDArray[np.int64]:
     return windows
 
 
-def _frozen(requests: NDArray[np.void]) -> NDArray[np.void]:
-    """Requests of a trace that may not be written.
-
-    Kernels are compiled anew for arrays that differ in being writeable, as copies of a trace may.
-    """
-    requests = requests.view()
-    requests.flags.writeable = False
-    return requests
-
-
-def _own(arrays: _Arrays) -> _Arrays:
-    """A tuple of arrays, or of such tuples, in memory of its own; what is no array stays."""
-    copies = [
-        part.copy()
-        if isinstance(part, np.ndarray)
-        else _own(part)
-        if isinstance(part, tuple)
-        else part
-        for part in arrays
-    ]
-    return type(arrays)(*copies)
-
-
-def _own_source(source: Source, trace: Trace) -> Source:
-    """A source of the same episodes, over a trace that is not copied again."""
-    requests = _frozen(trace.requests)
-    episode = _own(source.episode._replace(trace=requests[:0]))._replace(trace=requests)
-    return Source(episode, _own(source.seen), _own(source.prices))
-
-
-def _make_source(
-    trace: Trace,
-    config: EnvConfig,
-    starts: NDArray[np.int64],
-    around: Surroundings,
-    standing: Standing,
-) -> Source:
-    maxima = np.empty(len(Maximum))
-    maxima[Maximum.REQUEST] = trace.requests["requested_ms"].max() / 1000.0
-    for column in (Maximum.USER, Maximum.GROUP, Maximum.APPLICATION):
-        maxima[column] = max(float(trace.requests[column.name.lower()].max()), 1.0)
-    episode = Episode(
-        length=config.episode_jobs,
-        sampling=int(config.sampling),
-        trace=_frozen(trace.requests),
-        nodes=around.nodes,
-        incidents=around.incidents,
-        incident_range=around.incident_range,
-        tenants=around.tenants,
-        curves=around.curves,
-        uplinks=around.uplinks,
-        services=around.services,
-        standing=standing.requests,
-        plans=standing.plans,
-        series_range=around.series_range,
-        typical=around.typical,
-        gittins=around.gittins,
-        starts=np.array(starts, np.int64),
-    )
-    prices = Prices(
-        form=int(config.reward.form),
-        scaled=int(config.reward.reference is not None),
-        weights=config.reward.weights,
-        reference=np.full(len(starts), np.nan),
-        reference_rule=config.reward.reference_rule.to_record(),
-    )
-    return Source(episode, make_view(config, maxima), prices)
-
-
 def _configure_episode(state: ClusterState, config: EnvConfig) -> None:
     """Say in all rows of a state how episodes go on by themselves."""
     rows = state.rows
     rows["skip_forced"] = config.skip_forced
     rows["turn_away"] = config.turn_away
-    rows["step_limit"] = config.step_limit
+    rows["step_limit"] = config.most_steps
     rows["autoscale"] = config.autoscale
-
-
-def observed(buffers: Buffers, schema: FeatureSchema, e: int | slice = slice(None)) -> Observation:
-    """What buffers say of a row, or of all, as observations hold it: views, not copies."""
-    seen: Observation = {"global": buffers.globals[e], "action_mask": buffers.mask[e]}
-    for part in schema.parts:
-        seen[part] = getattr(buffers, part)[e]
-    return seen
-
-
-def configure_view(state: ClusterState, config: EnvConfig) -> None:
-    """Say in all rows of a state which sets of its entities policies see.
-
-    Rows of a live cluster are shown as those of the environment were: with its heads, moves among
-    them, whatever else the cluster's own rules are.
-    """
-    rows = state.rows
-    rows["queue_window"] = config.window
-    rows["window_order"] = config.window_order
-    rows["candidates"] = config.schema.actions.candidates
-    rows["victims"] = config.victims
-    rows["elastics"] = config.elastics
-    rows["migrate"] = config.migrate
-    rows["services"] = config.services
-    rows["capacity_steps"] = config.capacity_steps
-
-
-def make_view(config: EnvConfig, maxima: NDArray[np.float64] | None = None) -> View:
-    """How rows of an environment are shown.
-
-    Parameters
-    ----------
-    config : EnvConfig
-    maxima : float64 [len(Maximum)] or None, optional
-        What the published encoding scales by; no other one reads it.
-    """
-    settings = np.zeros(1, SETTINGS_DTYPE)
-    settings["encoding"] = config.encoding
-    settings["advice"] = config.advice is not None
-    settings["tenants"] = config.tenants > 0
-    settings["fleet"] = config.fleet
-    settings["around"] = config.shows_surroundings
-    return View(
-        settings=settings,
-        heads=head_offsets(config.schema.actions),
-        generators=config.generators,
-        advisor=rule_named(config.advice or "fcfs").to_record(),
-        maxima=np.ones(len(Maximum)) if maxima is None else maxima,
-    )
-
-
-def make_buffers(shape: ClusterShape, config: EnvConfig) -> Buffers:
-    """Allocate what steps of rows of a shape write."""
-    E, Q, V = shape.envs, config.window, max(config.victims, 1)
-    schema = config.schema
-    pairs = Q * schema.actions.candidates if schema.candidates else 1
-    described = memo_described(config.nodes, E, max(shape.kinds, 0), len(NODE_NAMES))
-    return Buffers(
-        queue=np.zeros((E, Q, len(schema.queue)), np.float32),
-        globals=np.zeros((E, len(schema.globals)), np.float32),
-        candidates=np.zeros((E, pairs, len(schema.candidates or CANDIDATE_NAMES)), np.float32),
-        victims=np.zeros((E, V, len(VICTIM_NAMES)), np.float32),
-        elastics=np.zeros((E, max(config.elastics, 1), len(ELASTIC_NAMES)), np.float32),
-        services=np.zeros((E, max(config.services, 1), len(SERVICE_NAMES)), np.float32),
-        capacity=np.zeros((E, max(2 * config.capacity_steps, 1), len(CAPACITY_NAMES)), np.float32),
-        tenants=np.zeros((E, max(config.tenants, 1), len(TENANT_NAMES)), np.float32),
-        racks=np.zeros((E, max(config.racks, 1), len(RACK_NAMES)), np.float32),
-        advice=np.zeros((E, schema.actions.size if schema.advice else 1), np.float32),
-        mask=np.zeros((E, schema.actions.size), np.int8),
-        reward=np.zeros(E),
-        terminated=np.zeros(E, np.bool_),
-        truncated=np.zeros(E, np.bool_),
-        reason=np.zeros(E, np.int32),
-        nodes_seen=np.full(E, -1, np.int64),
-        shown=np.zeros((E, len(Shown)), np.int32),
-        advised=np.full(E, -1, np.int32),
-        window=np.full((E, Q), NO_JOB, np.int32),
-        victim_jobs=np.full((E, V), NO_JOB, np.int32),
-        elastic_jobs=np.full((E, max(config.elastics, 1)), NO_JOB, np.int32),
-        static=np.zeros((E, shape.jobs, STATIC_WIDTH), np.float32),
-        metrics=np.zeros((E, len(Metric))),
-        scale=np.ones(E),
-        episode=np.zeros(E, np.int64),
-        start_index=np.zeros(E, np.int64),
-        steps=np.zeros(E, np.int64),
-        nodes=make_node_memo(E, described, config.nodes, len(NODE_NAMES), MODELS),
-    )
-
-
-def make_bench(shape: ClusterShape, config: EnvConfig) -> Bench:
-    """Allocate the scratch of one thread for rows of a shape."""
-    releases, table, columns = make_scratch(shape.jobs, config.window)
-    return Bench(
-        nodes=np.zeros((len(config.placements) + 1) * shape.workers, np.int32),
-        jobs=np.zeros(max(shape.jobs, shape.workers), np.int32),
-        releases=releases,
-        table=table,
-        columns=columns,
-        scores=np.zeros(config.window),
-        racks=np.zeros((max(config.racks, 1), RACK_SUMS)),
-        tenants=np.zeros((shape.tenants, len(ShareColumn))),
-    )
 
 
 def _most_workers(trace: Trace) -> int:

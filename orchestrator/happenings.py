@@ -32,6 +32,8 @@ from orchestrator.messages import (
     RegroupJob,
     ReleaseNode,
     ResizeJob,
+    ScaleFleet,
+    ScaleService,
     StartJob,
     StopJob,
     Undrain,
@@ -342,6 +344,10 @@ def _action(action: object) -> dict[str, Any]:
             return {"action": "preempt", "job_id": job_id, "reason": reason}
         case ResizeJob(job_id, workers):
             return {"action": "resize", "job_id": job_id, "workers": int(workers)}
+        case ScaleService(job_id, replicas):
+            return {"action": "scale", "job_id": job_id, "workers": int(replicas)}
+        case ScaleFleet(nodes):
+            return {"action": "order" if nodes > 0 else "give up", "nodes": abs(int(nodes))}
     return {"action": "migrate", "job_id": getattr(action, "job_id", None)}
 
 

@@ -30,6 +30,7 @@ __all__ = [
     "Entry",
     "Establish",
     "Event",
+    "FleetSeen",
     "JobOverdue",
     "Lead",
     "MigrateJob",
@@ -46,10 +47,15 @@ __all__ = [
     "Review",
     "SaveCheckpoint",
     "Scale",
+    "ScaleFleet",
+    "ScaleService",
+    "ServiceSeen",
+    "Sizing",
     "StartJob",
     "StopJob",
     "StopReason",
     "Submit",
+    "Tick",
     "Undrain",
     "Wait",
     "WorkerExited",
@@ -99,11 +105,31 @@ class MigrateJob:
 
 
 @dataclass(frozen=True)
+class ScaleService:
+    """Give a running service another number of replicas, at a :class:`Tick`."""
+
+    job_id: str
+    replicas: int
+
+
+@dataclass(frozen=True)
+class ScaleFleet:
+    """Order so many nodes, or give them up if negative, at a :class:`Tick`.
+
+    Which ones is for the fleet's controller to find out; where fewer can be given up, fewer are.
+    """
+
+    nodes: int
+
+
+@dataclass(frozen=True)
 class Wait:
     """Decide nothing more until something happens."""
 
 
-Action: TypeAlias = PlaceJob | PreemptJob | ResizeJob | MigrateJob | Wait
+Action: TypeAlias = (
+    PlaceJob | PreemptJob | ResizeJob | MigrateJob | ScaleService | ScaleFleet | Wait
+)
 
 
 def to_code(action: Action, find: Callable[[str], int]) -> tuple[ActionKind, int, int]:
@@ -118,7 +144,8 @@ def to_code(action: Action, find: Callable[[str], int]) -> tuple[ActionKind, int
     Returns
     -------
     tuple of ActionKind and int
-        (kind, job, value); no job and 0 to wait.
+        (kind, job, value); no job where the action is about none, and 0 to wait. Kernels know a
+        service by its own number, which whoever carries the action out has to look up.
     """
     match action:
         case PlaceJob(job_id, generator):
@@ -130,6 +157,10 @@ def to_code(action: Action, find: Callable[[str], int]) -> tuple[ActionKind, int
             return ActionKind.RESIZE, find(job_id), workers
         case MigrateJob(job_id, generator):
             return ActionKind.MIGRATE, find(job_id), int(generator)
+        case ScaleService(job_id, replicas):
+            return ActionKind.SERVICE, find(job_id), replicas
+        case ScaleFleet(nodes):
+            return ActionKind.CAPACITY, NO_JOB, nodes
         case Wait():
             return ActionKind.WAIT, NO_JOB, 0
         case _:
@@ -144,14 +175,14 @@ def from_code(kind: int, job_id: str, value: int) -> Action:
     kind : int
         An ``ActionKind``.
     job_id : str
-        Name of the job; ignored when waiting.
+        Name of the job; ignored when waiting, and of the fleet.
     value : int
-        A ``Placement`` or a number of workers.
+        A ``Placement``, or a number of workers, replicas or nodes.
 
     Raises
     ------
     IllegalActionError
-        If policies of a live cluster do not decide on such things.
+        If there is no such kind.
     """
     match kind:
         case ActionKind.PLACE:
@@ -162,12 +193,14 @@ def from_code(kind: int, job_id: str, value: int) -> Action:
             return ResizeJob(job_id, int(value))
         case ActionKind.MIGRATE:
             return MigrateJob(job_id, Placement(value))
+        case ActionKind.SERVICE:
+            return ScaleService(job_id, int(value))
+        case ActionKind.CAPACITY:
+            return ScaleFleet(int(value))
         case ActionKind.WAIT:
             return Wait()
-    raise IllegalActionError(
-        f"action kind {kind}: a policy of a live cluster may place, preempt, resize and move jobs"
-        " or wait; leave nodes and replicas to the autoscaler and to 'scale_job'"
-    )
+    known = ", ".join(f"{known} {known.name.lower()}" for known in ActionKind)
+    raise IllegalActionError(f"action kind {kind}: there is no such kind; give one of {known}")
 
 
 @dataclass(frozen=True)
@@ -282,6 +315,117 @@ class Decide:
 
 
 @dataclass(frozen=True)
+class Sizing:
+    """How a fleet or a service is sized.
+
+    Parameters
+    ----------
+    unit_capacity : float
+        Demand that a node or replica serves at full use: capacity units, or requests per second.
+    target, tolerance : float
+        Use of a unit to aim for, and relative distance from the desired size that is left alone.
+    min_size, max_size : int
+        Its bounds.
+    step_up, step_down : int
+        Most units added or removed at once; 0: no limit.
+    up_window_ms, down_window_ms : int
+        After a change, time before the next one up, or down.
+    """
+
+    unit_capacity: float
+    target: float
+    tolerance: float
+    min_size: int
+    max_size: int
+    step_up: int
+    step_down: int
+    up_window_ms: int
+    down_window_ms: int
+
+
+@dataclass(frozen=True)
+class ServiceSeen:
+    """How a service has done since the tick before.
+
+    Parameters
+    ----------
+    job_id : str
+        The job whose workers are its replicas.
+    slots : int
+        Requests that a replica serves at a time.
+    service_ms, objective_ms : float
+        Mean time that one takes there, and time within which it should be answered.
+    sizing : Sizing
+        How it is sized.
+    rate_rps, ahead_rps : float
+        Requests per second that came, and that are to be prepared for.
+    latency_ms : float
+        A high percentile of the response times.
+    missed_share : float
+        Of the requests, those that were not answered in time.
+    backlog : float
+        Requests that wait.
+    ready : int
+        Replicas that answer.
+    breaker : int
+        ``BreakerMode`` of the endpoint that is worst off.
+    """
+
+    job_id: str
+    slots: int
+    service_ms: float
+    objective_ms: float
+    sizing: Sizing
+    rate_rps: float
+    ahead_rps: float
+    latency_ms: float
+    missed_share: float
+    backlog: float
+    ready: int
+    breaker: int
+
+
+@dataclass(frozen=True)
+class FleetSeen:
+    """What can be done about the number of nodes, and what is under way.
+
+    Parameters
+    ----------
+    kind : NodeSpec or None
+        What is ordered; None: nothing can be.
+    coming : int
+        Nodes on order.
+    spare, surplus : int
+        How many more may be ordered, and how many given up.
+    sizing : Sizing
+        How it is sized.
+    scaled_ms, scaled_by : int
+        When nodes were last ordered or given up, and how many: more than 0 if ordered.
+    """
+
+    kind: NodeSpec | None
+    coming: int
+    spare: int
+    surplus: int
+    sizing: Sizing
+    scaled_ms: int
+    scaled_by: int
+
+
+@dataclass(frozen=True)
+class Tick:
+    """The size of services and fleet may be decided on now, by what was measured.
+
+    All that a policy sees of them is in here, so that its decisions can be made again. ``tick_ms``
+    is the time from tick to tick.
+    """
+
+    tick_ms: int
+    services: tuple[ServiceSeen, ...]
+    fleet: FleetSeen
+
+
+@dataclass(frozen=True)
 class Configure:
     """Something was set that the cluster's state does not hold: rules of a service, the policy.
 
@@ -335,6 +479,7 @@ Command: TypeAlias = (
     | NodeRecovered
     | Review
     | Decide
+    | Tick
     | Configure
     | Establish
     | Lead

@@ -16,6 +16,8 @@ from dataclasses import replace
 from typing import Any
 
 from orchestrator.autoscaler.fleet import ORDER_AGE_S, FleetController, FleetScaler
+from orchestrator.autoscaler.services import RateForecasting, ServiceWatch
+from orchestrator.autoscaler.ticks import Ticks
 from orchestrator.clock import LogClock, WallClock
 from orchestrator.engine.engine import Engine, Outcome
 from orchestrator.errors import CapacityError, ValidationError
@@ -131,6 +133,9 @@ class InfrastructureOrchestrator(Questions):
         None: jobs have no limit. See :class:`orchestrator.live.limits.TimeLimits`.
     autoscaler, provisioner, order_age_s
         See :class:`orchestrator.autoscaler.fleet.FleetController`.
+    forecasting
+        Of services' rates, for policies that size them; see
+        :class:`orchestrator.autoscaler.services.ServiceWatch`.
     mesh, transport
         See :class:`orchestrator.mesh.replicas.ReplicaRegistry`; with the default of ``runtime``,
         or another simulated one, replicas are simulated too; a runtime that is ``Serving`` says
@@ -164,6 +169,7 @@ class InfrastructureOrchestrator(Questions):
         autoscaler: FleetScaler | None = None,
         provisioner: Provisioner | None = None,
         order_age_s: float = ORDER_AGE_S,
+        forecasting: RateForecasting | None = None,
         mesh: ServiceMesh | None = None,
         transport: Transport | None = None,
     ) -> None:
@@ -194,6 +200,9 @@ class InfrastructureOrchestrator(Questions):
         scaler = autoscaler, provisioner, self.metrics.scaling, self._rule
         self._fleet = FleetController(self.engine, self._time, *scaler, order_age_s=order_age_s)
         self._hear(save_grace_ms, time_limit_grace_s)
+        looks = self.engine, self._time, self.mesh, self._managers.sizing_of
+        watch = ServiceWatch(*looks, forecasting)
+        self._ticks = Ticks(self.engine, self._cycle, watch, self._fleet, self._propose)
         self._read_log()
         self._listen(own_policy=policy is None)
 
@@ -494,7 +503,10 @@ class InfrastructureOrchestrator(Questions):
         """
         await self.start()
         self._journal.require_lead()
-        decision = await self._fleet.scale(self.decommission_node, self.scale_job)
+        self._replicas.refresh(self._watch.suspects())
+        decision = await self._ticks.offer()
+        if decision is None:
+            decision = await self._fleet.scale(self.decommission_node, self.scale_job)
         await self._managers.review()
         if decision.direction != ScalingDirection.NONE:
             self._settings.note("scaling", decision)
@@ -519,24 +531,6 @@ class InfrastructureOrchestrator(Questions):
         They are clients of this interface, and not in the log: after a restart, give them again.
         """
         self._managers.add(*managers)
-
-    async def discover_service(self, service_name: str) -> list[str]:
-        """Addresses of a service's replicas that requests may go to now.
-
-        Raises
-        ------
-        UnknownServiceError
-            If there is no such service.
-        """
-        self._journal.try_read()
-        self._replicas.refresh(self._watch.suspects(), service_name)
-        return self.mesh.discover(service_name)
-
-    async def route_request(self, service_name: str, request: Any) -> Any:
-        """Get a request answered: see :meth:`orchestrator.mesh.ServiceMesh.route`."""
-        self._journal.try_read()
-        self._replicas.refresh(self._watch.suspects(), service_name)
-        return await self.mesh.route(service_name, request)
 
     # --- the log -------------------------------------------------------------------------------
 
@@ -639,7 +633,9 @@ class InfrastructureOrchestrator(Questions):
             self.engine.check(body)  # a log does not begin for what is refused
         await self.start()
         await self._settings.flush()
-        return await self._journal.propose(body)
+        outcome = await self._journal.propose(body)
+        await self._ticks.change_fleet(outcome.nodes)
+        return outcome
 
     def _observe(self, at: int, entry: Entry, outcome: Outcome) -> None:
         self._happenings.note(at, entry, outcome)

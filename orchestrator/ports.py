@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, TypeAlias, runtime_checkable
 
-from orchestrator.messages import Effect, Entry, Event, Plan
+from orchestrator.messages import Effect, Entry, Event, Plan, Sizing
 from orchestrator.node.gpus import Gpu
 from orchestrator.types import JobSpec, NodeSpec
 
@@ -34,7 +34,10 @@ __all__ = [
     "Readable",
     "Renewing",
     "Runtime",
+    "ServiceSizer",
     "ShardManager",
+    "Sized",
+    "SizingPolicy",
     "Timer",
     "WakefulPolicy",
     "WorkerOutput",
@@ -399,6 +402,7 @@ class WorkloadManager(Admission, Protocol):
         """See to one's running jobs; whenever the cluster's size is decided on."""
 
 
+@runtime_checkable
 class Policy(Protocol):
     """Decides. It sees a snapshot, touches nothing, and returns a plan."""
 
@@ -412,6 +416,34 @@ class Planner(Policy, Protocol):
 
     def plan(self, snapshot: Snapshot) -> Plan:
         """All that it would decide, one after the other, until it waits; the snapshot is spoilt."""
+
+
+@dataclass(frozen=True)
+class Sized:
+    """What of a cluster's size a policy decides on: so many services, the first ones; and nodes."""
+
+    services: int = 0
+    nodes: bool = False
+
+
+@runtime_checkable
+class SizingPolicy(Policy, Protocol):
+    """A policy that may size services and the fleet: at ticks it is asked, and told about them."""
+
+    @property
+    def sizes(self) -> Sized:
+        """What it decides on, or would."""
+
+    def sized(self, since: int) -> Sized:
+        """What it has decided on at an entry of the log from ``since`` on; the rest it did not."""
+
+
+@runtime_checkable
+class ServiceSizer(Protocol):
+    """A manager who knows how services are to be sized."""
+
+    def sizing_of(self, job_id: str) -> Sizing | None:
+        """How the service of a job is; None: it does not know."""
 
 
 @runtime_checkable

@@ -399,7 +399,7 @@ def job_status(
     moments = (first_start_ms, end_ms, now_ms)
     waited_until_ms = next(moment for moment in moments if moment is not None)
     estimate_ms = int(ask["requested_ms"])
-    done_ms = engine.work_done(job_id, now_ms)
+    done_ms = engine.jobs.work_done(job_id, now_ms)
     return {
         "job_id": job_id,
         **_asked(spec),

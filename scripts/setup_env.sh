@@ -84,7 +84,7 @@ import tomllib
 with open("pyproject.toml", "rb") as file:
     project = tomllib.load(file)["project"]
 extras = project["optional-dependencies"]
-everything = project["dependencies"] + extras["etcd"] + extras["dev"]
+everything = project["dependencies"] + extras["etcd"] + extras["offline"] + extras["dev"]
 torch = [line for line in everything if line.startswith("torch==")]
 if len(torch) != 1:
     sys.exit("pyproject.toml must pin torch exactly once, as torch==VERSION")
@@ -140,7 +140,7 @@ lock() {
 
 case ${1:-} in
 run) install . ;;
-dev) install ".[dev,etcd]" ;;
+dev) install ".[dev,etcd,offline]" ;;
 lock) lock ;;
 -h | --help | help) usage ;;
 *)

@@ -24,11 +24,13 @@ from agents.build import (
     judging_suite,
     scenario_config,
 )
+from agents.evaluation.outcomes import METRICS
 from agents.evaluation.suite import Suite
+from agents.leaderboard.cells import FixedSuite
 from agents.linear.train import CMATrainer
 from agents.ppo.train import PPOTrainer
 from agents.problem import Problem
-from agents.program import config_dir
+from agents.program import config_dir, plain
 from agents.speed.table import SpeedSuite
 from envs.config import CLUSTER, JOB_ORDERING, PLACEMENT, EnvConfig
 from envs.reward import RewardConfig
@@ -54,6 +56,9 @@ ROOTS = {
     "soak",
     "serve",
     "replay",
+    "record",
+    "leaderboard",
+    "report",
 }
 NEEDS_TRACES = {
     "lublin_256",
@@ -93,7 +98,34 @@ def test_groups_and_roots_are_those_that_are_tested_here() -> None:
 @pytest.mark.parametrize("root", sorted(ROOTS))
 def test_roots_compose(root: str) -> None:
     cfg = composed(root)
-    assert {"suite", "agent", "forecaster", "live", "log", "soak", "serve"} & set(cfg)
+    of_roots = {
+        "suite",
+        "agent",
+        "forecaster",
+        "live",
+        "log",
+        "soak",
+        "serve",
+        "fixed",
+        "runs",
+        "rule",
+    }
+    assert of_roots & set(cfg)
+
+
+@pytest.mark.parametrize("name", list(composed("leaderboard").fixed))
+def test_the_leaderboard_plays_suites_that_there_are(name: str) -> None:
+    """Whose rules, variants and lists are there; cells are made in tests/agents/leaderboard."""
+    fixed = FixedSuite.from_config(name, plain(composed("leaderboard").fixed[name]))
+    cfg = composed("evaluate", *fixed.config)
+    if cfg.suite.kind == "packing":
+        assert len(fixed.lists) == 4
+        assert list(cfg.suite.seeds) == [42, 43]
+        return
+    suite = build_suite(cfg.suite)
+    assert suite.rules
+    assert METRICS[suite.metric] == -1
+    assert fixed.group in {"ordering", "cluster", "services"}
 
 
 def test_the_live_run_is_made_of_jobs_that_there_are() -> None:
@@ -214,7 +246,25 @@ def test_fleets(name: str) -> None:
         assert fleet.spare > 0
 
 
-@pytest.mark.parametrize("name", options("scenario"))
+def test_own_parts_stand_in_configs() -> None:
+    folder = Path(__file__).parents[1] / "examples" / "own_parts"
+    cfg = composed(
+        "train",
+        f"workload.kind={folder}/generator.py:two_kinds",
+        f"env.features=['{folder}/feature.py:TenantsCrowd']",
+        f"++reward.terms={{{folder}/reward.py\\:late_hours: 5.0}}",
+        "scenario=own",
+        f"scenario.name={folder}/scenario.py:bad_week",
+        "+scenario.faults=3",
+    )
+    assert instantiate(cfg.env).schema.queue[-1] == "tenants_crowd"
+    assert set(instantiate(cfg.reward).own_terms.values()) == {5.0}
+    assert instantiate(cfg.scenario).failures.faults_per_node_day == 3
+    with pytest.raises(InstantiationException, match="unknown option 'processors'"):
+        instantiate(cfg.workload)
+
+
+@pytest.mark.parametrize("name", sorted(set(options("scenario")) - {"own"}))
 def test_scenarios(name: str) -> None:
     scenario = instantiate(composed("train", f"scenario={name}", "failures=weibull").scenario)
     assert isinstance(scenario, Scenario)

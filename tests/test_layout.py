@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import importlib
 import re
 import subprocess
@@ -21,7 +22,7 @@ _LEAST_LINES, _MOST_LINES = 80, 700
 _SMALL = {
     "agents/cli/__main__.py": "where a module is started",
     "agents/plots/style.py": "how pictures look",
-    "envs/crew.py": "threads, each a range of rows",
+    "envs/rows/crew.py": "threads, each a range of rows",
     "orchestrator/engine/copies.py": "addresses set anew",
     "orchestrator/foundations/consensus.py": "a port in memory",
     "orchestrator/kernels/change/log.py": "one record appended",
@@ -45,38 +46,52 @@ def test_packages_are_those_of_this_checkout(name: str) -> None:
     assert [Path(folder).resolve() for folder in package.__path__] == [_ROOT / name]
 
 
-def _loaded_by(statement: str) -> set[str]:
-    """Which heavy libraries a fresh interpreter has loaded after a statement."""
-    code = f"import sys\n{statement}\nprint(*[m for m in {_HEAVY!r} if m in sys.modules])"
+_LIGHT = (
+    "import orchestrator",
+    "from orchestrator import *",
+    "import orchestrator.orchestrator, orchestrator.engine.engine",
+    "import orchestrator.kernels.run.session, orchestrator.scheduling.rules",
+    "import orchestrator.autoscaler, orchestrator.autoscaler.forecast",
+    "import agents",
+)
+_LOADING = (
+    "import envs",
+    "from envs import CLUSTER, Session, load_workload",
+    "from agents import EvaluationResult, Suite, evaluate_rule, load_bundle, run_suite",
+)
+
+
+@pytest.fixture(scope="module")
+def loaded() -> dict[str, set[str]]:
+    """Which heavy libraries an interpreter has loaded after each statement, all in this order."""
+    code = f"""
+import sys
+for statement in {[*_LIGHT, *_LOADING]!r}:
+    exec(statement)
+    print(*[m for m in {_HEAVY!r} if m in sys.modules])
+"""
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=_ROOT
     )
-    return set(done.stdout.split())
+    lines = done.stdout.splitlines()
+    return {
+        statement: set(line.split())
+        for statement, line in zip([*_LIGHT, *_LOADING], lines, strict=True)
+    }
 
 
-@pytest.mark.parametrize(
-    "statement",
-    [
-        "import orchestrator",
-        "from orchestrator import *",
-        "import orchestrator.orchestrator, orchestrator.engine.engine",
-        "import orchestrator.kernels.run.session, orchestrator.scheduling.rules",
-        "import orchestrator.autoscaler, orchestrator.autoscaler.forecast",
-    ],
-)
-def test_the_orchestrator_loads_no_learning_library(statement: str) -> None:
-    assert _loaded_by(statement) == set()
+@pytest.mark.parametrize("statement", _LIGHT)
+def test_the_orchestrator_loads_no_learning_library(
+    loaded: dict[str, set[str]], statement: str
+) -> None:
+    assert loaded[statement] == set()
 
 
-def test_environments_load_neither_torch_nor_pandas() -> None:
-    assert _loaded_by("import envs") == {"gymnasium"}
-    assert _loaded_by("from envs import CLUSTER, Session, load_workload") == {"gymnasium"}
-
-
-def test_learning_loads_what_is_asked_for() -> None:
-    assert _loaded_by("import agents") == set()
-    judging = "from agents import EvaluationResult, Suite, evaluate_rule, load_bundle, run_suite"
-    assert _loaded_by(judging) == {"gymnasium"}
+@pytest.mark.parametrize("statement", _LOADING)
+def test_environments_and_learning_load_what_is_asked_for(
+    loaded: dict[str, set[str]], statement: str
+) -> None:
+    assert loaded[statement] == {"gymnasium"}
 
 
 def _modules(package: str) -> list[Path]:
@@ -110,6 +125,11 @@ def test_a_folder_fits_on_a_page(package: str) -> None:
     assert {folder: n for folder, n in files.items() if n > _MOST_FILES} == {}
 
 
+@functools.cache
+def _tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
 def _functions(tree: ast.AST, owner: str = "") -> list[tuple[str, _Function]]:
     """All functions of a module, those inside others too, by their qualified names."""
     found: list[tuple[str, _Function]] = []
@@ -140,7 +160,7 @@ def _arguments(name: str, node: _Function) -> int:
 def test_a_function_fits_into_a_head(package: str) -> None:
     too_long, too_many, seen = {}, {}, 0
     for path in _modules(package):
-        for name, node in _functions(ast.parse(path.read_text(encoding="utf-8"))):
+        for name, node in _functions(_tree(path)):
             seen += 1
             assert node.end_lineno is not None
             lines = node.end_lineno - node.lineno + 1
@@ -167,8 +187,8 @@ def _words(path: Path) -> list[str]:
     text = path.read_text(encoding="utf-8")
     if path.suffix == ".py":
         text = re.sub(r"^__all__ = \[.*?\]", "", text, flags=re.MULTILINE | re.DOTALL)
-        tree = ast.parse(text)
-        doc = {ast.get_docstring(n, clean=False) for n in ast.walk(tree) if _has_docstring(n)}
+        nodes = ast.walk(_tree(path))
+        doc = {ast.get_docstring(n, clean=False) for n in nodes if _has_docstring(n)}
         for each in doc - {None}:
             text = text.replace(str(each), "")
     return re.findall(r"[A-Za-z_]\w*", text)
@@ -181,7 +201,7 @@ def _has_docstring(node: ast.AST) -> bool:
 def _defined(path: Path) -> list[str]:
     """Names that a module defines at its top."""
     found = []
-    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+    for node in _tree(path).body:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             found.append(node.name)
         elif isinstance(node, ast.Assign | ast.AnnAssign):

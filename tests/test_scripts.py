@@ -13,13 +13,13 @@ from pathlib import Path
 
 import pytest
 
-_SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
+from tests.forked import SCRIPTS, Done, play
 
 
 def script(name: str, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     environment = {k: v for k, v in os.environ.items() if k != "TRACES_DIR"}
     return subprocess.run(
-        [sys.executable, str(_SCRIPTS / f"{name}.py"), *arguments],
+        [sys.executable, str(SCRIPTS / f"{name}.py"), *arguments],
         cwd=folder,
         env=environment,
         capture_output=True,
@@ -108,70 +108,88 @@ def test_benchmark_plays_suites_with_everything_on(tmp_path: Path) -> None:
 _FEW = ["workload.jobs=3000", "task.evaluation_jobs=64", "evaluation.windows=2"]
 
 
-@pytest.mark.parametrize(
-    ("name", "arguments", "message"),
-    [
-        (
-            "evaluate",
-            ["suite=rlscheduler", "workload.path=no/such.swf", "output=out"],
-            "error: no/such.swf: no such file; check the path of the trace\n",
-        ),
-        ("evaluate", ["bundle=nowhere", "output=out"], "error: policy bundle nowhere"),
-        ("train", ["env.window=0", "output=out"], "error: environment: 'window' is 0"),
-        ("train", ["task.test=0.3", "output=out"], "error: WindowSplit: train + validation"),
-        ("train", ["evaluation.metric=luck", "output=out"], "error: suite: unknown metric 'luck'"),
-        ("benchmark", ["suite.measures=[warp]", "output=out"], "error: suite: unknown measurement"),
-        (
-            "benchmark",
-            ["suite.kind=ordeal"],
-            "error: suite: 'kind' is 'ordeal'; choose from evalua",
-        ),
-        (
-            "benchmark",
-            ["suite=demo", "+suite.columns=[luck]"],
-            "error: suite: unknown metric 'luck'",
-        ),
-        (
-            "evaluate",
-            ["env=cluster", "scenario.quota_mode=hard"],
-            "error: scenario: 'quota_mode' is set, but 'tenants' names nobody",
-        ),
-        ("train", ["failures=weibull", "failures.shape=0"], "error: failures: 'shape' is 0"),
-        ("train", ["failures=weibull"], "error: rankers are replayed on jobs and nodes alone"),
-        ("train", ["seed=abc"], "error: config: 'seed' is 'abc'; give a whole number"),
-        ("train", ["seed=true"], "error: config: 'seed' is True; give a whole number"),
-        ("train", ["evaluation.seed=1.5"], "error: config: 'evaluation.seed' is 1.5; give"),
-        ("train", ["workload.seed=-2"], "error: config: 'workload.seed' is -2; give"),
-        ("train", ["scenario.failure_seed=x"], "error: config: 'scenario.failure_seed' is 'x'"),
-        ("benchmark", ["suite=openb", "suite.seeds=[42,-1]"], "error: config: 'suite.seeds' is -1"),
-        ("forecast", ["demand=[{kind: oracle}]"], "error: demand: 'kind' is 'oracle'; choose from"),
-        ("forecast", ["forecaster=naive", "+forecaster.oracle={}"], "error: unknown forecaster"),
-        ("train", ["seed=-1"], "error: config: 'seed' is -1; give a whole number"),
-        ("train", ["evaluation.windows=0"], "error: evaluation: 'windows' is 0; give"),
-        ("train", ["task.exclude=[1]"], "error: task: 'exclude' is [1]; give a list of"),
-        ("train", ["agent=ppo", "agent.batch=1"], "error: agent: 'batch' is 1; at least 2"),
-        ("train", ["workload=null"], "error: config: 'workload' is null; choose from gpu_cluster"),
-        ("train", ["env=7"], "error: config: 'env' is 7; choose from autoscaling, cluster"),
-        ("train", ["agent=~"], "error: config: 'agent' is ~; choose from cma, "),
-        ("evaluate", ["suite="], "error: config: 'suite' is empty; choose from demo, full"),
-        ("benchmark", ["suite=null"], "error: config: 'suite' is null; choose from demo"),
-        ("train", ["+experiment=null"], "error: config: 'experiment' is null; choose from auto"),
-        ("train", ["task=null"], "error: config: 'task' is None; give it its fields"),
-        ("train", ["evaluation=5"], "error: config: 'evaluation' is 5; give it its fields"),
-        ("evaluate", ["bundle=5"], "error: config: 'bundle' is 5; give a text"),
-        (
-            "train",
-            ["env=cluster", "workload=gpu_cluster", "agent=cma_autoscaling", *_FEW],
-            "error: agent: of its 26 'features' this environment has 1 (the agent is made for env",
-        ),
-    ],
+_WRONG: tuple[tuple[str, list[str], str], ...] = (
+    (
+        "evaluate",
+        ["suite=rlscheduler", "workload.path=no/such.swf", "output=out"],
+        "error: no/such.swf: no such file; check the path of the trace\n",
+    ),
+    ("evaluate", ["bundle=nowhere", "output=out"], "error: policy bundle nowhere"),
+    ("train", ["env.window=0", "output=out"], "error: environment: 'window' is 0"),
+    ("train", ["task.test=0.3", "output=out"], "error: WindowSplit: train + validation"),
+    ("train", ["evaluation.metric=luck", "output=out"], "error: suite: unknown metric 'luck'"),
+    ("benchmark", ["suite.measures=[warp]", "output=out"], "error: suite: unknown measurement"),
+    (
+        "benchmark",
+        ["suite.kind=ordeal"],
+        "error: suite: 'kind' is 'ordeal'; choose from evalua",
+    ),
+    (
+        "benchmark",
+        ["suite=demo", "+suite.columns=[luck]"],
+        "error: suite: unknown metric 'luck'",
+    ),
+    (
+        "evaluate",
+        ["env=cluster", "scenario.quota_mode=hard"],
+        "error: scenario: 'quota_mode' is set, but 'tenants' names nobody",
+    ),
+    ("train", ["failures=weibull", "failures.shape=0"], "error: failures: 'shape' is 0"),
+    ("train", ["failures=weibull"], "error: rankers are replayed on jobs and nodes alone"),
+    (
+        "train",
+        ["agent.budget_seconds=null", "agent.generations=null"],
+        "error: agent: 'budget_",
+    ),
+    ("leaderboard", ["suites=ordering"], "error: leaderboard: nobody plays; give policy="),
+    ("leaderboard", ["policy=no:One", "board=out"], "error: policy 'no:One': there is no such"),
+    ("report", ["no/runs", "output=out"], "error: report: 'no/runs' finds no folder of a run"),
+    ("report", [], "error: report: no runs are named; give folders"),
+    ("train", ["seed=abc"], "error: config: 'seed' is 'abc'; give a whole number"),
+    ("train", ["seed=true"], "error: config: 'seed' is True; give a whole number"),
+    ("train", ["evaluation.seed=1.5"], "error: config: 'evaluation.seed' is 1.5; give"),
+    ("train", ["workload.seed=-2"], "error: config: 'workload.seed' is -2; give"),
+    ("train", ["scenario.failure_seed=x"], "error: config: 'scenario.failure_seed' is 'x'"),
+    ("benchmark", ["suite=openb", "suite.seeds=[42,-1]"], "error: config: 'suite.seeds' is -1"),
+    ("forecast", ["demand=[{kind: oracle}]"], "error: demand: 'kind' is 'oracle'; choose from"),
+    ("forecast", ["forecaster=naive", "+forecaster.oracle={}"], "error: unknown forecaster"),
+    ("train", ["seed=-1"], "error: config: 'seed' is -1; give a whole number"),
+    ("train", ["evaluation.windows=0"], "error: evaluation: 'windows' is 0; give"),
+    ("train", ["task.exclude=[1]"], "error: task: 'exclude' is [1]; give a list of"),
+    ("train", ["agent=ppo", "agent.batch=1"], "error: agent: 'batch' is 1; at least 2"),
+    ("train", ["workload=null"], "error: config: 'workload' is null; choose from gpu_cluster"),
+    ("train", ["env=7"], "error: config: 'env' is 7; choose from autoscaling, cluster"),
+    ("train", ["agent=~"], "error: config: 'agent' is ~; choose from cma, "),
+    ("evaluate", ["suite="], "error: config: 'suite' is empty; choose from demo, full"),
+    ("benchmark", ["suite=null"], "error: config: 'suite' is null; choose from demo"),
+    ("train", ["+experiment=null"], "error: config: 'experiment' is null; choose from auto"),
+    ("train", ["task=null"], "error: config: 'task' is None; give it its fields"),
+    ("train", ["evaluation=5"], "error: config: 'evaluation' is 5; give it its fields"),
+    ("evaluate", ["bundle=5"], "error: config: 'bundle' is 5; give a text"),
+    (
+        "train",
+        ["env=cluster", "workload=gpu_cluster", "agent=cma_autoscaling", *_FEW],
+        "error: agent: of its 26 'features' this environment has 1 (the agent is made for env",
+    ),
 )
-def test_wrong_input_is_one_line_and_writes_nothing(tmp_path, name, arguments, message) -> None:
-    done = script(name, tmp_path, *arguments)
-    assert done.returncode == 2
+_HELPED = ("train", "evaluate", "benchmark")
+
+
+@pytest.fixture(scope="module")
+def played(tmp_path_factory: pytest.TempPathFactory) -> list[Done]:
+    """All of what is wrong, and then who asks for help."""
+    runs = [(name, arguments) for name, arguments, _ in _WRONG]
+    runs += [(name, ["--help"]) for name in _HELPED]
+    return play(tmp_path_factory.mktemp("played"), runs)
+
+
+@pytest.mark.parametrize("number", range(len(_WRONG)))
+def test_wrong_input_is_one_line_and_writes_nothing(played: list[Done], number: int) -> None:
+    done, (_, arguments, message) = played[number], _WRONG[number]
+    assert done.returncode == 2, arguments
     assert done.stderr.startswith(message)
     assert done.stderr.count("\n") == 1
-    assert list(tmp_path.iterdir()) == []
+    assert list(done.folder.iterdir()) == []
 
 
 def test_malformed_trace_names_the_line(tmp_path: Path) -> None:
@@ -182,16 +200,16 @@ def test_malformed_trace_names_the_line(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["bad.swf"]
 
 
-@pytest.mark.parametrize("name", ["train", "evaluate", "benchmark"])
-def test_help_lists_the_choices(tmp_path: Path, name: str) -> None:
-    done = script(name, tmp_path, "--help")
+@pytest.mark.parametrize("number", range(len(_HELPED)))
+def test_help_lists_the_choices(played: list[Done], number: int) -> None:
+    done = played[len(_WRONG) + number]
     assert done.returncode == 0
     assert "rlscheduler" in done.stdout
-    assert list(tmp_path.iterdir()) == []
+    assert list(done.folder.iterdir()) == []
 
 
 def test_scripts_are_short() -> None:
-    for path in _SCRIPTS.glob("*.py"):
+    for path in SCRIPTS.glob("*.py"):
         assert len(path.read_text().splitlines()) <= 50, path.name
 
 
@@ -208,9 +226,17 @@ def test_jobs_of_a_sweep_have_folders_of_their_own_and_are_scored(tmp_path: Path
     assert done.returncode == 0, done.stderr
     runs = tmp_path / "results" / "runs" / "train"
     assert {path.name for path in runs.iterdir()} == {"0", "0-2"}
-    assert {"config.yaml", "run.json", "history.csv", "bundle"} <= {
+    assert {"config.yaml", "run.json", "history.csv", "result.json", "bundle"} <= {
         path.name for path in (runs / "0-2").iterdir()
     }
+    said = json.loads((runs / "0-2" / "run.json").read_text())
+    assert "agent.sigma=0.2" in said["command"]
+    assert said["choices"]["agent"] == "cma"
+    reported = script("report", tmp_path, "results/runs/*", "output=compared")
+    assert reported.returncode == 0, reported.stderr
+    table = (tmp_path / "compared" / "table.md").read_text()
+    assert "2 runs in 2 groups, judged on 2 windows by bounded slowdown" in table
+    assert "| sigma=0.1 | 1 |" in table
     again = script("train", tmp_path, *_SMALL, f"output={runs / '0'}")
     assert again.returncode == 2
     assert "holds the results of an earlier run" in again.stderr
@@ -220,7 +246,7 @@ def test_jobs_of_a_sweep_have_folders_of_their_own_and_are_scored(tmp_path: Path
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_keeps_the_best_so_far(tmp_path: Path, number: signal.Signals) -> None:
     small = [item for item in _SMALL if "generations" not in item]
-    command = [sys.executable, str(_SCRIPTS / "train.py"), *small, "output=out"]
+    command = [sys.executable, str(SCRIPTS / "train.py"), *small, "output=out"]
     with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as process:
         while not (tmp_path / "out" / "checkpoint.pkl").exists() and process.poll() is None:
             time.sleep(0.1)

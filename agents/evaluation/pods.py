@@ -165,6 +165,7 @@ def run_packing(
     advance: Callable[[str], None] | None = None,
     learned: Sequence[BatchPolicy] = (),
     config: EnvConfig | None = None,
+    only: Sequence[str] | None = None,
 ) -> list[PackingResult]:
     """Pack a trace's cluster with its pods under every policy and seed.
 
@@ -179,6 +180,8 @@ def run_packing(
         Policies that choose nodes, to be judged beside the suite's.
     config : EnvConfig or None, optional
         The environment that they see.
+    only : sequence of str or None, optional
+        Those of the suite's policies that are played; None: all.
 
     Returns
     -------
@@ -186,14 +189,15 @@ def run_packing(
         The learned policies first.
     """
     nodes, typical = node_records(trace.nodes), typical_pods(trace.requests)
-    names = [*(policy.name for policy in learned), *suite.policies]
+    rules = list(suite.policies) if only is None else list(only)
+    names = [*(policy.name for policy in learned), *rules]
     found: dict[str, list[_Run]] = {name: [] for name in names}
     for seed in suite.seeds:
         order = _Order(suite, trace, seed, nodes, typical)
-        for policy, placement in suite.policies.items():
+        for policy in rules:
             if advance is not None:
                 advance(policy)
-            found[policy].append(order.by_rule(Placement[placement.upper()]))
+            found[policy].append(order.by_rule(Placement[suite.policies[policy].upper()]))
         for chooser in learned:
             if advance is not None:
                 advance(chooser.name)

@@ -20,7 +20,7 @@ from agents.bundle import (
     scenario_text,
     write_card,
 )
-from agents.evaluation.outcomes import METRICS, EvaluationResult
+from agents.evaluation.outcomes import EvaluationResult
 from agents.evaluation.statistics import Comparison, Sample, Summary, compare, summarise
 from agents.evaluation.suite import Published, Suite, label
 from agents.evaluation.tables import (
@@ -33,6 +33,7 @@ from agents.evaluation.tables import (
 )
 from agents.files import versions, write_csv, write_json, write_text
 from agents.problem import Problem
+from envs.outcomes import METRICS
 
 __all__ = [
     "SCHEMA_VERSION",

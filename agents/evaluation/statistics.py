@@ -20,7 +20,10 @@ __all__ = [
     "Sample",
     "Summary",
     "compare",
+    "group_improvement",
+    "group_ratio",
     "mean_difference",
+    "mean_ratio",
     "summarise",
 ]
 
@@ -182,6 +185,73 @@ def mean_difference(
     """Mean over windows, [M] each, of one policy minus another, with its interval."""
     gap = _checked(values) - _checked(reference)
     return _interval(float(gap.mean()), gap[_draws(len(gap), seed, draws)].mean(axis=1))
+
+
+def mean_ratio(values: Values, reference: Values, seed: int = 0, draws: int = 10_000) -> Interval:
+    """Mean over windows, [M] each, of one policy over the mean of another, with its interval."""
+    mine, other = _checked(values), _checked(reference)
+    drawn = _draws(len(mine), seed, draws)
+    parts, wholes = mine[drawn].mean(axis=1), other[drawn].mean(axis=1)
+    return _ratio(mine.mean(), other.mean(), parts, wholes)
+
+
+def group_ratio(mine: Values, other: Values, seed: int = 0, draws: int = 10_000) -> Interval:
+    """Mean cost of a group of runs over that of another, with its interval.
+
+    Windows are drawn anew, the same for both groups, and so are the runs of each: the interval is
+    about other windows and other seeds. With few seeds it is too narrow.
+
+    Parameters
+    ----------
+    mine, other : float64 [S, M], [T, M]
+        Cost of each run (each seed) on each window.
+    seed, draws : int, optional
+        Of the bootstrap.
+    """
+    first, second = _checked_group(mine), _checked_group(other)
+    windows, runs, others = _group_draws(first, second, seed, draws)
+    parts = ((windows @ first.T) * runs).sum(axis=1)
+    wholes = ((windows @ second.T) * others).sum(axis=1)
+    return _ratio(first.mean(), second.mean(), parts, wholes)
+
+
+def group_improvement(mine: Values, other: Values, seed: int = 0, draws: int = 10_000) -> Interval:
+    """Probability that a run of a group costs less than one of another on the same window.
+
+    The share of all pairs of runs, ties counting half, averaged over windows (Agarwal et al.,
+    "Deep Reinforcement Learning at the Edge of the Statistical Precipice", NeurIPS 2021). Its
+    interval is drawn as for :func:`group_ratio`, where their stratified bootstrap takes the
+    windows as given.
+
+    Parameters
+    ----------
+    mine, other : float64 [S, M], [T, M]
+    seed, draws : int, optional
+    """
+    from rliable.metrics import probability_of_improvement
+
+    first, second = _checked_group(mine), _checked_group(other)
+    windows, runs, others = _group_draws(first, second, seed, draws)
+    gain = second[np.newaxis] - first[:, np.newaxis]
+    better = np.where(gain == 0, 0.5, gain > 0).reshape(-1, first.shape[1])
+    drawn = (windows @ better.T).reshape(draws, len(first), len(second))
+    shares = np.einsum("dst,ds,dt->d", drawn, runs, others)
+    return _interval(float(probability_of_improvement(-first, -second)), shares)
+
+
+def _checked_group(values: Values) -> Values:
+    values = np.asarray(values, np.float64)
+    if values.ndim != 2 or values.size == 0 or not np.isfinite(values).all():
+        problem = f"have shape {values.shape} or are not finite"
+        raise ValidationError("statistics", "values", problem, "give one row for each run")
+    return values
+
+
+def _group_draws(first: Values, second: Values, seed: int, draws: int) -> tuple[Values, ...]:
+    """How often each window, each run of one group and of the other is drawn, as shares."""
+    rng = np.random.default_rng(seed)
+    counts = (first.shape[1], len(first), len(second))
+    return tuple(rng.multinomial(n, np.full(n, 1.0 / n), draws) / n for n in counts)
 
 
 def _checked(values: Values) -> Values:

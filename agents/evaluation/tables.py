@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from agents.evaluation.outcomes import METRICS, EvaluationResult
+from agents.evaluation.outcomes import EvaluationResult
 from agents.evaluation.statistics import Comparison, Interval, Summary
 from agents.evaluation.suite import Published, Suite
 from agents.files import markdown_table, replacing
+from envs.outcomes import METRICS
 from orchestrator.scheduling.runs import RunEnd
 
 __all__ = [

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from agents.linear.policy import named_weights
-from agents.settings import check_bounds, check_types, check_weights, prior_for
+from agents.settings import check_bounds, check_budget, check_types, check_weights, prior_for
 from orchestrator.errors import ConfigurationError
 from orchestrator.kernels.see.layout import CLUSTER_EXTRA
 from orchestrator.scheduling.rules import rule_named
@@ -17,6 +17,7 @@ __all__ = ["CMASettings"]
 _REQUEST_WEIGHT = -1.0
 _LEAST = {
     "budget_seconds": 0,
+    "total_steps": 0,
     "window_jobs": 1,
     "threads": 1,
     "generations": 1,
@@ -36,8 +37,11 @@ class CMASettings:
     budget_seconds : float or None
         Training stops after so long, earlier sittings included; compilation does not count. None:
         no limit, so that what is learned does not depend on the machine's speed.
-    generations : int
-        It stops after so many generations at the latest.
+    total_steps : int or None
+        It stops when so many jobs (or ticks) have been replayed, those under the reference
+        included: a policy takes one step for each, or more. None: no limit.
+    generations : int or None
+        It stops after so many generations; None: no limit. At least one of the three is needed.
     population : int
         Rankers of a generation.
     sigma : float
@@ -69,7 +73,8 @@ class CMASettings:
     """
 
     budget_seconds: float | None = 300.0
-    generations: int = 10_000
+    total_steps: int | None = None
+    generations: int | None = 10_000
     population: int = 16
     sigma: float = 0.15
     windows: int = 64
@@ -88,6 +93,7 @@ class CMASettings:
         check_types("agent", self)
         check_weights("agent", "prior", self.prior)
         check_bounds("agent", self, _LEAST, above={"sigma": 0})
+        check_budget("agent", self)
         if self.features is not None and len(self.features) == 0:
             raise ConfigurationError(
                 "agent: 'features' is []; name what to search over, or give null for all"

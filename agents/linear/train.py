@@ -25,6 +25,7 @@ from agents.settings import features_for
 from agents.tracking import Tracker
 from agents.training import (
     Best,
+    Budget,
     Course,
     Reference,
     TrainingResult,
@@ -72,10 +73,9 @@ class CMATrainer(CMASettings):
             begin = space.reduced(space.prior)
             search = Search.begin(begin, self.sigma, self.population, problem.seed)
             search.made_of = made_of(problem, self)
-        total = self.generations if self.budget_seconds is None else self.budget_seconds
-        course = Course(
-            "CMA-ES", total, self.budget_seconds, tracker, search.seconds, search.history,
-        )  # fmt: skip
+        budget = Budget(self.budget_seconds, self.total_steps, self.generations)
+        course = Course("CMA-ES", budget, tracker, search.seconds, search.history)
+        course.advance(search.jobs, search.generation)
         run = _Run(self, problem, search, space, course)
         output.mkdir(parents=True, exist_ok=True)
         run.work(checkpoint)
@@ -225,16 +225,12 @@ class _Run:
         with course:
             if not search.history:
                 self._validate(checkpoint)
-            while search.generation < settings.generations:
+            while not course.ended:
                 self._step()
                 search.seconds = course.seconds
-                last = course.over or search.generation >= settings.generations
-                if last or search.generation % settings.validate_every == 0:
+                course.advance(search.jobs, search.generation)
+                if course.ended or search.generation % settings.validate_every == 0:
                     self._validate(checkpoint)
-                unlimited = settings.budget_seconds is None
-                course.advance(search.generation if unlimited else search.seconds)
-                if last:
-                    break
         self._train.close()
         self._judge.close()
 

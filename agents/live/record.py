@@ -38,6 +38,7 @@ from orchestrator.messages import (
     StartJob,
     StopJob,
     Submit,
+    Tick,
     Undrain,
     WorkerExited,
     WorkersLost,
@@ -188,6 +189,8 @@ class _Reader:
             job.end_ms, job.exit_code = now_ms, 1
 
     def _note_latency(self, body: Command | Event, now_ms: int) -> None:
+        if isinstance(body, Tick):
+            return  # nothing has happened
         if isinstance(body, Review):
             self._looked_ms, self._opened_ms = self._opened_ms, None
         elif not isinstance(body, Decide | Lead | Establish | Configure):

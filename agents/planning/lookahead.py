@@ -20,7 +20,8 @@ from agents.linear.evaluate import scoring_of
 from agents.linear.policy import LinearRanker, LinearScorer
 from agents.problem import BatchPolicy
 from envs.config import EnvConfig
-from envs.session import Session, make_bench, make_buffers, make_view
+from envs.rows.buffers import make_bench, make_buffers, make_view
+from envs.session import Session
 from orchestrator.errors import ConfigurationError
 from orchestrator.kernels.run.linear import make_bench as make_ranker_bench
 from orchestrator.kernels.run.roll import Player, ScorerDesk, make_player

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from agents.evaluation.outcomes import METRICS, EvaluationResult
+from agents.evaluation.outcomes import EvaluationResult
 from agents.evaluation.report import Report
 from agents.evaluation.statistics import Comparison, Interval, mean_difference
 from agents.evaluation.suite import label
@@ -16,6 +16,7 @@ from agents.evaluation.tables import heading, readable, telling
 from agents.plots.gantt import draw_gantt
 from agents.plots.style import ACCENT, GREY, PALE, SECOND, figure_file, plain_ticks
 from agents.speed.table import SMALLER, Outcome, SpeedSuite
+from envs.outcomes import METRICS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from agents.evaluation.outcomes import METRICS
-from agents.settings import check_bounds, check_types, check_weights, prior_for
+from agents.evaluation.play import policy_named
+from agents.settings import check_bounds, check_budget, check_types, check_weights, prior_for
+from envs.outcomes import METRICS
 from orchestrator.errors import ConfigurationError
-from orchestrator.scheduling.rules import rule_named
 from orchestrator.scheduling.schema import FeatureSchema
 
 __all__ = ["PPOSettings"]
 
 _LEAST = {
-    **dict.fromkeys(("total_steps", "budget_seconds", "final_rate", "discount", "gae"), 0),
+    **dict.fromkeys(
+        ("total_steps", "generations", "budget_seconds", "final_rate", "discount", "gae"), 0
+    ),
     **dict.fromkeys(("value_weight", "entropy", "averaging"), 0),
     **dict.fromkeys(("envs", "steps", "epochs", "hidden", "critic_summary", "threads"), 1),
     **dict.fromkeys(("validate_every", "validation_windows", "windows"), 1),
@@ -31,11 +33,16 @@ class PPOSettings:
 
     Parameters
     ----------
-    total_steps : int
-        Environment steps; the learning rate falls linearly to ``final_rate`` of itself over them.
+    total_steps : int or None
+        Environment steps; None: no limit.
+    generations : int or None
+        Updates of the policy, each after ``envs * steps`` environment steps; None: no limit. The
+        learning rate falls linearly to ``final_rate`` of itself over the steps that these two
+        allow; without either, over ``budget_seconds``.
     budget_seconds : float or None
         Training stops after so long even if steps are left; compilation does not count. None: no
-        limit, so that what is learned does not depend on the machine's speed.
+        limit, so that what is learned does not depend on the machine's speed. At least one of the
+        three is needed.
     envs, steps : int
         Rows, and steps per row between updates.
     batch, epochs : int
@@ -63,7 +70,8 @@ class PPOSettings:
     validation_windows : int
         Windows that choose the checkpoint.
     reference : str
-        The rule whose values scale those of validation windows.
+        The rule whose values scale those of validation windows, or any policy of the zoo or of
+        one's own (:func:`agents.evaluation.play.policy_named`).
     metric : str
         Metric of ``agents.evaluation`` that they choose it by; lower is better.
     windows : int
@@ -72,9 +80,13 @@ class PPOSettings:
         Threads of torch.
     resume : bool
         Go on from the output folder's last checkpoint, if there is one.
+    network : str or None
+        A network of one's own, ``package.module:Class``, in the place of the scorer's; see
+        :func:`agents.ppo.model.own_network`.
     """
 
-    total_steps: int = 1_500_000
+    total_steps: int | None = 1_500_000
+    generations: int | None = None
     budget_seconds: float | None = 540.0
     envs: int = 256
     steps: int = 64
@@ -101,22 +113,32 @@ class PPOSettings:
     windows: int = 4096
     threads: int = 1
     resume: bool = False
+    network: str | None = None
 
     def __post_init__(self) -> None:
         """Reject what makes no sense: wrong types and bounds, unknown rules and metrics."""
         check_types("agent", self)
         check_weights("agent", "prior", self.prior)
         check_bounds("agent", self, _LEAST, _MOST, _ABOVE)
+        check_budget("agent", self)
         if self.envs * self.steps < 2:
             raise ConfigurationError(
                 "agent: 'envs' and 'steps' are 1: a single step has no spread; raise one of them"
             )
-        rule_named(self.reference)
+        policy_named(self.reference)
         known = [name for name, sign in METRICS.items() if sign < 0]
         if self.metric not in known:
             raise ConfigurationError(
                 f"PPO: 'metric' is '{self.metric}'; choose from {', '.join(known)}"
             )
+
+    @property
+    def most_steps(self) -> int | None:
+        """Environment steps that the limits allow, whole updates; None: any number."""
+        update = self.envs * self.steps
+        updates = None if self.generations is None else self.generations * update
+        limits = [limit for limit in (self.total_steps, updates) if limit is not None]
+        return min(limits, default=None)
 
     def start_in(self, schema: FeatureSchema) -> dict[str, float]:
         """Where training starts in an environment: the prior, or the default one."""

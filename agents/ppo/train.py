@@ -18,7 +18,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
 from agents.bundle import Origin, PolicyParts, save_bundle
-from agents.evaluation.play import evaluate_policy, evaluate_rule
+from agents.evaluation.play import evaluate_named, evaluate_policy
 from agents.files import replacing
 from agents.ppo.batches import ActionPacker
 from agents.ppo.model import ScorerPolicy
@@ -28,6 +28,7 @@ from agents.problem import Problem
 from agents.tracking import Tracker
 from agents.training import (
     Best,
+    Budget,
     Course,
     Reference,
     TrainingResult,
@@ -40,6 +41,7 @@ from orchestrator.errors import ConfigurationError
 __all__ = ["PPOTrainer", "keep_freed_memory"]
 
 _CHECKPOINT = "checkpoint.pt"
+_ENDLESS = 1 << 60  # environment steps
 
 # Parameters of glibc's mallopt (malloc.h).
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3
@@ -69,21 +71,25 @@ class PPOTrainer(PPOSettings):
         np.random.seed(problem.seed)  # noqa: NPY002
         output.mkdir(parents=True, exist_ok=True)
         rows = SchedulingVecEnv(problem.training_session(self.envs, self.windows), problem.seed)
-        model = self._model(problem, rows)
-        watcher = _Watcher(model, problem, tracker, output, self)
+        rate = _Rate(self)
+        learner = self._model(problem, rows, rate)
+        watcher = _Watcher(learner, problem, tracker, output, self)
+        rate.course = watcher.course
         if self.resume:
             watcher.restore()
+        most = _ENDLESS if self.most_steps is None else self.most_steps
         with watcher:
-            model.learn(
-                max(self.total_steps - model.num_timesteps, 0),
+            learner.learn(
+                max(most - learner.num_timesteps, 0),
                 callback=watcher,
                 log_interval=None,  # type: ignore[arg-type]
                 reset_num_timesteps=False,
             )
         policy = watcher.policy(watcher.best_state)
-        parts = PolicyParts(
-            "ppo", policy.state(), model={"hidden": self.hidden, "by_head": self.by_head}
-        )
+        model: dict[str, Any] = {"hidden": self.hidden, "by_head": self.by_head}
+        if self.network is not None:
+            model["network"] = self.network
+        parts = PolicyParts("ppo", policy.state(), model=model)
         start = self.start_in(problem.config.schema)
         training = {**asdict(self), "prior": start, "algorithm": "MaskablePPO"}
         origin = Origin(problem.config, problem.seed, problem.scenario, training)
@@ -97,12 +103,12 @@ class PPOTrainer(PPOSettings):
             watcher.updates,
         )
 
-    def _model(self, problem: Problem, rows: VecEnv) -> MaskablePPO:
+    def _model(self, problem: Problem, rows: VecEnv, rate: _Rate) -> MaskablePPO:
         schema = problem.config.schema
         return MaskablePPO(
             SetPolicy,
             rows,
-            learning_rate=self._rate,
+            learning_rate=rate,
             n_steps=self.steps,
             batch_size=self.batch,
             n_epochs=self.epochs,
@@ -117,8 +123,20 @@ class PPOTrainer(PPOSettings):
             policy_kwargs={"schema": schema, "settings": self},
         )
 
-    def _rate(self, left: float) -> float:
-        return self.learning_rate * (self.final_rate + (1.0 - self.final_rate) * left)
+
+class _Rate:
+    """The learning rate, by what is left of the steps or, where they have no end, of the time."""
+
+    def __init__(self, settings: PPOSettings) -> None:
+        self._settings = settings
+        self.course: Course | None = None  # of the training, once there is one
+
+    def __call__(self, left: float) -> float:
+        """The rate when so much of the steps is left."""
+        settings = self._settings
+        if settings.most_steps is None and self.course is not None:
+            left = max(1.0 - self.course.spent, 0.0)
+        return settings.learning_rate * (settings.final_rate + (1.0 - settings.final_rate) * left)
 
 
 class _Watcher(BaseCallback):
@@ -141,11 +159,10 @@ class _Watcher(BaseCallback):
         self._checkpoint = output / _CHECKPOINT
         self._made_of = made_of(problem, settings)
         self._windows = problem.judging_windows("validation", settings.validation_windows)
-        judged = evaluate_rule(settings.reference, self._windows, keep_jobs=0)
+        judged = evaluate_named(settings.reference, self._windows, keep_jobs=0)
         self._reference = Reference(settings.reference, judged.values[settings.metric])
-        self._course = Course(
-            "PPO", settings.total_steps, settings.budget_seconds, tracker,
-        )  # fmt: skip
+        budget = Budget(settings.budget_seconds, settings.most_steps)
+        self.course = Course("PPO", budget, tracker)
         self._best = Best[dict[str, Tensor]]()
         self._average: dict[str, Tensor] = {}
         self._updates = 0
@@ -153,7 +170,7 @@ class _Watcher(BaseCallback):
     @property
     def history(self) -> list[dict[str, float]]:
         """Every validation."""
-        return self._course.history
+        return self.course.history
 
     @property
     def best_state(self) -> dict[str, Tensor]:
@@ -168,7 +185,7 @@ class _Watcher(BaseCallback):
     @property
     def stopped(self) -> int | None:
         """The signal that ended training, if one did."""
-        return self._course.stopped
+        return self.course.stopped
 
     @property
     def updates(self) -> int:
@@ -178,11 +195,13 @@ class _Watcher(BaseCallback):
     def policy(self, state: dict[str, Tensor]) -> ScorerPolicy:
         """The greedy policy of a scorer."""
         settings, schema = self._settings, self._problem.config.schema
-        return ScorerPolicy(state, schema, settings.hidden, by_head=settings.by_head)
+        return ScorerPolicy(
+            state, schema, settings.hidden, by_head=settings.by_head, network=settings.network
+        )
 
     def __enter__(self) -> Self:
         """Start the clock and the progress bar."""
-        self._course.__enter__()
+        self.course.__enter__()
         if not self.history:
             self._follow()
             self._validate()
@@ -191,7 +210,7 @@ class _Watcher(BaseCallback):
     def __exit__(self, *_: object) -> None:
         """Validate what training ended with and stop the progress bar."""
         self._validate()
-        self._course.__exit__()
+        self.course.__exit__()
 
     def restore(self) -> None:
         """Go on from the last checkpoint of the output folder, if there is one."""
@@ -206,7 +225,7 @@ class _Watcher(BaseCallback):
         self._average = saved["average"]
         lowest = saved["lowest"].numpy()
         self._best = Best(kept=saved["best_state"], lowest=lowest, score=float(lowest.mean()))
-        self._course.spent, self._course.history = float(saved["seconds"]), saved["history"]
+        self.course.seconds_before, self.course.history = float(saved["seconds"]), saved["history"]
 
     def _read(self) -> dict[str, Any]:
         """The checkpoint, which somebody else may have written."""
@@ -221,12 +240,12 @@ class _Watcher(BaseCallback):
         return saved if isinstance(saved, dict) and "made_of" in saved else {"made_of": {}}
 
     def _on_step(self) -> bool:
-        return not self._course.over
+        return not self.course.over
 
     def _on_rollout_end(self) -> None:
         self._updates += 1
         self._follow()
-        self._course.advance(self.num_timesteps)
+        self.course.advance(self.num_timesteps, self._updates)
         if self._updates % self._settings.validate_every == 0:
             self._validate()
 
@@ -255,8 +274,8 @@ class _Watcher(BaseCallback):
         if self.num_timesteps > 0:  # the logger exists once learning has begun
             log = self._watched.logger.name_to_value
             entry.update({k: float(v) for k, v in log.items() if _is_number(v)})
-        self._course.record(steps, entry, self._reference)
-        self._course.advance(steps)
+        self.course.record(steps, entry, self._reference)
+        self.course.advance(steps, self._updates)
         self._save()
 
     def _save(self) -> None:
@@ -269,7 +288,7 @@ class _Watcher(BaseCallback):
             "optimizer": self._watched.policy.optimizer.state_dict(),
             "steps": self._watched.num_timesteps,
             "updates": self._updates,
-            "seconds": self._course.seconds,
+            "seconds": self.course.seconds,
             "average": self._average,
             "best_state": self.best_state,
             "lowest": torch.from_numpy(lowest),

@@ -20,6 +20,7 @@ import msgspec
 import uvloop
 
 from agents.serve.settings import ClusterFile, ServeSettings
+from orchestrator.autoscaler.services import RateForecasting
 from orchestrator.clock import WallClock
 from orchestrator.deployment import DecisionLog, PolicyDeployment
 from orchestrator.errors import ConfigurationError
@@ -274,7 +275,8 @@ class _Making:
         """The rules of the game that the settings' policy was trained with; None: the log's."""
         if not self.settings.bundle:
             return None
-        return (await asyncio.to_thread(_learned, self.settings.bundle)).config
+        policy = await asyncio.to_thread(_learned, self.settings.bundle)
+        return policy.config if policy.config.window > 0 else None  # one that leaves jobs to a rule
 
     def _fresh(self, store: TokenStore) -> dict[str, str]:
         """Tokens that are made now, by name: all at first, and the operator's if it is lost."""
@@ -365,6 +367,7 @@ class _Making:
             nodes=[*local, *self.cluster.nodes],
             tenants=self.cluster.tenants,
             schedule_on_events=True,
+            forecasting=RateForecasting(self.settings.review_s),
         )
         names = [node.node_id for node in local]
         agents = LocalAgents(runtime, names, self.folder / "agents", beat_s=self.settings.beat_s)

@@ -30,6 +30,7 @@ from agents.speed.cluster import CrowdedClusters, Cycle, pack_openb, placed_per_
 from agents.speed.live.measures import LIVE
 from agents.speed.live.requests import REQUESTS
 from agents.speed.mesh import ServedCluster
+from agents.speed.rolls import FullCluster
 from agents.speed.workbench import UnavailableError, Workbench
 from envs.config import CLUSTER, JOB_ORDERING
 from envs.session import Session
@@ -164,6 +165,26 @@ def single(bench: Workbench) -> Measure:
     return rate(run, bench.single_steps, "steps/s", bench.repeats)
 
 
+def branches(bench: Workbench) -> Measure:
+    """Going back to a state of a single environment, and keeping it again, as searches do."""
+    env: Any = gymnasium.make(_ENV, trace=bench.trace, part="all").unwrapped
+    observation, _ = env.reset(seed=0)
+    for _ in range(32):
+        observation = env.step(int(observation["action_mask"].argmax()))[0]
+    state = env.get_state()
+
+    def run(times: int = bench.single_steps) -> float:
+        begun = bench.now()
+        for _ in range(times):
+            env.set_state(state)
+            env.get_state()
+        return bench.now() - begun
+
+    run(100)
+    note = f"{state.nbytes / 1024:.0f} KiB, {env.config.episode_jobs} jobs"
+    return rate(run, bench.single_steps, "states/s", bench.repeats, note)
+
+
 def _replay(bench: Workbench, name: str) -> Measure:
     config = replace(JOB_ORDERING, episode_jobs=bench.length)
     starts = np.linspace(0, len(bench.trace) - bench.length, bench.windows).astype(np.int64)
@@ -229,6 +250,20 @@ def placements(bench: Workbench) -> Measure:
     per_decision.append(1e6 / found.value)
     growth = ", ".join(f"{cost:.1f}" for cost in per_decision)
     return replace(found, note=f"µs per decision at 100, 300, 1,000, 3,000, 10,000: {growth}")
+
+
+_ROLLED = ("fcfs", "srtf", "srsf", "las", "tiresias", "priority")
+
+
+def roll_preemptive(bench: Workbench) -> Measure:
+    """A full cluster rolled to its end under SRTF: times what FCFS takes in the same run."""
+    nodes, jobs = max(bench.large // 10, 1), bench.large
+    FullCluster(_FEW, 10 * _FEW, bench.now).compare(_ROLLED, 1)  # loads the kernels
+    found = FullCluster(nodes, jobs, bench.now).compare(_ROLLED, min(bench.repeats, 3))
+    ratios = [srtf / fcfs for srtf, fcfs in zip(found["srtf"], found["fcfs"], strict=True)]
+    each = ", ".join(f"{name} {statistics.median(spent):.2f}" for name, spent in found.items())
+    note = f"{nodes:,} nodes, {jobs:,} jobs at once; s: {each}"
+    return Measure(statistics.median(ratios), "times", min(ratios), max(ratios), note)
 
 
 def memory(bench: Workbench) -> Measure:
@@ -347,11 +382,13 @@ MEASURES: Mapping[str, Callable[[Workbench], Measure]] = {
         vector_cluster,
         vector_cluster_one,
         single,
+        branches,
         replay_sjf,
         replay_wfp3,
         philly,
         openb,
         placements,
+        roll_preemptive,
         cma,
         ppo,
         routing,

@@ -2,7 +2,8 @@
 
 ``policies`` decide on what is known now, or with a forecast; ``forecast`` and ``table`` say what is
 to come; ``rehearsal`` tries on a copy what it takes; ``fleet`` turns decisions into orders of
-nodes; ``replay`` accounts for a scaler along a demand series. The numbers come from
+nodes; ``services`` looks at services, and at ``ticks`` a policy in charge may size all of it
+instead; ``replay`` accounts for a scaler along a demand series. The numbers come from
 ``orchestrator.kernels.decide.scale``.
 """
 
@@ -28,6 +29,7 @@ from orchestrator.autoscaler.policies import (
     VerticalScaler,
 )
 from orchestrator.autoscaler.replay import FleetAccount, hold_peak, replay
+from orchestrator.autoscaler.services import RateForecasting
 from orchestrator.autoscaler.table import (
     DEFAULT_LEVELS,
     DemandSeries,
@@ -48,6 +50,7 @@ __all__ = [
     "Persistence",
     "PredictiveScaler",
     "Prophet",
+    "RateForecasting",
     "ResourceBounds",
     "ResourceRequest",
     "RollingSettings",

@@ -25,16 +25,23 @@ from orchestrator.errors import (
     ConfigurationError,
     ValidationError,
 )
-from orchestrator.kernels.state.codes import NodeCode
+from orchestrator.kernels.state.codes import NO_CHANGE_MS, NodeCode
 from orchestrator.live.retry import SENSELESS, Inbox, Persistent
-from orchestrator.messages import Register, Submit
+from orchestrator.messages import FleetSeen, Register, Submit
 from orchestrator.metrics.views import ScalingEfficiency
 from orchestrator.ports import Catalogue, Clock, Provisioner
 from orchestrator.scheduling.rules import RULES, Rule
 from orchestrator.status import demand_of
 from orchestrator.types import JobSpec, NodeSpec, ScalingDecision, ScalingDirection
 
-__all__ = ["ORDER_AGE_S", "FleetController", "FleetScaler"]
+__all__ = ["BY_POLICY", "ORDER_AGE_S", "FleetController", "FleetScaler"]
+
+
+BY_POLICY = "as the policy in charge has decided"
+"""Why the fleet has its size."""
+
+
+_MILLI = 1000.0  # capacity units of a GPU, or of a core
 
 
 ORDER_AGE_S = 900.0
@@ -112,6 +119,7 @@ class FleetController:
         self._account = account
         self._rule = rule or (lambda: RULES["priority"])
         self._default: tuple[str, HorizontalScaler] | None = None  # and the unit that it counts in
+        self._scaled_by = 0  # nodes that were ordered last, or given up if negative
         self._lock = asyncio.Lock()
         self._order_age_s = float(order_age_s)
         self._ordered: deque[tuple[int, NodeSpec]] = deque()  # when and what, the oldest first
@@ -319,11 +327,83 @@ class FleetController:
             finally:
                 if done == 0:  # nothing happened that has to show its effect first
                     cooldown.take_back(changed_ms)
+            self._scaled_by = (done if more > 0 else -done) or self._scaled_by
             decision = self._explain(decision, done, abs(more), order)
             decision = self.last = replace(decision, reason=decision.reason + overdue)
             wanted = order.demand + order.beyond
             self._account.note(now_ms, decision, wanted, capacity, done)
             return decision
+
+    # --- a policy that decides instead -----------------------------------------------------------
+
+    def seen(self) -> FleetSeen:
+        """What can be done about the number of nodes now, and how they are counted."""
+        self._look_after_orders(self._clock.now_ms())
+        plan, coming, size = self._usual_plan(), self.pending, self.size
+        kind = next((one for one in self._orderable if self._capacity_of(one) > 0.0), None)
+        spare = min(self._room, plan.max_size - size) if kind is not None else 0
+        surplus = min(len(self._may_go()), size - plan.min_size)
+        scaler = self.scaler if self._default is None else self._default[1]
+        changed_ms = NO_CHANGE_MS if scaler is None else _horizontal(scaler).cooldown.last_change_ms
+        return FleetSeen(
+            kind=kind,
+            coming=coming if kind is not None else 0,
+            spare=max(spare, 0),
+            surplus=max(surplus, 0),
+            sizing=plan.sizing(_MILLI),
+            scaled_ms=changed_ms,
+            scaled_by=self._scaled_by,
+        )
+
+    async def change(
+        self,
+        nodes: int,
+        decommission: Callable[[str], Awaitable[object]],
+        resize: Callable[[str, int], Awaitable[object]],
+    ) -> ScalingDecision:
+        """Order so many nodes as a policy has decided, or give them up if negative.
+
+        Which kinds, and which nodes, is rehearsed as for :meth:`scale`: where less work fits
+        elsewhere fewer are given up, and the decision's reason says so.
+        """
+        async with self._lock:
+            now_ms, size = self._clock.now_ms(), self.size
+            order = await self._rehearse()
+            scaler = self._scaler_for(order)
+            capacity = self._supply(replace(order, nodes=()), scaler).capacity
+            if nodes > 0:
+                done = self._order(order, nodes, now_ms)
+            else:
+                done = await self._give_up(-nodes, now_ms, decommission, resize)
+            if done > 0:
+                _horizontal(scaler).cooldown.record(now_ms)
+                self._scaled_by = done if nodes > 0 else -done
+            direction = ScalingDirection.UP if nodes > 0 else ScalingDirection.DOWN
+            decision = ScalingDecision(direction, size + nodes, BY_POLICY, order.demand, 0.0)
+            self.last = self._explain(decision, done, abs(nodes), order)
+            self._account.note(now_ms, self.last, order.demand + order.beyond, capacity, done)
+            return self.last
+
+    def leave(self) -> ScalingDecision:
+        """A policy has decided to leave the number of nodes as it is."""
+        demand = demand_of(self._engine).total
+        self.last = ScalingDecision(ScalingDirection.NONE, self.size, BY_POLICY, demand, 0.0)
+        return self.last
+
+    def _usual_plan(self) -> ScalingPlan:
+        """The plan of the scaler, or of the one that there would be, for the usual kind of node."""
+        if self.scaler is not None:
+            return _plan_of(self.scaler)
+        if self._default is not None:
+            return self._default[1].plan
+        kinds = self._orderable[:1] or tuple(self._engine.nodes.specs[name] for name in self._up())
+        capacity = sum(map(self._capacity_of, kinds)) / max(len(kinds), 1)
+        return ScalingPlan(capacity or 1.0, max_size=self._engine.shape.nodes)
+
+    def _capacity_of(self, spec: NodeSpec) -> float:
+        """Capacity of a node as the cluster counts it: GPUs, or cores where there are none."""
+        by_gpu = self._engine.row["unit"] != 0 or not self._engine.nodes.specs
+        return float(spec.gpus or spec.cpu_cores) if by_gpu else float(spec.cpu_cores)
 
     async def _rehearse(self) -> Order:
         """What it takes to let in who waits."""
@@ -413,20 +493,26 @@ class FleetController:
         """Drain nodes that were ordered, and whose work fits elsewhere; how many."""
         if self.provisioner is None:
             return 0
-        rented = [node_id for node_id in self._up() if node_id in self._engine.nodes.rented]
-        coming, nodes = self._coming(), self._engine.nodes
-        if coming:  # a fleet that grows moves no work to be smaller
-            workers = self._engine.state.node[0]["workers"]
-            rented = [name for name in rented if workers[nodes.index.find(name)] == 0]
         rehearsal = Rehearsal(self._engine, now_ms, self._rule())
-        leaving = rehearsal.give_up(count, rented, coming)
+        leaving = rehearsal.give_up(count, self._may_go(), self._coming())
         for node_id in leaving:
-            replicas = self._engine.services_on(node_id)
+            replicas = self._engine.jobs.services_on(node_id)
             await decommission(node_id)
             for job_id, workers in replicas.items():
                 if resize is not None and len(self._engine.workers_of(job_id)) > 0:
                     await resize(job_id, workers)
         return len(leaving)
+
+    def _may_go(self) -> list[str]:
+        """Nodes that were ordered; while others are on order, those of them that have no work."""
+        if self.provisioner is None:
+            return []
+        nodes = self._engine.nodes
+        rented = [node_id for node_id in self._up() if node_id in nodes.rented]
+        if self._coming():  # a fleet that grows moves no work to be smaller
+            workers = self._engine.state.node[0]["workers"]
+            rented = [name for name in rented if workers[nodes.index.find(name)] == 0]
+        return rented
 
     def status(self) -> dict[str, Any]:
         """What was decided last, as plain data, and what is on its way, or should be."""

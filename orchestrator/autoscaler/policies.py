@@ -6,7 +6,6 @@ import math
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,10 +18,11 @@ from orchestrator.autoscaler.forecast import (
     carry_forward,
     choose,
 )
+from orchestrator.engine.records import sizing_record
 from orchestrator.errors import ConfigurationError, ValidationError
 from orchestrator.kernels.decide.scale import cooldown_left, scale_one
 from orchestrator.kernels.state.codes import NO_CHANGE_MS
-from orchestrator.kernels.state.records import SCALING_DTYPE
+from orchestrator.messages import Sizing
 from orchestrator.types import ScalingDecision, ScalingDirection
 
 __all__ = [
@@ -154,17 +154,23 @@ class ScalingPlan:
             if not ok or not math.isfinite(value):
                 raise ConfigurationError(f"ScalingPlan: '{name}' is {value}; it must be {rule}")
 
+    def sizing(self, units: float = 1.0) -> Sizing:
+        """The plan as logs have it, demand counted in parts of its unit: so many are one."""
+        return Sizing(
+            unit_capacity=units * self.unit_capacity,
+            target=self.target_utilisation,
+            tolerance=self.tolerance,
+            min_size=self.min_size,
+            max_size=self.max_size,
+            step_up=self.step_up,
+            step_down=self.step_down,
+            up_window_ms=round(1000.0 * self.up_window_s),
+            down_window_ms=round(1000.0 * self.down_window_s),
+        )
+
     def to_record(self) -> NDArray[np.void]:
         """The plan as the kernels take it, SCALING_DTYPE [1]."""
-        record: Any = np.zeros(1, SCALING_DTYPE)
-        record["unit_capacity"] = self.unit_capacity
-        record["target"] = self.target_utilisation
-        record["tolerance"] = self.tolerance
-        record["up_window_ms"] = round(1000.0 * self.up_window_s)
-        record["down_window_ms"] = round(1000.0 * self.down_window_s)
-        for name in ("min_size", "max_size", "step_up", "step_down"):
-            record[name] = getattr(self, name)
-        return np.asarray(record)
+        return sizing_record(self.sizing())
 
 
 @dataclass(frozen=True)

@@ -159,8 +159,8 @@ class AsyncClient:
         if follow:
             stream = self._followed(job_id, worker, run, tail)
         else:
-            call = self._calls.logs(job_id, worker=worker, run=run, tail=tail)
-            stream = self._lines(LineReader(), call, _at_once)
+            wanted = {"worker": worker, "run": run, "tail": tail}
+            stream = self._lines(LineReader(), job_id, wanted, _at_once)
         async with aclosing(stream):
             async for line in stream:
                 yield line
@@ -358,16 +358,8 @@ class AsyncClient:
             return bool(told.get("ended")) or told.get("starts", 1) > now
 
         while True:
-            reader = LineReader()
-            if tail is not None:
-                # All that is there is counted, so that the line may be lost at any time.
-                there = self._calls.logs(job_id, worker=worker, run=now)
-                lines = [line async for line in self._lines(reader, there, _at_once)]
-                for line in lines[max(0, len(lines) - tail) :]:
-                    yield line
-                reader.restart()
-            call = self._calls.logs(job_id, worker=worker, run=now, follow=True)
-            async with aclosing(self._lines(reader, call, over)) as stream:
+            wanted = {"worker": worker, "run": now, "tail": tail, "follow": True}
+            async with aclosing(self._lines(LineReader(), job_id, wanted, over)) as stream:
                 async for line in stream:
                     yield line
             if run is not None or status.get("starts", 1) <= now:
@@ -375,22 +367,22 @@ class AsyncClient:
             now, tail = now + 1, None
 
     async def _lines(
-        self, reader: LineReader, call: Call[str], over: _Over
+        self, reader: LineReader, job_id: str, wanted: Mapping[str, Any], over: _Over
     ) -> AsyncGenerator[str, None]:
-        stream = self._flow(lambda: call, reader.restart, over, reader.opened)
+        def call() -> Call[str]:
+            return self._calls.logs(job_id, **wanted, since=reader.since)
+
+        stream = self._flow(call, reader.restart, over)
         async with aclosing(stream):
             async for data in stream:
                 for line in reader.feed(data):
                     yield line
-        for line in reader.finish():
-            yield line
 
     async def _flow(
         self,
         call: Callable[[], Call[str]],
         restart: Callable[[], None],
         over: _Over,
-        opened: Callable[[Mapping[str, str]], None] = lambda headers: None,
     ) -> AsyncGenerator[bytes, None]:
         """What a stream brings, until it is over; a connection that is lost is made again."""
         attempts = self._attempts(call())
@@ -398,7 +390,6 @@ class AsyncClient:
             begun_s = time.monotonic()
             try:
                 async with aclosing(await self._open(call(), endless=True)) as response:
-                    opened(response.headers)
                     async for data in response.aiter_bytes():
                         yield data
             except (httpx.TransportError, Turned) as error:

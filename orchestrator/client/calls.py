@@ -136,8 +136,9 @@ class Calls:
         return replace(_get(path, timeout_s=timeout_s), wait_s=timeout_s)
 
     def logs(self, job_id: str, **options: Any) -> Call[str]:
-        """What its workers have written."""
-        return _get(f"/jobs/{_segment('job', job_id)}/logs", **options)
+        """What its workers have written, as records that say where they stand."""
+        call = _get(f"/jobs/{_segment('job', job_id)}/logs", **options)
+        return replace(call, headers={"Accept": "application/x-ndjson"})
 
     def cancel(self, job_id: str, reason: str) -> Call[Changed]:
         """A job to be ended."""

@@ -187,8 +187,8 @@ class Client:
         if follow:
             yield from self._followed(job_id, worker, run, tail)
             return
-        call = self._calls.logs(job_id, worker=worker, run=run, tail=tail)
-        yield from self._lines(LineReader(), call, lambda: True)
+        wanted = {"worker": worker, "run": run, "tail": tail}
+        yield from self._lines(LineReader(), job_id, wanted, lambda: True)
 
     def cancel(self, job_id: str, reason: str = "") -> Changed:
         """End a job."""
@@ -409,25 +409,20 @@ class Client:
             return bool(told.get("ended")) or told.get("starts", 1) > now
 
         while True:
-            reader = LineReader()
-            if tail is not None:
-                # All that is there is counted, so that the line may be lost at any time.
-                there = self._calls.logs(job_id, worker=worker, run=now)
-                lines = list(self._lines(reader, there, lambda: True))
-                yield from lines[max(0, len(lines) - tail) :]
-                reader.restart()
-            call = self._calls.logs(job_id, worker=worker, run=now, follow=True)
-            yield from self._lines(reader, call, over)
+            wanted = {"worker": worker, "run": now, "tail": tail, "follow": True}
+            yield from self._lines(LineReader(), job_id, wanted, over)
             if run is not None or status.get("starts", 1) <= now:
                 return
             now, tail = now + 1, None
 
     def _lines(
-        self, reader: LineReader, call: Call[str], over: Callable[[], bool]
+        self, reader: LineReader, job_id: str, wanted: Mapping[str, Any], over: Callable[[], bool]
     ) -> Iterator[str]:
-        for data in self._flow(lambda: call, reader.restart, over, reader.opened):
+        def call() -> Call[str]:
+            return self._calls.logs(job_id, **wanted, since=reader.since)
+
+        for data in self._flow(call, reader.restart, over):
             yield from reader.feed(data)
-        yield from reader.finish()
 
     def _listed(self, call: Call[Page[_T]], limit: int | None = None) -> list[_T]:
         """A whole list, part by part."""
@@ -446,7 +441,6 @@ class Client:
         call: Callable[[], Call[str]],
         restart: Callable[[], None],
         over: Callable[[], bool],
-        opened: Callable[[Mapping[str, str]], None] = lambda headers: None,
     ) -> Iterator[bytes]:
         """What a stream brings, until it is over; a connection that is lost is made again."""
         attempts = self._attempts(call())
@@ -454,7 +448,6 @@ class Client:
             begun_s = time.monotonic()
             try:
                 with closing(self._open(call(), endless=True)) as response:
-                    opened(response.headers)
                     yield from response.iter_bytes()
             except (httpx.TransportError, Turned) as error:
                 if time.monotonic() - begun_s > STEADY_S:

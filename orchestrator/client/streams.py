@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import re
-from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 from orchestrator.client.forms import Event
+from orchestrator.client.problems import RequestFailedError
 
 __all__ = ["EventReader", "LineReader"]
 
@@ -65,55 +64,60 @@ class EventReader:
 
 
 class LineReader:
-    """Workers' output as lines, each told once though a connection may be lost.
+    """Workers' output as lines, each told once though connections are lost.
 
-    A new connection tells all from the beginning: as many lines of each worker as were told before
-    are left out. If the server keeps less of it than before, they cannot be counted: then that is
-    said, and all that is kept is told.
+    What comes are records (JSON, one a line), each with its place in its worker's whole output: the
+    next connection goes on there, whatever has become of the files that hold it. What is not kept
+    any more by then is said to be lost.
     """
 
     def __init__(self) -> None:
-        self._begin: int | None = None
-        self._lost = False
-        self._told = Counter[bytes]()
-        self._again = Counter[bytes]()
         self._rest = b""
+        self._read: dict[tuple[int, int], int] = {}  # bytes, by run and worker
+
+    @property
+    def since(self) -> str | None:
+        """What was read of each worker, for the next connection; None: nothing yet."""
+        read = sorted(self._read.items())
+        return ",".join(f"{run}.{worker}:{end}" for (run, worker), end in read) or None
 
     def restart(self) -> None:
-        """The connection was lost: the next one begins at the first line."""
-        self._again, self._rest = self._told.copy(), b""
-
-    def opened(self, headers: Mapping[str, str]) -> None:
-        """A connection was made; its headers say where what is kept begins."""
-        begin = int(headers.get("X-Output-Begin", "0"))
-        if self._begin is not None and begin > self._begin:
-            self._again.clear()
-            self._lost = bool(self._told)
-        self._begin = begin
+        """The connection was lost: what was half told will come again."""
+        self._rest = b""
 
     def feed(self, data: bytes) -> Iterator[str]:
-        """Lines that are complete now, with their ends."""
-        if self._lost:
-            self._lost = False
-            yield "(output was lost: the server does not keep it all; lines may come twice here)\n"
+        """Lines that have come, with their ends.
+
+        Raises
+        ------
+        RequestFailedError
+            If it is no record: somebody else answers, or a server of another release.
+        """
         *lines, self._rest = (self._rest + data).split(b"\n")
         for line in lines:
-            yield from self._new(line + b"\n")
+            yield from self._lines(_record(line))
 
-    def finish(self) -> Iterator[str]:
-        """What came after the last line's end."""
-        rest, self._rest = self._rest, b""
+    def _lines(self, record: dict[str, Any]) -> Iterator[str]:
+        if "worker" in record:
+            whose = record["run"], record["worker"]
+            if record["offset"] > self._read.get(whose, record["offset"]):
+                yield "(output was lost here: the server does not keep it all)\n"
+            self._read[whose] = record["next"]
+        *lines, rest = record["text"].split("\n")
+        yield from (line + "\n" for line in lines)
         if rest:
-            yield from self._new(rest)
-
-    def _new(self, line: bytes) -> Iterator[str]:
-        found = _WORKER.match(line)
-        worker = found[0] if found else b""
-        if self._again[worker] > 0:
-            self._again[worker] -= 1
-            return
-        self._told[worker] += 1
-        yield line.decode("utf-8", "replace")
+            yield rest
 
 
-_WORKER = re.compile(rb"\[\d+\] ")
+def _record(line: bytes) -> dict[str, Any]:
+    try:
+        record = json.loads(line)
+        if isinstance(record["text"], str):
+            return dict(record)
+    except (ValueError, KeyError, TypeError):
+        pass
+    raise RequestFailedError(
+        f"the answer is no record of output: {line[:80]!r}; is a Quartermaster server of this "
+        "release at that address?",
+        200,
+    )

@@ -23,20 +23,29 @@ from numpy.typing import NDArray
 
 from orchestrator.deployment.asking import considered
 from orchestrator.deployment.guards import Guards
+from orchestrator.deployment.records import without_sizes
 from orchestrator.engine.plans import PlanExecutor
 from orchestrator.engine.snapshot import Snapshot
 from orchestrator.errors import ConfigurationError
 from orchestrator.kernels.run import rows as entry
-from orchestrator.kernels.state.codes import NO_JOB, JobCode, Reason, Status
+from orchestrator.kernels.state.codes import NO_JOB, ActionKind, JobCode, Reason, Status
 from orchestrator.kernels.state.records import REQUEST_DTYPE
 from orchestrator.kernels.state.row import ClusterState, allocate
 from orchestrator.live.cycle import crowded
-from orchestrator.messages import PlaceJob, Plan
-from orchestrator.ports import Policy
-from orchestrator.scheduling.rules import Rule
+from orchestrator.messages import Action, PlaceJob, Plan
+from orchestrator.ports import Policy, Sized
+from orchestrator.scheduling.rules import Rule, rule_named
 from orchestrator.semantics import Semantics
 
-__all__ = ["Beside", "Comparer", "ForwardPlay", "Gain", "Pair", "copy_snapshot"]
+__all__ = [
+    "Beside",
+    "Comparer",
+    "ForwardPlay",
+    "Gain",
+    "Pair",
+    "copy_snapshot",
+    "sizes_of",
+]
 
 
 _MOST_PAIRS = 1024  # of which an interval is made
@@ -56,6 +65,34 @@ def copy_snapshot(snapshot: Snapshot, room: ClusterState | None = None) -> Snaps
         room = allocate(state.shape)
     entry.copy_row(state.rows, 0, room.rows, 0)
     return replace(snapshot, state=room)
+
+
+_MOST_SIZES = 256  # changes of services and nodes at one tick
+
+
+def sizes_of(snapshot: Snapshot, sizes: Sized) -> tuple[Action, ...]:
+    """What the autoscaler's arithmetic makes of services and fleet at a tick.
+
+    Parameters
+    ----------
+    snapshot : Snapshot
+        It is spoilt.
+    sizes : Sized
+        What is asked for; the rest is left alone.
+    """
+    state, found = snapshot.state, list[Action]()
+    snapshot.show_fleet()
+    state.rows["services"], state.rows["capacity_steps"] = sizes.services, int(sizes.nodes)
+    rule = rule_named("fcfs+reactive").to_record()
+    scratch = np.empty(max(state.shape.jobs, state.shape.workers), np.int32)
+    while len(found) < _MOST_SIZES:
+        kind, j, value = entry.rule_action(state.rows, 0, rule, scratch)
+        if kind not in (ActionKind.SERVICE, ActionKind.CAPACITY):
+            break
+        found.append(snapshot.action(kind, j, value))
+        if entry.commit(state.rows, 0, kind, j, value, scratch) != Reason.OK:
+            break
+    return tuple(found)
 
 
 @dataclass(frozen=True)
@@ -126,13 +163,14 @@ class ForwardPlay:
         entry.assume_future(state.rows, 0, np.zeros(0, REQUEST_DTYPE))
         index = {name: j for j, name in enumerate(trial.job_ids) if name}
         executor = PlanExecutor(state, 0, lambda name: index.get(name, NO_JOB), trial.prefer)
-        executor.carry_out(plan)
+        executor.carry_out(without_sizes(plan))  # without requests and arrivals they gain nothing
         nodes = np.empty(state.shape.workers, np.int32)
         while ahead > 0 and entry.advance(state.rows, 0, nodes) == Status.DECISION:
             ahead -= 1
             asked = copy_snapshot(trial, self._scratch)
             self._scratch = asked.state
-            if executor.carry_out(considered(self._candidate, asked).plan) != Reason.OK:
+            thought = considered(self._candidate, asked).plan
+            if executor.carry_out(without_sizes(thought)) != Reason.OK:
                 break
         jobs = np.empty(max(state.shape.jobs, state.shape.workers), np.int32)
         entry.replay(state.rows, 0, self._record, nodes, jobs)

@@ -19,15 +19,23 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from orchestrator.deployment.asking import Answer, Asker, considered
-from orchestrator.deployment.compare import Beside, Comparer, ForwardPlay, copy_snapshot
+from orchestrator.deployment.compare import (
+    Beside,
+    Comparer,
+    ForwardPlay,
+    copy_snapshot,
+    sizes_of,
+)
 from orchestrator.deployment.guards import LEAST_COMPLETIONS, Completions, Conduct, Guards
 from orchestrator.deployment.log import DecisionLog, LoggedDecision
 from orchestrator.deployment.records import (
     Considered,
     DecisionRecord,
     LearnedPolicy,
+    LeavesJobs,
     Mode,
     Verdict,
+    essence_of,
     state_digest,
     text_of,
 )
@@ -43,9 +51,9 @@ from orchestrator.errors import (
 from orchestrator.kernels.state.codes import NO_JOB, Reason
 from orchestrator.kernels.state.row import ClusterState
 from orchestrator.live.cycle import load_kernels
-from orchestrator.messages import Decide, Plan
+from orchestrator.messages import Decide, Plan, ScaleFleet
 from orchestrator.orchestrator import InfrastructureOrchestrator
-from orchestrator.ports import Clock, Policy
+from orchestrator.ports import Clock, Policy, Sized, SizingPolicy
 from orchestrator.scheduling.rules import RULES, Rule, RulePolicy, Scheduler, policy_of
 from orchestrator.types import JobSpec
 
@@ -161,6 +169,7 @@ class PolicyDeployment:
         self._comparer: Comparer | None = None
         self._lock = threading.Lock()  # of what is set: people and guards may want to at once
         self._changing = asyncio.Lock()  # one bundle is loaded at a time
+        self._sized_at = -1  # the entry at which the candidate last decided on sizes
         self._recalls = 0  # how often people wanted the rule: what was asked for before is void
         self._completions = Completions(self.guards.completions)
         self._beside = Beside()
@@ -204,6 +213,17 @@ class PolicyDeployment:
     def _rule_name(self) -> str | None:
         return self.fallback.rule.name if isinstance(self.fallback, RulePolicy) else None
 
+    @property
+    def sizes(self) -> Sized:
+        """What of the cluster's size a candidate decides on, or would."""
+        candidate = None if self._setting.mode == Mode.FALLBACK else self._candidate
+        policy = None if candidate is None else candidate.asker.policy
+        return policy.sizes if isinstance(policy, SizingPolicy) else Sized()
+
+    def sized(self, since: int) -> Sized:
+        """The same if a candidate did at an entry from ``since`` on: else that is left undone."""
+        return self.sizes if self._sized_at >= since else Sized()
+
     def admit(self, spec: JobSpec) -> JobSpec:
         """A job as it is submitted: as the rule has it."""
         return self.fallback.admit(spec) if isinstance(self.fallback, RulePolicy) else spec
@@ -241,7 +261,7 @@ class PolicyDeployment:
         def shadow(mine: Snapshot) -> None:
             asked = copy_snapshot(mine)
             answer = Asker(candidate.twin, None).ask(asked)
-            self._note(candidate, mine, answer, Mode.SHADOW, rule=plan)
+            self._note(candidate, mine, answer, Mode.SHADOW, rule=self._sized_plan(mine, plan))
             self._compare(candidate, mine, plan, answer.considered)
 
         self._beside.offer(untouched, shadow)
@@ -261,10 +281,13 @@ class PolicyDeployment:
             self._note(candidate, snapshot, answer, mode)
             return None
         plan = answer.considered.plan
+        if snapshot.state.rows[0]["scaling_open"]:
+            self._sized_at = snapshot.entry
 
         def compare(mine: Snapshot) -> None:
             rule = considered(self.fallback, copy_snapshot(mine)).plan
-            self._note(candidate, mine, answer, mode, rule=rule)
+            sized = self._sized_plan(mine, rule)
+            self._note(candidate, mine, answer, mode, rule=sized)
             self._compare(candidate, mine, rule, answer.considered)
 
         compares = self._comparer is not None and self._comparer.due
@@ -285,6 +308,8 @@ class PolicyDeployment:
             return Answer(Verdict.ILLEGAL, answer.seconds, answer.considered, str(error))
         trial = copy_snapshot(snapshot, self._trial_room)
         self._trial_room = trial.state
+        if any(isinstance(action, ScaleFleet) for action in plan.actions):
+            trial.show_fleet()
         index = {name: j for j, name in enumerate(snapshot.job_ids) if name}
         executor = PlanExecutor(trial.state, 0, lambda name: index.get(name, NO_JOB), trial.prefer)
         for action in plan.actions:
@@ -293,6 +318,17 @@ class PolicyDeployment:
                 detail = f"{text_of(action)}: {reason.name.lower()}"
                 return Answer(Verdict.ILLEGAL, answer.seconds, answer.considered, detail)
         return answer
+
+    def _sized_plan(self, snapshot: Snapshot, plan: Plan) -> Plan:
+        """The rule's plan at a tick, with the sizes that the autoscaler's arithmetic gives.
+
+        Both go by the same demand; where nodes are of several kinds, or work does not pack, what
+        the autoscaler rehearses may be another number.
+        """
+        sizes = self.sizes
+        if not snapshot.state.rows[0]["scaling_open"] or sizes == Sized():
+            return plan
+        return Plan((*sizes_of(copy_snapshot(snapshot), sizes), *plan.actions))
 
     def _is_canary(self, entry: int, share: float) -> bool:
         """Whether the candidate decides at this entry: a draw that everybody can repeat."""
@@ -325,7 +361,9 @@ class PolicyDeployment:
         verdict, thought = answer.verdict, answer.considered
         if mode == Mode.SHADOW and verdict == Verdict.TAKEN:
             verdict = Verdict.SHADOWED
-        agreed = None if thought is None or rule is None else _same(thought.plan, rule)
+        agreed = None
+        if thought is not None and rule is not None:
+            agreed = essence_of(thought.plan) == essence_of(rule)
         with self._lock:
             candidate.latencies_ms.append(1000 * answer.seconds)
             if agreed is not None:
@@ -542,6 +580,9 @@ class PolicyDeployment:
             raise ConfigurationError(
                 f"policy: bundle '{bundle}' cannot be put in charge: {error}"
             ) from error
+        for one in (policy, twin):
+            if isinstance(one, LeavesJobs):
+                one.leave_jobs_to(self.fallback)
         semantics = getattr(policy, "config", None)
         for one in (policy, twin):  # the first decision of each loads kernels: not to be late
             load_kernels(one, semantics)
@@ -609,16 +650,6 @@ class PolicyDeployment:
 
 def _digest_of(policy: Policy) -> str:
     return policy.digest if isinstance(policy, LearnedPolicy) else ""
-
-
-def _same(mine: Plan, other: Plan) -> bool:
-    """Whether two plans want the same; to wait at the end goes without saying."""
-    return _essence(mine) == _essence(other)
-
-
-def _essence(plan: Plan) -> tuple[str, ...]:
-    texts = [text_of(action).split(" (")[0] for action in plan.actions]
-    return tuple(sorted(text for text in texts if text != "wait"))
 
 
 def _record(

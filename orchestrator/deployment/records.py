@@ -16,7 +16,16 @@ from numpy.typing import NDArray
 from orchestrator.engine.snapshot import Snapshot
 from orchestrator.errors import CorruptedError
 from orchestrator.kernels.state.row import ZEROED
-from orchestrator.messages import Action, MigrateJob, PlaceJob, Plan, PreemptJob, ResizeJob
+from orchestrator.messages import (
+    Action,
+    MigrateJob,
+    PlaceJob,
+    Plan,
+    PreemptJob,
+    ResizeJob,
+    ScaleFleet,
+    ScaleService,
+)
 from orchestrator.ports import Policy
 
 __all__ = [
@@ -24,12 +33,15 @@ __all__ = [
     "Considered",
     "DecisionRecord",
     "LearnedPolicy",
+    "LeavesJobs",
     "Mode",
     "Verdict",
+    "essence_of",
     "pack_choices",
     "state_digest",
     "text_of",
     "unpack_choices",
+    "without_sizes",
 ]
 
 
@@ -131,6 +143,14 @@ class LearnedPolicy(Policy, Protocol):
         """All that it would decide, until it waits; the snapshot is spoilt."""
 
 
+@runtime_checkable
+class LeavesJobs(Protocol):
+    """A policy that may have been trained to size services and fleet, and nothing else."""
+
+    def leave_jobs_to(self, rule: Policy) -> None:
+        """Say who places jobs then."""
+
+
 @dataclass(frozen=True)
 class DecisionRecord:
     """A decision of a candidate.
@@ -198,7 +218,36 @@ def text_of(action: Action) -> str:
             return f"resize {job_id} to {workers}"
         case MigrateJob(job_id):
             return f"move {job_id}"
+        case ScaleService(job_id, replicas):
+            return f"scale {job_id} to {replicas}"
+        case ScaleFleet(nodes):
+            many = "s" * (abs(nodes) != 1)
+            return f"{'order' if nodes > 0 else 'give up'} {abs(nodes)} node{many}"
     return "wait"
+
+
+def essence_of(plan: Plan) -> tuple[str, ...]:
+    """What a plan comes to, in words, whatever its order.
+
+    To wait at the end goes without saying, and so do the sizes on the way to the last one.
+    """
+    sizes, nodes, found = dict[str, str](), 0, list[str]()
+    for action in plan.actions:
+        match action:
+            case ScaleService(job_id):
+                sizes[job_id] = text_of(action)
+            case ScaleFleet(more):
+                nodes += more
+            case _:
+                found.append(text_of(action).split(" (")[0])
+    found += [*sizes.values(), *([text_of(ScaleFleet(nodes))] if nodes else [])]
+    return tuple(sorted(text for text in found if text != "wait"))
+
+
+def without_sizes(plan: Plan) -> Plan:
+    """A plan without what it does about services and nodes."""
+    kept = [one for one in plan.actions if not isinstance(one, ScaleService | ScaleFleet)]
+    return Plan(tuple(kept))
 
 
 # --- as bytes ------------------------------------------------------------------------------------

@@ -7,11 +7,13 @@ restart.
 
 from __future__ import annotations
 
+import math
 import numbers
 from enum import IntEnum
 from typing import NoReturn
 
 from orchestrator.errors import ValidationError
+from orchestrator.kernels.requests.breaker import BreakerMode
 from orchestrator.kernels.state.codes import NODE_CHOICE, Placement
 from orchestrator.kernels.state.row import ClusterShape
 from orchestrator.messages import (
@@ -24,6 +26,7 @@ from orchestrator.messages import (
     Entry,
     Establish,
     Event,
+    FleetSeen,
     JobOverdue,
     Lead,
     MigrateJob,
@@ -37,7 +40,12 @@ from orchestrator.messages import (
     ResizeJob,
     Review,
     Scale,
+    ScaleFleet,
+    ScaleService,
+    ServiceSeen,
+    Sizing,
     Submit,
+    Tick,
     Undrain,
     Wait,
     WorkerExited,
@@ -46,13 +54,20 @@ from orchestrator.messages import (
 from orchestrator.semantics import Semantics
 from orchestrator.types import JobSpec, NodeSpec, TenantSpec, is_unicode
 
-__all__ = ["check_entry", "check_message", "check_report"]
+__all__ = ["MOST_SERVICES", "check_entry", "check_message", "check_report"]
 
 
 _MOST_WORKERS = 2**31 - 1  # that anybody may name; how many there may be, the shape says
 
 
 _MOST_RUNS = 2**63 - 1
+
+
+MOST_SERVICES = 64
+"""Services that a :class:`Tick` tells of."""
+
+
+_LEAST_MS = 1e-6  # that anything takes
 
 
 _MOST_TIME_MS = 2**52  # 140,000 years, so that sums of times stay exact
@@ -100,6 +115,8 @@ def check_message(body: Command | Event) -> None:
             _require_integer(body, "token", token, 0, _MOST_RUNS)
         case Decide(plan):
             _check_plan(plan)
+        case Tick():
+            _check_tick(body)
         case WorkerExited() | CheckpointCommitted() | WorkersLost() | JobOverdue():
             _check_event(body)
         case _:
@@ -146,6 +163,47 @@ def _check_settings(body: Establish) -> None:
     _require_type(body, "awaits_order", body.awaits_order, bool)
 
 
+def _check_tick(body: Tick) -> None:
+    _require_integer(body, "tick_ms", body.tick_ms, 1, _MOST_TIME_MS)
+    _require_type(body, "services", body.services, tuple)
+    if len(body.services) > MOST_SERVICES:
+        _refuse(body, "services", len(body.services), f"at most {MOST_SERVICES}")
+    for seen in body.services:
+        _require_type(body, "services", seen, ServiceSeen)
+        _require_text(seen, "job_id", seen.job_id)
+        _check_sizing(seen.sizing)
+        for name in ("service_ms", "objective_ms"):
+            _require_amount(seen, name, getattr(seen, name), _LEAST_MS)
+        for name in ("rate_rps", "ahead_rps", "latency_ms", "missed_share", "backlog"):
+            _require_amount(seen, name, getattr(seen, name), 0.0)
+        _require_integer(seen, "slots", seen.slots, 1, _MOST_WORKERS)
+        _require_integer(seen, "ready", seen.ready, 0, _MOST_WORKERS)
+        _require_integer(seen, "breaker", seen.breaker, 0, len(BreakerMode) - 1)
+    if len({seen.job_id for seen in body.services}) < len(body.services):
+        _refuse(body, "services", [seen.job_id for seen in body.services], "each of them once")
+    fleet = body.fleet
+    _require_type(body, "fleet", fleet, FleetSeen)
+    if fleet.kind is not None:
+        _require_type(fleet, "kind", fleet.kind, NodeSpec)
+    for name in ("coming", "spare", "surplus"):
+        most = 0 if fleet.kind is None and name != "surplus" else _MOST_WORKERS
+        _require_integer(fleet, name, getattr(fleet, name), 0, most)
+    _check_sizing(fleet.sizing)
+    _require_integer(fleet, "scaled_ms", fleet.scaled_ms, -_MOST_RUNS, _MOST_TIME_MS)
+    _require_integer(fleet, "scaled_by", fleet.scaled_by, -_MOST_WORKERS, _MOST_WORKERS)
+
+
+def _check_sizing(sizing: object) -> None:
+    if not isinstance(sizing, Sizing):
+        _refuse("Tick", "sizing", sizing, "a Sizing")
+    for name in ("unit_capacity", "target", "tolerance"):
+        _require_amount(sizing, name, getattr(sizing, name), 0.0)
+    for name in ("min_size", "max_size", "step_up", "step_down"):
+        _require_integer(sizing, name, getattr(sizing, name), 0, _MOST_WORKERS)
+    for name in ("up_window_ms", "down_window_ms"):
+        _require_integer(sizing, name, getattr(sizing, name), 0, _MOST_TIME_MS)
+
+
 def _check_plan(plan: object) -> None:
     """A policy may return anything."""
     if not isinstance(plan, Plan):
@@ -165,6 +223,11 @@ def _check_plan(plan: object) -> None:
             case ResizeJob(job_id, workers):
                 _require_text(action, "job_id", job_id)
                 _require_integer(action, "workers", workers, 0, _MOST_WORKERS)
+            case ScaleService(job_id, replicas):
+                _require_text(action, "job_id", job_id)
+                _require_integer(action, "replicas", replicas, 0, _MOST_WORKERS)
+            case ScaleFleet(nodes):
+                _require_integer(action, "nodes", nodes, -_MOST_WORKERS, _MOST_WORKERS)
             case Wait():
                 pass
             case _:
@@ -194,6 +257,14 @@ def _require_type(subject: object, field: str, value: object, wanted: type) -> N
 def _require_text(subject: object, field: str, value: object) -> None:
     if not (isinstance(value, str) and is_unicode(value)):
         _refuse(subject, field, value, "text that UTF-8 can hold")
+
+
+def _require_amount(subject: object, field: str, value: object, least: float) -> None:
+    wanted = f"a finite number of at least {least:g}"
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        _refuse(subject, field, value, wanted)
+    if not (math.isfinite(value) and float(value) >= least):
+        _refuse(subject, field, value, wanted)
 
 
 def _require_integer(subject: object, field: str, value: object, least: int, most: int) -> int:

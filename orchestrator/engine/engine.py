@@ -17,11 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 import orchestrator.engine.copies  # noqa: F401  states, and engines, are copied with their memory
-from orchestrator.engine.checks import check_message
+from orchestrator.engine.checks import MOST_SERVICES, check_message
 from orchestrator.engine.effects import EffectReader, placements
 from orchestrator.engine.history import History, JobNote
 from orchestrator.engine.plans import PlanExecutor, late_workers, short_jobs
-from orchestrator.engine.records import check_quotas, tenant_records
+from orchestrator.engine.records import ShownFleet, check_quotas, tenant_records
 from orchestrator.engine.snapshot import Snapshot
 from orchestrator.engine.tables import JobTable, NodeTable, TableImage
 from orchestrator.errors import QuartermasterError, ValidationError
@@ -32,8 +32,6 @@ from orchestrator.kernels.state.codes import (
     NO_JOB,
     EventKind,
     JobCode,
-    JobKind,
-    NodeCode,
     Reason,
     Status,
 )
@@ -63,8 +61,10 @@ from orchestrator.messages import (
     ResizeJob,
     Review,
     Scale,
+    ScaleFleet,
     StopReason,
     Submit,
+    Tick,
     Undrain,
     WorkerExited,
     WorkerPlacement,
@@ -102,12 +102,15 @@ class Outcome:
         A job that had ended and whose row was needed, or ``""``.
     notes : tuple of JobNote
         What is to be told of jobs because of it.
+    nodes : int
+        Nodes that a policy orders, or gives up if negative.
     """
 
     effects: tuple[Effect, ...] = ()
     reason: Reason = Reason.OK
     forgotten: str = ""
     notes: tuple[JobNote, ...] = ()
+    nodes: int = 0
 
 
 @dataclass(frozen=True)
@@ -127,6 +130,7 @@ class EngineImage:
     happened: bool
     opened_ms: int
     status: Status
+    tick: Tick | None = None
 
 
 @dataclass
@@ -210,7 +214,8 @@ class Engine:
         # stop all jobs before that. The job table has a spare row (see JobTable).
         self._most_effects = shape.jobs + shape.nodes + 1  # of an action
         effects = self._most_effects + shape.jobs
-        self.shape = replace(shape, envs=1, jobs=shape.jobs + 1, effects=effects)
+        services = max(shape.services, MOST_SERVICES)
+        self.shape = replace(shape, envs=1, jobs=shape.jobs + 1, effects=effects, services=services)
         self.state = allocate(self.shape)
         self._copied = replace(self.state.shape, log=0, effects=0)  # nobody acts on what-ifs
         self.semantics.write(self.state.rows)
@@ -257,6 +262,7 @@ class Engine:
             happened=self._happened,
             opened_ms=self._opened_ms,
             status=self._plans.status,
+            tick=None if self._plans.fleet is None else self._plans.fleet.tick,
         )
 
     def _over_quota(self) -> set[int]:
@@ -286,6 +292,8 @@ class Engine:
         self._excused = self._over_quota()
         self._begun, self._happened = image.begun, image.happened
         self._opened_ms, self._plans.status = image.opened_ms, image.status
+        if image.tick is not None:
+            self._see_fleet(image.tick)
 
     def grown(self, shape: ClusterShape) -> ClusterShape:
         """A shape that is at least as large as that of the cluster, where it may be larger."""
@@ -389,16 +397,6 @@ class Engine:
         ids = self.jobs.index.ids
         return [ids[j] for j in jobs[np.isin(asked, never)]]
 
-    def work_done(self, job_id: str, time_ms: int) -> int:
-        """Work that a job will have done at a time, from now on, saved or not, ms."""
-        j = self.jobs.index.find(job_id)
-        run: Any = self.state.job[0, j]
-        done = int(run["progress_ms"]) + int(run["unsaved_ms"])
-        if run["state"] != JobCode.RUNNING:
-            return done
-        done += max(time_ms - int(run["work_start_ms"]), 0) * int(run["speed_milli"]) // 1000
-        return min(done, int(self.state.request[0, j]["duration_ms"]))
-
     def placed(self) -> dict[str, int]:
         """Jobs whose workers exist or are about to, and the number of their run."""
         jobs, ids = self.state.job[0], self.jobs.index.ids
@@ -435,17 +433,6 @@ class Engine:
         workers = self.state.worker[0, j, : self.state.job[0, j]["workers_now"]]
         return placements(workers, self.nodes)
 
-    def services_on(self, node_id: str) -> dict[str, int]:
-        """Services with replicas on a node, and how many each has in all."""
-        n, found = self.nodes.index.find(node_id), dict[str, int]()
-        for job_id, spec in self.jobs.specs.items():
-            if spec.kind == JobKind.SERVICE:
-                j = self.jobs.index.find(job_id)
-                workers = self.state.worker[0, j, : self.state.job[0, j]["workers_now"]]
-                if (workers["node"] == n).any():
-                    found[job_id] = len(workers)
-        return found
-
     def late_workers(self) -> tuple[ResizeJob, ...]:
         """Workers that can join running jobs without ``gang_schedule``, which began with fewer."""
         if not (self.jobs.loose and len(short_jobs(self.state, len(self.jobs.index.ids)))):
@@ -457,7 +444,7 @@ class Engine:
         if not self.jobs.loose:
             return None
         short = short_jobs(self.state, len(self.jobs.index.ids))
-        due_ms = self.state.job[0]["resized_ms"][short] + int(self.row["min_run_ms"])
+        due_ms = self.state.job[0]["resized_ms"][short] + int(self.row["resize_lock_ms"])
         due_ms = due_ms[due_ms > self.now_ms]
         return int(due_ms.min()) if len(due_ms) else None
 
@@ -475,7 +462,7 @@ class Engine:
         """A copy of the cluster as it is now, for a policy; ``room`` as for :meth:`state_at`."""
         state, prefer = self.state_at(self.now_ms, room), self.jobs.preference.copy()
         ids = tuple(self.jobs.index.ids), tuple(self.nodes.index.ids)
-        return Snapshot(state, *ids, prefer, self.logged)
+        return Snapshot(state, *ids, prefer, self.logged, self._plans.fleet)
 
     def state_at(self, time_ms: int, room: Room | None = None) -> ClusterState:
         """A copy of the cluster's state, as it will be at a time if nothing happens before.
@@ -524,6 +511,9 @@ class Engine:
             self.nodes.check(body.spec)
         elif isinstance(body, Preempt | Scale | Cancel):
             self.jobs.index.find(body.job_id)
+        elif isinstance(body, Tick):
+            for seen in body.services:
+                self.jobs.index.find(seen.job_id)
         elif isinstance(body, Decommission | NodeFailed | NodeRecovered):
             self.nodes.index.find(body.node_id)
         elif isinstance(body, Undrain):
@@ -571,15 +561,18 @@ class Engine:
         else:
             live.begin_time(self.state.rows, 0, time_ms)
             self._begun = True
-        reason, forgotten = Reason.OK, ""
+        reason, forgotten, nodes = Reason.OK, "", 0
         body = entry.body
         if isinstance(body, Decide):
             reason = self._plans.carry_out(
                 body.plan, self._make_room, rehearsed=self._knows(body.plan)
             )
+            nodes = self._change_fleet(body.plan) if reason == Reason.OK else 0
         elif isinstance(body, Review):
             self._open_point()
             self._plans.settle()
+        elif isinstance(body, Tick):
+            self._tell(body)
         elif isinstance(body, Preempt | Scale | Cancel):
             reason = self._command(body)
         elif isinstance(body, WorkerExited | CheckpointCommitted | WorkersLost | JobOverdue):
@@ -589,9 +582,11 @@ class Engine:
                 forgotten = self.jobs.submit(time_ms, body.spec)
             elif isinstance(body, Register):
                 self.nodes.register(time_ms, body.spec, rented=body.rented)
+                if body.rented and self._plans.fleet is not None:
+                    self._plans.fleet = self._plans.fleet.arrived()
             else:
                 if isinstance(body, NodeFailed) and 0 <= body.seen_ms < time_ms:
-                    self._lose_unseen(time_ms, body.seen_ms, self._gangs_on(body.node_id))
+                    self.jobs.lose_unseen(time_ms, body.seen_ms, self.jobs.gangs_on(body.node_id))
                 self.nodes.change(time_ms, body)
             self._note_event()
         if self._check:
@@ -605,7 +600,7 @@ class Engine:
         if forgotten:
             self.history.forget(forgotten)
         return Outcome(
-            effects, reason, forgotten, self.history.note(time_ms, body, effects, reason)
+            effects, reason, forgotten, self.history.note(time_ms, body, effects, reason), nodes
         )
 
     def commit(self, action: Action, time_ms: int | None = None) -> Outcome:
@@ -626,7 +621,10 @@ class Engine:
             if not self.jobs.specs[body.job_id].elastic:
                 return Reason.NOT_ELASTIC  # though workers may join a job that is no gang
             wanted = ResizeJob(body.job_id, body.workers)
+        before = len(self.workers_of(body.job_id))
         reason = self._plans.act(wanted)
+        if isinstance(body, Scale) and reason == Reason.OK:
+            self.jobs.note_scaled(body.job_id, body.workers - before)
         if self.semantics.commitment:
             self._plans.settle()
         return reason
@@ -643,7 +641,7 @@ class Engine:
         elif isinstance(event, WorkersLost) or not runs:
             # Workers that end while they are being saved leave no checkpoint behind.
             seen_ms = event.seen_ms if isinstance(event, WorkersLost) else -1
-            self._lose_unseen(time_ms, time_ms if seen_ms < 0 else seen_ms, [j])
+            self.jobs.lose_unseen(time_ms, time_ms if seen_ms < 0 else seen_ms, [j])
         elif event.exit_code == 0:
             live.complete_live_job(rows, 0, time_ms, j)
         else:
@@ -651,30 +649,30 @@ class Engine:
         self._note_event()
         return Reason.OK
 
-    def _lose_unseen(self, time_ms: int, seen_ms: int, lost: Iterable[int]) -> None:
-        """Jobs fall back to what was saved when their workers were seen last.
-
-        What happened to them then is dated back; everything else goes on from now.
-        """
-        rows = self.state.rows
-        for j in lost:
-            run: Any = self.state.job[0, j]
-            then_ms = min(time_ms, max(seen_ms, int(run["start_ms"]), int(run["resized_ms"])))
-            live.begin_time(rows, 0, then_ms)
-            live.lose_workers(rows, 0, then_ms, j)
-        live.begin_time(rows, 0, time_ms)
-
-    def _gangs_on(self, node_id: str) -> list[int]:
-        """Jobs that lose all their workers with a node: any but services, which kernels look at."""
-        n, found = self.nodes.index.find(node_id), []
-        for j in self.state.running[0, : int(self.row["running_len"])]["job"]:
-            workers = self.state.worker[0, j, : self.state.job[0, j]["workers_now"]]
-            service = self.state.request[0, j]["kind"] == JobKind.SERVICE
-            if not service and (workers["node"] == n).any():
-                found.append(int(j))
-        return found if self.nodes.code(node_id) in (NodeCode.UP, NodeCode.DRAINING) else []
-
     # --- decisions -----------------------------------------------------------------------------
+
+    def _tell(self, tick: Tick) -> None:
+        """Services and fleet were looked at: whoever sizes them may do so at this point."""
+        self._open_point()
+        self.jobs.tell_services(tick)
+        self._see_fleet(tick)
+        if self.semantics.commitment:
+            self._plans.settle()  # nothing but jobs is decided on
+        else:
+            self._plans.status = Status.DECISION  # a policy may see more of the fleet than the row
+
+    def _see_fleet(self, tick: Tick) -> None:
+        kind = tick.fleet.kind
+        models = () if kind is None else self.nodes.models_with([kind.gpu_model])
+        model = 0 if kind is None else models.index(kind.gpu_model)
+        self._plans.fleet = ShownFleet(tick, model)
+
+    def _change_fleet(self, plan: Plan) -> int:
+        """Note what a plan that is legal does to the fleet; how many nodes it orders in all."""
+        nodes = sum(action.nodes for action in plan.actions if isinstance(action, ScaleFleet))
+        if nodes != 0 and self._plans.fleet is not None:
+            self._plans.fleet = self._plans.fleet.changed(nodes, self.now_ms)
+        return nodes
 
     def _note_event(self) -> None:
         """Something happened. Under commitment every event is a decision point by itself."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from orchestrator.engine.records import ShownFleet
 from orchestrator.errors import InvariantError
 from orchestrator.kernels.run import rows as entry
 from orchestrator.kernels.run.cycle import OPEN_PLACE, Desk, carry_out, make_desk, wished_place
@@ -112,17 +113,6 @@ def late_workers(state: ClusterState, ids: Sequence[str]) -> tuple[ResizeJob, ..
     return tuple(joined)
 
 
-def _table(actions: Sequence[Action], find: Callable[[str], int]) -> NDArray[np.int64]:
-    """Actions as kernels take them, int64 [n, 3]."""
-    rows = []
-    for action in actions:
-        kind, j, value = to_code(action, find)
-        if isinstance(action, PlaceJob) and action.generator is None:
-            value = OPEN_PLACE
-        rows.append((int(kind), j, value))
-    return np.array(rows, np.int64).reshape(-1, 3)
-
-
 class PlanExecutor:
     """Carries plans out on a row, and settles what follows from each action.
 
@@ -141,6 +131,9 @@ class PlanExecutor:
     ----------
     status : Status
         ``DECISION`` if there was something to decide when the row was settled last.
+    fleet : ShownFleet or None
+        Of a live cluster, which does not change its nodes itself: of a plan that does, this part is
+        only found to be legal. None: the row has the fleet in its own table.
     """
 
     def __init__(
@@ -151,6 +144,7 @@ class PlanExecutor:
         preference: Preference | None = None,
     ) -> None:
         self.status = Status.DONE
+        self.fleet: ShownFleet | None = None
         self._state, self._e, self._find = state, e, find
         self._desk = (preference or no_preference(state.shape)).desk(state.shape)
         self._rehearsal: ClusterState | None = None
@@ -162,7 +156,7 @@ class PlanExecutor:
     def act(self, action: Action) -> Reason:
         """Carry out one action, or nothing, and settle nothing; a ``Reason``."""
         rows, e = self._state.rows, self._e
-        ((kind, j, value),) = _table((action,), self._find).tolist()
+        ((kind, j, value),) = self._table((action,)).tolist()
         if value == OPEN_PLACE:
             value = wished_place(rows, e, j, self._desk)
         return Reason(entry.commit(rows, e, kind, j, value, self._desk.nodes))
@@ -190,7 +184,13 @@ class PlanExecutor:
         Reason
             ``OK``, or why the first action that was refused was.
         """
-        actions = _table(plan.actions or (Wait(),), self._find)
+        actions = self._table(plan.actions or (Wait(),))
+        changes = actions[:, 0] == ActionKind.CAPACITY
+        if self.fleet is not None and changes.any():
+            reason = self._rehearse(actions, self.fleet)
+            if reason != Reason.OK:
+                return reason
+            actions, rehearsed = actions[~changes], False
         if len(actions) > 1 and not rehearsed:
             reason = self._rehearse(actions)
             if reason != Reason.OK:
@@ -209,9 +209,29 @@ class PlanExecutor:
                 return Reason(code)
         return Reason.OK
 
-    def _rehearse(self, actions: NDArray[np.int64]) -> Reason:
+    def _table(self, actions: Sequence[Action]) -> NDArray[np.int64]:
+        """Actions as kernels take them, int64 [n, 3]."""
+        rows = []
+        for action in actions:
+            kind, j, value = to_code(action, self._find)
+            if isinstance(action, PlaceJob) and action.generator is None:
+                value = OPEN_PLACE
+            elif kind == ActionKind.SERVICE:
+                j = self._service_of(j)
+            rows.append((int(kind), j, value))
+        return np.array(rows, np.int64).reshape(-1, 3)
+
+    def _service_of(self, j: int) -> int:
+        """Number of the service whose replicas are a job's workers; -1: there is none."""
+        count = int(self._state.rows[self._e]["num_services"])
+        found = np.flatnonzero(self._state.service[self._e, :count]["job"] == j)
+        return int(found[0]) if len(found) else -1
+
+    def _rehearse(self, actions: NDArray[np.int64], fleet: ShownFleet | None = None) -> Reason:
         if self._rehearsal is None:
             self._rehearsal = allocate(replace(self._state.shape, envs=1, log=0, effects=0))
         copy = self._rehearsal
         entry.copy_row(self._state.rows, self._e, copy.rows, 0)
+        if fleet is not None:
+            fleet.show(copy)
         return Reason(carry_out(copy.rows, 0, actions, 0, -1, self._desk)[1])

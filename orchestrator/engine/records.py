@@ -3,20 +3,32 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.errors import ValidationError
+from orchestrator.kernels.change.events import show_fleet
+from orchestrator.kernels.requests.breaker import BreakerMode
 from orchestrator.kernels.run import rows as entry
-from orchestrator.kernels.state.codes import NodeCode
-from orchestrator.kernels.state.records import NODE_DTYPE, REQUEST_DTYPE, TENANT_DTYPE
-from orchestrator.kernels.state.row import ClusterShape, allocate
+from orchestrator.kernels.state.codes import NO_CHANGE_MS, NodeCode
+from orchestrator.kernels.state.records import (
+    FLEET_DTYPE,
+    NODE_DTYPE,
+    REQUEST_DTYPE,
+    SCALING_DTYPE,
+    SERVICE_DTYPE,
+    TENANT_DTYPE,
+)
+from orchestrator.kernels.state.row import ClusterShape, ClusterState, allocate
+from orchestrator.messages import ServiceSeen, Sizing, Tick
 from orchestrator.types import JobSpec, NodeSpec, TenantSpec
 
 __all__ = [
     "RecordMaker",
+    "ShownFleet",
     "check_quotas",
     "check_racks",
     "could_hold",
@@ -26,6 +38,8 @@ __all__ = [
     "node_records",
     "request_record",
     "requested_ms",
+    "seen_records",
+    "sizing_record",
     "tenant_records",
 ]
 
@@ -319,6 +333,105 @@ def tenant_records(tenants: Sequence[TenantSpec]) -> NDArray[np.void]:
         record["quota_units"] = _units(me, "quota", tenant.quota * 1000, _LONGEST_MS)
         record["storage_quota_mib"] = _units(me, "storage_quota_gb", stored, _LONGEST_MS)
     return records
+
+
+def sizing_record(sizing: Sizing) -> NDArray[np.void]:
+    """How a fleet or a service is sized as kernels take it, SCALING_DTYPE [1]."""
+    record = np.zeros(1, SCALING_DTYPE)
+    for name, value in vars(sizing).items():
+        record[name] = value
+    return record
+
+
+def seen_records(
+    seen: Sequence[ServiceSeen], jobs: Sequence[int], before: Mapping[str, tuple[int, int]]
+) -> NDArray[np.void]:
+    """Services as they were seen at a tick, SERVICE_DTYPE [services].
+
+    Parameters
+    ----------
+    seen : sequence of ServiceSeen
+    jobs : sequence of int
+        Rows of their jobs.
+    before : mapping of str to (int, int)
+        Of some, by job: when the number of replicas was last changed on purpose, and by how many.
+    """
+    records = np.zeros(len(seen), SERVICE_DTYPE)
+    for record, one, j in zip(records, seen, jobs, strict=True):
+        for name in _SEEN:
+            record[name] = getattr(one, name)
+        record["job"] = j
+        record["offered"] = one.backlog  # totals are the mesh's: here only what waits has come
+        record["sick"] = one.breaker != BreakerMode.CLOSED and one.ready > 0
+        record["breaker_mode"] = one.breaker
+        record["scaled_ms"], record["scaled_by"] = before.get(one.job_id, (NO_CHANGE_MS, 0))
+    return records
+
+
+_SEEN = (
+    *("slots", "service_ms", "objective_ms", "rate_rps", "ahead_rps"),
+    *("latency_ms", "missed_share", "backlog", "ready"),
+)
+
+
+@dataclass(frozen=True)
+class ShownFleet:
+    """A live cluster's fleet for policies: nodes on order, and those that may be ordered.
+
+    A row of the live cluster holds neither, since nobody but such policies thinks of them.
+
+    Parameters
+    ----------
+    tick : Tick
+        What was seen of it.
+    model : int
+        Number of the GPU model of what is ordered.
+    """
+
+    tick: Tick
+    model: int
+
+    def show(self, state: ClusterState) -> None:
+        """Show it to a copy of the cluster's row, in which it can then be changed."""
+        seen, nodes = self.tick.fleet, state.node[0]
+        used = int(state.rows[0]["num_nodes"])
+        left = np.flatnonzero(nodes["state"][:used] == NodeCode.ABSENT)
+        free = np.concatenate([left, np.arange(used, state.shape.nodes)]).astype(np.int64)
+        coming = min(seen.coming, len(free))
+        count = coming + min(seen.spare, len(free) - coming)
+        at, shown = free[:count], np.zeros(count, NODE_DTYPE)
+        if seen.kind is not None and count > 0:
+            shown[:] = node_records([replace(seen.kind, available=True)])
+            shown["model"] = self.model
+        shown["state"] = NodeCode.ABSENT
+        shown["state"][:coming] = NodeCode.PROVISIONING
+        size = int(np.count_nonzero(nodes["state"][:used] == NodeCode.UP)) + coming
+        fleet = np.zeros(1, FLEET_DTYPE)
+        fleet["tick_ms"] = self.tick.tick_ms
+        fleet["min_nodes"] = max(size - seen.surplus, 0)
+        fleet["max_nodes"] = max(size + count - coming, 1)
+        fleet["scaled_ms"], fleet["scaled_by"] = seen.scaled_ms, seen.scaled_by
+        show_fleet(state.rows, 0, at, shown, fleet)
+        state.rows["capacity_steps"] = 1  # as long as a node may be changed the point stays open
+
+    def changed(self, nodes: int, now_ms: int) -> ShownFleet:
+        """The same after so many nodes were ordered, or given up if negative."""
+        seen = self.tick.fleet
+        fleet = replace(
+            seen,
+            coming=seen.coming + max(nodes, 0),
+            spare=seen.spare - max(nodes, 0),
+            surplus=max(seen.surplus + min(nodes, 0), 0),
+            scaled_ms=now_ms,
+            scaled_by=nodes,
+        )
+        return replace(self, tick=replace(self.tick, fleet=fleet))
+
+    def arrived(self) -> ShownFleet:
+        """The same after a node that was on order has come."""
+        seen = self.tick.fleet
+        fleet = replace(seen, coming=max(seen.coming - 1, 0))
+        return replace(self, tick=replace(self.tick, fleet=fleet))
 
 
 SHAPE_FIELDS = (

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.engine.plans import Preference
-from orchestrator.kernels.state.codes import JobCode, NodeCode, Placement
+from orchestrator.engine.records import ShownFleet
+from orchestrator.kernels.state.codes import ActionKind, JobCode, NodeCode, Placement
 from orchestrator.kernels.state.row import ClusterState
 from orchestrator.messages import Action, from_code
 from orchestrator.types import JobState
@@ -80,6 +81,9 @@ class Snapshot:
     entry : int, optional
         Entries of the cluster's log before it: with these applied the cluster is as it is here.
         -1: nobody says.
+    fleet : ShownFleet or None, optional
+        What the row does not say of nodes on order, and of those that may be ordered; None: there
+        has been no tick.
     """
 
     state: ClusterState
@@ -87,6 +91,7 @@ class Snapshot:
     node_ids: tuple[str, ...]
     prefer: Preference | None = None
     entry: int = -1
+    fleet: ShownFleet | None = None
 
     @property
     def now_ms(self) -> int:
@@ -118,8 +123,18 @@ class Snapshot:
         return int(Placement.BEST_FIT) if self.prefer is None else self.prefer(self.state, 0, j)
 
     def action(self, kind: int, j: int, value: int) -> Action:
-        """An action as kernels put it, (``ActionKind``, job, value), as a policy does."""
+        """An action as kernels put it, (``ActionKind``, job, value), as a policy does.
+
+        Of kind SERVICE it has, instead of the job, the number of the service.
+        """
+        if kind == ActionKind.SERVICE:
+            j = int(self.state.service[0, j]["job"])
         return from_code(kind, self.job_ids[j] if j >= 0 else "", value)
+
+    def show_fleet(self) -> None:
+        """Let policies that change nodes see what may be changed, in the state of this snapshot."""
+        if self.fleet is not None:
+            self.fleet.show(self.state)
 
     def _is_up(self, n: int) -> bool:
         return bool(self.state.node[0, n]["state"] == NodeCode.UP)

@@ -21,6 +21,8 @@ from orchestrator.engine.records import (
     could_hold,
     node_records,
     requested_ms,
+    seen_records,
+    sizing_record,
 )
 from orchestrator.errors import (
     CapacityError,
@@ -34,9 +36,9 @@ from orchestrator.kernels.change.jobs import fail_waiting_job
 from orchestrator.kernels.change.nodes import set_node_state
 from orchestrator.kernels.lang.jit import on_row
 from orchestrator.kernels.run import rows as kernels
-from orchestrator.kernels.state.codes import EventKind, JobCode, NodeCode
+from orchestrator.kernels.state.codes import EventKind, JobCode, JobKind, NodeCode
 from orchestrator.kernels.state.row import ClusterState
-from orchestrator.messages import Decommission, NodeFailed, NodeRecovered, Undrain
+from orchestrator.messages import Decommission, NodeFailed, NodeRecovered, Tick, Undrain
 from orchestrator.types import JobSpec, NodeSpec
 
 __all__ = ["JobTable", "Names", "NodeTable", "RowIndex", "TableImage"]
@@ -366,6 +368,70 @@ class JobTable:
         queue = self._state.queue[0, : int(rows[0]["queue_len"])]["job"]
         _fail_waiting(rows, 0, int(np.flatnonzero(queue == j)[0]))
         return True
+
+    def lose_unseen(self, time_ms: int, seen_ms: int, lost: Iterable[int]) -> None:
+        """Jobs, by their rows, fall back to what was saved when their workers were seen last.
+
+        What happened to them then is dated back; everything else goes on from now.
+        """
+        rows = self._state.rows
+        for j in lost:
+            run: Any = self._state.job[0, j]
+            then_ms = min(time_ms, max(seen_ms, int(run["start_ms"]), int(run["resized_ms"])))
+            live.date_back(rows, 0, then_ms)
+            live.lose_workers(rows, 0, then_ms, j)
+        live.date_back(rows, 0, time_ms)
+
+    def gangs_on(self, node_id: str) -> list[int]:
+        """Jobs that lose all their workers with a node: any but services, which kernels look at."""
+        state, found = self._state, list[int]()
+        n = self._nodes.index.find(node_id)
+        for j in state.running[0, : int(state.rows[0]["running_len"])]["job"]:
+            workers = state.worker[0, j, : state.job[0, j]["workers_now"]]
+            service = state.request[0, j]["kind"] == JobKind.SERVICE
+            if not service and (workers["node"] == n).any():
+                found.append(int(j))
+        return found if self._nodes.code(node_id) in (NodeCode.UP, NodeCode.DRAINING) else []
+
+    def work_done(self, job_id: str, time_ms: int) -> int:
+        """Work that a job will have done at a time, from now on, saved or not, ms."""
+        j = self.index.find(job_id)
+        run: Any = self._state.job[0, j]
+        done = int(run["progress_ms"]) + int(run["unsaved_ms"])
+        if run["state"] != JobCode.RUNNING:
+            return done
+        done += max(time_ms - int(run["work_start_ms"]), 0) * int(run["speed_milli"]) // 1000
+        return min(done, int(self._state.request[0, j]["duration_ms"]))
+
+    def services_on(self, node_id: str) -> dict[str, int]:
+        """Services with replicas on a node, and how many each has in all."""
+        n, found = self._nodes.index.find(node_id), dict[str, int]()
+        for job_id, spec in self.specs.items():
+            if spec.kind == JobKind.SERVICE:
+                j = self.index.find(job_id)
+                workers = self._state.worker[0, j, : self._state.job[0, j]["workers_now"]]
+                if (workers["node"] == n).any():
+                    found[job_id] = len(workers)
+        return found
+
+    def tell_services(self, tick: Tick) -> None:
+        """Services are seen at a tick."""
+        jobs = [self.index.find(seen.job_id) for seen in tick.services]
+        known: Any = self._state.service[0, : int(self._state.rows[0]["num_services"])]
+        before = {
+            self.index.ids[one["job"]]: (int(one["scaled_ms"]), int(one["scaled_by"]))
+            for one in known
+        }
+        sizings = [tick.fleet.sizing, *(seen.sizing for seen in tick.services)]
+        plans = np.concatenate([sizing_record(sizing) for sizing in sizings])
+        seen = seen_records(tick.services, jobs, before)
+        live.tell_services(self._state.rows, 0, seen, plans)
+
+    def note_scaled(self, job_id: str, more: int) -> None:
+        """Somebody has given a job so many more workers: of a service, its next change waits."""
+        j, count = self.index.find(job_id), int(self._state.rows[0]["num_services"])
+        for s in np.flatnonzero(self._state.service[0, :count]["job"] == j).tolist():
+            live.note_scaling(self._state.rows, 0, s, more)
 
     def _note(self, j: int, spec: JobSpec, ask: NDArray[np.void]) -> None:
         """Remember of a job what its row does not say."""

@@ -15,7 +15,7 @@ from orchestrator.engine.checks import check_message
 from orchestrator.engine.engine import Engine, Outcome, Room
 from orchestrator.engine.plans import MOST_REFUSALS
 from orchestrator.engine.snapshot import Snapshot
-from orchestrator.kernels.state.codes import EventKind, Reason
+from orchestrator.kernels.state.codes import NO_CHANGE_MS, EventKind, Reason
 from orchestrator.kernels.state.row import ClusterShape
 from orchestrator.live.retry import Persistent
 from orchestrator.messages import (
@@ -23,16 +23,19 @@ from orchestrator.messages import (
     Decide,
     Entry,
     Event,
+    FleetSeen,
     Plan,
     RegroupJob,
     Review,
+    Sizing,
     StartJob,
     Submit,
+    Tick,
     Wait,
     WorkerExited,
     WorkersLost,
 )
-from orchestrator.ports import Clock, Planner, Policy
+from orchestrator.ports import Clock, Planner, Policy, SizingPolicy
 from orchestrator.semantics import Semantics
 from orchestrator.types import JobPriority, JobSpec, NodeSpec
 
@@ -143,10 +146,18 @@ def load_kernels(policy: Policy, semantics: Semantics | None = None) -> None:
     for name, run in engine.placed().items():
         engine.handle(Entry(0, WorkersLost(name, run)))
     engine.handle(Entry(0, Review()))
+    if isinstance(policy, SizingPolicy):
+        engine.handle(Entry(0, _tick()))
     if engine.decision_open:
         engine.handle(Entry(0, Decide(_asked(policy, engine.snapshot()))))
     for name, run in engine.placed().items():
         engine.handle(Entry(0, WorkerExited(name, run)))
+
+
+def _tick() -> Tick:
+    """One of a cluster without services, and with a fleet to which nothing can be done."""
+    sizing = Sizing(1.0, 1.0, 0.0, 0, 1, 0, 0, 0, 0)
+    return Tick(1000, (), FleetSeen(None, 0, 0, 0, sizing, NO_CHANGE_MS, 0))
 
 
 class SchedulingCycle:

@@ -23,8 +23,15 @@ from orchestrator.errors import (
     UnknownEntityError,
     ValidationError,
 )
-from orchestrator.messages import Event
-from orchestrator.ports import Admission, Clock, FaultDetector, NodeHealth, WorkloadManager
+from orchestrator.messages import Event, Sizing
+from orchestrator.ports import (
+    Admission,
+    Clock,
+    FaultDetector,
+    NodeHealth,
+    ServiceSizer,
+    WorkloadManager,
+)
 from orchestrator.types import JobSpec
 
 __all__ = [
@@ -341,6 +348,12 @@ class Managers:
             if isinstance(part, Admission) and isinstance(job, JobSpec):
                 job = part.admit(job)
         return job
+
+    def sizing_of(self, job_id: str) -> Sizing | None:
+        """How the service of a job is to be sized, if somebody knows."""
+        sizers = (one for one in self._managers if isinstance(one, ServiceSizer))
+        told = (one.sizing_of(job_id) for one in sizers)
+        return next((sizing for sizing in told if sizing is not None), None)
 
     async def review(self) -> None:
         """Have everybody see to its running jobs.

@@ -32,6 +32,7 @@ from orchestrator.mesh.attempts import (
 from orchestrator.mesh.discovery import ServiceDiscovery, require_name
 from orchestrator.mesh.policies import (
     CircuitBreaker,
+    Latencies,
     LoadBalancer,
     RateLimiter,
     RetryPolicy,
@@ -41,7 +42,14 @@ from orchestrator.mesh.specs import LimitSpec, ProbeSpec, RetrySpec, ServiceSpec
 from orchestrator.ports import Clock
 from orchestrator.worker.inference.http import HttpExchange, HttpRequest, HttpStream
 
-__all__ = ["Probe", "ServiceCounts", "ServiceMesh", "Transport", "load_request_path"]
+__all__ = [
+    "Probe",
+    "ServiceCounts",
+    "ServiceLoad",
+    "ServiceMesh",
+    "Transport",
+    "load_request_path",
+]
 
 
 Transport: TypeAlias = Callable[[str, Any], Awaitable[Any]]
@@ -66,6 +74,25 @@ class ServiceCounts:
     within: int = 0
 
 
+@dataclass(frozen=True)
+class ServiceLoad:
+    """What a service has to do.
+
+    Parameters
+    ----------
+    open : int
+        Requests that are not answered yet.
+    latency_ms : float
+        Its percentile of the response times since it was looked at last, ms; 0: there were none.
+    breaker : BreakerMode
+        Of the endpoint that is worst off: open, half-open or closed.
+    """
+
+    open: int
+    latency_ms: float
+    breaker: BreakerMode
+
+
 Probe: TypeAlias = Callable[[str], Awaitable[object] | object]
 """Asks the endpoint at an address whether it is well: returns if so, raises or hangs if not."""
 
@@ -82,6 +109,7 @@ class _Service:
         self.breakers: dict[str, CircuitBreaker] = {}
         self.shut: set[str] = set()  # whose breakers are not closed
         self.counts = ServiceCounts()
+        self.latencies = Latencies()
 
     def breaker(self, address: str, now_ms: int) -> CircuitBreaker:
         if type(address) is str and (found := self.breakers.get(address)) is not None:
@@ -269,6 +297,14 @@ class ServiceMesh:
     def counts(self, service: str) -> ServiceCounts:
         """What became of a service's requests so far."""
         return self._of(service).counts
+
+    def take_load(self, service: str) -> ServiceLoad:
+        """What a service has to do; its response times count from now on."""
+        own = self._of(service)
+        modes = {own.breakers[address].mode for address in own.shut if address in own.breakers}
+        worst = next((m for m in (BreakerMode.OPEN, BreakerMode.HALF_OPEN) if m in modes), None)
+        latency_ms = own.latencies.take(own.spec.percentile)
+        return ServiceLoad(own.balancer.open, latency_ms, worst or BreakerMode.CLOSED)
 
     def latency_ms(self, service: str) -> float | None:
         """What its endpoints' answers take of late, ms, as it counts now; None: there were none."""
@@ -491,6 +527,7 @@ class ServiceMesh:
         if own.breakers.get(attempt.address) is attempt.breaker:
             own.balancer.note(attempt.address, now_ms, now_ms - attempt.begin_ms)
         in_time = now_ms - attempt.arrival_ms <= own.spec.objective_ms
+        own.latencies.note(now_ms - attempt.arrival_ms)
         due_ms, timer = attempt.due_ms, None
         if due_ms < math.inf:
             timer = self._clock.call_at(math.ceil(due_ms), answer.expire)
@@ -543,6 +580,7 @@ class ServiceMesh:
             own.balancer.end(attempt.address, now_ms, took_ms, good=good)
         if good:
             own.counts.served += 1
+            own.latencies.note(now_ms - attempt.arrival_ms)
             own.counts.within += now_ms - attempt.arrival_ms <= own.spec.objective_ms
         else:
             own.counts.failed += 1

@@ -117,7 +117,8 @@ class Launch(msgspec.Struct, frozen=True, tag="launch"):
 
     ``worker`` tells it from all others of the run. ``warm``: it joins a gang that runs, and waits
     to be told of a world; its ``rank`` is then only what the others will call it. ``share`` is of
-    each of its GPUs, ``memory_mb`` what it may use (0: no limit).
+    each of its GPUs, ``memory_mb`` what it may use (0: no limit). ``replica``: it serves requests,
+    by itself; whoever hears of it from its agent knows that by this.
     """
 
     fence: Fence
@@ -139,12 +140,14 @@ class Launch(msgspec.Struct, frozen=True, tag="launch"):
     share: float = 1.0
     memory_mb: int = 0
     checkpoints: str = ""
+    replica: bool = False
 
 
 class Halt(msgspec.Struct, frozen=True, tag="halt"):
     """Stop workers of a run (None: all): SIGTERM, after ``grace_ms`` SIGKILL.
 
-    ``save``: have those that can be asked save first, under this number.
+    ``save``: have those that can be asked save first, under this number. ``renews``: others are to
+    take their places, which whoever leads then has to know when they have ended.
     """
 
     fence: Fence
@@ -154,6 +157,7 @@ class Halt(msgspec.Struct, frozen=True, tag="halt"):
     reason: str
     grace_ms: int
     save: int = 0
+    renews: bool = False
 
 
 class Save(msgspec.Struct, frozen=True, tag="save"):
@@ -242,7 +246,7 @@ class Cause:
 
 
 class Seen(msgspec.Struct, frozen=True):
-    """A worker that an agent has."""
+    """A worker that an agent has; ``replica`` and ``renews`` are what it was told about it."""
 
     job: str
     run: int
@@ -255,6 +259,8 @@ class Seen(msgspec.Struct, frozen=True):
     knows: bool
     halted: bool
     port: int = 0
+    replica: bool = False
+    renews: bool = False
 
 
 class Hello(msgspec.Struct, frozen=True, tag="hello"):
@@ -297,7 +303,7 @@ class Ended(msgspec.Struct, frozen=True, tag="ended"):
     """A worker's process, and all that it had started, is gone; or it was never there.
 
     ``code`` is that of its exit, or 128 and the number of its signal. ``tail`` is the end of what
-    it had written.
+    it had written. ``replica`` and ``renews`` are what its agent was told about it.
     """
 
     job: str
@@ -309,6 +315,8 @@ class Ended(msgspec.Struct, frozen=True, tag="ended"):
     cause: str
     reason: str = ""
     tail: str = ""
+    replica: bool = False
+    renews: bool = False
 
 
 class Saved(msgspec.Struct, frozen=True, tag="saved"):

@@ -85,6 +85,7 @@ class _Worker:
     line: WorkerLine | None = None
     port: int = 0  # where it answers requests
     halted: bool = False
+    renews: bool = False  # another one is to take its place
     cause: str = ""
     reason: str = ""
     status: int | None = None  # of the process that leads, once it is gone
@@ -221,6 +222,8 @@ class Workers:
                 worker.line is not None,
                 worker.halted,
                 worker.port,
+                worker.order.replica,
+                worker.renews,
             )
             for worker in self._workers.values()
         )
@@ -257,7 +260,7 @@ class Workers:
         for worker in self._of(order.job, order.run, order.workers):
             if worker.halted:
                 continue
-            worker.halted = True
+            worker.halted, worker.renews = True, order.renews
             worker.cause = worker.cause or Cause.HALTED
             worker.reason = worker.reason or order.reason
             if not worker.pid:
@@ -516,7 +519,8 @@ class Workers:
         code, cause, reason = _verdict(worker)
         if worker.log is not None and worker.log.problem:
             reason = f"{reason}; {worker.log.problem}" if reason else worker.log.problem
-        self.tell(Ended(*worker.key, worker.rank, worker.size, code, cause, reason, tail))
+        told = worker.order.replica, worker.renews
+        self.tell(Ended(*worker.key, worker.rank, worker.size, code, cause, reason, tail, *told))
 
     # --- memory ----------------------------------------------------------------------------------
 

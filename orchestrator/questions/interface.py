@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.autoscaler.fleet import FleetController
+from orchestrator.autoscaler.ticks import Ticks
 from orchestrator.clock import LogClock
 from orchestrator.engine.engine import Engine
 from orchestrator.errors import ConfigurationError
@@ -20,6 +21,7 @@ from orchestrator.live.journal import Journal
 from orchestrator.live.outbox import Outbox
 from orchestrator.live.retry import Inbox, Managers, Persistent, Watch
 from orchestrator.live.settings import Settings
+from orchestrator.mesh.mesh import ServiceMesh
 from orchestrator.mesh.replicas import ReplicaRegistry
 from orchestrator.messages import Event
 from orchestrator.ports import (
@@ -54,6 +56,7 @@ class Questions:
     engine: Engine
     runtime: Runtime
     checkpoints: CheckpointManager
+    mesh: ServiceMesh
     shards: ShardManager
     _cycle: SchedulingCycle
     _fleet: FleetController
@@ -67,6 +70,7 @@ class Questions:
     _owners: Owners
     _replicas: ReplicaRegistry
     _settings: Settings
+    _ticks: Ticks
     _time: LogClock
     _watch: Watch
 
@@ -134,6 +138,31 @@ class Questions:
     def on_cycle(self, told: Callable[[float], object]) -> None:
         """Have somebody told of every scheduling cycle, how many seconds it took."""
         self._cycle.took = told
+
+    # --- services ------------------------------------------------------------------------------
+
+    @property
+    def sized_by_policy(self) -> frozenset[str]:
+        """Jobs of the services that the policy in charge has sized at the last tick."""
+        return self._ticks.sized
+
+    async def discover_service(self, service_name: str) -> list[str]:
+        """Addresses of a service's replicas that requests may go to now.
+
+        Raises
+        ------
+        UnknownServiceError
+            If there is no such service.
+        """
+        self._journal.try_read()
+        self._replicas.refresh(self._watch.suspects(), service_name)
+        return self.mesh.discover(service_name)
+
+    async def route_request(self, service_name: str, request: Any) -> Any:
+        """Get a request answered: see :meth:`orchestrator.mesh.ServiceMesh.route`."""
+        self._journal.try_read()
+        self._replicas.refresh(self._watch.suspects(), service_name)
+        return await self.mesh.route(service_name, request)
 
     # --- jobs ----------------------------------------------------------------------------------
 

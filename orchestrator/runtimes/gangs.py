@@ -6,19 +6,21 @@ import signal
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
-from orchestrator.messages import Event, WorkerExited, WorkerPlacement, WorkersLost
-from orchestrator.node.output import folder_name
-from orchestrator.node.protocol import Cause, Ended, Fence, Launch, Seen
+from orchestrator.messages import (
+    CheckpointCommitted,
+    Event,
+    WorkerExited,
+    WorkerPlacement,
+    WorkersLost,
+)
+from orchestrator.node.protocol import Cause, Ended, Saved, Seen, World
 from orchestrator.ports import Timer
-from orchestrator.types import JobSpec
 
 __all__ = [
     "Gang",
     "Member",
     "endpoints_of",
-    "launch_of",
     "left_over",
     "matched",
     "members_of",
@@ -26,7 +28,6 @@ __all__ = [
 ]
 
 
-_MIB = 1024  # of a GiB
 _TAIL = 600  # characters of a log that go into a reason
 _LOST = (Cause.SIGNAL, Cause.NODE, Cause.LEASE, Cause.HALTED)
 _REPLACED = (Cause.EXIT, Cause.SIGNAL, Cause.MEMORY, Cause.NODE)  # ends of replicas
@@ -42,7 +43,8 @@ class Member:
     ``told``: its agent may have started it. ``fresh``: it is not part of a world yet. ``leaves``:
     it is to end, and the gang goes on without it. ``ended``: nothing of it is left. ``before``: a
     former orchestrator had begun it, though this one was told to. ``since``: the first generation
-    that it may take part in; it does when it has joined that or a later one.
+    that it may take part in; it does when it has joined that or a later one. ``halted``: why it was
+    told to end. ``world``: generation and size of the world that it is in, by its agent.
     """
 
     worker: int
@@ -50,6 +52,7 @@ class Member:
     gpus: tuple[int, ...]
     rank: int
     told: bool = False
+    ours: bool = False  # it was told to start here
     before: bool = False
     knows: bool = False
     port: int = 0  # where a replica answers requests
@@ -62,6 +65,8 @@ class Member:
     gone: bool = False  # with its node, without a report
     number: int = 0  # of the report of its end
     renews: bool = False  # a replica that is to end, and to be replaced
+    halted: str = ""
+    world: tuple[int, int] = (0, 0)
 
     def __post_init__(self) -> None:
         """It has the place that it knows of."""
@@ -73,9 +78,9 @@ class Member:
         return self.told and self.ended is None and not self.gone
 
 
-@dataclass
+@dataclass(eq=False)
 class Gang:
-    """A run of a job.
+    """A run of a job, as far as is known here.
 
     ``verdict`` is what has to be reported, and ``heard`` whether somebody has taken it.
     ``size`` is how many workers it has by their own account, 0 where that is known here.
@@ -101,6 +106,22 @@ class Gang:
     verdict: Event | None = None
     heard: bool = True
     timers: dict[str, Timer] = field(default_factory=dict)
+    worlds: dict[str, World] = field(default_factory=dict)  # by node: what was told of the last one
+
+    @property
+    def over(self) -> bool:
+        """Whether it has ended, by what is to be reported: what is left of it ends, too."""
+        return self.verdict is not None and not isinstance(self.verdict, CheckpointCommitted)
+
+    @property
+    def yields(self) -> bool:
+        """Whether it gives up its place, and nobody of it can be asked to save."""
+        return self.saving > 0 and not self.unsaved and self.verdict is None
+
+    @property
+    def wanted(self) -> bool:
+        """Whether a worker of it that is missing is to be started."""
+        return self.begun and not (self.restarts or self.yields) and self.verdict is None
 
     @property
     def present(self) -> list[Member]:
@@ -134,6 +155,12 @@ class Gang:
         found = self.members.values() if members is None else members
         return list(dict.fromkeys(member.node for member in found))
 
+    def cancel_timers(self) -> None:
+        """Wait for nothing more."""
+        for timer in self.timers.values():
+            timer.cancel()
+        self.timers.clear()
+
     def numbers(self) -> dict[str, list[int]]:
         """Reports of ends, by node, that are to be acknowledged."""
         found = dict[str, list[int]]()
@@ -145,7 +172,7 @@ class Gang:
 
     def note_before(self, member: Member) -> None:
         """An agent knows a worker of this run; if nobody here has begun it, a former one has."""
-        member.before = member.before or (self.started_here and not member.told)
+        member.before = member.before or (self.started_here and not member.ours)
 
     @property
     def torn(self) -> bool:
@@ -156,6 +183,26 @@ class Gang:
         there = [member for member in self.present if member.told]
         before = [member for member in there if member.before]
         return bool(before) and len(before) < len(there) and not self.service
+
+    @property
+    def half_begun(self) -> bool:
+        """Whether some have begun it before, and others were never told to begin."""
+        before = any(member.before for member in self.present)
+        return before and not all(member.told for member in self.present)
+
+    @property
+    def split(self) -> bool:
+        """Whether a former orchestrator has told only some of them of its last world."""
+        worlds = [member.world for member in self.present if member.alive]
+        whole = not self.told_here and not self.service and bool(worlds) and self.knows
+        return whole and len(set(worlds)) > 1 and len(self.present) == max(worlds)[1] == len(worlds)
+
+    def missed(self, node: str, seen: Seen) -> World | None:
+        """The world that an agent was told of and, by what it has of a worker, did not hear of."""
+        world = self.worlds.get(node)
+        if world is None or seen.generation >= world.generation:
+            return None
+        return world if seen.worker in dict(world.members) else None
 
     def try_survive(self, now_ms: int) -> bool:
         """Whether those that are left go on while others are started for those that were killed."""
@@ -223,6 +270,16 @@ class Gang:
         self.generation += 1
         self.told_here, self.size = True, 0
 
+    def note_saved(self, saved: Saved) -> Event | None:
+        """A worker has answered a save; what that means for the job, if it means something."""
+        if saved.number != self.saving or self.verdict is not None:
+            return None
+        if saved.problem:
+            reason = f"worker {saved.worker} could not save: {saved.problem}"
+            return WorkersLost(self.job, self.run, reason)
+        self.unsaved.discard(saved.worker)
+        return None if self.unsaved else CheckpointCommitted(self.job, self.run)
+
     def note_end(self, node: str, ended: Ended, number: int) -> Member:
         """A worker has ended; its agent has told so with this number."""
         member = self.members.get(ended.worker)
@@ -232,6 +289,10 @@ class Gang:
         self.note_before(member)
         member.told = True
         member.ended, member.number = ended, number
+        member.renews = member.renews or ended.renews
+        if not self.told_here:
+            self.begun, self.size = True, self.size or ended.size
+            self.service = self.service or ended.replica
         return member
 
     def adopt(self, node: str, seen: Seen) -> Member:
@@ -241,13 +302,17 @@ class Gang:
             member = Member(seen.worker, node, seen.gpus, seen.rank)
             self.members[seen.worker] = member
         self.note_before(member)
-        member.told = True
+        member.told, member.gone = True, False
         member.rank, member.order = seen.first_rank, seen.rank
         member.knows, member.port = member.knows or seen.knows, seen.port
-        if seen.generation >= self.generation and not self.told_here:
-            self.size = seen.size
+        member.world = seen.generation, seen.size
+        member.renews = member.renews or seen.renews
+        if not self.told_here:
+            self.size = seen.size if seen.generation >= self.generation else self.size
+            self.service = self.service or seen.replica
         # Whoever ends because its lease is over is still missed; who is to leave is known here.
-        member.leaves = member.leaves or seen.rank < 0 or (seen.halted and not self.told_here)
+        ends = seen.halted and not seen.renews and not self.told_here
+        member.leaves = member.leaves or seen.rank < 0 or ends
         self.generation = max(self.generation, seen.generation)
         self.published = max(self.published, seen.generation)
         self.begun = True
@@ -260,36 +325,6 @@ def members_of(workers: Sequence[WorkerPlacement], first: int = 0) -> dict[int, 
         first + rank: Member(first + rank, placed.node_id, placed.gpus, rank)
         for rank, placed in enumerate(workers)
     }
-
-
-def launch_of(
-    gang: Gang, member: Member, spec: JobSpec, fence: Fence, checkpoints: Path | None
-) -> Launch:
-    """What an agent is told to start a worker."""
-    present = gang.present
-    beside = [other for other in present if other.node == member.node]
-    saved = "" if checkpoints is None else str(checkpoints / folder_name(gang.job))
-    return Launch(
-        fence=fence,
-        job=gang.job,
-        run=gang.run,
-        worker=member.worker,
-        command=spec.command,
-        rank=member.rank,
-        size=len(present),
-        local_rank=beside.index(member),
-        local_size=len(beside),
-        node_rank=gang.nodes(present).index(member.node),
-        master=gang.master,
-        generation=gang.generation,
-        warm=member.fresh,
-        working_dir=spec.working_dir,
-        environment=spec.environment,
-        gpus=member.gpus,
-        share=spec.gpu_fraction,
-        memory_mb=round(_MIB * spec.memory_per_worker_gb),
-        checkpoints=saved,
-    )
 
 
 def endpoints_of(gang: Gang, host: Callable[[str], str]) -> dict[tuple[str, int], tuple[str, int]]:

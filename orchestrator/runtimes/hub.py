@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import secrets
 import socket
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -43,6 +44,7 @@ _GREETING_S = 5.0  # for the first message of whoever connects
 _LOOK_S = 0.1  # between looks at leases
 _STALLED_MS = 1000
 _MARGIN_MS = 1000  # after a lease's end, for workers to be killed
+_PORTS = range(32_768, 60_999)  # that Linux hands out
 _RECENT_MS = 1500  # a peer that was heard of since then is there
 
 
@@ -80,6 +82,7 @@ class _Peer:
     line: Line | None
     granted_ms: int  # when its lease was renewed last
     seen_ms: int
+    hello_ms: int = 0  # when it had introduced itself, by its clock
     gone: bool = False
     gpus: tuple[Gpu, ...] | None = None
     version: int = VERSION
@@ -194,9 +197,13 @@ class AgentHub:
 
     def meeting_point(self, node: str) -> tuple[str, int]:
         """Where workers meet on a node, at a port that is free here."""
-        with socket.socket() as free:
-            free.bind(("", 0))
-            return self.host(node), int(free.getsockname()[1])
+        try:
+            with socket.socket() as free:
+                free.bind(("", 0))
+                return self.host(node), int(free.getsockname()[1])
+        except OSError as error:  # who cannot look draws one: workers that do not meet are lost
+            _log.warning("no free port can be looked for: %s", error)
+            return self.host(node), secrets.choice(_PORTS)
 
     def may_have_workers(self, node: str) -> bool:
         """Whether something that was told to a node may run there."""
@@ -217,6 +224,12 @@ class AgentHub:
         wanted = tuple(number for number in numbers if number)
         if peer is not None and peer.line is not None and wanted:
             peer.line.send(Ack(wanted))
+
+    def hang_up(self, node: str) -> None:
+        """Have an agent come anew, and say which workers it has."""
+        peer = self._peers.get(node)
+        if peer is not None:
+            self._close(node, peer)
 
     def bury(self, node: str) -> None:
         """Somebody knows that a node's agent has ended, and all that it had started with it."""
@@ -272,6 +285,9 @@ class AgentHub:
         if isinstance(hello, Hello) and hello.fence[0] > self.fence[0] >= 0:
             _log.error("node '%s' obeys another orchestrator: this one was replaced", hello.node)
             return None
+        if isinstance(hello, Hello) and self._is_overtaken(hello):
+            _log.warning("node '%s' has come on another line since it said this", hello.node)
+            return None
         if isinstance(hello, Hello):
             problem = self._objection(hello)
             if not problem:
@@ -281,6 +297,11 @@ class AgentHub:
         _log.warning("an agent is refused: %s", hello.reason)
         line.send(hello)
         return None
+
+    def _is_overtaken(self, hello: Hello) -> bool:
+        """Whether a later greeting of the same agent was faster: what this one tells is over."""
+        peer = self._peers.get(hello.node)
+        return peer is not None and peer.boot == hello.boot and hello.sent_ms < peer.hello_ms
 
     def _objection(self, hello: Hello) -> str:
         """Why an agent is not taken."""
@@ -300,7 +321,7 @@ class AgentHub:
             if before.boot != hello.boot and not before.gone and self._listener is not None:
                 self._listener.gone(node, before.seen_ms)  # its folder was free
         peer = _Peer(hello.boot, hello.host, line, now_ms, now_ms, gpus=hello.gpus)
-        peer.version = hello.version
+        peer.version, peer.hello_ms = hello.version, hello.sent_ms
         self._peers[node] = peer
         line.send(Welcome(hello.sent_ms, self.lease_ms, self.fence))
         if self._listener is not None:
@@ -340,7 +361,10 @@ class AgentHub:
             for node, peer in list(self._peers.items()):
                 if not peer.gone and now_ms > peer.granted_ms + self.lease_ms + _MARGIN_MS:
                     _log.warning("node '%s' was not heard of, and its lease is over", node)
-                    self.bury(node)
+                    try:
+                        self.bury(node)
+                    except Exception:  # other leases end all the same
+                        _log.exception("what follows from the loss of node '%s' failed", node)
 
 
 async def _free(path: str) -> None:

@@ -28,30 +28,28 @@ from orchestrator.node.protocol import (
     Address,
     Body,
     Ended,
-    Halt,
     Hello,
     Joined,
     Knows,
     Progress,
     Release,
-    Save,
     Saved,
+    Seen,
     Serving,
     Stale,
-    World,
 )
 from orchestrator.ports import Clock, FaultDetector
 from orchestrator.runtimes.gangs import (
     Gang,
     Member,
     endpoints_of,
-    launch_of,
     left_over,
     matched,
     members_of,
     verdict_of,
 )
 from orchestrator.runtimes.hub import AgentHub, Vitals
+from orchestrator.runtimes.orders import Orders
 from orchestrator.runtimes.outputs import Outputs
 from orchestrator.types import JobSpec
 
@@ -60,6 +58,8 @@ __all__ = ["ProcessRuntime"]
 
 _AGAIN_MS = 1000  # until what nobody has taken is reported again
 _REGROUP_MS = 120_000  # for newcomers to say hello
+_GRACES = 2  # for who is told to end: one to save, one to end
+_IN_PART = "a former orchestrator had begun a part of it"
 _LEAST_SAVE_S = 0.001  # what a save takes at least: then one is waited for, and confirmed
 
 
@@ -107,14 +107,15 @@ class ProcessRuntime(Outputs):
         self.token = token or secrets.token_urlsafe(24)
         self.grace_s = grace_s
         self._clock = clock
-        self._checkpoints = None if checkpoints is None else checkpoints.resolve()
         lease_ms = round(1000 * lease_s)
         super().__init__(AgentHub(Address.parse(address), self.token, lease_ms, clock.now_ms))
+        saved = None if checkpoints is None else checkpoints.resolve()
+        self._orders = Orders(self._hub, self._grace_ms, saved)
         self._vitals = Vitals(clock, detector, self._hub.reaches)
         self._deliver: Callable[[Event], Awaitable[object]] | None = None
         self._specs: dict[str, JobSpec] = {}
         self._progress: dict[str, tuple[int, float | None]] = {}
-        self._settled: set[str] = set()  # jobs whose run before was seen to end
+        self._settled: dict[str, int] = {}  # by job, the last run that was seen to end
         self._certain_ms = clock.now_ms()  # from then on nobody runs whom nobody has seen
         self._observed = False
         self._released: set[str] = set()
@@ -147,8 +148,7 @@ class ProcessRuntime(Outputs):
         self._deliver = None
         self._hang_up()
         for gang in self._all():
-            for timer in gang.timers.values():
-                timer.cancel()
+            gang.cancel_timers()
         await self._vitals.close()
         await self._hub.close()
 
@@ -156,8 +156,10 @@ class ProcessRuntime(Outputs):
         """Orders are those of the leader of this term from now on, by this entry of its log."""
         before, self._hub.fence = self._hub.fence, max((term, index), self._hub.fence)
         if before[0] < term:
-            for gang in [gang for gangs in self._leaving.values() for gang in gangs]:
-                self._halt(gang, gang.alive, "its run is over")  # agents refused that before
+            for gang in self._all():  # agents refused that before
+                go = [m for m in gang.alive if gang.leaving or m.leaves or m.halted]
+                self._orders.halt(gang, go, "its run is over")
+                self._see_whole(gang)
 
     def bury(self, node_id: str) -> None:
         """Somebody knows that a node's agent, and all that it had started, is gone."""
@@ -213,15 +215,16 @@ class ProcessRuntime(Outputs):
         gang = self._gangs.get(job_id)
         member = gang.renewing(place) if gang is not None and job_id in self._specs else None
         if gang is not None and member is not None:
-            self._halt(gang, [member], "another one takes its place")
+            self._orders.halt(gang, [member], "another one takes its place")
         return member is not None
 
     def recall(self, specs: Mapping[str, JobSpec]) -> None:
         """Learn what the services are whose replicas were here before."""
-        for job, gang in self._gangs.items():
+        for job, gang in list(self._gangs.items()):
             if job in specs and specs[job].kind == JobKind.SERVICE:
                 gang.service = True
                 self._specs.setdefault(job, specs[job])
+                self._look_at(gang)  # who has ended by now is replaced
 
     def carry_out(self, effects: Sequence[Effect]) -> None:
         """Begin to carry effects out, in this order."""
@@ -248,6 +251,9 @@ class ProcessRuntime(Outputs):
         gang = self._gangs.get(job)
         return gang if gang is not None and gang.run == run else None
 
+    def _grace_ms(self) -> int:
+        return round(1000 * self.grace_s)
+
     def _all(self) -> list[Gang]:
         leaving = [gang for gangs in self._leaving.values() for gang in gangs]
         return [*self._gangs.values(), *leaving]
@@ -273,47 +279,41 @@ class ProcessRuntime(Outputs):
 
     def _begin(self, gang: Gang) -> None:
         """Start a gang's workers, unless workers of its job may be left."""
-        if gang.begun or gang.leaving:
-            return
-        if self._leaving.get(gang.job):
+        if gang.leaving or gang.over or self._leaving.get(gang.job):
             return  # _vanish() comes back to it
         wait_ms = self._certain_ms - self._clock.now_ms()
-        unseen = gang.run > 1 and gang.job not in self._settled
-        if unseen and wait_ms > 0:
+        if wait_ms > 0 and (gang.half_begun if gang.begun else self._is_unseen(gang)):
             self._set_timer(gang, "begin", wait_ms, lambda: self._begin(gang))
-            return
-        gang.begun = True
-        self._launch(gang, list(gang.members.values()))
+        elif not gang.begun:
+            gang.begun = True
+            self._launch(gang, list(gang.members.values()))
+        elif gang.half_begun:  # whoever had begun it has not begun those
+            self._judge(gang, WorkersLost(gang.job, gang.run, _IN_PART))
+
+    def _is_unseen(self, gang: Gang) -> bool:
+        """Whether nobody has seen the run before to end; after a lease nobody runs it any more."""
+        return gang.run > 1 and self._settled.get(gang.job) != gang.run - 1
 
     def _launch(self, gang: Gang, members: Sequence[Member]) -> None:
         """Have workers started; if their agents are not there, when they are."""
-        gang.master = self._new_master(gang)
+        gang.master = self._hub.meeting_point(gang.present[0].node)  # rank 0's
         for member in members:
-            self._send_launch(gang, member)
+            self._orders.launch(gang, member, self._specs[gang.job])
         if not all(member.told for member in members):
             self._set_timer(gang, "reach", self._hub.lease_ms, lambda: self._miss(gang))
-
-    def _new_master(self, gang: Gang) -> tuple[str, int]:
-        """Where the workers of a gang meet: on the node of rank 0."""
-        return self._hub.meeting_point(gang.present[0].node)
-
-    def _send_launch(self, gang: Gang, member: Member) -> None:
-        spec = self._specs[gang.job]
-        launch = launch_of(gang, member, spec, self._hub.fence, self._checkpoints)
-        if self._hub.send(member.node, launch):
-            member.told = True
 
     def _miss(self, gang: Gang) -> None:
         """Agents that have to start workers of a gang have not come."""
         missing = [member for member in gang.present if not member.told]
-        if missing and gang.verdict is None and not gang.leaving:
+        if missing and gang.verdict is None and not gang.leaving and not gang.restarts:
             nodes = ", ".join(f"'{node}'" for node in gang.nodes(missing))
             self._judge(gang, WorkersLost(gang.job, gang.run, f"no agent of node {nodes} is there"))
 
     def _miss_found(self) -> None:
         """Workers that were here before this runtime, and whose agents have not come back."""
         for gang in list(self._gangs.values()):
-            if not self._closed and not gang.told_here and len(gang.present) < gang.size:
+            missing = not gang.told_here and len(gang.present) < gang.size
+            if missing and gang.verdict is None and not self._closed:
                 reason = "the agents of some of its workers did not come back"
                 self._judge(gang, WorkersLost(gang.job, gang.run, reason))
 
@@ -326,13 +326,16 @@ class ProcessRuntime(Outputs):
             return
         gang.saving = self._next_number()
         asked = [member for member in gang.present if member.alive and member.knows]
+        gang.unsaved = {member.worker for member in asked}
         if asked:
-            gang.unsaved = {member.worker for member in asked}
-            for node in gang.nodes(asked):
-                self._hub.send(node, Save(self._hub.fence, gang.job, gang.run, gang.saving))
-        elif gang.alive:
-            self._halt(gang, gang.alive, "its place is needed, and it cannot be asked to save")
-        else:
+            self._orders.save(gang, gang.nodes(asked))
+        reason = "its place is needed, and it cannot be asked to save"
+        self._orders.halt(gang, [] if asked else gang.alive, reason)
+        self._give_place(gang)
+
+    def _give_place(self, gang: Gang) -> None:
+        """A run that is to give up its place, and of which nothing is there, has done so."""
+        if gang.yields and not gang.alive:
             self._judge(gang, WorkersLost(gang.job, gang.run, "it had not begun to run"))
 
     def _next_number(self) -> int:
@@ -340,52 +343,46 @@ class ProcessRuntime(Outputs):
         self._number = max(self._number + 1, self._clock.now_ms())
         return self._number
 
-    def _note_saved(self, gang: Gang, saved: Saved) -> None:
-        if saved.number != gang.saving or gang.verdict is not None:
-            return
-        if saved.problem:
-            reason = f"worker {saved.worker} could not save: {saved.problem}"
-            self._judge(gang, WorkersLost(gang.job, gang.run, reason))
-            return
-        gang.unsaved.discard(saved.worker)
-        if not gang.unsaved:
-            self._judge(gang, CheckpointCommitted(gang.job, gang.run))
-
     def _dismiss(self, gang: Gang, reason: str, *, save: bool = False) -> None:
         """A run is over: what is left of it ends, and it reports nothing more."""
         gang.leaving, gang.verdict = True, None
         self._remember(gang)
-        for timer in gang.timers.values():
-            timer.cancel()
-        gang.timers.clear()
+        gang.cancel_timers()
         if self._gangs.get(gang.job) is gang:
             del self._gangs[gang.job]
             self._progress.pop(gang.job, None)
         for node, numbers in gang.numbers().items():
             self._hub.acknowledge(node, numbers)
-        self._leaving.setdefault(gang.job, []).append(gang)
-        self._halt(gang, gang.alive, reason, self._next_number() if save else 0)
+        self._part_with(gang)
+        self._orders.halt(gang, gang.alive, reason, self._next_number() if save else 0)
         self._vanish(gang)
 
-    def _halt(self, gang: Gang, members: Sequence[Member], reason: str, save: int = 0) -> None:
-        for node in gang.nodes(members):
-            workers = tuple(member.worker for member in members if member.node == node)
-            grace_ms = round(1000 * self.grace_s)
-            fence = self._hub.fence
-            halt = Halt(fence, gang.job, gang.run, workers, reason, grace_ms, save)
-            self._hub.send(node, halt)
+    def _part_with(self, gang: Gang) -> None:
+        """Something may be left of a run that is over; what is not seen to end is looked for."""
+        self._leaving.setdefault(gang.job, []).append(gang)
+        wait_ms = _GRACES * self._grace_ms() + self._hub.lease_ms
+        self._set_timer(gang, "end", wait_ms, lambda: self._look_for(gang, wait_ms))
+
+    def _look_for(self, gang: Gang, wait_ms: int) -> None:
+        """Have agents come anew whose workers were told to end and, for all one knows, did not."""
+        for node in gang.nodes(gang.alive):
+            _log.warning("node '%s' has not ended job '%s' in %d ms", node, gang.job, wait_ms)
+            self._hub.hang_up(node)  # it comes back at once, and says which workers it has
+        self._set_timer(gang, "end", wait_ms, lambda: self._look_for(gang, wait_ms))
 
     def _vanish(self, gang: Gang) -> None:
         """Nothing may be left of a run: the next one of its job begins."""
         if not gang.leaving or gang.alive:
             return
+        gang.cancel_timers()
         gangs = self._leaving.get(gang.job, [])
         if gang in gangs:
             gangs.remove(gang)
+        seen = len(gang.members) >= gang.size and (gang.begun or not self._is_unseen(gang))
+        if seen and self._clock.now_ms() < self._certain_ms:
+            self._settled[gang.job] = max(gang.run, self._settled.get(gang.job, 0))
         if not gangs:
             self._leaving.pop(gang.job, None)
-            if self._clock.now_ms() < self._certain_ms:
-                self._settled.add(gang.job)
             following = self._gangs.get(gang.job)
             if following is not None:
                 self._begin(following)
@@ -420,7 +417,7 @@ class ProcessRuntime(Outputs):
         gang.restarts = gang.told_here = True
         gang.size = 0
         gang.members.update(members_of(effect.workers, gang.next_worker))
-        self._halt(gang, gang.alive, "its workers are to be others", save)
+        self._orders.halt(gang, gang.alive, "its workers are to be others", save)
         self._start_over(gang)
 
     def _start_over(self, gang: Gang) -> None:
@@ -438,7 +435,7 @@ class ProcessRuntime(Outputs):
         gang.reform(stay, go, places)
         if gang.service:
             gang.published = gang.generation
-            self._halt(gang, go, "the service shrinks")
+            self._orders.halt(gang, go, "the service shrinks")
         self._launch(gang, [member for member in gang.present if not member.told])
         self._publish(gang)
         if gang.published < gang.generation:
@@ -455,24 +452,18 @@ class ProcessRuntime(Outputs):
     def _tell_world(self, gang: Gang, present: Sequence[Member]) -> None:
         """Tell those that are part of a world, and those that leave, of it."""
         gang.published = gang.generation
-        gang.master = self._new_master(gang)
+        gang.master = self._hub.meeting_point(gang.present[0].node)  # rank 0's
         for order, member in enumerate(present):
             member.order, member.fresh = order, False
         go = [member for member in gang.alive if member.leaves]
-        ranks = tuple(member.rank for member in present)
-        for node in gang.nodes([*present, *go]):
-            members = [(m.worker, m.order) for m in present if m.node == node]
-            members += [(m.worker, -1) for m in go if m.node == node]
-            told = gang.job, gang.run, gang.generation, ranks, gang.master, tuple(members)
-            self._hub.send(node, World(self._hub.fence, *told))
+        self._orders.regroup(gang, present, go)
         if go:
-            wait_ms = round(1000 * self.grace_s)
-            self._set_timer(gang, "leave", wait_ms, lambda: self._see_off(gang))
+            self._set_timer(gang, "leave", self._grace_ms(), lambda: self._see_off(gang))
 
     def _see_off(self, gang: Gang) -> None:
         """Those that leave and have not left by themselves are told to."""
         go = [member for member in gang.alive if member.leaves]
-        self._halt(gang, go, "the job goes on with fewer workers")
+        self._orders.halt(gang, go, "the job goes on with fewer workers")
 
     def _replaces(self, gang: Gang) -> bool:
         """Whether a service goes on while others are started for replicas that have ended."""
@@ -509,45 +500,57 @@ class ProcessRuntime(Outputs):
 
     def joined(self, node: str, hello: Hello) -> None:
         """An agent is there: see which workers it has, and tell it what it was not told."""
-        there = {(seen.job, seen.run, seen.worker) for seen in hello.workers}
+        there = {(seen.job, seen.run, seen.worker): seen for seen in hello.workers}
         for seen in hello.workers:
-            gang = self._find(seen.job, seen.run)
-            if gang is None and not self._observed:
-                gang = self._gangs.setdefault(seen.job, Gang(seen.job, seen.run))
-                if gang.run < seen.run:
-                    self._dismiss(gang, "another run of its job is there")
-                    gang = self._gangs[seen.job] = Gang(seen.job, seen.run)
-            if gang is None or gang.run != seen.run:
+            gang = self._discover(seen.job, seen.run)
+            if gang is None:
                 gang = Gang(seen.job, seen.run, leaving=True)
-                self._leaving.setdefault(seen.job, []).append(gang)
+                self._part_with(gang)
             gang.adopt(node, seen)
         for gang in self._all():
             for member in list(gang.members.values()):
                 if member.node == node and member.ended is None and not member.gone:
-                    self._remind(gang, member, there=(gang.job, gang.run, member.worker) in there)
+                    self._remind(gang, member, there.get((gang.job, gang.run, member.worker)))
             self._see_whole(gang)
 
-    def _remind(self, gang: Gang, member: Member, *, there: bool) -> None:
-        """Tell an agent that is back what it may have missed about a worker."""
-        if gang.leaving or member.leaves:
-            if there:
-                self._halt(gang, [member], "its run is over")
-            else:  # it never was, or has ended: what was told on another line is not carried out
-                member.gone = True
-                self._look_at(gang)
-            return
-        wanted = gang.begun and not gang.restarts and gang.verdict is None
-        if not there and wanted and gang.job in self._specs:
-            self._send_launch(gang, member)  # one that has ended is not started again
-        if gang.saving and member.worker in gang.unsaved:
-            save = Save(self._hub.fence, gang.job, gang.run, gang.saving)
-            self._hub.send(member.node, save)
+    def _discover(self, job: str, run: int) -> Gang | None:
+        """The gang of a run that an agent tells of; before anybody has observed, perhaps new."""
+        gang, before = self._find(job, run), self._gangs.get(job)
+        if gang is not None or self._observed or (before is not None and before.run > run):
+            return gang
+        if before is not None:
+            self._dismiss(before, "another run of its job is there")
+        return self._gangs.setdefault(job, Gang(job, run))
+
+    def _remind(self, gang: Gang, member: Member, seen: Seen | None) -> None:
+        """Tell an agent that is back what it may have missed about a worker; None: it has none.
+
+        What was told on another line is not carried out any more: of whom it does not have nothing
+        is left, though it may still say how it has ended.
+        """
+        if seen is not None:
+            self._orders.repeat(gang, member, seen)
+        elif gang.leaving or member.leaves:
+            member.gone = True
+            self._look_at(gang)
+        elif gang.wanted and gang.job in self._specs:
+            self._orders.launch(gang, member, self._specs[gang.job])
+        else:
+            member.told = False
+            if gang.yields:  # how it has ended, if it has, comes next
+                self._set_timer(gang, "yield", _AGAIN_MS, lambda: self._give_place(gang))
 
     def _see_whole(self, gang: Gang) -> None:
-        """A gang that was begun twice, each time in part, is to begin as a whole."""
-        if gang.torn and gang.verdict is None and not gang.leaving and not gang.restarts:
-            reason = "a former orchestrator had begun a part of it"
-            self._judge(gang, WorkersLost(gang.job, gang.run, reason))
+        """A gang of which a former orchestrator has begun, or changed, only a part is made whole.
+
+        One that was begun twice, each time in part, is to begin anew.
+        """
+        if gang.verdict is not None or gang.leaving or gang.restarts:
+            return
+        if gang.torn:
+            self._judge(gang, WorkersLost(gang.job, gang.run, _IN_PART))
+        elif gang.split and self._hub.fence[0] >= 0:
+            self._reform(gang, gang.present, [], [])
 
     def beat(self, node: str) -> None:
         """An agent has shown itself."""
@@ -562,6 +565,9 @@ class ProcessRuntime(Outputs):
     def gone(self, node: str, seen_ms: int) -> None:
         """Nothing is left of what a node had."""
         for gang in self._all():
+            for member in gang.members.values():
+                if member.node == node:
+                    member.number = 0  # the next agent's reports have numbers of their own
             lost = [member for member in gang.alive if member.node == node]
             for member in lost:
                 member.gone = True
@@ -588,9 +594,10 @@ class ProcessRuntime(Outputs):
                 member.knows = True
                 self._publish(gang)
             case Saved():
-                self._note_saved(gang, body)
+                if (verdict := gang.note_saved(body)) is not None:
+                    self._judge(gang, verdict)
             case Joined(_, _, _, generation):
-                member.joined = generation
+                member.joined = max(generation, member.joined)  # reports may come twice
                 if all(m.joined >= gang.published for m in gang.present if not m.fresh):
                     self._see_off(gang)
             case Serving(_, _, _, port):
@@ -608,11 +615,7 @@ class ProcessRuntime(Outputs):
 
     def _note_end(self, node: str, number: int, ended: Ended) -> None:
         """A worker has ended; that is acknowledged when what it means is known to be safe."""
-        gang = self._find(ended.job, ended.run)
-        if gang is None and not self._observed:
-            found = Gang(ended.job, ended.run, begun=True, size=ended.size)
-            found = self._gangs.setdefault(ended.job, found)
-            gang = found if found.run == ended.run else None
+        gang = self._discover(ended.job, ended.run)
         strange = gang is not None and gang.told_here and ended.worker not in gang.members
         if gang is None or strange:
             self._hub.acknowledge(node, (number,))
@@ -629,6 +632,8 @@ class ProcessRuntime(Outputs):
         if gang.leaving:
             self._vanish(gang)
             return
+        if gang.service and gang.job not in self._specs and not self._observed:
+            return  # recall() comes back to it
         self._forget_leavers(gang)
         for member in left_over(gang):
             member.leaves = True
@@ -659,8 +664,8 @@ class ProcessRuntime(Outputs):
     def _judge(self, gang: Gang, verdict: Event) -> None:
         """Something has to be reported; if it is its end, the rest of a gang ends, too."""
         gang.verdict, gang.heard = verdict, False
-        if not isinstance(verdict, CheckpointCommitted):
-            self._halt(gang, gang.alive, "another worker of its job has ended")
+        if gang.over:
+            self._orders.halt(gang, gang.alive, "another worker of its job has ended")
         self._report_in(gang, 0)
 
     def _report_in(self, gang: Gang, wait_ms: int) -> None:

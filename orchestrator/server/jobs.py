@@ -8,7 +8,7 @@ from collections.abc import Container
 from dataclasses import replace
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Query, Request
+from fastapi import APIRouter, Depends, Header, Query, Request
 from pydantic import Field
 from starlette.responses import PlainTextResponse, Response
 
@@ -17,7 +17,7 @@ from orchestrator.kernels.state.codes import JobCode, JobKind, Topology
 from orchestrator.orchestrator import InfrastructureOrchestrator
 from orchestrator.server.guard.access import Who, answers, only, principal
 from orchestrator.server.guard.tokens import Role
-from orchestrator.server.output import OutputReader, Wanted
+from orchestrator.server.output import RECORDS, OutputReader, Wanted, positions_of
 from orchestrator.server.parts import Cursor, Limit, Parts, StrictBody, member, told
 from orchestrator.server.problems import ConflictError
 from orchestrator.types import JobPriority, JobSpec, JobState
@@ -26,6 +26,8 @@ __all__ = ["JobBody", "routes"]
 
 
 _JOB_ID = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,199}$"
+_POSITION = r"[0-9]{1,9}\.[0-9]{1,6}:[0-9]{1,18}"
+_POSITIONS = rf"^({_POSITION}(,{_POSITION})*)?$"
 _ENDED = frozenset({JobState.COMPLETED.value, JobState.FAILED.value})
 
 
@@ -171,6 +173,7 @@ def routes(parts: Parts) -> APIRouter:
     router = APIRouter(prefix="/jobs", tags=["jobs"])
     _add_submit(router, parts)
     _add_questions(router, parts)
+    _add_output(router, parts)
     _add_changes(router, parts)
     return router
 
@@ -261,31 +264,43 @@ def _add_questions(router: APIRouter, parts: Parts) -> None:
         await parts.streams.race(who, _end_of(orchestrator, job_id), timeout_s)
         return told(describe(orchestrator, job_id))
 
+
+def _wanted(
+    job_id: str,
+    request: Request,
+    worker: Annotated[int | None, Query(ge=0, le=1_000_000)] = None,
+    run: Annotated[int | None, Query(ge=1, le=1_000_000_000)] = None,
+    tail: Annotated[int | None, Query(ge=0, le=100_000)] = None,
+    follow: bool = False,
+    since: Annotated[str, Query(pattern=_POSITIONS)] = "",
+) -> Wanted:
+    """Which part of a job's output a request wants, and in which form."""
+    records = RECORDS in request.headers.get("Accept", "")
+    return Wanted(job_id, worker, run, tail, follow, records, positions_of(since))
+
+
+def _add_output(router: APIRouter, parts: Parts) -> None:
+    viewers, orchestrator = only(Role.VIEWER), parts.orchestrator
+
     @router.get(
         "/{job_id}/logs",
         dependencies=viewers,
-        responses={200: {"content": {"text/plain": {}}}, **answers(404, 409)},
+        responses={200: {"content": {"text/plain": {}, RECORDS: {}}}, **answers(404, 409)},
         response_class=PlainTextResponse,
     )
-    async def read_logs(
-        job_id: str,
-        who: Who,
-        worker: Annotated[int | None, Query(ge=0, le=1_000_000)] = None,
-        run: Annotated[int | None, Query(ge=1, le=1_000_000_000)] = None,
-        tail: Annotated[int | None, Query(ge=0, le=100_000)] = None,
-        follow: bool = False,
-    ) -> Response:
-        """What the job's workers have written; with ``follow``, and write until it has ended."""
-        reader = OutputReader(orchestrator, Wanted(job_id, worker, run, tail, follow))
+    async def read_logs(who: Who, wanted: Annotated[Wanted, Depends(_wanted)]) -> Response:
+        """What the job's workers have written; with ``follow``, and write until it has ended.
+
+        As records if that is accepted: each says where it stands, and ``since`` goes on from there
+        (``run.worker:offset``, with commas between).
+        """
+        reader = OutputReader(orchestrator, wanted)
         try:
             first = await reader.kept()
         except ConfigurationError as error:
             raise ConflictError(str(error)) from error
-        # Of all workers together: it grows when a part is not kept any more.
-        headers = {"X-Output-Begin": str(sum(one.begin for one in first))}
-        return parts.streams.stream(
-            who, reader.text(first), "text/plain; charset=utf-8", headers=headers
-        )
+        media_type = RECORDS if wanted.records else "text/plain; charset=utf-8"
+        return parts.streams.stream(who, reader.text(first), media_type)
 
 
 def _has_ended(orchestrator: InfrastructureOrchestrator, job_id: str) -> bool:

@@ -1,18 +1,32 @@
-"""What a job's workers write, as text: all at once, over all runs, until the job has ended."""
+"""What a job's workers write, as text: all at once, over all runs, until the job has ended.
+
+As records each part says where it stands in its worker's whole output, so that whoever loses the
+line goes on from there: files that are begun anew, and what was dropped meanwhile, change nothing.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
+import json
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
 
 from orchestrator.errors import QuartermasterError
 from orchestrator.kernels.state.codes import JobCode
 from orchestrator.orchestrator import InfrastructureOrchestrator
 from orchestrator.ports import WorkerOutput
 
-__all__ = ["OutputReader", "Wanted"]
+__all__ = ["RECORDS", "OutputReader", "Wanted", "positions_of"]
+
+
+RECORDS = "application/x-ndjson"
+"""What output is as records: a JSON object on each line.
+
+``text`` is whole lines, each after its worker's number if there are several workers: the part from
+byte ``offset`` to before ``next`` of what worker ``worker`` of run ``run`` has written. It may be
+empty, and say only where what follows begins. A record without a worker says what is not read.
+"""
 
 
 _PART = 65_536
@@ -36,6 +50,11 @@ class Wanted:
         So many of each worker's last lines, at first; None: all that is kept.
     follow : bool
         Go on with what is written from now on, until the job has ended.
+    records : bool
+        As records (``RECORDS``); otherwise as plain text.
+    since : Mapping of (int, int) to int
+        By run and worker: the byte of its output from which on it is wanted. ``tail`` holds for the
+        others.
     """
 
     job_id: str
@@ -43,6 +62,18 @@ class Wanted:
     run: int | None = None
     tail: int | None = None
     follow: bool = False
+    records: bool = False
+    since: Mapping[tuple[int, int], int] = field(default_factory=dict)
+
+
+def positions_of(text: str) -> dict[tuple[int, int], int]:
+    """Read ``run.worker:offset,...``: what of each worker's output was read."""
+    found = {}
+    for one in filter(None, text.split(",")):
+        whose, _, offset = one.partition(":")
+        run, _, worker = whose.partition(".")
+        found[int(run), int(worker)] = int(offset)
+    return found
 
 
 class OutputReader:
@@ -90,7 +121,7 @@ class OutputReader:
                 finally:
                     coming.cancel()
             if (error := reading.exception()) is not None:
-                yield f"(the output cannot be read on: {error})\n".encode()
+                yield self._said(f"(the output cannot be read on: {error})\n")
         finally:
             tasks = [reading, *self._tasks.values()]
             for task in tasks:
@@ -129,36 +160,63 @@ class OutputReader:
             with contextlib.suppress(QuartermasterError):  # its node may come back
                 found = await self.kept()
 
+    def _said(self, text: str) -> bytes:
+        """Something that no worker has written."""
+        return (json.dumps({"text": text}) + "\n" if self._wanted.records else text).encode()
+
+    def _told(self, one: WorkerOutput, offset: int, data: bytes, text: bytes) -> bytes:
+        """A part of a worker's output, at an offset, and the text that is to be told of it."""
+        if not self._wanted.records:
+            return text
+        record = {
+            "run": one.run,
+            "worker": one.worker,
+            "offset": offset,
+            "next": offset + len(data),
+            "text": text.decode("utf-8", "replace"),
+        }
+        return json.dumps(record, ensure_ascii=False).encode() + b"\n"
+
     async def _read_worker(self, one: WorkerOutput, several: bool, tail: int | None) -> None:
         prefix = f"[{one.worker}] ".encode() if several else b""
-        rest = b""
+        begin, rest, problem = 0, b"", ""  # of a line that is not whole yet: where it begins
         try:
-            async for data in self._parts(one, tail):
-                if not prefix:
-                    await self._read.put(data)
+            async for offset, data in self._parts(one, tail):
+                if not data or not (prefix or self._wanted.records):
+                    if data or self._wanted.records:
+                        await self._read.put(self._told(one, offset, data, data))
                     continue
-                *lines, rest = (rest + data).split(b"\n")
-                if lines:
-                    await self._read.put(b"".join(prefix + line + b"\n" for line in lines))
-                if len(rest) > _PART:  # no line is that long
-                    await self._read.put(prefix + rest + b"\n")
+                if rest and offset != begin + len(rest):  # its end is not kept any more
+                    await self._read.put(self._told(one, begin, rest, prefix + rest + b"\n"))
                     rest = b""
+                begin, rest = offset - len(rest), rest + data
+                whole = rest[: rest.rfind(b"\n") + 1]
+                if not whole and len(rest) > _PART:  # no line is that long
+                    await self._read.put(self._told(one, begin, rest, prefix + rest + b"\n"))
+                    begin, rest = begin + len(rest), b""
+                elif whole:
+                    lines = prefix + whole[:-1].replace(b"\n", b"\n" + prefix) + b"\n"
+                    await self._read.put(self._told(one, begin, whole, lines))
+                    begin, rest = begin + len(whole), rest[len(whole) :]
         except QuartermasterError as error:
-            rest += f"(worker {one.worker}: {error})".encode()
+            problem = f"{prefix.decode()}(worker {one.worker}: {error})\n"
         if rest:
-            await self._read.put(prefix + rest + b"\n")
+            end = b"\n" if prefix or problem else b""
+            await self._read.put(self._told(one, begin, rest, prefix + rest + end))
+        if problem:
+            await self._read.put(self._said(problem))
 
-    async def _parts(self, one: WorkerOutput, tail: int | None) -> AsyncIterator[bytes]:
-        """What a worker has written, and writes if that is wanted."""
-        job_id, offset = one.job_id, one.begin
-        if tail is not None:
+    async def _parts(self, one: WorkerOutput, tail: int | None) -> AsyncIterator[tuple[int, bytes]]:
+        """What a worker has written, and writes if that is wanted; where each part begins."""
+        job_id, known = one.job_id, self._wanted.since.get((one.run, one.worker))
+        offset = one.begin if known is None else known
+        if tail is not None and known is None:
             data, offset = await self._last_lines(one, tail)
-            if data:
-                yield data
+            yield offset - len(data), data
         if self._wanted.follow:
             follow = self._orchestrator.follow_output
             async for part in follow(job_id, one.worker, run=one.run, offset=offset):
-                yield part.data
+                yield part.offset, part.data
             return
         while offset < one.end:
             part = await self._orchestrator.output(
@@ -166,7 +224,7 @@ class OutputReader:
             )
             if not part.data:
                 return
-            yield part.data
+            yield part.offset, part.data
             offset = part.next_offset
 
     async def _last_lines(self, one: WorkerOutput, count: int) -> tuple[bytes, int]:
@@ -180,4 +238,4 @@ class OutputReader:
                 break
             data, offset = data + part.data, part.next_offset
         lines = data.splitlines(keepends=True)
-        return b"".join(lines[-count:]) if count else b"", max(offset, one.end)
+        return b"".join(lines[-count:]) if count else b"", offset if data else one.end

@@ -50,7 +50,10 @@ from orchestrator.messages import (
     ResizeJob,
     Review,
     Scale,
+    ScaleFleet,
+    ScaleService,
     Submit,
+    Tick,
     Undrain,
     Wait,
     WorkerExited,
@@ -74,6 +77,7 @@ _BODIES: tuple[type, ...] = (
     NodeRecovered,
     Review,
     Decide,
+    Tick,
     Configure,
     Establish,
     Lead,
@@ -84,7 +88,15 @@ _BODIES: tuple[type, ...] = (
 )
 
 
-_ACTIONS: tuple[type, ...] = (PlaceJob, PreemptJob, ResizeJob, MigrateJob, Wait)
+_ACTIONS: tuple[type, ...] = (
+    PlaceJob,
+    PreemptJob,
+    ResizeJob,
+    MigrateJob,
+    ScaleService,
+    ScaleFleet,
+    Wait,
+)
 
 
 _Hint: TypeAlias = Any
@@ -188,7 +200,8 @@ def _value(hint: _Hint, read: Any) -> Any:
     if isinstance(read, msgspec.Struct):
         if _is_action(hint):
             return _form(next(a for a in _ACTIONS if a.__name__ == type(read).__name__)).make(read)
-        return _form(hint).make(read)
+        kind: Any = next((one for one in get_args(hint) if is_dataclass(one)), hint)  # or None
+        return _form(kind).make(read)
     if isinstance(read, tuple) and read and isinstance(read[0], msgspec.Struct):
         return tuple(_value(get_args(hint)[0], one) for one in read)
     if type(read) is int and Placement in (hint, *get_args(hint)) and read in _PLACEMENTS:
@@ -261,6 +274,9 @@ def _parts(body: Command | Event) -> tuple[object, ...]:
             return (shape, semantics, *nodes, *tenants)
         case Decide(plan):
             return (plan, *plan.actions)
+        case Tick(_, services, fleet):
+            sizings = [fleet.sizing, *(seen.sizing for seen in services)]
+            return (*services, *sizings, fleet, *([] if fleet.kind is None else [fleet.kind]))
     return ()
 
 

@@ -34,6 +34,7 @@ _MODULES = {
     "orchestrator.engine.history": ("History", "JobNote"),
     "orchestrator.engine.tables": ("TableImage",),
     "orchestrator.kernels.state.codes": (
+        "Elasticity",
         "Information",
         "JobKind",
         "Placement",
@@ -51,12 +52,16 @@ _MODULES = {
     "orchestrator.mesh.specs": ("BreakerSpec", "LimitSpec", "RetrySpec", "ServiceSpec"),
     "orchestrator.messages": (
         "Establish",
+        "FleetSeen",
         "RegroupJob",
         "ReleaseNode",
         "SaveCheckpoint",
+        "ServiceSeen",
+        "Sizing",
         "StartJob",
         "StopJob",
         "StopReason",
+        "Tick",
         "WorkerPlacement",
     ),
     "orchestrator.metrics.views": (

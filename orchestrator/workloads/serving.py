@@ -7,8 +7,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from orchestrator.autoscaler.policies import HorizontalScaler, ScalingPlan
+from orchestrator.autoscaler.policies import HorizontalScaler
 from orchestrator.autoscaler.rehearsal import most_workers
+from orchestrator.autoscaler.services import service_plan
 from orchestrator.errors import (
     IllegalActionError,
     ServiceError,
@@ -17,6 +18,7 @@ from orchestrator.errors import (
 )
 from orchestrator.kernels.state.codes import JobCode, JobKind
 from orchestrator.mesh.specs import ServiceSpec
+from orchestrator.messages import Sizing
 from orchestrator.ports import Renewing
 from orchestrator.types import JobPriority, JobSpec, ScalingDecision
 
@@ -159,6 +161,7 @@ class InferenceJobManager:
         self._scalers: dict[str, HorizontalScaler] = {}
         self._rolling: set[str] = set()  # services whose replicas are being replaced
         self._seen: dict[str, tuple[int, int]] = {}  # by service: when, and requests until then
+        self._sizes: dict[str, int] = {}  # by service: replicas at the last review
 
     def admit(self, spec: JobSpec) -> JobSpec:
         """A job as it is.
@@ -179,7 +182,10 @@ class InferenceJobManager:
         return spec
 
     async def review(self) -> None:
-        """Scale every elastic service to the requests that it got since the last review."""
+        """Scale every elastic service to the requests that it got since the last review.
+
+        Those that the policy in charge has sized are left to it.
+        """
         now_ms = self._orchestrator.clock.now_ms()
         for spec in list(self._orchestrator.jobs.values()):
             if not (self._serves(spec) and spec.elastic) or spec.name in self._rolling:
@@ -187,8 +193,30 @@ class InferenceJobManager:
             offered = self._orchestrator.mesh.counts(spec.name).offered
             then_ms, before = self._seen.get(spec.name, (now_ms, offered))
             self._seen[spec.name] = now_ms, offered
+            if spec.job_id in self._orchestrator.sized_by_policy:
+                self._follow(spec.name, now_ms)
+                continue
             if now_ms > then_ms and self._job(spec.name) == spec.job_id:
                 await self.autoscale(spec.name, 1000.0 * (offered - before) / (now_ms - then_ms))
+
+    def _follow(self, service: str, now_ms: int) -> None:
+        """Somebody else sizes a service: what that changes has to show its effect first, too."""
+        size = self.replicas(service)
+        if self._sizes.get(service, size) != size:
+            self._scaler_of(service).cooldown.record(now_ms)
+        self._sizes[service] = size
+
+    def sizing_of(self, job_id: str) -> Sizing | None:
+        """How the service of a job is sized here, for policies that do it instead.
+
+        One whose replicas are being replaced keeps its size.
+        """
+        spec = self._orchestrator.jobs.get(job_id)
+        if spec is None or not self._serves(spec) or self._job(spec.name) != job_id:
+            return None
+        sizing, size = self._scaler_of(spec.name).plan.sizing(), self.replicas(spec.name)
+        fixed = spec.name in self._rolling and size > 0
+        return replace(sizing, min_size=size, max_size=size) if fixed else sizing
 
     async def deploy(self, spec: JobSpec, service: ServiceSpec) -> str:
         """Submit a service whose workers are its replicas; the job's identity.
@@ -216,15 +244,16 @@ class InferenceJobManager:
 
     def _scaler(self, spec: JobSpec, service: ServiceSpec) -> HorizontalScaler:
         """Scaler of a service within the bounds of both its rules and its job."""
-        return HorizontalScaler(
-            ScalingPlan(
-                service.capacity_rps(1),
-                target_utilisation=self._target,
-                min_size=max(service.min_replicas, spec.min_workers),
-                max_size=min(service.max_replicas, spec.max_workers),
-                down_window_s=self._down_window_s,
-            )
-        )
+        options = {"target_utilisation": self._target, "down_window_s": self._down_window_s}
+        return HorizontalScaler(service_plan(spec, service, **options))
+
+    def _scaler_of(self, service: str) -> HorizontalScaler:
+        """Scaler of a service that runs, made anew after a restart."""
+        job_id = self._job(service)
+        if service not in self._scalers:
+            rules = self._orchestrator.mesh.spec(service)
+            self._scalers[service] = self._scaler(self._orchestrator.jobs[job_id], rules)
+        return self._scalers[service]
 
     def replicas(self, service: str) -> int:
         """Replicas that a service has now."""
@@ -363,10 +392,7 @@ class InferenceJobManager:
         """
         job_id = self._job(service)
         now_ms, size = self._orchestrator.clock.now_ms(), self.replicas(service)
-        if service not in self._scalers:
-            rules = self._orchestrator.mesh.spec(service)
-            self._scalers[service] = self._scaler(self._orchestrator.jobs[job_id], rules)
-        scaler = self._scalers[service]
+        scaler = self._scaler_of(service)
         changed_ms = scaler.cooldown.last_change_ms
         decision = scaler.decide(now_ms, size, rate_rps)
         wanted = reached = decision.target_nodes

@@ -24,7 +24,7 @@ from agents.deploy import BundlePolicy
 from agents.linear.policy import LinearScorer
 from agents.ppo.model import ScorerPolicy, SetScorer
 from agents.problem import BatchPolicy
-from envs.config import JOB_ORDERING, EnvConfig
+from envs.config import JOB_ORDERING, PLACEMENT, EnvConfig
 from envs.session import Session
 from envs.workloads import Trace
 from orchestrator.engine.records import request_record
@@ -35,6 +35,7 @@ from orchestrator.kernels.state.codes import EventKind, RuleKey
 from orchestrator.kernels.state.records import INCIDENT_DTYPE
 from orchestrator.kernels.state.row import ClusterShape
 from orchestrator.messages import Plan
+from orchestrator.ports import Sized
 from orchestrator.scheduling.schema import advice_column, feature_names
 from orchestrator.types import JobPriority, JobSpec, NodeSpec
 from tests.engine import drivers
@@ -227,10 +228,15 @@ def test_all_kinds_of_actions_are_taken_by_some_bundle() -> None:
     assert interruptions > 0
 
 
-def test_what_a_live_policy_cannot_change_is_refused() -> None:
-    for head in ({"services": 2}, {"capacity_steps": 1}):
-        with pytest.raises(ConfigurationError, match="changed by its autoscaler"):
-            BundlePolicy(linear(0), replace(CONFIG, **head))
+def test_a_policy_says_what_it_sizes() -> None:
+    assert BundlePolicy(linear(0), CONFIG).sizes == Sized()
+    for head, sizes in (({"services": 2}, Sized(2)), ({"capacity_steps": 1}, Sized(nodes=True))):
+        assert BundlePolicy(linear(0), replace(CONFIG, **head)).sizes == sizes
+
+
+def test_nodes_by_number_are_refused() -> None:
+    with pytest.raises(ConfigurationError, match="not nodes by number"):
+        BundlePolicy(linear(0), PLACEMENT)
 
 
 def test_the_published_encoding_is_refused() -> None:

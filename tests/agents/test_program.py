@@ -68,6 +68,18 @@ def test_what_ends_before_it_wrote_leaves_nothing(tmp_path, given):
         assert list(tmp_path.iterdir()) == []
 
 
+def test_what_ends_before_it_wrote_leaves_an_earlier_history(tmp_path, given):
+    given += [f"output={tmp_path}"]
+    (tmp_path / "history.csv").write_text("seconds\n5\n")
+    cfg = OmegaConf.create({"output": str(tmp_path), "overwrite": True})
+    with pytest.raises(KeyboardInterrupt), run_folder(cfg, "scripts/train.py", record=True):
+        raise KeyboardInterrupt
+    assert (tmp_path / "history.csv").read_text() == "seconds\n5\n"
+    cfg.overwrite = False
+    with run_folder(cfg, "scripts/train.py", record=True, resume=True):
+        assert (tmp_path / "history.csv").read_text() == "seconds\n5\n"
+
+
 def test_a_folder_that_cannot_be_made_is_one_line(tmp_path, given):
     (tmp_path / "file").touch()
     with pytest.raises(ConfigurationError, match=r"output: cannot make .*file"):
@@ -79,6 +91,7 @@ def test_the_record_is_there_first_and_has_config_versions_and_command(tmp_path,
     cfg = OmegaConf.create({"output": str(tmp_path), "seed": 3, "name": "n${seed}"})
     with run_folder(cfg, "scripts/train.py", record=True):
         assert OmegaConf.load(tmp_path / "config.yaml").name == "n3"
+        assert (tmp_path / "history.csv").read_text().startswith("seconds,steps,validation")
         said = json.loads((tmp_path / "run.json").read_text())
     start = "python scripts/train.py --config-dir 'my configs' agent=cma"
     assert said["command"] == f"{start} output={tmp_path}"

@@ -44,6 +44,15 @@ def test_no_budget_and_no_prior_are_settings(settings):
     assert settings(budget_seconds=None, prior=None).budget_seconds is None
 
 
+@pytest.mark.parametrize("settings", [CMASettings, PPOSettings])
+def test_training_without_any_limit_is_refused(settings):
+    none = dict.fromkeys(("budget_seconds", "total_steps", "generations"))
+    with pytest.raises(ConfigurationError, match="are all null, and training would never end"):
+        settings(**none)
+    for name in none:
+        assert settings(**{**none, name: 3})
+
+
 @pytest.mark.parametrize("seed", [-1, "abc", 1.5, None, True, 2**32])
 def test_a_seed_is_a_whole_number(seed):
     with pytest.raises(ConfigurationError, match="'seed' is "):

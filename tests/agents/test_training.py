@@ -8,7 +8,17 @@ import pytest
 from numba.core import event
 
 from agents.tracking import NullTracker
-from agents.training import Best, Course, Reference, Stopped, TableTracker, stoppable
+from agents.training import (
+    HISTORY_COLUMNS,
+    Best,
+    Budget,
+    Course,
+    Reference,
+    Stopped,
+    TableTracker,
+    compilation,
+    stoppable,
+)
 
 
 class Memory(NullTracker):
@@ -54,11 +64,12 @@ def test_hard_windows_do_not_drown_the_others():
 
 def test_a_course_goes_on_where_earlier_sittings_stopped():
     tracker = Memory()
-    course = Course("search", 10.0, 100.0, tracker, spent=99.5)
+    course = Course("search", Budget(100.0), tracker, 99.5)
     reference = Reference("sjf", np.ones(2))
     with course:
         assert not course.over
-        course.advance(5.0)
+        course.advance(5, 5)
+        assert not course.ended
         course.record(3, {"validation": 2.0, "reference": 1.0}, reference)
         time.sleep(0.6)
         assert course.over
@@ -70,7 +81,7 @@ def test_a_course_goes_on_where_earlier_sittings_stopped():
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_a_course_where_it_can_go_on(number):
     before = signal.getsignal(number)
-    with Course("search", 10.0, None, Memory()) as course:
+    with Course("search", Budget(None, 10), Memory()) as course:
         assert not course.over
         signal.raise_signal(number)
         assert course.over
@@ -83,7 +94,7 @@ def test_a_signal_ends_a_course_where_it_can_go_on(number):
 
 
 def test_compiling_takes_no_time_of_the_budget():
-    with Course("search", 10.0, 0.5, Memory()) as course:
+    with Course("search", Budget(0.5), Memory()) as course:
         with event.trigger_event("numba:compile"), event.trigger_event("numba:compile"):
             time.sleep(0.6)
             assert not course.over
@@ -92,12 +103,33 @@ def test_compiling_takes_no_time_of_the_budget():
         assert course.over
 
 
+def test_the_limit_that_is_reached_first_ends_a_course():
+    budget = Budget(10.0, 200, 4)
+    assert budget.spent(5.0, 20, 1) == 0.5
+    assert budget.spent(5.0, 160, 1) == 0.8
+    assert budget.spent(5.0, 20, 4) == 1.0
+    assert Budget(None, 0).spent(0.0, 0, 0) == 1.0
+    course = Course("search", Budget(None, None, 2), Memory())
+    for generation, ended in ((1, False), (2, True)):
+        course.advance(10**9, generation)
+        assert course.ended is ended
+    assert not course.over
+
+
+def test_compilation_is_measured_whoever_compiles():
+    with compilation() as measured:
+        with event.trigger_event("numba:compile"):
+            time.sleep(0.05)
+        time.sleep(0.05)
+    assert 0.05 <= measured.seconds < 0.09
+
+
 def test_a_course_keeps_its_history_in_a_table(tmp_path):
     path = tmp_path / "history.csv"
-    with Course("search", 10.0, None, TableTracker(path, Memory())) as course:
+    with Course("search", Budget(None, 10), TableTracker(path, Memory())) as course:
         for step, more in enumerate(({}, {"sigma": 0.5})):
             entry = {"validation": 2.0, "reference": 1.0, **more}
             course.record(step, entry, Reference("sjf", np.ones(2)))
     lines = path.read_text().splitlines()
-    assert lines[0] == "seconds,validation,reference,sigma"
+    assert lines[0] == ",".join((*HISTORY_COLUMNS, "sigma"))
     assert len(lines) == 3

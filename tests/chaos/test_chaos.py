@@ -1,6 +1,6 @@
 """Seeded days of misfortune in virtual time, and an independent checker.
 
-``CHAOS_SEEDS`` says how many days (default 25), ``CHAOS_FIRST`` the first seed: a failure names its
+``CHAOS_SEEDS`` says how many days (default 12), ``CHAOS_FIRST`` the first seed: a failure names its
 seed, and ``CHAOS_FIRST=seed CHAOS_SEEDS=1`` plays it again.
 """
 
@@ -17,7 +17,7 @@ from tests.chaos.machines import Span
 from tests.chaos.schedule import World
 
 _FIRST = int(os.environ.get("CHAOS_FIRST", "0"))
-_SEEDS = int(os.environ.get("CHAOS_SEEDS", "25"))
+_SEEDS = int(os.environ.get("CHAOS_SEEDS", "12"))
 
 
 @pytest.mark.property

@@ -14,7 +14,7 @@ from agents.cli import main
 from orchestrator.cli import tables, terminal
 from orchestrator.cli.app import make_app
 from tests.cli.conftest import Command
-from tests.client.fake import Asked, FakeServer, Says, lost, problem
+from tests.client.fake import Asked, FakeServer, Says, lost, output, problem
 
 _TAKEN = Says({"job_id": "a-1", "state": "pending"}, 201)
 _JOB = {
@@ -35,10 +35,6 @@ _JOB = {
     "reason": "",
     "history": [{"time_ms": 1_000, "what": "started", "reason": "\x1b[31mred\x07"}],
 }
-
-
-def _text(text: str) -> Says:
-    return Says(text.encode(), media_type="text/plain")
 
 
 def _page(*items: Any) -> dict[str, Any]:
@@ -249,7 +245,7 @@ def test_a_job_is_shown(command: Command, fake: FakeServer) -> None:
 
 
 def test_output_is_printed_as_it_is(command: Command, fake: FakeServer) -> None:
-    fake.on("GET /jobs/a/logs", _text("x\n\n[bold]y"))
+    fake.on("GET /jobs/a/logs", output((1, 0, 10, "x\n\n[bold]y")))
     said = command("logs", "a", "--worker", "1", "--tail", "2")
     assert (said.code, said.out) == (0, "x\n\n[bold]y")
     assert fake.asked[0].query == {"worker": "1", "tail": "2"}
@@ -275,7 +271,7 @@ def test_commands_that_wait_end_as_the_job_does(
 ) -> None:
     fake.on("POST /jobs", _TAKEN)
     fake.on("GET /jobs/a-1", {"job_id": "a-1", "starts": 1})
-    fake.on("GET /jobs/a-1/logs", _text("out\n"))
+    fake.on("GET /jobs/a-1/logs", output((0, 0, 4, "out\n")))
     fake.on("GET /jobs/a-1/wait", {"job_id": "a-1", "ended": True, **status})
     assert command("wait", "a-1").code == code
     for given in (["attach", "a-1"], ["submit", "--watch", "true"]):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.client.fake import TOKEN, FakeServer, Says
+from tests.client.fake import TOKEN, FakeServer, output
 
 _ROOT = Path(__file__).resolve().parents[2]
 _HEAVY = ("numba", "numpy", "torch", "fastapi", "scipy", "starlette", "uvicorn", "pandas", "hydra")
@@ -40,7 +40,7 @@ def fake() -> FakeServer:
     server.on("GET /jobs", page)
     server.on("GET /jobs/a", {"job_id": "a", "starts": 1, "state": "completed"})
     server.on("GET /jobs/a/wait", {"job_id": "a", "ended": True, "state": "completed"})
-    server.on("GET /jobs/a/logs", Says(b"x\n", media_type="text/plain"))
+    server.on("GET /jobs/a/logs", output((0, 0, 2, "x\n")))
     server.on("POST /jobs", {"job_id": "a", "state": "pending"})
     return server
 

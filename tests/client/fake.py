@@ -44,6 +44,17 @@ def problem(status: int, detail: str, **more: Any) -> Says:
     return Says(body, status, headers, "application/problem+json")
 
 
+def output(*records: tuple[int, int, int, str], run: int = 1, cut: bool = False) -> Says:
+    """Output as records: worker, offset, next offset and text of each."""
+    made = [
+        {"run": run, "worker": worker, "offset": begin, "next": end, "text": text}
+        for worker, begin, end, text in records
+    ]
+    body = "".join(json.dumps(record) + "\n" for record in made).encode()
+    half = b'{"run": 1, "wor' if cut else b""
+    return Says(body + half, media_type="application/x-ndjson", cut=cut)
+
+
 def lost() -> Says:
     """The connection is lost, and nobody knows whether the request was read."""
     return Says(status=0, cut=True)

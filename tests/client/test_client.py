@@ -32,7 +32,7 @@ from orchestrator.errors import (
     UnknownEntityError,
     ValidationError,
 )
-from tests.client.fake import TOKEN, Asked, FakeServer, Says, lost, problem
+from tests.client.fake import TOKEN, Asked, FakeServer, Says, lost, output, problem
 
 _QUICK = Retry(patience_s=5.0, first_s=0.001, most_s=0.01)
 
@@ -291,9 +291,8 @@ def test_events_that_are_there_are_listed(ask: Both, fake: FakeServer) -> None:
     assert len(ask("events", limit=900)) == 500  # the last ones: nothing comes behind them
 
 
-def _text(text: str, *, cut: bool = False, begin: int = 0) -> Says:
-    headers = {"X-Output-Begin": str(begin)}
-    return Says(text.encode(), media_type="text/plain", cut=cut, headers=headers)
+def _since(fake: FakeServer) -> list[str | None]:
+    return [asked.query.get("since") for asked in fake.asked if asked.path.endswith("/logs")]
 
 
 def test_output_is_followed_and_no_line_told_twice(ask: Both, fake: FakeServer) -> None:
@@ -301,25 +300,30 @@ def test_output_is_followed_and_no_line_told_twice(ask: Both, fake: FakeServer) 
     fake.on("GET /jobs/a/wait", {"ended": False}, {"ended": True})
     fake.on(
         "GET /jobs/a/logs",
-        _text("[0] a\n[1] a\n[0] b\n[1] hal", cut=True),
+        output((0, 0, 2, "[0] a\n"), (1, 0, 4, "[1] a\n[1] b\n"), (0, 2, 4, "[0] b\n"), cut=True),
         lost(),
-        _text("[0] a\n[0] b\n[0] c\n[1] a\n[1] half\n"),  # the server was stopped: not the end
-        _text("[1] a\n[1] half\n[0] a\n[0] b\n[0] c\n[1] c\n[0] no line's end"),
+        output((0, 4, 6, "[0] c\n"), (1, 4, 9, "[1] half\n")),  # the server was stopped: no end
+        output((1, 9, 11, "[1] c\n"), (0, 6, 17, "[0] no line's end")),
     )
     lines = ask("logs", "a", follow=True)
     assert lines == [
-        *("[0] a\n", "[1] a\n", "[0] b\n"),
+        *("[0] a\n", "[1] a\n", "[1] b\n", "[0] b\n"),
         *("[0] c\n", "[1] half\n", "[1] c\n", "[0] no line's end"),
     ]
+    assert _since(fake) == [None, "1.0:4,1.1:4", "1.0:4,1.1:4", "1.0:6,1.1:9"]
 
 
 def test_output_that_is_not_kept_any_more_is_said_to_be_lost(ask: Both, fake: FakeServer) -> None:
     fake.on("GET /jobs/a", {"starts": 1})
     fake.on("GET /jobs/a/wait", {"ended": True})
-    fake.on("GET /jobs/a/logs", _text("1\n2\n3\n", cut=True), _text("3\n7\n8\n", begin=4))
+    fake.on(
+        "GET /jobs/a/logs",
+        output((0, 0, 6, "1\n2\n3\n"), cut=True),
+        output((0, 8, 12, "7\n8\n")),  # its files were begun anew, twice
+    )
     lines = ask("logs", "a", follow=True)
-    assert lines[3].startswith("(output was lost")
-    assert lines[:3] + lines[4:] == ["1\n", "2\n", "3\n", "3\n", "7\n", "8\n"]
+    assert lines[3].startswith("(output was lost here")
+    assert lines[:3] + lines[4:] == ["1\n", "2\n", "3\n", "7\n", "8\n"]
 
 
 def test_the_last_lines_are_followed_without_a_gap(ask: Both, fake: FakeServer) -> None:
@@ -327,28 +331,38 @@ def test_the_last_lines_are_followed_without_a_gap(ask: Both, fake: FakeServer) 
     fake.on("GET /jobs/a/wait", {"ended": True, "starts": 1})
     fake.on(
         "GET /jobs/a/logs",
-        _text("1\n2\n3\n"),
-        _text("1\n2\n3\n4\n", cut=True),
-        _text("1\n2\n3\n4\n5"),
+        output((0, 2, 6, "2\n3\n"), (1, 4, 4, ""), cut=True),
+        output((0, 6, 8, "4\n"), cut=True),
+        output((0, 8, 9, "5"), (1, 4, 6, "1\n")),
     )
-    assert ask("logs", "a", follow=True, tail=2) == ["2\n", "3\n", "4\n", "5"]
+    assert ask("logs", "a", follow=True, tail=2) == ["2\n", "3\n", "4\n", "5", "1\n"]
+    assert _since(fake) == [None, "1.0:6,1.1:4", "1.0:8,1.1:4"]
 
 
 def test_output_of_a_job_that_starts_again_is_followed_run_by_run(
     ask: Both, fake: FakeServer
 ) -> None:
     runs = {"2": "a\nb\n", "3": "a\n", "4": "a\nb\nc\n"}
+
+    def told(asked: Asked) -> Says:
+        text = runs[asked.query["run"]]
+        return output((0, 0, len(text), text), run=int(asked.query["run"]))
+
     fake.on("GET /jobs/a", {"starts": 2})
     fake.on("GET /jobs/a/wait", {"starts": 4, "ended": True})
-    fake.on("GET /jobs/a/logs", lambda asked: _text(runs[asked.query["run"]]))
+    fake.on("GET /jobs/a/logs", told)
     assert ask("logs", "a", follow=True) == ["a\n", "b\n", "a\n", "a\n", "b\n", "c\n"]
     assert ask("logs", "a", follow=True, run=3) == ["a\n"]
 
 
 def test_output_is_asked_for_as_wanted(ask: Both, fake: FakeServer) -> None:
-    fake.on("GET /jobs/a/logs", Says(b"caf\xe9 \xff\rx\x0by\n", media_type="text/plain"))
-    assert ask("logs", "a", worker=1, run=2, tail=3) == ["caf\ufffd \ufffd\rx\x0by\n"]
+    fake.on("GET /jobs/a/logs", output((1, 3, 11, "caf\ufffd \rx\x0by\n")))
+    assert ask("logs", "a", worker=1, run=2, tail=3) == ["caf\ufffd \rx\x0by\n"]
     assert fake.asked[0].query == {"worker": "1", "run": "2", "tail": "3"}
+    assert fake.asked[0].headers["Accept"] == "application/x-ndjson"
+    fake.on("GET /jobs/a/logs", Says(b"as it was\n", media_type="text/plain"))
+    with pytest.raises(RequestFailedError, match="no record of output: b'as it was'"):
+        ask("logs", "a")
 
 
 def test_services_are_called_through_and_not_tried_again(fake: FakeServer) -> None:

@@ -12,6 +12,7 @@ from orchestrator.engine.checks import check_message
 from orchestrator.errors import ValidationError
 from orchestrator.kernels.state.codes import NODE_CHOICE, Placement
 from tests.engine.builders import job, node
+from tests.engine.sizes import fleet, seen, sizing, tick
 
 said: Any = messages  # unchecked: most of what follows is wrong on purpose
 
@@ -53,9 +54,31 @@ MALFORMED = (
     said.Decide(said.Plan((said.PlaceJob(1),))),
     said.Decide(said.Plan((said.ResizeJob("a", 2**40),))),
     said.Decide(said.Plan((said.MigrateJob("a", -1),))),
+    said.Decide(said.Plan((said.ScaleService(1, 1),))),
+    said.Decide(said.Plan((said.ScaleService("a", -1),))),
+    said.Decide(said.Plan((said.ScaleFleet("1"),))),
+    tick(tick_ms=0),
+    tick(services=[seen()]),
+    tick(services=(None,)),
+    tick(services=(seen(), seen())),
+    tick(services=tuple(seen(job_id=f"s{k}") for k in range(65))),
+    tick(services=(seen(service_ms=0.0),)),
+    tick(services=(seen(rate_rps=float("nan")),)),
+    tick(services=(seen(latency_ms=-1.0),)),
+    tick(services=(seen(ready=1.5),)),
+    tick(services=(seen(breaker=3),)),
+    tick(services=(seen(sizing=None),)),
+    tick(services=(seen(sizing=sizing(target=float("inf"))),)),
+    tick(fleet=None),
+    tick(fleet=fleet(spare=-1)),
+    tick(fleet=fleet(kind=None)),
+    tick(fleet=fleet(kind="node")),
 )
 
 WELL_FORMED = (
+    tick(),
+    tick(fleet=fleet(kind=None, coming=0, spare=0)),
+    said.Decide(said.Plan((said.ScaleService("a", 3), said.ScaleFleet(-1)))),
     said.Submit(job("a")),
     said.Register(node("n")),
     said.Scale("a", np.int64(4)),

@@ -35,6 +35,8 @@ from orchestrator.messages import (
     Plan,
     PreemptJob,
     ResizeJob,
+    ScaleFleet,
+    ScaleService,
     Wait,
     from_code,
     to_code,
@@ -52,6 +54,8 @@ _ACTIONS: tuple[Action, ...] = (
     PreemptJob("a"),
     ResizeJob("b", 7),
     MigrateJob("a", Placement.SPREAD),
+    ScaleService("b", 2),
+    ScaleFleet(-2),
     Wait(),
 )
 
@@ -67,10 +71,9 @@ def test_every_action_has_a_code_of_its_own() -> None:
     assert len({to_code(action, ["a", "b"].index)[0] for action in _ACTIONS}) == len(_ACTIONS)
 
 
-@pytest.mark.parametrize("kind", [ActionKind.SERVICE, ActionKind.CAPACITY])
-def test_what_policies_do_not_decide_live_is_no_action(kind: ActionKind) -> None:
-    with pytest.raises(IllegalActionError, match="leave nodes and replicas to the autoscaler"):
-        from_code(kind, "", 1)
+def test_a_kind_that_there_is_not_is_no_action() -> None:
+    with pytest.raises(IllegalActionError, match="action kind 99: there is no such kind"):
+        from_code(99, "", 1)
 
 
 # --- plans ---------------------------------------------------------------------------------------

@@ -133,6 +133,16 @@ def test_a_state_is_copied_or_says_why_not(case: EnvCase, way: Callable[[Any], A
     np.testing.assert_equal(_play(moved, 20, 1), _play(session, 20, 1))
 
 
+def test_copies_are_stepped_by_the_kernels_that_are_there() -> None:
+    """Kernels are compiled anew, for a minute, for arrays that differ in being writeable."""
+    session = _begun(CASES["cluster"])
+    for way in (copy.deepcopy, _pickled):
+        for mine, theirs in zip(session.source.episode, way(session).source.episode, strict=True):
+            if isinstance(mine, np.ndarray):
+                assert mine.flags.writeable == theirs.flags.writeable
+                assert mine.flags.c_contiguous == theirs.flags.c_contiguous
+
+
 def test_a_copy_lives_in_another_process(tmp_path: Path) -> None:
     env = CASES["cluster"].make()
     env.reset(seed=0)

@@ -1,4 +1,4 @@
-"""An illegal action changes nothing, is counted and reported; a strict environment raises."""
+"""An illegal action changes nothing, is counted and reported; or costs, is replaced, or raises."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from envs import Session
+from envs import SchedulingEnv, Session
+from envs.sb3 import SchedulingVecEnv
 from orchestrator.errors import IllegalActionError
 from orchestrator.invariants import assert_invariants
+from orchestrator.kernels.run.buffers import RewardForm
 from orchestrator.kernels.state.codes import Reason
 from tests.envs.cases import (
     CASES,
@@ -134,8 +136,8 @@ def test_info_reports_what_was_refused(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["ordering", "cluster", "cluster-incidents"])
-def test_strict_environments_raise(name: str) -> None:
-    env = CASES[name].make(strict=True)
+def test_environments_may_raise(name: str) -> None:
+    env = CASES[name].make(illegal="raise")
     env.reset(seed=0)
     illegal = int(np.flatnonzero(env.action_masks() == 0)[0])
     before = _memory(env.session)
@@ -145,7 +147,7 @@ def test_strict_environments_raise(name: str) -> None:
         assert _memory(env.session) == before
     legal = int(np.flatnonzero(env.action_masks())[0])
     assert env.step(np.int64(legal))[4]["reason"] == "ok"
-    rows = CASES[name].make_vec(3, strict=True)
+    rows = CASES[name].make_vec(3, illegal="raise")
     rows.reset(seed=0)
     actions = pick_legal(rows.action_masks(), np.random.default_rng(0))
     actions[1] = -5
@@ -206,3 +208,85 @@ def test_preemptions_at_one_point_are_bounded() -> None:
             action = place + int(np.flatnonzero(mask[place:-1])[0])
         over = bool(env.step(np.int64(action))[2])
     assert seen > 0
+
+
+# --- what becomes of them ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["cluster", "ordering-terminal", "autoscaling"])
+def test_a_penalty_is_all_that_it_costs(name: str) -> None:
+    free, dear = (_EVERY[name].make(illegal=how) for how in ("noop", "penalty"))
+    costly = _EVERY[name].make(illegal="penalty", illegal_penalty=7.5, illegal_limit=2)
+    for env in (free, dear, costly):
+        env.reset(seed=0)
+        env.step(np.int64(env.action_masks().argmax()))
+    np.testing.assert_equal(dear.step(-1)[0], free.step(-1)[0])
+    assert dear.step(-1)[1] == free.step(-1)[1] - 1.0
+    assert costly.step(-1)[1:4] == (-7.5, False, False)
+    _, reward, _, truncated, info = costly.step(-1)
+    assert truncated
+    assert info["reason"] == "unknown_action"
+    owed = costly.session.buffers.metrics[0] @ costly.session.source.prices.weights
+    terminal = costly.config.reward.form == RewardForm.TERMINAL
+    assert reward == pytest.approx(-7.5 - owed * terminal)
+    action = np.int64(free.action_masks().argmax())
+    assert dear.step(action)[1] == free.step(action)[1]
+    rows = _EVERY[name].make_vec(3, illegal="penalty", illegal_penalty=2.0)
+    rows.reset(seed=0)
+    actions = pick_legal(rows.action_masks(), np.random.default_rng(0))
+    actions[1] = -1
+    assert rows.step(actions)[1][1] == -2.0
+
+
+def _fallback(env: SchedulingEnv) -> int:
+    """The advised action, or the first legal one."""
+    advised = int(env.session.buffers.advised[0])
+    return advised if advised >= 0 else int(env.action_masks().argmax())
+
+
+@pytest.mark.parametrize("name", ["ordering", "cluster-incidents", "full-advised", "autoscaling"])
+def test_another_action_takes_its_place(name: str) -> None:
+    env, plain = (_EVERY[name].make(illegal=how, step_limit=30) for how in ("fallback", "noop"))
+    env.reset(seed=1)
+    plain.reset(seed=1)
+    over, refused = False, 0
+    rng = np.random.default_rng(0)
+    while not over:
+        mask = plain.action_masks()
+        action = int(rng.integers(-1, len(mask) + 1))
+        legal = 0 <= action < len(mask) and bool(mask[action])
+        refused += not legal
+        expected = plain.step(action if legal else _fallback(plain))
+        found = env.step(action)
+        np.testing.assert_equal(found[0], expected[0])
+        assert found[1:4] == expected[1:4]
+        assert (found[4].pop("reason") == "ok") == legal
+        assert found[4].pop("illegal_actions") == refused
+        for told in ("reason", "illegal_actions"):
+            expected[4].pop(told)
+        assert found[4] == expected[4]
+        over = found[2] or found[3]
+    assert refused > 3
+    assert env.session.buffers.steps[0] == plain.session.buffers.steps[0]
+
+
+def test_rows_fall_back_each_for_itself() -> None:
+    rows, plain = (CASES["cluster"].make_vec(4, illegal=how) for how in ("fallback", "noop"))
+    rows.reset(seed=2)
+    plain.reset(seed=2)
+    for k in range(40):
+        actions = pick_legal(plain.action_masks(), np.random.default_rng(k))
+        wrong = actions.copy()
+        wrong[k % 4] = -1
+        actions[k % 4] = plain.action_masks()[k % 4].argmax()
+        found, expected = rows.step(wrong), plain.step(actions)
+        for k_part in range(4):
+            np.testing.assert_equal(found[k_part], expected[k_part])
+    rows.session.close()
+
+
+def test_stable_baselines_may_raise_too() -> None:
+    rows = SchedulingVecEnv(CASES["cluster"].session(2, illegal="raise"))
+    rows.reset()
+    with pytest.raises(IllegalActionError, match=r"row 0: .*unknown_action"):
+        rows.step(np.array([-1, 0]))

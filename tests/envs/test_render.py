@@ -10,7 +10,7 @@ import pytest
 
 from envs import SchedulingEnv
 from envs.config import CLUSTER, JOB_ORDERING
-from envs.render import draw_occupancy, job_colour
+from envs.gym.render import draw_occupancy, job_colour
 from envs.workloads import lublin_feitelson
 from orchestrator.errors import ConfigurationError
 from orchestrator.kernels.run import rows as entry

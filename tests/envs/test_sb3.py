@@ -143,7 +143,7 @@ def test_maskable_ppo_learns_with_its_default_policy(name: str) -> None:
     assert any((before[k] != after[k]).any() for k in before)
     assert len(model.ep_info_buffer or ()) > 0
     # What it learned from single rows it does in a single environment, within the mask.
-    env = CASES[name].make(strict=True)
+    env = CASES[name].make(illegal="raise")
     assert isinstance(env, SchedulingEnv)
     seen, _ = env.reset(seed=0)
     for _ in range(10):

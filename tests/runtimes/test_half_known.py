@@ -8,44 +8,16 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-import msgspec
 import pytest
 
 from orchestrator.errors import ConfigurationError
 from orchestrator.messages import StopJob, StopReason, WorkersLost
-from orchestrator.node.protocol import (
-    VERSION,
-    Address,
-    Cause,
-    Ended,
-    Hello,
-    Launch,
-    Line,
-    Report,
-    Seen,
-    Welcome,
-)
+from orchestrator.node.protocol import Cause, Ended, Launch, Line, Report, Welcome
 from orchestrator.runtimes import LocalAgents
+from tests.runtimes.played import agent, seen, told
 from tests.runtimes.stage import Stage, until
 
 _TRUE = ("true",)
-
-
-async def _agent(stage: Stage, node: str, *workers: Seen, boot: str = "boot") -> Line:
-    """An agent that is taken, and has these workers."""
-    line = Line(*await Address.parse(stage.runtime.address).connect())
-    me = node, boot, "127.0.0.1", 1, 5, (-1, -1)
-    line.send(Hello(VERSION, stage.runtime.token, *me, workers))
-    assert isinstance(await line.for_agent(), Welcome)
-    return line
-
-
-async def _told(line: Line) -> object:
-    return await asyncio.wait_for(line.for_agent(), 10.0)
-
-
-def _seen(rank: int) -> Seen:
-    return Seen("a", 1, rank, rank, rank, 2, 0, (0,), False, False)
 
 
 async def test_a_run_whose_orders_were_lost_with_the_line_keeps_no_other_one_waiting(
@@ -53,16 +25,16 @@ async def test_a_run_whose_orders_were_lost_with_the_line_keeps_no_other_one_wai
 ) -> None:
     await stage.open()
     places = (("n5", (0,)),)
-    line = await _agent(stage, "n5")
+    line = await agent(stage, "n5")
     stage.runtime.carry_out((stage.start("a", _TRUE, places),))
-    assert isinstance(await _told(line), Launch)  # it is on its way, and never carried out
+    assert isinstance(await told(line), Launch)  # it is on its way, and never carried out
     stage.runtime.carry_out((StopJob("a", 1, StopReason.INTERRUPTED, 0),))
     stage.runtime.carry_out((stage.start("a", _TRUE, places, run=2),))
     line.close()
-    line = await _agent(stage, "n5")
-    told = await _told(line)
-    assert isinstance(told, Launch)
-    assert told.run == 2
+    line = await agent(stage, "n5")
+    order = await told(line)
+    assert isinstance(order, Launch)
+    assert order.run == 2
     line.close()
 
 
@@ -70,10 +42,10 @@ async def test_a_gang_that_two_orchestrators_began_in_part_begins_anew(stage: St
     """Its workers were told of different places to meet: they would wait for ever."""
     await stage.open()
     places = (("n5", (0,)), ("n6", (0,)))
-    new = await _agent(stage, "n5", boot="after one that was killed")
+    new = await agent(stage, "n5", boot="after one that was killed")
     stage.runtime.carry_out((stage.start("a", _TRUE, places),))
-    assert isinstance(await _told(new), Launch)
-    old = await _agent(stage, "n6", _seen(1))
+    assert isinstance(await told(new), Launch)
+    old = await agent(stage, "n6", seen(1))
     await until(lambda: stage.events)
     (lost,) = stage.events
     assert isinstance(lost, WorkersLost)
@@ -85,7 +57,7 @@ async def test_a_gang_that_two_orchestrators_began_in_part_begins_anew(stage: St
 async def test_a_gang_that_another_orchestrator_began_as_a_whole_goes_on(stage: Stage) -> None:
     await stage.open()
     stage.runtime.carry_out((stage.start("a", _TRUE, (("n5", (0,)), ("n6", (0,)))),))
-    lines = [await _agent(stage, "n5", _seen(0)), await _agent(stage, "n6", _seen(1))]
+    lines = [await agent(stage, "n5", seen(0)), await agent(stage, "n6", seen(1))]
     await asyncio.sleep(0.1)
     assert stage.runtime.observe() == {"a": 1}
     assert not stage.events
@@ -97,12 +69,12 @@ async def test_a_gang_of_which_a_worker_is_ending_does_not_count_without_it(stag
     """As when an agent whose lease was over comes back before its worker is gone."""
     await stage.open()
     places = (("n5", (0,)), ("n6", (0,)))
-    lines = [await _agent(stage, "n5"), await _agent(stage, "n6")]
+    lines = [await agent(stage, "n5"), await agent(stage, "n6")]
     stage.runtime.carry_out((stage.start("a", _TRUE, places),))
     for line in lines:
-        assert isinstance(await _told(line), Launch)
+        assert isinstance(await told(line), Launch)
     lines[1].close()
-    lines[1] = await _agent(stage, "n6", msgspec.structs.replace(_seen(1), halted=True))
+    lines[1] = await agent(stage, "n6", seen(1, halted=True))
     lines[1].send(Report(1, Ended("a", 1, 1, 1, 2, 137, Cause.LEASE)))
     lines[0].send(Report(1, Ended("a", 1, 0, 0, 2, 0, Cause.EXIT)))
     await until(lambda: stage.events)
@@ -124,7 +96,7 @@ async def test_a_run_that_is_lost_is_not_begun_when_an_agent_comes(stage: Stage)
     stage.runtime.bind(later)
     stage.runtime.carry_out((stage.start("a", _TRUE, (("n5", (0,)),)),))
     await until(lambda: stage.events)  # no agent is there
-    line = await _agent(stage, "n5")
+    line = await agent(stage, "n5")
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(line.for_agent(), 0.3)
     line.close()
@@ -139,7 +111,7 @@ async def test_an_address_at_which_somebody_listens_is_not_taken_from_it(
     rival = stage.new_runtime(address=where)
     with pytest.raises(ConfigurationError, match=r"somebody listens at 'unix:.*; end that one"):
         await rival.open()
-    line = await _agent(stage, "n5")
+    line = await agent(stage, "n5")
     line.close()
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from orchestrator.kernels.run import rows as entry
 from orchestrator.kernels.state.codes import (
+    Elasticity,
     EventKind,
     Information,
     JobCode,
@@ -124,6 +125,7 @@ _CONFIG = st.fixed_dictionaries(
         "backfill": st.integers(0, 1),
         "preemption_limit": st.sampled_from([8, 8, 3, 1, 0]),
         "min_run_ms": st.sampled_from([0, 0, 2000]),
+        "resize_lock_ms": st.sampled_from([0, 0, 2000]),
         "min_run_costs": st.sampled_from([0, 0, 2]),
         "information": st.sampled_from([*Information, Information.ESTIMATE]).map(int),
         "slowdown_bound_ms": st.just(10_000),
@@ -222,13 +224,15 @@ rules = st.builds(
     ),
     blocking=st.booleans(),
     reservation=st.booleans(),
-    elastic=st.booleans(),
+    elastic=st.sampled_from(Elasticity),
 )
 
 
 def begin(case: Case, e: int = 0) -> tuple[ClusterState, NaiveEngine]:
     """The case as a row of cluster state, and as its twin."""
-    state = allocate(_SHAPE)
+    # What is remembered changes nothing: neither of nodes nor of who waits in which order.
+    state = allocate(replace(_SHAPE, kinds=6 if case.seed & 1 else 0))
+    state.rows["scanned_jobs"] = 0 if case.seed & 2 else len(case.requests)
     for name, value in case.config.items():
         state.rows[name] = value
     entry.begin_episode(state.rows, e, case.seed, case.nodes, case.requests)

@@ -17,6 +17,7 @@ from orchestrator.messages import (
     Decommission,
     Entry,
     Establish,
+    FleetSeen,
     JobOverdue,
     Lead,
     MigrateJob,
@@ -30,7 +31,12 @@ from orchestrator.messages import (
     ResizeJob,
     Review,
     Scale,
+    ScaleFleet,
+    ScaleService,
+    ServiceSeen,
+    Sizing,
     Submit,
+    Tick,
     Undrain,
     Wait,
     WorkerExited,
@@ -110,6 +116,8 @@ _ACTIONS = st.one_of(
     st.builds(PreemptJob, _NAME, _TEXT),
     st.builds(ResizeJob, _NAME, _COUNT),
     st.builds(MigrateJob, _NAME, _GENERATORS),
+    st.builds(ScaleService, _NAME, _COUNT),
+    st.builds(ScaleFleet, st.integers(-64, 64)),
 )
 _PLANS = st.builds(
     lambda actions, wait: Plan((*actions, *([Wait()] if wait else []))),
@@ -125,6 +133,7 @@ _RULES = st.builds(
     quota_mode=st.sampled_from(QuotaMode),
     information=st.sampled_from(Information),
     min_run_seconds=st.floats(0, 1e6),
+    resize_lock_seconds=st.none() | st.floats(0, 1e6),
 )
 _SERVICES = st.builds(
     ServiceSpec,
@@ -133,6 +142,48 @@ _SERVICES = st.builds(
     limit=st.builds(LimitSpec, st.floats(0, 1e6)),
     retry=st.builds(RetrySpec, st.integers(1, 64)),
     breaker=st.builds(BreakerSpec, st.integers(0, 9)),
+)
+_SIZINGS = st.builds(
+    Sizing, *[st.floats(0, 1e6)] * 3, *[_COUNT] * 4, st.integers(0, 2**40), st.integers(0, 2**40)
+)
+_TICKS = st.builds(
+    Tick,
+    st.integers(1, 2**40),
+    st.lists(
+        st.builds(
+            ServiceSeen,
+            _NAME,
+            st.integers(1, 64),
+            st.floats(1e-3, 1e6),
+            st.floats(1e-3, 1e6),
+            _SIZINGS,
+            *[st.floats(0, 1e6)] * 5,
+            _COUNT,
+            st.integers(0, 2),
+        ),
+        max_size=3,
+        unique_by=lambda seen: seen.job_id,
+    ).map(tuple),
+    st.builds(
+        FleetSeen,
+        _NODES,
+        _COUNT,
+        _COUNT,
+        _COUNT,
+        _SIZINGS,
+        st.integers(-(1 << 62), 2**52),
+        st.integers(-64, 64),
+    )
+    | st.builds(
+        FleetSeen,
+        st.none(),
+        st.just(0),
+        st.just(0),
+        _COUNT,
+        _SIZINGS,
+        st.just(0),
+        st.just(0),
+    ),
 )
 _SETTINGS = st.one_of(
     st.none(), _FLAG, st.integers(), _TEXT, _SERVICES, st.sampled_from(list(RULES.values()))
@@ -149,6 +200,7 @@ BODIES = st.one_of(
     st.builds(NodeRecovered, _TEXT),
     st.just(Review()),
     st.builds(Decide, _PLANS),
+    _TICKS,
     st.builds(Configure, _TEXT, _SETTINGS),
     st.builds(
         Establish,

@@ -15,14 +15,28 @@ from agents.linear.policy import LinearScorer
 from agents.ppo.model import ScorerPolicy, SetScorer
 from agents.problem import BatchPolicy
 from agents.speed.live.questions import LiveCluster
-from envs.config import CLUSTER, EnvConfig
+from envs.config import AUTOSCALING, CLUSTER, EnvConfig
 from orchestrator.deployment import Guards, PolicyDeployment
-from orchestrator.engine.engine import Room
-from orchestrator.kernels.state.codes import RuleKey
-from orchestrator.messages import Decide, Entry, Plan, Review, Wait
+from orchestrator.engine.engine import Engine, Room
+from orchestrator.kernels.state.codes import NO_CHANGE_MS, JobKind, RuleKey
+from orchestrator.kernels.state.row import ClusterShape
+from orchestrator.messages import (
+    Decide,
+    Entry,
+    FleetSeen,
+    PlaceJob,
+    Plan,
+    Review,
+    ServiceSeen,
+    Sizing,
+    Submit,
+    Tick,
+    Wait,
+)
 from orchestrator.scheduling.schema import advice_column, feature_names
+from orchestrator.types import JobPriority, JobSpec, NodeSpec
 
-__all__ = ["Decisions", "LearnedDecisions", "learned_policies"]
+__all__ = ["Decisions", "LearnedDecisions", "SizedTicks", "learned_policies"]
 
 
 _HIDDEN = 32
@@ -72,6 +86,68 @@ def learned_policies() -> dict[str, BundlePolicy]:
         "linear": LinearScorer(weights, schema),
     }
     return {name: BundlePolicy(policy, config, name) for name, policy in made.items()}
+
+
+class SizedTicks:
+    """A cluster of services, and a linear scorer that sizes them and the fleet at every tick.
+
+    It follows the advice of predictive scaling, replica by replica, as the published one begins.
+
+    Parameters
+    ----------
+    nodes : int
+        Of 8 GPUs; an eighth as many may be ordered.
+    now : callable
+        The clock, seconds.
+    """
+
+    def __init__(self, nodes: int, now: Callable[[], float]) -> None:
+        self._now, self._nodes = now, nodes
+        specs = [NodeSpec(f"n{k}", 8, 80.0, 64, 512.0, 100.0, "NVLink") for k in range(nodes)]
+        shape = ClusterShape(envs=1, jobs=16, workers=64, nodes=nodes + nodes // 8, devices=8)
+        self._engine = Engine(shape, nodes=specs)
+        for k in range(AUTOSCALING.services):
+            spec = JobSpec(
+                *(f"service-{k}", "", JobPriority.PRODUCTION, 8, 1, 1.0, 1e4, 0),
+                kind=JobKind.SERVICE,
+                elastic=True,
+                max_workers=64,
+            )
+            self._engine.handle(Entry(0, Submit(spec)))
+        self._engine.handle(Entry(0, Review()))
+        places = tuple(PlaceJob(f"service-{k}") for k in range(AUTOSCALING.services))
+        self._engine.handle(Entry(0, Decide(Plan(places))))
+        config = replace(AUTOSCALING, advice="fcfs+predictive")
+        width = len(feature_names(config.schema, by_head=True))
+        weights = np.zeros(width)
+        weights[-1] = 1.0
+        self._policy = BundlePolicy(LinearScorer(weights, config.schema), config)
+        self.choices = 0  # of all ticks that were timed
+
+    def times(self, count: int) -> list[float]:
+        """How long ticks take, ms: they are applied, a copy is made and shown, and decided on."""
+        rng, times, room = np.random.default_rng(0), list[float](), Room()
+        for k in range(count + _WARM):
+            tick = self._tick(rng)
+            begun = self._now()
+            self._engine.handle(Entry(60_000 * (k + 1), tick))
+            thought = self._policy.consider(self._engine.snapshot(room))
+            if k >= _WARM:
+                times.append(1e3 * (self._now() - begun))
+                self.choices += len(thought.choices)
+            self._engine.handle(Entry(60_000 * (k + 1), Decide(thought.plan)))
+        return times
+
+    def _tick(self, rng: np.random.Generator) -> Tick:
+        sizing = Sizing(5.0, 0.7, 0.1, 1, 64, 0, 0, 0, 0)
+        rates = rng.uniform(30.0, 50.0, AUTOSCALING.services).tolist()
+        services = tuple(
+            ServiceSeen(f"service-{k}", 1, 200.0, 1e3, sizing, rate, rate, 300.0, 0.0, 0.0, 8, 0)
+            for k, rate in enumerate(rates)
+        )
+        kind = NodeSpec("rented", 8, 80.0, 64, 512.0, 100.0, "NVLink")
+        spare, whole = self._nodes // 8, replace(sizing, unit_capacity=8000.0)
+        return Tick(60_000, services, FleetSeen(kind, 0, spare, 0, whole, NO_CHANGE_MS, 0))
 
 
 class LearnedDecisions:

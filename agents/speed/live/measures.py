@@ -13,7 +13,7 @@ import numpy as np
 from agents.speed.clock import CLOCKS, Measure, seconds
 from agents.speed.door.commands import command_starts
 from agents.speed.door.submissions import opened
-from agents.speed.live.decisions import LearnedDecisions, learned_policies
+from agents.speed.live.decisions import LearnedDecisions, SizedTicks, learned_policies
 from agents.speed.live.etcd import etcd_per_second, leader_killed_s, local_etcd, why_no_etcd
 from agents.speed.live.log import (
     LivedLog,
@@ -83,6 +83,16 @@ def learned_decision_64(bench: Workbench) -> Measure:
 def learned_decision_1000(bench: Workbench) -> Measure:
     """The same on 1,000 nodes."""
     return _learned(bench, 1000)
+
+
+def sized_tick_1000(bench: Workbench) -> Measure:
+    """A tick at which a bundle sizes four services and the fleet of 1,000 nodes, median."""
+    count = min(bench.decisions, 1000)
+    cluster = SizedTicks(1000, bench.now)
+    times = cluster.times(count)
+    note = f"{count:,} ticks of {cluster.choices / count:.1f} choices, "
+    note += f"p99 {np.percentile(times, 99):.2f} ms"
+    return Measure(statistics.median(times), "ms", min(times), max(times), note)
 
 
 @cache
@@ -370,6 +380,7 @@ LIVE: tuple[Callable[[Workbench], Measure], ...] = (
     live_memory,
     learned_decision_64,
     learned_decision_1000,
+    sized_tick_1000,
     durable_one,
     durable_many,
     durable_submits,

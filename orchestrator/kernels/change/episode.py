@@ -1,4 +1,4 @@
-"""Begin a row: load its tables, copy it, fork it, replace what it knows of the future."""
+"""Begin a row: load its tables; copy, fork or save it, replace what it knows of the future."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ import numpy as np
 from orchestrator.kernels.change.hold import empty_node, sort_nodes
 from orchestrator.kernels.change.jobs import assume_duration, work_of
 from orchestrator.kernels.change.nodes import cost_rate
+from orchestrator.kernels.change.queue import forget_line
 from orchestrator.kernels.change.services import begin_service
 from orchestrator.kernels.lang.jit import kernel, small_kernel
-from orchestrator.kernels.lang.memory import copy_record, zero_record
+from orchestrator.kernels.lang.memory import address_of, copy_record, move_bytes, zero_record
 from orchestrator.kernels.place.memo import (
     copy_kinds,
     forget_kind,
@@ -49,7 +50,32 @@ from orchestrator.kernels.state.codes import (
     JobKind,
     NodeCode,
 )
-from orchestrator.kernels.state.records import GITTINS_ENTRIES, TAGS
+from orchestrator.kernels.state.records import (
+    ARRIVAL_DTYPE,
+    CURVE_DTYPE,
+    DEVICE_DTYPE,
+    EFFECT_DTYPE,
+    EVENT_DTYPE,
+    GITTINS_DTYPE,
+    GITTINS_ENTRIES,
+    INCIDENT_DTYPE,
+    JOB_DTYPE,
+    LOG_DTYPE,
+    NODE_DTYPE,
+    ORDER_DTYPE,
+    QUEUE_DTYPE,
+    REQUEST_DTYPE,
+    RUNNING_DTYPE,
+    SCALING_DTYPE,
+    SERVICE_DTYPE,
+    TAG_DTYPE,
+    TAGS,
+    TENANT_DTYPE,
+    TYPICAL_DTYPE,
+    UPLINK_DTYPE,
+    WORKER_DTYPE,
+)
+from orchestrator.kernels.state.row import COPIED
 
 __all__ = [
     "add_arrival",
@@ -70,6 +96,9 @@ __all__ = [
     "load_services",
     "load_tenants",
     "renew_row",
+    "restore_row",
+    "save_row",
+    "saved_bytes",
     "settle_accounts",
 ]
 
@@ -156,12 +185,14 @@ def begin_episode(row, seed, nodes, standing, requests):
     """
     zero_run(row)
     row.now_ms = requests[0].submit_ms if requests.shape[0] > 0 else 0
+    row.begin_ms = row.now_ms
     row.seed = seed
     row.committed = NO_JOB
     row.num_jobs = standing.shape[0] + requests.shape[0]
     row.scaled_ms = NO_CHANGE_MS
     load_nodes(row, nodes)
     forget_kinds(row)
+    forget_line(row)
     for j in range(standing.shape[0]):
         load_job(row, np.int64(j), standing[j])
         request(row, j).submit_ms = row.now_ms
@@ -346,6 +377,99 @@ def _copy_constants(source, target):
         copy_record(plan(target, k), plan(source, k))
     for k in range(source.num_gittins):
         copy_record(gittins(target, k), gittins(source, k))
+
+
+_MEASURE, _SAVE, _RESTORE = 0, 1, 2  # what is done to every stretch of a row's memory
+_SCALARS_AT, _SCALARS = COPIED
+_REQUEST, _JOB, _WORKER = REQUEST_DTYPE.itemsize, JOB_DTYPE.itemsize, WORKER_DTYPE.itemsize
+_NODE, _DEVICE, _TAG = NODE_DTYPE.itemsize, DEVICE_DTYPE.itemsize, TAGS * TAG_DTYPE.itemsize
+_QUEUE, _RUNNING, _EVENT = QUEUE_DTYPE.itemsize, RUNNING_DTYPE.itemsize, EVENT_DTYPE.itemsize
+_INCIDENT, _TENANT, _CURVE = INCIDENT_DTYPE.itemsize, TENANT_DTYPE.itemsize, CURVE_DTYPE.itemsize
+_UPLINK, _TYPICAL, _ORDER = UPLINK_DTYPE.itemsize, TYPICAL_DTYPE.itemsize, ORDER_DTYPE.itemsize
+_SERVICE, _PLAN, _GITTINS = SERVICE_DTYPE.itemsize, SCALING_DTYPE.itemsize, GITTINS_DTYPE.itemsize
+_ARRIVAL, _EFFECT, _RECORD = ARRIVAL_DTYPE.itemsize, EFFECT_DTYPE.itemsize, LOG_DTYPE.itemsize
+
+
+@small_kernel
+def _pass(at, address, size, way):
+    """Measure, save or restore ``size`` bytes at an address; where the next ones are kept."""
+    if way == _SAVE:
+        move_bytes(at, address, size)
+    elif way == _RESTORE:
+        move_bytes(address, at, size)
+    return at + size
+
+
+@kernel
+def _pass_jobs(row, at, way):
+    """Jobs, who waits and who runs; of workers those that have a place."""
+    at = _pass(at, row.request_at, row.num_jobs * _REQUEST, way)
+    at = _pass(at, row.job_at, row.num_jobs * _JOB, way)
+    at = _pass(at, row.queue_at, row.queue_len * _QUEUE, way)
+    at = _pass(at, row.running_at, row.running_len * _RUNNING, way)
+    at = _pass(at, row.heap_at, row.heap_len * _EVENT, way)
+    for k in range(row.running_len):
+        j = np.int64(running(row, k).job)
+        first = row.worker_at + j * row.max_workers * _WORKER
+        at = _pass(at, first, np.int64(job(row, j).workers_now) * _WORKER, way)
+    return at
+
+
+@kernel
+def _pass_surroundings(row, at, way):
+    """Nodes, and all that a row has besides jobs and nodes."""
+    at = _pass(at, row.node_at, row.num_nodes * _NODE, way)
+    at = _pass(at, row.device_at, row.num_nodes * row.max_devices * _DEVICE, way)
+    at = _pass(at, row.tag_at, row.num_nodes * _TAG, way)
+    at = _pass(at, row.order_at, row.num_nodes * _ORDER, way)
+    at = _pass(at, row.incident_at, row.num_incidents * _INCIDENT, way)
+    at = _pass(at, row.tenant_at, row.num_tenants * _TENANT, way)
+    at = _pass(at, row.uplink_at, row.num_uplinks * _UPLINK, way)
+    at = _pass(at, row.curve_at, row.num_curves * _CURVE, way)
+    at = _pass(at, row.typical_at, row.num_typical * _TYPICAL, way)
+    at = _pass(at, row.service_at, row.num_services * _SERVICE, way)
+    at = _pass(at, row.plan_at, (row.num_services + 1) * _PLAN, way)
+    at = _pass(at, row.gittins_at, row.num_gittins * _GITTINS, way)
+    at = _pass(at, row.arrival_at, row.arrival_slots * _ARRIVAL, way)  # a ring
+    at = _pass(at, row.log_at, row.max_log * _RECORD, way)
+    at = _pass(at, row.effect_at, row.max_effects * _EFFECT, way)
+    return _pass(at, row.effect_worker_at, row.max_effects * row.max_workers * _WORKER, way)
+
+
+@kernel
+def _pass_row(row, at, way):
+    """All of a row but its memo. Scalars come first: they say how much there is of the rest."""
+    at = _pass(at, address_of(row) + _SCALARS_AT, np.int64(_SCALARS), way)
+    return _pass_surroundings(row, _pass_jobs(row, at, way), way)
+
+
+@kernel
+def saved_bytes(row):
+    """How many bytes :func:`save_row` writes."""
+    return _pass_row(row, np.int64(0), _MEASURE)
+
+
+@kernel
+def save_row(row, address):
+    """Write what is in use of a row, and of its rings all, to an address; where it ends."""
+    return _pass_row(row, address, _SAVE)
+
+
+@kernel
+def restore_row(row, address):
+    """Read what :func:`save_row` wrote of a row of the same shape; where it ends.
+
+    The row keeps the series that it reads. Its memo is of another past, and is dropped.
+    """
+    touched, series, forecast = row.touched, row.series_at, row.forecast_at
+    end = _pass_row(row, address, _RESTORE)
+    row.series_at, row.forecast_at = series, forecast
+    row.touched = max(touched, row.touched)
+    forget_kinds(row)
+    for j in range(row.num_jobs):
+        intern_kind(row, np.int64(j))
+    forget_nodes(row)
+    return end
 
 
 # --- forks ---------------------------------------------------------------------------------------

@@ -34,15 +34,17 @@ from orchestrator.kernels.change.nodes import (
     register_node,
 )
 from orchestrator.kernels.change.queue import queue_position
+from orchestrator.kernels.change.services import note_scaling as _note_scaling
 from orchestrator.kernels.change.services import serve_tick
+from orchestrator.kernels.change.services import tell_services as _tell_services
 from orchestrator.kernels.change.timeline import advance_clock, next_event, pop_event
 from orchestrator.kernels.lang.jit import entry, kernel, on_row, small_kernel
 from orchestrator.kernels.lang.memory import copy_record
 from orchestrator.kernels.place.fit import can_ever_fit
 from orchestrator.kernels.place.memo import forget_kind, forget_nodes
 from orchestrator.kernels.place.slots import free_units, node_units, units_of
-from orchestrator.kernels.state.access import job, node, queue, request, running
-from orchestrator.kernels.state.codes import NO_JOB, EventKind, JobCode, NodeCode
+from orchestrator.kernels.state.access import arrival, job, node, queue, request, running
+from orchestrator.kernels.state.codes import NEVER, NO_JOB, EventKind, JobCode, NodeCode
 
 __all__ = [
     "admit_live_job",
@@ -54,21 +56,28 @@ __all__ = [
     "could_ever_fit",
     "count_decision",
     "count_illegal",
+    "date_back",
     "end_commitment",
     "fail_live_job",
     "finish_episode",
     "join_node",
     "lose_workers",
+    "note_scaling",
     "number_point",
     "open_point",
     "put_node",
     "put_tenants",
     "remove_node",
+    "show_fleet",
     "step_event",
+    "tell_services",
     "work_done",
 ]
 
 Rows: TypeAlias = NDArray[np.void]
+
+
+_PRICE_MILLI = 1000  # of any node of a live cluster: nobody says what they cost
 
 
 @small_kernel
@@ -165,7 +174,13 @@ def step_event(row):
 
 @entry
 def begin_time(rows: Rows, e: int, time_ms: int) -> None:
-    """Set the clock of a row in which nothing has happened yet."""
+    """Begin with a row in which nothing has happened yet."""
+    rows[e].now_ms = rows[e].begin_ms = time_ms
+
+
+@entry
+def date_back(rows: Rows, e: int, time_ms: int) -> None:
+    """Set the clock for something that happened earlier than it was heard of; or set it right."""
     rows[e].now_ms = time_ms
 
 
@@ -230,13 +245,10 @@ def _count_node(row, n, sign):
         row.cost_rate_milli += sign * node(row, n).price_milli
 
 
-@entry
-def put_node(rows: Rows, e: int, n: int, records: NDArray[np.void]) -> None:
-    """Describe node ``n`` by ``records[0]`` (NODE_DTYPE), empty and in the record's state.
-
-    Whoever was described there before must be gone or down, and nobody may be placed on it.
-    """
-    row, known = rows[e], n < rows[e].num_nodes
+@kernel
+def _put(row, n, record):
+    """Describe node ``n`` anew."""
+    known = n < row.num_nodes
     if known and node(row, n).workers > 0:
         raise RuntimeError("a node with workers on it cannot be described anew")
     if known and node(row, n).state == NodeCode.PROVISIONING:
@@ -244,16 +256,68 @@ def put_node(rows: Rows, e: int, n: int, records: NDArray[np.void]) -> None:
     in_order, gpus_before = np.int64(row.num_nodes), np.int64(0)
     if known:
         gpus_before = np.int64(node(row, n).gpus)
-        _count_node(row, np.int64(n), np.int64(-1))
+        _count_node(row, n, np.int64(-1))
     else:
         row.num_nodes = n + 1
-    _describe_node(row, np.int64(n), records[0])
-    sort_in(row, np.int64(n), in_order)
+    _describe_node(row, n, record)
+    sort_in(row, n, in_order)
     gpus = np.int64(node(row, n).gpus)
     if (gpus > 0) != (row.unit != 0) and (gpus > 0 or gpus_before > 0):
         _recount(row)  # it may be the first with GPUs, or the last
     else:
-        _count_node(row, np.int64(n), np.int64(1))
+        _count_node(row, n, np.int64(1))
+
+
+@entry
+def put_node(rows: Rows, e: int, n: int, records: NDArray[np.void]) -> None:
+    """Describe node ``n`` by ``records[0]`` (NODE_DTYPE), empty and in the record's state.
+
+    Whoever was described there before must be gone or down, and nobody may be placed on it.
+    """
+    _put(rows[e], np.int64(n), records[0])
+
+
+tell_services: Callable[[Rows, int, NDArray[np.void], NDArray[np.void]], None] = on_row(
+    _tell_services
+)
+"""``(services, plans)``: a tick of a live cluster's services has passed; see ``services``."""
+
+
+note_scaling: Callable[[Rows, int, int, int], None] = on_row(_note_scaling)
+"""``(service, more)``: somebody has given a service so many more replicas, or fewer."""
+
+
+@entry
+def show_fleet(
+    rows: Rows, e: int, at: NDArray[np.int64], nodes: NDArray[np.void], fleets: NDArray[np.void]
+) -> None:
+    """Show a copy of a live row nodes that are not in its table, and what its fleet may do.
+
+    ``nodes``, NODE_DTYPE [n], go to the places ``at``, int64 [n], of its table: first those on
+    order, ``PROVISIONING``, then those that may be ordered, ``ABSENT``. ``fleets[0]`` is a
+    FLEET_DTYPE record. All nodes cost alike, and ticks go on from now.
+    """
+    row, fleet = rows[e], fleets[0]
+    for n in range(row.num_nodes):
+        node(row, n).price_milli = 0 if node(row, n).state == NodeCode.ABSENT else _PRICE_MILLI
+    for k in range(at.shape[0]):
+        _put(row, at[k], nodes[k])
+        node(row, at[k]).price_milli = _PRICE_MILLI
+        if nodes[k].state == NodeCode.PROVISIONING:
+            node(row, at[k]).arrive_ms = row.now_ms + fleet.tick_ms
+            row.arrival_len += 1
+            arrival(row, row.arrival_len - 1).node = at[k]
+    row.all_prices_milli = 0
+    for n in range(row.num_nodes):
+        row.all_prices_milli += node(row, n).price_milli
+    row.cost_rate_milli = cost_rate(row)
+    row.min_nodes, row.max_nodes = fleet.min_nodes, fleet.max_nodes
+    row.provision_ms = row.tick_ms = fleet.tick_ms
+    row.scaled_ms, row.scaled_by = fleet.scaled_ms, fleet.scaled_by
+    row.series_first = row.now_ms // fleet.tick_ms  # so that the time of day is the clock's
+    row.series_stop = NEVER
+    row.tick = 0
+    row.next_tick_ms = (row.series_first + 1) * fleet.tick_ms
 
 
 put_tenants: Callable[[Rows, int, NDArray[np.void]], None] = on_row(load_tenants)

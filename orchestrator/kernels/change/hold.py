@@ -194,8 +194,10 @@ _NOTHING = np.uint64(0)
 @small_kernel
 def touch_node(row, n):
     """Something on node ``n`` changed that placements depend on."""
-    touch(row, row.touched & (row.max_touches - 1)).node = np.int64(n)
+    entry = touch(row, row.touched & (row.max_touches - 1))
+    entry.node = np.int64(n)
     if row.kinds > 0:
+        entry.before = room(row, n).touched
         room(row, n).touched = row.touched
     row.touched += 1
     if row.num_typical > 0:

@@ -13,6 +13,7 @@ __all__ = [
     "assume_waiting_duration",
     "dequeue",
     "enqueue",
+    "forget_line",
     "list_running",
     "queue_position",
     "unlist_running",
@@ -84,6 +85,7 @@ def enqueue(row, j):
         k -= 1
     queue(row, k).job = np.int64(j)
     row.queue_len += 1
+    row.queued += 1
     _weigh(row, j, 1.0)
 
 
@@ -100,6 +102,13 @@ def dequeue(row, position):
         row.queue_onset = 0.0
         row.request_rate = 0.0
     return j
+
+
+@small_kernel
+def forget_line(row):
+    """The queue has become another one: in which order it was served is of no use."""
+    row.line_rule = 0
+    row.line_len = 0
 
 
 @kernel

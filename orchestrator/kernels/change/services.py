@@ -20,6 +20,7 @@ import numpy as np
 
 from orchestrator.kernels.change.timeline import is_over
 from orchestrator.kernels.lang.jit import kernel, small_kernel
+from orchestrator.kernels.lang.memory import copy_record
 from orchestrator.kernels.lang.numbers import random_unit
 from orchestrator.kernels.requests.breaker import (
     BreakerMode,
@@ -39,10 +40,10 @@ from orchestrator.kernels.requests.queueing import (
     steady_queue,
 )
 from orchestrator.kernels.requests.retry import BudgetState, RetryRule, retried_load
-from orchestrator.kernels.state.access import job, request, series_value, service
+from orchestrator.kernels.state.access import job, plan, request, series_value, service
 from orchestrator.kernels.state.codes import NO_CHANGE_MS, JobCode, Stream
 
-__all__ = ["begin_service", "note_scaling", "ready_replicas", "serve_tick"]
+__all__ = ["begin_service", "note_scaling", "ready_replicas", "serve_tick", "tell_services"]
 
 
 _HOUR_MS = 3_600_000.0
@@ -59,6 +60,7 @@ def begin_service(own, now_ms):
     own.backlog = 0.0
     own.late_share = 0.0
     own.rate_rps = 0.0
+    own.ahead_rps = 0.0
     own.utilisation = 0.0
     own.latency_ms = 0.0
     own.missed_share = 0.0
@@ -80,6 +82,29 @@ def begin_service(own, now_ms):
     own.violations = 0.0
     own.replica_ms = 0
     own.overload_ticks = 0
+
+
+@small_kernel
+def open_scaling(row):
+    """Nodes and replicas may be changed at this point."""
+    row.scaling_open = 1
+    row.scaling_ms = row.now_ms
+
+
+@kernel
+def tell_services(row, services, plans):
+    """Say what a live cluster's services are and how they do: a tick of theirs has passed.
+
+    ``services``, SERVICE_DTYPE [n], is all that is known of each; ``plans``, SCALING_DTYPE [n + 1],
+    how the fleet and they are scaled. A policy may change all of them at this point.
+    """
+    row.num_services = services.shape[0]
+    row.services = services.shape[0]
+    for s in range(services.shape[0]):
+        copy_record(service(row, s), services[s])
+    for k in range(plans.shape[0]):
+        copy_record(plan(row, k), plans[k])
+    open_scaling(row)
 
 
 @small_kernel
@@ -280,6 +305,7 @@ def _serve(row, s, rate):
         own.late_share = 0.0
         own.latency_ms = 0.0
     own.rate_rps = rate
+    own.ahead_rps = rate
     own.failed += turned_away + overflow
     _add_up(row, own, offered, shed, retries, served, within)
     # Whoever is neither answered in time nor still waiting. Retries of the last tick's late
@@ -322,4 +348,6 @@ def serve_tick(row):
             rate = series_value(row.series_at, s * row.series_len + at)
         _serve(row, s, rate)
     row.tick += 1
-    row.scaling_open = np.uint8(not is_over(row))
+    row.scaling_open = 0
+    if not is_over(row):
+        open_scaling(row)

@@ -122,10 +122,13 @@ def ticks_go_on(row):
 
     Ticks end at ``series_stop``. Before that they end as soon as every job that is not a service
     has ended: services alone do not keep an episode going. Where all jobs of an episode are
-    services, the ticks are the episode.
+    services, the ticks are the episode. Those of a live cluster (``series_stop`` is ``NEVER``) do
+    not end.
     """
     if row.tick_ms <= 0 or row.series_first + row.tick >= row.series_stop:
         return False
+    if row.series_stop == NEVER:
+        return True
     if row.next_arrival < row.num_jobs or row.num_jobs == row.num_services:
         return True
     return row.active_jobs > row.active_services

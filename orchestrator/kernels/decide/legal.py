@@ -13,9 +13,11 @@ from orchestrator.kernels.state.access import job, plan, queue, request, running
 from orchestrator.kernels.state.codes import EventKind, JobCode, JobKind, QuotaMode, Reason
 
 __all__ = [
+    "breaks_quota",
     "can_wait",
     "decision_open",
     "fleet_reason",
+    "has_no_limits",
     "has_room",
     "is_stuck",
     "permitted_workers",
@@ -23,19 +25,29 @@ __all__ = [
     "preemption_reason",
     "quota_workers",
     "resize_reason",
+    "serves",
+    "service_bounds",
     "service_reason",
     "start_reason",
 ]
 
 
 @small_kernel
-def _exceeds_quota(row, j):
-    """Whether its tenant's hard quota keeps a waiting job from starting."""
+def breaks_quota(row, j, used):
+    """Whether its tenant's hard quota keeps a waiting job from starting beside ``used`` units."""
     ask = request(row, j)
     if row.quota_mode != QuotaMode.HARD or ask.tenant >= row.num_tenants:
         return False
-    owner = tenant(row, ask.tenant)
-    return owner.used_units + least_units(row, j) > owner.quota_units
+    return used + least_units(row, j) > tenant(row, ask.tenant).quota_units
+
+
+@small_kernel
+def _exceeds_quota(row, j):
+    """The same beside what the tenant holds now."""
+    ask = request(row, j)
+    if row.quota_mode != QuotaMode.HARD or ask.tenant >= row.num_tenants:
+        return False
+    return breaks_quota(row, j, tenant(row, ask.tenant).used_units)
 
 
 @small_kernel
@@ -52,6 +64,17 @@ def _account_reason(row, j):
         if owner.storage_mib + ask.storage_mib > limit:
             return Reason.STORAGE
     return Reason.OK
+
+
+@small_kernel
+def has_no_limits(row, j):
+    """Whether nothing but room keeps waiting job ``j`` from starting, whoever else starts."""
+    if row.num_tenants == 0:
+        return True
+    t = np.int64(request(row, j).tenant)
+    if t >= row.num_tenants:
+        return True
+    return row.quota_mode != QuotaMode.HARD and tenant(row, t).storage_quota_mib <= 0
 
 
 @kernel
@@ -136,7 +159,7 @@ def resize_reason(row, j, workers):
     most = min(ask.max_workers, row.max_workers)
     if workers == now or workers < least_workers(row, j) or workers > most:
         return Reason.SIZE_BOUNDS
-    if ask.kind != JobKind.SERVICE and row.now_ms - job(row, j).resized_ms < row.min_run_ms:
+    if ask.kind != JobKind.SERVICE and row.now_ms - job(row, j).resized_ms < row.resize_lock_ms:
         return Reason.MIN_RUN_TIME
     if workers > now:
         if units_of(row, j, workers - now) > row.free_units:
@@ -166,11 +189,11 @@ def is_stuck(row):
 
 @small_kernel
 def _window_reason(row, k, more, last_ms, last_by):
-    """Whether a change in this direction is due: one goes on at its instant, others wait."""
+    """Whether a change in this direction is due: one goes on at its tick, others wait."""
     if row.scaling_open == 0:
         return Reason.COOLDOWN
     since = row.now_ms - last_ms
-    if since == 0:
+    if last_ms >= row.scaling_ms:  # live, a moment may have passed
         return Reason.OK if (more > 0) == (last_by > 0) else Reason.COOLDOWN
     window = plan(row, k).up_window_ms if more > 0 else plan(row, k).down_window_ms
     return Reason.OK if since >= window else Reason.COOLDOWN
@@ -190,16 +213,36 @@ def fleet_reason(row, delta):
     return np.int64(capacity_reason(row, delta))
 
 
+@small_kernel
+def serves(row, s):
+    """Whether what service ``s`` was told of is a service: live, another job may have its row."""
+    return request(row, service(row, s).job).kind == JobKind.SERVICE
+
+
+@small_kernel
+def service_bounds(row, s):
+    """Fewest and most replicas of service ``s``: its job's, within those of its plan if any."""
+    ask, own = request(row, service(row, s).job), plan(row, s + 1)
+    fewest, most = np.int64(ask.min_workers), np.int64(ask.max_workers)
+    if own.max_size > 0:
+        fewest, most = max(fewest, np.int64(own.min_size)), min(most, np.int64(own.max_size))
+    return fewest, most
+
+
 @kernel
 def service_reason(row, s, replicas):
     """Whether service ``s`` may have ``replicas`` replicas from now on: a ``Reason``.
 
-    Room for more is not looked for, as in :func:`resize_reason`.
+    Room for more is not looked for, as in :func:`resize_reason`. It never leaves its bounds; one
+    that is beyond them may come back.
     """
-    if s < 0 or s >= row.num_services:
+    if s < 0 or s >= row.num_services or not serves(row, s):
         return np.int64(Reason.NOT_A_SERVICE)
     own = service(row, s)
     more = replicas - job(row, own.job).workers_now
+    fewest, most = service_bounds(row, s)
+    if (more > 0 and replicas > most) or (more < 0 and replicas < fewest):
+        return np.int64(Reason.SIZE_BOUNDS)
     reason = np.int64(_window_reason(row, np.int64(s + 1), more, own.scaled_ms, own.scaled_by))
     if reason != Reason.OK:
         return reason

@@ -1,10 +1,4 @@
-"""Rules as data: the action of a rule at a decision point, and its replay.
-
-While nobody waits, the running elastic job whose speed grows most for each unit of capacity gets
-one more worker (the greedy allocation of AFS and Optimus: Hwang et al., NSDI 2021; Peng et al.,
-EuroSys 2018). As soon as somebody waits, jobs with more workers than they asked for give them
-back, the one with most of them first.
-"""
+"""Rules as data: the action of a rule at a decision point, and its replay."""
 
 from __future__ import annotations
 
@@ -13,41 +7,51 @@ from typing import NamedTuple
 import numpy as np
 
 from orchestrator.kernels.change.events import finish_episode
-from orchestrator.kernels.decide.account import delays_own, own_could_give, stands_behind_own
 from orchestrator.kernels.decide.advance import advance
 from orchestrator.kernels.decide.commit import commit
-from orchestrator.kernels.decide.legal import placement_reason, resize_reason, start_reason
+from orchestrator.kernels.decide.elastic import elastic_action, given_instead
+from orchestrator.kernels.decide.legal import has_no_limits, placement_reason
 from orchestrator.kernels.decide.order import first_in_queue, job_score, precedes
-from orchestrator.kernels.decide.reserve import (
+from orchestrator.kernels.decide.scale import scaling_action
+from orchestrator.kernels.decide.turn.account import (
+    delays_own,
+    kept_so_far,
+    note_kept,
+    note_nobody,
+    own_could_give,
+    stands_behind_own,
+)
+from orchestrator.kernels.decide.turn.line import (
+    line_up,
+    note_start,
+    rest_line,
+    serve_tier,
+    waits,
+)
+from orchestrator.kernels.decide.turn.reserve import (
     MOST_CHECKS,
+    Reservation,
     delays,
     ends_before,
     gives_way,
+    no_reservation,
     reserved_start,
 )
-from orchestrator.kernels.decide.scale import scaling_action
-from orchestrator.kernels.decide.whatif import ROOM_COMES, serve_tier, victim_for
-from orchestrator.kernels.lang.jit import kernel, part, small_kernel
-from orchestrator.kernels.place.generate import place_more
-from orchestrator.kernels.place.slots import units_of
-from orchestrator.kernels.place.throughput import speed_milli
-from orchestrator.kernels.state.access import (
-    job,
-    node,
-    queue,
-    request,
-    running,
-    tenant,
-    worker,
+from orchestrator.kernels.decide.turn.victims import (
+    ROOM_COMES,
+    is_hopeless,
+    list_victims,
+    note_hopeless,
+    victim_for,
 )
+from orchestrator.kernels.lang.jit import kernel, part, small_kernel
+from orchestrator.kernels.lang.memory import copy_record
+from orchestrator.kernels.state.access import job, line, queue
 from orchestrator.kernels.state.codes import (
     NEVER,
     NO_JOB,
     ActionKind,
-    JobCode,
-    JobKind,
     Preemption,
-    QuotaMode,
     Reason,
     RuleKey,
     Scaling,
@@ -56,85 +60,14 @@ from orchestrator.kernels.state.codes import (
 
 __all__ = [
     "RULE_DTYPE",
-    "elastic_action",
-    "fewer_workers",
+    "ask_rule",
+    "follow",
     "keeps_order",
-    "marginal_speed",
     "next_in_order",
     "rank_queue",
     "replay",
     "rule_action",
 ]
-
-
-@small_kernel
-def marginal_speed(row, j, workers):
-    """Speed that a running job gains on ``workers`` workers, thousandths per capacity unit.
-
-    Its present spread and GPU model are taken to stay.
-    """
-    now = np.int64(job(row, j).workers_now)
-    model = np.int64(node(row, worker(row, j, 0).node).model)
-    spread = np.int64(job(row, j).spread)
-    gain = speed_milli(row, j, np.int64(workers), spread, model) - job(row, j).speed_milli
-    return np.float64(gain) / max(abs(units_of(row, j, workers - now)), 1)
-
-
-@small_kernel
-def fewer_workers(row, j):
-    """The next smaller size of a running elastic job: what it asked for, or one worker fewer.
-
-    What was lent comes back at once, as rules take it back: one change of size, one regroup.
-    """
-    now = np.int64(job(row, j).workers_now)
-    return max(min(now - 1, np.int64(request(row, j).workers)), np.int64(0))
-
-
-@part
-def _borrower(row):
-    """The running elastic job with most workers beyond those it asked for, or NO_JOB."""
-    best, most = np.int64(NO_JOB), np.int64(0)
-    for k in range(row.running_len):
-        j = np.int64(running(row, k).job)
-        ask = request(row, j)
-        surplus = np.int64(job(row, j).workers_now - ask.workers)
-        if ask.kind == JobKind.SERVICE or surplus <= most:
-            continue
-        if resize_reason(row, j, np.int64(ask.workers)) == Reason.OK:
-            best, most = j, surplus
-    return best
-
-
-@part
-def _grower(row, nodes):
-    """The running elastic job that gains most from one more worker that fits, or NO_JOB."""
-    best, best_gain = np.int64(NO_JOB), 0.0
-    for k in range(row.running_len):
-        j = np.int64(running(row, k).job)
-        more = np.int64(job(row, j).workers_now + 1)
-        if request(row, j).kind == JobKind.SERVICE or resize_reason(row, j, more) != Reason.OK:
-            continue
-        gain = marginal_speed(row, j, more)
-        if gain > best_gain and place_more(row, j, np.int64(1), nodes) == 1:
-            best, best_gain = j, gain
-    return best
-
-
-@kernel
-def elastic_action(row, rule, scratch):
-    """Resize a running job, or wait: (kind, job, new number of workers).
-
-    For decision points at which nothing can be placed. ``scratch`` is int32 [>= workers].
-    """
-    if row.queue_len > 0:
-        j = _borrower(row)
-        if j >= 0:
-            return np.int64(ActionKind.RESIZE), j, np.int64(request(row, j).workers)
-    else:
-        j = _grower(row, scratch)
-        if j >= 0:
-            return np.int64(ActionKind.RESIZE), j, np.int64(job(row, j).workers_now + 1)
-    return np.int64(ActionKind.WAIT), np.int64(NO_JOB), np.int64(rule.placement)
 
 
 RULE_DTYPE = np.dtype(
@@ -145,68 +78,26 @@ RULE_DTYPE = np.dtype(
         ("blocking", "u1"),  # nobody overtakes the first job of the queue
         ("reservation", "u1"),  # nobody delays the first job that does not fit
         ("scaling", "u1"),  # codes.Scaling: how nodes and replicas are changed
-        ("elastic", "u1"),  # running jobs are resized when nothing can be placed
+        ("elastic", "u1"),  # codes.Elasticity: how running jobs are resized
     ],
     align=True,
 )
 """A rule. Under commitment semantics only its key matters."""
 
 
-_IF_THERE_IS_ROOM, _ANYHOW = 1, 0
-
-
 @part
-def _first_after(row, key, floor_score, floor_position, asks_room):
-    """Queue position of the first job after a place in the order that may start, or NO_JOB.
+def _first_that_fits(row, key):
+    """Queue position of the first job, in the order of a key, that may start and fits, or NO_JOB.
 
-    ``asks_room``: ``_IF_THERE_IS_ROOM`` for it now, or ``_ANYHOW``.
+    Under commitment whoever its tenant may have, fitting or not.
     """
     best, best_score = np.int64(NO_JOB), np.inf
     for q in range(row.queue_len):
         j = queue(row, q).job
         score = job_score(row, j, key)
-        if not precedes(0.0, floor_score, floor_position, 0.0, score, q):
-            continue
-        if best >= 0 and score >= best_score:
-            continue
-        if asks_room != _ANYHOW:
-            reason = np.int64(placement_reason(row, j))
-        else:
-            reason = np.int64(start_reason(row, j))
-        if reason == Reason.OK:
+        if (best < 0 or score < best_score) and placement_reason(row, j) == Reason.OK:
             best, best_score = np.int64(q), score
     return best
-
-
-@part
-def _overtaking_action(row, rule, nodes):
-    """Serve jobs by score; behind the first that does not fit, who does not delay it."""
-    wait = (np.int64(ActionKind.WAIT), np.int64(NO_JOB))
-    floor_score, floor_position, checks = -np.inf, np.int64(-1), 0
-    while True:
-        position = _first_after(row, rule.key, floor_score, floor_position, _ANYHOW)
-        if position < 0:
-            return wait
-        head = np.int64(queue(row, position).job)
-        floor_score, floor_position = job_score(row, head, rule.key), position
-        if not delays_own(row, rule, head):
-            break
-    if placement_reason(row, head) == Reason.OK:
-        return np.int64(ActionKind.PLACE), head
-    start_ms, count = reserved_start(row, rule, head)
-    while True:
-        position = _first_after(row, rule.key, floor_score, floor_position, _IF_THERE_IS_ROOM)
-        if position < 0:
-            return wait
-        j = np.int64(queue(row, position).job)
-        floor_score, floor_position = job_score(row, j, rule.key), position
-        if delays_own(row, rule, j):
-            continue
-        if start_ms == NEVER or ends_before(row, j, start_ms):
-            return np.int64(ActionKind.PLACE), j
-        if checks < MOST_CHECKS and not delays(row, rule, head, count, j, nodes):
-            return np.int64(ActionKind.PLACE), j
-        checks += 1
 
 
 @part
@@ -217,47 +108,7 @@ def _lacks_what_victims_have(row, rule, j, reason):
             return False
     elif reason != Reason.NO_CAPACITY:
         return False
-    return not stands_behind_own(row, rule, j)
-
-
-@kernel
-def _last_to_leave(row, rule):
-    """The lowest rank, a class or a score, of running jobs that might be preempted.
-
-    Whoever waits does not look for victims unless it ranks higher; ``inf``: let it look.
-    """
-    last = -np.inf
-    for k in range(row.running_len):
-        v = np.int64(running(row, k).job)
-        state = job(row, v).state
-        if state == JobCode.CHECKPOINTING:
-            return np.inf  # room is about to be free
-        if state != JobCode.RUNNING or request(row, v).preemptible == 0:
-            continue
-        if rule.preemption == Preemption.RECLAIM:
-            last = np.inf
-        elif rule.preemption == Preemption.SCORE:
-            last = max(last, np.float64(job_score(row, v, rule.key)))
-        else:
-            last = max(last, np.float64(request(row, v).priority))
-    return last if row.preemption_limit > 0 else -np.inf
-
-
-@small_kernel
-def _own_rank(row, rule, j):
-    """Rank of a waiting job as :func:`_last_to_leave` has it."""
-    if rule.preemption == Preemption.SCORE:
-        return np.float64(job_score(row, j, rule.key))
-    return np.float64(request(row, j).priority)
-
-
-@small_kernel
-def _has_no_limits(row, rule, j):
-    """Whether nothing but room keeps job ``j`` from starting, whatever its tenant's others do."""
-    t = np.int64(request(row, j).tenant)
-    if t >= row.num_tenants:
-        return True
-    return row.quota_mode != QuotaMode.HARD and tenant(row, t).storage_quota_mib <= 0
+    return not stands_behind_own(row, rule, kept_so_far(row, rule, j), j)
 
 
 _NEXT, _NOT_NOW = -1, -2
@@ -266,18 +117,15 @@ _NEXT, _NOT_NOW = -1, -2
 class _Turn(NamedTuple):
     """What is known when a waiting job's turn has come, of those before it."""
 
-    head: int  # the first that does not fit and for which room is kept, or NO_JOB
-    start_ms: int  # when it will fit
-    ended: int  # running jobs that have ended by then
+    room: Reservation  # for the first that does not fit
     checks: int  # jobs that were tried beside it
-    last: float  # of _last_to_leave; NaN: not looked at yet
+    last: float  # the lowest rank of victims; NaN: they are not listed yet
     hopeless: int  # one for which nobody can be preempted, as was seen before, or NO_JOB
 
 
 @small_kernel
 def _first_turn(hopeless):
-    zero = np.int64(0)
-    return _Turn(np.int64(NO_JOB), np.int64(NEVER), zero, zero, np.nan, np.int64(hopeless))
+    return _Turn(no_reservation(), np.int64(0), np.nan, np.int64(hopeless))
 
 
 @kernel
@@ -287,88 +135,161 @@ def _serve(row, rule, j, turn, lifted):
     Instead of a kind ``_NEXT``, to go on to the next one, or ``_NOT_NOW``: it cannot start as long
     as others only start, nor can anybody be preempted for it.
     """
-    head, start_ms, count, checks, last, hopeless = turn
+    room, checks, last, hopeless = turn
     reason = np.int64(placement_reason(row, j))
-    free = start_ms == NEVER or gives_way(row, rule, head, j)
-    free = free or ends_before(row, j, start_ms)
+    free = room.start_ms == NEVER or gives_way(row, rule, room.head, j)
+    free = free or ends_before(row, j, room.start_ms)
     kind, subject = np.int64(_NEXT), np.int64(NO_JOB)
     if reason == Reason.OK:
         if not free and checks < MOST_CHECKS:
-            free = not delays(row, rule, head, count, j, lifted)
+            free = not delays(row, rule, room, j, lifted)
             checks += 1
-        if free and not delays_own(row, rule, j):
+        if free and not delays_own(row, rule, kept_so_far(row, rule, j), j):
             kind, subject = np.int64(ActionKind.PLACE), np.int64(j)
     elif _lacks_what_victims_have(row, rule, j, reason):
         victim = np.int64(NO_JOB)
         if free and j != hopeless:
             if np.isnan(last):
-                last = _last_to_leave(row, rule)
-            if _own_rank(row, rule, j) < last:
-                victim = np.int64(victim_for(row, rule, j, lifted))
+                last = list_victims(row, rule)
+            victim = np.int64(victim_for(row, rule, j, last, lifted))
         if victim >= 0:
             kind, subject = np.int64(ActionKind.PREEMPT), victim
         elif victim == ROOM_COMES:
             # A job further down that started now could take the room that is about to be free, and
             # would be preempted in its turn.
             kind = np.int64(ActionKind.WAIT)
-        elif rule.reservation != 0 and head < 0 and reason == Reason.NO_CAPACITY:
-            head = np.int64(j)
-            start_ms, count = reserved_start(row, rule, head)
-        elif free and reason == Reason.NO_CAPACITY and _has_no_limits(row, rule, j):
+        elif rule.reservation != 0 and room.head < 0 and reason == Reason.NO_CAPACITY:
+            room = reserved_start(row, rule, np.int64(j))
+        elif free and reason == Reason.NO_CAPACITY and has_no_limits(row, j):
             kind = np.int64(_NOT_NOW)
-    return kind, subject, _Turn(head, start_ms, count, checks, last, hopeless)
+    note_kept(row, j, reason)
+    return kind, subject, _Turn(room, checks, last, hopeless)
+
+
+@kernel
+def _overtake(row, rule, j, turn, nodes):
+    """As :func:`_serve`, for a rule that keeps room and preempts nobody."""
+    room, checks, last, hopeless = turn
+    kind, subject = np.int64(_NEXT), np.int64(NO_JOB)
+    reason = np.int64(placement_reason(row, j))
+    able = reason == Reason.OK or reason == Reason.NO_CAPACITY
+    if able and not delays_own(row, rule, kept_so_far(row, rule, j), j):
+        if reason == Reason.OK:
+            free = room.start_ms == NEVER or ends_before(row, j, room.start_ms)
+            if not free and checks < MOST_CHECKS:
+                free = not delays(row, rule, room, j, nodes)
+                checks += 1
+            if free:
+                kind, subject = np.int64(ActionKind.PLACE), np.int64(j)
+        elif room.head < 0:
+            room = reserved_start(row, rule, np.int64(j))
+        elif has_no_limits(row, j):
+            note_hopeless(row, rule, j, -np.inf)
+            kind = np.int64(_NOT_NOW)
+    note_kept(row, j, reason)
+    return kind, subject, _Turn(room, checks, last, hopeless)
+
+
+@small_kernel
+def _is_passed_over(row, rule, entry, head):
+    """Whether it is known of somebody in the line that it neither starts nor preempts anybody.
+
+    Nor does it become the job that room is kept for, nor one that its tenant's others wait for, nor
+    does it hold up all others.
+    """
+    if rule.blocking != 0 or (rule.reservation != 0 and head < 0):
+        return False
+    if not is_hopeless(row, rule, entry):
+        return False
+    return has_no_limits(row, entry.job)
 
 
 @part
-def _preemptive_action(row, rule, lifted):
-    """Serve jobs by tier and score, preempting those that rank below for room: (kind, job)."""
+def _walk(row, rule, scratch):
+    """Serve jobs by tier and score, for a rule that preempts or keeps room: (kind, job, tries).
+
+    ``tries``: how often the rule's placement was asked for because room is kept. Whoever cannot
+    start any more as long as others only start is left out of the rest of the walk.
+    """
+    note_nobody(row)
+    line_up(row, rule)
+    side, first, later = np.int64(row.line_side), np.int64(row.line_next), np.int64(row.line_later)
+    turn = _first_turn(row.line_kept)
+    kind, subject, kept, i = np.int64(_NEXT), np.int64(NO_JOB), np.int64(0), np.int64(0)
+    while i < later + row.line_len - first:
+        entry = line(row, side, first + i - later)
+        if i < later:
+            entry = line(row, 1 - side, i)
+        j = np.int64(entry.job)
+        if not _is_passed_over(row, rule, entry, turn.room.head) and waits(row, j):
+            if job(row, j).blocked_point != row.point:
+                if rule.preemption != Preemption.NONE:
+                    kind, subject, turn = _serve(row, rule, j, turn, scratch)
+                else:
+                    kind, subject, turn = _overtake(row, rule, j, turn, scratch)
+                if kind >= 0 or rule.blocking != 0:
+                    break
+                if kind == _NEXT:
+                    copy_record(line(row, 1 - side, kept), entry)
+                    kept += 1
+        i += 1
+    for k in range(i, later):  # who was put off and had no turn this time
+        copy_record(line(row, 1 - side, kept), line(row, 1 - side, k))
+        kept += 1
+    rest_line(row, first + max(i - later, np.int64(0)), kept, turn.room.head)
+    if kind < 0:
+        kind = np.int64(ActionKind.WAIT)
+    return kind, subject, turn.checks
+
+
+@part
+def _in_turn(row, rule):
+    """What a rule does that neither preempts nor keeps room: (kind, job)."""
     wait = (np.int64(ActionKind.WAIT), np.int64(NO_JOB))
-    floor_tier, floor_score, floor_position = -np.inf, -np.inf, -1
-    turn = _first_turn(NO_JOB)
-    while True:
-        best, best_position = np.int64(NO_JOB), np.int64(-1)
-        best_tier, best_score = np.inf, np.inf
-        for q in range(row.queue_len):
-            j = queue(row, q).job
-            if job(row, j).blocked_point == row.point:
-                continue
-            tier = serve_tier(row, rule, j, np.int64(0))
-            score = job_score(row, j, rule.key)
-            after = precedes(floor_tier, floor_score, floor_position, tier, score, q)
-            if after and (
-                best < 0 or precedes(tier, score, q, best_tier, best_score, best_position)
-            ):
-                best, best_tier, best_score, best_position = np.int64(j), tier, score, q
-        if best < 0:
+    if row.commitment == 0 and rule.blocking != 0:
+        j = np.int64(queue(row, first_in_queue(row, rule.key)).job)
+        if placement_reason(row, j) != Reason.OK:
             return wait
-        kind, subject, turn = _serve(row, rule, best, turn, lifted)
-        if kind >= 0:
-            return kind, subject
-        if rule.blocking != 0:
-            return wait
-        floor_tier, floor_score, floor_position = best_tier, best_score, best_position
-
-
-@part
-def _rigid_action(row, rule, scratch):
-    """What a rule does with waiting jobs: (kind, job)."""
-    if row.queue_len == 0:
-        return np.int64(ActionKind.WAIT), np.int64(NO_JOB)
-    if row.commitment == 0:
-        if rule.preemption != Preemption.NONE:
-            return _preemptive_action(row, rule, scratch)
-        if rule.blocking != 0:
-            j = np.int64(queue(row, first_in_queue(row, rule.key)).job)
-            if placement_reason(row, j) != Reason.OK:
-                return np.int64(ActionKind.WAIT), np.int64(NO_JOB)
-            return np.int64(ActionKind.PLACE), j
-        if rule.reservation != 0:
-            return _overtaking_action(row, rule, scratch)
-    # Under commitment whoever its tenant may have, fitting or not.
-    position = _first_after(row, rule.key, -np.inf, np.int64(-1), _IF_THERE_IS_ROOM)
+        return np.int64(ActionKind.PLACE), j
+    position = _first_that_fits(row, rule.key)
     if position < 0:
-        return np.int64(ActionKind.WAIT), np.int64(NO_JOB)
+        return wait
     return np.int64(ActionKind.PLACE), np.int64(queue(row, position).job)
+
+
+@small_kernel
+def _walks(row, rule):
+    """Whether a rule looks at one job after the other, in their order."""
+    if row.commitment != 0:
+        return False
+    return rule.preemption != Preemption.NONE or (rule.reservation != 0 and rule.blocking == 0)
+
+
+@kernel
+def ask_rule(row, rule, scratch):
+    """What a rule does, as :func:`rule_action` says it, and how often it asked for its placement.
+
+    That is 0 if it would do the same whatever places it chose.
+    """
+    tries = np.int64(1)
+    if rule.scaling != Scaling.NONE:
+        kind, subject, value = scaling_action(row, np.int64(rule.scaling), scratch)
+        if kind != ActionKind.WAIT:
+            return kind, subject, value, tries
+    kind, j = np.int64(ActionKind.WAIT), np.int64(NO_JOB)
+    if row.queue_len > 0 and _walks(row, rule):
+        kind, j, tries = _walk(row, rule, scratch)
+    elif row.queue_len > 0:
+        kind, j = _in_turn(row, rule)
+    value = np.int64(rule.placement)
+    if rule.elastic != 0 and row.commitment == 0:
+        if kind == ActionKind.WAIT:
+            kind, j, value = elastic_action(row, rule, scratch)
+        elif kind == ActionKind.PREEMPT:
+            given, giver, size = given_instead(row, rule, scratch)
+            if given != ActionKind.WAIT:
+                kind, j, value = given, giver, size
+    return kind, j, value, tries
 
 
 @kernel
@@ -378,14 +299,8 @@ def rule_action(row, rule, scratch):
     As :func:`~orchestrator.kernels.decide.commit.commit` takes them; instead of a job a service, or
     NO_JOB, where the action is about that.
     """
-    if rule.scaling != Scaling.NONE:
-        kind, subject, value = scaling_action(row, np.int64(rule.scaling), scratch)
-        if kind != ActionKind.WAIT:
-            return kind, subject, value
-    kind, j = _rigid_action(row, rule, scratch)
-    if kind == ActionKind.WAIT and rule.elastic != 0 and row.commitment == 0:
-        return elastic_action(row, rule, scratch)
-    return kind, j, np.int64(rule.placement)
+    kind, subject, value, _ = ask_rule(row, rule, scratch)
+    return kind, subject, value
 
 
 # --- whole cycles --------------------------------------------------------------------------------
@@ -393,16 +308,14 @@ def rule_action(row, rule, scratch):
 
 @kernel
 def keeps_order(row, rule):
-    """Whether who starts at an instant changes nothing of the order of those who wait.
+    """Whether a rule that does not preempt serves all in the order in which they wait now.
 
-    By shares, and where whoever borrows is served last, it does. Room that is kept without
-    preemption is not thought of here.
+    By shares who starts changes it. Room that is kept is not thought of here, nor are rules that
+    preempt: they remember their line.
     """
     if row.commitment != 0 or rule.scaling != Scaling.NONE or rule.key == RuleKey.DRF:
         return False
-    if rule.preemption == Preemption.RECLAIM and row.quota_mode != QuotaMode.HARD:
-        return False
-    return rule.preemption != Preemption.NONE or rule.reservation == 0 or rule.blocking != 0
+    return rule.preemption == Preemption.NONE and (rule.reservation == 0 or rule.blocking != 0)
 
 
 @kernel
@@ -418,60 +331,31 @@ def rank_queue(row, rule, tiers, scores):
     return np.int64(ordered)
 
 
-@part
-def _next_preemptive(row, rule, line, start, hopeless, lifted):
-    """Of those in ``line`` from ``start`` on, in order: (kind, job, tries, new start, hopeless).
+@kernel
+def next_in_order(row, rule, order, start):
+    """What :func:`rule_action` does with waiting jobs, if these are known in their order.
 
-    Who cannot start any more at this instant is left out of the line from then on. ``tries``: how
-    often a reservation was looked at with the rule's placement in mind. ``hopeless``: the job for
-    which room is kept, as nobody can be preempted for it; others that start change nothing of that.
+    ``order`` holds them, int64, in the order in which they are served (see :func:`rank_queue`) from
+    ``start`` on, who has started meanwhile included. Between two calls nothing may happen but
+    starts: who does not fit will not, once others start. For a rule that :func:`keeps_order`. The
+    result is (kind, job, new start).
     """
-    turn = _first_turn(hopeless)
-    kind, subject, kept, i = np.int64(_NEXT), np.int64(NO_JOB), np.int64(0), np.int64(start)
-    while i < line.shape[0]:
-        j = np.int64(line[i])
-        state = job(row, j).state
-        waits = state == JobCode.PENDING or state == JobCode.PREEMPTED
-        if waits and job(row, j).blocked_point != row.point:
-            kind, subject, turn = _serve(row, rule, j, turn, lifted)
-            if kind >= 0 or rule.blocking != 0:
-                break
-            if kind == _NEXT:
-                line[start + kept] = j
-                kept += 1
-        i += 1
-    for k in range(kept):  # up to the one that was just served
-        line[i - 1 - k] = line[start + kept - 1 - k]
-    if kind < 0:
-        kind = np.int64(ActionKind.WAIT)
-    return kind, subject, turn.checks, i - kept, turn.head
-
-
-@part
-def _next_in_turn(row, rule, line, start):
-    """The same for rules that do not preempt: nobody who does not fit will, once others start."""
-    for i in range(start, line.shape[0]):
-        j = np.int64(line[i])
+    for i in range(start, order.shape[0]):
+        j = np.int64(order[i])
         if placement_reason(row, j) == Reason.OK:
-            return np.int64(ActionKind.PLACE), j, np.int64(0), np.int64(i + 1), np.int64(NO_JOB)
+            return np.int64(ActionKind.PLACE), j, np.int64(i + 1)
         if rule.blocking != 0:
             break
-    none = np.int64(NO_JOB)
-    return np.int64(ActionKind.WAIT), none, np.int64(0), np.int64(start), none
+    return np.int64(ActionKind.WAIT), np.int64(NO_JOB), np.int64(start)
 
 
 @kernel
-def next_in_order(row, rule, line, start, hopeless, scratch):
-    """What :func:`rule_action` does with waiting jobs, if these are known in their order.
-
-    ``line`` holds them, int64, in the order in which they are served (see :func:`rank_queue`) from
-    ``start`` on, who has started meanwhile included. Between two calls nothing may happen but
-    starts; for a rule that :func:`keeps_order`. The result is (kind, job, how often the rule's
-    placement was asked for, new start, new ``hopeless``); at first the latter is NO_JOB.
-    """
-    if rule.preemption != Preemption.NONE:
-        return _next_preemptive(row, rule, line, start, hopeless, scratch)
-    return _next_in_turn(row, rule, line, start)
+def follow(row, kind, j, value, nodes):
+    """Carry out what :func:`rule_action` has just said, and let its walk go on; a ``Reason``."""
+    reason = commit(row, kind, j, value, nodes)
+    if kind == ActionKind.PLACE and reason == Reason.OK:
+        note_start(row)
+    return reason
 
 
 @kernel
@@ -480,7 +364,7 @@ def replay(row, rule, nodes, scratch):
     count = 0
     while advance(row, nodes) == Status.DECISION:
         kind, j, value = rule_action(row, rule, scratch)
-        if commit(row, kind, j, value, nodes) != Reason.OK:
+        if follow(row, kind, j, value, nodes) != Reason.OK:
             # Waiting is refused when nothing is left to wait for: the row is at its end.
             if kind == ActionKind.WAIT:
                 finish_episode(row)

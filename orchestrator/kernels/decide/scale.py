@@ -20,8 +20,15 @@ from numpy.typing import NDArray
 from orchestrator.kernels.change.nodes import count_fleet, scale_capacity
 from orchestrator.kernels.change.queue import queue_position
 from orchestrator.kernels.change.services import note_scaling
-from orchestrator.kernels.decide.gang import change_size, start_gang
-from orchestrator.kernels.decide.legal import fleet_reason, is_stuck, service_reason, start_reason
+from orchestrator.kernels.decide.elastic import change_size
+from orchestrator.kernels.decide.gang import start_gang
+from orchestrator.kernels.decide.legal import (
+    fleet_reason,
+    is_stuck,
+    serves,
+    service_reason,
+    start_reason,
+)
 from orchestrator.kernels.lang.jit import entry, kernel, small_kernel
 from orchestrator.kernels.place.fit import fits
 from orchestrator.kernels.place.generate import place_more
@@ -156,7 +163,7 @@ def start_services(row, nodes):
     for s in range(row.num_services):
         j = np.int64(service(row, s).job)
         state = job(row, j).state
-        if state != JobCode.PENDING and state != JobCode.PREEMPTED:
+        if (state != JobCode.PENDING and state != JobCode.PREEMPTED) or not serves(row, s):
             continue
         if start_reason(row, j) == Reason.OK and fits(row, j):
             start_gang(row, queue_position(row, j), _PLACEMENT, nodes)
@@ -164,10 +171,10 @@ def start_services(row, nodes):
 
 @kernel
 def forecast_rps(row, s):
-    """The rate for which service ``s`` is to be prepared now; the present one without forecast."""
+    """The rate for which service ``s`` is to be prepared now: by the table, or as it was told."""
     at = row.series_first + row.tick
     if row.forecast_at == 0 or at < 0 or at >= row.series_len:
-        return np.float64(service(row, s).rate_rps)
+        return np.float64(service(row, s).ahead_rps)
     return series_value(row.forecast_at, s * row.series_len + at)
 
 
@@ -210,8 +217,9 @@ def read_demand(rows: NDArray[np.void], e: int) -> tuple[bool, int, int]:
 
 @small_kernel
 def _last_change(row, scaled_ms):
-    """When the last change was, as windows count: one of this instant is still under way."""
-    return np.int64(NO_CHANGE_MS) if scaled_ms == row.now_ms else np.int64(scaled_ms)
+    """When the last change was, as windows count: one of this tick is still under way."""
+    goes_on = scaled_ms == row.now_ms or (row.scaling_open != 0 and scaled_ms >= row.scaling_ms)
+    return np.int64(NO_CHANGE_MS) if goes_on else np.int64(scaled_ms)
 
 
 @kernel

@@ -1,4 +1,4 @@
-"""What would happen if: victims that would have to leave, and moves to a better place.
+"""What would happen if: whether a job that leaves lets another one in, and better places.
 
 The same answers as lifting the job, asking, and putting it back: here they are worked out from what
 is remembered, of which a job's absence changes only the entries of the nodes that it is on.
@@ -9,10 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from orchestrator.kernels.change.hold import lift_gang, restore_gang
-from orchestrator.kernels.change.jobs import interruption_cost
-from orchestrator.kernels.decide.legal import has_room, preemption_reason
-from orchestrator.kernels.decide.order import job_score
-from orchestrator.kernels.lang.jit import kernel, part, small_kernel
+from orchestrator.kernels.lang.jit import kernel, small_kernel
 from orchestrator.kernels.place.domains import is_bound
 from orchestrator.kernels.place.fit import fits, least_workers
 from orchestrator.kernels.place.generate import fill_nodes, place_workers
@@ -24,7 +21,6 @@ from orchestrator.kernels.place.slots import (
     free_units,
     node_allows,
     share_of,
-    units_of,
 )
 from orchestrator.kernels.state.access import (
     job,
@@ -32,31 +28,22 @@ from orchestrator.kernels.state.access import (
     node,
     request,
     room,
-    running,
     slot,
-    tenant,
     worker,
 )
 from orchestrator.kernels.state.codes import (
-    NO_JOB,
     JobCode,
     JobKind,
     NodeCode,
     Placement,
-    Preemption,
-    QuotaMode,
     Reason,
-    RuleKey,
 )
 
 __all__ = [
-    "ROOM_COMES",
     "lets_in",
     "migration_reason",
     "moves_to_better",
     "plan_migration",
-    "serve_tier",
-    "victim_for",
 ]
 
 
@@ -113,187 +100,6 @@ def migration_reason(row, j):
     if row.now_ms - job(row, j).resized_ms < row.min_run_ms:
         return Reason.MIN_RUN_TIME
     return Reason.OK
-
-
-ROOM_COMES = -2
-"""Instead of a victim: room enough will be left by jobs that are being checkpointed, or by victims
-of the next decision points."""
-
-
-_BORROWER = 1e9  # whoever borrows is served after everybody who does not
-
-
-_RECLAIMED = 256.0  # borrowers give way before any priority class
-
-
-_NOT_ELIGIBLE = -np.inf
-
-
-@small_kernel
-def _borrows(row, j, freed):
-    """Whether its tenant, less ``freed`` units, would exceed its quota with all of job ``j``."""
-    t = request(row, j).tenant
-    if t >= row.num_tenants:
-        return False
-    wanted = units_of(row, j, request(row, j).workers)
-    return tenant(row, t).used_units - freed + wanted > tenant(row, t).quota_units
-
-
-@kernel
-def serve_tier(row, rule, j, freed):
-    """Tier in which a preemptive rule serves job ``j``: lower ones first, by score within one.
-
-    Nobody preempts whom he is not served before: the victim would take the room that it made. ``j``
-    waits, or runs and is taken to wait; its tenant is taken to have given back ``freed`` capacity
-    units.
-    """
-    if rule.preemption == Preemption.NONE or rule.preemption == Preemption.SCORE:
-        return 0.0
-    tier = np.float64(request(row, j).priority)
-    if rule.key == RuleKey.PRIORITY:
-        tier = job_score(row, j, rule.key)
-    # Under hard quotas nobody borrows: who would have to waits for the quota, in its turn.
-    soft = row.quota_mode != QuotaMode.HARD
-    if rule.preemption == Preemption.RECLAIM and soft and _borrows(row, j, freed):
-        tier += _BORROWER
-    return tier
-
-
-@kernel
-def _victim_rank(row, rule, j, bound, v):
-    """How readily running job ``v`` gives way to waiting job ``j``: the highest pair goes first."""
-    if rule.preemption == Preemption.SCORE:
-        score = job_score(row, v, rule.key)
-        return 0.0 if score > bound else _NOT_ELIGIBLE, score
-    mine, other = request(row, j), request(row, v)
-    held = job(row, v).units
-    shared = mine.tenant == other.tenant
-    own = held if shared else np.int64(0)
-    rank, cost = np.float64(other.priority), interruption_cost(row, v)
-    if serve_tier(row, rule, v, held) <= serve_tier(row, rule, j, own):
-        return _NOT_ELIGIBLE, -cost
-    if rule.preemption == Preemption.RECLAIM and not shared:
-        if _borrows(row, v, held) and not _borrows(row, j, own):
-            return rank + _RECLAIMED, -cost
-    return rank if other.priority > mine.priority else _NOT_ELIGIBLE, -cost
-
-
-@small_kernel
-def _has_paid(row, rule, v):
-    """Whether running job ``v`` has run long enough for another's score to be worth its stalls.
-
-    Scores change as jobs run: two that overtake each other in turn would do nothing but stall.
-    """
-    if rule.preemption != Preemption.SCORE or row.min_run_costs <= 0:
-        return True
-    ask = request(row, v)
-    stalls = np.int64(ask.checkpoint_ms) + np.int64(ask.restart_ms)
-    return row.now_ms - job(row, v).start_ms >= row.min_run_costs * stalls
-
-
-@part
-def _first_victim(row, rule, j, bound, lifted, count):
-    """The preemptible running job of the highest rank, lifted ones left out, or NO_JOB.
-
-    By class whoever may not be preempted at this point any more is one, too: there are others.
-    """
-    best, best_rank, best_value = np.int64(NO_JOB), _NOT_ELIGIBLE, _NOT_ELIGIBLE
-    for k in range(row.running_len):
-        v = running(row, k).job
-        seen = False
-        for i in range(count):
-            seen = seen or lifted[i] == v
-        reason = preemption_reason(row, v)
-        bound_reached = reason == Reason.PREEMPTION_BOUND and rule.preemption != Preemption.SCORE
-        if seen or not (reason == Reason.OK or bound_reached) or not _has_paid(row, rule, v):
-            continue
-        rank, value = _victim_rank(row, rule, j, bound, v)
-        if rank > best_rank or (rank == best_rank > _NOT_ELIGIBLE and value > best_value):
-            best, best_rank, best_value = v, rank, value
-    return best
-
-
-@kernel
-def _lift_leaving(row, lifted):
-    """Lift the jobs that are being checkpointed; return how many, their indices in ``lifted``."""
-    count = 0
-    for k in range(row.running_len):
-        j = running(row, k).job
-        if job(row, j).state == JobCode.CHECKPOINTING:
-            lift_gang(row, j)
-            lifted[count] = j
-            count += 1
-    return count
-
-
-@kernel
-def _restore_all(row, lifted, first, last):
-    """Put back the jobs at places ``first`` to ``last`` (exclusive) of those that were lifted."""
-    for k in range(first, last):
-        restore_gang(row, np.int64(lifted[k]))
-
-
-@kernel
-def _spare_unneeded(row, j, lifted, first, last):
-    """Put back lifted jobs without which job ``j`` has room all the same, the last first.
-
-    The rest, which are needed, are at the returned place of ``lifted`` and after it, up to
-    ``last``.
-    """
-    needed = last
-    for k in range(last - 1, first - 1, -1):
-        v = np.int64(lifted[k])
-        restore_gang(row, v)
-        if not has_room(row, j):
-            lift_gang(row, v)
-            needed -= 1
-            lifted[needed] = np.int32(v)
-    return needed
-
-
-@kernel
-def victim_for(row, rule, j, lifted):
-    """A running job whose preemption is needed to let waiting job ``j`` in, NO_JOB or ROOM_COMES.
-
-    Job ``j`` has no room, or no quota. Victims of the highest rank are lifted until it does; those
-    that turn out not to be needed, because what they free does not help, are spared, the last
-    lifted first.
-    Jobs being checkpointed count as gone: nobody is preempted for room that is about to be free.
-    A gang that needs more victims by class than a decision point allows gets them at several.
-    The state is as before when this returns.
-    """
-    bound = job_score(row, j, rule.key) if rule.preemption == Preemption.SCORE else 0.0
-    leaving = _lift_leaving(row, lifted)
-    count = leaving
-    if leaving > 0 and has_room(row, j):
-        _restore_all(row, lifted, 0, count)
-        return ROOM_COMES
-    if row.preemption_limit <= 0:
-        _restore_all(row, lifted, 0, count)
-        return NO_JOB
-    allowed = row.preemption_limit - row.preemptions_here
-    # By score nobody beyond the limit is looked at; by class and cost the limit holds for those
-    # that are needed, since the cheapest are often scattered where they do not help.
-    by_score = rule.preemption == Preemption.SCORE
-    most = allowed if by_score else row.running_len
-    while not has_room(row, j):
-        v = np.int64(NO_JOB)
-        if count - leaving < most:
-            v = _first_victim(row, rule, j, bound, lifted, count)
-        if v < 0:
-            _restore_all(row, lifted, 0, count)
-            return NO_JOB
-        lift_gang(row, v)
-        lifted[count] = v
-        count += 1
-    needed = _spare_unneeded(row, j, lifted, leaving, count)
-    _restore_all(row, lifted, 0, leaving)
-    _restore_all(row, lifted, needed, count)
-    if needed == count or (by_score and count - needed > allowed):
-        return np.int64(NO_JOB)
-    if allowed <= 0:
-        return np.int64(ROOM_COMES)
-    return np.int64(lifted[needed])
 
 
 @small_kernel

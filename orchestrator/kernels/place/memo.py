@@ -57,6 +57,7 @@ __all__ = [
     "refresh_room",
     "slots_at",
     "sum_up",
+    "undo_touches",
     "unmask_nodes",
     "update_rooms",
     "uses_tree",
@@ -107,7 +108,7 @@ def intern_kind(row, j):
         known.gpu_milli = ask.gpu_milli
         known.gpu_memory_mib = ask.gpu_memory_mib
         known.model_mask = np.int64(ask.model_mask)
-        known.jobs, known.seen, known.summed, known.next_view = 0, 0, 0, 0
+        known.jobs, known.seen, known.summed, known.next_view, known.walk = 0, 0, 0, 0, 0
         for v in range(k * VIEWS, (k + 1) * VIEWS):
             view(row, v).seen = 0
     kind(row, k).jobs += 1
@@ -158,6 +159,32 @@ def is_far_behind(row, seen):
 def is_last_touch(row, n, number):
     """Whether a touch of node ``n`` is the last one up to now: the others need not be looked at."""
     return room(row, n).touched == number
+
+
+@kernel
+def undo_touches(row, j, before):
+    """A what-if about job ``j`` is over, and all is as it was when ``before`` nodes were touched.
+
+    Nobody else has to look at these nodes again. What was remembered amid the what-if is forgotten,
+    but for the slots of the job's own kind. Where too many were touched nothing is undone.
+    """
+    if row.kinds == 0 or row.touched - before > row.max_touches - row.num_nodes:
+        return
+    own, never = find_kind(row, j), before - row.max_touches - 1
+    for number in range(row.touched - 1, before - 1, -1):
+        entry = touch(row, number & (row.max_touches - 1))
+        room(row, entry.node).touched = entry.before
+    for k in range(1, row.num_kinds + 1):
+        if kind(row, k).seen > before:
+            kind(row, k).seen = before if k == own else never
+        if kind(row, k).summed > before:
+            kind(row, k).summed = never
+        for v in range(k * VIEWS, (k + 1) * VIEWS):
+            if view(row, v).seen > before:
+                view(row, v).seen = 0
+    if row.rooms_seen > before:
+        row.rooms_seen = never
+    row.touched = before
 
 
 # --- slots and rooms -----------------------------------------------------------------------------

@@ -13,18 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.kernels.decide.commit import commit
+from orchestrator.kernels.decide.elastic import elastic_action, given_instead
 from orchestrator.kernels.decide.legal import decision_open, placement_reason
-from orchestrator.kernels.decide.rules import (
-    elastic_action,
-    keeps_order,
-    next_in_order,
-    rule_action,
-)
+from orchestrator.kernels.decide.rules import ask_rule, follow, keeps_order, next_in_order
 from orchestrator.kernels.decide.rules import rank_queue as _rank_queue
 from orchestrator.kernels.lang.jit import entry, kernel
 from orchestrator.kernels.place.generate import are_alike, close_place
 from orchestrator.kernels.run.rows import settle, wait
-from orchestrator.kernels.state.codes import NO_JOB, ActionKind, Placement, Reason, Status
+from orchestrator.kernels.state.codes import ActionKind, Placement, Reason, Status
 
 __all__ = [
     "OPEN_PLACE",
@@ -96,19 +92,23 @@ def wished_place(rows: Rows, e: int, j: int, desk: Desk) -> int:
 
 
 @kernel
-def _ask_rule(row, rule, line, start, hopeless, desk):
-    """What a rule does now: (kind, job, value), and what :func:`next_in_order` says besides.
+def _ask_rule(row, rule, line, start, desk):
+    """What a rule does now, as ``decide.rules.ask_rule`` says it, and the new ``start``.
 
-    ``start`` below 0: the order of those who wait is not known.
+    ``start`` below 0: the order of those who wait is not settled beforehand.
     """
     if start < 0:
-        kind, j, value = rule_action(row, rule, desk.jobs)
-        return kind, j, value, np.int64(1), np.int64(start), np.int64(NO_JOB)
-    kind, j, tries, start, hopeless = next_in_order(row, rule, line, start, hopeless, desk.jobs)
+        kind, j, value, tries = ask_rule(row, rule, desk.jobs)
+        return kind, j, value, tries, np.int64(start)
+    kind, j, start = next_in_order(row, rule, line, start)
     value = np.int64(rule.placement)
     if kind == ActionKind.WAIT and rule.elastic != 0:
         kind, j, value = elastic_action(row, rule, desk.jobs)
-    return kind, j, value, tries, start, hopeless
+    elif kind == ActionKind.PREEMPT and rule.elastic != 0:
+        given, giver, size = given_instead(row, rule, desk.jobs)
+        if given != ActionKind.WAIT:
+            kind, j, value = given, giver, size
+    return kind, j, value, np.int64(0), start
 
 
 @kernel
@@ -137,22 +137,19 @@ def play_rule(
     """
     row, rule = rows[e], rules[0]
     alike = are_alike(row, desk.links)
-    line, hopeless = desk.line[: len(order)], np.int64(NO_JOB)
-    start = np.int64(0 if keeps_order(row, rule) else -1)
+    line, start = desk.line[: len(order)], np.int64(0 if keeps_order(row, rule) else -1)
     if start == 0:
         _line_up(order, desk)
     count = 0
     while count < len(actions):
-        kind, j, value, tries, start, hopeless = _ask_rule(row, rule, line, start, hopeless, desk)
+        kind, j, value, tries, start = _ask_rule(row, rule, line, start, desk)
         choice = value
         if kind == ActionKind.PLACE and value == Placement.BEST_FIT:
             # It has no wishes of its own, unless the job's own would take room kept for another.
             choice, value = _wish(row, j, alike, desk), np.int64(OPEN_PLACE)
             if choice != Placement.BEST_FIT and rule.reservation != 0 and tries > 0:
                 rules[1]["placement"] = choice
-                again, other, _, _, start, hopeless = _ask_rule(
-                    row, rules[1], line, start, hopeless, desk
-                )
+                again, other, _, _, start = _ask_rule(row, rules[1], line, start, desk)
                 if again != kind or other != j:
                     choice = value = np.int64(Placement.BEST_FIT)
         if kind != ActionKind.PLACE and kind != ActionKind.PREEMPT and not decision_open(row):
@@ -161,11 +158,11 @@ def play_rule(
         count += 1
         if kind == ActionKind.WAIT:
             break
-        if commit(row, kind, j, choice, desk.nodes) != Reason.OK:
+        if follow(row, kind, j, choice, desk.nodes) != Reason.OK:
             return max(count - 1, 1)
         if start >= 0 and kind != ActionKind.PLACE:  # there is more room than before
             _line_up(order, desk)
-            start, hopeless = np.int64(0), np.int64(NO_JOB)
+            start = np.int64(0)
     return count
 
 

@@ -493,6 +493,7 @@ def sets_of(buffers):
         buffers.elastics,
         buffers.services,
         buffers.capacity,
+        buffers.sizes,
     )
 
 

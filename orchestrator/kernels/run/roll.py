@@ -24,7 +24,7 @@ from orchestrator.kernels.decide.advance import advance
 from orchestrator.kernels.decide.commit import commit
 from orchestrator.kernels.decide.legal import can_wait, placement_reason
 from orchestrator.kernels.decide.order import precedes
-from orchestrator.kernels.decide.rules import rank_queue, replay, rule_action
+from orchestrator.kernels.decide.rules import follow, rank_queue, replay, rule_action
 from orchestrator.kernels.lang.jit import entry, kernel, small_kernel
 from orchestrator.kernels.run.buffers import Bench, Buffers, View
 from orchestrator.kernels.run.linear import (
@@ -213,6 +213,17 @@ def _best(row, rules, ranker, scorer, jobs):
     return rule_action(row, rules[0], jobs)
 
 
+@kernel
+def _carry_out(row, ranker, scorer, action, nodes):
+    """Carry out what a player does; a rule that looks at one job after the other goes on so."""
+    kind, j, value = action
+    if ranker is not None:
+        return commit(row, kind, j, value, nodes)
+    if scorer is not None:
+        return commit(row, kind, j, value, nodes)
+    return follow(row, kind, j, value, nodes)
+
+
 @small_kernel
 def best(row, player):
     """What a player does at the decision point at which a row stands: (kind, job, value)."""
@@ -350,9 +361,10 @@ def roll(row, player, until, j):
             break
         if count == limit:
             return count + replay(row, player.rules[0], player.nodes, player.jobs)
-        kind, subject, value = best(row, player)
-        if commit(row, kind, subject, value, player.nodes) != Reason.OK:
-            if kind == ActionKind.WAIT:  # nothing is left to wait for
+        action = best(row, player)
+        done = _carry_out(row, player.ranker, player.scorer, action, player.nodes)
+        if done != Reason.OK:
+            if action[0] == ActionKind.WAIT:  # nothing is left to wait for
                 break
             raise RuntimeError("who plays a row on chose an illegal action")
         count += 1

@@ -19,6 +19,9 @@ from numpy.typing import NDArray
 from orchestrator.kernels.change.episode import assume_future as _assume_future
 from orchestrator.kernels.change.episode import begin_episode as _begin_episode
 from orchestrator.kernels.change.episode import copy_row as _copy_row
+from orchestrator.kernels.change.episode import restore_row as _restore_row
+from orchestrator.kernels.change.episode import save_row as _save_row
+from orchestrator.kernels.change.episode import saved_bytes as _saved_bytes
 from orchestrator.kernels.change.events import apply_event as _apply_event
 from orchestrator.kernels.change.events import close_point, count_decision
 from orchestrator.kernels.change.events import open_point as _open_point
@@ -30,11 +33,12 @@ from orchestrator.kernels.decide.commit import commit as _commit
 from orchestrator.kernels.decide.legal import decision_open
 from orchestrator.kernels.decide.order import attained_now as _attained_now
 from orchestrator.kernels.decide.order import job_score as _job_score
-from orchestrator.kernels.decide.reserve import earliest_fit as _earliest_fit
-from orchestrator.kernels.decide.reserve import start_refusal as _start_refusal
 from orchestrator.kernels.decide.rules import replay as _replay
 from orchestrator.kernels.decide.rules import rule_action as _rule_action
-from orchestrator.kernels.lang.jit import entry, on_row
+from orchestrator.kernels.decide.turn.reserve import earliest_fit as _earliest_fit
+from orchestrator.kernels.decide.turn.reserve import start_refusal as _start_refusal
+from orchestrator.kernels.lang.jit import entry, on_row, small_kernel
+from orchestrator.kernels.lang.memory import move_bytes
 from orchestrator.kernels.place.fit import can_ever_fit as _can_ever_fit
 from orchestrator.kernels.place.fit import fits as _fits
 from orchestrator.kernels.place.fit import why_not as _why_not
@@ -64,7 +68,10 @@ __all__ = [
     "open_point",
     "read_metrics",
     "replay",
+    "restore_row",
     "rule_action",
+    "save_row",
+    "saved_bytes",
     "settle",
     "speed_milli",
     "start_refusal",
@@ -213,6 +220,50 @@ def rule_action(rows: Rows, e: int, rules: NDArray[np.void], scratch: NDArray[np
 def copy_row(source_rows: Rows, i: int, target_rows: Rows, k: int) -> None:
     """Copy a row onto another, which keeps its own tables: they must be as large."""
     _copy_row(source_rows[i], target_rows[k])
+
+
+@small_kernel
+def _move(target, source, size):
+    """``memmove``: what Python calls is typed, and intrinsics are not."""
+    move_bytes(target, source, size)
+
+
+@entry
+def saved_bytes(rows: Rows, e: int, beside: NDArray[np.int64]) -> int:
+    """How many bytes :func:`save_row` writes of a row."""
+    size = _saved_bytes(rows[e])
+    for k in range(beside.shape[0]):
+        size += beside[k, 1]
+    return int(size)
+
+
+@entry
+def save_row(rows: Rows, e: int, beside: NDArray[np.int64], out: NDArray[np.uint8]) -> None:
+    """Write all of a row into ``out`` [saved_bytes], and what a session keeps of it beside it.
+
+    ``beside``, int64 [K, 2], are arrays of one entry for each row: an address and the bytes of an
+    entry.
+    """
+    at = _save_row(rows[e], np.int64(out.ctypes.data))
+    for k in range(beside.shape[0]):
+        size = beside[k, 1]
+        _move(at, beside[k, 0] + np.int64(e) * size, size)
+        at += size
+
+
+@entry
+def restore_row(rows: Rows, e: int, beside: NDArray[np.int64], saved: NDArray[np.uint8]) -> int:
+    """Make a row again what :func:`save_row` wrote; how many bytes that were.
+
+    The shapes of both rows, and of what is beside them, are the same.
+    """
+    begin = np.int64(saved.ctypes.data)
+    at = _restore_row(rows[e], begin)
+    for k in range(beside.shape[0]):
+        size = beside[k, 1]
+        _move(beside[k, 0] + np.int64(e) * size, at, size)
+        at += size
+    return int(at - begin)
 
 
 @entry

@@ -10,7 +10,7 @@ import math
 import numpy as np
 
 from orchestrator.kernels.change.nodes import count_fleet
-from orchestrator.kernels.decide.legal import fleet_reason, service_reason
+from orchestrator.kernels.decide.legal import fleet_reason, service_bounds, service_reason
 from orchestrator.kernels.decide.order import dominant_share
 from orchestrator.kernels.decide.scale import fleet_demand, forecast_rps
 from orchestrator.kernels.lang.jit import kernel, small_kernel
@@ -101,7 +101,6 @@ def encode_services(row, nodes, mask, out):
         s = np.int64(i)
         own = service(row, s)
         j = np.int64(own.job)
-        ask = request(row, j)
         now = np.int64(job(row, j).workers_now)
         fewer = row.done == 0 and service_reason(row, s, now - 1) == Reason.OK
         more = row.done == 0 and service_reason(row, s, now + 1) == Reason.OK
@@ -110,7 +109,8 @@ def encode_services(row, nodes, mask, out):
         mask[S + i] = np.int8(more)
         legal += np.int64(fewer) + np.int64(more)
         rate, ahead = np.float64(own.rate_rps), forecast_rps(row, s)
-        most = np.float64(max(ask.max_workers, 1))
+        fewest, largest = service_bounds(row, s)
+        most = np.float64(max(largest, 1))
         higher = max(rate, ahead)
         out[i, ServiceColumn.LOG_RATE] = _F(0.1) * fast_log(_F(1.0 + rate))
         out[i, ServiceColumn.USE] = _F(_use(rate, np.float64(own.ready), own))
@@ -119,7 +119,7 @@ def encode_services(row, nodes, mask, out):
         out[i, ServiceColumn.USE_IF_MORE] = _F(_use(higher, np.float64(now + 1), own))
         out[i, ServiceColumn.STARTING] = _F(max(now - own.ready, 0) / max(now, 1))
         out[i, ServiceColumn.LOG_REPLICAS] = _F(0.2) * fast_log(_F(1.0 + now))
-        out[i, ServiceColumn.ROOM_BELOW] = _F((now - ask.min_workers) / most)
+        out[i, ServiceColumn.ROOM_BELOW] = _F((now - fewest) / most)
         out[i, ServiceColumn.ROOM_ABOVE] = _F((most - now) / most)
         out[i, ServiceColumn.LATENCY] = _F(0.5) * fast_log(
             _F(1.0 + own.latency_ms / own.objective_ms)
@@ -128,7 +128,7 @@ def encode_services(row, nodes, mask, out):
         out[i, ServiceColumn.MISSED] = _F(own.missed_share)
         out[i, ServiceColumn.BREAKER] = _F(_breaker(own))
         out[i, ServiceColumn.LOG_SINCE_CHANGE] = log_seconds(
-            row.now_ms - max(own.scaled_ms, request(row, 0).submit_ms)
+            row.now_ms - max(own.scaled_ms, row.begin_ms)
         )
         out[i, ServiceColumn.DEMAND_SHARE] = _F(job(row, j).units / max(row.nominal_units, 1))
     return legal
@@ -163,7 +163,7 @@ def encode_capacity(row, heads, mask, out):
         cost = row.cost_rate_milli + delta * mean_price
         out[i, CapacityColumn.COST_AFTER] = _F(cost / prices)
         out[i, CapacityColumn.LOG_SINCE_CHANGE] = log_seconds(
-            row.now_ms - max(row.scaled_ms, request(row, 0).submit_ms)
+            row.now_ms - max(row.scaled_ms, row.begin_ms)
         )
     return legal
 

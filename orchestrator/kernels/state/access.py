@@ -22,6 +22,7 @@ from orchestrator.kernels.state.records import QUEUE_DTYPE, TABLES
 from orchestrator.kernels.state.row import CAPACITIES, COPIED, ZEROED
 
 __all__ = [
+    "account",
     "arrival",
     "copy_scalars",
     "curve",
@@ -34,7 +35,9 @@ __all__ = [
     "job",
     "key",
     "kind",
+    "line",
     "log_entry",
+    "mark",
     "move_queue",
     "node",
     "order",
@@ -51,6 +54,7 @@ __all__ = [
     "touch",
     "typical",
     "uplink",
+    "victim",
     "view",
     "winner",
     "worker",
@@ -147,6 +151,18 @@ winner = _table("winner")
 
 
 touch = _table("touch")
+
+
+line = _table("line")
+
+
+mark = _table("mark")
+
+
+victim = _table("victim")
+
+
+account = _table("account")
 
 
 _arrival = _table("arrival")

@@ -13,12 +13,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 __all__ = [
+    "ACCOUNT_DTYPE",
     "ARRIVAL_DTYPE",
     "CURVE_DTYPE",
     "CURVE_MODELS",
     "DEVICE_DTYPE",
     "EFFECT_DTYPE",
     "EVENT_DTYPE",
+    "FLEET_DTYPE",
     "GITTINS_DTYPE",
     "GITTINS_ENTRIES",
     "INCIDENT_DTYPE",
@@ -27,7 +29,9 @@ __all__ = [
     "KEY_DTYPE",
     "KIND_DTYPE",
     "KIND_FIELDS",
+    "LINE_DTYPE",
     "LOG_DTYPE",
+    "MARK_DTYPE",
     "MEMO_TABLES",
     "NODE_DTYPE",
     "ORDER_DTYPE",
@@ -45,6 +49,7 @@ __all__ = [
     "TOUCH_DTYPE",
     "TYPICAL_DTYPE",
     "UPLINK_DTYPE",
+    "VICTIM_DTYPE",
     "VIEWS",
     "VIEW_DTYPE",
     "WINNER_DTYPE",
@@ -53,7 +58,10 @@ __all__ = [
 ]
 
 
-MEMO_TABLES = ("kind", "slot", "room", "view", "key", "winner", "touch")
+MEMO_TABLES = (
+    *("kind", "slot", "room", "view", "key", "winner", "touch"),
+    *("line", "mark", "victim", "account"),
+)
 """Tables of a row that only save time."""
 
 
@@ -113,6 +121,11 @@ KIND_DTYPE = np.dtype(
         ("next_tightest", "i8"),  # after that one, or -1
         ("roomiest", "i8"),  # with most free, or -1
         ("next_view", "i8"),  # that makes way
+        # who is hopeless (see decide.turn.victims): of those who wait in the line of a walk
+        ("walk", "i8"),  # the walk along the line that the next three are of
+        ("hopeless", "i8"),  # with so many workers or more
+        ("hopeless_tier", "f8"),  # and served in this tier or a later one
+        ("hopeless_rank", "f8"),  # and of this rank or a later one
     ],
     align=True,
 )
@@ -158,8 +171,45 @@ Its key stands beside it: looked up by node, every match would miss the cache tw
 """
 
 
-TOUCH_DTYPE = np.dtype([("node", "i8")], align=True)
-"""A node that changed: an entry of a ring."""
+TOUCH_DTYPE = np.dtype([("node", "i8"), ("before", "i8")], align=True)
+"""A node that changed, and the number of its touch before: an entry of a ring."""
+
+
+LINE_DTYPE = np.dtype(
+    [
+        ("tier", "f8"),
+        ("score", "f8"),
+        ("job", "i8"),
+        ("kind", "i4"),  # of its request, as in JOB_DTYPE
+        ("least", "i4"),  # workers without which it does not start
+    ],
+    align=True,
+)
+"""Who waits, in the order in which a rule serves them: by tier, score and submission.
+
+Narrow integers: most entries are read, and nothing else of their jobs is.
+"""
+
+
+MARK_DTYPE = np.dtype([("walk", "i8")], align=True)
+"""Of a job: the walk along the line for which it was last lined up."""
+
+
+ACCOUNT_DTYPE = np.dtype([("head", "i8")], align=True)
+"""Of a tenant: the first job that its account keeps waiting, as a decision has seen, or NO_JOB."""
+
+
+VICTIM_DTYPE = np.dtype(
+    [
+        ("rank", "f8"),  # how readily it gives way: the highest rank first,
+        ("value", "f8"),  # of equals the highest value,
+        ("place", "i8"),  # then the first in the running list
+        ("job", "i8"),
+        ("units", "i8"),  # once it is taken off the heap: those of it and of all before it
+    ],
+    align=True,
+)
+"""A running job that might be preempted: a heap, behind it those that were taken off it."""
 
 
 SERVICE_DTYPE = np.dtype(
@@ -194,6 +244,7 @@ SERVICE_DTYPE = np.dtype(
         ("backlog", "f8"),  # requests waiting
         ("late_share", "f8"),  # attempts of the last tick that were given up
         ("rate_rps", "f8"),  # demand in the last tick
+        ("ahead_rps", "f8"),  # to be prepared for, where no table says it: that demand, unless told
         ("utilisation", "f8"),
         ("missed_share", "f8"),  # of the last tick's requests, those not answered in time
         ("latency_ms", "f8"),  # the percentile in the last tick
@@ -237,6 +288,19 @@ SCALING_DTYPE = np.dtype(
     align=True,
 )
 """How one fleet or service is scaled."""
+
+
+FLEET_DTYPE = np.dtype(
+    [
+        ("tick_ms", "i8"),  # between two looks at it, at least 1
+        ("min_nodes", "i8"),
+        ("max_nodes", "i8"),
+        ("scaled_ms", "i8"),  # when nodes were last ordered or given up
+        ("scaled_by", "i8"),  # and how many: more than 0 if ordered
+    ],
+    align=True,
+)
+"""A live cluster's fleet, as far as its node table does not tell."""
 
 
 REQUEST_DTYPE = np.dtype(
@@ -485,7 +549,7 @@ TABLES = {
     "typical": Table(TYPICAL_DTYPE, ("typical",)),
     "order": Table(ORDER_DTYPE, ("nodes",)),  # by (spine, rack)
     "tag": Table(TAG_DTYPE, ("nodes", TAGS)),
-    # this and the next six are a memo: MEMO_TABLES; entry 0 of kinds: no kind
+    # this and the next ten are a memo: MEMO_TABLES; entry 0 of kinds: no kind
     "kind": Table(KIND_DTYPE, ("kind_entries",)),
     "slot": Table(SLOT_DTYPE, ("kind_entries", "memo_nodes")),
     "room": Table(ROOM_DTYPE, ("memo_nodes",)),
@@ -493,6 +557,10 @@ TABLES = {
     "key": Table(KEY_DTYPE, ("views", "memo_nodes")),
     "winner": Table(WINNER_DTYPE, ("views", "leaves")),  # a tree over so many leaves
     "touch": Table(TOUCH_DTYPE, ("touches",)),  # a ring
+    "line": Table(LINE_DTYPE, (2, "jobs")),  # one side is in order, the other one scratch
+    "mark": Table(MARK_DTYPE, ("jobs",)),
+    "victim": Table(VICTIM_DTYPE, ("jobs",)),
+    "account": Table(ACCOUNT_DTYPE, ("tenants",)),
     "arrival": Table(ARRIVAL_DTYPE, ("nodes",)),  # a ring
     "plan": Table(SCALING_DTYPE, ("plans",)),  # of the fleet, then of each service
     "gittins": Table(GITTINS_DTYPE, (GITTINS_ENTRIES,)),  # by attained service

@@ -36,6 +36,7 @@ __all__ = [
     "MEMO_FIELDS",
     "ROW_DTYPE",
     "RUN_GROUPS",
+    "SCANNED_JOBS",
     "SCANNED_NODES",
     "ZEROED",
     "ClusterShape",
@@ -50,6 +51,10 @@ __all__ = [
 
 SCANNED_NODES = 256
 """Up to here looking at the slots of all nodes is as fast as a tree, if their keys are cheap."""
+
+
+SCANNED_JOBS = 8
+"""Up to here lining up those who wait anew is as fast as remembering their order."""
 
 
 _LEAST_NODES = 64  # from here on a memo pays however rarely it is asked
@@ -91,7 +96,7 @@ def memo_sizes(nodes: int, kinds: int) -> tuple[int, int, int]:
     """Sizes of a row's memo: nodes, leaves of a tree, and entries of the ring of touched nodes."""
     if kinds == 0:
         return 1, 0, 1
-    return nodes, _leaves(nodes), 2 * _leaves(nodes)
+    return nodes, _leaves(nodes), 4 * _leaves(nodes)
 
 
 def memo_described(nodes: int, rows: int, kinds: int, width: int) -> int:
@@ -121,6 +126,7 @@ CAPACITIES = {
     "memo_nodes": "memo_nodes",  # nodes of which it is remembered
     "leaves": "leaves",  # of a tournament tree over them, a power of two
     "scanned_nodes": "scanned_nodes",  # with more, trees are used however cheap a node's key is
+    "scanned_jobs": "scanned_jobs",  # with more of them waiting, a rule's order is remembered
     "nodes": "arrival_slots",
 }
 """Sizes that kernels need, by the name of the axis in ``records.TABLES``: fields of a row."""
@@ -134,6 +140,7 @@ _CAPACITIES = [(field, "i8") for field in CAPACITIES.values()]
 
 CONFIG_FIELDS = [
     ("min_run_ms", "i8"),  # a job may not be preempted before
+    ("resize_lock_ms", "i8"),  # nor be resized before, since its start or its last resize
     ("min_run_costs", "i8"),  # nor by score before so many times what that costs it; 0: it may
     ("slowdown_bound_ms", "i8"),
     ("ageing_ms", "i8"),  # time since submission that is worth one priority class; 0: no ageing
@@ -177,6 +184,7 @@ _SERIES = [  # of services' demand: rates [services, series_len] float32, reques
 
 _CLOCK = [
     ("now_ms", "i8"),
+    ("begin_ms", "i8"),  # when the episode, or the live cluster, began
     ("seed", "u8"),
     ("event_seq", "i8"),
     ("log_count", "i8"),
@@ -184,6 +192,7 @@ _CLOCK = [
     ("effect_count", "i8"),  # of rows that keep them
     ("tick", "i8"),  # ticks done in this episode
     ("next_tick_ms", "i8"),
+    ("scaling_ms", "i8"),  # when nodes and replicas could be changed last
     ("scaled_ms", "i8"),  # when nodes were last ordered or given up
     ("scaled_by", "i8"),  # and how many: more than 0 if ordered
     ("point", "i8"),  # number of the decision point
@@ -283,6 +292,24 @@ _STAMP = [
 _MEMO = [  # what is remembered of nodes: it only saves time
     ("num_kinds", "i8"),  # request kinds that are in use
     ("rooms_seen", "i8"),  # touches that the rooms take account of
+    # who waits, in the order in which a rule serves them (see decide.turn.line)
+    ("lined_at", "i8"),  # address of the table of the row that these fields are about
+    ("queued", "i8"),  # how often a job has joined the queue
+    ("walks", "i8"),  # along the line, from its beginning: what they find has their number
+    ("line_rule", "i8"),  # whose order it is; 0: there is none
+    ("line_side", "i8"),  # of the table that is in order
+    ("line_len", "i8"),
+    ("line_queued", "i8"),  # joins of the queue that it takes account of
+    ("line_next", "i8"),  # whose turn it is
+    ("line_later", "i8"),  # who had their turn, and may have it again: on the other side
+    ("line_kept", "i8"),  # the job that room is kept for, and nobody can be preempted for
+    ("line_point", "i8"),  # the decision point of the walk,
+    ("line_touched", "i8"),  # touches of nodes
+    ("line_logged", "i8"),  # and records of the log up to which it goes
+    # whom a rule might preempt (see decide.turn.victims), at one decision
+    ("victims_len", "i8"),
+    ("victims_heap", "i8"),  # of them, those that are a heap still; below 0: it is not made yet
+    ("victims_gone", "i8"),  # who is being checkpointed: from the table's end
 ]
 
 
@@ -431,6 +458,10 @@ class ClusterState:
     key: NDArray[np.void]
     winner: NDArray[np.void]
     touch: NDArray[np.void]
+    line: NDArray[np.void]
+    mark: NDArray[np.void]
+    victim: NDArray[np.void]
+    account: NDArray[np.void]
     arrival: NDArray[np.void]
     plan: NDArray[np.void]
     gittins: NDArray[np.void]
@@ -451,6 +482,7 @@ def _sizes(shape: ClusterShape) -> dict[str, int]:
         "log": max(shape.log, 1),
         "memo_nodes": known,
         "plans": shape.services + 1,
+        "scanned_jobs": SCANNED_JOBS,
         "scanned_nodes": SCANNED_NODES,
         "touches": touches,
         "views": (shape.kinds + 1) * VIEWS,

@@ -5,12 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from agents.evaluation.outcomes import METRICS
 from agents.evaluation.play import evaluate_policy, evaluate_rule, evaluate_zoo
 from agents.evaluation.series import rule_series
 from agents.linear.evaluate import RankerEvaluator, ScorerEvaluator
 from agents.problem import Windows
 from envs.config import CLUSTER
+from envs.outcomes import METRICS
 from envs.scenario import Scenario, with_accounts
 from envs.workloads import gpu_cluster
 from orchestrator.errors import ConfigurationError, IllegalActionError

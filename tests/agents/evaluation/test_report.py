@@ -9,7 +9,6 @@ import pytest
 from rich.console import Console
 
 from agents.bundle import EvaluationCard
-from agents.evaluation.outcomes import METRICS
 from agents.evaluation.report import (
     SCHEMA_VERSION,
     card_tables,
@@ -22,6 +21,7 @@ from agents.evaluation.suite import Published, Suite, run_suite
 from agents.linear.policy import LinearRanker
 from agents.problem import Problem
 from envs.config import CLUSTER
+from envs.outcomes import METRICS
 from envs.scenario import Scenario
 from envs.workloads import gpu_cluster, lublin_feitelson
 from envs.workloads.failures import FAILURE_MODELS

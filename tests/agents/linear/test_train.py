@@ -107,7 +107,20 @@ def test_damaged_and_foreign_checkpoints_are_refused(trace, tmp_path):
 
 def test_the_budget_ends_training(trace, tmp_path):
     result = train(make_problem(trace), tmp_path, budget_seconds=0.0, generations=1000)
-    assert [entry["steps"] for entry in result.history] == [0, 1]
+    assert [entry["steps"] for entry in result.history] == [0]
+    assert result.updates == 0
+
+
+def test_each_limit_ends_a_search(trace, tmp_path):
+    """A generation of 16 rankers and the rule replays 17 * 6 windows."""
+    one = 17 * 6 * WINDOW
+    for limits, generations in (
+        ({"total_steps": one + 1, "generations": None}, 2),
+        ({"total_steps": one, "generations": None, "budget_seconds": None}, 1),
+        ({"total_steps": 10 * one, "generations": 3, "budget_seconds": None}, 3),
+    ):
+        result = train(make_problem(trace), tmp_path / str(generations), **limits)
+        assert result.updates == generations
 
 
 def test_training_sees_the_training_part_only(trace, tmp_path, monkeypatch):

@@ -206,7 +206,7 @@ def _forget(state: ClusterState, e: int) -> None:
     kept = state.kind[e].copy()
     jobs, kinds = state.job["kind"][e].copy(), state.rows["num_kinds"][e]
     _blank(state, e)
-    kept["seen"] = kept["summed"] = 0
+    kept["seen"] = kept["summed"] = kept["walk"] = 0
     state.kind[e] = kept
     state.job["kind"][e], state.rows["num_kinds"][e] = jobs, kinds
 

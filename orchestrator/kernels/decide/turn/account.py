@@ -9,38 +9,21 @@ from __future__ import annotations
 import numpy as np
 
 from orchestrator.kernels.decide.legal import start_reason
-from orchestrator.kernels.decide.order import job_score, precedes
-from orchestrator.kernels.decide.reserve import ends_before, gives_way
-from orchestrator.kernels.decide.whatif import serve_tier
+from orchestrator.kernels.decide.turn.reserve import ends_before, gives_way
 from orchestrator.kernels.lang.jit import kernel, part, small_kernel
 from orchestrator.kernels.place.fit import least_units
 from orchestrator.kernels.place.slots import units_of
-from orchestrator.kernels.state.access import job, queue, request, running, tenant
-from orchestrator.kernels.state.codes import NO_JOB, JobKind, QuotaMode, Reason
+from orchestrator.kernels.state.access import account, job, request, running, tenant
+from orchestrator.kernels.state.codes import NO_JOB, JobKind, Reason
 
-__all__ = ["delays_own", "own_could_give", "stands_behind_own"]
-
-
-@part
-def _first_kept(row, rule, j):
-    """The first job of its tenant, before ``j``, that its account keeps waiting, or NO_JOB."""
-    t = request(row, j).tenant
-    position = np.int64(0)
-    while queue(row, position).job != j:
-        position += 1
-    tier, score = serve_tier(row, rule, j, np.int64(0)), job_score(row, j, rule.key)
-    best = np.int64(NO_JOB)
-    for q in range(row.queue_len):
-        h = np.int64(queue(row, q).job)
-        if h == j or request(row, h).tenant != t:
-            continue
-        reason = start_reason(row, h)
-        if reason != Reason.QUOTA and reason != Reason.STORAGE:
-            continue
-        other_tier, other_score = serve_tier(row, rule, h, np.int64(0)), job_score(row, h, rule.key)
-        if precedes(other_tier, other_score, q, tier, score, position):
-            best, tier, score, position = h, other_tier, other_score, np.int64(q)
-    return best
+__all__ = [
+    "delays_own",
+    "kept_so_far",
+    "note_kept",
+    "note_nobody",
+    "own_could_give",
+    "stands_behind_own",
+]
 
 
 @small_kernel
@@ -94,24 +77,40 @@ def _delays_quota(row, rule, head, j):
     return used + units_of(row, j, np.int64(request(row, j).workers)) > quota
 
 
-@part
-def _kept(row, rule, j):
-    """The job of its tenant that must not be delayed by ``j``, or NO_JOB; see _first_kept."""
+@small_kernel
+def note_nobody(row):
+    """A decision begins: nobody is known yet whom an account keeps waiting."""
+    for t in range(row.num_tenants):
+        account(row, t).head = NO_JOB
+
+
+@small_kernel
+def note_kept(row, j, reason):
+    """Job ``j``, whose turn it was, has to wait for a ``Reason``: perhaps for its account."""
+    if reason == Reason.QUOTA or reason == Reason.STORAGE:
+        own = account(row, request(row, j).tenant)
+        if own.head < 0:
+            own.head = j
+
+
+@small_kernel
+def kept_so_far(row, rule, j):
+    """The first job of its tenant that its account keeps waiting, of those before ``j``; or NO_JOB.
+
+    It must not be delayed by ``j``. All before that had their turns at this decision.
+    """
     t = np.int64(request(row, j).tenant)
     if rule.reservation == 0 or t >= row.num_tenants:
         return np.int64(NO_JOB)
-    if row.quota_mode != QuotaMode.HARD and tenant(row, t).storage_quota_mib <= 0:
-        return np.int64(NO_JOB)
-    return _first_kept(row, rule, j)
+    return np.int64(account(row, t).head)
 
 
 @kernel
-def delays_own(row, rule, j):
-    """Whether job ``j``, started now, would delay a job of its tenant that waits for its account.
+def delays_own(row, rule, head, j):
+    """Whether job ``j``, started now, would delay ``head``, which waits for its tenant's account.
 
-    Of these the first one counts, and only if it is served before ``j``.
+    Of these the first one counts (:func:`kept_so_far`); NO_JOB: there is none.
     """
-    head = _kept(row, rule, j)
     if head < 0:
         return False
     if start_reason(row, head) == Reason.STORAGE:
@@ -120,9 +119,8 @@ def delays_own(row, rule, j):
 
 
 @kernel
-def stands_behind_own(row, rule, j):
-    """Whether it could delay one: nobody is preempted for a job that might then not start."""
-    head = _kept(row, rule, j)
+def stands_behind_own(row, rule, head, j):
+    """Whether it could delay it: nobody is preempted for a job that might then not start."""
     if head < 0:
         return False
     if start_reason(row, head) == Reason.STORAGE:

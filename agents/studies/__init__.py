@@ -1,0 +1,1 @@
+"""Studies: runs of several settings and seeds side by side."""

@@ -1,0 +1,1 @@
+"""What a session's rows are stepped by, and what their episodes are made from."""
