@@ -162,7 +162,8 @@ def _guarded(main: Callable[[DictConfig], float | None], cfg: DictConfig) -> flo
 
 def _named(arguments: Sequence[str], field: str) -> list[str]:
     """Arguments of which those that set nothing have become the list of a field."""
-    options, values = [], []
+    options: list[str] = []
+    values: list[str] = []
     follows = False  # the value of an option of Hydra's
     for item in arguments:
         sets = item.startswith(("-", "~")) or "=" in item

@@ -283,10 +283,10 @@ def evaluate(cfg: DictConfig, console: Console) -> bool:
         check_number("config", "processes", cfg.processes, 1)
         bundles = _bundles(cfg)
         schema = instantiate(cfg.env).schema  # before a trace is read: what is wrong is said soon
-        policies: list[BatchPolicy | RowPolicy] = [load_bundle(path, schema) for path in bundles]
+        loaded = [load_bundle(path, schema) for path in bundles]
         made = build_evaluation(cfg)
         suite, problem = made.suite, made.problem
-        policies += _thinking_ahead(cfg, made, policies)
+        policies: list[BatchPolicy | RowPolicy] = [*loaded, *_thinking_ahead(cfg, made, loaded)]
         results = run_suite(suite, problem, policies, console, made.history, cfg.processes)
         report = make_report(suite, problem, results)
         print_report(report, console)
@@ -301,7 +301,7 @@ def evaluate(cfg: DictConfig, console: Console) -> bool:
 
 
 def _thinking_ahead(
-    cfg: DictConfig, made: Evaluation, policies: Sequence[BatchPolicy | RowPolicy]
+    cfg: DictConfig, made: Evaluation, policies: Sequence[BatchPolicy]
 ) -> list[LookaheadPolicy]:
     """The same policies, thinking ahead as ``lookahead`` says; none without it.
 

@@ -66,6 +66,8 @@ NEEDS_TRACES = {
     "openb",
     "openb_times",
     "philly",
+    "philly_curves",
+    "philly_curves_unseen",
     "philly_elastic",
     "philly_elastic_unseen",
     "philly_predicted",
@@ -278,6 +280,7 @@ def test_scenarios(name: str) -> None:
 PLAIN = {
     "none": {},
     "borrowing": {"quota_mode": "borrow", "tenants": {"a": {"quota": 1}}},
+    "curves": {"curves": ["bert", "cifar10", "deepspeech2", "imagenet", "ncf", "yolov3"]},
     "everything": {
         "quota_mode": "borrow",
         "tenants": {"a": {"quota": 1}},
