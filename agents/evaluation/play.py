@@ -239,9 +239,8 @@ def evaluate_policy(
 ) -> EvaluationResult:
     """Play windows under a policy's greedy actions.
 
-    A row that has finished its window goes on with the next one, so that all rows stay in use;
-    every window is played exactly once, with the random streams that :func:`evaluate_rule` gives
-    it.
+    A row that has finished its window goes on with the next one; every window is played exactly
+    once, with the random streams that :func:`evaluate_rule` gives it.
 
     Parameters
     ----------
@@ -251,7 +250,7 @@ def evaluate_policy(
     rows : int, optional
         Windows that are played side by side.
     threads : int, optional
-        Windows that one who plays rows by itself plays at the same time.
+        Windows that a RowPolicy plays at the same time.
 
     Returns
     -------
@@ -262,11 +261,11 @@ def evaluate_policy(
     IllegalActionError
         If the policy chooses an action that its mask forbids.
     """
+    total, kept = len(windows), _kept(windows, keep_jobs)
     if isinstance(policy, RowPolicy):
-        return _evaluate_rows(policy, windows, _kept(windows, keep_jobs), advance, threads)
-    total = len(windows)
+        return _evaluate_rows(policy, windows, kept, advance, threads)
     session = windows.played_out().session(min(rows, total))
-    table = OutcomeTable(session, windows.starts, _kept(windows, keep_jobs))
+    table = OutcomeTable(session, windows.starts, kept)
     playing = np.arange(session.envs, dtype=np.int64)
     following = session.envs
     actions = np.zeros(session.envs, np.int64)

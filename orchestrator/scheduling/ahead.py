@@ -183,16 +183,16 @@ def past_of(
         ratios = known[at]
         if np.all(ratios == 1.0):
             ratios = None  # estimates are exact: there is nothing to draw
-    return make_past(
+    past = make_past(
         np.ascontiguousarray(jobs),
         ratios,
         before=before,
         own=own,
         cycle_ms=config.cycle_ms,
         arrivals=config.arrivals,
-        ticks=config.ticks,
         seed=config.seed,
     )
+    return past._replace(ticks=config.ticks)
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,9 @@ __all__ = ["DAY_MS", "Past", "draw_future", "make_past"]
 DAY_MS = 24 * 3_600_000
 
 
+_TICKS = 60
+
+
 class Past(NamedTuple):
     """What futures are drawn from; R recorded jobs."""
 
@@ -53,10 +56,9 @@ def make_past(
     own: bool = True,
     cycle_ms: int = DAY_MS,
     arrivals: int = 48,
-    ticks: int = 60,
     seed: int = 0,
 ) -> Past:
-    """Put a past together.
+    """Put a past together, with futures of 60 ticks.
 
     Parameters
     ----------
@@ -71,8 +73,8 @@ def make_past(
         The row's table of jobs is in the order of their submission, as those of episodes are.
     cycle_ms : int, optional
         Blocks begin at the same time of such a cycle; 0: at any time.
-    arrivals, ticks : int, optional
-        Jobs that come in a future; ticks of services that it lasts.
+    arrivals : int, optional
+        Jobs that come in a future.
     seed : int, optional
 
     Returns
@@ -87,7 +89,7 @@ def make_past(
         own=int(own),
         cycle_ms=int(cycle_ms),
         arrivals=int(arrivals),
-        ticks=int(ticks),
+        ticks=_TICKS,
         seed=int(seed),
     )
 
