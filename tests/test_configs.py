@@ -65,6 +65,8 @@ NEEDS_TRACES = {
     "openb",
     "openb_times",
     "philly",
+    "philly_curves",
+    "philly_curves_unseen",
     "philly_elastic",
     "philly_elastic_unseen",
     "philly_predicted",
@@ -263,6 +265,7 @@ def test_scenarios(name: str) -> None:
 PLAIN = {
     "none": {},
     "borrowing": {"quota_mode": "borrow", "tenants": {"a": {"quota": 1}}},
+    "curves": {"curves": ["bert", "cifar10", "deepspeech2", "imagenet", "ncf", "yolov3"]},
     "everything": {
         "quota_mode": "borrow",
         "tenants": {"a": {"quota": 1}},

@@ -11,8 +11,8 @@ from orchestrator.kernels.change import hold as whatif
 from orchestrator.kernels.change import nodes as capacity
 from orchestrator.kernels.change import queue as queue_positions
 from orchestrator.kernels.decide import elastic
+from orchestrator.kernels.decide import gang as backfill
 from orchestrator.kernels.decide import order as ordering
-from orchestrator.kernels.decide import reserve as backfill
 from orchestrator.kernels.lang import numbers as rnd
 from orchestrator.kernels.lang.jit import entry, on_row
 from orchestrator.kernels.place import fit as feasibility
