@@ -79,6 +79,7 @@ from .foundations.shards import Tenure as Tenure
 from .foundations.sqlite import SQLiteLog as SQLiteLog
 from .happenings import Happening as Happening
 from .invariants import assert_invariants as assert_invariants
+from .kernels.run.roll import Until as Until
 from .kernels.state.codes import ActionKind as ActionKind
 from .kernels.state.codes import Elasticity as Elasticity
 from .kernels.state.codes import Information as Information
@@ -191,6 +192,7 @@ from .runtimes.process import ProcessRuntime as ProcessRuntime
 from .runtimes.provisioner import SimulatedProvisioner as SimulatedProvisioner
 from .runtimes.simulated import SimulatedRuntime as SimulatedRuntime
 from .scheduling.ahead import LookaheadConfig as LookaheadConfig
+from .scheduling.forks import Fork as Fork
 from .scheduling.gittins import gittins_index as gittins_index
 from .scheduling.gittins import gittins_table as gittins_table
 from .scheduling.rollout import Rollout as Rollout

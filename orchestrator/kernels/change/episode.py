@@ -7,7 +7,7 @@ import numpy as np
 from orchestrator.kernels.change.hold import empty_node, sort_nodes
 from orchestrator.kernels.change.jobs import assume_duration, work_of
 from orchestrator.kernels.change.nodes import cost_rate
-from orchestrator.kernels.change.queue import forget_line
+from orchestrator.kernels.change.queue import forget_line, weigh_anew
 from orchestrator.kernels.change.services import begin_service
 from orchestrator.kernels.lang.jit import kernel, small_kernel
 from orchestrator.kernels.lang.memory import address_of, copy_record, move_bytes, zero_record
@@ -575,16 +575,19 @@ def expect_nobody(row):
 
 @kernel
 def settle_accounts(row):
-    """Forget what a fork has cost so far, and what is projected of who is in it.
+    """Forget what a fork has cost so far; what is projected of who is in it is added up anew.
 
-    Both follow from run times that nobody knows; :func:`assume_duration` of every job projects
-    anew.
+    Every job's run time has been assumed (:func:`assume_duration`): nothing that follows from the
+    true ones, not even a rounding, is left.
     """
     row.settled_excess = 0.0
-    row.queue_rate = 0.0
-    row.queue_onset = 0.0
     for k in range(row.running_len):
-        job(row, running(row, k).job).excess = 0.0
+        j = np.int64(running(row, k).job)
+        if job(row, j).state == JobCode.RUNNING:
+            row.settled_excess += job(row, j).excess
+        else:  # it is about to leave, and will be projected when it starts again
+            job(row, j).excess = 0.0
+    weigh_anew(row)
 
 
 @kernel

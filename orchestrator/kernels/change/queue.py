@@ -17,6 +17,7 @@ __all__ = [
     "list_running",
     "queue_position",
     "unlist_running",
+    "weigh_anew",
 ]
 
 
@@ -68,6 +69,19 @@ def assume_waiting_duration(row, j, duration_ms):
     request(row, j).duration_ms = np.int64(duration_ms)
     _note_onset(row, j)
     _weigh(row, j, 1.0)
+
+
+@kernel
+def weigh_anew(row):
+    """Add up anew what the slowdowns of all that wait grow by: nothing of before is left in it."""
+    row.queue_rate = 0.0
+    row.queue_onset = 0.0
+    for q in range(row.queue_len):
+        j = np.int64(queue(row, q).job)
+        _note_onset(row, j)
+        rate = 1.0 / slowdown_scale_s(row, request(row, j).duration_ms)
+        row.queue_rate += rate
+        row.queue_onset += rate * (job(row, j).onset_ms / _SECOND)
 
 
 @kernel

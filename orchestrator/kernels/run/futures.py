@@ -130,7 +130,6 @@ def _drawn_ms(past, requested_ms, done_ms, lot):
 @kernel
 def _draw_durations(row, future, past, first):
     """Let the jobs of a fork work for as long as may be expected."""
-    settle_accounts(future)
     for j in range(future.num_jobs):
         state, ask = job(future, j).state, request(future, j)
         over = state == JobCode.COMPLETED or state == JobCode.FAILED or state == JobCode.ABSENT
@@ -141,6 +140,7 @@ def _draw_durations(row, future, past, first):
             lot = random_unit(_seed(row, past), Stream.LOOKAHEAD, first + 1 + j)
         done = work_of(future, np.int64(j))
         assume_duration(future, np.int64(j), _drawn_ms(past, ask.requested_ms, done, lot))
+    settle_accounts(future)
 
 
 # --- arrivals ------------------------------------------------------------------------------------

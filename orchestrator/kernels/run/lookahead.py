@@ -255,6 +255,19 @@ def _try_in_futures(row, planner, room, jobs, count):
 
 
 @kernel
+def _rank_fork(forked, base, scorer, found, coming):
+    """The best few actions at a fork; who sees a mask sees whether anybody is still to come."""
+    if scorer is not None:
+        if coming:
+            expect_somebody(forked)
+            prepare(forked, base, forked.num_jobs - 1)
+            count = rank(forked, base, found)
+            expect_nobody(forked)
+            return count
+    return rank(forked, base, found)
+
+
+@kernel
 def look_ahead(row, planner, room):
     """Number of the action of ``room.found`` to take at the decision point of a row, and of all.
 
@@ -263,14 +276,10 @@ def look_ahead(row, planner, room):
     """
     forked = room.rows[_FORK]
     jobs = fork_row(row, forked, room.place, room.kept)
-    coming = row.next_arrival < row.num_jobs
-    if coming:
-        expect_somebody(forked)
     prepare(forked, planner.base, 0)
     forget_nodes_seen(planner.base)
-    count = rank(forked, planner.base, room.found)
-    if coming:
-        expect_nobody(forked)
+    coming = row.next_arrival < row.num_jobs
+    count = _rank_fork(forked, planner.base, planner.base.scorer, room.found, coming)
     taken = np.int64(0)
     if count > 1:
         _prepare_roller(forked, planner.roller)

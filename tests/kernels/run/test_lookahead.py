@@ -117,29 +117,22 @@ def test_the_choice_is_that_of_the_slow_twin(config: dict[str, int], learned: bo
     assert switched >= 1
 
 
-def ordered(state: ClusterState) -> list[int]:
-    """Waiting jobs as SJF serves them."""
-    waiting = state.queue[0, : state.rows[0]["queue_len"]]["job"]
-    return sorted(waiting.tolist(), key=lambda j: state.request[0, j]["requested_ms"])
-
-
 def test_a_rule_proposes_its_own_action_then_the_next_ones_then_to_wait() -> None:
-    jobs = [{"duration_ms": 1000 * k, "workers": 1 + 4 * (k == 3)} for k in (5, 4, 3, 2, 9)]
-    state = row_of([*jobs, {"duration_ms": 1000, "submit_ms": HOUR}], [4])
-    while state.rows[0]["next_arrival"] < 5:
-        entry.advance(state.rows, 0, SCRATCH)
-        if state.rows[0]["next_arrival"] < 5:
-            entry.commit(state.rows, 0, ActionKind.WAIT, -1, 0, SCRATCH)
+    seconds = [50, 5, 4, 3, 2, 9]
+    jobs = [{"duration_ms": 1000 * k, "workers": 1 + 4 * (k == 3)} for k in seconds]
+    state = row_of(jobs, [4])
+    place, wait = int(ActionKind.PLACE), int(ActionKind.WAIT)
+    best = int(Placement.BEST_FIT)
+    assert entry.advance(state.rows, 0, SCRATCH) == 0
+    entry.commit(state.rows, 0, place, 0, best, SCRATCH)  # so that there is something to wait for
+    assert entry.advance(state.rows, 0, SCRATCH) == 0
     settings = LookaheadConfig(6, futures=1, arrivals=0)
     shape = Thinker.room_for(state.shape, settings)
     thinker = Thinker(state.shape, player_of(shape, "sjf", None), settings, slowdown_weights())
     thought = thinker.ask(state, past_of(known_jobs(state), Information.ESTIMATE, settings))
     assert thought is not None
-    place, wait = int(ActionKind.PLACE), int(ActionKind.WAIT)
-    best = int(Placement.BEST_FIT)
-    fitting = [j for j in ordered(state) if state.request[0, j]["workers"] == 1]
-    expected = [[place, j, best] for j in fitting] + [[wait, -1, 0]]
-    assert thought.actions.tolist() == expected  # the job of five workers never fits
+    # The job of three seconds has five workers, and never fits.
+    assert thought.actions.tolist() == [[place, j, best] for j in (4, 2, 1, 5)] + [[wait, -1, 0]]
 
 
 # --- futures ---

@@ -12,13 +12,16 @@ from numpy.typing import NDArray
 
 from envs import CLUSTER, JOB_ORDERING, EnvConfig, Session
 from envs.workloads import Trace
+from orchestrator.errors import ConfigurationError
 from orchestrator.kernels.run import linear as ranker
 from orchestrator.kernels.run import roll
-from orchestrator.kernels.run.lookahead import fork_shape
+from orchestrator.kernels.run import rows as entry
 from orchestrator.kernels.run.roll import Player, Until, make_player
 from orchestrator.kernels.see.layout import DEFAULT_NAMES
+from orchestrator.kernels.see.metrics import Metric
 from orchestrator.kernels.state.codes import JobCode
 from orchestrator.kernels.state.row import ClusterShape, ClusterState, allocate
+from orchestrator.scheduling.forks import Fork
 from orchestrator.scheduling.rules import rule_named
 from tests.envs.cases import gpu_trace, incidents, lublin_trace
 from tests.envs.scaling_cases import busy_scenario, busy_trace
@@ -70,26 +73,17 @@ def play_some(session: Session, rng: np.random.Generator, steps: int) -> bool:
     return True
 
 
-def fork_of(
-    session: Session, shape: ClusterShape | None = None
-) -> tuple[ClusterState, NDArray[np.int32], NDArray[np.int32]]:
+def fork_of(session: Session) -> tuple[ClusterState, NDArray[np.int32], NDArray[np.int32]]:
     """A fork of the row, with the very jobs and incidents that come to the original."""
     source = session.state
     row = source.rows[0]
-    room = shape or replace(source.shape, envs=1, log=0)
-    forked = allocate(room)
-    place, kept = np.zeros(source.shape.jobs, np.int32), np.zeros(room.jobs, np.int32)
-    count = roll.fork(source.rows, 0, forked.rows, 0, place, kept)
-    assert np.array_equal(np.flatnonzero(place >= 0), kept[:count])
-    coming = source.request[0, row["next_arrival"] : row["num_jobs"]].copy()
+    first, last = int(row["next_arrival"]), int(row["num_jobs"])
     later = source.incident[0, row["next_incident"] : row["num_incidents"]].copy()
     later["time_ms"] -= row["now_ms"]
-    roll.expect(forked.rows, 0, coming, later)
-    return (
-        forked,
-        place,
-        np.concatenate([kept[:count], np.arange(row["next_arrival"], row["num_jobs"])]),
-    )
+    fork = Fork(source, arrivals=last - first, incidents=len(later))
+    assert np.array_equal(np.flatnonzero(fork.place[:last] >= 0), fork.kept)
+    fork.expect(source.request[0, first:last].copy(), later)
+    return fork.state, fork.place, np.concatenate([fork.kept, np.arange(first, last)])
 
 
 def assert_same_end(forked: ClusterState, session: Session, jobs: NDArray[np.int32]) -> None:
@@ -227,11 +221,32 @@ def excess_of(state: ClusterState, jobs: Any) -> float:
     return float(np.maximum((run["end_ms"] - ask["submit_ms"]) / scale - 1.0, 0.0)[ended].sum())
 
 
-def test_a_fork_that_does_not_fit_is_refused() -> None:
+def test_what_does_not_fit_into_a_fork_is_refused() -> None:
     session, _ = sessions()["backfill"]
-    play_some(session, np.random.default_rng(1), 5)
+    play_some(session, np.random.default_rng(1), 20)
+    row = session.state.rows[0]
+    with pytest.raises(ConfigurationError, match="room for 1 arrivals and 0 incidents, and 2 and"):
+        Fork(session.state, arrivals=1).expect(session.state.request[0, :2].copy())
+    over = int(np.flatnonzero(session.state.job[0]["state"] == JobCode.COMPLETED)[-1])
+    fork = Fork(session.state)
+    with pytest.raises(ConfigurationError, match=f"job {over} is over"):
+        fork.job(over)
+    waiting = int(session.state.queue[0, 0]["job"])
+    assert fork.kept[fork.job(waiting)] == waiting
+    assert fork.cost(session.config.reward.weights) == pytest.approx(
+        total_excess(session.state), rel=1e-9
+    )
+    small = allocate(replace(fork.state.shape, jobs=1))
     with pytest.raises(RuntimeError, match="no room for all jobs"):
-        fork_of(session, replace(fork_shape(session.state.shape, 0), envs=1, jobs=1))
+        roll.fork(session.state.rows, 0, small.rows, 0, fork.place, np.zeros(1, np.int32))
+    assert row["now_ms"] == session.state.rows[0]["now_ms"]
+
+
+def total_excess(state: ClusterState) -> float:
+    """The slowdown metric of a row."""
+    out = np.zeros(len(Metric))
+    entry.read_metrics(state.rows, 0, out)
+    return float(out[Metric.SLOWDOWN_EXCESS])
 
 
 def test_forking_leaves_the_row_as_it_is() -> None:
