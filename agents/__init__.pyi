@@ -23,9 +23,11 @@ from .bundle import write_card as write_card
 from .deploy import BundlePolicy as BundlePolicy
 from .evaluation.outcomes import EvaluationResult as EvaluationResult
 from .evaluation.play import ZOO as ZOO
+from .evaluation.play import evaluate_named as evaluate_named
 from .evaluation.play import evaluate_policy as evaluate_policy
 from .evaluation.play import evaluate_rule as evaluate_rule
 from .evaluation.play import evaluate_zoo as evaluate_zoo
+from .evaluation.play import policy_named as policy_named
 from .evaluation.pods import PackingResult as PackingResult
 from .evaluation.pods import PackingSuite as PackingSuite
 from .evaluation.pods import PublishedPacking as PublishedPacking
@@ -48,6 +50,7 @@ from .evaluation.suite import run_suite as run_suite
 from .linear.policy import LinearRanker as LinearRanker
 from .linear.policy import LinearScorer as LinearScorer
 from .linear.train import CMATrainer as CMATrainer
+from .ppo.model import ActionSet as ActionSet
 from .ppo.train import PPOTrainer as PPOTrainer
 from .problem import BatchPolicy as BatchPolicy
 from .problem import Problem as Problem

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from agents.bundle import load_bundle, read_manifest, restore_environment
 from agents.problem import ActionScores, BatchPolicy, ScoringPolicy
 from envs.config import EnvConfig
-from envs.session import configure_view, make_bench, make_buffers, make_view, observed
+from envs.own.parts import OwnParts
+from envs.rows.buffers import configure_view, make_bench, make_buffers, make_view, observed
 from orchestrator.deployment.records import Choice, Considered, text_of
 from orchestrator.engine.plans import PlanExecutor, no_preference
 from orchestrator.engine.snapshot import Snapshot
@@ -87,6 +88,7 @@ class BundlePolicy:
         self.digest = digest
         self._schema = config.schema
         self._view = make_view(config)
+        self._own = OwnParts({}, config.own_features, config.reward.form)
         self._memory: tuple[ClusterShape, Buffers, Bench] | None = None
         self._rule = policy_of(None)
         self._aside: ClusterState | None = None  # the row without what is only shown
@@ -222,6 +224,9 @@ class BundlePolicy:
         rows = snapshot.state.rows
         if entry.describe(rows, 0, self._view, buffers, bench) == 0:
             return None
+        if self._own:
+            self._own.watch(snapshot.state, buffers)
+            self._own.describe()
         seen = observed(buffers, self._schema)
         scores = _scores(self.policy, seen, seen["action_mask"].astype(np.bool_))
         return scores, entry.decode(rows, 0, scores.best, self._view, buffers)

@@ -112,22 +112,7 @@ def entry_point(
     def decorate(main: Callable[[DictConfig], float | None]) -> Callable[[], None]:
         @functools.wraps(main)
         def guarded(cfg: DictConfig) -> float | None:
-            try:
-                _check_seeds(cfg, "")
-                _check_sections(cfg)
-                with stoppable():
-                    return main(cfg)
-            except (QuartermasterError, InstantiationException, OmegaConfBaseException) as error:
-                ours = _on_purpose(error)
-                if ours is None:
-                    raise
-                raise _ended(f"error: {ours}", _WRONG_INPUT) from None
-            except SystemExit as error:
-                raise _ended("", error.code) from None
-            except KeyboardInterrupt as error:
-                number = error.number if isinstance(error, Stopped) else signal.SIGINT
-                sys.stderr.write(f"stopped by {signal.Signals(number).name}\n")
-                sys.exit(128 + number)
+            return _guarded(main, cfg)
 
         start = hydra.main(
             version_base="1.3", config_path=str(config_dir()), config_name=config_name
@@ -138,8 +123,7 @@ def entry_point(
         def begin() -> None:
             _failed.clear()
             try:
-                if rest is not None:
-                    sys.argv[1:] = _named(sys.argv[1:], rest)
+                sys.argv[1:] = sys.argv[1:] if rest is None else _named(sys.argv[1:], rest)
                 _check_groups(sys.argv[1:])
                 program()
             except ConfigurationError as error:
@@ -156,9 +140,30 @@ def entry_point(
     return decorate
 
 
+def _guarded(main: Callable[[DictConfig], float | None], cfg: DictConfig) -> float | None:
+    """Run a script's main function; what goes wrong on purpose ends it with a line."""
+    try:
+        _check_seeds(cfg, "")
+        _check_sections(cfg)
+        with stoppable():
+            return main(cfg)
+    except (QuartermasterError, InstantiationException, OmegaConfBaseException) as error:
+        ours = _on_purpose(error)
+        if ours is None:
+            raise
+        raise _ended(f"error: {ours}", _WRONG_INPUT) from None
+    except SystemExit as error:
+        raise _ended("", error.code) from None
+    except KeyboardInterrupt as error:
+        number = error.number if isinstance(error, Stopped) else signal.SIGINT
+        sys.stderr.write(f"stopped by {signal.Signals(number).name}\n")
+        sys.exit(128 + number)
+
+
 def _named(arguments: Sequence[str], field: str) -> list[str]:
     """Arguments of which those that set nothing have become the list of a field."""
-    options, values = [], []
+    options: list[str] = []
+    values: list[str] = []
     follows = False  # the value of an option of Hydra's
     for item in arguments:
         sets = item.startswith(("-", "~")) or "=" in item

@@ -18,7 +18,7 @@ import numpy as np
 
 from envs.checks import check_whole, is_finite, is_whole
 from orchestrator.errors import ConfigurationError
-from orchestrator.kernels.see.layout import ActionHead
+from orchestrator.kernels.see.layout import ActionHead, SizeChoice
 from orchestrator.scheduling.schema import FeatureSchema, feature_names
 
 __all__ = [
@@ -298,7 +298,12 @@ def _known(
         services=max(actions.services, 1),
         can_wait=True,
     )
-    elsewhere = feature_names(replace(schema, actions=every), by_head)
+    either = (replace(every, sizes=sizes) for sizes in (0, len(SizeChoice)))
+    elsewhere = {
+        name
+        for layout in either
+        for name in feature_names(replace(schema, actions=layout), by_head)
+    }
     for name in names:
         if name not in here and name not in elsewhere:
             raise ConfigurationError(

@@ -150,7 +150,8 @@ class WandbTracker:
         for path in (folder / f"{name}.csv" for name in TABLES):
             if path.is_file():
                 with path.open(newline="", encoding="utf-8") as stream:
-                    columns, *rows = csv.reader(stream)
+                    head, *rows = csv.reader(stream)
+                columns: list[str | int] = [*head]
                 kept[path.stem] = wandb.Table(columns, [list(map(_cell, row)) for row in rows])
         kept |= {path.stem: wandb.Image(str(path)) for path in sorted(folder.glob("*.png"))}
         if kept:

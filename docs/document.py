@@ -15,9 +15,16 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("orchestrator", "envs", "agents")
-# Parts with stubs of their own: for scripts of jobs, for programs that ask a server, and with
-# packages that may be missing.
-PARTS = ("orchestrator/worker", "orchestrator/client", "orchestrator/foundations/etcd")
+# Parts with stubs of their own: for scripts of jobs, for programs that ask a server, with packages
+# that may be missing, and for tests of one's own parts.
+PARTS = (
+    "orchestrator/worker",
+    "orchestrator/client",
+    "orchestrator/foundations/etcd",
+    "orchestrator/testing",
+    "envs/testing",
+    "agents/testing",
+)
 _ABOUT = (
     "What programs are written with, by `from PACKAGE import NAME`. Names are loaded when they are "
     "first used. Modules are named for readers: they are private and may move. "

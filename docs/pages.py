@@ -55,6 +55,8 @@ EVERYTHING = replace(
     racks=4,
 )
 """Cluster-v0 with all that it can show."""
+SIZES = replace(CLUSTER, elastics=8, resizing="sizes")
+"""Cluster-v0 where elastic jobs are given a size at once."""
 
 _SETS = {
     "queue": "a queued job",
@@ -64,6 +66,7 @@ _SETS = {
     "elastics": "a running elastic job",
     "services": "a service",
     "capacity": "a change of the fleet",
+    "sizes": "a size that an elastic job may be given",
     "tenants": "a tenant",
     "racks": "a rack",
     "advice": "an action",
@@ -73,6 +76,7 @@ _HEADS = {
     ActionHead.PREEMPT: "preempt running job *v*; it is saved, and waits again",
     ActionHead.SHRINK: "give elastic job *e* fewer workers",
     ActionHead.GROW: "give elastic job *e* one more worker",
+    ActionHead.RESIZE: "give elastic job *e* size *z*: action *e* Z + *z* of the head",
     ActionHead.MIGRATE: "move running job *v* to a better place",
     ActionHead.SCALE_IN: "give up 1 .. c nodes",
     ActionHead.SCALE_OUT: "order 1 .. c nodes",
@@ -299,6 +303,8 @@ def tables() -> dict[str, Callable[[], str]]:
         "planners": planners,
         "observation everything": lambda: observation(EVERYTHING, CLUSTER),
         "actions everything": lambda: actions(EVERYTHING),
+        "observation sizes": lambda: observation(SIZES, replace(CLUSTER, elastics=8)),
+        "actions sizes": lambda: actions(SIZES),
     }
     for name, config in ENVIRONMENTS.items():
         found[f"observation {name}"] = lambda config=config: observation(config)

@@ -7,12 +7,17 @@ from .config import PLACEMENT as PLACEMENT
 from .config import EnvConfig as EnvConfig
 from .config import Illegal as Illegal
 from .fitting import part_starts as part_starts
+from .gym.making import ObservationSpace as ObservationSpace
 from .gym.making import make_trace as make_trace
 from .gym.single import SchedulingEnv as SchedulingEnv
 from .gym.states import RowState as RowState
 from .gym.vector import SchedulingVectorEnv as SchedulingVectorEnv
 from .outcomes import METRICS as METRICS
 from .outcomes import episode_metrics as episode_metrics
+from .own.parts import FEATURE_SETS as FEATURE_SETS
+from .own.parts import Feature as Feature
+from .own.parts import RewardTerm as RewardTerm
+from .own.views import RowsView as RowsView
 from .reward import TERMS as TERMS
 from .reward import RewardConfig as RewardConfig
 from .sb3 import SchedulingVecEnv as SchedulingVecEnv
@@ -21,6 +26,7 @@ from .scenario import FleetPlan as FleetPlan
 from .scenario import Scenario as Scenario
 from .scenario import ServiceMix as ServiceMix
 from .scenario import forecast_from_tables as forecast_from_tables
+from .scenario import scenario_named as scenario_named
 from .scenario import seasonal_rates as seasonal_rates
 from .session import Session as Session
 from .workloads.demand import read_client_demand as read_client_demand

@@ -11,11 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from envs.checks import check_finite, check_flag, check_type, check_whole
+from envs.own.parts import NamedFeature, feature_named
 from envs.reward import RewardConfig
 from orchestrator.errors import ConfigurationError
 from orchestrator.kernels.run.buffers import Sampling
+from orchestrator.kernels.see.layout import Resizing, SizeChoice
 from orchestrator.kernels.see.queue import Encoding
 from orchestrator.kernels.state.codes import NODE_CHOICE, Placement, RuleKey, Scaling
+from orchestrator.own.loading import part_name
 from orchestrator.scheduling.rules import Rule, rule_named
 from orchestrator.scheduling.schema import ActionLayout, FeatureSchema
 from orchestrator.semantics import Semantics
@@ -39,7 +42,7 @@ _COUNTS = (
 _SETS = ("window", "victims", "elastics", "services", "capacity_steps", "tenants", "racks")
 _MOST_SHOWN, _MOST_COUNT = 1 << 16, (1 << 31) - 1
 _FLAGS = ("commitment", "backfill", "migrate", "fleet", "skip_forced", "choose_node", "turn_away")
-_SECONDS = ("min_run_seconds", "ageing_seconds", "slowdown_bound_seconds")
+_SECONDS = ("min_run_seconds", "ageing_seconds", "slowdown_bound_seconds", "resize_lock_seconds")
 _STEPS_EACH = 100  # per job, or tick: the most that a policy needs is a tenth of it
 
 
@@ -78,6 +81,8 @@ class EnvConfig(Semantics):
         Running jobs that may be preempted or, with ``migrate``, moved, V.
     elastics : int
         Running elastic jobs that may be resized, E.
+    resizing : Resizing
+        By how much: step by step, or to one of a few sizes at once.
     services : int
         Services whose replicas may be changed, one at a time, S: as many as the scenario has.
     capacity_steps : int
@@ -124,6 +129,9 @@ class EnvConfig(Semantics):
         How episodes pick their window.
     reward : RewardConfig
         Or a mapping: its fields by name, or just the weights of its terms.
+    features : tuple of str
+        One's own features (:class:`envs.own.parts.Feature`), as ``package.module:Name``, or the
+        classes themselves, which are kept as their names. Each becomes the last column of its set.
     """
 
     subject: ClassVar[str] = "environment"
@@ -159,7 +167,9 @@ class EnvConfig(Semantics):
     nodes: int = 0
     turn_away: bool = False
     sampling: Sampling = Sampling.RANDOM
+    resizing: Resizing = Resizing.STEPS
     reward: RewardConfig = field(default_factory=RewardConfig)
+    features: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Reject what makes no sense."""
@@ -193,6 +203,32 @@ class EnvConfig(Semantics):
             raise ConfigurationError("environment: 'backfill' needs 'commitment'")
         if self.encoding == Encoding.PUBLISHED and not self.commitment:
             raise ConfigurationError("environment: the published encoding needs 'commitment'")
+        self._check_features()
+
+    def _check_features(self) -> None:
+        """Keep one's own features by name, and refuse what is none, or has no place here."""
+        if isinstance(self.features, str) or not isinstance(self.features, Iterable):
+            raise ConfigurationError(
+                f"environment: 'features' is {self.features!r}; give a tuple of names, "
+                "package.module:Name"
+            )
+        names = tuple(part_name(feature, "feature") for feature in self.features)
+        object.__setattr__(self, "features", names)
+        bare = replace(self, features=()).schema if names else None
+        taken = set[tuple[str, str]]()
+        for feature in self.own_features:
+            known = getattr(bare, "globals" if feature.of == "global" else feature.of)
+            if not known:
+                raise ConfigurationError(
+                    f"feature '{feature.source}': it describes '{feature.of}', which this "
+                    "environment does not show; choose another set, or switch that one on"
+                )
+            if feature.name in known or (feature.of, feature.name) in taken:
+                raise ConfigurationError(
+                    f"feature '{feature.source}': '{feature.of}' has a '{feature.name}' already; "
+                    "give it another 'name'"
+                )
+            taken.add((feature.of, feature.name))
 
     def _check_types(self) -> None:
         """Reject fields of other types than theirs."""
@@ -209,6 +245,8 @@ class EnvConfig(Semantics):
         penalty = check_finite("environment: 'illegal_penalty'", self.illegal_penalty, 0)
         object.__setattr__(self, "illegal_penalty", penalty)
         for name in _SECONDS:
+            if name == "resize_lock_seconds" and getattr(self, name) is None:
+                continue
             seconds = check_finite(f"environment: '{name}'", getattr(self, name))
             object.__setattr__(self, name, seconds)
         if isinstance(self.placements, str) or not isinstance(self.placements, Iterable):
@@ -217,6 +255,11 @@ class EnvConfig(Semantics):
             )
         if self.advice is not None:
             check_type("environment: 'advice'", self.advice, str, "the name of a rule, or None")
+
+    @property
+    def own_features(self) -> tuple[NamedFeature, ...]:
+        """One's own features, found by their names."""
+        return tuple(feature_named(name) for name in self.features)
 
     @property
     def shows_surroundings(self) -> bool:
@@ -284,9 +327,11 @@ class EnvConfig(Semantics):
             self.services,
             can_wait=not self.commitment,
             choose_node=self.choose_node,
+            sizes=len(SizeChoice) if self.resizing == Resizing.SIZES and self.elastics > 0 else 0,
         )
+        own = tuple((feature.of, feature.name) for feature in self.own_features)
         return FeatureSchema(
-            self.encoding, layout, self.advice, self.fleet, self.tenants, self.racks
+            self.encoding, layout, self.advice, self.fleet, self.tenants, self.racks, own
         )
 
     @property

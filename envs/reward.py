@@ -17,6 +17,7 @@ from envs.checks import check_finite, check_type
 from orchestrator.errors import ConfigurationError
 from orchestrator.kernels.run.buffers import RewardForm
 from orchestrator.kernels.see.metrics import Metric
+from orchestrator.own.loading import is_part_name, load_part, part_name
 from orchestrator.scheduling.rules import Rule, rule_named
 from orchestrator.semantics import resolve_enums
 
@@ -73,12 +74,15 @@ class RewardConfig:
     Parameters
     ----------
     terms : mapping of str to float
-        Weight of each of :data:`TERMS`; at least one.
+        Weight of each of :data:`TERMS`; at least one. One's own terms
+        (:class:`envs.own.parts.RewardTerm`) are named as ``package.module:Name``, or given as the
+        function or class itself, which is kept as its name.
     form : RewardForm
         By name, too. Pay as the metrics grow, or once at the end.
     reference : str or None
         Scale an episode's rewards by 1 / (cost of this rule on the same window + its jobs), so
-        that easy and hard windows weigh alike. None: no scaling.
+        that easy and hard windows weigh alike. None: no scaling. Its cost is that of the terms
+        of :data:`TERMS`; one's own are scaled by the same factor.
     """
 
     terms: Mapping[str, float] = field(default_factory=lambda: {"bounded_slowdown": 1.0})
@@ -92,15 +96,25 @@ class RewardConfig:
         check_type("reward: 'terms'", self.terms, Mapping, remedy)
         if not self.terms:
             raise ConfigurationError(f"reward: 'terms' is empty; choose from {', '.join(TERMS)}")
-        for name, weight in self.terms.items():
-            if name not in TERMS:
+        terms = {part_name(term, "reward term"): weight for term, weight in self.terms.items()}
+        object.__setattr__(self, "terms", terms)
+        for name, weight in terms.items():
+            if is_part_name(name):
+                load_part(name, "reward term")
+            elif name not in TERMS:
                 raise ConfigurationError(
-                    f"reward: unknown term '{name}'; known: {', '.join(TERMS)}"
+                    f"reward: unknown term '{name}'; known: {', '.join(TERMS)}, and one's own as "
+                    "package.module:Name"
                 )
             check_finite(f"reward: the weight of '{name}'", weight)
         if self.reference is not None:
             check_type("reward: 'reference'", self.reference, str, "the name of a rule, or None")
             rule_named(self.reference)
+            if not self.weights.any():
+                raise ConfigurationError(
+                    "reward: 'reference' scales by what a rule pays of the built-in terms, and "
+                    "there are none; leave it out, or add one of them"
+                )
 
     @classmethod
     def of(cls, given: Any) -> RewardConfig:
@@ -136,9 +150,15 @@ class RewardConfig:
         """Cost of one unit of each metric, [len(Metric)]."""
         weights = np.zeros(len(Metric))
         for name, weight in self.terms.items():
-            metric, sign = TERMS[name]
-            weights[metric] += sign * float(weight)
+            if name in TERMS:
+                metric, sign = TERMS[name]
+                weights[metric] += sign * float(weight)
         return weights
+
+    @property
+    def own_terms(self) -> dict[str, float]:
+        """Weight of each of one's own terms, by its name."""
+        return {name: float(w) for name, w in self.terms.items() if name not in TERMS}
 
     @property
     def reference_rule(self) -> Rule:

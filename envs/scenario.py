@@ -35,6 +35,7 @@ from orchestrator.kernels.state.records import (
 )
 from orchestrator.kernels.state.row import ClusterState
 from orchestrator.mesh.specs import ServiceSpec, service_records
+from orchestrator.own.loading import load_part
 from orchestrator.scheduling.gittins import gittins_table
 from orchestrator.types import JobPriority, NodeSpec, TenantSpec
 from orchestrator.workloads.throughput import ThroughputModel, curve_records
@@ -50,6 +51,7 @@ __all__ = [
     "configure_scenario",
     "forecast_from_tables",
     "playable",
+    "scenario_named",
     "seasonal_rates",
     "surroundings",
     "with_accounts",
@@ -401,6 +403,23 @@ class Scenario:
         if self.services is not None:
             return self.services.tick_ms
         return 0 if self.fleet is None else round(1000 * self.fleet.review_seconds)
+
+
+def scenario_named(name: str, **options: Any) -> Scenario:
+    """A scenario of one's own by name, ``package.module:Name``: a function that makes it.
+
+    Raises
+    ------
+    ConfigurationError
+        If there is none, or what it makes is no scenario.
+    """
+    make = load_part(name, "scenario")
+    made = make(**options) if callable(make) else make
+    if not isinstance(made, Scenario):
+        raise ConfigurationError(
+            f"scenario '{name}': gave {type(made).__name__}; return a Scenario (envs.Scenario)"
+        )
+    return made
 
 
 def playable(trace: Trace, config: EnvConfig, scenario: Scenario) -> int:

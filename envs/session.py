@@ -22,6 +22,15 @@ from envs.fitting import (
     part_starts,
 )
 from envs.outcomes import episode_metrics
+from envs.own.parts import OwnParts
+from envs.rows.buffers import (
+    Observation,
+    configure_view,
+    make_bench,
+    make_buffers,
+    make_view,
+    observed,
+)
 from envs.rows.crew import Crew
 from envs.rows.source import (
     copy_arrays,
@@ -44,35 +53,12 @@ from envs.scenario import (
 from envs.workloads.trace import Trace
 from orchestrator.engine.copies import copy_state, restore_state
 from orchestrator.errors import ConfigurationError, IllegalActionError
-from orchestrator.kernels.place.memo import make_node_memo
 from orchestrator.kernels.run import rows as entry
 from orchestrator.kernels.run.buffers import (
-    SETTINGS_DTYPE,
-    Bench,
-    Buffers,
     Source,
-    View,
 )
 from orchestrator.kernels.run.session import begin_rows, replay_rows, reset_rows, step_rows
-from orchestrator.kernels.see.candidates import MODELS
-from orchestrator.kernels.see.cluster import RACK_SUMS
-from orchestrator.kernels.see.layout import (
-    CANDIDATE_NAMES,
-    CAPACITY_NAMES,
-    ELASTIC_NAMES,
-    NODE_NAMES,
-    RACK_NAMES,
-    SERVICE_NAMES,
-    TENANT_NAMES,
-    VICTIM_NAMES,
-    Maximum,
-    ShareColumn,
-    Shown,
-    head_offsets,
-)
-from orchestrator.kernels.see.metrics import Metric
-from orchestrator.kernels.see.queue import STATIC_WIDTH, make_scratch
-from orchestrator.kernels.state.codes import NO_JOB, Placement, Reason
+from orchestrator.kernels.state.codes import Placement, Reason
 from orchestrator.kernels.state.records import TABLES
 from orchestrator.kernels.state.row import (
     ROW_DTYPE,
@@ -80,25 +66,19 @@ from orchestrator.kernels.state.row import (
     ClusterState,
     allocate,
     count_kinds,
-    memo_described,
     memo_kinds,
 )
 from orchestrator.scheduling.rules import Rule, rule_named
-from orchestrator.scheduling.schema import FeatureSchema
 
 __all__ = [
     "Session",
     "check_arguments",
-    "configure_view",
-    "make_bench",
-    "make_buffers",
-    "make_view",
-    "observed",
 ]
 
-Observation = dict[str, NDArray[Any]]
-
-_OF_MEMORY = ("bench", "beside", "_crew", "_shown", "_first", "now_ms", "illegal_actions")
+_OF_MEMORY = (
+    *("bench", "beside", "_crew", "_shown", "_first", "own"),
+    *("now_ms", "illegal_actions"),
+)
 """Attributes that belong to the memory of a session's rows."""
 
 
@@ -223,6 +203,9 @@ class Session:
         self.bench = make_bench(shape, self.config)
         helpers = [make_bench(shape, self.config) for _ in range(self._threads - 1)]
         self._crew = Crew(shape.envs, [self.bench, *helpers])
+        reward = self.config.reward
+        self.own = OwnParts(reward.own_terms, self.config.own_features, reward.form)
+        self.own.watch(self.state, self.buffers)
         self._shown = observed(self.buffers, self.schema)
         self._first = observed(self.buffers, self.schema, 0)
         beside = [part for part in self.buffers if isinstance(part, np.ndarray)]
@@ -253,7 +236,9 @@ class Session:
 
     def episode_metrics(self, e: int) -> dict[str, float]:
         """What became of row ``e``'s episode; see :func:`envs.outcomes.episode_metrics`."""
-        return episode_metrics(self.state, e, self.source.prices.weights)
+        values = episode_metrics(self.state, e, self.source.prices.weights)
+        values["objective"] += self.own.cost(e)
+        return values
 
     def reset(
         self,
@@ -278,6 +263,7 @@ class Session:
         reset_rows(
             self.state.rows, which, self.seeds, windows, self.source, self.buffers, self.bench
         )
+        self.own.describe()
 
     def reseed(self, seeds: NDArray[np.uint64]) -> None:
         """Give each row a new seed and start its sequence of episodes over."""
@@ -304,14 +290,21 @@ class Session:
         """:meth:`step`, by actions that are known to be an array of the right type and shape."""
         if self.config.illegal == Illegal.FALLBACK:
             self._advance_legally(actions)
-            return
-        self._crew.step(self.state.rows, actions, self.source, self.buffers)
-        if np.count_nonzero(self.buffers.reason) > 0:
-            if self.config.illegal_limit > 0:
-                self._end_stalled(actions)
-            if self.config.illegal == Illegal.PENALTY:
-                refused = (self.buffers.reason != Reason.OK) & (self.state.rows["done"] == 0)
-                self.buffers.reward[refused] -= self.config.illegal_penalty
+        else:
+            self._crew.step(self.state.rows, actions, self.source, self.buffers)
+            if np.count_nonzero(self.buffers.reason) > 0:
+                self._refuse(actions)
+        if self.own:
+            self.own.pay()
+            self.own.describe()
+
+    def _refuse(self, actions: NDArray[np.int64]) -> None:
+        """What becomes of rows whose actions have just been refused."""
+        if self.config.illegal_limit > 0:
+            self._end_stalled(actions)
+        if self.config.illegal == Illegal.PENALTY:
+            refused = (self.buffers.reason != Reason.OK) & (self.state.rows["done"] == 0)
+            self.buffers.reward[refused] -= self.config.illegal_penalty
 
     def _advance_legally(self, actions: NDArray[np.int64]) -> None:
         """Step by other actions where the given ones are not legal, which still are counted."""
@@ -410,11 +403,15 @@ class Session:
         entry.replay(rows, e, rule.to_record(), self.bench.nodes, self.bench.jobs)
         costs = np.empty(len(weights))
         entry.read_metrics(rows, e, costs)
-        grown = np.where(weights != 0.0, weights * (costs - buffers.metrics[e]), 0.0).sum()
-        buffers.metrics[e] = np.where(weights != 0.0, costs, 0.0)
+        noted = buffers.metrics[e, : len(weights)]
+        grown = np.where(weights != 0.0, weights * (costs - noted), 0.0).sum()
+        noted[:] = np.where(weights != 0.0, costs, 0.0)
         buffers.reward[e] = -grown * buffers.scale[e]
         buffers.terminated[e] = True
         entry.describe(rows, e, self.source.seen, buffers, self.bench)
+        if self.own:
+            self.own.pay()
+            self.own.describe()
         return float(buffers.reward[e])
 
     def _playable(self, rule: Rule | str) -> Rule:
@@ -560,108 +557,6 @@ def _configure_episode(state: ClusterState, config: EnvConfig) -> None:
     rows["turn_away"] = config.turn_away
     rows["step_limit"] = config.most_steps
     rows["autoscale"] = config.autoscale
-
-
-def observed(buffers: Buffers, schema: FeatureSchema, e: int | slice = slice(None)) -> Observation:
-    """What buffers say of a row, or of all, as observations hold it: views, not copies."""
-    seen: Observation = {"global": buffers.globals[e], "action_mask": buffers.mask[e]}
-    for part in schema.parts:
-        seen[part] = getattr(buffers, part)[e]
-    return seen
-
-
-def configure_view(state: ClusterState, config: EnvConfig) -> None:
-    """Say in all rows of a state which sets of its entities policies see.
-
-    Rows of a live cluster are shown as those of the environment were: with its heads, moves among
-    them, whatever else the cluster's own rules are.
-    """
-    rows = state.rows
-    rows["queue_window"] = config.window
-    rows["window_order"] = config.window_order
-    rows["candidates"] = config.schema.actions.candidates
-    rows["victims"] = config.victims
-    rows["elastics"] = config.elastics
-    rows["migrate"] = config.migrate
-    rows["services"] = config.services
-    rows["capacity_steps"] = config.capacity_steps
-
-
-def make_view(config: EnvConfig, maxima: NDArray[np.float64] | None = None) -> View:
-    """How rows of an environment are shown.
-
-    Parameters
-    ----------
-    config : EnvConfig
-    maxima : float64 [len(Maximum)] or None, optional
-        What the published encoding scales by; no other one reads it.
-    """
-    settings = np.zeros(1, SETTINGS_DTYPE)
-    settings["encoding"] = config.encoding
-    settings["advice"] = config.advice is not None
-    settings["tenants"] = config.tenants > 0
-    settings["fleet"] = config.fleet
-    settings["around"] = config.shows_surroundings
-    return View(
-        settings=settings,
-        heads=head_offsets(config.schema.actions),
-        generators=config.generators,
-        advisor=rule_named(config.advice or "fcfs").to_record(),
-        maxima=np.ones(len(Maximum)) if maxima is None else maxima,
-    )
-
-
-def make_buffers(shape: ClusterShape, config: EnvConfig) -> Buffers:
-    """Allocate what steps of rows of a shape write."""
-    E, Q, V = shape.envs, config.window, max(config.victims, 1)
-    schema = config.schema
-    pairs = Q * schema.actions.candidates if schema.candidates else 1
-    described = memo_described(config.nodes, E, max(shape.kinds, 0), len(NODE_NAMES))
-    return Buffers(
-        queue=np.zeros((E, Q, len(schema.queue)), np.float32),
-        globals=np.zeros((E, len(schema.globals)), np.float32),
-        candidates=np.zeros((E, pairs, len(schema.candidates or CANDIDATE_NAMES)), np.float32),
-        victims=np.zeros((E, V, len(VICTIM_NAMES)), np.float32),
-        elastics=np.zeros((E, max(config.elastics, 1), len(ELASTIC_NAMES)), np.float32),
-        services=np.zeros((E, max(config.services, 1), len(SERVICE_NAMES)), np.float32),
-        capacity=np.zeros((E, max(2 * config.capacity_steps, 1), len(CAPACITY_NAMES)), np.float32),
-        tenants=np.zeros((E, max(config.tenants, 1), len(TENANT_NAMES)), np.float32),
-        racks=np.zeros((E, max(config.racks, 1), len(RACK_NAMES)), np.float32),
-        advice=np.zeros((E, schema.actions.size if schema.advice else 1), np.float32),
-        mask=np.zeros((E, schema.actions.size), np.int8),
-        reward=np.zeros(E),
-        terminated=np.zeros(E, np.bool_),
-        truncated=np.zeros(E, np.bool_),
-        reason=np.zeros(E, np.int32),
-        nodes_seen=np.full(E, -1, np.int64),
-        shown=np.zeros((E, len(Shown)), np.int32),
-        advised=np.full(E, -1, np.int32),
-        window=np.full((E, Q), NO_JOB, np.int32),
-        victim_jobs=np.full((E, V), NO_JOB, np.int32),
-        elastic_jobs=np.full((E, max(config.elastics, 1)), NO_JOB, np.int32),
-        static=np.zeros((E, shape.jobs, STATIC_WIDTH), np.float32),
-        metrics=np.zeros((E, len(Metric))),
-        scale=np.ones(E),
-        episode=np.zeros(E, np.int64),
-        start_index=np.zeros(E, np.int64),
-        steps=np.zeros(E, np.int64),
-        nodes=make_node_memo(E, described, config.nodes, len(NODE_NAMES), MODELS),
-    )
-
-
-def make_bench(shape: ClusterShape, config: EnvConfig) -> Bench:
-    """Allocate the scratch of one thread for rows of a shape."""
-    releases, table, columns = make_scratch(shape.jobs, config.window)
-    return Bench(
-        nodes=np.zeros((len(config.placements) + 1) * shape.workers, np.int32),
-        jobs=np.zeros(max(shape.jobs, shape.workers), np.int32),
-        releases=releases,
-        table=table,
-        columns=columns,
-        scores=np.zeros(config.window),
-        racks=np.zeros((max(config.racks, 1), RACK_SUMS)),
-        tenants=np.zeros((shape.tenants, len(ShareColumn))),
-    )
 
 
 def _most_workers(trace: Trace) -> int:

@@ -37,6 +37,7 @@ from .errors import AttemptTimeoutError as AttemptTimeoutError
 from .errors import CapacityError as CapacityError
 from .errors import CheckpointError as CheckpointError
 from .errors import ConfigurationError as ConfigurationError
+from .errors import ContractError as ContractError
 from .errors import CorruptCheckpointError as CorruptCheckpointError
 from .errors import CorruptedError as CorruptedError
 from .errors import DeadlineExceededError as DeadlineExceededError
@@ -79,6 +80,7 @@ from .foundations.sqlite import SQLiteLog as SQLiteLog
 from .happenings import Happening as Happening
 from .invariants import assert_invariants as assert_invariants
 from .kernels.state.codes import ActionKind as ActionKind
+from .kernels.state.codes import Elasticity as Elasticity
 from .kernels.state.codes import Information as Information
 from .kernels.state.codes import JobKind as JobKind
 from .kernels.state.codes import Placement as Placement
@@ -207,6 +209,7 @@ from .scheduling.rules import read_profile as read_profile
 from .scheduling.rules import rule_named as rule_named
 from .scheduling.schema import ActionLayout as ActionLayout
 from .scheduling.schema import FeatureSchema as FeatureSchema
+from .scheduling.zoo.board import Board as Board
 from .scheduling.zoo.gavel import GavelFinishTime as GavelFinishTime
 from .scheduling.zoo.gavel import GavelLas as GavelLas
 from .scheduling.zoo.lookahead import Lookahead as Lookahead

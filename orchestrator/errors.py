@@ -11,6 +11,7 @@ __all__ = [
     "CapacityError",
     "CheckpointError",
     "ConfigurationError",
+    "ContractError",
     "CorruptCheckpointError",
     "CorruptedError",
     "DeadlineExceededError",
@@ -127,6 +128,26 @@ class IllegalActionError(QuartermasterError, ValueError):
 
 class InvariantError(QuartermasterError, AssertionError):
     """Cluster state broke one of its invariants: a bug in this project."""
+
+
+class ContractError(QuartermasterError, AssertionError):
+    """One's own part does not do what its kind promises: found by the checks of ``testing``.
+
+    Parameters
+    ----------
+    part : str
+        Its name.
+    problem : str
+        The promise that is broken, and how.
+    remedy : str
+        What to do about it.
+    """
+
+    def __init__(self, part: str, problem: str, remedy: str) -> None:
+        super().__init__(f"{part}: {problem}; {remedy}")
+        self.part = part
+        self.problem = problem
+        self.remedy = remedy
 
 
 class NotLeaderError(QuartermasterError, RuntimeError):

@@ -200,10 +200,9 @@ class InfrastructureOrchestrator(Questions):
         scaler = autoscaler, provisioner, self.metrics.scaling, self._rule
         self._fleet = FleetController(self.engine, self._time, *scaler, order_age_s=order_age_s)
         self._hear(save_grace_ms, time_limit_grace_s)
-        look = ServiceWatch(
-            self.engine, self._time, self.mesh, self._managers.sizing_of, forecasting
-        )
-        self._ticks = Ticks(self.engine, self._cycle, look, self._fleet, self._propose)
+        looks = self.engine, self._time, self.mesh, self._managers.sizing_of
+        watch = ServiceWatch(*looks, forecasting)
+        self._ticks = Ticks(self.engine, self._cycle, watch, self._fleet, self._propose)
         self._read_log()
         self._listen(own_policy=policy is None)
 

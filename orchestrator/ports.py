@@ -402,6 +402,7 @@ class WorkloadManager(Admission, Protocol):
         """See to one's running jobs; whenever the cluster's size is decided on."""
 
 
+@runtime_checkable
 class Policy(Protocol):
     """Decides. It sees a snapshot, touches nothing, and returns a plan."""
 

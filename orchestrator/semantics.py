@@ -25,6 +25,7 @@ __all__ = ["Semantics", "enum_member", "resolve_enums"]
 
 _MOST = (1 << 31) - 1
 _MOST_SECONDS = 1 << 40
+_SECONDS = ("min_run_seconds", "ageing_seconds", "slowdown_bound_seconds", "resize_lock_seconds")
 _Member = TypeVar("_Member", bound=IntEnum)
 
 
@@ -46,7 +47,7 @@ class Semantics:
         Preemptions per decision point. Rules that preempt by class go on at the next one; those
         that preempt by score do not begin what would take more.
     min_run_seconds : float
-        A job may not be preempted, resized or moved before it has run for so long.
+        A job may not be preempted or moved before it has run for so long.
     min_run_costs : int
         Rules that preempt by score leave a job alone before it has run for so many times what that
         costs it, its checkpoint and its restart; 0: they do not. With 4, at least half of the time
@@ -63,6 +64,9 @@ class Semantics:
         What rules and policies may know of run times.
     slowdown_bound_seconds : float
         Run time below which slowdowns are bounded.
+    resize_lock_seconds : float or None
+        A job may not be resized for so long after it has started or was last resized or moved;
+        None: for ``min_run_seconds``.
 
     Raises
     ------
@@ -84,6 +88,7 @@ class Semantics:
     ageing_seconds: float = 0.0
     information: Information = Information.ESTIMATE
     slowdown_bound_seconds: float = 10.0
+    resize_lock_seconds: float | None = None
 
     def __post_init__(self) -> None:
         """Reject what makes no sense."""
@@ -104,8 +109,10 @@ class Semantics:
                     f"most {_MOST}"
                 )
             object.__setattr__(self, name, int(count))
-        for name in ("min_run_seconds", "ageing_seconds", "slowdown_bound_seconds"):
+        for name in _SECONDS:
             seconds = getattr(self, name)
+            if seconds is None and name == "resize_lock_seconds":
+                continue
             real = isinstance(seconds, numbers.Real) and not isinstance(seconds, bool)
             if not (real and math.isfinite(seconds) and 0 <= seconds <= _MOST_SECONDS):
                 raise ConfigurationError(
@@ -125,6 +132,8 @@ class Semantics:
             rows[name] = getattr(self, name)
         for name in ("min_run", "ageing", "slowdown_bound"):
             rows[f"{name}_ms"] = round(1000 * getattr(self, f"{name}_seconds"))
+        lock = self.resize_lock_seconds
+        rows["resize_lock_ms"] = round(1000 * (self.min_run_seconds if lock is None else lock))
         rows["quota_mode"] = self.quota_mode
         rows["information"] = self.information
         # How many elastic jobs a policy is shown; that it is shown any makes resizing legal.

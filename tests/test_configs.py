@@ -65,6 +65,8 @@ NEEDS_TRACES = {
     "openb",
     "openb_times",
     "philly",
+    "philly_curves",
+    "philly_curves_unseen",
     "philly_elastic",
     "philly_elastic_unseen",
     "philly_predicted",
@@ -231,7 +233,25 @@ def test_fleets(name: str) -> None:
         assert fleet.spare > 0
 
 
-@pytest.mark.parametrize("name", options("scenario"))
+def test_own_parts_stand_in_configs() -> None:
+    folder = Path(__file__).parents[1] / "examples" / "own_parts"
+    cfg = composed(
+        "train",
+        f"workload.kind={folder}/generator.py:two_kinds",
+        f"env.features=['{folder}/feature.py:TenantsCrowd']",
+        f"++reward.terms={{{folder}/reward.py\\:late_hours: 5.0}}",
+        "scenario=own",
+        f"scenario.name={folder}/scenario.py:bad_week",
+        "+scenario.faults=3",
+    )
+    assert instantiate(cfg.env).schema.queue[-1] == "tenants_crowd"
+    assert set(instantiate(cfg.reward).own_terms.values()) == {5.0}
+    assert instantiate(cfg.scenario).failures.faults_per_node_day == 3
+    with pytest.raises(InstantiationException, match="unknown option 'processors'"):
+        instantiate(cfg.workload)
+
+
+@pytest.mark.parametrize("name", sorted(set(options("scenario")) - {"own"}))
 def test_scenarios(name: str) -> None:
     scenario = instantiate(composed("train", f"scenario={name}", "failures=weibull").scenario)
     assert isinstance(scenario, Scenario)
@@ -245,6 +265,7 @@ def test_scenarios(name: str) -> None:
 PLAIN = {
     "none": {},
     "borrowing": {"quota_mode": "borrow", "tenants": {"a": {"quota": 1}}},
+    "curves": {"curves": ["bert", "cifar10", "deepspeech2", "imagenet", "ncf", "yolov3"]},
     "everything": {
         "quota_mode": "borrow",
         "tenants": {"a": {"quota": 1}},

@@ -29,6 +29,7 @@ _OTHERS: dict[str, Any] = {
     "ageing_seconds": 60.0,
     "information": Information.ORACLE,
     "slowdown_bound_seconds": 30.0,
+    "resize_lock_seconds": 4.5,
 }
 
 
@@ -41,12 +42,20 @@ def _written(semantics: Semantics) -> np.ndarray:
 
 @pytest.mark.parametrize("name", [field.name for field in fields(Semantics)])
 def test_every_rule_has_a_column_of_its_own(name: str) -> None:
-    before = _written(Semantics())
-    after = _written(replace(Semantics(), **{name: _OTHERS[name]}))
+    usual = Semantics(resize_lock_seconds=0.0)  # by default it follows another one
+    before = _written(usual)
+    after = _written(replace(usual, **{name: _OTHERS[name]}))
     changed = [column for column in ROW_DTYPE.names if before[column] != after[column]]
     assert len(changed) == 1
-    own = name.replace("_seconds", "_ms").replace("resize", "elastics")
+    own = "elastics" if name == "resize" else name.replace("_seconds", "_ms")
     assert changed == [own]
+
+
+def test_sizes_are_locked_for_as_long_as_a_job_must_run_unless_that_is_set() -> None:
+    rows = _written(Semantics(min_run_seconds=2.5))
+    assert (rows["min_run_ms"][0], rows["resize_lock_ms"][0]) == (2500, 2500)
+    rows = _written(Semantics(min_run_seconds=2.5, resize_lock_seconds=0.0))
+    assert (rows["min_run_ms"][0], rows["resize_lock_ms"][0]) == (2500, 0)
 
 
 def test_times_are_written_in_milliseconds() -> None:
@@ -62,6 +71,7 @@ def test_times_are_written_in_milliseconds() -> None:
         ({"preemption_limit": True}, "semantics: 'preemption_limit' is True"),
         ({"min_run_costs": 0.5}, "semantics: 'min_run_costs' is 0.5"),
         ({"min_run_seconds": float("nan")}, "semantics: 'min_run_seconds' is nan"),
+        ({"resize_lock_seconds": -1.0}, "semantics: 'resize_lock_seconds' is -1.0; give a number"),
         (
             {"ageing_seconds": -1.0},
             "semantics: 'ageing_seconds' is -1.0; give a number",

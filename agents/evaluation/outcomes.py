@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agents.evaluation.runs import RunCollector, WindowRuns
-from envs.outcomes import METRICS, episode_metrics
+from envs.outcomes import METRICS
 from envs.session import Session
 from orchestrator.kernels.state.codes import JobCode, JobKind
 from orchestrator.scheduling.runs import Runs
@@ -131,7 +131,7 @@ class OutcomeTable:
         done = state.job[e, : len(present)][present]  # a copy: unfinished jobs end here
         unfinished = done["state"] != JobCode.COMPLETED
         done["end_ms"][unfinished] = row["now_ms"]
-        values = episode_metrics(state, e, self._session.source.prices.weights)
+        values = self._session.episode_metrics(e)
         for name in values.keys() & METRICS.keys():
             column = self._values.setdefault(name, np.zeros(len(self._starts)))
             column[window] = values[name]

@@ -7,7 +7,6 @@ the engine's decision points. They are slow, so windows can be played by several
 
 from __future__ import annotations
 
-import importlib
 import pickle
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -23,6 +22,7 @@ from agents.evaluation.runs import joined_runs
 from agents.problem import BatchPolicy, Windows
 from envs.session import Session
 from orchestrator.errors import ConfigurationError
+from orchestrator.own.loading import is_part_name, load_part
 from orchestrator.ports import Policy
 from orchestrator.scheduling.rollout import rollout
 from orchestrator.scheduling.rules import Rule, RulePolicy, rule_named
@@ -35,10 +35,12 @@ from orchestrator.scheduling.zoo.tiresias import TiresiasSimulator
 __all__ = [
     "ZOO",
     "Advance",
+    "evaluate_named",
     "evaluate_policy",
     "evaluate_rule",
     "evaluate_zoo",
     "is_planned",
+    "policy_named",
     "zoo_policy",
 ]
 
@@ -78,12 +80,20 @@ _BUILT_IN = frozenset(ZOO)
 
 
 def is_planned(name: str) -> bool:
-    """Whether a name is that of a policy of the zoo, or of one's own; else it is a rule's."""
-    return name in ZOO or ":" in name
+    """Whether a name is that of a policy that plans in Python, of the zoo or one's own."""
+    return name in ZOO or (is_part_name(name) and hasattr(policy_named(name), "decide"))
 
 
-def zoo_policy(name: str) -> Policy:
-    """A new policy by name: of :data:`ZOO`, a rule's, or one's own as ``package.module:Class``.
+def policy_named(name: str) -> Rule | Policy | BatchPolicy:
+    """Whoever has a name: a rule, or a new policy, of :data:`ZOO` or one's own.
+
+    Parameters
+    ----------
+    name : str
+        Of :data:`ZOO`, a rule's, or one's own as ``package.module:Name``: a class or function that
+        makes, without arguments, a policy that plans on snapshots (:class:`orchestrator.Policy`)
+        or one that decides on observations (:class:`agents.BatchPolicy`); or a
+        :class:`orchestrator.Rule`.
 
     Raises
     ------
@@ -92,10 +102,10 @@ def zoo_policy(name: str) -> Policy:
     """
     if name in ZOO:
         return ZOO[name]()
-    if ":" in name:
+    if is_part_name(name):
         return _own_policy(name)
     try:
-        return RulePolicy(rule_named(name))
+        return rule_named(name)
     except ConfigurationError:
         known = ", ".join(ZOO)
         raise ConfigurationError(
@@ -104,28 +114,80 @@ def zoo_policy(name: str) -> Policy:
         ) from None
 
 
-def _own_policy(name: str) -> Policy:
-    """A new policy of somebody's own class."""
-    module, _, attribute = name.partition(":")
+def zoo_policy(name: str) -> Policy:
+    """A new policy that plans, by name as for :func:`policy_named`; a rule is one, too.
+
+    Raises
+    ------
+    ConfigurationError
+        If there is none of that name.
+    """
+    found = policy_named(name)
+    if isinstance(found, Rule):
+        return RulePolicy(found)
+    if isinstance(found, Policy):
+        return found
+    raise ConfigurationError(
+        f"policy '{name}': decides on observations, and here plans are made on snapshots; give one "
+        "with 'decide', see orchestrator.ports.Policy"
+    )
+
+
+def _own_policy(name: str) -> Rule | Policy | BatchPolicy:
+    """Somebody's own rule, or a new policy of somebody's own class."""
+    base = name.partition("+")[0]
+    made = load_part(base, "policy")
+    if isinstance(made, Rule):
+        return rule_named(name)
     try:
-        make = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigurationError(
-            f"policy '{name}': cannot be imported ({error}); give package.module:Class, and have "
-            "the package's folder in PYTHONPATH"
-        ) from None
-    try:
-        policy: Policy = make()
+        made = made()
     except TypeError as error:
         raise ConfigurationError(
             f"policy '{name}': cannot be made ({error}); give a class, or a function, that needs "
             "no arguments"
         ) from None
-    if not callable(getattr(policy, "decide", None)):
+    if isinstance(made, Rule):
+        return rule_named(name)
+    if not any(callable(getattr(made, method, None)) for method in ("decide", "actions")):
         raise ConfigurationError(
-            f"policy '{name}': has no method 'decide'; see orchestrator.ports.Policy"
+            f"policy '{name}': has neither a method 'decide' (orchestrator.ports.Policy) nor one "
+            "'actions' (agents.problem.BatchPolicy)"
         )
+    policy: Policy | BatchPolicy = made
     return policy
+
+
+def evaluate_named(
+    name: str,
+    windows: Windows,
+    keep_jobs: int | None = None,
+    advance: Advance | None = None,
+    *,
+    processes: int = 1,
+) -> EvaluationResult:
+    """Play windows under whoever has a name: a rule, a policy of the zoo, or one's own of any kind.
+
+    Parameters
+    ----------
+    name : str
+        As for :func:`policy_named`; the result has it.
+    windows, keep_jobs, advance
+        As for :func:`evaluate_rule`.
+    processes : int, optional
+        Windows of a policy that plans which are played at the same time.
+
+    Returns
+    -------
+    EvaluationResult
+    """
+    if is_planned(name):
+        return evaluate_zoo(name, windows, keep_jobs, advance, processes=processes)
+    found = policy_named(name)
+    if isinstance(found, Rule):
+        return replace(evaluate_rule(found, windows, keep_jobs, advance), policy=name)
+    assert not isinstance(found, Policy)
+    played = evaluate_policy(found, windows, keep_jobs=keep_jobs, advance=advance)
+    return replace(played, policy=name, learned=False)
 
 
 def evaluate_rule(

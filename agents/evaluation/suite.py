@@ -14,12 +14,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from agents.evaluation.outcomes import EvaluationResult
 from agents.evaluation.play import (
+    ZOO,
     Advance,
+    evaluate_named,
     evaluate_policy,
-    evaluate_rule,
     evaluate_zoo,
     is_planned,
-    zoo_policy,
+    policy_named,
 )
 from agents.problem import BatchPolicy, Problem, Windows
 from agents.settings import check_number, check_seed, check_types
@@ -28,8 +29,9 @@ from envs.workloads import Trace, WindowSplit
 from envs.workloads.windows import Part
 from orchestrator.errors import ConfigurationError
 from orchestrator.kernels.state.codes import RuleKey
+from orchestrator.own.loading import is_part_name
 from orchestrator.scheduling.gittins import job_services
-from orchestrator.scheduling.rules import rule_named
+from orchestrator.scheduling.rules import RULES, Rule, rule_named
 
 __all__ = ["Published", "Suite", "label", "run_suite"]
 
@@ -70,8 +72,8 @@ class Suite:
     length : int
         Jobs of a window; 0: the whole trace is one window.
     rules : sequence of str
-        Rules to play. They may be policies as in ``zoo``, too: names of these, or one's own as
-        ``package.module:Class``.
+        Rules to play. They may be policies as in ``zoo``, too: names of these, or one's own rules
+        and policies as ``package.module:Name`` (:func:`agents.evaluation.play.policy_named`).
     baselines : sequence of str
         Those of the rules that policies are compared with.
     variants : mapping of str to mapping, optional
@@ -126,11 +128,14 @@ class Suite:
         """Reject unknown names, and numbers that leave nothing to play."""
         self._check_numbers()
         for name in (*self.rules, *self.baselines):
-            _check_policy(name)
+            if name in ZOO or is_part_name(name):
+                policy_named(name)
+            else:
+                rule_named(name)
         for name in self.series:
             rule_named(name)
         for name in self.zoo:
-            zoo_policy(name)
+            policy_named(name)
             if name in self.rules:
                 raise ConfigurationError(f"suite: '{name}' is both in 'rules' and in 'zoo'")
         known = ", ".join(get_args(Part))
@@ -139,7 +144,7 @@ class Suite:
                 if name not in get_args(Part):
                     raise ConfigurationError(f"suite: '{field_name}' has '{name}'; known: {known}")
         for name, count in self.zoo_windows.items():
-            zoo_policy(name)
+            policy_named(name)
             check_number("suite, 'zoo_windows'", name, count, 1)
         for name in (self.metric, *self.columns, *(row.metric for row in self.published)):
             if name not in METRICS:
@@ -215,14 +220,6 @@ class Suite:
         return starts
 
 
-def _check_policy(name: str) -> None:
-    """Refuse what is neither a rule nor a policy of the zoo or one's own."""
-    if is_planned(name):
-        zoo_policy(name)
-    else:
-        rule_named(name)
-
-
 def label(policy: str, variant: str) -> str:
     """Name of a policy under a variant."""
     return f"{policy}_{variant}" if variant else policy
@@ -281,11 +278,12 @@ def _play(
         evaluate_policy(policy, windows, keep_jobs=keep, advance=advance) for policy in policies
     ]
     for name in (*suite.rules, *suite.zoo):
-        if name in suite.rules and not is_planned(name):
-            results.append(evaluate_rule(name, windows, keep, advance))
-        else:
-            some = windows.first(suite.zoo_windows.get(name, len(windows)))
+        few = suite.zoo_windows.get(name) if name in suite.zoo or is_planned(name) else None
+        some = windows.first(len(windows) if few is None else few)
+        if name in suite.zoo and name in RULES:  # asked point by point, as the zoo is
             results.append(evaluate_zoo(name, some, keep, advance, processes=processes))
+        else:
+            results.append(evaluate_named(name, some, keep, advance, processes=processes))
     return results
 
 
@@ -299,8 +297,8 @@ def _plays(suite: Suite, windows: int, policies: int) -> int:
 
 def _informed(suite: Suite, problem: Problem, history: Trace) -> Problem:
     """A problem with what ``gittins`` expects of jobs, if the suite plays it."""
-    rules = [rule_named(name) for name in suite.rules if not is_planned(name)]
-    plays = any(rule.key == RuleKey.GITTINS for rule in rules)
+    played = [policy_named(name) for name in suite.rules if name not in ZOO]
+    plays = any(isinstance(one, Rule) and one.key == RuleKey.GITTINS for one in played)
     if not plays or problem.scenario.past_services:
         return problem
     first, stop = suite.split_of(len(history)).region("train")

@@ -67,7 +67,8 @@ def _panel(axes: Axes, record: Record, entries: Sequence[Entry]) -> None:
     if max(ratio.high for ratio in ratios) > _WIDE * min(ratio.low for ratio in ratios) > 0:
         axes.set_xscale("log")
         plain_ticks(axes, "x")
-    axes.set_title(record.cell.replace("_", " "), fontsize=9)
+    windows = len(record.best.costs)
+    axes.set_title(f"{record.cell.replace('_', ' ')}, {windows} windows", fontsize=9)
     axes.spines["left"].set_visible(False)
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="x")

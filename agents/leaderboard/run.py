@@ -68,14 +68,19 @@ def run_leaderboard(cfg: DictConfig, console: Console) -> None:
                 "leaderboard: nobody plays; give policy=module:Class or bundle=FOLDER, or renew "
                 "what the board knows by renew=true"
             )
+        changed = renew
         for cell in _cells(chosen, console):
-            record = _known(board, cell, console, renew=renew)
+            kept = None if renew else _kept(board, cell)
+            record = _renewed(board, cell, console) if kept is None else kept
+            changed |= kept is None
             entry = None if mine is None else _played(mine, cell, console)
             if entry is not None:
                 print_verdicts(entry, record, judge(entry, record), console)
             if entry is not None and enter:
                 write_record(board, record.with_entry(entry))
-    _write_board(board, fixed)
+                changed = True
+    if changed:
+        _write_board(board, fixed)
     said = "entered on the board, " if mine is not None and enter else ""
     console.print(f"\n{said}{time.monotonic() - begun:.1f} s; the board is {board / 'table.md'}")
 
@@ -132,17 +137,22 @@ def _cells(suites: Sequence[FixedSuite], console: Console) -> Iterator[Cell]:
         yield from cells
 
 
-def _known(board: Path, cell: Cell, console: Console, *, renew: bool) -> Record:
-    """What the board knows of a cell: as it is kept, or played now."""
-    kept = read_record(board, cell.name) if not renew else _read_any(board, cell.name)
-    if kept is not None and not renew:
+def _kept(board: Path, cell: Cell) -> Record | None:
+    """What the board knows of a cell; None: nothing."""
+    kept = read_record(board, cell.name)
+    if kept is not None:
         check_fresh(board, kept, cell)
         check_replay(board, kept, cell)
-        return kept
+    return kept
+
+
+def _renewed(board: Path, cell: Cell, console: Console) -> Record:
+    """Let the rules play a cell, and all policies that the board knows there; keep the costs."""
+    before = _read_any(board, cell.name)
     with console.status(f"{cell.name}: rules"):
         entries = [Entry(name, Kind.RULE, name, "", cell.rule_costs(name)) for name in cell.rules]
     record = Record(cell.name, cell.group, cell.metric, cell.about, cell.made_of, entries)
-    for entry in [] if kept is None else kept.learned:
+    for entry in [] if before is None else before.learned:
         again = _again(entry, cell, console)
         record = record if again is None else record.with_entry(again)
     write_record(board, record)
@@ -175,6 +185,10 @@ def _played(contender: Contender, cell: Cell, console: Console) -> Entry | None:
     except SchemaMismatchError as error:
         console.print(f"[dim]{cell.name} is left out: {error}[/]", soft_wrap=True)
         return None
+    if contender.name in cell.rules:
+        raise ConfigurationError(
+            f"leaderboard: '{contender.name}' is what a rule is called; give another 'name'"
+        )
     with console.status(f"{cell.name}: {contender.name}"):
         costs = cell.policy_costs(policy)
     return Entry(contender.name, contender.kind, contender.source, contender.digest, costs)

@@ -149,6 +149,7 @@ class ScorerEvaluator:
     ) -> None:
         if threads < 1:
             raise ConfigurationError(f"scorers: 'threads' is {threads}; at least 1")
+        _check_own(config)
         if config.commitment:
             raise ConfigurationError(
                 "scorers choose among all actions of a cluster: set 'commitment' of the "
@@ -256,6 +257,7 @@ def _check(config: EnvConfig, threads: int, scenario: Scenario) -> None:
             "rankers are replayed on jobs and nodes alone: leave 'scenario' and 'failures' at "
             "none, or train another kind of agent"
         )
+    _check_own(config)
     needs = (
         ("commitment", config.commitment, "true"),
         ("encoding", config.encoding == Encoding.DEFAULT, "default"),
@@ -267,6 +269,16 @@ def _check(config: EnvConfig, threads: int, scenario: Scenario) -> None:
                 f"rankers order jobs and nothing else: set '{name}' of the environment to {value}, "
                 f"or train another kind of agent"
             )
+
+
+def _check_own(config: EnvConfig) -> None:
+    """Refuse what is computed in Python: windows are played without leaving compiled code."""
+    own = [*config.reward.own_terms, *config.features]
+    if own:
+        raise ConfigurationError(
+            f"linear policies are played inside the engine, which does not call Python: leave out "
+            f"{', '.join(own)}, or train by PPO (agent=ppo)"
+        )
 
 
 def _share(

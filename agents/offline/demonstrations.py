@@ -115,20 +115,21 @@ def demonstrate(
         if not live.any():
             return
         actions, unseen = _choose(demonstrator, session, live)
-        for e in np.flatnonzero(live):
-            _keep_seen(playing[e], session, int(e), hide)
+        for e, episode in enumerate(playing):
+            if episode is not None:
+                _keep_seen(episode, session, e, hide)
         session.step(actions)
         _check_legal(session, live)
-        for e in np.flatnonzero(live):
-            episode = playing[e]
-            assert episode is not None
+        for e, episode in enumerate(playing):
+            if episode is None:
+                continue
             ended, cut = bool(session.buffers.terminated[e]), bool(session.buffers.truncated[e])
             reward = float(session.buffers.reward[e])
             episode.done.append((int(actions[e]), reward, ended, cut))
             episode.unseen += int(unseen[e])
             if ended or cut:
-                _keep_seen(episode, session, int(e), hide)
-                yield episode.whole(session.episode_metrics(int(e)))
+                _keep_seen(episode, session, e, hide)
+                yield episode.whole(session.episode_metrics(e))
                 playing[e] = None
 
 
@@ -152,8 +153,7 @@ def _begun(session: Session, e: int, window: int) -> _Episode | None:
     return None if session.buffers.terminated[e] else _Episode(window)
 
 
-def _keep_seen(episode: _Episode | None, session: Session, e: int, hide: bool) -> None:
-    assert episode is not None
+def _keep_seen(episode: _Episode, session: Session, e: int, hide: bool) -> None:
     seen = session.told(e)
     if hide:
         del seen["advice"]

@@ -22,9 +22,20 @@ from agents.bundle import Manifest, restore_environment
 from agents.ppo.batches import ActionPacker, PackedActions
 from agents.ppo.compiled import CompiledScorer
 from agents.problem import ActionScores, BatchPolicy
+from orchestrator.errors import ConfigurationError
+from orchestrator.own.loading import load_part
 from orchestrator.scheduling.schema import FeatureSchema
 
-__all__ = ["ActionSet", "ScorerPolicy", "SetCritic", "SetScorer", "load_policy"]
+__all__ = [
+    "ActionSet",
+    "OwnScorer",
+    "ScorerPolicy",
+    "SetCritic",
+    "SetScorer",
+    "load_policy",
+    "make_scorer",
+    "own_network",
+]
 
 
 @dataclass(frozen=True)
@@ -111,6 +122,96 @@ class SetScorer(nn.Module):
         return self.gain * scores.squeeze(1)
 
 
+class OwnScorer(nn.Module):
+    """Score of each legal action: ``gain * (w . features + network(actions))``.
+
+    As :class:`SetScorer`, with a network of one's own; training starts where the linear part does
+    if the network's last layer starts at zero.
+
+    Parameters
+    ----------
+    network : Module
+        :class:`ActionSet` -> scores [N].
+    width : int
+        Features of an action.
+    prior, gain
+        As for :class:`SetScorer`.
+    """
+
+    def __init__(
+        self, network: nn.Module, width: int, prior: dict[int, float], gain: float = 1.0
+    ) -> None:
+        super().__init__()
+        self.gain = gain
+        self.linear = nn.Linear(width, 1, bias=False)
+        self.network = network
+        nn.init.zeros_(self.linear.weight)
+        with torch.no_grad():
+            for feature, weight in prior.items():
+                self.linear.weight[0, feature] = weight
+
+    def forward(self, actions: ActionSet) -> Tensor:
+        """Scores [N]."""
+        scores: Tensor = self.linear(actions.vectors).squeeze(1) + self.network(actions)
+        return self.gain * scores
+
+
+def own_network(name: str, width: int, global_width: int, hidden: int) -> nn.Module:
+    """A network of one's own by name, ``package.module:Class``.
+
+    Parameters
+    ----------
+    name : str
+        A class of a module, not of a file: bundles name it, and run no code that they bring.
+    width, global_width, hidden : int
+        What it is made with: features of an action and of a state, and ``agent.hidden``.
+
+    Raises
+    ------
+    ConfigurationError
+        If there is none, or it is no network.
+    """
+    if name.rpartition(":")[0].endswith(".py"):
+        raise ConfigurationError(
+            f"network '{name}': is named by a file, and a bundle would have to name it, too; put "
+            "it into a module, and have its folder in PYTHONPATH"
+        )
+    kind = load_part(name, "network")
+    if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
+        raise ConfigurationError(
+            f"network '{name}': is no class of torch.nn.Module; see docs/own-parts.md"
+        )
+    try:
+        return kind(width, global_width, hidden)
+    except TypeError as error:
+        raise ConfigurationError(
+            f"network '{name}': cannot be made ({error}); its constructor takes width, "
+            "global_width and hidden"
+        ) from None
+
+
+def make_scorer(
+    network: str | None,
+    sizes: tuple[int, int, int],
+    prior: dict[int, float],
+    gain: float = 1.0,
+) -> SetScorer | OwnScorer:
+    """The scorer of actions: ours, or one with a network of one's own.
+
+    Parameters
+    ----------
+    network : str or None
+        See :func:`own_network`.
+    sizes : (int, int, int)
+        Features of an action and of the state, and units of hidden layers.
+    prior, gain
+        As for :class:`SetScorer`.
+    """
+    if network is None:
+        return SetScorer(*sizes, prior, gain)
+    return OwnScorer(own_network(network, *sizes), sizes[0], prior, gain)
+
+
 class SetCritic(nn.Module):
     """Value of a state from its set of legal actions (sum and max pooled) and its globals."""
 
@@ -143,6 +244,8 @@ class ScorerPolicy:
     name : str
     by_head : bool, optional
         Whether it was trained with columns of its own for each head.
+    network : str or None, optional
+        The network of one's own that it was trained with; see :func:`own_network`.
     """
 
     def __init__(
@@ -152,14 +255,16 @@ class ScorerPolicy:
         hidden: int,
         name: str = "ppo",
         by_head: bool = False,
+        network: str | None = None,
     ) -> None:
         self.name = name
         self._packer = ActionPacker(schema, by_head)
-        self._scorer = SetScorer(self._packer.width, len(schema.globals), hidden, {})
+        sizes = (self._packer.width, len(schema.globals), hidden)
+        self._scorer = make_scorer(network, sizes, {})
         self._scorer.load_state_dict(dict(state))
         self._scorer.eval()
         arrays = {key: value.numpy() for key, value in self._scorer.state_dict().items()}
-        self._compiled = CompiledScorer(arrays)
+        self._compiled = CompiledScorer(arrays) if network is None else None
 
     def state(self) -> dict[str, Tensor]:
         """The scorer's weights."""
@@ -180,17 +285,25 @@ class ScorerPolicy:
     def score(
         self, observation: Mapping[str, NDArray[Any]], mask: NDArray[np.bool_]
     ) -> ActionScores:
-        """Scores of the legal actions of one state, compiled; the best is the first of equals."""
+        """Scores of the legal actions of one state, compiled if the network is ours.
+
+        The best is the first of equals.
+        """
         packed = self._packer.pack(observation, mask)
-        scores = self._compiled.score(packed.vectors, observation["global"][0])
-        return ActionScores(packed.actions, scores)
+        if self._compiled is not None:
+            scores = self._compiled.score(packed.vectors, observation["global"][0])
+            return ActionScores(packed.actions, scores)
+        with torch.inference_mode():
+            own = self._scorer(ActionSet.of(packed, observation["global"]))
+        return ActionScores(packed.actions, own.numpy())
 
 
 def load_policy(manifest: Manifest, weights: Mapping[str, Any]) -> BatchPolicy:
     """Make the policy of a bundle of kind ``ppo``."""
     schema = restore_environment(manifest.environment).schema
     hidden, by_head = int(manifest.model["hidden"]), bool(manifest.model.get("by_head", False))
-    return ScorerPolicy(weights, schema, hidden, manifest.name, by_head)
+    network = manifest.model.get("network")
+    return ScorerPolicy(weights, schema, hidden, manifest.name, by_head, network)
 
 
 class _Spread(torch.autograd.Function):

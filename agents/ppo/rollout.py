@@ -17,7 +17,7 @@ from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
 from torch import Tensor
 
 from agents.ppo.batches import ActionPacker, PackedActions
-from agents.ppo.model import ActionSet, SetCritic, SetScorer
+from agents.ppo.model import ActionSet, SetCritic, make_scorer
 from agents.ppo.settings import PPOSettings
 from orchestrator.scheduling.schema import FeatureSchema, named_vector
 
@@ -60,7 +60,8 @@ class SetPolicy(MaskableActorCriticPolicy):
         width, global_width = self.packer.width, len(schema.globals)
         named = named_vector(schema, settings.start_in(schema), settings.by_head)
         prior = {int(at): float(named[at]) for at in np.flatnonzero(named)}
-        self.scorer = SetScorer(width, global_width, settings.hidden, prior, settings.gain)
+        sizes = (width, global_width, settings.hidden)
+        self.scorer = make_scorer(settings.network, sizes, prior, settings.gain)
         self.critic = SetCritic(width, global_width, settings.hidden, settings.critic_summary)
         optimizer: Any = self.optimizer_class
         self.optimizer = optimizer(self.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)

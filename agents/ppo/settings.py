@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from agents.evaluation.play import policy_named
 from agents.settings import check_bounds, check_budget, check_types, check_weights, prior_for
 from envs.outcomes import METRICS
 from orchestrator.errors import ConfigurationError
-from orchestrator.scheduling.rules import rule_named
 from orchestrator.scheduling.schema import FeatureSchema
 
 __all__ = ["PPOSettings"]
@@ -70,7 +70,8 @@ class PPOSettings:
     validation_windows : int
         Windows that choose the checkpoint.
     reference : str
-        The rule whose values scale those of validation windows.
+        The rule whose values scale those of validation windows, or any policy of the zoo or of
+        one's own (:func:`agents.evaluation.play.policy_named`).
     metric : str
         Metric of ``agents.evaluation`` that they choose it by; lower is better.
     windows : int
@@ -79,6 +80,9 @@ class PPOSettings:
         Threads of torch.
     resume : bool
         Go on from the output folder's last checkpoint, if there is one.
+    network : str or None
+        A network of one's own, ``package.module:Class``, in the place of the scorer's; see
+        :func:`agents.ppo.model.own_network`.
     """
 
     total_steps: int | None = 1_500_000
@@ -109,6 +113,7 @@ class PPOSettings:
     windows: int = 4096
     threads: int = 1
     resume: bool = False
+    network: str | None = None
 
     def __post_init__(self) -> None:
         """Reject what makes no sense: wrong types and bounds, unknown rules and metrics."""
@@ -120,7 +125,7 @@ class PPOSettings:
             raise ConfigurationError(
                 "agent: 'envs' and 'steps' are 1: a single step has no spread; raise one of them"
             )
-        rule_named(self.reference)
+        policy_named(self.reference)
         known = [name for name, sign in METRICS.items() if sign < 0]
         if self.metric not in known:
             raise ConfigurationError(

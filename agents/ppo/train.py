@@ -18,7 +18,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
 from agents.bundle import Origin, PolicyParts, save_bundle
-from agents.evaluation.play import evaluate_policy, evaluate_rule
+from agents.evaluation.play import evaluate_named, evaluate_policy
 from agents.files import replacing
 from agents.ppo.batches import ActionPacker
 from agents.ppo.model import ScorerPolicy
@@ -72,23 +72,24 @@ class PPOTrainer(PPOSettings):
         output.mkdir(parents=True, exist_ok=True)
         rows = SchedulingVecEnv(problem.training_session(self.envs, self.windows), problem.seed)
         rate = _Rate(self)
-        model = self._model(problem, rows, rate)
-        watcher = _Watcher(model, problem, tracker, output, self)
+        learner = self._model(problem, rows, rate)
+        watcher = _Watcher(learner, problem, tracker, output, self)
         rate.course = watcher.course
         if self.resume:
             watcher.restore()
         most = _ENDLESS if self.most_steps is None else self.most_steps
         with watcher:
-            model.learn(
-                max(most - model.num_timesteps, 0),
+            learner.learn(
+                max(most - learner.num_timesteps, 0),
                 callback=watcher,
                 log_interval=None,  # type: ignore[arg-type]
                 reset_num_timesteps=False,
             )
         policy = watcher.policy(watcher.best_state)
-        parts = PolicyParts(
-            "ppo", policy.state(), model={"hidden": self.hidden, "by_head": self.by_head}
-        )
+        model: dict[str, Any] = {"hidden": self.hidden, "by_head": self.by_head}
+        if self.network is not None:
+            model["network"] = self.network
+        parts = PolicyParts("ppo", policy.state(), model=model)
         start = self.start_in(problem.config.schema)
         training = {**asdict(self), "prior": start, "algorithm": "MaskablePPO"}
         origin = Origin(problem.config, problem.seed, problem.scenario, training)
@@ -158,7 +159,7 @@ class _Watcher(BaseCallback):
         self._checkpoint = output / _CHECKPOINT
         self._made_of = made_of(problem, settings)
         self._windows = problem.judging_windows("validation", settings.validation_windows)
-        judged = evaluate_rule(settings.reference, self._windows, keep_jobs=0)
+        judged = evaluate_named(settings.reference, self._windows, keep_jobs=0)
         self._reference = Reference(settings.reference, judged.values[settings.metric])
         budget = Budget(settings.budget_seconds, settings.most_steps)
         self.course = Course("PPO", budget, tracker)
@@ -194,7 +195,9 @@ class _Watcher(BaseCallback):
     def policy(self, state: dict[str, Tensor]) -> ScorerPolicy:
         """The greedy policy of a scorer."""
         settings, schema = self._settings, self._problem.config.schema
-        return ScorerPolicy(state, schema, settings.hidden, by_head=settings.by_head)
+        return ScorerPolicy(
+            state, schema, settings.hidden, by_head=settings.by_head, network=settings.network
+        )
 
     def __enter__(self) -> Self:
         """Start the clock and the progress bar."""

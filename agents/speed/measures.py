@@ -165,6 +165,26 @@ def single(bench: Workbench) -> Measure:
     return rate(run, bench.single_steps, "steps/s", bench.repeats)
 
 
+def branches(bench: Workbench) -> Measure:
+    """Going back to a state of a single environment, and keeping it again, as searches do."""
+    env: Any = gymnasium.make(_ENV, trace=bench.trace, part="all").unwrapped
+    observation, _ = env.reset(seed=0)
+    for _ in range(32):
+        observation = env.step(int(observation["action_mask"].argmax()))[0]
+    state = env.get_state()
+
+    def run(times: int = bench.single_steps) -> float:
+        begun = bench.now()
+        for _ in range(times):
+            env.set_state(state)
+            env.get_state()
+        return bench.now() - begun
+
+    run(100)
+    note = f"{state.nbytes / 1024:.0f} KiB, {env.config.episode_jobs} jobs"
+    return rate(run, bench.single_steps, "states/s", bench.repeats, note)
+
+
 def _replay(bench: Workbench, name: str) -> Measure:
     config = replace(JOB_ORDERING, episode_jobs=bench.length)
     starts = np.linspace(0, len(bench.trace) - bench.length, bench.windows).astype(np.int64)
@@ -362,6 +382,7 @@ MEASURES: Mapping[str, Callable[[Workbench], Measure]] = {
         vector_cluster,
         vector_cluster_one,
         single,
+        branches,
         replay_sjf,
         replay_wfp3,
         philly,

@@ -168,7 +168,7 @@ _PAIRS = ("group", "against", "ratio", "P(improvement)", "")
 
 
 def _group_rows(study: Study) -> list[tuple[str, ...]]:
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for group in study.groups:
         ratios = [study.ratio(run).value for run in group.runs]
         rows.append(

@@ -15,16 +15,18 @@ from numpy.typing import NDArray
 from envs.checks import check_type, check_whole, is_whole, seed_of
 from envs.config import EnvConfig
 from envs.fitting import check_arguments, check_part
-from envs.scenario import FleetPlan, Scenario, ServiceMix, seasonal_rates
+from envs.scenario import FleetPlan, Scenario, ServiceMix, scenario_named, seasonal_rates
 from envs.session import Session
 from envs.workloads.registry import WORKLOADS, load_workload
 from envs.workloads.services.generator import generate_services
 from envs.workloads.trace import Trace
 from orchestrator.errors import ConfigurationError, UnknownOptionError
 from orchestrator.mesh.specs import ServiceSpec
+from orchestrator.scheduling.schema import FeatureSchema
 from orchestrator.types import NodeSpec
 
 __all__ = [
+    "ObservationSpace",
     "action_space",
     "default_scenario",
     "default_trace",
@@ -59,13 +61,29 @@ def _box(*shape: int) -> spaces.Box:
     return spaces.Box(-np.inf, np.inf, shape, np.float32)
 
 
-def observation_space(config: EnvConfig) -> spaces.Dict:
+class ObservationSpace(spaces.Dict):
+    """A space of observations that says what is in them: the names, and what actions are about.
+
+    Parameters
+    ----------
+    parts : mapping of str to Space
+    schema : FeatureSchema
+        Of the environment; a network that scores actions by their features needs no more.
+    """
+
+    def __init__(self, parts: Mapping[str, spaces.Space[Any]], schema: FeatureSchema) -> None:
+        super().__init__(dict(parts))
+        self.schema = schema
+
+
+def observation_space(config: EnvConfig) -> ObservationSpace:
     """Sets of fixed capacity, padded with zeros, and the mask of legal actions.
 
     ``queue`` [Q, F], ``global`` [G], ``action_mask`` [A]; with chosen placements also
     ``candidates`` [Q * K, C], with preemption ``victims`` [V, F_v], with resizing ``elastics``
-    [E, F_e], with services ``services`` [S, F_s], with a changing fleet ``capacity`` [2 c, F_c],
-    ``tenants`` [T, F_t] and ``racks`` [R, F_r] where they are shown, with advice ``advice`` [A].
+    [E, F_e] and, where sizes are chosen, ``sizes`` [E * Z, F_z], with services ``services``
+    [S, F_s], with a changing fleet ``capacity`` [2 c, F_c], ``tenants`` [T, F_t] and ``racks``
+    [R, F_r] where they are shown, with advice ``advice`` [A].
     """
     schema, layout = config.schema, config.schema.actions
     parts: dict[str, spaces.Space[np.ndarray]] = {
@@ -82,6 +100,8 @@ def observation_space(config: EnvConfig) -> spaces.Dict:
         parts["advice"] = _box(layout.size)
     if schema.elastics:
         parts["elastics"] = _box(layout.elastics, len(schema.elastics))
+    if schema.sizes:
+        parts["sizes"] = _box(layout.elastics * layout.sizes, len(schema.sizes))
     if schema.services:
         parts["services"] = _box(layout.services, len(schema.services))
     if schema.capacity:
@@ -90,7 +110,7 @@ def observation_space(config: EnvConfig) -> spaces.Dict:
         parts["tenants"] = _box(schema.tenants_shown, len(schema.tenants))
     if schema.racks:
         parts["racks"] = _box(schema.racks_shown, len(schema.racks))
-    return spaces.Dict(parts)
+    return ObservationSpace(parts, schema)
 
 
 def action_space(config: EnvConfig) -> spaces.Discrete:
@@ -279,7 +299,7 @@ def make_session(
     trace: Trace | None,
     windows: NDArray[np.int64] | str,
     incidents: NDArray[np.void] | None = None,
-    scenario: Scenario | None = None,
+    scenario: Scenario | str | None = None,
     threads: int = 1,
 ) -> Session:
     """Make the session of an environment: ``windows`` are starts, or a part of the trace by name.
@@ -288,6 +308,8 @@ def make_session(
     """
     if trace is None:
         trace = default_trace(config)
+    if isinstance(scenario, str):
+        scenario = scenario_named(scenario)
     check_arguments(trace, config, scenario)
     if scenario is None:
         scenario = default_scenario(config, trace)

@@ -66,9 +66,9 @@ class SchedulingEnv(gymnasium.Env[Any, Any]):
         The windows themselves, as first jobs; replaces ``part``.
     incidents : INCIDENT_DTYPE [I] or None
         Node failures and recoveries, times from the start of the episode.
-    scenario : Scenario or None
-        What surrounds the jobs; None: nothing or, where the environment has services, those of
-        :func:`default_scenario`.
+    scenario : Scenario, str or None
+        What surrounds the jobs, or the name of one's own (:func:`envs.scenario.scenario_named`);
+        None: nothing or, where the environment has services, those of :func:`default_scenario`.
     render_mode : {"ansi", "rgb_array"} or None
     **overrides
         Fields of ``EnvConfig``, enumerations by name: ``reward={"wait": 1.0}``,
@@ -98,7 +98,7 @@ class SchedulingEnv(gymnasium.Env[Any, Any]):
         part: str = "train",
         starts: NDArray[np.int64] | None = None,
         incidents: NDArray[np.void] | None = None,
-        scenario: Scenario | None = None,
+        scenario: Scenario | str | None = None,
         render_mode: str | None = None,
         **overrides: Any,
     ) -> None:

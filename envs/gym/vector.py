@@ -80,7 +80,7 @@ class SchedulingVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]
         part: str = "train",
         starts: NDArray[np.int64] | None = None,
         incidents: NDArray[np.void] | None = None,
-        scenario: Scenario | None = None,
+        scenario: Scenario | str | None = None,
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
         copy: bool = True,
         threads: int = 1,

@@ -8,20 +8,34 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
+from enum import IntEnum
 
 import numpy as np
 from numpy.typing import NDArray
 
 from envs.checks import check_finite, check_whole
 from envs.workloads.generators.gpu_cluster import GpuClusterParameters
+from envs.workloads.profiles import POLLUX_MIX
 from envs.workloads.trace import Trace, unplaceable
 from orchestrator.errors import ConfigurationError
+from orchestrator.semantics import resolve_enums
+from orchestrator.workloads.throughput import APPLICATIONS
 
-__all__ = ["Enrichment", "enrich", "of_tenants"]
+__all__ = ["CurveMix", "Enrichment", "enrich", "of_tenants"]
 
 _SHARES = ("preemptible_share", "elastic_share")
 _SPREADS = ("checkpoint_sigma", "restart_sigma", "regroup_sigma", "estimate_sigma")
 _POSITIVE = ("checkpoint_median_s", "restart_median_s", "regroup_median_s", "estimate_median")
+
+
+class CurveMix(IntEnum):
+    """Which throughput curves elastic jobs are dealt."""
+
+    EVEN = 0
+    """Each as often as the others."""
+    GPU_TIME = 1
+    """By their GPU time, as ``profiles.POLLUX_MIX`` has it: curve i is the i-th of
+    ``orchestrator.workloads.throughput.APPLICATIONS``."""
 
 
 @dataclass(frozen=True)
@@ -59,8 +73,10 @@ class Enrichment:
     shrink, grow : float
         Fewest and most workers of such a job, relative to those it asks for. Assumption.
     curves : int
-        Throughput curves that such jobs are dealt, each as often as the others; 0: more workers
-        gain in proportion. What the curves are is the scenario's (``envs.Scenario.curves``).
+        Throughput curves that such jobs are dealt; 0: more workers gain in proportion. What the
+        curves are is the scenario's (``envs.Scenario.curves``).
+    curve_mix : CurveMix
+        Which of them a job is dealt.
     """
 
     seed: int = 0
@@ -83,9 +99,11 @@ class Enrichment:
     shrink: float = 0.5
     grow: float = 2.0
     curves: int = 0
+    curve_mix: CurveMix = CurveMix.EVEN
 
     def __post_init__(self) -> None:
         """Refuse values that describe no distribution."""
+        resolve_enums(self, "enrichment")
         for name in ("checkpoint_intervals_s", "estimate_ladder_s"):
             object.__setattr__(self, name, tuple(float(x) for x in getattr(self, name)))
         for name in _SHARES:
@@ -101,6 +119,12 @@ class Enrichment:
             )
         for name in ("seed", "curves"):
             check_whole(f"enrichment: '{name}'", getattr(self, name), 0)
+        if self.curve_mix == CurveMix.GPU_TIME and self.curves != len(APPLICATIONS):
+            raise ConfigurationError(
+                f"enrichment: 'curves' is {self.curves}, but by GPU time the {len(APPLICATIONS)} "
+                f"applications {', '.join(APPLICATIONS)} are dealt; set it to {len(APPLICATIONS)}, "
+                "and name them in this order as the scenario's 'curves'"
+            )
         check_finite("enrichment: 'shrink'", self.shrink, most=1, above=0)
         check_finite("enrichment: 'grow'", self.grow, 1)
 
@@ -137,7 +161,7 @@ def enrich(trace: Trace, options: Enrichment | None = None) -> Trace:
         requests["preemptible"] = chance < options.preemptible_share
     _make_elastic(requests, drawn[6].random(len(trace)), max(trace.gpus, 1), options)
     if options.curves > 0:
-        dealt = drawn[7].integers(1, options.curves + 1, len(trace))
+        dealt = _deal_curves(requests, drawn[7], options)
         requests["curve"] = np.where(requests["elastic"] != 0, dealt, 0)
     return replace(trace, name=f"{trace.name}, enriched", requests=requests)
 
@@ -219,6 +243,24 @@ def _estimates(
     inside = step < len(ladder)
     guess[inside] = ladder[step[inside]]
     return guess.astype(np.int64) * 1000
+
+
+def _deal_curves(
+    requests: NDArray[np.void], rng: np.random.Generator, options: Enrichment
+) -> NDArray[np.int64]:
+    """The curve of each job, were it elastic: 1 .. curves."""
+    if options.curve_mix == CurveMix.EVEN:
+        return rng.integers(1, options.curves + 1, len(requests))
+    names, chance = list(APPLICATIONS), rng.random(len(requests))
+    gpus = requests["workers"].astype(np.int64) * requests["gpus_per_worker"]
+    hours = requests["duration_ms"] / 3.6e6 * gpus
+    dealt, above = np.zeros(len(requests), np.int64), -1.0
+    for size in POLLUX_MIX:
+        curves = np.array([names.index(name) + 1 for name in size.applications])
+        mine = (hours >= above) & (hours < size.below_gpu_hours)
+        dealt[mine] = curves[(chance[mine] * len(curves)).astype(np.int64)]
+        above = size.below_gpu_hours
+    return dealt
 
 
 def _make_elastic(

@@ -26,6 +26,8 @@ from orchestrator.workloads.throughput import ThroughputModel
 
 __all__ = [
     "PHILLY_TENANTS",
+    "POLLUX_MIX",
+    "ApplicationClass",
     "StepTimes",
     "TenantProfile",
     "fit_error",
@@ -200,6 +202,36 @@ PHILLY_TENANTS: tuple[TenantProfile, ...] = (
     ),
 )
 """The virtual clusters of Philly with more than 300 jobs: see the module."""
+
+
+@dataclass(frozen=True)
+class ApplicationClass:
+    """Which applications stand for jobs of a certain size.
+
+    Parameters
+    ----------
+    below_gpu_hours : float
+        Jobs of less GPU time, and of no smaller class, are of this one.
+    applications : tuple of str
+        Names of ``orchestrator.workloads.throughput.APPLICATIONS``, equally likely.
+    """
+
+    below_gpu_hours: float
+    applications: tuple[str, ...]
+
+
+POLLUX_MIX: tuple[ApplicationClass, ...] = (
+    ApplicationClass(1.0, ("cifar10", "ncf")),
+    ApplicationClass(10.0, ("bert", "deepspeech2")),
+    ApplicationClass(100.0, ("yolov3",)),
+    ApplicationClass(float("inf"), ("imagenet",)),
+)
+"""Applications by the GPU time of Philly's jobs, as the authors of Pollux made their workloads.
+
+Qiao et al., OSDI 2021, section 5; ``simulator/workload.py`` of petuum/adaptdl, branch
+osdi21-artifact. They drop jobs of less than a minute and of more than 1,000 GPU hours; here these
+are of the smallest and of the largest class.
+"""
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from envs.workloads.readers.slurm import read_acme, read_helios
 from envs.workloads.readers.swf import read_swf
 from envs.workloads.trace import Trace
 from orchestrator.errors import ConfigurationError
+from orchestrator.own.loading import check_methods, is_part_name, load_part
 
 __all__ = ["WORKLOADS", "load_workload"]
 
@@ -43,13 +44,17 @@ _PARAMETERS: Mapping[str, Callable[..., Any]] = {
 }
 
 
+_ANY = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
+
+
 def load_workload(kind: str, **options: Any) -> Trace:
     """Read or generate a workload.
 
     Parameters
     ----------
     kind : str
-        One of :data:`WORKLOADS`.
+        One of :data:`WORKLOADS`, or one's own reader or generator as ``package.module:Name``: a
+        function (or class) that returns a :class:`Trace`.
     **options
         Arguments of that reader or generator: ``path`` for the readers; ``jobs`` and ``seed``
         for the generators, whose ``parameters`` may be a mapping of names to values.
@@ -65,9 +70,14 @@ def load_workload(kind: str, **options: Any) -> Trace:
     TraceError
         When a file cannot be read.
     """
-    make = WORKLOADS.get(kind)
+    make = load_part(kind, "workload") if is_part_name(kind) else WORKLOADS.get(kind)
     if make is None:
-        raise ConfigurationError(f"unknown workload kind {kind!r}; known are {list(WORKLOADS)}")
+        raise ConfigurationError(
+            f"unknown workload kind {kind!r}; known are {list(WORKLOADS)}, and one's own as "
+            "package.module:Name"
+        )
+    if is_part_name(kind):
+        return _own_workload(kind, make, options)
     _check_options(f"workload '{kind}'", make, options)
     parameters = options.get("parameters")
     if isinstance(parameters, Mapping):
@@ -76,6 +86,18 @@ def load_workload(kind: str, **options: Any) -> Trace:
         _check_options(f"parameters of workload '{kind}'", known, values)
         options["parameters"] = known(**values)
     return make(**options)
+
+
+def _own_workload(kind: str, make: Any, options: Mapping[str, Any]) -> Trace:
+    """What somebody's own reader or generator gives."""
+    check_methods(make, f"workload '{kind}'", "docs/own-parts.md", ("__call__",))
+    _check_options(f"workload '{kind}'", make, options)
+    trace = make(**options)
+    if not isinstance(trace, Trace):
+        raise ConfigurationError(
+            f"workload '{kind}': gave {type(trace).__name__}; return a Trace (envs.Trace)"
+        )
+    return trace
 
 
 def _frozen(value: Any) -> Any:
@@ -88,11 +110,13 @@ def _frozen(value: Any) -> Any:
 def _check_options(subject: str, make: Callable[..., Any], options: Mapping[str, Any]) -> None:
     """Raise for options that `make` does not know, and for missing ones."""
     signature = inspect.signature(make).parameters
+    anything = any(p.kind == inspect.Parameter.VAR_KEYWORD for p in signature.values())
     for name in options:
-        if name not in signature:
+        if name not in signature and not anything:
             raise ConfigurationError(
                 f"{subject}: unknown option '{name}'; known are {list(signature)}"
             )
     for name, parameter in signature.items():
-        if parameter.default is inspect.Parameter.empty and name not in options:
+        named = parameter.kind not in _ANY
+        if named and parameter.default is inspect.Parameter.empty and name not in options:
             raise ConfigurationError(f"{subject}: option '{name}' is missing")

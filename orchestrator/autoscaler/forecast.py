@@ -91,7 +91,7 @@ class Forecaster(Protocol):
 
 def _index(past: Values, ticks: Ticks) -> Values:
     """Values at ticks; those before the beginning take the first, later ones the last value."""
-    return np.asarray(past[np.clip(ticks, 0, len(past) - 1)])
+    return np.asarray(past[np.minimum(np.maximum(ticks, 0), len(past) - 1)])
 
 
 @dataclass(frozen=True)
@@ -318,7 +318,8 @@ def structures(
         end = min(begin + forecaster.refit_every, origins)
         fitted = forecaster.fit(values[: first + begin + 1], day)
         path = fitted.at(np.arange(first + begin, first + end + horizon))
-        base[begin:end] = sliding_window_view(path, horizon + 1)
+        one = end - begin == 1  # most are fitted anew at every tick
+        base[begin:end] = path if one else sliding_window_view(path, horizon + 1)
         sigma[begin:end] = fitted.sigma
     return base, sigma
 

@@ -114,7 +114,8 @@ class Rehearsal:
         self._scratch = np.empty(engine.shape.workers, np.int32)
         self.state = engine.state_at(max(time_ms, engine.now_ms))
         # Nobody is waited for here, and what ran too short a time may change its size all the same.
-        replace(engine.semantics, commitment=False, min_run_seconds=0.0).write(self.state.rows)
+        rules = replace(engine.semantics, min_run_seconds=0.0, resize_lock_seconds=0.0)
+        replace(rules, commitment=False).write(self.state.rows)
         self.state.rows["committed"] = NO_JOB
         self._finish_saves()
         if rule.elastic:

@@ -444,7 +444,7 @@ class Engine:
         if not self.jobs.loose:
             return None
         short = short_jobs(self.state, len(self.jobs.index.ids))
-        due_ms = self.state.job[0]["resized_ms"][short] + int(self.row["min_run_ms"])
+        due_ms = self.state.job[0]["resized_ms"][short] + int(self.row["resize_lock_ms"])
         due_ms = due_ms[due_ms > self.now_ms]
         return int(due_ms.min()) if len(due_ms) else None
 

@@ -28,6 +28,7 @@ from orchestrator.kernels.run import rows as entry
 from orchestrator.kernels.run.cycle import OPEN_PLACE, play_rule, rank_queue
 from orchestrator.kernels.state.codes import (
     ActionKind,
+    Elasticity,
     Placement,
     Preemption,
     RuleKey,
@@ -36,6 +37,7 @@ from orchestrator.kernels.state.codes import (
 )
 from orchestrator.kernels.state.row import ClusterState
 from orchestrator.messages import Action, PlaceJob, Plan, PreemptJob
+from orchestrator.own.loading import is_part_name, load_part
 from orchestrator.ports import Policy
 from orchestrator.semantics import enum_member
 from orchestrator.types import JobSpec
@@ -83,8 +85,8 @@ class Rule:
         could be preempted for it. Not for rules that preempt by score.
     scaling : Scaling
         How it changes nodes and replicas, where the environment leaves that to policies.
-    elastic : bool
-        Whether running elastic jobs get idle capacity, and give it back when somebody waits.
+    elastic : Elasticity
+        How running elastic jobs are lent what nobody else uses, and give it back.
     """
 
     name: str
@@ -92,7 +94,7 @@ class Rule:
     placement: Placement = Placement.BEST_FIT
     preemption: Preemption = Preemption.NONE
     blocking: bool = False
-    elastic: bool = False
+    elastic: Elasticity = Elasticity.NONE
     scaling: Scaling = Scaling.NONE
     reservation: bool = False
 
@@ -124,8 +126,20 @@ RULES: dict[str, Rule] = {
         Rule("srsf", RuleKey.SRSF, preemption=Preemption.SCORE),
         Rule("priority", RuleKey.PRIORITY, preemption=Preemption.PRIORITY, reservation=True),
         Rule("reclaim", RuleKey.PRIORITY, preemption=Preemption.RECLAIM, reservation=True),
-        Rule("elastic_fcfs", RuleKey.FCFS, elastic=True),
-        Rule("elastic_srtf", RuleKey.SRTF, preemption=Preemption.SCORE, elastic=True),
+        Rule("elastic_fcfs", RuleKey.FCFS, elastic=Elasticity.IDLE),
+        Rule(
+            "elastic_srtf",
+            RuleKey.SRTF,
+            Placement.BEST_FIT,
+            Preemption.SCORE,
+            elastic=Elasticity.IDLE,
+        ),
+        Rule("elastic_srsf", RuleKey.SRSF, preemption=Preemption.SCORE, elastic=Elasticity.IDLE),
+        Rule(
+            "shortest_srsf", RuleKey.SRSF, preemption=Preemption.SCORE, elastic=Elasticity.SHORTEST
+        ),
+        Rule("keep_srsf", RuleKey.SRSF, preemption=Preemption.SCORE, elastic=Elasticity.KEEP),
+        Rule("fill_srsf", RuleKey.SRSF, preemption=Preemption.SCORE, elastic=Elasticity.FILL),
         Rule("las", RuleKey.LAS, preemption=Preemption.SCORE),
         Rule("tiresias", RuleKey.TIRESIAS, preemption=Preemption.SCORE),
         Rule("gittins", RuleKey.GITTINS, preemption=Preemption.SCORE),
@@ -161,7 +175,8 @@ def rule_named(name: str) -> Rule:
     Parameters
     ----------
     name : str
-        One of :data:`RULES`, or that followed by ``+reactive`` or ``+predictive`` for a rule that
+        One of :data:`RULES`, or one's own as ``package.module:NAME``: a :class:`Rule`, or a
+        function that makes one. Followed by ``+reactive`` or ``+predictive``, it is a rule that
         scales the fleet and the services as well.
 
     Raises
@@ -170,15 +185,32 @@ def rule_named(name: str) -> Rule:
         If there is none of that name.
     """
     base, plus, scaling = name.partition("+")
-    if base not in RULES:
-        raise ConfigurationError(f"unknown rule '{base}'; known: {', '.join(RULES)}")
+    if base not in RULES and not is_part_name(base):
+        raise ConfigurationError(
+            f"unknown rule '{base}'; known: {', '.join(RULES)}, and one's own as "
+            "package.module:NAME"
+        )
+    found = RULES[base] if base in RULES else _own_rule(base)
     if not plus:
-        return RULES[base]
+        return found
     if scaling not in _SCALING:
         raise ConfigurationError(
             f"rule '{name}': unknown scaling '{scaling}'; known: {', '.join(_SCALING)}"
         )
-    return replace(RULES[base], name=name, scaling=_SCALING[scaling])
+    return replace(found, name=f"{found.name}+{scaling}", scaling=_SCALING[scaling])
+
+
+def _own_rule(name: str) -> Rule:
+    """Somebody's own rule, or what makes it."""
+    found = load_part(name, "rule")
+    if callable(found) and not hasattr(found, "decide"):
+        found = found()
+    if not isinstance(found, Rule):
+        raise ConfigurationError(
+            f"rule '{name}': is {found!r}; give a Rule, or a function without arguments that makes "
+            "one (a class with 'decide' is a policy: rules are data, which kernels carry out)"
+        )
+    return found
 
 
 FILTERS = ("resources", "gpu_model", "gpu_memory", "topology", "bandwidth")
@@ -235,8 +267,8 @@ def parse_profile(content: Any, source: str = "profile") -> Rule:
         mapping with a weight; optionally ``filters``, some of :data:`FILTERS`; ``preemption``,
         ``none``, ``higher_score``, ``priority`` or ``reclaim``; ``strict_order``, whether the first
         job of the queue holds up all others; ``reservation``, whether nobody delays the first one
-        that does not fit (not with ``higher_score``); ``elastic``, whether running elastic jobs get
-        idle capacity.
+        that does not fit (not with ``higher_score``); ``elastic``, an :class:`Elasticity`: how
+        running elastic jobs are lent what nobody else uses.
     source : str, optional
         For messages.
 
@@ -266,7 +298,7 @@ def parse_profile(content: Any, source: str = "profile") -> Rule:
     if preemption not in _PREEMPTION:
         known = ", ".join(_PREEMPTION)
         raise ConfigurationError(f"{source}: 'preemption' is {preemption!r}; choose from {known}")
-    for field in ("strict_order", "reservation", "elastic"):
+    for field in ("strict_order", "reservation"):
         switch = content.get(field, False)
         if not isinstance(switch, bool):
             raise ConfigurationError(f"{source}: '{field}' is {switch!r}; give true or false")
@@ -282,8 +314,16 @@ def parse_profile(content: Any, source: str = "profile") -> Rule:
         preemption=_PREEMPTION[preemption],
         blocking=content.get("strict_order", False),
         reservation=content.get("reservation", False),
-        elastic=content.get("elastic", False),
+        elastic=_elasticity(source, content.get("elastic", "none")),
     )
+
+
+def _elasticity(source: str, value: Any) -> Elasticity:
+    """How a profile lends; once it said only whether, which is not enough."""
+    if isinstance(value, bool):
+        name = "idle" if value else "none"
+        raise ConfigurationError(f"{source}: 'elastic' is {value!r}; say how: {name} as before")
+    return enum_member(Elasticity, source, "elastic", str(value))
 
 
 def _check_filters(source: str, filters: Any) -> None:

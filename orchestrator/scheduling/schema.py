@@ -39,10 +39,12 @@ from orchestrator.kernels.see.layout import (
     RACK_NAMES,
     SERVICE_NAMES,
     SETS,
+    SIZE_NAMES,
     SURROUNDINGS,
     TENANT_NAMES,
     VICTIM_NAMES,
     ActionHead,
+    SizeChoice,
     VectorPart,
     head_offsets,
 )
@@ -101,7 +103,7 @@ class ActionLayout:
     victims : int
         Running jobs that may be preempted, V.
     elastics : int
-        Running elastic jobs that may shrink or grow by one worker, E.
+        Running elastic jobs that may be resized, E.
     migrate : bool
         Whether the victims may also be moved.
     capacity_steps : int
@@ -112,6 +114,8 @@ class ActionLayout:
         Whether *wait* exists; under commitment semantics it does not.
     choose_node : bool
         Whether the K candidates are the nodes of the cluster.
+    sizes : int
+        Sizes that a resize chooses among, Z; 0: jobs shrink and grow step by step.
     """
 
     window: int
@@ -123,6 +127,12 @@ class ActionLayout:
     services: int = 0
     can_wait: bool = False
     choose_node: bool = False
+    sizes: int = 0
+
+    @property
+    def steps(self) -> int:
+        """Steps of a kind that a job may be resized by: one, or none if sizes are chosen."""
+        return int(self.sizes == 0)
 
     @property
     def heads(self) -> tuple[Head, ...]:
@@ -145,6 +155,10 @@ class ActionLayout:
                     by = "on node" if self.choose_node else "by candidate"
                     job, candidate = divmod(index, self.candidates)
                     return f"place job {job} of the window {by} {candidate}"
+                if head.kind == ActionHead.RESIZE:
+                    job, choice = divmod(index, self.sizes)
+                    size = SizeChoice(choice).name.lower().replace("_", " ")
+                    return f"resize {job} to {size}"
                 if head.kind in (ActionHead.SCALE_IN, ActionHead.SCALE_OUT):
                     return f"{head.name} by {index + 1}"
                 return f"{head.name} {index}" if head.size > 1 else head.name
@@ -168,6 +182,8 @@ class FeatureSchema:
         Whether the global vector describes the fleet, too.
     tenants_shown, racks_shown : int
         Sizes of the sets of tenants and of racks.
+    own : tuple of (str, str), optional
+        Features that somebody has added: set and name of each. They are the last of their sets.
     """
 
     encoding: Encoding
@@ -176,55 +192,69 @@ class FeatureSchema:
     fleet: bool = False
     tenants_shown: int = 0
     racks_shown: int = 0
+    own: tuple[tuple[str, str], ...] = ()
+
+    def _with_own(self, part: str, names: tuple[str, ...]) -> tuple[str, ...]:
+        """Features of a set, with those that were added to it; none where it is not shown."""
+        return names + tuple(name for of, name in self.own if of == part) if names else ()
 
     @property
     def queue(self) -> tuple[str, ...]:
         """Features of a queued job; none where no queue is shown."""
-        return _QUEUE_NAMES[self.encoding] if self.actions.window > 0 else ()
+        names = _QUEUE_NAMES[self.encoding] if self.actions.window > 0 else ()
+        return self._with_own("queue", names)
 
     @property
     def globals(self) -> tuple[str, ...]:
         """Features of the cluster as a whole."""
         if self.encoding == Encoding.PLACEMENT:
-            return POOL_NAMES
-        return GLOBAL_NAMES + FLEET_NAMES if self.fleet else GLOBAL_NAMES
+            return self._with_own("global", POOL_NAMES)
+        names = GLOBAL_NAMES + FLEET_NAMES if self.fleet else GLOBAL_NAMES
+        return self._with_own("global", names)
 
     @property
     def candidates(self) -> tuple[str, ...]:
         """Features of a candidate placement; none where placements are not chosen."""
         if self.actions.choose_node:
-            return NODE_NAMES
-        return CANDIDATE_NAMES if self.actions.can_wait and self.actions.window > 0 else ()
+            return self._with_own("candidates", NODE_NAMES)
+        shown = self.actions.can_wait and self.actions.window > 0
+        return self._with_own("candidates", CANDIDATE_NAMES if shown else ())
 
     @property
     def victims(self) -> tuple[str, ...]:
         """Features of a running job that may be preempted."""
-        return VICTIM_NAMES if self.actions.victims > 0 else ()
+        return self._with_own("victims", VICTIM_NAMES if self.actions.victims > 0 else ())
 
     @property
     def elastics(self) -> tuple[str, ...]:
         """Features of a running elastic job that may be resized."""
-        return ELASTIC_NAMES if self.actions.elastics > 0 else ()
+        return self._with_own("elastics", ELASTIC_NAMES if self.actions.elastics > 0 else ())
 
     @property
     def services(self) -> tuple[str, ...]:
         """Features of a service."""
-        return SERVICE_NAMES if self.actions.services > 0 else ()
+        return self._with_own("services", SERVICE_NAMES if self.actions.services > 0 else ())
 
     @property
     def capacity(self) -> tuple[str, ...]:
         """Features of a change of the fleet."""
-        return CAPACITY_NAMES if self.actions.capacity_steps > 0 else ()
+        return self._with_own("capacity", CAPACITY_NAMES if self.actions.capacity_steps > 0 else ())
+
+    @property
+    def sizes(self) -> tuple[str, ...]:
+        """Features of a size that an elastic job may be given."""
+        shown = self.actions.elastics > 0 and self.actions.sizes > 0
+        return self._with_own("sizes", SIZE_NAMES if shown else ())
 
     @property
     def tenants(self) -> tuple[str, ...]:
         """Features of a tenant."""
-        return TENANT_NAMES if self.tenants_shown > 0 else ()
+        return self._with_own("tenants", TENANT_NAMES if self.tenants_shown > 0 else ())
 
     @property
     def racks(self) -> tuple[str, ...]:
         """Features of a rack."""
-        return RACK_NAMES if self.racks_shown > 0 else ()
+        return self._with_own("racks", RACK_NAMES if self.racks_shown > 0 else ())
 
     @property
     def advice(self) -> tuple[str, ...]:
@@ -267,6 +297,7 @@ _PREFIX = {
     "elastics": "elastic:",
     "services": "service:",
     "capacity": "capacity:",
+    "sizes": "size:",
 }
 
 
@@ -278,7 +309,7 @@ def _columns(schema: FeatureSchema, by_head: bool) -> dict[tuple[str, str], str]
     for head in schema.actions.heads:
         for part in HEADS[head.kind].sets if head.size > 0 else ():
             if getattr(schema, part):
-                own = head.kind != ActionHead.PLACE
+                own = head.kind != ActionHead.PLACE and part != "sizes"
                 prefix = f"{head.name}:" if own else _PREFIX[part]
                 blocks[head.name, part] = prefix
     return blocks
@@ -338,8 +369,9 @@ def vector_layout(
     int64 [parts, len(VectorPart)]
         One row for each set that describes a head; rows of one head follow each other.
     """
-    window, candidates, victims, elastics, services, changes = sizes
+    window, candidates, victims, elastics, services, changes, resizes = sizes
     per_job = candidates // window if schema.candidates else 1
+    per_elastic = resizes // elastics if schema.sizes else 0
     layout = replace(
         schema.actions,
         window=window,
@@ -348,6 +380,7 @@ def vector_layout(
         elastics=elastics if schema.elastics else 0,
         services=services if schema.services else 0,
         capacity_steps=changes // 2 if schema.capacity else 0,
+        sizes=per_elastic,
     )
     blocks = _columns(schema, by_head)
     widths = [len(getattr(schema, part)) for _, part in blocks]
@@ -364,8 +397,9 @@ def vector_layout(
             row[VectorPart.FIRST_ACTION] = head.offset
             row[VectorPart.ACTIONS] = head.size
             row[VectorPart.SET] = SETS.index(part) if part else -1
-            # Candidates are numbered as the actions are; their job is one for all of them.
-            row[VectorPart.SHARED_BY] = per_job if part == "queue" else 1
+            # Candidates and sizes are numbered as the actions are; their job is one for all.
+            shared = {"queue": per_job, "elastics": max(spec.sets.count("sizes") * per_elastic, 1)}
+            row[VectorPart.SHARED_BY] = shared.get(part, 1)
             row[VectorPart.COLUMN] = starts[head.name if by_head else "", part] if part else 0
             row[VectorPart.ONE_HOT] = one_hot + at if len(heads) > 1 else -1
             if spec.behind is not None:

@@ -34,6 +34,7 @@ _MODULES = {
     "orchestrator.engine.history": ("History", "JobNote"),
     "orchestrator.engine.tables": ("TableImage",),
     "orchestrator.kernels.state.codes": (
+        "Elasticity",
         "Information",
         "JobKind",
         "Placement",

@@ -1,6 +1,8 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -25,6 +27,7 @@ from agents.linear.policy import LinearRanker
 from envs.config import CLUSTER, JOB_ORDERING, EnvConfig
 from envs.reward import RewardConfig
 from orchestrator.errors import SchemaMismatchError
+from orchestrator.kernels.see.layout import Resizing
 from orchestrator.kernels.see.queue import Encoding
 
 WEIGHTS = np.linspace(-1.0, 1.0, 14).astype(np.float32)
@@ -224,3 +227,18 @@ def test_loading_a_ranker_does_not_import_torch(tmp_path):
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
     assert result.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize("name", ["cma", "ppo"])
+def test_bundles_from_before_sizes_resize_by_steps_and_lock_as_they_did(name):
+    manifest = read_manifest(Path(__file__).resolve().parents[2] / "results" / "philly" / name)
+    assert not {"resizing", "resize_lock_seconds"} & set(manifest.environment)
+    config = restore_environment(manifest.environment)
+    assert (config.resizing, config.resize_lock_seconds) == (Resizing.STEPS, None)
+    assert config.schema.digest == manifest.digest
+    heads = {head["name"]: (head["offset"], head["size"]) for head in manifest.actions["heads"]}
+    here = {head.name: (head.offset, head.size) for head in config.schema.actions.heads}
+    assert {head: here[head] for head in heads} == heads
+    sizes = replace(config, resizing=Resizing.SIZES)
+    with pytest.raises(SchemaMismatchError, match="heads"):
+        manifest.require(sizes.schema)

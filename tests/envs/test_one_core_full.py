@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from envs import CLUSTER, EnvConfig, Scenario, SchedulingEnv, SchedulingVectorEnv
 from envs.gym import row_seeds
+from envs.rows.buffers import configure_view
 from envs.scenario import FleetPlan, configure_scenario
-from envs.session import configure_view
 from envs.workloads.failures import FailureModel
 from orchestrator.invariants import assert_invariants
 from orchestrator.kernels.change import episode
@@ -28,6 +28,7 @@ from orchestrator.kernels.lang.jit import entry as from_python
 from orchestrator.kernels.run import rows as entry
 from orchestrator.kernels.run.buffers import Source
 from orchestrator.kernels.run.session import load_surroundings
+from orchestrator.kernels.see.layout import Resizing, SizeChoice
 from orchestrator.kernels.state.codes import (
     NO_JOB,
     ActionKind,
@@ -47,6 +48,7 @@ from tests.envs.cases import MEMO, pick_legal, without_memo
 from tests.envs.scaling_cases import busy_scenario, busy_trace
 from tests.naive.random import random_below, random_bits
 from tests.naive.surroundings import FullView
+from tests.twins import kernel_calls
 
 pytestmark = pytest.mark.property
 _ROWS = 2
@@ -85,6 +87,8 @@ def cases(draw: st.DrawFn) -> Case:
         "victims": draw(st.integers(1, 3)),
         "preemption_limit": draw(st.integers(0, 3)),
         "elastics": draw(st.integers(0, 3)),
+        "resizing": draw(st.sampled_from(Resizing)),
+        "resize_lock_seconds": draw(st.sampled_from([None, 0.0, 30.0])),
         "migrate": draw(st.booleans()),
         "services": draw(st.sampled_from([0, 3, 3])),
         "capacity_steps": draw(st.integers(0, 3)),
@@ -93,7 +97,9 @@ def cases(draw: st.DrawFn) -> Case:
         "fleet": draw(st.booleans()),
         "encoding": draw(st.sampled_from(["default", "cluster", "full"])),
         "min_run_seconds": draw(st.sampled_from([0.0, 60.0])),
-        "advice": draw(st.sampled_from(["elastic_srtf+predictive", "reclaim+reactive"])),
+        "advice": draw(
+            st.sampled_from(["elastic_srtf+predictive", "fill_srsf+predictive", "reclaim+reactive"])
+        ),
         "step_limit": draw(st.sampled_from([0, 0, 25])),
     }
     if not heads["services"] and not heads["capacity_steps"]:
@@ -233,11 +239,26 @@ class BareRow:
             now = view.jobs[j].workers_now if j >= 0 else 0
             fewer = min(now - 1, view.asks[j].workers) if j >= 0 else 0
             return ActionKind.RESIZE, j, now + 1 if head == "grow" else fewer
+        if head == "resize":
+            j = at(elastics, i // len(SizeChoice))
+            sizes = self._sizes(j, view) if j >= 0 else [0] * len(SizeChoice)
+            return ActionKind.RESIZE, j, sizes[i % len(SizeChoice)]
         if head in ("scale_in", "scale_out"):
             return ActionKind.CAPACITY, 0, i + 1 if head == "scale_out" else -i - 1
         if head in ("fewer_replicas", "more_replicas"):
             return ActionKind.SERVICE, i, view.size(i) + (1 if head == "more_replicas" else -1)
         return ActionKind.WAIT, 0, 0
+
+    def _sizes(self, j: int, view: FullView) -> list[int]:
+        """Workers that each choice stands for; 0: what an earlier one stands for, or nothing."""
+        now, ask = view.jobs[j].workers_now, view.asks[j]
+        above = range(now + 1, self.state.shape.workers + 1)
+        most = max((n for n in above if self._works((ActionKind.RESIZE, j, n))), default=now)
+        fastest = (
+            kernel_calls.fastest_size(self.state.rows, 0, j, self.scratch) if most > now else 0
+        )
+        meant = [max(ask.min_workers, 1), now - 1, ask.workers, now + 1, fastest]
+        return [n if n not in meant[:i] and n != now else 0 for i, n in enumerate(meant)]
 
     def advised(self, mask: NDArray[np.int8]) -> int:
         """The legal action that goes the way of the advising rule, or -1."""
@@ -258,7 +279,8 @@ class BareRow:
                     continue
             if kind in (ActionKind.RESIZE, ActionKind.SERVICE):
                 now = view.size(j) if kind == ActionKind.SERVICE else view.jobs[j].workers_now
-                if (own > now) != (value > now):
+                exact = kind == ActionKind.RESIZE and self.config.resizing == Resizing.SIZES
+                if own != value if exact else (own > now) != (value > now):
                     continue
             return int(action)
         return -1

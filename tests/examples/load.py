@@ -12,8 +12,13 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def load_example(name: str) -> ModuleType:
     """The ``run.py`` of an example, as a module of a name of its own."""
-    module_name = f"{name}_run"
-    path = ROOT / "examples" / name / "run.py"
+    return load_script(f"{name}/run.py")
+
+
+def load_script(file: str) -> ModuleType:
+    """A script below ``examples``, as a module of a name of its own."""
+    path = ROOT / "examples" / file
+    module_name = file.removesuffix(".py").replace("/", "_")
     spec = importlib.util.spec_from_file_location(module_name, path)
     assert spec is not None
     assert spec.loader is not None

@@ -91,7 +91,7 @@ class NaiveEngine(NaiveCluster):
             return Reason.NOT_ELASTIC
         if workers == now or not least(ask) <= workers <= min(ask.max_workers, self.max_workers):
             return Reason.SIZE_BOUNDS
-        if ask.kind != JobKind.SERVICE and self.now - job.changed < self.config.min_run_ms:
+        if ask.kind != JobKind.SERVICE and self.now - job.changed < self.config.resize_lock_ms:
             return Reason.MIN_RUN_TIME
         if self.units_of(job, workers - now) > self.free():
             return Reason.NO_CAPACITY

@@ -1,24 +1,22 @@
-"""Scores, rules and preemption in plain Python: the twin of ordering and rules."""
+"""Rules and preemption in plain Python: the twin of rules."""
 
 from __future__ import annotations
 
 import copy
-import math
 from typing import TYPE_CHECKING
 
 from orchestrator.kernels.state.codes import (
     ActionKind,
-    JobCode,
     JobKind,
     Preemption,
     QuotaMode,
     Reason,
     RuleKey,
-    Stream,
 )
 from orchestrator.scheduling.rules import Rule
-from tests.naive.placing import fits, least
-from tests.naive.random import random_unit
+from tests.naive.elastic import elastic_action, giver_for_first
+from tests.naive.order import has_room, score
+from tests.naive.placing import least
 
 if TYPE_CHECKING:
     from tests.naive.cluster import Job
@@ -27,94 +25,15 @@ if TYPE_CHECKING:
 _WAIT = (ActionKind.WAIT, -1)
 
 
-def score(engine: NaiveEngine, job: Job, key: int) -> float:
-    ask = job.ask
-    asked, submit = ask.requested_ms / 1000.0, ask.submit_ms / 1000.0
-    wait = (engine.now - ask.submit_ms) / 1000.0
-    if key in (RuleKey.WFP3_COMPAT, RuleKey.UNICEP_COMPAT):
-        wait = -1.0 - submit
-    processors = engine.demand(job) / 1000.0
-    left = float(max(ask.requested_ms - engine.progress(job), 0))
-    if key == RuleKey.FCFS:
-        return float(ask.submit_ms)
-    if key == RuleKey.SJF:
-        return float(ask.requested_ms)
-    if key == RuleKey.SRTF:
-        return left
-    if key == RuleKey.SRSF:
-        return left * engine.demand(job)
-    if key == RuleKey.F1:
-        first = submit if submit > 0 else 0.1
-        return math.log10(asked) * processors + 870.0 * math.log10(first)
-    if key in (RuleKey.WFP3, RuleKey.WFP3_COMPAT):
-        ratio = wait / asked
-        return -(ratio * ratio * ratio) * processors
-    if key in (RuleKey.UNICEP, RuleKey.UNICEP_COMPAT):
-        return -(wait + 1e-15) / (math.log2(processors + 1e-15) * asked)
-    if key == RuleKey.LARGEST:
-        return -float(engine.demand(job))
-    if key == RuleKey.PRIORITY:
-        ageing = engine.config.ageing_ms
-        return float(ask.priority) - ((engine.now - ask.submit_ms) / ageing if ageing else 0.0)
-    if key >= RuleKey.LAS:
-        return _service_score(engine, job, key)
-    counter = (engine.point << 32) + job.index
-    return random_unit(engine.seed, Stream.ORDERING, counter)
-
-
-def attained(engine: NaiveEngine, job: Job) -> int:
-    """Units x ms held so far."""
-    held = engine.now - job.changed if job in engine.running else 0
-    return job.attained + held * engine.units(job)
-
-
-def _service_score(engine: NaiveEngine, job: Job, key: int) -> float:
-    service, units = attained(engine, job), engine.demand(job)
-    if key == RuleKey.LAS:
-        return float(service)
-    if key == RuleKey.TIRESIAS:
-        bounds = [engine.config.las_first_s, engine.config.las_second_s]
-        level = sum(service / 1e6 >= bound for bound in bounds)
-        executed = service / max(units, 1)
-        waited = engine.now - job.ask.submit_ms - executed
-        if engine.config.las_promote and waited >= engine.config.las_promote * executed:
-            level = 0
-        waits = job.state in (JobCode.PENDING, JobCode.PREEMPTED)
-        return level * 2.0**46 + waits * 2.0**45 + job.ask.submit_ms
-    if key == RuleKey.GITTINS:
-        reached = [index for start, index in engine.gittins if start <= service / 1e6]
-        return -reached[-1] if reached else 0.0
-    if key == RuleKey.QSSF:
-        return float(job.ask.requested_ms * units)
-    return _dominant_share(engine, job.ask.tenant)
-
-
-def _dominant_share(engine: NaiveEngine, t: int) -> float:
-    """DRF: the largest share of any resource that a tenant holds, over its weight."""
-    if t >= len(engine.tenants):
-        return 0.0
-    held = [0, 0, 0]
-    for other in engine.jobs:
-        if other.ask.tenant == t:
-            ask, workers = other.ask, len(other.spots)
-            held[0] += workers * ask.gpus_per_worker * ask.gpu_milli
-            held[1] += workers * ask.cpu_milli
-            held[2] += workers * ask.memory_mib
-    nodes = engine.nodes
-    there = [
-        sum(1000 * node.gpus for node in nodes),
-        sum(node.cpu_cap_milli for node in nodes),
-        sum(node.memory_cap_mib for node in nodes),
-    ]
-    share = max(have / of if of else 0.0 for have, of in zip(held, there, strict=True))
-    return share / (engine.tenants[t].weight or 1.0)
-
-
 def rule_action(engine: NaiveEngine, rule: Rule) -> tuple[int, int, int]:
     """What a rule does now: (kind, job, value)."""
     kind, j = _rigid_action(engine, rule)
-    if kind == ActionKind.WAIT and rule.elastic and not engine.config.commitment:
-        return _elastic_action(engine, rule)
+    if rule.elastic and not engine.config.commitment:
+        if kind == ActionKind.WAIT:
+            return elastic_action(engine, rule)
+        giver = giver_for_first(engine, rule) if kind == ActionKind.PREEMPT else None
+        if giver is not None:
+            return ActionKind.RESIZE, giver.index, giver.ask.workers
     return kind, j, rule.placement
 
 
@@ -130,41 +49,6 @@ def _rigid_action(engine: NaiveEngine, rule: Rule) -> tuple[int, int]:
         if engine.placement_reason(job) == Reason.OK:
             return ActionKind.PLACE, job.index
     return _WAIT
-
-
-def _elastic_action(engine: NaiveEngine, rule: Rule) -> tuple[int, int, int]:
-    able = [job for job in engine.running if job.ask.kind != JobKind.SERVICE]
-    if engine.queue():
-        surplus = [
-            (len(job.spots) - job.ask.workers, job)
-            for job in able
-            if len(job.spots) > job.ask.workers
-            and engine.resize_reason(job, job.ask.workers) == Reason.OK
-        ]
-        if surplus:
-            job = max(surplus, key=lambda pair: pair[0])[1]
-            return ActionKind.RESIZE, job.index, job.ask.workers
-        return *_WAIT, rule.placement
-    gains = []
-    for job in able:
-        more = len(job.spots) + 1
-        if engine.resize_reason(job, more) == Reason.OK and engine.place_more(job, 1):
-            gain = engine.speed_of(job, more) - job.speed
-            gains.append((gain / max(engine.units_of(job, 1), 1), job))
-    gains = [pair for pair in gains if pair[0] > 0]
-    if not gains:
-        return *_WAIT, rule.placement
-    job = max(gains, key=lambda pair: pair[0])[1]
-    return ActionKind.RESIZE, job.index, len(job.spots) + 1
-
-
-def has_room(engine: NaiveEngine, job: Job, gone: list[Job]) -> bool:
-    """Whether a waiting job fits and its quota holds it, if some jobs were gone."""
-    if engine.config.quota_mode == QuotaMode.HARD and engine.has_account(job):
-        used = engine.used(job.ask.tenant, gone) + engine.units_of(job, least(job.ask))
-        if used > engine.tenants[job.ask.tenant].quota_units:
-            return False
-    return fits(job.ask, engine.hosts(gone))
 
 
 def lacks_storage(engine: NaiveEngine, job: Job) -> bool:

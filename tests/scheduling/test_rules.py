@@ -34,6 +34,7 @@ from orchestrator import (
     parse_profile,
     read_profile,
 )
+from orchestrator.kernels.state.codes import Elasticity
 from orchestrator.kernels.state.records import REQUEST_DTYPE
 from orchestrator.scheduling.rules import FILTERS
 
@@ -54,6 +55,19 @@ def test_a_profile_is_a_rule(tmp_path: Path) -> None:
         "packing", RuleKey.SJF, Placement.FGD, preemption=Preemption.SCORE, blocking=True
     )
     assert read_profile(path) == expected
+
+
+@pytest.mark.parametrize("elastic", list(Elasticity))
+def test_every_way_to_lend_has_a_name(elastic: Elasticity) -> None:
+    content = {"name": "lends", "sort": "srsf", "elastic": elastic.name.lower()}
+    assert parse_profile(content) == Rule("lends", RuleKey.SRSF, elastic=elastic)
+
+
+def test_whether_to_lend_is_not_how() -> None:
+    with pytest.raises(ConfigurationError, match="'elastic' is True; say how: idle as before"):
+        parse_profile({"name": "old", "sort": "srtf", "elastic": True})
+    with pytest.raises(ConfigurationError, match="'elastic' is 'all'; choose from none, idle"):
+        parse_profile({"name": "wrong", "sort": "srtf", "elastic": "all"})
 
 
 @pytest.mark.parametrize("placement", list(Placement))

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from orchestrator.kernels.run import rows as entry
 from orchestrator.kernels.state.codes import (
+    Elasticity,
     EventKind,
     Information,
     JobCode,
@@ -124,6 +125,7 @@ _CONFIG = st.fixed_dictionaries(
         "backfill": st.integers(0, 1),
         "preemption_limit": st.sampled_from([8, 8, 3, 1, 0]),
         "min_run_ms": st.sampled_from([0, 0, 2000]),
+        "resize_lock_ms": st.sampled_from([0, 0, 2000]),
         "min_run_costs": st.sampled_from([0, 0, 2]),
         "information": st.sampled_from([*Information, Information.ESTIMATE]).map(int),
         "slowdown_bound_ms": st.just(10_000),
@@ -222,7 +224,7 @@ rules = st.builds(
     ),
     blocking=st.booleans(),
     reservation=st.booleans(),
-    elastic=st.booleans(),
+    elastic=st.sampled_from(Elasticity),
 )
 
 

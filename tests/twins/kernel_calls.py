@@ -10,6 +10,7 @@ from orchestrator.kernels.change import hold as resources
 from orchestrator.kernels.change import hold as whatif
 from orchestrator.kernels.change import nodes as capacity
 from orchestrator.kernels.change import queue as queue_positions
+from orchestrator.kernels.decide import elastic
 from orchestrator.kernels.decide import gang as backfill
 from orchestrator.kernels.decide import order as ordering
 from orchestrator.kernels.lang import numbers as rnd
@@ -18,6 +19,7 @@ from orchestrator.kernels.place import fit as feasibility
 from orchestrator.kernels.place import generate as placement
 from orchestrator.kernels.place import slots, throughput
 from orchestrator.kernels.see import metrics
+from orchestrator.kernels.state.access import job as row_job
 
 _random_bits, _random_unit, _random_below = rnd.random_bits, rnd.random_unit, rnd.random_below
 _next, _pop = timeline.next_event, timeline.pop_event
@@ -64,3 +66,12 @@ def begin_with_services(rows, e, seed, nodes, standing, requests, services, plan
     _begin_episode(rows[e], np.uint64(seed), nodes, standing, requests)
     _load_services(rows[e], services)
     _load_plans(rows[e], plans)
+
+
+@entry
+def fastest_size(rows, e, j, nodes):
+    """Workers with which a running elastic job that can grow is fastest; 0: it is so already."""
+    row = rows[e]
+    more = elastic.largest_size(row, np.int64(j), nodes) - np.int64(row_job(row, j).workers_now)
+    size, _ = elastic.fastest_size(row, np.int64(j), more, nodes)
+    return size

@@ -189,6 +189,7 @@ def _begin(dice: np.random.Generator, state: ClusterState, rates: np.ndarray) ->
     row["commitment"], row["backfill"] = dice.choice([0, 0, 0, 1]), dice.integers(0, 2)
     row["quota_mode"] = dice.choice(list(QuotaMode))
     row["preemption_limit"], row["min_run_ms"] = 8, dice.choice([0, 5000])
+    row["resize_lock_ms"] = row["min_run_ms"]
     row["elastics"] = row["migrate"] = 1
     incidents = np.zeros(_INCIDENTS, INCIDENT_DTYPE)
     incidents["time_ms"] = np.sort(dice.integers(0, 1_000_000, _INCIDENTS))

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import itertools
 
+from orchestrator.kernels.run import rows as entry
 from orchestrator.kernels.state.codes import (
     ActionKind,
+    Elasticity,
     EventKind,
     JobCode,
     JobKind,
     NodeCode,
+    Preemption,
     QuotaMode,
     Reason,
     RuleKey,
     Status,
 )
 from orchestrator.scheduling.rules import RULES, Rule
+from tests.naive.rules import rule_action
+from tests.twins.cases import scratch
 from tests.twins.scenes import Play, replayed, scene
 
 _PLACE, _PREEMPT, _RESIZE, _MIGRATE, _WAIT = (
@@ -208,3 +213,100 @@ def test_a_reservation_is_for_as_few_workers_as_the_job_starts_with() -> None:
     play.advance()
     assert play.act(_PLACE, 2, 1) == Reason.OK
     assert play.row["reservation_ms"] == 10_000
+
+
+# --- rules that lend by rank ---------------------------------------------------------------------
+
+
+def _rule(elastic: Elasticity, preemption: Preemption = Preemption.NONE) -> Rule:
+    return Rule("lends", RuleKey.SRSF, preemption=preemption, elastic=elastic)
+
+
+def _asked(play: Play, rule: Rule) -> tuple[int, int, int]:
+    """What a rule does now; its twin says the same."""
+    action = entry.rule_action(play.state.rows, 0, rule.to_record(), scratch())
+    assert action == rule_action(play.twin, rule)
+    return action
+
+
+_SHORT = _ELASTIC | {"duration_ms": 30_000}
+_LONG = _ELASTIC | {"duration_ms": 300_000}
+
+
+def test_the_shortest_grows_first_and_to_the_most_at_once() -> None:
+    play = Play(scene([4, 4], [_LONG, _SHORT, _at(10)], elastics=1))
+    for j in (0, 1):
+        play.act(_PLACE, j, 1)
+    play.wait_until(10_000)
+    play.act(_PLACE, 2, 1)
+    assert _asked(play, _rule(Elasticity.SHORTEST)) == (_RESIZE, 1, 4)
+    play.act(_RESIZE, 1, 4)
+    assert _asked(play, _rule(Elasticity.SHORTEST)) == (_RESIZE, 0, 4)
+    assert _asked(play, _rule(Elasticity.IDLE)) == (_RESIZE, 0, 3)
+
+
+def _lent(waiting: dict[str, int]) -> Play:
+    """A short and a long job have four workers each of eight, and somebody waits."""
+    jobs = [job | {"preemptible": 1} for job in (_LONG, _SHORT)]
+    case = scene(
+        [4, 4], [*jobs, _at(1), waiting | {"submit_ms": 9000}], elastics=1, preemption_limit=8
+    )
+    play = Play(case)
+    for j in (0, 1):
+        play.act(_PLACE, j, 1)
+    play.wait_until(1000)
+    play.act(_PLACE, 2, 1)
+    for j in (0, 1):
+        assert play.act(_RESIZE, j, 4) == Reason.OK
+    play.wait_until(9000)
+    return play
+
+
+def test_only_those_behind_who_waits_give_back_and_before_anybody_is_preempted() -> None:
+    for preemption in (Preemption.NONE, Preemption.SCORE):
+        rule = _rule(Elasticity.KEEP, preemption)
+        play = _lent({"duration_ms": 20_000, "workers": 2})
+        assert _asked(play, rule) == (_RESIZE, 0, 2)
+        play.act(_RESIZE, 0, 2)
+        assert _asked(play, rule)[:2] == (_PLACE, 3)
+        # For one behind both nobody gives anything back; by idleness everybody would.
+        play = _lent({"duration_ms": 900_000, "workers": 2})
+        assert _asked(play, rule)[0] == _WAIT
+        assert _asked(play, _rule(Elasticity.IDLE))[0] == _RESIZE
+
+
+def test_nobody_gives_back_what_does_not_help() -> None:
+    play = _lent({"duration_ms": 15_000, "gpus_per_worker": 3})
+    assert _asked(play, _rule(Elasticity.KEEP))[0] == _WAIT
+
+
+def test_whoever_keeps_gets_more_and_the_rest_is_lent_only_to_fill() -> None:
+    wide = {"duration_ms": 30_000, "workers": 2, "gpus_per_worker": 4, "submit_ms": 10_000}
+    play = Play(scene([4, 4], [_LONG, _SHORT, wide], elastics=1))
+    for j in (0, 1):
+        play.act(_PLACE, j, 1)
+    play.wait_until(10_000)
+    assert _asked(play, _rule(Elasticity.KEEP)) == (_RESIZE, 1, 4)
+    play.act(_RESIZE, 1, 4)
+    assert _asked(play, _rule(Elasticity.KEEP))[0] == _WAIT
+    assert _asked(play, _rule(Elasticity.FILL)) == (_RESIZE, 0, 4)
+
+
+def test_growing_has_to_pay() -> None:
+    ends = _SHORT | {"regroup_ms": 20_000}
+    play = Play(scene([4, 4], [ends, _at(10)], elastics=1))
+    play.act(_PLACE, 0, 1)
+    play.wait_until(10_000)  # 20 s are left: half of that, and the regroup, take longer
+    play.act(_PLACE, 1, 1)
+    assert _asked(play, _rule(Elasticity.SHORTEST))[0] == _WAIT
+    assert _asked(play, _rule(Elasticity.IDLE)) == (_RESIZE, 0, 3)
+
+
+def test_a_size_is_locked_apart_from_the_place() -> None:
+    job = _ELASTIC | {"preemptible": 1}
+    locked = scene([4, 4], [job, _at(10)], elastics=1, preemption_limit=8, resize_lock_ms=20_000)
+    play = Play(locked)
+    play.act(_PLACE, 0, 1)
+    play.wait_until(10_000)
+    assert play.act(_RESIZE, 0, 3) == Reason.MIN_RUN_TIME
+    assert play.act(_PREEMPT, 0) == Reason.OK

@@ -133,6 +133,7 @@ _RULES = st.builds(
     quota_mode=st.sampled_from(QuotaMode),
     information=st.sampled_from(Information),
     min_run_seconds=st.floats(0, 1e6),
+    resize_lock_seconds=st.none() | st.floats(0, 1e6),
 )
 _SERVICES = st.builds(
     ServiceSpec,

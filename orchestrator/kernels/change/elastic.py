@@ -14,14 +14,16 @@ from orchestrator.kernels.change.hold import (
     reserve_gang,
     reserve_traffic,
     reserve_worker,
+    retake_worker,
 )
 from orchestrator.kernels.change.jobs import begin_change, drop_worker, end_change, progress_now
 from orchestrator.kernels.change.nodes import retire_if_empty
 from orchestrator.kernels.lang.jit import kernel
+from orchestrator.kernels.lang.memory import copy_record
 from orchestrator.kernels.state.access import job, request, worker
 from orchestrator.kernels.state.codes import EffectKind, Placement
 
-__all__ = ["grow_job", "migrate_job", "shrink_job"]
+__all__ = ["grow_job", "lift_workers", "migrate_job", "restore_workers", "shrink_job"]
 
 
 _TIGHT = np.int64(Placement.BEST_FIT)
@@ -82,6 +84,35 @@ def shrink_job(row, j, count):
     job(row, j).resizes += 1
     row.resizes += 1
     end_change(row, j, max(stall, request(row, j).regroup_ms), EffectKind.REGROUP)
+
+
+@kernel
+def lift_workers(row, j, count, dropped):
+    """Free the ``count`` workers that shrinking a job would take, for the sake of argument.
+
+    Which ones is noted in ``dropped`` [>= count], for :func:`restore_workers`.
+    """
+    release_traffic(row, j, job(row, j).workers_now)
+    for k in range(count):
+        w = _loneliest_worker(row, j, np.int64(job(row, j).workers_now))
+        dropped[k] = np.int32(w)
+        drop_worker(row, j, w)
+    reserve_traffic(row, j, job(row, j).workers_now)
+
+
+@kernel
+def restore_workers(row, j, count, dropped):
+    """Undo :func:`lift_workers`: every worker is where it was, under its number."""
+    release_traffic(row, j, job(row, j).workers_now)
+    for k in range(count - 1, -1, -1):
+        w, last = np.int64(dropped[k]), np.int64(job(row, j).workers_now)
+        retake_worker(row, j, last)
+        devices, n = worker(row, j, w).devices, worker(row, j, w).node
+        copy_record(worker(row, j, w), worker(row, j, last))
+        worker(row, j, last).devices = devices
+        worker(row, j, last).node = n
+        job(row, j).workers_now = last + 1
+    reserve_traffic(row, j, job(row, j).workers_now)
 
 
 @kernel

@@ -8,7 +8,8 @@ from orchestrator.kernels.change.elastic import migrate_job
 from orchestrator.kernels.change.events import close_point, commit_to, count_decision, count_illegal
 from orchestrator.kernels.change.jobs import begin_preemption, start_job
 from orchestrator.kernels.change.queue import queue_position
-from orchestrator.kernels.decide.gang import change_size, earliest_start
+from orchestrator.kernels.decide.elastic import change_size
+from orchestrator.kernels.decide.gang import earliest_start
 from orchestrator.kernels.decide.legal import (
     can_wait,
     permitted_workers,

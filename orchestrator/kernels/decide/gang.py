@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 
-from orchestrator.kernels.change.elastic import grow_job, shrink_job
 from orchestrator.kernels.change.jobs import start_job
 from orchestrator.kernels.decide.legal import permitted_workers
 from orchestrator.kernels.lang.jit import kernel
 from orchestrator.kernels.place.fit import fits, least_units
-from orchestrator.kernels.place.generate import island_of, place_gang, place_more
+from orchestrator.kernels.place.generate import place_gang
 from orchestrator.kernels.state.access import job, queue, request, running, tenant
-from orchestrator.kernels.state.codes import Placement, Reason
+from orchestrator.kernels.state.codes import Placement
 
-__all__ = ["backfill_queue", "change_size", "earliest_start", "leaves_storage", "start_gang"]
+__all__ = ["backfill_queue", "earliest_start", "leaves_storage", "start_gang"]
 
 
 @kernel
@@ -25,21 +24,6 @@ def start_gang(row, position, generator, nodes):
     j = queue(row, position).job
     workers = permitted_workers(row, j, place_gang(row, j, generator, nodes))
     return workers > 0 and start_job(row, position, nodes, workers, generator)
-
-
-@kernel
-def change_size(row, j, workers, nodes):
-    """Give a running gang another number of workers than it has, if it may; a ``Reason``."""
-    more = workers - np.int64(job(row, j).workers_now)
-    if more < 0:
-        shrink_job(row, j, -more)
-        return np.int64(Reason.OK)
-    if place_more(row, j, more, nodes) < more:
-        return np.int64(Reason.NO_CAPACITY)
-    first, last = island_of(row, j)
-    if not grow_job(row, j, nodes, more, first, last):
-        return np.int64(Reason.NO_CAPACITY)
-    return np.int64(Reason.OK)
 
 
 _PLACEMENT = np.int64(Placement.FIRST_FIT)

@@ -159,7 +159,7 @@ def resize_reason(row, j, workers):
     most = min(ask.max_workers, row.max_workers)
     if workers == now or workers < least_workers(row, j) or workers > most:
         return Reason.SIZE_BOUNDS
-    if ask.kind != JobKind.SERVICE and row.now_ms - job(row, j).resized_ms < row.min_run_ms:
+    if ask.kind != JobKind.SERVICE and row.now_ms - job(row, j).resized_ms < row.resize_lock_ms:
         return Reason.MIN_RUN_TIME
     if workers > now:
         if units_of(row, j, workers - now) > row.free_units:

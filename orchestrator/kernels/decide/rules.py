@@ -9,7 +9,7 @@ import numpy as np
 from orchestrator.kernels.change.events import finish_episode
 from orchestrator.kernels.decide.advance import advance
 from orchestrator.kernels.decide.commit import commit
-from orchestrator.kernels.decide.elastic import elastic_action
+from orchestrator.kernels.decide.elastic import elastic_action, given_instead
 from orchestrator.kernels.decide.legal import has_no_limits, placement_reason
 from orchestrator.kernels.decide.order import first_in_queue, job_score, precedes
 from orchestrator.kernels.decide.scale import scaling_action
@@ -78,7 +78,7 @@ RULE_DTYPE = np.dtype(
         ("blocking", "u1"),  # nobody overtakes the first job of the queue
         ("reservation", "u1"),  # nobody delays the first job that does not fit
         ("scaling", "u1"),  # codes.Scaling: how nodes and replicas are changed
-        ("elastic", "u1"),  # running jobs are resized when nothing can be placed
+        ("elastic", "u1"),  # codes.Elasticity: how running jobs are resized
     ],
     align=True,
 )
@@ -281,10 +281,15 @@ def ask_rule(row, rule, scratch):
         kind, j, tries = _walk(row, rule, scratch)
     elif row.queue_len > 0:
         kind, j = _in_turn(row, rule)
-    if kind == ActionKind.WAIT and rule.elastic != 0 and row.commitment == 0:
-        kind, j, value = elastic_action(row, rule, scratch)
-        return kind, j, value, tries
-    return kind, j, np.int64(rule.placement), tries
+    value = np.int64(rule.placement)
+    if rule.elastic != 0 and row.commitment == 0:
+        if kind == ActionKind.WAIT:
+            kind, j, value = elastic_action(row, rule, scratch)
+        elif kind == ActionKind.PREEMPT:
+            given, giver, size = given_instead(row, rule, scratch)
+            if given != ActionKind.WAIT:
+                kind, j, value = given, giver, size
+    return kind, j, value, tries
 
 
 @kernel

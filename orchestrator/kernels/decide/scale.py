@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from orchestrator.kernels.change.nodes import count_fleet, scale_capacity
 from orchestrator.kernels.change.queue import queue_position
 from orchestrator.kernels.change.services import note_scaling
-from orchestrator.kernels.decide.gang import change_size, start_gang
+from orchestrator.kernels.decide.elastic import change_size
+from orchestrator.kernels.decide.gang import start_gang
 from orchestrator.kernels.decide.legal import (
     fleet_reason,
     is_stuck,

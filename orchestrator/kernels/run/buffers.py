@@ -110,6 +110,7 @@ class Buffers(NamedTuple):
     elastics: NDArray[np.float32]  # [E, max(E_n, 1), F_e]
     services: NDArray[np.float32]  # [E, max(S, 1), F_s]
     capacity: NDArray[np.float32]  # [E, max(2 c, 1), F_c] changes by -1 .. -c, 1 .. c nodes
+    sizes: NDArray[np.float32]  # [E, max(E_n * Z, 1), F_z] of each elastic job
     tenants: NDArray[np.float32]  # [E, max(T, 1), F_t]
     racks: NDArray[np.float32]  # [E, max(R, 1), F_r]
     advice: NDArray[np.float32]  # [E, A] 1 at the advisor's choice; [E, 1] without advice
@@ -125,6 +126,7 @@ class Buffers(NamedTuple):
     window: NDArray[np.int32]  # [E, Q] the jobs shown
     victim_jobs: NDArray[np.int32]  # [E, max(V, 1)]
     elastic_jobs: NDArray[np.int32]  # [E, max(E_n, 1)]
+    resize_to: NDArray[np.int32]  # [E, max(E_n * Z, 1)] workers; 0: no such choice
     static: NDArray[np.float32]  # [E, J, STATIC_WIDTH]
     metrics: NDArray[np.float64]  # [E, len(Metric)] at the last step
     scale: NDArray[np.float64]  # [E] reward scale of the episode

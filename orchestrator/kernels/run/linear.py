@@ -407,6 +407,7 @@ def _sets_of(buffers):
         buffers.elastics,
         buffers.services,
         buffers.capacity,
+        buffers.sizes,
     )
 
 

@@ -37,7 +37,7 @@ from orchestrator.kernels.decide.rules import replay as _replay
 from orchestrator.kernels.decide.rules import rule_action as _rule_action
 from orchestrator.kernels.decide.turn.reserve import earliest_fit as _earliest_fit
 from orchestrator.kernels.decide.turn.reserve import start_refusal as _start_refusal
-from orchestrator.kernels.lang.jit import entry, on_row
+from orchestrator.kernels.lang.jit import entry, on_row, small_kernel
 from orchestrator.kernels.lang.memory import move_bytes
 from orchestrator.kernels.place.fit import can_ever_fit as _can_ever_fit
 from orchestrator.kernels.place.fit import fits as _fits
@@ -222,6 +222,12 @@ def copy_row(source_rows: Rows, i: int, target_rows: Rows, k: int) -> None:
     _copy_row(source_rows[i], target_rows[k])
 
 
+@small_kernel
+def _move(target, source, size):
+    """``memmove``: what Python calls is typed, and intrinsics are not."""
+    move_bytes(target, source, size)
+
+
 @entry
 def saved_bytes(rows: Rows, e: int, beside: NDArray[np.int64]) -> int:
     """How many bytes :func:`save_row` writes of a row."""
@@ -241,7 +247,7 @@ def save_row(rows: Rows, e: int, beside: NDArray[np.int64], out: NDArray[np.uint
     at = _save_row(rows[e], np.int64(out.ctypes.data))
     for k in range(beside.shape[0]):
         size = beside[k, 1]
-        move_bytes(at, beside[k, 0] + np.int64(e) * size, size)
+        _move(at, beside[k, 0] + np.int64(e) * size, size)
         at += size
 
 
@@ -255,7 +261,7 @@ def restore_row(rows: Rows, e: int, beside: NDArray[np.int64], saved: NDArray[np
     at = _restore_row(rows[e], begin)
     for k in range(beside.shape[0]):
         size = beside[k, 1]
-        move_bytes(beside[k, 0] + np.int64(e) * size, at, size)
+        _move(beside[k, 0] + np.int64(e) * size, at, size)
         at += size
     return int(at - begin)
 

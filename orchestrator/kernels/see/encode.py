@@ -28,12 +28,15 @@ from orchestrator.kernels.see.layout import (
     QueueColumn,
     ShareColumn,
     Shown,
+    SizeChoice,
     number,
 )
 from orchestrator.kernels.see.queue import Encoding, encode_global, encode_queue, fill_static
 from orchestrator.kernels.see.running import (
     encode_elastics,
+    encode_sizes,
     encode_victims,
+    mask_steps,
     select_elastics,
     select_victims,
 )
@@ -44,6 +47,9 @@ __all__ = ["encode", "look_anew"]
 
 
 _GLOBALS = len(GLOBAL_NAMES)
+
+
+_CHOICES = len(SizeChoice)
 
 
 @part
@@ -138,14 +144,20 @@ def _encode_victims(row, e, view, buffers, bench):
 
 @part
 def _encode_elastics(row, e, view, buffers, bench):
-    """Elastic jobs; how many resizes are legal."""
-    mask = buffers.mask[e, view.heads[ActionHead.SHRINK] : view.heads[ActionHead.MIGRATE]]
+    """Elastic jobs, and the sizes that they may be given; how many resizes are legal."""
+    heads, jobs = view.heads, buffers.elastic_jobs[e]
+    mask = buffers.mask[e, heads[ActionHead.SHRINK] : heads[ActionHead.MIGRATE]]
     mask[:] = np.int8(0)
-    count = select_elastics(row, buffers.elastic_jobs[e]) if row.done == 0 else 0
-    legal = encode_elastics(
-        row, buffers.elastic_jobs[e], count, bench.nodes, mask, buffers.elastics[e]
-    )
-    _blank(buffers.elastics[e], count, buffers.shown[e, Shown.ELASTICS])
+    before = buffers.shown[e, Shown.ELASTICS]
+    count = select_elastics(row, jobs) if row.done == 0 else 0
+    encode_elastics(row, jobs, count, buffers.elastics[e])
+    _blank(buffers.elastics[e], count, before)
+    if heads[ActionHead.RESIZE] < heads[ActionHead.MIGRATE]:
+        sizes, out = buffers.resize_to[e], buffers.sizes[e]
+        legal = encode_sizes(row, jobs, count, bench.nodes, mask, sizes, out)
+        _blank(out, count * _CHOICES, before * _CHOICES)
+    else:
+        legal = mask_steps(row, jobs, count, bench.nodes, mask)
     buffers.shown[e, Shown.ELASTICS] = count
     return legal
 

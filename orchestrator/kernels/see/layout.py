@@ -7,8 +7,9 @@ digests of schemas, and with them bundles, depend on names and order.
 
 Actions are numbered head by head:
 
-``place`` [Q, K] | ``preempt`` [V] | ``shrink`` [E] | ``grow`` [E] | ``migrate`` [V] |
-``scale_in`` [c] | ``scale_out`` [c] | ``fewer_replicas`` [S] | ``more_replicas`` [S] | ``wait``
+``place`` [Q, K] | ``preempt`` [V] | ``shrink`` [E] | ``grow`` [E] | ``resize`` [E, Z] |
+``migrate`` [V] | ``scale_in`` [c] | ``scale_out`` [c] | ``fewer_replicas`` [S] |
+``more_replicas`` [S] | ``wait``
 
 Heads that an environment does not have are of size 0.
 """
@@ -45,6 +46,7 @@ __all__ = [
     "RACK_NAMES",
     "SERVICE_NAMES",
     "SETS",
+    "SIZE_NAMES",
     "SURROUNDINGS",
     "TENANT_NAMES",
     "VICTIM_NAMES",
@@ -62,9 +64,12 @@ __all__ = [
     "PublishedColumn",
     "QueueColumn",
     "RackColumn",
+    "Resizing",
     "ServiceColumn",
     "ShareColumn",
     "Shown",
+    "SizeChoice",
+    "SizeColumn",
     "StaticColumn",
     "TenantColumn",
     "VectorPart",
@@ -253,6 +258,34 @@ class ElasticColumn(IntEnum):
     LOG_SINCE_CHANGE = 9  # .1 ln(1 + time since its size last changed, s)
 
 
+class SizeChoice(IntEnum):
+    """Sizes that a running elastic job may be given, where a policy chooses among them."""
+
+    FEWEST = 0
+    ONE_LESS = 1
+    ASKED = 2
+    ONE_MORE = 3
+    FASTEST = 4  # of those that it may have and that find a place now, with which it is fastest
+
+
+class SizeColumn(IntEnum):
+    """A size that a running elastic job may be given; the first are which of the choices it is."""
+
+    IS_FEWEST = 0
+    IS_ONE_LESS = 1
+    IS_ASKED = 2
+    IS_ONE_MORE = 3
+    IS_FASTEST = 4
+    CHANGE = 5  # (size - workers now) / workers asked for
+    LENT = 6  # size / workers asked for, -1
+    GAIN = 7  # speed gained / nominal speed, at most 4
+    SAVED = 8  # .1 ln(1 + s) of the estimated time that it saves; negative: that it costs
+    FREE_AFTER = 9  # free share of the cluster after the change
+    LETS_IN = 10  # it frees what the first waiting job lacks, by capacity
+    LONGER = 11  # .1 ln(1 + s) of estimated work left, if it gives workers back; else 0
+    SHORTER = 12  # the same if it gets more
+
+
 class ServiceColumn(IntEnum):
     """An inference service."""
 
@@ -378,6 +411,9 @@ VICTIM_NAMES = _names(VictimColumn)
 ELASTIC_NAMES = _names(ElasticColumn)
 
 
+SIZE_NAMES = _names(SizeColumn)
+
+
 SERVICE_NAMES = _names(ServiceColumn)
 
 
@@ -395,12 +431,21 @@ RACK_NAMES = _names(RackColumn)
 
 # --- actions -------------------------------------------------------------------------------------
 
-SETS = ("queue", "candidates", "victims", "elastics", "services", "capacity")
+SETS = ("queue", "candidates", "victims", "elastics", "services", "capacity", "sizes")
 """Sets of what actions are about, in the order in which an action's vector holds them."""
 
 
 SURROUNDINGS = ("tenants", "racks")
 """Sets that no action is about."""
+
+
+class Resizing(IntEnum):
+    """How a policy may resize elastic jobs."""
+
+    STEPS = 0
+    """One worker more; or back to what was asked for, from there on one worker less."""
+    SIZES = 1
+    """To any of the :class:`SizeChoice` at once."""
 
 
 class ActionHead(IntEnum):
@@ -410,12 +455,13 @@ class ActionHead(IntEnum):
     PREEMPT = 1
     SHRINK = 2
     GROW = 3
-    MIGRATE = 4
-    SCALE_IN = 5
-    SCALE_OUT = 6
-    FEWER_REPLICAS = 7
-    MORE_REPLICAS = 8
-    WAIT = 9
+    RESIZE = 4
+    MIGRATE = 5
+    SCALE_IN = 6
+    SCALE_OUT = 7
+    FEWER_REPLICAS = 8
+    MORE_REPLICAS = 9
+    WAIT = 10
 
 
 class HeadSpec(NamedTuple):
@@ -435,8 +481,9 @@ class HeadSpec(NamedTuple):
 HEADS = {
     ActionHead.PLACE: HeadSpec(ActionKind.PLACE, ("window", "candidates"), ("queue", "candidates")),
     ActionHead.PREEMPT: HeadSpec(ActionKind.PREEMPT, ("victims",), ("victims",)),
-    ActionHead.SHRINK: HeadSpec(ActionKind.RESIZE, ("elastics",), ("elastics",), -1),
-    ActionHead.GROW: HeadSpec(ActionKind.RESIZE, ("elastics",), ("elastics",), 1),
+    ActionHead.SHRINK: HeadSpec(ActionKind.RESIZE, ("elastics", "steps"), ("elastics",), -1),
+    ActionHead.GROW: HeadSpec(ActionKind.RESIZE, ("elastics", "steps"), ("elastics",), 1),
+    ActionHead.RESIZE: HeadSpec(ActionKind.RESIZE, ("elastics", "sizes"), ("elastics", "sizes")),
     ActionHead.MIGRATE: HeadSpec(ActionKind.MIGRATE, ("victims", "migrate"), ("victims",)),
     ActionHead.SCALE_IN: HeadSpec(ActionKind.CAPACITY, ("capacity_steps",), ("capacity",), -1),
     ActionHead.SCALE_OUT: HeadSpec(
@@ -449,6 +496,9 @@ HEADS = {
 
 
 _COUNT = len(HEADS)
+
+
+_CHOICES = len(SizeChoice)
 
 
 _KINDS = np.array([spec.kind for spec in HEADS.values()], np.int64)
@@ -530,6 +580,15 @@ def _candidate_of(row, j, generator, view, nodes):
     return np.int64(-1)
 
 
+@small_kernel
+def _choice_of(sizes, i, workers):
+    """Place in the head of the first choice that gives elastic job ``i`` so many workers, or -1."""
+    for c in range(_CHOICES):
+        if sizes[i * _CHOICES + c] == workers:
+            return np.int64(i * _CHOICES + c)
+    return np.int64(-1)
+
+
 @part
 def _place_in_head(row, e, action, view, buffers, nodes):
     """Where an action is within its head, or -1 if the sets that are shown do not hold it."""
@@ -545,7 +604,10 @@ def _place_in_head(row, e, action, view, buffers, nodes):
     if kind == ActionKind.PREEMPT or kind == ActionKind.MIGRATE:
         return _place_of(buffers.victim_jobs[e], shown[Shown.VICTIMS], j)
     if kind == ActionKind.RESIZE:
-        return _place_of(buffers.elastic_jobs[e], shown[Shown.ELASTICS], j)
+        i = _place_of(buffers.elastic_jobs[e], shown[Shown.ELASTICS], j)
+        if view.heads[ActionHead.RESIZE] == view.heads[ActionHead.MIGRATE] or i < 0:
+            return i
+        return _choice_of(buffers.resize_to[e], i, value)
     if kind == ActionKind.CAPACITY:  # the largest step, if a rule takes a larger one
         return np.int64(min(abs(value), row.capacity_steps) - 1)
     return np.int64(j) if kind == ActionKind.SERVICE else np.int64(0)
@@ -585,6 +647,9 @@ def decode(row, e, action, view, buffers):
         K = view.generators.shape[0]
         j = _shown(buffers.window[e], i // K, shown[Shown.JOBS])
         return kind, j, np.int64(view.generators[i % K])
+    if kind == ActionKind.RESIZE and step == 0:
+        j = _shown(buffers.elastic_jobs[e], i // _CHOICES, shown[Shown.ELASTICS])
+        return kind, j, np.int64(buffers.resize_to[e, i])
     if kind == ActionKind.RESIZE:
         j = _shown(buffers.elastic_jobs[e], i, shown[Shown.ELASTICS])
         if j >= 0:

@@ -5,19 +5,32 @@ from __future__ import annotations
 import numpy as np
 
 from orchestrator.kernels.change.jobs import progress_now, saved_progress
-from orchestrator.kernels.decide.elastic import fewer_workers, marginal_speed
+from orchestrator.kernels.decide.elastic import (
+    fastest_size,
+    fewer_workers,
+    largest_size,
+    marginal_speed,
+    sized_speed,
+)
 from orchestrator.kernels.decide.legal import preemption_reason, resize_reason
 from orchestrator.kernels.decide.whatif import lets_in
-from orchestrator.kernels.lang.jit import kernel
+from orchestrator.kernels.lang.jit import kernel, part, small_kernel
 from orchestrator.kernels.lang.numbers import fast_log, log_seconds
-from orchestrator.kernels.place.fit import fits
+from orchestrator.kernels.place.fit import fits, least_units, least_workers
 from orchestrator.kernels.place.generate import has_room_for_one
 from orchestrator.kernels.place.slots import units_of
-from orchestrator.kernels.see.layout import ElasticColumn, VictimColumn
+from orchestrator.kernels.see.layout import ElasticColumn, SizeChoice, SizeColumn, VictimColumn
 from orchestrator.kernels.state.access import job, queue, request, running
 from orchestrator.kernels.state.codes import NO_JOB, Reason
 
-__all__ = ["encode_elastics", "encode_victims", "select_elastics", "select_victims"]
+__all__ = [
+    "encode_elastics",
+    "encode_sizes",
+    "encode_victims",
+    "mask_steps",
+    "select_elastics",
+    "select_victims",
+]
 
 
 @kernel
@@ -82,25 +95,12 @@ def select_elastics(row, jobs):
 
 
 @kernel
-def encode_elastics(row, jobs, count, nodes, mask, out):
-    """Describe elastic jobs, and mask what may be done with them; how many resizes are legal.
-
-    ``jobs`` and ``count`` are from :func:`select_elastics`. A job grows by one worker; it shrinks
-    to :func:`fewer_workers`. Filled are ``mask``, int8 [2 E]: may shrink [E], may grow [E]; and the
-    first ``count`` rows of ``out``, float32 [E, len(ELASTIC_NAMES)].
-    """
-    E = jobs.shape[0]
-    legal = 0
+def encode_elastics(row, jobs, count, out):
+    """Describe the elastic jobs of :func:`select_elastics`, float32 [E, len(ELASTIC_NAMES)]."""
     for i in range(count):
         j = np.int64(jobs[i])
         ask = request(row, j)
         now = np.int64(job(row, j).workers_now)
-        shrinks = resize_reason(row, j, fewer_workers(row, j)) == Reason.OK
-        grows = resize_reason(row, j, now + 1) == Reason.OK
-        grows = grows and has_room_for_one(row, j, nodes)
-        mask[i] = np.int8(shrinks)
-        mask[E + i] = np.int8(grows)
-        legal += np.int64(shrinks) + np.int64(grows)
         asked = np.float64(ask.workers)
         each = max(units_of(row, j, np.int64(1)), np.int64(1)) * asked / 1000.0
         out[i, ElasticColumn.LOG_REMAINING] = log_seconds(ask.requested_ms - progress_now(row, j))
@@ -113,4 +113,107 @@ def encode_elastics(row, jobs, count, nodes, mask, out):
         out[i, ElasticColumn.PRIORITY] = _F(1.0 - ask.priority / 3.0)
         out[i, ElasticColumn.LOG_REGROUP] = log_seconds(ask.regroup_ms)
         out[i, ElasticColumn.LOG_SINCE_CHANGE] = log_seconds(row.now_ms - job(row, j).resized_ms)
+
+
+@kernel
+def mask_steps(row, jobs, count, nodes, mask):
+    """Mask the steps by which elastic jobs may be resized, int8 [2 E]; how many are legal.
+
+    First who may shrink, to :func:`fewer_workers`, then who may grow, by one worker.
+    """
+    E = jobs.shape[0]
+    legal = 0
+    for i in range(count):
+        j = np.int64(jobs[i])
+        shrinks = resize_reason(row, j, fewer_workers(row, j)) == Reason.OK
+        grows = resize_reason(row, j, np.int64(job(row, j).workers_now) + 1) == Reason.OK
+        grows = grows and has_room_for_one(row, j, nodes)
+        mask[i] = np.int8(shrinks)
+        mask[E + i] = np.int8(grows)
+        legal += np.int64(shrinks) + np.int64(grows)
+    return legal
+
+
+_CHOICES = len(SizeChoice)
+
+
+@part
+def _fill_choices(row, j, nodes, sizes):
+    """Write the legal sizes of a running elastic job into ``sizes`` [Z]; 0: not that one.
+
+    A size that several choices stand for is the first one's.
+    """
+    now = np.int64(job(row, j).workers_now)
+    most, fastest = now, np.int64(0)
+    if resize_reason(row, j, now + 1) == Reason.OK and has_room_for_one(row, j, nodes):
+        most = largest_size(row, j, nodes)
+        fastest, _ = fastest_size(row, j, most - now, nodes)
+    for choice in range(_CHOICES):
+        size = now + 1
+        if choice == SizeChoice.FEWEST:
+            size = least_workers(row, j)
+        elif choice == SizeChoice.ONE_LESS:
+            size = now - 1
+        elif choice == SizeChoice.ASKED:
+            size = np.int64(request(row, j).workers)
+        elif choice == SizeChoice.FASTEST:
+            size = fastest
+        legal = size <= most and resize_reason(row, j, size) == Reason.OK
+        for before in range(choice):
+            legal = legal and sizes[before] != size
+        sizes[choice] = np.int32(size) if legal else np.int32(0)
+
+
+@small_kernel
+def _log_signed(ms):
+    """``.1 ln(1 + |s|)`` of milliseconds, with their sign."""
+    return log_seconds(ms) if ms >= 0 else -log_seconds(-ms)
+
+
+@kernel
+def _describe_size(row, j, size, lacking, out):
+    """Describe a size of a running elastic job, float32 [len(SIZE_NAMES)].
+
+    Its present spread and GPU model are taken to stay. ``lacking`` is the capacity that the first
+    waiting job lacks.
+    """
+    ask, now = request(row, j), np.int64(job(row, j).workers_now)
+    asked, more = np.float64(ask.workers), units_of(row, j, size - now)
+    speed, before = sized_speed(row, j, size), np.int64(job(row, j).speed_milli)
+    left = max(ask.requested_ms - progress_now(row, j), np.int64(0))
+    saved = left * 1000 // max(before, 1) - left * 1000 // max(speed, 1) - ask.regroup_ms
+    out[SizeColumn.CHANGE] = _F(min(max((size - now) / asked, -4.0), 4.0))
+    out[SizeColumn.LENT] = _F(min(size / asked - 1.0, 4.0))
+    out[SizeColumn.GAIN] = _F(min(max((speed - before) / 1000.0, -4.0), 4.0))
+    out[SizeColumn.SAVED] = _log_signed(saved)
+    out[SizeColumn.FREE_AFTER] = _F((row.free_units - more) / max(row.nominal_units, 1))
+    out[SizeColumn.LETS_IN] = _F(1.0) if 0 < lacking <= -more else _F(0.0)
+    out[SizeColumn.LONGER] = log_seconds(left) if size < now else _F(0.0)
+    out[SizeColumn.SHORTER] = log_seconds(left) if size > now else _F(0.0)
+
+
+@kernel
+def encode_sizes(row, jobs, count, nodes, mask, sizes, out):
+    """Describe and mask the sizes that elastic jobs may be given; how many are legal.
+
+    ``jobs`` and ``count`` are from :func:`select_elastics`. Filled are ``mask``, int8 [E Z],
+    ``sizes``, int32 [>= E Z], workers or 0, and ``out``, float32 [>= E Z, len(SIZE_NAMES)], of
+    which rows of what is not legal are 0.
+    """
+    Z = _CHOICES
+    lacking = np.int64(0)
+    if row.queue_len > 0:
+        lacking = least_units(row, queue(row, 0).job) - row.free_units
+    legal = 0
+    for i in range(count):
+        j = np.int64(jobs[i])
+        _fill_choices(row, j, nodes, sizes[i * Z : (i + 1) * Z])
+        for choice in range(Z):
+            a = i * Z + choice
+            out[a, :] = _F(0.0)
+            mask[a] = np.int8(sizes[a] > 0)
+            if sizes[a] > 0:
+                legal += 1
+                out[a, SizeColumn.IS_FEWEST + choice] = _F(1.0)
+                _describe_size(row, j, np.int64(sizes[a]), lacking, out[a])
     return legal

@@ -15,6 +15,7 @@ __all__ = [
     "NO_JOB",
     "ActionKind",
     "EffectKind",
+    "Elasticity",
     "EventKind",
     "Information",
     "JobCode",
@@ -266,6 +267,23 @@ class Preemption(IntEnum):
     RECLAIM = 3
     """The same, and before them jobs with which another tenant exceeds its quota, when the waiting
     job stays within its own. Jobs within their tenant's quota are served before those beyond."""
+
+
+class Elasticity(IntEnum):
+    """How a rule resizes running elastic jobs when nothing can be placed."""
+
+    NONE = 0
+    IDLE = 1
+    """While nobody waits, whoever gains most for each unit of capacity gets one more worker (the
+    greedy allocation of AFS and Optimus: Hwang et al., NSDI 2021; Peng et al., EuroSys 2018). As
+    soon as somebody waits, all that is lent comes back, most first."""
+    SHORTEST = 2
+    """The same, but the job that the rule would serve first grows, to the most at once."""
+    KEEP = 3
+    """Jobs that rank before the first that waits keep what they are lent, and get more. Those
+    behind it give back what it needs, if that lets it in, before anybody is preempted for it."""
+    FILL = 4
+    """The same, and whatever nobody who waits can use is lent to those behind it, too."""
 
 
 class Scaling(IntEnum):

@@ -140,6 +140,7 @@ _CAPACITIES = [(field, "i8") for field in CAPACITIES.values()]
 
 CONFIG_FIELDS = [
     ("min_run_ms", "i8"),  # a job may not be preempted before
+    ("resize_lock_ms", "i8"),  # nor be resized before, since its start or its last resize
     ("min_run_costs", "i8"),  # nor by score before so many times what that costs it; 0: it may
     ("slowdown_bound_ms", "i8"),
     ("ageing_ms", "i8"),  # time since submission that is worth one priority class; 0: no ageing

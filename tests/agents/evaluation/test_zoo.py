@@ -200,7 +200,7 @@ def test_own_policies_stand_wherever_a_policy_is_named(jobs, cluster, processes)
     assert len(results["themis"].starts) == 1
     pairs = make_report(suite, problem, {"": list(results.values())}).comparisons[""]
     assert {(pair.policy, pair.baseline) for pair in pairs} >= {("sjf", mine), ("themis", mine)}
-    with pytest.raises(ConfigurationError, match="cannot be imported"):
+    with pytest.raises(ConfigurationError, match="there is no module"):
         replace(suite, rules=["no.such:Thing"], baselines=[])
     with pytest.raises(ConfigurationError, match="cannot be made"):
         replace(suite, rules=[f"{__name__}:Demanding"], baselines=[])

@@ -167,6 +167,7 @@ def test_what_is_wrong_with_a_policy_is_said(
         ({"policy": "a:B", "bundle": "c"}, "both 'policy' and 'bundle'"),
         ({"policy": "a:B", "suites": ["large"]}, "'suites' has 'large'; choose from all, ordering"),
         ({"policy": 5}, "'policy' is 5; give a text"),
+        ({"policy": f"{OWN}:Shortest", "name": "sjf"}, "'sjf' is what a rule is called"),
     ],
 )
 def test_what_is_wrong_with_a_question_is_said(board: Path, changes: dict, message: str) -> None:

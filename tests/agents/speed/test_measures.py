@@ -66,7 +66,8 @@ def test_references_take_time():
 @pytest.mark.parametrize(
     "name",
     ["copy_bound", "copy_bound_published", "python_loop", "vector_published", "vector_default",
-     "vector_copied", "single", "replay_sjf", "replay_wfp3", "memory", "routing", "shut_out",
+     "vector_copied", "single", "branches", "replay_sjf", "replay_wfp3", "memory",
+     "routing", "shut_out",
      "live_cycle", "live_cycle_priority", "live_cycle_large",
      "live_construct", "live_register", "live_job_status", "live_questions",
      "live_list_jobs", "live_queue", "live_end",

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from envs.workloads import Enrichment, Trace, enrich, gpu_cluster, of_tenants
+from envs.workloads.enrich import CurveMix
 from orchestrator.errors import ConfigurationError
+from orchestrator.workloads.throughput import APPLICATIONS
 
 
 @pytest.fixture(scope="module")
@@ -102,3 +104,25 @@ def test_senseless_options_are_named(options: dict[str, float], message: str) ->
 def test_unknown_tenants_are_named(trace: Trace) -> None:
     with pytest.raises(ConfigurationError, match="no tenant 'nobody'"):
         of_tenants(trace, only=["nobody"])
+
+
+def test_curves_are_dealt_by_gpu_time_as_pollux_authors_did(trace: Trace) -> None:
+    options = Enrichment(elastic_share=1.0, curves=6, curve_mix=CurveMix.GPU_TIME)
+    rich = enrich(trace, options).requests
+    elastic = rich["elastic"] == 1
+    assert (rich["curve"][~elastic] == 0).all()
+    hours = rich["duration_ms"] / 3.6e6 * rich["workers"] * rich["gpus_per_worker"]
+    names = np.array(["", *APPLICATIONS])[rich["curve"]]
+    bounds = [0.0, 1.0, 10.0, 100.0, np.inf]
+    mix = [{"cifar10", "ncf"}, {"bert", "deepspeech2"}, {"yolov3"}, {"imagenet"}]
+    for low, high, expected in zip(bounds, bounds[1:], mix, strict=False):
+        mine = names[elastic & (hours >= low) & (hours < high)]
+        assert set(mine.tolist()) == expected
+        if len(expected) == 2:
+            assert 0.4 < (mine == min(expected)).mean() < 0.6
+    # Who gets which does not change what else is drawn.
+    plain = enrich(trace, Enrichment(elastic_share=1.0)).requests
+    for name in ("checkpoint_ms", "requested_ms", "elastic", "max_workers"):
+        np.testing.assert_array_equal(rich[name], plain[name])
+    with pytest.raises(ConfigurationError, match="'curves' is 2, but by GPU time the 6 applic"):
+        Enrichment(curves=2, curve_mix=CurveMix.GPU_TIME)

@@ -12,7 +12,7 @@ from orchestrator.kernels.run import rows as entry
 from orchestrator.kernels.state.codes import ActionKind, Reason, RuleKey, Status
 from orchestrator.kernels.state.row import ClusterState
 from tests.naive.engine import NaiveEngine
-from tests.naive.rules import score
+from tests.naive.order import score
 from tests.twins import kernel_calls
 from tests.twins.cases import Case, assert_same, begin, cases, nodes_buffer
 

@@ -20,7 +20,7 @@ from envs.session import Session
 from envs.workloads import Enrichment, Trace, enrich, gpu_cluster
 from orchestrator.errors import ConfigurationError
 from orchestrator.kernels.run.linear import best_actions
-from orchestrator.kernels.see.layout import SETS, VectorPart
+from orchestrator.kernels.see.layout import SETS, Resizing, VectorPart
 from orchestrator.kernels.state.codes import Placement, RuleKey
 from orchestrator.scheduling.rules import rule_named
 from orchestrator.scheduling.schema import (
@@ -60,9 +60,19 @@ def random_weights(config: EnvConfig, seed: int) -> NDArray[np.float32]:
     return weights.astype(np.float32)
 
 
-@pytest.mark.parametrize("rule", ["elastic_srtf", "srtf", "elastic_fcfs", "priority"])
-def test_following_advice_is_following_the_rule(rule: str) -> None:
-    config = replace(ELASTIC, advice=rule, window_order=rule_named(rule).key)
+@pytest.mark.parametrize(
+    ("rule", "resizing"),
+    [
+        ("elastic_srtf", Resizing.STEPS),
+        ("elastic_srtf", Resizing.SIZES),
+        ("fill_srsf", Resizing.SIZES),
+        ("srtf", Resizing.STEPS),
+        ("elastic_fcfs", Resizing.STEPS),
+        ("priority", Resizing.STEPS),
+    ],
+)
+def test_following_advice_is_following_the_rule(rule: str, resizing: Resizing) -> None:
+    config = replace(ELASTIC, advice=rule, window_order=rule_named(rule).key, resizing=resizing)
     evaluator = ScorerEvaluator(trace(), config, 1)
     advice = named_vector(config.schema, {"advice": 1.0}, by_head=True)[None]
     expected = evaluator.rule_costs(rule_named(rule), STARTS)
@@ -132,7 +142,8 @@ def _slowly(
     return chosen
 
 
-def test_scores_are_those_of_packed_vectors() -> None:
+@pytest.mark.parametrize("resizing", Resizing)
+def test_scores_are_those_of_packed_vectors(resizing: Resizing) -> None:
     config = replace(
         ELASTIC,
         window=12,
@@ -140,6 +151,7 @@ def test_scores_are_those_of_packed_vectors() -> None:
         elastics=4,
         placements=(Placement.BEST_FIT, Placement.SPREAD),
         migrate=True,
+        resizing=resizing,
     )
     schema = config.schema
     seen, mask = _observations(config)
@@ -170,7 +182,7 @@ def test_heads_of_their_own_have_columns_of_their_own() -> None:
     names = feature_names(ELASTIC.schema, by_head=True)
     assert len(set(names)) == len(names)
     assert {"log_wait", "preempt:helps", "shrink:size", "grow:size", "head:wait"} <= set(names)
-    layout = vector_layout(ELASTIC.schema, [JOBS] * 4 + [0, 0], by_head=True)
+    layout = vector_layout(ELASTIC.schema, [JOBS] * 4 + [0, 0, 0], by_head=True)
     columns, sets = layout[:, VectorPart.COLUMN], layout[:, VectorPart.SET]
     blocks = sorted(zip(columns[sets >= 0].tolist(), sets[sets >= 0].tolist(), strict=True))
     widths = {at: len(getattr(ELASTIC.schema, part)) for at, part in enumerate(SETS)}

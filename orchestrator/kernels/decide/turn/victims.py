@@ -23,7 +23,7 @@ from orchestrator.kernels.place.domains import is_bound
 from orchestrator.kernels.place.fit import fits, least_units, least_workers
 from orchestrator.kernels.place.memo import undo_touches
 from orchestrator.kernels.state.access import job, kind, request, running, victim
-from orchestrator.kernels.state.codes import NO_JOB, JobCode, Preemption, Reason
+from orchestrator.kernels.state.codes import NO_JOB, JobCode, Preemption, Reason, RuleKey
 
 __all__ = ["ROOM_COMES", "is_hopeless", "list_victims", "note_hopeless", "victim_for"]
 
@@ -47,6 +47,14 @@ def _rank_of(row, rule, j):
     return np.float64(request(row, j).priority)
 
 
+@small_kernel
+def _ranks_shift(rule):
+    """Whether ranks depend on what tenants hold, so that they change with each job that leaves."""
+    if rule.preemption == Preemption.SCORE:
+        return rule.key == RuleKey.DRF
+    return rule.preemption == Preemption.RECLAIM
+
+
 # --- who is hopeless -----------------------------------------------------------------------------
 
 
@@ -67,7 +75,7 @@ def is_hopeless(row, rule, entry):
 def note_hopeless(row, rule, j, rank):
     """Job ``j``, of a rank, has found nobody who could be preempted for it; perhaps for no room."""
     k = job(row, j).kind
-    if k == 0 or is_bound(row, j) or rule.preemption == Preemption.RECLAIM or fits(row, j):
+    if k == 0 or is_bound(row, j) or _ranks_shift(rule) or fits(row, j):
         return
     known, least = kind(row, k), least_workers(row, j)
     if known.walk == row.walks and known.hopeless <= least:
@@ -243,21 +251,26 @@ def _reclaims(row, rule, j, v):
 
 
 @part
-def _next_by_quota(row, rule, j, i):
-    """The same where ranks depend on what tenants hold: it changes with each job that leaves.
+def _next_by_share(row, rule, j, rank, i):
+    """The same where ranks shift: the list is searched anew for each.
 
     Who was taken stands behind all others.
     """
     best, left = np.int64(-1), row.victims_len - i
     for k in range(left):
-        rank = _reclaims(row, rule, j, victim(row, k).job)
-        victim(row, k).rank = rank
-        if rank > _NOT_ELIGIBLE and (best < 0 or _gives_way_before(row, np.int64(k), best)):
+        entry = victim(row, k)
+        if rule.preemption == Preemption.SCORE:
+            entry.value = job_score(row, entry.job, rule.key)
+            able = entry.value > rank
+        else:
+            entry.rank = _reclaims(row, rule, j, entry.job)
+            able = entry.rank > _NOT_ELIGIBLE
+        if able and (best < 0 or _gives_way_before(row, np.int64(k), best)):
             best = np.int64(k)
     if best < 0:
         return np.int64(NO_JOB), i
     _swap(row, best, left - 1)
-    return victim(row, left - 1).job, i + 1
+    return np.int64(victim(row, left - 1).job), i + 1
 
 
 # --- who has to leave ----------------------------------------------------------------------------
@@ -305,8 +318,8 @@ def _lift_victims(row, rule, j, rank, lifted, most):
     room = has_room(row, j)
     while not room and count - row.victims_gone < most:
         v = np.int64(NO_JOB)
-        if rule.preemption == Preemption.RECLAIM:
-            v, i = _next_by_quota(row, rule, j, i)
+        if _ranks_shift(rule):
+            v, i = _next_by_share(row, rule, j, rank, i)
         else:
             v, i = _next_by_rank(row, rule, j, rank, i)
         if v < 0:
@@ -361,7 +374,7 @@ def victim_for(row, rule, j, last, lifted):
     if rank >= last:
         note_hopeless(row, rule, j, rank)
         return np.int64(NO_JOB)
-    if rule.preemption != Preemption.RECLAIM and not _hold_enough(row, rule, j, rank):
+    if not _ranks_shift(rule) and not _hold_enough(row, rule, j, rank):
         note_hopeless(row, rule, j, rank)
         return np.int64(NO_JOB)
     before = np.int64(row.touched)
