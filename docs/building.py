@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import json
+import logging
 import os
 import re
 from pathlib import Path
@@ -29,6 +30,7 @@ PAGES = (
 """Pages of the repository that the site shows, as patterns."""
 PACKAGES = ("orchestrator", "envs", "agents")
 
+_LOG = logging.getLogger("mkdocs.hooks.building")
 _LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s]+)\)")
 _CODE = re.compile(r"(^```.*?^```$|`[^`\n]*`)", flags=re.MULTILINE | re.DOTALL)
 
@@ -97,7 +99,9 @@ def rewritten(text: str, uri: str, source: Path) -> str:
         home = _home(target)
         if home is None:
             if not target.exists():
-                raise SystemExit(f"{source}: the link '{address}' leads nowhere")
+                if source.is_relative_to(SITE):
+                    raise SystemExit(f"{source}: the link '{address}' leads nowhere")
+                _LOG.info("%s: '%s' is not there (yet), and shown without a link", source, address)
             return label
         near = os.path.relpath(home, os.path.dirname(uri) or ".")  # noqa: PTH120  of an address
         return f"{picture}[{label}]({near}{mark}{anchor})"
