@@ -16,10 +16,12 @@ from .bundle import Origin as Origin
 from .bundle import PolicyParts as PolicyParts
 from .bundle import load_bundle as load_bundle
 from .bundle import read_card as read_card
+from .bundle import read_lookahead as read_lookahead
 from .bundle import read_manifest as read_manifest
 from .bundle import restore_environment as restore_environment
 from .bundle import save_bundle as save_bundle
 from .bundle import write_card as write_card
+from .bundle import write_lookahead as write_lookahead
 from .deploy import BundlePolicy as BundlePolicy
 from .evaluation.outcomes import EvaluationResult as EvaluationResult
 from .evaluation.play import ZOO as ZOO
@@ -50,10 +52,12 @@ from .evaluation.suite import run_suite as run_suite
 from .linear.policy import LinearRanker as LinearRanker
 from .linear.policy import LinearScorer as LinearScorer
 from .linear.train import CMATrainer as CMATrainer
+from .planning.lookahead import LookaheadPolicy as LookaheadPolicy
 from .ppo.model import ActionSet as ActionSet
 from .ppo.train import PPOTrainer as PPOTrainer
 from .problem import BatchPolicy as BatchPolicy
 from .problem import Problem as Problem
+from .problem import RowPolicy as RowPolicy
 from .problem import Windows as Windows
 from .program import config_dir as config_dir
 from .studies.folders import Run as Run

@@ -5,6 +5,7 @@
 ``weights.npz``    arrays, or ``weights.pt`` where a kind keeps torch tensors
 ``card.json``      evaluation card: tables, and the one command that regenerates the bundle
 ``card.md``        the same for people
+``lookahead.json`` if the policy thinks ahead where it is put in charge: how far
 =================  ==============================================================================
 
 A bundle appears whole or not at all. Loading one runs no code that the bundle brings: weights are
@@ -32,7 +33,8 @@ from agents.problem import BatchPolicy
 from envs.config import EnvConfig
 from envs.reward import RewardConfig
 from envs.scenario import Scenario
-from orchestrator.errors import QuartermasterError, SchemaMismatchError
+from orchestrator.errors import ConfigurationError, QuartermasterError, SchemaMismatchError
+from orchestrator.scheduling.ahead import LookaheadConfig
 from orchestrator.scheduling.schema import FeatureSchema
 
 __all__ = [
@@ -49,11 +51,13 @@ __all__ = [
     "load_bundle",
     "load_weights",
     "read_card",
+    "read_lookahead",
     "read_manifest",
     "restore_environment",
     "save_bundle",
     "scenario_text",
     "write_card",
+    "write_lookahead",
 ]
 
 
@@ -70,6 +74,7 @@ KINDS: dict[str, str] = {
 
 
 _MANIFEST, _CARD, _CARD_TEXT = "manifest.json", "card.json", "card.md"
+_LOOKAHEAD = "lookahead.json"
 _ARRAYS, _TENSORS = "weights.npz", "weights.pt"
 _LATER = ("scenario",)  # fields that bundles of earlier releases do not have
 _LONG = 64  # numbers of an array
@@ -370,6 +375,29 @@ def load_bundle(directory: str | Path, schema: FeatureSchema | None = None) -> B
     except (KeyError, ValueError, TypeError, RuntimeError) as error:
         problem = f"does not hold a policy of kind '{manifest.kind}' ({error})"
         raise BundleError(Path(directory), problem, "train the policy anew") from error
+
+
+def write_lookahead(directory: str | Path, lookahead: LookaheadConfig) -> None:
+    """Let the policy of a bundle think ahead wherever it is put in charge of a live cluster."""
+    write_json(Path(directory) / _LOOKAHEAD, asdict(lookahead))
+
+
+def read_lookahead(directory: str | Path) -> LookaheadConfig | None:
+    """How far the policy of a bundle thinks ahead; None: it does not.
+
+    Raises
+    ------
+    BundleError
+        When the file is damaged, or names what there is not.
+    """
+    path = Path(directory) / _LOOKAHEAD
+    if not path.is_file():
+        return None
+    try:
+        return LookaheadConfig(**_read_json(path))
+    except (ConfigurationError, TypeError) as error:
+        remedy = "write it anew, or delete it: the policy then does not think ahead"
+        raise BundleError(path, f"is no lookahead ({error})", remedy) from None
 
 
 def write_card(directory: str | Path, card: EvaluationCard) -> None:

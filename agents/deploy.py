@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from agents.bundle import load_bundle, read_manifest, restore_environment
+from agents.bundle import load_bundle, read_lookahead, read_manifest, restore_environment
+from agents.planning.lookahead import LookaheadPolicy
 from agents.problem import ActionScores, BatchPolicy, ScoringPolicy
 from envs.config import EnvConfig
 from envs.own.parts import OwnParts
@@ -33,6 +34,7 @@ from orchestrator.kernels.state.codes import (
 from orchestrator.kernels.state.row import ClusterShape, ClusterState, allocate
 from orchestrator.messages import Action, Plan, ScaleFleet, Wait
 from orchestrator.ports import Planner, Policy, Sized
+from orchestrator.scheduling.ahead import LookaheadConfig
 from orchestrator.scheduling.rules import policy_of
 
 __all__ = ["BundlePolicy"]
@@ -43,6 +45,18 @@ _MOST_CHOICES = 128
 
 
 _SHOWN = 4  # alternatives that are told in words
+
+
+@dataclass(frozen=True)
+class _Taken:
+    """A choice: what each action is worth, and the one that is taken, by number and as kernels do.
+
+    One that thinks ahead may take another than what it thinks best at first sight.
+    """
+
+    scores: ActionScores
+    number: int
+    code: tuple[int, int, int]
 
 
 class BundlePolicy:
@@ -70,9 +84,17 @@ class BundlePolicy:
         object.
     digest : str, optional
         Of all that it decides by; see :meth:`load`.
+    lookahead : LookaheadConfig or None, optional
+        How far it thinks ahead before each choice; None: it takes what it thinks best.
     """
 
-    def __init__(self, policy: BatchPolicy, config: EnvConfig, digest: str = "") -> None:
+    def __init__(
+        self,
+        policy: BatchPolicy,
+        config: EnvConfig,
+        digest: str = "",
+        lookahead: LookaheadConfig | None = None,
+    ) -> None:
         if config.encoding == Encoding.PUBLISHED:
             raise ConfigurationError(
                 "deployment: the published encoding scales by the largest values of a whole trace, "
@@ -86,6 +108,7 @@ class BundlePolicy:
         self.policy = policy
         self.config = config
         self.digest = digest
+        self._ahead = None if lookahead is None else LookaheadPolicy(policy, lookahead)
         self._schema = config.schema
         self._view = make_view(config)
         self._own = OwnParts({}, config.own_features, config.reward.form)
@@ -97,6 +120,8 @@ class BundlePolicy:
     def load(cls, directory: str | Path) -> BundlePolicy:
         """The policy of a bundle, in the environment that its manifest describes.
 
+        It thinks ahead as the bundle says (:func:`agents.bundle.write_lookahead`).
+
         Raises
         ------
         BundleError
@@ -106,13 +131,15 @@ class BundlePolicy:
         config = restore_environment(manifest.environment)
         said = f"{manifest.kind} {manifest.digest} {manifest.weights_sha256} "
         said += f"{sorted(manifest.environment.items())} {sorted(manifest.model.items())}"
+        lookahead = read_lookahead(directory)
+        said += "" if lookahead is None else f" {lookahead}"
         digest = hashlib.sha256(said.encode()).hexdigest()[:16]
-        return cls(load_bundle(directory, config.schema), config, digest)
+        return cls(load_bundle(directory, config.schema), config, digest, lookahead)
 
     @property
     def name(self) -> str:
         """For tables."""
-        return self.policy.name
+        return self.policy.name if self._ahead is None else self._ahead.name
 
     @property
     def sizes(self) -> Sized:
@@ -134,7 +161,7 @@ class BundlePolicy:
         buffers, bench = self._buffers(snapshot.state.shape)
         configure_view(snapshot.state, self.config)
         taken = self._choose(snapshot, buffers, bench)
-        return Plan((Wait(),) if taken is None else (snapshot.action(*taken[1]),))
+        return Plan((Wait(),) if taken is None else (snapshot.action(*taken.code),))
 
     def plan(self, snapshot: Snapshot) -> Plan:
         """All that it would decide from here until it waits; the snapshot is spoilt."""
@@ -157,8 +184,8 @@ class BundlePolicy:
             if taken is None:
                 actions.append(Wait())
                 break
-            scores, code = taken
-            choices.append(self._choice(snapshot, buffers, scores))
+            code = taken.code
+            choices.append(self._choice(snapshot, buffers, taken))
             actions.append(snapshot.action(*code))
             if code[0] == ActionKind.WAIT or state.rows[0]["commitment"]:
                 break
@@ -217,10 +244,8 @@ class BundlePolicy:
             snapshot.show_fleet()
         return aside
 
-    def _choose(
-        self, snapshot: Snapshot, buffers: Buffers, bench: Bench
-    ) -> tuple[ActionScores, tuple[int, int, int]] | None:
-        """What the legal actions are worth, and the best as kernels put it; None: no choice."""
+    def _choose(self, snapshot: Snapshot, buffers: Buffers, bench: Bench) -> _Taken | None:
+        """What the legal actions are worth, and which is taken; None: no choice."""
         rows = snapshot.state.rows
         if entry.describe(rows, 0, self._view, buffers, bench) == 0:
             return None
@@ -229,11 +254,17 @@ class BundlePolicy:
             self._own.describe()
         seen = observed(buffers, self._schema)
         scores = _scores(self.policy, seen, seen["action_mask"].astype(np.bool_))
-        return scores, entry.decode(rows, 0, scores.best, self._view, buffers)
+        code = entry.decode(rows, 0, scores.best, self._view, buffers)
+        thought = None if self._ahead is None else self._ahead.think(snapshot.state, self.config)
+        if thought is None or thought.taken == 0:
+            return _Taken(scores, scores.best, code)
+        numbers = scores.actions.tolist()
+        codes = [entry.decode(rows, 0, number, self._view, buffers) for number in numbers]
+        return _Taken(scores, numbers[codes.index(thought.action)], thought.action)
 
-    def _choice(self, snapshot: Snapshot, buffers: Buffers, scores: ActionScores) -> Choice:
+    def _choice(self, snapshot: Snapshot, buffers: Buffers, taken: _Taken) -> Choice:
         """What is kept of a choice: copies, since the buffers are written again."""
-        seen = observed(buffers, self._schema, 0)
+        seen, scores = observed(buffers, self._schema, 0), taken.scores
         order = np.argsort(-scores.scores, kind="stable")[:_SHOWN]
         rows, told = snapshot.state.rows, list[tuple[str, float]]()
         for k in order.tolist():
@@ -243,7 +274,7 @@ class BundlePolicy:
             {name: part.copy() for name, part in seen.items()},
             scores.actions,
             scores.scores,
-            scores.best,
+            taken.number,
             tuple(told),
         )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from enum import Enum
 from functools import cached_property
@@ -24,6 +24,7 @@ __all__ = [
     "ActionScores",
     "BatchPolicy",
     "Problem",
+    "RowPolicy",
     "ScoringPolicy",
     "Windows",
     "digest_of",
@@ -83,6 +84,21 @@ class ScoringPolicy(BatchPolicy, Protocol):
         self, observation: Mapping[str, NDArray[Any]], mask: NDArray[np.bool_]
     ) -> ActionScores:
         """Scores of the legal actions of one state: a batch of one row, as for ``actions``."""
+        ...
+
+
+@runtime_checkable
+class RowPolicy(Protocol):
+    """A policy that plays rows by itself: observations are not all that it decides by."""
+
+    name: str
+
+    def player_on(self, session: Session) -> Callable[[], Mapping[str, int]]:
+        """What plays the first row of a session, which has just begun, to its end.
+
+        It is called once for each window, in one thread, and returns counts of its own. The
+        session's rows may lie elsewhere at each call.
+        """
         ...
 
 

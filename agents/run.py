@@ -6,7 +6,7 @@ Here results are shown, written and drawn; what makes them knows nothing of file
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
 from functools import partial
@@ -19,6 +19,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from agents.build import (
+    Evaluation,
     build_evaluation,
     build_packing_suite,
     build_problem,
@@ -48,9 +49,10 @@ from agents.evaluation.series import rule_series
 from agents.evaluation.suite import Suite, label, run_suite
 from agents.files import write_json
 from agents.live import LiveRun, run_live
+from agents.planning.lookahead import LookaheadPolicy
 from agents.plots.results import draw_comparison, draw_outcomes, draw_pictures, draw_speed
 from agents.plots.series import draw_packing, draw_series
-from agents.problem import Problem
+from agents.problem import BatchPolicy, Problem, RowPolicy
 from agents.program import choices, command_line, plain, resume_command, run_folder
 from agents.settings import check_kind, check_number, check_seed
 from agents.speed.table import print_speed, run_speed_suite, write_speed
@@ -58,6 +60,7 @@ from agents.training import Compilation, Stopped, TableTracker, TrainingResult, 
 from envs.config import PLACEMENT
 from envs.workloads import Trace
 from orchestrator.errors import ConfigurationError
+from orchestrator.scheduling.ahead import LookaheadConfig
 
 __all__ = ["SuiteKind", "evaluate", "run_benchmark", "train"]
 
@@ -272,15 +275,18 @@ def evaluate(cfg: DictConfig, console: Console) -> bool:
     """Play a suite's windows under its rules and under the policies of bundles.
 
     ``cfg`` has ``suite``, ``workload``, ``env``, ``scenario``, ``bundle``, ``card``,
-    ``processes`` and ``output``, and may have ``history``.
+    ``processes`` and ``output``, and may have ``history`` and ``lookahead``: each policy is then
+    played as it is, and thinking ahead, with the training part of the history, or else of the
+    workload, as its record.
     """
     with _results_folder(cfg) as folder:
         check_number("config", "processes", cfg.processes, 1)
         bundles = _bundles(cfg)
         schema = instantiate(cfg.env).schema  # before a trace is read: what is wrong is said soon
-        policies = [load_bundle(path, schema) for path in bundles]
+        policies: list[BatchPolicy | RowPolicy] = [load_bundle(path, schema) for path in bundles]
         made = build_evaluation(cfg)
         suite, problem = made.suite, made.problem
+        policies += _thinking_ahead(cfg, made, policies)
         results = run_suite(suite, problem, policies, console, made.history, cfg.processes)
         report = make_report(suite, problem, results)
         print_report(report, console)
@@ -292,6 +298,22 @@ def evaluate(cfg: DictConfig, console: Console) -> bool:
             for path in bundles:
                 add_to_card(path, card_tables(report))
     return True
+
+
+def _thinking_ahead(
+    cfg: DictConfig, made: Evaluation, policies: Sequence[BatchPolicy | RowPolicy]
+) -> list[LookaheadPolicy]:
+    """The same policies, thinking ahead as ``lookahead`` says; none without it.
+
+    Their record is the training part of the history or, without one, of the workload.
+    """
+    if not cfg.get("lookahead"):
+        return []
+    past = made.problem.trace if made.history is None else made.history
+    first, stop = made.suite.split_of(len(past)).region("train")
+    settings: LookaheadConfig = instantiate(cfg.lookahead)
+    record, before = past.requests[first:stop], made.history is None
+    return [LookaheadPolicy(one, settings, record, before=before) for one in policies]
 
 
 def _bundles(cfg: DictConfig) -> list[Path]:

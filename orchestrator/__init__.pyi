@@ -190,6 +190,7 @@ from .runtimes.local import LocalAgents as LocalAgents
 from .runtimes.process import ProcessRuntime as ProcessRuntime
 from .runtimes.provisioner import SimulatedProvisioner as SimulatedProvisioner
 from .runtimes.simulated import SimulatedRuntime as SimulatedRuntime
+from .scheduling.ahead import LookaheadConfig as LookaheadConfig
 from .scheduling.gittins import gittins_index as gittins_index
 from .scheduling.gittins import gittins_table as gittins_table
 from .scheduling.rollout import Rollout as Rollout
@@ -213,7 +214,6 @@ from .scheduling.zoo.board import Board as Board
 from .scheduling.zoo.gavel import GavelFinishTime as GavelFinishTime
 from .scheduling.zoo.gavel import GavelLas as GavelLas
 from .scheduling.zoo.lookahead import Lookahead as Lookahead
-from .scheduling.zoo.lookahead import LookaheadConfig as LookaheadConfig
 from .scheduling.zoo.pollux import Pollux as Pollux
 from .scheduling.zoo.rounds import RoundPolicy as RoundPolicy
 from .scheduling.zoo.rounds import Themis as Themis

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -39,11 +39,12 @@ from envs.workloads import Trace
 from envs.workloads.failures import FAILURE_MODELS
 from orchestrator.errors import ConfigurationError, TraceError, ValidationError
 from orchestrator.kernels.state.codes import JobKind, QuotaMode
+from orchestrator.scheduling.ahead import LookaheadConfig
 from orchestrator.scheduling.rules import rule_named
 
 GROUPS = {
     *("workload", "env", "reward", "agent", "tracker", "suite", "experiment", "entry"),
-    *("failures", "services", "fleet", "scenario", "forecaster", "rules", "live"),
+    *("failures", "services", "fleet", "scenario", "forecaster", "rules", "live", "lookahead"),
 }
 ROOTS = {
     "train",
@@ -174,6 +175,20 @@ def test_workloads(
     trace = instantiate(composed("train", f"workload={name}", *fewer).workload)
     assert isinstance(trace, Trace)
     assert trace.nodes
+
+
+@pytest.mark.parametrize("root", ["evaluate", "benchmark"])
+@pytest.mark.parametrize("name", options("lookahead"))
+def test_lookaheads(root: str, name: str) -> None:
+    cfg = composed(root, f"lookahead={name}")
+    if name == "none":
+        assert cfg.lookahead is None
+        return
+    settings = instantiate(cfg.lookahead)
+    assert isinstance(settings, LookaheadConfig)
+    assert {str(key) for key in cfg.lookahead if not str(key).startswith("_")} == {
+        field.name for field in fields(LookaheadConfig)
+    }
 
 
 @pytest.mark.parametrize("name", options("env"))
@@ -472,7 +487,7 @@ def test_wrong_suite_fields_name_the_choices() -> None:
 
 @pytest.mark.parametrize("group", sorted(GROUPS - {"entry", "suite", "rules"}))
 def test_unknown_config_names_list_the_choices(group: str) -> None:
-    root = "forecast" if group == "forecaster" else "train"
+    root = {"forecaster": "forecast", "lookahead": "evaluate"}.get(group, "train")
     with pytest.raises(HydraException) as caught:
         composed(root, f"{group}=nonsense")
     for name in options(group):

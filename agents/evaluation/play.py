@@ -7,9 +7,10 @@ the engine's decision points. They are slow, so windows can be played by several
 
 from __future__ import annotations
 
+import itertools
 import pickle
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 
 from agents.evaluation.outcomes import EvaluationResult, OutcomeTable
 from agents.evaluation.runs import joined_runs
-from agents.problem import BatchPolicy, Windows
+from agents.problem import BatchPolicy, RowPolicy, Windows
 from envs.session import Session
 from orchestrator.errors import ConfigurationError
 from orchestrator.own.loading import is_part_name, load_part
@@ -228,11 +229,13 @@ def evaluate_rule(
 
 
 def evaluate_policy(
-    policy: BatchPolicy,
+    policy: BatchPolicy | RowPolicy,
     windows: Windows,
     rows: int = 64,
     keep_jobs: int | None = None,
     advance: Advance | None = None,
+    *,
+    threads: int = 1,
 ) -> EvaluationResult:
     """Play windows under a policy's greedy actions.
 
@@ -242,11 +245,13 @@ def evaluate_policy(
 
     Parameters
     ----------
-    policy : BatchPolicy
+    policy : BatchPolicy or RowPolicy
     windows, keep_jobs, advance
         As for :func:`evaluate_rule`.
     rows : int, optional
         Windows that are played side by side.
+    threads : int, optional
+        Windows that one who plays rows by itself plays at the same time.
 
     Returns
     -------
@@ -257,6 +262,8 @@ def evaluate_policy(
     IllegalActionError
         If the policy chooses an action that its mask forbids.
     """
+    if isinstance(policy, RowPolicy):
+        return _evaluate_rows(policy, windows, _kept(windows, keep_jobs), advance, threads)
     total = len(windows)
     session = windows.played_out().session(min(rows, total))
     table = OutcomeTable(session, windows.starts, _kept(windows, keep_jobs))
@@ -326,6 +333,47 @@ def evaluate_zoo(
     return _joined([found[window] for window in range(count)])
 
 
+def _evaluate_rows(
+    policy: RowPolicy, windows: Windows, keep: int, advance: Advance | None, threads: int
+) -> EvaluationResult:
+    """Play windows under a policy that plays them by itself, each thread the next one left."""
+    windows = windows.played_out()
+    todo, found = itertools.count(), dict[int, EvaluationResult]()
+
+    def work() -> None:
+        session = windows.session(1)
+        play = policy.player_on(session)
+        while (window := next(todo)) < len(windows):
+
+            def play_out(window: int = window) -> None:
+                session.begin(np.array([window]))
+                play()
+
+            result = _outcome(session, windows, window, int(window < keep), play_out)
+            found[window] = replace(result, policy=policy.name, learned=True)
+            if advance is not None:
+                advance(1)
+
+    with ThreadPoolExecutor(threads) as pool:
+        for future in [pool.submit(work) for _ in range(min(threads, len(windows)))]:
+            future.result()
+    return _joined([found[window] for window in range(len(windows))])
+
+
+def _outcome(
+    session: Session, windows: Windows, window: int, keep: int, play_out: Callable[[], None]
+) -> EvaluationResult:
+    """What becomes of a window that is played out in the session's only row."""
+    table = OutcomeTable(session, windows.starts[window : window + 1], keep)
+    play_out()
+    if table.make_room(0, 0):
+        play_out()
+    table.collect(0, 0)
+    result = table.result("", learned=False)
+    result.jobs["sequence"] = window
+    return result
+
+
 def _kept(windows: Windows, keep_jobs: int | None) -> int:
     return len(windows) if keep_jobs is None else keep_jobs
 
@@ -392,19 +440,13 @@ class _Player:
     def outcome(self, window: int) -> EvaluationResult:
         """What becomes of a window."""
         play, session = self._play, self._session
-        starts = play.windows.starts[window : window + 1]
-        table = OutcomeTable(session, starts, int(window < play.keep_jobs))
-        self._play_out(window)
-        if table.make_room(0, 0):
-            self._play_out(window)
-        table.collect(0, 0)
-        result = table.result(play.name, learned=False)
-        result.jobs["sequence"] = window
-        return result
 
-    def _play_out(self, window: int) -> None:
-        self._session.begin(np.array([window]))
-        rollout(self._session.state, self._play.policy())
+        def play_out() -> None:
+            session.begin(np.array([window]))
+            rollout(session.state, play.policy())
+
+        keep = int(window < play.keep_jobs)
+        return replace(_outcome(session, play.windows, window, keep, play_out), policy=play.name)
 
 
 _player: _Player | None = None

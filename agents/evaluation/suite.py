@@ -22,7 +22,7 @@ from agents.evaluation.play import (
     is_planned,
     policy_named,
 )
-from agents.problem import BatchPolicy, Problem, Windows
+from agents.problem import BatchPolicy, Problem, RowPolicy, Windows
 from agents.settings import check_number, check_seed, check_types
 from envs.outcomes import METRICS
 from envs.workloads import Trace, WindowSplit
@@ -228,7 +228,7 @@ def label(policy: str, variant: str) -> str:
 def run_suite(
     suite: Suite,
     problem: Problem,
-    policies: Sequence[BatchPolicy] = (),
+    policies: Sequence[BatchPolicy | RowPolicy] = (),
     console: Console | None = None,
     history: Trace | None = None,
     processes: int = 1,
@@ -241,14 +241,15 @@ def run_suite(
     problem : Problem
         Trace, scenario, and the environment that the suite's variants change; which windows are
         played, and how long they are, says the suite.
-    policies : sequence of BatchPolicy, optional
+    policies : sequence of BatchPolicy or RowPolicy, optional
     console : Console or None, optional
         Where a progress bar is shown.
     history : Trace or None, optional
         From the training part of this one the rule ``gittins`` knows how long jobs take; None: of
         the problem's.
     processes : int, optional
-        Windows of a policy of the zoo that are played at the same time.
+        Windows of a policy of the zoo, or one that plays rows by itself, that are played at the
+        same time.
 
     Returns
     -------
@@ -268,14 +269,15 @@ def run_suite(
 def _play(
     suite: Suite,
     windows: Windows,
-    policies: Sequence[BatchPolicy],
+    policies: Sequence[BatchPolicy | RowPolicy],
     advance: Advance,
     processes: int,
 ) -> list[EvaluationResult]:
     """Play a variant's windows: under the policies, then the rules, then the zoo."""
     keep = suite.keep_jobs
     results = [
-        evaluate_policy(policy, windows, keep_jobs=keep, advance=advance) for policy in policies
+        evaluate_policy(policy, windows, keep_jobs=keep, advance=advance, threads=processes)
+        for policy in policies
     ]
     for name in (*suite.rules, *suite.zoo):
         few = suite.zoo_windows.get(name) if name in suite.zoo or is_planned(name) else None

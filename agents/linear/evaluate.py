@@ -17,7 +17,7 @@ from envs.scenario import Scenario, Surroundings, surroundings, with_accounts
 from envs.session import Session
 from envs.workloads import Trace
 from orchestrator.errors import ConfigurationError
-from orchestrator.kernels.run.buffers import Source
+from orchestrator.kernels.run.buffers import Buffers, Source
 from orchestrator.kernels.run.linear import (
     RankerBench,
     Scoring,
@@ -33,7 +33,7 @@ from orchestrator.kernels.state.codes import RuleKey
 from orchestrator.scheduling.rules import Rule, rule_named
 from orchestrator.scheduling.schema import advice_column, vector_layout
 
-__all__ = ["RankerEvaluator", "ScorerEvaluator"]
+__all__ = ["RankerEvaluator", "ScorerEvaluator", "scoring_of"]
 
 _Worker = TypeVar("_Worker")
 
@@ -156,20 +156,11 @@ class ScorerEvaluator:
                 "environment to false, or train a ranker"
             )
         self.length = config.length
-        limit = config.step_limit or _ACTIONS_PER_JOB * config.length
         self._trace, self._threads = trace, threads
         self._scenario = scenario or Scenario()
         self._config = replace(config, reward=replace(config.reward, reference=None))
         self._sessions = self._make_sessions(0)
-        schema, buffers = self._sessions[0].schema, self._sessions[0].buffers
-        sizes = [getattr(buffers, part).shape[1] for part in SETS]
-        self._scoring = Scoring(
-            weights=np.zeros((0, 0), np.float32),  # of a population that comes with its question
-            layout=vector_layout(schema, sizes, by_head=True),
-            advice_at=advice_column(schema, by_head=True),
-            rules=rule_named(config.advice or _RESORT).to_record(),
-            step_limit=limit,
-        )
+        self._scoring = scoring_of(config, self._sessions[0].buffers, config.length)
         self._pool = ThreadPoolExecutor(threads)
 
     def costs(self, weights: NDArray[Any], starts: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -247,6 +238,32 @@ class ScorerEvaluator:
         if around.most_incidents > self._sessions[0].state.shape.incidents:
             first, behind = around.incident_range.T
             self._sessions = self._make_sessions(int(starts[(behind - first).argmax()]))
+
+
+def scoring_of(config: EnvConfig, buffers: Buffers, length: int) -> Scoring:
+    """How scorers, whose weights come with their question, score the actions of an environment.
+
+    Parameters
+    ----------
+    config : EnvConfig
+    buffers : Buffers
+        Where its rows are described.
+    length : int
+        Jobs, or ticks, of what is played; its ``step_limit``, if it has none, is 20 for each.
+
+    Returns
+    -------
+    Scoring
+    """
+    schema = config.schema
+    sizes = [getattr(buffers, part).shape[1] for part in SETS]
+    return Scoring(
+        weights=np.zeros((0, 0), np.float32),
+        layout=vector_layout(schema, sizes, by_head=True),
+        advice_at=advice_column(schema, by_head=True),
+        rules=rule_named(config.advice or _RESORT).to_record(),
+        step_limit=config.step_limit or _ACTIONS_PER_JOB * length,
+    )
 
 
 def _check(config: EnvConfig, threads: int, scenario: Scenario) -> None:

@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, TypeAlias
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from agents.bundle import Manifest, restore_environment
 from agents.problem import ActionScores
 from orchestrator.errors import ConfigurationError
-from orchestrator.kernels.run.linear import best_actions
-from orchestrator.kernels.see.layout import DEFAULT_NAMES, SETS, VectorPart
+from orchestrator.kernels.run.linear import best_actions, score_actions
+from orchestrator.kernels.see.layout import DEFAULT_NAMES, SETS
 from orchestrator.scheduling.schema import (
     FeatureSchema,
     advice_column,
@@ -159,7 +158,7 @@ class LinearScorer:
         sets, advice, legal, layout = self._seen(observation, mask)
         scores, actions = np.empty(legal.shape[1], np.float32), np.empty(legal.shape[1], np.int64)
         found = scores, actions
-        count = _score(sets, advice, legal, layout, self._advice_at, self.weights, found)
+        count = score_actions(sets, advice, legal, layout, self._advice_at, self.weights, found)
         return ActionScores(actions[:count], scores[:count])
 
     def _seen(self, observation: Mapping[str, NDArray[Any]], mask: NDArray[np.bool_]) -> _Seen:
@@ -188,34 +187,3 @@ def load_scorer(manifest: Manifest, weights: Mapping[str, Any]) -> LinearScorer:
     """Make the policy of a bundle of kind ``linear_scorer``."""
     schema = restore_environment(manifest.environment).schema
     return LinearScorer(weights["weights"], schema, manifest.name)
-
-
-@numba.njit(cache=True, nogil=True, error_model="numpy")
-def _score(sets, advice, mask, layout, advice_at, weights, found):
-    """Scores of one state's legal actions; how many. See ``kernels.run.linear._best_action``."""
-    (scores, actions), n, p = found, 0, 0
-    legal, advised = mask[0], advice[0]
-    while p < layout.shape[0]:
-        last, first = p, layout[p, VectorPart.FIRST_ACTION]
-        while last + 1 < layout.shape[0] and layout[last + 1, VectorPart.FIRST_ACTION] == first:
-            last += 1
-        for k in range(layout[p, VectorPart.ACTIONS]):
-            a = first + k
-            if legal[a] == 0:
-                continue
-            score = np.float32(0.0)
-            for q in range(p, last + 1):
-                if layout[q, VectorPart.SET] >= 0:
-                    i = layout[q, VectorPart.FIRST_ENTITY] + k // layout[q, VectorPart.SHARED_BY]
-                    members = sets[layout[q, VectorPart.SET]][0]
-                    features = members[i]
-                    for f in range(features.shape[0]):
-                        score += features[f] * weights[layout[q, VectorPart.COLUMN] + f]
-            if layout[p, VectorPart.ONE_HOT] >= 0:
-                score += weights[layout[p, VectorPart.ONE_HOT]]
-            if advice_at >= 0:
-                score += weights[advice_at] * advised[a]
-            scores[n], actions[n] = score, a
-            n += 1
-        p = last + 1
-    return n

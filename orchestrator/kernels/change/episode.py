@@ -1,17 +1,23 @@
-"""Begin a row: load its tables; copy it, save it, replace what it knows of the future."""
+"""Begin a row: load its tables; copy, fork or save it, replace what it knows of the future."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from orchestrator.kernels.change.hold import empty_node, sort_nodes
+from orchestrator.kernels.change.jobs import assume_duration, work_of
 from orchestrator.kernels.change.nodes import cost_rate
 from orchestrator.kernels.change.queue import forget_line
 from orchestrator.kernels.change.services import begin_service
-from orchestrator.kernels.change.timeline import cancel_event, push_event
 from orchestrator.kernels.lang.jit import kernel, small_kernel
 from orchestrator.kernels.lang.memory import address_of, copy_record, move_bytes, zero_record
-from orchestrator.kernels.place.memo import copy_kinds, forget_kinds, forget_nodes, intern_kind
+from orchestrator.kernels.place.memo import (
+    copy_kinds,
+    forget_kind,
+    forget_kinds,
+    forget_nodes,
+    intern_kind,
+)
 from orchestrator.kernels.place.slots import node_units, units_of
 from orchestrator.kernels.state.access import (
     arrival,
@@ -39,7 +45,6 @@ from orchestrator.kernels.state.access import (
 from orchestrator.kernels.state.codes import (
     NO_CHANGE_MS,
     NO_JOB,
-    EventKind,
     Information,
     JobCode,
     JobKind,
@@ -73,10 +78,14 @@ from orchestrator.kernels.state.records import (
 from orchestrator.kernels.state.row import COPIED
 
 __all__ = [
+    "add_arrival",
     "assume_future",
     "begin_episode",
     "clear_job",
     "copy_row",
+    "expect_nobody",
+    "expect_somebody",
+    "fork_row",
     "load_curves",
     "load_gittins",
     "load_incidents",
@@ -86,9 +95,11 @@ __all__ = [
     "load_series",
     "load_services",
     "load_tenants",
+    "renew_row",
     "restore_row",
     "save_row",
     "saved_bytes",
+    "settle_accounts",
 ]
 
 
@@ -141,13 +152,13 @@ def clear_job(row, j):
 
 
 @small_kernel
-def load_job(row, j, ask):
-    """Put a request into row ``j`` of the job table.
+def _enter(row, j):
+    """Begin the life of the job whose request is in row ``j`` of the job table.
 
     What may be known of run times is settled here, once, for rules and learned policies alike:
     everything that decides reads ``requested_ms``.
     """
-    copy_record(request(row, j), ask)
+    ask = request(row, j)
     if ask.kind == JobKind.SERVICE:  # nobody expects it to end
         pass
     elif row.information == Information.ORACLE:
@@ -155,6 +166,13 @@ def load_job(row, j, ask):
     elif row.information == Information.NONE:
         request(row, j).requested_ms = _UNKNOWN_MS
     clear_job(row, j)
+
+
+@small_kernel
+def load_job(row, j, ask):
+    """Put a request into row ``j`` of the job table."""
+    copy_record(request(row, j), ask)
+    _enter(row, j)
 
 
 @kernel
@@ -261,44 +279,100 @@ def copy_row(source, target):
     Only what is in use is copied. The log's records and the effects stay with the row where they
     came about: nobody acts on what happens in a copy.
     """
-    touched = target.touched
-    copy_scalars(target, source)
-    target.touched = max(touched, source.touched)
+    _copy_scalars(source, target)
     for j in range(source.num_jobs):
         copy_record(request(target, j), request(source, j))
         copy_record(job(target, j), job(source, j))
     copy_kinds(source, target)
+    _copy_lists(source, target)
+    _copy_placed(source, target)
+    _copy_nodes(source, target)
+    _copy_constants(source, target)
+    for k in range(source.num_incidents):
+        copy_record(incident(target, k), incident(source, k))
+    _copy_accounts(source, target)
+
+
+@kernel
+def renew_row(source, target):
+    """Copy onto ``target``, which was a copy of row ``source``, all that changes in either."""
+    _copy_scalars(source, target)
+    for j in range(source.num_jobs):
+        copy_record(job(target, j), job(source, j))
+    _copy_lists(source, target)
+    _copy_placed(source, target)
+    _copy_nodes(source, target)
+    _copy_accounts(source, target)
+
+
+@small_kernel
+def _copy_scalars(source, target):
+    """Copy all of a row but its tables; what is remembered of nodes will be taken for old."""
+    touched = target.touched
+    copy_scalars(target, source)
+    target.touched = max(touched, source.touched)
+
+
+@kernel
+def _copy_lists(source, target):
+    """Copy who runs, who waits, and what will happen to whom."""
     for k in range(source.running_len):
         copy_record(running(target, k), running(source, k))
-        j = running(source, k).job
-        for w in range(job(source, j).workers_now):
-            copy_record(worker(target, j, w), worker(source, j, w))
     for k in range(source.queue_len):
         queue(target, k).job = queue(source, k).job
     for k in range(source.heap_len):
         copy_record(heap(target, k), heap(source, k))
+
+
+@small_kernel
+def _copy_workers(source, j, target, i):
+    """Copy where the workers of job ``j`` are, to job ``i``."""
+    for w in range(job(source, j).workers_now):
+        copy_record(worker(target, i, w), worker(source, j, w))
+
+
+@kernel
+def _copy_placed(source, target):
+    """Copy where all workers are."""
+    for k in range(source.running_len):
+        j = np.int64(running(source, k).job)
+        _copy_workers(source, j, target, j)
+
+
+@kernel
+def _copy_nodes(source, target):
+    """Copy nodes, their devices, and what is on order."""
     for n in range(source.num_nodes):
         copy_record(node(target, n), node(source, n))
         for g in range(source.max_devices):
             copy_record(device(target, n, g), device(source, n, g))
         for kind in range(TAGS):
             tag(target, n, kind).workers = tag(source, n, kind).workers
-        order(target, n).node = order(source, n).node
-    for t in range(source.num_typical):
-        copy_record(typical(target, t), typical(source, t))
     forget_nodes(target)
-    for k in range(source.num_incidents):
-        copy_record(incident(target, k), incident(source, k))
+    for k in range(source.arrival_len):
+        copy_record(arrival(target, k), arrival(source, k))
+
+
+@kernel
+def _copy_accounts(source, target):
+    """Copy what tenants hold, what links carry, and how services are."""
     for t in range(source.num_tenants):
         copy_record(tenant(target, t), tenant(source, t))
     for r in range(source.num_uplinks):
         copy_record(uplink(target, r), uplink(source, r))
-    for c in range(source.num_curves):
-        copy_record(curve(target, c), curve(source, c))
     for k in range(source.num_services):
         copy_record(service(target, k), service(source, k))
-    for k in range(source.arrival_len):
-        copy_record(arrival(target, k), arrival(source, k))
+
+
+@kernel
+def _copy_constants(source, target):
+    """Copy what does not change while nodes stay the same: order, curves, plans, indices."""
+    for n in range(source.num_nodes):
+        order(target, n).node = order(source, n).node
+    for t in range(source.num_typical):
+        copy_record(typical(target, t), typical(source, t))
+    for c in range(source.num_curves):
+        copy_record(curve(target, c), curve(source, c))
     for k in range(source.num_services + 1):
         copy_record(plan(target, k), plan(source, k))
     for k in range(source.num_gittins):
@@ -398,22 +472,119 @@ def restore_row(row, address):
     return end
 
 
+# --- forks ---------------------------------------------------------------------------------------
+
+
+_GONE, _STAYS = -1, 0
+
+
 @kernel
-def _assume_estimates(row):
-    """Every job that has not ended lasts as long as estimated; if it has lasted longer, to now."""
+def _find_what_goes_on(row, place):
+    """Mark in ``place``, by job, who stays in a fork; how many they are.
+
+    Besides those that run or wait these are the first job, from which times are counted, the jobs
+    of services, and beside these the last that came: it says that there are others.
+    """
     for j in range(row.num_jobs):
-        state = job(row, j).state
-        if state != JobCode.COMPLETED and state != JobCode.FAILED:
-            request(row, j).duration_ms = max(request(row, j).requested_ms, np.int64(1))
+        place[j] = _GONE
+    if row.num_jobs > 0:
+        place[0] = _STAYS
+    if row.num_services > 0 and row.next_arrival > 0:
+        place[row.next_arrival - 1] = _STAYS
+    for s in range(row.num_services):
+        if service(row, s).job >= 0:
+            place[service(row, s).job] = _STAYS
     for k in range(row.running_len):
-        j = np.int64(running(row, k).job)
-        slot = job(row, j).heap_slot
-        if slot < 0 or request(row, j).kind == JobKind.SERVICE:
-            continue
-        if heap(row, slot).kind == EventKind.COMPLETION:
-            end = max(job(row, j).expected_end_ms, row.now_ms + 1)
-            cancel_event(row, j)
-            push_event(row, end, EventKind.COMPLETION, j)
+        place[running(row, k).job] = _STAYS
+    for q in range(row.queue_len):
+        place[queue(row, q).job] = _STAYS
+    count = 0
+    for j in range(row.num_jobs):
+        count += np.int64(place[j] != _GONE)
+    return count
+
+
+@kernel
+def _rename(row, place):
+    """Let lists that were copied speak of jobs by their places in the fork."""
+    if row.committed >= 0:
+        row.committed = np.int64(place[row.committed])
+    for k in range(row.running_len):
+        running(row, k).job = np.int64(place[running(row, k).job])
+    for q in range(row.queue_len):
+        queue(row, q).job = np.int64(place[queue(row, q).job])
+    for k in range(row.heap_len):
+        heap(row, k).entity = np.int64(place[heap(row, k).entity])
+    for s in range(row.num_services):
+        if service(row, s).job >= 0:
+            service(row, s).job = np.int64(place[service(row, s).job])
+
+
+@kernel
+def fork_row(source, target, place, kept):
+    """Copy onto row ``target`` what goes on in row ``source``; the number of jobs.
+
+    Who has ended is left behind, and so is what nobody knows: arrivals and incidents to come.
+    Played on with the same arrivals the fork comes to the same as the original, event for event,
+    unless lots are drawn by the number of a job (``RuleKey.RANDOM``). ``place``, int32 [jobs of the
+    source], receives where each job is in the fork, or -1; ``kept``, int32 [jobs of the target],
+    which job is in each place. The target has tables of its own, as large as the source's but for
+    those of jobs, incidents, kinds, log and effects.
+    """
+    count = _find_what_goes_on(source, place)
+    if count > target.max_jobs:
+        raise RuntimeError("a fork has no room for all jobs that run or wait")
+    _copy_scalars(source, target)
+    target.num_jobs = count
+    target.next_arrival = count
+    target.num_incidents = 0
+    target.next_incident = 0
+    forget_kinds(target)
+    _copy_lists(source, target)
+    _copy_nodes(source, target)
+    _copy_constants(source, target)
+    _copy_accounts(source, target)
+    i = np.int64(0)
+    for j in range(source.num_jobs):
+        if place[j] != _GONE:
+            place[j] = i
+            kept[i] = j
+            copy_record(request(target, i), request(source, j))
+            copy_record(job(target, i), job(source, j))
+            intern_kind(target, i)
+            i += 1
+    for k in range(source.running_len):
+        j = np.int64(running(source, k).job)
+        _copy_workers(source, j, target, np.int64(place[j]))
+    _rename(target, place)
+    return count
+
+
+@kernel
+def expect_somebody(row):
+    """Let a fork know that somebody will come, though not who: one may then wait for that."""
+    add_arrival(row, request(row, np.int64(0)), row.now_ms + _UNKNOWN_MS, np.int64(1))
+
+
+@small_kernel
+def expect_nobody(row):
+    """Undo :func:`expect_somebody`."""
+    row.num_jobs -= 1
+    forget_kind(row, row.num_jobs)
+
+
+@kernel
+def settle_accounts(row):
+    """Forget what a fork has cost so far, and what is projected of who is in it.
+
+    Both follow from run times that nobody knows; :func:`assume_duration` of every job projects
+    anew.
+    """
+    row.settled_excess = 0.0
+    row.queue_rate = 0.0
+    row.queue_onset = 0.0
+    for k in range(row.running_len):
+        job(row, running(row, k).job).excess = 0.0
 
 
 @kernel
@@ -426,7 +597,22 @@ def assume_future(row, arrivals):
     """
     row.num_incidents = row.next_incident
     row.num_jobs = row.next_arrival
-    _assume_estimates(row)
+    for j in range(row.num_jobs):
+        state, ask = job(row, j).state, request(row, j)
+        over = state == JobCode.COMPLETED or state == JobCode.FAILED or state == JobCode.ABSENT
+        if not over and ask.kind != JobKind.SERVICE:
+            assume_duration(row, np.int64(j), max(ask.requested_ms, work_of(row, j) + 1))
     for i in range(arrivals.shape[0]):
         load_job(row, row.num_jobs, arrivals[i])
         row.num_jobs += 1
+
+
+@kernel
+def add_arrival(row, ask, submit_ms, duration_ms):
+    """Let a job like ``ask`` (REQUEST_DTYPE) arrive after all others and work for so long."""
+    j = row.num_jobs
+    copy_record(request(row, j), ask)
+    request(row, j).submit_ms = np.int64(submit_ms)
+    request(row, j).duration_ms = np.int64(duration_ms)
+    _enter(row, j)
+    row.num_jobs = j + 1

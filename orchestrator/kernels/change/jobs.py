@@ -16,13 +16,19 @@ from orchestrator.kernels.change.hold import (
     reserve_traffic,
 )
 from orchestrator.kernels.change.log import job_effect, record
-from orchestrator.kernels.change.queue import dequeue, enqueue, list_running, unlist_running
+from orchestrator.kernels.change.queue import (
+    assume_waiting_duration,
+    dequeue,
+    enqueue,
+    list_running,
+    unlist_running,
+)
 from orchestrator.kernels.change.timeline import cancel_event, push_event
 from orchestrator.kernels.lang.jit import kernel, small_kernel
 from orchestrator.kernels.lang.memory import copy_record
 from orchestrator.kernels.place.slots import units_of
 from orchestrator.kernels.place.throughput import speed_milli
-from orchestrator.kernels.state.access import job, node, queue, request, worker
+from orchestrator.kernels.state.access import heap, job, node, queue, request, worker
 from orchestrator.kernels.state.codes import (
     LEGAL_TRANSITIONS,
     EffectKind,
@@ -35,6 +41,7 @@ from orchestrator.kernels.state.codes import (
 __all__ = [
     "accrue_service",
     "admit_job",
+    "assume_duration",
     "begin_change",
     "begin_preemption",
     "complete_job",
@@ -53,6 +60,7 @@ __all__ = [
     "settle_progress",
     "start_job",
     "turn_away",
+    "work_of",
 ]
 
 
@@ -63,6 +71,16 @@ def progress_now(row, j):
     elapsed = max(row.now_ms - run.work_start_ms, np.int64(0))
     done = run.progress_ms + run.unsaved_ms + elapsed * run.speed_milli // 1000
     return min(done, request(row, j).duration_ms)
+
+
+@small_kernel
+def work_of(row, j):
+    """Work that a job has done by now, ms at nominal speed, however long it was to take."""
+    run = job(row, j)
+    done = run.progress_ms + run.unsaved_ms
+    if run.state == JobCode.RUNNING:
+        done += max(row.now_ms - run.work_start_ms, np.int64(0)) * run.speed_milli // 1000
+    return done
 
 
 @kernel
@@ -109,6 +127,19 @@ def _time_for(work_ms, speed):
     return (max(work_ms, np.int64(0)) * 1000 + speed - 1) // speed
 
 
+@small_kernel
+def _project_end(row, j):
+    """When a job whose pace is set will be done; its projected slowdown follows."""
+    ask = request(row, j)
+    left = ask.duration_ms - job(row, j).progress_ms - job(row, j).unsaved_ms
+    end = job(row, j).work_start_ms + _time_for(left, job(row, j).speed_milli)
+    scale = max(ask.duration_ms, row.slowdown_bound_ms)
+    excess = max((end - ask.submit_ms) / scale - 1.0, 0.0)
+    row.settled_excess += excess - job(row, j).excess
+    job(row, j).excess = excess
+    return end
+
+
 @kernel
 def set_pace(row, j, resume_ms):
     """From ``resume_ms`` on a placed job works at the speed that its workers and places give.
@@ -127,14 +158,33 @@ def set_pace(row, j, resume_ms):
     job(row, j).speed_milli = np.int64(speed)
     job(row, j).work_start_ms = resume_ms
     done = job(row, j).progress_ms + job(row, j).unsaved_ms
-    end = resume_ms + _time_for(ask.duration_ms - done, speed)
+    end = _project_end(row, j)
     job(row, j).expected_end_ms = resume_ms + _time_for(ask.requested_ms - done, speed)
-    scale = max(ask.duration_ms, row.slowdown_bound_ms)
-    excess = max((end - ask.submit_ms) / scale - 1.0, 0.0)
-    row.settled_excess += excess - job(row, j).excess
-    job(row, j).excess = excess
     list_running(row, j)
     push_event(row, end, EventKind.COMPLETION, j)
+
+
+@kernel
+def assume_duration(row, j, duration_ms):
+    """Let a job that has not ended take so long in all, ms at nominal speed: for what-ifs.
+
+    It takes at least as long as it has worked. An end that stays where it is keeps its place among
+    others at the same time.
+    """
+    state = job(row, j).state
+    if duration_ms != request(row, j).duration_ms:
+        duration_ms = max(np.int64(duration_ms), work_of(row, j))
+    if state == JobCode.PENDING or state == JobCode.PREEMPTED:
+        assume_waiting_duration(row, j, duration_ms)
+        return
+    request(row, j).duration_ms = np.int64(duration_ms)
+    if state != JobCode.RUNNING:
+        return
+    end = max(_project_end(row, j), row.now_ms)
+    slot = job(row, j).heap_slot
+    if slot < 0 or heap(row, slot).time_ms != end:
+        cancel_event(row, j)
+        push_event(row, end, EventKind.COMPLETION, j)
 
 
 @small_kernel

@@ -10,6 +10,7 @@ from orchestrator.kernels.state.access import job, move_queue, queue, request, r
 from orchestrator.kernels.state.codes import NO_JOB, JobKind
 
 __all__ = [
+    "assume_waiting_duration",
     "dequeue",
     "enqueue",
     "forget_line",
@@ -48,17 +49,32 @@ def _weigh(row, j, sign):
     row.queued_unit_ms += np.int64(sign) * job(row, j).units * ask.requested_ms
 
 
-@kernel
-def enqueue(row, j):
-    """Insert job ``j`` into the queue by (submit time, index)."""
+@small_kernel
+def _note_onset(row, j):
+    """From when on the slowdown that a waiting job would have if it ran at once exceeds 1."""
     ask = request(row, j)
     run = job(row, j)
-    # The slowdown that the job would have if it ran from now on exceeds 1 from this moment.
     remaining = ask.duration_ms - run.progress_ms
     if run.first_start_ms >= 0:
         remaining += ask.restart_ms
     scale = max(ask.duration_ms, row.slowdown_bound_ms)
     job(row, j).onset_ms = ask.submit_ms + scale - remaining
+
+
+@kernel
+def assume_waiting_duration(row, j, duration_ms):
+    """Let a waiting job take so long in all; the sums that are kept with the queue follow."""
+    _weigh(row, j, -1.0)
+    request(row, j).duration_ms = np.int64(duration_ms)
+    _note_onset(row, j)
+    _weigh(row, j, 1.0)
+
+
+@kernel
+def enqueue(row, j):
+    """Insert job ``j`` into the queue by (submit time, index)."""
+    ask = request(row, j)
+    _note_onset(row, j)
     k = row.queue_len
     while k > 0:
         other = queue(row, k - 1).job

@@ -48,17 +48,24 @@ from orchestrator.kernels.state.codes import NO_JOB, ActionKind, Placement, Reas
 __all__ = [
     "RankerBench",
     "Scoring",
+    "best_action",
     "best_actions",
     "evaluate_rankers",
     "evaluate_rule",
     "evaluate_rule_windows",
     "evaluate_scorers",
+    "legal_scores",
     "make_bench",
     "prepare_jobs",
     "prepare_ranker",
     "rank_action",
+    "rank_also",
     "replay_ranker",
+    "score_actions",
     "score_window",
+    "set_ranker",
+    "sets_of",
+    "take_best",
 ]
 
 
@@ -127,7 +134,13 @@ def make_bench(jobs: int, window: int, workers: int = 1) -> RankerBench:
 @kernel
 def prepare_jobs(row, bench):
     """Write the constants of the jobs of an episode that has just begun; whoever ranks them."""
-    fill_static(row, np.int64(Encoding.DEFAULT), bench.maxima, bench.static)
+    _prepare_from(row, bench, np.int64(0))
+
+
+@kernel
+def _prepare_from(row, bench, first):
+    """Write the constants of the jobs from ``first`` on."""
+    fill_static(row, np.int64(Encoding.DEFAULT), bench.maxima, bench.static, first)
     common = np.int64(BUCKETS)
     for j in range(row.num_jobs):
         common |= np.int64(bench.static[j, StaticColumn.BUCKET])
@@ -144,14 +157,37 @@ def prepare_ranker(row, weights, bench):
     The row is prepared by :func:`prepare_jobs`; ``weights``, float32 [14], are in the order of
     ``layout.DEFAULT_NAMES``.
     """
-    w, static = bench.weights, bench.static
+    set_ranker(weights, bench)
+    _sum_constants(row, bench, np.int64(0))
+
+
+@kernel
+def set_ranker(weights, bench):
+    """Let ``bench`` rank by these weights, float32 [14]: what its score has of each position."""
+    w = bench.weights
     for f in range(weights.shape[0]):
         w[f] = weights[f]
+    per_log = w[QueueColumn.LOG_RANK] / fast_log(_F(1.0 + bench.window))
+    for i in range(bench.window):
+        bench.rank[i] = per_log * fast_log(_F(1.0 + i))
+
+
+@kernel
+def rank_also(row, bench, first):
+    """Prepare the jobs from ``first`` on, which have been added, for the ranker that is set."""
+    _prepare_from(row, bench, first)
+    _sum_constants(row, bench, first)
+
+
+@kernel
+def _sum_constants(row, bench, first):
+    """Sum up what the scores of the jobs from ``first`` on have of constants."""
+    w, static = bench.weights, bench.static
     relative = w[QueueColumn.LOG_SLOWDOWN] + w[QueueColumn.LOG_RELATIVE_TIME_TO_START]
     log_scale = _F(-0.2) * relative
     # The slack is the free share minus the demand's.
     demand_share = w[QueueColumn.DEMAND_SHARE] - w[QueueColumn.SLACK]
-    for j in range(row.num_jobs):
+    for j in range(first, row.num_jobs):
         bench.constant[j] = (
             w[QueueColumn.LOG_REQUEST] * static[j, StaticColumn.LOG_REQUEST]
             + w[QueueColumn.LOG_DEMAND] * static[j, StaticColumn.LOG_DEMAND]
@@ -160,9 +196,6 @@ def prepare_ranker(row, weights, bench):
             + w[QueueColumn.IS_SHORT] * static[j, StaticColumn.SHORT]
             + log_scale * static[j, StaticColumn.LOG_SCALE]
         )
-    per_log = w[QueueColumn.LOG_RANK] / fast_log(_F(1.0 + bench.window))
-    for i in range(bench.window):
-        bench.rank[i] = per_log * fast_log(_F(1.0 + i))
 
 
 @small_kernel
@@ -266,6 +299,17 @@ def score_window(row, bench):
 
 
 @kernel
+def take_best(bench, count):
+    """Position of the job that :func:`score_window` scored highest; it is not found again."""
+    best = np.int64(0)
+    for i in range(1, count):
+        if bench.columns[_SCORES, i] > bench.columns[_SCORES, best]:
+            best = np.int64(i)
+    bench.columns[_SCORES, best] = _F(-np.inf)
+    return best
+
+
+@kernel
 def rank_action(row, bench):
     """The job that the ranker serves now, or NO_JOB if none waits."""
     if row.queue_len <= 1:
@@ -355,8 +399,32 @@ def _add(features, weights, start, score):
     return score
 
 
+@small_kernel
+def _last_row(layout, p):
+    """The last row of the layout that is of the same head as row ``p``; they follow each other."""
+    last, first = p, layout[p, VectorPart.FIRST_ACTION]
+    while last + 1 < layout.shape[0] and layout[last + 1, VectorPart.FIRST_ACTION] == first:
+        last += 1
+    return last
+
+
+@small_kernel
+def _score(sets, b, layout, weights, part, k):
+    """Score in state ``b`` of action ``k`` of the head of the layout's rows ``part``, unadvised."""
+    first, last = part
+    score = _ZERO
+    for q in range(first, last + 1):
+        if layout[q, VectorPart.SET] >= 0:
+            i = layout[q, VectorPart.FIRST_ENTITY] + k // layout[q, VectorPart.SHARED_BY]
+            features = sets[layout[q, VectorPart.SET]][b, i]
+            score = _add(features, weights, layout[q, VectorPart.COLUMN], score)
+    if layout[first, VectorPart.ONE_HOT] >= 0:
+        score += weights[layout[first, VectorPart.ONE_HOT]]
+    return score
+
+
 @kernel
-def _best_action(sets, advice, mask, b, layout, advice_at, weights):
+def best_action(sets, advice, mask, b, layout, advice_at, weights):
     """The legal action of the highest score in state ``b``, or -1 if none is legal.
 
     ``sets`` are those of ``layout.SETS``, float32 [B, entities, features]; ``mask`` is int8 [B, A],
@@ -366,22 +434,12 @@ def _best_action(sets, advice, mask, b, layout, advice_at, weights):
     best, best_score = np.int64(-1), _F(-np.inf)
     p = 0
     while p < layout.shape[0]:
-        last = p  # the rows of one head follow each other
-        first = layout[p, VectorPart.FIRST_ACTION]
-        while last + 1 < layout.shape[0] and layout[last + 1, VectorPart.FIRST_ACTION] == first:
-            last += 1
+        last = _last_row(layout, p)
         for k in range(layout[p, VectorPart.ACTIONS]):
-            a = first + k
+            a = layout[p, VectorPart.FIRST_ACTION] + k
             if mask[b, a] == 0:
                 continue
-            score = _ZERO
-            for q in range(p, last + 1):
-                if layout[q, VectorPart.SET] >= 0:
-                    i = layout[q, VectorPart.FIRST_ENTITY] + k // layout[q, VectorPart.SHARED_BY]
-                    features = sets[layout[q, VectorPart.SET]][b, i]
-                    score = _add(features, weights, layout[q, VectorPart.COLUMN], score)
-            if layout[p, VectorPart.ONE_HOT] >= 0:
-                score += weights[layout[p, VectorPart.ONE_HOT]]
+            score = _score(sets, b, layout, weights, (p, last), k)
             if advice_at >= 0:
                 score += weights[advice_at] * advice[b, a]
             if best < 0 or score > best_score:
@@ -390,15 +448,43 @@ def _best_action(sets, advice, mask, b, layout, advice_at, weights):
     return best
 
 
+@kernel
+def legal_scores(sets, advice, mask, layout, advice_at, weights, found):
+    """Numbers and scores of the first state's legal actions, as :func:`best_action` sums them up.
+
+    They are written into ``found``: float32 [A] and int64 [A]; how many they are is returned.
+    """
+    (scores, actions), n, p = found, 0, 0
+    while p < layout.shape[0]:
+        last = _last_row(layout, p)
+        for k in range(layout[p, VectorPart.ACTIONS]):
+            a = layout[p, VectorPart.FIRST_ACTION] + k
+            if mask[0, a] == 0:
+                continue
+            score = _score(sets, 0, layout, weights, (p, last), k)
+            if advice_at >= 0:
+                score += weights[advice_at] * advice[0, a]
+            scores[n], actions[n] = score, a
+            n += 1
+        p = last + 1
+    return n
+
+
+@entry
+def score_actions(sets, advice, mask, layout, advice_at, weights, found) -> int:
+    """:func:`legal_scores`, for Python."""
+    return int(legal_scores(sets, advice, mask, layout, advice_at, weights, found))
+
+
 @entry
 def best_actions(sets, advice, mask, layout, advice_at, weights, actions) -> None:
     """The legal action of the highest score of every state, or -1: ``actions``, int64 [B]."""
     for b in range(actions.shape[0]):
-        actions[b] = _best_action(sets, advice, mask, b, layout, advice_at, weights)
+        actions[b] = best_action(sets, advice, mask, b, layout, advice_at, weights)
 
 
 @part
-def _sets_of(buffers):
+def sets_of(buffers):
     """``layout.SETS`` of buffers, in that order."""
     return (
         buffers.queue,
@@ -417,7 +503,7 @@ def _play(row, p, view, buffers, bench, scoring):
     e, weights = 0, scoring.weights[p]
     look_anew(row, e, view, buffers)
     advance(row, bench.nodes)
-    sets = _sets_of(buffers)
+    sets = sets_of(buffers)
     steps = 0
     while True:
         open_choice(row, e, view, buffers, bench)
@@ -426,7 +512,7 @@ def _play(row, p, view, buffers, bench, scoring):
         if steps == scoring.step_limit:
             replay(row, scoring.rules[0], bench.nodes, bench.jobs)
             return -1
-        action = _best_action(
+        action = best_action(
             sets, buffers.advice, buffers.mask, e, scoring.layout, scoring.advice_at, weights
         )
         kind, j, value = decode(row, e, action, view, buffers)

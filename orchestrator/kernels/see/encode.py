@@ -43,7 +43,7 @@ from orchestrator.kernels.see.running import (
 from orchestrator.kernels.state.access import queue, request
 from orchestrator.kernels.state.codes import NODE_CHOICE, Reason, RuleKey
 
-__all__ = ["encode", "look_anew"]
+__all__ = ["encode", "forget_looks", "look_anew", "look_at_jobs"]
 
 
 _GLOBALS = len(GLOBAL_NAMES)
@@ -218,7 +218,20 @@ def _advise(row, e, view, buffers, bench):
 @part
 def look_anew(row, e, view, buffers):
     """Forget how a row looked: it has become another one, or nobody knows what happened to it."""
-    fill_static(row, np.int64(view.settings[0].encoding), view.maxima, buffers.static[e])
+    look_at_jobs(row, e, view, buffers, np.int64(0))
+    forget_looks(e, buffers)
+
+
+@part
+def look_at_jobs(row, e, view, buffers, first):
+    """Work out what is constant of the jobs from ``first`` on."""
+    encoding = np.int64(view.settings[0].encoding)
+    fill_static(row, encoding, view.maxima, buffers.static[e], first)
+
+
+@part
+def forget_looks(e, buffers):
+    """Forget how the nodes of a row looked."""
     buffers.nodes_seen[e] = -1
     buffers.nodes.seen[e, :] = 0
 

@@ -176,18 +176,18 @@ def make_scratch(
 
 
 @kernel
-def fill_static(row, encoding, maxima, static):
-    """Write the constants of every job of a row into ``static``, once an episode.
+def fill_static(row, encoding, maxima, static, first):
+    """Write the constants of the jobs of a row, from ``first`` on, into ``static``.
 
-    ``static`` is float32 [jobs, STATIC_WIDTH]; ``maxima``, float64 [len(Maximum)], are for the
-    published ``Encoding``.
+    All of them once an episode. ``static`` is float32 [jobs, STATIC_WIDTH]; ``maxima``, float64
+    [len(Maximum)], are for the published ``Encoding``.
     """
     if encoding == Encoding.PLACEMENT:
         return  # nothing that is worth keeping
     capacity = max(row.nominal_units / 1000.0, 1.0)
     log_capacity = max(np.log(capacity), 1.0)  # a share of one GPU must not divide by ln 1
     bound = row.slowdown_bound_ms / 1000.0
-    for j in range(row.num_jobs):
+    for j in range(first, row.num_jobs):
         ask = request(row, j)
         estimate = max(ask.requested_ms / 1000.0, 1e-3)
         demand = job(row, j).units / 1000.0
