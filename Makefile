@@ -21,10 +21,11 @@ endif
 SETUP := pyproject.toml requirements.lock scripts/setup_env.sh
 RUN := $(VENV)/.stamp-run
 DEV := $(VENV)/.stamp-dev
+DOCS := $(VENV)/.stamp-docs
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help env dev demo test chaos chaos-live lint format bench wheel lock clean distclean
+.PHONY: help env dev demo test chaos chaos-live lint format bench wheel docs docs-build lock clean distclean
 
 help: ## show this list
 	@echo "usage: make TARGET [ARGS=...] [PYTHON=...] [VENV=...]"
@@ -65,6 +66,12 @@ bench: $(RUN) ## measure the speed and print it beside this machine's own refere
 wheel: $(DEV) ## build the wheel into dist/
 	$(BIN)/python -m pip --disable-pip-version-check wheel -q --no-deps --wheel-dir dist .
 
+docs: $(DOCS) ## serve the documentation site while it is written (it says where)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs serve $(ARGS)
+
+docs-build: $(DOCS) ## build the documentation site into build/site; any warning is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict -q $(ARGS)
+
 env: $(RUN) ## make the environment that trains and evaluates
 
 dev: $(DEV) ## make the environment with what tests and linters need
@@ -87,3 +94,9 @@ $(RUN): $(SETUP)
 $(DEV): $(SETUP)
 	@scripts/setup_env.sh dev
 	@touch $@ $(RUN)
+
+# What the extra `docs` names, into the same environment, so that a change of the extra is taken up.
+$(DOCS): $(DEV)
+	@$(BIN)/python -c 'import tomllib; extras = tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]; print(*extras["docs"], sep="\n")' | \
+	    $(BIN)/python -m pip --disable-pip-version-check install -q -c requirements.lock -r /dev/stdin
+	@touch $@

@@ -2,6 +2,8 @@
 
     pip install pufferlib && python examples/adapters/pufferlib_steps.py
 
+docs/own-parts.md says which release was tried.
+
 PufferLib packs an observation into one vector of numbers, and tells by ``obs_dtype`` how to take it
 apart again: the mask of legal actions comes out of there.
 """
@@ -20,7 +22,7 @@ import envs
 from envs import RewardConfig
 
 
-def make_env(buf: Any = None, seed: int = 0) -> Any:
+def make_env(**given: Any) -> Any:
     """An environment as PufferLib's vectorisation asks for it."""
     assert envs.__name__  # importing it registers the environments
 
@@ -28,7 +30,7 @@ def make_env(buf: Any = None, seed: int = 0) -> Any:
         reward = RewardConfig(reference="sjf")
         return gymnasium.make("quartermaster/JobOrdering-v0", reward=reward, episode_jobs=64)
 
-    return pufferlib.emulation.GymnasiumPufferEnv(env_creator=make, buf=buf, seed=seed)
+    return pufferlib.emulation.GymnasiumPufferEnv(env_creator=make, **given)
 
 
 def unpacked(packed: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[np.void]:
@@ -38,9 +40,7 @@ def unpacked(packed: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[np.void]:
 
 def play(rows: int = 2, steps: int = 200, seed: int = 0) -> float:
     """The mean reward of a step under random legal actions."""
-    vector = pufferlib.vector.make(
-        make_env, num_envs=rows, backend=pufferlib.vector.Serial, seed=seed
-    )
+    vector = pufferlib.vector.make(make_env, num_envs=rows, backend=pufferlib.vector.Serial)
     dtype, dice = vector.driver_env.obs_dtype, np.random.default_rng(seed)
     packed, _ = vector.reset(seed=seed)
     paid = []

@@ -12,7 +12,8 @@ import hashlib
 import importlib
 import importlib.util
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import reduce
 from pathlib import Path
 from types import ModuleType
@@ -40,9 +41,10 @@ def load_part(name: str, kind: str) -> Any:
     Parameters
     ----------
     name : str
-        ``package.module:Name`` of a module that Python can import, or ``path/to/file.py:Name`` of a
-        file. ``Name`` may lead through attributes, as ``Outer.Inner``. A module is imported once,
-        and runs as any import does: name only what you would import.
+        ``package.module:Name`` of a module that Python can import, or that the working folder has,
+        or ``path/to/file.py:Name`` of a file. ``Name`` may lead through attributes, as
+        ``Outer.Inner``. A module is imported once, and runs as any import does: name only what you
+        would import.
     kind : str
         What it shall be, in a word, for messages: ``policy``.
 
@@ -145,9 +147,10 @@ def part_name(part: object, kind: str) -> str:
 
 
 def _imported(name: str, where: str, kind: str) -> ModuleType:
-    """A module by its name."""
+    """A module by its name, from the working folder if there is none elsewhere."""
     try:
-        return importlib.import_module(where)
+        with _working_folder():
+            return importlib.import_module(where)
     except ModuleNotFoundError as error:
         missing = error.name or where
         if where == missing or where.startswith(f"{missing}."):
@@ -158,6 +161,17 @@ def _imported(name: str, where: str, kind: str) -> ModuleType:
         raise _broken(name, where, kind, error) from error
     except Exception as error:
         raise _broken(name, where, kind, error) from error
+
+
+@contextmanager
+def _working_folder() -> Iterator[None]:
+    """Find the working folder's modules, too, behind all others: scripts do not by themselves."""
+    here = str(Path.cwd())
+    sys.path.append(here)
+    try:
+        yield
+    finally:
+        sys.path.remove(here)
 
 
 def _from_file(name: str, where: str, kind: str) -> ModuleType:

@@ -46,6 +46,19 @@ def test_files_are_loaded_once_and_found_by_any_spelling(
     assert make_part("things.py:Thing", "thing", "nowhere")() == 3
 
 
+def test_modules_of_the_working_folder_are_found_behind_all_others(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file.rename(file.parent / "things_of_the_folder.py")
+    (file.parent / "json.py").write_text("Thing = 3", encoding="utf-8")
+    monkeypatch.chdir(file.parent)
+    before = list(sys.path)
+    assert load_part("things_of_the_folder:Thing", "thing").__name__ == "Thing"
+    with pytest.raises(ConfigurationError, match="has no 'Thing'"):
+        load_part("json:Thing", "thing")
+    assert sys.path == before
+
+
 def test_modules_are_imported_and_their_parts_named(
     file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -88,14 +88,14 @@ __all__ = [
 class PublishedColumn(IntEnum):
     """A queued job under the ``PUBLISHED`` encoding."""
 
-    WAIT = 0
-    REQUEST_TIME = 1
-    PROCESSORS = 2
-    MEMORY = 3
-    USER = 4
-    GROUP = 5
-    APPLICATION = 6
-    FITS_NOW = 7
+    WAIT = 0  # w / 43,200, below 1
+    REQUEST_TIME = 1  # r / longest of the trace, below 1
+    PROCESSORS = 2  # p / P, below 1
+    MEMORY = 3  # 0: the logs do not hold it
+    USER = 4  # number / highest of the trace, below 1
+    GROUP = 5  # number / highest of the trace, below 1
+    APPLICATION = 6  # number / highest of the trace, below 1
+    FITS_NOW = 7  # about 1 if p units are free, else about 0
 
 
 class QueueColumn(IntEnum):
@@ -107,7 +107,7 @@ class QueueColumn(IntEnum):
     LOG_WAIT = 0  # .1 ln(1 + w)
     LOG_REQUEST = 1  # .1 ln r
     LOG_DEMAND = 2  # ln p / max(ln P, 1)
-    FITS_NOW = 3
+    FITS_NOW = 3  # 1 if p units are free
     LOG_TIME_TO_START = 4  # .1 ln(1 + d)
     LOG_SLOWDOWN = 5  # .2 ln(1 + w / m)
     LOG_QUEUE_COST_OF_WAITING = 6  # .1 ln(1 + W d)
@@ -119,9 +119,9 @@ class QueueColumn(IntEnum):
     LOG_COST_OF_CHOOSING = 12  # .1 ln(1 + (d + r)(W - 1 / m))
     IS_SHORT = 13  # r < 10
     PRIORITY = 14  # 0 best effort .. 1 critical
-    LOG_PREEMPTIONS = 15
+    LOG_PREEMPTIONS = 15  # .5 ln(1 + preemptions so far)
     PROGRESS = 16  # share of the estimate that is done and saved
-    LOG_WORKERS = 17
+    LOG_WORKERS = 17  # .2 ln workers
     LOG_ATTAINED = 18  # .1 ln(1 + attained service in seconds of the whole capacity)
     TENANT_SHARE = 19  # its tenant's dominant share
     TENANT_EXCESS = 20  # that, beyond what its tenant is entitled to
@@ -164,7 +164,7 @@ class PodColumn(IntEnum):
     GPU_SHARE = 1  # of each of them; 0 without GPUs
     SHARED = 2  # it asks for a part of a GPU
     CPU = 3  # of all workers, in shares of the largest node
-    MEMORY = 4
+    MEMORY = 4  # the same of memory
     ADMITTED = 5  # share of all GPUs that are of a model that will do
     PRIORITY = 6  # 0 best effort .. 1 critical
     LOG_WORKERS = 7  # .2 ln workers
@@ -175,22 +175,22 @@ class PodColumn(IntEnum):
 class GlobalColumn(IntEnum):
     """The cluster as a whole."""
 
-    FREE_SHARE = 0
-    LOG_QUEUE = 1
-    LOG_QUEUE_RATE = 2
-    LOG_FIRST_RELEASE = 3
-    LOG_LAST_RELEASE = 4
-    RUNNING = 5
-    LOG_QUEUED_AREA = 6
-    LOG_HIDDEN_QUEUE = 7
+    FREE_SHARE = 0  # free units / P
+    LOG_QUEUE = 1  # .2 ln(1 + waiting jobs)
+    LOG_QUEUE_RATE = 2  # .1 ln(.0001 + W)
+    LOG_FIRST_RELEASE = 3  # .1 ln(1 + time until the first running job is expected to end, s)
+    LOG_LAST_RELEASE = 4  # .1 ln(1 + time until the last one is, s)
+    RUNNING = 5  # running jobs / 64
+    LOG_QUEUED_AREA = 6  # .1 ln(1 + sum over the queue of r p / P)
+    LOG_HIDDEN_QUEUE = 7  # .2 ln(1 + waiting jobs beyond the window)
 
 
 class PoolColumn(IntEnum):
     """The cluster as a whole under the ``PLACEMENT`` encoding."""
 
     FREE_SHARE = 0  # of the GPUs that are up
-    CPU_FREE_SHARE = 1
-    MEMORY_FREE_SHARE = 2
+    CPU_FREE_SHARE = 1  # of the CPU of all nodes
+    MEMORY_FREE_SHARE = 2  # of the memory of all nodes
     FRAGMENTED_SHARE = 3  # expected share of all GPUs that typical pods could not use
     WHOLE_SHARE = 4  # GPUs that are entirely free
     EMPTY_NODES = 5  # share of nodes on which nobody is
@@ -200,7 +200,7 @@ class PoolColumn(IntEnum):
 class CandidateColumn(IntEnum):
     """A candidate placement of a queued job."""
 
-    FEASIBLE = 0
+    FEASIBLE = 0  # 1 if it exists
     SPREAD = 1  # nodes touched / workers
     CROSSES_RACKS = 2  # 0 one node, .5 one rack, 1 several racks
     ROOM_LEFT = 3  # free share of the touched nodes after the placement
@@ -211,12 +211,12 @@ class CandidateColumn(IntEnum):
 class NodeColumn(IntEnum):
     """A node as a place for a job; all 0 where the job does not fit."""
 
-    FEASIBLE = 0
+    FEASIBLE = 0  # 1 if the job fits
     GPU_FREE_BEFORE = 1  # share of its GPUs
     GPU_FREE_AFTER = 2  # the same once the gang is on it; and so on
     WHOLE_FREE_AFTER = 3  # share of its GPUs that are entirely free
-    CPU_FREE_AFTER = 4
-    MEMORY_FREE_AFTER = 5
+    CPU_FREE_AFTER = 4  # share of its CPU
+    MEMORY_FREE_AFTER = 5  # share of its memory
     IMBALANCE_AFTER = 6  # |share of CPU free - share of GPUs free|
     DEVICE_LEFT = 7  # free share of the devices taken, once they are
     FRAGMENTATION_BEFORE = 8  # F / its GPUs: what typical pods could not use
@@ -236,10 +236,10 @@ class VictimColumn(IntEnum):
     LOG_REMAINING = 0  # .1 ln(1 + estimated work left, s)
     LOG_ELAPSED = 1  # .1 ln(1 + time since its start, s)
     LOG_UNSAVED = 2  # .1 ln(1 + work since its last checkpoint, s)
-    DEMAND_SHARE = 3
-    LOG_PREEMPTIONS = 4
-    PRIORITY = 5
-    LOG_CHECKPOINT_COST = 6
+    DEMAND_SHARE = 3  # capacity that it holds / P
+    LOG_PREEMPTIONS = 4  # .5 ln(1 + preemptions so far)
+    PRIORITY = 5  # 0 best effort .. 1 critical
+    LOG_CHECKPOINT_COST = 6  # .1 ln(1 + checkpoint and restart, s)
     HELPS = 7  # without it the first waiting job would fit
 
 
@@ -252,8 +252,8 @@ class ElasticColumn(IntEnum):
     ROOM_ABOVE = 3  # (maximum - workers) / workers asked for
     GAIN = 4  # speed gained by one more worker, relative to its share of the workers asked for
     LOSS = 5  # speed lost by one fewer, likewise
-    DEMAND_SHARE = 6
-    PRIORITY = 7
+    DEMAND_SHARE = 6  # capacity that it holds / P
+    PRIORITY = 7  # 0 best effort .. 1 critical
     LOG_REGROUP = 8  # .1 ln(1 + cost of a regroup, s)
     LOG_SINCE_CHANGE = 9  # .1 ln(1 + time since its size last changed, s)
 
@@ -321,10 +321,10 @@ class CapacityColumn(IntEnum):
 class FleetColumn(IntEnum):
     """The fleet, behind the :class:`GlobalColumn`."""
 
-    HOUR_SIN = 0
-    HOUR_COS = 1
-    WEEKDAY_SIN = 2
-    WEEKDAY_COS = 3
+    HOUR_SIN = 0  # sin of the time of day, a turn in 24 h
+    HOUR_COS = 1  # cos of it
+    WEEKDAY_SIN = 2  # sin of the time of the week, a turn in 7 days
+    WEEKDAY_COS = 3  # cos of it
     IN_SERVICE = 4  # capacity of nodes that are up
     ON_ORDER = 5  # nodes on order / all nodes
     DOWN = 6  # nodes that are down / all nodes
