@@ -261,10 +261,10 @@ def evaluate_policy(
     IllegalActionError
         If the policy chooses an action that its mask forbids.
     """
-    total, kept = len(windows), _kept(windows, keep_jobs)
+    kept = _kept(windows, keep_jobs)
     if isinstance(policy, RowPolicy):
         return _evaluate_rows(policy, windows, kept, advance, threads)
-    session = windows.played_out().session(min(rows, total))
+    session = windows.played_out().session(min(rows, len(windows)))
     table = OutcomeTable(session, windows.starts, kept)
     playing = np.arange(session.envs, dtype=np.int64)
     following = session.envs
@@ -278,7 +278,7 @@ def evaluate_policy(
                 table.collect(int(e), int(playing[e]))
                 if advance is not None:
                     advance(1)
-                live[e] = following < total
+                live[e] = following < len(windows)
                 if live[e]:
                     playing[e] = following
                     following += 1
