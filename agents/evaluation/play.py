@@ -261,11 +261,10 @@ def evaluate_policy(
     IllegalActionError
         If the policy chooses an action that its mask forbids.
     """
-    kept = _kept(windows, keep_jobs)
     if isinstance(policy, RowPolicy):
-        return _evaluate_rows(policy, windows, kept, advance, threads)
+        return _evaluate_rows(policy, windows, _kept(windows, keep_jobs), advance, threads)
     session = windows.played_out().session(min(rows, len(windows)))
-    table = OutcomeTable(session, windows.starts, kept)
+    table = OutcomeTable(session, windows.starts, _kept(windows, keep_jobs))
     playing = np.arange(session.envs, dtype=np.int64)
     following = session.envs
     actions = np.zeros(session.envs, np.int64)
