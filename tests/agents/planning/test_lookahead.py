@@ -182,6 +182,12 @@ class Considering:
         return considered.plan
 
 
+@pytest.mark.parametrize("head", [{"services": 1}, {"capacity_steps": 1}])
+def test_who_sizes_does_not_think_ahead_live(head: dict[str, int]) -> None:
+    with pytest.raises(ConfigurationError, match="cannot think ahead on a live cluster"):
+        BundlePolicy(linear(0), replace(CONFIG, **head), lookahead=LookaheadConfig())
+
+
 def test_a_damaged_lookahead_is_refused(tmp_path: Path) -> None:
     bundle = save_bundle(
         tmp_path / "bundle",
