@@ -184,7 +184,7 @@ class Considering:
 
 @pytest.mark.parametrize("head", [{"services": 1}, {"capacity_steps": 1}])
 def test_who_sizes_does_not_think_ahead_live(head: dict[str, int]) -> None:
-    with pytest.raises(ConfigurationError, match="cannot think ahead on a live cluster"):
+    with pytest.raises(ConfigurationError, match="cannot think ahead on a live"):
         BundlePolicy(linear(0), replace(CONFIG, **head), lookahead=LookaheadConfig())
 
 
