@@ -239,8 +239,13 @@ def _draw_arrivals(row, future, past, first):
             ask = past.record[i]
             if ask.kind == JobKind.SERVICE:
                 continue
+            work_ms = ask.duration_ms
+            if past.before != 0 and ask.submit_ms + work_ms > row.now_ms:  # nobody knows it yet
+                counter = first + 1 + future.num_jobs
+                lot = random_unit(_seed(row, past), Stream.LOOKAHEAD, counter)
+                work_ms = _drawn_ms(past, ask.requested_ms, np.int64(0), lot)
             submit_ms = row.now_ms + ask.submit_ms - begin_ms
-            add_arrival(future, ask, submit_ms, ask.duration_ms)
+            add_arrival(future, ask, submit_ms, work_ms)
         else:
             known = request(row, i)
             work_ms = known.duration_ms
