@@ -186,7 +186,7 @@ def past_of(
         ratios = known[at]
         if np.all(ratios == 1.0):
             ratios = None  # estimates are exact: there is nothing to draw
-    return make_past(
+    past = make_past(
         np.ascontiguousarray(jobs),
         ratios,
         before=before,
@@ -194,8 +194,8 @@ def past_of(
         cycle_ms=config.cycle_ms,
         arrivals=config.arrivals,
         ticks=config.ticks,
-        seed=config.seed,
     )
+    return past._replace(seed=config.seed)
 
 
 @dataclass(frozen=True)

@@ -54,9 +54,8 @@ def make_past(
     cycle_ms: int = DAY_MS,
     arrivals: int = 48,
     ticks: int = 60,
-    seed: int = 0,
 ) -> Past:
-    """Put a past together.
+    """Put a past together, whose draws are those of seed 0.
 
     Parameters
     ----------
@@ -73,7 +72,6 @@ def make_past(
         Blocks begin at the same time of such a cycle; 0: at any time.
     arrivals, ticks : int, optional
         Jobs that come in a future; ticks of services that it lasts.
-    seed : int, optional
 
     Returns
     -------
@@ -88,7 +86,7 @@ def make_past(
         cycle_ms=int(cycle_ms),
         arrivals=int(arrivals),
         ticks=int(ticks),
-        seed=int(seed),
+        seed=0,
     )
 
 
