@@ -228,7 +228,7 @@ class Session:
             parts += [mix.series.rates, np.asarray(mix.forecast)]
         shape = replace(self.state.shape, envs=1, kinds=0)
         return {
-            "trace": self.trace.digest,
+            "trace": self.trace.content_digest,
             "config": _digest(repr(self.config).encode()),
             "surroundings or windows": _digest(*map(_said, parts)),
             "format": _digest(repr((shape, ROW_DTYPE, TABLES)).encode()),
