@@ -157,6 +157,9 @@ def past_of(
 ) -> Past:
     """What futures are drawn from, of a record of jobs that have ended.
 
+    How run times compare with estimates is taken from the whole record: windows that are judged
+    come after it.
+
     Parameters
     ----------
     record : REQUEST_DTYPE [R]
@@ -190,9 +193,9 @@ def past_of(
         own=own,
         cycle_ms=config.cycle_ms,
         arrivals=config.arrivals,
-        seed=config.seed,
+        ticks=config.ticks,
     )
-    return past._replace(ticks=config.ticks)
+    return past._replace(seed=config.seed)
 
 
 @dataclass(frozen=True)

@@ -32,9 +32,6 @@ __all__ = ["DAY_MS", "Past", "draw_future", "make_past"]
 DAY_MS = 24 * 3_600_000
 
 
-_TICKS = 60
-
-
 class Past(NamedTuple):
     """What futures are drawn from; R recorded jobs."""
 
@@ -56,9 +53,9 @@ def make_past(
     own: bool = True,
     cycle_ms: int = DAY_MS,
     arrivals: int = 48,
-    seed: int = 0,
+    ticks: int = 60,
 ) -> Past:
-    """Put a past together, with futures of 60 ticks.
+    """Put a past together, whose draws are those of seed 0.
 
     Parameters
     ----------
@@ -73,9 +70,8 @@ def make_past(
         The row's table of jobs is in the order of their submission, as those of episodes are.
     cycle_ms : int, optional
         Blocks begin at the same time of such a cycle; 0: at any time.
-    arrivals : int, optional
-        Jobs that come in a future.
-    seed : int, optional
+    arrivals, ticks : int, optional
+        Jobs that come in a future; ticks of services that it lasts.
 
     Returns
     -------
@@ -89,8 +85,8 @@ def make_past(
         own=int(own),
         cycle_ms=int(cycle_ms),
         arrivals=int(arrivals),
-        ticks=_TICKS,
-        seed=int(seed),
+        ticks=int(ticks),
+        seed=0,
     )
 
 
@@ -241,8 +237,13 @@ def _draw_arrivals(row, future, past, first):
             ask = past.record[i]
             if ask.kind == JobKind.SERVICE:
                 continue
+            work_ms = ask.duration_ms
+            if past.before != 0 and ask.submit_ms + work_ms > row.now_ms:  # nobody knows it yet
+                counter = first + 1 + future.num_jobs
+                lot = random_unit(_seed(row, past), Stream.LOOKAHEAD, counter)
+                work_ms = _drawn_ms(past, ask.requested_ms, np.int64(0), lot)
             submit_ms = row.now_ms + ask.submit_ms - begin_ms
-            add_arrival(future, ask, submit_ms, ask.duration_ms)
+            add_arrival(future, ask, submit_ms, work_ms)
         else:
             known = request(row, i)
             work_ms = known.duration_ms
