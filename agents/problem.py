@@ -211,7 +211,7 @@ class Problem:
     def digests(self) -> dict[str, str]:
         """Of what the problem is made of, by name: what a checkpoint belongs to."""
         return {
-            "workload": self.trace.digest,
+            "workload": self.trace.content_digest,
             "env": digest_of(self.config),
             "scenario": digest_of(self.scenario),
             "task": digest_of([self.parts, self.evaluation_jobs]),

@@ -276,6 +276,7 @@ def plain(cfg: Any) -> Any:
 
 _CONFIG, _RUN, _HISTORY = "config.yaml", "run.json", "history.csv"
 _RECORD = (_CONFIG, _RUN, _HISTORY)
+_OUTCOME = ("result.json", "summary.json")  # says that a run has ended, and how
 # What runs leave behind: a folder with one of these holds results.
 _RESULTS = (
     *_RECORD, "bundle", "manifest.json", "checkpoint.pkl", "checkpoint.pt",
@@ -304,7 +305,7 @@ def run_folder(
         Path of the script, for the command.
     record : bool, optional
         Whether ``config.yaml``, ``run.json`` and the head of ``history.csv`` are written, before
-        all else.
+        all else, and what an earlier run there came to is taken away: it is not this one's.
     resume : bool, optional
         Whether the run goes on with what it finds there.
 
@@ -321,6 +322,8 @@ def run_folder(
     cfg.output = str(claim.folder)
     try:
         if record:
+            for name in _OUTCOME:
+                (claim.folder / name).unlink(missing_ok=True)
             _write_record(cfg, script, claim.folder)
             if not (resume and (claim.folder / _HISTORY).is_file()):
                 write_csv(claim.folder / _HISTORY, HISTORY_COLUMNS, ())
@@ -378,8 +381,8 @@ class _Claim:
             ) from None
         if not os.access(folder, os.W_OK):
             raise ConfigurationError(f"output: '{folder}' cannot be written to; name another one")
-        records = [folder / name for name in _RECORD if (folder / name).is_file()]
-        return cls(folder, absent, {path.name: path.read_text("utf-8") for path in records})
+        kept = [path for name in (*_RECORD, *_OUTCOME) if (path := folder / name).is_file()]
+        return cls(folder, absent, {path.name: path.read_text("utf-8") for path in kept})
 
     def release(self) -> None:
         """Leave the folder as it was, if the run has written its record only."""
@@ -391,6 +394,9 @@ class _Claim:
                 write_text(self.folder / name, self.before[name])
             else:
                 (self.folder / name).unlink(missing_ok=True)
+        for name in _OUTCOME:
+            if name in self.before and not (self.folder / name).exists():
+                write_text(self.folder / name, self.before[name])
         for folder in self.made:
             if any(folder.iterdir()):
                 return

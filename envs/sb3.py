@@ -19,7 +19,7 @@ from envs.config import Illegal
 from envs.gym import action_space, observation_space, row_seeds
 from envs.gym.single import REASONS
 from envs.session import Session
-from orchestrator.errors import ConfigurationError, UnknownOptionError
+from orchestrator.errors import ConfigurationError, IllegalActionError, UnknownOptionError
 
 __all__ = ["SchedulingVecEnv", "make_sb3"]
 
@@ -87,19 +87,30 @@ class SchedulingVecEnv(VecEnv):
         """Step all rows; those that end begin anew."""
         session, buffers = self.session, self.session.buffers
         session.advance(self._actions)
-        if self._raises:
-            session.require_legal()
         self._returns += buffers.reward
         reward = buffers.reward.astype(np.float32)
         over = np.logical_or(buffers.terminated, buffers.truncated)
+        if self._raises:
+            self._require_legal(over)
         infos = self._infos
         if over.any():
             infos = [{} for _ in range(session.envs)]
             for e in np.flatnonzero(over):
                 infos[e] = self._last_info(int(e))
-            self._returns[over] = 0.0
-            session.reset(over)
+            self._begin_anew(over)
         return self._observe(), reward, over, infos
+
+    def _require_legal(self, over: NDArray[np.bool_]) -> None:
+        """Raise if an action was refused; rows that are over begin anew as without that."""
+        try:
+            self.session.require_legal()
+        except IllegalActionError:
+            self._begin_anew(over)
+            raise
+
+    def _begin_anew(self, over: NDArray[np.bool_]) -> None:
+        self._returns[over] = 0.0
+        self.session.reset(over)
 
     def action_masks(self) -> NDArray[np.bool_]:
         """Legal actions of all rows, bool [E, A]."""

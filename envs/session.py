@@ -228,7 +228,7 @@ class Session:
             parts += [mix.series.rates, np.asarray(mix.forecast)]
         shape = replace(self.state.shape, envs=1, kinds=0)
         return {
-            "trace": self.trace.digest,
+            "trace": self.trace.content_digest,
             "config": _digest(repr(self.config).encode()),
             "surroundings or windows": _digest(*map(_said, parts)),
             "format": _digest(repr((shape, ROW_DTYPE, TABLES)).encode()),
@@ -382,6 +382,7 @@ class Session:
             informed = with_accounts(self.scenario, self.trace)
             episode = episode._replace(tenants=accounts(informed, self.trace))
             self._make_room(tenants=max(len(episode.tenants), self.state.shape.tenants))
+        self._show_nothing(windows)
         replay_rows(self.state.rows, 0, self.envs, windows, rule.to_record(), episode, self.bench)
 
     def roll_out(self, e: int, rule: Rule | str) -> float:
@@ -410,8 +411,8 @@ class Session:
         buffers.terminated[e] = True
         entry.describe(rows, e, self.source.seen, buffers, self.bench)
         if self.own:
-            self.own.pay()
-            self.own.describe()
+            self.own.pay(slice(e, e + 1))
+            self.own.describe(slice(e, e + 1))
         return float(buffers.reward[e])
 
     def _playable(self, rule: Rule | str) -> Rule:
@@ -460,7 +461,20 @@ class Session:
         The rows are then for :func:`orchestrator.scheduling.rollout.rollout`.
         """
         windows = _windows(windows, 0, self)
+        self._show_nothing(windows)
         begin_rows(self.state.rows, 0, self.envs, windows, self.source.episode)
+
+    def _show_nothing(self, windows: NDArray[np.int64]) -> None:
+        """Note which windows rows are about to play without being shown: own terms are told so."""
+        buffers = self.buffers
+        buffers.start_index[:] = windows
+        if self.own:
+            buffers.shown[...] = 0
+            # An encoding blanks no more than what was shown before it, so that all goes at once.
+            for part in (buffers.queue, buffers.candidates, buffers.victims, buffers.elastics):
+                part[...] = 0.0
+            buffers.sizes[...] = 0.0
+            buffers.mask[...] = 0
 
     def require_legal(self) -> None:
         """Raise if the last step's action was refused in any row."""

@@ -267,11 +267,9 @@ def evaluate_policy(
     total = len(windows)
     session = windows.played_out().session(min(rows, total))
     table = OutcomeTable(session, windows.starts, _kept(windows, keep_jobs))
-    playing = np.arange(session.envs, dtype=np.int64)
-    following = session.envs
-    actions = np.zeros(session.envs, np.int64)
-    _begin(session, np.ones(session.envs, np.bool_), playing)
-    live = np.ones(session.envs, np.bool_)
+    playing, following = np.arange(session.envs, dtype=np.int64), session.envs
+    actions, live = np.zeros(session.envs, np.int64), np.ones(session.envs, np.bool_)
+    _begin(session, live, playing)
     while True:
         for e in np.flatnonzero(live & session.buffers.terminated):
             # Without choices a window can end as it begins, hence a loop.

@@ -188,14 +188,15 @@ class WindowsCell:
 
     @property
     def made_of(self) -> Mapping[str, str]:
-        """Digests of the trace, the windows, the environment, the scenario and the metric."""
+        """Digests of trace, windows, environment, scenario, metric and rules."""
         played = self._windows.played_out()
         return {
-            "trace": played.trace.digest,
+            "trace": played.trace.content_digest,
             "windows": digest_of([played.starts, played.config.length]),
             "environment": digest_of(played.config),
             "scenario": digest_of(played.scenario),
             "metric": digest_of(self.metric),
+            "rules": digest_of(list(self.rules)),
         }
 
     @property
@@ -250,13 +251,14 @@ class PackingCell:
 
     @property
     def made_of(self) -> Mapping[str, str]:
-        """Digests of the lists, the orders and what policies see."""
+        """Digests of the lists, the orders, what policies see, and the placements."""
         suite = self._suite
         return {
-            "trace": digest_of([trace.digest for trace in self._traces]),
+            "trace": digest_of([trace.content_digest for trace in self._traces]),
             "windows": digest_of([suite.seeds, suite.ratio]),
             "environment": digest_of(PLACEMENT),
             "metric": digest_of(self.metric),
+            "rules": digest_of(dict(suite.policies)),
         }
 
     @property

@@ -51,6 +51,8 @@ class Contender:
         where it cannot play.
     close : callable, optional
         Lets go of what it holds.
+    isolated : bool, optional
+        Whether it is asked in a process of its own.
     """
 
     name: str
@@ -59,6 +61,7 @@ class Contender:
     digest: str
     policy: Callable[[FeatureSchema], BatchPolicy]
     close: Callable[[], None] = field(default=lambda: None)
+    isolated: bool = False
 
 
 def bundled(folder: str, name: str | None = None) -> Contender:
@@ -101,7 +104,15 @@ def own(reference: str, name: str | None = None, *, isolated: bool = False) -> C
     digest = hashlib.sha256(_source_file(reference).read_bytes()).hexdigest()[:16]
     if isolated:
         apart = IsolatedPolicy(called, reference)
-        return Contender(called, Kind.OWN, reference, digest, lambda _: apart.anew(), apart.close)
+        return Contender(
+            called,
+            Kind.OWN,
+            reference,
+            digest,
+            lambda _: apart.anew(),
+            apart.close,
+            isolated=True,
+        )
     return Contender(
         called, Kind.OWN, reference, digest, lambda _: _Own(called, make_policy(reference))
     )

@@ -11,7 +11,6 @@ from typing import Any
 from omegaconf import DictConfig
 from rich.console import Console
 
-from agents.bundle import BundleError
 from agents.files import write_text
 from agents.leaderboard.cells import Cell, FixedSuite, make_cells
 from agents.leaderboard.contenders import Contender, bundled, own
@@ -28,7 +27,12 @@ from agents.leaderboard.store import (
 from agents.leaderboard.verdict import board_table, judge, print_verdicts
 from agents.program import plain
 from agents.settings import check_kind
-from orchestrator.errors import ConfigurationError, SchemaMismatchError, TraceError
+from orchestrator.errors import (
+    ConfigurationError,
+    QuartermasterError,
+    SchemaMismatchError,
+    TraceError,
+)
 
 __all__ = ["run_leaderboard"]
 
@@ -168,14 +172,22 @@ def _read_any(board: Path, cell: str) -> Record | None:
 
 
 def _again(entry: Entry, cell: Cell, console: Console) -> Entry | None:
-    """Somebody who is on the board plays again; None: it is no longer there, or does not fit."""
+    """Somebody who is on the board plays again; None: it is gone, is broken, or does not fit."""
     try:
-        make = bundled if entry.kind == Kind.BUNDLE else own
-        with closing(make(entry.source, entry.name)) as contender:
+        with closing(_remade(entry)) as contender:
             return _played(contender, cell, console)
-    except (ConfigurationError, BundleError) as error:
-        console.print(f"[dim]{entry.name} leaves {cell.name}: {error}[/]", soft_wrap=True)
+    except Exception as error:  # code of others: nobody else's costs are lost by it
+        why = error if isinstance(error, QuartermasterError) else repr(error)
+        said = f"{entry.name} leaves {cell.name}: {why}"
+        console.print(said, style="dim", markup=False, soft_wrap=True)
         return None
+
+
+def _remade(entry: Entry) -> Contender:
+    """Somebody who is on the board, as it was when it played."""
+    if entry.kind == Kind.BUNDLE:
+        return bundled(entry.source, entry.name)
+    return own(entry.source, entry.name, isolated=entry.isolated)
 
 
 def _played(contender: Contender, cell: Cell, console: Console) -> Entry | None:
@@ -191,7 +203,8 @@ def _played(contender: Contender, cell: Cell, console: Console) -> Entry | None:
         )
     with console.status(f"{cell.name}: {contender.name}"):
         costs = cell.policy_costs(policy)
-    return Entry(contender.name, contender.kind, contender.source, contender.digest, costs)
+    who = (contender.name, contender.kind, contender.source, contender.digest)
+    return Entry(*who, costs, contender.isolated)
 
 
 def _write_board(board: Path, fixed: Sequence[FixedSuite]) -> None:

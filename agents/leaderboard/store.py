@@ -1,9 +1,9 @@
 """What the board knows of a cell: who has played it, and at which cost on each window.
 
 One JSON file for each cell. Its digests say what the costs depend on (trace, windows, environment,
-scenario, metric); where one of them is another today, the costs are of another game, and the file
-is refused. What digests cannot see, a change of the engine itself, is found by playing a rule's
-first windows again (:func:`check_replay`).
+scenario, metric, rules); where one of them is another today, the costs are of another game, and the
+file is refused. What digests cannot see, a change of the engine itself, is found by playing a
+rule's first windows again (:func:`check_replay`).
 """
 
 from __future__ import annotations
@@ -54,6 +54,8 @@ class Entry:
         Of the weights, or of the file of the class; empty for rules.
     costs : float64 [M]
         On each window; lower is better.
+    isolated : bool, optional
+        Whether it was asked in a process of its own, and is again when it plays again.
     """
 
     name: str
@@ -61,6 +63,7 @@ class Entry:
     source: str
     digest: str
     costs: NDArray[np.float64]
+    isolated: bool = False
 
     @property
     def mean(self) -> float:
@@ -138,8 +141,15 @@ def read_record(board: Path, cell: str) -> Record | None:
     return Record(**about, entries=entries)
 
 
-def _entry(name: str, kind: str, source: str, digest: str, costs: Sequence[float]) -> Entry:
-    return Entry(name, Kind(kind), source, digest, np.array(costs, np.float64))
+def _entry(
+    name: str,
+    kind: str,
+    source: str,
+    digest: str,
+    costs: Sequence[float],
+    isolated: bool = False,
+) -> Entry:
+    return Entry(name, Kind(kind), source, digest, np.array(costs, np.float64), bool(isolated))
 
 
 def write_record(board: Path, record: Record) -> None:
@@ -156,6 +166,7 @@ def write_record(board: Path, record: Record) -> None:
                 "kind": entry.kind.value,
                 "source": entry.source,
                 "digest": entry.digest,
+                "isolated": entry.isolated,
                 "costs": [float(f"{cost:.{_DIGITS}g}") for cost in entry.costs],
             }
             for entry in (*record.rules, *record.learned)

@@ -33,7 +33,7 @@ from orchestrator.kernels.state.codes import RuleKey
 from orchestrator.scheduling.rules import Rule, rule_named
 from orchestrator.scheduling.schema import advice_column, vector_layout
 
-__all__ = ["RankerEvaluator", "ScorerEvaluator", "scoring_of"]
+__all__ = ["RankerEvaluator", "ScorerEvaluator", "check_own", "scoring_of"]
 
 _Worker = TypeVar("_Worker")
 
@@ -149,7 +149,7 @@ class ScorerEvaluator:
     ) -> None:
         if threads < 1:
             raise ConfigurationError(f"scorers: 'threads' is {threads}; at least 1")
-        _check_own(config)
+        check_own(config)
         if config.commitment:
             raise ConfigurationError(
                 "scorers choose among all actions of a cluster: set 'commitment' of the "
@@ -274,7 +274,7 @@ def _check(config: EnvConfig, threads: int, scenario: Scenario) -> None:
             "rankers are replayed on jobs and nodes alone: leave 'scenario' and 'failures' at "
             "none, or train another kind of agent"
         )
-    _check_own(config)
+    check_own(config)
     needs = (
         ("commitment", config.commitment, "true"),
         ("encoding", config.encoding == Encoding.DEFAULT, "default"),
@@ -288,13 +288,17 @@ def _check(config: EnvConfig, threads: int, scenario: Scenario) -> None:
             )
 
 
-def _check_own(config: EnvConfig) -> None:
+def check_own(
+    config: EnvConfig,
+    who: str = "linear policies are played",
+    remedy: str = "train by PPO (agent=ppo)",
+) -> None:
     """Refuse what is computed in Python: windows are played without leaving compiled code."""
     own = [*config.reward.own_terms, *config.features]
     if own:
         raise ConfigurationError(
-            f"linear policies are played inside the engine, which does not call Python: leave out "
-            f"{', '.join(own)}, or train by PPO (agent=ppo)"
+            f"{who} inside the engine, which does not call Python: leave out {', '.join(own)}, or "
+            f"{remedy}"
         )
 
 

@@ -16,7 +16,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from agents.linear.evaluate import scoring_of
+from agents.linear.evaluate import check_own, scoring_of
 from agents.linear.policy import LinearRanker, LinearScorer
 from agents.problem import BatchPolicy
 from envs.config import EnvConfig
@@ -109,7 +109,8 @@ class LookaheadPolicy:
         return self._asked.ask(state, past)
 
     def thinker(self, shape: ClusterShape, config: EnvConfig) -> Thinker:
-        """What is asked about rows of a shape, in an environment."""
+        """What is asked about rows of a shape, in an environment without own terms and features."""
+        check_own(config, "lookahead: futures are played", "let the policy decide by itself")
         played = replace(Thinker.room_for(shape, self.settings), envs=1)
         player = self._player(played, config)
         return Thinker(shape, player, self.settings, config.reward.weights)

@@ -91,7 +91,7 @@ def find_folders(patterns: Iterable[str]) -> list[Path]:
 
 
 def read_run(folder: Path) -> Run | None:
-    """Read a run; None: it has not ended, or was not judged.
+    """Read a run; None: it has not ended, was stopped, or was not judged.
 
     Raises
     ------
@@ -104,6 +104,8 @@ def read_run(folder: Path) -> Run | None:
         config = OmegaConf.to_container(OmegaConf.load(folder / _CONFIG))
         assert isinstance(config, dict)
         result = json.loads((folder / _RESULT).read_text("utf-8"))
+        if dict(result).get("stopped") is not None:
+            return None
         summary = json.loads((folder / _SUMMARY).read_text("utf-8"))
         with (folder / _HISTORY).open(newline="", encoding="utf-8") as stream:
             rows = [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(stream)]

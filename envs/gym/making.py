@@ -198,6 +198,12 @@ def _file(path: str) -> dict[str, Any]:
 
 def _cluster(given: Any, trace: Trace) -> tuple[NodeSpec, ...]:
     """The nodes of a trace, as many or as different as they were asked for."""
+    if not trace.nodes:
+        raise ConfigurationError(
+            f"environment: workload '{trace.name}' has no nodes of its own, of which 'nodes' says "
+            f"how many there are and what differs; give a trace that has some: "
+            f"trace=dataclasses.replace(trace, nodes=(NodeSpec(...), ...))"
+        )
     if is_whole(given):
         count = check_whole("environment: 'nodes'", given, 1)
         alike = [trace.nodes[n % len(trace.nodes)] for n in range(count)]

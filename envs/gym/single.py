@@ -145,14 +145,14 @@ class SchedulingEnv(gymnasium.Env[Any, Any]):
         self._actions[0] = action_number(action)
         self.session.advance(self._actions)
         buffers = self.session.buffers
+        terminated, truncated = bool(buffers.terminated[0]), bool(buffers.truncated[0])
+        self._over = terminated or truncated
         if self._raises and buffers.reason[0] != Reason.OK:
             reason = REASONS[buffers.reason[0]]
             what = self.config.schema.actions.describe(int(self._actions[0]))
             raise IllegalActionError(
                 f"illegal action {action} ({what}): {reason}; choose one that action_mask allows"
             )
-        terminated, truncated = bool(buffers.terminated[0]), bool(buffers.truncated[0])
-        self._over = terminated or truncated
         info = self._info()
         info["reason"] = REASONS[buffers.reason[0]]
         if self._over:

@@ -19,7 +19,7 @@ from envs.gym.single import REASONS, reset_options
 from envs.gym.states import RowState, restore_row, save_row
 from envs.scenario import Scenario
 from envs.workloads import Trace
-from orchestrator.errors import ConfigurationError
+from orchestrator.errors import ConfigurationError, IllegalActionError
 from orchestrator.kernels.state.codes import Reason
 
 __all__ = [
@@ -169,11 +169,11 @@ class SchedulingVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]
             # Whatever the step did to rows that were over, they begin anew, with reward 0.
             session.reset(again)
             asked = ~again
-        if self._raises:
-            session.require_legal()
         reward = buffers.reward.copy()
         terminated, truncated = buffers.terminated.copy(), buffers.truncated.copy()
         np.logical_or(terminated, truncated, out=self._over)
+        if self._raises:
+            self._require_legal()
         final: dict[str, Any] = {}
         if self.autoreset_mode == AutoresetMode.SAME_STEP and self._over.any():
             final, asked = self._final_infos(), ~self._over
@@ -183,6 +183,15 @@ class SchedulingVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]
             self._add_metrics(infos, self._over & asked)
         infos.update(final)
         return self._observe(), reward, terminated, truncated, infos
+
+    def _require_legal(self) -> None:
+        """Raise if an action was refused; rows that are over begin anew as without that."""
+        try:
+            self.session.require_legal()
+        except IllegalActionError:
+            if self.autoreset_mode == AutoresetMode.SAME_STEP:
+                self.session.reset(self._over)
+            raise
 
     def copy(self) -> SchedulingVectorEnv:
         """Rows of their own that go on exactly as these would; see ``SchedulingEnv.copy``."""

@@ -33,6 +33,9 @@ FEATURE_SETS = ("global", *SETS, *SURROUNDINGS)
 _SHOWN = {"queue": Shown.JOBS, "victims": Shown.VICTIMS, "elastics": Shown.ELASTICS}
 
 
+_ALL = slice(None)
+
+
 class RewardTerm(Protocol):
     """A cost of one's own. Any function of this form will do, one compiled by numba, too."""
 
@@ -152,32 +155,34 @@ class OwnParts:
         block: NDArray[np.float32] = getattr(self._buffers, "globals" if of == "global" else of)
         return block[..., block.shape[-1] - behind]
 
-    def pay(self) -> None:
-        """Charge for what the terms have grown by since they were last paid."""
+    def pay(self, rows: slice = _ALL) -> None:
+        """Charge ``rows``, which have moved, for what the terms have grown by since last paid."""
         if not self._terms:
             return
         buffers, noted = self._buffers, self._noted
         self._views.refresh()
-        due = np.ones(len(noted), np.bool_)
+        due = np.zeros(len(noted), np.bool_)
+        due[rows] = True
         if self._form == RewardForm.TERMINAL:
-            np.logical_or(buffers.terminated, buffers.truncated, out=due)
+            due &= buffers.terminated | buffers.truncated
         for k, (name, term, weight) in enumerate(self._terms):
             total = self._total(name, term)
             buffers.reward[due] -= (weight * (total - noted[:, k]) * buffers.scale)[due]
             noted[due, k] = total[due]
 
-    def describe(self) -> None:
-        """Write the features, as the rows are now."""
+    def describe(self, rows: slice = _ALL) -> None:
+        """Write the features of ``rows``, as they are now."""
         if not self._features:
             return
         self._views.refresh()
         for feature, column in zip(self._features, self._columns, strict=True):
             values = np.asarray(feature.part(self._views.features))
             self._check(f"feature '{feature.source}'", values, column.shape)
-            column[...] = values
+            part = column[rows]
+            part[...] = values[rows]
             if feature.of in _SHOWN:
-                count = self._buffers.shown[:, _SHOWN[feature.of], np.newaxis]
-                column[np.arange(column.shape[1]) >= count] = 0.0
+                count = self._buffers.shown[rows, _SHOWN[feature.of], np.newaxis]
+                part[np.arange(part.shape[1]) >= count] = 0.0
 
     def cost(self, e: int) -> float:
         """What the terms charge a row for in all, weighted."""

@@ -1,9 +1,9 @@
 """What one's own reward terms and features are told of a batch of rows: arrays, not copies.
 
 A term may know everything, as rewards may; a feature sees what a policy may know. What is hidden
-from it is left out of the records: true run times, and what follows from them. Jobs that are still
-to come stand in the tables as well: whoever looks at them cheats, and
-:func:`envs.testing.check_feature` finds it out.
+from it is left out of the records: true run times and what follows from them, and how many failures
+are to come. Jobs that are still to come stand in the tables as well: whoever looks at them cheats,
+and :func:`envs.testing.check_feature` finds it out.
 """
 
 from __future__ import annotations
@@ -24,9 +24,12 @@ __all__ = ["RowsView", "Views"]
 _TRUE = {
     "request": ("duration_ms",),
     "job": ("onset_ms", "excess", "heap_slot"),
-    "rows": ("settled_excess", "queue_rate", "queue_onset", "seed", "log_hash"),
+    "rows": (
+        *("settled_excess", "queue_rate", "queue_onset", "seed", "log_hash"),
+        *("num_incidents", "next_incident"),  # together they tell how many failures are to come
+    ),
 }
-"""Fields that tell, directly or not, how long jobs really run, or how dice will fall."""
+"""Fields that tell, directly or not, how long jobs really run, how dice will fall, what fails."""
 
 
 class RowsView(NamedTuple):

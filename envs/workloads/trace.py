@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -112,6 +112,20 @@ class Trace:
         for node in self.nodes:
             size = (node.gpus, node.gpu_model, node.cpu_cores, float(node.memory_gb))
             digest.update(repr(size).encode())
+        return digest.hexdigest()[:16]
+
+    @cached_property
+    def content_digest(self) -> str:
+        """Of all that a game depends on: every field of the jobs and the nodes, and the tenants.
+
+        Sixteen hexadecimal digits. The trace's name does not count.
+        """
+        digest = hashlib.sha256(repr(self.tenants).encode())
+        for field in REQUEST_DTYPE.names or ():  # one by one: what lies between them is undefined
+            digest.update(self.requests[field].astype("<i8").tobytes())
+        for node in self.nodes:
+            said = [str(p) if isinstance(p, str) else float(p) for p in astuple(node)]
+            digest.update(repr(said).encode())
         return digest.hexdigest()[:16]
 
     @property

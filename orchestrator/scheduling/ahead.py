@@ -157,6 +157,9 @@ def past_of(
 ) -> Past:
     """What futures are drawn from, of a record of jobs that have ended.
 
+    How run times compare with estimates is taken from the whole record: windows that are judged
+    come after it.
+
     Parameters
     ----------
     record : REQUEST_DTYPE [R]
@@ -183,7 +186,7 @@ def past_of(
         ratios = known[at]
         if np.all(ratios == 1.0):
             ratios = None  # estimates are exact: there is nothing to draw
-    return make_past(
+    past = make_past(
         np.ascontiguousarray(jobs),
         ratios,
         before=before,
@@ -191,8 +194,8 @@ def past_of(
         cycle_ms=config.cycle_ms,
         arrivals=config.arrivals,
         ticks=config.ticks,
-        seed=config.seed,
     )
+    return past._replace(seed=config.seed)
 
 
 @dataclass(frozen=True)

@@ -80,6 +80,27 @@ def test_what_ends_before_it_wrote_leaves_an_earlier_history(tmp_path, given):
         assert (tmp_path / "history.csv").read_text() == "seconds\n5\n"
 
 
+def test_what_an_earlier_run_came_to_is_not_this_ones(tmp_path, given):
+    given += [f"output={tmp_path}"]
+    outcome = [tmp_path / "result.json", tmp_path / "summary.json"]
+    for path in outcome:
+        path.write_text("old")
+
+    def begin(error, overwrite):
+        cfg = OmegaConf.create({"output": str(tmp_path), "overwrite": overwrite})
+        with run_folder(cfg, "scripts/train.py", record=True, resume=not overwrite):
+            assert not any(path.exists() for path in outcome)
+            raise error
+
+    for overwrite in (True, False):
+        with pytest.raises(KeyboardInterrupt):
+            begin(KeyboardInterrupt(), overwrite)
+        assert [path.read_text() for path in outcome] == ["old", "old"]  # nothing was written
+    with pytest.raises(RuntimeError):
+        begin(RuntimeError(), True)
+    assert not any(path.exists() for path in outcome)
+
+
 def test_a_folder_that_cannot_be_made_is_one_line(tmp_path, given):
     (tmp_path / "file").touch()
     with pytest.raises(ConfigurationError, match=r"output: cannot make .*file"):

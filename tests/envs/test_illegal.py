@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import gymnasium
 import numpy as np
 import pytest
+from gymnasium.vector import AutoresetMode
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -155,6 +157,30 @@ def test_environments_may_raise(name: str) -> None:
         rows.step(actions)
 
 
+def test_who_is_over_is_over_whoever_raises() -> None:
+    env = CASES["ordering"].make(illegal="raise", illegal_limit=1)
+    env.reset(seed=0)
+    with pytest.raises(IllegalActionError):
+        env.step(np.int64(-1))
+    with pytest.raises(gymnasium.error.ResetNeeded):
+        env.step(np.int64(0))
+    for mode in AutoresetMode:
+        rows = CASES["cluster"].make_vec(2, illegal="raise", step_limit=1, autoreset_mode=mode)
+        rows.reset(seed=0)
+        actions = pick_legal(rows.action_masks(), np.random.default_rng(0))
+        actions[1] = -1
+        with pytest.raises(IllegalActionError, match="row 1: "):
+            rows.step(actions)
+        steps = rows.session.buffers.steps
+        assert steps[0] == (0 if mode == AutoresetMode.SAME_STEP else 1)
+        if mode == AutoresetMode.DISABLED:
+            with pytest.raises(gymnasium.error.ResetNeeded, match="in rows"):
+                rows.step(actions)
+        elif mode == AutoresetMode.NEXT_STEP:
+            assert rows.step(np.zeros(2, np.int64) + rows.action_masks().argmax(1))[1][0] == 0.0
+            assert steps[0] == 0
+
+
 def test_a_job_preempted_here_may_not_be_placed_here() -> None:
     """It is shown, and masked, until the next decision point."""
     requests = gpu_trace().requests.copy()
@@ -286,7 +312,10 @@ def test_rows_fall_back_each_for_itself() -> None:
 
 
 def test_stable_baselines_may_raise_too() -> None:
-    rows = SchedulingVecEnv(CASES["cluster"].session(2, illegal="raise"))
+    rows = SchedulingVecEnv(CASES["cluster"].session(2, illegal="raise", step_limit=1))
     rows.reset()
+    actions = rows.action_masks().argmax(axis=1)
+    actions[0] = -1
     with pytest.raises(IllegalActionError, match=r"row 0: .*unknown_action"):
-        rows.step(np.array([-1, 0]))
+        rows.step(actions)
+    assert rows.session.buffers.steps[1] == 0  # its episode ended, and another has begun

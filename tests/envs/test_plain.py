@@ -7,6 +7,7 @@ import pickle
 import subprocess
 import sys
 import warnings
+from dataclasses import replace
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,7 @@ _PLAIN: dict[str, dict[str, Any]] = {
     "Placement": {"workload": {"name": "gpu_pods", "pods": 500}, "nodes": 6},
     "Autoscaling": {"nodes": {"count": 3, "gpus": 8}, "episode_ticks": 20},
 }
+_NOWHERE = replace(gpu_cluster(30, 1), nodes=())
 every = pytest.mark.parametrize("name", _PLAIN)
 
 
@@ -153,6 +155,8 @@ def test_clusters_of_other_nodes() -> None:
         ({"workload": "philly"}, "workload 'philly': option 'path' is missing"),
         ({"workload": "absent.swf"}, "absent.swf"),
         ({"workload": "lublin", "trace": gpu_cluster(30, 1)}, "'trace' and 'workload' are given"),
+        ({"trace": _NOWHERE, "nodes": 2}, "has no nodes of its own, .*; give a trace that has"),
+        ({"trace": _NOWHERE, "nodes": {"gpus": 8}}, "has no nodes of its own"),
         ({"nodes": 0}, "'nodes' is 0; give a whole number that is at least 1"),
         ({"nodes": "four"}, "an entry of 'nodes' is a str|'nodes' is a str; give a number"),
         ({"nodes": []}, "'nodes' is empty"),

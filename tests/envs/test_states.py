@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from envs import RewardConfig, RowState, SchedulingEnv, SchedulingVectorEnv
+from envs import CLUSTER, RewardConfig, RowState, SchedulingEnv, SchedulingVectorEnv
 from orchestrator.errors import ConfigurationError
 from orchestrator.invariants import assert_invariants
 from tests.envs.cases import CASES, pick_legal
@@ -61,6 +61,25 @@ def test_play_goes_on_as_if_it_had_not_been_left(
         assert told == info
         assert_invariants(env.session.state, 0)
         np.testing.assert_equal(_play(env, 30, 1), wanted)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_advice_after_a_state_was_put_back_is_that_of_before(seed: int) -> None:
+    """A rule that preempts remembers in what order it looked at those who wait."""
+    env = SchedulingEnv(
+        CLUSTER,
+        workload={"name": "gpu_cluster", "jobs": 2000, "nodes": 64},
+        nodes={"count": 10},
+        advice="srtf",
+        victims=8,
+    )
+    env.reset(seed=seed)
+    _play(env, 60, seed)
+    state = env.get_state()
+    wanted = _play(env, 30, 1)
+    _play(env, 25, 2)
+    env.set_state(state)
+    np.testing.assert_equal(_play(env, 30, 1), wanted)
 
 
 @pytest.mark.parametrize("name", ["ordering-scaled", "cluster-incidents", "autoscaling"])

@@ -307,10 +307,14 @@ def renew_row(source, target):
 
 @small_kernel
 def _copy_scalars(source, target):
-    """Copy all of a row but its tables; what is remembered of nodes will be taken for old."""
+    """Copy all of a row but its tables; what is remembered of nodes will be taken for old.
+
+    So will the line of those who wait, which is in the target's own tables.
+    """
     touched = target.touched
     copy_scalars(target, source)
     target.touched = max(touched, source.touched)
+    target.lined_at = 0
 
 
 @kernel
@@ -465,6 +469,7 @@ def restore_row(row, address):
     end = _pass_row(row, address, _RESTORE)
     row.series_at, row.forecast_at = series, forecast
     row.touched = max(touched, row.touched)
+    row.lined_at = 0  # the line in its tables is of another past, too
     forget_kinds(row)
     for j in range(row.num_jobs):
         intern_kind(row, np.int64(j))

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.kernels.decide.commit import commit
-from orchestrator.kernels.decide.elastic import elastic_action, given_instead
+from orchestrator.kernels.decide.elastic import elastic_action
 from orchestrator.kernels.decide.legal import decision_open, placement_reason
 from orchestrator.kernels.decide.rules import ask_rule, follow, keeps_order, next_in_order
 from orchestrator.kernels.decide.rules import rank_queue as _rank_queue
@@ -104,10 +104,6 @@ def _ask_rule(row, rule, line, start, desk):
     value = np.int64(rule.placement)
     if kind == ActionKind.WAIT and rule.elastic != 0:
         kind, j, value = elastic_action(row, rule, desk.jobs)
-    elif kind == ActionKind.PREEMPT and rule.elastic != 0:
-        given, giver, size = given_instead(row, rule, desk.jobs)
-        if given != ActionKind.WAIT:
-            kind, j, value = given, giver, size
     return kind, j, value, np.int64(0), start
 
 

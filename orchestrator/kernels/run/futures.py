@@ -54,9 +54,8 @@ def make_past(
     cycle_ms: int = DAY_MS,
     arrivals: int = 48,
     ticks: int = 60,
-    seed: int = 0,
 ) -> Past:
-    """Put a past together.
+    """Put a past together, whose draws are those of seed 0.
 
     Parameters
     ----------
@@ -73,7 +72,6 @@ def make_past(
         Blocks begin at the same time of such a cycle; 0: at any time.
     arrivals, ticks : int, optional
         Jobs that come in a future; ticks of services that it lasts.
-    seed : int, optional
 
     Returns
     -------
@@ -88,7 +86,7 @@ def make_past(
         cycle_ms=int(cycle_ms),
         arrivals=int(arrivals),
         ticks=int(ticks),
-        seed=int(seed),
+        seed=0,
     )
 
 
@@ -239,8 +237,13 @@ def _draw_arrivals(row, future, past, first):
             ask = past.record[i]
             if ask.kind == JobKind.SERVICE:
                 continue
+            work_ms = ask.duration_ms
+            if past.before != 0 and ask.submit_ms + work_ms > row.now_ms:  # nobody knows it yet
+                counter = first + 1 + future.num_jobs
+                lot = random_unit(_seed(row, past), Stream.LOOKAHEAD, counter)
+                work_ms = _drawn_ms(past, ask.requested_ms, np.int64(0), lot)
             submit_ms = row.now_ms + ask.submit_ms - begin_ms
-            add_arrival(future, ask, submit_ms, ask.duration_ms)
+            add_arrival(future, ask, submit_ms, work_ms)
         else:
             known = request(row, i)
             work_ms = known.duration_ms

@@ -30,11 +30,13 @@ from orchestrator.kernels.change.episode import (
 from orchestrator.kernels.change.events import close_point, finish_episode
 from orchestrator.kernels.decide.advance import advance
 from orchestrator.kernels.decide.commit import commit
+from orchestrator.kernels.decide.rules import replay
 from orchestrator.kernels.lang.jit import entry, kernel, small_kernel
 from orchestrator.kernels.run.futures import Past, draw_future
 from orchestrator.kernels.run.roll import (
     Player,
     Until,
+    action_limit,
     forget_nodes_seen,
     prepare,
     rank,
@@ -255,9 +257,9 @@ def _try_in_futures(row, planner, room, jobs, count):
 
 
 @kernel
-def _rank_fork(forked, base, scorer, found, coming):
-    """The best few actions at a fork; who sees a mask sees whether anybody is still to come."""
-    if scorer is not None:
+def _rank_fork(forked, base, ranker, found, coming):
+    """The best few actions at a fork; who may wait sees whether anybody is still to come."""
+    if ranker is None:
         if coming:
             expect_somebody(forked)
             prepare(forked, base, forked.num_jobs - 1)
@@ -279,7 +281,7 @@ def look_ahead(row, planner, room):
     prepare(forked, planner.base, 0)
     forget_nodes_seen(planner.base)
     coming = row.next_arrival < row.num_jobs
-    count = _rank_fork(forked, planner.base, planner.base.scorer, room.found, coming)
+    count = _rank_fork(forked, planner.base, planner.base.ranker, room.found, coming)
     taken = np.int64(0)
     if count > 1:
         _prepare_roller(forked, planner.roller)
@@ -303,17 +305,22 @@ def _set_out(planner_base, roller):
 def _play(row, planner, room, tally):
     """Play a row to its end, thinking ahead at every decision that leaves a choice."""
     nodes = planner.base.nodes
+    count, limit = np.int64(0), action_limit(planner.base.scorer)
     while advance(row, nodes) == Status.DECISION:
+        if count == limit:
+            replay(row, planner.base.rules[0], nodes, planner.base.jobs)
+            break
+        count += 1
         kind, j = np.int64(ActionKind.PLACE), np.int64(NO_JOB)
         value = np.int64(Placement.FIRST_FIT)
         if row.commitment != 0 and row.queue_len == 1:
             j = np.int64(queue(row, 0).job)
         else:
-            taken, count = look_ahead(row, planner, room)
-            if count == 0:
+            taken, found = look_ahead(row, planner, room)
+            if found == 0:
                 close_point(row)
                 continue
-            tally.tried[0] += count > 1
+            tally.tried[0] += found > 1
             tally.switched[0] += taken > 0
             kind, j, value = room.found[taken, 0], room.found[taken, 1], room.found[taken, 2]
         tally.decisions[0] += 1

@@ -58,6 +58,7 @@ __all__ = [
     "Player",
     "ScorerDesk",
     "Until",
+    "action_limit",
     "assume_remaining",
     "best",
     "expect",
@@ -341,7 +342,7 @@ def _has_happened(row, j, until, runs):
 
 
 @kernel
-def _limit(scorer):
+def action_limit(scorer):
     """Actions after which a rule plays on: who shuffles jobs about must not do it for ever."""
     if scorer is not None:
         return np.int64(scorer.scoring.step_limit)
@@ -354,7 +355,7 @@ def roll(row, player, until, j):
 
     It has been told to the player (:func:`prepare`, :func:`forget_nodes_seen`).
     """
-    count, limit = np.int64(0), _limit(player.scorer)
+    count, limit = np.int64(0), action_limit(player.scorer)
     runs = job(row, j).runs if until != Until.DRAINED else np.uint32(0)
     while _go_on(row, player.scorer, player.nodes):
         if until != Until.DRAINED and _has_happened(row, j, until, runs):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,9 @@ from agents.build import build_packing_suite
 from agents.bundle import Origin, PolicyParts, save_bundle
 from agents.leaderboard.cells import FixedSuite, PackingCell, make_cells
 from agents.leaderboard.contenders import own
-from agents.leaderboard.run import run_leaderboard
-from agents.leaderboard.store import read_record
+from agents.leaderboard.isolation import IsolatedPolicy
+from agents.leaderboard.run import _again, run_leaderboard
+from agents.leaderboard.store import Entry, Kind, Record, read_record, write_record
 from agents.leaderboard.verdict import judge
 from agents.linear.policy import named_weights
 from agents.program import config_dir
@@ -243,3 +245,40 @@ def test_pods_are_packed_by_rules_and_policies() -> None:
     assert ((mine >= 0) & (mine < 50)).all()
     assert cell.policy_costs(TurnsAway()).tolist() == [100.0] * 6
     assert PackingCell(about, suite, [trace]).made_of != cell.made_of
+    fewer = replace(suite, policies={"FGD": suite.policies["FGD"]})
+    other = PackingCell(about, fewer, [trace, trace]).made_of
+    assert [name for name in other if other[name] != cell.made_of[name]] == ["rules"]
+
+
+class Breaks:
+    """A cell in which nobody's play goes well."""
+
+    name, group, metric, about = "broken", "g", "m", "a"
+    rules, made_of, schema = (), {}, JOB_ORDERING.schema
+
+    def policy_costs(self, policy: Any) -> Any:
+        self.played = type(policy)
+        raise RuntimeError("[/] is no tag")
+
+
+@pytest.mark.parametrize("isolated", [False, True])
+def test_a_broken_entrant_leaves_the_cell_alone(tmp_path: Path, isolated: bool) -> None:
+    entry = Entry("mine", Kind.OWN, f"{OWN}:Shortest", "", np.ones(2), isolated)
+    rule = Entry("sjf", Kind.RULE, "sjf", "", np.ones(2))
+    write_record(tmp_path, Record("broken", "g", "m", "a", {}, [rule, entry]))
+    kept = read_record(tmp_path, "broken")
+    assert kept is not None
+    cell, console = Breaks(), Console(record=True, width=150)
+    assert _again(kept.learned[0], cell, console) is None  # type: ignore[arg-type]
+    assert "mine leaves broken: RuntimeError('[/] is no tag')" in console.export_text()
+    assert (cell.played is IsolatedPolicy) == isolated
+
+
+def test_a_process_that_died_is_closed_without_another_error() -> None:
+    policy = IsolatedPolicy("gone", f"{OWN}:Nobody")
+    policy._process.wait()
+    with pytest.raises(ConfigurationError, match="policy 'gone': its process has ended"):
+        policy.actions({"seen": np.zeros(9)}, np.ones((1, 3), bool))
+    policy.close()
+    assert policy._process.stdout is not None
+    assert policy._process.stdout.closed

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from agents.bundle import (
     BundleError,
@@ -23,7 +24,15 @@ from agents.evaluation.play import evaluate_policy, evaluate_rule
 from agents.linear.policy import LinearRanker, LinearScorer
 from agents.planning.lookahead import LookaheadPolicy
 from agents.problem import RowPolicy, Windows
-from envs import AUTOSCALING, CLUSTER, JOB_ORDERING, PLACEMENT, Scenario
+from envs import (
+    AUTOSCALING,
+    CLUSTER,
+    JOB_ORDERING,
+    PLACEMENT,
+    RewardConfig,
+    RowsView,
+    Scenario,
+)
 from envs.scenario import FleetPlan
 from envs.workloads import gpu_cluster, lublin_feitelson
 from orchestrator.errors import ConfigurationError
@@ -123,6 +132,17 @@ def test_who_is_not_known_to_the_engine_is_refused() -> None:
 
     with pytest.raises(ConfigurationError, match="'other' is no ranker"):
         LookaheadPolicy(Other())
+
+
+def waited(view: RowsView) -> NDArray[np.float64]:
+    return view.row["wait_ms"] / 1000.0
+
+
+def test_what_futures_cannot_be_judged_by_is_refused() -> None:
+    config = replace(JOB_ORDERING, reward=RewardConfig({waited: 1.0}))
+    policy = LookaheadPolicy(rule_named("f1"), FEW)
+    with pytest.raises(ConfigurationError, match=r"^lookahead: .*leave out .*:waited, or let"):
+        policy.thinker(SHAPE, config)
 
 
 @pytest.mark.parametrize(

@@ -83,6 +83,13 @@ def test_groups_are_named_by_what_differs(runs: Path) -> None:
     ]
 
 
+def test_a_run_that_was_stopped_has_not_ended(tmp_path: Path) -> None:
+    path = write_run(tmp_path / "0", 0, 0.8) / "result.json"
+    assert read_run(path.parent) is not None
+    path.write_text(json.dumps({**json.loads(path.read_text()), "stopped": 15}))
+    assert read_run(path.parent) is None
+
+
 def test_a_run_that_comes_twice_is_refused(runs: Path) -> None:
     write_run(runs / "again", 1, 0.8)
     with pytest.raises(ConfigurationError, match=r"cma/1.*same settings and the same seed, 1"):

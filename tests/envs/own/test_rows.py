@@ -127,6 +127,39 @@ def test_policies_that_are_compiled_do_without() -> None:
         RankerEvaluator(small_trace(config), config)
 
 
+def window_and_queue(view: RowsView) -> NDArray[np.float64]:
+    """The window that a row plays, and 100 for every job that it shows."""
+    return view.start_index + 100.0 * (view.queue >= 0).sum(axis=1)
+
+
+@pytest.mark.parametrize("kind", ["ordering", "cluster"])
+def test_who_is_played_by_a_rule_is_shown_nothing_of_what_was_before(kind: str) -> None:
+    config = replace(SMALL[kind], reward=RewardConfig({window_and_queue: 1.0}))
+    session, fresh = small_session(config, 3), small_session(config, 3)
+    session.reset()
+    session.replay("sjf", np.array([2, 0, 1]))
+    assert [session.episode_metrics(e)["objective"] for e in range(3)] == [2.0, 0.0, 1.0]
+    session.reset()
+    session.begin(np.array([1, 2, 0]))
+    assert [session.own.cost(e) for e in range(3)] == [1.0, 2.0, 0.0]
+    for each in (session, fresh):
+        each.reseed(np.arange(3, dtype=np.uint64))
+        each.reset(windows=np.arange(3))
+    np.testing.assert_equal(session.observation(), fresh.observation())
+
+
+def test_a_row_that_is_rolled_out_is_the_only_one_that_pays() -> None:
+    reward = RewardConfig({window_and_queue: 1.0})
+    session = small_session(replace(SMALL["cluster"], reward=reward, features=(Free,)), 2)
+    session.reset()
+    session.buffers.globals[:, -1] = 7.0
+    session.roll_out(0, "sjf")
+    assert session.buffers.metrics[0, -1] == session.own.cost(0)
+    assert (session.buffers.metrics[1, -1], session.buffers.reward[1]) == (0.0, 0.0)
+    assert session.buffers.globals[0, -1] <= 1.0
+    assert session.buffers.globals[1, -1] == 7.0
+
+
 # --- what the checks find ------------------------------------------------------------------------
 
 
@@ -201,7 +234,9 @@ def test_what_is_true_is_hidden_from_features_and_nothing_can_be_written() -> No
     views = session.own._views
     assert "duration_ms" in (views.terms.request.dtype.names or ())
     assert "duration_ms" not in (views.features.request.dtype.names or ())
-    assert "queue_rate" not in (views.features.row.dtype.names or ())
+    for name in ("queue_rate", "num_incidents", "next_incident"):
+        assert name in (views.terms.row.dtype.names or ())
+        assert name not in (views.features.row.dtype.names or ())
     with pytest.raises(ValueError, match="read-only"):
         views.features.request["workers"][0, 0] = 1
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -161,6 +162,20 @@ def test_unplaceable_agrees_with_placing_one_worker_after_the_other() -> None:
     slow = np.array([_slow_room(row, nodes) < row["workers"] for row in array])
     assert 0 < slow.sum() < 400
     np.testing.assert_array_equal(unplaceable(array, nodes), slow)
+
+
+def test_what_changes_the_game_changes_the_digest_of_the_content() -> None:
+    nodes = (node("a"), node("b"))
+    trace = Trace("t", requests(), ("x", "y"), nodes)
+    whole = Trace("other", requests(), ("x", "y"), tuple(replace(n, memory_gb=512) for n in nodes))
+    assert whole.content_digest == trace.content_digest
+    changed = [replace(trace, requests=requests(elastic=1, max_workers=2))]
+    changed += [
+        replace(trace, requests=requests(**{n: 1})) for n in ("tenant", "curve", "topology")
+    ]
+    changed += [replace(trace, nodes=(nodes[0], replace(nodes[1], rack=1)))]
+    assert {other.digest for other in changed} == {trace.digest}
+    assert len({other.content_digest for other in (trace, *changed)}) == 1 + len(changed)
 
 
 def test_importing_workloads_loads_no_data_frames() -> None:

@@ -153,7 +153,8 @@ def test_blocks_of_a_record_are_those_of_the_slow_twin(cycle_ms: int) -> None:
         if state is None:
             continue
         known, row = known_jobs(state), state.rows[0]
-        past = futures.make_past(known, own=False, cycle_ms=cycle_ms, arrivals=5, seed=seed)
+        past = futures.make_past(known, own=False, cycle_ms=cycle_ms, arrivals=5)
+        past = past._replace(seed=seed)
         for number in range(3):
             counter = (int(row["point"]) * 1024 + number) << 20
             drawn_by = (int(row["seed"]) ^ mix(seed), 4, counter)
