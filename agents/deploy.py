@@ -105,6 +105,12 @@ class BundlePolicy:
                 "deployment: a live cluster takes placements by generator, not nodes by number; "
                 "train a policy that chooses among 'placements'"
             )
+        if lookahead is not None and (config.services > 0 or config.capacity_steps > 0):
+            raise ConfigurationError(
+                "deployment: a policy that sizes services or the fleet cannot think ahead on a "
+                "live cluster, which has no record of their demand; delete the bundle's "
+                "lookahead.json"
+            )
         self.policy = policy
         self.config = config
         self.digest = digest

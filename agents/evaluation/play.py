@@ -239,9 +239,8 @@ def evaluate_policy(
 ) -> EvaluationResult:
     """Play windows under a policy's greedy actions.
 
-    A row that has finished its window goes on with the next one, so that all rows stay in use;
-    every window is played exactly once, with the random streams that :func:`evaluate_rule` gives
-    it.
+    A row that has finished its window goes on with the next one; every window is played exactly
+    once, with the random streams that :func:`evaluate_rule` gives it.
 
     Parameters
     ----------
@@ -251,7 +250,7 @@ def evaluate_policy(
     rows : int, optional
         Windows that are played side by side.
     threads : int, optional
-        Windows that one who plays rows by itself plays at the same time.
+        Windows that a RowPolicy plays at the same time.
 
     Returns
     -------
@@ -264,8 +263,7 @@ def evaluate_policy(
     """
     if isinstance(policy, RowPolicy):
         return _evaluate_rows(policy, windows, _kept(windows, keep_jobs), advance, threads)
-    total = len(windows)
-    session = windows.played_out().session(min(rows, total))
+    session = windows.played_out().session(min(rows, len(windows)))
     table = OutcomeTable(session, windows.starts, _kept(windows, keep_jobs))
     playing, following = np.arange(session.envs, dtype=np.int64), session.envs
     actions, live = np.zeros(session.envs, np.int64), np.ones(session.envs, np.bool_)
@@ -277,7 +275,7 @@ def evaluate_policy(
                 table.collect(int(e), int(playing[e]))
                 if advance is not None:
                     advance(1)
-                live[e] = following < total
+                live[e] = following < len(windows)
                 if live[e]:
                     playing[e] = following
                     following += 1

@@ -145,8 +145,8 @@ class BareRow:
         replace(config, quota_mode=case.scenario.quota_mode).write(self.state.rows)
         configure_view(self.state, config)
         configure_scenario(self.state, case.scenario)
-        for name in ("autoscale", "step_limit"):
-            self.state.rows[name] = getattr(config, name)
+        self.state.rows["autoscale"] = config.autoscale
+        self.state.rows["step_limit"] = config.most_steps
         self.advisor = rule_named(str(config.advice)).to_record()
         self.scratch = np.zeros(max(shape.jobs, shape.workers), np.int32)
         self._trial = allocate(self.state.shape)

@@ -35,6 +35,9 @@ _MEMO = {"row": {*MEMO_FIELDS, *GROUPS["stamp"]}, "job": set(JOB_MEMO_FIELDS)}
 _MEMO |= {name: set(TABLES[name].dtype.names) for name in MEMO_TABLES}
 """What anybody may store to, scratch in these tables included: it changes no decision."""
 
+_BESIDE = ("run/rows.py", "move_bytes(target, source, size)")
+"""What a session keeps beside a row, as ``save_row`` and ``restore_row`` copy it: no state."""
+
 _CALLERS = {"tick"}
 """Records of arrays that callers hand over to be filled in (``decide.scale.TICK_DTYPE``)."""
 
@@ -130,7 +133,7 @@ def test_only_transitions_write_rows() -> None:
         if where.parts[0] != _CHANGE:
             stores = _stores(path.read_text(encoding="utf-8"))
             found |= {(where.as_posix(), store) for store in stores if not _is_free(store)}
-    assert found == set()
+    assert found == {_BESIDE}
 
 
 def test_transitions_are_found_to_write() -> None:

@@ -245,7 +245,7 @@ def test_pods_are_packed_by_rules_and_policies() -> None:
     assert ((mine >= 0) & (mine < 50)).all()
     assert cell.policy_costs(TurnsAway()).tolist() == [100.0] * 6
     assert PackingCell(about, suite, [trace]).made_of != cell.made_of
-    fewer = replace(suite, policies={"FGD": suite.policies["FGD"]})
+    fewer = replace(suite, policies={"FGD": suite.policies["FGD"]}, published=())
     other = PackingCell(about, fewer, [trace, trace]).made_of
     assert [name for name in other if other[name] != cell.made_of[name]] == ["rules"]
 

@@ -34,7 +34,7 @@ def all_bytes(state: ClusterState) -> dict[str, bytes]:
     """All of a state but which nodes were touched: what is undone touches them, too."""
     rows = np.frombuffer(bytearray(state.rows.tobytes()), state.rows.dtype)  # padding and all
     rows["touched"] = 0
-    tables = {name: getattr(state, name) for name in TABLES if name != "touch"}
+    tables = {name: getattr(state, name) for name in TABLES if name not in ("touch", "room")}
     return {name: table.tobytes() for name, table in {"rows": rows, **tables}.items()}
 
 
