@@ -2,7 +2,7 @@
 
 Usage:
 
-    python scripts/leaderboard.py policy=examples/leaderboard/policy.py:WaitingArea
+    python scripts/leaderboard.py policy=examples/leaderboard/policy.py:SmallWork
     python scripts/leaderboard.py bundle=results/lublin/cma enter=true
     python scripts/leaderboard.py --help
 """

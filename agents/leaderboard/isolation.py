@@ -17,14 +17,42 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from agents.leaderboard.loading import checked_actions, make_policy
 from orchestrator.errors import ConfigurationError, QuartermasterError
+from orchestrator.own.loading import make_part
 
-__all__ = ["IsolatedPolicy", "serve"]
+__all__ = ["IsolatedPolicy", "checked_actions", "make_policy", "serve"]
 
 _MASK = "mask"
 _KEPT = ("PATH", "HOME", "LANG", "VIRTUAL_ENV", "OMP_NUM_THREADS", "TMPDIR")
 _PATIENCE_S = 10.0
+
+
+def make_policy(reference: str) -> Any:
+    """A policy of one's own, made anew; see :func:`orchestrator.own.loading.make_part`.
+
+    Raises
+    ------
+    ConfigurationError
+        When there is none, or it has no ``actions``.
+    """
+    return make_part(reference, "policy", "agents.BatchPolicy", ("actions",))
+
+
+def checked_actions(name: str, chosen: Any, rows: int) -> NDArray[np.int64]:
+    """A policy's answer as numbers of actions.
+
+    Raises
+    ------
+    ConfigurationError
+        When it is not one whole number for each row.
+    """
+    values = np.asarray(chosen)
+    if values.shape != (rows,) or not np.issubdtype(values.dtype, np.integer):
+        raise ConfigurationError(
+            f"policy '{name}': answered {values.dtype} of shape {values.shape}; give one whole "
+            f"number for each of the {rows} rows"
+        )
+    return values.astype(np.int64)
 
 
 class IsolatedPolicy:

@@ -143,12 +143,12 @@ def test_a_policy_apart_answers_the_same_and_knows_less(
 @pytest.mark.parametrize(
     ("policy", "isolated", "message"),
     [
-        ("nowhere:Policy", False, "there is no such module; give module:Class or path"),
+        ("nowhere:Policy", False, "there is no such module; give module:Class with its folder"),
         ("nowhere.py:Policy", True, "there is no such module"),
-        ("own.py", False, "is no reference; give module:Class"),
-        (f"{OWN}:Nobody", False, r"cannot be imported \(.*Nobody"),
+        ("own.py", False, "there is no such module"),
+        (f"{OWN}:Nobody", False, "has no 'Nobody'; "),
         (f"{OWN}:Needy", False, r"cannot be made \(.*weights"),
-        (f"{OWN}:Mute", False, r"has no method 'actions\(observation, mask\)'"),
+        (f"{OWN}:Mute", False, "has no method 'actions'; see agents.BatchPolicy"),
         (f"{OWN}:Short", False, r"answered int64 of shape \(2,\); give one whole number for each"),
         (f"{OWN}:Short", True, "its process has ended"),
         (f"{OWN}:Dying", True, "its process has ended"),
