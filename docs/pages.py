@@ -26,6 +26,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+# Run as a script: the packages are found once the root is on the path.
 from envs import AUTOSCALING, CLUSTER, JOB_ORDERING, METRICS, PLACEMENT, EnvConfig, reward  # noqa: E402
 from envs.gym import observation_space  # noqa: E402
 from orchestrator.kernels.see import layout  # noqa: E402

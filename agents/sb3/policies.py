@@ -72,6 +72,7 @@ class _OverSets:
     def _build(self, lr_schedule: Any) -> None:
         """Make the networks; the logits are the head's own, and no layer follows them."""
         me: Any = self
+        # A mixin: the policy that it stands before has this method.
         super()._build(lr_schedule)  # type: ignore[misc]
         me.action_net = nn.Identity()
         for layer in (me.mlp_extractor.actor.out, me.mlp_extractor.actor.direct):
@@ -111,6 +112,7 @@ class SetRecurrentPolicy(_OverSets, RecurrentActorCriticPolicy):
     def _context(self) -> int:
         return self.lstm_output_dim
 
+    # The base's is static, and called on the policy: a method does, too.
     def _process_sequence(  # type: ignore[override]
         self, features: Tensor, lstm_states: Any, episode_starts: Tensor, lstm: nn.LSTM
     ) -> tuple[Tensor, Any]:

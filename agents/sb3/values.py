@@ -122,6 +122,7 @@ class _SetQNetwork(QNetwork):
 
     def __init__(self, *, outputs: int = 1, **kwargs: Any) -> None:
         _begin(self, kwargs)
+        # The base declares a Sequential and any extractor; this one reads sets.
         self.q_net = _Values(self.features_extractor, self.action_space, outputs)  # type: ignore[assignment,arg-type]
 
     def forward(self, obs: Any) -> Tensor:
@@ -135,6 +136,7 @@ class _SetQuantileNetwork(QuantileNetwork):
     def __init__(self, *, n_quantiles: int = 200, **kwargs: Any) -> None:
         _begin(self, kwargs)
         self.n_quantiles = n_quantiles
+        # As above: no Sequential, and an extractor of sets.
         self.quantile_net = _Values(self.features_extractor, self.action_space, n_quantiles)  # type: ignore[assignment,arg-type]
 
     def forward(self, obs: Any) -> Tensor:
