@@ -80,7 +80,7 @@ _MAY_GROW = ("jobs", "workers", "nodes", "devices")
 """Capacities of a cluster that may be larger after a restart."""
 
 
-_FREE = ("envs", "log", "effects", "kinds")
+_FREE = ("envs", "log", "effects", "kinds", "services")
 """Fields of a shape that change nothing of a live cluster's history."""
 
 
@@ -214,8 +214,8 @@ class Engine:
         # stop all jobs before that. The job table has a spare row (see JobTable).
         self._most_effects = shape.jobs + shape.nodes + 1  # of an action
         effects = self._most_effects + shape.jobs
-        services = max(shape.services, MOST_SERVICES)
-        self.shape = replace(shape, envs=1, jobs=shape.jobs + 1, effects=effects, services=services)
+        own = {"envs": 1, "effects": effects, "services": MOST_SERVICES}
+        self.shape = replace(shape, jobs=shape.jobs + 1, **own)
         self.state = allocate(self.shape)
         self._copied = replace(self.state.shape, log=0, effects=0)  # nobody acts on what-ifs
         self.semantics.write(self.state.rows)

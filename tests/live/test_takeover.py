@@ -201,7 +201,7 @@ async def test_a_larger_shape_makes_room() -> None:
 
 
 @pytest.mark.parametrize(
-    ("field", "value"), [("tenants", 99), ("tenants", 1), ("services", 4), ("curves", 2)]
+    ("field", "value"), [("tenants", 99), ("tenants", 1), ("uplinks", 4), ("curves", 2)]
 )
 async def test_a_shape_that_cannot_be_is_refused(field: str, value: int) -> None:
     scene = _Scene()
