@@ -18,6 +18,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from rich.console import Console
 
+from agents.bound import AnnealedSchedule, Annealing
 from agents.build import (
     Evaluation,
     build_evaluation,
@@ -277,7 +278,7 @@ def evaluate(cfg: DictConfig, console: Console) -> bool:
     ``cfg`` has ``suite``, ``workload``, ``env``, ``scenario``, ``bundle``, ``card``,
     ``processes`` and ``output``, and may have ``history`` and ``lookahead``: each policy is then
     played as it is, and thinking ahead, with the training part of the history, or else of the
-    workload, as its record.
+    workload, as its record. With ``annealed``, schedules that know all jobs to come stand beside.
     """
     with _results_folder(cfg) as folder:
         check_number("config", "processes", cfg.processes, 1)
@@ -287,6 +288,9 @@ def evaluate(cfg: DictConfig, console: Console) -> bool:
         made = build_evaluation(cfg)
         suite, problem = made.suite, made.problem
         policies: list[BatchPolicy | RowPolicy] = [*loaded, *_thinking_ahead(cfg, made, loaded)]
+        if cfg.get("annealed") is not None:
+            moves = check_number("config", "annealed", cfg.annealed, 0)
+            policies.append(AnnealedSchedule(Annealing(moves)))
         results = run_suite(suite, problem, policies, console, made.history, cfg.processes)
         report = make_report(suite, problem, results)
         print_report(report, console)
