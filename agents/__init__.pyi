@@ -1,7 +1,5 @@
 """What programs are written with; loaded when first used. Everything else may move."""
 
-from .bound import AnnealedSchedule as AnnealedSchedule
-from .bound import Annealing as Annealing
 from .build import build_problem as build_problem
 from .build import build_suite as build_suite
 from .build import elastic_workload as elastic_workload
@@ -55,6 +53,8 @@ from .linear.policy import LinearRanker as LinearRanker
 from .linear.policy import LinearScorer as LinearScorer
 from .linear.policy import SetRanker as SetRanker
 from .linear.train import CMATrainer as CMATrainer
+from .planning.annealed import AnnealedSchedule as AnnealedSchedule
+from .planning.annealed import Annealing as Annealing
 from .planning.lookahead import LookaheadPolicy as LookaheadPolicy
 from .ppo.model import ActionSet as ActionSet
 from .ppo.train import PPOTrainer as PPOTrainer

@@ -18,7 +18,6 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from rich.console import Console
 
-from agents.bound import AnnealedSchedule, Annealing
 from agents.build import (
     Evaluation,
     build_evaluation,
@@ -50,6 +49,7 @@ from agents.evaluation.series import rule_series
 from agents.evaluation.suite import Suite, label, run_suite
 from agents.files import write_json
 from agents.live import LiveRun, run_live
+from agents.planning.annealed import AnnealedSchedule, Annealing
 from agents.planning.lookahead import LookaheadPolicy
 from agents.plots.results import draw_comparison, draw_outcomes, draw_pictures, draw_speed
 from agents.plots.series import draw_packing, draw_series

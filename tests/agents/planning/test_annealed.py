@@ -5,8 +5,8 @@ import itertools
 import numpy as np
 import pytest
 
-from agents.bound import AnnealedSchedule, Annealing
 from agents.evaluation.play import evaluate_policy, evaluate_rule
+from agents.planning.annealed import AnnealedSchedule, Annealing
 from agents.problem import RowPolicy, Windows
 from envs.config import CLUSTER, EnvConfig
 from envs.session import Session
