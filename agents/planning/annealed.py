@@ -51,9 +51,9 @@ class Annealing:
     """
 
     moves: int = 20_000
-    hot: float = 3e-3
-    cold: float = 1e-5
-    reach: float = 48.0
+    hot: float = 1e-4
+    cold: float = 1e-6
+    reach: float = 100.0
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -76,16 +76,7 @@ def lublin_mixture(
         rng = np.random.Generator(
             np.random.Philox(np.random.SeedSequence([seed, Stream.WORKLOAD, k]))
         )
-        machine = int(rng.choice(np.array(machines)))
-        drawn: dict[str, Any] = {name: float(rng.uniform(*pair)) for name, pair in bounds.items()}
-        load = drawn.pop("loads")
-        made = lublin_feitelson(
-            count,
-            int(rng.integers(2**31)),
-            processors=machine,
-            parameters=LublinParameters(**drawn),
-        )
-        requests = _fitted(made.requests, processors // machine, processors, load)
+        requests = _draw(count, (int(rng.choice(np.array(machines))), processors), bounds, rng)
         requests["submit_ms"] += midnight
         midnight = (int(requests["submit_ms"][-1]) // _DAY_MS + 1) * _DAY_MS
         parts.append(requests)
@@ -94,6 +85,22 @@ def lublin_mixture(
     return Trace(
         f"lublin-mixture-{processors}-{seed}", together, nodes=(processor_pool(processors),)
     )
+
+
+def _draw(
+    count: int,
+    sizes: tuple[int, int],
+    bounds: Mapping[str, tuple[float, float]],
+    rng: np.random.Generator,
+) -> NDArray[np.void]:
+    """The jobs of a block that is made for a machine of the first size, on one of the second."""
+    machine, processors = sizes
+    drawn: dict[str, Any] = {name: float(rng.uniform(*pair)) for name, pair in bounds.items()}
+    load = drawn.pop("loads")
+    parameters = LublinParameters(**drawn)
+    seed = int(rng.integers(2**31))
+    made = lublin_feitelson(count, seed, processors=machine, parameters=parameters)
+    return _fitted(made.requests, processors // machine, processors, load)
 
 
 def _fitted(
