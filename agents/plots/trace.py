@@ -85,8 +85,8 @@ def _run_times(axes: Axes, summary: TraceSummary) -> None:
     bins = np.geomspace(max(float(run_s.min()), 1.0), high * 1.001, _BINS)
     for values, colour, name in ((estimate_s, GREY, "estimates"), (run_s, ACCENT, "run times")):
         if len(values) > 0:
-            values = np.maximum(values, bins[0])
-            axes.hist(values, bins, histtype="step", color=colour, label=name)
+            count, _ = np.histogram(np.maximum(values, bins[0]), bins)
+            axes.stairs(count, bins, color=colour, label=name)
     axes.axvline(float(np.median(run_s)), color=INK, lw=0.8, ls=":")
     axes.set_xscale("log")
     plain_ticks(axes, "x")

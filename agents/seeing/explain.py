@@ -116,10 +116,10 @@ class _Told:
             return f"place {name} on node {value - NODE_CHOICE}"
         return text_of(from_code(kind, name, value))
 
-    def told(self, e: int, by: str, alternatives: Sequence[Alternative]) -> Explanation:
-        """An explanation of the decision at which a row stands."""
+    def told(self, e: int, by: str, alternatives: Sequence[Alternative], count: int) -> Explanation:
+        """An explanation of the decision at which a row stands, of ``count`` alternatives."""
         row = self.session.state.rows[e]
-        return Explanation(int(row["now_ms"]), int(row["point"]), by, tuple(alternatives))
+        return Explanation(int(row["now_ms"]), int(row["point"]), by, tuple(alternatives), count)
 
 
 class _OfRule(_Told):
@@ -138,12 +138,12 @@ class _OfRule(_Told):
         order = sorted(waiting, key=lambda q: keys[q])  # of equals the first in the queue
         about = kind in (ActionKind.PLACE, ActionKind.PREEMPT, ActionKind.RESIZE)
         score = entry.job_score(state.rows, e, j, int(self._rule.key)) if about else math.nan
-        others = [q for q in order if kind != ActionKind.PLACE or q != j][:_MOST]
+        others = [q for q in order if kind != ActionKind.PLACE or q != j]
         told = [Alternative(self.words(e, code), score)]
-        told += [self._waiting(e, q, keys[q]) for q in others]
+        told += [self._waiting(e, q, keys[q]) for q in others[:_MOST]]
         name = self._rule.key.name.lower()
         by = f"rule {self._rule.name}: key {name} of jobs, the lowest that may go first"
-        return self.told(e, by, told), code
+        return self.told(e, by, told, 1 + len(others)), code
 
     def _waiting(self, e: int, q: int, key: float) -> Alternative:
         """A job that waits on: what its key is, and whether it could start."""
@@ -187,10 +187,8 @@ class _OfScores(_Told):
                 session.state.rows, e, int(found.actions[k]), session.source.seen, session.buffers
             )
             told.append(Alternative(self.words(e, code), float(scores[k]), "", parts.get(k, ())))
-        if len(order) > _MOST:
-            by = f"{by}; the best {_MOST} of {len(order)} legal actions"
         code = entry.decode(session.state.rows, e, taken, session.source.seen, session.buffers)
-        return self.told(e, by, told), code
+        return self.told(e, by, told, len(order)), code
 
     def _worth(self, scores: NDArray[np.floating[Any]]) -> tuple[NDArray[np.float64], str]:
         """Scores as they are told, and what they are."""
@@ -252,7 +250,7 @@ class _OfLookahead(_Told):
             f"{self._policy.name}: mean gain over {self._policy.base.name}'s own action in "
             f"{settings.futures} futures, in what it charges for"
         )
-        return self.told(e, by, told), thought.action
+        return self.told(e, by, told, len(told)), thought.action
 
     def _sure(self, gain: float, margin: float) -> str:
         """How sure a gain is."""

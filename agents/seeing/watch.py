@@ -179,8 +179,10 @@ def _think(policy: LookaheadPolicy, watched: _Watched) -> None:
 
 def _plan(policy: Policy, watched: _Watched) -> None:
     """Play a row to its end under a policy that plans on snapshots."""
-    kind = _WakefulPlanning if isinstance(policy, WakefulPolicy) else _Planning
-    rollout(watched.session.state, kind(policy, watched))
+    if isinstance(policy, WakefulPolicy):
+        rollout(watched.session.state, _WakefulPlanning(policy, watched))
+    else:
+        rollout(watched.session.state, _Planning(policy, watched))
 
 
 @dataclass

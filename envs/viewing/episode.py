@@ -93,12 +93,15 @@ class Explanation:
         What the scores are, and which are good.
     alternatives : tuple of Alternative
         The first one is taken; the others by what they are worth.
+    count : int, optional
+        How many there were, where not all are told; 0: those that are told.
     """
 
     time_ms: int
     point: int
     by: str
     alternatives: tuple[Alternative, ...]
+    count: int = 0
 
     @property
     def taken(self) -> Alternative:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 import orchestrator
 from envs.viewing.episode import EpisodeView, Explanation
+from envs.viewing.lanes import BAR_DTYPE
 from envs.viewing.series import series_of
 from orchestrator.errors import ConfigurationError
 from orchestrator.kernels.state.codes import NodeCode
@@ -36,7 +37,7 @@ _MODULES = (  # in the order of their imports
 _IMPORT = re.compile(r"^import [^;]*;\n", re.MULTILINE)
 _EXPORT = re.compile(r"^export ", re.MULTILINE)
 
-_MOST_ALTERNATIVES, _MOST_PARTS = 8, 6  # of a decision that is shown
+_MOST_ALTERNATIVES, _MOST_PARTS = 6, 4  # of a decision that is shown
 
 
 def episode_page(episodes: Sequence[EpisodeView]) -> str:
@@ -77,12 +78,13 @@ def _script() -> str:
 def episode_data(seen: EpisodeView) -> dict[str, Any]:
     """What the page draws, as plain data; times are ms since the episode began."""
     jobs, runs, bars, zero = seen.jobs, seen.runs, seen.bars, seen.begin_ms
-    series = series_of(seen)
+    series, end = series_of(seen), _end_ms(seen)
+    shown = int(np.searchsorted(series.time_ms, end, side="right"))
     return {
         "policy": seen.policy,
         "title": seen.title,
         "resource": seen.resource,
-        "end": seen.now_ms - zero,
+        "end": end - zero,
         "bound": seen.bound_ms,
         "nodes": list(seen.nodes),
         "capacity": seen.capacity.tolist(),
@@ -100,28 +102,36 @@ def episode_data(seen: EpisodeView) -> dict[str, Any]:
             "end": (runs["end_ms"] - zero).tolist(),
             "how": [RunEnd(end).name.lower() for end in runs["end"].tolist()],
         },
-        "bars": {name: bars[name].tolist() for name in bars.dtype.names},
+        "bars": {name: bars[name].tolist() for name in BAR_DTYPE.names or ()},
         "outages": [
-            [n, start - zero, end - zero, NodeCode(state).name.lower()]
-            for n, start, end, state in seen.outages.tolist()
+            [n, since - zero, until - zero, NodeCode(state).name.lower()]
+            for n, since, until, state in seen.outages.tolist()
         ],
         "series": {
-            "time": (series.time_ms - zero).tolist(),
-            **{name: getattr(series, name).tolist() for name in ("waiting", "running", "busy")},
-            "utilisation": _rounded(series.utilisation),
-            "slowdown": _rounded(series.slowdown),
-            "wait": _rounded(series.wait_s),
+            "time": (series.time_ms[:shown] - zero).tolist(),
+            "waiting": series.waiting[:shown].tolist(),
+            "running": series.running[:shown].tolist(),
+            "busy": series.busy[:shown].tolist(),
+            "utilisation": _rounded(series.utilisation[:shown]),
+            "slowdown": _rounded(series.slowdown[:shown]),
+            "wait": _rounded(series.wait_s[:shown]),
         },
         "events": [[event.time_ms - zero, *event[1:]] for event in seen.events],
         "decisions": [_decision(one, zero) for one in seen.explanations],
     }
 
 
+def _end_ms(seen: EpisodeView) -> int:
+    """Until when there is something to see: nodes may fail and recover long after the last job."""
+    ends = seen.jobs["end_ms"]
+    return int(ends.max()) if len(ends) and (ends >= 0).all() else seen.now_ms
+
+
 def _decision(one: Explanation, zero: int) -> dict[str, Any]:
     return {
         "time": one.time_ms - zero,
         "by": one.by,
-        "count": len(one.alternatives),
+        "count": one.count or len(one.alternatives),
         "alternatives": [
             [each.action, _number(each.score), each.note, _parts(each.parts[:_MOST_PARTS])]
             for each in one.alternatives[:_MOST_ALTERNATIVES]

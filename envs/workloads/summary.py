@@ -93,7 +93,7 @@ def summarise_trace(trace: Trace, intervals: int = 200) -> TraceSummary:
     work = np.where(np.isfinite(run_s), run_s, 0.0) * sizes / 3600.0
     hours, load = _load(asks["submit_ms"], work, capacity, intervals)
     owner = _owners(asks)
-    user_work = np.bincount(owner, work)
+    user_work = np.bincount(owner, work).astype(np.float64)
     order = np.argsort(-user_work, kind="stable")
     known = np.isfinite(run_s) & np.isfinite(estimate_s)
     of = {

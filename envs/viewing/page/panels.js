@@ -15,7 +15,7 @@ export class Panels {
       ["job", "", (job) => make("button", String(jobs().id[job]), { type: "button", onclick: () => player.bars.choose(job) })],
       ["waits", "num", (job) => duration(player.episode.waited(job, player.time))],
       ["workers", "num", (job) => number(jobs().workers[job])],
-      ["asks for", "num", (job) => `${number(jobs().units[job] / 1000)} ${player.episode.resource}`],
+      [player.episode.resource, "num", (job) => number(jobs().units[job] / 1000)],
       ["estimate", "num", (job) => (jobs().estimate[job] < 0 ? "–" : duration(jobs().estimate[job]))],
       ["slowdown", "num", (job) => number(player.episode.slowdown(job, player.time))],
       ["runs", "num.opt", (job) => number(player.episode.runsOf[job].filter((r) => player.episode.runs.start[r] <= player.time).length)],
@@ -28,7 +28,7 @@ export class Panels {
     document.querySelector("#why .body").append(this.why.element);
     this.events = new Table("What has just happened", [
       ["time", "", (event) => duration(event.time)], ["what", "", (event) => event.what], ["job", "", (event) => event.job],
-      ["node", "grow", (event) => event.node], ["", "", (event) => event.detail],
+      ["", "", (event) => event.detail], ["node", "grow", (event) => event.node],
     ]);
     document.querySelector("#events .body").append(this.events.element);
     if (!player.episodes.some((each) => each.decisions.length)) document.getElementById("why").hidden = true;
@@ -55,7 +55,7 @@ export class Panels {
 
   #decision(episode, time) {
     const k = this.player.picked ?? lastBy(episode.decisionTimes, time), one = episode.decisions[k];
-    say(document.getElementById("why-note"), one ? `decision ${k + 1} of ${episode.decisions.length}, at ${duration(one.time)}; ${one.by}${one.count > one.alternatives.length ? `; ${one.alternatives.length} of ${one.count} alternatives` : ""}` : "no decision yet");
+    say(document.getElementById("why-note"), one ? `decision ${k + 1} of ${episode.decisions.length}, at ${duration(one.time)}; ${one.by}${one.count > one.alternatives.length ? `; ${one.alternatives.length} of ${number(one.count)} alternatives` : ""}` : "no decision yet");
     const rows = (one?.alternatives ?? []).map(([action, worth, note, parts], rank) => ({ rank, action, score: worth, note, parts }));
     this.why.show(rows, (each) => each.rank);
     [...this.why.body.rows].forEach((row, rank) => row.classList.toggle("taken", rank === 0));

@@ -101,7 +101,7 @@ def test_the_page_asks_nobody_and_holds_the_episode() -> None:
     assert [one["policy"] for one in told] == ["random", "</script><b>other"]
     assert told[0] == episode_data(first)
     assert len(told[0]["events"]) == len(first.events)
-    assert max(told[0]["runs"]["end"]) <= told[0]["end"]
+    assert max(told[0]["runs"]["end"]) == max(told[0]["jobs"]["end"]) == told[0]["end"]
     with pytest.raises(ConfigurationError, match="no episode"):
         episode_page([])
 
@@ -121,6 +121,7 @@ def test_an_environment_renders_its_episode_as_a_page() -> None:
         told = json.loads(data[1])[0]
         jobs.append(len(told["jobs"]["id"]))
         assert told["end"] == env.session.now_ms[0] - env.session.state.rows[0]["begin_ms"]
+        assert told["series"]["time"][-1] == told["end"]
     assert jobs == sorted(jobs)
     assert jobs[-1] > jobs[0]
     env.reset(seed=4)
