@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from agents.plots.style import ACCENT, GREY, INK, SECOND, figure_file, plain_ticks
+from agents.plots.style import ACCENT, GREY, INK, SECOND, figure_file
 from envs.workloads.summary import TraceSummary
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ __all__ = ["draw_trace"]
 _WEEK = 7.0  # days, from which on days of the week can be told apart
 _POINTS = 4000  # of a cloud
 _BINS = 60
+_TIMES = {1: "1 s", 60: "1 min", 3600: "1 h", 86_400: "1 d", 2_592_000: "30 d"}
 
 
 def draw_trace(path: Path, summary: TraceSummary) -> None:
@@ -84,13 +85,13 @@ def _run_times(axes: Axes, summary: TraceSummary) -> None:
     high = max(run_s.max(), estimate_s.max(initial=1.0), 2.0)
     bins = np.geomspace(max(float(run_s.min()), 1.0), high * 1.001, _BINS)
     for values, colour, name in ((estimate_s, GREY, "estimates"), (run_s, ACCENT, "run times")):
-        if len(values) > 0:
+        if values is run_s or not np.array_equal(values, run_s):
             count, _ = np.histogram(np.maximum(values, bins[0]), bins)
             axes.stairs(count, bins, color=colour, label=name)
     axes.axvline(float(np.median(run_s)), color=INK, lw=0.8, ls=":")
     axes.set_xscale("log")
-    plain_ticks(axes, "x")
-    axes.set(xlabel="s; dotted: the median run time", ylabel="jobs")
+    _time_ticks(axes, "x")
+    axes.set(xlabel="dotted: the median run time", ylabel="jobs")
     axes.legend(loc="upper right")
 
 
@@ -109,9 +110,9 @@ def _estimates(axes: Axes, summary: TraceSummary) -> None:
     axes.plot(run_s, estimate_s, ".", ms=2, color=ACCENT, alpha=0.4, rasterized=True)
     both = [min(run_s.min(), estimate_s.min()), max(run_s.max(), estimate_s.max())]
     axes.plot(both, both, color=INK, lw=0.8, ls=":")
-    axes.set(xscale="log", yscale="log", xlabel="run time, s", ylabel="estimate, s")
+    axes.set(xscale="log", yscale="log", xlabel="run time", ylabel="estimate")
     for which in ("x", "y"):
-        plain_ticks(axes, which)
+        _time_ticks(axes, which)
 
 
 def _load(axes: Axes, summary: TraceSummary) -> None:
@@ -141,6 +142,15 @@ def _users(axes: Axes, summary: TraceSummary) -> None:
     axes.plot([0, 1], [0, 1], color=GREY, lw=0.8, ls=":")
     axes.set(xlabel="share of users, the busiest first", ylabel="share", ylim=(0, 1.02))
     axes.legend(loc="lower right")
+
+
+def _time_ticks(axes: Axes, which: str) -> None:
+    """Times as people say them, on a logarithmic axis in seconds."""
+    axis = getattr(axes, f"{which}axis")
+    low, high = axis.get_view_interval()
+    shown = {at: text for at, text in _TIMES.items() if low <= at <= high}
+    axis.set_ticks(list(shown), list(shown.values()))
+    axis.set_ticks([], minor=True)
 
 
 def _say(axes: Axes, text: str) -> None:

@@ -54,7 +54,7 @@ def write_events(path: Path, episodes: Sequence[EpisodeView]) -> None:
 
 def events_table(events: Sequence[Event]) -> Table:
     """Events for the terminal."""
-    table = _table("")
+    table = Table(header_style="dim", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for name in EVENT_COLUMNS:
         table.add_column(name, justify="right" if name in ("time", "job") else "left")
     for event in events:
@@ -67,9 +67,9 @@ def _cells(event: Event) -> tuple[str | float, ...]:
     return event.time_ms // 1000 if event.time_ms % 1000 == 0 else event.time_ms / 1000, *event[1:]
 
 
-def explanation_table(why: Explanation, title: str = "") -> Table:
+def explanation_table(why: Explanation) -> Table:
     """Why an action, for the terminal: the one that is taken is bold."""
-    table = _table(title or f"t = {why.time_ms / 1000:.0f} s; {why.by}")
+    table = Table(header_style="dim", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("action", no_wrap=True)
     table.add_column("score", justify="right", no_wrap=True)
     notes = any(one.note for one in why.alternatives)
@@ -85,17 +85,6 @@ def explanation_table(why: Explanation, title: str = "") -> Table:
         cells = [escape(one.action), score, *[escape(one.note)] * notes, *[said + more] * parts]
         table.add_row(*cells, style="bold" if k == 0 else "")
     return table
-
-
-def _table(title: str) -> Table:
-    return Table(
-        title=title,
-        title_justify="left",
-        title_style="bold",
-        header_style="dim",
-        box=SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-    )
 
 
 def show_window(
@@ -156,6 +145,7 @@ def _explain(episodes: Sequence[EpisodeView], number: int, console: Console) -> 
             console.print(f"{seen.policy}: there is no decision {number}, of {count} explained")
             continue
         why = seen.explanations[number - 1]
-        title = f"{seen.policy}, decision {number} of {count}, t = {why.time_ms / 1000:.0f} s"
-        console.print()
-        console.print(explanation_table(why, title), why.by, sep="")
+        when = f"decision {number} of {count} that are explained, t = {why.time_ms / 1000:.0f} s"
+        console.print(f"\n[bold]{escape(seen.policy)}[/]: {when}", highlight=False)
+        console.print(f"[dim]{escape(why.by)}[/]", highlight=False)
+        console.print(explanation_table(why))

@@ -9,6 +9,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from agents.evaluation.tables import number
@@ -41,6 +42,7 @@ def describe_trace(cfg: DictConfig, console: Console) -> TraceSummary:
     with run_folder(cfg, _SCRIPT) as output:
         trace: Trace = instantiate(cfg.workload)
         summary = summarise_trace(trace)
+        console.print(f"[bold]{escape(_headline(summary))}[/]", highlight=False)
         console.print(_table(summary))
         columns, rows = ("", *_QUANTILE_NAMES), _rows(summary)
         write_csv(output / "table.csv", columns, [[name, *values] for name, values in rows])
@@ -57,7 +59,7 @@ def _headline(summary: TraceSummary) -> str:
     """A trace in a sentence."""
     users = len(summary.user_work)
     text = f"{summary.name}: {summary.jobs:,} jobs in {summary.days:,.1f} days, "
-    text += f"{users:,} user{'s' * (users != 1)} or tenants"
+    text += f"{users:,} users or tenants" if users > 1 else "one user"
     if summary.capacity > 0:
         text += f", {summary.capacity:,.0f} {summary.resource}, "
         text += f"offered load {summary.offered_load:.2f}"
@@ -77,14 +79,7 @@ def _cell(value: float | None) -> str:
 
 
 def _table(summary: TraceSummary) -> Table:
-    table = Table(
-        title=_headline(summary),
-        title_justify="left",
-        title_style="bold",
-        header_style="dim",
-        box=SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-    )
+    table = Table(header_style="dim", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("")
     for name in _QUANTILE_NAMES:
         table.add_column(name, justify="right", no_wrap=True)

@@ -106,8 +106,8 @@ def test_an_evaluation_shows_a_window(ordering: Windows, tmp_path: Path) -> None
     cfg = OmegaConf.create({"animate": 1, "explain": 5})
     show_window(cfg, made, [ranker], tmp_path, console)
     told = console.export_text()
-    assert "linear_ranker, decision 5 of" in told
-    assert "sjf_backfill, decision 5 of" in told
+    assert "linear_ranker: decision 5 of" in told
+    assert "sjf_backfill: decision 5 of" in told
     assert (tmp_path / "episode.html").read_text().startswith("<!doctype html>")
     assert "sjf_backfill" in (tmp_path / "episode_backfill.html").read_text()
     with (tmp_path / "events.csv").open(newline="") as stream:
