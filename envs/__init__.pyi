@@ -36,6 +36,8 @@ from .viewing.episode import Explanation as Explanation
 from .viewing.page import episode_page as episode_page
 from .viewing.series import EpisodeSeries as EpisodeSeries
 from .viewing.series import series_of as series_of
+from .viewing.summary import TraceSummary as TraceSummary
+from .viewing.summary import summarise_trace as summarise_trace
 from .workloads.demand import read_client_demand as read_client_demand
 from .workloads.demand import read_spot_hourly as read_spot_hourly
 from .workloads.enrich import Enrichment as Enrichment
@@ -83,8 +85,6 @@ from .workloads.services.readers import read_azure_llm as read_azure_llm
 from .workloads.services.readers import read_servegen as read_servegen
 from .workloads.services.series import GapFill as GapFill
 from .workloads.services.series import ServiceSeries as ServiceSeries
-from .workloads.summary import TraceSummary as TraceSummary
-from .workloads.summary import summarise_trace as summarise_trace
 from .workloads.table import COLUMNS as COLUMNS
 from .workloads.table import Column as Column
 from .workloads.table import blank_requests as blank_requests

@@ -58,6 +58,7 @@ ROOTS = {
     "replay",
     "record",
     "leaderboard",
+    "trace",
     "report",
 }
 NEEDS_TRACES = {
@@ -111,6 +112,7 @@ def test_roots_compose(root: str) -> None:
         "fixed",
         "runs",
         "rule",
+        "workload",
     }
     assert of_roots & set(cfg)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from agents.plots.style import ACCENT, GREY, INK, SECOND, figure_file
-from envs.workloads.summary import TraceSummary
+from envs.viewing.summary import TraceSummary
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -16,8 +16,8 @@ from agents.evaluation.tables import number
 from agents.files import markdown_table, write_csv, write_json, write_text
 from agents.plots.trace import draw_trace
 from agents.program import plain, run_folder
+from envs.viewing.summary import QUANTILES, TraceSummary, summarise_trace
 from envs.workloads import Trace
-from envs.workloads.summary import QUANTILES, TraceSummary, summarise_trace
 
 __all__ = ["describe_trace"]
 

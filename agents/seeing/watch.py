@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -81,27 +82,30 @@ def watch(
     under = windows.under(found) if isinstance(found, Rule) else windows
     session = under.played_out().session(1)
     watched = _Watched(session, EpisodeReader(session), explained)
+    _play(found, watched, window)
     name = policy if isinstance(policy, str) else policy.name
     title = title or f"{windows.trace.name}, window {window}"
+    return watched.reader.read(name, title).explained(watched.explanations)
+
+
+def _play(found: Any, watched: _Watched, window: int) -> None:
+    """Play a window to its end under whoever decides; a name is that of one who plans."""
+    session, asked = watched.session, np.array([window])
+    if isinstance(found, str | Rule | RowPolicy):
+        session.begin(asked)
+    else:
+        session.reseed_row(0, window)
+        session.reset(windows=asked)
     if isinstance(found, str):
-        session.begin(np.array([window]))
         _plan(zoo_policy(found), watched)
     elif isinstance(found, Rule):
-        session.begin(np.array([window]))
         _follow(found, watched)
     elif isinstance(found, LookaheadPolicy):
-        session.begin(np.array([window]))
         _think(found, watched)
     elif isinstance(found, RowPolicy):
-        play = found.player_on(session)
-        session.begin(np.array([window]))
-        play()
+        found.player_on(session)()
     else:
-        assert not isinstance(found, Policy)
-        session.reseed_row(0, window)
-        session.reset(windows=np.array([window]))
         _decide(found, watched)
-    return watched.reader.read(name, title).explained(watched.explanations)
 
 
 class _Watched:

@@ -1,6 +1,6 @@
 """Episodes as a page: one file that plays them, and asks nobody else for anything.
 
-The page is put together from sources: those beside this file (``page/``), and the colours, canvases
+The page is put together from sources: those beside this file (``web/``), and the colours, canvases
 and formats of the live cluster's page (``orchestrator/server/page``), which they import.
 """
 
@@ -27,7 +27,7 @@ from orchestrator.scheduling.runs import RunEnd
 
 __all__ = ["episode_data", "episode_page"]
 
-_OWN = Path(__file__).parent / "page"
+_OWN = Path(__file__).parent / "web"
 _SHARED = Path(orchestrator.__file__).parent / "server" / "page"
 _STYLES = (_SHARED / "page.css", _OWN / "episode.css")
 _MODULES = (  # in the order of their imports

@@ -20,7 +20,7 @@ from tests.envs.cases import gpu_trace
 from tests.page.test_browser import missing
 
 _HERE = Path(__file__).parent
-_PAGE = _HERE.parents[1] / "envs" / "viewing" / "page"
+_PAGE = _HERE.parents[1] / "envs" / "viewing" / "web"
 
 
 def test_sources_are_modules_that_say_what_they_are() -> None:
