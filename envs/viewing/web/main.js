@@ -29,8 +29,9 @@ class Player {
     this.curves = new Curves(this);
     this.panels = new Panels(this);
     this.#listen();
-    const asked = Number(new URLSearchParams(location.hash.slice(1)).get("t"));
-    this.go(asked > 0 ? asked * this.longest.end : this.longest.end * 0.35);
+    const asked = new URLSearchParams(location.hash.slice(1)); // of a link: shares of the time, and what is shown of it
+    if (SHARES.some(([, share]) => share === Number(asked.get("span")))) this.parts.span.value = Number(asked.get("span"));
+    this.go(this.longest.end * (Number(asked.get("t")) || 0.35));
   }
 
   #listen() {
