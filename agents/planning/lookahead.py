@@ -90,7 +90,14 @@ class LookaheadPolicy:
         config, settings = session.config, self.settings
         if config.episode_jobs == 0:  # nobody comes
             settings = replace(settings, arrivals=0)
-        past = past_of(self._record, config.information, settings, before=self._before)
+        failures = session.scenario.failures
+        past = past_of(
+            self._record,
+            config.information,
+            settings,
+            before=self._before,
+            repairs_ms=None if failures is None else failures.repair_sample(),
+        )
         return lambda: thinker.play(session.state, past)
 
     def think(self, state: ClusterState, config: EnvConfig) -> Thought | None:
