@@ -60,6 +60,7 @@ from agents.plots.results import draw_comparison, draw_outcomes, draw_pictures, 
 from agents.plots.series import draw_packing, draw_series
 from agents.problem import BatchPolicy, Problem, RowPolicy
 from agents.program import choices, command_line, plain, resume_command, run_folder
+from agents.seeing.show import show_window
 from agents.settings import check_kind, check_number, check_seed
 from agents.speed.table import print_speed, run_speed_suite, write_speed
 from agents.training import Compilation, Stopped, TableTracker, TrainingResult, compilation
@@ -284,7 +285,8 @@ def evaluate(cfg: DictConfig, console: Console) -> bool:
     ``cfg`` has ``suite``, ``workload``, ``env``, ``scenario``, ``bundle``, ``card``,
     ``processes`` and ``output``, and may have ``history`` and ``lookahead``: each policy is then
     played as it is, and thinking ahead as are the rules of ``suite.ahead``, with the training part
-    of the history, or else of the workload, as its record.
+    of the history, or else of the workload, as its record. ``animate`` and ``explain`` show one
+    window, see :func:`agents.seeing.show.show_window`.
     """
     with _results_folder(cfg) as folder:
         check_number("config", "processes", cfg.processes, 1)
@@ -301,6 +303,7 @@ def evaluate(cfg: DictConfig, console: Console) -> bool:
             write_report(report, folder, plain(cfg))
             _draw(report, problem, folder)
             console.print(f"written to {folder}: tables (.csv, .md), summary.json, pictures (.png)")
+        show_window(cfg, made, policies, folder, console)
         if cfg.card:
             for path in bundles:
                 add_to_card(path, card_tables(report))

@@ -29,6 +29,13 @@ from .scenario import forecast_from_tables as forecast_from_tables
 from .scenario import scenario_named as scenario_named
 from .scenario import seasonal_rates as seasonal_rates
 from .session import Session as Session
+from .viewing.episode import Alternative as Alternative
+from .viewing.episode import EpisodeReader as EpisodeReader
+from .viewing.episode import EpisodeView as EpisodeView
+from .viewing.episode import Explanation as Explanation
+from .viewing.page import episode_page as episode_page
+from .viewing.series import EpisodeSeries as EpisodeSeries
+from .viewing.series import series_of as series_of
 from .workloads.demand import read_client_demand as read_client_demand
 from .workloads.demand import read_spot_hourly as read_spot_hourly
 from .workloads.enrich import Enrichment as Enrichment
@@ -76,6 +83,8 @@ from .workloads.services.readers import read_azure_llm as read_azure_llm
 from .workloads.services.readers import read_servegen as read_servegen
 from .workloads.services.series import GapFill as GapFill
 from .workloads.services.series import ServiceSeries as ServiceSeries
+from .workloads.summary import TraceSummary as TraceSummary
+from .workloads.summary import summarise_trace as summarise_trace
 from .workloads.table import COLUMNS as COLUMNS
 from .workloads.table import Column as Column
 from .workloads.table import blank_requests as blank_requests

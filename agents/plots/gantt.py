@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from heapq import heappop, heappush
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,70 +12,18 @@ from numpy.typing import NDArray
 from agents.evaluation.outcomes import EvaluationResult
 from agents.evaluation.runs import RUN_OUTCOME
 from agents.plots.style import ACCENT, GREY, INK, MS_PER_HOUR, SECOND, figure_file
+from envs.viewing.lanes import MOST_LANES, assign_lanes
 from orchestrator.scheduling.runs import RunEnd
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["assign_lanes", "draw_gantt"]
+__all__ = ["draw_gantt"]
 
-_MOST_LANES = 4096
 _MARK = 0.003  # of the width of a panel
 _RED = "#d6006c"
 _BOUND_MS = 10_000
 _ENDS = {int(RunEnd.PREEMPTED): (INK, "preempted"), int(RunEnd.INTERRUPTED): (_RED, "node failed")}
-
-
-def assign_lanes(
-    start: NDArray[np.int64], end: NDArray[np.int64], size: NDArray[np.int64], lanes: int
-) -> list[list[tuple[int, int]]]:
-    """Give every job lanes of its own for as long as it runs.
-
-    A job gets the smallest gap that holds it whole, else the lowest free lanes.
-
-    Parameters
-    ----------
-    start, end : int64 [J]
-    size : int64 [J]
-        Lanes that each job needs.
-    lanes : int
-        All there are.
-
-    Returns
-    -------
-    list of list of (int, int)
-        For each job its runs of lanes: the first, and how many.
-    """
-    owner = np.full(lanes, -1, np.int64)
-    given: list[list[tuple[int, int]]] = [[] for _ in range(len(start))]
-    running: list[tuple[int, int]] = []  # by end
-    for j in np.lexsort((-size, start)).tolist():
-        while running and running[0][0] <= start[j]:
-            for first, count in given[heappop(running)[1]]:
-                owner[first : first + count] = -1
-        given[j] = _take(_runs(owner < 0), int(size[j]))
-        for first, count in given[j]:
-            owner[first : first + count] = j
-        heappush(running, (int(end[j]), j))
-    return given
-
-
-def _runs(free: NDArray[np.bool_]) -> list[tuple[int, int]]:
-    edges = np.flatnonzero(np.diff(np.concatenate(([0], free.view(np.int8), [0]))))
-    return [(int(a), int(b - a)) for a, b in zip(edges[::2], edges[1::2], strict=True)]
-
-
-def _take(gaps: list[tuple[int, int]], size: int) -> list[tuple[int, int]]:
-    whole = [gap for gap in gaps if gap[1] >= size]
-    if whole:
-        return [(min(whole, key=lambda gap: gap[1])[0], size)]
-    taken = []
-    for first, count in gaps:
-        part = min(count, size)
-        if part > 0:
-            taken.append((first, part))
-            size -= part
-    return taken
 
 
 def draw_gantt(path: Path, results: Sequence[EvaluationResult], sequence: int = 0) -> None:
@@ -140,7 +87,7 @@ def _blocks(axes: Axes, result: EvaluationResult, sequence: int, colours: Any, n
     from matplotlib.collections import PolyCollection
 
     jobs, runs = result.of_sequence(sequence), _drawn(result, sequence)
-    unit = max(int(np.gcd.reduce(runs["units"])), -(-result.capacity_units // _MOST_LANES), 1)
+    unit = max(int(np.gcd.reduce(runs["units"])), -(-result.capacity_units // MOST_LANES), 1)
     size = -(-runs["units"] // unit)
     placed = assign_lanes(runs["start_ms"], runs["end_ms"], size, result.capacity_units // unit)
     zero = jobs["submit_ms"].min()
