@@ -27,7 +27,13 @@ from agents.build import (
     build_trainer,
     judging_suite,
 )
-from agents.bundle import EvaluationCard, load_bundle, write_card
+from agents.bundle import (
+    EvaluationCard,
+    load_bundle,
+    read_manifest,
+    restore_environment,
+    write_card,
+)
 from agents.evaluation.pods import (
     PackingResult,
     PackingSuite,
@@ -62,6 +68,7 @@ from envs.config import PLACEMENT
 from envs.workloads import Trace
 from orchestrator.errors import ConfigurationError
 from orchestrator.scheduling.ahead import LookaheadConfig
+from orchestrator.scheduling.rules import Rule, rule_named
 
 __all__ = ["SuiteKind", "evaluate", "run_benchmark", "train"]
 
@@ -277,9 +284,9 @@ def evaluate(cfg: DictConfig, console: Console) -> bool:
 
     ``cfg`` has ``suite``, ``workload``, ``env``, ``scenario``, ``bundle``, ``card``,
     ``processes`` and ``output``, and may have ``history`` and ``lookahead``: each policy is then
-    played as it is, and thinking ahead, with the training part of the history, or else of the
-    workload, as its record. ``animate`` and ``explain`` show one window, see
-    :func:`agents.seeing.show.show_window`.
+    played as it is, and thinking ahead as are the rules of ``suite.ahead``, with the training part
+    of the history, or else of the workload, as its record. ``animate`` and ``explain`` show one
+    window, see :func:`agents.seeing.show.show_window`.
     """
     with _results_folder(cfg) as folder:
         check_number("config", "processes", cfg.processes, 1)
@@ -288,7 +295,7 @@ def evaluate(cfg: DictConfig, console: Console) -> bool:
         loaded = [load_bundle(path, schema) for path in bundles]
         made = build_evaluation(cfg)
         suite, problem = made.suite, made.problem
-        policies: list[BatchPolicy | RowPolicy] = [*loaded, *_thinking_ahead(cfg, made, loaded)]
+        policies = _by_variant(cfg, made, list(zip(bundles, loaded, strict=True)))
         results = run_suite(suite, problem, policies, console, made.history, cfg.processes)
         report = make_report(suite, problem, results)
         print_report(report, console)
@@ -303,8 +310,27 @@ def evaluate(cfg: DictConfig, console: Console) -> bool:
     return True
 
 
+def _by_variant(
+    cfg: DictConfig, made: Evaluation, bundles: Sequence[tuple[Path, BatchPolicy]]
+) -> dict[str, list[BatchPolicy | RowPolicy]]:
+    """Who is played in each variant: policies as they are, then these and rules thinking ahead."""
+    suite, found = made.suite, dict[str, list[BatchPolicy | RowPolicy]]()
+    for variant in suite.variants:
+        here = [policy for path, policy in bundles if _is_played(suite, variant, path)]
+        rules = [rule_named(name) for name in suite.ahead]
+        found[variant] = [*here, *_thinking_ahead(cfg, made, [*here, *rules])]
+    return found
+
+
+def _is_played(suite: Suite, variant: str, bundle: Path) -> bool:
+    """Whether a bundle's policy is played in a variant: at home, or wherever it can be."""
+    if not suite.at_home:
+        return True
+    return suite.is_home(variant, restore_environment(read_manifest(bundle).environment))
+
+
 def _thinking_ahead(
-    cfg: DictConfig, made: Evaluation, policies: Sequence[BatchPolicy]
+    cfg: DictConfig, made: Evaluation, policies: Sequence[BatchPolicy | Rule]
 ) -> list[LookaheadPolicy]:
     """The same policies, thinking ahead as ``lookahead`` says; none without it.
 

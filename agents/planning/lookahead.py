@@ -104,7 +104,14 @@ class LookaheadPolicy:
         config, settings = session.config, self.settings
         if config.episode_jobs == 0:  # nobody comes
             settings = replace(settings, arrivals=0)
-        past = past_of(self._record, config.information, settings, before=self._before)
+        failures = session.scenario.failures
+        past = past_of(
+            self._record,
+            config.information,
+            settings,
+            before=self._before,
+            repairs_ms=None if failures is None else failures.repair_sample(),
+        )
         return self.thinker(session.state.shape, config), past
 
     def think(self, state: ClusterState, config: EnvConfig) -> Thought | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -88,7 +88,11 @@ def explanation_table(why: Explanation) -> Table:
 
 
 def show_window(
-    cfg: DictConfig, made: Evaluation, policies: _Played, folder: Path | None, console: Console
+    cfg: DictConfig,
+    made: Evaluation,
+    policies: Mapping[str, _Played],
+    folder: Path | None,
+    console: Console,
 ) -> None:
     """Play one window of an evaluation again under all who played it, and show it.
 
@@ -99,8 +103,8 @@ def show_window(
         Its ``explain`` is the number of a decision that is explained on the terminal, from 1 on;
         None: none is.
     made : Evaluation
-    policies : sequence of BatchPolicy or RowPolicy
-        Who played beside the suite's rules.
+    policies : mapping of str to sequence of BatchPolicy or RowPolicy
+        Who played beside the suite's rules, by variant.
     folder : Path or None
         Where ``episode.html`` and ``events.csv`` are written, of each variant; None: nowhere.
     console : Console
@@ -116,7 +120,7 @@ def show_window(
             raise ConfigurationError(
                 f"config: 'animate' is {window} of {len(windows)} windows; give a number below"
             )
-        episodes = _watched(made.suite, windows, policies, window, variant)
+        episodes = _watched(made.suite, windows, policies[variant], window, variant)
         if explained is not None:
             _explain(episodes, check_number("config", "explain", explained, 1), console)
         if animate is not None and folder is not None:
