@@ -44,6 +44,7 @@ from .workloads.generators.gpu_cluster import gpu_cluster as gpu_cluster
 from .workloads.generators.gpu_pods import gpu_pods as gpu_pods
 from .workloads.generators.lublin import LublinParameters as LublinParameters
 from .workloads.generators.lublin import lublin_feitelson as lublin_feitelson
+from .workloads.generators.mixture import lublin_mixture as lublin_mixture
 from .workloads.prediction import PredictionError as PredictionError
 from .workloads.prediction import predict_durations as predict_durations
 from .workloads.prediction import prediction_error as prediction_error

@@ -74,7 +74,7 @@ NEEDS_TRACES = {
     "philly_quarter",
     "tiresias",
 }
-SMALL = {"lublin", "gpu_cluster", "gpu_cluster_elastic", "gpu_cluster_full"}
+SMALL = {"lublin", "lublin_mixture", "lublin_unseen", "gpu_cluster", "gpu_cluster_elastic", "gpu_cluster_full"}
 
 
 def options(group: str) -> list[str]:
