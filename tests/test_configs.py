@@ -59,6 +59,7 @@ ROOTS = {
     "record",
     "leaderboard",
     "report",
+    "backtest",
 }
 NEEDS_TRACES = {
     "lublin_256",

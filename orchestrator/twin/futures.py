@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from orchestrator.errors import ConfigurationError
 from orchestrator.kernels.state.records import REQUEST_DTYPE
 from orchestrator.twin.past import Past
-from orchestrator.twin.runtimes import RunTimes
+from orchestrator.twin.runtimes import RunTimes, alike
 
 __all__ = ["Futures", "Sources", "TwinConfig"]
 
@@ -48,6 +48,9 @@ class TwinConfig:
         Whether jobs are ended when they have worked for their estimate.
     arrivals : bool, optional
         Whether anybody comes at all.
+    alike, common : float, optional
+        Shares of the jobs that end as all do who are alike, and as all do at all: relatively soon
+        or late, among those that each may end with. How jobs that come together go together.
 
     Raises
     ------
@@ -60,6 +63,8 @@ class TwinConfig:
     horizon_hours: float = 336.0
     limited: bool = False
     arrivals: bool = True
+    alike: float = 0.6
+    common: float = 0.2
 
     def __post_init__(self) -> None:
         """Refuse what answers nothing."""
@@ -133,7 +138,7 @@ def _mixed(word: NDArray[np.uint64]) -> NDArray[np.uint64]:
     return np.asarray(word ^ (word >> np.uint64(31)))
 
 
-_CLASS, _END, _BLOCK = 1, 2, 3  # purposes of lots
+_CLASS, _END, _BLOCK, _SHARED, _LIKE, _COMMON = range(1, 7)  # purposes of lots
 
 
 class Futures:
@@ -153,7 +158,7 @@ class Futures:
         self._times = RunTimes(past, limited=config.limited)
         count = len(past)
         going = ~past.ended
-        lots = self._lots(past.rows[going])
+        lots = self._lots(past.asks[going], past.rows[going])
         self._whole = np.full((config.futures, count), -1, np.int64)
         left = self._times.draw(past.asks[going], past.work_ms[going], lots)
         self._whole[:, going] = past.work_ms[going] + left
@@ -213,15 +218,25 @@ class Futures:
         if like is not None:
             drawn = self.whole(np.array([like], np.int32))[:, 0]
         else:
-            drawn = self._times.draw(ask, np.zeros(1, np.int64), self._lots(np.array([row])))[:, 0]
+            drawn = self._times.draw(ask, np.zeros(1, np.int64), self._lots(ask, np.array([row])))[
+                :, 0
+            ]
         made = copy(self)
         made._others = {**self._others, row: drawn}
         return made
 
-    def _lots(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Which class and which of its ends, for jobs in some rows, [2, futures, rows]."""
+    def _lots(self, asks: NDArray[np.void], rows: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Which class and which of its ends, for jobs in some rows, [2, futures, rows].
+
+        Jobs that are alike end alike: some have the lot of all who are alike, or of all.
+        """
         seed, count = self.config.seed, self.config.futures
-        return np.stack([_lots(seed, which, count, rows) for which in (_CLASS, _END)])
+        own, chosen = _lots(seed, _END, count, rows), _lots(seed, _SHARED, count, rows)
+        like = _lots(seed, _LIKE, count, alike(asks))
+        common = _lots(seed, _COMMON, count, np.zeros(1, np.int64))
+        ends = np.where(chosen < self.config.common + self.config.alike, like, own)
+        ends = np.where(chosen < self.config.common, common, ends)
+        return np.stack([_lots(seed, _CLASS, count, rows), ends])
 
     def arrivals(self, future: int, ahead_ms: int) -> NDArray[np.void]:
         """Who comes in a future within so many ms from now: REQUEST_DTYPE, by submit time."""

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from orchestrator.twin.past import Past
 
-__all__ = ["RunTimes", "Survival", "survival_of"]
+__all__ = ["RunTimes", "Survival", "alike", "survival_of"]
 
 
 _LEVELS: tuple[tuple[str, ...], ...] = (
@@ -209,6 +209,16 @@ def _keys(asks: NDArray[np.void]) -> list[NDArray[np.int64]]:
         else np.zeros((count, 0), np.int64)
         for level in _LEVELS
     ]
+
+
+def alike(asks: NDArray[np.void]) -> NDArray[np.int64]:
+    """A number of the class of each job, by tenant, user and size, int64 [n]."""
+    traits = _keys(asks)[0][:, :3]
+    word = np.zeros(len(asks), np.uint64)
+    for k in range(traits.shape[1]):
+        word = (word ^ traits[:, k].astype(np.uint64)) * np.uint64(0x9E3779B97F4A7C15)
+        word ^= word >> np.uint64(29)
+    return (word >> np.uint64(1)).astype(np.int64)
 
 
 def _groups(keys: NDArray[np.int64]) -> Iterator[tuple[tuple[int, ...], NDArray[np.int64]]]:
