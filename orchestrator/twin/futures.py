@@ -1,10 +1,9 @@
-"""Futures of a cluster: how long jobs will still work, and who will come. The same for all that is
-compared.
+"""Futures of a cluster: how long jobs will still work, and who will come.
 
-Who comes is who came in blocks of the recorded past, a day of it at a time, at the same time of the
-day, and of the week once four weeks are known: what belongs together stays so. Where less than two
-days are known a block begins at any moment; where less than an hour is, nobody comes, and that is
-said.
+They are the same for all that is compared. Who comes is who came in blocks of the recorded past, a
+day of it at a time, at the same time of the day, and of the week once four weeks are known: what
+belongs together stays so. Where less than two days are known a block begins at any moment; where
+less than an hour is, nobody comes, and that is said.
 """
 
 from __future__ import annotations
@@ -125,8 +124,7 @@ def _lots(seed: int, purpose: int, rows: int, columns: NDArray[np.int64]) -> NDA
     SplitMix64's output function (Steele, Lea and Flood, OOPSLA 2014) of a counter.
     """
     with np.errstate(over="ignore"):
-        word = np.uint64(seed) * _GOLDEN + np.uint64(purpose)
-        word = _mixed(np.asarray(word))
+        word = _mixed(np.asarray(np.uint64(seed) * _GOLDEN + np.uint64(purpose)))
         each = _mixed(word + np.arange(rows, dtype=np.uint64) * _GOLDEN)
         both = _mixed(each[:, None] + (columns.astype(np.uint64) + np.uint64(1)) * _GOLDEN)
     return np.asarray((both >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
@@ -167,7 +165,7 @@ class Futures:
         self._block_ms, self._step_ms = self._blocks()
 
     def _blocks(self) -> tuple[int, int]:
-        """How long a block is, and at which multiples before now one may begin; 0: there is none."""
+        """How long a block is, and at which multiples before now one may begin; 0: none."""
         span = self.past.span_ms
         if not self.config.arrivals or len(self.past) == 0 or span < _LEAST_MS:
             return 0, 0
@@ -253,7 +251,7 @@ class Futures:
         counts = np.diff(counts, prepend=0)
         within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
         index = np.repeat(low, counts) + within
-        came = past.asks[index]
+        came: NDArray[np.void] = past.asks[index]
         came["submit_ms"] += np.repeat(past.now_ms + firsts - begins, counts)
         whole = np.where(past.ended[index], past.work_ms[index], self._whole[future, index])
         came["duration_ms"] = np.maximum(whole, 1)

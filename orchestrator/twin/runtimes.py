@@ -4,8 +4,8 @@ What is looked at is the ratio of a run time to the user's estimate. Of jobs tha
 known to be larger than what they have done: survival is estimated as Kaplan and Meier do it (J. Am.
 Stat. Assoc., 1958), so that the long ones are not left out. Jobs are alike by tenant, user, size
 and the magnitude of their estimate; a few like ones are mixed with those of wider classes, the
-fewer the more, and in the end with a guess: that run times are a uniform share of estimates (Mu'alem
-and Feitelson, IEEE TPDS 2001). Beyond all that is known the tail is that of Pareto's law.
+fewer the more, and in the end with a guess: that run times are a uniform share of estimates
+(Mu'alem and Feitelson, IEEE TPDS 2001). Beyond all that is known the tail is that of Pareto's law.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def survival_of(ratios: NDArray[np.float64], ended: NDArray[np.bool_]) -> Surviv
     order = np.lexsort((~ended, ratios))  # ends before those that go on
     ends, at_risk = ended[order], np.arange(len(order), 0, -1)
     left = np.cumprod(1.0 - ends / at_risk)
-    return Survival(ratios[order][ends], left[ends])
+    return Survival(ratios[order][ends], left[ends].astype(np.float64))
 
 
 _SHARES = np.arange(1, 65) / 64.0
