@@ -60,6 +60,7 @@ ROOTS = {
     "leaderboard",
     "trace",
     "report",
+    "backtest",
 }
 NEEDS_TRACES = {
     "lublin_256",

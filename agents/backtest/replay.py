@@ -1,4 +1,4 @@
-"""A trace replayed under a rule, and the twin asked on the way: when will those who wait start?
+"""A trace replayed under a rule; the twin is asked on the way when those who wait will start.
 
 What is asked knows what has come by then, and nothing else. What then really came of the jobs is
 the replay itself, played to its end.
@@ -152,9 +152,10 @@ def ask_on_the_way(backtest: Backtest, config: TwinConfig) -> NDArray[np.void]:
     begin = first + backtest.known * (last - first)
     times = np.sort(rng.uniform(begin, last, backtest.moments)).astype(np.int64)
     session.begin(np.zeros(1, np.int64))
-    found = []
-    for number in _moments(session.state, rule, times):
-        found.append(_ask(session.state, rule, backtest, config, (number, rng, truth)))
+    found = [
+        _ask(session.state, rule, backtest, config, (number, rng, truth))
+        for number in _moments(session.state, rule, times)
+    ]
     session.close()
     return np.concatenate(found) if found else np.zeros(0, ANSWER_DTYPE)
 

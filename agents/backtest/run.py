@@ -140,7 +140,7 @@ def run_backtest(run: BacktestRun, output: Path, console: Console) -> dict[str, 
         found[name] = answers
         told = scores(_of_kind(answers, 0)).get("all")
         line = "nobody waits" if told is None else _in_words(told)
-        console.print(f"{name}: {line}", highlight=False)
+        console.print(f"{name}: {line}", highlight=False, soft_wrap=True)
     everything = np.concatenate([*found.values(), np.zeros(0, ANSWER_DTYPE)])
     rows = _rows({**found, "all cells": everything})
     write_csv(output / "scores.csv", _HEAD, rows)
@@ -152,7 +152,7 @@ def run_backtest(run: BacktestRun, output: Path, console: Console) -> dict[str, 
     if len(starts):
         _draw(output / "calibration.png", found, everything)
     for horizon, one in total.items():
-        console.print(f"all cells, {horizon}: {_in_words(one)}", highlight=False)
+        console.print(f"all cells, {horizon}: {_in_words(one)}", highlight=False, soft_wrap=True)
     return total
 
 
@@ -169,25 +169,25 @@ def _in_words(one: Score) -> str:
 
 
 def _rows(found: Mapping[str, NDArray[np.void]]) -> list[tuple[object, ...]]:
-    rows = list[tuple[object, ...]]()
-    for name, answers in found.items():
-        for kind, said in enumerate(_KINDS):
-            for horizon, one in scores(_of_kind(answers, kind)).items():
-                rows.append((name, said, horizon, *asdict(one).values()))
-    return rows
+    return [
+        (name, said, horizon, *asdict(one).values())
+        for name, answers in found.items()
+        for kind, said in enumerate(_KINDS)
+        for horizon, one in scores(_of_kind(answers, kind)).items()
+    ]
 
 
 def _table(rows: Sequence[Sequence[object]]) -> str:
-    head = ("cell", "of", "horizon", "answers", "coverage of 80 %", "95 %", "pinball h")
-    head += ("median error h", "by estimates h", "width h")
+    head = (
+        *("cell", "of", "horizon", "answers", "coverage of 80 %", "95 %", "pinball h"),
+        *("median error h", "by estimates h", "width h"),
+    )
     lines = []
     for row in rows:
         cell, kind, horizon, answers, _, held, low, high, pinball, error, reserved, width = row
         told = f"{held:.1%}", f"{low:.1%} to {high:.1%}", f"{pinball:.3f}", f"{error:.2f}"
-        lines.append(
-            (str(cell), str(kind), str(horizon), str(answers), *told, f"{reserved:.2f}")
-            + (f"{width:.2f}",)
-        )
+        named = str(cell), str(kind), str(horizon), str(answers)
+        lines.append((*named, *told, f"{reserved:.2f}", f"{width:.2f}"))
     return markdown_table(head, lines)
 
 

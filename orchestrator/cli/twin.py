@@ -97,8 +97,11 @@ def why(job_id: _JobId, at: At = None, as_json: AsJson = False) -> None:
         whom = f" for {note['by']}" if note.get("by") else ""
         line(f"it was {note['what']} {since(note['time_ms'], told['now_ms'])}{whom}")
     held = [
-        (one["job_id"], one["tenant"], one["priority"].lower(), f"{one['units']:g}")
-        + (since(one["expected_end_ms"], told["now_ms"]), "yes" if one["preemptible"] else "no")
+        (
+            *(one["job_id"], one["tenant"], one["priority"].lower(), f"{one['units']:g}"),
+            since(one["expected_end_ms"], told["now_ms"]),
+            "yes" if one["preemptible"] else "no",
+        )
         for one in told["held_by"]
     ]
     columns = ("HELD BY", "TENANT", "PRIORITY", "UNITS", "EXPECTED END", "PREEMPTIBLE")

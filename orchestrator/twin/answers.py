@@ -18,7 +18,6 @@ __all__ = [
     "Change",
     "Difference",
     "Holder",
-    "Outlook",
     "WhatIf",
     "When",
     "Why",
@@ -59,8 +58,8 @@ def band_of(times_ms: NDArray[np.int64]) -> Band | None:
         return None
     ranked = np.sort(times_ms)
     at = [min(int(np.ceil(level * len(ranked))) - 1, len(ranked) - 1) for level in LEVELS]
-    found = [None if ranked[k] >= NEVER else int(ranked[k]) for k in at]
-    return Band(*found, never=float(never.mean()))
+    p10, p25, p50, p75, p90 = (None if ranked[k] >= NEVER else int(ranked[k]) for k in at)
+    return Band(p10, p25, p50, p75, p90, float(never.mean()))
 
 
 @dataclass(frozen=True)

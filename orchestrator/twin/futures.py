@@ -1,10 +1,9 @@
-"""Futures of a cluster: how long jobs will still work, and who will come. The same for all that is
-compared.
+"""Futures of a cluster: how long jobs will still work, and who will come.
 
-Who comes is who came in blocks of the recorded past, a day of it at a time, at the same time of the
-day, and of the week once four weeks are known: what belongs together stays so. Where less than two
-days are known a block begins at any moment; where less than an hour is, nobody comes, and that is
-said.
+They are the same for all that is compared. Who comes is who came in blocks of the recorded past, a
+day of it at a time, at the same time of the day, and of the week once four weeks are known: what
+belongs together stays so. Where less than two days are known a block begins at any moment; where
+less than an hour is, nobody comes, and that is said.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from numpy.typing import NDArray
 from orchestrator.errors import ConfigurationError
 from orchestrator.kernels.state.records import REQUEST_DTYPE
 from orchestrator.twin.past import Past
-from orchestrator.twin.runtimes import RunTimes
+from orchestrator.twin.runtimes import RunTimes, alike
 
 __all__ = ["Futures", "Sources", "TwinConfig"]
 
@@ -48,6 +47,9 @@ class TwinConfig:
         Whether jobs are ended when they have worked for their estimate.
     arrivals : bool, optional
         Whether anybody comes at all.
+    alike, common : float, optional
+        Shares of the jobs that end as all do who are alike, and as all do at all: relatively soon
+        or late, among those that each may end with. How jobs that come together go together.
 
     Raises
     ------
@@ -60,6 +62,8 @@ class TwinConfig:
     horizon_hours: float = 336.0
     limited: bool = False
     arrivals: bool = True
+    alike: float = 0.6
+    common: float = 0.2
 
     def __post_init__(self) -> None:
         """Refuse what answers nothing."""
@@ -120,8 +124,7 @@ def _lots(seed: int, purpose: int, rows: int, columns: NDArray[np.int64]) -> NDA
     SplitMix64's output function (Steele, Lea and Flood, OOPSLA 2014) of a counter.
     """
     with np.errstate(over="ignore"):
-        word = np.uint64(seed) * _GOLDEN + np.uint64(purpose)
-        word = _mixed(np.asarray(word))
+        word = _mixed(np.asarray(np.uint64(seed) * _GOLDEN + np.uint64(purpose)))
         each = _mixed(word + np.arange(rows, dtype=np.uint64) * _GOLDEN)
         both = _mixed(each[:, None] + (columns.astype(np.uint64) + np.uint64(1)) * _GOLDEN)
     return np.asarray((both >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
@@ -133,7 +136,7 @@ def _mixed(word: NDArray[np.uint64]) -> NDArray[np.uint64]:
     return np.asarray(word ^ (word >> np.uint64(31)))
 
 
-_CLASS, _END, _BLOCK = 1, 2, 3  # purposes of lots
+_CLASS, _END, _BLOCK, _SHARED, _LIKE, _COMMON = range(1, 7)  # purposes of lots
 
 
 class Futures:
@@ -153,7 +156,7 @@ class Futures:
         self._times = RunTimes(past, limited=config.limited)
         count = len(past)
         going = ~past.ended
-        lots = self._lots(past.rows[going])
+        lots = self._lots(past.asks[going], past.rows[going])
         self._whole = np.full((config.futures, count), -1, np.int64)
         left = self._times.draw(past.asks[going], past.work_ms[going], lots)
         self._whole[:, going] = past.work_ms[going] + left
@@ -162,7 +165,7 @@ class Futures:
         self._block_ms, self._step_ms = self._blocks()
 
     def _blocks(self) -> tuple[int, int]:
-        """How long a block is, and at which multiples before now one may begin; 0: there is none."""
+        """How long a block is, and at which multiples before now one may begin; 0: none."""
         span = self.past.span_ms
         if not self.config.arrivals or len(self.past) == 0 or span < _LEAST_MS:
             return 0, 0
@@ -213,15 +216,25 @@ class Futures:
         if like is not None:
             drawn = self.whole(np.array([like], np.int32))[:, 0]
         else:
-            drawn = self._times.draw(ask, np.zeros(1, np.int64), self._lots(np.array([row])))[:, 0]
+            drawn = self._times.draw(ask, np.zeros(1, np.int64), self._lots(ask, np.array([row])))[
+                :, 0
+            ]
         made = copy(self)
         made._others = {**self._others, row: drawn}
         return made
 
-    def _lots(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Which class and which of its ends, for jobs in some rows, [2, futures, rows]."""
+    def _lots(self, asks: NDArray[np.void], rows: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Which class and which of its ends, for jobs in some rows, [2, futures, rows].
+
+        Jobs that are alike end alike: some have the lot of all who are alike, or of all.
+        """
         seed, count = self.config.seed, self.config.futures
-        return np.stack([_lots(seed, which, count, rows) for which in (_CLASS, _END)])
+        own, chosen = _lots(seed, _END, count, rows), _lots(seed, _SHARED, count, rows)
+        like = _lots(seed, _LIKE, count, alike(asks))
+        common = _lots(seed, _COMMON, count, np.zeros(1, np.int64))
+        ends = np.where(chosen < self.config.common + self.config.alike, like, own)
+        ends = np.where(chosen < self.config.common, common, ends)
+        return np.stack([_lots(seed, _CLASS, count, rows), ends])
 
     def arrivals(self, future: int, ahead_ms: int) -> NDArray[np.void]:
         """Who comes in a future within so many ms from now: REQUEST_DTYPE, by submit time."""
@@ -238,7 +251,7 @@ class Futures:
         counts = np.diff(counts, prepend=0)
         within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
         index = np.repeat(low, counts) + within
-        came = past.asks[index]
+        came: NDArray[np.void] = past.asks[index]
         came["submit_ms"] += np.repeat(past.now_ms + firsts - begins, counts)
         whole = np.where(past.ended[index], past.work_ms[index], self._whole[future, index])
         came["duration_ms"] = np.maximum(whole, 1)

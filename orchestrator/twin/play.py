@@ -214,7 +214,7 @@ def play(
     ahead_ms : int or None, optional
         For how long others come; None: for as long as they may matter.
     """
-    far = _drained if drained else _all_started
+    far: _Until = _drained if drained else _all_started
     if row is not None:
         far = _to_the_end_of(row)
     if ahead_ms is not None:

@@ -15,7 +15,7 @@ import numpy as np
 from orchestrator.engine.binding import Binding
 from orchestrator.engine.engine import Engine, EngineImage
 from orchestrator.errors import QuartermasterError
-from orchestrator.kernels.state.codes import JobCode, JobKind, NodeCode, QuotaMode, Reason, Topology
+from orchestrator.kernels.state.codes import JobKind, NodeCode, QuotaMode, Reason, Topology
 from orchestrator.messages import Register
 from orchestrator.scheduling.rules import Rule
 from orchestrator.twin.answers import Change, Holder

@@ -4,8 +4,8 @@ What is looked at is the ratio of a run time to the user's estimate. Of jobs tha
 known to be larger than what they have done: survival is estimated as Kaplan and Meier do it (J. Am.
 Stat. Assoc., 1958), so that the long ones are not left out. Jobs are alike by tenant, user, size
 and the magnitude of their estimate; a few like ones are mixed with those of wider classes, the
-fewer the more, and in the end with a guess: that run times are a uniform share of estimates (Mu'alem
-and Feitelson, IEEE TPDS 2001). Beyond all that is known the tail is that of Pareto's law.
+fewer the more, and in the end with a guess: that run times are a uniform share of estimates
+(Mu'alem and Feitelson, IEEE TPDS 2001). Beyond all that is known the tail is that of Pareto's law.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from orchestrator.twin.past import Past
 
-__all__ = ["RunTimes", "Survival", "survival_of"]
+__all__ = ["RunTimes", "Survival", "alike", "survival_of"]
 
 
 _LEVELS: tuple[tuple[str, ...], ...] = (
@@ -80,7 +80,7 @@ def survival_of(ratios: NDArray[np.float64], ended: NDArray[np.bool_]) -> Surviv
     order = np.lexsort((~ended, ratios))  # ends before those that go on
     ends, at_risk = ended[order], np.arange(len(order), 0, -1)
     left = np.cumprod(1.0 - ends / at_risk)
-    return Survival(ratios[order][ends], left[ends])
+    return Survival(ratios[order][ends], left[ends].astype(np.float64))
 
 
 _SHARES = np.arange(1, 65) / 64.0
@@ -209,6 +209,16 @@ def _keys(asks: NDArray[np.void]) -> list[NDArray[np.int64]]:
         else np.zeros((count, 0), np.int64)
         for level in _LEVELS
     ]
+
+
+def alike(asks: NDArray[np.void]) -> NDArray[np.int64]:
+    """A number of the class of each job, by tenant, user and size, int64 [n]."""
+    traits = _keys(asks)[0][:, :3]
+    word = np.zeros(len(asks), np.uint64)
+    for k in range(traits.shape[1]):
+        word = (word ^ traits[:, k].astype(np.uint64)) * np.uint64(0x9E3779B97F4A7C15)
+        word ^= word >> np.uint64(29)
+    return (word >> np.uint64(1)).astype(np.int64)
 
 
 def _groups(keys: NDArray[np.int64]) -> Iterator[tuple[tuple[int, ...], NDArray[np.int64]]]:

@@ -114,8 +114,8 @@ class Suppose:
                     f"what-if: job '{job_id}' does not wait, and would begin from its beginning; "
                     "suppose another priority of jobs that wait"
                 )
-            spec = replace(rehearsal.engine.jobs.specs[job_id], priority=level)
-            renamed[job_id] = rehearsal.resubmit(job_id, spec)
+            asked = replace(rehearsal.engine.jobs.specs[job_id], priority=level)
+            renamed[job_id] = rehearsal.resubmit(job_id, asked)
         if self.submit is not None:
             rehearsal.do(Submit(self.submit))
         rehearsal.review()

@@ -63,7 +63,8 @@ async def test_when_is_what_comes_and_the_cluster_stays_as_it_is() -> None:
     assert set(whole) == {"first", "second"}
     assert why.waits_for["reason"] != "ok"
     assert json.loads(json.dumps(plain(told))) == plain(told)
-    assert told.start is not None and told.end is not None and told.start.p50 is not None
+    assert told.start is not None
+    assert told.end is not None
     assert told.now_ms <= told.start.p10 <= told.start.p50 <= told.end.p50
     assert told.sources.ended_jobs == 8
     assert told.by_estimates_ms == pytest.approx(told.now_ms + 0.5 * HOUR_MS, abs=60_000)
@@ -179,7 +180,8 @@ async def test_what_if_a_node_joins_or_leaves_or_a_job_is_cancelled() -> None:
     here = await busy()
     ask = here.orchestrator.what_if
     joins = await ask(Suppose(nodes={"a": 1}), FEW)
-    assert joins.total is not None and joins.total.mean < 0
+    assert joins.total is not None
+    assert joins.total.mean < 0
     assert joins.jobs["second"].high < 0  # in each of the futures it is sooner
     assert joins.tenants["default"].mean == pytest.approx(joins.total.mean)
     gone = await ask(Suppose(cancel=("run-0", "run-1")), FEW)
@@ -189,11 +191,13 @@ async def test_what_if_a_node_joins_or_leaves_or_a_job_is_cancelled() -> None:
     fails = await ask(Suppose(fail=("a",), nodes={"a": 1}), FEW)
     assert fails.jobs["run-0"].mean > 0
     none = await ask(Suppose(policy="priority"), FEW)
-    assert none.total is not None and none.total.mean == none.total.high == 0.0
+    assert none.total is not None
+    assert none.total.mean == none.total.high == 0.0
     first = await ask(Suppose(priority={"second": JobPriority.PRODUCTION}), FEW)
     assert first.jobs["second"].mean < 0
     new = await ask(Suppose(submit=job("third")), FEW)
-    assert new.new_job is not None and new.new_job.start is not None
+    assert new.new_job is not None
+    assert new.new_job.start is not None
     assert "third" not in new.jobs
 
 
