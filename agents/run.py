@@ -18,6 +18,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from rich.console import Console
 
+from agents.bound import AnnealedSchedule, Annealing
 from agents.build import (
     Evaluation,
     build_evaluation,
@@ -285,8 +286,9 @@ def evaluate(cfg: DictConfig, console: Console) -> bool:
     ``cfg`` has ``suite``, ``workload``, ``env``, ``scenario``, ``bundle``, ``card``,
     ``processes`` and ``output``, and may have ``history`` and ``lookahead``: each policy is then
     played as it is, and thinking ahead as are the rules of ``suite.ahead``, with the training part
-    of the history, or else of the workload, as its record. ``animate`` and ``explain`` show one
-    window, see :func:`agents.seeing.show.show_window`.
+    of the history, or else of the workload, as its record. With ``annealed``, schedules that know
+    all jobs to come stand beside. ``animate`` and ``explain`` show one window, see
+    :func:`agents.seeing.show.show_window`.
     """
     with _results_folder(cfg) as folder:
         check_number("config", "processes", cfg.processes, 1)
@@ -313,12 +315,15 @@ def evaluate(cfg: DictConfig, console: Console) -> bool:
 def _by_variant(
     cfg: DictConfig, made: Evaluation, bundles: Sequence[tuple[Path, BatchPolicy]]
 ) -> dict[str, list[BatchPolicy | RowPolicy]]:
-    """Who is played in each variant: policies as they are, then these and rules thinking ahead."""
+    """Who is played in each variant: policies as they are, these and rules thinking ahead, oracles."""
     suite, found = made.suite, dict[str, list[BatchPolicy | RowPolicy]]()
+    known = list[RowPolicy]()
+    if cfg.get("annealed") is not None:
+        known = [AnnealedSchedule(Annealing(check_number("config", "annealed", cfg.annealed, 0)))]
     for variant in suite.variants:
         here = [policy for path, policy in bundles if _is_played(suite, variant, path)]
         rules = [rule_named(name) for name in suite.ahead]
-        found[variant] = [*here, *_thinking_ahead(cfg, made, [*here, *rules])]
+        found[variant] = [*here, *_thinking_ahead(cfg, made, [*here, *rules]), *known]
     return found
 
 

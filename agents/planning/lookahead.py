@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agents.linear.evaluate import check_own, scoring_of
-from agents.linear.policy import LinearRanker, LinearScorer
+from agents.linear.policy import LinearScorer, Ranker
 from agents.problem import BatchPolicy
 from envs.config import EnvConfig
 from envs.rows.buffers import make_bench, make_buffers, make_view
@@ -40,7 +40,7 @@ from orchestrator.scheduling.rules import Rule, rule_named
 __all__ = ["LookaheadPolicy"]
 
 
-_Base: TypeAlias = LinearRanker | LinearScorer | Rule
+_Base: TypeAlias = Ranker | LinearScorer | Rule
 
 
 class LookaheadPolicy:
@@ -48,7 +48,7 @@ class LookaheadPolicy:
 
     Parameters
     ----------
-    base : LinearRanker, LinearScorer or Rule
+    base : LinearRanker, SetRanker, LinearScorer or Rule
         Whose actions are tried, and who plays on.
     settings : LookaheadConfig, optional
     record : REQUEST_DTYPE [R], optional
@@ -141,8 +141,8 @@ class LookaheadPolicy:
         if isinstance(base, Rule):
             return make_player(base.to_record(), shape.jobs, shape.workers)
         rules = rule_named(config.advice or "sjf").to_record()
-        if isinstance(base, LinearRanker):
-            bench = make_ranker_bench(shape.jobs, config.window, shape.workers)
+        if isinstance(base, Ranker):
+            bench = make_ranker_bench(shape.jobs, config.window, shape.workers, base.hidden)
             ranker = bench, base.weights
             return make_player(rules, shape.jobs, shape.workers, ranker=ranker)
         buffers = make_buffers(shape, config)

@@ -11,6 +11,7 @@ jobs that are larger in proportion: a processor of it is P / m of the P that the
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -76,7 +77,7 @@ def lublin_mixture(
             np.random.Philox(np.random.SeedSequence([seed, Stream.WORKLOAD, k]))
         )
         machine = int(rng.choice(np.array(machines)))
-        drawn = {name: float(rng.uniform(*pair)) for name, pair in bounds.items()}
+        drawn: dict[str, Any] = {name: float(rng.uniform(*pair)) for name, pair in bounds.items()}
         load = drawn.pop("loads")
         made = lublin_feitelson(
             count,
@@ -95,7 +96,9 @@ def lublin_mixture(
     )
 
 
-def _fitted(requests: NDArray[np.void], larger: int, processors: int, load: float) -> NDArray:
+def _fitted(
+    requests: NDArray[np.void], larger: int, processors: int, load: float
+) -> NDArray[np.void]:
     """Jobs of a block, larger by a factor, with run times that give an offered load."""
     fitted = requests.copy()
     fitted["cpu_milli"] *= larger
