@@ -69,9 +69,9 @@ class Annealing:
 class AnnealedSchedule:
     """Implements :class:`agents.problem.RowPolicy`: plays windows in orders that it has annealed.
 
-    It begins with the best of what three rules make of a window. A move takes one of the jobs that wait to another place
-    in the order, some places earlier or later. It sees what no policy sees: the jobs to come, and
-    how long they really take.
+    It begins with the best of what three rules make of a window. A move takes one of the jobs that
+    wait to another place in the order, some places earlier or later. It sees what no policy sees:
+    the jobs to come, and how long they really take.
 
     Parameters
     ----------

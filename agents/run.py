@@ -315,7 +315,7 @@ def evaluate(cfg: DictConfig, console: Console) -> bool:
 def _by_variant(
     cfg: DictConfig, made: Evaluation, bundles: Sequence[tuple[Path, BatchPolicy]]
 ) -> dict[str, list[BatchPolicy | RowPolicy]]:
-    """Who is played in each variant: policies as they are, these and rules thinking ahead, oracles."""
+    """Who plays a variant: policies as they are, these and rules thinking ahead, who knows all."""
     suite, found = made.suite, dict[str, list[BatchPolicy | RowPolicy]]()
     known = list[RowPolicy]()
     if cfg.get("annealed") is not None:

@@ -104,7 +104,7 @@ def test_an_evaluation_shows_a_window(ordering: Windows, tmp_path: Path) -> None
     ranker = LinearRanker.from_names({"log_request": -1.0})
     console = Console(record=True, width=160, file=(tmp_path / "told").open("w"))
     cfg = OmegaConf.create({"animate": 1, "explain": 5})
-    show_window(cfg, made, dict.fromkeys(variants, [ranker]), tmp_path, console)
+    show_window(cfg, made, {"": [ranker], "backfill": [ranker]}, tmp_path, console)
     told = console.export_text()
     assert "linear_ranker: decision 5 of" in told
     assert "sjf_backfill: decision 5 of" in told
@@ -122,8 +122,9 @@ def test_an_evaluation_shows_a_window(ordering: Windows, tmp_path: Path) -> None
     assert [row["job"] for row in mine] == [event.job for event in seen.events]
     assert events_table(seen.events).row_count == len(mine)
     assert explanation_table(seen.explanations[4]).row_count > 1
+    nobody: dict[str, list[LinearRanker]] = {"": [], "backfill": []}
     with pytest.raises(ConfigurationError, match="'animate' is 2 of 2"):
-        show_window(OmegaConf.create({"animate": 2}), made, {"": [], "backfill": []}, tmp_path, console)
+        show_window(OmegaConf.create({"animate": 2}), made, nobody, tmp_path, console)
     with pytest.raises(ConfigurationError, match="explain"):
-        show_window(OmegaConf.create({"explain": 0}), made, {"": [], "backfill": []}, tmp_path, console)
-    show_window(OmegaConf.create({}), made, {"": [], "backfill": []}, None, console)
+        show_window(OmegaConf.create({"explain": 0}), made, nobody, tmp_path, console)
+    show_window(OmegaConf.create({}), made, nobody, None, console)
