@@ -59,7 +59,9 @@ ROOTS = {
     "replay",
     "record",
     "leaderboard",
+    "trace",
     "report",
+    "backtest",
 }
 NEEDS_TRACES = {
     "lublin_256",
@@ -119,6 +121,7 @@ def test_roots_compose(root: str) -> None:
         "fixed",
         "runs",
         "rule",
+        "workload",
     }
     assert of_roots & set(cfg)
 

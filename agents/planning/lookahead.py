@@ -23,6 +23,7 @@ from envs.config import EnvConfig
 from envs.rows.buffers import make_bench, make_buffers, make_view
 from envs.session import Session
 from orchestrator.errors import ConfigurationError
+from orchestrator.kernels.run.futures import Past
 from orchestrator.kernels.run.linear import make_bench as make_ranker_bench
 from orchestrator.kernels.run.roll import Player, ScorerDesk, make_player
 from orchestrator.kernels.state.records import REQUEST_DTYPE
@@ -86,12 +87,32 @@ class LookaheadPolicy:
 
         It returns counts: ``decisions``, ``tried`` and ``switched``.
         """
-        thinker = self.thinker(session.state.shape, session.config)
+        thinker, past = self._asked_on(session)
+        return lambda: thinker.play(session.state, past)
+
+    def thinking_on(self, session: Session) -> Callable[[int], Thought | None]:
+        """What says what to do at the decision point of a row of a session, and why.
+
+        None: the base sees nothing to choose. Played by it, decision by decision, a row comes to
+        what :meth:`player_on` makes of it.
+        """
+        thinker, past = self._asked_on(session)
+        return lambda e: thinker.ask(session.state, past, e)
+
+    def _asked_on(self, session: Session) -> tuple[Thinker, Past]:
+        """Who is asked about rows of a session, and what futures are drawn from."""
         config, settings = session.config, self.settings
         if config.episode_jobs == 0:  # nobody comes
             settings = replace(settings, arrivals=0)
-        past = past_of(self._record, config.information, settings, before=self._before)
-        return lambda: thinker.play(session.state, past)
+        failures = session.scenario.failures
+        past = past_of(
+            self._record,
+            config.information,
+            settings,
+            before=self._before,
+            repairs_ms=None if failures is None else failures.repair_sample(),
+        )
+        return self.thinker(session.state.shape, config), past
 
     def think(self, state: ClusterState, config: EnvConfig) -> Thought | None:
         """What to do at the decision point of a live cluster's row; None: nothing is to be chosen.
