@@ -71,6 +71,8 @@ class TwinConfig:
             ("futures", 2, _MOST_FUTURES),
             ("seed", 0, 2**63 - 1),
             ("horizon_hours", 0, 8760),
+            ("alike", 0, 1),
+            ("common", 0, 1),
         ):
             value = getattr(self, name)
             if isinstance(value, bool) or not least <= value <= most:
