@@ -55,11 +55,13 @@ from agents.evaluation.series import rule_series
 from agents.evaluation.suite import Suite, label, run_suite
 from agents.files import write_json
 from agents.live import LiveRun, run_live
+from agents.planning.annealed import AnnealedSchedule, Annealing
 from agents.planning.lookahead import LookaheadPolicy
 from agents.plots.results import draw_comparison, draw_outcomes, draw_pictures, draw_speed
 from agents.plots.series import draw_packing, draw_series
 from agents.problem import BatchPolicy, Problem, RowPolicy
 from agents.program import choices, command_line, plain, resume_command, run_folder
+from agents.seeing.show import show_window
 from agents.settings import check_kind, check_number, check_seed
 from agents.speed.table import print_speed, run_speed_suite, write_speed
 from agents.training import Compilation, Stopped, TableTracker, TrainingResult, compilation
@@ -284,7 +286,9 @@ def evaluate(cfg: DictConfig, console: Console) -> bool:
     ``cfg`` has ``suite``, ``workload``, ``env``, ``scenario``, ``bundle``, ``card``,
     ``processes`` and ``output``, and may have ``history`` and ``lookahead``: each policy is then
     played as it is, and thinking ahead as are the rules of ``suite.ahead``, with the training part
-    of the history, or else of the workload, as its record.
+    of the history, or else of the workload, as its record. With ``annealed``, schedules that know
+    all jobs to come stand beside. ``animate`` and ``explain`` show one window, see
+    :func:`agents.seeing.show.show_window`.
     """
     with _results_folder(cfg) as folder:
         check_number("config", "processes", cfg.processes, 1)
@@ -301,6 +305,7 @@ def evaluate(cfg: DictConfig, console: Console) -> bool:
             write_report(report, folder, plain(cfg))
             _draw(report, problem, folder)
             console.print(f"written to {folder}: tables (.csv, .md), summary.json, pictures (.png)")
+        show_window(cfg, made, policies, folder, console)
         if cfg.card:
             for path in bundles:
                 add_to_card(path, card_tables(report))
@@ -310,12 +315,15 @@ def evaluate(cfg: DictConfig, console: Console) -> bool:
 def _by_variant(
     cfg: DictConfig, made: Evaluation, bundles: Sequence[tuple[Path, BatchPolicy]]
 ) -> dict[str, list[BatchPolicy | RowPolicy]]:
-    """Who is played in each variant: policies as they are, then these and rules thinking ahead."""
+    """Who plays a variant: policies as they are, these and rules thinking ahead, who knows all."""
     suite, found = made.suite, dict[str, list[BatchPolicy | RowPolicy]]()
+    known = list[RowPolicy]()
+    if cfg.get("annealed") is not None:
+        known = [AnnealedSchedule(Annealing(check_number("config", "annealed", cfg.annealed, 0)))]
     for variant in suite.variants:
         here = [policy for path, policy in bundles if _is_played(suite, variant, path)]
         rules = [rule_named(name) for name in suite.ahead]
-        found[variant] = [*here, *_thinking_ahead(cfg, made, [*here, *rules])]
+        found[variant] = [*here, *_thinking_ahead(cfg, made, [*here, *rules]), *known]
     return found
 
 

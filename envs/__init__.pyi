@@ -29,6 +29,15 @@ from .scenario import forecast_from_tables as forecast_from_tables
 from .scenario import scenario_named as scenario_named
 from .scenario import seasonal_rates as seasonal_rates
 from .session import Session as Session
+from .viewing.episode import Alternative as Alternative
+from .viewing.episode import EpisodeReader as EpisodeReader
+from .viewing.episode import EpisodeView as EpisodeView
+from .viewing.episode import Explanation as Explanation
+from .viewing.page import episode_page as episode_page
+from .viewing.series import EpisodeSeries as EpisodeSeries
+from .viewing.series import series_of as series_of
+from .viewing.summary import TraceSummary as TraceSummary
+from .viewing.summary import summarise_trace as summarise_trace
 from .workloads.demand import read_client_demand as read_client_demand
 from .workloads.demand import read_spot_hourly as read_spot_hourly
 from .workloads.enrich import Enrichment as Enrichment

@@ -34,7 +34,7 @@ from orchestrator.own.loading import is_part_name
 from orchestrator.scheduling.gittins import job_services
 from orchestrator.scheduling.rules import RULES, Rule, rule_named
 
-__all__ = ["Published", "Suite", "label", "run_suite"]
+__all__ = ["Published", "Suite", "informed", "label", "labels", "run_suite"]
 
 
 _Learned: TypeAlias = BatchPolicy | RowPolicy
@@ -273,7 +273,7 @@ def run_suite(
     dict of str to list of EvaluationResult
         By variant; the policies first, then the rules, then the zoo.
     """
-    problem = _informed(suite, problem, problem.trace if history is None else history)
+    problem = informed(suite, problem, history)
     variants = {variant: suite.windows_of(variant, problem) for variant in suite.variants}
     by_variant = policies if isinstance(policies, Mapping) else dict.fromkeys(variants, policies)
     plays = sum(_plays(suite, len(variants[name]), len(by_variant[name])) for name in variants)
@@ -317,8 +317,15 @@ def _plays(suite: Suite, windows: int, policies: int) -> int:
     return windows * (policies + rules) + slow
 
 
-def _informed(suite: Suite, problem: Problem, history: Trace) -> Problem:
-    """A problem with what ``gittins`` expects of jobs, if the suite plays it."""
+def informed(suite: Suite, problem: Problem, history: Trace | None = None) -> Problem:
+    """A problem with what ``gittins`` expects of jobs, if the suite plays it.
+
+    Parameters
+    ----------
+    suite, problem, history
+        As for :func:`run_suite`.
+    """
+    history = problem.trace if history is None else history
     played = [policy_named(name) for name in suite.rules if name not in ZOO]
     plays = any(isinstance(one, Rule) and one.key == RuleKey.GITTINS for one in played)
     if not plays or problem.scenario.past_services:
@@ -330,13 +337,18 @@ def _informed(suite: Suite, problem: Problem, history: Trace) -> Problem:
 
 def _labelled(results: Sequence[EvaluationResult], variant: str) -> list[EvaluationResult]:
     """Give every result a name of its own."""
+    names = labels([result.policy for result in results], variant)
+    return [replace(result, policy=name) for result, name in zip(results, names, strict=True)]
+
+
+def labels(policies: Sequence[str], variant: str) -> list[str]:
+    """Distinct names of policies under a variant, some of which may be called alike."""
     taken: dict[str, int] = {}
     named = []
-    for result in results:
-        taken[result.policy] = taken.get(result.policy, 0) + 1
-        again = taken[result.policy]
-        policy = result.policy if again == 1 else f"{result.policy}-{again}"
-        named.append(replace(result, policy=label(policy, variant)))
+    for policy in policies:
+        taken[policy] = taken.get(policy, 0) + 1
+        again = taken[policy]
+        named.append(label(policy if again == 1 else f"{policy}-{again}", variant))
     return named
 
 

@@ -237,7 +237,7 @@ class Search:
 
 
 def _mark(trial: int | None) -> list[int]:
-    """What seeds of a short search have besides; the first one has nothing, as one that is alone."""
+    """What seeds of a short search have besides; of the first one nothing, as if it were alone."""
     return [trial] if trial else []
 
 

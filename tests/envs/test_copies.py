@@ -66,14 +66,14 @@ def _begun(case: EnvCase, rows: int = 2) -> Session:
 @some_cases
 @every_way
 def test_a_copied_session_goes_on_alone(case: EnvCase, way: Callable[[Any], Any]) -> None:
-    wanted = _play(_begun(case), 60, 1)
+    wanted = _play(_begun(case), 30, 1)
     original = _begun(case)
     other = way(original)
-    _play(other, 40, 2)  # nothing of it reaches the original
+    _play(other, 20, 2)  # nothing of it reaches the original
     third = way(original)
-    np.testing.assert_equal(_play(original, 60, 1), wanted)
+    np.testing.assert_equal(_play(original, 30, 1), wanted)
     del original
-    np.testing.assert_equal(_play(third, 60, 1), wanted)
+    np.testing.assert_equal(_play(third, 30, 1), wanted)
     assert not np.shares_memory(third.state.job, other.state.job)
 
 

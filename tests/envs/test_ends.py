@@ -28,7 +28,7 @@ changes = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=max(settings().max_examples // 2, 1))
 @given(name=st.sampled_from(sorted(_EVERY)), given_=changes, seed=st.integers(0, 500))
 def test_something_is_legal_at_every_decision(name: str, given_: dict[str, Any], seed: int) -> None:
     case = _EVERY[name]

@@ -11,6 +11,7 @@ jobs that are larger in proportion: a processor of it is P / m of the P that the
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,16 +76,7 @@ def lublin_mixture(
         rng = np.random.Generator(
             np.random.Philox(np.random.SeedSequence([seed, Stream.WORKLOAD, k]))
         )
-        machine = int(rng.choice(np.array(machines)))
-        drawn = {name: float(rng.uniform(*pair)) for name, pair in bounds.items()}
-        load = drawn.pop("loads")
-        made = lublin_feitelson(
-            count,
-            int(rng.integers(2**31)),
-            processors=machine,
-            parameters=LublinParameters(**drawn),
-        )
-        requests = _fitted(made.requests, processors // machine, processors, load)
+        requests = _draw(count, (int(rng.choice(np.array(machines))), processors), bounds, rng)
         requests["submit_ms"] += midnight
         midnight = (int(requests["submit_ms"][-1]) // _DAY_MS + 1) * _DAY_MS
         parts.append(requests)
@@ -95,7 +87,25 @@ def lublin_mixture(
     )
 
 
-def _fitted(requests: NDArray[np.void], larger: int, processors: int, load: float) -> NDArray:
+def _draw(
+    count: int,
+    sizes: tuple[int, int],
+    bounds: Mapping[str, tuple[float, float]],
+    rng: np.random.Generator,
+) -> NDArray[np.void]:
+    """The jobs of a block that is made for a machine of the first size, on one of the second."""
+    machine, processors = sizes
+    drawn: dict[str, Any] = {name: float(rng.uniform(*pair)) for name, pair in bounds.items()}
+    load = drawn.pop("loads")
+    parameters = LublinParameters(**drawn)
+    seed = int(rng.integers(2**31))
+    made = lublin_feitelson(count, seed, processors=machine, parameters=parameters)
+    return _fitted(made.requests, processors // machine, processors, load)
+
+
+def _fitted(
+    requests: NDArray[np.void], larger: int, processors: int, load: float
+) -> NDArray[np.void]:
     """Jobs of a block, larger by a factor, with run times that give an offered load."""
     fitted = requests.copy()
     fitted["cpu_milli"] *= larger
