@@ -120,6 +120,7 @@ def test_roots_compose(root: str) -> None:
         "serve",
         "fixed",
         "runs",
+        "cells",
         "rule",
         "workload",
     }
