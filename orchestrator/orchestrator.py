@@ -175,7 +175,6 @@ class InfrastructureOrchestrator(Questions):
     ) -> None:
         self.consensus = consensus_engine
         self.shards, self._owners = shard_manager, Owners(shard_manager)
-        self._asking = asyncio.Lock()
         self.faults = fault_detector
         self.checkpoints = checkpoint_manager
         self.clock: Clock = WallClock() if clock is None else clock
@@ -210,6 +209,7 @@ class InfrastructureOrchestrator(Questions):
     def _hear(self, save_grace_ms: int, time_limit_grace_s: float | None) -> None:
         """Have somebody for all that is reported, or is not reported in time."""
         self._managers = Managers()
+        self._asking = asyncio.Lock()  # questions to the twin, one at a time
         self._watch = Watch(self.faults)
         self._keeping = Persistent("noting checkpoints", self._keeper.flush, self._time)
         self._inbox = Inbox(self._take_report, self._time, lambda event: event.job_id)
