@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import functools
 import hashlib
 import inspect
 import os
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -96,12 +98,45 @@ _OPTIONS: dict[str, Any] = {"cache": True, "nogil": True, "error_model": "numpy"
 _INNER: dict[str, Any] = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 
 
+@functools.cache
+def _locks() -> int:
+    """The file whose bytes stand for what is being compiled."""
+    folder = Path(_config.CACHE_DIR)
+    folder.mkdir(parents=True, exist_ok=True)
+    return os.open(folder / "being-compiled", os.O_RDWR | os.O_CREAT, 0o666)
+
+
+def _byte_of(function: Callable[..., Any], signature: Any) -> int:
+    """The byte of that file that stands for a function and the types of its arguments."""
+    text = f"{function.__module__}.{function.__qualname__} {signature}"
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "little")
+
+
+@contextmanager
+def _alone(function: Callable[..., Any], signature: Any) -> Iterator[None]:
+    """Let no other process compile the same meanwhile: who comes second finds it in the cache.
+
+    A process that compiles a kernel waits for whoever compiles one that it calls. Where the system
+    has no such locks, or two wait for each other since numbers coincide, both compile.
+    """
+    place, held = _byte_of(function, signature), True
+    try:
+        fcntl.lockf(_locks(), fcntl.LOCK_EX, 1, place)
+    except OSError:
+        held = False
+    try:
+        yield
+    finally:
+        if held:
+            fcntl.lockf(_locks(), fcntl.LOCK_UN, 1, place)
+
+
 class _EntryDispatcher(CPUDispatcher):
     """A kernel that Python calls, perhaps besides other kernels."""
 
     def compile(self, signature: Any) -> Any:
         """Compile it, or load it from the cache."""
-        with linking.compiling(inner=False):
+        with linking.compiling(inner=False), _alone(self.py_func, signature):
             return super().compile(signature)
 
 
@@ -110,7 +145,7 @@ class _InnerDispatcher(CPUDispatcher):
 
     def compile(self, signature: Any) -> Any:
         """Compile it, or load it from the cache, for kernels to link with."""
-        with linking.compiling(inner=True):
+        with linking.compiling(inner=True), _alone(self.py_func, signature):
             return super().compile(signature)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -145,8 +180,7 @@ def entry(function: _F) -> _F:
 def part(function: _F) -> _F:
     """A part of one large kernel: its source is copied into the caller before it is compiled.
 
-    For what is called from one or two places only. A kernel's module contains all that it calls and
-    is optimised as a whole, so that each level of such functions would cost seconds.
+    For what is called from one or two places only: the compiler then sees it as a whole with them.
     """
     options: dict[str, Any] = {"cache": True, "nogil": True, "error_model": "numpy"}
     options["inline"] = "always"

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import ast
+import fcntl
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from orchestrator.kernels.lang import jit
 from orchestrator.kernels.lang.jit import kernel, on_row, sources_digest
 from orchestrator.kernels.state.codes import NO_JOB, EventKind
 from orchestrator.kernels.state.row import ClusterShape, allocate
@@ -70,6 +73,25 @@ def test_another_process_compiles_nothing_anew(tmp_path: Path) -> None:
         )
         found.append(done.stdout.splitlines())
     assert found == [["0 1", "0 0", "0 1", "0 1"], ["0 1", "0 0", "1 0", "1 0"]]
+
+
+def test_nobody_else_compiles_what_is_being_compiled() -> None:
+    def may_another(function: Callable[..., Any]) -> bool:
+        """Whether another process would begin to compile it."""
+        child = os.fork()
+        if child == 0:
+            try:
+                fcntl.lockf(jit._locks(), fcntl.LOCK_EX | fcntl.LOCK_NB, 1, place[function])
+            except OSError:
+                os._exit(1)
+            os._exit(0)
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+    place = {f: jit._byte_of(f, ()) for f in (_note.py_func, _is_open.py_func)}
+    with jit._alone(_note.py_func, ()):
+        assert not may_another(_note.py_func)
+        assert may_another(_is_open.py_func)
+    assert may_another(_note.py_func)
 
 
 def test_the_digest_knows_where_a_file_is(tmp_path: Path) -> None:
