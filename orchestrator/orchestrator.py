@@ -175,8 +175,7 @@ class InfrastructureOrchestrator(Questions):
     ) -> None:
         self.consensus = consensus_engine
         self.shards, self._owners = shard_manager, Owners(shard_manager)
-        self._asking = asyncio.Lock()
-        self.faults = fault_detector
+        self.faults, self._asking = fault_detector, asyncio.Lock()
         self.checkpoints = checkpoint_manager
         self.clock: Clock = WallClock() if clock is None else clock
         self._time = LogClock(self.clock)
