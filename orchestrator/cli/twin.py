@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from orchestrator.cli.request import jobs_in
-from orchestrator.cli.terminal import AsJson, At, connect, line, show_json, table
+from orchestrator.cli.terminal import AsJson, At, connect, line, show_json, table, with_flags
 from orchestrator.errors import ConfigurationError
 
 __all__ = ["add_twin"]
@@ -23,7 +24,7 @@ def add_twin(app: typer.Typer) -> None:
     """Add the commands to a program."""
     app.command()(when)
     app.command()(why)
-    app.command("what-if")(what_if)
+    app.command("what-if")(with_flags(ChangeFlags)(what_if))
 
 
 def when(job_id: _JobId, futures: _Futures = 200, at: At = None, as_json: AsJson = False) -> None:
@@ -113,45 +114,53 @@ def why(job_id: _JobId, at: At = None, as_json: AsJson = False) -> None:
         line(f"none of {told['tried']} changes that were tried would start it at once")
 
 
-def what_if(
-    cancel: Annotated[list[str] | None, typer.Option("--cancel", help="This job.")] = None,
-    drain: Annotated[list[str] | None, typer.Option("--drain", help="This node.")] = None,
-    fail: Annotated[list[str] | None, typer.Option("--fail", help="This node.")] = None,
-    node: Annotated[
+@dataclass(frozen=True)
+class ChangeFlags:
+    """What is supposed to be done, as flags."""
+
+    cancel: Annotated[list[str] | None, typer.Option("--cancel", help="This job.")] = None
+    drain: Annotated[list[str] | None, typer.Option("--drain", help="This node.")] = None
+    fail: Annotated[list[str] | None, typer.Option("--fail", help="This node.")] = None
+    nodes: Annotated[
         list[str] | None,
         typer.Option("--nodes", metavar="NODE=N", help="N more nodes like this one."),
-    ] = None,
+    ] = None
     quota: Annotated[
         list[str] | None, typer.Option("--quota", metavar="TENANT=N", help="A quota of N.")
-    ] = None,
+    ] = None
     priority: Annotated[
         list[str] | None, typer.Option("--priority", metavar="JOB=CLASS", help="Another class.")
-    ] = None,
+    ] = None
     submit: Annotated[
         Path | None, typer.Option("--submit", metavar="FILE", help="The job of this YAML file.")
-    ] = None,
-    policy: Annotated[str | None, typer.Option("--policy", help="This rule decides.")] = None,
-    futures: _Futures = 100,
-    at: At = None,
-    as_json: AsJson = False,
+    ] = None
+    policy: Annotated[str | None, typer.Option("--policy", help="This rule decides.")] = None
+
+    def given(self) -> dict[str, Any]:
+        """What the server is asked to suppose: only what was said."""
+        nodes, quota = _pairs(self.nodes, "--nodes"), _pairs(self.quota, "--quota")
+        supposed: dict[str, Any] = {
+            "cancel": self.cancel,
+            "drain": self.drain,
+            "fail": self.fail,
+            "nodes": {name: int(_number(n, "--nodes")) for name, n in nodes},
+            "quota": {name: _number(n, "--quota") for name, n in quota},
+            "priority": dict(_pairs(self.priority, "--priority")),
+            "submit": None if self.submit is None else _job_in(self.submit),
+            "policy": self.policy,
+        }
+        return {name: value for name, value in supposed.items() if value}
+
+
+def what_if(
+    futures: _Futures = 100, at: At = None, as_json: AsJson = False, *, flags: ChangeFlags
 ) -> None:
     """Say what would be if something were done now. Nothing is done.
 
     Example: quartermaster what-if --drain node-2
     """
-    supposed: dict[str, Any] = {
-        "cancel": cancel,
-        "drain": drain,
-        "fail": fail,
-        "nodes": {name: int(_number(n, "--nodes")) for name, n in _pairs(node, "--nodes")},
-        "quota": {name: _number(n, "--quota") for name, n in _pairs(quota, "--quota")},
-        "priority": dict(_pairs(priority, "--priority")),
-        "submit": None if submit is None else _job_in(submit),
-        "policy": policy,
-    }
-    given = {name: value for name, value in supposed.items() if value}
     with connect(at) as client:
-        told = client.what_if(**given, futures=futures)
+        told = client.what_if(**flags.given(), futures=futures)
     if as_json:
         show_json(told)
         return
