@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, TypeAlias, cast
+from typing import Any, Protocol, TypeAlias
 
 import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
-from agents.linear.policy import LinearRanker, LinearScorer
+from agents.linear.policy import LinearRanker, LinearScorer, SetRanker
 from agents.planning.lookahead import LookaheadPolicy
 from agents.ppo.batches import ActionPacker
 from agents.problem import ActionScores, BatchPolicy, ScoringPolicy
@@ -54,8 +54,9 @@ def explain(
     ----------
     policy : Rule, str, BatchPolicy or LookaheadPolicy
         A rule, or its name: the scores are its keys. A linear policy: what each feature adds to the
-        score. One of PPO: probabilities. One that thinks ahead: mean gains over its own action in
-        the futures that it tried. Of other policies it is told what they take.
+        score, and of a set network what the network does. One of PPO: probabilities. One that
+        thinks ahead: mean gains over its own action in the futures that it tried. Of other policies
+        it is told what they take.
     env : gymnasium.Env
         A :class:`envs.SchedulingEnv`, wrapped or not, at a decision point; it stays as it is.
 
@@ -167,6 +168,8 @@ class _OfScores(_Told):
             self._names = feature_names(policy.schema, by_head=True)
         elif isinstance(policy, LinearRanker):
             self._names = DEFAULT_NAMES
+        elif isinstance(policy, SetRanker):
+            self._names = (*DEFAULT_NAMES, "network")
 
     def ask(self, e: int = 0) -> tuple[Explanation, _Code] | None:
         session = self.session
@@ -177,7 +180,7 @@ class _OfScores(_Told):
         if isinstance(self._policy, ScoringPolicy):
             found = self._policy.score(seen, mask)
         scores, by = self._worth(found.scores)
-        parts = self._parts(seen, mask, found.actions)
+        parts = self._parts(seen, mask, found)
         order = sorted(
             range(len(found.actions)), key=lambda k: (found.actions[k] != taken, -scores[k], k)
         )
@@ -202,25 +205,32 @@ class _OfScores(_Told):
         return odds / odds.sum(), f"{name}: probability, the highest is taken"
 
     def _parts(
-        self, seen: Mapping[str, NDArray[Any]], mask: NDArray[np.bool_], actions: NDArray[np.int64]
+        self, seen: Mapping[str, NDArray[Any]], mask: NDArray[np.bool_], found: ActionScores
     ) -> dict[int, Sequence[tuple[str, float]]]:
-        """What each score of a linear policy is the sum of: what sets it apart comes first."""
-        if isinstance(self._policy, LinearRanker):
-            vectors = seen["queue"][0][actions]
-        elif self._packer is not None:
+        """What each score is the sum of, where it is one: what sets it apart comes first."""
+        policy = self._policy
+        if isinstance(policy, LinearRanker | SetRanker):
+            count = len(DEFAULT_NAMES)
+            sums = _products(seen["queue"][0][found.actions], policy.weights[:count])
+            if isinstance(policy, SetRanker):  # its linear part, and all the rest
+                sums = np.column_stack((sums, found.scores - sums.sum(axis=1)))
+        elif isinstance(policy, LinearScorer) and self._packer is not None:
             packed = self._packer.pack(seen, mask)
             at = {int(a): k for k, a in enumerate(packed.actions)}
-            vectors = packed.vectors[[at[int(a)] for a in actions]]
+            sums = _products(packed.vectors[[at[int(a)] for a in found.actions]], policy.weights)
         else:
             return {}
-        weights = cast("LinearRanker | LinearScorer", self._policy).weights
-        sums = vectors.astype(np.float64) * weights.astype(np.float64)
         apart = np.abs(sums - sums.mean(axis=0))
-        found = dict[int, Sequence[tuple[str, float]]]()
+        told = dict[int, Sequence[tuple[str, float]]]()
         for k, row in enumerate(sums):
             order = np.argsort(-apart[k], kind="stable")
-            found[k] = tuple((self._names[f], float(row[f])) for f in order if row[f] != 0.0)
-        return found
+            told[k] = tuple((self._names[f], float(row[f])) for f in order if row[f] != 0.0)
+        return told
+
+
+def _products(vectors: NDArray[Any], weights: NDArray[np.float32]) -> NDArray[np.float64]:
+    products: NDArray[np.float64] = vectors.astype(np.float64) * weights.astype(np.float64)
+    return products
 
 
 class _OfLookahead(_Told):

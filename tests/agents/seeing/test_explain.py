@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import gymnasium
@@ -10,10 +11,12 @@ import numpy as np
 import pytest
 
 from agents import LinearRanker, LinearScorer, LookaheadPolicy, explain
+from agents.linear.policy import SetRanker
 from agents.problem import BatchPolicy
 from envs import SchedulingEnv
 from orchestrator.errors import ConfigurationError
 from orchestrator.kernels.run import rows as entry
+from orchestrator.kernels.run.network import LANES, weight_count
 from orchestrator.kernels.state.codes import ActionKind, Reason
 from orchestrator.scheduling.ahead import LookaheadConfig
 from orchestrator.scheduling.rules import RULES, rule_named
@@ -43,6 +46,10 @@ def _ranker(seed: int) -> LinearRanker:
     return LinearRanker(np.random.default_rng(seed).normal(size=14), "drawn")
 
 
+def _set_ranker(seed: int) -> SetRanker:
+    return SetRanker(0.3 * np.random.default_rng(seed).normal(size=weight_count(LANES)), LANES)
+
+
 def _scorer(seed: int) -> LinearScorer:
     from orchestrator.scheduling.schema import feature_names
 
@@ -51,9 +58,12 @@ def _scorer(seed: int) -> LinearScorer:
     return LinearScorer(np.random.default_rng(seed).normal(size=len(names)), schema)
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_a_ranker_takes_the_top_row_and_its_parts_add_up(seed: int) -> None:
-    env, policy = _at("ordering", seed), _ranker(seed)
+@pytest.mark.parametrize("make", [_ranker, _set_ranker])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_ranker_takes_the_top_row_and_its_parts_add_up(
+    seed: int, make: Callable[[int], LinearRanker | SetRanker]
+) -> None:
+    env, policy = _at("ordering", seed), make(seed)
     before = env.get_state()
     why = explain(policy, env)
     np.testing.assert_array_equal(env.get_state().content, before.content)
