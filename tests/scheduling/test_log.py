@@ -57,7 +57,7 @@ def _played(name: str) -> Session:
     return session
 
 
-@pytest.mark.parametrize("name", ["ordering-incidents", "cluster-incidents", *SCALING_CASES])
+@pytest.mark.parametrize("name", ["ordering-incidents", "cluster-incidents", "full"])
 def test_the_table_is_what_the_hash_has_seen(name: str) -> None:
     session = _played(name)
     state = session.state

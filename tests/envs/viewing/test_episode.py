@@ -54,7 +54,7 @@ def test_series_end_in_the_metrics_of_reports(name: str, seed: int) -> None:
         assert series.utilisation[last] == pytest.approx(metrics["utilisation"])
 
 
-@pytest.mark.parametrize("name", ["ordering", "cluster-incidents", *SCALING_CASES])
+@pytest.mark.parametrize("name", ["ordering", "cluster-incidents", "full"])
 def test_bars_are_what_runs_hold_and_never_cover_each_other(name: str) -> None:
     _, seen = _seen(name)
     runs, bars = seen.runs, seen.bars
