@@ -60,6 +60,7 @@ try {
     await page.waitForFunction((then) => Number(document.getElementById("time").value) > then, before);
     check(await text("#play") === "Pause", "it does not play");
     await page.keyboard.press("Space");
+    await drawn(); // what was asked for before
     const still = await time();
     await drawn();
     check(await time() === still, "it does not stop");
