@@ -51,7 +51,10 @@ from .evaluation.suite import Suite as Suite
 from .evaluation.suite import run_suite as run_suite
 from .linear.policy import LinearRanker as LinearRanker
 from .linear.policy import LinearScorer as LinearScorer
+from .linear.policy import SetRanker as SetRanker
 from .linear.train import CMATrainer as CMATrainer
+from .planning.annealed import AnnealedSchedule as AnnealedSchedule
+from .planning.annealed import Annealing as Annealing
 from .planning.lookahead import LookaheadPolicy as LookaheadPolicy
 from .ppo.model import ActionSet as ActionSet
 from .ppo.train import PPOTrainer as PPOTrainer
@@ -60,6 +63,12 @@ from .problem import Problem as Problem
 from .problem import RowPolicy as RowPolicy
 from .problem import Windows as Windows
 from .program import config_dir as config_dir
+from .seeing.explain import explain as explain
+from .seeing.show import events_table as events_table
+from .seeing.show import explanation_table as explanation_table
+from .seeing.show import write_events as write_events
+from .seeing.show import write_page as write_page
+from .seeing.watch import watch as watch
 from .studies.folders import Run as Run
 from .studies.folders import find_folders as find_folders
 from .studies.folders import read_run as read_run

@@ -42,6 +42,7 @@ from orchestrator.workloads.throughput import ThroughputModel, application_named
 
 __all__ = [
     "Evaluation",
+    "at_load",
     "build_evaluation",
     "build_packing_suite",
     "build_problem",
@@ -134,6 +135,24 @@ def fewer_machines(keep_every: int, **workload: Any) -> Trace:
     trace = load_workload(**workload)
     name = f"{trace.name} on 1/{keep_every} of its machines" if keep_every > 1 else trace.name
     return replace(trace, name=name, nodes=trace.nodes[::keep_every])
+
+
+def at_load(load: float | None, **workload: Any) -> Trace:
+    """Load a workload, its jobs coming so much faster or slower that they offer a load.
+
+    Parameters
+    ----------
+    load : float or None
+        See :meth:`envs.workloads.Trace.at_load`; None leaves them as they are.
+    **workload
+        Arguments of :func:`envs.workloads.load_workload`.
+
+    Returns
+    -------
+    Trace
+    """
+    trace = load_workload(**workload)
+    return trace if load is None else trace.at_load(load)
 
 
 def elastic_workload(

@@ -69,6 +69,7 @@ KINDS: dict[str, str] = {
     "linear_ranker": "agents.linear.policy:load_ranker",
     "linear_scorer": "agents.linear.policy:load_scorer",
     "ppo": "agents.ppo.model:load_policy",
+    "set_network": "agents.linear.policy:load_set_ranker",
 }
 """Kinds of policies, and who makes one of its parts: ``module:function`` (manifest, weights)."""
 

@@ -33,6 +33,7 @@ from orchestrator.kernels.state.codes import (
 )
 from orchestrator.kernels.state.row import ClusterShape, ClusterState, allocate
 from orchestrator.messages import Action, Plan, ScaleFleet, Wait
+from orchestrator.own.loading import is_part_name, source_digest
 from orchestrator.ports import Planner, Policy, Sized
 from orchestrator.scheduling.ahead import LookaheadConfig
 from orchestrator.scheduling.rules import policy_of
@@ -137,6 +138,8 @@ class BundlePolicy:
         config = restore_environment(manifest.environment)
         said = f"{manifest.kind} {manifest.digest} {manifest.weights_sha256} "
         said += f"{sorted(manifest.environment.items())} {sorted(manifest.model.items())}"
+        own = [name for name in (*config.features, *manifest.model.values()) if is_part_name(name)]
+        said += "".join(f" {source_digest(name, 'part')}" for name in own)
         lookahead = read_lookahead(directory)
         said += "" if lookahead is None else f" {lookahead}"
         digest = hashlib.sha256(said.encode()).hexdigest()[:16]

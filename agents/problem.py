@@ -18,6 +18,8 @@ from envs.scenario import Scenario, playable, with_accounts
 from envs.session import Session
 from envs.workloads import Trace, WindowSplit
 from envs.workloads.windows import Part
+from orchestrator.errors import ConfigurationError
+from orchestrator.own.loading import is_part_name, source_digest
 from orchestrator.scheduling.rules import Rule
 
 __all__ = [
@@ -236,7 +238,7 @@ def digest_of(value: Any) -> str:
     ----------
     value : Any
         Numbers, texts, enumerations, arrays and functions, and dataclasses, mappings and sequences
-        of them.
+        of them. A text that names one's own part counts with the file in which that stands.
     """
     return hashlib.sha256(_said(value).encode()).hexdigest()[:16]
 
@@ -253,8 +255,19 @@ def _said(value: Any) -> str:
     if isinstance(value, np.generic):
         return repr(value.item())
     if isinstance(value, Mapping):
-        return f"{{{', '.join(sorted(f'{key}: {_said(value[key])}' for key in value))}}}"
+        parts = [f"{key}{_source(key)}: {_said(value[key])}" for key in value]
+        return f"{{{', '.join(sorted(parts))}}}"
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(_said, value))}]"
-    said = repr(value)
+    said = repr(value) + _source(value)
     return type(value).__qualname__ if " at 0x" in said else said  # addresses are of a process
+
+
+def _source(name: Any) -> str:
+    """What one's own part that is named here is made of; nothing of all that is no such name."""
+    if not is_part_name(name):
+        return ""
+    try:
+        return f" {source_digest(name.partition('+')[0], 'part')}"
+    except ConfigurationError:  # a text that only looks like one
+        return ""

@@ -31,6 +31,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from agents.distill.settings import DistillSettings
 from agents.files import versions, write_csv, write_json, write_text
 from agents.linear.settings import CMASettings
 from agents.ppo.settings import PPOSettings
@@ -83,7 +84,12 @@ def config_dir() -> Path:
 def _offer_settings() -> None:
     """Let ``conf/agent`` name the settings of trainers: each field a key, with its default."""
     store = ConfigStore.instance()
-    for name, settings in (("ppo_settings", PPOSettings()), ("cma_settings", CMASettings())):
+    trainers: dict[str, PPOSettings | CMASettings | DistillSettings] = {
+        "ppo_settings": PPOSettings(),
+        "cma_settings": CMASettings(),
+        "distill_settings": DistillSettings(),
+    }
+    for name, settings in trainers.items():
         store.store(name, asdict(settings), group="agent")
 
 

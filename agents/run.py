@@ -27,7 +27,13 @@ from agents.build import (
     build_trainer,
     judging_suite,
 )
-from agents.bundle import EvaluationCard, load_bundle, write_card
+from agents.bundle import (
+    EvaluationCard,
+    load_bundle,
+    read_manifest,
+    restore_environment,
+    write_card,
+)
 from agents.evaluation.pods import (
     PackingResult,
     PackingSuite,
@@ -49,11 +55,13 @@ from agents.evaluation.series import rule_series
 from agents.evaluation.suite import Suite, label, run_suite
 from agents.files import write_json
 from agents.live import LiveRun, run_live
+from agents.planning.annealed import AnnealedSchedule, Annealing
 from agents.planning.lookahead import LookaheadPolicy
 from agents.plots.results import draw_comparison, draw_outcomes, draw_pictures, draw_speed
 from agents.plots.series import draw_packing, draw_series
 from agents.problem import BatchPolicy, Problem, RowPolicy
 from agents.program import choices, command_line, plain, resume_command, run_folder
+from agents.seeing.show import show_window
 from agents.settings import check_kind, check_number, check_seed
 from agents.speed.table import print_speed, run_speed_suite, write_speed
 from agents.training import Compilation, Stopped, TableTracker, TrainingResult, compilation
@@ -61,6 +69,7 @@ from envs.config import PLACEMENT
 from envs.workloads import Trace
 from orchestrator.errors import ConfigurationError
 from orchestrator.scheduling.ahead import LookaheadConfig
+from orchestrator.scheduling.rules import Rule, rule_named
 
 __all__ = ["SuiteKind", "evaluate", "run_benchmark", "train"]
 
@@ -276,8 +285,10 @@ def evaluate(cfg: DictConfig, console: Console) -> bool:
 
     ``cfg`` has ``suite``, ``workload``, ``env``, ``scenario``, ``bundle``, ``card``,
     ``processes`` and ``output``, and may have ``history`` and ``lookahead``: each policy is then
-    played as it is, and thinking ahead, with the training part of the history, or else of the
-    workload, as its record.
+    played as it is, and thinking ahead as are the rules of ``suite.ahead``, with the training part
+    of the history, or else of the workload, as its record. With ``annealed``, schedules that know
+    all jobs to come stand beside. ``animate`` and ``explain`` show one window, see
+    :func:`agents.seeing.show.show_window`.
     """
     with _results_folder(cfg) as folder:
         check_number("config", "processes", cfg.processes, 1)
@@ -286,7 +297,7 @@ def evaluate(cfg: DictConfig, console: Console) -> bool:
         loaded = [load_bundle(path, schema) for path in bundles]
         made = build_evaluation(cfg)
         suite, problem = made.suite, made.problem
-        policies: list[BatchPolicy | RowPolicy] = [*loaded, *_thinking_ahead(cfg, made, loaded)]
+        policies = _by_variant(cfg, made, list(zip(bundles, loaded, strict=True)))
         results = run_suite(suite, problem, policies, console, made.history, cfg.processes)
         report = make_report(suite, problem, results)
         print_report(report, console)
@@ -294,14 +305,37 @@ def evaluate(cfg: DictConfig, console: Console) -> bool:
             write_report(report, folder, plain(cfg))
             _draw(report, problem, folder)
             console.print(f"written to {folder}: tables (.csv, .md), summary.json, pictures (.png)")
+        show_window(cfg, made, policies, folder, console)
         if cfg.card:
             for path in bundles:
                 add_to_card(path, card_tables(report))
     return True
 
 
+def _by_variant(
+    cfg: DictConfig, made: Evaluation, bundles: Sequence[tuple[Path, BatchPolicy]]
+) -> dict[str, list[BatchPolicy | RowPolicy]]:
+    """Who plays a variant: policies as they are, these and rules thinking ahead, who knows all."""
+    suite, found = made.suite, dict[str, list[BatchPolicy | RowPolicy]]()
+    known = list[RowPolicy]()
+    if cfg.get("annealed") is not None:
+        known = [AnnealedSchedule(Annealing(check_number("config", "annealed", cfg.annealed, 0)))]
+    for variant in suite.variants:
+        here = [policy for path, policy in bundles if _is_played(suite, variant, path)]
+        rules = [rule_named(name) for name in suite.ahead]
+        found[variant] = [*here, *_thinking_ahead(cfg, made, [*here, *rules]), *known]
+    return found
+
+
+def _is_played(suite: Suite, variant: str, bundle: Path) -> bool:
+    """Whether a bundle's policy is played in a variant: at home, or wherever it can be."""
+    if not suite.at_home:
+        return True
+    return suite.is_home(variant, restore_environment(read_manifest(bundle).environment))
+
+
 def _thinking_ahead(
-    cfg: DictConfig, made: Evaluation, policies: Sequence[BatchPolicy]
+    cfg: DictConfig, made: Evaluation, policies: Sequence[BatchPolicy | Rule]
 ) -> list[LookaheadPolicy]:
     """The same policies, thinking ahead as ``lookahead`` says; none without it.
 

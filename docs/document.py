@@ -59,7 +59,8 @@ def _about(package: str, home: ast.Module, name: str) -> str:
 
 def _home(package: str, module: str | None) -> Path:
     place = ROOT / package / (module or "").replace(".", "/")
-    return place / "__init__.py" if place.is_dir() else place.with_suffix(".py")
+    inside = place / "__init__.py"  # a folder without one holds what a module beside it reads
+    return inside if inside.exists() else place.with_suffix(".py")
 
 
 def api() -> str:

@@ -29,6 +29,15 @@ from .scenario import forecast_from_tables as forecast_from_tables
 from .scenario import scenario_named as scenario_named
 from .scenario import seasonal_rates as seasonal_rates
 from .session import Session as Session
+from .viewing.episode import Alternative as Alternative
+from .viewing.episode import EpisodeReader as EpisodeReader
+from .viewing.episode import EpisodeView as EpisodeView
+from .viewing.episode import Explanation as Explanation
+from .viewing.page import episode_page as episode_page
+from .viewing.series import EpisodeSeries as EpisodeSeries
+from .viewing.series import series_of as series_of
+from .viewing.summary import TraceSummary as TraceSummary
+from .viewing.summary import summarise_trace as summarise_trace
 from .workloads.demand import read_client_demand as read_client_demand
 from .workloads.demand import read_spot_hourly as read_spot_hourly
 from .workloads.enrich import Enrichment as Enrichment
@@ -44,6 +53,7 @@ from .workloads.generators.gpu_cluster import gpu_cluster as gpu_cluster
 from .workloads.generators.gpu_pods import gpu_pods as gpu_pods
 from .workloads.generators.lublin import LublinParameters as LublinParameters
 from .workloads.generators.lublin import lublin_feitelson as lublin_feitelson
+from .workloads.generators.mixture import lublin_mixture as lublin_mixture
 from .workloads.prediction import PredictionError as PredictionError
 from .workloads.prediction import predict_durations as predict_durations
 from .workloads.prediction import prediction_error as prediction_error

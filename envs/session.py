@@ -434,6 +434,14 @@ class Session:
         effects = check_whole("keep_effects: 'effects'", effects, 0)
         self._make_room(effects=max(effects, self.state.shape.effects))
 
+    def keep_log(self, records: int) -> None:
+        """Let rows that are about to begin anew keep the last ``records`` of their event logs.
+
+        :class:`orchestrator.scheduling.log.LogReader` reads them. By default none is kept.
+        """
+        records = check_whole("keep_log: 'records'", records, 0)
+        self._make_room(log=max(records, self.state.shape.log))
+
     def _make_room(self, **sizes: int) -> None:
         """Let rows that are about to begin anew have room for more."""
         shape = replace(self.state.shape, **sizes)
@@ -446,6 +454,7 @@ class Session:
     def _allocate(self, shape: ClusterShape) -> None:
         """Make the rows, which know the rules and their surroundings, and nothing of an episode."""
         self.state = allocate(shape)
+        self.state.rows["keep_log"] = shape.log > 0
         self.config.write(self.state.rows)
         configure_view(self.state, self.config)
         _configure_episode(self.state, self.config)

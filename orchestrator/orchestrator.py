@@ -209,6 +209,7 @@ class InfrastructureOrchestrator(Questions):
     def _hear(self, save_grace_ms: int, time_limit_grace_s: float | None) -> None:
         """Have somebody for all that is reported, or is not reported in time."""
         self._managers = Managers()
+        self._asking = asyncio.Lock()  # questions to the twin, one at a time
         self._watch = Watch(self.faults)
         self._keeping = Persistent("noting checkpoints", self._keeper.flush, self._time)
         self._inbox = Inbox(self._take_report, self._time, lambda event: event.job_id)

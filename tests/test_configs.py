@@ -24,6 +24,7 @@ from agents.build import (
     judging_suite,
     scenario_config,
 )
+from agents.distill.train import DistillTrainer
 from agents.evaluation.outcomes import METRICS
 from agents.evaluation.suite import Suite
 from agents.leaderboard.cells import FixedSuite
@@ -58,7 +59,9 @@ ROOTS = {
     "replay",
     "record",
     "leaderboard",
+    "trace",
     "report",
+    "backtest",
 }
 NEEDS_TRACES = {
     "lublin_256",
@@ -74,7 +77,14 @@ NEEDS_TRACES = {
     "philly_quarter",
     "tiresias",
 }
-SMALL = {"lublin", "gpu_cluster", "gpu_cluster_elastic", "gpu_cluster_full"}
+SMALL = {
+    "lublin",
+    "lublin_mixture",
+    "lublin_unseen",
+    "gpu_cluster",
+    "gpu_cluster_elastic",
+    "gpu_cluster_full",
+}
 
 
 def options(group: str) -> list[str]:
@@ -110,7 +120,9 @@ def test_roots_compose(root: str) -> None:
         "serve",
         "fixed",
         "runs",
+        "cells",
         "rule",
+        "workload",
     }
     assert of_roots & set(cfg)
 
@@ -343,6 +355,7 @@ def test_agents(name: str) -> None:
 def test_agents_are_the_default_trainers_unless_they_say_otherwise() -> None:
     assert instantiate(composed("train", "agent=cma").agent) == CMATrainer()
     assert instantiate(composed("train", "agent=ppo").agent) == PPOTrainer()
+    assert instantiate(composed("train", "agent=distill").agent) == DistillTrainer()
     # A prior replaces the default one; it is not added to it.
     for name in ("cma_cluster", "cma_autoscaling", "ppo_cluster"):
         assert instantiate(composed("train", f"agent={name}").agent).prior == {"advice": 1.0}

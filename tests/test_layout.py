@@ -215,6 +215,7 @@ def test_every_name_has_a_user() -> None:
     sources = [p for package in _PACKAGES for p in (_ROOT / package).rglob("*.py*")]
     sources = [p for p in sources if p.suffix in (".py", ".pyi")]
     others = [*(_ROOT / "conf").rglob("*.yaml"), *(_ROOT / "scripts").glob("*.py")]
+    others += (_ROOT / "docs").glob("*.py")
     count = Counter(word for path in (*sources, *others) for word in _words(path))
     unused = {
         name: _name(path)

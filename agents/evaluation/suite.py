@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any, get_args
+from typing import Any, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,7 @@ from agents.evaluation.play import (
 )
 from agents.problem import BatchPolicy, Problem, RowPolicy, Windows
 from agents.settings import check_number, check_seed, check_types
+from envs.config import EnvConfig
 from envs.outcomes import METRICS
 from envs.workloads import Trace, WindowSplit
 from envs.workloads.windows import Part
@@ -33,7 +34,10 @@ from orchestrator.own.loading import is_part_name
 from orchestrator.scheduling.gittins import job_services
 from orchestrator.scheduling.rules import RULES, Rule, rule_named
 
-__all__ = ["Published", "Suite", "label", "run_suite"]
+__all__ = ["Published", "Suite", "informed", "label", "labels", "run_suite"]
+
+
+_Learned: TypeAlias = BatchPolicy | RowPolicy
 
 
 @dataclass(frozen=True)
@@ -104,6 +108,11 @@ class Suite:
         Rules whose course through one window is drawn.
     published : sequence of Published, optional
         What others reached, on whichever windows; see :meth:`published_for`.
+    at_home : bool, optional
+        Whether trained policies are played only in those variants whose fields are as they were in
+        training.
+    ahead : sequence of str, optional
+        Rules that are played thinking ahead, too, if it is said how.
     """
 
     name: str
@@ -123,6 +132,8 @@ class Suite:
     columns: Sequence[str] = ()
     series: Sequence[str] = ()
     published: Sequence[Published] = ()
+    at_home: bool = False
+    ahead: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         """Reject unknown names, and numbers that leave nothing to play."""
@@ -132,7 +143,7 @@ class Suite:
                 policy_named(name)
             else:
                 rule_named(name)
-        for name in self.series:
+        for name in (*self.series, *self.ahead):
             rule_named(name)
         for name in self.zoo:
             policy_named(name)
@@ -181,6 +192,11 @@ class Suite:
         config = replace(problem.config, **self.variants[variant]).of_length(length)
         return Windows(problem.trace, config, starts, problem.scenario)
 
+    def is_home(self, variant: str, trained: EnvConfig) -> bool:
+        """Whether an environment has the fields of a variant."""
+        fields = self.variants[variant].items()
+        return all(getattr(trained, name) == value for name, value in fields)
+
     def published_for(self, problem: Problem) -> tuple[Published, ...]:
         """What others published for the very windows of a problem, by the suite's metric."""
         digests = {name: self.windows_of(name, problem).digest for name in self.variants}
@@ -228,7 +244,7 @@ def label(policy: str, variant: str) -> str:
 def run_suite(
     suite: Suite,
     problem: Problem,
-    policies: Sequence[BatchPolicy | RowPolicy] = (),
+    policies: Sequence[_Learned] | Mapping[str, Sequence[_Learned]] = (),
     console: Console | None = None,
     history: Trace | None = None,
     processes: int = 1,
@@ -241,7 +257,8 @@ def run_suite(
     problem : Problem
         Trace, scenario, and the environment that the suite's variants change; which windows are
         played, and how long they are, says the suite.
-    policies : sequence of BatchPolicy or RowPolicy, optional
+    policies : sequence of BatchPolicy or RowPolicy, or mapping of these, optional
+        As a mapping: by variant.
     console : Console or None, optional
         Where a progress bar is shown.
     history : Trace or None, optional
@@ -256,12 +273,15 @@ def run_suite(
     dict of str to list of EvaluationResult
         By variant; the policies first, then the rules, then the zoo.
     """
-    problem = _informed(suite, problem, problem.trace if history is None else history)
+    problem = informed(suite, problem, history)
     variants = {variant: suite.windows_of(variant, problem) for variant in suite.variants}
-    plays = sum(_plays(suite, len(windows), len(policies)) for windows in variants.values())
+    by_variant = policies if isinstance(policies, Mapping) else dict.fromkeys(variants, policies)
+    plays = sum(_plays(suite, len(variants[name]), len(by_variant[name])) for name in variants)
     with _progress(console, plays) as advance:
         return {
-            variant: _labelled(_play(suite, windows, policies, advance, processes), variant)
+            variant: _labelled(
+                _play(suite, windows, by_variant[variant], advance, processes), variant
+            )
             for variant, windows in variants.items()
         }
 
@@ -269,7 +289,7 @@ def run_suite(
 def _play(
     suite: Suite,
     windows: Windows,
-    policies: Sequence[BatchPolicy | RowPolicy],
+    policies: Sequence[_Learned],
     advance: Advance,
     processes: int,
 ) -> list[EvaluationResult]:
@@ -297,8 +317,15 @@ def _plays(suite: Suite, windows: int, policies: int) -> int:
     return windows * (policies + rules) + slow
 
 
-def _informed(suite: Suite, problem: Problem, history: Trace) -> Problem:
-    """A problem with what ``gittins`` expects of jobs, if the suite plays it."""
+def informed(suite: Suite, problem: Problem, history: Trace | None = None) -> Problem:
+    """A problem with what ``gittins`` expects of jobs, if the suite plays it.
+
+    Parameters
+    ----------
+    suite, problem, history
+        As for :func:`run_suite`.
+    """
+    history = problem.trace if history is None else history
     played = [policy_named(name) for name in suite.rules if name not in ZOO]
     plays = any(isinstance(one, Rule) and one.key == RuleKey.GITTINS for one in played)
     if not plays or problem.scenario.past_services:
@@ -310,13 +337,18 @@ def _informed(suite: Suite, problem: Problem, history: Trace) -> Problem:
 
 def _labelled(results: Sequence[EvaluationResult], variant: str) -> list[EvaluationResult]:
     """Give every result a name of its own."""
+    names = labels([result.policy for result in results], variant)
+    return [replace(result, policy=name) for result, name in zip(results, names, strict=True)]
+
+
+def labels(policies: Sequence[str], variant: str) -> list[str]:
+    """Distinct names of policies under a variant, some of which may be called alike."""
     taken: dict[str, int] = {}
     named = []
-    for result in results:
-        taken[result.policy] = taken.get(result.policy, 0) + 1
-        again = taken[result.policy]
-        policy = result.policy if again == 1 else f"{result.policy}-{again}"
-        named.append(replace(result, policy=label(policy, variant)))
+    for policy in policies:
+        taken[policy] = taken.get(policy, 0) + 1
+        again = taken[policy]
+        named.append(label(policy if again == 1 else f"{policy}-{again}", variant))
     return named
 
 

@@ -13,8 +13,6 @@ code that means harm. The suites themselves are public.
 
 from __future__ import annotations
 
-import hashlib
-import importlib.util
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,7 +25,7 @@ from agents.bundle import load_bundle, read_manifest
 from agents.leaderboard.isolation import IsolatedPolicy, checked_actions, make_policy
 from agents.leaderboard.store import Kind
 from agents.problem import BatchPolicy
-from orchestrator.errors import ConfigurationError
+from orchestrator.own.loading import source_digest
 from orchestrator.scheduling.schema import FeatureSchema
 
 __all__ = ["Contender", "bundled", "own"]
@@ -101,7 +99,7 @@ def own(reference: str, name: str | None = None, *, isolated: bool = False) -> C
         When there is none, or when it is no policy.
     """
     called = name or reference.rpartition(":")[2]
-    digest = hashlib.sha256(_source_file(reference).read_bytes()).hexdigest()[:16]
+    digest = source_digest(reference, "policy")
     if isolated:
         apart = IsolatedPolicy(called, reference)
         return Contender(
@@ -116,24 +114,6 @@ def own(reference: str, name: str | None = None, *, isolated: bool = False) -> C
     return Contender(
         called, Kind.OWN, reference, digest, lambda _: _Own(called, make_policy(reference))
     )
-
-
-def _source_file(reference: str) -> Path:
-    """The file that a policy's class is in; its code is not run here."""
-    module, _, attribute = reference.rpartition(":")
-    file: str | None = module
-    if not module.endswith(".py"):
-        try:
-            spec = importlib.util.find_spec(module) if module and attribute else None
-        except (ImportError, ValueError):
-            spec = None
-        file = None if spec is None else spec.origin
-    if file is None or not Path(file).is_file():
-        raise ConfigurationError(
-            f"policy '{reference}': there is no such module; give module:Class with its folder in "
-            "PYTHONPATH, or path/of/file.py:Class"
-        )
-    return Path(file)
 
 
 class _Own:

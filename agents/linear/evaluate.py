@@ -60,10 +60,18 @@ class RankerEvaluator:
         The compiled replays do not hold the interpreter's lock.
     scenario : Scenario, optional
         Rankers are replayed on jobs and nodes alone: anything else is refused.
+    hidden : int, optional
+        Units of the rankers' networks; 0: they are linear.
     """
 
     def __init__(
-        self, trace: Trace, config: EnvConfig, threads: int = 2, scenario: Scenario | None = None
+        self,
+        trace: Trace,
+        config: EnvConfig,
+        threads: int = 2,
+        scenario: Scenario | None = None,
+        *,
+        hidden: int = 0,
     ) -> None:
         _check(config, threads, scenario or Scenario())
         self.length = config.episode_jobs
@@ -73,7 +81,8 @@ class RankerEvaluator:
         start = np.zeros(1, np.int64)
         sessions = [Session(trace, config, 1, start) for _ in range(threads)]
         self._workers = [
-            (session, make_bench(self.length, config.window, workers)) for session in sessions
+            (session, make_bench(self.length, config.window, workers, hidden))
+            for session in sessions
         ]
         self._pool = ThreadPoolExecutor(threads)
 
@@ -82,7 +91,7 @@ class RankerEvaluator:
 
         Parameters
         ----------
-        weights : float [P, 14]
+        weights : float [P, 14], or [P, weight_count(hidden)]
             One ranker a row.
         starts : int64 [M]
             First job of each window.

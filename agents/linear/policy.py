@@ -1,4 +1,7 @@
-"""Linear policies: the queued job, or the legal action, whose features weigh most."""
+"""Linear policies: the queued job, or the legal action, whose features weigh most.
+
+And the ranker that has a small network besides, which looks at all jobs of the window.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,13 @@ from agents.bundle import Manifest, restore_environment
 from agents.problem import ActionScores
 from orchestrator.errors import ConfigurationError
 from orchestrator.kernels.run.linear import best_actions, score_actions
+from orchestrator.kernels.run.network import (
+    LANES,
+    NetworkBench,
+    make_network,
+    score_sets,
+    weight_count,
+)
 from orchestrator.kernels.see.layout import DEFAULT_NAMES, SETS
 from orchestrator.scheduling.schema import (
     FeatureSchema,
@@ -21,7 +31,16 @@ from orchestrator.scheduling.schema import (
     vector_layout,
 )
 
-__all__ = ["LinearRanker", "LinearScorer", "load_ranker", "load_scorer", "named_weights"]
+__all__ = [
+    "LinearRanker",
+    "LinearScorer",
+    "Ranker",
+    "SetRanker",
+    "load_ranker",
+    "load_scorer",
+    "load_set_ranker",
+    "named_weights",
+]
 
 
 _Seen: TypeAlias = tuple[
@@ -42,6 +61,9 @@ class LinearRanker:
     name : str, optional
         For tables.
     """
+
+    hidden = 0
+    """Units of its network: it has none."""
 
     def __init__(self, weights: NDArray[np.floating[Any]], name: str = "linear_ranker") -> None:
         values = np.asarray(weights, np.float32)
@@ -90,6 +112,83 @@ class LinearRanker:
         return f"LinearRanker({', '.join(f'{name}={weight:.3g}' for name, weight in pairs)})"
 
 
+class SetRanker:
+    """Chooses the job with the largest score of a set network; ties: the first in the window.
+
+    :mod:`orchestrator.kernels.run.network` says what that is, and computes it here, in training, in
+    lookahead and on a live cluster. It serves the windows that :class:`LinearRanker` does. It
+    belongs to one thread at a time.
+
+    Parameters
+    ----------
+    weights : float [weight_count(hidden)]
+        As :func:`orchestrator.kernels.run.network.weight_layout` lays them out.
+    hidden : int
+        Units of both layers.
+    name : str, optional
+        For tables.
+    """
+
+    def __init__(
+        self, weights: NDArray[np.floating[Any]], hidden: int, name: str = "set_network"
+    ) -> None:
+        if hidden < LANES or hidden % LANES != 0:
+            raise ConfigurationError(
+                f"set network: 'hidden' is {hidden}; give a multiple of {LANES}"
+            )
+        values = np.ascontiguousarray(weights, np.float32)
+        if values.shape != (weight_count(hidden),) or not np.all(np.isfinite(values)):
+            raise ConfigurationError(
+                f"set network: 'weights' has shape {values.shape} or values that are not finite; "
+                f"give {weight_count(hidden)} numbers"
+            )
+        self.weights: NDArray[np.float32] = values
+        self.hidden = hidden
+        self.name = name
+        self._bench: NetworkBench | None = None
+
+    def actions(
+        self, observation: Mapping[str, NDArray[Any]], mask: NDArray[np.bool_]
+    ) -> NDArray[np.int64]:
+        """Choose an action for each row."""
+        return self._scores(observation, mask).argmax(axis=1)
+
+    def score(
+        self, observation: Mapping[str, NDArray[Any]], mask: NDArray[np.bool_]
+    ) -> ActionScores:
+        """Scores of the jobs of one state's window."""
+        legal = np.flatnonzero(mask[0])
+        return ActionScores(legal, self._scores(observation, mask[:1])[0][legal])
+
+    def _scores(
+        self, observation: Mapping[str, NDArray[Any]], mask: NDArray[np.bool_]
+    ) -> NDArray[np.float32]:
+        """Scores [B, Q]; -inf where there is no job."""
+        jobs = np.ascontiguousarray(observation["queue"][: len(mask)], np.float32)
+        around = np.ascontiguousarray(observation["global"][: len(mask)], np.float32)
+        if jobs.shape[:2] != mask.shape or jobs.shape[2] != len(DEFAULT_NAMES):
+            raise ConfigurationError(
+                f"set network: features {jobs.shape} and actions {mask.shape} are not those of job "
+                f"ordering with default features"
+            )
+        if self._bench is None or len(self._bench.window) < mask.shape[1]:
+            self._bench = make_network(1, mask.shape[1], self.hidden)
+        scores = np.full(mask.shape, -np.inf, np.float32)
+        legal = np.ascontiguousarray(mask, np.bool_).view(np.int8)
+        score_sets(jobs, around, legal, self.weights, self._bench, scores)
+        return scores
+
+    def __repr__(self) -> str:
+        """Show the linear part by name."""
+        pairs = zip(DEFAULT_NAMES, self.weights, strict=False)
+        linear = ", ".join(f"{name}={weight:.3g}" for name, weight in pairs)
+        return f"SetRanker({self.hidden} units, {linear})"
+
+
+Ranker: TypeAlias = LinearRanker | SetRanker
+"""Who ranks jobs in compiled replays, by ``weights`` and ``hidden``."""
+
+
 def named_weights(weights: Mapping[str, float]) -> NDArray[np.float64]:
     """Weights by feature name as a vector in the order of the features; the others are 0."""
     vector = np.zeros(len(DEFAULT_NAMES))
@@ -104,6 +203,11 @@ def named_weights(weights: Mapping[str, float]) -> NDArray[np.float64]:
 def load_ranker(manifest: Manifest, weights: Mapping[str, Any]) -> LinearRanker:
     """Make the policy of a bundle of kind ``linear_ranker``."""
     return LinearRanker(weights["weights"], manifest.name)
+
+
+def load_set_ranker(manifest: Manifest, weights: Mapping[str, Any]) -> SetRanker:
+    """Make the policy of a bundle of kind ``set_network``."""
+    return SetRanker(weights["weights"], int(manifest.model["hidden"]), manifest.name)
 
 
 class LinearScorer:

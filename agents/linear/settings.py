@@ -25,6 +25,8 @@ _LEAST = {
     "windows": 1,
     "validate_every": 1,
     "validation_windows": 1,
+    "restarts": 1,
+    "trial_generations": 1,
 }
 
 
@@ -66,6 +68,12 @@ class CMASettings:
         Generations between validations.
     validation_windows : int
         Windows that choose the checkpoint.
+    restarts : int
+        Short searches that are begun, the first at the prior and the others a step away from it;
+        the one that validates best goes on. Where a search may end in an optimum that is none, as
+        without backfilling, 8 find a better one; 1: there is one search.
+    trial_generations : int
+        Generations of a short search; all count in every budget.
     threads : int
         Threads that replay windows.
     resume : bool
@@ -85,6 +93,8 @@ class CMASettings:
     reference: str = "sjf"
     validate_every: int = 10
     validation_windows: int = 192
+    restarts: int = 1
+    trial_generations: int = 12
     threads: int = 2
     resume: bool = False
 

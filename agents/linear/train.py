@@ -49,6 +49,7 @@ class CMATrainer(CMASettings):
     All policies of a generation are judged on the same windows, which are drawn anew for every
     generation, by their costs relative to a rule's. Every few generations, the average of the last
     third of the generations' means is validated, and kept unless it is clearly worse than the best.
+    Of several short searches the one that validates best goes on.
     """
 
     def train(self, problem: Problem, tracker: Tracker, output: Path) -> TrainingResult:
@@ -70,15 +71,14 @@ class CMATrainer(CMASettings):
         if self.resume and checkpoint.is_file():
             search = Search.restore(checkpoint, made_of(problem, self))
         else:
-            begin = space.reduced(space.prior)
-            search = Search.begin(begin, self.sigma, self.population, problem.seed)
+            search = _begin(self, space, problem.seed)
             search.made_of = made_of(problem, self)
         budget = Budget(self.budget_seconds, self.total_steps, self.generations)
         course = Course("CMA-ES", budget, tracker, search.seconds, search.history)
-        course.advance(search.jobs, search.generation)
+        course.advance(search.jobs, search.total)
         run = _Run(self, problem, search, space, course)
         output.mkdir(parents=True, exist_ok=True)
-        run.work(checkpoint)
+        search = run.work(checkpoint)
         found = search.best.kept if search.best.kept is not None else search.average()
         weights = _unit(space.whole(found[None])[0])
         ranks, schema = problem.config.commitment, problem.config.schema
@@ -91,15 +91,15 @@ class CMATrainer(CMASettings):
         origin = Origin(problem.config, problem.seed, problem.scenario, training)
         bundle = save_bundle(output / "bundle", parts, origin)
         return TrainingResult(
-            policy, bundle, search.history, search.best.score, course.stopped, search.generation
+            policy, bundle, course.history, search.best.score, course.stopped, run.total
         )
 
 
 class _Normal:
     """Normal deviates of its own generator: the library would use and seed NumPy's global one."""
 
-    def __init__(self, seed: int) -> None:
-        self.generator = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, 1])))
+    def __init__(self, *seeds: int) -> None:
+        self.generator = np.random.Generator(np.random.Philox(np.random.SeedSequence(seeds)))
 
     def __call__(self, *size: int) -> NDArray[np.float64]:
         return self.generator.standard_normal(size)
@@ -126,6 +126,12 @@ class Search:
         One entry for each validation.
     made_of : dict of str to str, optional
         Digests of the problem and the settings that it belongs to.
+    trial : int or None, optional
+        Which of the short searches it is; None: it is the one that goes on.
+    before : int, optional
+        Generations of the other searches so far.
+    rival : Search or None, optional
+        The best of the short searches before it.
     """
 
     strategy: cma.CMAEvolutionStrategy
@@ -136,23 +142,59 @@ class Search:
     best: Best[NDArray[np.float64]] = field(default_factory=lambda: Best(tolerance=1.0))
     history: list[dict[str, float]] = field(default_factory=list)
     made_of: dict[str, str] = field(default_factory=dict)
+    trial: int | None = None
+    before: int = 0
+    rival: Search | None = None
 
     @classmethod
-    def begin(cls, start: NDArray[np.float64], sigma: float, population: int, seed: int) -> Search:
-        """A search around ``start``."""
+    def begin(
+        cls,
+        start: NDArray[np.float64],
+        sigma: float,
+        population: int,
+        seed: int,
+        trial: int | None = None,
+    ) -> Search:
+        """A search around ``start``; short ones but the first begin a step away from it."""
+        normal = _Normal(seed, 1, *_mark(trial))
         options = {
             "popsize": population,
-            "randn": _Normal(seed),
+            "randn": normal,
             "seed": np.nan,  # leave NumPy's global generator alone
             "verbose": -9,
             "verb_log": 0,
         }
-        return cls(cma.CMAEvolutionStrategy(start, sigma, options), seed)
+        if trial:
+            start = start + sigma * normal(len(start))
+        return cls(cma.CMAEvolutionStrategy(start, sigma, options), seed, trial=trial)
 
     @property
     def generation(self) -> int:
         """Generations completed."""
         return len(self.means)
+
+    @property
+    def total(self) -> int:
+        """The same, those of the other searches included."""
+        return self.before + self.generation
+
+    @property
+    def leader(self) -> Search:
+        """The search that validated best so far: itself, or a short one before it."""
+        rival = self.rival
+        if rival is None or self.best.score <= rival.best.score:
+            return self
+        return rival
+
+    def windows_seed(self) -> list[int]:
+        """What the windows of the next generation follow from."""
+        return [self.seed, 0, self.generation, *_mark(self.trial)]
+
+    def followed_by(self, other: Search) -> Search:
+        """The search that goes on after this one, with the course so far."""
+        other.seconds, other.jobs, other.history = self.seconds, self.jobs, self.history
+        other.made_of, other.before = self.made_of, self.total - other.generation
+        return other
 
     def ask(self) -> NDArray[np.float64]:
         """The next population, [P, n]."""
@@ -194,6 +236,18 @@ class Search:
         return search
 
 
+def _mark(trial: int | None) -> list[int]:
+    """What seeds of a short search have besides; of the first one nothing, as if it were alone."""
+    return [trial] if trial else []
+
+
+def _begin(settings: CMASettings, space: _Space, seed: int, trial: int = 0) -> Search:
+    """A search of a training: a short one, if there are several."""
+    which = trial if settings.restarts > 1 else None
+    start = space.reduced(space.prior)
+    return Search.begin(start, settings.sigma, settings.population, seed, which)
+
+
 class _Run:
     """One sitting of a training."""
 
@@ -219,25 +273,54 @@ class _Run:
         self._reference = Reference(settings.reference, costs)
         self._fitness = np.nan
 
-    def work(self, checkpoint: Path) -> None:
-        """Search until the budget is spent."""
-        search, settings, course = self._search, self._settings, self._course
+    @property
+    def total(self) -> int:
+        """Generations so far, of all searches."""
+        return self._search.total
+
+    def work(self, checkpoint: Path) -> Search:
+        """Search until the budget is spent; the search that did best."""
+        course, every = self._course, self._settings.validate_every
         with course:
-            if not search.history:
+            if not self._search.history:
                 self._validate(checkpoint)
             while not course.ended:
                 self._step()
+                search = self._search
                 search.seconds = course.seconds
-                course.advance(search.jobs, search.generation)
-                if course.ended or search.generation % settings.validate_every == 0:
+                course.advance(search.jobs, search.total)
+                tried = self._is_tried()
+                if course.ended or tried or search.generation % every == 0:
                     self._validate(checkpoint)
+                if tried:
+                    self._go_on(checkpoint)
         self._train.close()
         self._judge.close()
+        return self._search.leader
+
+    def _is_tried(self) -> bool:
+        """Whether a short search has come to its end."""
+        search = self._search
+        return search.trial is not None and search.generation >= self._settings.trial_generations
+
+    def _go_on(self, checkpoint: Path) -> None:
+        """Begin the next short search or, after the last, go on with the one that did best."""
+        search, settings = self._search, self._settings
+        best, following = search.leader, (search.trial or 0) + 1
+        search.rival = None
+        if following < settings.restarts:
+            begun = _begin(settings, self._space, search.seed, following)
+            self._search = search.followed_by(begun)
+            self._search.rival = best
+        else:
+            self._search = search.followed_by(best)
+            self._search.trial, self._search.rival = None, None
+        self._search.save(checkpoint)
 
     def _step(self) -> None:
         """One generation."""
         search = self._search
-        entropy = np.random.SeedSequence([search.seed, 0, search.generation])
+        entropy = np.random.SeedSequence(search.windows_seed())
         rng = np.random.Generator(np.random.Philox(entropy))
         starts = rng.choice(self._possible, self._settings.windows)
         reference = Reference(self._rule.name, self._train.rule_costs(self._rule, starts))
@@ -256,7 +339,7 @@ class _Run:
         relative = self._reference.relative(costs)
         kept = search.best.offer(candidate, relative)
         entry = {
-            "steps": float(search.generation),
+            "steps": float(search.total),
             "jobs": float(search.jobs),
             "jobs_per_second": search.jobs / max(search.seconds, 1e-9),
             **({} if np.isnan(self._fitness) else {"fitness": self._fitness}),
@@ -266,7 +349,7 @@ class _Run:
             "score": float(relative.mean()),
             "kept": float(kept),
         }
-        self._course.record(search.generation, entry, self._reference)
+        self._course.record(search.total, entry, self._reference)
         search.save(checkpoint)
 
     def _per_job(self, costs: NDArray[np.float64]) -> float:

@@ -17,12 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agents.linear.evaluate import check_own, scoring_of
-from agents.linear.policy import LinearRanker, LinearScorer
+from agents.linear.policy import LinearScorer, Ranker
 from agents.problem import BatchPolicy
 from envs.config import EnvConfig
 from envs.rows.buffers import make_bench, make_buffers, make_view
 from envs.session import Session
 from orchestrator.errors import ConfigurationError
+from orchestrator.kernels.run.futures import Past
 from orchestrator.kernels.run.linear import make_bench as make_ranker_bench
 from orchestrator.kernels.run.roll import Player, ScorerDesk, make_player
 from orchestrator.kernels.state.records import REQUEST_DTYPE
@@ -39,7 +40,7 @@ from orchestrator.scheduling.rules import Rule, rule_named
 __all__ = ["LookaheadPolicy"]
 
 
-_Base: TypeAlias = LinearRanker | LinearScorer | Rule
+_Base: TypeAlias = Ranker | LinearScorer | Rule
 
 
 class LookaheadPolicy:
@@ -47,7 +48,7 @@ class LookaheadPolicy:
 
     Parameters
     ----------
-    base : LinearRanker, LinearScorer or Rule
+    base : LinearRanker, SetRanker, LinearScorer or Rule
         Whose actions are tried, and who plays on.
     settings : LookaheadConfig, optional
     record : REQUEST_DTYPE [R], optional
@@ -86,12 +87,32 @@ class LookaheadPolicy:
 
         It returns counts: ``decisions``, ``tried`` and ``switched``.
         """
-        thinker = self.thinker(session.state.shape, session.config)
+        thinker, past = self._asked_on(session)
+        return lambda: thinker.play(session.state, past)
+
+    def thinking_on(self, session: Session) -> Callable[[int], Thought | None]:
+        """What says what to do at the decision point of a row of a session, and why.
+
+        None: the base sees nothing to choose. Played by it, decision by decision, a row comes to
+        what :meth:`player_on` makes of it.
+        """
+        thinker, past = self._asked_on(session)
+        return lambda e: thinker.ask(session.state, past, e)
+
+    def _asked_on(self, session: Session) -> tuple[Thinker, Past]:
+        """Who is asked about rows of a session, and what futures are drawn from."""
         config, settings = session.config, self.settings
         if config.episode_jobs == 0:  # nobody comes
             settings = replace(settings, arrivals=0)
-        past = past_of(self._record, config.information, settings, before=self._before)
-        return lambda: thinker.play(session.state, past)
+        failures = session.scenario.failures
+        past = past_of(
+            self._record,
+            config.information,
+            settings,
+            before=self._before,
+            repairs_ms=None if failures is None else failures.repair_sample(),
+        )
+        return self.thinker(session.state.shape, config), past
 
     def think(self, state: ClusterState, config: EnvConfig) -> Thought | None:
         """What to do at the decision point of a live cluster's row; None: nothing is to be chosen.
@@ -120,8 +141,8 @@ class LookaheadPolicy:
         if isinstance(base, Rule):
             return make_player(base.to_record(), shape.jobs, shape.workers)
         rules = rule_named(config.advice or "sjf").to_record()
-        if isinstance(base, LinearRanker):
-            bench = make_ranker_bench(shape.jobs, config.window, shape.workers)
+        if isinstance(base, Ranker):
+            bench = make_ranker_bench(shape.jobs, config.window, shape.workers, base.hidden)
             ranker = bench, base.weights
             return make_player(rules, shape.jobs, shape.workers, ranker=ranker)
         buffers = make_buffers(shape, config)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from heapq import heappop, heappush
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,70 +12,18 @@ from numpy.typing import NDArray
 from agents.evaluation.outcomes import EvaluationResult
 from agents.evaluation.runs import RUN_OUTCOME
 from agents.plots.style import ACCENT, GREY, INK, MS_PER_HOUR, SECOND, figure_file
+from envs.viewing.lanes import MOST_LANES, assign_lanes
 from orchestrator.scheduling.runs import RunEnd
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["assign_lanes", "draw_gantt"]
+__all__ = ["draw_gantt", "draw_gantts"]
 
-_MOST_LANES = 4096
 _MARK = 0.003  # of the width of a panel
 _RED = "#d6006c"
 _BOUND_MS = 10_000
 _ENDS = {int(RunEnd.PREEMPTED): (INK, "preempted"), int(RunEnd.INTERRUPTED): (_RED, "node failed")}
-
-
-def assign_lanes(
-    start: NDArray[np.int64], end: NDArray[np.int64], size: NDArray[np.int64], lanes: int
-) -> list[list[tuple[int, int]]]:
-    """Give every job lanes of its own for as long as it runs.
-
-    A job gets the smallest gap that holds it whole, else the lowest free lanes.
-
-    Parameters
-    ----------
-    start, end : int64 [J]
-    size : int64 [J]
-        Lanes that each job needs.
-    lanes : int
-        All there are.
-
-    Returns
-    -------
-    list of list of (int, int)
-        For each job its runs of lanes: the first, and how many.
-    """
-    owner = np.full(lanes, -1, np.int64)
-    given: list[list[tuple[int, int]]] = [[] for _ in range(len(start))]
-    running: list[tuple[int, int]] = []  # by end
-    for j in np.lexsort((-size, start)).tolist():
-        while running and running[0][0] <= start[j]:
-            for first, count in given[heappop(running)[1]]:
-                owner[first : first + count] = -1
-        given[j] = _take(_runs(owner < 0), int(size[j]))
-        for first, count in given[j]:
-            owner[first : first + count] = j
-        heappush(running, (int(end[j]), j))
-    return given
-
-
-def _runs(free: NDArray[np.bool_]) -> list[tuple[int, int]]:
-    edges = np.flatnonzero(np.diff(np.concatenate(([0], free.view(np.int8), [0]))))
-    return [(int(a), int(b - a)) for a, b in zip(edges[::2], edges[1::2], strict=True)]
-
-
-def _take(gaps: list[tuple[int, int]], size: int) -> list[tuple[int, int]]:
-    whole = [gap for gap in gaps if gap[1] >= size]
-    if whole:
-        return [(min(whole, key=lambda gap: gap[1])[0], size)]
-    taken = []
-    for first, count in gaps:
-        part = min(count, size)
-        if part > 0:
-            taken.append((first, part))
-            size -= part
-    return taken
 
 
 def draw_gantt(path: Path, results: Sequence[EvaluationResult], sequence: int = 0) -> None:
@@ -95,25 +42,68 @@ def draw_gantt(path: Path, results: Sequence[EvaluationResult], sequence: int = 
     sequence : int, optional
         The window.
     """
-    from matplotlib.cm import ScalarMappable
-    from matplotlib.colors import LinearSegmentedColormap, LogNorm
-
-    norm = LogNorm(1.0, 100.0, clip=True)
+    colours, norm = _scale()
     count = len(results)
     size = (9.2, 2.0 + 2.4 * count)
     layout = {"nrows": count + 1, "height_ratios": [2.0] * count + [1.0]}
     with figure_file(path, size, sharex=True, **layout) as (figure, grid):
-        stops = ["#c9dcef", "#7aa6d6", "#f2c14e", "#d9632b", "#8c1c13"]
-        colours = LinearSegmentedColormap.from_list("slowdown", stops)
         for axes, result in zip(grid, results, strict=False):
             _blocks(axes, result, sequence, colours, norm)
+            if axes.get_legend_handles_labels()[1]:
+                axes.legend(loc="lower right", bbox_to_anchor=(1.0, 0.98), ncols=len(_ENDS))
         _waiting(grid[-1], results, sequence)
         grid[-1].set_xlabel("hours since the first submission")
-        bar = figure.colorbar(
-            ScalarMappable(norm, colours), ax=grid[:-1], aspect=30, pad=0.01, extend="max"
-        )
-        bar.set_label("bounded slowdown of the job")
-        bar.outline.set_visible(False)
+        _bar(figure, grid[:-1], (colours, norm), aspect=30)
+
+
+def draw_gantts(
+    path: Path, results: Sequence[EvaluationResult], sequence: int = 0, columns: int = 4
+) -> None:
+    """Draw one window under many policies, small, beside each other.
+
+    Parameters
+    ----------
+    path : Path
+    results : sequence of EvaluationResult
+        One panel for each, in their order.
+    sequence : int, optional
+        The window.
+    columns : int, optional
+        Panels beside each other.
+    """
+    colours, norm = _scale()
+    rows = -(-len(results) // columns)
+    layout = {"nrows": rows, "ncols": columns, "sharex": True, "sharey": True, "squeeze": False}
+    with figure_file(path, (3.0 * columns, 1.55 * rows + 0.4), **layout) as (figure, grid):
+        for axes, result in zip(grid.flat, results, strict=False):
+            _blocks(axes, result, sequence, colours, norm)
+            mean = result.values["bounded_slowdown"][sequence]
+            axes.set_title(f"{result.policy}  {mean:,.1f}", fontsize=8)
+            axes.set_ylabel("")
+            axes.tick_params(labelsize=7)
+        for axes in grid.flat[len(results) :]:
+            axes.set_axis_off()
+        figure.supxlabel("hours since the first submission", fontsize=8)
+        figure.supylabel(results[0].resource, fontsize=8)
+        _bar(figure, grid, (colours, norm), aspect=30 * rows, fraction=0.02)
+
+
+def _scale() -> tuple[Any, Any]:
+    """Colours of slowdowns, and where on their scale one is."""
+    from matplotlib.colors import LinearSegmentedColormap, LogNorm
+
+    stops = ["#c9dcef", "#7aa6d6", "#f2c14e", "#d9632b", "#8c1c13"]
+    return LinearSegmentedColormap.from_list("slowdown", stops), LogNorm(1.0, 100.0, clip=True)
+
+
+def _bar(figure: Any, grid: Any, scale: tuple[Any, Any], **size: Any) -> None:
+    """The scale beside the panels."""
+    from matplotlib.cm import ScalarMappable
+
+    colours, norm = scale
+    bar = figure.colorbar(ScalarMappable(norm, colours), ax=grid, pad=0.01, extend="max", **size)
+    bar.set_label("bounded slowdown of the job")
+    bar.outline.set_visible(False)
 
 
 def _slowdowns(jobs: NDArray[np.void]) -> NDArray[np.float64]:
@@ -140,7 +130,7 @@ def _blocks(axes: Axes, result: EvaluationResult, sequence: int, colours: Any, n
     from matplotlib.collections import PolyCollection
 
     jobs, runs = result.of_sequence(sequence), _drawn(result, sequence)
-    unit = max(int(np.gcd.reduce(runs["units"])), -(-result.capacity_units // _MOST_LANES), 1)
+    unit = max(int(np.gcd.reduce(runs["units"])), -(-result.capacity_units // MOST_LANES), 1)
     size = -(-runs["units"] // unit)
     placed = assign_lanes(runs["start_ms"], runs["end_ms"], size, result.capacity_units // unit)
     zero = jobs["submit_ms"].min()
@@ -172,8 +162,6 @@ def _blocks(axes: Axes, result: EvaluationResult, sequence: int, colours: Any, n
     axes.set_xlim(0, max(until.max(initial=0.0), axes.get_xlim()[1]))
     note = "" if result.runs.of_sequence(sequence) is not None else " (last run of each job only)"
     axes.set_title(f"{result.policy}: mean bounded slowdown {mean:,.1f}{note}")
-    if axes.get_legend_handles_labels()[1]:
-        axes.legend(loc="lower right", bbox_to_anchor=(1.0, 0.98), ncols=len(_ENDS))
 
 
 def _rectangle(left: float, right: float, low: float, high: float) -> list[tuple[float, float]]:

@@ -33,6 +33,9 @@ __all__ = [
 _ACROSS = 4
 
 
+_LEAST_SHARE = 1e-3
+"""Of what is asked of a speed: less is drawn as this."""
+
 _WIDE_RANGE = 20.0
 
 
@@ -265,10 +268,12 @@ def draw_speed(path: Path, suite: SpeedSuite, outcomes: Sequence[Outcome]) -> No
         axes.axvline(1.0, color=GREY, lw=1, ls="--")
         for row, (_, measure, target) in enumerate(with_target):
             power = -1 if measure.unit in SMALLER else 1
-            ends = [(value / target.least) ** power for value in (measure.low, measure.high)]
-            value = (measure.value / target.least) ** power
+            low, value, high = (  # a time of nothing at all has no place on this axis
+                max(found / target.least, _LEAST_SHARE) ** power
+                for found in (measure.low, measure.value, measure.high)
+            )
             colour = ACCENT if value >= 1.0 else SECOND
-            axes.plot(ends, [row, row], color=colour, lw=2)
+            axes.plot([low, high], [row, row], color=colour, lw=2)
             axes.plot(value, row, "o", color=colour, ms=5)
             axes.plot((target.aim / target.least) ** power, row, "|", color=GREY, ms=9, mew=1.5)
         axes.set_yticks(range(len(with_target)), [item.name for item, _, _ in with_target])

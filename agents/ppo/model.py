@@ -246,6 +246,12 @@ class ScorerPolicy:
         Whether it was trained with columns of its own for each head.
     network : str or None, optional
         The network of one's own that it was trained with; see :func:`own_network`.
+
+    Attributes
+    ----------
+    gain : float
+        Factor of the scores that it was trained with: times it they are logits of probabilities.
+        What is taken does not depend on it.
     """
 
     def __init__(
@@ -257,7 +263,7 @@ class ScorerPolicy:
         by_head: bool = False,
         network: str | None = None,
     ) -> None:
-        self.name = name
+        self.name, self.gain = name, 1.0
         self._packer = ActionPacker(schema, by_head)
         sizes = (self._packer.width, len(schema.globals), hidden)
         self._scorer = make_scorer(network, sizes, {})
@@ -303,7 +309,9 @@ def load_policy(manifest: Manifest, weights: Mapping[str, Any]) -> BatchPolicy:
     schema = restore_environment(manifest.environment).schema
     hidden, by_head = int(manifest.model["hidden"]), bool(manifest.model.get("by_head", False))
     network = manifest.model.get("network")
-    return ScorerPolicy(weights, schema, hidden, manifest.name, by_head, network)
+    policy = ScorerPolicy(weights, schema, hidden, manifest.name, by_head, network)
+    policy.gain = float(manifest.training.get("gain", 1.0))
+    return policy
 
 
 class _Spread(torch.autograd.Function):

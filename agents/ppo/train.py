@@ -195,9 +195,11 @@ class _Watcher(BaseCallback):
     def policy(self, state: dict[str, Tensor]) -> ScorerPolicy:
         """The greedy policy of a scorer."""
         settings, schema = self._settings, self._problem.config.schema
-        return ScorerPolicy(
+        policy = ScorerPolicy(
             state, schema, settings.hidden, by_head=settings.by_head, network=settings.network
         )
+        policy.gain = settings.gain
+        return policy
 
     def __enter__(self) -> Self:
         """Start the clock and the progress bar."""

@@ -36,6 +36,7 @@ from envs.config import CLUSTER, JOB_ORDERING
 from envs.session import Session
 from envs.workloads import lublin_feitelson, read_philly
 from orchestrator.errors import ConfigurationError
+from orchestrator.kernels.run.network import weight_count
 from orchestrator.kernels.see.queue import Encoding
 from orchestrator.kernels.state.codes import Placement
 from orchestrator.scheduling.rules import Rule, rule_named
@@ -312,21 +313,32 @@ def _first_step(environment: Mapping[str, str]) -> None:
 
 def cma(bench: Workbench) -> Measure:
     """CMA-ES, evaluation of rankers."""
+    return _rankers(bench, 2, 0, time.perf_counter)
+
+
+def network_rolls(bench: Workbench) -> Measure:
+    """Windows played by set networks of 16 units inside the engine, one thread."""
+    return _rankers(bench, 1, 16, time.process_time)  # not of this thread
+
+
+def _rankers(bench: Workbench, threads: int, hidden: int, now: Callable[[], float]) -> Measure:
+    """Windows under rankers, every job of which is a decision."""
     from agents.linear.evaluate import RankerEvaluator
     from agents.linear.policy import named_weights
 
-    threads = 2
     config = replace(JOB_ORDERING, episode_jobs=bench.length)
-    evaluator = RankerEvaluator(bench.trace, config, threads)
+    evaluator = RankerEvaluator(bench.trace, config, threads, hidden=hidden)
     starts = np.linspace(0, len(bench.trace) - bench.length, 4 * bench.windows).astype(np.int64)
     rng = np.random.default_rng(0)
-    prior = named_weights({"log_request": -1.0})
+    prior = np.zeros(weight_count(hidden))
+    linear = named_weights({"log_request": -1.0})
+    prior[: len(linear)] = linear
     population = prior + 0.15 * rng.standard_normal((8, len(prior)))
 
     def run() -> float:
-        begun = time.perf_counter()
+        begun = now()
         evaluator.costs(population, starts)
-        return time.perf_counter() - begun
+        return now() - begun
 
     run()
     work = len(population) * len(starts) * bench.length
@@ -390,6 +402,7 @@ MEASURES: Mapping[str, Callable[[Workbench], Measure]] = {
         placements,
         roll_preemptive,
         cma,
+        network_rolls,
         ppo,
         routing,
         shut_out,

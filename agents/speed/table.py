@@ -31,7 +31,7 @@ __all__ = [
 ]
 
 
-SMALLER = ("s", "ms", "MiB", "leases", "times")
+SMALLER = ("s", "ms", "MiB", "leases", "times", "%")
 """Units of which less is better."""
 
 

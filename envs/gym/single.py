@@ -16,6 +16,8 @@ from envs.gym.making import action_space, observation_space, row_seeds, session_
 from envs.gym.render import describe_decision, draw_occupancy, kept_effects
 from envs.gym.states import RowState, restore_row, save_row
 from envs.scenario import Scenario
+from envs.viewing.episode import EpisodeReader
+from envs.viewing.page import episode_page
 from envs.workloads import Trace
 from orchestrator.errors import ConfigurationError, IllegalActionError
 from orchestrator.kernels.state.codes import Reason
@@ -69,7 +71,9 @@ class SchedulingEnv(gymnasium.Env[Any, Any]):
     scenario : Scenario, str or None
         What surrounds the jobs, or the name of one's own (:func:`envs.scenario.scenario_named`);
         None: nothing or, where the environment has services, those of :func:`default_scenario`.
-    render_mode : {"ansi", "rgb_array"} or None
+    render_mode : {"ansi", "rgb_array", "html"} or None
+        Words of the decision point; a picture of the occupancy; or a page that plays the episode so
+        far, whole in one text (:func:`envs.viewing.page.episode_page`).
     **overrides
         Fields of ``EnvConfig``, enumerations by name: ``reward={"wait": 1.0}``,
         ``information="oracle"``, ``illegal="penalty"``. Where all that is given is plain,
@@ -82,7 +86,7 @@ class SchedulingEnv(gymnasium.Env[Any, Any]):
     the end also ``episode_metrics``: see :func:`envs.outcomes.episode_metrics`.
     """
 
-    metadata = {"render_modes": ["ansi", "rgb_array"], "render_fps": 4}  # noqa: RUF012
+    metadata = {"render_modes": ["ansi", "rgb_array", "html"], "render_fps": 4}  # noqa: RUF012
 
     def __copy__(self) -> SchedulingEnv:
         """A copy that goes on by itself: a shared session would step both."""
@@ -110,6 +114,7 @@ class SchedulingEnv(gymnasium.Env[Any, Any]):
         self.session = session_of(base, 1, given, trace=trace, workload=workload, nodes=nodes)
         if render_mode == "rgb_array":
             self.session.keep_effects(kept_effects(self.session.state.shape.jobs))
+        self._reader = EpisodeReader(self.session) if render_mode == "html" else None
         self.config = self.session.config
         self.observation_space = observation_space(self.config)
         self.action_space = action_space(self.config)
@@ -131,6 +136,8 @@ class SchedulingEnv(gymnasium.Env[Any, Any]):
             self.session.reseed(row_seeds(seed, 1))
         self._window[0] = window
         self.session.reset(windows=self._window)
+        if self._reader is not None:
+            self._reader.forget()
         self._begun = True
         self._over = bool(self.session.buffers.terminated[0])
         return self._observe(), self._info()
@@ -144,6 +151,8 @@ class SchedulingEnv(gymnasium.Env[Any, Any]):
             )
         self._actions[0] = action_number(action)
         self.session.advance(self._actions)
+        if self._reader is not None:
+            self._reader.keep_up()
         buffers = self.session.buffers
         terminated, truncated = bool(buffers.terminated[0]), bool(buffers.truncated[0])
         self._over = terminated or truncated
@@ -197,6 +206,8 @@ class SchedulingEnv(gymnasium.Env[Any, Any]):
             If it is of an environment with another workload, config or scenario.
         """
         restore_row(self.session, 0, state)
+        if self._reader is not None:
+            self._reader.forget()  # the rings are those of the state
         buffers = self.session.buffers
         self._begun = True
         self._over = bool(buffers.terminated[0] or buffers.truncated[0])
@@ -228,7 +239,11 @@ class SchedulingEnv(gymnasium.Env[Any, Any]):
         return mask
 
     def render(self) -> str | NDArray[np.uint8] | None:
-        """The decision point in words, or the occupancy of the cluster over time as a picture."""
+        """The decision point in words, the occupancy over time as a picture, or the page of it."""
+        if self._reader is not None:
+            window = int(self.session.buffers.start_index[0])
+            title = f"{self.session.trace.name}, window {window}"
+            return episode_page([self._reader.read("so far", title)])
         if self.render_mode == "ansi":
             return describe_decision(self.session, 0)
         if self.render_mode == "rgb_array":

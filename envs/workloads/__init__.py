@@ -15,6 +15,7 @@ from envs.workloads.failures import (
 from envs.workloads.generators.gpu_cluster import GpuClusterParameters, gpu_cluster
 from envs.workloads.generators.gpu_pods import gpu_pods
 from envs.workloads.generators.lublin import LublinParameters, lublin_feitelson
+from envs.workloads.generators.mixture import lublin_mixture
 from envs.workloads.prediction import PredictionError, predict_durations, prediction_error
 from envs.workloads.profiles import PHILLY_TENANTS, TenantProfile
 from envs.workloads.readers.gpu_jobs import read_tiresias
@@ -47,6 +48,7 @@ __all__ = [
     "inflate",
     "load_workload",
     "lublin_feitelson",
+    "lublin_mixture",
     "of_tenants",
     "predict_durations",
     "prediction_error",

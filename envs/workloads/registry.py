@@ -9,6 +9,7 @@ from typing import Any
 from envs.workloads.generators.gpu_cluster import GpuClusterParameters, gpu_cluster
 from envs.workloads.generators.gpu_pods import gpu_pods
 from envs.workloads.generators.lublin import LublinParameters, lublin_feitelson
+from envs.workloads.generators.mixture import lublin_mixture
 from envs.workloads.readers.gpu_jobs import read_tiresias
 from envs.workloads.readers.openb import read_openb, read_openb_orders
 from envs.workloads.readers.pai import read_pai
@@ -24,6 +25,7 @@ __all__ = ["WORKLOADS", "load_workload"]
 WORKLOADS: Mapping[str, Callable[..., Trace]] = {
     "swf": read_swf,
     "lublin": lublin_feitelson,
+    "lublin_mixture": lublin_mixture,
     "philly": read_philly,
     "openb": read_openb,
     "openb_orders": read_openb_orders,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from envs.checks import check_finite
 from envs.workloads.table import Table, first_violation, line_of, read_table, to_frame, write_table
 from orchestrator.engine.records import never_fit
 from orchestrator.errors import TraceError, ValidationError
@@ -186,6 +187,31 @@ class Trace:
         # float: size times run time of a long trace can exceed 64 bits of milli-units.
         work = np.dot(self.demand_milli().astype(float), self.requests["duration_ms"].astype(float))
         return float(work / offered)
+
+    def at_load(self, load: float) -> Trace:
+        """The same jobs, coming so much faster or slower that they offer a load.
+
+        Gaps between submissions are stretched alike, and so is the day. Run times stay.
+
+        Parameters
+        ----------
+        load : float
+            Of the trace's own nodes, see :meth:`offered_load`; whole milliseconds come close to it.
+
+        Returns
+        -------
+        Trace
+        """
+        check_finite("trace: 'load'", load, above=0)
+        offered = self.offered_load()
+        if not 0.0 < offered < float("inf"):
+            me = f"trace '{self.name}'"
+            problem = f"offers a load of {offered}, which cannot be stretched to {load}"
+            raise ValidationError(me, "load", problem, "give a trace of jobs that come apart")
+        requests = self.requests.copy()
+        submit = requests["submit_ms"]
+        requests["submit_ms"] = np.round((submit - submit[0]) * (offered / load)) + submit[0]
+        return replace(self, requests=requests)
 
     def window(self, start: int, length: int, *, rebase: bool = False) -> Trace:
         """Cut out consecutive jobs.

@@ -24,6 +24,7 @@ from orchestrator.cli.terminal import (
     show_json,
     told,
 )
+from orchestrator.cli.twin import add_twin
 from orchestrator.errors import QuartermasterError
 
 __all__ = ["make_app", "run"]
@@ -55,6 +56,7 @@ def make_app() -> typer.Typer:
     add_jobs(app)
     add_cluster(app)
     add_operations(app)
+    add_twin(app)
     app.command()(version)
     return app
 

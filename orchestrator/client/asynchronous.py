@@ -165,6 +165,18 @@ class AsyncClient:
             async for line in stream:
                 yield line
 
+    async def when(self, job_id: str, futures: int = 200) -> Plain:
+        """When a job starts and ends: see :meth:`Client.when`."""
+        return await self._send(self._calls.when(job_id, futures))
+
+    async def why(self, job_id: str) -> Plain:
+        """Why a job waits: see :class:`orchestrator.twin.answers.Why`."""
+        return await self._send(self._calls.why(job_id))
+
+    async def what_if(self, **supposed: Any) -> Plain:
+        """What would be if something were done now: see :meth:`Client.what_if`."""
+        return await self._send(self._calls.what_if(supposed))
+
     async def cancel(self, job_id: str, reason: str = "") -> Changed:
         """End a job."""
         return await self._send(self._calls.cancel(job_id, reason))

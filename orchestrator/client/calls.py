@@ -99,6 +99,7 @@ def _list(path: str, **query: Any) -> Call[Any]:
 
 
 _REPLACED_S = 3600.0
+_THOUGHT_S = 120.0  # for an answer of the twin
 
 
 def _post(path: str, body: Any = None, **options: Any) -> Call[Any]:
@@ -139,6 +140,20 @@ class Calls:
         """What its workers have written, as records that say where they stand."""
         call = _get(f"/jobs/{_segment('job', job_id)}/logs", **options)
         return replace(call, headers={"Accept": "application/x-ndjson"})
+
+    def when(self, job_id: str, futures: int) -> Call[Plain]:
+        """When a job starts and ends, by so many futures."""
+        path = f"/jobs/{_segment('job', job_id)}/when"
+        return replace(_get(path, futures=futures), wait_s=_THOUGHT_S)
+
+    def why(self, job_id: str) -> Call[Plain]:
+        """Why a job waits, and what would start it at once."""
+        path = f"/jobs/{_segment('job', job_id)}/why"
+        return replace(_get(path), wait_s=_THOUGHT_S)
+
+    def what_if(self, supposed: Plain) -> Call[Plain]:
+        """What would be if something were done; nothing is, so that it may be asked twice."""
+        return replace(_post("/what-if", supposed), repeatable=True, wait_s=_THOUGHT_S)
 
     def cancel(self, job_id: str, reason: str) -> Call[Changed]:
         """A job to be ended."""

@@ -190,6 +190,34 @@ class Client:
         wanted = {"worker": worker, "run": run, "tail": tail}
         yield from self._lines(LineReader(), job_id, wanted, lambda: True)
 
+    def when(self, job_id: str, futures: int = 200) -> Plain:
+        """When a job starts and ends: see :class:`orchestrator.twin.answers.When`.
+
+        Parameters
+        ----------
+        job_id : str
+            The job.
+        futures : int, optional
+            How many futures of the cluster are played.
+        """
+        return self._send(self._calls.when(job_id, futures))
+
+    def why(self, job_id: str) -> Plain:
+        """Why a job waits: see :class:`orchestrator.twin.answers.Why`."""
+        return self._send(self._calls.why(job_id))
+
+    def what_if(self, **supposed: Any) -> Plain:
+        """What would be if something were done now: see :class:`orchestrator.twin.answers.WhatIf`.
+
+        Parameters
+        ----------
+        **supposed
+            ``cancel``, ``fail``, ``drain`` (lists of identities), ``nodes`` (by node, how many more
+            like it), ``quota`` (by tenant), ``priority`` (by job), ``submit`` (see
+            :class:`JobFields`), ``policy``; and ``futures``, how many are played.
+        """
+        return self._send(self._calls.what_if(supposed))
+
     def cancel(self, job_id: str, reason: str = "") -> Changed:
         """End a job."""
         return self._send(self._calls.cancel(job_id, reason))

@@ -50,6 +50,10 @@ INSERT INTO counter VALUES (0);
 """
 
 
+_HELD = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_PROTOCOL)
+"""What SQLite says of a file that another process is about to change."""
+
+
 _REMEDIES = {
     sqlite3.SQLITE_BUSY: "another process holds it; end that one, or raise 'busy_s'",
     sqlite3.SQLITE_LOCKED: "another process holds it; end that one, or raise 'busy_s'",
@@ -57,6 +61,7 @@ _REMEDIES = {
     sqlite3.SQLITE_CORRUPT: "restore it from a copy",
     sqlite3.SQLITE_FULL: "free some space; nothing that was acknowledged is lost",
     sqlite3.SQLITE_IOERR: "look at the disk; nothing that was acknowledged is lost",
+    sqlite3.SQLITE_PROTOCOL: "another process was held up, or ended, while it wrote; start again",
     sqlite3.SQLITE_NOTADB: "give the path of a log, or of a file that does not exist yet",
     sqlite3.SQLITE_READONLY: "let this process write the file and its folder",
 }
@@ -123,8 +128,9 @@ class Database:
             try:
                 return self._open()
             except sqlite3.Error as error:
-                # Two processes that make one file at once: SQLite does not wait for all of it.
-                if _code(error) != sqlite3.SQLITE_BUSY or time.monotonic() > until:
+                # Two processes that make one file at once: SQLite does not wait for all of it. Nor
+                # for one whose disk hangs in the middle of a commit.
+                if _code(error) not in _HELD or time.monotonic() > until:
                     raise self._told(error) from error
             time.sleep(_AGAIN_S)
 

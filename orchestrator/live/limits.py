@@ -87,6 +87,11 @@ class TimeLimits:
         self._due: dict[str, int] = {}  # by job: before that there is nothing to say to it
         self._heap: list[tuple[int, str]] = []  # the same, and what was so before and no longer is
 
+    @property
+    def ends_jobs(self) -> bool:
+        """Whether jobs that have had their time are ended."""
+        return self._grace_ms is not None
+
     def note(self, outcome: Outcome) -> None:
         """An entry was applied: whatever changes a job's limit is told of the job."""
         happened = {note.job_id for note in outcome.notes if note.what != "submitted"}

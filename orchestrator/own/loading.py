@@ -21,7 +21,15 @@ from typing import Any
 
 from orchestrator.errors import ConfigurationError
 
-__all__ = ["check_methods", "is_part_name", "load_part", "make_part", "part_name"]
+__all__ = [
+    "check_methods",
+    "is_part_name",
+    "load_part",
+    "make_part",
+    "part_name",
+    "source_digest",
+    "source_file",
+]
 
 
 _FILE = ".py"
@@ -105,6 +113,55 @@ def make_part(name: str, kind: str, wanted: str, methods: Sequence[str] = ("__ca
             ) from None
     check_methods(found, f"{kind} '{name}'", wanted, methods)
     return found
+
+
+def source_file(name: str, kind: str) -> Path:
+    """The file in which one's own part stands; its code is not run.
+
+    Parameters
+    ----------
+    name, kind : str
+        As for :func:`load_part`.
+
+    Raises
+    ------
+    ConfigurationError
+        If there is no such module, or it has no file of its own.
+    """
+    where, _, attribute = name.rpartition(":")
+    file: str | None = where
+    if not where.endswith(_FILE):
+        try:
+            with _working_folder():
+                spec = importlib.util.find_spec(where) if where and attribute else None
+        except (ImportError, ValueError):
+            spec = None
+        file = None if spec is None else spec.origin
+    if file is None or not Path(file).expanduser().is_file():
+        raise ConfigurationError(
+            f"{kind} '{name}': there is no such module; give module:Name with its folder in "
+            "PYTHONPATH, or path/of/file.py:Name"
+        )
+    return Path(file).expanduser()
+
+
+def source_digest(name: str, kind: str) -> str:
+    """Sixteen hexadecimal digits of the file in which one's own part stands.
+
+    A name says where code is, not what it does: whatever is kept for one's own part, and must not
+    outlive a change of it, is kept for both. What that file imports is not looked at.
+
+    Parameters
+    ----------
+    name, kind : str
+        As for :func:`load_part`.
+
+    Raises
+    ------
+    ConfigurationError
+        As :func:`source_file` does.
+    """
+    return hashlib.sha256(source_file(name, kind).read_bytes()).hexdigest()[:16]
 
 
 def check_methods(part: object, subject: str, wanted: str, methods: Sequence[str]) -> None:

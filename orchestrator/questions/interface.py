@@ -33,6 +33,7 @@ from orchestrator.ports import (
     ShardManager,
     WorkerOutput,
 )
+from orchestrator.questions.foresight import Foresight
 from orchestrator.questions.listing import JobFilter, job_page, node_list, node_page, queue_page
 from orchestrator.resources import ResourceManager
 from orchestrator.scheduling.rules import RULES, Rule, placing_rule
@@ -47,7 +48,7 @@ _WAIT_S = 10.0  # for more of it
 _PAUSE_S = 0.1  # between two parts
 
 
-class Questions:
+class Questions(Foresight):
     """The part of :class:`orchestrator.InfrastructureOrchestrator` that changes nothing.
 
     Whoever is made of it has these; all that is asked is answered from what the log says by now.

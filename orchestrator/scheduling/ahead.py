@@ -154,6 +154,7 @@ def past_of(
     *,
     before: bool = True,
     own: bool = True,
+    repairs_ms: NDArray[np.float64] | None = None,
 ) -> Past:
     """What futures are drawn from, of a record of jobs that have ended.
 
@@ -169,6 +170,8 @@ def past_of(
     config : LookaheadConfig
     before, own : bool, optional
         As for :func:`orchestrator.kernels.run.futures.make_past`.
+    repairs_ms : float64 [m], optional
+        How long repairs of nodes take, a sample; None: who is down is taken to stay so.
 
     Returns
     -------
@@ -195,7 +198,8 @@ def past_of(
         arrivals=config.arrivals,
         ticks=config.ticks,
     )
-    return past._replace(seed=config.seed)
+    repairs = np.zeros(0) if repairs_ms is None else np.sort(repairs_ms.astype(float))
+    return past._replace(seed=config.seed, repairs_ms=repairs)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from orchestrator.kernels.state.codes import EffectKind, JobCode, JobKind
 from orchestrator.kernels.state.row import ClusterState
+from orchestrator.scheduling.log import RingReader
 
 __all__ = ["RUN_DTYPE", "RunEnd", "RunReader", "Runs"]
 
@@ -54,7 +55,7 @@ _ENDS[EffectKind.INTERRUPT] = RunEnd.INTERRUPTED
 
 @dataclass(frozen=True)
 class Runs:
-    """All runs of a row's jobs; services have none.
+    """All runs of a row's jobs.
 
     Parameters
     ----------
@@ -62,10 +63,28 @@ class Runs:
         By job and time. What a job held over time is exactly this.
     nodes : int32 [N]
         The node of each worker, run after run: as many of each as it has workers.
+    devices : uint64 [N]
+        The devices of each, as bits.
     """
 
     runs: NDArray[np.void]
     nodes: NDArray[np.int32]
+    devices: NDArray[np.uint64]
+
+    def places_by_job(self) -> dict[int, list[list[int]]]:
+        """The nodes of the workers of each run, by job and time."""
+        return {
+            job: [nodes.tolist() for nodes, _ in places] for job, places in self.of_job().items()
+        }
+
+    def of_job(self) -> dict[int, list[tuple[NDArray[np.int32], NDArray[np.uint64]]]]:
+        """The nodes and devices of the workers of each run, by job and time."""
+        ends = np.cumsum(self.runs["workers"])[:-1]
+        places = zip(np.split(self.nodes, ends), np.split(self.devices, ends), strict=True)
+        found: dict[int, list[tuple[NDArray[np.int32], NDArray[np.uint64]]]] = {}
+        for job, place in zip(self.runs["job"].tolist(), places, strict=False):
+            found.setdefault(job, []).append(place)
+        return found
 
 
 class RunReader:
@@ -75,23 +94,24 @@ class RunReader:
     ----------
     envs : int
         Rows.
+    services : bool, optional
+        Whether services have runs, too, which go on until this is asked.
     """
 
-    def __init__(self, envs: int) -> None:
-        self._read = np.zeros(envs, np.int64)
-        self._lost = np.zeros(envs, np.bool_)
-        self._parts: list[list[tuple[NDArray[np.void], NDArray[np.int32]]]] = [
+    def __init__(self, envs: int, *, services: bool = False) -> None:
+        self._ring = RingReader(envs, "effect_count")
+        self._services = services
+        self._parts: list[list[tuple[NDArray[np.void], NDArray[np.void]]]] = [
             [] for _ in range(envs)
         ]
 
     def keep_up(self, state: ClusterState) -> None:
         """Read the rings that are half full of what is new: whoever steps rows calls this."""
-        fresh = state.rows["effect_count"] - self._read
-        for e in np.flatnonzero(2 * fresh > state.shape.effects).tolist():
+        for e in self._ring.behind(state, state.shape.effects):
             self._take(state, e)
 
-    def finish(self, state: ClusterState, e: int) -> Runs | None:
-        """The runs of row ``e`` since it began, and begin anew with it.
+    def look(self, state: ClusterState, e: int) -> Runs | None:
+        """The runs of row ``e`` since it began.
 
         Returns
         -------
@@ -99,39 +119,45 @@ class RunReader:
             None if its ring was too small, so that they are not known.
         """
         self._take(state, e)
-        parts, lost = self._parts[e], bool(self._lost[e])
-        self.forget(e)
-        if lost:
+        if not self._ring.complete(e):
             return None
-        records = np.concatenate([part for part, _ in parts])
-        return _decoded(state, e, records, np.concatenate([nodes for _, nodes in parts]))
+        records, workers = (np.concatenate(part) for part in zip(*self._parts[e], strict=True))
+        return _decoded(state, e, records, workers, self._services)
+
+    def finish(self, state: ClusterState, e: int) -> Runs | None:
+        """The same, and begin anew with the row."""
+        found = self.look(state, e)
+        self.forget(e)
+        return found
 
     def forget(self, e: int) -> None:
         """Begin anew with row ``e``: an episode begins in it."""
-        self._parts[e], self._read[e], self._lost[e] = [], 0, False
+        self._ring.forget(e)
+        self._parts[e] = []
 
     def _take(self, state: ClusterState, e: int) -> None:
-        count, ring = int(state.rows[e]["effect_count"]), state.shape.effects
-        first = max(int(self._read[e]), count - ring)
-        self._lost[e] |= first > self._read[e]
-        self._read[e] = count
-        slots = np.arange(first, count) % max(ring, 1)
+        slots = self._ring.slots(state, e, state.shape.effects)
         records = state.effect[e, slots]
         begins = np.isin(records["kind"], _BEGINS)
-        placed = state.effect_worker["node"][e, slots[begins]]
+        placed = state.effect_worker[e, slots[begins]]
         held = np.arange(placed.shape[1]) < records["workers"][begins, np.newaxis]
-        self._parts[e].append((records, placed[held].astype(np.int32)))
+        self._parts[e].append((records, placed[held]))
 
 
 def _decoded(
-    state: ClusterState, e: int, records: NDArray[np.void], nodes: NDArray[np.int32]
+    state: ClusterState,
+    e: int,
+    records: NDArray[np.void],
+    workers: NDArray[np.void],
+    services: bool,
 ) -> Runs:
-    """Runs by the effects of a row, all of them, and the nodes of those that place workers."""
+    """Runs by the effects of a row, all of them, and the workers of those that place any."""
     row, kind, job = state.rows[e], records["kind"], records["subject"]
     begins = np.isin(kind, _BEGINS)
     first = np.cumsum(np.where(begins, records["workers"], 0)) - records["workers"]
     told = np.flatnonzero(begins | (_ENDS[kind] >= 0))
-    told = told[state.request[e, job[told]]["kind"] != JobKind.SERVICE]
+    if not services:
+        told = told[state.request[e, job[told]]["kind"] != JobKind.SERVICE]
     told = told[np.argsort(job[told], kind="stable")]
     last = np.append(np.diff(job[told]) != 0, True)[: len(told)]
     at = np.flatnonzero(begins[told])  # each begins a stretch, that the job's next effect ends
@@ -149,7 +175,8 @@ def _decoded(
     runs["units"] = runs["workers"] * each
     stopped = np.where(completed, int(RunEnd.COMPLETED), int(RunEnd.UNFINISHED))
     runs["end"] = np.where(last[at], stopped, _ENDS[kind[then]])
-    return Runs(runs, nodes[_ranges(first[here], runs["workers"].astype(np.int64))])
+    placed = workers[_ranges(first[here], runs["workers"].astype(np.int64))]
+    return Runs(runs, placed["node"].astype(np.int32), placed["devices"])
 
 
 def _ranges(first: NDArray[np.int64], count: NDArray[np.int64]) -> NDArray[np.int64]:

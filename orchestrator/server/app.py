@@ -16,7 +16,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
 from orchestrator.errors import ConfigurationError
-from orchestrator.server import cluster, jobs, policy, services, view
+from orchestrator.server import cluster, jobs, policy, services, twin, view
 from orchestrator.server.exposition import Exposition
 from orchestrator.server.guard.access import answers, guarded, only, role_of
 from orchestrator.server.guard.gate import Gate, is_open
@@ -37,6 +37,7 @@ ROUTES: tuple[RouterFactory, ...] = (
     cluster.routes,
     services.routes,
     policy.routes,
+    twin.routes,
     view.routes,
 )
 """What answers below ``/api/v1``: to add a module of routes, add its factory."""

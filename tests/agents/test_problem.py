@@ -66,3 +66,18 @@ def test_digests_say_what_is_meant_and_nothing_of_the_process() -> None:
     changed[2500] = 1.0  # which the middle of a printed array does not show
     assert digest_of(long) != digest_of(changed)
     assert digest_of([object()]) == digest_of([object()])
+
+
+def test_one_s_own_part_counts_with_what_stands_in_its_file(tmp_path, monkeypatch) -> None:
+    file = tmp_path / "terms_of_mine.py"
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    def digests(text: str) -> list[str]:
+        file.write_text(text, encoding="utf-8")
+        named = ("terms_of_mine:Term", f"{file}:Term", "terms_of_mine:RULE+predictive")
+        return [digest_of(value) for name in named for value in ([name], {name: 1.0})]
+
+    before, after = digests("Term = 1"), digests("Term = 2")
+    assert all(one != other for one, other in zip(before, after, strict=True))
+    assert digests("Term = 1") == before
+    assert digest_of("12:30 is only a text") == digest_of("12:30 is only a text")

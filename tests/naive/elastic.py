@@ -17,9 +17,10 @@ if TYPE_CHECKING:
 _WAIT = (ActionKind.WAIT, -1)
 
 
-def elastic_action(engine: NaiveEngine, rule: Rule) -> tuple[int, int, int]:
+def elastic_action(engine: NaiveEngine, rule: Rule, first: Job | None) -> tuple[int, int, int]:
+    """``first`` is who waits, may start, and would be started before all others."""
     if rule.elastic >= Elasticity.KEEP:
-        return _by_rank(engine, rule)
+        return _by_rank(engine, rule, first)
     able = [job for job in engine.running if job.ask.kind != JobKind.SERVICE]
     if engine.queue():
         surplus = [
@@ -47,8 +48,8 @@ def elastic_action(engine: NaiveEngine, rule: Rule) -> tuple[int, int, int]:
     return ActionKind.RESIZE, job.index, len(job.spots) + 1
 
 
-def _by_rank(engine: NaiveEngine, rule: Rule) -> tuple[int, int, int]:
-    giver = giver_for_first(engine, rule)
+def _by_rank(engine: NaiveEngine, rule: Rule, first: Job | None) -> tuple[int, int, int]:
+    giver = giver_for(engine, rule, first)
     if giver is not None:
         return ActionKind.RESIZE, giver.index, giver.ask.workers
     bound = math.inf
@@ -57,13 +58,10 @@ def _by_rank(engine: NaiveEngine, rule: Rule) -> tuple[int, int, int]:
     return _grow_first(engine, rule, bound)
 
 
-def giver_for_first(engine: NaiveEngine, rule: Rule) -> Job | None:
-    """Whose lent workers let in the first that waits and may start: of the needed the last."""
-    may = (Reason.OK, Reason.NO_CAPACITY)
-    able = [job for job in engine.queue() if engine.placement_reason(job) in may]
-    if rule.elastic < Elasticity.KEEP or engine.leaving() or not able:
+def giver_for(engine: NaiveEngine, rule: Rule, first: Job | None) -> Job | None:
+    """Whose lent workers let in a waiting job: of the needed the last."""
+    if rule.elastic < Elasticity.KEEP or engine.leaving() or first is None:
         return None
-    first = min(able, key=lambda job: score(engine, job, rule.key))
     bound = score(engine, first, rule.key)
     lenders = [
         job

@@ -18,13 +18,14 @@ from orchestrator.kernels.state.codes import JobCode, Reason, Stream
 from orchestrator.kernels.state.row import ClusterState, allocate
 from tests.naive.random import mix, random_below
 
-__all__ = ["NaiveLookahead", "block"]
+__all__ = ["NaiveLookahead", "block", "repaired"]
 
 Action = tuple[int, int, int]
 PlayOut = Callable[[ClusterState], None]
 
 _FUTURES, _LOTS = 1 << 10, 1 << 20
 _MASK = (1 << 64) - 1
+_ROUNDING = 1e-9
 
 
 def block(
@@ -52,6 +53,17 @@ def block(
     return past[first : first + number], begin
 
 
+def repaired(
+    incidents: Sequence[Any], sample: Sequence[float], n: int, now_ms: int, lot: float
+) -> int:
+    """When a node that is down comes back, by a lot in [0, 1) and how long repairs take."""
+    fell = max(int(one["time_ms"]) for one in incidents if one["node"] == n)
+    longer = sorted(repair for repair in sample if repair > now_ms - fell)
+    if not longer:
+        return now_ms + 1
+    return fell + int(longer[int(lot * len(longer))])
+
+
 @dataclass(frozen=True)
 class NaiveLookahead:
     """How a decision is taken; ``play_out`` plays a row to its end."""
@@ -64,33 +76,35 @@ class NaiveLookahead:
     seed: int
     play_out: PlayOut
 
-    def gains(
+    def costs(
         self, state: ClusterState, record: NDArray[np.void], actions: Sequence[Action]
     ) -> NDArray[np.float64]:
-        """Gain of each action over the first, float64 [K, F]; -inf: it is illegal."""
-        costs = np.array(
+        """Cost of each action in each future, float64 [K, F]; inf: it is illegal."""
+        return np.array(
             [
                 [self._cost(state, action, self._block(state, record, f)) for action in actions]
                 for f in range(self.futures)
             ]
         ).T
-        return costs[:1] - costs
 
-    def choose(self, gains: NDArray[np.float64], own: float = 0.0) -> int:
+    def choose(self, gains: NDArray[np.float64], own: float) -> int:
         """The action of the highest mean gain, if that exceeds what it has to."""
+        rounding = _ROUNDING * own
         taken, most = 0, 0.0
         for a, each in enumerate(gains):
-            if not np.all(np.isfinite(each)) or self.seen(each)[1]:
+            if not np.all(np.isfinite(each)) or self.seen(each, own)[1]:
                 continue
             mean, error = float(each.mean()), _error(each)
-            if mean > self.errors * error + self.margin * own and mean > most:
+            enough = mean > self.errors * error + self.margin * own + rounding
+            if enough and mean > most + rounding:
                 taken, most = a, mean
         return taken
 
-    def seen(self, gains: NDArray[np.float64]) -> tuple[int, bool]:
+    def seen(self, gains: NDArray[np.float64], own: float) -> tuple[int, bool]:
         """After how many futures an action is given up as clearly behind; or all, and False."""
         for f in range(2, len(gains) + 1):
-            if gains[:f].mean() + max(self.errors, 1.0) * _error(gains[:f]) < 0.0:
+            bound = gains[:f].mean() + max(self.errors, 1.0) * _error(gains[:f])
+            if bound < -_ROUNDING * own:
                 return f, True
         return len(gains), False
 

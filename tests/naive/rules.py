@@ -14,7 +14,7 @@ from orchestrator.kernels.state.codes import (
     RuleKey,
 )
 from orchestrator.scheduling.rules import Rule
-from tests.naive.elastic import elastic_action, giver_for_first
+from tests.naive.elastic import elastic_action, giver_for
 from tests.naive.order import has_room, score
 from tests.naive.placing import least
 
@@ -29,9 +29,10 @@ def rule_action(engine: NaiveEngine, rule: Rule) -> tuple[int, int, int]:
     """What a rule does now: (kind, job, value)."""
     kind, j = _rigid_action(engine, rule)
     if rule.elastic and not engine.config.commitment:
+        first = _first_served(engine, rule)
         if kind == ActionKind.WAIT:
-            return elastic_action(engine, rule)
-        giver = giver_for_first(engine, rule) if kind == ActionKind.PREEMPT else None
+            return elastic_action(engine, rule, first)
+        giver = giver_for(engine, rule, first) if kind == ActionKind.PREEMPT else None
         if giver is not None:
             return ActionKind.RESIZE, giver.index, giver.ask.workers
     return kind, j, rule.placement
@@ -49,6 +50,23 @@ def _rigid_action(engine: NaiveEngine, rule: Rule) -> tuple[int, int]:
         if engine.placement_reason(job) == Reason.OK:
             return ActionKind.PLACE, job.index
     return _WAIT
+
+
+def _first_served(engine: NaiveEngine, rule: Rule) -> Job | None:
+    """Who waits and is started before all others, if there is room; None: nobody may start."""
+    queue = sorted(engine.queue(), key=lambda job: score(engine, job, rule.key))
+    accounts = _Accounts(engine, rule)
+    for job in sorted(queue, key=lambda job: tier(engine, rule, job, [])):
+        reason = engine.placement_reason(job)
+        if reason == Reason.BLOCKED:
+            continue
+        able = reason in (Reason.OK, Reason.NO_CAPACITY)
+        if rule.blocking:
+            return job if able else None
+        if able and not accounts.delay(job, by_place=True):
+            return job
+        accounts.note(job, reason)
+    return None
 
 
 def lacks_storage(engine: NaiveEngine, job: Job) -> bool:

@@ -50,6 +50,10 @@ _VIEWER = {
     "GET /queue",
     "GET /events",
     "GET /events/stream",
+    "GET /jobs/{job_id}/when",
+    "GET /jobs/{job_id}/why",
+    "GET /starts",
+    "POST /what-if",
 }
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
+from typing import Any
 
 from orchestrator.kernels.run import rows as entry
 from orchestrator.kernels.state.codes import (
@@ -310,3 +312,34 @@ def test_a_size_is_locked_apart_from_the_place() -> None:
     play.wait_until(10_000)
     assert play.act(_RESIZE, 0, 3) == Reason.MIN_RUN_TIME
     assert play.act(_PREEMPT, 0) == Reason.OK
+
+
+def _waits_behind(head: dict[str, int], waiting: dict[str, int], **config: Any) -> Play:
+    """A short and a long job have four workers each of eight; one waits behind another."""
+    jobs = [_LONG, _SHORT, _at(1), head, waiting | {"submit_ms": 9000}]
+    play = Play(scene([4, 4], jobs, elastics=1, preemption_limit=8, **config))
+    for j in (0, 1):
+        play.act(_PLACE, j, 1)
+    play.wait_until(1000)
+    play.act(_PLACE, 2, 1)
+    for j in (0, 1):
+        assert play.act(_RESIZE, j, 4) == Reason.OK
+    play.wait_until(9000)
+    return play
+
+
+def test_nobody_gives_back_for_one_that_may_not_use_it() -> None:
+    """What was given back would be lent again at the same instant, and both be paid for."""
+    slim = {"duration_ms": 400_000, "priority": 2}
+    wide = {"duration_ms": 100_000, "workers": 2, "gpus_per_worker": 4, "submit_ms": 9000}
+    rule = _rule(Elasticity.FILL, Preemption.PRIORITY)
+    # Room is kept for the wide one, of a higher class, and the slim one would delay it.
+    play = _waits_behind(wide, slim)
+    assert _asked(play, _rule(Elasticity.FILL)) == (_RESIZE, 0, 2)  # by score the slim one is first
+    assert _asked(play, replace(rule, reservation=True))[0] == _WAIT
+    # Nobody overtakes the first, which its quota keeps waiting.
+    first = {"duration_ms": 10_000, "workers": 2, "tenant": 1, "submit_ms": 9000}
+    quotas = {"quotas": [16, 1], "quota_mode": QuotaMode.HARD}
+    play = _waits_behind(first, {"duration_ms": 20_000}, **quotas)
+    assert _asked(play, _rule(Elasticity.FILL)) == (_RESIZE, 0, 2)
+    assert _asked(play, replace(_rule(Elasticity.FILL), blocking=True))[0] == _WAIT

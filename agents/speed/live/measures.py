@@ -5,7 +5,9 @@ from __future__ import annotations
 import statistics
 import tempfile
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from functools import cache
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -166,9 +168,13 @@ def _asked(bench: Workbench, spent: Callable[[], float]) -> Measure:
 
 
 def live_memory(bench: Workbench) -> Measure:
-    """Memory of an orchestrator through which many jobs have gone, log in a file."""
-    with tempfile.TemporaryDirectory() as folder:
-        life = LongLife(Path(folder), bench.known)
+    """Memory of an orchestrator through which many jobs have gone, log in a file.
+
+    In a process of its own: what was measured before is not the orchestrator's.
+    """
+    alone = ProcessPoolExecutor(1, mp_context=get_context("spawn"))
+    with tempfile.TemporaryDirectory() as folder, alone:
+        life = alone.submit(LongLife, Path(folder), bench.known).result()
     mib, files = life.memory_mib, life.log_mib
     note = f"{bench.known:,} jobs, {life.grown_mib:+.1f} MiB in their second half; "
     note += f"log and snapshots {min(files):.1f} to {max(files):.1f} MiB"

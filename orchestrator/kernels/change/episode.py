@@ -45,6 +45,7 @@ from orchestrator.kernels.state.access import (
 from orchestrator.kernels.state.codes import (
     NO_CHANGE_MS,
     NO_JOB,
+    EventKind,
     Information,
     JobCode,
     JobKind,
@@ -84,6 +85,7 @@ __all__ = [
     "clear_job",
     "copy_row",
     "expect_nobody",
+    "expect_recovery",
     "expect_somebody",
     "fork_row",
     "load_curves",
@@ -576,6 +578,22 @@ def expect_nobody(row):
     """Undo :func:`expect_somebody`."""
     row.num_jobs -= 1
     forget_kind(row, row.num_jobs)
+
+
+@kernel
+def expect_recovery(row, n, time_ms):
+    """Let node ``n`` of a fork, which knows of no failures to come, come back at a time.
+
+    The row has room for one more incident.
+    """
+    k = np.int64(row.num_incidents)
+    while k > row.next_incident and incident(row, k - 1).time_ms > time_ms:
+        copy_record(incident(row, k), incident(row, k - 1))
+        k -= 1
+    incident(row, k).time_ms = time_ms
+    incident(row, k).kind = np.int64(EventKind.NODE_RECOVERY)
+    incident(row, k).node = n
+    row.num_incidents += 1
 
 
 @kernel

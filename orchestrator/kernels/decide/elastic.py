@@ -1,7 +1,7 @@
 """Sizes of running jobs: how one is changed, and how rules lend (see ``codes.Elasticity``).
 
-Who ranks before whom goes by the rule's key alone. What is lent to a job are its workers beyond
-those that it asked for; no rule takes more from it than that.
+Who ranks before whom goes by the rule's key alone; room is made for whom the rule serves first.
+What is lent to a job are its workers beyond those that it asked for; no rule takes more from it.
 """
 
 from __future__ import annotations
@@ -15,8 +15,11 @@ from orchestrator.kernels.change.elastic import (
     shrink_job,
 )
 from orchestrator.kernels.change.jobs import progress_now
+from orchestrator.kernels.change.queue import queue_position
 from orchestrator.kernels.decide.legal import has_room, quota_workers, resize_reason, start_reason
-from orchestrator.kernels.decide.order import job_score
+from orchestrator.kernels.decide.order import job_score, precedes
+from orchestrator.kernels.decide.turn.account import delays_own, kept_so_far
+from orchestrator.kernels.decide.turn.line import serve_tier
 from orchestrator.kernels.lang.jit import kernel, part, small_kernel
 from orchestrator.kernels.place.fit import least_units
 from orchestrator.kernels.place.generate import has_room_for_one, island_of, place_more
@@ -170,14 +173,43 @@ def _lowest_score(row, key):
 
 
 @part
-def _first_waiting(row, key):
-    """The waiting job that goes first among those that may start, or NO_JOB; and its score."""
-    best, best_score = np.int64(NO_JOB), np.inf
+def _stands_behind(row, rule, tier, score, q):
+    """Whether the job at place ``q`` of the queue would delay one of its tenant that goes first."""
+    j = np.int64(queue(row, q).job)
+    head = np.int64(kept_so_far(row, rule, j))
+    if head < 0:
+        return False
+    before = precedes(
+        serve_tier(row, rule, head, np.int64(0)), job_score(row, head, rule.key),
+        queue_position(row, head), tier, score, q,
+    )  # fmt: skip
+    return before and delays_own(row, rule, head, j)
+
+
+@part
+def _first_served(row, rule):
+    """The waiting job that a rule starts before all others, if it has room, or NO_JOB; its score.
+
+    Room that is made for anybody else might not be used: another one may be kept room for, have to
+    start first, or be of a higher class.
+    """
+    best, best_tier, best_score, place = np.int64(NO_JOB), np.inf, np.inf, np.int64(0)
+    able = False
     for q in range(row.queue_len):
         j = np.int64(queue(row, q).job)
-        score = np.float64(job_score(row, j, key))
-        if (best < 0 or score < best_score) and start_reason(row, j) == Reason.OK:
-            best, best_score = j, score
+        tier, score = serve_tier(row, rule, j, np.int64(0)), np.float64(job_score(row, j, rule.key))
+        if best >= 0 and not precedes(tier, score, q, best_tier, best_score, place):
+            continue
+        reason = start_reason(row, j)
+        if reason == Reason.BLOCKED:
+            continue
+        if rule.blocking == 0:
+            if reason != Reason.OK or _stands_behind(row, rule, tier, score, np.int64(q)):
+                continue
+        best, best_tier, best_score, place = j, tier, score, np.int64(q)
+        able = reason == Reason.OK
+    if not able:
+        return np.int64(NO_JOB), np.inf
     return best, best_score
 
 
@@ -331,7 +363,7 @@ def given_instead(row, rule, scratch):
     none = np.int64(ActionKind.WAIT), np.int64(NO_JOB), np.int64(0)
     if rule.elastic < Elasticity.KEEP or _room_comes(row):
         return none
-    w, bound = _first_waiting(row, rule.key)
+    w, bound = _first_served(row, rule)
     if w < 0:
         return none
     j = _giver_for(row, rule.key, w, bound, scratch)

@@ -4,7 +4,8 @@ Nobody knows who will come, and how long those who are there will work. A future
 jobs come that came one after the other in the past, at the same hour of another day; load follows
 the clock, and a block of another hour promises an idle night at noon. Run times are drawn around
 their estimates as they were in the past, of a job that runs among those that lasted longer than
-it has. Demand of services is that of an earlier day, too.
+it has. Demand of services is that of an earlier day, too. Nodes that are down come back when such
+repairs are over; further failures are not foreseen.
 
 There are two pasts: a record that is given, and what has come in the row itself up to now. Blocks
 are drawn from the aligned ones of both alike; where there is none, from any moment of the longer of
@@ -19,12 +20,17 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.kernels.change.episode import add_arrival, load_series, settle_accounts
+from orchestrator.kernels.change.episode import (
+    add_arrival,
+    expect_recovery,
+    load_series,
+    settle_accounts,
+)
 from orchestrator.kernels.change.jobs import assume_duration, work_of
 from orchestrator.kernels.lang.jit import kernel, small_kernel
 from orchestrator.kernels.lang.numbers import mix, random_below, random_unit
-from orchestrator.kernels.state.access import job, request
-from orchestrator.kernels.state.codes import JobCode, JobKind, Stream
+from orchestrator.kernels.state.access import incident, job, node, request
+from orchestrator.kernels.state.codes import EventKind, JobCode, JobKind, NodeCode, Stream
 
 __all__ = ["DAY_MS", "Past", "draw_future", "make_past"]
 
@@ -37,6 +43,7 @@ class Past(NamedTuple):
 
     record: NDArray[np.void]  # [R] REQUEST_DTYPE by submit time: jobs that have ended
     ratios: NDArray[np.float64]  # [n >= 1] run times by estimates, ascending
+    repairs_ms: NDArray[np.float64]  # [m] how long repairs take, ascending; none: for ever
     before: int  # 1: the record is on the row's own clock, and counts up to now
     own: int  # 1: the row's jobs are sorted by submit time, and are a past too
     cycle_ms: int  # blocks begin at the same time of such a cycle; 0: at any time
@@ -55,7 +62,7 @@ def make_past(
     arrivals: int = 48,
     ticks: int = 60,
 ) -> Past:
-    """Put a past together, whose draws are those of seed 0.
+    """Put a past together, whose draws are those of seed 0; nodes that are down stay so in it.
 
     Parameters
     ----------
@@ -81,6 +88,7 @@ def make_past(
     return Past(
         record=record,
         ratios=np.ascontiguousarray(known, np.float64),
+        repairs_ms=np.zeros(0),
         before=int(before),
         own=int(own),
         cycle_ms=int(cycle_ms),
@@ -109,20 +117,26 @@ def _seed(row, past):
 
 
 @kernel
-def _drawn_ms(past, requested_ms, done_ms, lot):
-    """A run time of a job of which so much is done, by a lot in [0, 1)."""
-    count = past.ratios.shape[0]
+def _outlasting(sample, scale, done_ms, lot):
+    """One of those of a sample that, times ``scale``, exceed what is done, by a lot in [0, 1)."""
+    count = sample.shape[0]
     low, high = np.int64(0), np.int64(count)
-    while low < high:  # the first ratio by which it is not done yet
+    while low < high:  # the first of them
         middle = (low + high) // 2
-        if past.ratios[middle] * requested_ms > done_ms:
+        if sample[middle] * scale > done_ms:
             high = middle
         else:
             low = middle + 1
     if low == count:  # it has lasted longer than any: it is about to end
         return done_ms + 1
     chosen = low + np.int64(lot * (count - low))
-    return max(np.int64(past.ratios[chosen] * requested_ms), done_ms + 1)
+    return max(np.int64(sample[chosen] * scale), done_ms + 1)
+
+
+@small_kernel
+def _drawn_ms(past, requested_ms, done_ms, lot):
+    """A run time of a job of which so much is done, by a lot in [0, 1)."""
+    return _outlasting(past.ratios, np.float64(requested_ms), done_ms, lot)
 
 
 @kernel
@@ -276,6 +290,34 @@ def _draw_demand(row, future, past, lot):
     load_series(future, row.series_first - back, now - back + length)
 
 
+# --- repairs -------------------------------------------------------------------------------------
+
+
+@kernel
+def _down_ms(row, n):
+    """How long node ``n`` has been down, as far as the row's incidents tell."""
+    for k in range(row.next_incident - 1, -1, -1):
+        if incident(row, k).node == n and incident(row, k).kind == EventKind.NODE_FAILURE:
+            return np.int64(row.now_ms - incident(row, k).time_ms)
+    return np.int64(0)
+
+
+@kernel
+def _draw_repairs(row, future, past, last):
+    """Let nodes that are down come back after a repair that takes longer than it has already.
+
+    ``last`` is the counter of the first node's random number; those of others are before it.
+    """
+    if past.repairs_ms.shape[0] == 0:
+        return
+    for n in range(row.num_nodes):
+        if node(row, n).state == NodeCode.DOWN:
+            lot = random_unit(_seed(row, past), Stream.LOOKAHEAD, last - n)
+            done = _down_ms(row, n)
+            left = _outlasting(past.repairs_ms, 1.0, done, lot) - done
+            expect_recovery(future, np.int64(n), row.now_ms + left)
+
+
 # --- a future ------------------------------------------------------------------------------------
 
 
@@ -289,3 +331,4 @@ def draw_future(row, future, past, number):
     _draw_durations(row, future, past, first)
     _draw_arrivals(row, future, past, first)
     _draw_demand(row, future, past, first + _LOTS - 1)
+    _draw_repairs(row, future, past, first + _LOTS - 2)

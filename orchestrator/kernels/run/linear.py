@@ -4,7 +4,8 @@ A ranker serves the queued job whose ``DEFAULT`` features, weighted and summed, 
 to the first in the queue. Its replay does not write the features down: what a job contributes for
 the whole episode is summed once, and the rest in one pass over the window that the compiler
 vectorises. The scores equal those of :func:`orchestrator.kernels.see.queue.encode_window` up to the
-rounding of float32.
+rounding of float32. A ranker may have a network besides (:mod:`orchestrator.kernels.run.network`);
+its features are those of the encoder, to the last bit.
 
 Rankers choose a job and nothing else, so rows need commitment semantics; they see the first jobs of
 the queue in the order of submission.
@@ -30,6 +31,12 @@ from orchestrator.kernels.decide.rules import replay
 from orchestrator.kernels.lang.jit import entry, kernel, part, small_kernel
 from orchestrator.kernels.lang.numbers import fast_log, random_bits
 from orchestrator.kernels.run.buffers import Bench, Buffers, Source
+from orchestrator.kernels.run.network import (
+    NetworkBench,
+    make_network,
+    score_set,
+    set_network,
+)
 from orchestrator.kernels.run.session import begin_jobs, begin_window, open_choice
 from orchestrator.kernels.see.encode import look_anew
 from orchestrator.kernels.see.layout import (
@@ -41,7 +48,14 @@ from orchestrator.kernels.see.layout import (
     decode,
 )
 from orchestrator.kernels.see.metrics import cost
-from orchestrator.kernels.see.queue import BUCKETS, STATIC_WIDTH, Encoding, fill_static
+from orchestrator.kernels.see.queue import (
+    BUCKETS,
+    STATIC_WIDTH,
+    Encoding,
+    encode_global,
+    encode_window,
+    fill_static,
+)
 from orchestrator.kernels.state.access import queue, request, running
 from orchestrator.kernels.state.codes import NO_JOB, ActionKind, Placement, Reason, Status
 
@@ -56,6 +70,7 @@ __all__ = [
     "evaluate_scorers",
     "legal_scores",
     "make_bench",
+    "play_order",
     "prepare_jobs",
     "prepare_ranker",
     "rank_action",
@@ -102,18 +117,20 @@ class RankerBench(NamedTuple):
     jobs: NDArray[np.int32]  # [J]
     static: NDArray[np.float32]  # [J, STATIC_WIDTH] the episode's constants
     constant: NDArray[np.float32]  # [J] what a job's score has of them
-    weights: NDArray[np.float32]  # [14] of the ranker at hand
+    weights: NDArray[np.float32]  # [14] of the ranker at hand, its linear part
     rank: NDArray[np.float32]  # [Q] what a position contributes to a score
     starts: NDArray[np.float32]  # [BUCKETS + 1] when demands could start
     shift: NDArray[np.int64]  # [1] demands are multiples of 2 ** shift buckets
     columns: NDArray[np.float32]  # [8, Q]
     maxima: NDArray[np.float64]  # not used by this encoding
+    network: NetworkBench  # of the ranker at hand, if it has one
 
 
-def make_bench(jobs: int, window: int, workers: int = 1) -> RankerBench:
+def make_bench(jobs: int, window: int, workers: int = 1, hidden: int = 0) -> RankerBench:
     """Allocate the scratch of one thread, for so many jobs of an episode and workers of a job.
 
-    ``window`` are the queued jobs that a ranker sees.
+    ``window`` are the queued jobs that a ranker sees, ``hidden`` the units of its network; 0: it
+    has none.
     """
     padded = -(-window // _BLOCK) * _BLOCK
     return RankerBench(
@@ -128,6 +145,7 @@ def make_bench(jobs: int, window: int, workers: int = 1) -> RankerBench:
         shift=np.zeros(1, np.int64),
         columns=np.zeros((_COLUMNS, padded), np.float32),
         maxima=np.ones(len(Maximum)),
+        network=make_network(jobs, window, hidden),
     )
 
 
@@ -154,8 +172,8 @@ def _prepare_from(row, bench, first):
 def prepare_ranker(row, weights, bench):
     """Sum up what each job's and each position's score has of constants, for one ranker.
 
-    The row is prepared by :func:`prepare_jobs`; ``weights``, float32 [14], are in the order of
-    ``layout.DEFAULT_NAMES``.
+    The row is prepared by :func:`prepare_jobs`; ``weights``, float32, are in the order of
+    ``layout.DEFAULT_NAMES``, and behind them those of the network.
     """
     set_ranker(weights, bench)
     _sum_constants(row, bench, np.int64(0))
@@ -163,10 +181,12 @@ def prepare_ranker(row, weights, bench):
 
 @kernel
 def set_ranker(weights, bench):
-    """Let ``bench`` rank by these weights, float32 [14]: what its score has of each position."""
+    """Let ``bench`` rank by these weights, float32: what its score has of each position."""
     w = bench.weights
-    for f in range(weights.shape[0]):
+    for f in range(w.shape[0]):
         w[f] = weights[f]
+    if bench.network.hidden > 0:
+        set_network(weights, bench.network)
     per_log = w[QueueColumn.LOG_RANK] / fast_log(_F(1.0 + bench.window))
     for i in range(bench.window):
         bench.rank[i] = per_log * fast_log(_F(1.0 + i))
@@ -182,6 +202,8 @@ def rank_also(row, bench, first):
 @kernel
 def _sum_constants(row, bench, first):
     """Sum up what the scores of the jobs from ``first`` on have of constants."""
+    if bench.network.hidden > 0:
+        return
     w, static = bench.weights, bench.static
     relative = w[QueueColumn.LOG_SLOWDOWN] + w[QueueColumn.LOG_RELATIVE_TIME_TO_START]
     log_scale = _F(-0.2) * relative
@@ -284,13 +306,27 @@ def _combine(now_s, rate, count, w, rank, columns):
 
 
 @kernel
+def _score_by_network(row, count, bench):
+    """Score the window's jobs by the network, from the encoder's features."""
+    network = bench.network
+    for i in range(count):
+        network.window[i] = queue(row, i).job
+    encode_window(row, network.window[:count], bench.static, network, network.features)
+    encode_global(row, np.int64(Encoding.DEFAULT), network.around)
+    score_set(network, count, bench.columns[_SCORES])
+
+
+@kernel
 def score_window(row, bench):
     """Score the window's jobs, prepared by :func:`prepare_ranker`; how many there are.
 
-    Scores are the first entries of ``bench.columns[_SCORES]``, all short of the features' dot
-    product by the weighted free share, which they have in common.
+    Scores are the first entries of ``bench.columns[_SCORES]``; without a network all are short of
+    the features' dot product by the weighted free share, which they have in common.
     """
     count = min(np.int64(row.queue_len), bench.window)
+    if bench.network.hidden > 0:
+        _score_by_network(row, count, bench)
+        return count
     _start_table(row, bench.shift[0], bench.starts)
     _gather(row, count, bench)
     now_s = _F((row.now_ms - request(row, 0).submit_ms) / 1000.0)
@@ -348,9 +384,10 @@ def evaluate_rankers(
 ) -> None:
     """Replay window ``m`` under each ranker of a population, on row ``e``.
 
-    The row is configured, with ``commitment``. ``weights`` are float32 [P, 14]; of ``costs``,
-    float64 [P, M], column ``m`` is filled. ``source`` gives windows their jobs and nodes, and
-    prices them. Calls on different rows and benches may run at the same time.
+    The row is configured, with ``commitment``. ``weights`` are float32 [P, D], D being 14, or
+    ``network.weight_count``; of ``costs``, float64 [P, M], column ``m`` is filled. ``source`` gives
+    windows their jobs and nodes, and prices them. Calls on different rows and benches may run at
+    the same time.
     """
     row = rows[e]
     for p in range(weights.shape[0]):
@@ -377,6 +414,38 @@ def evaluate_rule(
     begin_jobs(row, np.uint64(0), source.episode, m)
     replay(row, rules[0], bench.nodes, bench.jobs)
     costs[m] = cost(row, source.prices.weights)
+
+
+@kernel
+def _first_in(row, order):
+    """The waiting job that comes first in an order."""
+    best = np.int64(queue(row, 0).job)
+    for i in range(1, row.queue_len):
+        j = np.int64(queue(row, i).job)
+        if order[j] < order[best]:
+            best = j
+    return best
+
+
+@entry
+def play_order(
+    rows: NDArray[np.void],
+    e: int,
+    order: NDArray[np.float64],
+    nodes: NDArray[np.int32],
+    weights: NDArray[np.float64],
+) -> float:
+    """Play a row, with ``commitment``, to its end in a given order of its jobs; what it costs.
+
+    Of the jobs that wait the one of the lowest ``order``, float64 [jobs], is served; ``weights``,
+    float64 [len(Metric)], are the costs of the metrics. ``nodes`` is scratch, int32 [workers].
+    """
+    row = rows[e]
+    place, first_fit = np.int64(ActionKind.PLACE), np.int64(Placement.FIRST_FIT)
+    while advance(row, nodes) == Status.DECISION:
+        if commit(row, place, _first_in(row, order), first_fit, nodes) != Reason.OK:
+            raise RuntimeError("an order of jobs was refused: the row has no commitment")
+    return float(cost(row, weights))
 
 
 _TWICE = 2.0

@@ -101,11 +101,14 @@ class Tally(NamedTuple):
 
 
 _FORK, _FUTURE, _TRIAL = 0, 1, 2
+_ROUNDING = 1e-9  # costs that differ by less of them are equal: sums depend on their order
 
 
 def fork_shape(shape: ClusterShape, arrivals: int) -> ClusterShape:
     """Shape of the rows in which rows of a shape are thought ahead."""
-    return replace(shape, envs=3, jobs=shape.jobs + arrivals, incidents=0, log=0, effects=0)
+    return replace(
+        shape, envs=3, jobs=shape.jobs + arrivals, incidents=shape.nodes, log=0, effects=0
+    )
 
 
 def make_room(
@@ -196,7 +199,11 @@ def _try_all(future, planner, room, count, f):
 
 @kernel
 def _weigh(room, a, futures, trial):
-    """Note an action's mean gain over some futures, and what it must exceed; its standard error."""
+    """Note an action's mean gain over some futures, and what it must exceed.
+
+    Its standard error, and what is nothing but rounding. A gain in one future alone, and none in
+    the others, is equal to its error: without the latter, rounding would decide there.
+    """
     own, mean, square = 0.0, 0.0, 0.0
     for f in range(futures):
         own += room.costs[0, f] / futures
@@ -205,8 +212,9 @@ def _weigh(room, a, futures, trial):
         square += (room.costs[0, f] - room.costs[a, f] - mean) ** 2
     error = math.sqrt(square / max(futures - 1, 1) / futures)
     room.gains[a] = mean
-    room.margins[a] = trial.errors * error + trial.margin * abs(own)
-    return error
+    rounding = _ROUNDING * abs(own)
+    room.margins[a] = trial.errors * error + trial.margin * abs(own) + rounding
+    return error, rounding
 
 
 @kernel
@@ -219,8 +227,8 @@ def _drop(room, count, futures, trial):
     for a in range(1, count):
         if room.costs[a, futures - 1] == np.inf:
             continue
-        error = _weigh(room, a, futures, trial)
-        if room.gains[a] + max(trial.errors, 1.0) * error < 0.0:
+        error, rounding = _weigh(room, a, futures, trial)
+        if room.gains[a] + max(trial.errors, 1.0) * error < -rounding:
             room.costs[a, futures - 1] = np.inf
         else:
             left += 1
@@ -234,8 +242,8 @@ def _choose(room, count, trial):
     for a in range(1, count):
         if room.costs[a, trial.futures - 1] == np.inf:
             continue
-        _weigh(room, a, trial.futures, trial)
-        if room.gains[a] > room.margins[a] and room.gains[a] > most:
+        _, rounding = _weigh(room, a, trial.futures, trial)
+        if room.gains[a] > room.margins[a] and room.gains[a] > most + rounding:
             taken, most = np.int64(a), room.gains[a]
     return taken
 

@@ -104,7 +104,7 @@ class Player(NamedTuple):
 
     rules: NDArray[np.void]  # [1] RULE_DTYPE: who plays if nobody else does
     ranker: RankerBench | None
-    weights: NDArray[np.float32]  # [14] of the ranker; [0] without one
+    weights: NDArray[np.float32]  # [14] of the ranker, or with its network's; [0] without one
     scorer: ScorerDesk | None
     nodes: NDArray[np.int32]  # [W] scratch, as all that follows
     jobs: NDArray[np.int32]  # [max(J, W)]
@@ -128,7 +128,7 @@ def make_player(
     rules : RULE_DTYPE [1]
         The rule that plays, if neither of the others is given.
     jobs, workers : int
-    ranker : tuple of RankerBench and float32 [14], optional
+    ranker : tuple of RankerBench and float32 [14] or [weight_count], optional
         Ranks jobs by these weights; for rows with commitment.
     scorer : ScorerDesk, optional
         Scores all actions; for rows without.

@@ -11,6 +11,7 @@ from hydra.utils import instantiate
 
 from agents.build import build_suite
 from agents.evaluation.suite import Suite, run_suite
+from agents.linear.policy import LinearRanker
 from agents.problem import Problem
 from agents.program import config_dir
 from orchestrator.errors import ConfigurationError
@@ -119,3 +120,18 @@ def test_nothing_to_play_is_refused(wrong):
 def test_windows_of_policies_that_are_not_played_are_left_aside():
     suite = Suite("s", 64, ["sjf"], ["sjf"], zoo=[], zoo_windows={"pollux": 16, "gavel_ftf": 4})
     assert suite.zoo_windows["pollux"] == 16
+
+
+def test_policies_are_played_where_they_are_named_and_at_home(trace, config):
+    variants = {"": {"backfill": False}, "backfill": {"backfill": True}}
+    suite = small(variants=variants, at_home=True, ahead=["f1"])
+    trained = replace(config, backfill=True)
+    assert [suite.is_home(variant, trained) for variant in variants] == [False, True]
+    ranker = LinearRanker.from_names({"log_request": -1.0})
+    played = run_suite(suite, Problem(trace, config), {"": [], "backfill": [ranker]})
+    names = {name: [one.policy for one in results] for name, results in played.items()}
+    rules = list(suite.rules)
+    assert names[""] == rules
+    assert names["backfill"] == [f"{one}_backfill" for one in ("linear_ranker", *rules)]
+    with pytest.raises(ConfigurationError, match="unknown rule 'nobody'"):
+        small(ahead=["nobody"])

@@ -151,7 +151,7 @@ def test_a_policy_apart_answers_the_same_and_knows_less(
 @pytest.mark.parametrize(
     ("policy", "isolated", "message"),
     [
-        ("nowhere:Policy", False, "there is no such module; give module:Class with its folder"),
+        ("nowhere:Policy", False, "there is no such module; give module:Name with its folder"),
         ("nowhere.py:Policy", True, "there is no such module"),
         ("own.py", False, "there is no such module"),
         (f"{OWN}:Nobody", False, "has no 'Nobody'; "),

@@ -8,7 +8,7 @@ import pytest
 from agents.bundle import load_bundle, read_manifest
 from agents.linear.evaluate import RankerEvaluator
 from agents.linear.policy import LinearRanker
-from agents.linear.train import CMATrainer
+from agents.linear.train import CMATrainer, Search
 from agents.problem import Problem
 from agents.tracking import NullTracker
 from envs.config import EnvConfig
@@ -92,6 +92,31 @@ def test_a_resumed_run_is_the_uninterrupted_one(trace, tmp_path):
     assert [entry["steps"] for entry in parts.history] == [0, 2, 4]
     assert [e["score"] for e in parts.history] == [e["score"] for e in whole.history]
     assert parts.history[-1]["seconds"] >= parts.history[1]["seconds"]
+
+
+RESTARTS = {"restarts": 3, "trial_generations": 2, "validate_every": 100, "generations": 8}
+
+
+def test_the_short_search_that_validates_best_goes_on(trace, tmp_path):
+    result = train(make_problem(trace, 1), tmp_path, **RESTARTS)
+    scores = [entry["score"] for entry in result.history]
+    assert [entry["steps"] for entry in result.history] == [0, 2, 4, 6, 8]
+    assert len(set(scores[1:4])) == 3  # three searches
+    search = Search.restore(tmp_path / "checkpoint.pkl", {})
+    assert (search.trial, search.rival, search.generation, search.total) == (None, None, 4, 8)
+    assert search.best.lowest.mean() <= min(scores[1:4])
+    assert result.updates == 8
+    alone = train(make_problem(trace, 1), tmp_path / "one", generations=2, validate_every=100)
+    assert alone.history[1]["score"] == scores[1]  # the first of them is the one without restarts
+
+
+def test_a_budget_that_ends_between_short_searches_keeps_the_best(trace, tmp_path):
+    problem = make_problem(trace, 1)
+    result = train(problem, tmp_path, **{**RESTARTS, "generations": 4})
+    assert result.score == min(entry["score"] for entry in result.history[1:])
+    whole = train(problem, tmp_path / "whole", **RESTARTS)
+    again = train(problem, tmp_path, **RESTARTS, resume=True)
+    assert np.array_equal(whole.policy.weights, again.policy.weights)
 
 
 def test_damaged_and_foreign_checkpoints_are_refused(trace, tmp_path):

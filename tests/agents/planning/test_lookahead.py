@@ -35,8 +35,9 @@ from envs import (
 )
 from envs.scenario import FleetPlan
 from envs.workloads import gpu_cluster, lublin_feitelson
+from envs.workloads.failures import FailureModel
 from orchestrator.errors import ConfigurationError
-from orchestrator.scheduling.ahead import LookaheadConfig
+from orchestrator.scheduling.ahead import LookaheadConfig, Thinker
 from orchestrator.scheduling.rules import rule_named
 from tests.agents.evaluation.test_play import same
 from tests.agents.test_deploy import CONFIG, JOBS, SHAPE, linear, window
@@ -122,6 +123,22 @@ def test_every_environment_can_be_thought_ahead(kind: str, roll: str) -> None:
     only = LookaheadPolicy(policy.base, replace(settings, actions=1))
     mine, theirs = (evaluate_policy(each, windows, keep_jobs=1) for each in (only, policy.base))
     same(mine, theirs)
+
+
+def test_what_is_known_of_repairs_is_what_the_scenario_says(
+    ordering: Windows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pasts: list[Any] = []
+    monkeypatch.setattr(Thinker, "play", lambda self, state, past: pasts.append(past) or {})
+    model = FailureModel(repair_quantiles=(1.0, 2.0, 50.0), repair_probabilities=(0.0, 0.5, 1.0))
+    for failures in (None, model):
+        windows = replace(ordering, scenario=Scenario(failures=failures))
+        LookaheadPolicy(rule_named("f1"), FEW).player_on(windows.session(1))()
+    without, known = (past.repairs_ms for past in pasts)
+    assert len(without) == 0
+    assert (np.diff(known) > 0).all()
+    assert np.median(known) == pytest.approx(2 * 3_600_000, rel=0.01)
+    assert known.mean() == pytest.approx(model.mean_repair_days * 86_400_000, rel=0.01)
 
 
 def test_who_is_not_known_to_the_engine_is_refused() -> None:

@@ -9,11 +9,11 @@ import pytest
 from agents.evaluation.play import evaluate_rule
 from agents.evaluation.runs import WindowRuns
 from agents.plots import gantt
-from agents.plots.gantt import assign_lanes
 from agents.plots.style import figure_file
 from agents.problem import Windows
 from envs.config import CLUSTER
 from envs.scenario import Scenario
+from envs.viewing.lanes import assign_lanes
 from orchestrator.kernels.state.codes import QuotaMode
 from orchestrator.types import TenantSpec
 from tests.envs.scaling_cases import MINUTE_MS, bare_trace

@@ -106,6 +106,18 @@ def test_offered_load_is_work_over_capacity_and_span() -> None:
     assert np.isnan(Trace("t", requests(3)).offered_load())
 
 
+def test_a_load_is_offered_by_gaps_that_are_stretched_alike() -> None:
+    trace = Trace("t", requests(30), nodes=(processor_pool(10),))
+    faster = trace.at_load(0.8 * trace.offered_load())
+    assert faster.offered_load() == pytest.approx(0.8 * trace.offered_load(), rel=1e-3)
+    before, after = trace.requests["submit_ms"], faster.requests["submit_ms"]
+    assert after[0] == before[0]
+    assert np.allclose(np.diff(after), np.diff(before) / 0.8, atol=1.0)
+    assert np.array_equal(faster.requests["duration_ms"], trace.requests["duration_ms"])
+    with pytest.raises(ValidationError, match="load of nan"):
+        Trace("t", requests(1), nodes=(processor_pool(10),)).at_load(0.9)
+
+
 def test_window_keeps_or_shifts_the_clock() -> None:
     trace = Trace("t", requests(10))
     assert trace.window(4, 3).requests["submit_ms"].tolist() == [4000, 5000, 6000]

@@ -1,0 +1,1 @@
+"""What lookahead finds, learned by a set network that decides without it."""

@@ -1,0 +1,1 @@
+"""Episodes to look at: what they kept, how they went, and a page that plays them."""

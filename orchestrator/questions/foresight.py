@@ -1,0 +1,100 @@
+"""What the twin answers of a live cluster: when, why, and what if."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TypeVar
+
+from orchestrator.clock import LogClock
+from orchestrator.engine.engine import Engine
+from orchestrator.live.cycle import SchedulingCycle
+from orchestrator.live.journal import Journal
+from orchestrator.live.limits import TimeLimits
+from orchestrator.scheduling.rules import RULES, placing_rule
+from orchestrator.twin.answers import Band, WhatIf, When, Why
+from orchestrator.twin.ask import Twin
+from orchestrator.twin.futures import TwinConfig
+from orchestrator.twin.supposed import Suppose
+
+__all__ = ["Foresight"]
+
+
+_T = TypeVar("_T")
+
+
+class Foresight:
+    """The part of :class:`orchestrator.InfrastructureOrchestrator` that asks its twin.
+
+    The cluster is set aside, which takes as long as copying it, and the answer is worked out in a
+    thread of its own, one question after the other; the cluster goes on meanwhile, and is not
+    changed by it.
+    """
+
+    engine: Engine
+    _cycle: SchedulingCycle
+    _journal: Journal
+    _limits: TimeLimits
+    _time: LogClock
+    _asking: asyncio.Lock
+
+    async def _ask(self, question: Callable[[Twin], _T], config: TwinConfig | None) -> _T:
+        """Have the twin of this moment answer."""
+        async with self._asking:
+            self._journal.try_read()
+            image, now_ms = self.engine.image(), self._time.now_ms()
+            rule = placing_rule(self._cycle.policy)
+            chosen = replace(config or TwinConfig(), limited=self._limits.ends_jobs)
+
+            def answer() -> _T:
+                played = rule or RULES["priority"]
+                return question(Twin(image, played, now_ms, chosen, known=rule is not None))
+
+            return await asyncio.to_thread(answer)
+
+    async def when(self, job_id: str, config: TwinConfig | None = None) -> When:
+        """When a job starts and ends, by futures of the cluster.
+
+        Parameters
+        ----------
+        job_id : str
+        config : TwinConfig or None, optional
+            How many futures, and how far; None: the defaults.
+
+        Raises
+        ------
+        UnknownEntityError
+            If there is no such job.
+        IllegalActionError
+            If it has ended.
+        """
+        self.engine.jobs.index.find(job_id)
+        return await self._ask(lambda twin: twin.when(job_id), config)
+
+    async def starts(self, config: TwinConfig | None = None) -> dict[str, Band | None]:
+        """When each job that waits starts; None: it does not, in any future."""
+        return await self._ask(lambda twin: twin.starts(), config)
+
+    async def why(self, job_id: str) -> Why:
+        """Why a job waits, who holds what it needs, and what would start it at once.
+
+        Raises
+        ------
+        UnknownEntityError
+            If there is no such job.
+        IllegalActionError
+            If it does not wait.
+        """
+        self.engine.jobs.index.find(job_id)
+        return await self._ask(lambda twin: twin.why(job_id), None)
+
+    async def what_if(self, suppose: Suppose, config: TwinConfig | None = None) -> WhatIf:
+        """What would be if something were done now: on the same futures with and without it.
+
+        Raises
+        ------
+        QuartermasterError
+            If it could not be done.
+        """
+        return await self._ask(lambda twin: twin.what_if(suppose), config)

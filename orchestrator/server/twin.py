@@ -1,0 +1,103 @@
+"""Routes of the twin: when a job starts and ends, why it waits, and what would be if."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+from pydantic import Field
+from starlette.responses import Response
+
+from orchestrator.errors import ConfigurationError
+from orchestrator.orchestrator import InfrastructureOrchestrator
+from orchestrator.scheduling.rules import RULES
+from orchestrator.server.guard.access import answers, only
+from orchestrator.server.guard.tokens import Role
+from orchestrator.server.jobs import JobBody
+from orchestrator.server.parts import Parts, StrictBody, member, told
+from orchestrator.twin.answers import plain
+from orchestrator.twin.futures import TwinConfig
+from orchestrator.twin.supposed import Suppose
+from orchestrator.types import JobPriority
+
+__all__ = ["WhatIfBody", "routes"]
+
+
+_MOST_FUTURES = 1000  # of a question: the twin answers one after the other
+_Name = Annotated[str, Field(min_length=1, max_length=200)]
+_Names = Annotated[list[_Name], Field(default_factory=list, max_length=1000)]
+_Futures = Annotated[int, Query(ge=2, le=_MOST_FUTURES, description="How many futures are played.")]
+_Quota = Annotated[float, Field(ge=0, le=1e9)]
+_Count = Annotated[int, Field(ge=1, le=1000)]
+
+
+class WhatIfBody(StrictBody):
+    """What is supposed to be done now; several at once are done in this order."""
+
+    cancel: _Names
+    fail: _Names
+    drain: _Names
+    nodes: Annotated[
+        dict[str, _Count],
+        Field(default_factory=dict, description="By node, how many more like it."),
+    ]
+    quota: Annotated[dict[str, _Quota], Field(default_factory=dict)]
+    priority: Annotated[dict[str, str], Field(default_factory=dict)]
+    submit: JobBody | None = None
+    policy: Annotated[str | None, Field(json_schema_extra={"enum": [*RULES, None]})] = None
+    futures: Annotated[int, Field(ge=2, le=_MOST_FUTURES)] = 100
+
+    def supposed(self, orchestrator: InfrastructureOrchestrator) -> Suppose:
+        """As the twin takes it; raises a ``ValidationError`` naming the field that is wrong."""
+        levels = {
+            job_id: member("what-if", "priority", level, JobPriority)
+            for job_id, level in self.priority.items()
+        }
+        return Suppose(
+            cancel=tuple(self.cancel),
+            fail=tuple(self.fail),
+            drain=tuple(self.drain),
+            nodes=self.nodes,
+            quota=self.quota,
+            priority=levels,
+            submit=None if self.submit is None else self.submit.spec(orchestrator.jobs),
+            policy=self.policy,
+        )
+
+
+def routes(parts: Parts) -> APIRouter:
+    """The routes."""
+    router, orchestrator = APIRouter(tags=["twin"]), parts.orchestrator
+    viewers = only(Role.VIEWER)
+
+    @router.get("/jobs/{job_id}/when", dependencies=viewers, responses=answers(404, 409))
+    async def ask_when(job_id: str, futures: _Futures = 200) -> Response:
+        """When a job starts and ends: quantiles over futures of the cluster."""
+        return told(plain(await orchestrator.when(job_id, TwinConfig(futures=futures))))
+
+    @router.get("/jobs/{job_id}/why", dependencies=viewers, responses=answers(404, 409))
+    async def ask_why(job_id: str) -> Response:
+        """Why a job waits, who holds what it needs, and what would start it at once."""
+        return told(plain(await orchestrator.why(job_id)))
+
+    @router.get("/starts", dependencies=viewers, responses=answers())
+    async def ask_starts(futures: _Futures = 100) -> Response:
+        """When each job that waits starts, by its identity; null: in none of the futures."""
+        if not orchestrator.jobs:
+            return told({"items": {}})  # nothing has happened: nobody waits
+        found = await orchestrator.starts(TwinConfig(futures=futures))
+        return told({"items": plain(found)})
+
+    @router.post("/what-if", dependencies=viewers, responses=answers(404, 408, 409, 413))
+    async def ask_what_if(body: WhatIfBody) -> Response:
+        """What would be if something were done now; nothing is done."""
+        if not orchestrator.jobs:
+            raise ConfigurationError(
+                "what-if: no job has been submitted yet, and there is no future to compare; "
+                "submit one, then ask"
+            )
+        supposed = body.supposed(orchestrator)
+        config = TwinConfig(futures=body.futures)
+        return told(plain(await orchestrator.what_if(supposed, config)))
+
+    return router

@@ -1,0 +1,271 @@
+"""Futures of a cluster: how long jobs will still work, and who will come.
+
+They are the same for all that is compared. Who comes is who came in blocks of the recorded past, a
+day of it at a time, at the same time of the day, and of the week once four weeks are known: what
+belongs together stays so. Where less than two days are known a block begins at any moment; where
+less than an hour is, nobody comes, and that is said.
+"""
+
+from __future__ import annotations
+
+from copy import copy
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from orchestrator.errors import ConfigurationError
+from orchestrator.kernels.state.records import REQUEST_DTYPE
+from orchestrator.twin.past import Past
+from orchestrator.twin.runtimes import RunTimes, alike
+
+__all__ = ["Futures", "Sources", "TwinConfig"]
+
+
+_HOUR_MS = 3_600_000
+_DAY_MS = 24 * _HOUR_MS
+_WEEK_MS = 7 * _DAY_MS
+_LEAST_MS = _HOUR_MS  # of a past that says anything of who will come
+_WEEKS = 4  # from so many on, blocks are of the same day of the week
+_MOST_FUTURES, _MOST_ARRIVALS = 10_000, 4096
+
+
+@dataclass(frozen=True)
+class TwinConfig:
+    """How a question is answered.
+
+    Parameters
+    ----------
+    futures : int, optional
+        How many futures are played.
+    seed : int, optional
+        Of what is drawn: the same seed and the same state give the same answer.
+    horizon_hours : float, optional
+        For how long jobs come, at most.
+    limited : bool, optional
+        Whether jobs are ended when they have worked for their estimate.
+    arrivals : bool, optional
+        Whether anybody comes at all.
+    alike, common : float, optional
+        Shares of the jobs that end as all do who are alike, and as all do at all: relatively soon
+        or late, among those that each may end with. How jobs that come together go together.
+
+    Raises
+    ------
+    ConfigurationError
+        Naming the field and what it may be.
+    """
+
+    futures: int = 200
+    seed: int = 0
+    horizon_hours: float = 336.0
+    limited: bool = False
+    arrivals: bool = True
+    alike: float = 0.6
+    common: float = 0.2
+
+    def __post_init__(self) -> None:
+        """Refuse what answers nothing."""
+        for name, least, most in (
+            ("futures", 2, _MOST_FUTURES),
+            ("seed", 0, 2**63 - 1),
+            ("horizon_hours", 0, 8760),
+            ("alike", 0, 1),
+            ("common", 0, 1),
+        ):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not least <= value <= most:
+                raise ConfigurationError(
+                    f"twin: '{name}' is {value!r}; give a number from {least} to {most}"
+                )
+
+    @property
+    def horizon_ms(self) -> int:
+        """For how long jobs come at most, ms."""
+        return round(self.horizon_hours * _HOUR_MS)
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What futures were drawn from.
+
+    Parameters
+    ----------
+    futures : int
+        How many.
+    ended_jobs, running_jobs : int
+        Whose run times, so far or in all, say how long others will work.
+    arrivals_of_hours : float
+        How many hours of the past those who come are taken from; 0: nobody comes.
+    same_time_of : str
+        ``week``, ``day`` or ``any``: at which time of the past blocks begin; ``none``.
+    hours_ahead : float
+        For how long jobs come.
+    """
+
+    futures: int
+    ended_jobs: int
+    running_jobs: int
+    arrivals_of_hours: float
+    same_time_of: str
+    hours_ahead: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        return asdict(self)
+
+
+_MIX = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+
+
+def _lots(seed: int, purpose: int, rows: int, columns: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Numbers in (0, 1) that depend on seed, purpose, row and column alone, float64 [rows, n].
+
+    SplitMix64's output function (Steele, Lea and Flood, OOPSLA 2014) of a counter.
+    """
+    with np.errstate(over="ignore"):
+        word = _mixed(np.asarray(np.uint64(seed) * _GOLDEN + np.uint64(purpose)))
+        each = _mixed(word + np.arange(rows, dtype=np.uint64) * _GOLDEN)
+        both = _mixed(each[:, None] + (columns.astype(np.uint64) + np.uint64(1)) * _GOLDEN)
+    return np.asarray((both >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
+
+
+def _mixed(word: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    word = (word ^ (word >> np.uint64(30))) * _MIX[0]
+    word = (word ^ (word >> np.uint64(27))) * _MIX[1]
+    return np.asarray(word ^ (word >> np.uint64(31)))
+
+
+_CLASS, _END, _BLOCK, _SHARED, _LIKE, _COMMON = range(1, 7)  # purposes of lots
+
+
+class Futures:
+    """Futures of one cluster at one moment.
+
+    What is drawn for a job depends on its row, and for a block on its number, and on nothing else:
+    all that is compared meets the same futures.
+
+    Parameters
+    ----------
+    past : Past
+    config : TwinConfig
+    """
+
+    def __init__(self, past: Past, config: TwinConfig) -> None:
+        self.past, self.config = past, config
+        self._times = RunTimes(past, limited=config.limited)
+        count = len(past)
+        going = ~past.ended
+        lots = self._lots(past.asks[going], past.rows[going])
+        self._whole = np.full((config.futures, count), -1, np.int64)
+        left = self._times.draw(past.asks[going], past.work_ms[going], lots)
+        self._whole[:, going] = past.work_ms[going] + left
+        self._place = {j: k for k, j in enumerate(past.rows.tolist()) if going[k]}
+        self._others = dict[int, NDArray[np.int64]]()
+        self._block_ms, self._step_ms = self._blocks()
+
+    def _blocks(self) -> tuple[int, int]:
+        """How long a block is, and at which multiples before now one may begin; 0: none."""
+        span = self.past.span_ms
+        if not self.config.arrivals or len(self.past) == 0 or span < _LEAST_MS:
+            return 0, 0
+        if span >= _WEEKS * _WEEK_MS:
+            return _DAY_MS, _WEEK_MS
+        if span >= 2 * _DAY_MS:
+            return _DAY_MS, _DAY_MS
+        return max(span // 2, 1), 0
+
+    def sources(self, ahead_ms: int) -> Sources:
+        """What they were drawn from, if jobs come for so long."""
+        here = self._block_ms > 0
+        times = {0: "any", _DAY_MS: "day", _WEEK_MS: "week"}
+        return Sources(
+            self.config.futures,
+            self._times.ended,
+            self._times.running,
+            self.past.span_ms / _HOUR_MS if here else 0.0,
+            times[self._step_ms] if here else "none",
+            ahead_ms / _HOUR_MS if here else 0.0,
+        )
+
+    def whole(self, rows: NDArray[np.int32]) -> NDArray[np.int64]:
+        """How long the jobs in some rows work in all, ms, int64 [futures, rows].
+
+        -1: nothing is drawn for it, as for services; it is left as it is.
+        """
+        found = np.full((self.config.futures, len(rows)), -1, np.int64)
+        for i, j in enumerate(rows.tolist()):
+            k = self._place.get(j)
+            if j in self._others:
+                found[:, i] = self._others[j]
+            elif k is not None:
+                found[:, i] = self._whole[:, k]
+        return found
+
+    def with_job(self, row: int, ask: NDArray[np.void], like: int | None = None) -> Futures:
+        """The same futures with a job in a row of the table that is not of the past.
+
+        Parameters
+        ----------
+        row : int
+        ask : REQUEST_DTYPE [1]
+            What it asks for.
+        like : int or None, optional
+            The row of a job that it is in truth, and works as long as; None: it is a new one.
+        """
+        if like is not None:
+            drawn = self.whole(np.array([like], np.int32))[:, 0]
+        else:
+            drawn = self._times.draw(ask, np.zeros(1, np.int64), self._lots(ask, np.array([row])))[
+                :, 0
+            ]
+        made = copy(self)
+        made._others = {**self._others, row: drawn}
+        return made
+
+    def _lots(self, asks: NDArray[np.void], rows: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Which class and which of its ends, for jobs in some rows, [2, futures, rows].
+
+        Jobs that are alike end alike: some have the lot of all who are alike, or of all.
+        """
+        seed, count = self.config.seed, self.config.futures
+        own, chosen = _lots(seed, _END, count, rows), _lots(seed, _SHARED, count, rows)
+        like = _lots(seed, _LIKE, count, alike(asks))
+        common = _lots(seed, _COMMON, count, np.zeros(1, np.int64))
+        ends = np.where(chosen < self.config.common + self.config.alike, like, own)
+        ends = np.where(chosen < self.config.common, common, ends)
+        return np.stack([_lots(seed, _CLASS, count, rows), ends])
+
+    def arrivals(self, future: int, ahead_ms: int) -> NDArray[np.void]:
+        """Who comes in a future within so many ms from now: REQUEST_DTYPE, by submit time."""
+        if self._block_ms == 0 or ahead_ms <= 0:
+            return np.zeros(0, REQUEST_DTYPE)
+        blocks, past = -(-ahead_ms // self._block_ms), self.past
+        lots = _lots(self.config.seed, _BLOCK, self.config.futures, np.arange(blocks))[future]
+        firsts = np.arange(blocks) * self._block_ms
+        begins = np.array([self._begin(*one) for one in zip(firsts.tolist(), lots, strict=True)])
+        lengths = np.minimum(self._block_ms, ahead_ms - firsts)
+        submits = past.asks["submit_ms"]
+        low, high = (np.searchsorted(submits, edge) for edge in (begins, begins + lengths))
+        counts = np.minimum(np.cumsum(high - low), _MOST_ARRIVALS)
+        counts = np.diff(counts, prepend=0)
+        within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+        index = np.repeat(low, counts) + within
+        came: NDArray[np.void] = past.asks[index]
+        came["submit_ms"] += np.repeat(past.now_ms + firsts - begins, counts)
+        whole = np.where(past.ended[index], past.work_ms[index], self._whole[future, index])
+        came["duration_ms"] = np.maximum(whole, 1)
+        return came
+
+    def _begin(self, first_ms: int, lot: float) -> int:
+        """Where in the past a block begins that is to come ``first_ms`` from now."""
+        past, length = self.past, self._block_ms
+        if self._step_ms == 0:
+            return past.since_ms + int(lot * (past.span_ms - length + 1))
+        # The last one that lies wholly in the past, and how many there are before it.
+        back = -(-(first_ms + length) // self._step_ms) * self._step_ms
+        latest = past.now_ms + first_ms - back
+        count = max((latest - past.since_ms) // self._step_ms + 1, 1)
+        return latest - int(lot * count) * self._step_ms

@@ -1,0 +1,268 @@
+"""Futures played: a fork of the cluster, rolled on under a rule in each of them.
+
+Nothing played here reaches the row that was forked. Kernels run without Python's lock, so that a
+thread that plays leaves others alone but between two futures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from orchestrator.kernels.run import roll as kernels
+from orchestrator.kernels.run import rows as entry
+from orchestrator.kernels.run.roll import make_player
+from orchestrator.kernels.state.codes import NEVER, NO_JOB, JobCode, JobKind
+from orchestrator.kernels.state.records import INCIDENT_DTYPE, REQUEST_DTYPE
+from orchestrator.kernels.state.row import ClusterState, allocate
+from orchestrator.scheduling.forks import Fork, Until
+from orchestrator.scheduling.rules import Rule
+from orchestrator.twin.futures import Futures
+from orchestrator.twin.past import work_done_ms
+
+__all__ = ["Played", "Stage", "play", "reserved_starts"]
+
+
+_LEAST_AHEAD_MS = 3_600_000
+_PILOTS = 8  # futures by which it is guessed how far arrivals have to reach
+_MOST_LATE = 0.05  # share of starts that may be later than that
+_WAITING = (JobCode.PENDING, JobCode.PREEMPTED)
+_NOBODY = np.zeros(0, REQUEST_DTYPE)
+_NOTHING = np.zeros(0, INCIDENT_DTYPE)
+
+
+@dataclass(frozen=True)
+class Played:
+    """What came of the jobs of a cluster, F futures, n jobs.
+
+    Parameters
+    ----------
+    rows : int32 [n]
+        Which jobs: rows of the cluster's table.
+    start_ms, end_ms : int64 [F, n]
+        When each starts next, if it waits, and ends; ``NEVER``: it does not, or was not played on.
+    ahead_ms : int
+        For how long others came.
+    others : float64 [F, 2]
+        Of those who came: how many, and the time that they waited for their first start in all, h.
+    """
+
+    rows: NDArray[np.int32]
+    start_ms: NDArray[np.int64]
+    end_ms: NDArray[np.int64]
+    ahead_ms: int
+    others: NDArray[np.float64]
+
+    def of(self, row: int) -> int:
+        """Where a row of the table is among them."""
+        return int(np.flatnonzero(self.rows == row)[0])
+
+
+class Stage:
+    """A fork that is played again and again, in memory that is kept.
+
+    Parameters
+    ----------
+    state : ClusterState
+        One row; it is not changed.
+    rule : Rule
+        Who plays.
+    arrivals : int
+        How many may come.
+    """
+
+    def __init__(self, state: ClusterState, rule: Rule, arrivals: int) -> None:
+        fork = Fork(state)
+        self.kept, self._place = fork.kept, fork.place
+        self._base = fork.state
+        room = replace(fork.state.shape, jobs=len(fork.kept) + arrivals + 1)
+        self._work = allocate(room)
+        self._player = make_player(rule.to_record(), room.jobs, room.workers)
+        self._noted = dict[int, int]()
+        self._done = work_done_ms(self._base)[: len(self.kept)]
+        self.waits = np.isin(self._base.job[0, : len(self.kept)]["state"], _WAITING)
+
+    def begin(self, whole: NDArray[np.int64], arrivals: NDArray[np.void]) -> None:
+        """Begin a future: how long jobs work in all, int64 [kept] ms (-1: as it is); who comes."""
+        entry.copy_row(self._base.rows, 0, self._work.rows, 0)
+        self._noted = {}
+        left = np.where(whole < 0, -1, np.maximum(whole - self._done, 1))
+        kernels.assume_remaining(self._work.rows, 0, left)
+        if len(arrivals):
+            kernels.expect(self._work.rows, 0, arrivals, _NOTHING)
+
+    def estimates_ms(self) -> NDArray[np.int64]:
+        """How long users say that jobs work, int64 [kept]; -1: services."""
+        asks = self._base.request[0, : len(self.kept)]
+        found: NDArray[np.int64] = np.where(
+            asks["kind"] == JobKind.SERVICE, -1, asks["requested_ms"]
+        ).astype(np.int64)
+        return found
+
+    def find(self, row: int) -> int:
+        """Where a job of the cluster's table is."""
+        return int(self._place[row])
+
+    def roll(self, until: Until, job: int = NO_JOB) -> None:
+        """Play on, until that has happened to a job."""
+        kernels.roll_on(self._work.rows, 0, self._player, int(until), job)
+        if until == Until.STARTED and self.has_started(job):  # it may start again later
+            self._noted[job] = int(self._work.job[0, job]["start_ms"])
+
+    def has_started(self, job: int) -> bool:
+        """Whether a job that waited has started since the fork was made."""
+        return bool(self._work.job[0, job]["runs"] > self._base.job[0, job]["runs"])
+
+    def starts_ms(self) -> NDArray[np.int64]:
+        """When jobs that waited have started, int64 [kept]; NEVER: they have not."""
+        count = len(self.kept)
+        runs, before = self._work.job[0, :count], self._base.job[0, :count]["runs"]
+        begun = np.where(before == 0, runs["first_start_ms"], runs["start_ms"])
+        found: NDArray[np.int64] = np.where(runs["runs"] > before, begun, NEVER).astype(np.int64)
+        for job, time_ms in self._noted.items():
+            found[job] = time_ms
+        return found
+
+    def ends_ms(self) -> NDArray[np.int64]:
+        """When jobs have ended, int64 [kept]; NEVER: they have not."""
+        runs = self._work.job[0, : len(self.kept)]
+        over = np.isin(runs["state"], (JobCode.COMPLETED, JobCode.FAILED))
+        found: NDArray[np.int64] = np.where(over, runs["end_ms"], NEVER).astype(np.int64)
+        return found
+
+    def others(self) -> tuple[int, float]:
+        """How many have come, and how long they waited in all, h."""
+        row: Any = self._work.rows[0]
+        first, last = len(self.kept), int(row["num_jobs"])
+        begun = self._work.job[0, first:last]["first_start_ms"]
+        asked = self._work.request[0, first:last]["submit_ms"]
+        until = np.where(begun >= 0, begun, int(row["now_ms"]))
+        return last - first, float(np.maximum(until - asked, 0).sum() / 3_600_000)
+
+
+def reserved_starts(state: ClusterState, rule: Rule) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    """When jobs that wait would start if all worked for their estimates, and nobody came.
+
+    It is what Slurm tells (``squeue --start``: the backfill scheduler's plan by time limits).
+
+    Returns
+    -------
+    int32 [n]
+        Rows of the jobs.
+    int64 [n]
+        When each starts, ms; of those that run, and that never do: NEVER.
+    """
+    stage = Stage(state, rule, 0)
+    stage.begin(stage.estimates_ms(), _NOBODY)
+    stage.roll(Until.DRAINED)
+    return stage.kept, np.where(stage.waits, stage.starts_ms(), NEVER)
+
+
+_Until = Callable[[Stage], None]
+
+
+def _drained(stage: Stage) -> None:
+    stage.roll(Until.DRAINED)
+
+
+def _all_started(stage: Stage) -> None:
+    """Until all who waited have started: the one that came last is asked about first."""
+    for job in np.flatnonzero(stage.waits)[::-1].tolist():
+        if not stage.has_started(job):
+            stage.roll(Until.STARTED, job)
+
+
+def _to_the_end_of(row: int) -> _Until:
+    """Until a certain job has ended."""
+
+    def far(stage: Stage) -> None:
+        job = stage.find(row)
+        if stage.waits[job]:
+            stage.roll(Until.STARTED, job)
+        stage.roll(Until.ENDED, job)
+
+    return far
+
+
+def play(
+    state: ClusterState,
+    rule: Rule,
+    futures: Futures,
+    *,
+    row: int | None = None,
+    drained: bool = False,
+    ahead_ms: int | None = None,
+) -> Played:
+    """Play a cluster's futures until all who wait have started.
+
+    Parameters
+    ----------
+    state : ClusterState
+        One row; it is not changed.
+    rule : Rule
+        Who plays.
+    futures : Futures
+    row : int or None, optional
+        Only until the job in a row of the table has ended; what is told of others is what has
+        happened by then.
+    drained : bool, optional
+        Until nothing is left to happen: then it is known when everybody ends.
+    ahead_ms : int or None, optional
+        For how long others come; None: for as long as they may matter.
+    """
+    far: _Until = _drained if drained else _all_started
+    if row is not None:
+        far = _to_the_end_of(row)
+    if ahead_ms is not None:
+        return _play(state, rule, futures, ahead_ms, far)
+    ahead_ms = _guess_ahead(state, rule, futures, row)
+    most = futures.config.horizon_ms
+    while True:
+        played = _play(state, rule, futures, ahead_ms, far)
+        starts = played.start_ms[:, _asked(state, played.rows, row)]
+        late = (starts > futures.past.now_ms + ahead_ms) & (starts < NEVER)
+        if ahead_ms >= most or not late.size or late.mean() <= _MOST_LATE:
+            return played
+        ahead_ms = min(2 * ahead_ms, most)
+
+
+def _asked(state: ClusterState, rows: NDArray[np.int32], row: int | None) -> NDArray[np.bool_]:
+    """Whose starts are asked for."""
+    waits = np.isin(state.job[0, rows]["state"], _WAITING)
+    return np.asarray(waits if row is None else waits & (rows == row))
+
+
+def _guess_ahead(state: ClusterState, rule: Rule, futures: Futures, row: int | None) -> int:
+    """For how long others may matter: twice as long as most wait if nobody comes."""
+    stage = Stage(state, rule, 0)
+    whole = futures.whole(stage.kept)
+    worst, asked = 0, _asked(state, stage.kept, row)
+    for f in range(min(_PILOTS, len(whole))):
+        stage.begin(whole[f], _NOBODY)
+        if row is None:
+            _all_started(stage)
+        elif asked.any():
+            stage.roll(Until.STARTED, stage.find(row))
+        starts = stage.starts_ms()[asked]
+        starts = starts[starts < NEVER]
+        worst = max(worst, int(starts.max(initial=0)) - futures.past.now_ms)
+    return min(max(2 * worst, _LEAST_AHEAD_MS), futures.config.horizon_ms)
+
+
+def _play(state: ClusterState, rule: Rule, futures: Futures, ahead_ms: int, far: _Until) -> Played:
+    count = futures.config.futures
+    coming = [futures.arrivals(f, ahead_ms) for f in range(count)]
+    stage = Stage(state, rule, max((len(one) for one in coming), default=0))
+    whole = futures.whole(stage.kept)
+    starts = np.full((count, len(stage.kept)), NEVER, np.int64)
+    ends, others = starts.copy(), np.zeros((count, 2))
+    for f in range(count):
+        stage.begin(whole[f], coming[f])
+        far(stage)
+        starts[f], ends[f] = np.where(stage.waits, stage.starts_ms(), NEVER), stage.ends_ms()
+        others[f] = stage.others()
+    return Played(stage.kept, starts, ends, ahead_ms, others)
