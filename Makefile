@@ -39,7 +39,7 @@ demo: $(RUN) ## train an agent, judge it against the rules, leave tables and pic
 test: $(DEV) ## run the tests
 	$(BIN)/pytest -q -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(ARGS)
 
-# The tests drive 25 cases of each property, always the same ones; here it is 2,000, others each time.
+# The tests drive 30 cases of each property, always the same ones; here it is 2,000, others each time.
 properties: $(DEV) ## look for cases that break a property, for hours
 	HYPOTHESIS_PROFILE=thorough $(BIN)/pytest -q -n auto --maxprocesses 4 --timeout 36000 -m property $(ARGS)
 

@@ -18,7 +18,7 @@ _ROOT = Path(__file__).resolve().parents[1]
 # Compiling a kernel can take longer than any deadline; a failure must show again on the next run.
 _SLOW_IS_FINE = [HealthCheck.too_slow, HealthCheck.data_too_large]
 _common = settings(deadline=None, report_multiple_bugs=False, suppress_health_check=_SLOW_IS_FINE)
-settings.register_profile("default", _common, max_examples=25, derandomize=True)
+settings.register_profile("default", _common, max_examples=30, derandomize=True)
 settings.register_profile("thorough", _common, max_examples=2000)  # make properties
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 

@@ -163,7 +163,7 @@ def test_an_episode_with_everything_is_lived_through_alike() -> None:
     """Replicas change, nodes come and go, jobs are preempted, resized and moved: all of it."""
     done: set[str] = set()
 
-    @settings(max_examples=max(settings().max_examples, 30))
+    @settings(max_examples=settings().max_examples)
     @given(case=full_cases())
     def live(case: FullCase) -> None:
         done.update(op[0] for _, op in _require_same(case).script)

@@ -180,7 +180,8 @@ def entry(function: _F) -> _F:
 def part(function: _F) -> _F:
     """A part of one large kernel: its source is copied into the caller before it is compiled.
 
-    For what is called from one or two places only: the compiler then sees it as a whole with them.
+    For what is called from one or two places only. A kernel's module contains all that it calls and
+    is optimised as a whole, so that each level of such functions would cost seconds.
     """
     options: dict[str, Any] = {"cache": True, "nogil": True, "error_model": "numpy"}
     options["inline"] = "always"
