@@ -20,7 +20,8 @@ from orchestrator.messages import Entry
 from orchestrator.types import JobPriority, JobSpec
 from tests.chaos.machines import Chances, Machines
 from tests.engine.builders import HOUR_MS, MINUTE_MS, job, node
-from tests.live.restarts import Killed, Mortal
+from tests.engine.mortal import Mortal
+from tests.live.restarts import Killed
 
 _SHAPE = ClusterShape(envs=1, jobs=40, workers=8, nodes=6, devices=8)
 _NODES = 4

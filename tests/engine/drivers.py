@@ -36,6 +36,7 @@ from orchestrator.runtimes import SimulatedRuntime
 from orchestrator.scheduling.rules import Rule, RulePolicy
 from orchestrator.types import TenantSpec
 from tests.engine.cases import SHAPE, Case, choose, log_of
+from tests.engine.mortal import Mortal
 
 _COMPARED = (
     "now_ms",
@@ -157,6 +158,7 @@ class Live:
         self.runtime = SimulatedRuntime(self.clock)
         self.policy = Watched(policy or RandomPolicy(case))
         self.lasting = in_memory(self.clock)  # what outlives an orchestrator: log, checkpoints
+        self.process = Mortal(self.clock)
         self.orchestrator = self.start()
         for submit_ms, spec in case.jobs:
             self._at(submit_ms, EventKind.ARRIVAL, "submit_job", spec)
@@ -170,13 +172,15 @@ class Live:
 
     def start(self) -> InfrastructureOrchestrator:
         """An orchestrator on whatever is in the log so far."""
+        self.process.die()  # of the one before, if there was one
+        self.process = Mortal(self.clock)
         fresh = in_memory(self.clock)
         return InfrastructureOrchestrator(
             self.lasting.consensus_engine,
             fresh.shard_manager,
             fresh.fault_detector,
             self.lasting.checkpoint_manager,
-            clock=self.clock,
+            clock=self.process,
             runtime=self.runtime,
             policy=self.policy,
             shape=SHAPE,

@@ -12,6 +12,7 @@ import pytest
 from orchestrator import ClusterShape, InfrastructureOrchestrator, VirtualClock
 from orchestrator.foundations import HeartbeatFaultDetector, in_memory
 from orchestrator.messages import Effect, Event, RegroupJob, StartJob
+from orchestrator.ports import Callback, Timer
 from orchestrator.runtimes import SimulatedRuntime
 from orchestrator.types import NodeSpec
 from tests.engine.builders import Stage
@@ -54,6 +55,34 @@ def flaky(port: _T, every: int, *names: str) -> _T:
     for name in names:
         setattr(port, name, wrap(getattr(port, name)))
     return port
+
+
+class Mortal:
+    """A clock whose timers die with the process that set them."""
+
+    def __init__(self, clock: VirtualClock) -> None:
+        self._clock = clock
+        self._timers: list[Timer] = []
+        self.alive = True
+
+    def now_ms(self) -> int:
+        return self._clock.now_ms()
+
+    def call_at(self, time_ms: int, callback: Callback, *, order: int = 0) -> Timer:
+        timer = self._clock.call_at(
+            time_ms, lambda: callback() if self.alive else None, order=order
+        )
+        self._timers.append(timer)
+        return timer
+
+    async def sleep_until(self, time_ms: int) -> None:
+        await self._clock.sleep_until(time_ms)
+
+    def die(self) -> None:
+        """Nobody waits for these times any more."""
+        self.alive = False
+        for timer in self._timers:
+            timer.cancel()
 
 
 class MortalRuntime(SimulatedRuntime):

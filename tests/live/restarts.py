@@ -38,10 +38,10 @@ from orchestrator.messages import (
     Undrain,
     WorkerExited,
 )
-from orchestrator.ports import Callback, Timer
 from orchestrator.runtimes import SimulatedRuntime
 from orchestrator.types import JobKind, JobPriority
 from tests.engine.builders import HOUR_MS, MINUTE_MS, job, node
+from tests.engine.mortal import Mortal
 
 SHAPE = ClusterShape(envs=1, jobs=40, workers=8, nodes=6, devices=8)
 
@@ -114,23 +114,6 @@ class Workers(SimulatedRuntime):
             if effect not in self.done:
                 self.done.append(effect)
             self._fate.pass_by()
-
-
-class Mortal:
-    """A clock whose timers die with the process that set them."""
-
-    def __init__(self, clock: VirtualClock) -> None:
-        self._clock = clock
-        self.alive = True
-
-    def now_ms(self) -> int:
-        return self._clock.now_ms()
-
-    def call_at(self, time_ms: int, callback: Callback, *, order: int = 0) -> Timer:
-        return self._clock.call_at(time_ms, lambda: callback() if self.alive else None, order=order)
-
-    async def sleep_until(self, time_ms: int) -> None:
-        await self._clock.sleep_until(time_ms)
 
 
 @dataclass(frozen=True)
