@@ -117,7 +117,7 @@ def test_commands_name_what_exists(
     elif words[0] == "make":
         assert f"\n{words[1]}:" in (_ROOT / "Makefile").read_text(encoding="utf-8"), page
     elif words[0] == "quartermaster":
-        names = list(takewhile(lambda word: re.fullmatch("[a-z]+", word), words[1:]))
+        names = list(takewhile(lambda word: re.fullmatch("[a-z]+(-[a-z]+)*", word), words[1:]))
         assert main([*names, "--help"]) == 0, f"{page}: {line}"
         options = set(re.findall(r"--[a-z-]+", capsys.readouterr().out))
         assert {word for word in words if word.startswith("--")} <= options, f"{page}: {line}"
