@@ -21,15 +21,14 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
 
 ROOT = Path(__file__).resolve().parents[1]
 PICTURES = ROOT / "docs" / "site" / "pictures"
 sys.path.insert(0, str(ROOT))
 
 # Run as a script: the packages are found once the root is on the path.
-from hydra import compose, initialize_config_dir  # noqa: E402
-from hydra.utils import instantiate  # noqa: E402
-
 from agents import Windows, evaluate_named, load_bundle, watch, write_page  # noqa: E402
 from agents.evaluation.play import ZOO  # noqa: E402
 from agents.plots.gantt import draw_gantts  # noqa: E402

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -173,8 +174,8 @@ def _think(policy: LookaheadPolicy, watched: _Watched) -> None:
             if asked is None:
                 entry.wait(state.rows, 0)
                 continue
-            why, code = asked
-            watched.note(lambda why=why: why)  # type: ignore[misc]
+            code = asked[1]
+            watched.note(partial(_known, asked))
         if entry.commit(state.rows, 0, *code, nodes) != Reason.OK:
             assert code[0] == ActionKind.WAIT
             break

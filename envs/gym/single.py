@@ -86,6 +86,7 @@ class SchedulingEnv(gymnasium.Env[Any, Any]):
     the end also ``episode_metrics``: see :func:`envs.outcomes.episode_metrics`.
     """
 
+    # Gymnasium declares it as an attribute of each environment, and reads it off the class.
     metadata = {"render_modes": ["ansi", "rgb_array", "html"], "render_fps": 4}  # noqa: RUF012
 
     def __copy__(self) -> SchedulingEnv:
