@@ -30,6 +30,7 @@ __all__ = [
     "ServiceError",
     "StorageError",
     "TraceError",
+    "TwinError",
     "UnknownEntityError",
     "UnknownOptionError",
     "UnknownSchemaError",
@@ -317,6 +318,10 @@ class SaveDeadlineError(CheckpointError):
 
 class UnreachableError(QuartermasterError, RuntimeError):
     """What was asked for is on a node that does not answer now."""
+
+
+class TwinError(QuartermasterError, RuntimeError):
+    """The twin has no answer: it took too long, or its process has ended."""
 
 
 class WorkerLostError(QuartermasterError, RuntimeError):

@@ -79,6 +79,7 @@ from orchestrator.status import (
     load_answers,
     warn_of_devices,
 )
+from orchestrator.twin.aside import Here, Thinker, TwinProcess
 from orchestrator.types import JobSpec, NodeSpec, ScalingDecision, ScalingDirection, TenantSpec
 
 __all__ = ["DEFAULT_SHAPE", "InfrastructureOrchestrator"]
@@ -210,6 +211,7 @@ class InfrastructureOrchestrator(Questions):
         """Have somebody for all that is reported, or is not reported in time."""
         self._managers = Managers()
         self._asking = asyncio.Lock()  # questions to the twin, one at a time
+        self._thinker: Thinker = TwinProcess() if isinstance(self.clock, WallClock) else Here()
         self._watch = Watch(self.faults)
         self._keeping = Persistent("noting checkpoints", self._keeper.flush, self._time)
         self._inbox = Inbox(self._take_report, self._time, lambda event: event.job_id)
@@ -570,6 +572,7 @@ class InfrastructureOrchestrator(Questions):
         self._saves.stop()
         self._limits.stop()
         await self._replicas.prober.stop()
+        await self._thinker.close()
 
     async def _take_over(self) -> None:
         name = f"{socket.gethostname()}-{os.getpid()}-{id(self):x}"

@@ -48,6 +48,8 @@ class Workbench:
         Jobs that the large live cluster is asked about, and that go through one that forgets them.
     decisions : int
         Of a learned policy on a live cluster; of each at most as many as it has nodes.
+    futures : int
+        That the twin of a live cluster plays for an answer.
     real_jobs : int
         Real jobs in one repeat.
     lease_ms : int
@@ -73,6 +75,7 @@ class Workbench:
     history: int = 10_000
     known: int = 100_000
     decisions: int = 300
+    futures: int = 200
     real_jobs: int = 200
     lease_ms: int = 2000
     repeats: int = 5

@@ -8,7 +8,7 @@ state, effects and event-log hash, which is all that recovery needs.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -244,8 +244,8 @@ class Engine:
         others = [TenantSpec(f"tenant {k}") for k in range(len(tenants), self.shape.tenants)]
         live.put_tenants(self.state.rows, 0, tenant_records([*tenants, *others]))
 
-    def image(self) -> EngineImage:
-        """Set aside all that the cluster is."""
+    def image(self, notes_of: Collection[str] | None = None) -> EngineImage:
+        """Set aside all that the cluster is; None: with what happened to every job."""
         state = allocate(self._copied)
         kernels.copy_row(self.state.rows, 0, state.rows, 0)
         told = self._told()
@@ -257,7 +257,7 @@ class Engine:
             told=(effects, self.state.effect_worker[0, :, :widest][told]),
             jobs=self.jobs.image(),
             nodes=self.nodes.image(),
-            history=self.history.image(),
+            history=self.history.image(notes_of),
             begun=self._begun,
             happened=self._happened,
             opened_ms=self._opened_ms,

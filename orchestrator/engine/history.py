@@ -6,7 +6,7 @@ Made of the entries of the log and of what came of them, so that a restart tells
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -156,11 +156,19 @@ class History:
         """The last notes of all jobs, the oldest first."""
         return tuple(self._recent)[-count:]
 
-    def image(self) -> History:
-        """A copy that goes on by itself; notes never change, and are shared."""
+    def image(self, notes_of: Collection[str] | None = None) -> History:
+        """A copy that goes on by itself; notes never change, and are shared.
+
+        Parameters
+        ----------
+        notes_of : collection of str or None, optional
+            Jobs whose notes go with it; None: all, and those of all together.
+        """
         copy = History()
-        copy._notes = {job_id: deque(notes, MOST_NOTES) for job_id, notes in self._notes.items()}
-        copy._recent = deque(self._recent, _RECENT)
+        chosen = [j for j in (self._notes if notes_of is None else notes_of) if j in self._notes]
+        copy._notes = {job_id: deque(self._notes[job_id], MOST_NOTES) for job_id in chosen}
+        if notes_of is None:
+            copy._recent = deque(self._recent, _RECENT)
         copy._places, copy._vacated = dict(self._places), dict(self._vacated)
         return copy
 

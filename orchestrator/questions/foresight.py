@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import TypeVar
 
 from orchestrator.clock import LogClock
@@ -14,6 +15,7 @@ from orchestrator.live.journal import Journal
 from orchestrator.live.limits import TimeLimits
 from orchestrator.scheduling.rules import RULES, placing_rule
 from orchestrator.twin.answers import Band, WhatIf, When, Why
+from orchestrator.twin.aside import Inquiry, Thinker
 from orchestrator.twin.ask import Twin
 from orchestrator.twin.futures import TwinConfig
 from orchestrator.twin.supposed import Suppose
@@ -27,9 +29,8 @@ _T = TypeVar("_T")
 class Foresight:
     """The part of :class:`orchestrator.InfrastructureOrchestrator` that asks its twin.
 
-    The cluster is set aside, which takes as long as copying it, and the answer is worked out in a
-    thread of its own, one question after the other; the cluster goes on meanwhile, and is not
-    changed by it.
+    The cluster is set aside, which takes as long as copying it, and a process of its own thinks
+    the question over, one after the other; the cluster goes on meanwhile, and is not changed by it.
     """
 
     engine: Engine
@@ -38,20 +39,24 @@ class Foresight:
     _limits: TimeLimits
     _time: LogClock
     _asking: asyncio.Lock
+    _thinker: Thinker
 
-    async def _ask(self, question: Callable[[Twin], _T], config: TwinConfig | None) -> _T:
-        """Have the twin of this moment answer."""
+    async def _ask(
+        self, question: Callable[[Twin], _T], config: TwinConfig | None, notes_of: str = ""
+    ) -> _T:
+        """Have the twin of this moment answer, who knows what happened to one job, or to none."""
         async with self._asking:
             self._journal.try_read()
-            image, now_ms = self.engine.image(), self._time.now_ms()
             rule = placing_rule(self._cycle.policy)
-            chosen = replace(config or TwinConfig(), limited=self._limits.ends_jobs)
-
-            def answer() -> _T:
-                played = rule or RULES["priority"]
-                return question(Twin(image, played, now_ms, chosen, known=rule is not None))
-
-            return await asyncio.to_thread(answer)
+            inquiry = Inquiry(
+                image=self.engine.image([notes_of]),
+                rule=rule or RULES["priority"],
+                now_ms=self._time.now_ms(),
+                config=replace(config or TwinConfig(), limited=self._limits.ends_jobs),
+                known=rule is not None,
+                question=question,
+            )
+            return await self._thinker.ask(inquiry)
 
     async def when(self, job_id: str, config: TwinConfig | None = None) -> When:
         """When a job starts and ends, by futures of the cluster.
@@ -70,11 +75,11 @@ class Foresight:
             If it has ended.
         """
         self.engine.jobs.index.find(job_id)
-        return await self._ask(lambda twin: twin.when(job_id), config)
+        return await self._ask(partial(Twin.when, job_id=job_id), config)
 
     async def starts(self, config: TwinConfig | None = None) -> dict[str, Band | None]:
         """When each job that waits starts; None: it does not, in any future."""
-        return await self._ask(lambda twin: twin.starts(), config)
+        return await self._ask(Twin.starts, config)
 
     async def why(self, job_id: str) -> Why:
         """Why a job waits, who holds what it needs, and what would start it at once.
@@ -87,7 +92,7 @@ class Foresight:
             If it does not wait.
         """
         self.engine.jobs.index.find(job_id)
-        return await self._ask(lambda twin: twin.why(job_id), None)
+        return await self._ask(partial(Twin.why, job_id=job_id), None, job_id)
 
     async def what_if(self, suppose: Suppose, config: TwinConfig | None = None) -> WhatIf:
         """What would be if something were done now: on the same futures with and without it.
@@ -97,4 +102,4 @@ class Foresight:
         QuartermasterError
             If it could not be done.
         """
-        return await self._ask(lambda twin: twin.what_if(suppose), config)
+        return await self._ask(partial(Twin.what_if, suppose=suppose), config)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import asyncio
+import time
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
 from pydantic import Field
@@ -24,6 +26,8 @@ __all__ = ["WhatIfBody", "routes"]
 
 
 _MOST_FUTURES = 1000  # of a question: the twin answers one after the other
+_SECONDS = 6.0  # for which it plays futures: large clusters are asked in fewer of them
+_KEPT_S = 10.0  # for which all pages that ask when jobs start are told the same
 _Name = Annotated[str, Field(min_length=1, max_length=200)]
 _Names = Annotated[list[_Name], Field(default_factory=list, max_length=1000)]
 _Futures = Annotated[int, Query(ge=2, le=_MOST_FUTURES, description="How many futures are played.")]
@@ -65,15 +69,36 @@ class WhatIfBody(StrictBody):
         )
 
 
+class _Starts:
+    """When jobs start, for all who ask within some seconds: pages do, again and again."""
+
+    def __init__(self, orchestrator: InfrastructureOrchestrator) -> None:
+        self._orchestrator = orchestrator
+        self._one = asyncio.Lock()
+        self._kept = dict[int, tuple[float, dict[str, Any]]]()
+
+    async def of(self, futures: int) -> dict[str, Any]:
+        """By job, in so many futures."""
+        async with self._one:
+            until_s, told = self._kept.get(futures, (0.0, {}))
+            if time.monotonic() > until_s:
+                config = TwinConfig(futures=futures, seconds=_SECONDS)
+                told = plain(await self._orchestrator.starts(config))
+                self._kept = {futures: (time.monotonic() + _KEPT_S, told)}
+            return told
+
+
 def routes(parts: Parts) -> APIRouter:
     """The routes."""
     router, orchestrator = APIRouter(tags=["twin"]), parts.orchestrator
-    viewers = only(Role.VIEWER)
+    viewers, starts = only(Role.VIEWER), _Starts(orchestrator)
 
     @router.get("/jobs/{job_id}/when", dependencies=viewers, responses=answers(404, 409))
     async def ask_when(job_id: str, futures: _Futures = 200) -> Response:
         """When a job starts and ends: quantiles over futures of the cluster."""
-        return told(plain(await orchestrator.when(job_id, TwinConfig(futures=futures))))
+        return told(
+            plain(await orchestrator.when(job_id, TwinConfig(futures=futures, seconds=_SECONDS)))
+        )
 
     @router.get("/jobs/{job_id}/why", dependencies=viewers, responses=answers(404, 409))
     async def ask_why(job_id: str) -> Response:
@@ -85,8 +110,7 @@ def routes(parts: Parts) -> APIRouter:
         """When each job that waits starts, by its identity; null: in none of the futures."""
         if not orchestrator.jobs:
             return told({"items": {}})  # nothing has happened: nobody waits
-        found = await orchestrator.starts(TwinConfig(futures=futures))
-        return told({"items": plain(found)})
+        return told({"items": await starts.of(futures)})
 
     @router.post("/what-if", dependencies=viewers, responses=answers(404, 408, 409, 413))
     async def ask_what_if(body: WhatIfBody) -> Response:
@@ -97,7 +121,7 @@ def routes(parts: Parts) -> APIRouter:
                 "submit one, then ask"
             )
         supposed = body.supposed(orchestrator)
-        config = TwinConfig(futures=body.futures)
+        config = TwinConfig(futures=body.futures, seconds=_SECONDS / 2)  # they are played twice
         return told(plain(await orchestrator.what_if(supposed, config)))
 
     return router

@@ -137,7 +137,7 @@ class Twin:
             by_estimates_ms=reserved_ms if waits and reserved_ms < NEVER else None,
             waits_for=binding,
             rule=self._rule.name,
-            sources=self._futures.sources(played.ahead_ms),
+            sources=self._futures.sources(played.futures, played.ahead_ms),
             not_modelled=self._not_modelled,
         )
 
@@ -198,7 +198,7 @@ class Twin:
         futures = self._with_newcomers(other, suppose, renamed)
         rule = suppose.rule(self._rule)
         before = play(self._engine.state, self._rule, self._futures, drained=True)
-        after = play(other.engine.state, rule, futures, drained=True, ahead_ms=before.ahead_ms)
+        after = play(other.engine.state, rule, futures, drained=True, like=before)
         pairs = self._pairs(before, after, other, renamed)
         return WhatIf(
             now_ms=self._here.now_ms,
@@ -209,7 +209,7 @@ class Twin:
             others=_others(before, after),
             new_job=self._new_job(suppose, other, after, rule),
             rule=rule.name,
-            sources=self._futures.sources(before.ahead_ms),
+            sources=self._futures.sources(before.futures, before.ahead_ms),
             not_modelled=self._not_modelled,
         )
 

@@ -20,7 +20,7 @@ from orchestrator.kernels.state.records import REQUEST_DTYPE
 from orchestrator.twin.past import Past
 from orchestrator.twin.runtimes import RunTimes, alike
 
-__all__ = ["Futures", "Sources", "TwinConfig"]
+__all__ = ["LEAST_FUTURES", "Futures", "Sources", "TwinConfig"]
 
 
 _HOUR_MS = 3_600_000
@@ -29,6 +29,10 @@ _WEEK_MS = 7 * _DAY_MS
 _LEAST_MS = _HOUR_MS  # of a past that says anything of who will come
 _WEEKS = 4  # from so many on, blocks are of the same day of the week
 _MOST_FUTURES, _MOST_ARRIVALS = 10_000, 4096
+
+
+LEAST_FUTURES = 8
+"""That are played however long it takes."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,10 @@ class TwinConfig:
         Whether jobs are ended when they have worked for their estimate.
     arrivals : bool, optional
         Whether anybody comes at all.
+    seconds : float or None, optional
+        For how long futures are played, more or less: then so many have to do, but
+        :data:`LEAST_FUTURES` at least. The answer then depends on the machine, too, and says how
+        many there were. None: all are played.
     alike, common : float, optional
         Shares of the jobs that end as all do who are alike, and as all do at all: relatively soon
         or late, among those that each may end with. How jobs that come together go together.
@@ -62,6 +70,7 @@ class TwinConfig:
     horizon_hours: float = 336.0
     limited: bool = False
     arrivals: bool = True
+    seconds: float | None = None
     alike: float = 0.6
     common: float = 0.2
 
@@ -71,10 +80,13 @@ class TwinConfig:
             ("futures", 2, _MOST_FUTURES),
             ("seed", 0, 2**63 - 1),
             ("horizon_hours", 0, 8760),
+            ("seconds", 0, 86_400),
             ("alike", 0, 1),
             ("common", 0, 1),
         ):
             value = getattr(self, name)
+            if value is None and name == "seconds":
+                continue
             if isinstance(value, bool) or not least <= value <= most:
                 raise ConfigurationError(
                     f"twin: '{name}' is {value!r}; give a number from {least} to {most}"
@@ -177,12 +189,12 @@ class Futures:
             return _DAY_MS, _DAY_MS
         return max(span // 2, 1), 0
 
-    def sources(self, ahead_ms: int) -> Sources:
-        """What they were drawn from, if jobs come for so long."""
+    def sources(self, played: int, ahead_ms: int) -> Sources:
+        """What they were drawn from, if so many were played, and jobs come for so long."""
         here = self._block_ms > 0
         times = {0: "any", _DAY_MS: "day", _WEEK_MS: "week"}
         return Sources(
-            self.config.futures,
+            played,
             self._times.ended,
             self._times.running,
             self.past.span_ms / _HOUR_MS if here else 0.0,

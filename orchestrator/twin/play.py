@@ -1,11 +1,11 @@
 """Futures played: a fork of the cluster, rolled on under a rule in each of them.
 
-Nothing played here reaches the row that was forked. Kernels run without Python's lock, so that a
-thread that plays leaves others alone but between two futures.
+Nothing played here reaches the row that was forked.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -21,7 +21,7 @@ from orchestrator.kernels.state.records import INCIDENT_DTYPE, REQUEST_DTYPE
 from orchestrator.kernels.state.row import ClusterState, allocate
 from orchestrator.scheduling.forks import Fork, Until
 from orchestrator.scheduling.rules import Rule
-from orchestrator.twin.futures import Futures
+from orchestrator.twin.futures import LEAST_FUTURES, Futures
 from orchestrator.twin.past import work_done_ms
 
 __all__ = ["Played", "Stage", "play", "reserved_starts"]
@@ -29,6 +29,7 @@ __all__ = ["Played", "Stage", "play", "reserved_starts"]
 
 _LEAST_AHEAD_MS = 3_600_000
 _PILOTS = 8  # futures by which it is guessed how far arrivals have to reach
+_FOR_PILOTS = 0.1  # share of the time
 _MOST_LATE = 0.05  # share of starts that may be later than that
 _WAITING = (JobCode.PENDING, JobCode.PREEMPTED)
 _NOBODY = np.zeros(0, REQUEST_DTYPE)
@@ -49,6 +50,8 @@ class Played:
         For how long others came.
     others : float64 [F, 2]
         Of those who came: how many, and the time that they waited for their first start in all, h.
+
+    There may be fewer futures than were asked for: time was up.
     """
 
     rows: NDArray[np.int32]
@@ -57,9 +60,31 @@ class Played:
     ahead_ms: int
     others: NDArray[np.float64]
 
+    @property
+    def futures(self) -> int:
+        """How many futures were played."""
+        return len(self.start_ms)
+
     def of(self, row: int) -> int:
         """Where a row of the table is among them."""
         return int(np.flatnonzero(self.rows == row)[0])
+
+
+class _Patience:
+    """Whether time is up: counted from the end of the first future, which may compile kernels."""
+
+    def __init__(self, seconds: float | None) -> None:
+        self._seconds = seconds
+        self._until: float | None = None
+
+    def is_over(self, share: float = 1.0) -> bool:
+        """Whether a share of the time is up; asked after each future."""
+        if self._seconds is None:
+            return False
+        now = time.monotonic()
+        if self._until is None:
+            self._until = now + self._seconds
+        return now > self._until - (1 - share) * self._seconds
 
 
 class Stage:
@@ -195,7 +220,7 @@ def play(
     *,
     row: int | None = None,
     drained: bool = False,
-    ahead_ms: int | None = None,
+    like: Played | None = None,
 ) -> Played:
     """Play a cluster's futures until all who wait have started.
 
@@ -211,21 +236,24 @@ def play(
         happened by then.
     drained : bool, optional
         Until nothing is left to happen: then it is known when everybody ends.
-    ahead_ms : int or None, optional
-        For how long others come; None: for as long as they may matter.
+    like : Played or None, optional
+        What this is compared with: as many futures are played, and others come for as long; None:
+        as many as there is time for, and for as long as they may matter.
     """
     far: _Until = _drained if drained else _all_started
     if row is not None:
         far = _to_the_end_of(row)
-    if ahead_ms is not None:
-        return _play(state, rule, futures, ahead_ms, far)
-    ahead_ms = _guess_ahead(state, rule, futures, row)
+    if like is not None:
+        return _play(state, rule, futures, like.ahead_ms, far, like.futures)
+    patience, count = _Patience(futures.config.seconds), futures.config.futures
+    ahead_ms = _guess_ahead(state, rule, futures, row, patience)
     most = futures.config.horizon_ms
     while True:
-        played = _play(state, rule, futures, ahead_ms, far)
+        played = _play(state, rule, futures, ahead_ms, far, count, patience)
         starts = played.start_ms[:, _asked(state, played.rows, row)]
         late = (starts > futures.past.now_ms + ahead_ms) & (starts < NEVER)
-        if ahead_ms >= most or not late.size or late.mean() <= _MOST_LATE:
+        enough = ahead_ms >= most or not late.size or late.mean() <= _MOST_LATE
+        if enough or patience.is_over():
             return played
         ahead_ms = min(2 * ahead_ms, most)
 
@@ -236,7 +264,9 @@ def _asked(state: ClusterState, rows: NDArray[np.int32], row: int | None) -> NDA
     return np.asarray(waits if row is None else waits & (rows == row))
 
 
-def _guess_ahead(state: ClusterState, rule: Rule, futures: Futures, row: int | None) -> int:
+def _guess_ahead(
+    state: ClusterState, rule: Rule, futures: Futures, row: int | None, patience: _Patience
+) -> int:
     """For how long others may matter: twice as long as most wait if nobody comes."""
     stage = Stage(state, rule, 0)
     whole = futures.whole(stage.kept)
@@ -250,19 +280,31 @@ def _guess_ahead(state: ClusterState, rule: Rule, futures: Futures, row: int | N
         starts = stage.starts_ms()[asked]
         starts = starts[starts < NEVER]
         worst = max(worst, int(starts.max(initial=0)) - futures.past.now_ms)
+        if patience.is_over(_FOR_PILOTS):
+            break
     return min(max(2 * worst, _LEAST_AHEAD_MS), futures.config.horizon_ms)
 
 
-def _play(state: ClusterState, rule: Rule, futures: Futures, ahead_ms: int, far: _Until) -> Played:
-    count = futures.config.futures
+def _play(
+    state: ClusterState,
+    rule: Rule,
+    futures: Futures,
+    ahead_ms: int,
+    far: _Until,
+    count: int,
+    patience: _Patience | None = None,
+) -> Played:
     coming = [futures.arrivals(f, ahead_ms) for f in range(count)]
     stage = Stage(state, rule, max((len(one) for one in coming), default=0))
     whole = futures.whole(stage.kept)
     starts = np.full((count, len(stage.kept)), NEVER, np.int64)
-    ends, others = starts.copy(), np.zeros((count, 2))
-    for f in range(count):
-        stage.begin(whole[f], coming[f])
+    ends, others, done = starts.copy(), np.zeros((count, 2)), 0
+    while done < count:
+        stage.begin(whole[done], coming[done])
         far(stage)
-        starts[f], ends[f] = np.where(stage.waits, stage.starts_ms(), NEVER), stage.ends_ms()
-        others[f] = stage.others()
-    return Played(stage.kept, starts, ends, ahead_ms, others)
+        starts[done] = np.where(stage.waits, stage.starts_ms(), NEVER)
+        ends[done], others[done] = stage.ends_ms(), stage.others()
+        done += 1
+        if patience is not None and patience.is_over() and done >= LEAST_FUTURES:
+            break
+    return Played(stage.kept, starts[:done], ends[:done], ahead_ms, others[:done])

@@ -107,7 +107,8 @@ def full_cases(draw: st.DrawFn) -> FullCase:
     # A job that its tenant's hard quota never lets start is refused live, and waits in an episode.
     asked = [_least(spec, by_gpu) for spec in [*services, *(spec for _, spec in base.jobs)]]
     modes = [mode for mode in QuotaMode if mode != QuotaMode.HARD or max(asked) <= capacity / 3]
-    semantics = replace(base.semantics, quota_mode=draw(st.sampled_from(modes)))
+    mode = draw(st.sampled_from(modes))
+    semantics = replace(base.semantics, quota_mode=mode, migrate=True)  # legal rarely enough
     rules = [None, None, "elastic_srtf+predictive", "reclaim+reactive"]
     return FullCase(
         base=replace(base, semantics=semantics),
@@ -232,15 +233,22 @@ class Episode:
             action = choose(self.state, case.base.semantics, case.base.seed)
             scale = [(ActionKind.CAPACITY, 0, delta) for delta in (-1, 1, 2)]
             scale += [(ActionKind.SERVICE, s, k) for s in range(_SERVICES) for k in range(1, 5)]
-            legal = [one for one in scale if self._mirrors(one)]
-            if legal and dice.random() < 0.5:
-                action = dice.choice(legal)
+            moves = [(ActionKind.MIGRATE, j, Placement.BEST_FIT) for j in self._running()]
+            for rare, share in ((scale, 0.5), (moves, 0.9)):  # moves are rarely legal
+                legal = [one for one in rare if self._mirrors(one)]
+                if legal and dice.random() < share:
+                    action = dice.choice(legal)
         kind, j, value = (int(part) for part in action)
         if kind in (ActionKind.PLACE, ActionKind.MIGRATE) and value in _DRAWN:
             value = int(Placement.BEST_FIT)
         if self._mirrors((kind, j, value)):
             return kind, j, value
         return int(ActionKind.WAIT), 0, 0
+
+    def _running(self) -> list[int]:
+        """Jobs that run, services left out."""
+        found = np.flatnonzero(self.state.job[0]["state"] == JobCode.RUNNING)
+        return [j for j in found.tolist() if j >= _SERVICES]
 
     def _mirrors(self, action: tuple[int, int, int]) -> bool:
         """Whether an action is legal, and takes nothing away but nodes that were ordered."""

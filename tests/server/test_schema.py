@@ -42,6 +42,7 @@ def _served() -> Iterator[tuple[str, str]]:
             async with here.client() as client:
                 for name in ("a", "b"):
                     await client.post("/api/v1/jobs", json=job(name, job_id=name))
+            await here.orchestrator.starts()  # kernels are compiled before anybody waits for them
             server = HttpServer(here.app, bind("127.0.0.1", 0), Limits(), stop_s=1)
             await server.open()
             told.extend((f"http://127.0.0.1:{server.port}", here.texts[Role.OPERATOR]))
@@ -53,7 +54,7 @@ def _served() -> Iterator[tuple[str, str]]:
     thread = threading.Thread(target=loop.run_until_complete, args=(run(),))
     thread.start()
     try:
-        assert ready.wait(60), "it did not start"
+        assert ready.wait(300), "it did not start"
         yield told[0], told[1]
     finally:
         loop.call_soon_threadsafe(ended.set)

@@ -90,7 +90,7 @@ def test_without_a_past_answers_are_wide_and_nobody_comes() -> None:
     assert low == pytest.approx(1.0, abs=0.5)
     assert high == pytest.approx(9.0, abs=0.5)
     assert len(futures.arrivals(0, DAY_MS)) == 0
-    told = futures.sources(DAY_MS)
+    told = futures.sources(futures.config.futures, DAY_MS)
     assert (told.same_time_of, told.hours_ahead, told.ended_jobs) == ("none", 0.0, 0)
 
 

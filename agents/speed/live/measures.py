@@ -24,16 +24,18 @@ from agents.speed.live.log import (
     disk_per_second,
     submitted_per_second,
 )
-from agents.speed.live.questions import LiveCluster
+from agents.speed.live.questions import AskedCluster, LiveCluster
 from agents.speed.live.shards import SharedCluster
 from agents.speed.live.training import import_s, lost_nodes, moves_s, save_shares, scaled
 from agents.speed.live.workers import RealCluster
 from agents.speed.workbench import UnavailableError, Workbench
+from orchestrator.twin.futures import TwinConfig
 
 __all__ = ["LIVE"]
 
 
 _FEW = 8  # nodes, and jobs
+_PATIENCE_S = 6.0  # of whoever asks the twin of a large cluster
 
 
 def _cycles(bench: Workbench, nodes: int, rule: str) -> Measure:
@@ -372,6 +374,33 @@ def rest_submit_late(bench: Workbench) -> Measure:
     return _rest(bench, 99)
 
 
+def _when(bench: Workbench, nodes: int, jobs: int, config: TwinConfig) -> Measure:
+    times, futures = AskedCluster(nodes, jobs).answers_s(config, min(bench.repeats, 3))
+    note = f"{nodes:,} nodes, {jobs:,} jobs, {futures} futures; rule priority"
+    return Measure(statistics.median(times), "s", min(times), max(times), note)
+
+
+def twin_when(bench: Workbench) -> Measure:
+    """When a job starts: 64 nodes, 500 jobs, as many futures as are played by default."""
+    return _when(bench, 64, 500, TwinConfig(futures=bench.futures))
+
+
+def twin_when_large(bench: Workbench) -> Measure:
+    """The same on a large cluster, in as many futures as there is time for."""
+    config = TwinConfig(futures=bench.futures, seconds=_PATIENCE_S)
+    return _when(bench, bench.large // 10, bench.large, config)
+
+
+def twin_beside(bench: Workbench) -> Measure:
+    """A job's end and the decision after it while questions are thought over, 99th percentile."""
+    found = AskedCluster(64, 500).beside(TwinConfig(futures=bench.futures), bench.decisions)
+    asked, quiet = (np.percentile(x, (1, 50, 99)).tolist() for x in (found.asked, found.quiet))
+    low, middle, high = asked
+    note = f"{len(found.asked)} decisions, median {middle:.2f} ms; without questions "
+    note += f"{quiet[1]:.2f}, 99th percentile {quiet[2]:.2f} ms"
+    return Measure(high, "ms", low, high, note)
+
+
 LIVE: tuple[Callable[[Workbench], Measure], ...] = (
     live_cycle,
     live_cycle_priority,
@@ -384,6 +413,9 @@ LIVE: tuple[Callable[[Workbench], Measure], ...] = (
     live_queue,
     live_end,
     live_memory,
+    twin_when,
+    twin_when_large,
+    twin_beside,
     learned_decision_64,
     learned_decision_1000,
     sized_tick_1000,

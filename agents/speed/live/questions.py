@@ -7,9 +7,14 @@ metrics. Real logs and runtimes come on top.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
+import itertools
+import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TypeVar
 
 import numpy as np
 
@@ -18,10 +23,13 @@ from orchestrator.foundations import in_memory
 from orchestrator.kernels.state.row import ClusterShape
 from orchestrator.messages import WorkerExited
 from orchestrator.orchestrator import InfrastructureOrchestrator
-from orchestrator.scheduling.rules import rule_named
+from orchestrator.scheduling.rules import RULES, rule_named
+from orchestrator.twin.aside import Inquiry, TwinProcess
+from orchestrator.twin.ask import Twin
+from orchestrator.twin.futures import TwinConfig
 from orchestrator.types import JobPriority, JobSpec, NodeSpec
 
-__all__ = ["LiveCluster"]
+__all__ = ["AskedCluster", "Beside", "LiveCluster"]
 
 
 _GPUS = 8
@@ -34,6 +42,13 @@ _GANGS = (1, 1, 2, 4, 8)  # workers of 8 GPUs
 
 
 _SPARE_NODES = 64
+
+
+_RULE = "priority"  # the default: it decides while the twin is asked
+_FEW_FUTURES = TwinConfig(futures=2)
+_BLOCK = 25  # decisions beside questions, then as many without, and again
+_PAUSE_S = 0.002  # between decisions: what waits in the event loop has its turn
+_T = TypeVar("_T")
 
 
 class LiveCluster:
@@ -131,3 +146,93 @@ def _node(k: int) -> NodeSpec:
         rack=k // 32,
         spine=k // 512,
     )
+
+
+# --- its twin -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Beside:
+    """How long decisions took, ms: while questions were thought over, and while none was."""
+
+    asked: list[float]
+    quiet: list[float]
+
+
+class AskedCluster:
+    """A live cluster that is full, with jobs that wait, and its twin.
+
+    Parameters
+    ----------
+    nodes, jobs : int
+    """
+
+    def __init__(self, nodes: int, jobs: int) -> None:
+        self._cluster = LiveCluster(nodes, jobs, _RULE, time.perf_counter)
+        self._cluster.cycle()
+        self._orchestrator = self._cluster.orchestrator
+        self._last, self._numbers = f"job-{jobs - 1}", itertools.count(jobs)
+
+    def answers_s(self, config: TwinConfig, repeats: int) -> tuple[list[float], int]:
+        """Seconds that "when does the last job start?" took, and futures that were played."""
+
+        async def ask() -> tuple[list[float], int]:
+            question, twin, found, futures = (
+                partial(Twin.when, job_id=self._last),
+                TwinProcess(),
+                [],
+                0,
+            )
+            try:
+                await twin.ask(
+                    self._inquiry(question, _FEW_FUTURES)
+                )  # it starts, and loads its kernels
+                for _ in range(repeats):
+                    begun = time.perf_counter()
+                    told = await twin.ask(self._inquiry(question, config))
+                    found.append(time.perf_counter() - begun)
+                    futures = told.sources.futures
+            finally:
+                await twin.close()
+            return found, futures
+
+        return asyncio.run(ask())
+
+    def _inquiry(self, question: Callable[[Twin], _T], config: TwinConfig) -> Inquiry[_T]:
+        image, rule = self._orchestrator.engine.image([]), RULES[_RULE]
+        return Inquiry(image, rule, self._orchestrator.clock.now_ms(), config, True, question)
+
+    def beside(self, config: TwinConfig, decisions: int) -> Beside:
+        """Decisions, each after a job has ended, with and without questions beside them."""
+
+        async def decide() -> float:
+            name, run = next(iter(self._orchestrator.engine.placed().items()))
+            again = replace(self._orchestrator.jobs[name], job_id=f"job-{next(self._numbers)}")
+            await asyncio.sleep(_PAUSE_S)
+            begun = time.perf_counter()
+            await self._orchestrator._take_report(WorkerExited(name, run))
+            await self._orchestrator.schedule()
+            spent = 1000 * (time.perf_counter() - begun)
+            await self._orchestrator.submit_job(again)  # there are always as many
+            return spent
+
+        async def go_on_asking(twin: TwinProcess) -> None:
+            while True:
+                await twin.ask(self._inquiry(Twin.starts, config))
+
+        async def compare() -> Beside:
+            found, twin = Beside([], []), TwinProcess()
+            await twin.ask(self._inquiry(Twin.starts, _FEW_FUTURES))
+            try:
+                while len(found.quiet) < decisions:
+                    found.quiet.extend([await decide() for _ in range(_BLOCK)])
+                    asking = asyncio.create_task(go_on_asking(twin))
+                    found.asked.extend([await decide() for _ in range(_BLOCK)])
+                    asking.cancel()
+                    with contextlib.suppress(asyncio.CancelledError):
+                        await asking
+            finally:
+                await twin.close()
+            return found
+
+        return asyncio.run(compare())

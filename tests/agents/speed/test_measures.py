@@ -38,6 +38,7 @@ QUICK = Workbench(
     history=60,
     known=400,
     decisions=4,
+    futures=4,
     real_jobs=20,
     repeats=3,
 )
@@ -71,7 +72,8 @@ def test_references_take_time():
      "live_cycle", "live_cycle_priority", "live_cycle_large",
      "live_construct", "live_register", "live_job_status", "live_questions",
      "live_list_jobs", "live_queue", "live_end",
-     "live_memory", "learned_decision_64", "sized_tick_1000",
+     "live_memory", "twin_when", "twin_when_large", "twin_beside",
+     "learned_decision_64", "sized_tick_1000",
      "durable_one", "durable_many", "durable_submits", "restart", "log_size",
      "first_instruction", "real_jobs", "durable_jobs", "rest_submit", "rest_submit_late",
      "cli_cold_start"],
