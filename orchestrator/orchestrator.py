@@ -20,7 +20,6 @@ from orchestrator.autoscaler.services import RateForecasting, ServiceWatch
 from orchestrator.autoscaler.ticks import Ticks
 from orchestrator.clock import LogClock, WallClock
 from orchestrator.engine.engine import Engine, Outcome
-from orchestrator.errors import CapacityError, ValidationError
 from orchestrator.happenings import ANNOUNCED, Happenings
 from orchestrator.kernels.state.codes import JobCode, NodeCode, Reason
 from orchestrator.kernels.state.row import ClusterShape
@@ -44,6 +43,7 @@ from orchestrator.messages import (
     Effect,
     Entry,
     Event,
+    MigrateJob,
     NodeFailed,
     NodeRecovered,
     Preempt,
@@ -339,11 +339,9 @@ class InfrastructureOrchestrator(Questions):
         UnknownEntityError
             If there is no such job.
         """
-        outcome = await self._propose(Preempt(job_id, reason))
-        await self._cycle.react()
-        if outcome.reason != Reason.OK:
-            _log.info("job '%s' was not preempted: %s", job_id, outcome.reason.name.lower())
-        return outcome.reason == Reason.OK
+        return await self._is_done(
+            job_id, "preempted", await self._propose(Preempt(job_id, reason))
+        )
 
     async def scale_job(self, job_id: str, new_worker_count: int) -> bool:
         """Give a running elastic job, or service, another number of workers.
@@ -361,9 +359,21 @@ class InfrastructureOrchestrator(Questions):
             If there is no such job.
         """
         outcome = await self._propose(Scale(job_id, new_worker_count))
+        return await self._is_done(job_id, "scaled", outcome)
+
+    async def migrate_job(self, job_id: str) -> bool:
+        """Move a running job to a tighter place: saved where it is, started again where it goes.
+
+        False if it is not running, may not be moved (now), or has no tighter place.
+        """
+        await self.start()
+        self.engine.jobs.index.find(job_id)
+        return await self._is_done(job_id, "moved", await self._cycle.act(MigrateJob(job_id)))
+
+    async def _is_done(self, job_id: str, what: str, outcome: Outcome) -> bool:
         await self._cycle.react()
         if outcome.reason != Reason.OK:
-            _log.info("job '%s' was not scaled: %s", job_id, outcome.reason.name.lower())
+            _log.info("job '%s' was not %s: %s", job_id, what, outcome.reason.name.lower())
         return outcome.reason == Reason.OK
 
     async def cancel_job(self, job_id: str, reason: str = "") -> bool:
@@ -579,17 +589,9 @@ class InfrastructureOrchestrator(Questions):
         await self._journal.lead(name, self._token)
         self._time.not_before(self.engine.now_ms)
         self._doubtful, self._seen_ms = self._journal.doubtful, self.engine.now_ms
-        settings = self._wanted.settings(self.engine)
-        first = self._wanted.first_settings(self.engine)
-        if not self._journal.established or first != self.engine.settings:
-            await self._journal.propose(first)
-        for spec in self._wanted.newcomers(self.engine):
-            try:
-                await self._journal.propose(Register(spec))
-            except (ValidationError, CapacityError) as error:
-                _log.warning("node '%s' is not part of the cluster: %s", spec.node_id, error)
-        if settings != self.engine.settings:
-            await self._journal.propose(settings)
+        await self._wanted.settle(
+            self.engine, self._journal.propose, known=self._journal.established
+        )
         self._leading = True
         await self._taking_over.run()
         warn_of_devices(self.nodes.values(), self.runtime)

@@ -37,7 +37,7 @@ _ONE_LINE = {"allow_interspersed_args": False}  # what follows the first argumen
 def add_jobs(app: typer.Typer) -> None:
     """Add the commands to a program."""
     app.command("submit", context_settings=_ONE_LINE)(with_flags(JobFlags)(submit))
-    for command in (ls, show, logs, attach, wait, cancel, scale, preempt):
+    for command in (ls, show, logs, attach, wait, cancel, scale, preempt, migrate):
         app.command()(command)
 
 
@@ -308,6 +308,15 @@ def preempt(job_id: _JobId, reason: _Reason = "", at: At = None, as_json: AsJson
     """
     with connect(at) as client:
         _changed([client.preempt(job_id, reason)], as_json, "preempted")
+
+
+def migrate(job_id: _JobId, at: At = None, as_json: AsJson = False) -> None:
+    """Move a running job to a tighter place: it is saved, and started again there.
+
+    Example: quartermaster migrate train-4f2a91
+    """
+    with connect(at) as client:
+        _changed([client.migrate(job_id)], as_json, "moved")
 
 
 def _changed(answers: list[Any], as_json: bool, what: str) -> None:

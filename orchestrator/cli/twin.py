@@ -121,6 +121,9 @@ class ChangeFlags:
     cancel: Annotated[list[str] | None, typer.Option("--cancel", help="This job.")] = None
     drain: Annotated[list[str] | None, typer.Option("--drain", help="This node.")] = None
     fail: Annotated[list[str] | None, typer.Option("--fail", help="This node.")] = None
+    move: Annotated[
+        list[str] | None, typer.Option("--move", metavar="JOB", help="To a tighter place.")
+    ] = None
     nodes: Annotated[
         list[str] | None,
         typer.Option("--nodes", metavar="NODE=N", help="N more nodes like this one."),
@@ -143,6 +146,7 @@ class ChangeFlags:
             "cancel": self.cancel,
             "drain": self.drain,
             "fail": self.fail,
+            "move": self.move,
             "nodes": {name: int(_number(n, "--nodes")) for name, n in nodes},
             "quota": {name: _number(n, "--quota") for name, n in quota},
             "priority": dict(_pairs(self.priority, "--priority")),

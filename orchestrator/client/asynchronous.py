@@ -185,6 +185,10 @@ class AsyncClient:
         """Save a job and put it back into the queue."""
         return await self._send(self._calls.preempt(job_id, reason))
 
+    async def migrate(self, job_id: str) -> Changed:
+        """Move a running job to a tighter place: saved where it is, and started again there."""
+        return await self._send(self._calls.migrate(job_id))
+
     async def scale(self, job_id: str, workers: int) -> Changed:
         """Give an elastic job another number of workers."""
         return await self._send(self._calls.scale(job_id, workers))

@@ -163,6 +163,10 @@ class Calls:
         """A job to be saved and put back into the queue."""
         return _post(f"/jobs/{_segment('job', job_id)}/preempt", _because(reason))
 
+    def migrate(self, job_id: str) -> Call[Changed]:
+        """A job to be moved to a tighter place."""
+        return _post(f"/jobs/{_segment('job', job_id)}/migrate", {})
+
     def scale(self, job_id: str, workers: int) -> Call[Changed]:
         """Another number of workers."""
         return _post(f"/jobs/{_segment('job', job_id)}/scale", {"workers": workers})

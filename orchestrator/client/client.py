@@ -226,6 +226,10 @@ class Client:
         """Save a job and put it back into the queue."""
         return self._send(self._calls.preempt(job_id, reason))
 
+    def migrate(self, job_id: str) -> Changed:
+        """Move a running job to a tighter place: saved where it is, and started again there."""
+        return self._send(self._calls.migrate(job_id))
+
     def scale(self, job_id: str, workers: int) -> Changed:
         """Give an elastic job another number of workers."""
         return self._send(self._calls.scale(job_id, workers))

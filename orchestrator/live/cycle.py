@@ -19,6 +19,7 @@ from orchestrator.kernels.state.codes import NO_CHANGE_MS, EventKind, Reason
 from orchestrator.kernels.state.row import ClusterShape
 from orchestrator.live.retry import Persistent
 from orchestrator.messages import (
+    Action,
     Command,
     Decide,
     Entry,
@@ -287,6 +288,14 @@ class SchedulingCycle:
             self.took(time.perf_counter() - begun_s)
         self._review_later()
         return started
+
+    async def act(self, action: Action) -> Outcome:
+        """Carry out an action that the policy was not asked for, at a decision point of its own."""
+        async with self._lock:
+            await self._propose(Review())
+            if not self._engine.decision_open:
+                return Outcome(reason=Reason.NOTHING_TO_WAIT_FOR)
+            return await self._propose(Decide(Plan((action,))))
 
     async def _let_join(self) -> list[tuple[str, str]]:
         """Workers that were missing of jobs that are no gangs start where room was left."""

@@ -6,16 +6,19 @@ Starting up, a restart and a standby that takes over are one code path: observe 
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 
 from orchestrator.engine.engine import Engine, Outcome
 from orchestrator.engine.records import check_quotas
+from orchestrator.errors import CapacityError, ValidationError
 from orchestrator.kernels.state.codes import JobCode
 from orchestrator.kernels.state.row import ClusterShape
 from orchestrator.messages import (
+    Command,
     Effect,
     Establish,
+    Register,
     RegroupJob,
     ReleaseNode,
     SaveCheckpoint,
@@ -98,6 +101,21 @@ class Wanted:
         if settings.tenants != engine.settings.tenants:
             nodes = [*engine.nodes.specs.values(), *self.newcomers(engine)]
             check_quotas(settings.tenants, nodes, awaits_order=settings.awaits_order)
+
+    async def settle(
+        self, engine: Engine, propose: Callable[[Command], Awaitable[Outcome]], *, known: bool
+    ) -> None:
+        """Have a cluster live by these; ``known``: its log holds settings."""
+        settings, first = self.settings(engine), self.first_settings(engine)
+        if not known or first != engine.settings:
+            await propose(first)
+        for spec in self.newcomers(engine):
+            try:
+                await propose(Register(spec))
+            except (ValidationError, CapacityError) as error:
+                _log.warning("node '%s' is not part of the cluster: %s", spec.node_id, error)
+        if settings != engine.settings:
+            await propose(settings)
 
     def newcomers(self, engine: Engine) -> list[NodeSpec]:
         """Nodes that the cluster has never had; one that it knows stays what it is in the log."""

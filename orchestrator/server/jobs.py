@@ -345,3 +345,9 @@ def _add_changes(router: APIRouter, parts: Parts) -> None:
         reason = body.reason if body is not None else ""
         request.state.audit = {"job_id": job_id, "reason": reason}
         return _outcome(orchestrator, job_id, await orchestrator.preempt_job(job_id, reason))
+
+    @router.post("/{job_id}/migrate", dependencies=submitters, responses=answers(404, 408, 409))
+    async def migrate_job(job_id: str, request: Request) -> Response:
+        """Move a running job to a tighter place: saved where it is, started again where it goes."""
+        request.state.audit = {"job_id": job_id}
+        return _outcome(orchestrator, job_id, await orchestrator.migrate_job(job_id))

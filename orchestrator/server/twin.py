@@ -41,6 +41,7 @@ class WhatIfBody(StrictBody):
     cancel: _Names
     fail: _Names
     drain: _Names
+    move: _Names
     nodes: Annotated[
         dict[str, _Count],
         Field(default_factory=dict, description="By node, how many more like it."),
@@ -61,6 +62,7 @@ class WhatIfBody(StrictBody):
             cancel=tuple(self.cancel),
             fail=tuple(self.fail),
             drain=tuple(self.drain),
+            move=tuple(self.move),
             nodes=self.nodes,
             quota=self.quota,
             priority=levels,

@@ -127,8 +127,8 @@ class Change:
     Parameters
     ----------
     what : str
-        ``workers``, ``gpu_models``, ``topology``, ``priority``, ``tenant``, ``quota`` or
-        ``nodes``.
+        ``workers``, ``gpu_models``, ``topology``, ``priority``, ``moves``, ``tenant``, ``quota``
+        or ``nodes``.
     to : Any
         What it has to be.
     text : str
@@ -139,6 +139,9 @@ class Change:
         Until whom it displaces is saved; 0: nobody is displaced.
     displaces : tuple of str
         Jobs that are preempted for it.
+    costs_gpu_s : float
+        What moves cost: GPUs, or cores, that stand still while their jobs are saved and started
+        again, times seconds.
     """
 
     what: str
@@ -147,6 +150,7 @@ class Change:
     by: str
     starts_after_ms: int = 0
     displaces: tuple[str, ...] = ()
+    costs_gpu_s: float = 0.0
 
 
 @dataclass(frozen=True)

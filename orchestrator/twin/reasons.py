@@ -28,6 +28,8 @@ __all__ = ["holders_of", "smallest_changes"]
 
 _TOLD = 10  # holders
 _MOST_NODES = 16  # that are tried to be added
+_MOST_MOVES = 3
+_MOST_MOVABLE = 64  # jobs whose moves are tried, those that cost least
 
 
 # --- who holds what it needs ---------------------------------------------------------------------
@@ -103,7 +105,7 @@ def smallest_changes(
     found, tried = list[Change](), 0
     if _starts(image, here, rule, lambda copy: job_id) is not None:
         return (), 0  # it starts by itself, as soon as the rule is asked
-    for kind in _kinds(here, job_id, binding):
+    for kind in _kinds(image, here, job_id, binding):
         for attempt in kind:
             tried += 1
             came = _starts(image, here, rule, attempt.make)
@@ -126,13 +128,16 @@ def _starts(
         return None  # it cannot be done to this cluster: then it is no way out
 
 
-def _kinds(here: Rehearsal, job_id: str, binding: Binding) -> Iterator[Iterator[_Try]]:
+def _kinds(
+    image: EngineImage, here: Rehearsal, job_id: str, binding: Binding
+) -> Iterator[Iterator[_Try]]:
     """What is tried, kind by kind, the smallest change of each first."""
     spec = here.engine.jobs.specs[job_id]
     yield _fewer_workers(job_id, spec)
     yield _other_models(here, job_id, spec)
     yield _wider_topology(job_id, spec)
     yield _higher_priority(job_id, spec)
+    yield _moves(image, here, job_id)
     if here.engine.semantics.quota_mode != QuotaMode.NONE:
         yield _other_tenants(here, job_id, spec)
         if binding.reason == Reason.QUOTA:
@@ -187,6 +192,74 @@ def _higher_priority(job_id: str, spec: JobSpec) -> Iterator[_Try]:
         level = JobPriority(value)
         text = f"priority {level.name} instead of {spec.priority.name}"
         yield _anew(job_id, "priority", level.name, text, replace(spec, priority=level))
+
+
+def _moves(image: EngineImage, here: Rehearsal, job_id: str) -> Iterator[_Try]:
+    """A move of a running job to a tighter place, two, and so on.
+
+    Each move is the one after which most workers of the waiting job have a place, and of equal ones
+    that which costs least.
+    """
+    moved, spent = tuple[str, ...](), 0.0
+    costs = _costs_of_moves(here.engine)
+    while len(moved) < _MOST_MOVES:
+        best: tuple[int, float, str] | None = None
+        for name in sorted(costs, key=lambda one: (costs[one], one))[:_MOST_MOVABLE]:
+            copy = Rehearsal(image, here.now_ms)
+            try:
+                for one in (*moved, name):
+                    copy.move(one)
+            except QuartermasterError:
+                continue  # it may not be moved, or is as tight as it can be
+            found = -_workers_with_a_place(copy.engine, job_id), costs[name], name
+            best = found if best is None else min(best, found)
+        if best is None:
+            return
+        moved, spent = (*moved, best[2]), spent + best[1]
+        yield _moves_try(job_id, moved, spent)
+
+
+def _moves_try(job_id: str, moved: tuple[str, ...], costs_gpu_s: float) -> _Try:
+    def make(copy: Rehearsal) -> str:
+        for name in moved:
+            copy.move(name)
+        return job_id
+
+    text = f"move {' and '.join(moved)} to tighter places ({costs_gpu_s:.0f} GPU seconds)"
+    return _Try(Change("moves", moved, text, "operator", costs_gpu_s=costs_gpu_s), make)
+
+
+def _costs_of_moves(engine: Engine) -> dict[str, float]:
+    """What moving each job that runs costs, units times seconds; those that may not be left out."""
+    state, ids, found = engine.state, engine.jobs.index.ids, dict[str, float]()
+    for j in state.running[0, : int(state.rows[0]["running_len"])]["job"].tolist():
+        asked: Any = state.request[0, j]
+        stall_s = (int(asked["checkpoint_ms"]) + int(asked["restart_ms"])) / 1000
+        if asked["preemptible"] and asked["kind"] != JobKind.SERVICE:
+            found[ids[j]] = int(state.job[0, j]["units"]) / 1000 * stall_s
+    return found
+
+
+def _workers_with_a_place(engine: Engine, job_id: str) -> int:
+    """How many workers of a job have a place, in the domain that has most, as far as it matters."""
+    state, row = engine.state, engine.jobs.index.find(job_id)
+    ask: Any = state.request[0, row]
+    nodes = state.node[0, : int(state.rows[0]["num_nodes"])]
+    each = np.full(len(nodes), int(ask["workers"]), np.int64)
+    for free, asked in (
+        ("whole_free", "gpus_per_worker"),
+        ("cpu_free_milli", "cpu_milli"),
+        ("memory_free_mib", "memory_mib"),
+    ):
+        if ask[asked] > 0:
+            each = np.minimum(each, nodes[free] // int(ask[asked]))
+    each[nodes["state"] != NodeCode.UP] = 0
+    if ask["topology"] >= Topology.NODE:
+        return int(each.max(initial=0))
+    if ask["topology"] == Topology.ANY:
+        return int(each.sum())
+    domains = nodes["rack" if ask["topology"] == Topology.RACK else "spine"]
+    return int(np.bincount(domains - domains.min(), each).max(initial=0))
 
 
 def _other_tenants(here: Rehearsal, job_id: str, spec: JobSpec) -> Iterator[_Try]:

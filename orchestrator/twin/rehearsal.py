@@ -19,6 +19,8 @@ from orchestrator.messages import (
     Entry,
     Establish,
     Event,
+    MigrateJob,
+    Plan,
     Review,
     Submit,
 )
@@ -92,6 +94,16 @@ class Rehearsal:
         known[tenant] = replace(known.get(tenant, TenantSpec(tenant)), quota=quota)
         nodes = tuple(self.engine.nodes.specs.values())
         self.do(Establish(**{**vars(settings), "tenants": tuple(known.values()), "nodes": nodes}))
+
+    def move(self, job_id: str) -> None:
+        """Move a running job to a tighter place; raises if it may not be moved, or has none."""
+        self.review()
+        outcome = self.engine.handle(Entry(self.now_ms, Decide(Plan((MigrateJob(job_id),)))))
+        if outcome.reason != Reason.OK:
+            raise IllegalActionError(
+                f"move: job '{job_id}' stays where it is ({outcome.reason.name.lower()}); suppose "
+                "that another one is moved"
+            )
 
     def waits(self, job_id: str) -> bool:
         """Whether a job waits; raises if nobody knows it."""

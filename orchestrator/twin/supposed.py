@@ -27,6 +27,8 @@ class Suppose:
         Jobs that are cancelled.
     fail, drain : tuple of str
         Nodes that fail, or are drained.
+    move : tuple of str
+        Running jobs that are moved to tighter places: saved where they are, and started again.
     nodes : mapping of str to int
         How many nodes join that are like one that is there.
     quota : mapping of str to float
@@ -47,6 +49,7 @@ class Suppose:
     cancel: tuple[str, ...] = ()
     fail: tuple[str, ...] = ()
     drain: tuple[str, ...] = ()
+    move: tuple[str, ...] = ()
     nodes: Mapping[str, int] = field(default_factory=dict)
     quota: Mapping[str, float] = field(default_factory=dict)
     priority: Mapping[str, JobPriority] = field(default_factory=dict)
@@ -75,6 +78,7 @@ class Suppose:
         said = [f"job {name} is cancelled" for name in self.cancel]
         said += [f"node {name} fails" for name in self.fail]
         said += [f"node {name} is drained" for name in self.drain]
+        said += [f"job {name} is moved" for name in self.move]
         said += [f"{count} more like node {like}" for like, count in self.nodes.items()]
         said += [f"the quota of {name} is {most:g}" for name, most in self.quota.items()]
         said += [f"job {name} is {level.name}" for name, level in self.priority.items()]
@@ -103,6 +107,8 @@ class Suppose:
             rehearsal.do(NodeFailed(node_id))
         for node_id in self.drain:
             rehearsal.do(Decommission(node_id))
+        for job_id in self.move:
+            rehearsal.move(job_id)
         for like, count in self.nodes.items():
             for spec in nodes_like(rehearsal, like, count):
                 rehearsal.do(Register(spec))

@@ -316,6 +316,7 @@ def test_leaving_a_job_leaves_it_running(
         (["cancel", "a", "--reason", "x"], "/jobs/a/cancel", {"reason": "x"}),
         (["scale", "a", "3"], "/jobs/a/scale", {"workers": 3}),
         (["preempt", "a"], "/jobs/a/preempt", {}),
+        (["migrate", "a"], "/jobs/a/migrate", {}),
     ],
 )
 def test_jobs_are_changed(

@@ -388,6 +388,7 @@ def test_services_are_called_through_and_not_tried_again(fake: FakeServer) -> No
     [
         ("preempt", ("a", "room"), ("POST", "/jobs/a/preempt", {"reason": "room"})),
         ("cancel", ("a",), ("POST", "/jobs/a/cancel", {})),
+        ("migrate", ("a",), ("POST", "/jobs/a/migrate", {})),
         ("undrain", ("n",), ("POST", "/nodes/n/undrain", {})),
         ("node", ("n",), ("GET", "/nodes/n", b"")),
         ("service", ("s",), ("GET", "/services/s", b"")),

@@ -180,11 +180,21 @@ async def test_jobs_are_scaled_within_limits_preempted_and_cancelled() -> None:
         told = (await client.post(f"{path}/cancel", json={"reason": "enough"})).json()
         assert told["done"] is True
         assert (told["job"]["state"], told["job"]["reason"]) == ("failed", "cancelled: enough")
-        for action, body in (("cancel", None), ("preempt", None), ("scale", {"workers": 2})):
+        for action, body in (
+            ("cancel", None),
+            ("preempt", None),
+            ("scale", {"workers": 2}),
+            ("migrate", None),
+        ):
             late = (await client.post(f"{path}/{action}", json=body)).json()
             assert late["done"] is False
             assert "has ended (failed)" in late["why"]
-        for action, body in (("cancel", None), ("preempt", {}), ("scale", {"workers": 2})):
+        for action, body in (
+            ("cancel", None),
+            ("preempt", {}),
+            ("scale", {"workers": 2}),
+            ("migrate", None),
+        ):
             answer = await client.post(f"/api/v1/jobs/none/{action}", json=body)
             assert answer.status_code == 404
             assert "none" in problem(answer)["detail"]

@@ -103,6 +103,10 @@ async def made(here: Stage, job_id: str, change: Change) -> str:
         "priority": lambda: {"priority": JobPriority[change.to]},
         "tenant": lambda: {"tenant": change.to},
     }
+    if change.what == "moves":
+        for name in change.to:
+            assert await here.orchestrator.migrate_job(name)
+        return job_id
     if change.what == "nodes":
         like = here.orchestrator.nodes[change.to["like"]]
         for k in range(change.to["count"]):
@@ -135,8 +139,14 @@ async def crowd(kind: str) -> Stage:
         options["tenants"] = (TenantSpec("poor", quota=2), TenantSpec("rich", quota=4))
         runs = [job("r0", num_workers=2, tenant="poor")]
         waits = job("it", num_workers=2, tenant="poor")
+    elif kind == "scattered":
+        waits = job("it", num_workers=4, topology=Topology.NODE)
+        runs = [job("l0", gpus_per_worker=3), job("s0"), job("l1", gpus_per_worker=3), job("s1")]
     here = await settled(*nodes, **options)
     await submit(here, *runs)
+    if kind == "scattered":  # one GPU of each node is taken
+        await here.orchestrator.cancel_job("l0")
+        await here.orchestrator.cancel_job("l1")
     await submit(here, waits)
     return here
 
@@ -149,6 +159,7 @@ async def crowd(kind: str) -> Stage:
         ("topology", {"topology", "workers"}),
         ("priority", {"priority", "nodes"}),
         ("tenant", {"tenant", "quota"}),
+        ("scattered", {"moves", "workers", "nodes"}),
     ],
 )
 async def test_every_change_that_is_offered_starts_the_job_at_once(
@@ -168,6 +179,28 @@ async def test_every_change_that_is_offered_starts_the_job_at_once(
         assert again.state_of(name) == "running", change
         for other in change.displaces:
             assert again.orchestrator.get_job_status(other)["preemptions"] == 1
+
+
+async def test_moves_are_few_and_say_what_they_cost() -> None:
+    here = await crowd("scattered")
+    (moves,) = [one for one in (await here.orchestrator.why("it")).changes if one.what == "moves"]
+    assert len(moves.to) == 1
+    assert moves.to[0] in ("s0", "s1")
+    assert moves.costs_gpu_s == 5 + 20  # one GPU, while its job is saved and started again
+    told = await here.orchestrator.what_if(Suppose(move=moves.to), FEW)
+    assert told.jobs["it"].high < 0
+    assert told.jobs[moves.to[0]].low > 0
+    with pytest.raises(IllegalActionError, match="job 'it' stays where it is \\(not_running\\)"):
+        await here.orchestrator.what_if(Suppose(move=("it",)), FEW)
+
+
+async def test_a_job_that_has_no_tighter_place_stays() -> None:
+    here = await crowd("scattered")
+    assert await here.orchestrator.migrate_job("s0")
+    assert here.state_of("it") in ("pending", "scheduled", "running")
+    assert not await here.orchestrator.migrate_job("s0")
+    with pytest.raises(UnknownEntityError, match="no job 'nobody'"):
+        await here.orchestrator.migrate_job("nobody")
 
 
 async def test_the_smallest_number_of_workers_is_offered() -> None:
