@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from orchestrator.cli.assistant import add_assistant
 from orchestrator.cli.cluster import add_cluster
 from orchestrator.cli.jobs import add_jobs
 from orchestrator.cli.operations import add_operations
@@ -57,6 +58,7 @@ def make_app() -> typer.Typer:
     add_cluster(app)
     add_operations(app)
     add_twin(app)
+    add_assistant(app)
     app.command()(version)
     return app
 
