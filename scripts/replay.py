@@ -1,9 +1,10 @@
-"""Make the decisions of a live cluster's learned policies again, and write its jobs as a trace.
+"""Make a live cluster's learned decisions again, write its jobs as a trace, try other rules.
 
 Usage:
 
     python scripts/replay.py log=DIR/log.sqlite
     python scripts/replay.py log=DIR/log.sqlite bundles=[results/demo/bundle] trace=false
+    python scripts/replay.py log=DIR/log.sqlite rules=[sjf,elastic_srtf] trace=false
     python scripts/train.py workload=live_log workload.path=results/replay/trace.csv
 """
 
@@ -27,6 +28,8 @@ def main(cfg: DictConfig) -> None:
         decisions=None if cfg.decisions is None else Path(cfg.decisions),
         bundles=(given,) if isinstance(given, str) else tuple(given),
         trace=cfg.trace,
+        rules=tuple(plain(cfg.rules) or ()),
+        at_most=cfg.at_most,
     )
     with run_folder(cfg, "scripts/replay.py") as output:
         if not run_replay(asked, output, Console()):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from agents.deploy import BundlePolicy
 from agents.files import write_csv, write_json
 from agents.live.fit import FittedCosts, fit_costs, work_done_ms
 from agents.live.record import LiveRecord, read_log
+from agents.live.replay import PolicyOutcome, compare
 from envs.workloads import Trace
 from envs.workloads.trace import unplaceable
 from orchestrator.clock import VirtualClock
@@ -231,12 +232,19 @@ class ReplayRun:
         Where bundles are that were moved.
     trace : bool
         Whether the jobs are written as a trace, too.
+    rules : tuple of str
+        Rules under which the run is simulated again.
+    at_most : float or None
+        The run fails if jobs take longer under one of them, by this factor of the live policy's
+        mean; None: it does not.
     """
 
     log: Path
     decisions: Path | None = None
     bundles: tuple[str, ...] = ()
     trace: bool = True
+    rules: tuple[str, ...] = ()
+    at_most: float | None = None
 
     @property
     def decided(self) -> Path:
@@ -266,7 +274,35 @@ def run_replay(run: ReplayRun, folder: Path, console: Console) -> bool:
             highlight=False,
             soft_wrap=True,
         )
+    if run.rules:
+        fine &= _under_others(run, folder, console)
     return fine
+
+
+def _under_others(run: ReplayRun, folder: Path, console: Console) -> bool:
+    """Simulate the run under other rules, and tell; whether none is worse than it may be."""
+    found = compare(read_log(run.log), run.rules)
+    columns = [one.name for one in fields(PolicyOutcome)]
+    write_csv(folder / "policies.csv", columns, [list(vars(one).values()) for one in found])
+    table = Table(box=SIMPLE_HEAD, header_style="dim", padding=(0, 1, 0, 0))
+    table.add_column("policy")
+    for column in ("jobs", "wait", "until the end", "95 %", "slowdown", "preempted", "sooner"):
+        table.add_column(column, justify="right")
+    table.add_column("later", justify="right")
+    for one in found:
+        seconds = (f"{value:,.1f} s" for value in (one.wait_s, one.completion_s, one.late_s))
+        counts = (f"{one.preemptions}", f"{one.sooner}", f"{one.later}")
+        table.add_row(escape(one.name), f"{one.jobs}", *seconds, f"{one.slowdown:.2f}", *counts)
+    console.print(table)
+    simulated = found[1].completion_s
+    worse = [
+        one.name
+        for one in found[2:]
+        if run.at_most is not None and one.completion_s > run.at_most * simulated
+    ]
+    for name in worse:
+        console.print(f"{name}: above {run.at_most:g} times {simulated:,.1f} s", style="red")
+    return not worse
 
 
 def _table(found: list[Reproduction]) -> Table:

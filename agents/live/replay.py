@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from dataclasses import replace
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
 
-from agents.live.fit import FittedCosts, can_save, work_done_ms
+import numpy as np
+
+from agents.live.fit import FittedCosts, can_save, fit_costs, work_done_ms
 from agents.live.record import JobRecord, LiveRecord, recorded
 from orchestrator.clock import VirtualClock
 from orchestrator.errors import ConfigurationError, IllegalActionError
@@ -29,14 +31,15 @@ from orchestrator.messages import (
 from orchestrator.orchestrator import InfrastructureOrchestrator
 from orchestrator.ports import Policy
 from orchestrator.runtimes import Conduct, SimulatedRuntime
-from orchestrator.scheduling.rules import Rule
+from orchestrator.scheduling.rules import Rule, rule_named
 from orchestrator.types import JobSpec
 
-__all__ = ["replay", "simulated_spec"]
+__all__ = ["PolicyOutcome", "compare", "outcome_of", "replay", "simulated_spec"]
 
 
 _MS_PER_HOUR = 3_600_000
 _STEP_MS = 1000
+_BOUND_MS = 10_000  # of the bounded slowdown (Feitelson and Rudolph, JSSPP 1998)
 _LONGER = 4  # times as long as the live run: then the simulated one is given up
 
 
@@ -180,3 +183,98 @@ def replay(
     last_ms = max(job.end_ms or 0 for job in ended.values())
     until_ms = record.begin_ms + _LONGER * (last_ms - record.begin_ms) + 60 * _STEP_MS
     return asyncio.run(cluster.play(len(ended), until_ms))
+
+
+# --- under another policy ------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class PolicyOutcome:
+    """How the jobs of a recorded run fared.
+
+    Parameters
+    ----------
+    name : str
+        Who decided.
+    jobs : int
+        That have ended.
+    wait_s, completion_s, late_s, slowdown : float
+        Means over jobs of the time until the first start, until the end, and of the bounded
+        slowdown; ``late_s``: the 95th percentile of the time until the end.
+    preemptions : int
+        Runs that were saved, or not, for the sake of others.
+    sooner, later : int
+        Jobs that ended more than a second sooner, or later, than in what this is compared with.
+    """
+
+    name: str
+    jobs: int
+    wait_s: float
+    completion_s: float
+    late_s: float
+    slowdown: float
+    preemptions: int
+    sooner: int = 0
+    later: int = 0
+
+
+def outcome_of(name: str, record: LiveRecord, beside: LiveRecord | None = None) -> PolicyOutcome:
+    """How the jobs of a run fared that have ended; ``beside``: the one it is compared with."""
+    ended = {key: job for key, job in record.jobs.items() if job.end_ms is not None and job.runs}
+    submits = np.array([job.submit_ms for job in ended.values()], np.float64)
+    starts = np.array([job.start_ms for job in ended.values()], np.float64)
+    ends = np.array([job.end_ms for job in ended.values()], np.float64)
+    ran = np.array([_run_ms(job) for job in ended.values()], np.float64)
+    slowdown = np.maximum((ends - submits) / np.maximum(ran, _BOUND_MS), 1.0)
+    before = {} if beside is None else beside.jobs
+    moved = [
+        (job.end_ms or 0) - (before[key].end_ms or 0)
+        for key, job in ended.items()
+        if key in before and before[key].end_ms is not None
+    ]
+    return PolicyOutcome(
+        name=name,
+        jobs=len(ended),
+        wait_s=float((starts - submits).mean()) / 1000,
+        completion_s=float((ends - submits).mean()) / 1000,
+        late_s=float(np.quantile(ends - submits, 0.95)) / 1000,
+        slowdown=float(slowdown.mean()),
+        preemptions=sum(run.asked_ms is not None for job in ended.values() for run in job.runs),
+        sooner=sum(apart < -1000 for apart in moved),
+        later=sum(apart > 1000 for apart in moved),
+    )
+
+
+def _run_ms(job: JobRecord) -> int:
+    return sum((run.end_ms or run.begin_ms) - run.begin_ms for run in job.runs)
+
+
+def compare(record: LiveRecord, rules: Sequence[str]) -> list[PolicyOutcome]:
+    """Would it have gone better under another rule? The run simulated under each.
+
+    Jobs come as they did, work as long as they did, and nodes are lost when they were; costs are
+    those of the log, or none where no job tells them.
+
+    Parameters
+    ----------
+    record : LiveRecord
+    rules : sequence of str
+        Names of rules.
+
+    Returns
+    -------
+    list of PolicyOutcome
+        Of the live run; of the same simulated (where a learned policy was in charge: under the
+        rule that it falls back to); and under each rule, compared with that.
+    """
+    chosen = {name: rule_named(name) for name in rules}
+    try:
+        fitted = fit_costs(record)
+    except ConfigurationError:
+        fitted = FittedCosts({})
+    same = replay(record, fitted, declared=False)
+    who = "the default rule" if record.rule is None else record.rule.name
+    found = [outcome_of("live", record), outcome_of(f"simulated: {who}", same, record)]
+    for name, rule in chosen.items():
+        found.append(outcome_of(name, replay(record, fitted, rule, declared=False), same))
+    return found

@@ -9,7 +9,6 @@ says what would be done and gives a code, and only the same call with that code 
 from __future__ import annotations
 
 import json
-import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -170,6 +169,8 @@ class _Changer:
 
     async def _do(self, what: str, given: Mapping[str, Any], confirm: str, do: _Do) -> Any:
         """Do it if its code is given; otherwise say what would be done, and the code."""
+        import secrets  # only here: every command's start would wait for it
+
         from fastmcp.exceptions import ToolError
 
         wanted = json.dumps([what, given], sort_keys=True)

@@ -17,6 +17,7 @@ from agents.deploy import BundlePolicy
 from agents.live import ReplayRun, run_replay
 from agents.live.decisions import live_trace, reproduce
 from agents.live.record import read_log
+from agents.live.replay import compare
 from agents.program import config_dir
 from agents.run import train
 from envs.workloads import Trace
@@ -181,6 +182,30 @@ def test_a_live_log_becomes_a_trace_that_trains(lived: Path, tmp_path: Path) -> 
     with initialize_config_dir(str(config_dir()), version_base="1.3"):
         train(compose("train", list(given)), Console(file=(tmp_path / "said").open("w")))
     assert read_manifest(tmp_path / "trained" / "bundle").kind == "linear_ranker"
+
+
+def test_the_run_is_played_again_under_other_rules(lived: Path, tmp_path: Path) -> None:
+    """Jobs come when they came and work as long; the shortest first does better."""
+    console = Console(record=True, width=160, file=(tmp_path / "said").open("w"))
+    asked = ReplayRun(lived / "log.sqlite", trace=False, rules=("srtf", "largest"))
+    found = {one.name: one for one in compare(read_log(asked.log), asked.rules)}
+    assert set(found) == {
+        "live",
+        "simulated: fcfs",
+        "srtf",
+        "largest",
+    }
+    assert {one.jobs for one in found.values()} == {_JOBS}
+    assert found["srtf"].completion_s < found["largest"].completion_s
+    assert found["srtf"].sooner > 0
+    assert all(one.completion_s > one.wait_s >= 0 for one in found.values())
+    assert run_replay(asked, tmp_path, console)
+    assert "srtf" in console.export_text()
+    assert (tmp_path / "policies.csv").read_text().count("\n") == 5
+    assert not run_replay(replace(asked, at_most=0.01), tmp_path, console)
+    assert "srtf: above 0.01 times" in console.export_text()
+    with pytest.raises(ConfigurationError, match="unknown rule 'none'"):
+        compare(read_log(asked.log), ["none"])
 
 
 def test_what_is_not_there_is_said(tmp_path: Path) -> None:
