@@ -4,7 +4,7 @@ Usage:
 
     python scripts/replay.py log=DIR/log.sqlite
     python scripts/replay.py log=DIR/log.sqlite bundles=[results/demo/bundle] trace=false
-    python scripts/replay.py log=DIR/log.sqlite rules=[sjf,elastic_srtf] trace=false
+    python scripts/replay.py log=DIR/log.sqlite under=[sjf,elastic_srtf] trace=false
     python scripts/train.py workload=live_log workload.path=results/replay/trace.csv
 """
 
@@ -28,7 +28,7 @@ def main(cfg: DictConfig) -> None:
         decisions=None if cfg.decisions is None else Path(cfg.decisions),
         bundles=(given,) if isinstance(given, str) else tuple(given),
         trace=cfg.trace,
-        rules=tuple(plain(cfg.rules) or ()),
+        rules=tuple(plain(cfg.under) or ()),
         at_most=cfg.at_most,
     )
     with run_folder(cfg, "scripts/replay.py") as output:
