@@ -17,7 +17,7 @@ export class Queue {
       ["tenant", "opt", (w) => store.tenant(w.tenant)],
       ["asks for", "", (w) => (w.gpus ? `${w.workers} × ${plural(w.gpus, "GPU")}` : plural(w.workers, "worker"))],
       ["waits", "num", (w) => duration(store.now() - w.submit_ms)],
-      ["starts in", "num", (w) => this.band(w.id)],
+      ["starts in", "num.band", (w) => this.band(w.id)],
       ["because", "grow", (w) => w.why],
     ]);
     this.table.element.classList.add("stack");
