@@ -119,7 +119,7 @@ def _photograph(url: str, path: Path) -> str:
             "--hide-scrollbars",
             f"--user-data-dir={profile}",
             "--window-size=1280,1800",
-            "--virtual-time-budget=3000",  # the page is never done: it listens
+            "--virtual-time-budget=8000",  # the page is never done: it listens
             f"--screenshot={path.absolute()}",
             url,
         ]
