@@ -21,7 +21,7 @@ from numba.extending import intrinsic
 
 from orchestrator.kernels.lang import linking
 
-__all__ = ["entry", "kernel", "on_row", "part", "small_kernel", "sources_digest"]
+__all__ = ["deep_entry", "entry", "kernel", "on_row", "part", "small_kernel", "sources_digest"]
 
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -134,10 +134,18 @@ def _alone(function: Callable[..., Any], signature: Any) -> Iterator[None]:
 class _EntryDispatcher(CPUDispatcher):
     """A kernel that Python calls, perhaps besides other kernels."""
 
+    role = linking.Role.ENTRY
+
     def compile(self, signature: Any) -> Any:
         """Compile it, or load it from the cache."""
-        with linking.compiling(inner=False), _alone(self.py_func, signature):
+        with linking.compiling(self.role), _alone(self.py_func, signature):
             return super().compile(signature)
+
+
+class _DeepEntryDispatcher(_EntryDispatcher):
+    """The same, optimised twice."""
+
+    role = linking.Role.DEEP_ENTRY
 
 
 class _InnerDispatcher(CPUDispatcher):
@@ -145,7 +153,7 @@ class _InnerDispatcher(CPUDispatcher):
 
     def compile(self, signature: Any) -> Any:
         """Compile it, or load it from the cache, for kernels to link with."""
-        with linking.compiling(inner=True), _alone(self.py_func, signature):
+        with linking.compiling(linking.Role.INNER), _alone(self.py_func, signature):
             return super().compile(signature)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -175,6 +183,14 @@ def small_kernel(function: _F) -> _F:
 def entry(function: _F) -> _F:
     """Like :func:`kernel`, for Python to call, and for kernels."""
     return _compile(function, _EntryDispatcher)
+
+
+def deep_entry(function: _F) -> _F:
+    """Like :func:`entry`, optimised twice: where many levels of large kernels cost speed else.
+
+    It takes twice as long to compile. See docs/decisions/0047.
+    """
+    return _compile(function, _DeepEntryDispatcher)
 
 
 def part(function: _F) -> _F:

@@ -1,8 +1,10 @@
-"""Kernels that only kernels call get no machine code of their own.
+"""Kernels that only kernels call are optimised by themselves, and get no machine code of their own.
 
-numba turns every function's module, which contains all that the function calls, into machine code
-at once, although what is called from Python contains it all again. For inner kernels, most of all
-functions here, that was a third of all compilation. Their libraries stay what others link with.
+numba optimises every function's module with all that the function calls, and turns it into machine
+code, although what is called from Python contains it all again. For inner kernels, most of all
+functions here, that was half of all compilation. Here an inner kernel is optimised beside the small
+functions that it calls and no others, and its library is what others link with; all of it is
+optimised together where Python calls it, and only there.
 
 This reaches into numba's code generation; :func:`installed` says whether it is as expected. Where
 it is not, inner kernels are compiled as numba does it, which only takes longer.
@@ -13,20 +15,47 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from enum import Enum
+from functools import cached_property
+from itertools import chain, islice
 from typing import Any
 
 import llvmlite.binding as llvm
 from numba.core import codegen
 from numba.core.registry import cpu_target
 
-__all__ = ["compiling", "installed"]
+__all__ = ["Role", "compiling", "installed"]
 
 
-_EXPECTED = ("_finalize_final_module", "_finalize_dynamic_globals", "_get_module_for_linking")
+_EXPECTED = (
+    "_finalize_final_module",
+    "_finalize_dynamic_globals",
+    "_get_module_for_linking",
+    "_optimize_final_module",
+    "_raise_if_finalized",
+    "_linking_libraries",
+    "_final_module",
+    "_shared_module",
+    "_reload_init",
+)
+
+
+_SMALL = 60  # instructions: what the compiler would mostly copy into its callers
+
+
+class Role(Enum):
+    """Who calls what is compiled, and how thoroughly it is optimised."""
+
+    INNER = 0
+    """Kernels only."""
+    ENTRY = 1
+    """Python."""
+    DEEP_ENTRY = 2
+    """Python; what is inlined is optimised a second time with its new callers."""
 
 
 class _State(threading.local):
-    inner = False
+    role = Role.ENTRY
 
 
 _state = _State()
@@ -36,21 +65,62 @@ _waiting: dict[str, Any] = {}  # environments of functions that are in no machin
 
 
 @contextmanager
-def compiling(inner: bool) -> Iterator[None]:
-    """Say whether what is compiled meanwhile is called by kernels only."""
-    before, _state.inner = _state.inner, inner
+def compiling(role: Role) -> Iterator[None]:
+    """Say what is compiled meanwhile."""
+    before, _state.role = _state.role, role
     try:
         yield
     finally:
-        _state.inner = before
+        _state.role = before
 
 
 class _Library(codegen.JITCodeLibrary):
-    """Code of one function, or of an inner one: for linking only."""
+    """Code of one function, or of an inner one: for linking only.
+
+    An inner one is kept twice: by itself, where larger functions that it calls are but declared,
+    and with all of them.
+    """
 
     def __init__(self, owner: Any, name: str) -> None:
         super().__init__(owner, name)
-        self._inner = _state.inner
+        self._role = _state.role
+        self._inner = self._role is Role.INNER
+        self._itself: Any = None
+
+    @property
+    def _alone(self) -> Any:
+        return self._get_module_for_linking() if self._itself is None else self._itself
+
+    @cached_property
+    def _is_small(self) -> bool:
+        functions = self._alone.functions
+        parts = (block.instructions for function in functions for block in function.blocks)
+        return sum(1 for _ in islice(chain.from_iterable(parts), _SMALL + 1)) <= _SMALL
+
+    def finalize(self) -> None:
+        """Optimise it with what it calls; an inner one with what is small of that."""
+        if not self._inner:
+            super().finalize()
+            return
+        self._raise_if_finalized()
+        called = dict.fromkeys(self._linking_libraries)
+        for library in called:
+            self._reload_init.update(library._reload_init)
+            if library._is_small:
+                self._final_module.link_in(library._alone, preserve=True)
+        self._optimize_final_module()
+        self._itself = _many_times(self._final_module)
+        self._final_module = self._itself.clone()
+        for library in called:
+            self._final_module.link_in(library._get_module_for_linking(), preserve=True)
+        self._final_module.verify()
+        self._shared_module = self._final_module
+        self._finalize_final_module()
+
+    def _optimize_final_module(self) -> None:
+        super()._optimize_final_module()
+        if self._role is Role.DEEP_ENTRY:
+            super()._optimize_final_module()
 
     def _finalize_final_module(self) -> None:
         if self._inner:
@@ -73,18 +143,28 @@ class _Library(codegen.JITCodeLibrary):
         if not self._inner:
             kept: tuple[str, str, Any] = super().serialize_using_object_code()
             return kept
-        return self.name, "inner", self._get_module_for_linking().as_bitcode()
+        modules = self._itself, self._get_module_for_linking()
+        return self.name, "inner", tuple(module.as_bitcode() for module in modules)
 
     @classmethod
     def _unserialize(cls, owner: Any, kept: tuple[str, str, Any]) -> Any:
         name, kind, data = kept
-        with compiling(kind == "inner"):
+        with compiling(Role.INNER if kind == "inner" else Role.ENTRY):
             if kind != "inner":
                 return super()._unserialize(owner, kept)
             self = owner.create_library(name)
-            self._final_module = self._shared_module = llvm.parse_bitcode(data)
+            self._itself, whole = (llvm.parse_bitcode(module) for module in data)
+            self._final_module = self._shared_module = whole
             self._finalized = True
             return self
+
+
+def _many_times(module: Any) -> Any:
+    """A module, its functions such that others that are linked with it may have them too."""
+    for function in module.functions:
+        if not function.is_declaration and function.linkage == llvm.Linkage.external:
+            function.linkage = "linkonce_odr"
+    return module
 
 
 class _Codegen(codegen.JITCPUCodegen):
@@ -110,7 +190,8 @@ def _install() -> bool:
         return False
     if owner._library_class is not codegen.JITCodeLibrary:
         return False
-    if not all(hasattr(codegen.JITCodeLibrary, name) for name in _EXPECTED):
+    probe = owner.create_library("expected")
+    if not all(hasattr(probe, name) for name in _EXPECTED):
         return False
     owner.__class__ = _Codegen
     return True

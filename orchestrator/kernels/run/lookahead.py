@@ -31,7 +31,7 @@ from orchestrator.kernels.change.events import close_point, finish_episode
 from orchestrator.kernels.decide.advance import advance
 from orchestrator.kernels.decide.commit import commit
 from orchestrator.kernels.decide.rules import replay
-from orchestrator.kernels.lang.jit import entry, kernel, small_kernel
+from orchestrator.kernels.lang.jit import deep_entry, kernel, small_kernel
 from orchestrator.kernels.run.futures import Past, draw_future
 from orchestrator.kernels.run.roll import (
     Player,
@@ -339,7 +339,7 @@ def _play(row, planner, room, tally):
             raise RuntimeError("an action that is legal in a fork is refused by its row")
 
 
-@entry
+@deep_entry
 def think_ahead(
     rows: Rows, e: int, planner: Planner, room: Room, tally: Tally, whole: bool
 ) -> tuple[int, int]:
