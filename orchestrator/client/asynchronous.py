@@ -13,7 +13,7 @@ from collections.abc import (
     Callable,
     Mapping,
 )
-from contextlib import aclosing, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from pathlib import Path
 from typing import Any, Self, TypeVar, Unpack
 
@@ -264,13 +264,15 @@ class AsyncClient:
         headers: Mapping[str, str] | None = None,
     ) -> AsyncIterator[AsyncIterator[bytes]]:
         """Send a request to a service; what it answers is read as it comes: :meth:`Client.call`."""
-        call = self._calls.call(service, path, method, headers or {})
+        call = self._calls.call(service, path, method, headers or {}, body)
         attempts = self._attempts(call)
-        async with aclosing(await self._open_service(call, body)) as response:
-            try:
-                yield response.aiter_bytes()
-            except httpx.TransportError as error:
-                attempts.pause_s(failure_of(error))  # raises: what was sent is not sent again
+        async with AsyncExitStack() as held:
+
+            async def ask() -> httpx.Response:
+                response = await self._open_service(call, body, attempts)
+                return await held.enter_async_context(aclosing(response))
+
+            yield self._pieces(await ask(), ask, attempts)
 
     async def policy(self) -> Plain:
         """Which policy is in charge, and which ones are tried."""
@@ -327,9 +329,8 @@ class AsyncClient:
         return response
 
     async def _open_service(
-        self, call: Call[bytes], body: bytes | AsyncIterable[bytes]
+        self, call: Call[bytes], body: bytes | AsyncIterable[bytes], attempts: Attempts
     ) -> httpx.Response:
-        attempts = self._attempts(call)
         while True:
             try:
                 return await self._open(call, body)
@@ -337,6 +338,24 @@ class AsyncClient:
                 raise error.answer from None  # the service's word: the mesh has tried enough
             except httpx.TransportError as error:
                 await self._pause(attempts, failure_of(error))
+
+    async def _pieces(
+        self,
+        response: httpx.Response,
+        ask: Callable[[], Awaitable[httpx.Response]],
+        attempts: Attempts,
+    ) -> AsyncIterator[bytes]:
+        """An answer's body; while nobody has any of it, what is lost is asked for again."""
+        while True:
+            try:
+                async for piece in response.aiter_bytes():
+                    attempts.handed()
+                    yield piece
+            except httpx.TransportError as error:
+                await self._pause(attempts, failure_of(error))
+                response = await ask()
+            else:
+                return
 
     async def _send(self, call: Call[_T]) -> _T:
         """Ask, again if need be."""

@@ -98,6 +98,7 @@ def _list(path: str, **query: Any) -> Call[Any]:
     return replace(_get(path, **query), paged=True)
 
 
+_IDEMPOTENT = frozenset(("GET", "HEAD", "PUT", "DELETE", "OPTIONS", "TRACE"))
 _REPLACED_S = 3600.0
 _THOUGHT_S = 120.0  # for an answer of the twin
 
@@ -223,10 +224,18 @@ class Calls:
         path = f"/services/{_segment('service', service)}/replace"
         return _post(path, wait_s=_REPLACED_S)  # answered when all are there
 
-    def call(self, service: str, path: str, method: str, headers: Mapping[str, str]) -> Call[bytes]:
-        """A request to a service; the mesh, not we, tries it again."""
+    def call(
+        self, service: str, path: str, method: str, headers: Mapping[str, str], body: object
+    ) -> Call[bytes]:
+        """A request to a service; the mesh tries it again, and we do where we lose the mesh.
+
+        That is where it does no harm (RFC 9110, 9.2.2), and there is all of it: pieces of a body
+        that were sent are gone.
+        """
         whole = f"/api/v1/services/{_segment('service', service)}/call/{path.lstrip('/')}"
-        return Call(method, whole, headers=headers, repeatable=False)
+        keyed = any(name.lower() == "idempotency-key" for name in headers)
+        repeatable = isinstance(body, bytes) and (keyed or method.upper() in _IDEMPOTENT)
+        return Call(method, whole, headers=headers, repeatable=repeatable)
 
     def policy(self) -> Call[Plain]:
         """Which policy is in charge, and which ones are tried."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any, Self, TypeVar, Unpack
 
@@ -334,15 +334,18 @@ class Client:
         Yields
         ------
         iterator of bytes
-            The answer's body.
+            The answer's body. Where it breaks off before its first piece, and the request is
+            repeatable (by its method or an ``Idempotency-Key``, with a body of bytes), it is sent
+            again; later, and otherwise, that is a ``ServerUnreachableError``.
         """
-        call = self._calls.call(service, path, method, headers or {})
+        call = self._calls.call(service, path, method, headers or {}, body)
         attempts = self._attempts(call)
-        with closing(self._open_service(call, body)) as response:
-            try:
-                yield response.iter_bytes()
-            except httpx.TransportError as error:
-                attempts.pause_s(failure_of(error))  # raises: what was sent is not sent again
+        with ExitStack() as held:
+
+            def ask() -> httpx.Response:
+                return held.enter_context(closing(self._open_service(call, body, attempts)))
+
+            yield self._pieces(ask(), ask, attempts)
 
     def policy(self) -> Plain:
         """Which policy is in charge, and which ones are tried."""
@@ -407,8 +410,9 @@ class Client:
                 raise refusal(response, response.read())
         return response
 
-    def _open_service(self, call: Call[bytes], body: bytes | Iterable[bytes]) -> httpx.Response:
-        attempts = self._attempts(call)
+    def _open_service(
+        self, call: Call[bytes], body: bytes | Iterable[bytes], attempts: Attempts
+    ) -> httpx.Response:
         while True:
             try:
                 return self._open(call, body)
@@ -416,6 +420,21 @@ class Client:
                 raise error.answer from None  # the service's word: the mesh has tried enough
             except httpx.TransportError as error:
                 self._pause(attempts, failure_of(error))
+
+    def _pieces(
+        self, response: httpx.Response, ask: Callable[[], httpx.Response], attempts: Attempts
+    ) -> Iterator[bytes]:
+        """An answer's body; while nobody has any of it, what is lost is asked for again."""
+        while True:
+            try:
+                for piece in response.iter_bytes():
+                    attempts.handed()
+                    yield piece
+            except httpx.TransportError as error:
+                self._pause(attempts, failure_of(error))
+                response = ask()
+            else:
+                return
 
     def _send(self, call: Call[_T]) -> _T:
         """Ask, again if need be."""

@@ -96,6 +96,10 @@ class Attempts:
         self._bound_s, self._until_s = self._retry.first_s, None
         self._reached = True
 
+    def handed(self) -> None:
+        """The caller has a part of the answer: from its beginning it would be told twice."""
+        self._repeatable = False
+
     def pause_s(self, failure: Failure) -> float:
         """How long to wait before the next try, seconds.
 

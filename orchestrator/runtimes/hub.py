@@ -166,10 +166,16 @@ class AgentHub:
             raise ConfigurationError(f"{problem}; look into its log") from None
 
     def _missing(self, nodes: Sequence[str]) -> list[str]:
-        leads = self.fence[0] >= 0
         return [
-            node for node in nodes if not self.reaches(node) and (leads or node not in self._peers)
+            node
+            for node in nodes
+            if not self.reaches(node) and (self.leads or node not in self._peers)
         ]
+
+    @property
+    def leads(self) -> bool:
+        """Whether agents that have obeyed another orchestrator stay: it has a term to show them."""
+        return self.fence[0] >= 0
 
     def reaches(self, node: str) -> bool:
         """Whether a node's agent is there."""
@@ -398,14 +404,12 @@ class Vitals:
     clock : Clock
     detector : FaultDetector or None
         None: nobody is told.
-    reaches : callable
-        Whether a node's agent is there now.
+    hub : AgentHub
+        Whose agents these are.
     """
 
-    def __init__(
-        self, clock: Clock, detector: FaultDetector | None, reaches: Callable[[str], bool]
-    ) -> None:
-        self._clock, self._detector, self._reaches = clock, detector, reaches
+    def __init__(self, clock: Clock, detector: FaultDetector | None, hub: AgentHub) -> None:
+        self._clock, self._detector, self._hub = clock, detector, hub
         self._tasks: set[asyncio.Task[None]] = set()
         self._closed = True
 
@@ -431,13 +435,31 @@ class Vitals:
             self._tell(self._detector.report, node)
 
     def left(self, node: str) -> None:
-        """The connection of an agent is gone: it comes back at once, or its node is dead."""
+        """The connection of an agent is gone: it comes back at once, or its node is dead.
+
+        Before this orchestrator leads that says nothing. Agents that have obeyed another one hang
+        up and come again until it does, however long it takes: :meth:`look` is for then.
+        """
+        if self._hub.leads:
+            self._expect(node)
+
+    def look(self) -> None:
+        """Agents that have come are to be there from now on: this orchestrator leads."""
+        for node in self._hub.nodes():
+            if not self._hub.reaches(node):
+                self._expect(node)
+
+    def _expect(self, node: str) -> None:
         if not self._closed and self._detector is not None:
             due_ms = self._clock.now_ms() + _RECONNECT_MS
-            self._clock.call_at(due_ms, lambda: self._look_for(node))
+            self._clock.call_at(due_ms, lambda: self._look_for(node, due_ms))
 
-    def _look_for(self, node: str) -> None:
-        if not self._closed and not self._reaches(node):
+    def _look_for(self, node: str, due_ms: int) -> None:
+        if self._closed or self._hub.reaches(node):
+            return
+        if self._clock.now_ms() - due_ms > _RECONNECT_MS // 2:
+            self._expect(node)  # this process stood still, and it may wait to be let in
+        else:
             self.report(node)
 
     def _tell(self, work: Callable[[str], Awaitable[None]], node: str) -> None:

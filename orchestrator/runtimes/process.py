@@ -111,7 +111,7 @@ class ProcessRuntime(Outputs):
         super().__init__(AgentHub(Address.parse(address), self.token, lease_ms, clock.now_ms))
         saved = None if checkpoints is None else checkpoints.resolve()
         self._orders = Orders(self._hub, self._grace_ms, saved)
-        self._vitals = Vitals(clock, detector, self._hub.reaches)
+        self._vitals = Vitals(clock, detector, self._hub)
         self._deliver: Callable[[Event], Awaitable[object]] | None = None
         self._specs: dict[str, JobSpec] = {}
         self._progress: dict[str, tuple[int, float | None]] = {}
@@ -156,6 +156,7 @@ class ProcessRuntime(Outputs):
         """Orders are those of the leader of this term from now on, by this entry of its log."""
         before, self._hub.fence = self._hub.fence, max((term, index), self._hub.fence)
         if before[0] < term:
+            self._vitals.look()
             for gang in self._all():  # agents refused that before
                 go = [m for m in gang.alive if gang.leaving or m.leaves or m.halted]
                 self._orders.halt(gang, go, "its run is over")
@@ -549,7 +550,7 @@ class ProcessRuntime(Outputs):
             return
         if gang.torn:
             self._judge(gang, WorkersLost(gang.job, gang.run, _IN_PART))
-        elif gang.split and self._hub.fence[0] >= 0:
+        elif gang.split and self._hub.leads:
             self._reform(gang, gang.present, [], [])
 
     def beat(self, node: str) -> None:

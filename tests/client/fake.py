@@ -130,7 +130,7 @@ def _handler(fake: FakeServer) -> type[BaseHTTPRequestHandler]:
             self.end_headers()
             self.wfile.write(raw)
 
-        do_GET = do_POST = do_DELETE = _any  # noqa: N815  so BaseHTTPRequestHandler calls them
+        do_GET = do_POST = do_PUT = do_DELETE = _any  # noqa: N815  so BaseHTTPRequestHandler calls them
 
         def log_message(self, *args: Any) -> None:
             pass

@@ -383,6 +383,74 @@ def test_services_are_called_through_and_not_tried_again(fake: FakeServer) -> No
     assert len(fake.asked) == 3
 
 
+def _called(kind: type[Client] | type[AsyncClient], fake: FakeServer, **options: Any) -> bytes:
+    """What a service answers at /x, by either client."""
+
+    async def later() -> bytes:
+        async with (
+            AsyncClient(fake.endpoint, retry=_QUICK) as client,
+            client.call("s", "x", **options) as parts,
+        ):
+            return b"".join([part async for part in parts])
+
+    if kind is AsyncClient:
+        return asyncio.run(later())
+    with Client(fake.endpoint, retry=_QUICK) as client, client.call("s", "x", **options) as parts:
+        return b"".join(parts)
+
+
+_CUT_AT_ONCE = Says(b"", media_type="text/plain", cut=True)
+_KEYED = {"headers": {"idempotency-key": "k"}, "body": b"b"}
+
+
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+@pytest.mark.parametrize("failure", [_CUT_AT_ONCE, lost()], ids=["head", "nothing"])
+@pytest.mark.parametrize(("method", "options"), [("GET", {}), ("POST", _KEYED)])
+def test_a_service_that_is_cut_off_before_it_says_anything_is_asked_again(
+    kind: type[Client] | type[AsyncClient],
+    fake: FakeServer,
+    failure: Says,
+    method: str,
+    options: dict[str, Any],
+) -> None:
+    fake.on(f"{method} /services/s/call/x", failure, failure, Says(b"pong"))
+    assert _called(kind, fake, method=method, **options) == b"pong"
+    assert len(fake.asked) == 3
+
+
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+@pytest.mark.parametrize(
+    ("method", "failure"),
+    [("POST", _CUT_AT_ONCE), ("POST", lost()), ("GET", Says(b"pon", cut=True))],
+)
+def test_what_a_service_has_done_or_begun_to_say_is_not_asked_for_twice(
+    kind: type[Client] | type[AsyncClient], fake: FakeServer, method: str, failure: Says
+) -> None:
+    fake.on(f"{method} /services/s/call/x", failure, Says(b"pong"))
+    with pytest.raises(ServerUnreachableError, match="was lost"):
+        _called(kind, fake, method=method)
+    assert len(fake.asked) == 1
+
+
+def test_a_body_in_pieces_is_not_sent_twice(fake: FakeServer) -> None:
+    fake.on("PUT /services/s/call/x", _CUT_AT_ONCE, Says(b"pong"))
+    with pytest.raises(ServerUnreachableError, match="was lost"):
+        _called(Client, fake, method="PUT", body=iter([b"a", b"b"]))
+    assert len(fake.asked) == 1
+
+
+def test_a_service_whose_answers_are_always_cut_off_is_given_up(fake: FakeServer) -> None:
+    fake.on("GET /services/s/call/x", _CUT_AT_ONCE)
+    retry = Retry(patience_s=0.05, first_s=0.001)
+    with (
+        Client(fake.endpoint, retry=retry) as client,
+        client.call("s", "x", method="GET") as parts,
+        pytest.raises(ServerUnreachableError, match="was lost"),
+    ):
+        list(parts)
+    assert len(fake.asked) > 1
+
+
 @pytest.mark.parametrize(
     ("call", "args", "sent"),
     [

@@ -13,6 +13,7 @@ from orchestrator.node.protocol import (
     VERSION,
     Address,
     Beat,
+    Fence,
     Hello,
     Line,
     Renewed,
@@ -24,11 +25,16 @@ from tests.runtimes.stage import Stage
 
 
 async def agent(
-    stage: Stage, node: str, *workers: Seen, boot: str = "boot", sent_ms: int = 5
+    stage: Stage,
+    node: str,
+    *workers: Seen,
+    boot: str = "boot",
+    sent_ms: int = 5,
+    fence: Fence = (-1, -1),
 ) -> Line:
     """An agent that is taken, and has these workers."""
     line = Line(*await Address.parse(stage.runtime.address).connect())
-    me = node, boot, "127.0.0.1", 1, sent_ms, (-1, -1)
+    me = node, boot, "127.0.0.1", 1, sent_ms, fence
     line.send(Hello(VERSION, stage.runtime.token, *me, workers))
     assert isinstance(await line.for_agent(), Welcome)
     return line

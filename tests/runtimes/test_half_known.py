@@ -6,6 +6,7 @@ Agents are played by hand where what they say, and when, is the point.
 from __future__ import annotations
 
 import asyncio
+import time
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from orchestrator.errors import ConfigurationError
 from orchestrator.messages import StopJob, StopReason, WorkersLost
 from orchestrator.node.protocol import Cause, Ended, Launch, Line, Report, Welcome
 from orchestrator.runtimes import LocalAgents
-from tests.runtimes.played import agent, seen, told
+from tests.runtimes.played import agent, beating, seen, told
 from tests.runtimes.stage import Stage, until
 
 _TRUE = ("true",)
@@ -99,6 +100,55 @@ async def test_a_run_that_is_lost_is_not_begun_when_an_agent_comes(stage: Stage)
     line = await agent(stage, "n5")
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(line.for_agent(), 0.3)
+    line.close()
+
+
+# --- whose absence says something -----------------------------------------------------------------
+
+
+async def test_an_agent_that_waits_for_a_leader_is_not_missed_before_there_is_one(
+    stage: Stage,
+) -> None:
+    """It hangs up on who does not lead yet, and comes again: that may take longer than patience."""
+    await stage.open()
+    line = await agent(stage, "n5", seen(0), fence=(4, 9))
+    line.close()
+    await asyncio.sleep(2.5)  # its node would be dead after 1 s, and after 2 s without a beat
+    assert stage.health == []
+    stage.runtime.fence(7, 20)
+    await asyncio.sleep(0.5)  # the longest pause of an agent between two tries
+    line = await agent(stage, "n5", seen(0), fence=(4, 9))
+    async with beating(line):
+        await asyncio.sleep(1.0)
+    assert stage.health == []
+    line.close()
+    await until(lambda: stage.health)
+    assert [(one.node_id, one.alive) for one in stage.health] == [("n5", False)]
+
+
+async def test_an_agent_that_does_not_come_back_to_a_leader_is_missed(stage: Stage) -> None:
+    await stage.open()
+    line = await agent(stage, "n5", fence=(4, 9))
+    line.close()
+    await asyncio.sleep(0.1)
+    stage.runtime.fence(7, 20)
+    await until(lambda: stage.health)
+    assert [(one.node_id, one.alive) for one in stage.health] == [("n5", False)]
+
+
+async def test_who_comes_while_the_orchestrator_stands_still_is_not_missed(stage: Stage) -> None:
+    """As when kernels are compiled just then: it is at the door, and nobody has opened yet."""
+    await stage.open()
+    line = await agent(stage, "n5")
+    line.close()
+    await until(lambda: not stage.runtime._hub.reaches("n5"))
+    come = asyncio.ensure_future(agent(stage, "n5"))
+    await asyncio.sleep(0.0)
+    time.sleep(1.2)  # noqa: ASYNC251  nothing else is to happen meanwhile
+    line = await come
+    async with beating(line):
+        await asyncio.sleep(0.2)
+    assert stage.health == []
     line.close()
 
 
