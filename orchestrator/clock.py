@@ -20,6 +20,8 @@ _TURNS = 16
 class _Timer:
     """A callback that is due."""
 
+    __slots__ = ("callback", "handle")
+
     def __init__(self, callback: Callback) -> None:
         self.callback: Callback | None = callback
         self.handle: asyncio.TimerHandle | None = None  # of the event loop, if it waits there
@@ -57,7 +59,9 @@ class VirtualClock:
     def call_at(self, time_ms: int, callback: Callback, *, order: int = 0) -> _Timer:
         """Call back at a time, or as soon as possible if it has passed."""
         timer = _Timer(callback)
-        due_ms = max(int(time_ms), self._now_ms)
+        due_ms, now_ms = int(time_ms), self._now_ms
+        if due_ms < now_ms:
+            due_ms = now_ms
         heapq.heappush(self._due, (due_ms, order, next(self._sequence), timer))
         return timer
 
@@ -102,16 +106,20 @@ class VirtualClock:
         try:
             for _ in range(_TURNS):  # tasks that were just created may want to set a timer
                 await asyncio.sleep(0)
-            due_ms = self.next_ms()
-            while due_ms is not None and (until_ms is None or due_ms <= until_ms):
-                timer = heapq.heappop(self._due)[3]
-                self._now_ms = due_ms
+            due = self._due
+            while due:
+                due_ms, _, _, timer = due[0]
                 callback = timer.callback
-                timer.cancel()
-                result = callback() if callback is not None else None
-                if inspect.isawaitable(result):
+                if callback is not None and until_ms is not None and due_ms > until_ms:
+                    return
+                heapq.heappop(due)
+                if callback is None:
+                    continue
+                self._now_ms = due_ms
+                timer.callback = None
+                result = callback()
+                if result is not None and inspect.isawaitable(result):
                     await result
-                due_ms = self.next_ms()
         finally:
             self._advancing = False
 

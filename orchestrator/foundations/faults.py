@@ -18,6 +18,7 @@ from orchestrator.ports import Clock, HealthListener, NodeHealth, Timer
 __all__ = ["HeartbeatFaultDetector", "PhiAccrualFaultDetector"]
 
 
+_ORDER = int(EventKind.NODE_FAILURE)  # among what is due at one time
 _FEW = 10  # intervals from which a rhythm can be told
 
 
@@ -59,6 +60,7 @@ class HeartbeatFaultDetector:
             )
         self._clock = clock
         self._timeout_ms = timeout_ms
+        self._least_ms = timeout_ms  # nobody is patient for less
         self._watched: dict[str, _Watch] = {}
         self._dead: set[str] = set()  # of those, so that asking for suspects costs no more
         self._listeners: list[HealthListener] = []
@@ -74,13 +76,18 @@ class HeartbeatFaultDetector:
     async def heartbeat(self, node_id: str) -> None:
         """A node has shown that it is alive."""
         now_ms = self._clock.now_ms()
-        known = node_id in self._watched
-        seen = self._watched.setdefault(node_id, _Watch(now_ms))
-        if known and seen.alive:
+        seen = self._watched.get(node_id)
+        if seen is None:
+            seen = self._watched[node_id] = _Watch(now_ms)
+        elif seen.alive:
             self._learn(seen, now_ms - seen.last_ms)
         seen.last_ms = now_ms
-        if seen.timer is None or self._due_ms(seen) < seen.due_ms:
-            self._set_timer(node_id, seen)
+        if seen.timer is None:
+            self._set_timer(node_id, seen, self._due_ms(seen))
+        elif now_ms + self._least_ms < seen.due_ms:  # otherwise it cannot be due sooner
+            due_ms = self._due_ms(seen)
+            if due_ms < seen.due_ms:
+                self._set_timer(node_id, seen, due_ms)
         if not seen.alive:
             seen.alive = True
             self._dead.discard(node_id)
@@ -118,31 +125,36 @@ class HeartbeatFaultDetector:
     def _due_ms(self, seen: _Watch) -> int:
         return max(seen.last_ms + self._patience_ms(seen), seen.excused_ms)
 
-    def _set_timer(self, node_id: str, seen: _Watch) -> None:
+    def _set_timer(self, node_id: str, seen: _Watch, due_ms: int) -> None:
         # One timer per node, moved later only when it fires: heartbeats are many, timeouts are few.
         if seen.timer is not None:
             seen.timer.cancel()
-        seen.due_ms = self._due_ms(seen)
-        seen.timer = self._clock.call_at(
-            seen.due_ms, lambda: self._look(node_id, seen), order=EventKind.NODE_FAILURE
-        )
+        seen.due_ms = due_ms
+        seen.timer = self._clock.call_at(due_ms, lambda: self._look(node_id, seen), order=_ORDER)
 
-    async def _look(self, node_id: str, seen: _Watch) -> None:
+    def _look(self, node_id: str, seen: _Watch) -> Awaitable[None] | None:
+        """Time is up, unless it has beaten since: then there is nothing to wait for."""
         seen.timer = None
         now_ms = self._clock.now_ms()
-        if now_ms - seen.due_ms > self._patience_ms(seen) // 2:
+        late_ms = now_ms - seen.due_ms
+        if late_ms > self._least_ms // 2 and late_ms > self._patience_ms(seen) // 2:
             # We were the one who slept: what was sent meanwhile is still to be read.
             seen.excused_ms = now_ms + self._patience_ms(seen)
-        if now_ms < self._due_ms(seen):
-            self._set_timer(node_id, seen)
-            return
+        due_ms = self._due_ms(seen)
+        if now_ms < due_ms:
+            self._set_timer(node_id, seen, due_ms)
+            return None
+        return self._doubt(node_id, seen)
+
+    async def _doubt(self, node_id: str, seen: _Watch) -> None:
+        """A node has been silent for too long: ask it, and take it for dead if it is."""
         last_ms = seen.last_ms
         answers = await self._is_there(node_id)
         if seen is not self._watched.get(node_id) or not seen.alive or seen.timer is not None:
             return  # meanwhile it was forgotten, reported, or has beaten
         if answers or seen.last_ms > last_ms:
             seen.excused_ms = self._clock.now_ms() + self._patience_ms(seen)
-            self._set_timer(node_id, seen)
+            self._set_timer(node_id, seen, self._due_ms(seen))
         else:
             await self.report(node_id)
 
@@ -221,7 +233,7 @@ class PhiAccrualFaultDetector(HeartbeatFaultDetector):
                 f"PhiAccrualFaultDetector: 'lease_ms' is {lease_ms}; give at least 0 and at most "
                 f"'timeout_ms' ({timeout_ms})"
             )
-        self._lease_ms = lease_ms
+        self._lease_ms = self._least_ms = lease_ms
         # By symmetry, of the lower tail: one minus it has too few digits.
         self._deviations = -NormalDist().inv_cdf(max(10.0**-threshold, 1e-300))
         self._least_deviation_ms = least_deviation_ms
@@ -251,13 +263,13 @@ class PhiAccrualFaultDetector(HeartbeatFaultDetector):
         return seen.sum_ms / count, max(math.sqrt(variance), self._least_deviation_ms)
 
     def _learn(self, seen: _Watch, interval_ms: int) -> None:
-        seen.intervals_ms.append(interval_ms)
-        seen.sum_ms += interval_ms
-        seen.sum_square += interval_ms**2
-        if len(seen.intervals_ms) > self._window:
-            oldest_ms = seen.intervals_ms.popleft()
-            seen.sum_ms -= oldest_ms
-            seen.sum_square -= oldest_ms**2
+        intervals_ms, oldest_ms = seen.intervals_ms, 0
+        intervals_ms.append(interval_ms)
+        if len(intervals_ms) > self._window:
+            oldest_ms = intervals_ms.popleft()
+        if interval_ms != oldest_ms:  # a regular node's sums stay as they are
+            seen.sum_ms += interval_ms - oldest_ms
+            seen.sum_square += interval_ms**2 - oldest_ms**2
 
     def _patience_ms(self, seen: _Watch) -> int:
         if len(seen.intervals_ms) < _FEW:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,8 @@ from orchestrator.kernels.state.row import ClusterState
 __all__ = ["assert_links", "check_capacity", "check_holdings", "check_orders", "check_tenants"]
 
 
-_WHOLE = 1000
+_NODE_CODES = tuple(NodeCode)
+_THERE = (int(NodeCode.UP), int(NodeCode.DRAINING))
 
 
 def _require(e: int, ok: bool, message: str) -> None:
@@ -44,50 +45,67 @@ def assert_links(state: ClusterState, e: int, placed: Sequence[int]) -> None:
     row = state.rows[e]
     nodes = state.node[e, : row["num_nodes"]]
     links = state.uplink[e, : row["num_uplinks"]]
-    node_traffic = np.zeros(len(nodes), np.int64)
-    link_traffic = np.zeros(len(links), np.int64)
-    memory = np.zeros((len(nodes), state.device.shape[2]), np.int64)
-    kinds = np.zeros((len(nodes), TAGS), np.int64)
-    for j in placed:
-        ask = state.request[e, j]
-        where = state.worker[e, j, : state.job[e, j]["workers_now"]]
-        racks = nodes["rack"][where["node"]]
-        for worker, rack in zip(where, racks, strict=True):
-            n, mask = int(worker["node"]), int(worker["devices"])
-            for g in range(mask.bit_length()):
-                memory[n, g] += int(ask["gpu_memory_mib"]) * (mask >> g & 1)
-            if ask["gpus_per_worker"] > 0:
-                shared = ask["gpu_milli"] < _WHOLE
-                kinds[n, 0 if shared else min(int(ask["gpus_per_worker"]), TAGS - 1)] += 1
-            if len(set(where["node"].tolist())) > 1:
-                node_traffic[n] += ask["bandwidth_mbps"]
-            if len(set(racks.tolist())) > 1 and rack < len(links):
-                link_traffic[rack] += ask["bandwidth_mbps"]
-    for n, node in enumerate(nodes):
-        free = int(node["bandwidth_mbps"]) - int(node_traffic[n])
-        if node["bandwidth_mbps"] > 0:
-            _check_links(e, f"bandwidth_free_mbps of node {n}", node["bandwidth_free_mbps"], free)
-        for g in range(int(node["gpus"])):
-            left = int(node["gpu_memory_mib"]) - int(memory[n, g])
-            _check_links(
-                e, f"free_memory_mib of {n}:{g}", state.device[e, n, g]["free_memory_mib"], left
-            )
-        found = state.tag[e, n]["workers"].tolist()
-        _require(e, found == kinds[n].tolist(), f"kinds of workers on node {n} are {found}")
-    for rack, link in enumerate(links):
-        if link["capacity_mbps"] > 0:
-            free = int(link["capacity_mbps"]) - int(link_traffic[rack])
-            _check_links(e, f"free_mbps of the uplink of rack {rack}", link["free_mbps"], free)
+    node_traffic, link_traffic, memory, kinds = _held(state, e, placed)
+    most = nodes["bandwidth_mbps"]
+    found = np.where(most > 0, nodes["bandwidth_free_mbps"], 0)
+    free = np.where(most > 0, most - node_traffic, 0)
+    _check_links(e, lambda n: f"bandwidth_free_mbps of node {n}", found, free)
+    devices = state.device[e, : len(nodes)]["free_memory_mib"]
+    there = np.arange(memory.shape[1]) < nodes["gpus"][:, None]
+    found = np.where(there, devices, 0).ravel()
+    free = np.where(there, nodes["gpu_memory_mib"][:, None] - memory, 0).ravel()
+    wide = memory.shape[1]
+    _check_links(e, lambda k: f"free_memory_mib of {k // wide}:{k % wide}", found, free)
+    workers = state.tag[e, : len(nodes)]["workers"]
+    for n in (workers != kinds).any(1).nonzero()[0]:
+        _require(e, False, f"kinds of workers on node {n} are {workers[n].tolist()}")
+    most = links["capacity_mbps"]
+    found = np.where(most > 0, links["free_mbps"], 0)
+    free = np.where(most > 0, most - link_traffic, 0)
+    _check_links(e, lambda rack: f"free_mbps of the uplink of rack {rack}", found, free)
     order = state.order[e, : len(nodes)]["node"].tolist()
-    expected = sorted(
-        range(len(nodes)), key=lambda n: (int(nodes[n]["spine"]), int(nodes[n]["rack"]), n)
-    )
+    keys = list(zip(nodes["spine"].tolist(), nodes["rack"].tolist(), strict=True))
+    expected = sorted(range(len(nodes)), key=lambda n: (keys[n], n))
     _require(e, order == expected, f"the order of nodes is {order}, should be {expected}")
 
 
-def _check_links(e: int, what: str, found: int, expected: int) -> None:
-    _require(e, int(found) == expected, f"{what} is {found}, should be {expected}")
-    _require(e, expected >= 0, f"{what} is negative: {expected}")
+def _held(state: ClusterState, e: int, placed: Sequence[int]) -> tuple[NDArray[np.int64], ...]:
+    """Traffic by node and by uplink, device memory, and workers by kind of jobs that are placed."""
+    nodes = state.node[e, : state.rows[e]["num_nodes"]]
+    links = int(state.rows[e]["num_uplinks"])
+    node_traffic = np.zeros(len(nodes), np.int64)
+    link_traffic = np.zeros(links, np.int64)
+    memory = np.zeros((len(nodes), state.device.shape[2]), np.int64)
+    kinds = np.zeros((len(nodes), TAGS), np.int64)
+    rack_of = nodes["rack"].tolist()
+    for j in placed:
+        ask = state.request[e, j]
+        where = state.worker[e, j, : state.job[e, j]["workers_now"]]
+        on = where["node"].tolist()
+        racks = [rack_of[n] for n in on]
+        traffic, mib, gpus = (
+            int(ask[name]) for name in ("bandwidth_mbps", "gpu_memory_mib", "gpus_per_worker")
+        )
+        kind = 0 if ask["gpu_milli"] < WHOLE else min(gpus, TAGS - 1)
+        for n, mask, rack in zip(on, where["devices"].tolist(), racks, strict=True):
+            for g in _devices_of(mask):
+                memory[n, g] += mib
+            if gpus > 0:
+                kinds[n, kind] += 1
+            if len(set(on)) > 1:
+                node_traffic[n] += traffic
+            if len(set(racks)) > 1 and rack < links:
+                link_traffic[rack] += traffic
+    return node_traffic, link_traffic, memory, kinds
+
+
+def _check_links(
+    e: int, what: Callable[[int], str], found: NDArray[np.int64], expected: NDArray[np.int64]
+) -> None:
+    for k in (found != expected).nonzero()[0]:
+        _require(e, False, f"{what(int(k))} is {found[k]}, should be {expected[k]}")
+    for k in (expected < 0).nonzero()[0]:
+        _require(e, False, f"{what(int(k))} is negative: {expected[k]}")
 
 
 def _devices_of(mask: int) -> Iterator[int]:
@@ -103,21 +121,25 @@ def check_holdings(v: View) -> None:
     nodes = len(v.node)
     cpu, memory, workers = (np.zeros(nodes, np.int64) for _ in range(3))
     shares = np.zeros(v.device.shape, np.int64)
+    states, gpus = v.node["state"].tolist(), v.node["gpus"].tolist()
     for j in v.jobs_in(PLACED):
-        ask = v.request[j]
-        for w in range(int(v.job[j]["workers_now"])):
-            n, mask = int(v.worker[j, w]["node"]), int(v.worker[j, w]["devices"])
+        ask, where = v.request[j], v.worker[j, : int(v.job[j]["workers_now"])]
+        milli, per_worker, cpu_milli, mib = (
+            int(ask[name]) for name in ("gpu_milli", "gpus_per_worker", "cpu_milli", "memory_mib")
+        )
+        places = zip(where["node"].tolist(), where["devices"].tolist(), strict=True)
+        for w, (n, mask) in enumerate(places):
             v.require(0 <= n < nodes, f"worker {w} of job {j} is on node {n}, there are {nodes}")
-            up = v.node[n]["state"] in (NodeCode.UP, NodeCode.DRAINING)
+            up = states[n] in _THERE
             v.require(up, f"worker {w} of job {j} is on node {n}, which is not up")
             devices = list(_devices_of(mask))
             what = f"GPUs of worker {w} of job {j} on node {n}"
-            v.require_equal(len(devices), int(ask["gpus_per_worker"]), what)
-            v.require(not mask >> int(v.node[n]["gpus"]), f"{what} are {devices}: not all exist")
+            v.require_equal(len(devices), per_worker, what)
+            v.require(not mask >> gpus[n], f"{what} are {devices}: not all exist")
             for g in devices:
-                shares[n, g] += ask["gpu_milli"]
-            cpu[n] += ask["cpu_milli"]
-            memory[n] += ask["memory_mib"]
+                shares[n, g] += milli
+            cpu[n] += cpu_milli
+            memory[n] += mib
             workers[n] += 1
     _check_devices(v, shares)
     free, whole = v.device["free_milli"], v.device["free_milli"] == WHOLE
@@ -182,7 +204,7 @@ def check_capacity(v: View) -> None:
     placed = among(v.job["state"], PLACED)
     units = units * np.where(placed, v.job["workers_now"], ask["workers"]).astype(np.int64)
     ended = among(v.job["state"], ENDED)  # they keep what they had last
-    for j in np.flatnonzero((units != v.job["units"]) & ~ended):
+    for j in ((units != v.job["units"]) & ~ended).nonzero()[0]:
         v.require_equal(int(v.job[j]["units"]), int(units[j]), f"units of job {j}")
 
 
@@ -201,21 +223,20 @@ def check_tenants(v: View, excused: Collection[int] = ()) -> None:
     }
     theirs = ask["tenant"][:, None] == np.arange(len(v.tenant))
     sums = np.stack(list(held.values())).astype(np.int64) @ theirs
-    for t, owner in enumerate(v.tenant):
-        for name, total in zip(held, sums[:, t], strict=True):
-            v.require_equal(int(owner[name]), int(total), f"{name} of tenant {t}")
-        if v.row["quota_mode"] == QuotaMode.HARD and t not in excused:
-            within = owner["used_units"] <= owner["quota_units"]
-            v.require(bool(within), f"tenant {t} holds more than its quota")
+    for name, totals in zip(held, sums, strict=True):
+        found = v.tenant[name]
+        for t in (found != totals).nonzero()[0]:
+            v.require_equal(int(found[t]), int(totals[t]), f"{name} of tenant {t}")
+    if v.row["quota_mode"] == QuotaMode.HARD:
+        for t in (v.tenant["used_units"] > v.tenant["quota_units"]).nonzero()[0]:
+            v.require(int(t) in excused, f"tenant {t} holds more than its quota")
 
 
 def check_orders(v: View) -> None:
     """Nodes on order wait in the order of their arrival; what is here or ordered is paid for."""
     codes = v.node["state"]
-    v.require_all(
-        among(codes, tuple(NodeCode)), lambda n: f"node {n} has the unknown state {codes[n]}"
-    )
-    ordered = [int(n) for n in np.flatnonzero(v.node["state"] == NodeCode.PROVISIONING)]
+    v.require_all(among(codes, _NODE_CODES), lambda n: f"node {n} has the unknown state {codes[n]}")
+    ordered = [int(n) for n in (v.node["state"] == NodeCode.PROVISIONING).nonzero()[0]]
     v.require_equal(sorted(v.on_order), ordered, "nodes on order")
     times = [int(v.node[n]["arrive_ms"]) for n in v.on_order]
     v.require(times == sorted(times), f"nodes on order are not sorted by arrival: {times}")

@@ -13,13 +13,22 @@ from orchestrator.kernels.state.codes import NO_JOB, EffectKind, JobCode, JobKin
 __all__ = ["check_counters", "check_effects", "check_jobs", "check_progress", "check_services"]
 
 
+_JOB_CODES = tuple(JobCode)
+
+
+# Names of an enumeration are looked up in Python, slowly.
+_RUNNING, _ABSENT, _COMPLETED = (
+    int(code) for code in (JobCode.RUNNING, JobCode.ABSENT, JobCode.COMPLETED)
+)
+
+
 _HOLDS = (EffectKind.START, EffectKind.REGROUP, EffectKind.MOVE)
 
 
 _ENDS = (EffectKind.STOP, EffectKind.SAVE_AND_STOP, EffectKind.INTERRUPT)
 
 
-_TOLD_LAST = {
+_TOLD_LAST: dict[int, tuple[EffectKind, ...]] = {
     JobCode.RUNNING: _HOLDS,
     JobCode.COMPLETED: _HOLDS,
     JobCode.CHECKPOINTING: (EffectKind.SAVE,),
@@ -38,22 +47,20 @@ def check_jobs(v: View) -> None:
     def job(j: int) -> str:
         return f"the {JobCode(codes[j]).name} job {j}"
 
-    v.require_all(
-        among(codes, tuple(JobCode)), lambda j: f"job {j} has the unknown state {codes[j]}"
-    )
+    v.require_all(among(codes, _JOB_CODES), lambda j: f"job {j} has the unknown state {codes[j]}")
     v.require_all(
         ~among(codes, PASSING),
         lambda j: f"job {j} rests in the passing state {JobCode(codes[j]).name}",
     )
     placed, ended = among(codes, PLACED), among(codes, ENDED)
-    here = codes != JobCode.ABSENT
+    here = codes != _ABSENT
     first_ms, start_ms, end_ms = run["first_start_ms"], run["start_ms"], run["end_ms"]
     started = first_ms >= 0
     _check_gangs(v, placed, job)
     v.require_all(started == (run["runs"] > 0), lambda j: f"{job(j)} has {run['runs'][j]} runs")
     v.require_all(here | ~started, lambda j: f"job {j} has started before it was submitted")
     v.require_all(~here | (submit_ms <= now), lambda j: f"{job(j)} is here before its submission")
-    must = placed | (codes == JobCode.COMPLETED)
+    must = placed | (codes == _COMPLETED)
     v.require_all(~must | started, lambda j: f"{job(j)} never started")
     v.require_all(
         ~started | ((submit_ms <= first_ms) & (first_ms <= start_ms) & (start_ms <= now)),
@@ -102,7 +109,7 @@ def check_progress(v: View) -> None:
         lambda j: f"job {j} has {unsaved[j]} ms of unsaved work and does not run",
     )
     v.require_all(
-        (codes != JobCode.COMPLETED) | (progress == duration),
+        (codes != _COMPLETED) | (progress == duration),
         lambda j: f"the completed job {j} has done {progress[j]} ms of {duration[j]}",
     )
     interval, times, lost = ask["checkpoint_interval_ms"], run["interruptions"], run["lost_ms"]
@@ -117,9 +124,9 @@ def check_counters(v: View) -> None:
     """Counters of the row agree with the jobs that they count."""
     row = v.row
     ended = {code: len(v.jobs_in((code,))) for code in ENDED}
-    here = len(v.jobs_in(WAITING + PLACED))
-    v.require_equal(int(row["active_jobs"]), here, "active_jobs")
-    services = sum(v.request[j]["kind"] == JobKind.SERVICE for j in v.jobs_in(WAITING + PLACED))
+    here = v.jobs_in(WAITING + PLACED)
+    v.require_equal(int(row["active_jobs"]), len(here), "active_jobs")
+    services = (v.request["kind"][here] == JobKind.SERVICE).sum()
     v.require_equal(int(row["active_services"]), int(services), "active_services")
     v.require_equal(int(row["completed_jobs"]), ended[JobCode.COMPLETED], "completed_jobs")
     v.require_equal(int(row["failed_jobs"]), ended[JobCode.FAILED], "failed_jobs")
@@ -148,18 +155,21 @@ def check_services(v: View) -> None:
 
 def check_effects(v: View) -> None:
     """What a runtime was told last of a job, as far as that is kept, is what the job does."""
-    of_jobs = np.flatnonzero(v.effect["kind"] != EffectKind.RELEASE)
-    for j, at in {int(v.effect[at]["subject"]): at for at in of_jobs}.items():
+    of_jobs = (v.effect["kind"] != EffectKind.RELEASE).nonzero()[0]
+    subjects = v.effect["subject"][of_jobs].tolist()
+    for j, at in dict(zip(subjects, of_jobs.tolist(), strict=True)).items():
         told, run = v.effect[at], v.job[j]
         if run["runs"] == 0:
             continue  # another job has the row now
-        v.require_equal(int(told["run"]), int(run["runs"]), f"run last told of job {j}")
-        kind, state = EffectKind(told["kind"]), JobCode(run["state"])
-        v.require(
-            kind in _TOLD_LAST[state], f"last told of the {state.name} job {j} is {kind.name}"
-        )
-        if state == JobCode.RUNNING:
+        if told["run"] != run["runs"]:
+            v.require_equal(int(told["run"]), int(run["runs"]), f"run last told of job {j}")
+        kind, state = int(told["kind"]), int(run["state"])
+        if kind not in _TOLD_LAST[state]:
+            name, said = JobCode(state).name, EffectKind(kind).name
+            v.require(False, f"last told of the {name} job {j} is {said}")
+        if state == _RUNNING:
             count = int(run["workers_now"])
             v.require_equal(int(told["workers"]), count, f"workers last told of job {j}")
-            same = np.array_equal(v.effect_worker[at, :count], v.worker[j, :count])
+            same = v.effect_worker[at, :count].tobytes() == v.worker[j, :count].tobytes()
+            same = same or np.array_equal(v.effect_worker[at, :count], v.worker[j, :count])
             v.require(same, f"the workers of job {j} are elsewhere than was last told")

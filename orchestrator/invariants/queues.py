@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from orchestrator.invariants.view import PLACED, WAITING, View
 from orchestrator.kernels.state.codes import EventKind, JobCode
 
@@ -14,6 +12,12 @@ REL = 1e-9
 
 
 DRIFT = 1e-12  # of the largest term: rounding that terms long gone leave behind
+
+
+_KINDS = {
+    int(JobCode.RUNNING): int(EventKind.COMPLETION),
+    int(JobCode.CHECKPOINTING): int(EventKind.CHECKPOINTED),
+}
 
 
 def check_queue(v: View) -> None:
@@ -61,20 +65,16 @@ def check_running(v: View) -> None:
     """The running list holds exactly the placed jobs, by ascending expected end."""
     ends = v.running["expected_end_ms"]
     v.require(bool((ends[1:] >= ends[:-1]).all()), f"the running list is not sorted: {ends}")
-    listed = sorted(int(j) for j in v.running["job"])
-    v.require_equal(listed, v.jobs_in(PLACED), "jobs of the running list")
-    for entry in v.running:
-        j = int(entry["job"])
-        for name in ("expected_end_ms", "units"):
-            v.require_equal(int(entry[name]), int(v.job[j][name]), f"listed {name} of job {j}")
+    jobs = v.running["job"]
+    v.require_equal(sorted(jobs.tolist()), v.jobs_in(PLACED), "jobs of the running list")
+    for name in ("expected_end_ms", "units"):
+        found, expected = v.running[name], v.job[name][jobs]
+        for k in (found != expected).nonzero()[0]:
+            v.require_equal(int(found[k]), int(expected[k]), f"listed {name} of job {jobs[k]}")
 
 
 def check_heap(v: View) -> None:
     """Each placed job has one pending event, found where ``heap_slot`` says; parents go first."""
-    kinds = {
-        int(JobCode.RUNNING): EventKind.COMPLETION,
-        int(JobCode.CHECKPOINTING): EventKind.CHECKPOINTED,
-    }
     pending = sorted(int(j) for j in v.heap["entity"])
     v.require_equal(pending, v.jobs_in(PLACED), "jobs with a pending event")
     keys = [(int(x["time_ms"]), int(x["kind"]), int(x["seq"])) for x in v.heap]
@@ -82,10 +82,10 @@ def check_heap(v: View) -> None:
         j = int(entry["entity"])
         v.require_equal(int(v.job[j]["heap_slot"]), at, f"heap_slot of job {j}")
         v.require_equal(
-            int(entry["kind"]), int(kinds[int(v.job[j]["state"])]), f"kind of job {j}'s event"
+            int(entry["kind"]), _KINDS[int(v.job[j]["state"])], f"kind of job {j}'s event"
         )
         if at > 0:
             parent = (at - 1) // 2
             v.require(keys[parent] < keys[at], f"event {at} goes before its parent {parent}")
-    for stray in np.flatnonzero(v.job["heap_slot"] >= 0):
+    for stray in (v.job["heap_slot"] >= 0).nonzero()[0]:
         v.require(int(stray) in pending, f"job {stray} has a heap_slot but no event")

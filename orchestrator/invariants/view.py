@@ -85,7 +85,7 @@ class View:
 
     def require_all(self, ok: NDArray[np.bool_], message: Callable[[int], str]) -> None:
         """Demand something of all entries of a table; the message is about the first without."""
-        if not ok.all():
+        if np.count_nonzero(ok) < ok.size:  # half the time of all()
             self.require(False, message(int(np.argmin(ok))))
 
     def require_equal(self, found: Any, expected: Any, what: str) -> None:
@@ -95,7 +95,7 @@ class View:
 
     def jobs_in(self, states: tuple[JobCode, ...]) -> list[int]:
         """Jobs in any of these states, ascending."""
-        return list(np.flatnonzero(among(self.job["state"], states)).tolist())
+        return list(among(self.job["state"], states).nonzero()[0].tolist())
 
 
 def view_of(state: ClusterState, e: int) -> View:

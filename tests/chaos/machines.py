@@ -400,8 +400,9 @@ class Machines:
 
     async def beat(self) -> None:
         """Every machine that can shows itself, now and from now on."""
-        self.clock.call_at(self.clock.now_ms() + _BEAT_MS, self.beat)
+        clock, dead, cut = self.clock, self.dead, self.cut
+        clock.call_at(clock.now_ms() + _BEAT_MS, self.beat)
         for node_id in self.known:
-            if node_id not in self.dead | self.cut and self.beat_to is not None:
-                self.beaten_ms[node_id] = self.clock.now_ms()
+            if self.beat_to is not None and node_id not in dead and node_id not in cut:
+                self.beaten_ms[node_id] = clock.now_ms()
                 await self.beat_to(node_id)

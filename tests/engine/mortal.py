@@ -62,7 +62,8 @@ class Mortal:
 
     def __init__(self, clock: VirtualClock) -> None:
         self._clock = clock
-        self._timers: list[Timer] = []
+        self._timers: list[Any] = []  # those of a virtual clock
+        self._most = 64
         self.alive = True
 
     def now_ms(self) -> int:
@@ -73,6 +74,9 @@ class Mortal:
             time_ms, lambda: callback() if self.alive else None, order=order
         )
         self._timers.append(timer)
+        if len(self._timers) > self._most:  # most have gone off by then
+            self._timers = [one for one in self._timers if one.callback is not None]
+            self._most = 64 + 2 * len(self._timers)
         return timer
 
     async def sleep_until(self, time_ms: int) -> None:
