@@ -21,6 +21,7 @@ from orchestrator.node.protocol import (
     Answer,
     Beat,
     Body,
+    Fence,
     Found,
     Hello,
     Line,
@@ -35,15 +36,18 @@ from orchestrator.node.protocol import (
     read_hello,
     token_fits,
 )
-from orchestrator.ports import Clock, FaultDetector
+from orchestrator.ports import Clock, FaultDetector, Timer
 
-__all__ = ["AgentHub", "HubListener", "Vitals"]
+__all__ = ["MARGIN_MS", "AgentHub", "HubListener", "Vitals"]
+
+
+MARGIN_MS = 1000
+"""After a lease's end, for workers to be killed."""
 
 
 _GREETING_S = 5.0  # for the first message of whoever connects
 _LOOK_S = 0.1  # between looks at leases
 _STALLED_MS = 1000
-_MARGIN_MS = 1000  # after a lease's end, for workers to be killed
 _PORTS = range(32_768, 60_999)  # that Linux hands out
 _RECENT_MS = 1500  # a peer that was heard of since then is there
 
@@ -83,6 +87,7 @@ class _Peer:
     granted_ms: int  # when its lease was renewed last
     seen_ms: int
     hello_ms: int = 0  # when it had introduced itself, by its clock
+    fence: Fence = (-1, -1)  # whom it had obeyed by then
     gone: bool = False
     gpus: tuple[Gpu, ...] | None = None
     version: int = VERSION
@@ -166,21 +171,36 @@ class AgentHub:
             raise ConfigurationError(f"{problem}; look into its log") from None
 
     def _missing(self, nodes: Sequence[str]) -> list[str]:
+        leads = self.fence[0] >= 0
         return [
-            node
-            for node in nodes
-            if not self.reaches(node) and (self.leads or node not in self._peers)
+            node for node in nodes if not self.reaches(node) and (leads or node not in self._peers)
         ]
+
+    def reaches(self, node: str) -> bool:
+        """Whether a node's agent is there."""
+        peer = self._peers.get(node)
+        return peer is not None and peer.line is not None and peer.line.is_open
 
     @property
     def leads(self) -> bool:
         """Whether agents that have obeyed another orchestrator stay: it has a term to show them."""
         return self.fence[0] >= 0
 
-    def reaches(self, node: str) -> bool:
-        """Whether a node's agent is there."""
+    def lead(self, fence: Fence) -> list[str]:
+        """Orders carry this fence from now on; nodes whose agents are to come back for that."""
+        waiting = list[str]()
+        if not self.leads:  # it is said with all orders, and news once
+            waiting = [node for node in self.nodes() if not self.reaches(node)]
+        self.fence = max(fence, self.fence)
+        return waiting
+
+    def awaits_lead(self, node: str) -> bool:
+        """Whether an agent comes and goes because nobody leads here yet: it obeys whoever did.
+
+        Its absence says nothing about its node until somebody does.
+        """
         peer = self._peers.get(node)
-        return peer is not None and peer.line is not None and peer.line.is_open
+        return peer is not None and not self.leads and self.fence < peer.fence
 
     def host(self, node: str) -> str:
         """Where other nodes reach a node."""
@@ -327,7 +347,7 @@ class AgentHub:
             if before.boot != hello.boot and not before.gone and self._listener is not None:
                 self._listener.gone(node, before.seen_ms)  # its folder was free
         peer = _Peer(hello.boot, hello.host, line, now_ms, now_ms, gpus=hello.gpus)
-        peer.version, peer.hello_ms = hello.version, hello.sent_ms
+        peer.version, peer.hello_ms, peer.fence = hello.version, hello.sent_ms, hello.fence
         self._peers[node] = peer
         line.send(Welcome(hello.sent_ms, self.lease_ms, self.fence))
         if self._listener is not None:
@@ -365,7 +385,7 @@ class AgentHub:
             if now_ms - before_ms > _STALLED_MS:
                 continue  # this process stood still, and there may be beats to be read first
             for node, peer in list(self._peers.items()):
-                if not peer.gone and now_ms > peer.granted_ms + self.lease_ms + _MARGIN_MS:
+                if not peer.gone and now_ms > peer.granted_ms + self.lease_ms + MARGIN_MS:
                     _log.warning("node '%s' was not heard of, and its lease is over", node)
                     try:
                         self.bury(node)
@@ -393,7 +413,9 @@ def _unlink(path: str) -> None:
         Path(path).unlink()
 
 
-_RECONNECT_MS = 1000  # for an agent whose connection is gone, until its node is taken for dead
+# An agent whose connection is gone is looked for so often before its node is taken for dead. While
+# this process stands still nobody can come to it: however long that is, it is one look of these.
+_LOOKS, _BETWEEN_LOOKS_MS = 10, 100
 
 
 class Vitals:
@@ -405,12 +427,13 @@ class Vitals:
     detector : FaultDetector or None
         None: nobody is told.
     hub : AgentHub
-        Whose agents these are.
+        Knows which agents are there. Of those that wait until somebody leads here nothing is told.
     """
 
     def __init__(self, clock: Clock, detector: FaultDetector | None, hub: AgentHub) -> None:
         self._clock, self._detector, self._hub = clock, detector, hub
         self._tasks: set[asyncio.Task[None]] = set()
+        self._missed: dict[str, Timer] = {}  # nodes whose agents are looked for
         self._closed = True
 
     def open(self) -> None:
@@ -420,13 +443,16 @@ class Vitals:
     async def close(self) -> None:
         """Tell nothing more."""
         self._closed = True
+        for timer in self._missed.values():
+            timer.cancel()
+        self._missed.clear()
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def show(self, node: str) -> None:
         """A node lives; from now on it is watched, and missed."""
-        if self._detector is not None:
+        if self._detector is not None and not self._hub.awaits_lead(node):
             self._tell(self._detector.heartbeat, node)
 
     def report(self, node: str) -> None:
@@ -437,28 +463,24 @@ class Vitals:
     def left(self, node: str) -> None:
         """The connection of an agent is gone: it comes back at once, or its node is dead.
 
-        Before this orchestrator leads that says nothing. Agents that have obeyed another one hang
-        up and come again until it does, however long it takes: :meth:`look` is for then.
+        Before this orchestrator leads that says nothing: agents come and go until it does.
         """
-        if self._hub.leads:
-            self._expect(node)
+        before = self._missed.pop(node, None)
+        if before is not None:
+            before.cancel()
+        if self._hub.leads and self._detector is not None and not self._closed:
+            self._look_later(node, _LOOKS)
 
-    def look(self) -> None:
-        """Agents that have come are to be there from now on: this orchestrator leads."""
-        for node in self._hub.nodes():
-            if not self._hub.reaches(node):
-                self._expect(node)
+    def _look_later(self, node: str, looks: int) -> None:
+        due_ms = self._clock.now_ms() + _BETWEEN_LOOKS_MS
+        self._missed[node] = self._clock.call_at(due_ms, lambda: self._look_for(node, looks - 1))
 
-    def _expect(self, node: str) -> None:
-        if not self._closed and self._detector is not None:
-            due_ms = self._clock.now_ms() + _RECONNECT_MS
-            self._clock.call_at(due_ms, lambda: self._look_for(node, due_ms))
-
-    def _look_for(self, node: str, due_ms: int) -> None:
+    def _look_for(self, node: str, looks: int) -> None:
+        del self._missed[node]
         if self._closed or self._hub.reaches(node):
             return
-        if self._clock.now_ms() - due_ms > _RECONNECT_MS // 2:
-            self._expect(node)  # this process stood still, and it may wait to be let in
+        if looks > 0:
+            self._look_later(node, looks)
         else:
             self.report(node)
 

@@ -48,7 +48,7 @@ from orchestrator.runtimes.gangs import (
     members_of,
     verdict_of,
 )
-from orchestrator.runtimes.hub import AgentHub, Vitals
+from orchestrator.runtimes.hub import MARGIN_MS, AgentHub, Vitals
 from orchestrator.runtimes.orders import Orders
 from orchestrator.runtimes.outputs import Outputs
 from orchestrator.types import JobSpec
@@ -133,8 +133,7 @@ class ProcessRuntime(Outputs):
         """Listen for agents."""
         self._closed = False
         self._vitals.open()
-        margin_ms = 1000
-        self._certain_ms = self._clock.now_ms() + self._hub.lease_ms + margin_ms
+        self._certain_ms = self._clock.now_ms() + self._hub.lease_ms + MARGIN_MS
         await self._hub.open(self)
         self._clock.call_at(self._certain_ms, self._miss_found)
 
@@ -154,9 +153,10 @@ class ProcessRuntime(Outputs):
 
     def fence(self, term: int, index: int) -> None:
         """Orders are those of the leader of this term from now on, by this entry of its log."""
-        before, self._hub.fence = self._hub.fence, max((term, index), self._hub.fence)
-        if before[0] < term:
-            self._vitals.look()
+        before = self._hub.fence[0]
+        for node in self._hub.lead((term, index)):
+            self._vitals.left(node)  # it comes back now, or its node is dead
+        if before < term:
             for gang in self._all():  # agents refused that before
                 go = [m for m in gang.alive if gang.leaving or m.leaves or m.halted]
                 self._orders.halt(gang, go, "its run is over")
@@ -550,7 +550,7 @@ class ProcessRuntime(Outputs):
             return
         if gang.torn:
             self._judge(gang, WorkersLost(gang.job, gang.run, _IN_PART))
-        elif gang.split and self._hub.leads:
+        elif gang.split and self._hub.fence[0] >= 0:
             self._reform(gang, gang.present, [], [])
 
     def beat(self, node: str) -> None:

@@ -139,6 +139,7 @@ async def test_an_agent_that_does_not_come_back_to_a_leader_is_missed(stage: Sta
 async def test_who_comes_while_the_orchestrator_stands_still_is_not_missed(stage: Stage) -> None:
     """As when kernels are compiled just then: it is at the door, and nobody has opened yet."""
     await stage.open()
+    stage.runtime.fence(7, 20)
     line = await agent(stage, "n5")
     line.close()
     await until(lambda: not stage.runtime._hub.reaches("n5"))
