@@ -54,9 +54,10 @@ from agents.evaluation.report import (
 from agents.evaluation.series import rule_series
 from agents.evaluation.suite import Suite, label, run_suite
 from agents.files import write_json
+from agents.linear.policy import LinearScorer
 from agents.live import LiveRun, run_live
 from agents.planning.annealed import AnnealedSchedule, Annealing
-from agents.planning.lookahead import LookaheadPolicy
+from agents.planning.lookahead import LookaheadPolicy, advised_scorer
 from agents.plots.results import draw_comparison, draw_outcomes, draw_pictures, draw_speed
 from agents.plots.series import draw_packing, draw_series
 from agents.problem import BatchPolicy, Problem, RowPolicy
@@ -65,7 +66,7 @@ from agents.seeing.show import show_window
 from agents.settings import check_kind, check_number, check_seed
 from agents.speed.table import print_speed, run_speed_suite, write_speed
 from agents.training import Compilation, Stopped, TableTracker, TrainingResult, compilation
-from envs.config import PLACEMENT
+from envs.config import PLACEMENT, EnvConfig
 from envs.workloads import Trace
 from orchestrator.errors import ConfigurationError
 from orchestrator.scheduling.ahead import LookaheadConfig
@@ -322,9 +323,16 @@ def _by_variant(
         known = [AnnealedSchedule(Annealing(check_number("config", "annealed", cfg.annealed, 0)))]
     for variant in suite.variants:
         here = [policy for path, policy in bundles if _is_played(suite, variant, path)]
-        rules = [rule_named(name) for name in suite.ahead]
+        rules = [_who_is_ahead(name, suite, made.problem.config) for name in suite.ahead]
         found[variant] = [*here, *_thinking_ahead(cfg, made, [*here, *rules]), *known]
     return found
+
+
+def _who_is_ahead(name: str, suite: Suite, config: EnvConfig) -> Rule | LinearScorer:
+    """A rule that tries placements or, by ``ahead_by``, actions of all kinds."""
+    if suite.ahead_by:
+        return advised_scorer(name, suite.ahead_by, config)
+    return rule_named(name)
 
 
 def _is_played(suite: Suite, variant: str, bundle: Path) -> bool:

@@ -43,7 +43,7 @@ _SETS = ("window", "victims", "elastics", "services", "capacity_steps", "tenants
 _MOST_SHOWN, _MOST_COUNT = 1 << 16, (1 << 31) - 1
 _FLAGS = ("commitment", "backfill", "migrate", "fleet", "skip_forced", "choose_node", "turn_away")
 _SECONDS = ("min_run_seconds", "ageing_seconds", "slowdown_bound_seconds", "resize_lock_seconds")
-_STEPS_EACH = 100  # per job, or tick: five times what linear scorers get in training
+_STEPS_EACH = 100  # per job, or tick
 
 
 class Illegal(IntEnum):

@@ -29,6 +29,7 @@ from agents.evaluation.outcomes import METRICS
 from agents.evaluation.suite import Suite
 from agents.leaderboard.cells import FixedSuite
 from agents.linear.train import CMATrainer
+from agents.planning.lookahead import advised_scorer
 from agents.ppo.train import PPOTrainer
 from agents.problem import Problem
 from agents.program import config_dir, plain
@@ -357,7 +358,7 @@ def test_agents_are_the_default_trainers_unless_they_say_otherwise() -> None:
     assert instantiate(composed("train", "agent=ppo").agent) == PPOTrainer()
     assert instantiate(composed("train", "agent=distill").agent) == DistillTrainer()
     # A prior replaces the default one; it is not added to it.
-    for name in ("cma_cluster", "cma_autoscaling", "ppo_cluster"):
+    for name in ("cma_cluster", "cma_autoscaling", "cma_full", "ppo_cluster"):
         assert instantiate(composed("train", f"agent={name}").agent).prior == {"advice": 1.0}
     assert composed("train", "agent.windows=3", "agent.threads=1").agent.windows == 3
 
@@ -412,6 +413,8 @@ def test_suites(name: str, monkeypatch: pytest.MonkeyPatch, request: pytest.Fixt
         assert isinstance(suite, Suite)
         for changes in suite.variants.values():
             replace(instantiate(cfg.env), **changes)
+        for rule in suite.ahead if suite.ahead_by else ():
+            assert advised_scorer(rule, suite.ahead_by, instantiate(cfg.env)).name == rule
         if cfg.services.kind == "generated":
             cfg.services.demand.days = 3  # forecasts of two months take half a minute
         assert isinstance(instantiate(cfg.scenario), Scenario)

@@ -113,6 +113,10 @@ class Suite:
         training.
     ahead : sequence of str, optional
         Rules that are played thinking ahead, too, if it is said how.
+    ahead_by : mapping of str to float, optional
+        Weights of features by which the actions are ranked that such a rule tries beside its own:
+        any that is legal. The rule has to be the advice of the environment, of which ``advice`` is
+        the weight. Empty: it tries placements, in its own order.
     """
 
     name: str
@@ -134,6 +138,7 @@ class Suite:
     published: Sequence[Published] = ()
     at_home: bool = False
     ahead: Sequence[str] = ()
+    ahead_by: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Reject unknown names, and numbers that leave nothing to play."""

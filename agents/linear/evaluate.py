@@ -29,7 +29,7 @@ from orchestrator.kernels.run.linear import (
 )
 from orchestrator.kernels.see.layout import SETS
 from orchestrator.kernels.see.queue import Encoding
-from orchestrator.kernels.state.codes import RuleKey
+from orchestrator.kernels.state.codes import NEVER, RuleKey
 from orchestrator.scheduling.rules import Rule, rule_named
 from orchestrator.scheduling.schema import advice_column, vector_layout
 
@@ -40,9 +40,6 @@ _Worker = TypeVar("_Worker")
 
 _OF_WINDOWS = ("incidents", "incident_range", "series_range")
 """What of a source depends on its windows, besides their starts."""
-
-
-_ACTIONS_PER_JOB = 20  # or a tick
 
 
 _RESORT = "srtf"
@@ -145,7 +142,7 @@ class ScorerEvaluator:
     trace : Trace
     config : EnvConfig
         Semantics, observation, and the costs that rewards are made of; ``episode_jobs`` is a
-        window's length. Its ``step_limit`` bounds the actions of a window; 0: 20 a job.
+        window's length. Its ``most_steps`` bound the actions of a window, as they do an episode's.
     threads : int, optional
         The compiled replays do not hold the interpreter's lock.
     scenario : Scenario or None, optional
@@ -258,7 +255,8 @@ def scoring_of(config: EnvConfig, buffers: Buffers, length: int) -> Scoring:
     buffers : Buffers
         Where its rows are described.
     length : int
-        Jobs, or ticks, of what is played; its ``step_limit``, if it has none, is 20 for each.
+        Jobs, or ticks, of what is played: it may take as many actions as an episode of that length
+        may take steps.
 
     Returns
     -------
@@ -271,7 +269,7 @@ def scoring_of(config: EnvConfig, buffers: Buffers, length: int) -> Scoring:
         layout=vector_layout(schema, sizes, by_head=True),
         advice_at=advice_column(schema, by_head=True),
         rules=rule_named(config.advice or _RESORT).to_record(),
-        step_limit=config.step_limit or _ACTIONS_PER_JOB * length,
+        step_limit=config.of_length(length).most_steps or NEVER,
     )
 
 

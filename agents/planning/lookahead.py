@@ -37,10 +37,34 @@ from orchestrator.scheduling.ahead import (
 )
 from orchestrator.scheduling.rules import Rule, rule_named
 
-__all__ = ["LookaheadPolicy"]
+__all__ = ["LookaheadPolicy", "advised_scorer"]
 
 
 _Base: TypeAlias = Ranker | LinearScorer | Rule
+
+
+def advised_scorer(rule: str, weights: Mapping[str, float], config: EnvConfig) -> LinearScorer:
+    """A rule as a base that tries actions of all kinds beside its own, not placements alone.
+
+    Parameters
+    ----------
+    rule : str
+        It has to be the environment's advice.
+    weights : mapping of str to float
+        By feature name; those of all others rank what is tried, and ``advice`` outweighs them.
+    config : EnvConfig
+
+    Raises
+    ------
+    ConfigurationError
+        If another rule advises, or a feature is unknown.
+    """
+    if config.advice != rule:
+        raise ConfigurationError(
+            f"lookahead: '{rule}' is to try actions of all kinds, and the environment is advised "
+            f"by {config.advice!r}; set env.advice={rule}"
+        )
+    return LinearScorer.from_names(weights, config.schema, rule)
 
 
 class LookaheadPolicy:

@@ -22,7 +22,7 @@ from agents.bundle import (
 from agents.deploy import BundlePolicy
 from agents.evaluation.play import evaluate_policy, evaluate_rule
 from agents.linear.policy import LinearRanker, LinearScorer
-from agents.planning.lookahead import LookaheadPolicy
+from agents.planning.lookahead import LookaheadPolicy, advised_scorer
 from agents.problem import RowPolicy, Windows
 from envs import (
     AUTOSCALING,
@@ -123,6 +123,16 @@ def test_every_environment_can_be_thought_ahead(kind: str, roll: str) -> None:
     only = LookaheadPolicy(policy.base, replace(settings, actions=1))
     mine, theirs = (evaluate_policy(each, windows, keep_jobs=1) for each in (only, policy.base))
     same(mine, theirs)
+
+
+def test_a_rule_may_try_actions_of_all_kinds() -> None:
+    windows = clusters()["cluster"]
+    base = advised_scorer("srtf", {"advice": 10.0, "preempt:helps": 0.1}, windows.config)
+    mine = evaluate_policy(base, windows, keep_jobs=0)
+    theirs = evaluate_rule("srtf", windows, keep_jobs=0)
+    np.testing.assert_array_equal(mine.values["wait"], theirs.values["wait"])
+    with pytest.raises(ConfigurationError, match=r"advised by 'srtf'; set env\.advice=f1"):
+        advised_scorer("f1", {"advice": 10.0}, windows.config)
 
 
 def test_what_is_known_of_repairs_is_what_the_scenario_says(

@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from agents.evaluation.play import evaluate_policy
-from agents.linear.evaluate import ScorerEvaluator
+from agents.linear.evaluate import ScorerEvaluator, scoring_of
 from agents.linear.policy import LinearScorer
 from agents.ppo.batches import ActionPacker
 from agents.problem import Windows
@@ -21,7 +21,7 @@ from envs.workloads import Enrichment, Trace, enrich, gpu_cluster
 from orchestrator.errors import ConfigurationError
 from orchestrator.kernels.run.linear import best_actions
 from orchestrator.kernels.see.layout import SETS, Resizing, VectorPart
-from orchestrator.kernels.state.codes import Placement, RuleKey
+from orchestrator.kernels.state.codes import NEVER, Placement, RuleKey
 from orchestrator.scheduling.rules import rule_named
 from orchestrator.scheduling.schema import (
     FeatureSchema,
@@ -108,6 +108,18 @@ def test_what_takes_too_many_actions_is_finished_and_costs_twice() -> None:
     rule = evaluator.rule_costs(rule_named("elastic_srtf"), STARTS)
     np.testing.assert_array_equal(evaluator.costs(advice, STARTS)[0], 2.0 * rule)
     evaluator.close()
+
+
+@pytest.mark.parametrize(
+    ("limit", "length", "expected"),
+    [(None, JOBS, 100 * JOBS), (None, 7, 700), (9, JOBS, 9), (0, JOBS, NEVER)],
+)
+def test_scorers_may_take_as_many_actions_as_episodes_steps(
+    limit: int | None, length: int, expected: int
+) -> None:
+    config = replace(ELASTIC, step_limit=limit)
+    buffers = Session(trace(), config, 1, STARTS).buffers
+    assert scoring_of(config, buffers, length).step_limit == expected
 
 
 def _observations(config: EnvConfig) -> tuple[dict[str, NDArray[Any]], NDArray[np.bool_]]:
