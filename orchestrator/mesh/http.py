@@ -67,10 +67,11 @@ class HttpTransport:
     Plain data is sent as JSON to ``POST /infer``, and answered by plain data. A
     :class:`orchestrator.worker.inference.http.HttpRequest` is sent as it is, and answered by an
     ``HttpAnswer``; an ``HttpExchange`` by an ``HttpStream`` as soon as the answer begins, whatever
-    its status below 500. For the others an answer of 400 to 499 is a
-    :class:`orchestrator.RequestRejectedError`. One of 500 and more, and a connection that breaks,
-    are failures of the endpoint; 503 with ``Retry-After`` says that it is well and has too much to
-    do.
+    its status below 500: with the head, or with the first of a body that has a length where the
+    request may be sent again, so that it is if nothing but the head comes. For the others an answer
+    of 400 to 499 is a :class:`orchestrator.RequestRejectedError`. One of 500 and more, and a
+    connection that breaks, are failures of the endpoint; 503 with ``Retry-After`` says that it is
+    well and has too much to do.
 
     Parameters
     ----------
@@ -155,12 +156,21 @@ class HttpTransport:
         status = int(head.first[1])
         if status >= _FAILED:
             raise _failure(place, await self._read_little(place, channel, head, pump))
-        body, over = channel.at_hand()
+        try:
+            body, over = channel.at_hand()
+        except HttpError:
+            channel.abort()
+            await _broken(pump)
+            raise
         if over and pump is None:
             self._part(place, channel, keeps=head.keeps)
             return HttpStream(status, head.fields, body, length=len(body))
         pieces = self._pieces(place, channel, head, pump)
         await anext(pieces)  # from now on its end is seen
+        if not (body or over) and head.length and request.may_repeat(request.methods):
+            # What has a length follows soon. Until it does, another endpoint can be asked; what
+            # comes in chunks may be events, and whoever waits for them has its head now.
+            body = await anext(pieces)
         return HttpStream(status, head.fields, body, pieces, head.length, channel.abort)
 
     async def _pieces(

@@ -23,7 +23,7 @@ from orchestrator.mesh import (
 from orchestrator.worker.inference.channel import HttpChannel
 from orchestrator.worker.inference.http import LAST_CHUNK, HttpExchange, chunk
 from orchestrator.worker.inference.parser import Head
-from tests.mesh.upstream import ask_raw, echo, proxied, say
+from tests.mesh.upstream import Handler, ask_raw, echo, proxied, say
 from tests.runtimes.stage import until
 
 _CLOSE = b"Host: x\r\nConnection: close\r\n"
@@ -181,6 +181,47 @@ async def test_what_may_be_sent_again_is_and_what_may_not_is_not() -> None:
             before = mesh.counts("llm").retried
             assert (await client.post("/llm/", content=b"x")).status_code == 503
             assert mesh.counts("llm").retried == before + 2
+
+
+def _begun(said: bytes, *, apart: bool) -> Handler:
+    """Says the head of an answer, and hangs up after this much of its body, or a moment later."""
+
+    async def handle(channel: HttpChannel, head: Head) -> bool:
+        await channel.whole(1 << 30)
+        channel.write(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\n" + said)
+        if apart:
+            await asyncio.sleep(0.02)
+        channel.close()
+        return False
+
+    return handle
+
+
+@pytest.mark.parametrize("apart", [False, True])
+async def test_an_answer_of_which_only_the_head_has_come_is_asked_for_elsewhere(
+    apart: bool,
+) -> None:
+    retry = RetrySpec(base_ms=1.0, reserve=100.0)
+    handlers = [_begun(b"", apart=apart)] * 2 + [say(body=b"pong")]
+    async with (
+        proxied(*handlers, retry=retry, panic=0.0) as (proxy, mesh, _),
+        httpx.AsyncClient(base_url=proxy.url, timeout=30) as client,
+    ):
+        answers = [await client.get(f"/llm/{k}") for k in range(6)]
+        assert [(answer.status_code, answer.text) for answer in answers] == [(200, "pong")] * 6
+        assert mesh.counts("llm").retried > 0
+
+
+@pytest.mark.parametrize(("method", "said"), [("POST", b""), ("GET", b"po")])
+async def test_an_answer_that_has_gone_on_in_part_breaks_off(method: str, said: bytes) -> None:
+    """What may not be sent again goes on with its head, and the rest with its first piece."""
+    async with (
+        proxied(_begun(said, apart=True)) as (proxy, mesh, (up,)),
+        httpx.AsyncClient(base_url=proxy.url, timeout=30) as client,
+    ):
+        with pytest.raises(httpx.RemoteProtocolError):
+            await client.request(method, "/llm/")
+        assert (len(up.heads), mesh.counts("llm").retried) == (1, 0)
 
 
 async def test_an_endpoint_that_is_busy_is_not_sick() -> None:
