@@ -9,7 +9,7 @@ const [endpoint, program = "/usr/bin/chromium"] = process.argv.slice(2);
 /** Where the server answers, and its operator's token. */
 export const server = () => JSON.parse(readFileSync(endpoint, "utf8"));
 
-setTimeout(() => { console.log("the script has hung"); process.exit(2); }, 90000).unref();
+setTimeout(() => { console.log("the script has hung"); process.exit(2); }, 240000).unref();
 
 const input = createInterface({ input: process.stdin });
 const answers = input[Symbol.asyncIterator]();

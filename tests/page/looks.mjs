@@ -82,6 +82,8 @@ await drive(async ({ watched, opened, complaints }) => {
   const page = await opened({ colorScheme: "light" });
   await page.locator("#queue tbody tr").first().waitFor();
   await page.locator("#services .uplot").waitFor();
+  // From when to when whoever waits is likely to start; the twin's kernels are compiled first, if they never were.
+  await page.locator("#queue td.band", { hasText: /\d.* – .*\d/ }).first().waitFor({ timeout: 150000 });
   assert.deepEqual(await page.evaluate(unnamed), []);
   assert.deepEqual(await page.evaluate(pale), []);
   const light = await paper(page);

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib.util
 import itertools
 import os
@@ -88,13 +89,20 @@ class LocalEtcd:
             raise ConfigurationError(f"etcd does not start; look at the logs in {folder}")
 
     def close(self) -> None:
-        """End all members."""
+        """End all members; none is there then."""
+        members = list(self._alive())
         self._script.terminate()
         self._script.wait()
+        psutil.wait_procs(members, _PATIENCE_S)  # they were killed, which takes a moment
         for member in self._restarted:
             member.wait(_PATIENCE_S)
         if self._script.stdout is not None:
             self._script.stdout.close()
+
+    def _alive(self) -> Iterator[psutil.Process]:
+        for file in self._folder.glob("m*/pid"):
+            with contextlib.suppress(OSError, ValueError, psutil.NoSuchProcess):
+                yield psutil.Process(int(file.read_text()))
 
     def leader(self) -> int:
         """The number of the member that leads, from 1 on; waits until there is one."""
