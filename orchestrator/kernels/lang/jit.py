@@ -9,6 +9,7 @@ import inspect
 import os
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any, TypeVar, cast
 
 import numba
 from numba.core import event, types
+from numba.core.caching import Cache
 from numba.core.registry import CPUDispatcher
 from numba.extending import intrinsic
 
@@ -98,6 +100,10 @@ _OPTIONS: dict[str, Any] = {"cache": True, "nogil": True, "error_model": "numpy"
 _INNER: dict[str, Any] = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 
 
+_PATIENCE_S = 180.0  # with whoever compiles the same; the longest kernels take half a minute
+_LOOK_S = 0.02
+
+
 @functools.cache
 def _locks() -> int:
     """The file whose bytes stand for what is being compiled."""
@@ -113,22 +119,45 @@ def _byte_of(function: Callable[..., Any], signature: Any) -> int:
 
 
 @contextmanager
-def _alone(function: Callable[..., Any], signature: Any) -> Iterator[None]:
+def _alone(dispatcher: CPUDispatcher, signature: Any) -> Iterator[None]:
     """Let no other process compile the same meanwhile: who comes second finds it in the cache.
 
-    A process that compiles a kernel waits for whoever compiles one that it calls. Where the system
-    has no such locks, or two wait for each other since numbers coincide, both compile.
+    A process that compiles a kernel waits for whoever compiles one that it calls. Whoever finds in
+    the cache what it wants waits for nobody: a process may be stopped while it holds a lock, for as
+    long as it pleases somebody. Where the system has no such locks, both compile.
     """
-    place, held = _byte_of(function, signature), True
-    try:
-        fcntl.lockf(_locks(), fcntl.LOCK_EX, 1, place)
-    except OSError:
-        held = False
+    place = _byte_of(dispatcher.py_func, signature)
+    held = _lock(place, lambda: _is_cached(dispatcher, signature))
     try:
         yield
     finally:
         if held:
             fcntl.lockf(_locks(), fcntl.LOCK_UN, 1, place)
+
+
+def _is_cached(dispatcher: Any, signature: Any) -> bool:
+    cache: Any = dispatcher._cache
+    if not isinstance(cache, Cache):
+        return False
+    key = cache._index_key(signature, dispatcher.targetctx.codegen())
+    return bool(key in cache._cache_file._load_index())
+
+
+def _lock(place: int, needless: Callable[[], bool]) -> bool:
+    """Lock a byte; whether that was done, in time and before it had become needless."""
+    until = time.monotonic() + _PATIENCE_S
+    while not needless():
+        try:
+            fcntl.lockf(_locks(), fcntl.LOCK_EX | fcntl.LOCK_NB, 1, place)
+        except (BlockingIOError, PermissionError):  # somebody else has it
+            if time.monotonic() > until:
+                return False
+            time.sleep(_LOOK_S)
+        except OSError:
+            return False
+        else:
+            return True
+    return False
 
 
 class _EntryDispatcher(CPUDispatcher):
@@ -138,7 +167,7 @@ class _EntryDispatcher(CPUDispatcher):
 
     def compile(self, signature: Any) -> Any:
         """Compile it, or load it from the cache."""
-        with linking.compiling(self.role), _alone(self.py_func, signature):
+        with linking.compiling(self.role), _alone(self, signature):
             return super().compile(signature)
 
 
@@ -153,7 +182,7 @@ class _InnerDispatcher(CPUDispatcher):
 
     def compile(self, signature: Any) -> Any:
         """Compile it, or load it from the cache, for kernels to link with."""
-        with linking.compiling(linking.Role.INNER), _alone(self.py_func, signature):
+        with linking.compiling(linking.Role.INNER), _alone(self, signature):
             return super().compile(signature)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import fcntl
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -60,19 +61,48 @@ def test_a_kernel_is_wrapped_once() -> None:
         on_row(_note)(allocate(ClusterShape(envs=1, jobs=1)).rows)
 
 
+def _again(cache: Path) -> list[str]:
+    done = subprocess.run(
+        [sys.executable, _HERE / "again.py"],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=jit._PATIENCE_S,
+        env=os.environ | {"NUMBA_CACHE_DIR": str(cache), "PYTHONPATH": str(_ROOT)},
+    )
+    return done.stdout.splitlines()
+
+
 def test_another_process_compiles_nothing_anew(tmp_path: Path) -> None:
     """Nor does it take one kernel for another that looks the same."""
-    found = []
-    for _ in range(2):
-        done = subprocess.run(
-            [sys.executable, _HERE / "again.py"],
-            capture_output=True,
-            text=True,
-            check=True,
-            env=os.environ | {"NUMBA_CACHE_DIR": str(tmp_path), "PYTHONPATH": str(_ROOT)},
-        )
-        found.append(done.stdout.splitlines())
-    assert found == [["0 1", "0 0", "0 1", "0 1"], ["0 1", "0 0", "1 0", "1 0"]]
+    assert _again(tmp_path) == ["0 1", "0 0", "0 1", "0 1"]
+    with (tmp_path / "being-compiled").open("r+b") as locks:
+        fcntl.lockf(locks, fcntl.LOCK_EX)  # as somebody who is stopped while compiling
+        assert _again(tmp_path) == ["0 1", "0 0", "1 0", "1 0"]
+
+
+def test_who_compiles_is_waited_for_but_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    place = jit._byte_of(_note.py_func, ())
+    held, hold = os.pipe()
+    child = os.fork()
+    if child == 0:
+        fcntl.lockf(jit._locks(), fcntl.LOCK_EX, 1, place)
+        os.write(hold, b"!")
+        signal.pause()
+    os.read(held, 1)
+    try:
+        monkeypatch.setattr(jit, "_PATIENCE_S", 0.1)
+        looks = iter([False, False, True])
+        assert jit._lock(place, lambda: next(looks)) is False  # it is in the cache by now
+        assert next(looks, None) is None
+        assert jit._lock(place, lambda: False) is False
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        os.close(held)
+        os.close(hold)
+    with jit._alone(_note, ()):
+        assert jit._lock(place, lambda: True) is False
 
 
 def test_nobody_else_compiles_what_is_being_compiled() -> None:
@@ -88,7 +118,7 @@ def test_nobody_else_compiles_what_is_being_compiled() -> None:
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
     place = {f: jit._byte_of(f, ()) for f in (_note.py_func, _is_open.py_func)}
-    with jit._alone(_note.py_func, ()):
+    with jit._alone(_note, ()):
         assert not may_another(_note.py_func)
         assert may_another(_is_open.py_func)
     assert may_another(_note.py_func)
