@@ -39,7 +39,6 @@ __all__ = ["PolicyOutcome", "compare", "outcome_of", "replay", "simulated_spec"]
 
 _MS_PER_HOUR = 3_600_000
 _STEP_MS = 1000
-_BOUND_MS = 10_000  # of the bounded slowdown (Feitelson and Rudolph, JSSPP 1998)
 _LONGER = 4  # times as long as the live run: then the simulated one is given up
 
 
@@ -225,7 +224,8 @@ def outcome_of(name: str, record: LiveRecord, beside: LiveRecord | None = None) 
     starts = np.array([job.start_ms for job in ended.values()], np.float64)
     ends = np.array([job.end_ms for job in ended.values()], np.float64)
     ran = np.array([_run_ms(job) for job in ended.values()], np.float64)
-    slowdown = np.maximum((ends - submits) / np.maximum(ran, _BOUND_MS), 1.0)
+    bound_ms = 1000 * record.settings.semantics.slowdown_bound_seconds
+    slowdown = np.maximum((ends - submits) / np.maximum(ran, bound_ms), 1.0)
     before = {} if beside is None else beside.jobs
     moved = [
         (job.end_ms or 0) - (before[key].end_ms or 0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from functools import partial
 from typing import TypeVar
@@ -42,14 +42,17 @@ class Foresight:
     _thinker: Thinker
 
     async def _ask(
-        self, question: Callable[[Twin], _T], config: TwinConfig | None, notes_of: str = ""
+        self,
+        question: Callable[[Twin], _T],
+        config: TwinConfig | None,
+        notes_of: Collection[str] = (),
     ) -> _T:
-        """Have the twin of this moment answer, who knows what happened to one job, or to none."""
+        """Have the twin of this moment answer, who knows what happened to some jobs before."""
         async with self._asking:
             self._journal.try_read()
             rule = placing_rule(self._cycle.policy)
             inquiry = Inquiry(
-                image=self.engine.image([notes_of]),
+                image=self.engine.image(notes_of),
                 rule=rule or RULES["priority"],
                 now_ms=self._time.now_ms(),
                 config=replace(config or TwinConfig(), limited=self._limits.ends_jobs),
@@ -92,7 +95,7 @@ class Foresight:
             If it does not wait.
         """
         self.engine.jobs.index.find(job_id)
-        return await self._ask(partial(Twin.why, job_id=job_id), None, job_id)
+        return await self._ask(partial(Twin.why, job_id=job_id), None, [job_id])
 
     async def what_if(self, suppose: Suppose, config: TwinConfig | None = None) -> WhatIf:
         """What would be if something were done now: on the same futures with and without it.

@@ -8,8 +8,10 @@ import os
 import pickle
 import signal
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from typing import Any, TypeVar
 
 import pytest
 
@@ -25,6 +27,7 @@ from orchestrator.twin.supposed import Suppose
 from tests.engine.builders import SHAPE, Stage, job, node, stage
 
 FEW = TwinConfig(futures=12)
+_T = TypeVar("_T")
 
 
 async def crowded() -> Stage:
@@ -37,10 +40,10 @@ async def crowded() -> Stage:
     return here
 
 
-def asked(here: Stage, question: object, config: TwinConfig = FEW) -> Inquiry[object]:
+def asked(here: Stage, question: Callable[[Twin], _T], config: TwinConfig = FEW) -> Inquiry[_T]:
     """A question about a cluster as it is."""
     engine, now_ms = here.orchestrator.engine, here.clock.now_ms()
-    return Inquiry(engine.image(), RULES["priority"], now_ms, config, True, question)  # type: ignore[arg-type]  # any question
+    return Inquiry(engine.image(), RULES["priority"], now_ms, config, True, question)
 
 
 def hang(twin: Twin) -> None:
@@ -53,7 +56,7 @@ def end(twin: Twin) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-QUESTIONS = (
+QUESTIONS: tuple[Callable[[Twin], Any], ...] = (
     partial(Twin.when, job_id="job-4"),
     Twin.starts,
     partial(Twin.why, job_id="job-5"),
@@ -142,12 +145,12 @@ async def test_a_live_orchestrator_asks_a_process_and_ends_it_when_it_stops() ->
 async def test_when_time_is_up_fewer_futures_are_played_and_it_says_so() -> None:
     here = await crowded()
     hurried = asked(here, partial(Twin.when, job_id="job-4"), replace(FEW, seconds=0.0)).answer()
-    assert hurried.sources.futures == LEAST_FUTURES  # type: ignore[attr-defined]  # an answer
+    assert hurried.sources.futures == LEAST_FUTURES
     whole = asked(here, partial(Twin.when, job_id="job-4"), replace(FEW, seconds=60.0)).answer()
-    assert whole.sources.futures == FEW.futures  # type: ignore[attr-defined]  # an answer
+    assert whole.sources.futures == FEW.futures
     suppose = partial(Twin.what_if, suppose=Suppose(cancel=("job-0",)))
     told = asked(here, suppose, replace(FEW, seconds=0.0)).answer()
-    assert told.sources.futures == LEAST_FUTURES  # type: ignore[attr-defined]  # an answer
+    assert told.sources.futures == LEAST_FUTURES
 
 
 async def test_a_question_can_be_sent() -> None:

@@ -7,7 +7,6 @@ metrics. Real logs and runtimes come on top.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gc
 import itertools
 import time
@@ -177,16 +176,10 @@ class AskedCluster:
         """Seconds that "when does the last job start?" took, and futures that were played."""
 
         async def ask() -> tuple[list[float], int]:
-            question, twin, found, futures = (
-                partial(Twin.when, job_id=self._last),
-                TwinProcess(),
-                [],
-                0,
-            )
+            question, found, futures = partial(Twin.when, job_id=self._last), list[float](), 0
+            twin = TwinProcess()
             try:
-                await twin.ask(
-                    self._inquiry(question, _FEW_FUTURES)
-                )  # it starts, and loads its kernels
+                await twin.ask(self._inquiry(question, _FEW_FUTURES))  # it loads its kernels
                 for _ in range(repeats):
                     begun = time.perf_counter()
                     told = await twin.ask(self._inquiry(question, config))
@@ -216,8 +209,8 @@ class AskedCluster:
             await self._orchestrator.submit_job(again)  # there are always as many
             return spent
 
-        async def go_on_asking(twin: TwinProcess) -> None:
-            while True:
+        async def go_on_asking(twin: TwinProcess, enough: asyncio.Event) -> None:
+            while not enough.is_set():
                 await twin.ask(self._inquiry(Twin.starts, config))
 
         async def compare() -> Beside:
@@ -226,11 +219,11 @@ class AskedCluster:
             try:
                 while len(found.quiet) < decisions:
                     found.quiet.extend([await decide() for _ in range(_BLOCK)])
-                    asking = asyncio.create_task(go_on_asking(twin))
+                    enough = asyncio.Event()
+                    asking = asyncio.create_task(go_on_asking(twin, enough))
                     found.asked.extend([await decide() for _ in range(_BLOCK)])
-                    asking.cancel()
-                    with contextlib.suppress(asyncio.CancelledError):
-                        await asking
+                    enough.set()
+                    await asking  # cancelled, it would end the process, and the next one load anew
             finally:
                 await twin.close()
             return found
