@@ -42,7 +42,8 @@ _RUNS = 4  # of a job that are remembered; its own next start waits for the stop
 class Places:
     """Where the workers of each job were put in its last runs: its GPUs, until it ends.
 
-    The engine frees them when it says that a job is to stop; they are free when it has.
+    The engine frees them when it says that a job is to stop, or to be smaller or elsewhere; they
+    are free when it has, and until then they are counted here.
 
     Attributes
     ----------
@@ -60,7 +61,8 @@ class Places:
         for effect in outcome.effects:
             if isinstance(effect, StartJob | RegroupJob):
                 runs = self._workers.setdefault(effect.job_id, {})
-                runs[effect.run] = effect.workers
+                left = runs.get(effect.run, ())  # until the runtime has been told
+                runs[effect.run] = tuple(dict.fromkeys((*left, *effect.workers)))
                 runs.pop(effect.run - _RUNS, None)
         self._forget(outcome.forgotten)
         if isinstance(entry.body, WorkerExited) and outcome.reason == Reason.OK:
@@ -73,6 +75,12 @@ class Places:
     def of(self, job_id: str, run: int) -> _Spots:
         """GPUs of a run of a job, as (node, index)."""
         return _spots(self._workers.get(job_id, {}).get(run, ()))
+
+    def note_regroup(self, told: RegroupJob) -> None:
+        """A run has left its former places."""
+        runs = self._workers.get(told.job_id, {})
+        if told.run in runs:
+            runs[told.run] = told.workers
 
     def note_start(self, start: StartJob, now_ms: int) -> None:
         """A run has begun now, or is still to begin: later than the engine knows, perhaps."""
@@ -92,8 +100,8 @@ class Outbox:
     """Effects on their way to a runtime, in their order.
 
     What the runtime refuses with an error holds up what comes later for the same job or node; a
-    stop that it refuses also holds up whoever is to start on the GPUs that it would have freed.
-    Nothing else waits.
+    stop or a change of size that it refuses also holds up whoever is to start on the GPUs that it
+    would have freed. Nothing else waits.
 
     Parameters
     ----------
@@ -144,13 +152,15 @@ class Outbox:
                 try:
                     self._runtime.carry_out([effect])
                     self._note(effect)
+                    if isinstance(effect, RegroupJob):
+                        self._places.note_regroup(effect)
                     continue
                 except Exception as error:
                     failed = failed or error
             self._note(effect)
             held_up.add(_subject(effect))
-            if isinstance(effect, StopJob):
-                taken |= self._places.of(effect.job_id, effect.run)
+            if isinstance(effect, StopJob | RegroupJob):
+                taken |= self._places.of(effect.job_id, effect.run) | _needs(effect)
             self._waiting.append(effect)
         if failed is not None:
             raise failed

@@ -357,6 +357,10 @@ def _start(job_id: str, *gpus: int, run: int = 1, where: str = "n0") -> StartJob
     return StartJob(job_id, run, job(job_id), (WorkerPlacement(where, gpus),), 0, 0, 0)
 
 
+def _regroup(job_id: str, *gpus: int) -> RegroupJob:
+    return RegroupJob(job_id, 1, job(job_id), (WorkerPlacement("n0", gpus),), 0, 0, 1000)
+
+
 @pytest.mark.parametrize(
     ("effect", "waits"),
     [
@@ -366,26 +370,43 @@ def _start(job_id: str, *gpus: int, run: int = 1, where: str = "n0") -> StartJob
         (_start("b", 0, where="n1"), False),
         (_start("a", 3, run=2), True),
         (ReleaseNode("n1"), False),
-        (RegroupJob("c", 1, job("c"), (WorkerPlacement("n0", (1,)),), 0, 0, 1000), True),
+        (_regroup("c", 1), True),
     ],
 )
-async def test_a_stop_that_is_refused_holds_up_who_needs_its_gpus(
-    effect: Effect, waits: bool
+@pytest.mark.parametrize("freeing", [StopJob("a", 1, StopReason.PREEMPTED, 0), _regroup("a", 5)])
+async def test_what_is_refused_holds_up_who_needs_the_gpus_that_it_would_have_freed(
+    effect: Effect, waits: bool, freeing: Effect
 ) -> None:
     clock, places = VirtualClock(), Places()
     runtime = _Outside(clock)
     outbox = Outbox(runtime, clock, places, lambda: True)
-    for one in (_start("a", 0, 1), effect):
+
+    def send(one: Effect) -> None:
         places.note(Entry(0, WorkersLost("", 0)), Outcome((one,)))
-    outbox.send([_start("a", 0, 1)])
-    runtime.refuses = (StopJob,)
-    outbox.send([StopJob("a", 1, StopReason.PREEMPTED, 0)])
-    outbox.send([effect])
+        outbox.send([one])
+
+    send(_start("a", 0, 1))
+    runtime.refuses = (type(freeing),)
+    send(freeing)
+    send(effect)
     assert (effect in runtime.told, len(outbox)) == (not waits, 1 + waits)
     runtime.refuses = ()
     await clock.advance_to(10_000)
     assert (runtime.told[-1] if waits else runtime.told[-2]) == effect
     assert len(outbox) == 0
+
+
+async def test_gpus_that_a_smaller_job_has_left_are_free() -> None:
+    clock, places = VirtualClock(), Places()
+    runtime = _Outside(clock)
+    outbox = Outbox(runtime, clock, places, lambda: True)
+    for one in (_start("a", 0, 1), _regroup("a", 0)):
+        places.note(Entry(0, WorkersLost("", 0)), Outcome((one,)))
+        outbox.send([one])
+    runtime.refuses = (StopJob,)
+    outbox.send([StopJob("a", 1, StopReason.PREEMPTED, 0), _start("b", 1), _start("c", 0)])
+    assert runtime.told[-1] == _start("b", 1)
+    assert len(outbox) == 2
 
 
 async def test_a_preemptor_waits_for_a_stop_that_the_runtime_refuses() -> None:
