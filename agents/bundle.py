@@ -66,6 +66,7 @@ FORMAT = 1
 
 
 KINDS: dict[str, str] = {
+    "formula": "agents.evolved.formula:load_formula",
     "linear_ranker": "agents.linear.policy:load_ranker",
     "linear_scorer": "agents.linear.policy:load_scorer",
     "ppo": "agents.ppo.model:load_policy",

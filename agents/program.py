@@ -32,6 +32,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from agents.distill.settings import DistillSettings
+from agents.evolved.settings import EvolvedSettings
 from agents.files import versions, write_csv, write_json, write_text
 from agents.linear.settings import CMASettings
 from agents.ppo.settings import PPOSettings
@@ -84,10 +85,11 @@ def config_dir() -> Path:
 def _offer_settings() -> None:
     """Let ``conf/agent`` name the settings of trainers: each field a key, with its default."""
     store = ConfigStore.instance()
-    trainers: dict[str, PPOSettings | CMASettings | DistillSettings] = {
+    trainers: dict[str, PPOSettings | CMASettings | DistillSettings | EvolvedSettings] = {
         "ppo_settings": PPOSettings(),
         "cma_settings": CMASettings(),
         "distill_settings": DistillSettings(),
+        "evolved_settings": EvolvedSettings(),
     }
     for name, settings in trainers.items():
         store.store(name, asdict(settings), group="agent")

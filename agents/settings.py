@@ -17,6 +17,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 import numpy as np
 
 from envs.checks import check_whole, is_finite, is_whole
+from envs.outcomes import METRICS
 from orchestrator.errors import ConfigurationError
 from orchestrator.kernels.see.layout import ActionHead, SizeChoice
 from orchestrator.scheduling.schema import FeatureSchema, feature_names
@@ -25,6 +26,7 @@ __all__ = [
     "check_bounds",
     "check_budget",
     "check_kind",
+    "check_metric",
     "check_number",
     "check_seed",
     "check_types",
@@ -101,6 +103,20 @@ def check_bounds(
         if value is not None and not value > bound:
             wanted = "a positive number" if bound == 0 else f"more than {bound}"
             raise ConfigurationError(f"{subject}: '{name}' is {value}; give {wanted}")
+
+
+def check_metric(subject: str, metric: str) -> None:
+    """Refuse a metric that there is none of, or of which more is better.
+
+    Raises
+    ------
+    ConfigurationError
+    """
+    known = [name for name, sign in METRICS.items() if sign < 0]
+    if metric not in known:
+        raise ConfigurationError(
+            f"{subject}: 'metric' is '{metric}'; choose from {', '.join(known)}"
+        )
 
 
 def check_budget(subject: str, settings: Any) -> None:

@@ -27,6 +27,7 @@ from agents.build import (
 from agents.distill.train import DistillTrainer
 from agents.evaluation.outcomes import METRICS
 from agents.evaluation.suite import Suite
+from agents.evolved.search import EvolvedTrainer
 from agents.leaderboard.cells import FixedSuite
 from agents.linear.train import CMATrainer
 from agents.planning.lookahead import advised_scorer
@@ -357,6 +358,7 @@ def test_agents_are_the_default_trainers_unless_they_say_otherwise() -> None:
     assert instantiate(composed("train", "agent=cma").agent) == CMATrainer()
     assert instantiate(composed("train", "agent=ppo").agent) == PPOTrainer()
     assert instantiate(composed("train", "agent=distill").agent) == DistillTrainer()
+    assert instantiate(composed("train", "agent=evolved").agent) == EvolvedTrainer()
     # A prior replaces the default one; it is not added to it.
     for name in ("cma_cluster", "cma_autoscaling", "cma_full", "ppo_cluster"):
         assert instantiate(composed("train", f"agent={name}").agent).prior == {"advice": 1.0}

@@ -6,8 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from agents.evaluation.play import policy_named
-from agents.settings import check_bounds, check_budget, check_types, check_weights, prior_for
-from envs.outcomes import METRICS
+from agents.settings import (
+    check_bounds,
+    check_budget,
+    check_metric,
+    check_types,
+    check_weights,
+    prior_for,
+)
 from orchestrator.errors import ConfigurationError
 from orchestrator.scheduling.schema import FeatureSchema
 
@@ -126,11 +132,7 @@ class PPOSettings:
                 "agent: 'envs' and 'steps' are 1: a single step has no spread; raise one of them"
             )
         policy_named(self.reference)
-        known = [name for name, sign in METRICS.items() if sign < 0]
-        if self.metric not in known:
-            raise ConfigurationError(
-                f"PPO: 'metric' is '{self.metric}'; choose from {', '.join(known)}"
-            )
+        check_metric("agent", self.metric)
 
     @property
     def most_steps(self) -> int | None:

@@ -1,0 +1,1 @@
+"""Short formulas that rank jobs, found by genetic programming."""
