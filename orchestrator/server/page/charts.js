@@ -20,7 +20,7 @@ export class Chart {
     if (!width) return;
     const axis = { stroke: colour("soft"), font: FONT, grid: { stroke: colour("faint"), width: 1 }, ticks: { show: false } };
     this.#plot = new uPlot({
-      width, height, padding: [6, 0, 0, 0],
+      width, height, padding: [6, across ? 12 : 0, 0, 0],
       cursor: { points: { size: 5 }, drag: { x: false, y: false } },
       legend: { show: false },
       scales: { x: { time: true }, ...scales },

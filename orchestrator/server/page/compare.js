@@ -3,7 +3,7 @@
 import { Chart } from "./charts.js";
 import { clock, duration, jobButton, make, number, say } from "./format.js";
 
-const HOUR_MS = 3600000, NOTHING_H = 30 / 3600; // what nobody notices
+const HOUR_MS = 3600000, NOTHING_H = 30 / 3600, NOTICED_H = 1 / 3600; // what nobody minds, and what is told
 const SPANS = [["minutes", 60000], ["hours", HOUR_MS], ["days", 24 * HOUR_MS]];
 const HERE = ["soft", "accent"]; // colours: as it is, with the change
 
@@ -71,9 +71,9 @@ export class Comparison {
   #tell({ change, total, others, tenants, new_job: job, now_ms: now }) {
     const said = [];
     if (total) {
-      const [word, kind] = verdict(total);
+      const [, kind] = verdict(total), [word, colour] = kind || !others ? verdict(total) : verdict(others);
       const mean = duration(Math.abs(total.mean) * HOUR_MS);
-      said.push(make("p.head", `If ${change}: `, make(`b${kind && `.${kind}`}`, { "no difference": "no difference", later: "worse", sooner: "better", "rather later": "rather worse", "rather sooner": "rather better" }[word])));
+      said.push(make("p.head", `If ${change}: `, make(`b${colour && `.${colour}`}`, { "no difference": "no difference", later: "worse", sooner: "better", "rather later": "rather worse", "rather sooner": "rather better" }[word])));
       if (kind) said.push(make("p", `Whoever is here ends ${mean} ${total.mean < 0 ? "sooner" : "later"} on average; in eight of ten futures ${between(total)}.`));
     } else said.push(make("p.head", `If ${change}: nobody is here whom it could concern.`));
     if (others && verdict(others)[1]) said.push(make("p", `Those who are still to come wait ${duration(Math.abs(others.mean) * HOUR_MS)} ${others.mean < 0 ? "less" : "longer"} on average.`));
@@ -105,7 +105,7 @@ export class Comparison {
   }
 
   #list({ total, others, tenants, jobs }) {
-    const groups = [["together", [["whoever is here", total], ["those to come, until they start", others]]], ["tenants", Object.entries(tenants)], ["jobs that change most", Object.entries(jobs)]]
+    const groups = [["together", [["whoever is here", total], ["those to come, until they start", others]]], ["tenants", Object.entries(tenants)], ["jobs that change most", Object.entries(jobs).filter(([, { low, high }]) => high > NOTICED_H || low < -NOTICED_H)]]
       .map(([name, rows]) => [name, rows.filter(([, one]) => one)]).filter(([, rows]) => rows.length);
     const most = Math.max(...groups.flatMap(([, rows]) => rows.flatMap(([, { low, high, mean }]) => [low, high, mean].map(Math.abs))), 1 / 60);
     const head = [["", ""], ["as it is", "num.opt"], ["with it", "num.opt"], ["difference", "num"], ["in eight of ten futures", "grow"], ["", ""]];
