@@ -1,16 +1,19 @@
-"""Draw the pictures of the documentation site: what every rule does with one window, and workloads.
+"""Draw the pictures of the documentation site: rules on one window, workloads, pages of a browser.
 
     python docs/pictures.py [--only NAME]
 
 They are written to docs/site/pictures, and are the same whenever they are drawn by the same
 versions. Workloads that are public traces are drawn where TRACES_DIR says where they lie; the page
-of an episode is photographed where there is Chromium.
+of an episode, and that of a cluster which is asked what if, are photographed where there is
+Chromium.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import os
+import random
 import shutil
 import subprocess
 import sys
@@ -36,7 +39,18 @@ from agents.plots.trace import draw_trace  # noqa: E402
 from agents.program import config_dir  # noqa: E402
 from envs import summarise_trace  # noqa: E402
 from envs.workloads import Trace  # noqa: E402
+from orchestrator.clock import VirtualClock  # noqa: E402
+from orchestrator.foundations import in_memory  # noqa: E402
+from orchestrator.kernels.state.row import ClusterShape  # noqa: E402
+from orchestrator.orchestrator import InfrastructureOrchestrator  # noqa: E402
 from orchestrator.scheduling.rules import RULES  # noqa: E402
+from orchestrator.server.app import create_app  # noqa: E402
+from orchestrator.server.guard.gate import Limits  # noqa: E402
+from orchestrator.server.guard.listen import HttpServer, bind  # noqa: E402
+from orchestrator.server.guard.repeats import Repeats  # noqa: E402
+from orchestrator.server.guard.tokens import Role, TokenStore  # noqa: E402
+from orchestrator.server.parts import Parts, Streams  # noqa: E402
+from orchestrator.types import JobPriority, JobSpec, NodeSpec, TenantSpec  # noqa: E402
 
 TRACES: Mapping[str, bool] = {
     **dict.fromkeys(("lublin", "gpu_cluster", "gpu_pods"), False),
@@ -74,10 +88,6 @@ def draw_workload(name: str, path: Path) -> None:
 
 def photograph(path: Path) -> None:
     """The page of an episode, as it is in the midst of it."""
-    chromium = shutil.which("chromium")
-    if chromium is None:
-        print(f"{path.name} is not drawn: there is no program chromium")
-        return
     windows = _windows(*_EPISODE)
     episodes = [watch(name, windows) for name in ("fill_srsf", "elastic_srtf", "fcfs")]
     bundle = ROOT / "results" / "philly" / "cma"
@@ -85,19 +95,90 @@ def photograph(path: Path) -> None:
     with tempfile.TemporaryDirectory() as folder:
         page = Path(folder) / "episode.html"
         write_page(page, [watch(policy, windows), *episodes])
-        command = [chromium, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
-        command += ["--window-size=1280,1250", "--virtual-time-budget=3000"]
-        subprocess.run(
-            [*command, f"--screenshot={path}", f"{page.as_uri()}#t=0.085&span=0.25"],
-            check=True,
-            capture_output=True,
-            timeout=120,
-        )
+        _photograph(path, f"{page.as_uri()}#t=0.085&span=0.25", "1280,1250", 3000)
+
+
+def _photograph(path: Path, url: str, size: str, budget_ms: int) -> None:
+    """A page, once so much of its own time has passed."""
+    command = [str(shutil.which("chromium")), "--headless", "--no-sandbox", "--disable-gpu"]
+    command += ["--hide-scrollbars", f"--window-size={size}", f"--virtual-time-budget={budget_ms}"]
+    subprocess.run(
+        [*command, f"--screenshot={path}", url], check=True, capture_output=True, timeout=120
+    )
+
+
+_HOUR_MS = 3_600_000
+_TENANTS = ("language", "robotics", "speech", "vision")
+
+
+def _job(k: int, draw: random.Random) -> JobSpec:
+    """Who comes: small ones soon over, large ones not, and estimates that are too long."""
+    gpus, name = draw.choice((1, 1, 2, 4, 8, 8)), draw.choice(("train", "tune", "evaluate"))
+    hours = draw.lognormvariate(0.3, 0.9)
+    return JobSpec(
+        job_id=f"{name}-{k:04d}",
+        name=name,
+        priority=JobPriority(draw.choice((1, 2, 2, 2, 3))),
+        num_workers=draw.choice((1, 2)) if gpus == 8 else 1,
+        gpus_per_worker=gpus,
+        memory_per_worker_gb=16.0,
+        max_duration_hours=hours * draw.uniform(1.0, 3.0),
+        checkpoint_interval_steps=60,
+        tenant=draw.choice(_TENANTS),
+        duration_hours=hours,
+    )
+
+
+async def _cluster(clock: VirtualClock) -> InfrastructureOrchestrator:
+    """Eight nodes after two days and a half, nearly as much to do as they have room for."""
+    draw = random.Random(5)
+    orchestrator = InfrastructureOrchestrator(
+        *in_memory(clock),
+        clock=clock,
+        shape=ClusterShape(envs=1, jobs=2048, workers=8, nodes=16, devices=8),
+        nodes=[NodeSpec(f"node-{k}", 8, 80.0, 96, 512.0, 100.0, "NVLink") for k in range(8)],
+        tenants=[TenantSpec(name, 1.0) for name in _TENANTS],
+        schedule_on_events=True,
+    )
+    await orchestrator.start()
+    until_ms, k = clock.now_ms() + 60 * _HOUR_MS, 0
+    while clock.now_ms() < until_ms:
+        await clock.advance_to(clock.now_ms() + round(draw.expovariate(6.2) * _HOUR_MS) + 1)
+        await orchestrator.submit_job(_job(k, draw))
+        k += 1
+    return orchestrator
+
+
+async def _ask(path: Path) -> None:
+    clock = VirtualClock(1_800_000_000_000)
+    orchestrator = await _cluster(clock)
+    tokens, limits, repeats = TokenStore(None, clock), Limits(), Repeats(None)
+    parts = Parts(orchestrator, tokens, repeats, Streams(limits.streams, tokens), limits)
+    http = HttpServer(create_app(parts), bind("127.0.0.1", 0), limits)
+    await http.open()
+    asked = f"token={tokens.create('viewer', Role.VIEWER)}&what-if=drain&node=node-3"
+    try:
+        url = f"http://127.0.0.1:{http.port}/#{asked}"
+        await asyncio.to_thread(_photograph, path, url, "1000,1250", 8000)
+    finally:
+        parts.streams.close()
+        await http.close()
+        repeats.close()
+        await orchestrator.stop()
+
+
+def ask(path: Path) -> None:
+    """The page of a cluster that is asked what if a node were drained."""
+    asyncio.run(_ask(path))
 
 
 def pictures() -> dict[str, Callable[[Path], None]]:
     """All that can be drawn here, by name."""
-    drawn: dict[str, Callable[[Path], None]] = {"rules": draw_rules, "episode": photograph}
+    drawn: dict[str, Callable[[Path], None]] = {"rules": draw_rules}
+    if shutil.which("chromium") is None:
+        print("pages are not photographed: there is no program chromium", file=sys.stderr)
+    else:
+        drawn |= {"episode": photograph, "what_if": ask}
     for name, public in TRACES.items():
         if not public or os.environ.get("TRACES_DIR"):
             drawn[f"workload_{name}"] = partial(draw_workload, name)

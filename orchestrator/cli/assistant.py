@@ -149,7 +149,9 @@ class _Asker:
         how many more like it), quota (by tenant), priority (by job), submit (a job), policy.
         """
         async with self.client() as client:
-            return dict(await client.what_if(**supposed, futures=futures))
+            told = dict(await client.what_if(**supposed, futures=futures))
+        told.pop("courses", None)  # hundreds of numbers, to be drawn
+        return told
 
     async def check_job(self, job: dict[str, Any]) -> dict[str, Any]:
         """Say whether a job would be taken (a dry run): name, command, num_workers, and so on."""

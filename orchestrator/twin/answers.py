@@ -11,17 +11,21 @@ from numpy.typing import NDArray
 
 from orchestrator.kernels.state.codes import NEVER
 from orchestrator.twin.futures import Sources
+from orchestrator.twin.play import Played
 
 __all__ = [
     "LEVELS",
     "Band",
     "Change",
+    "Course",
+    "Courses",
     "Difference",
     "Holder",
     "WhatIf",
     "When",
     "Why",
     "band_of",
+    "courses_of",
     "difference_of",
     "plain",
 ]
@@ -219,6 +223,65 @@ def difference_of(before: NDArray[np.float64], after: NDArray[np.float64]) -> Di
 
 
 @dataclass(frozen=True)
+class Course:
+    """How something goes on: quantiles over the futures at each of some moments."""
+
+    p10: tuple[float, ...]
+    p50: tuple[float, ...]
+    p90: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Courses:
+    """How the queue and the use of the cluster go on, as they are and with a change.
+
+    Parameters
+    ----------
+    times_ms : tuple of int
+        The moments, from now until nine of ten of the jobs that are here have ended, but not beyond
+        the time for which others come.
+    unit : str
+        ``gpu`` or ``cpu``: what is in use.
+    waiting, waiting_after : Course
+        How many jobs wait, those who come included.
+    in_use, in_use_after : Course
+        GPUs, or cores, that are held; a job that is resized in a future holds as much as it does on
+        average.
+    """
+
+    times_ms: tuple[int, ...]
+    unit: str
+    waiting: Course
+    waiting_after: Course
+    in_use: Course
+    in_use_after: Course
+
+
+def courses_of(before: Played, after: Played, times_ms: NDArray[np.int64], unit: str) -> Courses:
+    """Of futures whose tracks are known, at some moments."""
+    waiting, in_use = (
+        [
+            _course([_at(track, what, times_ms) / scale for track in one.tracks])
+            for one in (before, after)
+        ]
+        for what, scale in (("waiting", 1), ("units", 1000))
+    )
+    return Courses(tuple(times_ms.tolist()), unit, *waiting, *in_use)
+
+
+def _at(track: NDArray[np.void], what: str, times: NDArray[np.int64]) -> NDArray[np.float64]:
+    """What a track says of some moments."""
+    known = np.concatenate([[0.0], track[what]])
+    return np.asarray(known[np.searchsorted(track["time_ms"], times, side="right")])
+
+
+def _course(futures: list[NDArray[np.float64]]) -> Course:
+    levels = (LEVELS[0], LEVELS[2], LEVELS[-1])
+    told = np.quantile(futures, levels, axis=0, method="inverted_cdf").round(3) + 0.0
+    return Course(*(tuple(line) for line in told.tolist()))
+
+
+@dataclass(frozen=True)
 class WhatIf:
     """What a change would do: on the same futures with and without it.
 
@@ -237,6 +300,8 @@ class WhatIf:
         Mean hours that those wait who are still to come; None: nobody comes.
     new_job : When or None
         Of a job that is submitted: when it starts and ends.
+    courses : Courses or None
+        How the queue and the use go on; None: nobody ends in any future, or it is not known.
     rule : str
         Who is in charge with the change.
     sources : Sources
@@ -250,6 +315,7 @@ class WhatIf:
     total: Difference | None = None
     others: Difference | None = None
     new_job: When | None = None
+    courses: Courses | None = None
     rule: str = ""
     sources: Sources | None = None
     not_modelled: tuple[str, ...] = ()

@@ -9,23 +9,26 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.engine.engine import EngineImage
 from orchestrator.errors import IllegalActionError
-from orchestrator.kernels.state.codes import NEVER, JobCode
+from orchestrator.kernels.state.codes import NEVER, JobCode, JobKind
 from orchestrator.scheduling.rules import Rule
 from orchestrator.status import binding_status, why_waiting
 from orchestrator.twin.answers import (
+    LEVELS,
     Band,
+    Courses,
     Difference,
     WhatIf,
     When,
     Why,
     band_of,
+    courses_of,
     difference_of,
 )
 from orchestrator.twin.futures import Futures, TwinConfig
@@ -42,6 +45,10 @@ __all__ = ["Twin"]
 _HOUR_MS = 3_600_000
 _ENDED = (JobCode.COMPLETED, JobCode.FAILED)
 _TOLD = 20  # jobs of a what-if, those that change most
+_MOMENTS = 49  # of a course: now, and 48 steps
+_LEAST_MS = 60_000  # for which a course is told
+_NONE = np.zeros(0)
+_Pairs: TypeAlias = Mapping[str, tuple[NDArray[np.float64], NDArray[np.float64]]]
 _NOT_MODELLED = (
     "failures of nodes",
     "nodes that are ordered or given up",
@@ -208,10 +215,22 @@ class Twin:
             total=_mean_difference(list(pairs.values())),
             others=_others(before, after),
             new_job=self._new_job(suppose, other, after, rule),
+            courses=self._courses(before, after, pairs),
             rule=rule.name,
             sources=self._futures.sources(before.futures, before.ahead_ms),
             not_modelled=self._not_modelled,
         )
+
+    def _courses(self, before: Played, after: Played, pairs: _Pairs) -> Courses | None:
+        ends = np.concatenate([hours for pair in pairs.values() for hours in pair] or [_NONE])
+        ends = ends[np.isfinite(ends)] * _HOUR_MS
+        if not (ends.size and before.tracks and after.tracks):
+            return None
+        span_ms = max(np.quantile(ends, LEVELS[-1]), _LEAST_MS)
+        if before.others[:, 0].any():
+            span_ms = min(span_ms, before.ahead_ms)
+        times_ms = self._here.now_ms + np.linspace(0, span_ms, _MOMENTS).astype(np.int64)
+        return courses_of(before, after, times_ms, "gpu" if self._engine.row["unit"] else "cpu")
 
     def _with_newcomers(
         self, other: Rehearsal, suppose: Suppose, renamed: Mapping[str, str]
@@ -229,7 +248,7 @@ class Twin:
     def _pairs(
         self, before: Played, after: Played, other: Rehearsal, renamed: Mapping[str, str]
     ) -> dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]:
-        """Hours until the end of jobs that are in both, before and after, [futures]."""
+        """Hours until the end of jobs that are in both and end, before and after, [futures]."""
         ids, index = self._engine.jobs.index.ids, other.engine.jobs.index
         found = dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]()
         there = {j: k for k, j in enumerate(after.rows.tolist())}
@@ -237,6 +256,8 @@ class Twin:
             name = ids[j]
             new = renamed.get(name, name)
             if self._engine.jobs.code(name) in _ENDED or new not in index:
+                continue
+            if self._engine.jobs.specs[name].kind == JobKind.SERVICE:
                 continue
             code = other.engine.jobs.code(new)
             at = there.get(index.find(new))
@@ -250,9 +271,7 @@ class Twin:
         apart = (times_ms - self._here.now_ms) / _HOUR_MS
         return np.asarray(np.where(times_ms >= NEVER, np.inf, apart))
 
-    def _by_tenant(
-        self, pairs: Mapping[str, tuple[NDArray[np.float64], NDArray[np.float64]]]
-    ) -> dict[str, Difference]:
+    def _by_tenant(self, pairs: _Pairs) -> dict[str, Difference]:
         by_tenant = dict[str, list[tuple[NDArray[np.float64], NDArray[np.float64]]]]()
         for name, pair in pairs.items():
             by_tenant.setdefault(self._engine.jobs.specs[name].tenant, []).append(pair)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from orchestrator.kernels.run import roll as kernels
 from orchestrator.kernels.run import rows as entry
 from orchestrator.kernels.run.roll import make_player
-from orchestrator.kernels.state.codes import NEVER, NO_JOB, JobCode, JobKind
+from orchestrator.kernels.state.codes import NEVER, NO_JOB, JobCode, JobKind, LogKind
 from orchestrator.kernels.state.records import INCIDENT_DTYPE, REQUEST_DTYPE
 from orchestrator.kernels.state.row import ClusterState, allocate
 from orchestrator.scheduling.forks import Fork, Until
@@ -24,14 +24,20 @@ from orchestrator.scheduling.rules import Rule
 from orchestrator.twin.futures import LEAST_FUTURES, Futures
 from orchestrator.twin.past import work_done_ms
 
-__all__ = ["Played", "Stage", "play", "reserved_starts"]
+__all__ = ["TRACK_DTYPE", "Played", "Stage", "play", "reserved_starts"]
+
+
+TRACK_DTYPE = np.dtype([("time_ms", "i8"), ("waiting", "f8"), ("units", "f8")])
+"""From a moment on: how many jobs wait, and how many milli-GPUs, or milli-cores, are held."""
 
 
 _LEAST_AHEAD_MS = 3_600_000
 _PILOTS = 8  # futures by which it is guessed how far arrivals have to reach
 _FOR_PILOTS = 0.1  # share of the time
 _MOST_LATE = 0.05  # share of starts that may be later than that
+_RECORDS = 64  # of each job, while a future is played to its end
 _WAITING = (JobCode.PENDING, JobCode.PREEMPTED)
+_HOLDING = (JobCode.SCHEDULED, JobCode.RUNNING, JobCode.CHECKPOINTING, JobCode.SCALING)
 _NOBODY = np.zeros(0, REQUEST_DTYPE)
 _NOTHING = np.zeros(0, INCIDENT_DTYPE)
 
@@ -50,6 +56,9 @@ class Played:
         For how long others came.
     others : float64 [F, 2]
         Of those who came: how many, and the time that they waited for their first start in all, h.
+    tracks : tuple of TRACK_DTYPE [changes], F of them
+        How the queue and the use went on, for the cluster with all who came; empty, if futures were
+        not played until nothing was left to happen, or more happened than was kept.
 
     There may be fewer futures than were asked for: time was up.
     """
@@ -59,6 +68,7 @@ class Played:
     end_ms: NDArray[np.int64]
     ahead_ms: int
     others: NDArray[np.float64]
+    tracks: tuple[NDArray[np.void], ...] = ()
 
     @property
     def futures(self) -> int:
@@ -98,22 +108,27 @@ class Stage:
         Who plays.
     arrivals : int
         How many may come.
+    records : int, optional
+        How many changes of each job are kept, more or less, for :meth:`track`.
     """
 
-    def __init__(self, state: ClusterState, rule: Rule, arrivals: int) -> None:
+    def __init__(self, state: ClusterState, rule: Rule, arrivals: int, records: int = 0) -> None:
         fork = Fork(state)
         self.kept, self._place = fork.kept, fork.place
         self._base = fork.state
-        room = replace(fork.state.shape, jobs=len(fork.kept) + arrivals + 1)
+        jobs = len(fork.kept) + arrivals + 1
+        room = replace(fork.state.shape, jobs=jobs, log=records * jobs)
         self._work = allocate(room)
         self._player = make_player(rule.to_record(), room.jobs, room.workers)
-        self._noted = dict[int, int]()
+        self._noted, self._logged = dict[int, int](), 0
         self._done = work_done_ms(self._base)[: len(self.kept)]
         self.waits = np.isin(self._base.job[0, : len(self.kept)]["state"], _WAITING)
 
     def begin(self, whole: NDArray[np.int64], arrivals: NDArray[np.void]) -> None:
         """Begin a future: how long jobs work in all, int64 [kept] ms (-1: as it is); who comes."""
         entry.copy_row(self._base.rows, 0, self._work.rows, 0)
+        self._work.rows[0]["keep_log"] = self._work.shape.log > 0
+        self._logged = int(self._work.rows[0]["log_count"])
         self._noted = {}
         left = np.where(whole < 0, -1, np.maximum(whole - self._done, 1))
         kernels.assume_remaining(self._work.rows, 0, left)
@@ -167,6 +182,57 @@ class Stage:
         asked = self._work.request[0, first:last]["submit_ms"]
         until = np.where(begun >= 0, begun, int(row["now_ms"]))
         return last - first, float(np.maximum(until - asked, 0).sum() / 3_600_000)
+
+    def track(self) -> NDArray[np.void] | None:
+        """How the queue and the use went on, TRACK_DTYPE; None: more happened than was kept."""
+        row: Any = self._work.rows[0]
+        new, ring = int(row["log_count"]) - self._logged, self._work.shape.log
+        if new > ring:
+            return None
+        begun_ms, first = int(self._base.rows[0]["now_ms"]), len(self.kept)
+        told = self._work.log[0, np.arange(self._logged, self._logged + new) % ring]
+        told = told[told["kind"] == LogKind.JOB_STATE]
+        job = np.concatenate([np.arange(first), told["subject"]])
+        time_ms = np.concatenate([np.full(first, begun_ms), told["time_ms"]])
+        state = np.concatenate([self._base.job[0, :first]["state"], told["value"]])
+        held = _held(self._work, int(row["num_jobs"]))
+        held[:first] -= _held(self._base, first)
+        return _track(job, time_ms, state, held, int(row["now_ms"]))
+
+
+def _held(state: ClusterState, count: int) -> NDArray[np.float64]:
+    """What jobs have held so far, units x ms."""
+    jobs, now_ms = state.job[0, :count], state.rows[0]["now_ms"]
+    since = np.where(np.isin(jobs["state"], _HOLDING), now_ms - jobs["resized_ms"], 0)
+    return np.asarray(jobs["attained_unit_ms"] + since * jobs["units"], np.float64)
+
+
+def _track(
+    job: NDArray[np.int64],
+    time_ms: NDArray[np.int64],
+    state: NDArray[np.int64],
+    held: NDArray[np.float64],
+    last_ms: int,
+) -> NDArray[np.void]:
+    """How all goes on by what state each job is in from when on, in order of time for each.
+
+    Whoever is resized holds as much as it does on average: what it held in all is known.
+    """
+    order = np.argsort(job, kind="stable")
+    job, time_ms, state = job[order], time_ms[order], state[order]
+    other = job[1:] != job[:-1]
+    until = np.append(np.where(other, last_ms, time_ms[1:]), last_ms)[: len(job)]
+    holds = np.isin(state, _HOLDING)
+    length = np.bincount(job, np.where(holds, until - time_ms, 0), len(held))
+    units = held / np.maximum(length, 1)
+    so_far = np.stack([np.isin(state, _WAITING), holds * units[job]])
+    change = so_far.astype(np.float64)
+    change[:, 1:] -= np.where(other, 0, so_far[:, :-1])
+    by_time = np.argsort(time_ms, kind="stable")
+    found = np.empty(len(job), TRACK_DTYPE)
+    found["time_ms"] = time_ms[by_time]
+    found["waiting"], found["units"] = np.cumsum(change[:, by_time], axis=1)
+    return found
 
 
 def reserved_starts(state: ClusterState, rule: Rule) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
@@ -295,16 +361,22 @@ def _play(
     patience: _Patience | None = None,
 ) -> Played:
     coming = [futures.arrivals(f, ahead_ms) for f in range(count)]
-    stage = Stage(state, rule, max((len(one) for one in coming), default=0))
+    records = _RECORDS if far is _drained else 0
+    stage = Stage(state, rule, max((len(one) for one in coming), default=0), records)
     whole = futures.whole(stage.kept)
     starts = np.full((count, len(stage.kept)), NEVER, np.int64)
     ends, others, done = starts.copy(), np.zeros((count, 2)), 0
+    tracks = list[NDArray[np.void] | None]()
     while done < count:
         stage.begin(whole[done], coming[done])
         far(stage)
         starts[done] = np.where(stage.waits, stage.starts_ms(), NEVER)
         ends[done], others[done] = stage.ends_ms(), stage.others()
+        if records:
+            tracks.append(stage.track())
         done += 1
         if patience is not None and patience.is_over() and done >= LEAST_FUTURES:
             break
-    return Played(stage.kept, starts[:done], ends[:done], ahead_ms, others[:done])
+    known = tuple(one for one in tracks if one is not None)
+    told = known if len(known) == done else ()
+    return Played(stage.kept, starts[:done], ends[:done], ahead_ms, others[:done], told)

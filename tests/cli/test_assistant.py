@@ -34,7 +34,7 @@ async def test_it_offers_questions_and_changes_only_if_told_to(fake: FakeServer)
 async def test_questions_are_asked_of_the_server(fake: FakeServer) -> None:
     fake.on("GET /jobs/a/when", {"job_id": "a", "start": None})
     fake.on("GET /jobs/a/why", {"job_id": "a", "changes": []})
-    fake.on("POST /what-if", {"change": "node n is drained"})
+    fake.on("POST /what-if", {"change": "node n is drained", "courses": {"times_ms": [1]}})
     fake.on("GET /cluster", {"nodes": 3})
     fake.on("GET /nodes", {"items": [{"node_id": "n"}], "next": None})
     fake.on("POST /jobs", {"job_id": "b", "dry_run": True})
@@ -49,7 +49,7 @@ async def test_questions_are_asked_of_the_server(fake: FakeServer) -> None:
         told = {name: (await client.call_tool(name, given)).data for name, given in asked.items()}
     assert told["when"]["start"] is None
     assert told["why"]["changes"] == []
-    assert told["what_if"]["change"] == "node n is drained"
+    assert told["what_if"] == {"change": "node n is drained"}
     assert told["cluster"]["nodes"] == 3
     assert told["check_job"]["job_id"] == "b"
     sent = {one.path: one for one in fake.asked}

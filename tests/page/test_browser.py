@@ -39,7 +39,7 @@ def missing() -> str:
     return ""
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def _browser() -> None:
     if reason := missing():
         pytest.skip(f"page: {reason}")
@@ -123,10 +123,11 @@ def live(tmp_path: Path) -> Iterator[Server]:
     server.end()
 
 
-@pytest.fixture
-def simulated(tmp_path: Path) -> Iterator[Server]:
+@pytest.fixture(scope="module")
+def simulated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A simulated cluster of four nodes, on which much happens."""
-    server = Server(tmp_path, str(_HERE / "cluster.py"), str(tmp_path), "4", "12")
+    folder = tmp_path_factory.mktemp("simulated")
+    server = Server(folder, str(_HERE / "cluster.py"), str(folder), "4", "12")
     yield server
     server.end()
 
@@ -153,3 +154,7 @@ def test_it_shows_a_job_from_its_submission_to_its_end_and_who_is_lost(live: Ser
 def test_it_can_be_read_on_a_telephone_in_the_dark_and_by_keyboard(simulated: Server) -> None:
     assert json.loads(simulated.endpoint.read_text())["url"].startswith("http://127.0.0.1:")
     drive("looks.mjs", simulated, {})
+
+
+def test_both_futures_of_what_is_supposed_are_drawn_and_nothing_is_done(simulated: Server) -> None:
+    drive("whatif.mjs", simulated, {})

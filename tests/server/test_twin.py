@@ -28,6 +28,10 @@ async def test_viewers_ask_when_why_and_what_if() -> None:
             body = {"nodes": {"n0": 1}, "futures": 8}
             told = (await client.post("/api/v1/what-if", json=body)).json()
             assert told["jobs"]["waits"]["mean"] < 0
+            courses = told["courses"]
+            assert courses["waiting"]["p50"][0] == 1
+            assert courses["waiting_after"]["p50"][0] == 0
+            assert len(courses["times_ms"]) == len(courses["in_use_after"]["p90"])
             body = {"submit": job("new", gpus_per_worker=1), "futures": 8}
             told = (await client.post("/api/v1/what-if", json=body)).json()
             assert told["new_job"]["start"]["p50"] is not None

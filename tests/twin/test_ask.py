@@ -12,7 +12,7 @@ from orchestrator.errors import (
     QuartermasterError,
     UnknownEntityError,
 )
-from orchestrator.kernels.state.codes import QuotaMode, Topology
+from orchestrator.kernels.state.codes import JobKind, QuotaMode, Topology
 from orchestrator.scheduling.rules import RULES
 from orchestrator.semantics import Semantics
 from orchestrator.twin.answers import Change, plain
@@ -243,3 +243,45 @@ async def test_another_policy_is_compared_on_the_same_futures() -> None:
     assert told.jobs["small"].mean < 0
     when = await here.orchestrator.when("small", FEW)
     assert when.rule == "fifo"
+
+
+async def test_courses_are_those_of_the_futures_that_are_compared() -> None:
+    here = await settled(node("a"))
+    await submit(here, *(job(f"run-{k}", max_duration_hours=k + 1.0) for k in range(4)))
+    await submit(here, job("waits", max_duration_hours=2.0))
+    sure = TwinConfig(futures=4, arrivals=False)
+    told = (await here.orchestrator.what_if(Suppose(cancel=("run-3",)), sure)).courses
+    assert told is not None
+    assert told.unit == "gpu"
+    assert len(told.times_ms) == len(told.waiting.p50) == len(told.in_use_after.p90)
+    assert told.times_ms[0] >= here.orchestrator.engine.now_ms
+    for course in (told.waiting, told.waiting_after, told.in_use, told.in_use_after):
+        assert all(a <= b <= c for a, b, c in zip(course.p10, course.p50, course.p90, strict=True))
+    assert told.waiting.p50[0] == told.waiting.p90[0] == 1.0
+    assert told.waiting_after.p90[0] == 0.0  # where one was cancelled it starts at once
+    assert told.in_use.p10[0] == told.in_use_after.p90[0] == 4.0
+    assert told.in_use.p10[-1] < 4.0
+    alone = await here.orchestrator.what_if(Suppose(cancel=("waits",), policy="priority"), sure)
+    assert alone.courses is not None
+    assert set(alone.courses.waiting_after.p90) == {0.0}
+    assert alone.courses.in_use_after.p50[0] == 4.0
+
+
+async def test_no_course_uses_more_than_there_is_though_jobs_are_preempted() -> None:
+    here = await crowd("priority")
+    told = (
+        await here.orchestrator.what_if(Suppose(priority={"it": JobPriority.CRITICAL}), FEW)
+    ).courses
+    assert told is not None
+    capacity = sum(one.gpus for one in here.orchestrator.nodes.values())
+    assert max(told.in_use_after.p90) <= capacity + 1e-9
+
+
+async def test_services_are_not_waited_for_until_they_end() -> None:
+    here = await settled(node("a"))
+    await submit(here, job("serves", kind=JobKind.SERVICE), job("runs"))
+    told = await here.orchestrator.what_if(Suppose(nodes={"a": 1}), FEW)
+    assert set(told.jobs) == {"runs"}
+    assert told.courses is not None
+    assert told.courses.in_use.p50[0] == 2.0
+    assert told.courses.times_ms[-1] - told.now_ms < 100 * HOUR_MS

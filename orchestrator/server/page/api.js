@@ -32,6 +32,9 @@ async function good(answer) {
 }
 
 export const getJson = async (path, signal) => (await good(await ask(path, { signal }))).json();
+/** Ask a question that has a body; nothing is changed by it. */
+export const postJson = async (path, body, signal) =>
+  (await good(await ask(path, { signal, method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) }))).json();
 export const getText = async (path, signal) => (await good(await ask(path, { signal }))).text();
 
 /** Events of a text/event-stream, one after the other. */

@@ -5,27 +5,27 @@ import { FONT, colour } from "./draw.js";
 export class Chart {
   #plot = null;
 
-  /** `series`: [label, colour, scale, options]; `scales`: uPlot's, by name. */
-  constructor(holder, { height = 150, series, scales, axes, bands }) {
+  /** `series`: [label, colour, scale, options]; `scales`: uPlot's, by name; `across`: of the axis below. */
+  constructor(holder, { height = 150, series, scales, axes, bands, across }) {
     this.holder = holder;
-    this.given = { height, series, scales, axes, bands };
+    this.given = { height, series, scales, axes, bands, across };
     this.data = [[], ...series.map(() => [])];
     new ResizeObserver(() => this.#fit()).observe(holder);
     addEventListener("theme", () => { this.#plot?.destroy(); this.#plot = null; this.#make(); });
   }
 
   #make() {
-    const { height, series, scales, axes, bands } = this.given;
+    const { height, series, scales, axes, bands, across } = this.given;
     const width = Math.floor(this.holder.clientWidth);
     if (!width) return;
     const axis = { stroke: colour("soft"), font: FONT, grid: { stroke: colour("faint"), width: 1 }, ticks: { show: false } };
     this.#plot = new uPlot({
-      width, height, padding: [6, 0, 0, 0],
+      width, height, padding: [6, across ? 12 : 0, 0, 0],
       cursor: { points: { size: 5 }, drag: { x: false, y: false } },
       legend: { show: false },
       scales: { x: { time: true }, ...scales },
       axes: [
-        { ...axis, size: 26, gap: 7, grid: { show: false }, values: "{HH}:{mm}:{ss}", space: 84 },
+        { ...axis, size: 26, gap: 7, grid: { show: false }, values: "{HH}:{mm}:{ss}", space: 84, ...across },
         ...axes.map((own) => ({ ...axis, size: 40, gap: 4, space: 28, ...own })),
       ],
       series: [{}, ...series.map(([label, hue, scale, own]) => ({

@@ -11,14 +11,16 @@ export class Detail {
   #asked = null; // what is open
   #timer = null;
 
-  constructor(store) {
+  /** `suppose(kind, said)` asks what would be if something were done. */
+  constructor(store, suppose) {
     this.store = store;
+    this.suppose = suppose;
     this.dialog = document.getElementById("detail");
     this.title = make("h2", { id: "detail-title" });
     const close = make("button", "Close", { type: "button", onclick: () => this.dialog.close() });
     this.content = make("div");
     this.dialog.append(make(".title", this.title, close), this.content);
-    this.dialog.addEventListener("close", () => this.#forget());
+    this.dialog.addEventListener("close", () => { if (!this.dialog.open) this.#forget(); }); // it comes late, and another one may be open
     this.dialog.addEventListener("click", (event) => { if (event.target === this.dialog) this.dialog.close(); });
     store.on("gangs queue", () => { if (this.#asked?.job) this.#soon(150); });
   }
@@ -52,7 +54,12 @@ export class Detail {
     const gangs = [...this.store.gangs.values()].filter((g) => g.at.includes(node.row));
     const list = gangs.map((g) => make("li", make("span.soft", plural(g.at.filter((n) => n === node.row).length, "worker")), make("span", jobButton(g.id, g.name, (id) => this.openJob(id)), ` for ${duration(this.store.now() - g.start_ms)}`)));
     const facts = { state: NODE_STATES[node.state], GPUs: node.gpus ? `${number(node.gpu_free_milli / 1000)} of ${number(node.gpus)} free` : "none", cores: `${number(node.cpu_free_milli / 1000)} of ${number(node.cpu_cap_milli / 1000)} free`, "rack, spine": `${node.rack}, ${node.spine}` };
-    this.content.replaceChildren(this.#list(make("dl.facts"), facts), make("h3", "Jobs here"), list.length ? make("ol.log", ...list) : make("p.none", "None."));
+    const ask = this.#questions([["it is drained", "drain", { node: node.id }], ["it fails", "fail", { node: node.id }], ["one more like it joins", "nodes", { like: node.id, count: 1 }]]);
+    this.content.replaceChildren(this.#list(make("dl.facts"), facts), ask, make("h3", "Jobs here"), list.length ? make("ol.log", ...list) : make("p.none", "None."));
+  }
+
+  #questions(kinds) {
+    return make("p.ask", make("span.soft", "What if"), ...kinds.map(([text, kind, said]) => make("button", text, { type: "button", onclick: () => this.suppose(kind, said) })));
   }
 
   #list(element, facts) {
@@ -77,7 +84,9 @@ export class Detail {
       return;
     }
     if (this.#asked !== asked) return;
-    if (first) this.content.replaceChildren(this.facts, make("h3", "History"), this.history, make("h3", "End of its output"), this.output);
+    const waits = this.store.order.some((row) => this.store.waiting.get(row)?.id === asked.job);
+    const kinds = [["it is cancelled", "cancel", { job: asked.job }], ...(waits ? [["its priority is another", "priority", { waiting: asked.job }]] : [["it is moved", "move", { running: asked.job }]])];
+    if (first) this.content.replaceChildren(this.facts, ...(ENDED.includes(job.state) ? [] : [this.#questions(kinds)]), make("h3", "History"), this.history, make("h3", "End of its output"), this.output);
     this.#show(job);
     if (job.command?.length) await this.#tail(path, asked);
     else say(this.output, "(it runs nothing: it is simulated)");

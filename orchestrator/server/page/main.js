@@ -11,11 +11,13 @@ import { Services } from "./services.js";
 import { Store } from "./store.js";
 import { Tenants } from "./tenants.js";
 import { Scaling, Totals } from "./totals.js";
+import { WhatIf } from "./whatif.js";
 
 const $ = (id) => document.getElementById(id);
 const store = new Store();
-const detail = new Detail(store);
+const detail = new Detail(store, (kind, said) => whatIf.open(kind, said));
 const openJob = (id) => detail.openJob(id);
+const whatIf = new WhatIf(store, openJob);
 
 new Totals(store);
 new Scaling(store);
@@ -35,6 +37,13 @@ for (const [id, view] of Object.entries(views)) {
 }
 
 let stop = null;
+let asked = askedFor(); // of the address: a question, to be asked once the cluster is known
+
+/** What follows the hash: `what-if=drain&node=node-1` is a question. */
+function askedFor() {
+  const { "what-if": kind, ...said } = Object.fromEntries(new URLSearchParams(location.hash.slice(1)));
+  return kind === undefined ? null : { kind, said };
+}
 
 function showState(state, text) {
   $("lamp").dataset.state = state;
@@ -48,7 +57,7 @@ function askToken(problem = "") {
   forgetToken();
   $("door-error").textContent = problem;
   $("door").hidden = false;
-  $("main").hidden = $("leave").hidden = true;
+  $("main").hidden = $("leave").hidden = $("ask").hidden = true;
   $("token").focus();
 }
 
@@ -59,7 +68,8 @@ function open() {
   $("leave").hidden = false;
   follow("/view/stream", (frame) => {
     store.apply(frame);
-    $("main").hidden = false;
+    $("main").hidden = $("ask").hidden = false;
+    if (asked) { whatIf.open(asked.kind, asked.said); asked = null; }
   }, showState, stop.signal);
 }
 
@@ -70,6 +80,7 @@ $("door").addEventListener("submit", (event) => {
   open();
 });
 $("leave").addEventListener("click", () => { showState("off", "not connected"); askToken(); });
+$("ask").addEventListener("click", () => whatIf.open());
 addEventListener("hashchange", () => { if (new URLSearchParams(location.hash.slice(1)).has("token")) { takeToken(); open(); } });
 
 if (takeToken()) open(); else askToken();

@@ -16,7 +16,7 @@ from orchestrator.engine.engine import Engine
 from orchestrator.kernels.state.codes import JobCode, NodeCode
 from orchestrator.orchestrator import InfrastructureOrchestrator
 from orchestrator.questions.listing import served_order
-from orchestrator.scheduling.rules import placing_rule
+from orchestrator.scheduling.rules import RULES, placing_rule
 from orchestrator.server.view.services import ServiceSeries
 from orchestrator.server.view.tables import Gangs, Nodes, ended_gangs
 from orchestrator.status import fragmentation, tenant_shares, why_waiting
@@ -192,11 +192,11 @@ class ClusterPicture:
         }
 
     def _decider(self) -> _Part:
-        """Who decides."""
+        """Who decides, and which rules might."""
         policy = self._orchestrator.policy
         rule = placing_rule(policy)
         name = str(getattr(policy, "name", type(policy).__name__)) if rule is None else rule.name
-        return {"name": name, "deployed": self._deployed}
+        return {"name": name, "deployed": self._deployed, "rules": list(RULES)}
 
     def _series(self) -> _Part:
         """The past of the whole cluster, as the metrics have kept it."""
