@@ -19,6 +19,7 @@ from envs.session import Session
 from envs.workloads import Trace, WindowSplit
 from envs.workloads.windows import Part
 from orchestrator.errors import ConfigurationError
+from orchestrator.kernels.see.layout import DEFAULT_NAMES
 from orchestrator.own.loading import is_part_name, source_digest
 from orchestrator.scheduling.rules import Rule
 
@@ -30,6 +31,7 @@ __all__ = [
     "ScoringPolicy",
     "Windows",
     "digest_of",
+    "require_ordering",
 ]
 
 
@@ -102,6 +104,20 @@ class RowPolicy(Protocol):
         session's rows may lie elsewhere at each call.
         """
         ...
+
+
+def require_ordering(subject: str, jobs: NDArray[Any], mask: NDArray[np.bool_]) -> None:
+    """Refuse what is not of job ordering: an action for each job, described by default features.
+
+    Raises
+    ------
+    ConfigurationError
+    """
+    if jobs.shape[:2] != mask.shape or jobs.shape[2] != len(DEFAULT_NAMES):
+        raise ConfigurationError(
+            f"{subject}: features {jobs.shape} and actions {mask.shape} are not those of job "
+            "ordering with default features"
+        )
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agents.bundle import Manifest
-from agents.problem import ActionScores
+from agents.problem import ActionScores, require_ordering
 from orchestrator.errors import ConfigurationError
 from orchestrator.kernels.see.layout import DEFAULT_NAMES
 
@@ -177,11 +177,7 @@ class FormulaRanker:
     ) -> NDArray[np.int64]:
         """Choose an action for each row."""
         features = observation["queue"]
-        if mask.shape != features.shape[:2] or features.shape[2] != len(DEFAULT_NAMES):
-            raise ConfigurationError(
-                f"formula: features {features.shape} and actions {mask.shape} are not those of job "
-                f"ordering with default features"
-            )
+        require_ordering("formula", features, mask)
         return np.where(mask, self.formula(features), -np.inf).argmax(axis=1)
 
     def score(

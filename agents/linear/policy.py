@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agents.bundle import Manifest, restore_environment
-from agents.problem import ActionScores
+from agents.problem import ActionScores, require_ordering
 from orchestrator.errors import ConfigurationError
 from orchestrator.kernels.run.linear import best_actions, score_actions
 from orchestrator.kernels.run.network import (
@@ -85,11 +85,7 @@ class LinearRanker:
     ) -> NDArray[np.int64]:
         """Choose an action for each row."""
         features = observation["queue"]
-        if mask.shape != features.shape[:2] or features.shape[2] != len(self.weights):
-            raise ConfigurationError(
-                f"ranker: features {features.shape} and actions {mask.shape} are not those of job "
-                f"ordering with default features"
-            )
+        require_ordering("ranker", features, mask)
         return np.where(mask, self._scores(features), -np.inf).argmax(axis=1)
 
     def score(
@@ -166,11 +162,7 @@ class SetRanker:
         """Scores [B, Q]; -inf where there is no job."""
         jobs = np.ascontiguousarray(observation["queue"][: len(mask)], np.float32)
         around = np.ascontiguousarray(observation["global"][: len(mask)], np.float32)
-        if jobs.shape[:2] != mask.shape or jobs.shape[2] != len(DEFAULT_NAMES):
-            raise ConfigurationError(
-                f"set network: features {jobs.shape} and actions {mask.shape} are not those of job "
-                f"ordering with default features"
-            )
+        require_ordering("set network", jobs, mask)
         if self._bench is None or len(self._bench.window) < mask.shape[1]:
             self._bench = make_network(1, mask.shape[1], self.hidden)
         scores = np.full(mask.shape, -np.inf, np.float32)
