@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import pickle
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -37,6 +37,7 @@ __all__ = [
     "ZOO",
     "Advance",
     "evaluate_named",
+    "evaluate_policies",
     "evaluate_policy",
     "evaluate_rule",
     "evaluate_zoo",
@@ -264,7 +265,35 @@ def evaluate_policy(
     if isinstance(policy, RowPolicy):
         return _evaluate_rows(policy, windows, _kept(windows, keep_jobs), advance, threads)
     session = windows.played_out().session(min(rows, len(windows)))
-    table = OutcomeTable(session, windows.starts, _kept(windows, keep_jobs))
+    return _play_all(policy, session, windows, _kept(windows, keep_jobs), advance)
+
+
+def evaluate_policies(
+    policies: Iterable[BatchPolicy], windows: Windows, rows: int = 64
+) -> Iterator[EvaluationResult]:
+    """Play the same windows under many policies, on rows that are made once; no jobs are kept.
+
+    Parameters
+    ----------
+    policies : iterable of BatchPolicy
+    windows, rows
+        As for :func:`evaluate_policy`, which has the same outcomes.
+
+    Yields
+    ------
+    EvaluationResult
+        Of one after the other.
+    """
+    session = windows.played_out().session(min(rows, len(windows)))
+    for policy in policies:
+        yield _play_all(policy, session, windows, 0, None)
+
+
+def _play_all(
+    policy: BatchPolicy, session: Session, windows: Windows, kept: int, advance: Advance | None
+) -> EvaluationResult:
+    """Every window once, by as many rows as there are."""
+    table = OutcomeTable(session, windows.starts, kept)
     playing, following = np.arange(session.envs, dtype=np.int64), session.envs
     actions, live = np.zeros(session.envs, np.int64), np.ones(session.envs, np.bool_)
     _begin(session, live, playing)

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agents.bundle import Origin, PolicyParts, save_bundle
-from agents.evaluation.play import evaluate_policy, evaluate_rule
+from agents.evaluation.play import evaluate_policies, evaluate_rule
 from agents.evolved.formula import OPERATORS, Formula, FormulaRanker, formula_of, takes
 from agents.evolved.settings import EvolvedSettings
 from agents.files import write_json
@@ -212,17 +212,17 @@ class _Run:
             self._problem.trace, self._config, starts.astype(np.int64), self._problem.scenario
         )
         reference = self._referred(windows)
-        known: dict[Formula, float] = {}
-        for formula in search.population:
-            if formula not in known:
-                costs = reference.relative(self._costs(formula, windows)).mean()
-                known[formula] = float(costs) + settings.parsimony * len(formula)
+        different = list(dict.fromkeys(search.population))
+        shares = reference.relative(self._costs(different, windows)).mean(axis=1)
+        lengths = np.array([len(formula) for formula in different])
+        known = dict(zip(different, shares + settings.parsimony * lengths, strict=True))
         search.jobs += len(known) * len(windows) * self._config.length
         return np.array([known[formula] for formula in search.population])
 
-    def _costs(self, formula: Formula, windows: Windows) -> NDArray[np.float64]:
-        judged = evaluate_policy(FormulaRanker(formula), windows, keep_jobs=0)
-        return judged.values[self._settings.metric]
+    def _costs(self, formulas: Sequence[Formula], windows: Windows) -> NDArray[np.float64]:
+        """Of each formula on each window, [formulas, windows]."""
+        judged = evaluate_policies(map(FormulaRanker, formulas), windows)
+        return np.array([result.values[self._settings.metric] for result in judged])
 
     def _referred(self, windows: Windows) -> Reference:
         judged = evaluate_rule(self._settings.reference, windows, keep_jobs=0)
@@ -230,17 +230,20 @@ class _Run:
 
     def _validate(self, fitness: NDArray[np.float64]) -> None:
         search, settings = self._search, self._settings
-        finalists = dict.fromkeys(search.population[int(k)] for k in np.argsort(fitness))
-        for formula in list(finalists)[: settings.finalists]:
-            relative = self._reference.relative(self._costs(formula, self._judging))
+        ranked = dict.fromkeys(search.population[int(k)] for k in np.argsort(fitness))
+        finalists = list(ranked)[: settings.finalists]
+        costs = self._costs(finalists, self._judging)
+        for formula, relative in zip(finalists, self._reference.relative(costs), strict=True):
             search.best.offer(formula, relative)
         assert search.best.kept is not None
-        costs = self._costs(search.best.kept, self._judging)
+        assert search.best.lowest is not None
+        reference = self._reference.costs
+        kept = search.best.lowest * (reference + reference.mean())  # what it costs
         entry = {
             "steps": float(search.jobs),
             "generation": float(search.generation),
-            "validation": float(costs.mean()),
-            "reference": float(self._reference.costs.mean()),
+            "validation": float(kept.mean()),
+            "reference": float(reference.mean()),
             "score": search.best.score,
             "fitness": float(fitness.min()),
             "symbols": float(len(search.best.kept)),

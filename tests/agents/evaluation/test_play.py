@@ -5,7 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from agents.evaluation.play import evaluate_policy, evaluate_rule, evaluate_zoo
+from agents.evaluation.play import (
+    evaluate_policies,
+    evaluate_policy,
+    evaluate_rule,
+    evaluate_zoo,
+)
 from agents.evaluation.series import rule_series
 from agents.linear.evaluate import RankerEvaluator, ScorerEvaluator
 from agents.problem import Windows
@@ -39,6 +44,16 @@ def test_policy_that_mimics_sjf_equals_sjf(trace, config, starts, rows, backfill
     same(found, evaluate_rule("sjf", Windows(trace, config, starts)))
     assert max(policy.asked) <= min(rows, len(starts))
     assert found.values["bounded_slowdown"].max() > 2.0, "nothing ever waited"
+
+
+@pytest.mark.parametrize("rows", [3, 64])
+def test_many_policies_on_the_same_rows_are_as_each_by_itself(trace, config, starts, rows):
+    windows = Windows(trace, config, starts)
+    policies = [LastLegal(), ShortestFirst(), LastLegal()]
+    together = list(evaluate_policies(policies, windows, rows))
+    for policy, found in zip(policies, together, strict=True):
+        same(found, evaluate_policy(policy, windows, rows, keep_jobs=0))
+    assert not np.array_equal(*(found.values["wait"] for found in together[:2]))
 
 
 def test_training_settings_do_not_matter(trace, config, starts):
