@@ -30,9 +30,10 @@ from orchestrator.twin.answers import (
 )
 from orchestrator.twin.futures import Futures, TwinConfig
 from orchestrator.twin.past import past_of
-from orchestrator.twin.play import Played, play, reserved_starts
+from orchestrator.twin.play import Cast, Played, play
 from orchestrator.twin.reasons import holders_of, smallest_changes
 from orchestrator.twin.rehearsal import Rehearsal
+from orchestrator.twin.stage import reserved_start
 from orchestrator.twin.supposed import Suppose
 from orchestrator.types import JobState
 
@@ -91,11 +92,6 @@ class Twin:
     def _futures(self) -> Futures:
         return Futures(past_of(self._engine.state), self.config)
 
-    @cached_property
-    def _reserved(self) -> dict[int, int]:
-        rows, starts = reserved_starts(self._engine.state, self._rule)
-        return dict(zip(rows.tolist(), starts.tolist(), strict=True))
-
     # --- when ----------------------------------------------------------------------------------
 
     def when(self, job_id: str) -> When:
@@ -109,8 +105,9 @@ class Twin:
             If it has ended, or is a service.
         """
         row = self._open_row(job_id)
-        played = play(self._engine.state, self._rule, self._futures, row=row)
-        return self._when(job_id, row, played, self._here, self._reserved.get(row, NEVER))
+        played = play(self._engine.state, Cast(self._rule), self._futures, row=row)
+        reserved_ms = reserved_start(self._engine.state, self._rule, row)
+        return self._when(job_id, row, played, self._here, reserved_ms)
 
     def _open_row(self, job_id: str) -> int:
         """The row of a job that has not ended."""
@@ -143,7 +140,7 @@ class Twin:
 
     def starts(self) -> dict[str, Band | None]:
         """When each job that waits starts; None: it does not, in any future."""
-        played = play(self._engine.state, self._rule, self._futures)
+        played = play(self._engine.state, Cast(self._rule), self._futures)
         ids = self._engine.jobs.index.ids
         names = {k: ids[j] for k, j in enumerate(played.rows.tolist())}
         return {
@@ -197,8 +194,8 @@ class Twin:
         renamed = suppose.do(other)
         futures = self._with_newcomers(other, suppose, renamed)
         rule = suppose.rule(self._rule)
-        before = play(self._engine.state, self._rule, self._futures, drained=True)
-        after = play(other.engine.state, rule, futures, drained=True, like=before)
+        before = play(self._engine.state, Cast(self._rule), self._futures, drained=True)
+        after = play(other.engine.state, Cast(rule), futures, drained=True, like=before)
         pairs = self._pairs(before, after, other, renamed)
         return WhatIf(
             now_ms=self._here.now_ms,
@@ -266,9 +263,8 @@ class Twin:
             return None
         job_id = suppose.submit.job_id
         row = other.engine.jobs.index.find(job_id)
-        rows, starts = reserved_starts(other.engine.state, rule)
-        reserved = dict(zip(rows.tolist(), starts.tolist(), strict=True))
-        told = self._when(job_id, row, after, other, reserved.get(row, NEVER))
+        reserved_ms = reserved_start(other.engine.state, rule, row)
+        told = self._when(job_id, row, after, other, reserved_ms)
         return replace(told, rule=rule.name)
 
 

@@ -55,6 +55,9 @@ class TwinConfig:
         For how long futures are played, more or less: then so many have to do, but
         :data:`LEAST_FUTURES` at least. The answer then depends on the machine, too, and says how
         many there were. None: all are played.
+    error : float, optional
+        Futures are enough, once 50 are played, when the standard errors of the quantiles of a start
+        are such a share of the time until its median, or less; 0: all are played.
     alike, common : float, optional
         Shares of the jobs that end as all do who are alike, and as all do at all: relatively soon
         or late, among those that each may end with. How jobs that come together go together.
@@ -71,6 +74,7 @@ class TwinConfig:
     limited: bool = False
     arrivals: bool = True
     seconds: float | None = None
+    error: float = 0.0
     alike: float = 0.6
     common: float = 0.2
 
@@ -81,6 +85,7 @@ class TwinConfig:
             ("seed", 0, 2**63 - 1),
             ("horizon_hours", 0, 8760),
             ("seconds", 0, 86_400),
+            ("error", 0, 1),
             ("alike", 0, 1),
             ("common", 0, 1),
         ):
@@ -188,6 +193,11 @@ class Futures:
         if span >= 2 * _DAY_MS:
             return _DAY_MS, _DAY_MS
         return max(span // 2, 1), 0
+
+    @property
+    def anybody_comes(self) -> bool:
+        """Whether there is a past that others may be taken from."""
+        return self._block_ms > 0
 
     def sources(self, played: int, ahead_ms: int) -> Sources:
         """What they were drawn from, if so many were played, and jobs come for so long."""
