@@ -28,6 +28,7 @@ from orchestrator.twin.answers import (
     band_of,
     difference_of,
 )
+from orchestrator.twin.failures import FailurePast
 from orchestrator.twin.futures import Futures, TwinConfig
 from orchestrator.twin.past import past_of
 from orchestrator.twin.play import Cast, Played, play
@@ -44,7 +45,6 @@ _HOUR_MS = 3_600_000
 _ENDED = (JobCode.COMPLETED, JobCode.FAILED)
 _TOLD = 20  # jobs of a what-if, those that change most
 _NOT_MODELLED = (
-    "failures of nodes",
     "nodes that are ordered or given up",
     "where jobs wish to be beside each other",
 )
@@ -86,11 +86,16 @@ class Twin:
         self._here = Rehearsal(image, now_ms)
         self._engine = self._here.engine
         missing = () if known else (f"the policy in charge: rule '{rule.name}' plays in its place",)
-        self._not_modelled = (*_NOT_MODELLED, *missing)
+        self._failed = FailurePast(self._engine)
+        failures = (
+            "failures of several nodes at once" if self._failed.tells else "failures of nodes"
+        )
+        self._not_modelled = (failures, *_NOT_MODELLED, *missing)
 
     @cached_property
     def _futures(self) -> Futures:
-        return Futures(past_of(self._engine.state), self.config)
+        futures = Futures(past_of(self._engine.state), self.config)
+        return futures.with_failures(self._failed, self._engine)
 
     # --- when ----------------------------------------------------------------------------------
 
@@ -214,7 +219,8 @@ class Twin:
         self, other: Rehearsal, suppose: Suppose, renamed: Mapping[str, str]
     ) -> Futures:
         """The futures, with the jobs that are new to a rehearsal."""
-        futures, index = self._futures, other.engine.jobs.index
+        index = other.engine.jobs.index
+        futures = self._futures.with_failures(self._failed, other.engine)
         for old, new in renamed.items():
             row, like = index.find(new), self._engine.jobs.index.find(old)
             futures = futures.with_job(row, _ask_of(other, row), like)

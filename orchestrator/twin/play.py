@@ -284,13 +284,15 @@ class _Run:
         """Play so many at most, as long as there is patience and they are not precise enough."""
         futures = self._futures
         coming = [futures.arrivals(f, self._ahead_ms) for f in range(count)]
-        stage = self._cast.stage(self._state, max((len(one) for one in coming), default=0))
+        failing = [futures.incidents(f) for f in range(count)]
+        most = (max((len(one) for one in each), default=0) for each in (coming, failing))
+        stage = self._cast.stage(self._state, *most)
         whole = futures.whole(stage.kept)
         starts = np.full((count, len(stage.kept)), NEVER, np.int64)
         ends, others = starts.copy(), np.zeros((count, 2))
 
         def one(stage: Stage, f: int) -> None:
-            stage.begin(whole[f], coming[f])
+            stage.begin(whole[f], coming[f], failing[f])
             known = self._far(stage)
             starts[f] = np.where(stage.waits, stage.starts_ms(), NEVER)
             ends[f], others[f] = stage.ends_ms(), stage.others()
