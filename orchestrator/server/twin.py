@@ -49,7 +49,10 @@ class WhatIfBody(StrictBody):
     quota: Annotated[dict[str, _Quota], Field(default_factory=dict)]
     priority: Annotated[dict[str, str], Field(default_factory=dict)]
     submit: JobBody | None = None
-    policy: Annotated[str | None, Field(json_schema_extra={"enum": [*RULES, None]})] = None
+    policy: Annotated[
+        str | None,
+        Field(max_length=4096, description="A rule, or a bundle that is tried or in charge."),
+    ] = None
     futures: Annotated[int, Field(ge=2, le=_MOST_FUTURES)] = 100
 
     def supposed(self, orchestrator: InfrastructureOrchestrator) -> Suppose:
@@ -67,7 +70,8 @@ class WhatIfBody(StrictBody):
             quota=self.quota,
             priority=levels,
             submit=None if self.submit is None else self.submit.spec(orchestrator.jobs),
-            policy=self.policy,
+            policy=self.policy if self.policy in RULES else None,
+            bundle=None if self.policy in RULES else self.policy,
         )
 
 

@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 from orchestrator.kernels.state.codes import NEVER
 from orchestrator.kernels.state.row import ClusterState
 from orchestrator.scheduling.forks import Until
-from orchestrator.scheduling.rules import Rule
+from orchestrator.twin.cast import Cast
 from orchestrator.twin.futures import LEAST_FUTURES, Futures
-from orchestrator.twin.stage import NOBODY, WAITING, PlayerOf, Stage
+from orchestrator.twin.stage import NOBODY, WAITING, Stage
 
-__all__ = ["Cast", "Played", "play"]
+__all__ = ["Played", "are_precise", "play"]
 
 
 _LEAST_AHEAD_MS = 3_600_000
@@ -34,25 +34,6 @@ _MOST_HANDS = 4  # threads: who asks is not the only one on the machine
 _LEAST_SURE, _MORE = 50, 25  # futures before it is asked whether they are enough, and again
 _ASKED_LEVELS = np.array([0.1, 0.5, 0.9])
 _PRECISE_MS = 60_000  # nobody minds an error of less
-
-
-@dataclass(frozen=True)
-class Cast:
-    """Who plays.
-
-    Parameters
-    ----------
-    rule : Rule
-    learned : callable or None, optional
-        Makes who plays instead; the rule is asked where that one decides nothing.
-    """
-
-    rule: Rule
-    learned: PlayerOf | None = None
-
-    def stage(self, state: ClusterState, arrivals: int = 0, incidents: int = 0) -> Stage:
-        """A fork that it plays on."""
-        return Stage(state, self.rule, arrivals, incidents, self.learned)
 
 
 @dataclass(frozen=True)
@@ -250,7 +231,7 @@ def _guess_ahead(
     """For how long others may matter: twice as long as most wait if nobody comes."""
     if not futures.anybody_comes:
         return futures.config.horizon_ms
-    stage = cast.stage(state)
+    stage = Stage(state, cast)
     whole, asked = futures.whole(stage.kept), _asked(state, stage.kept, row)
     if not asked.any():
         return min(_LEAST_AHEAD_MS, futures.config.horizon_ms)
@@ -286,7 +267,7 @@ class _Run:
         coming = [futures.arrivals(f, self._ahead_ms) for f in range(count)]
         failing = [futures.incidents(f) for f in range(count)]
         most = (max((len(one) for one in each), default=0) for each in (coming, failing))
-        stage = self._cast.stage(self._state, *most)
+        stage = Stage(self._state, self._cast, *most)
         whole = futures.whole(stage.kept)
         starts = np.full((count, len(stage.kept)), NEVER, np.int64)
         ends, others = starts.copy(), np.zeros((count, 2))

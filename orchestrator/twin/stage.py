@@ -5,35 +5,32 @@ Nothing played here reaches the row that was forked.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from copy import copy
 from dataclasses import replace
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from orchestrator.errors import TwinError
 from orchestrator.kernels.run import roll as kernels
 from orchestrator.kernels.run import rows as entry
 from orchestrator.kernels.run.roll import Player, make_player
 from orchestrator.kernels.state.codes import NEVER, NO_JOB, JobCode, JobKind, Preemption
 from orchestrator.kernels.state.records import INCIDENT_DTYPE, REQUEST_DTYPE
-from orchestrator.kernels.state.row import ClusterShape, ClusterState, allocate
+from orchestrator.kernels.state.row import ClusterState, allocate
 from orchestrator.scheduling.forks import Fork, Until
 from orchestrator.scheduling.rules import Rule
+from orchestrator.twin.cast import Cast
 from orchestrator.twin.past import work_done_ms
 
-__all__ = ["NOBODY", "NOTHING", "WAITING", "PlayerOf", "Stage", "reserved_start", "reserved_starts"]
+__all__ = ["NOBODY", "NOTHING", "WAITING", "Stage", "reserved_start", "reserved_starts"]
 
 
 NOBODY = np.zeros(0, REQUEST_DTYPE)
 NOTHING = np.zeros(0, INCIDENT_DTYPE)
 WAITING = (JobCode.PENDING, JobCode.PREEMPTED)
 _OVER = (JobCode.COMPLETED, JobCode.FAILED)
-
-
-PlayerOf: TypeAlias = Callable[[ClusterState], Player]
-"""Makes who plays a row, whose state it may look at and set up, instead of the rule."""
 
 
 class Stage:
@@ -43,25 +40,18 @@ class Stage:
     ----------
     state : ClusterState
         One row; it is not changed.
-    rule : Rule
+    cast : Cast
         Who plays.
     arrivals, incidents : int, optional
         How many may come, and how often nodes may fail or come back.
-    learned : callable or None, optional
-        Makes who plays instead of the rule.
     """
 
     def __init__(
-        self,
-        state: ClusterState,
-        rule: Rule,
-        arrivals: int = 0,
-        incidents: int = 0,
-        learned: PlayerOf | None = None,
+        self, state: ClusterState, cast: Cast, arrivals: int = 0, incidents: int = 0
     ) -> None:
         fork = Fork(state)
         self.kept, self._place = fork.kept, fork.place
-        self._base, self._rule, self._learned = fork.state, rule, learned
+        self._base, self._cast = fork.state, cast
         jobs = len(fork.kept) + arrivals + 1
         self._room = replace(fork.state.shape, jobs=jobs, incidents=incidents)
         self._done = work_done_ms(self._base)[: len(self.kept)]
@@ -70,15 +60,14 @@ class Stage:
 
     def _set_up(self) -> None:
         self._work = allocate(self._room)
-        self._player = self._make_player(self._room)
+        self._player = self._make_player()
         self._noted = dict[int, int]()
         self._fixed = False
 
-    def _make_player(self, room: ClusterShape) -> Player:
-        if self._learned is None:
-            return make_player(self._rule.to_record(), room.jobs, room.workers)
-        entry.copy_row(self._base.rows, 0, self._work.rows, 0)
-        return self._learned(self._work)
+    def _make_player(self) -> Player:
+        if self._cast.learned is not None:
+            return self._cast.learned.player(self._base, self._room)
+        return make_player(self._cast.rule.to_record(), self._room.jobs, self._room.workers)
 
     def beside(self) -> Stage:
         """Another one of the same fork, for another thread."""
@@ -124,7 +113,13 @@ class Stage:
 
     def roll(self, until: Until, job: int = NO_JOB) -> None:
         """Play on, until that has happened to a job."""
-        kernels.roll_on(self._work.rows, 0, self._player, int(until), job)
+        try:
+            kernels.roll_on(self._work.rows, 0, self._player, int(until), job)
+        except RuntimeError as error:
+            raise TwinError(
+                f"twin: '{self._cast.name}' chose in a future what is not legal there; give the "
+                "orchestrator the semantics that the policy was trained with"
+            ) from error
         if until == Until.STARTED and self.has_started(job):  # it may start again later
             self._noted[job] = int(self._work.job[0, job]["start_ms"])
 
@@ -144,9 +139,9 @@ class Stage:
     def _is_settled(self, job: int) -> bool:
         """Whether a job runs, and nobody preempts, resizes or moves it, and no node fails."""
         asks, runs = self._work.request[0, job], self._work.job[0, job]
-        if not self._fixed or self._learned is not None or runs["state"] != JobCode.RUNNING:
+        if not self._fixed or self._cast.learned is not None or runs["state"] != JobCode.RUNNING:
             return False
-        stays = self._rule.preemption == Preemption.NONE or asks["preemptible"] == 0
+        stays = self._cast.rule.preemption == Preemption.NONE or asks["preemptible"] == 0
         alone = asks["elastic"] == 0 and asks["kind"] != JobKind.SERVICE
         return bool(stays and alone and runs["heap_slot"] >= 0)
 
@@ -193,7 +188,7 @@ def reserved_starts(state: ClusterState, rule: Rule) -> tuple[NDArray[np.int32],
     int64 [n]
         When each starts, ms; of those that run, and that never do: NEVER.
     """
-    stage = Stage(state, rule)
+    stage = Stage(state, Cast(rule))
     stage.begin(stage.estimates_ms())
     stage.roll(Until.DRAINED)
     return stage.kept, np.where(stage.waits, stage.starts_ms(), NEVER)
@@ -201,7 +196,7 @@ def reserved_starts(state: ClusterState, rule: Rule) -> tuple[NDArray[np.int32],
 
 def reserved_start(state: ClusterState, rule: Rule, row: int) -> int:
     """The same of the job in a row of the table alone, ms; it is played on until it has started."""
-    stage = Stage(state, rule)
+    stage = Stage(state, Cast(rule))
     job = stage.find(row)
     if not stage.waits[job]:
         return NEVER

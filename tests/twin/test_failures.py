@@ -24,6 +24,7 @@ from orchestrator.messages import (
 )
 from orchestrator.scheduling.rules import RULES
 from orchestrator.twin.ask import Twin
+from orchestrator.twin.cast import Cast
 from orchestrator.twin.failures import FailurePast
 from orchestrator.twin.futures import TwinConfig
 from orchestrator.twin.supposed import Suppose
@@ -122,7 +123,7 @@ def test_a_node_that_is_down_comes_back_and_a_job_that_needs_it_starts() -> None
     engine.handle(Entry(round(now * HOUR_MS), NodeFailed("c")))
     for name in ("a", "b"):
         engine.handle(Entry(round(now * HOUR_MS), Decide(Plan((PlaceJob(f"on-{name}"),)))))
-    twin = Twin(engine.image([]), RULES["fcfs"], engine.now_ms, replace(FEW, arrivals=False))
+    twin = Twin(engine.image([]), Cast(RULES["fcfs"]), engine.now_ms, replace(FEW, arrivals=False))
     told = twin.when("on-c")
     assert told.start is not None
     assert told.start.p50 is not None
@@ -135,7 +136,7 @@ def test_a_node_that_is_down_comes_back_and_a_job_that_needs_it_starts() -> None
 
 def test_nodes_do_not_fail_where_the_past_does_not_tell() -> None:
     engine = _after((0.0, Submit(job("one"))), (1.0, NodeFailed("a")), (2.0, NodeRecovered("a")))
-    twin = Twin(engine.image([]), RULES["fcfs"], engine.now_ms, FEW)
+    twin = Twin(engine.image([]), Cast(RULES["fcfs"]), engine.now_ms, FEW)
     told = twin.when("one")
     assert "failures of nodes" in told.not_modelled
     assert (told.sources.failures, told.sources.repairs) == (0, 0)
@@ -144,7 +145,7 @@ def test_nodes_do_not_fail_where_the_past_does_not_tell() -> None:
 def test_all_that_is_compared_meets_the_same_failures() -> None:
     engine = _failing(hours=200.0)
     past = FailurePast(engine)
-    twin = Twin(engine.image([]), RULES["fcfs"], engine.now_ms, FEW)
+    twin = Twin(engine.image([]), Cast(RULES["fcfs"]), engine.now_ms, FEW)
     none = twin.what_if(Suppose(policy="fcfs"))
     assert none.total is not None
     assert none.total.low == none.total.high == 0.0

@@ -12,9 +12,10 @@ from orchestrator.kernels.state.row import ClusterShape, ClusterState, allocate
 from orchestrator.scheduling.forks import Until
 from orchestrator.scheduling.rules import RULES
 from orchestrator.twin import play as playing
+from orchestrator.twin.cast import Cast
 from orchestrator.twin.futures import Futures, TwinConfig
 from orchestrator.twin.past import past_of
-from orchestrator.twin.play import Cast, Played, are_precise, play
+from orchestrator.twin.play import Played, are_precise, play
 from orchestrator.twin.stage import Stage, reserved_start, reserved_starts
 
 _HOUR_MS = 3_600_000
@@ -57,7 +58,7 @@ def test_a_job_whose_end_is_known_when_it_starts_ends_then(name: str) -> None:
     settled = 0
     for seed in range(2):
         state, rule = crowded(seed), RULES[name]
-        stage, full = Stage(state, rule), Stage(state, rule)
+        stage, full = Stage(state, Cast(rule)), Stage(state, Cast(rule))
         whole = Futures(past_of(state), TwinConfig(futures=2)).whole(stage.kept)[0]
         full.begin(whole)
         full.roll(Until.DRAINED)
