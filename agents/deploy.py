@@ -10,9 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agents.bundle import load_bundle, read_lookahead, read_manifest, restore_environment
-from agents.linear.policy import LinearScorer
 from agents.planning.lookahead import LookaheadPolicy
-from agents.planning.players import Compiled, LearnedPlayer
+from agents.planning.players import LearnedPlayer, understudy_of
 from agents.problem import ActionScores, BatchPolicy, ScoringPolicy
 from envs.config import EnvConfig
 from envs.own.parts import OwnParts
@@ -164,14 +163,7 @@ class BundlePolicy:
     @property
     def understudy(self) -> LearnedPlayer | None:
         """Who plays in its place where futures are played; None: the compiled engine cannot."""
-        config, own = self.config, [*self.config.reward.own_terms, *self.config.features]
-        if own or self.sizes != Sized() or config.window == 0:
-            return None
-        if not isinstance(self.policy, Compiled):
-            return None
-        if isinstance(self.policy, LinearScorer) == bool(config.commitment):
-            return None  # rankers play rows with commitment, scorers those without
-        return LearnedPlayer(self.policy, config, self._ahead is not None)
+        return understudy_of(self.policy, self.config, ahead=self._ahead is not None)
 
     def leave_jobs_to(self, rule: Policy) -> None:
         """Say who places jobs, if this policy was trained without a queue."""

@@ -24,11 +24,11 @@ from orchestrator.kernels.state.codes import NEVER, ActionKind, JobCode, Reason,
 from orchestrator.kernels.state.row import ClusterState
 from orchestrator.scheduling.rules import Rule, rule_named
 from orchestrator.twin.answers import LEVELS
-from orchestrator.twin.cast import Cast
 from orchestrator.twin.futures import Futures, TwinConfig
 from orchestrator.twin.past import past_of
 from orchestrator.twin.play import Played, play
-from orchestrator.twin.stage import reserved_starts
+from orchestrator.twin.scene.cast import Cast
+from orchestrator.twin.scene.stage import reserved_starts
 
 __all__ = ["ANSWER_DTYPE", "Backtest", "ask_on_the_way", "loaded"]
 

@@ -7,6 +7,7 @@ from typing import TypeAlias
 
 from agents.linear.evaluate import scoring_of
 from agents.linear.policy import LinearScorer, Ranker
+from agents.problem import BatchPolicy
 from envs.config import EnvConfig
 from envs.rows.buffers import configure_view, make_bench, make_buffers, make_view
 from orchestrator.kernels.run.linear import make_bench as make_ranker_bench
@@ -14,7 +15,7 @@ from orchestrator.kernels.run.roll import Player, ScorerDesk, make_player
 from orchestrator.kernels.state.row import ClusterShape, ClusterState
 from orchestrator.scheduling.rules import rule_named
 
-__all__ = ["Compiled", "LearnedPlayer", "learned_player"]
+__all__ = ["Compiled", "LearnedPlayer", "learned_player", "understudy_of"]
 
 
 Compiled: TypeAlias = Ranker | LinearScorer
@@ -40,7 +41,7 @@ def learned_player(base: Compiled, shape: ClusterShape, config: EnvConfig) -> Pl
 
 @dataclass(frozen=True)
 class LearnedPlayer:
-    """Implements :class:`orchestrator.twin.cast.Understudy`.
+    """Implements :class:`orchestrator.twin.scene.cast.Understudy`.
 
     Parameters
     ----------
@@ -69,3 +70,23 @@ class LearnedPlayer:
         """Who plays rows of a shape, and what it is to be shown said in the row of a state."""
         configure_view(state, self.config)
         return learned_player(self.base, shape, self.config)
+
+
+def understudy_of(policy: BatchPolicy, config: EnvConfig, *, ahead: bool) -> LearnedPlayer | None:
+    """Who plays in the place of a policy; None: the compiled engine does not know such policies.
+
+    Parameters
+    ----------
+    policy : BatchPolicy
+    config : EnvConfig
+        The environment that it was trained in.
+    ahead : bool
+        Whether it thinks ahead.
+    """
+    own = [*config.reward.own_terms, *config.features]
+    sizes = config.services > 0 or config.capacity_steps > 0 or config.window == 0
+    if own or sizes or not isinstance(policy, Compiled):
+        return None
+    if isinstance(policy, LinearScorer) == bool(config.commitment):
+        return None  # rankers play rows with commitment, scorers those without
+    return LearnedPlayer(policy, config, ahead)

@@ -56,7 +56,7 @@ from orchestrator.messages import Decide, Plan, ScaleFleet
 from orchestrator.orchestrator import InfrastructureOrchestrator
 from orchestrator.ports import Clock, Policy, Sized, SizingPolicy
 from orchestrator.scheduling.rules import RULES, Rule, RulePolicy, Scheduler, policy_of
-from orchestrator.twin.cast import Understudy
+from orchestrator.twin.scene.cast import Understudy
 from orchestrator.types import JobSpec
 
 __all__ = ["PolicyDeployment", "PolicyEvent", "Remember"]

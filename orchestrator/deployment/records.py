@@ -27,7 +27,7 @@ from orchestrator.messages import (
     ScaleService,
 )
 from orchestrator.ports import Policy
-from orchestrator.twin.cast import Understudy
+from orchestrator.twin.scene.cast import Understudy
 
 __all__ = [
     "Choice",

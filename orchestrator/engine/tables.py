@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.engine.binding import account_binding, binding_field
-from orchestrator.engine.outages import Outages
+from orchestrator.engine.history import Outages
 from orchestrator.engine.plans import Preference
 from orchestrator.engine.records import (
     SHAPE_FIELDS,

@@ -18,8 +18,8 @@ from orchestrator.scheduling.rules import RULES
 from orchestrator.twin.answers import Band, WhatIf, When, Why
 from orchestrator.twin.aside import Inquiry, Thinker
 from orchestrator.twin.ask import Twin
-from orchestrator.twin.cast import Cast, Foreseen, cast_of
 from orchestrator.twin.futures import TwinConfig
+from orchestrator.twin.scene.cast import Cast, Foreseen, cast_of
 from orchestrator.twin.supposed import Suppose
 
 __all__ = ["Foresight"]

@@ -19,8 +19,8 @@ from typing import Any, BinaryIO, Generic, Protocol, TypeVar, cast
 from orchestrator.engine.engine import EngineImage
 from orchestrator.errors import QuartermasterError, TwinError
 from orchestrator.twin.ask import Twin
-from orchestrator.twin.cast import Cast
 from orchestrator.twin.futures import TwinConfig
+from orchestrator.twin.scene.cast import Cast
 
 __all__ = ["Here", "Inquiry", "Thinker", "TwinProcess", "think"]
 

@@ -26,14 +26,14 @@ from orchestrator.twin.answers import (
     band_of,
     difference_of,
 )
-from orchestrator.twin.cast import Cast
-from orchestrator.twin.failures import FailurePast
 from orchestrator.twin.futures import Futures, TwinConfig
 from orchestrator.twin.past import past_of
 from orchestrator.twin.play import Played, play
 from orchestrator.twin.reasons import holders_of, smallest_changes
 from orchestrator.twin.rehearsal import Rehearsal
-from orchestrator.twin.stage import reserved_start
+from orchestrator.twin.scene.cast import Cast
+from orchestrator.twin.scene.failures import FailurePast
+from orchestrator.twin.scene.stage import reserved_start
 from orchestrator.twin.supposed import Suppose
 from orchestrator.types import JobState
 

@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 from orchestrator.engine.engine import Engine
 from orchestrator.errors import ConfigurationError
 from orchestrator.kernels.state.records import INCIDENT_DTYPE, REQUEST_DTYPE
-from orchestrator.twin.failures import FailurePast, Failures
-from orchestrator.twin.lots import Purpose, draw_lots
 from orchestrator.twin.past import Past
 from orchestrator.twin.runtimes import RunTimes, alike
+from orchestrator.twin.scene.failures import FailurePast, Failures
+from orchestrator.twin.scene.lots import Purpose, draw_lots
 
 __all__ = ["LEAST_FUTURES", "Futures", "Sources", "TwinConfig"]
 

@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from orchestrator.kernels.state.codes import NEVER
 from orchestrator.kernels.state.row import ClusterState
 from orchestrator.scheduling.forks import Until
-from orchestrator.twin.cast import Cast
 from orchestrator.twin.futures import LEAST_FUTURES, Futures
-from orchestrator.twin.stage import NOBODY, WAITING, Stage
+from orchestrator.twin.scene.cast import Cast
+from orchestrator.twin.scene.stage import NOBODY, WAITING, Stage
 
 __all__ = ["Played", "are_precise", "play"]
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, replace
 from orchestrator.errors import ConfigurationError, IllegalActionError
 from orchestrator.messages import Cancel, Decommission, NodeFailed, Register, Submit
 from orchestrator.scheduling.rules import RULES
-from orchestrator.twin.cast import Cast
 from orchestrator.twin.rehearsal import Rehearsal
+from orchestrator.twin.scene.cast import Cast
 from orchestrator.types import JobPriority, JobSpec, NodeSpec
 
 __all__ = ["Suppose", "nodes_like"]

@@ -22,8 +22,8 @@ from orchestrator.orchestrator import InfrastructureOrchestrator
 from orchestrator.scheduling.rules import RULES
 from orchestrator.twin.aside import Inquiry, TwinProcess
 from orchestrator.twin.ask import Twin
-from orchestrator.twin.cast import Cast
 from orchestrator.twin.futures import LEAST_FUTURES, TwinConfig
+from orchestrator.twin.scene.cast import Cast
 from orchestrator.twin.supposed import Suppose
 from tests.engine.builders import SHAPE, Stage, job, node, stage
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from orchestrator.engine.engine import Engine
-from orchestrator.engine.outages import MOST_OUTAGES, Outages
+from orchestrator.engine.history import MOST_OUTAGES, Outages
 from orchestrator.kernels.state.codes import EventKind
 from orchestrator.messages import (
     Command,
@@ -24,9 +24,9 @@ from orchestrator.messages import (
 )
 from orchestrator.scheduling.rules import RULES
 from orchestrator.twin.ask import Twin
-from orchestrator.twin.cast import Cast
-from orchestrator.twin.failures import FailurePast
 from orchestrator.twin.futures import TwinConfig
+from orchestrator.twin.scene.cast import Cast
+from orchestrator.twin.scene.failures import FailurePast
 from orchestrator.twin.supposed import Suppose
 from tests.engine.builders import HOUR_MS, SHAPE, job, node
 

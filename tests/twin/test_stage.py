@@ -12,11 +12,11 @@ from orchestrator.kernels.state.row import ClusterShape, ClusterState, allocate
 from orchestrator.scheduling.forks import Until
 from orchestrator.scheduling.rules import RULES
 from orchestrator.twin import play as playing
-from orchestrator.twin.cast import Cast
 from orchestrator.twin.futures import Futures, TwinConfig
 from orchestrator.twin.past import past_of
 from orchestrator.twin.play import Played, are_precise, play
-from orchestrator.twin.stage import Stage, reserved_start, reserved_starts
+from orchestrator.twin.scene.cast import Cast
+from orchestrator.twin.scene.stage import Stage, reserved_start, reserved_starts
 
 _HOUR_MS = 3_600_000
 _JOBS, _NODES = 160, 6

@@ -25,8 +25,8 @@ from orchestrator.orchestrator import InfrastructureOrchestrator
 from orchestrator.scheduling.rules import RULES, rule_named
 from orchestrator.twin.aside import Inquiry, TwinProcess
 from orchestrator.twin.ask import Twin
-from orchestrator.twin.cast import Cast
 from orchestrator.twin.futures import TwinConfig
+from orchestrator.twin.scene.cast import Cast
 from orchestrator.types import JobPriority, JobSpec, NodeSpec
 
 __all__ = ["AskedCluster", "Beside", "LiveCluster"]

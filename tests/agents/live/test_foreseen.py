@@ -21,9 +21,9 @@ from orchestrator.kernels.state.row import ClusterShape
 from orchestrator.orchestrator import InfrastructureOrchestrator
 from orchestrator.scheduling.forks import Until
 from orchestrator.scheduling.rules import RULES
-from orchestrator.twin.cast import Cast, cast_of
 from orchestrator.twin.futures import TwinConfig
-from orchestrator.twin.stage import Stage
+from orchestrator.twin.scene.cast import Cast, cast_of
+from orchestrator.twin.scene.stage import Stage
 from orchestrator.twin.supposed import Suppose
 from orchestrator.types import JobPriority, JobSpec, NodeSpec
 

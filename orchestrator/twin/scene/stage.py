@@ -21,8 +21,8 @@ from orchestrator.kernels.state.records import INCIDENT_DTYPE, REQUEST_DTYPE
 from orchestrator.kernels.state.row import ClusterState, allocate
 from orchestrator.scheduling.forks import Fork, Until
 from orchestrator.scheduling.rules import Rule
-from orchestrator.twin.cast import Cast
 from orchestrator.twin.past import work_done_ms
+from orchestrator.twin.scene.cast import Cast
 
 __all__ = ["NOBODY", "NOTHING", "WAITING", "Stage", "reserved_start", "reserved_starts"]
 

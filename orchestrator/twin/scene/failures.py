@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from orchestrator.engine.engine import Engine
 from orchestrator.kernels.state.codes import EventKind, NodeCode
 from orchestrator.kernels.state.records import INCIDENT_DTYPE
-from orchestrator.twin.lots import Purpose, draw_lots
 from orchestrator.twin.runtimes import Survival, survival_of
+from orchestrator.twin.scene.lots import Purpose, draw_lots
 
 __all__ = ["FailurePast", "Failures"]
 
