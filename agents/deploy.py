@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from agents.bundle import load_bundle, read_lookahead, read_manifest, restore_environment
 from agents.planning.lookahead import LookaheadPolicy
+from agents.planning.players import LearnedPlayer, understudy_of
 from agents.problem import ActionScores, BatchPolicy, ScoringPolicy
 from envs.config import EnvConfig
 from envs.own.parts import OwnParts
@@ -158,6 +159,11 @@ class BundlePolicy:
     def sized(self, since: int) -> Sized:
         """The same: it always decides."""
         return self.sizes
+
+    @property
+    def understudy(self) -> LearnedPlayer | None:
+        """Who plays in its place where futures are played; None: the compiled engine cannot."""
+        return understudy_of(self.policy, self.config, ahead=self._ahead is not None)
 
     def leave_jobs_to(self, rule: Policy) -> None:
         """Say who places jobs, if this policy was trained without a queue."""

@@ -29,6 +29,7 @@ _SMALL = {
     "orchestrator/kernels/requests/limiter.py": "a token bucket",
     "orchestrator/live/deadlines.py": "a timer for each save",
     "orchestrator/runtimes/discovery.py": "what a machine offers",
+    "orchestrator/twin/scene/lots.py": "numbers by purpose",
 }
 """Files that are shorter, because their concept is small: which one it is."""
 _Function = ast.FunctionDef | ast.AsyncFunctionDef

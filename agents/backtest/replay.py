@@ -26,7 +26,9 @@ from orchestrator.scheduling.rules import Rule, rule_named
 from orchestrator.twin.answers import LEVELS
 from orchestrator.twin.futures import Futures, TwinConfig
 from orchestrator.twin.past import past_of
-from orchestrator.twin.play import Played, play, reserved_starts
+from orchestrator.twin.play import Played, play
+from orchestrator.twin.scene.cast import Cast
+from orchestrator.twin.scene.stage import reserved_starts
 
 __all__ = ["ANSWER_DTYPE", "Backtest", "ask_on_the_way", "loaded"]
 
@@ -186,7 +188,7 @@ def _ask(
     """Ask about those who wait now, and when those who are here end."""
     number, rng, truth = moment
     futures = Futures(past_of(state), replace(config, seed=config.seed + number))
-    played = play(state, rule, futures, drained=backtest.ends)
+    played = play(state, Cast(rule), futures, drained=backtest.ends)
     _, reserved = reserved_starts(state, rule)
     codes = state.job[0, played.rows]["state"]
     waits = np.flatnonzero(np.isin(codes, _WAITING))

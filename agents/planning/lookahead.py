@@ -16,16 +16,15 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from agents.linear.evaluate import check_own, scoring_of
-from agents.linear.policy import LinearScorer, Ranker
+from agents.linear.evaluate import check_own
+from agents.linear.policy import LinearScorer
+from agents.planning.players import Compiled, learned_player
 from agents.problem import BatchPolicy
 from envs.config import EnvConfig
-from envs.rows.buffers import make_bench, make_buffers, make_view
 from envs.session import Session
 from orchestrator.errors import ConfigurationError
 from orchestrator.kernels.run.futures import Past
-from orchestrator.kernels.run.linear import make_bench as make_ranker_bench
-from orchestrator.kernels.run.roll import Player, ScorerDesk, make_player
+from orchestrator.kernels.run.roll import Player, make_player
 from orchestrator.kernels.state.records import REQUEST_DTYPE
 from orchestrator.kernels.state.row import ClusterShape, ClusterState
 from orchestrator.scheduling.ahead import (
@@ -35,12 +34,12 @@ from orchestrator.scheduling.ahead import (
     known_jobs,
     past_of,
 )
-from orchestrator.scheduling.rules import Rule, rule_named
+from orchestrator.scheduling.rules import Rule
 
 __all__ = ["LookaheadPolicy", "advised_scorer"]
 
 
-_Base: TypeAlias = Ranker | LinearScorer | Rule
+_Base: TypeAlias = Compiled | Rule
 
 
 def advised_scorer(rule: str, weights: Mapping[str, float], config: EnvConfig) -> LinearScorer:
@@ -164,20 +163,7 @@ class LookaheadPolicy:
         base = self.base
         if isinstance(base, Rule):
             return make_player(base.to_record(), shape.jobs, shape.workers)
-        rules = rule_named(config.advice or "sjf").to_record()
-        if isinstance(base, Ranker):
-            bench = make_ranker_bench(shape.jobs, config.window, shape.workers, base.hidden)
-            ranker = bench, base.weights
-            return make_player(rules, shape.jobs, shape.workers, ranker=ranker)
-        buffers = make_buffers(shape, config)
-        scoring = scoring_of(config, buffers, shape.jobs)
-        desk = ScorerDesk(
-            make_view(config),
-            buffers,
-            make_bench(shape, config),
-            scoring._replace(weights=base.weights[None].copy()),
-        )
-        return make_player(rules, shape.jobs, shape.workers, scorer=desk)
+        return learned_player(base, shape, config)
 
     @property
     def information(self) -> str:

@@ -137,7 +137,10 @@ class ChangeFlags:
     submit: Annotated[
         Path | None, typer.Option("--submit", metavar="FILE", help="The job of this YAML file.")
     ] = None
-    policy: Annotated[str | None, typer.Option("--policy", help="This rule decides.")] = None
+    policy: Annotated[
+        str | None,
+        typer.Option("--policy", help="This rule decides, or bundle that is tried or in charge."),
+    ] = None
 
     def given(self) -> dict[str, Any]:
         """What the server is asked to suppose: only what was said."""

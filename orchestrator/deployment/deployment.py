@@ -34,6 +34,7 @@ from orchestrator.deployment.records import (
     LearnedPolicy,
     LeavesJobs,
     Mode,
+    Understood,
     Verdict,
     essence_of,
     state_digest,
@@ -55,6 +56,7 @@ from orchestrator.messages import Decide, Plan, ScaleFleet
 from orchestrator.orchestrator import InfrastructureOrchestrator
 from orchestrator.ports import Clock, Policy, Sized, SizingPolicy
 from orchestrator.scheduling.rules import RULES, Rule, RulePolicy, Scheduler, policy_of
+from orchestrator.twin.scene.cast import Understudy
 from orchestrator.types import JobSpec
 
 __all__ = ["PolicyDeployment", "PolicyEvent", "Remember"]
@@ -208,6 +210,25 @@ class PolicyDeployment:
         """The rule by which jobs are placed now; None: there is none."""
         by_rule = self._setting.by_rule
         return self.fallback.rule if by_rule and isinstance(self.fallback, RulePolicy) else None
+
+    @property
+    def stand_in(self) -> Rule | None:
+        """The rule that plays where the candidate cannot be played."""
+        return self.fallback.rule if isinstance(self.fallback, RulePolicy) else None
+
+    @property
+    def understudy(self) -> Understudy | None:
+        """Who plays in the place of a candidate that decides at every point; None: nobody can."""
+        setting = self._setting
+        return self.understudy_of(setting.bundle) if setting.mode == Mode.ACTIVE else None
+
+    def understudy_of(self, bundle: str) -> Understudy | None:
+        """Who plays in the place of a bundle; None: nobody can, or it is not the candidate."""
+        candidate = self._candidate
+        if candidate is None or bundle != self._setting.bundle:
+            return None
+        policy = candidate.asker.policy
+        return policy.understudy if isinstance(policy, Understood) else None
 
     @property
     def _rule_name(self) -> str | None:

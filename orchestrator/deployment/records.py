@@ -27,6 +27,7 @@ from orchestrator.messages import (
     ScaleService,
 )
 from orchestrator.ports import Policy
+from orchestrator.twin.scene.cast import Understudy
 
 __all__ = [
     "Choice",
@@ -35,6 +36,7 @@ __all__ = [
     "LearnedPolicy",
     "LeavesJobs",
     "Mode",
+    "Understood",
     "Verdict",
     "essence_of",
     "pack_choices",
@@ -149,6 +151,15 @@ class LeavesJobs(Protocol):
 
     def leave_jobs_to(self, rule: Policy) -> None:
         """Say who places jobs then."""
+
+
+@runtime_checkable
+class Understood(Protocol):
+    """A policy that may be played in futures, without leaving compiled code."""
+
+    @property
+    def understudy(self) -> Understudy | None:
+        """Who plays in its place; None: nobody can."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What happened to jobs, and why: who preempted them, what they were told, how they ended.
+"""What happened to jobs, and why: who preempted them, how they ended; and when nodes had failed.
 
 Made of the entries of the log and of what came of them, so that a restart tells the same story.
 """
@@ -6,7 +6,7 @@ Made of the entries of the log and of what came of them, so that a restart tells
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -35,11 +35,15 @@ from orchestrator.messages import (
     WorkersLost,
 )
 
-__all__ = ["MOST_NOTES", "TIMED_OUT", "History", "JobNote"]
+__all__ = ["MOST_NOTES", "MOST_OUTAGES", "TIMED_OUT", "History", "JobNote", "Outages"]
 
 
 MOST_NOTES = 32
 """Notes that are kept of one job, the last ones."""
+
+
+MOST_OUTAGES = 4096
+"""That are over and are kept, the last ones."""
 
 
 TIMED_OUT = 124
@@ -283,3 +287,43 @@ class History:
             del self._vacated[victim]
             said = f"its place was taken by job '{job_id}'"
             yield JobNote(time_ms, victim, "displaced", "policy", said, job_id)
+
+
+# --- nodes ---------------------------------------------------------------------------------------
+
+
+class Outages:
+    """Outages of nodes, those that are over and those that last.
+
+    Parameters
+    ----------
+    known : iterable of tuple, optional
+        As :meth:`image` has them.
+    """
+
+    def __init__(self, known: Iterable[tuple[str, int, int]] = ()) -> None:
+        self._over = deque[tuple[str, int, int]](maxlen=MOST_OUTAGES)
+        self._open = dict[str, int]()
+        for node_id, from_ms, until_ms in known:
+            if until_ms < 0:
+                self._open[node_id] = from_ms
+            else:
+                self._over.append((node_id, from_ms, until_ms))
+
+    def begin(self, node_id: str, time_ms: int) -> None:
+        """A node has failed; one that had failed already has not failed again."""
+        self._open.setdefault(node_id, time_ms)
+
+    def end(self, node_id: str, time_ms: int) -> None:
+        """A node is back; one that had not failed was never away."""
+        from_ms = self._open.pop(node_id, None)
+        if from_ms is not None:
+            self._over.append((node_id, from_ms, time_ms))
+
+    def forget(self, node_id: str) -> None:
+        """A node has left: it does not come back from an outage."""
+        self._open.pop(node_id, None)
+
+    def image(self) -> tuple[tuple[str, int, int], ...]:
+        """Node, from when, until when; below 0: it lasts."""
+        return (*self._over, *((node_id, since, -1) for node_id, since in self._open.items()))

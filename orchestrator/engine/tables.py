@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.engine.binding import account_binding, binding_field
+from orchestrator.engine.history import Outages
 from orchestrator.engine.plans import Preference
 from orchestrator.engine.records import (
     SHAPE_FIELDS,
@@ -55,7 +56,7 @@ class TableImage:
     """Who is in a table: ids by row, specifications by id, numbered names, and who is rented.
 
     Of jobs also after which run those of each row begin to count, and the last of all that are
-    forgotten.
+    forgotten. Of nodes also their last outages: who, from when to when; below 0: it lasts.
     """
 
     ids: tuple[str, ...]
@@ -64,6 +65,7 @@ class TableImage:
     rented: frozenset[str] = frozenset()
     runs_before: tuple[int, ...] = ()
     last_run: int = 0
+    outages: tuple[tuple[str, int, int], ...] = ()
 
 
 class RowIndex:
@@ -485,6 +487,8 @@ class NodeTable:
         Those that were ordered: they may be given back.
     changes : int
         It tells whether a node has joined, left, or changed its state.
+    outages : Outages
+        When nodes had failed, and came back.
     """
 
     def __init__(self, state: ClusterState) -> None:
@@ -500,11 +504,13 @@ class NodeTable:
         self._codes: dict[str, int] = {}
         self._counts: list[int] = []
         self._coded_at = self._counted_at = -1  # changes that these two take account of
+        self.outages = Outages()
 
     def image(self) -> TableImage:
         """Who is in it."""
-        specs = tuple(self.specs.items())
-        return TableImage(tuple(self.index.ids), specs, self.models, frozenset(self.rented))
+        specs, rented = tuple(self.specs.items()), frozenset(self.rented)
+        ids, outages = tuple(self.index.ids), self.outages.image()
+        return TableImage(ids, specs, self.models, rented, outages=outages)
 
     def load(self, image: TableImage) -> None:
         """Have those in it who were in another table."""
@@ -512,7 +518,7 @@ class NodeTable:
         self.specs = dict(image.specs)
         for name in image.names:
             self._models.number(name)
-        self.rented = set(image.rented)
+        self.rented, self.outages = set(image.rented), Outages(image.outages)
         for node_id, spec in image.specs:
             self.links[self.index.find(node_id)] = spec.link_rank
             self._racks.setdefault(spec.rack, {})[node_id] = None
@@ -610,6 +616,7 @@ class NodeTable:
         if joins:
             live.join_node(self._state.rows, 0, time_ms, n)
         elif spec.available:
+            self.outages.end(spec.node_id, time_ms)
             kernels.apply_event(self._state.rows, 0, time_ms, int(EventKind.NODE_RECOVERY), n)
 
     def forget(self, node_id: str) -> None:
@@ -617,6 +624,7 @@ class NodeTable:
         self.changes += 1
         del self.specs[node_id]
         self.rented.discard(node_id)
+        self.outages.forget(node_id)
 
     def check_stays(self, node_id: str) -> None:
         """Raise unless a node is part of the cluster, and can be kept in it."""
@@ -641,8 +649,10 @@ class NodeTable:
         kind = EventKind.NODE_DRAIN
         if isinstance(body, NodeFailed):
             kind = EventKind.NODE_FAILURE
+            self.outages.begin(body.node_id, time_ms)
         elif isinstance(body, NodeRecovered):
             kind = EventKind.NODE_RECOVERY
+            self.outages.end(body.node_id, time_ms)
         kernels.apply_event(self._state.rows, 0, time_ms, int(kind), n)
 
     def _put(self, spec: NodeSpec, code: NodeCode) -> int:

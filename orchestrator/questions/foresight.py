@@ -10,14 +10,16 @@ from typing import TypeVar
 
 from orchestrator.clock import LogClock
 from orchestrator.engine.engine import Engine
+from orchestrator.errors import ConfigurationError
 from orchestrator.live.cycle import SchedulingCycle
 from orchestrator.live.journal import Journal
 from orchestrator.live.limits import TimeLimits
-from orchestrator.scheduling.rules import RULES, placing_rule
+from orchestrator.scheduling.rules import RULES
 from orchestrator.twin.answers import Band, WhatIf, When, Why
 from orchestrator.twin.aside import Inquiry, Thinker
 from orchestrator.twin.ask import Twin
 from orchestrator.twin.futures import TwinConfig
+from orchestrator.twin.scene.cast import Cast, Foreseen, cast_of
 from orchestrator.twin.supposed import Suppose
 
 __all__ = ["Foresight"]
@@ -50,13 +52,11 @@ class Foresight:
         """Have the twin of this moment answer, who knows what happened to some jobs before."""
         async with self._asking:
             self._journal.try_read()
-            rule = placing_rule(self._cycle.policy)
             inquiry = Inquiry(
                 image=self.engine.image(notes_of),
-                rule=rule or RULES["priority"],
+                cast=cast_of(self._cycle.policy),
                 now_ms=self._time.now_ms(),
                 config=replace(config or TwinConfig(), limited=self._limits.ends_jobs),
-                known=rule is not None,
                 question=question,
             )
             return await self._thinker.ask(inquiry)
@@ -105,4 +105,17 @@ class Foresight:
         QuartermasterError
             If it could not be done.
         """
-        return await self._ask(partial(Twin.what_if, suppose=suppose), config)
+        cast = None if suppose.bundle is None else self._cast_of_bundle(suppose.bundle)
+        return await self._ask(partial(Twin.what_if, suppose=suppose, cast=cast), config)
+
+    def _cast_of_bundle(self, bundle: str) -> Cast:
+        """Who plays in the place of a bundle that is tried, or in charge."""
+        policy = self._cycle.policy
+        learned = policy.understudy_of(bundle) if isinstance(policy, Foreseen) else None
+        if learned is None:
+            raise ConfigurationError(
+                f"what-if: unknown policy '{bundle}': it is no rule, and no bundle that is tried "
+                "or in charge and that futures can be played under; try it beside the rule first "
+                f"(quartermaster policy shadow), or choose from {', '.join(RULES)}"
+            )
+        return Cast(cast_of(policy).rule, learned, learned.unlike)

@@ -26,11 +26,14 @@ __all__ = ["WhatIfBody", "routes"]
 
 
 _MOST_FUTURES = 1000  # of a question: the twin answers one after the other
-_SECONDS = 6.0  # for which it plays futures: large clusters are asked in fewer of them
+_SECONDS = 6.0  # for which it plays futures at most: large clusters are asked in fewer of them
+_ERROR = 0.1  # of quantiles, as a share of the time until the median: then futures are enough
 _KEPT_S = 10.0  # for which all pages that ask when jobs start are told the same
 _Name = Annotated[str, Field(min_length=1, max_length=200)]
 _Names = Annotated[list[_Name], Field(default_factory=list, max_length=1000)]
-_Futures = Annotated[int, Query(ge=2, le=_MOST_FUTURES, description="How many futures are played.")]
+_Futures = Annotated[
+    int, Query(ge=2, le=_MOST_FUTURES, description="How many futures are played at most.")
+]
 _Quota = Annotated[float, Field(ge=0, le=1e9)]
 _Count = Annotated[int, Field(ge=1, le=1000)]
 
@@ -49,7 +52,10 @@ class WhatIfBody(StrictBody):
     quota: Annotated[dict[str, _Quota], Field(default_factory=dict)]
     priority: Annotated[dict[str, str], Field(default_factory=dict)]
     submit: JobBody | None = None
-    policy: Annotated[str | None, Field(json_schema_extra={"enum": [*RULES, None]})] = None
+    policy: Annotated[
+        str | None,
+        Field(max_length=4096, description="A rule, or a bundle that is tried or in charge."),
+    ] = None
     futures: Annotated[int, Field(ge=2, le=_MOST_FUTURES)] = 100
 
     def supposed(self, orchestrator: InfrastructureOrchestrator) -> Suppose:
@@ -67,7 +73,8 @@ class WhatIfBody(StrictBody):
             quota=self.quota,
             priority=levels,
             submit=None if self.submit is None else self.submit.spec(orchestrator.jobs),
-            policy=self.policy,
+            policy=self.policy if self.policy in RULES else None,
+            bundle=None if self.policy in RULES else self.policy,
         )
 
 
@@ -84,7 +91,7 @@ class _Starts:
         async with self._one:
             until_s, told = self._kept.get(futures, (0.0, {}))
             if time.monotonic() > until_s:
-                config = TwinConfig(futures=futures, seconds=_SECONDS)
+                config = TwinConfig(futures=futures, seconds=_SECONDS, error=_ERROR)
                 told = plain(await self._orchestrator.starts(config))
                 self._kept = {futures: (time.monotonic() + _KEPT_S, told)}
             return told
@@ -98,9 +105,8 @@ def routes(parts: Parts) -> APIRouter:
     @router.get("/jobs/{job_id}/when", dependencies=viewers, responses=answers(404, 409))
     async def ask_when(job_id: str, futures: _Futures = 200) -> Response:
         """When a job starts and ends: quantiles over futures of the cluster."""
-        return told(
-            plain(await orchestrator.when(job_id, TwinConfig(futures=futures, seconds=_SECONDS)))
-        )
+        config = TwinConfig(futures=futures, seconds=_SECONDS, error=_ERROR)
+        return told(plain(await orchestrator.when(job_id, config)))
 
     @router.get("/jobs/{job_id}/why", dependencies=viewers, responses=answers(404, 409))
     async def ask_why(job_id: str) -> Response:

@@ -18,9 +18,9 @@ from typing import Any, BinaryIO, Generic, Protocol, TypeVar, cast
 
 from orchestrator.engine.engine import EngineImage
 from orchestrator.errors import QuartermasterError, TwinError
-from orchestrator.scheduling.rules import Rule
 from orchestrator.twin.ask import Twin
 from orchestrator.twin.futures import TwinConfig
+from orchestrator.twin.scene.cast import Cast
 
 __all__ = ["Here", "Inquiry", "Thinker", "TwinProcess", "think"]
 
@@ -38,23 +38,21 @@ class Inquiry(Generic[_T]):
 
     Parameters
     ----------
-    image, rule, now_ms, config, known
+    image, cast, now_ms, config
         See :class:`orchestrator.twin.ask.Twin`.
     question : callable
         Asks a twin; one that can be pickled.
     """
 
     image: EngineImage
-    rule: Rule
+    cast: Cast
     now_ms: int
     config: TwinConfig
-    known: bool
     question: Callable[[Twin], _T]
 
     def answer(self) -> _T:
         """Think it over."""
-        twin = Twin(self.image, self.rule, self.now_ms, self.config, known=self.known)
-        return self.question(twin)
+        return self.question(Twin(self.image, self.cast, self.now_ms, self.config))
 
 
 class Thinker(Protocol):

@@ -7,7 +7,6 @@ the cluster.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from functools import cached_property
 from typing import Any, TypeAlias
 
@@ -17,7 +16,6 @@ from numpy.typing import NDArray
 from orchestrator.engine.engine import EngineImage
 from orchestrator.errors import IllegalActionError
 from orchestrator.kernels.state.codes import NEVER, JobCode, JobKind
-from orchestrator.scheduling.rules import Rule
 from orchestrator.status import binding_status, why_waiting
 from orchestrator.twin.answers import (
     LEVELS,
@@ -33,9 +31,12 @@ from orchestrator.twin.answers import (
 )
 from orchestrator.twin.futures import Futures, TwinConfig
 from orchestrator.twin.past import past_of
-from orchestrator.twin.play import Played, play, reserved_starts
+from orchestrator.twin.play import Played, play
 from orchestrator.twin.reasons import holders_of, smallest_changes
 from orchestrator.twin.rehearsal import Rehearsal
+from orchestrator.twin.scene.cast import Cast
+from orchestrator.twin.scene.failures import FailurePast
+from orchestrator.twin.scene.stage import reserved_start
 from orchestrator.twin.supposed import Suppose
 from orchestrator.types import JobState
 
@@ -50,7 +51,6 @@ _LEAST_MS = 60_000  # for which a course is told
 _NONE = np.zeros(0)
 _Pairs: TypeAlias = Mapping[str, tuple[NDArray[np.float64], NDArray[np.float64]]]
 _NOT_MODELLED = (
-    "failures of nodes",
     "nodes that are ordered or given up",
     "where jobs wish to be beside each other",
 )
@@ -63,14 +63,12 @@ class Twin:
     ----------
     image : EngineImage
         The cluster as it was set aside: :meth:`orchestrator.engine.engine.Engine.image`.
-    rule : Rule
+    cast : Cast
         Who is in charge.
     now_ms : int
         The moment.
     config : TwinConfig or None, optional
         None: the defaults.
-    known : bool, optional
-        Whether the rule is in charge; False: another policy is, and this is taken to stand for it.
 
     Raises
     ------
@@ -81,27 +79,25 @@ class Twin:
     def __init__(
         self,
         image: EngineImage,
-        rule: Rule,
+        cast: Cast,
         now_ms: int,
         config: TwinConfig | None = None,
-        *,
-        known: bool = True,
     ) -> None:
-        self._image, self._rule, self._now_ms = image, rule, now_ms
+        self._image, self._cast, self._now_ms = image, cast, now_ms
+        self._rule = cast.rule
         self.config = config or TwinConfig()
         self._here = Rehearsal(image, now_ms)
         self._engine = self._here.engine
-        missing = () if known else (f"the policy in charge: rule '{rule.name}' plays in its place",)
-        self._not_modelled = (*_NOT_MODELLED, *missing)
+        self._failed = FailurePast(self._engine)
+        failures = (
+            "failures of several nodes at once" if self._failed.tells else "failures of nodes"
+        )
+        self._not_modelled = (failures, *_NOT_MODELLED)
 
     @cached_property
     def _futures(self) -> Futures:
-        return Futures(past_of(self._engine.state), self.config)
-
-    @cached_property
-    def _reserved(self) -> dict[int, int]:
-        rows, starts = reserved_starts(self._engine.state, self._rule)
-        return dict(zip(rows.tolist(), starts.tolist(), strict=True))
+        futures = Futures(past_of(self._engine.state), self.config)
+        return futures.with_failures(self._failed, self._engine)
 
     # --- when ----------------------------------------------------------------------------------
 
@@ -116,8 +112,9 @@ class Twin:
             If it has ended, or is a service.
         """
         row = self._open_row(job_id)
-        played = play(self._engine.state, self._rule, self._futures, row=row)
-        return self._when(job_id, row, played, self._here, self._reserved.get(row, NEVER))
+        played = play(self._engine.state, self._cast, self._futures, row=row)
+        reserved_ms = reserved_start(self._engine.state, self._rule, row)
+        return self._when(job_id, row, played, (self._here, self._cast), reserved_ms)
 
     def _open_row(self, job_id: str) -> int:
         """The row of a job that has not ended."""
@@ -127,13 +124,19 @@ class Twin:
         return row
 
     def _when(
-        self, job_id: str, row: int, played: Played, here: Rehearsal, reserved_ms: int
+        self,
+        job_id: str,
+        row: int,
+        played: Played,
+        scene: tuple[Rehearsal, Cast],
+        reserved_ms: int,
     ) -> When:
+        here, cast = scene
         at, engine = played.of(row), here.engine
         waits = here.waits(job_id)
         binding = None
         if waits:
-            found = why_waiting(engine, [job_id], self._rule.to_record())[job_id]
+            found = why_waiting(engine, [job_id], cast.rule.to_record())[job_id]
             binding = binding_status(found)
         return When(
             job_id=job_id,
@@ -143,14 +146,14 @@ class Twin:
             end=band_of(played.end_ms[:, at]),
             by_estimates_ms=reserved_ms if waits and reserved_ms < NEVER else None,
             waits_for=binding,
-            rule=self._rule.name,
+            rule=cast.name,
             sources=self._futures.sources(played.futures, played.ahead_ms),
-            not_modelled=self._not_modelled,
+            not_modelled=(*self._not_modelled, *cast.missing),
         )
 
     def starts(self) -> dict[str, Band | None]:
         """When each job that waits starts; None: it does not, in any future."""
-        played = play(self._engine.state, self._rule, self._futures)
+        played = play(self._engine.state, self._cast, self._futures)
         ids = self._engine.jobs.index.ids
         names = {k: ids[j] for k, j in enumerate(played.rows.tolist())}
         return {
@@ -192,8 +195,14 @@ class Twin:
 
     # --- what if -------------------------------------------------------------------------------
 
-    def what_if(self, suppose: Suppose) -> WhatIf:
+    def what_if(self, suppose: Suppose, cast: Cast | None = None) -> WhatIf:
         """What would be if something were done now, on the same futures with and without it.
+
+        Parameters
+        ----------
+        suppose : Suppose
+        cast : Cast or None, optional
+            Who is in charge then; None: as is supposed.
 
         Raises
         ------
@@ -203,9 +212,9 @@ class Twin:
         other = Rehearsal(self._image, self._now_ms)
         renamed = suppose.do(other)
         futures = self._with_newcomers(other, suppose, renamed)
-        rule = suppose.rule(self._rule)
-        before = play(self._engine.state, self._rule, self._futures, drained=True)
-        after = play(other.engine.state, rule, futures, drained=True, like=before)
+        then = cast or suppose.cast(self._cast)
+        before = play(self._engine.state, self._cast, self._futures, drained=True)
+        after = play(other.engine.state, then, futures, drained=True, like=before)
         pairs = self._pairs(before, after, other, renamed)
         return WhatIf(
             now_ms=self._here.now_ms,
@@ -214,11 +223,11 @@ class Twin:
             tenants=self._by_tenant(pairs),
             total=_mean_difference(list(pairs.values())),
             others=_others(before, after),
-            new_job=self._new_job(suppose, other, after, rule),
+            new_job=self._new_job(suppose, other, after, then),
             courses=self._courses(before, after, pairs),
-            rule=rule.name,
+            rule=then.name,
             sources=self._futures.sources(before.futures, before.ahead_ms),
-            not_modelled=self._not_modelled,
+            not_modelled=(*self._not_modelled, *dict.fromkeys(self._cast.missing + then.missing)),
         )
 
     def _courses(self, before: Played, after: Played, pairs: _Pairs) -> Courses | None:
@@ -236,7 +245,8 @@ class Twin:
         self, other: Rehearsal, suppose: Suppose, renamed: Mapping[str, str]
     ) -> Futures:
         """The futures, with the jobs that are new to a rehearsal."""
-        futures, index = self._futures, other.engine.jobs.index
+        index = other.engine.jobs.index
+        futures = self._futures.with_failures(self._failed, other.engine)
         for old, new in renamed.items():
             row, like = index.find(new), self._engine.jobs.index.find(old)
             futures = futures.with_job(row, _ask_of(other, row), like)
@@ -279,16 +289,14 @@ class Twin:
         return {tenant: mean for tenant, mean in means.items() if mean is not None}
 
     def _new_job(
-        self, suppose: Suppose, other: Rehearsal, after: Played, rule: Rule
+        self, suppose: Suppose, other: Rehearsal, after: Played, then: Cast
     ) -> When | None:
         if suppose.submit is None:
             return None
         job_id = suppose.submit.job_id
         row = other.engine.jobs.index.find(job_id)
-        rows, starts = reserved_starts(other.engine.state, rule)
-        reserved = dict(zip(rows.tolist(), starts.tolist(), strict=True))
-        told = self._when(job_id, row, after, other, reserved.get(row, NEVER))
-        return replace(told, rule=rule.name)
+        reserved_ms = reserved_start(other.engine.state, then.rule, row)
+        return self._when(job_id, row, after, (other, then), reserved_ms)
 
 
 def _ask_of(rehearsal: Rehearsal, row: int) -> NDArray[np.void]:

@@ -15,10 +15,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from orchestrator.engine.engine import Engine
 from orchestrator.errors import ConfigurationError
-from orchestrator.kernels.state.records import REQUEST_DTYPE
+from orchestrator.kernels.state.records import INCIDENT_DTYPE, REQUEST_DTYPE
 from orchestrator.twin.past import Past
 from orchestrator.twin.runtimes import RunTimes, alike
+from orchestrator.twin.scene.failures import FailurePast, Failures
+from orchestrator.twin.scene.lots import Purpose, draw_lots
 
 __all__ = ["LEAST_FUTURES", "Futures", "Sources", "TwinConfig"]
 
@@ -55,6 +58,9 @@ class TwinConfig:
         For how long futures are played, more or less: then so many have to do, but
         :data:`LEAST_FUTURES` at least. The answer then depends on the machine, too, and says how
         many there were. None: all are played.
+    error : float, optional
+        Futures are enough, once 50 are played, when the standard errors of the quantiles of a start
+        are such a share of the time until its median, or less; 0: all are played.
     alike, common : float, optional
         Shares of the jobs that end as all do who are alike, and as all do at all: relatively soon
         or late, among those that each may end with. How jobs that come together go together.
@@ -71,6 +77,7 @@ class TwinConfig:
     limited: bool = False
     arrivals: bool = True
     seconds: float | None = None
+    error: float = 0.0
     alike: float = 0.6
     common: float = 0.2
 
@@ -81,6 +88,7 @@ class TwinConfig:
             ("seed", 0, 2**63 - 1),
             ("horizon_hours", 0, 8760),
             ("seconds", 0, 86_400),
+            ("error", 0, 1),
             ("alike", 0, 1),
             ("common", 0, 1),
         ):
@@ -114,6 +122,9 @@ class Sources:
         ``week``, ``day`` or ``any``: at which time of the past blocks begin; ``none``.
     hours_ahead : float
         For how long jobs come.
+    failures, repairs : int
+        Failures of nodes, and repairs, whose rates and times are those of the futures; 0: no node
+        fails, and none that is down comes back.
     """
 
     futures: int
@@ -122,35 +133,12 @@ class Sources:
     arrivals_of_hours: float
     same_time_of: str
     hours_ahead: float
+    failures: int = 0
+    repairs: int = 0
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data."""
         return asdict(self)
-
-
-_MIX = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-
-
-def _lots(seed: int, purpose: int, rows: int, columns: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Numbers in (0, 1) that depend on seed, purpose, row and column alone, float64 [rows, n].
-
-    SplitMix64's output function (Steele, Lea and Flood, OOPSLA 2014) of a counter.
-    """
-    with np.errstate(over="ignore"):
-        word = _mixed(np.asarray(np.uint64(seed) * _GOLDEN + np.uint64(purpose)))
-        each = _mixed(word + np.arange(rows, dtype=np.uint64) * _GOLDEN)
-        both = _mixed(each[:, None] + (columns.astype(np.uint64) + np.uint64(1)) * _GOLDEN)
-    return np.asarray((both >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
-
-
-def _mixed(word: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    word = (word ^ (word >> np.uint64(30))) * _MIX[0]
-    word = (word ^ (word >> np.uint64(27))) * _MIX[1]
-    return np.asarray(word ^ (word >> np.uint64(31)))
-
-
-_CLASS, _END, _BLOCK, _SHARED, _LIKE, _COMMON = range(1, 7)  # purposes of lots
 
 
 class Futures:
@@ -177,6 +165,8 @@ class Futures:
         self._place = {j: k for k, j in enumerate(past.rows.tolist()) if going[k]}
         self._others = dict[int, NDArray[np.int64]]()
         self._block_ms, self._step_ms = self._blocks()
+        self._failures: Failures | None = None
+        self._outages = 0, 0
 
     def _blocks(self) -> tuple[int, int]:
         """How long a block is, and at which multiples before now one may begin; 0: none."""
@@ -189,6 +179,11 @@ class Futures:
             return _DAY_MS, _DAY_MS
         return max(span // 2, 1), 0
 
+    @property
+    def anybody_comes(self) -> bool:
+        """Whether there is a past that others may be taken from."""
+        return self._block_ms > 0
+
     def sources(self, played: int, ahead_ms: int) -> Sources:
         """What they were drawn from, if so many were played, and jobs come for so long."""
         here = self._block_ms > 0
@@ -200,6 +195,7 @@ class Futures:
             self.past.span_ms / _HOUR_MS if here else 0.0,
             times[self._step_ms] if here else "none",
             ahead_ms / _HOUR_MS if here else 0.0,
+            *self._outages,
         )
 
     def whole(self, rows: NDArray[np.int32]) -> NDArray[np.int64]:
@@ -242,20 +238,40 @@ class Futures:
 
         Jobs that are alike end alike: some have the lot of all who are alike, or of all.
         """
-        seed, count = self.config.seed, self.config.futures
-        own, chosen = _lots(seed, _END, count, rows), _lots(seed, _SHARED, count, rows)
-        like = _lots(seed, _LIKE, count, alike(asks))
-        common = _lots(seed, _COMMON, count, np.zeros(1, np.int64))
+        seed, each = self.config.seed, range(self.config.futures)
+        own = draw_lots(seed, Purpose.END, each, rows)
+        chosen = draw_lots(seed, Purpose.SHARED, each, rows)
+        like = draw_lots(seed, Purpose.LIKE, each, alike(asks))
+        common = draw_lots(seed, Purpose.COMMON, each, np.zeros(1, np.int64))
         ends = np.where(chosen < self.config.common + self.config.alike, like, own)
         ends = np.where(chosen < self.config.common, common, ends)
-        return np.stack([_lots(seed, _CLASS, count, rows), ends])
+        return np.stack([draw_lots(seed, Purpose.CLASS, each, rows), ends])
+
+    def with_failures(self, past: FailurePast, engine: Engine) -> Futures:
+        """The same futures in which the nodes of a cluster fail as they have; if that is known."""
+        made = copy(self)
+        made._failures = past.on(engine) if past.tells else None
+        made._outages = (past.failures, past.repaired) if past.tells else (0, 0)
+        return made
+
+    @property
+    def fail(self) -> bool:
+        """Whether nodes fail in them."""
+        return self._failures is not None
+
+    def incidents(self, future: int) -> NDArray[np.void]:
+        """What happens to nodes in a future: INCIDENT_DTYPE by time, counted from now."""
+        if self._failures is None:
+            return np.zeros(0, INCIDENT_DTYPE)
+        return self._failures.draw(self.config.seed, future, self.config.horizon_ms)
 
     def arrivals(self, future: int, ahead_ms: int) -> NDArray[np.void]:
         """Who comes in a future within so many ms from now: REQUEST_DTYPE, by submit time."""
         if self._block_ms == 0 or ahead_ms <= 0:
             return np.zeros(0, REQUEST_DTYPE)
         blocks, past = -(-ahead_ms // self._block_ms), self.past
-        lots = _lots(self.config.seed, _BLOCK, self.config.futures, np.arange(blocks))[future]
+        each = range(future, future + 1)
+        lots = draw_lots(self.config.seed, Purpose.BLOCK, each, np.arange(blocks))[0]
         firsts = np.arange(blocks) * self._block_ms
         begins = np.array([self._begin(*one) for one in zip(firsts.tolist(), lots, strict=True)])
         lengths = np.minimum(self._block_ms, ahead_ms - firsts)

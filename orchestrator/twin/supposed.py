@@ -7,8 +7,9 @@ from dataclasses import dataclass, field, replace
 
 from orchestrator.errors import ConfigurationError, IllegalActionError
 from orchestrator.messages import Cancel, Decommission, NodeFailed, Register, Submit
-from orchestrator.scheduling.rules import RULES, Rule
+from orchestrator.scheduling.rules import RULES
 from orchestrator.twin.rehearsal import Rehearsal
+from orchestrator.twin.scene.cast import Cast
 from orchestrator.types import JobPriority, JobSpec, NodeSpec
 
 __all__ = ["Suppose", "nodes_like"]
@@ -39,6 +40,8 @@ class Suppose:
         A job that is submitted.
     policy : str or None
         Rule, one of those that come with the package, that is in charge from now on.
+    bundle : str or None
+        Bundle that is tried beside the rule, or in charge, and decides alone from now on.
 
     Raises
     ------
@@ -55,12 +58,17 @@ class Suppose:
     priority: Mapping[str, JobPriority] = field(default_factory=dict)
     submit: JobSpec | None = None
     policy: str | None = None
+    bundle: str | None = None
 
     def __post_init__(self) -> None:
         """Refuse to suppose nothing."""
         if not any(bool(value) for value in vars(self).values()):
             raise ConfigurationError(
                 f"what-if: nothing is supposed; give one of {', '.join(vars(self))}"
+            )
+        if self.policy is not None and self.bundle is not None:
+            raise ConfigurationError(
+                "what-if: a policy and a bundle are supposed to be in charge; suppose one of them"
             )
         if self.policy is not None and self.policy not in RULES:
             raise ConfigurationError(
@@ -84,13 +92,14 @@ class Suppose:
         said += [f"job {name} is {level.name}" for name, level in self.priority.items()]
         if self.submit is not None:
             said.append(f"job {self.submit.job_id} is submitted")
-        if self.policy is not None:
-            said.append(f"{self.policy} is in charge")
+        for name in (self.policy, self.bundle):
+            if name is not None:
+                said.append(f"{name} is in charge")
         return ", ".join(said)
 
-    def rule(self, now: Rule) -> Rule:
+    def cast(self, now: Cast) -> Cast:
         """Who is in charge then."""
-        return now if self.policy is None else RULES[self.policy]
+        return now if self.policy is None else Cast(RULES[self.policy])
 
     def do(self, rehearsal: Rehearsal) -> dict[str, str]:
         """Do it to a rehearsal; the new identities of jobs that are submitted anew.

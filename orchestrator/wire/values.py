@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 from collections import Counter, deque
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from enum import Enum
 from itertools import chain, islice
@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from orchestrator.engine.copies import restore_state
 from orchestrator.errors import CorruptedError, UnknownSchemaError, ValidationError
-from orchestrator.kernels.state.records import TABLES
-from orchestrator.kernels.state.row import GROUPS, ROW_DTYPE, ClusterState
+from orchestrator.kernels.state.records import JOB_MEMO_FIELDS, MEMO_TABLES, TABLES
+from orchestrator.kernels.state.row import GROUPS, MEMO_FIELDS, ROW_DTYPE, ClusterState
 
 __all__ = ["Reader", "Tree", "Writer"]
 
@@ -381,6 +381,8 @@ class Reader:
         found = {name: self.value(table) for name, table in zip(names, tables, strict=True)}
         wanted = {name: dtype for name, (dtype, _) in TABLES.items()}
         row = self.value(rows)
+        if any(name in found and found[name].dtype != wanted[name] for name in MEMO_TABLES):
+            _forget_memo(row, found, wanted)
         if {name: table.dtype for name, table in found.items()} != wanted or row.dtype != ROW_DTYPE:
             raise UnknownSchemaError(
                 "snapshot: its tables have other columns than this version's; run the version that "
@@ -389,6 +391,20 @@ class Reader:
         for name in _SERIES:
             row[name] = 0  # addresses never come from a file
         return restore_state(self.value(shape), row, found)
+
+
+def _forget_memo(
+    row: NDArray[np.void], tables: dict[str, NDArray[Any]], wanted: Mapping[str, np.dtype[Any]]
+) -> None:
+    """Blank what only saves time: another version remembered it in columns of its own."""
+    for name in MEMO_TABLES:
+        if name in tables:
+            tables[name] = np.zeros(tables[name].shape, wanted[name])
+    for name in MEMO_FIELDS:
+        row[name] = 0
+    for name in JOB_MEMO_FIELDS:
+        if name in (tables["job"].dtype.names or ()):
+            tables["job"][name] = 0
 
 
 def _made(kind: type, names: Sequence[str], values: Sequence[Any], late: dict[str, Any]) -> Any:

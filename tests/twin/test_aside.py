@@ -23,6 +23,7 @@ from orchestrator.scheduling.rules import RULES
 from orchestrator.twin.aside import Inquiry, TwinProcess
 from orchestrator.twin.ask import Twin
 from orchestrator.twin.futures import LEAST_FUTURES, TwinConfig
+from orchestrator.twin.scene.cast import Cast
 from orchestrator.twin.supposed import Suppose
 from tests.engine.builders import SHAPE, Stage, job, node, stage
 
@@ -43,7 +44,7 @@ async def crowded() -> Stage:
 def asked(here: Stage, question: Callable[[Twin], _T], config: TwinConfig = FEW) -> Inquiry[_T]:
     """A question about a cluster as it is."""
     engine, now_ms = here.orchestrator.engine, here.clock.now_ms()
-    return Inquiry(engine.image(), RULES["priority"], now_ms, config, True, question)
+    return Inquiry(engine.image(), Cast(RULES["priority"]), now_ms, config, question)
 
 
 def hang(twin: Twin) -> None:

@@ -26,6 +26,7 @@ from orchestrator.scheduling.rules import RULES, rule_named
 from orchestrator.twin.aside import Inquiry, TwinProcess
 from orchestrator.twin.ask import Twin
 from orchestrator.twin.futures import TwinConfig
+from orchestrator.twin.scene.cast import Cast
 from orchestrator.types import JobPriority, JobSpec, NodeSpec
 
 __all__ = ["AskedCluster", "Beside", "LiveCluster"]
@@ -192,8 +193,8 @@ class AskedCluster:
         return asyncio.run(ask())
 
     def _inquiry(self, question: Callable[[Twin], _T], config: TwinConfig) -> Inquiry[_T]:
-        image, rule = self._orchestrator.engine.image([]), RULES[_RULE]
-        return Inquiry(image, rule, self._orchestrator.clock.now_ms(), config, True, question)
+        image, cast = self._orchestrator.engine.image([]), Cast(RULES[_RULE])
+        return Inquiry(image, cast, self._orchestrator.clock.now_ms(), config, question)
 
     def beside(self, config: TwinConfig, decisions: int) -> Beside:
         """Decisions, each after a job has ended, with and without questions beside them."""

@@ -8,8 +8,19 @@ from orchestrator.kernels.change.nodes import capacity_reason
 from orchestrator.kernels.change.timeline import next_event
 from orchestrator.kernels.lang.jit import kernel, part, small_kernel
 from orchestrator.kernels.place.fit import fits, least_units, least_workers
+from orchestrator.kernels.place.memo import find_kind
 from orchestrator.kernels.place.slots import units_of
-from orchestrator.kernels.state.access import job, plan, queue, request, running, service, tenant
+from orchestrator.kernels.state.access import (
+    job,
+    kind,
+    line,
+    plan,
+    queue,
+    request,
+    running,
+    service,
+    tenant,
+)
 from orchestrator.kernels.state.codes import EventKind, JobCode, JobKind, QuotaMode, Reason
 
 __all__ = [
@@ -30,6 +41,9 @@ __all__ = [
     "service_reason",
     "start_reason",
 ]
+
+
+_AT_ONCE = 8  # of the queue, that are looked at before the running jobs, which are fewer
 
 
 @small_kernel
@@ -174,8 +188,8 @@ def can_wait(row):
     """Whether anything is left to wait for, or somebody can be turned away."""
     if row.turn_away != 0 and row.queue_len > 0:
         return True
-    _, kind, _ = next_event(row)
-    return kind != EventKind.NONE
+    _, event, _ = next_event(row)
+    return event != EventKind.NONE
 
 
 @kernel
@@ -284,15 +298,49 @@ def _resize_open(row):
 
 
 @part
-def _placement_open(row):
-    """Whether any queued job could be placed now."""
-    for q in range(row.queue_len):
+def _placement_open(row, first, last):
+    """Whether any job at these places of the queue, ``last`` exclusive, could be placed now."""
+    for q in range(first, last):
         j = queue(row, q).job
         if row.commitment != 0:
             if start_reason(row, j) == Reason.OK:
                 return True
             continue
         if fits(row, j) and start_reason(row, j) == Reason.OK:
+            return True
+    return False
+
+
+@small_kernel
+def _is_lined_up(row):
+    """Whether all that wait are in the line, and perhaps some that do not any more."""
+    return row.line_rule != 0 and row.lined_at == row.line_at and row.line_queued == row.queued
+
+
+@part
+def _placement_open_in_line(row):
+    """Whether any queued job could be placed now, by a look at the line: its entries are narrow."""
+    for i in range(row.line_len):
+        entry = line(row, row.line_side, i)
+        k = np.int64(entry.kind)
+        if k > 0 and kind(row, k).seen == row.touched and kind(row, k).total < entry.least:
+            continue
+        j = np.int64(entry.job)
+        if start_reason(row, j) != Reason.OK:
+            continue
+        if fits(row, j):
+            return True
+        find_kind(row, j)  # so that nobody else of its kind is looked at like this
+    return False
+
+
+@small_kernel
+def _preemption_open(row):
+    """Whether any running job may be preempted."""
+    if row.preemption_limit <= 0:
+        return False
+    for k in range(row.running_len):
+        if preemption_reason(row, running(row, k).job) == Reason.OK:
             return True
     return False
 
@@ -305,18 +353,18 @@ def decision_open(row):
     while jobs wait, some running job must be preemptible, or some running job may be resized, or
     nodes or replicas may be changed.
     """
-    length = row.queue_len
+    length = np.int64(row.queue_len)
     if (row.services > 0 or row.capacity_steps > 0) and _scaling_open(row):
         return True
     if row.elastics > 0 and _resize_open(row):
         return True
     if length == 0:
         return False
-    if _placement_open(row):
+    first = min(length, np.int64(_AT_ONCE))
+    if _placement_open(row, np.int64(0), first) or _preemption_open(row):
         return True
-    if row.preemption_limit <= 0:
+    if first == length:
         return False
-    for k in range(row.running_len):
-        if preemption_reason(row, running(row, k).job) == Reason.OK:
-            return True
-    return False
+    if row.commitment == 0 and _is_lined_up(row):
+        return _placement_open_in_line(row)
+    return _placement_open(row, first, length)

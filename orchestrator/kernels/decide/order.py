@@ -231,6 +231,8 @@ def job_score(row, j, key):
 @kernel
 def first_in_queue(row, key):
     """Queue position of the waiting job with the lowest score (ties: first submitted), or -1."""
+    if key == RuleKey.FCFS and row.queue_len > 0:
+        return np.int64(0)  # the queue is in this order
     best, best_score = np.int64(NO_JOB), np.inf
     for q in range(row.queue_len):
         score = job_score(row, queue(row, q).job, key)

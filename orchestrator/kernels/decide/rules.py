@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from orchestrator.kernels.change.events import finish_episode
+from orchestrator.kernels.change.queue import forget_line
 from orchestrator.kernels.decide.advance import advance
 from orchestrator.kernels.decide.commit import commit
 from orchestrator.kernels.decide.elastic import elastic_action, given_instead
@@ -22,6 +23,7 @@ from orchestrator.kernels.decide.turn.account import (
     stands_behind_own,
 )
 from orchestrator.kernels.decide.turn.line import (
+    lasts,
     line_up,
     note_start,
     rest_line,
@@ -39,14 +41,16 @@ from orchestrator.kernels.decide.turn.reserve import (
 )
 from orchestrator.kernels.decide.turn.victims import (
     ROOM_COMES,
+    finds_no_room,
     is_hopeless,
     list_victims,
+    note_full,
     note_hopeless,
     victim_for,
 )
 from orchestrator.kernels.lang.jit import kernel, part, small_kernel
 from orchestrator.kernels.lang.memory import copy_record
-from orchestrator.kernels.state.access import job, line, queue
+from orchestrator.kernels.state.access import job, line, queue, request
 from orchestrator.kernels.state.codes import (
     NEVER,
     NO_JOB,
@@ -162,13 +166,15 @@ def _serve(row, rule, j, turn, lifted):
             room = reserved_start(row, rule, np.int64(j))
         elif free and reason == Reason.NO_CAPACITY and has_no_limits(row, j):
             kind = np.int64(_NOT_NOW)
+        elif not free and reason == Reason.NO_CAPACITY:
+            note_full(row, j)
     note_kept(row, j, reason)
     return kind, subject, _Turn(room, checks, last, hopeless)
 
 
 @kernel
 def _overtake(row, rule, j, turn, nodes):
-    """As :func:`_serve`, for a rule that keeps room and preempts nobody."""
+    """As :func:`_serve`, for a rule that preempts nobody."""
     room, checks, last, hopeless = turn
     kind, subject = np.int64(_NEXT), np.int64(NO_JOB)
     reason = np.int64(placement_reason(row, j))
@@ -181,7 +187,7 @@ def _overtake(row, rule, j, turn, nodes):
                 checks += 1
             if free:
                 kind, subject = np.int64(ActionKind.PLACE), np.int64(j)
-        elif room.head < 0:
+        elif rule.reservation != 0 and room.head < 0:
             room = reserved_start(row, rule, np.int64(j))
         elif has_no_limits(row, j):
             note_hopeless(row, rule, j, -np.inf)
@@ -191,7 +197,7 @@ def _overtake(row, rule, j, turn, nodes):
 
 
 @small_kernel
-def _is_passed_over(row, rule, entry, head):
+def _is_passed_over(row, rule, entry, head, limited):
     """Whether it is known of somebody in the line that it neither starts nor preempts anybody.
 
     Nor does it become the job that room is kept for, nor one that its tenant's others wait for, nor
@@ -201,7 +207,25 @@ def _is_passed_over(row, rule, entry, head):
         return False
     if not is_hopeless(row, rule, entry):
         return False
-    return has_no_limits(row, entry.job)
+    return not limited or has_no_limits(row, np.int64(entry.job))
+
+
+@small_kernel
+def _is_put_off(row, rule, entry, turn, limited):
+    """Whether it is known of somebody in the line that it would delay the job room is kept for.
+
+    Or might: there is no room for it, or nobody asks any more. It may have its turn again, at the
+    next decision.
+    """
+    room = turn.room
+    if room.head < 0 or row.now_ms + entry.left_ms <= room.start_ms:
+        return False
+    if rule.preemption == Preemption.PRIORITY:  # it might give way
+        if entry.preemptible != 0 and entry.priority > request(row, room.head).priority:
+            return False
+    if turn.checks < MOST_CHECKS and not finds_no_room(row, entry):
+        return False
+    return not limited or has_no_limits(row, np.int64(entry.job))
 
 
 @part
@@ -211,7 +235,7 @@ def _walk(row, rule, scratch):
     ``tries``: how often the rule's placement was asked for because room is kept. Whoever cannot
     start any more as long as others only start is left out of the rest of the walk.
     """
-    note_nobody(row)
+    limited = note_nobody(row)
     line_up(row, rule)
     side, first, later = np.int64(row.line_side), np.int64(row.line_next), np.int64(row.line_later)
     turn = _first_turn(row.line_kept)
@@ -221,7 +245,10 @@ def _walk(row, rule, scratch):
         if i < later:
             entry = line(row, 1 - side, i)
         j = np.int64(entry.job)
-        if not _is_passed_over(row, rule, entry, turn.room.head) and waits(row, j):
+        if _is_put_off(row, rule, entry, turn, limited):
+            copy_record(line(row, 1 - side, kept), entry)
+            kept += 1
+        elif not _is_passed_over(row, rule, entry, turn.room.head, limited) and waits(row, j):
             if job(row, j).blocked_point != row.point:
                 if rule.preemption != Preemption.NONE:
                     kind, subject, turn = _serve(row, rule, j, turn, scratch)
@@ -262,7 +289,11 @@ def _walks(row, rule):
     """Whether a rule looks at one job after the other, in their order."""
     if row.commitment != 0:
         return False
-    return rule.preemption != Preemption.NONE or (rule.reservation != 0 and rule.blocking == 0)
+    if rule.preemption != Preemption.NONE:
+        return True
+    if rule.blocking != 0:
+        return False
+    return rule.reservation != 0 or (row.queue_len > row.scanned_jobs and lasts(row, rule))
 
 
 @kernel
@@ -281,6 +312,7 @@ def ask_rule(row, rule, scratch):
         kind, j, tries = _walk(row, rule, scratch)
     elif row.queue_len > 0:
         kind, j = _in_turn(row, rule)
+        forget_line(row)  # a walk that rests would not hear of those who join before it goes on
     value = np.int64(rule.placement)
     if rule.elastic != 0 and row.commitment == 0:
         if kind == ActionKind.WAIT:

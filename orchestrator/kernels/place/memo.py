@@ -109,6 +109,7 @@ def intern_kind(row, j):
         known.gpu_memory_mib = ask.gpu_memory_mib
         known.model_mask = np.int64(ask.model_mask)
         known.jobs, known.seen, known.summed, known.next_view, known.walk = 0, 0, 0, 0, 0
+        known.full_walk = 0
         for v in range(k * VIEWS, (k + 1) * VIEWS):
             view(row, v).seen = 0
     kind(row, k).jobs += 1

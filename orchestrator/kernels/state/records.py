@@ -126,6 +126,8 @@ KIND_DTYPE = np.dtype(
         ("hopeless", "i8"),  # with so many workers or more
         ("hopeless_tier", "f8"),  # and served in this tier or a later one
         ("hopeless_rank", "f8"),  # and of this rank or a later one
+        ("full_walk", "i8"),  # the walk that the next one is of
+        ("full", "i8"),  # with so many workers or more there is no room for it as things are
     ],
     align=True,
 )
@@ -179,9 +181,15 @@ LINE_DTYPE = np.dtype(
     [
         ("tier", "f8"),
         ("score", "f8"),
-        ("job", "i8"),
+        (
+            "left_ms",
+            "i8",
+        ),  # that it is expected to run, once it has started
+        ("job", "i4"),
         ("kind", "i4"),  # of its request, as in JOB_DTYPE
         ("least", "i4"),  # workers without which it does not start
+        ("priority", "u1"),
+        ("preemptible", "u1"),
     ],
     align=True,
 )

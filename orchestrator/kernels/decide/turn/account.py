@@ -14,7 +14,7 @@ from orchestrator.kernels.lang.jit import kernel, part, small_kernel
 from orchestrator.kernels.place.fit import least_units
 from orchestrator.kernels.place.slots import units_of
 from orchestrator.kernels.state.access import account, job, request, running, tenant
-from orchestrator.kernels.state.codes import NO_JOB, JobKind, Reason
+from orchestrator.kernels.state.codes import NO_JOB, JobKind, QuotaMode, Reason
 
 __all__ = [
     "delays_own",
@@ -79,9 +79,15 @@ def _delays_quota(row, rule, head, j):
 
 @small_kernel
 def note_nobody(row):
-    """A decision begins: nobody is known yet whom an account keeps waiting."""
+    """A decision begins: nobody is known yet whom an account keeps waiting.
+
+    The result is whether anybody's account might: whether any tenant has a limit.
+    """
+    limited = row.num_tenants > 0 and row.quota_mode == QuotaMode.HARD
     for t in range(row.num_tenants):
         account(row, t).head = NO_JOB
+        limited = limited or tenant(row, t).storage_quota_mib > 0
+    return limited
 
 
 @small_kernel

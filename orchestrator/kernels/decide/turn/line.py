@@ -24,10 +24,19 @@ from orchestrator.kernels.lang.memory import copy_record
 from orchestrator.kernels.place.fit import least_workers
 from orchestrator.kernels.place.slots import units_of
 from orchestrator.kernels.state.access import job, kind, line, mark, queue, request, tenant
-from orchestrator.kernels.state.codes import NO_JOB, JobCode, Preemption, QuotaMode, RuleKey
+from orchestrator.kernels.state.codes import (
+    NO_JOB,
+    JobCode,
+    JobKind,
+    Preemption,
+    QuotaMode,
+    RuleKey,
+)
 
 __all__ = [
     "borrows",
+    "expected_run_ms",
+    "lasts",
     "line_up",
     "note_start",
     "rest_line",
@@ -36,6 +45,8 @@ __all__ = [
 ]
 
 
+_GONE = 8  # a line with one more entry for so many who wait, of those who have left, is drawn up
+_ENDLESS_MS = 1 << 61  # now and this together are a time yet
 _BORROWER = 1e9  # whoever borrows is served after everybody who does not
 
 
@@ -74,6 +85,22 @@ def serve_tier(row, rule, j, freed):
 
 
 @small_kernel
+def expected_run_ms(row, j):
+    """How long waiting job ``j`` is expected to run once it has started.
+
+    A service has no end. Who may start with fewer workers than it asked for is taken to do so.
+    """
+    if request(row, j).kind == JobKind.SERVICE:
+        return np.int64(_ENDLESS_MS)
+    left = max(np.int64(request(row, j).requested_ms - job(row, j).progress_ms), np.int64(0))
+    least = least_workers(row, j)
+    left = (left * max(np.int64(request(row, j).workers), least) + least - 1) // least
+    if job(row, j).first_start_ms >= 0:
+        left += request(row, j).restart_ms
+    return left
+
+
+@small_kernel
 def waits(row, j):
     """Whether job ``j`` is in the queue."""
     state = job(row, j).state
@@ -90,8 +117,8 @@ def _stays_in_order(row, rule):
 
 
 @small_kernel
-def _lasts(row, rule):
-    """Whether time changes nothing of it either."""
+def lasts(row, rule):
+    """Whether neither starts nor time change anything of the order of those who wait."""
     key = rule.key
     lasting = key <= RuleKey.F1 or key == RuleKey.LARGEST or key == RuleKey.SRSF
     lasting = lasting or key == RuleKey.LAS or key == RuleKey.QSSF
@@ -105,7 +132,7 @@ def _name(row, rule):
     """A number for all that the order, and a walk along it, depends on besides the state."""
     name = np.int64(rule.key) + (np.int64(rule.preemption) << 8) + (np.int64(rule.blocking) << 16)
     name += (np.int64(rule.reservation) << 17) + (np.int64(row.unit) << 18)
-    return name + (np.int64(_lasts(row, rule)) << 19)
+    return name + (np.int64(lasts(row, rule)) << 19)
 
 
 @small_kernel
@@ -115,7 +142,8 @@ def _goes_before(row, side, a, b):
     if one.tier != other.tier or one.score != other.score:
         return precedes(one.tier, one.score, 0, other.tier, other.score, 0)
     # As the queue has them, by submission.
-    submit_ms, other_ms = request(row, one.job).submit_ms, request(row, other.job).submit_ms
+    submit_ms = request(row, np.int64(one.job)).submit_ms
+    other_ms = request(row, np.int64(other.job)).submit_ms
     return submit_ms < other_ms or (submit_ms == other_ms and one.job < other.job)
 
 
@@ -162,11 +190,14 @@ def _sort(row, count):
 def _stand(row, rule, side, i, j):
     """Waiting job ``j`` takes place ``i`` of the line."""
     mark(row, j).walk = row.walks
-    line(row, side, i).tier = serve_tier(row, rule, j, np.int64(0))
-    line(row, side, i).score = job_score(row, j, rule.key)
-    line(row, side, i).job = j
-    line(row, side, i).kind = np.int32(job(row, j).kind)
-    line(row, side, i).least = np.int32(least_workers(row, j))
+    ask, entry = request(row, j), line(row, side, i)
+    entry.tier = serve_tier(row, rule, j, np.int64(0))
+    entry.score = job_score(row, j, rule.key)
+    entry.left_ms = expected_run_ms(row, j)
+    entry.job = np.int32(j)
+    entry.kind = np.int32(job(row, j).kind)
+    entry.least = np.int32(least_workers(row, j))
+    entry.priority, entry.preemptible = ask.priority, ask.preemptible
 
 
 @kernel
@@ -214,6 +245,7 @@ def _take_over(row):
         mark(row, j).walk = 0
     for k in range(row.num_kinds + 1):
         kind(row, k).walk = 0
+        kind(row, k).full_walk = 0
 
 
 @kernel
@@ -228,7 +260,8 @@ def line_up(row, rule):
     if known and _goes_on(row) and _stays_in_order(row, rule):
         return
     row.walks += 1
-    if not known or row.line_queued != row.queued or not _lasts(row, rule):
+    stale = not known or row.line_queued != row.queued or not lasts(row, rule)
+    if stale or row.line_len > row.queue_len + row.queue_len // _GONE:
         _gather(row, rule)
     row.line_rule, row.line_queued, row.line_point = name, row.queued, row.point
     row.line_next, row.line_later, row.line_kept = 0, 0, NO_JOB

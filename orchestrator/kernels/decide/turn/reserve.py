@@ -21,6 +21,7 @@ from orchestrator.kernels.decide.legal import (
     start_reason,
 )
 from orchestrator.kernels.decide.order import job_score
+from orchestrator.kernels.decide.turn.line import expected_run_ms
 from orchestrator.kernels.lang.jit import kernel, small_kernel
 from orchestrator.kernels.place.domains import is_bound
 from orchestrator.kernels.place.fit import fits, least_workers
@@ -170,18 +171,8 @@ def reserved_start(row, rule, head):
 
 @small_kernel
 def ends_before(row, j, time_ms):
-    """Whether waiting job ``j``, started now, is expected to have ended by a time.
-
-    A service has no end. Who may start with fewer workers than it asked for is taken to do so.
-    """
-    if request(row, j).kind == JobKind.SERVICE:
-        return False
-    left = max(np.int64(request(row, j).requested_ms - job(row, j).progress_ms), np.int64(0))
-    least = least_workers(row, j)
-    left = (left * max(np.int64(request(row, j).workers), least) + least - 1) // least
-    if job(row, j).first_start_ms >= 0:
-        left += request(row, j).restart_ms
-    return row.now_ms + left <= time_ms
+    """Whether waiting job ``j``, started now, is expected to have ended by a time."""
+    return row.now_ms + expected_run_ms(row, j) <= time_ms
 
 
 @kernel

@@ -25,7 +25,15 @@ from orchestrator.kernels.place.memo import undo_touches
 from orchestrator.kernels.state.access import job, kind, request, running, victim
 from orchestrator.kernels.state.codes import NO_JOB, JobCode, Preemption, Reason, RuleKey
 
-__all__ = ["ROOM_COMES", "is_hopeless", "list_victims", "note_hopeless", "victim_for"]
+__all__ = [
+    "ROOM_COMES",
+    "finds_no_room",
+    "is_hopeless",
+    "list_victims",
+    "note_full",
+    "note_hopeless",
+    "victim_for",
+]
 
 
 ROOM_COMES = -2
@@ -68,7 +76,7 @@ def is_hopeless(row, rule, entry):
         return False
     if rule.preemption == Preemption.SCORE:
         return entry.score >= known.hopeless_rank
-    return np.float64(request(row, entry.job).priority) >= known.hopeless_rank
+    return np.float64(entry.priority) >= known.hopeless_rank
 
 
 @kernel
@@ -82,6 +90,24 @@ def note_hopeless(row, rule, j, rank):
         return
     known.walk, known.hopeless = row.walks, least
     known.hopeless_tier, known.hopeless_rank = serve_tier(row, rule, j, np.int64(0)), rank
+
+
+@small_kernel
+def finds_no_room(row, entry):
+    """Whether there is no room for who stands in the line as things are, as was seen before."""
+    known = kind(row, np.int64(entry.kind))
+    return entry.kind != 0 and known.full_walk == row.walks and entry.least >= known.full
+
+
+@small_kernel
+def note_full(row, j):
+    """There is no room for job ``j``."""
+    k = job(row, j).kind
+    if k == 0 or is_bound(row, j):
+        return
+    known, least = kind(row, k), least_workers(row, j)
+    if known.full_walk != row.walks or known.full > least:
+        known.full_walk, known.full = row.walks, least
 
 
 # --- who may be preempted ------------------------------------------------------------------------

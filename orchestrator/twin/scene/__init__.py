@@ -1,0 +1,1 @@
+"""Where futures are played, by whom, and what befalls the nodes there."""
