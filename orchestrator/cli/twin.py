@@ -63,11 +63,17 @@ def _show_when(told: dict[str, Any]) -> None:
 def _show_sources(told: dict[str, Any]) -> None:
     sources = told["sources"]
     line(
-        f"{sources['futures']} futures under rule '{told['rule']}'; run times of "
+        f"{sources['futures']} futures under '{told['rule']}'; run times of "
         f"{sources['ended_jobs']} jobs that have ended and {sources['running_jobs']} that run; "
-        f"arrivals: {_arrivals(sources)}"
+        f"arrivals: {_arrivals(sources)}; failures of nodes: {_failures(sources)}"
     )
     line(f"not modelled: {', '.join(told['not_modelled'])}")
+
+
+def _failures(sources: dict[str, Any]) -> str:
+    if not sources.get("failures"):  # a server of before tells of none
+        return "none, there are too few to tell"
+    return f"as often as {sources['failures']} were, repaired as {sources['repairs']} were"
 
 
 def _arrivals(sources: dict[str, Any]) -> str:

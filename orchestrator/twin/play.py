@@ -100,7 +100,7 @@ class _Patience:
 
 def _hands() -> int:
     """How many threads play."""
-    return min(len(os.sched_getaffinity(0)), _MOST_HANDS)
+    return min(os.cpu_count() or 1, _MOST_HANDS)
 
 
 class _Numbers:

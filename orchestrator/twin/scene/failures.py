@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.engine.engine import Engine
+from orchestrator.engine.history import MOST_OUTAGES
 from orchestrator.kernels.state.codes import EventKind, NodeCode
 from orchestrator.kernels.state.records import INCIDENT_DTYPE
 from orchestrator.twin.runtimes import Survival, survival_of
@@ -103,11 +104,12 @@ class FailurePast:
     def __init__(self, engine: Engine) -> None:
         row, now_ms = engine.state.rows[0], engine.now_ms
         self._now_ms = now_ms
-        self._hours = max(now_ms - int(row["begin_ms"]), 0) / 3.6e6
-        known = engine.nodes.outages.image()
+        known, since_ms = engine.nodes.outages.image(), int(row["begin_ms"])
+        if len(known) >= MOST_OUTAGES:  # those of before are forgotten
+            since_ms = min(since for _, since, _ in known)
+        self._hours = max(now_ms - since_ms, 0) / 3.6e6
         here = engine.nodes.specs
         self._count = Counter(name for name, _, _ in known if name in here)
-        self._since = {name: since for name, since, until in known if until < 0}
         ended = np.array([until >= 0 for _, _, until in known], np.bool_)
         lasted = [(until if until >= 0 else now_ms) - since for _, since, until in known]
         self.failures, self.repaired = len(known), int(ended.sum())
@@ -128,19 +130,12 @@ class FailurePast:
         count = int(engine.state.shape.nodes)
         rates, down_h = np.zeros(count), np.full(count, -1.0)
         mean = self.failures / max(sum(self._up_h.values()), 1e-3)
+        since_ms = {name: since for name, since, until in nodes.outages.image() if until < 0}
         for name in nodes.specs:
             n, code = nodes.index.find(name), nodes.code(name)
-            since = self._since.get(name)
-            if since is None and code == NodeCode.DOWN and name in self._up_h:
-                since = self._fails_now(engine, name)
-            if code == NodeCode.DOWN and since is not None:
-                down_h[n] = (self._now_ms - since) / 3.6e6
+            if code == NodeCode.DOWN and name in since_ms:
+                down_h[n] = (self._now_ms - since_ms[name]) / 3.6e6
             if code == NodeCode.UP or down_h[n] >= 0:
                 own = _FRAILTY + self._count[name]
                 rates[n] = own / (_FRAILTY / mean + self._up_h.get(name, 0.0))
         return Failures(rates, down_h, self._repairs)
-
-    def _fails_now(self, engine: Engine, name: str) -> int | None:
-        """When a node failed that had not when the past was looked at: it is supposed to."""
-        known = {node: since for node, since, until in engine.nodes.outages.image() if until < 0}
-        return known.get(name)
