@@ -43,6 +43,7 @@ def test_train_then_evaluate(tmp_path: Path) -> None:
         "task.evaluation_jobs=128",
         "evaluation.windows=4",
         "evaluation.keep_jobs=2",
+        "+live.lease_s=2.5",  # after which whoever was lost is missed
     )
     assert trained.returncode == 0, trained.stderr
     output = tmp_path / "results" / "demo"
