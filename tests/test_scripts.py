@@ -89,7 +89,7 @@ def test_benchmark_plays_suites_with_everything_on(tmp_path: Path) -> None:
         "suite.length=100",
         "suite.windows=3",
         "suite.rules=[fcfs+predictive,elastic_srtf+predictive,elastic_srtf]",
-        "services.demand.days=30",
+        "services.demand.days=16",
         "failures.rate_scale=100",
     )
     assert done.returncode == 0, done.stderr
