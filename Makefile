@@ -35,7 +35,9 @@ demo: $(RUN) ## train an agent, judge it against the rules, leave tables and pic
 	$(BIN)/python scripts/train.py experiment=demo $(ARGS)
 
 # Whole files go to one process each: what they share is made once; those with slow tests first (tests/conftest.py).
-# ARGS="-n 0" runs all in this one.
+# ARGS="-n 0" runs all in this one. Tests start hundreds of processes: where nobody keeps compiled modules, each of them
+# compiles all that it imports, and every worker all tests.
+test: export PYTHONDONTWRITEBYTECODE :=
 test: $(DEV) ## run the tests
 	$(BIN)/pytest -q -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(ARGS)
 

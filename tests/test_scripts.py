@@ -43,6 +43,7 @@ def test_train_then_evaluate(tmp_path: Path) -> None:
         "task.evaluation_jobs=128",
         "evaluation.windows=4",
         "evaluation.keep_jobs=2",
+        "+live.lease_s=2.5",  # after which whoever was lost is missed
     )
     assert trained.returncode == 0, trained.stderr
     output = tmp_path / "results" / "demo"
@@ -88,7 +89,7 @@ def test_benchmark_plays_suites_with_everything_on(tmp_path: Path) -> None:
         "suite.length=100",
         "suite.windows=3",
         "suite.rules=[fcfs+predictive,elastic_srtf+predictive,elastic_srtf]",
-        "services.demand.days=30",
+        "services.demand.days=16",
         "failures.rate_scale=100",
     )
     assert done.returncode == 0, done.stderr

@@ -17,12 +17,12 @@ from orchestrator.errors import ConfigurationError
 
 def test_a_short_soak_keeps_a_table_and_tells_trends(tmp_path: Path) -> None:
     run = SoakRun(
-        minutes=8 / 60,
-        every_s=0.5,
+        minutes=4 / 60,
+        every_s=0.25,
         jobs_per_s=4.0,
         agents=2,
         commands=({"command": ("true",)}, {"command": ("sh", "-c", "exit 3")}),
-        lose_every_s=4.0,
+        lose_every_s=2.0,
         may_grow={"files": 1e9, "rss_mib": 1e9, "open": -1e9},
     )
     told = io.StringIO()

@@ -192,7 +192,8 @@ def _sharded(rank: int, size: int, port: int, folder: str, out: Any) -> None:
 
 @pytest.mark.slow
 def test_saved_on_two_ranks_loaded_on_one_and_three(tmp_path: Path) -> None:
-    context = mp.get_context("spawn")
+    context = mp.get_context("forkserver")
+    context.set_forkserver_preload([_sharded.__module__])  # torch, once for all six
     out = context.Queue()
     results = []
     for size in (2, 1, 3):

@@ -40,7 +40,7 @@ QUICK = Workbench(
     decisions=4,
     futures=4,
     real_jobs=20,
-    repeats=3,
+    repeats=2,
 )
 
 
