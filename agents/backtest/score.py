@@ -1,17 +1,26 @@
-"""Answers of the twin scored: coverage by horizon, pinball loss, and errors beside Slurm's."""
+"""Answers of the twin scored: coverage by horizon, pinball loss, errors beside Slurm's; signs."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from agents.backtest.changes import Told
 from orchestrator.kernels.state.codes import NEVER
 from orchestrator.twin.answers import LEVELS
 
-__all__ = ["HORIZONS", "Score", "calibration", "score", "scores"]
+__all__ = [
+    "HORIZONS",
+    "DifferenceScore",
+    "Score",
+    "calibration",
+    "score",
+    "score_differences",
+    "scores",
+]
 
 
 _HOUR_MS = 3_600_000.0
@@ -125,3 +134,84 @@ def scores(answers: NDArray[np.void]) -> dict[str, Score]:
 def calibration(answers: NDArray[np.void]) -> NDArray[np.float64]:
     """Of each level, the share of the answers whose truth is not later, float64 [levels]."""
     return np.asarray((answers["true_ms"][:, None] <= answers["quantiles_ms"]).mean(axis=0))
+
+
+_NOTHING_H = 1e-9  # hours: below, rounding tells differences apart
+
+
+@dataclass(frozen=True)
+class DifferenceScore:
+    """How good stated differences are.
+
+    Parameters
+    ----------
+    answers, moments : int
+        How many, and at how many moments.
+    changed : int
+        How many there is truly a difference in.
+    signs : float
+        Share of these whose sign was stated right.
+    clear : int
+        How many of these were stated as clear: 80 % of the futures say the same sign.
+    clear_signs : float
+        Share of the clear ones whose sign was right.
+    coverage, coverage_low, coverage_high : float
+        Share of the 80 % intervals that hold the truth, and a 95 % interval of that (as of
+        :class:`Score`).
+    changed_coverage : float
+        The same share where there is truly a difference.
+    error_h, size_h : float
+        Median error of the stated mean, and median size of what is true, where there is truly a
+        difference, hours.
+    """
+
+    answers: int
+    moments: int
+    changed: int
+    signs: float
+    clear: int
+    clear_signs: float
+    coverage: float
+    coverage_low: float
+    coverage_high: float
+    changed_coverage: float
+    error_h: float
+    size_h: float
+
+
+def score_differences(told: Sequence[Told]) -> DifferenceScore:
+    """Score differences that there is at least one of."""
+    mean, low, high, true = (
+        np.array(values)
+        for values in zip(
+            *((o.told.mean, o.told.low, o.told.high, o.true) for o in told), strict=True
+        )
+    )
+    moments = np.array([one.moment for one in told])
+    held = (true >= low - _NOTHING_H) & (true <= high + _NOTHING_H)
+    changed = np.abs(true) > _NOTHING_H
+    clear = changed & ((low > _NOTHING_H) | (high < -_NOTHING_H))
+    right = np.sign(mean) == np.sign(true)
+    below, above = _bootstrap(held, moments)
+    return DifferenceScore(
+        answers=len(told),
+        moments=len(np.unique(moments)),
+        changed=int(changed.sum()),
+        signs=_share(right[changed]),
+        clear=int(clear.sum()),
+        clear_signs=_share(right[clear]),
+        coverage=float(held.mean()),
+        coverage_low=below,
+        coverage_high=above,
+        changed_coverage=_share(held[changed]),
+        error_h=_middle(np.abs(mean - true)[changed]),
+        size_h=_middle(np.abs(true)[changed]),
+    )
+
+
+def _share(of: NDArray[np.bool_]) -> float:
+    return float(of.mean()) if len(of) else float("nan")
+
+
+def _middle(values: NDArray[np.float64]) -> float:
+    return float(np.median(values)) if len(values) else float("nan")

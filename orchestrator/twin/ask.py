@@ -64,6 +64,8 @@ class Twin:
         None: the defaults.
     known : bool, optional
         Whether the rule is in charge; False: another policy is, and this is taken to stand for it.
+    futures : Futures or None, optional
+        What comes; None: it is drawn from the cluster's past.
 
     Raises
     ------
@@ -79,9 +81,11 @@ class Twin:
         config: TwinConfig | None = None,
         *,
         known: bool = True,
+        futures: Futures | None = None,
     ) -> None:
         self._image, self._rule, self._now_ms = image, rule, now_ms
         self.config = config or TwinConfig()
+        self._given = futures
         self._here = Rehearsal(image, now_ms)
         self._engine = self._here.engine
         missing = () if known else (f"the policy in charge: rule '{rule.name}' plays in its place",)
@@ -89,7 +93,7 @@ class Twin:
 
     @cached_property
     def _futures(self) -> Futures:
-        return Futures(past_of(self._engine.state), self.config)
+        return self._given or Futures(past_of(self._engine.state), self.config)
 
     @cached_property
     def _reserved(self) -> dict[int, int]:
@@ -185,8 +189,14 @@ class Twin:
 
     # --- what if -------------------------------------------------------------------------------
 
-    def what_if(self, suppose: Suppose) -> WhatIf:
+    def what_if(self, suppose: Suppose, most_jobs: int = _TOLD) -> WhatIf:
         """What would be if something were done now, on the same futures with and without it.
+
+        Parameters
+        ----------
+        suppose : Suppose
+        most_jobs : int, optional
+            Of how many jobs it is told, those that change most.
 
         Raises
         ------
@@ -203,7 +213,7 @@ class Twin:
         return WhatIf(
             now_ms=self._here.now_ms,
             change=suppose.text,
-            jobs=_most_changed({name: difference_of(*pair) for name, pair in pairs.items()}),
+            jobs=_most_changed(pairs, most_jobs),
             tenants=self._by_tenant(pairs),
             total=_mean_difference(list(pairs.values())),
             others=_others(before, after),
@@ -295,8 +305,11 @@ def _others(before: Played, after: Played) -> Difference | None:
     return difference_of(before.others[:, 1] / count, after.others[:, 1] / count)
 
 
-def _most_changed(found: Mapping[str, Difference | None]) -> dict[str, Difference]:
+def _most_changed(
+    pairs: Mapping[str, tuple[NDArray[np.float64], NDArray[np.float64]]], count: int
+) -> dict[str, Difference]:
     """The jobs that change most, the ones that gain most first."""
+    found = {name: difference_of(*pair) for name, pair in pairs.items()}
     known: dict[str, Any] = {name: told for name, told in found.items() if told is not None}
-    most = sorted(known, key=lambda name: (-abs(known[name].mean), name))[:_TOLD]
+    most = sorted(known, key=lambda name: (-abs(known[name].mean), name))[:count]
     return {name: known[name] for name in sorted(most, key=lambda name: known[name].mean)}

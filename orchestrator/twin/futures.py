@@ -163,7 +163,14 @@ class Futures:
     ----------
     past : Past
     config : TwinConfig
+
+    Attributes
+    ----------
+    ahead_ms : int or None
+        For how long others come, where that is settled; None: for as long as they may matter.
     """
+
+    ahead_ms: int | None = None
 
     def __init__(self, past: Past, config: TwinConfig) -> None:
         self.past, self.config = past, config

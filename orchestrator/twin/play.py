@@ -159,14 +159,15 @@ class Stage:
         found: NDArray[np.int64] = np.where(over, runs["end_ms"], NEVER).astype(np.int64)
         return found
 
-    def others(self) -> tuple[int, float]:
-        """How many have come, and how long they waited in all, h."""
+    def others(self, before_ms: int) -> tuple[int, float]:
+        """How many have come before a time, and how long they waited in all, h."""
         row: Any = self._work.rows[0]
         first, last = len(self.kept), int(row["num_jobs"])
         begun = self._work.job[0, first:last]["first_start_ms"]
         asked = self._work.request[0, first:last]["submit_ms"]
         until = np.where(begun >= 0, begun, int(row["now_ms"]))
-        return last - first, float(np.maximum(until - asked, 0).sum() / 3_600_000)
+        waited = np.maximum(until - asked, 0)[asked < before_ms]
+        return len(waited), float(waited.sum() / 3_600_000)
 
 
 def reserved_starts(state: ClusterState, rule: Rule) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
@@ -246,6 +247,8 @@ def play(
     if like is not None:
         return _play(state, rule, futures, like.ahead_ms, far, like.futures)
     patience, count = _Patience(futures.config.seconds), futures.config.futures
+    if futures.ahead_ms is not None:
+        return _play(state, rule, futures, futures.ahead_ms, far, count, patience)
     ahead_ms = _guess_ahead(state, rule, futures, row, patience)
     most = futures.config.horizon_ms
     while True:
@@ -299,11 +302,12 @@ def _play(
     whole = futures.whole(stage.kept)
     starts = np.full((count, len(stage.kept)), NEVER, np.int64)
     ends, others, done = starts.copy(), np.zeros((count, 2)), 0
+    until_ms = futures.past.now_ms + ahead_ms
     while done < count:
         stage.begin(whole[done], coming[done])
         far(stage)
         starts[done] = np.where(stage.waits, stage.starts_ms(), NEVER)
-        ends[done], others[done] = stage.ends_ms(), stage.others()
+        ends[done], others[done] = stage.ends_ms(), stage.others(until_ms)
         done += 1
         if patience is not None and patience.is_over() and done >= LEAST_FUTURES:
             break
