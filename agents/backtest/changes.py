@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from agents.backtest.replay import Backtest, replayed, stops, waiting_times
-from agents.backtest.scene import WhatComes, image_of, name_of, spec_of
+from agents.backtest.scene import image_of, name_of, spec_of, what_comes
 from envs.workloads import Trace
 from orchestrator.engine.engine import EngineImage
 from orchestrator.kernels.state.codes import JobCode
@@ -22,7 +22,6 @@ from orchestrator.scheduling.rules import rule_named
 from orchestrator.twin.answers import Difference, WhatIf
 from orchestrator.twin.ask import Twin
 from orchestrator.twin.futures import TwinConfig
-from orchestrator.twin.past import past_of
 from orchestrator.twin.supposed import Suppose
 from orchestrator.types import JobPriority
 
@@ -111,14 +110,9 @@ def _came(
     """What really comes of a change: the answer of a twin that knows all."""
     assert told.sources is not None
     ahead_ms = round(told.sources.hours_ahead * _MS_PER_HOUR)
-    arrived, count = int(state.rows[0]["next_arrival"]), int(state.rows[0]["num_jobs"])
-    works = state.request[0, :arrived]["duration_ms"]
-    coming = state.request[0, arrived:count].copy()
-    comes = WhatComes(past_of(image.state), works, coming, ahead_ms, drawn.new_ms)
-    now_ms = int(state.rows[0]["now_ms"])
-    return Twin(image, rule_named(backtest.rule), now_ms, futures=comes).what_if(
-        drawn.suppose, most_jobs=arrived + 1
-    )
+    comes = what_comes(state, image, ahead_ms, drawn.new_ms)
+    twin = Twin(image, rule_named(backtest.rule), int(state.rows[0]["now_ms"]), futures=comes)
+    return twin.what_if(drawn.suppose, most_jobs=int(state.rows[0]["num_jobs"]) + 1)
 
 
 def _figures(number: int, drawn: _Drawn, told: WhatIf, true: WhatIf) -> Iterator[Told]:

@@ -54,7 +54,7 @@ def _draw_levels(
 
 
 def _draw_horizons(axes: Axes, everything: NDArray[np.void]) -> None:
-    names = list(HORIZONS)
+    names = [name for name in HORIZONS if name not in ("at once", "later")]
     axes.axhline(_NOMINAL, color=GREY, lw=0.8)
     for kind, colour in enumerate(_COLOURS[: len(ASKED_OF)]):
         told = scores(of_kind(everything, kind))

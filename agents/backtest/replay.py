@@ -30,7 +30,7 @@ from orchestrator.scheduling.rules import Rule, rule_named
 from orchestrator.twin.answers import LEVELS
 from orchestrator.twin.futures import Futures, TwinConfig
 from orchestrator.twin.past import past_of
-from orchestrator.twin.play import Played, play, reserved_starts
+from orchestrator.twin.play import Played, play, reserved
 
 __all__ = [
     "ANSWER_DTYPE",
@@ -40,6 +40,7 @@ __all__ = [
     "loaded",
     "of_kind",
     "replayed",
+    "some_of",
     "stops",
     "waiting_times",
 ]
@@ -53,7 +54,7 @@ _step_event: Callable[[NDArray[np.void], int], bool] = on_row(step_event)
 _WAITING = (JobCode.PENDING, JobCode.PREEMPTED)
 
 
-ASKED_OF = ("start", "end")
+ASKED_OF = ("start", "end", "new job")
 """What answers are of, by the number of their kind."""
 
 
@@ -191,17 +192,30 @@ def replayed(backtest: Backtest) -> tuple[Session, NDArray[np.void]]:
 
 
 def waiting_times(
-    backtest: Backtest, truth: NDArray[np.void], rng: np.random.Generator
+    backtest: Backtest,
+    truth: NDArray[np.void],
+    rng: np.random.Generator,
+    whose: NDArray[np.bool_] | None = None,
 ) -> NDArray[np.int64]:
     """Moments, ascending ms, drawn evenly from all the time at which somebody waits.
 
-    At the time of an event, or of a decision, more wait than else: who asks does not know of them.
+    Whoever asks knows of no event and no decision: at those others wait than in between.
+
+    Parameters
+    ----------
+    backtest : Backtest
+    truth : JOB_DTYPE [jobs]
+        What comes of the jobs.
+    rng : numpy.random.Generator
+    whose : bool [jobs] or None, optional
+        Whose waiting counts; None: everybody's.
     """
     submits = backtest.trace.requests[: len(truth)]["submit_ms"]
     begin = submits[0] + backtest.known * (submits[-1] - submits[0])
     begins = np.maximum(submits, int(begin))
     ends = np.minimum(truth["first_start_ms"], submits[-1])  # for the first time at least
-    order = np.flatnonzero(ends > begins)
+    counts = ends > begins if whose is None else (ends > begins) & whose
+    order = np.flatnonzero(counts)
     latest, spans = int(begin), list[tuple[int, int]]()
     for first, last in zip(begins[order].tolist(), ends[order].tolist(), strict=True):
         if last > latest:  # jobs are by submit time: who waits longer than all before
@@ -268,24 +282,28 @@ def _ask(
     number, rng, truth = moment
     futures = Futures(past_of(state), replace(config, seed=config.seed + number))
     played = play(state, rule, futures, drained=backtest.ends)
-    _, reserved = reserved_starts(state, rule)
+    estimated = reserved(state, rule)
     codes = state.job[0, played.rows]["state"]
     waits = np.flatnonzero(np.isin(codes, _WAITING))
-    parts = [_answers(state, played, played.start_ms, _some(rng, waits, backtest.asked), 0)]
+    parts = [_answers(state, played, played.start_ms, some_of(rng, waits, backtest.asked), 0)]
     parts[0]["true_ms"] = _true_starts(state, truth, parts[0]["job"])
-    parts[0]["reserved_ms"] = reserved[np.searchsorted(played.rows, parts[0]["job"])]
+    asked = np.searchsorted(estimated.rows, parts[0]["job"])
+    parts[0]["reserved_ms"] = estimated.start_ms[asked]
     if backtest.ends:
         here = np.flatnonzero(np.isin(codes, (*_WAITING, JobCode.RUNNING)))
-        chosen = _some(rng, here, backtest.asked)
+        chosen = some_of(rng, here, backtest.asked)
         parts.append(_answers(state, played, played.end_ms, chosen, 1))
         parts[1]["true_ms"] = truth["end_ms"][parts[1]["job"]]
+        asked = np.searchsorted(estimated.rows, parts[1]["job"])
+        parts[1]["reserved_ms"] = estimated.end_ms[asked]
     for part in parts:
         part["moment"] = number
     found: NDArray[np.void] = np.concatenate(parts)
     return found
 
 
-def _some(rng: np.random.Generator, among: NDArray[np.int64], most: int) -> NDArray[np.int64]:
+def some_of(rng: np.random.Generator, among: NDArray[np.int64], most: int) -> NDArray[np.int64]:
+    """So many of some, ascending; all if there are no more."""
     if len(among) <= most:
         return among
     return np.sort(rng.choice(among, most, replace=False))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from agents.backtest.changes import KINDS, Told
+from agents.backtest.moves import Asked, Made
 from agents.backtest.pictures import draw_calibration, draw_changes
 from agents.backtest.replay import ANSWER_DTYPE, ASKED_OF, of_kind
 from agents.backtest.score import DifferenceScore, Score, score_differences, scores
@@ -32,10 +33,18 @@ class Findings:
     ----------
     answers : dict of str to ANSWER_DTYPE [answers]
     changes : dict of str to list of Told
+    moves : dict of str to list of Asked
     """
 
     answers: dict[str, NDArray[np.void]] = field(default_factory=dict)
     changes: dict[str, list[Told]] = field(default_factory=dict)
+    moves: dict[str, list[Asked]] = field(default_factory=dict)
+
+    def add(self, cell: str, answers: NDArray[np.void], first: int) -> None:
+        """Note answers of a cell; its moments are counted from ``first`` on."""
+        answers["moment"] += first
+        before = self.answers.get(cell, np.zeros(0, ANSWER_DTYPE))
+        self.answers[cell] = np.concatenate([before, answers])
 
     @property
     def everything(self) -> NDArray[np.void]:
@@ -60,13 +69,18 @@ def write_report(found: Findings, output: Path) -> None:
     everything = found.everything
     if len(everything):
         rows = _rows({**found.answers, _ALL: everything})
-        parts.append("## Starts and ends\n\n" + _table(rows))
+        parts.append(
+            "## Starts, ends, and starts of jobs that are not submitted yet\n\n" + _table(rows)
+        )
         _write_answers(output / "answers.csv", found.answers)
         draw_calibration(output / "calibration.png", found.answers, everything)
     if found.differences:
         parts.append("## Changes that were then made\n\n" + _change_table(found.differences))
         _write_changes(output / "changes.csv", found.changes)
         draw_changes(output / "changes.png", found.differences)
+    if found.moves:
+        parts.append("## Moves that let gangs in\n\n" + _move_table(found.moves))
+        _write_moves(output / "moves.csv", found.moves)
     write_text(output / "table.md", "\n\n".join(parts) + "\n")
 
 
@@ -82,6 +96,13 @@ def said_of(found: Findings, cell: str) -> str:
     totals = [one for one in found.changes.get(cell, []) if one.figure == "total"]
     if totals:
         parts.append("changes, total: " + _changes_in_words(score_differences(totals)))
+    gangs = found.moves.get(cell, [])
+    if gangs:
+        made = [one.made for one in gangs if one.made is not None]
+        parts.append(
+            f"{len(gangs)} gangs wait, {sum(one.room for one in gangs)} of them for a place; moves "
+            f"are offered to {len(made)} and let {sum(one.at_once for one in made)} in at once"
+        )
     return "; ".join(parts) or "nobody waits"
 
 
@@ -160,6 +181,29 @@ def _change_table(told: Sequence[Told]) -> str:
     return markdown_table(head, lines)
 
 
+def _move_table(found: Mapping[str, Sequence[Asked]]) -> str:
+    head = (
+        *("cell", "gangs asked", "of them: enough GPUs free", "moves offered", "let in at once"),
+        *("let in without", "moves each", "GPU s each", "start sooner by h: median", "mean"),
+        *("moved jobs end later by h", "all end later by h"),
+    )
+    lines = []
+    for name, asked in {**found, _ALL: [one for some in found.values() for one in some]}.items():
+        made = [one.made for one in asked if one.made is not None]
+        counts = len(asked), sum(one.room for one in asked), len(made)
+        let_in = sum(one.at_once for one in made), sum(one.saved_h == 0.0 for one in made)
+        told = list[str]()
+        if made:
+            saved = [one.saved_h for one in made]
+            told += [f"{np.mean([one.moves for one in made]):.2f}"]
+            told += [f"{np.mean([one.costs_gpu_s for one in made]):.0f}"]
+            told += [f"{np.median(saved):.2f}", f"{np.mean(saved):.2f}"]
+            told += [f"{np.mean([one.lost_h for one in made]):.3f}"]
+            told += [f"{np.mean([one.total_h for one in made]):.3f}"]
+        lines.append((name, *map(str, (*counts, *let_in)), *(told or [""] * 6)))
+    return markdown_table(head, lines)
+
+
 def _percent(share: float) -> str:
     return "" if np.isnan(share) else f"{share:.1%}"
 
@@ -201,3 +245,13 @@ def _write_changes(path: Path, found: Mapping[str, Sequence[Told]]) -> None:
             said = name, one.moment, one.kind, one.change, one.figure, one.of
             rows.append((*said, *difference, one.true))
     write_csv(path, head, rows)
+
+
+def _write_moves(path: Path, found: Mapping[str, Sequence[Asked]]) -> None:
+    names = [one.name for one in fields(Made)]
+    rows = list[tuple[object, ...]]()
+    for name, asked in found.items():
+        for one in asked:
+            made = [None] * len(names) if one.made is None else asdict(one.made).values()
+            rows.append((name, one.moment, one.job, one.gpus, one.room, *made))
+    write_csv(path, ("cell", "moment", "job", "gpus", "room", *names), rows)

@@ -11,17 +11,19 @@ from hydra.utils import instantiate
 from rich.console import Console
 
 from agents.backtest.changes import ask_what_if
+from agents.backtest.moves import ask_for_moves
+from agents.backtest.newcomers import ask_about_newcomers
 from agents.backtest.replay import Backtest, ask_on_the_way, loaded
 from agents.backtest.report import Findings, said_of, said_of_all, write_report
 from agents.files import write_json
-from envs.workloads import Trace, of_tenants
+from envs.workloads import Enrichment, Trace, enrich, of_tenants
 from orchestrator.errors import ConfigurationError
 from orchestrator.twin.futures import TwinConfig
 
 __all__ = ["QUESTIONS", "BacktestRun", "Cell", "build_backtest", "run_backtest"]
 
 
-QUESTIONS = ("starts", "ends", "changes")
+QUESTIONS = ("starts", "ends", "newcomers", "changes", "moves")
 """What the twin may be asked."""
 
 
@@ -45,6 +47,9 @@ class Cell:
         The first so many; 0: all.
     questions : sequence of str or None
         What is asked in it; None: what the run asks.
+    costs : bool
+        Whether checkpoints and restarts are drawn for traces that have none, and who may be
+        preempted or moved: see :class:`envs.workloads.Enrichment`.
     """
 
     workload: str
@@ -53,6 +58,7 @@ class Cell:
     load: float = 0.8
     jobs: int = 0
     questions: Sequence[str] | None = None
+    costs: bool = False
 
 
 @dataclass(frozen=True)
@@ -107,6 +113,8 @@ class BacktestRun:
         trace = self.workloads[cell.workload]
         if cell.tenants is not None:
             trace = of_tenants(trace, list(cell.tenants))
+        if cell.costs:
+            trace = enrich(trace, Enrichment(self.seed, estimates=False, elastic_share=0.0))
         trace = loaded(trace, cell.load, estimates=self.estimates)
         ends = "ends" in self.questions_of(cell)
         return Backtest(
@@ -137,19 +145,23 @@ def build_backtest(cfg: Mapping[str, Any]) -> BacktestRun:
 def run_backtest(run: BacktestRun, output: Path, console: Console) -> Findings:
     """Replay all cells, ask in each what is to be asked, and write what came of it.
 
-    ``table.md`` and pictures for people, ``answers.csv`` and ``changes.csv`` for programs.
+    ``table.md`` and pictures for people; ``answers.csv``, ``changes.csv`` and ``moves.csv`` for
+    programs.
     """
     found = Findings()
     for number, (name, cell) in enumerate(run.cells.items()):
         backtest, asked = run.backtest(cell), run.questions_of(cell)
         first = number * run.moments  # moments are numbered through all cells
         if "starts" in asked or "ends" in asked:
-            answers = ask_on_the_way(backtest, run.twin)
-            answers["moment"] += first
-            found.answers[name] = answers
+            found.add(name, ask_on_the_way(backtest, run.twin), first)
+        if "newcomers" in asked:
+            found.add(name, ask_about_newcomers(backtest, run.twin), first)
         if "changes" in asked:
             told = ask_what_if(backtest, run.twin)
             found.changes[name] = [replace(one, moment=one.moment + first) for one in told]
+        if "moves" in asked:
+            gangs = ask_for_moves(backtest, run.twin)
+            found.moves[name] = [replace(one, moment=one.moment + first) for one in gangs]
         console.print(f"{name}: {said_of(found, name)}", highlight=False, soft_wrap=True)
     write_report(found, output)
     write_json(output / "result.json", {"cells": {n: asdict(c) for n, c in run.cells.items()}})

@@ -26,14 +26,15 @@ from orchestrator.kernels.state.row import ClusterShape, ClusterState, allocate
 from orchestrator.messages import Establish
 from orchestrator.semantics import Semantics
 from orchestrator.twin.futures import Futures, TwinConfig
-from orchestrator.twin.past import Past
+from orchestrator.twin.past import Past, past_of
 from orchestrator.types import JobPriority, JobSpec
 
-__all__ = ["WhatComes", "image_of", "name_of", "row_at", "spec_of"]
+__all__ = ["WhatComes", "image_of", "job_of", "name_of", "row_at", "spec_of", "what_comes"]
 
 
 _MS_PER_HOUR = 3_600_000
 _MIB_PER_GIB = 1024
+_NAME = "job-"
 _STEP_S = 0.001  # steps are milliseconds: every interval is a whole number of them
 _SPARE_JOBS, _SPARE_NODES = 4, 64  # room for what may be supposed
 _GONE = (JobCode.COMPLETED, JobCode.FAILED, JobCode.ABSENT)
@@ -41,7 +42,12 @@ _GONE = (JobCode.COMPLETED, JobCode.FAILED, JobCode.ABSENT)
 
 def name_of(job: int) -> str:
     """What a job of a replay is called."""
-    return f"job-{job}"
+    return f"{_NAME}{job}"
+
+
+def job_of(name: str) -> int:
+    """Which job of a replay is called so."""
+    return int(name.removeprefix(_NAME))
 
 
 def row_at(state: ClusterState, time_ms: int, like: ClusterState | None = None) -> ClusterState:
@@ -85,12 +91,14 @@ def image_of(state: ClusterState, trace: Trace) -> EngineImage:
     known["num_jobs"], known["num_incidents"], known["next_incident"] = arrived, 0, 0
     made = allocate(shape)
     entry.copy_row(known, 0, made.rows, 0)
+    settings = _settings(shape, trace)
+    settings.semantics.write(made.rows)
     models = gpu_models(trace.nodes)
     here = np.flatnonzero(~np.isin(state.job[0, :arrived]["state"], _GONE)).tolist()
     specs = tuple((name_of(j), spec_of(state.request[0, j], name_of(j), trace)) for j in here)
     names = tuple(node.node_id for node in trace.nodes)
     return EngineImage(
-        settings=_settings(shape, trace),
+        settings=settings,
         state=made,
         told=(made.effect[0, :0], made.effect_worker[0, :0, :0]),
         jobs=TableImage(tuple(map(name_of, range(arrived))), specs, trace.tenants),
@@ -104,8 +112,9 @@ def image_of(state: ClusterState, trace: Trace) -> EngineImage:
 
 
 def _settings(shape: ClusterShape, trace: Trace) -> Establish:
+    """Those of the replay, but that jobs may be moved, as operators may: its rules move nobody."""
     rules = {one.name: getattr(CLUSTER, one.name) for one in fields(Semantics)}
-    return Establish(shape, trace.nodes, Semantics(**rules), (), 0)
+    return Establish(shape, trace.nodes, Semantics(**{**rules, "migrate": True}), (), 0)
 
 
 def spec_of(ask: Any, name: str, trace: Trace) -> JobSpec:
@@ -192,3 +201,13 @@ class WhatComes(Futures):
     def arrivals(self, future: int, ahead_ms: int) -> NDArray[np.void]:
         """Everybody who comes, however late."""
         return self._coming
+
+
+def what_comes(
+    state: ClusterState, image: EngineImage, ahead_ms: int = 0, new_ms: int = 1
+) -> WhatComes:
+    """What really comes of a replay from where its row is: see :class:`WhatComes`."""
+    arrived, count = int(state.rows[0]["next_arrival"]), int(state.rows[0]["num_jobs"])
+    works = state.request[0, :arrived]["duration_ms"]
+    coming = state.request[0, arrived:count].copy()
+    return WhatComes(past_of(image.state), works, coming, ahead_ms, new_ms)

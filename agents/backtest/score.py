@@ -23,7 +23,7 @@ __all__ = [
 ]
 
 
-_HOUR_MS = 3_600_000.0
+_HOUR_MS, _MINUTE_H = 3_600_000.0, 1 / 60
 _LOW, _MIDDLE, _HIGH = 0, LEVELS.index(0.5), len(LEVELS) - 1
 _RESAMPLES = 500
 _LONGEST_H = 24.0 * 365  # what never happens counts as so far away
@@ -31,12 +31,14 @@ _LONGEST_H = 24.0 * 365  # what never happens counts as so far away
 
 HORIZONS: Mapping[str, tuple[float, float]] = {
     "all": (0.0, np.inf),
-    "below 1 h": (0.0, 1.0),
+    "at once": (0.0, _MINUTE_H),
+    "later": (_MINUTE_H, np.inf),
+    "1 min to 1 h": (_MINUTE_H, 1.0),
     "1 to 6 h": (1.0, 6.0),
     "6 to 24 h": (6.0, 24.0),
     "above 24 h": (24.0, np.inf),
 }
-"""Hours from the question to the median of the answer."""
+"""Hours from the question to the median of the answer; whoever starts at once is no riddle."""
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ from orchestrator.twin.answers import (
 )
 from orchestrator.twin.futures import Futures, TwinConfig
 from orchestrator.twin.past import past_of
-from orchestrator.twin.play import Played, play, reserved_starts
+from orchestrator.twin.play import Played, play, reserved
 from orchestrator.twin.reasons import holders_of, smallest_changes
 from orchestrator.twin.rehearsal import Rehearsal
 from orchestrator.twin.supposed import Suppose
@@ -97,8 +97,7 @@ class Twin:
 
     @cached_property
     def _reserved(self) -> dict[int, int]:
-        rows, starts = reserved_starts(self._engine.state, self._rule)
-        return dict(zip(rows.tolist(), starts.tolist(), strict=True))
+        return reserved(self._engine.state, self._rule).starts()
 
     # --- when ----------------------------------------------------------------------------------
 
@@ -276,9 +275,8 @@ class Twin:
             return None
         job_id = suppose.submit.job_id
         row = other.engine.jobs.index.find(job_id)
-        rows, starts = reserved_starts(other.engine.state, rule)
-        reserved = dict(zip(rows.tolist(), starts.tolist(), strict=True))
-        told = self._when(job_id, row, after, other, reserved.get(row, NEVER))
+        by_estimates = reserved(other.engine.state, rule).starts()
+        told = self._when(job_id, row, after, other, by_estimates.get(row, NEVER))
         return replace(told, rule=rule.name)
 
 

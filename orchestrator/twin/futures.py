@@ -71,7 +71,7 @@ class TwinConfig:
     limited: bool = False
     arrivals: bool = True
     seconds: float | None = None
-    alike: float = 0.6
+    alike: float = 0.5
     common: float = 0.2
 
     def __post_init__(self) -> None:

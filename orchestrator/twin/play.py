@@ -24,7 +24,7 @@ from orchestrator.scheduling.rules import Rule
 from orchestrator.twin.futures import LEAST_FUTURES, Futures
 from orchestrator.twin.past import work_done_ms
 
-__all__ = ["Played", "Stage", "play", "reserved_starts"]
+__all__ = ["Played", "Reserved", "Stage", "play", "reserved"]
 
 
 _LEAST_AHEAD_MS = 3_600_000
@@ -170,22 +170,37 @@ class Stage:
         return len(waited), float(waited.sum() / 3_600_000)
 
 
-def reserved_starts(state: ClusterState, rule: Rule) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-    """When jobs that wait would start if all worked for their estimates, and nobody came.
+@dataclass(frozen=True)
+class Reserved:
+    """What comes if all work for their estimates, and nobody comes; n jobs.
+
+    Parameters
+    ----------
+    rows : int32 [n]
+        Which jobs: rows of the cluster's table.
+    start_ms, end_ms : int64 [n]
+        When each starts, if it waits, and ends; ``NEVER``: it does not.
+    """
+
+    rows: NDArray[np.int32]
+    start_ms: NDArray[np.int64]
+    end_ms: NDArray[np.int64]
+
+    def starts(self) -> dict[int, int]:
+        """When each starts, by row."""
+        return dict(zip(self.rows.tolist(), self.start_ms.tolist(), strict=True))
+
+
+def reserved(state: ClusterState, rule: Rule) -> Reserved:
+    """When jobs would start and end if all worked for their estimates, and nobody came.
 
     It is what Slurm tells (``squeue --start``: the backfill scheduler's plan by time limits).
-
-    Returns
-    -------
-    int32 [n]
-        Rows of the jobs.
-    int64 [n]
-        When each starts, ms; of those that run, and that never do: NEVER.
     """
     stage = Stage(state, rule, 0)
     stage.begin(stage.estimates_ms(), _NOBODY)
     stage.roll(Until.DRAINED)
-    return stage.kept, np.where(stage.waits, stage.starts_ms(), NEVER)
+    starts = np.where(stage.waits, stage.starts_ms(), NEVER)
+    return Reserved(stage.kept, starts, stage.ends_ms())
 
 
 _Until = Callable[[Stage], None]

@@ -9,7 +9,7 @@ import pytest
 
 from agents.backtest.changes import KINDS, Told, ask_what_if
 from agents.backtest.replay import Backtest, loaded, replayed, stops, waiting_times
-from agents.backtest.scene import WhatComes, image_of, name_of, spec_of
+from agents.backtest.scene import image_of, name_of, spec_of, what_comes
 from agents.backtest.score import score_differences
 from envs.workloads import load_workload
 from orchestrator.engine.records import gpu_models, request_record
@@ -18,19 +18,12 @@ from orchestrator.scheduling.rules import rule_named
 from orchestrator.twin.answers import Difference
 from orchestrator.twin.ask import Twin
 from orchestrator.twin.futures import TwinConfig
-from orchestrator.twin.past import past_of
 from orchestrator.twin.play import play
 from orchestrator.twin.rehearsal import Rehearsal
 from orchestrator.twin.supposed import Suppose
 
 TRACE = load_workload("gpu_cluster", jobs=200, seed=5)
 WAITING = (JobCode.PENDING, JobCode.PREEMPTED)
-
-
-def _comes(state) -> WhatComes:
-    arrived, count = int(state.rows[0]["next_arrival"]), int(state.rows[0]["num_jobs"])
-    works = state.request[0, :arrived]["duration_ms"]
-    return WhatComes(past_of(state), works, state.request[0, arrived:count].copy(), 0)
 
 
 @pytest.mark.parametrize("rule", ["fcfs", "fifo", "priority", "sjf"])
@@ -42,8 +35,9 @@ def test_the_future_that_is_known_is_what_really_comes(rule: str) -> None:
     seen = 0
     for time_ms, state in zip(times.tolist(), stops(session, rule_named(rule), times), strict=True):
         assert state.rows[0]["now_ms"] == time_ms
-        here = Rehearsal(image_of(state, backtest.trace), time_ms)
-        played = play(here.engine.state, rule_named(rule), _comes(state), drained=True)
+        image = image_of(state, backtest.trace)
+        here = Rehearsal(image, time_ms)
+        played = play(here.engine.state, rule_named(rule), what_comes(state, image), drained=True)
         assert np.array_equal(played.end_ms[0], truth["end_ms"][played.rows])
         codes = state.job[0, played.rows]["state"]
         waits = np.isin(codes, WAITING) & (state.job[0, played.rows]["runs"] == 0)
@@ -105,8 +99,8 @@ def test_who_knows_all_is_right_about_every_change() -> None:
     session, truth = replayed(backtest)
     times = waiting_times(backtest, truth, np.random.default_rng(1))
     for state in stops(session, rule_named("fcfs"), times):
-        now_ms, comes = int(state.rows[0]["now_ms"]), _comes(state)
-        image = image_of(state, backtest.trace)
+        image, now_ms = image_of(state, backtest.trace), int(state.rows[0]["now_ms"])
+        comes = what_comes(state, image)
         waits = np.flatnonzero(np.isin(state.job[0]["state"], WAITING))
         name = name_of(int(waits[0]))
         told = Twin(image, rule_named("fcfs"), now_ms, futures=comes).what_if(
