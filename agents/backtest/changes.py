@@ -52,7 +52,7 @@ class Told:
         In words.
     figure : str
         ``total``: mean completion time of all who are here; ``others``: mean wait of those who come
-        later; ``job``: completion time of one; ``start``: of a job that is submitted.
+        later; ``job``: completion time of one.
     of : str
         Which job; empty for all.
     told : Difference

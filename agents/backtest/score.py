@@ -17,6 +17,7 @@ __all__ = [
     "DifferenceScore",
     "Score",
     "calibration",
+    "of_horizon",
     "score",
     "score_differences",
     "scores",
@@ -122,15 +123,17 @@ def _bootstrap(held: NDArray[np.bool_], moments: NDArray[np.int64]) -> tuple[flo
     return low, high
 
 
+def of_horizon(answers: NDArray[np.void], horizon: str) -> NDArray[np.void]:
+    """Those answers that look so far ahead; see :data:`HORIZONS`."""
+    ahead = _hours(answers, answers["quantiles_ms"][:, _MIDDLE])
+    least, below = HORIZONS[horizon]
+    return answers[(ahead >= least) & (ahead < below)]
+
+
 def scores(answers: NDArray[np.void]) -> dict[str, Score]:
     """Scores by horizon; those without an answer are left out."""
-    ahead = _hours(answers, answers["quantiles_ms"][:, _MIDDLE])
-    found = dict[str, Score]()
-    for name, (least, below) in HORIZONS.items():
-        mine = answers[(ahead >= least) & (ahead < below)]
-        if len(mine):
-            found[name] = score(mine)
-    return found
+    parts = {name: of_horizon(answers, name) for name in HORIZONS}
+    return {name: score(mine) for name, mine in parts.items() if len(mine)}
 
 
 def calibration(answers: NDArray[np.void]) -> NDArray[np.float64]:

@@ -71,8 +71,8 @@ class TwinConfig:
     limited: bool = False
     arrivals: bool = True
     seconds: float | None = None
-    alike: float = 0.5
-    common: float = 0.2
+    alike: float = 0.4
+    common: float = 0.1
 
     def __post_init__(self) -> None:
         """Refuse what answers nothing."""

@@ -34,9 +34,10 @@ def test_with_exact_estimates_and_nobody_to_come_every_start_is_exact(rule: str)
     asks["submit_ms"][-1] = 10 * len(asks)
     asks["duration_ms"][-1] = asks["requested_ms"][-1] = 1
     trace = loaded(replace(TRACE, requests=asks), 1e9)
-    backtest = Backtest(trace, rule, moments=4, known=0.9, asked=50)
+    backtest = Backtest(trace, rule, moments=4, known=0.9, asked=50, ends=True)
     answers = ask_on_the_way(backtest, TwinConfig(futures=2, arrivals=False))
     assert len(answers) > 10, len(trace.nodes)
+    assert set(answers["kind"]) == {0, 1}
     assert np.abs(answers["reserved_ms"] - answers["true_ms"]).max() <= 1
 
 
