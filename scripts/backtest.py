@@ -1,9 +1,9 @@
-"""Replay traces, ask the twin on the way when those who wait will start, and score its answers.
+"""Replay traces, ask the twin on the way, and score its answers.
 
 Usage:
 
     python scripts/backtest.py
-    python scripts/backtest.py part=test ends=true output=results/twin
+    python scripts/backtest.py part=test output=results/twin
 """
 
 from __future__ import annotations

@@ -6,21 +6,25 @@ the replay itself, played to its end.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from agents.backtest.scene import row_at
 from envs.checks import check_finite, check_whole
 from envs.config import CLUSTER
 from envs.session import Session
 from envs.workloads import Enrichment, Trace, enrich
 from envs.workloads.trace import unplaceable
 from orchestrator.errors import ConfigurationError
+from orchestrator.kernels.change.events import step_event
+from orchestrator.kernels.change.timeline import next_event
+from orchestrator.kernels.lang.jit import on_row
 from orchestrator.kernels.run import rows as entry
-from orchestrator.kernels.state.codes import NEVER, ActionKind, JobCode, Reason, Status
+from orchestrator.kernels.state.codes import NEVER, ActionKind, EventKind, JobCode, Reason, Status
 from orchestrator.kernels.state.row import ClusterState
 from orchestrator.scheduling.rules import Rule, rule_named
 from orchestrator.twin.answers import LEVELS
@@ -28,12 +32,32 @@ from orchestrator.twin.futures import Futures, TwinConfig
 from orchestrator.twin.past import past_of
 from orchestrator.twin.play import Played, play
 from orchestrator.twin.scene.cast import Cast
-from orchestrator.twin.scene.stage import reserved_starts
+from orchestrator.twin.scene.stage import reserved
 
-__all__ = ["ANSWER_DTYPE", "Backtest", "ask_on_the_way", "loaded"]
+__all__ = [
+    "ANSWER_DTYPE",
+    "ASKED_OF",
+    "Backtest",
+    "ask_on_the_way",
+    "loaded",
+    "of_kind",
+    "replayed",
+    "some_of",
+    "stops",
+    "waiting_times",
+]
+
+
+# A replay that can stop at any time goes from event to event: kernels as they are, for one row.
+_next_event: Callable[[NDArray[np.void], int], tuple[int, int, int]] = on_row(next_event)
+_step_event: Callable[[NDArray[np.void], int], bool] = on_row(step_event)
 
 
 _WAITING = (JobCode.PENDING, JobCode.PREEMPTED)
+
+
+ASKED_OF = ("start", "end", "new job")
+"""What answers are of, by the number of their kind."""
 
 
 ANSWER_DTYPE = np.dtype(
@@ -42,13 +66,18 @@ ANSWER_DTYPE = np.dtype(
         ("now_ms", "i8"),
         ("job", "i8"),  # of the window
         ("tenant", "i8"),
-        ("kind", "i8"),  # 0: when a job starts that waits; 1: when a job ends
+        ("kind", "i8"),  # index into ASKED_OF
         ("true_ms", "i8"),
         ("quantiles_ms", "i8", (len(LEVELS),)),  # NEVER: not in so many futures
         ("reserved_ms", "i8"),  # what Slurm tells; NEVER: nothing
     ]
 )
 """A question, its answer, and what really came."""
+
+
+def of_kind(answers: NDArray[np.void], kind: int) -> NDArray[np.void]:
+    """Those of a kind, an index into :data:`ASKED_OF`."""
+    return answers[answers["kind"] == kind]
 
 
 @dataclass(frozen=True)
@@ -141,41 +170,107 @@ def ask_on_the_way(backtest: Backtest, config: TwinConfig) -> NDArray[np.void]:
     -------
     ANSWER_DTYPE [answers]
     """
-    rule, trace = rule_named(backtest.rule), backtest.trace
-    count = min(backtest.jobs or len(trace), len(trace))
-    session = Session(
-        trace, replace(CLUSTER, episode_jobs=count, step_limit=0), 1, np.zeros(1, np.int64)
-    )
-    session.replay(rule)
-    truth = session.state.job[0].copy()
-    asks = trace.requests[:count]
-    rng = np.random.default_rng([backtest.seed, 1])
-    first, last = int(asks["submit_ms"][0]), int(asks["submit_ms"][-1])
-    begin = first + backtest.known * (last - first)
-    times = np.sort(rng.uniform(begin, last, backtest.moments)).astype(np.int64)
-    session.begin(np.zeros(1, np.int64))
+    rule, rng = rule_named(backtest.rule), np.random.default_rng([backtest.seed, 1])
+    session, truth = replayed(backtest)
+    times = waiting_times(backtest, truth, rng)
     found = [
-        _ask(session.state, rule, backtest, config, (number, rng, truth))
-        for number in _moments(session.state, rule, times)
+        _ask(state, rule, backtest, config, (number, rng, truth))
+        for number, state in enumerate(stops(session, rule, times))
     ]
     session.close()
     return np.concatenate(found) if found else np.zeros(0, ANSWER_DTYPE)
 
 
-def _moments(state: ClusterState, rule: Rule, times: NDArray[np.int64]) -> Iterator[int]:
-    """Play a row that has begun; stop when the rule waits after each time, and somebody waits."""
-    record, rows = rule.to_record(), state.rows
+def replayed(backtest: Backtest) -> tuple[Session, NDArray[np.void]]:
+    """A replay that stands at its beginning, and what comes of its jobs: JOB_DTYPE [jobs]."""
+    trace = backtest.trace
+    count = min(backtest.jobs or len(trace), len(trace))
+    config = replace(CLUSTER, episode_jobs=count, step_limit=0)
+    session = Session(trace, config, 1, np.zeros(1, np.int64))
+    session.replay(rule_named(backtest.rule))
+    truth = session.state.job[0].copy()
+    session.begin(np.zeros(1, np.int64))
+    return session, truth
+
+
+def waiting_times(
+    backtest: Backtest,
+    truth: NDArray[np.void],
+    rng: np.random.Generator,
+    whose: NDArray[np.bool_] | None = None,
+) -> NDArray[np.int64]:
+    """Moments, ascending ms, drawn evenly from all the time at which somebody waits.
+
+    Whoever asks knows of no event and no decision: at those others wait than in between.
+
+    Parameters
+    ----------
+    backtest : Backtest
+    truth : JOB_DTYPE [jobs]
+        What comes of the jobs.
+    rng : numpy.random.Generator
+    whose : bool [jobs] or None, optional
+        Whose waiting counts; None: everybody's.
+    """
+    submits = backtest.trace.requests[: len(truth)]["submit_ms"]
+    begin = submits[0] + backtest.known * (submits[-1] - submits[0])
+    begins = np.maximum(submits, int(begin))
+    ends = np.minimum(truth["first_start_ms"], submits[-1])  # for the first time at least
+    counts = ends > begins if whose is None else (ends > begins) & whose
+    order = np.flatnonzero(counts)
+    latest, spans = int(begin), list[tuple[int, int]]()
+    for first, last in zip(begins[order].tolist(), ends[order].tolist(), strict=True):
+        if last > latest:  # jobs are by submit time: who waits longer than all before
+            spans.append((max(first, latest), last))
+            latest = last
+    if not spans:
+        return np.zeros(0, np.int64)
+    bounds = np.array(spans, np.int64)
+    lengths = np.diff(bounds, axis=1)[:, 0]
+    upto = np.cumsum(lengths)
+    lots = np.sort(rng.integers(upto[-1], size=backtest.moments))
+    which = np.searchsorted(upto, lots, "right")
+    found: NDArray[np.int64] = bounds[which, 0] + lots - (upto[which] - lengths[which])
+    return found
+
+
+def stops(session: Session, rule: Rule, times: NDArray[np.int64]) -> Iterator[ClusterState]:
+    """Play a replay that has begun; its row as it is at each of some times, ascending.
+
+    What is yielded is a copy, good until the next one.
+    """
+    state = session.state
+    rows, record = state.rows, rule.to_record()
     scratch = np.empty(max(state.shape.jobs, state.shape.workers), np.int32)
     nodes, number = np.empty(state.shape.workers, np.int32), 0
-    while number < len(times) and entry.advance(rows, 0, nodes) == Status.DECISION:
-        kind, j, value = entry.rule_action(rows, 0, record, scratch)
-        waits = kind == ActionKind.WAIT and rows["queue_len"][0] > 0
-        if waits and rows["now_ms"][0] >= times[number]:
-            yield number
-            while number < len(times) and rows["now_ms"][0] >= times[number]:
-                number += 1
-        if entry.commit(rows, 0, kind, j, value, nodes) != Reason.OK:
-            raise ConfigurationError(f"backtest: rule '{rule.name}' chose what is not legal")
+    copied: ClusterState | None = None
+    while number < len(times):
+        if entry.settle(rows, 0, nodes) == Status.DECISION:
+            kind, j, value = entry.rule_action(rows, 0, record, scratch)
+            reason = entry.commit(rows, 0, kind, j, value, nodes)
+            if reason != Reason.OK and kind != ActionKind.WAIT:
+                raise ConfigurationError(f"backtest: rule '{rule.name}' chose what is not legal")
+            if reason == Reason.OK:
+                continue
+        next_ms, what, _ = _next_event(rows, 0)
+        while number < len(times) and times[number] < next_ms:
+            copied = row_at(state, int(times[number]), copied)
+            yield copied
+            number += 1
+        if what == EventKind.NONE:
+            return
+        _step_instant(rows)
+
+
+def _step_instant(rows: NDArray[np.void]) -> None:
+    """All that happens at the next instant at which something does."""
+    _step_event(rows, 0)
+    while True:
+        time_ms, kind, _ = _next_event(rows, 0)
+        if kind == EventKind.NONE or time_ms > rows["now_ms"][0]:
+            break
+        _step_event(rows, 0)
+    entry.open_point(rows, 0)
 
 
 def _ask(
@@ -189,24 +284,28 @@ def _ask(
     number, rng, truth = moment
     futures = Futures(past_of(state), replace(config, seed=config.seed + number))
     played = play(state, Cast(rule), futures, drained=backtest.ends)
-    _, reserved = reserved_starts(state, rule)
+    estimated = reserved(state, rule)
     codes = state.job[0, played.rows]["state"]
     waits = np.flatnonzero(np.isin(codes, _WAITING))
-    parts = [_answers(state, played, played.start_ms, _some(rng, waits, backtest.asked), 0)]
+    parts = [_answers(state, played, played.start_ms, some_of(rng, waits, backtest.asked), 0)]
     parts[0]["true_ms"] = _true_starts(state, truth, parts[0]["job"])
-    parts[0]["reserved_ms"] = reserved[np.searchsorted(played.rows, parts[0]["job"])]
+    asked = np.searchsorted(estimated.rows, parts[0]["job"])
+    parts[0]["reserved_ms"] = estimated.start_ms[asked]
     if backtest.ends:
         here = np.flatnonzero(np.isin(codes, (*_WAITING, JobCode.RUNNING)))
-        chosen = _some(rng, here, backtest.asked)
+        chosen = some_of(rng, here, backtest.asked)
         parts.append(_answers(state, played, played.end_ms, chosen, 1))
         parts[1]["true_ms"] = truth["end_ms"][parts[1]["job"]]
+        asked = np.searchsorted(estimated.rows, parts[1]["job"])
+        parts[1]["reserved_ms"] = estimated.end_ms[asked]
     for part in parts:
         part["moment"] = number
     found: NDArray[np.void] = np.concatenate(parts)
     return found
 
 
-def _some(rng: np.random.Generator, among: NDArray[np.int64], most: int) -> NDArray[np.int64]:
+def some_of(rng: np.random.Generator, among: NDArray[np.int64], most: int) -> NDArray[np.int64]:
+    """So many of some, ascending; all if there are no more."""
     if len(among) <= most:
         return among
     return np.sort(rng.choice(among, most, replace=False))

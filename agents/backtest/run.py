@@ -1,37 +1,33 @@
-"""A backtest of the twin as a run: cells of traces, rules and loads; tables, answers, a picture."""
+"""A backtest of the twin as a run: cells of traces, rules and loads, and what is asked in each."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
 from hydra.utils import instantiate
-from numpy.typing import NDArray
 from rich.console import Console
 
-from agents.backtest.replay import ANSWER_DTYPE, Backtest, ask_on_the_way, loaded
-from agents.backtest.score import HORIZONS, Score, calibration, scores
-from agents.files import markdown_table, write_csv, write_json, write_text
-from agents.plots.style import ACCENT, GREY, SECOND, figure_file
-from envs.workloads import Trace, of_tenants
+from agents.backtest.changes import ask_what_if
+from agents.backtest.moves import ask_for_moves
+from agents.backtest.newcomers import ask_about_newcomers
+from agents.backtest.replay import Backtest, ask_on_the_way, loaded
+from agents.backtest.report import Findings, said_of, said_of_all, write_report
+from agents.files import write_json
+from envs.workloads import Enrichment, Trace, enrich, of_tenants
 from orchestrator.errors import ConfigurationError
-from orchestrator.kernels.state.codes import NEVER
-from orchestrator.twin.answers import LEVELS
 from orchestrator.twin.futures import TwinConfig
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
-__all__ = ["BacktestRun", "Cell", "build_backtest", "run_backtest"]
+__all__ = ["QUESTIONS", "BacktestRun", "Cell", "build_backtest", "run_backtest"]
 
 
-_HEAD = ("cell", "kind", "horizon", *Score.__dataclass_fields__)
-_KINDS = ("start", "end")
-_ASKED = ("moments", "asked", "known", "ends", "seed", "estimates")
-_NOMINAL = LEVELS[-1] - LEVELS[0]
+QUESTIONS = ("starts", "ends", "newcomers", "changes", "moves")
+"""What the twin may be asked."""
+
+
+_ASKED = ("moments", "asked", "known", "questions", "seed", "estimates")
 
 
 @dataclass(frozen=True)
@@ -49,6 +45,11 @@ class Cell:
         Offered to the nodes that are left.
     jobs : int
         The first so many; 0: all.
+    questions : sequence of str or None
+        What is asked in it; None: what the run asks.
+    costs : bool
+        Whether checkpoints and restarts are drawn for traces that have none, and who may be
+        preempted or moved: see :class:`envs.workloads.Enrichment`.
     """
 
     workload: str
@@ -56,6 +57,8 @@ class Cell:
     rule: str = "fcfs"
     load: float = 0.8
     jobs: int = 0
+    questions: Sequence[str] | None = None
+    costs: bool = False
 
 
 @dataclass(frozen=True)
@@ -67,8 +70,10 @@ class BacktestRun:
     workloads : mapping of str to Trace
     cells : mapping of str to Cell
     twin : TwinConfig
-    moments, asked, known, ends, seed
+    moments, asked, known, seed
         See :class:`agents.backtest.replay.Backtest`.
+    questions : sequence of str
+        Of :data:`QUESTIONS`: what is asked where a cell does not say.
     estimates : int or None
         Seed of users' estimates where traces have none; None: those of the traces.
     """
@@ -79,12 +84,12 @@ class BacktestRun:
     moments: int = 20
     asked: int = 20
     known: float = 0.4
-    ends: bool = False
+    questions: Sequence[str] = ("starts",)
     seed: int = 0
     estimates: int | None = 0
 
     def __post_init__(self) -> None:
-        """Refuse cells of traces that are not given."""
+        """Refuse cells of traces that are not given, and questions that nobody answers."""
         if not self.cells:
             raise ConfigurationError("backtest: 'cells' is empty; give at least one")
         for name, cell in self.cells.items():
@@ -93,15 +98,27 @@ class BacktestRun:
                 raise ConfigurationError(
                     f"backtest: cell '{name}' names workload '{cell.workload}'; known: {known}"
                 )
+            for question in self.questions_of(cell):
+                if question not in QUESTIONS:
+                    raise ConfigurationError(
+                        f"backtest: question '{question}'; choose from {', '.join(QUESTIONS)}"
+                    )
+
+    def questions_of(self, cell: Cell) -> Sequence[str]:
+        """What is asked in a cell."""
+        return self.questions if cell.questions is None else cell.questions
 
     def backtest(self, cell: Cell) -> Backtest:
         """One cell."""
         trace = self.workloads[cell.workload]
         if cell.tenants is not None:
             trace = of_tenants(trace, list(cell.tenants))
+        if cell.costs:
+            trace = enrich(trace, Enrichment(self.seed, estimates=False, elastic_share=0.0))
         trace = loaded(trace, cell.load, estimates=self.estimates)
+        ends = "ends" in self.questions_of(cell)
         return Backtest(
-            trace, cell.rule, cell.jobs, self.moments, self.known, self.asked, self.ends, self.seed
+            trace, cell.rule, cell.jobs, self.moments, self.known, self.asked, ends, self.seed
         )
 
 
@@ -125,122 +142,29 @@ def build_backtest(cfg: Mapping[str, Any]) -> BacktestRun:
     return BacktestRun(workloads, cells, TwinConfig(**cfg["twin"]), **asked)
 
 
-def run_backtest(run: BacktestRun, output: Path, console: Console) -> dict[str, Score]:
-    """Replay all cells; write ``scores.csv``, ``scores.md``, ``answers.csv``, ``calibration.png``.
+def run_backtest(run: BacktestRun, output: Path, console: Console) -> Findings:
+    """Replay all cells, ask in each what is to be asked, and write what came of it.
 
-    Returns
-    -------
-    dict of str to Score
-        Of starts, by horizon, over all cells.
+    ``table.md`` and pictures for people; ``answers.csv``, ``changes.csv`` and ``moves.csv`` for
+    programs.
     """
-    found = dict[str, NDArray[np.void]]()
+    found = Findings()
     for number, (name, cell) in enumerate(run.cells.items()):
-        answers = ask_on_the_way(run.backtest(cell), run.twin)
-        answers["moment"] += number * run.moments  # of all cells together
-        found[name] = answers
-        told = scores(_of_kind(answers, 0)).get("all")
-        line = "nobody waits" if told is None else _in_words(told)
-        console.print(f"{name}: {line}", highlight=False, soft_wrap=True)
-    everything = np.concatenate([*found.values(), np.zeros(0, ANSWER_DTYPE)])
-    rows = _rows({**found, "all cells": everything})
-    write_csv(output / "scores.csv", _HEAD, rows)
-    write_text(output / "scores.md", _table(rows) + "\n")
-    _write_answers(output / "answers.csv", found)
+        backtest, asked = run.backtest(cell), run.questions_of(cell)
+        first = number * run.moments  # moments are numbered through all cells
+        if "starts" in asked or "ends" in asked:
+            found.add(name, ask_on_the_way(backtest, run.twin), first)
+        if "newcomers" in asked:
+            found.add(name, ask_about_newcomers(backtest, run.twin), first)
+        if "changes" in asked:
+            told = ask_what_if(backtest, run.twin)
+            found.changes[name] = [replace(one, moment=one.moment + first) for one in told]
+        if "moves" in asked:
+            gangs = ask_for_moves(backtest, run.twin)
+            found.moves[name] = [replace(one, moment=one.moment + first) for one in gangs]
+        console.print(f"{name}: {said_of(found, name)}", highlight=False, soft_wrap=True)
+    write_report(found, output)
     write_json(output / "result.json", {"cells": {n: asdict(c) for n, c in run.cells.items()}})
-    starts = _of_kind(everything, 0)
-    total = scores(starts)
-    if len(starts):
-        _draw(output / "calibration.png", found, everything)
-    for horizon, one in total.items():
-        console.print(f"all cells, {horizon}: {_in_words(one)}", highlight=False, soft_wrap=True)
-    return total
-
-
-def _of_kind(answers: NDArray[np.void], kind: int) -> NDArray[np.void]:
-    return answers[answers["kind"] == kind]
-
-
-def _in_words(one: Score) -> str:
-    return (
-        f"{one.answers} answers at {one.moments} moments; 80 % interval holds {one.coverage:.1%} "
-        f"({one.coverage_low:.1%} to {one.coverage_high:.1%}); median error {one.error_h:.2f} h, "
-        f"by estimates {one.reserved_error_h:.2f} h; pinball {one.pinball_h:.3f} h"
-    )
-
-
-def _rows(found: Mapping[str, NDArray[np.void]]) -> list[tuple[object, ...]]:
-    return [
-        (name, said, horizon, *asdict(one).values())
-        for name, answers in found.items()
-        for kind, said in enumerate(_KINDS)
-        for horizon, one in scores(_of_kind(answers, kind)).items()
-    ]
-
-
-def _table(rows: Sequence[Sequence[object]]) -> str:
-    head = (
-        *("cell", "of", "horizon", "answers", "coverage of 80 %", "95 %", "pinball h"),
-        *("median error h", "by estimates h", "width h"),
-    )
-    lines = []
-    for row in rows:
-        cell, kind, horizon, answers, _, held, low, high, pinball, error, reserved, width = row
-        told = f"{held:.1%}", f"{low:.1%} to {high:.1%}", f"{pinball:.3f}", f"{error:.2f}"
-        named = str(cell), str(kind), str(horizon), str(answers)
-        lines.append((*named, *told, f"{reserved:.2f}", f"{width:.2f}"))
-    return markdown_table(head, lines)
-
-
-def _write_answers(path: Path, found: Mapping[str, NDArray[np.void]]) -> None:
-    named = [f"p{round(100 * level)}_ms" for level in LEVELS]
-    head = ("cell", "moment", "now_ms", "job", "tenant", "of", "true_ms", *named, "reserved_ms")
-    rows = []
-    for name, answers in found.items():
-        for one in answers:
-            times = [*one["quantiles_ms"].tolist(), int(one["reserved_ms"])]
-            told = [None if time >= NEVER else time for time in times]
-            said = _KINDS[int(one["kind"])]
-            first = (name, int(one["moment"]), int(one["now_ms"]), int(one["job"]))
-            rows.append((*first, int(one["tenant"]), said, int(one["true_ms"]), *told))
-    write_csv(path, head, rows)
-
-
-def _draw(path: Path, found: Mapping[str, NDArray[np.void]], everything: NDArray[np.void]) -> None:
-    """Calibration of all levels, and coverage by horizon with what Slurm's method errs by."""
-    with figure_file(path, (10.0, 4.2), ncols=2) as (_, grid):
-        _draw_levels(grid[0], found, everything)
-        _draw_horizons(grid[1], _of_kind(everything, 0))
-
-
-def _draw_levels(
-    axes: Axes, found: Mapping[str, NDArray[np.void]], everything: NDArray[np.void]
-) -> None:
-    axes.plot([0, 1], [0, 1], color=GREY, lw=0.8)
-    for answers in found.values():
-        starts = _of_kind(answers, 0)
-        if len(starts):
-            axes.plot(LEVELS, calibration(starts), color=GREY, lw=0.5, alpha=0.7)
-    for kind, colour in zip(range(len(_KINDS)), (ACCENT, SECOND), strict=True):
-        mine = _of_kind(everything, kind)
-        if len(mine):
-            label = f"{_KINDS[kind]}s, all cells"
-            axes.plot(LEVELS, calibration(mine), color=colour, marker="o", ms=4, label=label)
-    axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="quantile that was told", ylabel="share not later")
-    axes.set_title("What is told comes true so often")
-    axes.legend(loc="upper left")
-
-
-def _draw_horizons(axes: Axes, starts: NDArray[np.void]) -> None:
-    told = scores(starts)
-    names = [name for name in HORIZONS if name in told]
-    middle = [told[name].coverage for name in names]
-    low = [told[name].coverage - told[name].coverage_low for name in names]
-    high = [told[name].coverage_high - told[name].coverage for name in names]
-    axes.axhline(_NOMINAL, color=GREY, lw=0.8)
-    axes.errorbar(names, middle, yerr=[low, high], fmt="o", color=ACCENT, capsize=3)
-    for k, name in enumerate(names):
-        errors = told[name].error_h, told[name].reserved_error_h
-        note = f"{errors[0]:.1f} h\nby estimates\n{errors[1]:.1f} h"
-        axes.annotate(note, (k, 0.03), ha="center", fontsize=7)
-    axes.set(ylim=(0, 1), ylabel="share of 80 % intervals that hold the start")
-    axes.set_title("Coverage by horizon; median error below")
+    for line in said_of_all(found):
+        console.print(line, highlight=False, soft_wrap=True)
+    return found

@@ -69,6 +69,8 @@ class Twin:
         The moment.
     config : TwinConfig or None, optional
         None: the defaults.
+    futures : Futures or None, optional
+        What comes; None: it is drawn from the cluster's past.
 
     Raises
     ------
@@ -82,10 +84,12 @@ class Twin:
         cast: Cast,
         now_ms: int,
         config: TwinConfig | None = None,
+        futures: Futures | None = None,
     ) -> None:
         self._image, self._cast, self._now_ms = image, cast, now_ms
         self._rule = cast.rule
         self.config = config or TwinConfig()
+        self._given = futures
         self._here = Rehearsal(image, now_ms)
         self._engine = self._here.engine
         self._failed = FailurePast(self._engine)
@@ -96,6 +100,8 @@ class Twin:
 
     @cached_property
     def _futures(self) -> Futures:
+        if self._given is not None:
+            return self._given
         futures = Futures(past_of(self._engine.state), self.config)
         return futures.with_failures(self._failed, self._engine)
 
@@ -195,7 +201,7 @@ class Twin:
 
     # --- what if -------------------------------------------------------------------------------
 
-    def what_if(self, suppose: Suppose, cast: Cast | None = None) -> WhatIf:
+    def what_if(self, suppose: Suppose, cast: Cast | None = None, most_jobs: int = _TOLD) -> WhatIf:
         """What would be if something were done now, on the same futures with and without it.
 
         Parameters
@@ -203,6 +209,8 @@ class Twin:
         suppose : Suppose
         cast : Cast or None, optional
             Who is in charge then; None: as is supposed.
+        most_jobs : int, optional
+            Of how many jobs it is told, those that change most.
 
         Raises
         ------
@@ -219,7 +227,7 @@ class Twin:
         return WhatIf(
             now_ms=self._here.now_ms,
             change=suppose.text,
-            jobs=_most_changed({name: difference_of(*pair) for name, pair in pairs.items()}),
+            jobs=_most_changed(pairs, most_jobs),
             tenants=self._by_tenant(pairs),
             total=_mean_difference(list(pairs.values())),
             others=_others(before, after),
@@ -322,8 +330,11 @@ def _others(before: Played, after: Played) -> Difference | None:
     return difference_of(before.others[:, 1] / count, after.others[:, 1] / count)
 
 
-def _most_changed(found: Mapping[str, Difference | None]) -> dict[str, Difference]:
+def _most_changed(
+    pairs: Mapping[str, tuple[NDArray[np.float64], NDArray[np.float64]]], count: int
+) -> dict[str, Difference]:
     """The jobs that change most, the ones that gain most first."""
+    found = {name: difference_of(*pair) for name, pair in pairs.items()}
     known: dict[str, Any] = {name: told for name, told in found.items() if told is not None}
-    most = sorted(known, key=lambda name: (-abs(known[name].mean), name))[:_TOLD]
+    most = sorted(known, key=lambda name: (-abs(known[name].mean), name))[:count]
     return {name: known[name] for name in sorted(most, key=lambda name: known[name].mean)}

@@ -78,8 +78,8 @@ class TwinConfig:
     arrivals: bool = True
     seconds: float | None = None
     error: float = 0.0
-    alike: float = 0.6
-    common: float = 0.2
+    alike: float = 0.4
+    common: float = 0.1
 
     def __post_init__(self) -> None:
         """Refuse what answers nothing."""
@@ -151,7 +151,14 @@ class Futures:
     ----------
     past : Past
     config : TwinConfig
+
+    Attributes
+    ----------
+    ahead_ms : int or None
+        For how long others come, where that is settled; None: for as long as they may matter.
     """
+
+    ahead_ms: int | None = None
 
     def __init__(self, past: Past, config: TwinConfig) -> None:
         self.past, self.config = past, config

@@ -211,6 +211,8 @@ def play(
     if like is not None:
         return _Run(state, cast, futures, like.ahead_ms, far).play(like.futures)
     patience, count = _Patience(futures.config.seconds), futures.config.futures
+    if futures.ahead_ms is not None:
+        return _Run(state, cast, futures, futures.ahead_ms, far).play(count, patience, row)
     ahead_ms = _guess_ahead(state, cast, futures, row, patience)
     most = futures.config.horizon_ms
     while True:
@@ -283,12 +285,13 @@ class _Run:
         starts = np.full((count, len(stage.kept)), NEVER, np.int64)
         ends, others = starts.copy(), np.zeros((count, 2))
         tracks: list[NDArray[np.void] | None] = [None] * count
+        until_ms = futures.past.now_ms + self._ahead_ms
 
         def one(stage: Stage, f: int) -> None:
             stage.begin(whole[f], coming[f], failing[f])
             known = self._far(stage)
             starts[f] = np.where(stage.waits, stage.starts_ms(), NEVER)
-            ends[f], others[f] = stage.ends_ms(), stage.others()
+            ends[f], others[f] = stage.ends_ms(), stage.others(until_ms)
             for job, end_ms in known.items():
                 ends[f, job] = end_ms
             if records:

@@ -6,11 +6,12 @@ soon as those that the rule preempts for it were saved.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from orchestrator.engine.binding import Binding
 from orchestrator.engine.engine import Engine, EngineImage
@@ -28,8 +29,14 @@ __all__ = ["holders_of", "smallest_changes"]
 
 _TOLD = 10  # holders
 _MOST_NODES = 16  # that are tried to be added
-_MOST_MOVES = 3
-_MOST_MOVABLE = 64  # jobs whose moves are tried, those that cost least
+_MOST_MOVES = 6
+_NEAREST_NODES = 4  # from which jobs are moved: those on which least is missing
+_MOST_MOVABLE = 32  # jobs whose moves are tried, those that cost least
+_RESOURCES = (  # of a node: what is free, what there is, and what a worker asks for
+    ("whole_free", "gpus", "gpus_per_worker"),
+    ("cpu_free_milli", "cpu_cap_milli", "cpu_milli"),
+    ("memory_free_mib", "memory_cap_mib", "memory_mib"),
+)
 
 
 # --- who holds what it needs ---------------------------------------------------------------------
@@ -197,25 +204,28 @@ def _higher_priority(job_id: str, spec: JobSpec) -> Iterator[_Try]:
 def _moves(image: EngineImage, here: Rehearsal, job_id: str) -> Iterator[_Try]:
     """A move of a running job to a tighter place, two, and so on.
 
-    Each move is the one after which most workers of the waiting job have a place, and of equal ones
-    that which costs least.
+    Each move is the one after which most workers of the waiting job have a place; of equal ones
+    that after which least is missing for another one, and of these that which costs least.
     """
-    moved, spent = tuple[str, ...](), 0.0
-    costs = _costs_of_moves(here.engine)
+    moved, spent, engine = tuple[str, ...](), 0.0, here.engine
+    costs = _costs_of_moves(engine)
     while len(moved) < _MOST_MOVES:
-        best: tuple[int, float, str] | None = None
-        for name in sorted(costs, key=lambda one: (costs[one], one))[:_MOST_MOVABLE]:
+        best: tuple[int, float, float, str] | None = None
+        begun = engine
+        for name in _in_the_way(begun, job_id, costs):
             copy = Rehearsal(image, here.now_ms)
             try:
                 for one in (*moved, name):
                     copy.move(one)
             except QuartermasterError:
                 continue  # it may not be moved, or is as tight as it can be
-            found = -_workers_with_a_place(copy.engine, job_id), costs[name], name
-            best = found if best is None else min(best, found)
+            workers, missing = _room_for(copy.engine, job_id)
+            found = -workers, missing, costs[name], name
+            if best is None or found < best:
+                best, engine = found, copy.engine
         if best is None:
             return
-        moved, spent = (*moved, best[2]), spent + best[1]
+        moved, spent = (*moved, best[-1]), spent + best[-2]
         yield _moves_try(job_id, moved, spent)
 
 
@@ -240,26 +250,57 @@ def _costs_of_moves(engine: Engine) -> dict[str, float]:
     return found
 
 
-def _workers_with_a_place(engine: Engine, job_id: str) -> int:
-    """How many workers of a job have a place, in the domain that has most, as far as it matters."""
+def _in_the_way(engine: Engine, job_id: str, costs: Mapping[str, float]) -> list[str]:
+    """Who may be moved from the nodes on which least is missing for a worker of a job."""
+    state, ids = engine.state, engine.jobs.index.ids
+    _, missing = _lacks(engine, job_id)
+    nearest = np.argsort(missing, kind="stable")[:_NEAREST_NODES]
+    nearest = nearest[np.isfinite(missing[nearest])]
+    found = set[str]()
+    for j in state.running[0, : int(state.rows[0]["running_len"])]["job"].tolist():
+        there = state.worker[0, j, : int(state.job[0, j]["workers_now"])]["node"]
+        if ids[j] in costs and np.isin(there, nearest).any():
+            found.add(ids[j])
+    return sorted(found, key=lambda one: (costs[one], one))[:_MOST_MOVABLE]
+
+
+def _lacks(engine: Engine, job_id: str) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Of each node how many workers of a job it has room for, and what it lacks for one more.
+
+    That is a share of what a worker asks for, of the resource that lacks most; inf: it could not
+    hold another one if it were empty.
+    """
     state, row = engine.state, engine.jobs.index.find(job_id)
     ask: Any = state.request[0, row]
     nodes = state.node[0, : int(state.rows[0]["num_nodes"])]
     each = np.full(len(nodes), int(ask["workers"]), np.int64)
-    for free, asked in (
-        ("whole_free", "gpus_per_worker"),
-        ("cpu_free_milli", "cpu_milli"),
-        ("memory_free_mib", "memory_mib"),
-    ):
-        if ask[asked] > 0:
-            each = np.minimum(each, nodes[free] // int(ask[asked]))
+    lacks, holds = np.zeros(len(nodes)), nodes["state"] == NodeCode.UP
+    wanted = [names for names in _RESOURCES if ask[names[-1]] > 0]
+    for free, _, asked in wanted:
+        each = np.minimum(each, nodes[free] // int(ask[asked]))
+    for free, all_of, asked in wanted:
+        lacks = np.maximum(lacks, each + 1 - nodes[free] / int(ask[asked]))
+        holds = holds & ((each + 1) * int(ask[asked]) <= nodes[all_of])
     each[nodes["state"] != NodeCode.UP] = 0
+    return each, np.where(holds, lacks, np.inf)
+
+
+def _room_for(engine: Engine, job_id: str) -> tuple[int, float]:
+    """How many workers of a job have a place, in the domain that has most, as far as it matters.
+
+    And how much of one more is missing where least is: a move that lets nobody in yet may bring a
+    place nearer.
+    """
+    ask: Any = engine.state.request[0, engine.jobs.index.find(job_id)]
+    each, lacks = _lacks(engine, job_id)
+    missing = float(lacks.min(initial=np.inf))
     if ask["topology"] >= Topology.NODE:
-        return int(each.max(initial=0))
+        return int(each.max(initial=0)), missing
     if ask["topology"] == Topology.ANY:
-        return int(each.sum())
+        return int(each.sum()), missing
+    nodes = engine.state.node[0, : len(each)]
     domains = nodes["rack" if ask["topology"] == Topology.RACK else "spine"]
-    return int(np.bincount(domains - domains.min(), each).max(initial=0))
+    return int(np.bincount(domains - domains.min(), each).max(initial=0)), missing
 
 
 def _other_tenants(here: Rehearsal, job_id: str, spec: JobSpec) -> Iterator[_Try]:

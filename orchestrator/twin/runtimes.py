@@ -31,7 +31,7 @@ _LEVELS: tuple[tuple[str, ...], ...] = (
 """What like jobs have in common, the narrowest class first."""
 
 
-_MIXED = 8.0  # like jobs that count as much as all the wider classes together
+_MIXED = 30.0  # like jobs that count as much as all the wider classes together
 _TAIL = 1.0  # Pareto's index: half of those that outlast all others do so by a factor of 2
 
 

@@ -181,6 +181,26 @@ async def test_every_change_that_is_offered_starts_the_job_at_once(
             assert again.orchestrator.get_job_status(other)["preemptions"] == 1
 
 
+async def test_moves_empty_the_node_on_which_least_is_missing() -> None:
+    """One move alone lets nobody in, nor do three: a node has to be emptied of four jobs."""
+    here = await settled(node("a", 8, rack=0), node("b", 8, rack=1))
+    for k in range(2):  # one node is filled up before the next one
+        await submit(here, job(f"large-{k}", gpus_per_worker=4 - k))
+        await submit(here, *(job(f"small-{k}-{i}") for i in range(4)))
+    await submit(here, job("one"))
+    for name in ("large-0", "large-1", "one"):
+        await here.orchestrator.cancel_job(name)
+    await here.wait(2)
+    await submit(here, job("it", gpus_per_worker=8))
+    why = await here.orchestrator.why("it")
+    (moves,) = [one for one in why.changes if one.what == "moves"]
+    assert len(moves.to) == 4
+    assert len({name[:7] for name in moves.to}) == 1  # all of one node
+    assert await made(here, "it", moves) == "it"
+    await here.wait(1)
+    assert here.state_of("it") == "running"
+
+
 async def test_moves_are_few_and_say_what_they_cost() -> None:
     here = await crowd("scattered")
     (moves,) = [one for one in (await here.orchestrator.why("it")).changes if one.what == "moves"]

@@ -6,15 +6,20 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
-from agents.backtest.replay import Backtest, ask_on_the_way, loaded
+from agents.backtest.replay import Backtest, ask_on_the_way, loaded, replayed, stops
 from agents.backtest.run import BacktestRun, Cell, run_backtest
 from agents.backtest.score import calibration, score
 from envs.workloads import load_workload
 from orchestrator.errors import ConfigurationError
 from orchestrator.kernels.state.codes import NEVER
+from orchestrator.scheduling.rules import rule_named
 from orchestrator.twin.answers import band_of, difference_of
-from orchestrator.twin.futures import TwinConfig
+from orchestrator.twin.futures import Futures, TwinConfig
+from orchestrator.twin.past import past_of
+from orchestrator.twin.play import play
+from orchestrator.twin.scene.cast import Cast
 
 FEW = TwinConfig(futures=10, horizon_hours=24.0)
 TRACE = load_workload("gpu_cluster", jobs=300, seed=5)
@@ -22,38 +27,53 @@ TRACE = load_workload("gpu_cluster", jobs=300, seed=5)
 
 @pytest.mark.parametrize("rule", ["fcfs", "fifo", "priority"])
 def test_with_exact_estimates_and_nobody_to_come_every_start_is_exact(rule: str) -> None:
-    """Whoever comes late cannot overtake under these rules, and who works how long is known."""
+    """Only one comes late, for a millisecond, and who works how long is known."""
     asks = TRACE.requests.copy()
     asks["requested_ms"], asks["priority"], asks["preemptible"] = asks["duration_ms"], 2, 1
     asks["elastic"] = 0
-    asks["submit_ms"] = np.arange(len(asks))  # all have come before the first has ended
+    asks["submit_ms"] = np.arange(len(asks))  # all have come before it is asked
+    asks["submit_ms"][-1] = 10 * len(asks)
+    asks["duration_ms"][-1] = asks["requested_ms"][-1] = 1
     trace = loaded(replace(TRACE, requests=asks), 1e9)
-    backtest = Backtest(trace, rule, moments=4, known=0.9, asked=50)
+    backtest = Backtest(trace, rule, moments=4, known=0.9, asked=50, ends=True)
     answers = ask_on_the_way(backtest, TwinConfig(futures=2, arrivals=False))
     assert len(answers) > 10, len(trace.nodes)
-    assert np.array_equal(answers["reserved_ms"], answers["true_ms"])
+    assert set(answers["kind"]) == {0, 1}
+    assert np.abs(answers["reserved_ms"] - answers["true_ms"]).max() <= 1
+
+
+def _played(backtest: Backtest, times: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    """Ends in futures that are played at some times of a replay."""
+    session, _ = replayed(backtest)
+    rule = rule_named(backtest.rule)
+    found = [
+        play(s, Cast(rule), Futures(past_of(s), FEW), drained=True).end_ms
+        for s in stops(session, rule, times)
+    ]
+    session.close()
+    return found
 
 
 def test_answers_know_the_past_only_and_are_scored(tmp_path) -> None:
     from rich.console import Console
 
     cell = Cell("made", None, "fcfs", load=1.5)
-    run = BacktestRun({"made": TRACE}, {"one": cell}, FEW, moments=6, ends=True)
+    asked = ("starts", "ends", "changes")
+    run = BacktestRun({"made": TRACE}, {"one": cell}, FEW, moments=7, questions=asked)
     backtest = run.backtest(cell)
-    answers = ask_on_the_way(backtest, run.twin)
     later = backtest.trace.requests.copy()
     later["duration_ms"][-40:] *= 7  # nobody knows how long those will work who come last
     other = replace(backtest, trace=replace(backtest.trace, requests=later))
-    same = ask_on_the_way(other, run.twin)
-    first = answers["moment"] == 0
-    assert first.any()
-    for name in ("now_ms", "job", "quantiles_ms", "reserved_ms"):
-        assert np.array_equal(answers[first][name], same[same["moment"] == 0][name]), name
+    times = later["submit_ms"][[150, 200]] + 1
+    told = [_played(one, times) for one in (backtest, other)]
+    assert (told[0][0] < NEVER).any()
+    assert all(map(np.array_equal, *told))
+    answers = ask_on_the_way(backtest, run.twin)
     assert (np.diff(answers["quantiles_ms"], axis=1) >= 0).all()
-    total = run_backtest(run, tmp_path, Console(quiet=True))
-    assert total["all"].answers == (answers["kind"] == 0).sum()
+    found = run_backtest(run, tmp_path, Console(quiet=True))
+    assert found.starts()["all"].answers == (answers["kind"] == 0).sum()
     assert {path.name for path in tmp_path.iterdir()} >= {
-        *("scores.csv", "scores.md", "answers.csv", "calibration.png", "result.json")
+        *("table.md", "answers.csv", "changes.csv", "calibration.png", "changes.png", "result.json")
     }
 
 

@@ -16,7 +16,7 @@ from orchestrator.twin.futures import Futures, TwinConfig
 from orchestrator.twin.past import past_of
 from orchestrator.twin.play import Played, are_precise, play
 from orchestrator.twin.scene.cast import Cast
-from orchestrator.twin.scene.stage import Stage, reserved_start, reserved_starts
+from orchestrator.twin.scene.stage import Stage, reserved, reserved_start
 
 _HOUR_MS = 3_600_000
 _JOBS, _NODES = 160, 6
@@ -77,7 +77,8 @@ def test_a_job_whose_end_is_known_when_it_starts_ends_then(name: str) -> None:
 @every_rule
 def test_one_reserved_start_is_that_of_all(name: str) -> None:
     state, rule = crowded(3), RULES[name]
-    rows, starts = reserved_starts(state, rule)
+    told = reserved(state, rule)
+    rows, starts = told.rows, told.start_ms
     fresh = state.job[0, rows]["runs"] == 0  # of others the last start is told
     for row, start in zip(rows[fresh].tolist(), starts[fresh].tolist(), strict=True):
         if row > 0:

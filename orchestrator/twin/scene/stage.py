@@ -6,7 +6,7 @@ Nothing played here reaches the row that was forked.
 from __future__ import annotations
 
 from copy import copy
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,7 @@ from orchestrator.twin.past import work_done_ms
 from orchestrator.twin.scene.cast import Cast
 from orchestrator.twin.scene.track import WAITING, track_of
 
-__all__ = ["NOBODY", "NOTHING", "WAITING", "Stage", "reserved_start", "reserved_starts"]
+__all__ = ["NOBODY", "NOTHING", "WAITING", "Reserved", "Stage", "reserved", "reserved_start"]
 
 
 NOBODY = np.zeros(0, REQUEST_DTYPE)
@@ -175,40 +175,52 @@ class Stage:
         found: NDArray[np.int64] = np.where(over, runs["end_ms"], NEVER).astype(np.int64)
         return found
 
-    def others(self) -> tuple[int, float]:
-        """How many have come, and how long they waited in all, h."""
+    def others(self, before_ms: int) -> tuple[int, float]:
+        """How many have come before a time, and how long they waited in all, h."""
         row: Any = self._work.rows[0]
         first, last = len(self.kept), int(row["num_jobs"])
         begun = self._work.job[0, first:last]["first_start_ms"]
         asked = self._work.request[0, first:last]["submit_ms"]
         until = np.where(begun >= 0, begun, int(row["now_ms"]))
-        return last - first, float(np.maximum(until - asked, 0).sum() / 3_600_000)
+        waited = np.maximum(until - asked, 0)[asked < before_ms]
+        return len(waited), float(waited.sum() / 3_600_000)
 
     def track(self) -> NDArray[np.void] | None:
         """How the queue and the use went on, TRACK_DTYPE; None: more happened than was kept."""
         return track_of(self._work, self._base, self._logged)
 
 
-def reserved_starts(state: ClusterState, rule: Rule) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-    """When jobs that wait would start if all worked for their estimates, and nobody came.
+@dataclass(frozen=True)
+class Reserved:
+    """What comes if all work for their estimates, and nobody comes; n jobs.
+
+    Parameters
+    ----------
+    rows : int32 [n]
+        Which jobs: rows of the cluster's table.
+    start_ms, end_ms : int64 [n]
+        When each starts, if it waits, and ends; ``NEVER``: it does not.
+    """
+
+    rows: NDArray[np.int32]
+    start_ms: NDArray[np.int64]
+    end_ms: NDArray[np.int64]
+
+
+def reserved(state: ClusterState, rule: Rule) -> Reserved:
+    """When jobs would start and end if all worked for their estimates, and nobody came.
 
     It is what Slurm tells (``squeue --start``: the backfill scheduler's plan by time limits).
-
-    Returns
-    -------
-    int32 [n]
-        Rows of the jobs.
-    int64 [n]
-        When each starts, ms; of those that run, and that never do: NEVER.
     """
     stage = Stage(state, Cast(rule))
     stage.begin(stage.estimates_ms())
     stage.roll(Until.DRAINED)
-    return stage.kept, np.where(stage.waits, stage.starts_ms(), NEVER)
+    starts = np.where(stage.waits, stage.starts_ms(), NEVER)
+    return Reserved(stage.kept, starts, stage.ends_ms())
 
 
 def reserved_start(state: ClusterState, rule: Rule, row: int) -> int:
-    """The same of the job in a row of the table alone, ms; it is played on until it has started."""
+    """When one job that waits would start so, ms: it is played on no further than that."""
     stage = Stage(state, Cast(rule))
     job = stage.find(row)
     if not stage.waits[job]:
