@@ -45,7 +45,9 @@ def draw_board(path: Path, records: Sequence[Record]) -> None:
             _panel(axes, record, entries)
         for axes in grid.flat[len(records) :]:
             axes.set_visible(False)
-        figure.supxlabel("mean cost relative to the best rule (less is better)", fontsize=8)
+        figure.supxlabel(
+            "mean cost relative to the best rule (less is better); in brackets: windows", fontsize=8
+        )
 
 
 def _shown(record: Record) -> list[Entry]:
@@ -68,7 +70,7 @@ def _panel(axes: Axes, record: Record, entries: Sequence[Entry]) -> None:
         axes.set_xscale("log")
         plain_ticks(axes, "x")
     windows = len(record.best.costs)
-    axes.set_title(f"{record.cell.replace('_', ' ')}, {windows} windows", fontsize=9)
+    axes.set_title(f"{record.cell.replace('_', ' ')} ({windows})", fontsize=9)
     axes.spines["left"].set_visible(False)
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="x")

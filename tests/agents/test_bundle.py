@@ -175,7 +175,7 @@ def damage_manifest(bundle, change):
         (lambda c: c.pop("seed"), "lacks field 'seed'"),
         (lambda c: c.update(extra=1), "has the unknown field 'extra'"),
         (lambda c: c.update(format=99), "has format 99, not 1; use the release"),
-        (lambda c: c.update(kind="magic"), "unknown kind 'magic'; known kinds: linear_ranker"),
+        (lambda c: c.update(kind="magic"), "unknown kind 'magic'; known kinds: formula"),
         (lambda c: c.update(weights="../other.npz"), "holds no weights"),
     ],
 )
