@@ -1,1 +1,1 @@
-"""The twin: a copy of the cluster that is asked when, why and what if; see docs/site/tutorials/twin.md."""
+"""The twin: a copy of the cluster, asked when, why and what if; docs/site/tutorials/twin.md."""
