@@ -27,12 +27,12 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 # Run as a script: the packages are found once the root is on the path.
-from envs import AUTOSCALING, CLUSTER, JOB_ORDERING, METRICS, PLACEMENT, EnvConfig, reward  # noqa: E402
-from envs.gym import observation_space  # noqa: E402
-from orchestrator.kernels.see import layout  # noqa: E402
-from orchestrator.kernels.see.layout import HEADS, ActionHead  # noqa: E402
-from orchestrator.scheduling.rules import RULES  # noqa: E402
-from orchestrator.semantics import Semantics  # noqa: E402
+from envs import AUTOSCALING, CLUSTER, JOB_ORDERING, METRICS, PLACEMENT, EnvConfig, reward
+from envs.gym import observation_space
+from orchestrator.kernels.see import layout
+from orchestrator.kernels.see.layout import HEADS, ActionHead
+from orchestrator.scheduling.rules import RULES
+from orchestrator.semantics import Semantics
 
 _TABLE = re.compile(r"(<!-- table: ([\w ]+) -->\n).*?(<!-- end of the table -->)", re.DOTALL)
 _NODES = 8  # of the cluster whose shapes are shown, where candidates are its nodes

@@ -32,25 +32,25 @@ PICTURES = ROOT / "docs" / "site" / "pictures"
 sys.path.insert(0, str(ROOT))
 
 # Run as a script: the packages are found once the root is on the path.
-from agents import Windows, evaluate_named, load_bundle, watch, write_page  # noqa: E402
-from agents.evaluation.play import ZOO  # noqa: E402
-from agents.plots.gantt import draw_gantts  # noqa: E402
-from agents.plots.trace import draw_trace  # noqa: E402
-from agents.program import config_dir  # noqa: E402
-from envs import summarise_trace  # noqa: E402
-from envs.workloads import Trace  # noqa: E402
-from orchestrator.clock import VirtualClock  # noqa: E402
-from orchestrator.foundations import in_memory  # noqa: E402
-from orchestrator.kernels.state.row import ClusterShape  # noqa: E402
-from orchestrator.orchestrator import InfrastructureOrchestrator  # noqa: E402
-from orchestrator.scheduling.rules import RULES  # noqa: E402
-from orchestrator.server.app import create_app  # noqa: E402
-from orchestrator.server.guard.gate import Limits  # noqa: E402
-from orchestrator.server.guard.listen import HttpServer, bind  # noqa: E402
-from orchestrator.server.guard.repeats import Repeats  # noqa: E402
-from orchestrator.server.guard.tokens import Role, TokenStore  # noqa: E402
-from orchestrator.server.parts import Parts, Streams  # noqa: E402
-from orchestrator.types import JobPriority, JobSpec, NodeSpec, TenantSpec  # noqa: E402
+from agents import Windows, evaluate_named, load_bundle, watch, write_page
+from agents.evaluation.play import ZOO
+from agents.plots.gantt import draw_gantts
+from agents.plots.trace import draw_trace
+from agents.program import config_dir
+from envs import summarise_trace
+from envs.workloads import Trace
+from orchestrator.clock import VirtualClock
+from orchestrator.foundations import in_memory
+from orchestrator.kernels.state.row import ClusterShape
+from orchestrator.orchestrator import InfrastructureOrchestrator
+from orchestrator.scheduling.rules import RULES
+from orchestrator.server.app import create_app
+from orchestrator.server.guard.gate import Limits
+from orchestrator.server.guard.listen import HttpServer, bind
+from orchestrator.server.guard.repeats import Repeats
+from orchestrator.server.guard.tokens import Role, TokenStore
+from orchestrator.server.parts import Parts, Streams
+from orchestrator.types import JobPriority, JobSpec, NodeSpec, TenantSpec
 
 TRACES: Mapping[str, bool] = {
     **dict.fromkeys(("lublin", "gpu_cluster", "gpu_pods"), False),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -34,7 +35,7 @@ def problem() -> Problem:
 
 
 def _trainer(**changed: object) -> EvolvedTrainer:
-    settings = {
+    settings: dict[str, Any] = {
         "budget_seconds": None,
         "generations": 4,
         "population": 12,
@@ -43,7 +44,7 @@ def _trainer(**changed: object) -> EvolvedTrainer:
         "validate_every": 2,
         "validation_windows": 6,
     }
-    return EvolvedTrainer(**settings | changed)  # type: ignore[arg-type] # of the test's own keys
+    return EvolvedTrainer(**settings | changed)
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(3, 40))
@@ -126,7 +127,10 @@ def test_a_run_goes_on_as_if_it_had_not_stopped(problem, tmp_path) -> None:
     whole = _trainer().train(problem, NullTracker(), tmp_path / "whole")
     _trainer(generations=2).train(problem, NullTracker(), tmp_path / "parts")
     rest = _trainer(resume=True).train(problem, NullTracker(), tmp_path / "parts")
-    assert rest.policy.formula == whole.policy.formula  # type: ignore[attr-defined] # formulas both
+    kept = [load_bundle(run.bundle, problem.config.schema) for run in (rest, whole)]
+    assert isinstance(kept[0], FormulaRanker)
+    assert isinstance(kept[1], FormulaRanker)
+    assert kept[0].formula == kept[1].formula
     assert [entry["generation"] for entry in rest.history] == [2.0, 4.0]
     assert rest.score == whole.score
 
